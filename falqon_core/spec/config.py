@@ -1,0 +1,116 @@
+"""What a training is told to do: every hyperparameter is declared here, once.
+
+`Recipe` holds the hyperparameters; the HTTP API, the database and the trainer all use this class. `None` means "auto";
+`Recipe.resolved` turns every "auto" into the number that really runs, and what is stored beside a job is that resolved form.
+`TrainConfig` adds the paths of one execution. Everything is frozen, refuses unknown fields, and refuses combinations that
+the method cannot honour instead of ignoring them.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+UpdateRule = Literal["anchored", "topk"]
+AInit = Literal["quant_error", "orthonormal", "gradient"]
+LrSchedule = Literal["constant", "linear", "cosine"]
+
+# Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
+DEFAULT_LEARNING_RATE: dict[UpdateRule, float] = {"anchored": 1e-3, "topk": 2e-3}
+PUBLISHED_NUM_UPDATE_ROWS = 10
+
+
+class Recipe(BaseModel):
+    """Hyperparameters of one fine-tune. Units: tokens and steps are counts, rates are per optimizer step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Literal["falqon"] = "falqon"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 64
+    alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="the delta counts alpha/rank; auto: alpha = rank")
+    target_modules: tuple[str, ...] | None = Field(None, description="last part of the names of the linears to meld; auto: all but lm_head")
+    update_rule: UpdateRule = "anchored"
+    a_init: AInit = "orthonormal"
+    num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")
+    simulate_fp8: bool = Field(False, description="round activations and gradients on CPU as an FP8 GPU would")
+
+    num_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="stop after this many steps, whatever num_epochs says"
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="records per optimizer step")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    lr_schedule: LrSchedule = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(2048, description="longer records are cut and counted")
+    microbatch_tokens: Annotated[int, Field(ge=8)] | None = Field(
+        None, description="tokens in one forward pass; auto: max(max_seq_length, 4096)"
+    )
+    packing: bool = Field(True, description="False pads the records of a microbatch to one length instead")
+
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="held out of the training file when there is no validation file"
+    )
+    eval_every: Annotated[int, Field(ge=1)] | None = Field(None, description="steps; auto: once per epoch")
+    checkpoint_every: Annotated[int, Field(ge=1)] = 50
+    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
+
+    @model_validator(mode="after")
+    def _refuse_what_cannot_be_honoured(self) -> Self:
+        if self.update_rule == "topk" and self.alpha is not None:
+            raise ValueError("alpha: update_rule 'topk' folds the unscaled delta (published rule); leave alpha out or use 'anchored'")
+        if self.update_rule != "topk" and self.num_update_rows is not None:
+            raise ValueError("num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all of them")
+        if self.microbatch_tokens is not None and self.microbatch_tokens < self.max_seq_length:
+            raise ValueError("microbatch_tokens: must be at least max_seq_length, or the longest record would not fit")
+        if self.target_modules is not None and not self.target_modules:
+            raise ValueError("target_modules: name at least one linear layer, or leave it out for all")
+        return self
+
+    def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
+        """The recipe with every "auto" made a number.
+
+        Batch size follows 0.2 % of the records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
+        `learning_rate_multiplier` scales the automatic one only.
+        """
+        auto: dict[str, object] = {
+            "alpha": None if self.update_rule == "topk" else float(self.rank),
+            "num_update_rows": PUBLISHED_NUM_UPDATE_ROWS if self.update_rule == "topk" else None,
+            "num_epochs": 3,
+            "batch_size": min(16, max(4, round(num_records * 0.002))),
+            "learning_rate": DEFAULT_LEARNING_RATE[self.update_rule] * learning_rate_multiplier,
+            "microbatch_tokens": max(self.max_seq_length, 4096),
+        }
+        missing = {name: value for name, value in auto.items() if getattr(self, name) is None and value is not None}
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)) | missing)
+
+    def num_steps(self, num_records: int) -> int:
+        """Optimizer steps of a *resolved* recipe over `num_records` training records; packing never changes it."""
+        assert self.num_epochs is not None, "resolve the recipe first"
+        assert self.batch_size is not None, "resolve the recipe first"
+        steps = self.num_epochs * math.ceil(num_records / self.batch_size)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+
+class TrainConfig(BaseModel):
+    """One execution of the trainer: what to read, and the recipe. Output always goes to the folder named on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path = Field(description="folder with config.json, safetensors and a tokenizer")
+    train_file: Path
+    validation_file: Path | None = None
+    recipe: Recipe = Recipe()
+    base_model_name: str = Field("", description="shown in the model card; empty: the folder's name")
+    num_threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; bit-exact resume needs the same number")
+
+    @model_validator(mode="after")
+    def _one_source_of_validation(self) -> Self:
+        if self.validation_file is not None and self.recipe.validation_fraction > 0:
+            raise ValueError("validation_fraction: there is a validation_file already; leave one of them out")
+        return self

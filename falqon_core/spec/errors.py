@@ -1,0 +1,53 @@
+"""The error tree of the trainer.
+
+Every error carries a stable `code` that reaches the user in `job.error.code`, a sentence for the user (`str(error)`) and,
+where one input is to blame, the name of that input (`param`). What is given up: tracebacks never travel; they stay in the log.
+"""
+
+from typing import ClassVar
+
+
+class FalqonError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message = message
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UserError(FalqonError):
+    """Something the user asked for cannot be done; trying again unchanged is useless."""
+
+
+class ConfigError(UserError):
+    code = "invalid_config"
+
+
+class DatasetError(UserError):
+    code = "invalid_training_file"
+
+
+class ModelError(UserError):
+    """A base model is missing, unsupported, or refused as unsafe (pickles, remote code)."""
+
+    code = "model_refused"
+
+
+class LossNotFinite(UserError):
+    """The loss or the gradient became NaN or infinite; the update was not applied."""
+
+    code = "loss_not_finite"
+
+
+class OutOfMemory(FalqonError):
+    code = "out_of_memory"
+
+
+class CheckpointCorrupt(FalqonError):
+    code = "checkpoint_corrupt"

@@ -1,0 +1,189 @@
+"""How long a training will take, how much memory it needs and what it costs: arithmetic only, before and during a job.
+
+Before: a roofline. Floating-point operations of the melded method over the device's peak times a stated efficiency, with a
+band around it. During: the measured seconds of the steps done. What is given up: no learning from earlier jobs yet, and
+token counts come from characters when no tokenizer has seen the file; `basis` says which.
+"""
+
+import statistics
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.models import ModelDimensions
+
+# English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
+CHARACTERS_PER_TOKEN = 3.6
+TEMPLATE_TOKENS_PER_RECORD = 25
+
+GIB = 2**30
+
+
+class Device(BaseModel):
+    """A kind of device. `tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per core)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    tflops: float
+    memory_gib: float | None = None
+    usd_per_hour: Decimal
+    price_source: str
+
+
+# Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM per core with AVX512-bf16.
+DEVICES: dict[str, Device] = {
+    device.name: device
+    for device in (
+        Device(name="cpu", tflops=0.2, usd_per_hour=Decimal("0.045"), price_source="one general-purpose cloud vCPU, on demand, 2026-11"),
+        Device(name="rtx-4090", tflops=330, memory_gib=24, usd_per_hour=Decimal("0.35"), price_source="market-place rate, 2026-11"),
+        Device(name="l40s", tflops=733, memory_gib=48, usd_per_hour=Decimal("1.861"), price_source="large cloud, on demand, 2026-11"),
+        Device(name="a100", tflops=312, memory_gib=80, usd_per_hour=Decimal("1.79"), price_source="specialised cloud, 2026-11"),
+        Device(name="h100", tflops=1979, memory_gib=80, usd_per_hour=Decimal("2.69"), price_source="RunPod community, 2026-11"),
+    )
+}
+ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
+ROOFLINE_BAND = (0.6, 2.5)  # low and high as multiples of the expected seconds: a roofline knows no more than that
+
+
+class Range(BaseModel):
+    """Seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: float
+    expected: float
+    high: float
+
+
+class Cost(BaseModel):
+    """Dollars as decimal strings on the wire."""
+
+    model_config = ConfigDict(frozen=True)
+
+    currency: Literal["usd"] = "usd"
+    low: Decimal
+    expected: Decimal
+    high: Decimal
+    usd_per_device_hour: Decimal
+    price_source: str
+
+
+class Estimate(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    num_devices: int
+    num_records: int
+    tokens_per_epoch: int
+    trained_tokens: int
+    steps: int
+    memory_bytes: int
+    fits: bool | None
+    seconds: Range
+    cost: Cost
+    basis: str
+    reason: str | None = None
+
+
+def tokens_from_characters(num_characters: int, num_records: int) -> int:
+    """Tokens of a file, template included, when only its characters are known."""
+    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_RECORD * num_records
+
+
+def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
+    """Floating-point operations for `tokens` tokens: forward and grad_input of every linear, grad of B, lm_head, attention.
+
+    There is no weight gradient (A and W are frozen), so a linear costs 4 per weight and token instead of 6.
+    Attention is counted at half of `max_seq_length` of context, an upper bound for packed short records.
+    """
+    _, b_elements = dimensions.num_adapter_parameters(recipe.rank)
+    linear = 4 * dimensions.num_linear_parameters + 4 * b_elements
+    head = 4 * dimensions.vocab_size * dimensions.hidden_size
+    context = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 2
+    attention = 12 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * context / 2
+    return float(tokens) * (linear + head + attention)
+
+
+def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
+    """Peak bytes: backbone and base copy, A, B with two Adam moments and gradient, one microbatch of activations and logits."""
+    tokens = recipe.microbatch_tokens or recipe.max_seq_length
+    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
+    backbone = dimensions.num_linear_parameters * (4 if device_is_cpu else 3)  # bf16 shadow + bf16 base, or e4m3 codes + bf16 base
+    embeddings = 2 * dimensions.num_embedding_parameters
+    adapter = 2 * a_elements + 16 * b_elements
+    # Per token and layer, bf16: norms, attention q k v o, gate, up and their product, residuals.
+    layer = 2 * (6 * dimensions.hidden_size + 4 * dimensions.num_heads * dimensions.head_dim + 4 * dimensions.intermediate_size)
+    activations = tokens * (dimensions.num_layers * layer + 6 * min(dimensions.vocab_size, 2**15))
+    return int(backbone + embeddings + adapter + activations)
+
+
+def estimate(
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    *,
+    num_records: int,
+    tokens_per_epoch: int,
+    device: Device,
+    num_devices: int = 1,
+    tokens_basis: str = "characters",
+) -> Estimate:
+    """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores."""
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    steps = recipe.num_steps(num_records)
+    tokens = round(tokens_per_epoch * steps * recipe.batch_size / max(1, num_records))
+    is_cpu = device.name == "cpu"
+    efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
+    expected = training_flops(dimensions, recipe, tokens) / (device.tflops * 1e12 * num_devices * efficiency)
+    low, high = (expected * factor for factor in ROOFLINE_BAND)
+    memory = training_memory_bytes(dimensions, recipe, is_cpu)
+    fits = None if device.memory_gib is None else memory <= device.memory_gib * GIB
+    rate = device.usd_per_hour * num_devices
+    return Estimate(
+        device=device.name,
+        num_devices=num_devices,
+        num_records=num_records,
+        tokens_per_epoch=tokens_per_epoch,
+        trained_tokens=tokens,
+        steps=steps,
+        memory_bytes=memory,
+        fits=fits,
+        seconds=Range(low=low, expected=expected, high=high),
+        cost=Cost(
+            low=dollars(rate, low),
+            expected=dollars(rate, expected),
+            high=dollars(rate, high),
+            usd_per_device_hour=device.usd_per_hour,
+            price_source=device.price_source,
+        ),
+        basis=f"roofline at {efficiency:.0%} of {device.tflops * num_devices:g} TFLOP/s; tokens from {tokens_basis}",
+        reason="memory_exceeds_device" if fits is False else None,
+    )
+
+
+def dollars(usd_per_hour: Decimal, seconds: float) -> Decimal:
+    """Cost to a hundredth of a cent."""
+    return (usd_per_hour * Decimal(str(seconds)) / 3600).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+
+
+class Remaining(NamedTuple):
+    low: float
+    expected: float
+    high: float
+
+
+def remaining_seconds(step_seconds: Sequence[float], steps_left: int) -> Remaining | None:
+    """Time left from the measured seconds of this attempt's latest steps; None before two steps are known.
+
+    Expected: the mean step. The band: two standard errors of the sum of `steps_left` such steps, plus the uncertainty of the
+    mean itself; it narrows as steps come in and never promises more than the measured rate supports.
+    """
+    if len(step_seconds) < 2:
+        return None
+    mean, deviation = statistics.fmean(step_seconds), statistics.stdev(step_seconds)
+    spread = 2 * deviation * (steps_left**0.5 + steps_left / len(step_seconds) ** 0.5)
+    expected = mean * steps_left
+    return Remaining(max(0.0, expected - spread), expected, expected + spread)

@@ -1,0 +1,110 @@
+"""What the trainer tells its supervisor: typed JSON lines on one file descriptor, and the exit code.
+
+One message is one line of UTF-8 JSON whose `type` names the class. Order is the order of events; nothing is ever resent.
+What is given up: there is no channel back. Wishes (stop) arrive as SIGTERM, answered with a checkpoint and `ExitCode.STOPPED`.
+"""
+
+from enum import IntEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    USER_ERROR = 65  # EX_DATAERR: bad configuration, data or model; never retried
+    INTERNAL = 70  # EX_SOFTWARE: a fault of ours or of the machine; may be retried
+    OUT_OF_MEMORY = 71  # EX_OSERR
+    STOPPED = 75  # EX_TEMPFAIL: asked to stop, a checkpoint was written, the same command continues
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Started(Message):
+    type: Literal["started"] = "started"
+    total_steps: int
+    start_step: int = Field(description="0, or the step of the checkpoint that training continues from")
+    num_records: int
+    num_truncated_records: int
+    tokens_per_epoch: int
+    device: str
+    num_trainable_parameters: int
+
+
+class StepMetrics(Message):
+    """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and count this attempt only."""
+
+    type: Literal["step"] = "step"
+    step: int
+    total_steps: int
+    epoch: float
+    train_loss: float
+    train_mean_token_accuracy: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    trained_tokens: int = Field(description="all tokens of all steps up to this one, earlier attempts included")
+    tokens_per_second: float
+    elapsed_seconds: float
+
+
+class Evaluated(Message):
+    type: Literal["evaluated"] = "evaluated"
+    step: int
+    valid_loss: float
+    valid_mean_token_accuracy: float
+
+
+class CheckpointSaved(Message):
+    """The folder is complete, hashed and renamed into place when this is sent."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    bytes: int
+    manifest_sha256: str
+    metrics: dict[str, float]
+
+
+class Exported(Message):
+    type: Literal["exported"] = "exported"
+    path: str
+
+
+class Log(Message):
+    type: Literal["log"] = "log"
+    level: Literal["info", "warn", "error"] = "info"
+    text: str
+
+
+class Failed(Message):
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Finished(Message):
+    type: Literal["finished"] = "finished"
+    steps: int
+    trained_tokens: int
+    elapsed_seconds: float
+
+
+AnyMessage = Annotated[
+    Started | StepMetrics | Evaluated | CheckpointSaved | Exported | Log | Failed | Finished,
+    Field(discriminator="type"),
+]
+_adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def decode(line: bytes) -> AnyMessage:
+    """Raises `pydantic.ValidationError` when the line is not one of ours."""
+    return _adapter.validate_json(line)

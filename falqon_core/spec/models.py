@@ -1,0 +1,108 @@
+"""Dimensions and parameter counts of a base model, read from its config.json, and the checks a model folder must pass.
+
+Covers decoder-only models whose layers are q, k, v, o and gate, up, down projections (Llama, Mistral, Qwen2, Qwen3, SmolLM).
+What is given up: mixtures of experts and other layer shapes are refused here, although `convert_to_melded` may cope with them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from falqon_core.spec.errors import ModelError
+
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
+CODE_SUFFIXES = {".py", ".pyc", ".so"}
+
+
+class ModelDimensions(BaseModel):
+    """Sizes of one decoder; every field is a count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tied_embeddings: bool
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """From the parsed config.json. Raises `ModelError` when a size is missing."""
+        try:
+            heads = int(config["num_attention_heads"])
+            hidden = int(config["hidden_size"])
+            return cls(
+                hidden_size=hidden,
+                intermediate_size=int(config["intermediate_size"]),
+                num_layers=int(config["num_hidden_layers"]),
+                num_heads=heads,
+                num_kv_heads=int(config.get("num_key_value_heads") or heads),
+                head_dim=int(config.get("head_dim") or hidden // heads),
+                vocab_size=int(config["vocab_size"]),
+                max_position_embeddings=int(config["max_position_embeddings"]),
+                tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(f"config.json describes no supported decoder: {type(error).__name__} at {error}", "model") from None
+
+    @property
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """[O, I] of each linear of one layer."""
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        h, i = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q),
+            "gate_proj": (i, h), "up_proj": (i, h), "down_proj": (h, i),
+        }  # fmt: skip
+
+    @property
+    def num_linear_parameters(self) -> int:
+        """Weights of all decoder linears, the part that is quantized and melded."""
+        return self.num_layers * sum(o * i for o, i in self.linear_shapes.values())
+
+    @property
+    def num_embedding_parameters(self) -> int:
+        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
+    @property
+    def num_parameters(self) -> int:
+        return self.num_linear_parameters + self.num_embedding_parameters + (2 * self.num_layers + 1) * self.hidden_size
+
+    def num_adapter_parameters(self, rank: int) -> tuple[int, int]:
+        """Elements of all A [rank, I] and of all B [O, rank]."""
+        shapes = self.linear_shapes.values()
+        return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(o for o, _ in shapes)
+
+
+def check_model_folder(folder: Path) -> dict[str, Any]:
+    """Refuse a model folder that could execute code; return its parsed config.json.
+
+    Raises `ModelError` for pickles, for Python files or `auto_map` (remote code), for a missing or unreadable config.json
+    and for weights that are not safetensors.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder.name} is not a folder", "model")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in names:
+        suffix = Path(name).suffix.lower()
+        if suffix in PICKLE_SUFFIXES:
+            raise ModelError(f"{name} may hold a pickle, which can run code when loaded; provide safetensors only", "model")
+        if suffix in CODE_SUFFIXES:
+            raise ModelError(f"{name} is program code; models that need remote code are refused", "model")
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"config.json cannot be read: {error}", "model") from None
+    if not isinstance(config, dict):
+        raise ModelError("config.json is not a JSON object", "model")
+    if "auto_map" in config:
+        raise ModelError("config.json has 'auto_map', so the model needs remote code, which is refused", "model")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ModelError("the folder holds no .safetensors weights", "model")
+    return config
