@@ -1,0 +1,21 @@
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt, JsonObject
+
+
+class Checkpoint(Base):
+    """Resumable state of a job after `step` steps. The row is written after the bytes, so a row means that they are there."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step", "attempt"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    step: Mapped[int]
+    storage_prefix: Mapped[str]
+    manifest_sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[JsonObject]
+    created_at: Mapped[CreatedAt]

@@ -1,0 +1,33 @@
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt, JsonObject
+
+
+class FileStatus(StrEnum):
+    UPLOADED = "uploaded"  # bytes are safe, the check has not ended
+    PROCESSED = "processed"
+    ERROR = "error"  # the check found faults; `report` says which
+
+
+class File(Base):
+    """Bytes that a user uploaded. `report` is a `falqon_core.spec.records.FileReport`."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_project_id_id", "project_id", "id"), Index("ix_files_status", "status"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    storage_key: Mapped[str]
+    status: Mapped[str]
+    status_details: Mapped[str | None]
+    report: Mapped[JsonObject | None]
+    created_at: Mapped[CreatedAt]
+    deleted_at: Mapped[datetime | None]

@@ -1,0 +1,71 @@
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt, JsonObject
+
+
+class JobStatus(StrEnum):
+    """What is true now. `app.jobs.lifecycle` holds the transitions."""
+
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Desired(StrEnum):
+    """What the user wants; a wish beside the status, read by the worker with each heartbeat."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_status_id", "status", "id"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
+        CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    status: Mapped[str]
+    desired: Mapped[str]
+
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    suffix: Mapped[str | None]
+    requested: Mapped[JsonObject]  # the request body as it came
+    recipe: Mapped[JsonObject | None]  # what really runs; set once the files are checked, with every "auto" resolved
+    estimate: Mapped[JsonObject | None]  # the one given at submission
+    job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
+
+    attempt: Mapped[int] = mapped_column(default=0)  # executions so far; the newest one's number is the fencing token
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    infra_failures: Mapped[int] = mapped_column(default=0)
+    last_event_seq: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[JsonObject | None]  # step, eta and cost as last reported
+    device_seconds: Mapped[float] = mapped_column(default=0.0)  # of finished attempts
+    paused_reason: Mapped[str | None]
+
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    fine_tuned_model_id: Mapped[str | None]
+
+    created_at: Mapped[CreatedAt]
+    rung_at: Mapped[datetime | None]  # when a worker was last told to look
+    started_at: Mapped[datetime | None]  # of the first attempt
+    finished_at: Mapped[datetime | None]

@@ -1,0 +1,21 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt, JsonObject
+
+
+class Model(Base):
+    """A base model of the catalogue (no project) or the result of a job. Its files are `artifacts`."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    base_model_id: Mapped[str | None]  # null for a base model
+    job_id: Mapped[str | None]
+    config: Mapped[JsonObject]  # the model's config.json
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[CreatedAt]
+    deleted_at: Mapped[datetime | None]

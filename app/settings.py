@@ -1,0 +1,57 @@
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
+
+
+class Settings(BaseSettings):
+    """Everything the service can be told from outside; each field is an environment variable `FALQON_…` or the alias beside it."""
+
+    model_config = SettingsConfigDict(env_prefix="FALQON_", env_file=".env", extra="ignore", populate_by_name=True)
+
+    data_dir: Path = Field(Path(".falqon"), description="embedded database, objects, sockets, worker scratch")
+    database_url: str = Field("", validation_alias="DATABASE_URL", description="empty: SQLite in data_dir")
+    redis_url: str = Field("", validation_alias="REDIS_URL", description="empty: the embedded Valkey's socket in data_dir")
+    storage_url: str = Field("", validation_alias="STORAGE_URL", description="file:///…, s3://…; empty: data_dir/objects")
+
+    admin_key: SecretStr | None = Field(None, description="API key with every right; empty: one is generated and shown once")
+    session_secret: SecretStr | None = Field(None, description="signs the dashboard's cookie; empty: generated into data_dir")
+
+    max_file_bytes: int = 512 * 2**20  # as the API this one replaces
+    lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
+    heartbeat: timedelta = timedelta(seconds=10)
+    poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
+    max_infra_failures: int = 3  # executions lost to machines before a job is given up
+    num_threads: int | None = Field(None, description="CPU threads of the trainer; empty: all cores")
+    device: str = Field("auto", description="price table entry of this worker's device; auto: detect")
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'falqon.db'}"
+
+    @cached_property
+    def valkey_socket(self) -> Path:
+        return self.data_dir.resolve() / "valkey.sock"
+
+    @cached_property
+    def broker_url(self) -> str:
+        """As kombu spells it."""
+        return self.redis_url or f"redis+socket://{self.valkey_socket}"
+
+    @cached_property
+    def resolved_redis_url(self) -> str:
+        """As redis-py spells it."""
+        return self.redis_url or f"unix://{self.valkey_socket}"
+
+    @cached_property
+    def resolved_storage_url(self) -> str:
+        return self.storage_url or (self.data_dir.resolve() / "objects").as_uri()
+
+    @cached_property
+    def work_dir(self) -> Path:
+        """Scratch of the worker on this machine: staged inputs and outputs of attempts. Nothing here is the only copy."""
+        return self.data_dir.resolve() / "work"

@@ -1,0 +1,3 @@
+from app.storage.storage import Storage, Stored
+
+__all__ = ["Storage", "Stored"]

@@ -1,0 +1,27 @@
+"""Every storage key is built here. Parts are our own ids and checked names, never text from a user."""
+
+from pathlib import PurePosixPath
+
+
+def file_content(project_id: str, file_id: str) -> str:
+    return f"projects/{project_id}/files/{file_id}"
+
+
+def base_model_file(model_id: str, name: str) -> str:
+    return f"models/{model_id}/{_relative(name)}"
+
+
+def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
+    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the winner's bytes.
+    return f"projects/{project_id}/jobs/{job_id}/{attempt}/checkpoints/{step}"
+
+
+def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
+    return f"projects/{project_id}/jobs/{job_id}/{attempt}/model/{_relative(name)}"
+
+
+def _relative(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"not a plain relative name: {name!r}")
+    return path.as_posix()

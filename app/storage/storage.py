@@ -1,0 +1,99 @@
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+CHUNK_BYTES = 2**20
+
+
+class Stored(NamedTuple):
+    bytes: int
+    sha256: str
+
+
+class Storage:
+    """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._root: Path | None = None
+        self._store: ObjectStore
+        if parts.scheme == "file":
+            self._root = Path(unquote(parts.path))
+            self._store = LocalStore(self._root, mkdir=True)
+        else:
+            self._store = from_url(url)
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
+        """Write an object from a stream; it appears whole or not at all."""
+        digest, size = hashlib.sha256(), 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in chunks:
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+
+        obstore.put(self._store, key, counted(), use_multipart=True)
+        self._sync(key)
+        return Stored(size, digest.hexdigest())
+
+    def put_file(self, key: str, path: Path) -> Stored:
+        with path.open("rb") as file:
+            return self.put(key, iter(lambda: file.read(CHUNK_BYTES), b""))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+            yield bytes(chunk)
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        return bytes(obstore.get_range(self._store, key, start=start, end=end))
+
+    def lines(self, key: str, max_line_bytes: int) -> Iterator[bytes]:
+        """Lines without their ends. A longer line than `max_line_bytes` comes cut just past it, so that memory stays flat."""
+        rest = b""
+        for chunk in self.chunks(key):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+            rest = rest[: max_line_bytes + 1]
+        if rest:
+            yield rest
+
+    def fetch(self, key: str, path: Path) -> Stored:
+        """Copy an object to a local file."""
+        digest, size = hashlib.sha256(), 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for chunk in self.chunks(key):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+        return Stored(size, digest.hexdigest())
+
+    def keys(self, prefix: str) -> list[str]:
+        return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
+
+    def delete(self, *keys: str) -> None:
+        obstore.delete(self._store, list(keys))
+
+    def local_path(self, key: str) -> Path | None:
+        """The object as a file of this machine, where the store is a local folder."""
+        return None if self._root is None else self._root / key
+
+    def _sync(self, key: str) -> None:
+        # The store renames into place but does not wait for the disk; a row may only name bytes that survive a power cut.
+        path = self.local_path(key)
+        if path is None:
+            return
+        for target, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+            descriptor = os.open(target, flags)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
