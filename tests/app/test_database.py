@@ -1,0 +1,35 @@
+from datetime import UTC, datetime, timedelta
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import select
+
+from app import migrate
+from app.database import Database, now_plus
+from app.models import Base, Project
+
+
+def test_migrations_build_exactly_the_declared_tables(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    assert migrate.at_head(database)
+
+
+def test_times_are_aware_utc_and_come_from_the_database(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Project(id="proj_a", name="a"))
+    with database.read() as session:
+        created = session.scalars(select(Project)).one().created_at
+        later = session.scalar(select(now_plus(60)))
+    assert created.tzinfo is UTC
+    assert abs(datetime.now(UTC) - created) < timedelta(minutes=5)
+    assert later is not None
+    assert timedelta(seconds=59) < later - created < timedelta(seconds=90)
+
+
+def test_times_compare_inside_the_database(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Project(id="proj_a", name="a", created_at=datetime.now(UTC) - timedelta(seconds=30)))
+    with database.read() as session:
+        assert session.scalars(select(Project).where(Project.created_at < now_plus(-20))).one_or_none() is not None
+        assert session.scalars(select(Project).where(Project.created_at < now_plus(-40))).one_or_none() is None

