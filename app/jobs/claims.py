@@ -1,0 +1,172 @@
+"""Who executes a job: claim, renew, record, finish, release, rescue.
+
+Each is one guarded statement in one transaction. A claim's attempt number is the fencing token: whoever holds an older one
+matches no row, learns that it is a ghost, and must stop without writing anything.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import case, literal, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.database import now_plus
+from app.jobs.events import Draft, append
+from app.models import Attempt, Desired, Job, JobStatus
+
+_NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
+_UNSYNCED = {"synchronize_session": False}
+
+
+class Claim(NamedTuple):
+    """The right to execute a job, for as long as its lease is renewed."""
+
+    job_id: str
+    attempt: int
+    owner: str
+
+    @property
+    def guard(self) -> tuple[ColumnElement[bool], ...]:
+        return (
+            Job.id == self.job_id,
+            Job.attempt == self.attempt,
+            Job.lease_owner == self.owner,
+            Job.status == JobStatus.RUNNING,
+        )
+
+
+class Failure(NamedTuple):
+    code: str
+    message: str
+    param: str | None = None
+
+
+def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
+    """Take the oldest runnable job, or None. The returned job carries the new attempt number."""
+    oldest = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        .order_by(Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    statement = (
+        update(Job)
+        .where(Job.id == oldest, Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_owner=owner,
+            lease_expires_at=now_plus(lease_seconds),
+            started_at=case((Job.started_at.is_(None), now_plus()), else_=Job.started_at),
+        )
+        .returning(Job)
+    )
+    job = session.scalars(statement, execution_options=_UNSYNCED).one_or_none()
+    if job is None:
+        return None
+    session.add(Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices))
+    append(session, job.id, [Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})])
+    return job
+
+
+def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:
+    """Extend the lease; the answer is what the user wants. None: the lease is lost."""
+    statement = update(Job).where(*claim.guard).values(lease_expires_at=now_plus(lease_seconds)).returning(Job.desired)
+    desired = session.scalar(statement, execution_options=_UNSYNCED)
+    return None if desired is None else Desired(desired)
+
+
+def record(session: Session, claim: Claim, drafts: Sequence[Draft], **values: object) -> bool:
+    """Add events and set columns of the job; False when the lease is lost."""
+    return append(session, claim.job_id, drafts, guard=claim.guard, **values)
+
+
+def finish(session: Session, claim: Claim, status: JobStatus, draft: Draft, *, failure: Failure | None = None, **values: object) -> bool:
+    """End the job for good: succeeded, failed or cancelled. A wish to cancel that arrived first wins over success."""
+    guard = claim.guard if status is not JobStatus.SUCCEEDED else (*claim.guard, Job.desired != Desired.CANCEL)
+    values |= _NO_LEASE | {"status": status, "finished_at": now_plus()} | _error_columns(failure)
+    if not append(session, claim.job_id, [draft], guard=guard, **values):
+        return False
+    _end_attempt(session, claim.job_id, claim.attempt, status, failure)
+    return True
+
+
+def release(
+    session: Session, claim: Claim, draft: Draft, *, counts_as_failure: bool, max_infra_failures: int, failure: Failure | None = None
+) -> bool:
+    """Give the job back: queued again, or where the user wished it to be, or failed when it was lost too often."""
+    return _hand_back(
+        session,
+        claim.job_id,
+        claim.guard,
+        draft,
+        counts_as_failure=counts_as_failure,
+        max_infra_failures=max_infra_failures,
+        failure=failure,
+    )
+
+
+def rescue(session: Session, *, max_infra_failures: int) -> list[str]:
+    """Take jobs from workers whose lease ran out; returns their ids."""
+    expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
+    lost = Failure("worker_lost", "The worker stopped answering, more often than this service retries.")
+    draft = Draft("The worker stopped answering; the job goes back to the queue", level="warn")
+    ids = session.scalars(select(Job.id).where(*expired).with_for_update(skip_locked=True)).all()
+    return [
+        job_id
+        for job_id in ids
+        if _hand_back(session, job_id, expired, draft, counts_as_failure=True, max_infra_failures=max_infra_failures, failure=lost)
+    ]
+
+
+def _hand_back(
+    session: Session,
+    job_id: str,
+    guard: Sequence[ColumnElement[bool]],
+    draft: Draft,
+    *,
+    counts_as_failure: bool,
+    max_infra_failures: int,
+    failure: Failure | None,
+) -> bool:
+    failures = Job.infra_failures + (1 if counts_as_failure else 0)
+    cancelled, gave_up = Job.desired == Desired.CANCEL, failures > max_infra_failures
+    ended = cancelled | gave_up
+    values: dict[str, object] = {
+        "status": case(
+            (cancelled, JobStatus.CANCELLED),
+            (gave_up, JobStatus.FAILED),
+            (Job.desired == Desired.PAUSE, JobStatus.PAUSED),
+            else_=JobStatus.QUEUED,
+        ),
+        "infra_failures": failures,
+        "finished_at": case((ended, now_plus()), else_=Job.finished_at),
+        "rung_at": None,
+    }
+    error = failure or Failure("internal_error", "The job failed more often than this service retries.")
+    for column, value in _error_columns(error).items():
+        values[column] = case((gave_up & ~cancelled, literal(value)), else_=getattr(Job, column))
+    if not append(session, job_id, [draft], guard=guard, **_NO_LEASE, **values):
+        return False
+    attempt, status = session.execute(select(Job.attempt, Job.status).where(Job.id == job_id)).one()
+    outcome = "lost" if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+    _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
+    return True
+
+
+def _end_attempt(session: Session, job_id: str, number: int, outcome: str, failure: Failure | None) -> None:
+    statement = (
+        update(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.number == number)
+        .values(ended_at=now_plus(), outcome=outcome, error_code=failure.code if failure else None)
+    )
+    session.execute(statement, execution_options=_UNSYNCED)
+
+
+def _error_columns(failure: Failure | None) -> dict[str, object]:
+    if failure is None:
+        return {}
+    return {"error_code": failure.code, "error_message": failure.message, "error_param": failure.param}

@@ -1,0 +1,42 @@
+"""Events are numbered per job without gaps: the number comes from the job's own row, locked by the same transaction."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from sqlalchemy import insert, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.models import Event, Job
+from app.models.base import JsonObject
+
+Level = Literal["info", "warn", "error"]
+
+
+class Draft(NamedTuple):
+    """An event that has no number yet."""
+
+    message: str
+    level: Level = "info"
+    type: Literal["message", "metrics"] = "message"
+    data: JsonObject | None = None
+
+
+def append(session: Session, job_id: str, drafts: Sequence[Draft], *, guard: Sequence[ColumnElement[bool]] = (), **values: object) -> bool:
+    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing written otherwise."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, *guard)
+        .values(last_event_seq=Job.last_event_seq + len(drafts), **values)
+        .returning(Job.last_event_seq, Job.attempt)
+    )
+    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        return False
+    last, attempt = row
+    first = last - len(drafts) + 1
+    if drafts:
+        session.execute(
+            insert(Event), [{"job_id": job_id, "seq": first + i, "attempt": attempt, **draft._asdict()} for i, draft in enumerate(drafts)]
+        )
+    return True

@@ -1,0 +1,173 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select, update
+
+from app.database import Database, now_plus
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.claims import Claim, Failure
+from app.jobs.events import Draft
+from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, File, FileStatus, Job, JobStatus, Model, Project
+
+LEASE = 60.0
+
+
+@pytest.fixture
+def jobs(database: Database) -> list[str]:
+    """Three queued jobs, oldest first."""
+    with database.transaction() as session:
+        session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
+        session.add(Model(id="tiny", config={}, bytes=1))
+        session.flush()
+        session.add(
+            File(
+                id="file-a",
+                project_id=DEFAULT_PROJECT_ID,
+                filename="a",
+                purpose="fine-tune",
+                bytes=1,
+                sha256="0",
+                storage_key="k",
+                status=FileStatus.PROCESSED,
+            )
+        )
+        session.flush()
+        ids = [new_id("ftjob-") for _ in range(3)]
+        session.add_all(
+            Job(
+                id=id_,
+                project_id=DEFAULT_PROJECT_ID,
+                status=JobStatus.QUEUED,
+                desired=Desired.RUN,
+                base_model_id="tiny",
+                training_file_id="file-a",
+                requested={},
+            )
+            for id_ in ids
+        )
+    return ids
+
+
+def take(database: Database, owner: str = "worker-1", lease: float = LEASE) -> Claim | None:
+    with database.transaction() as session:
+        job = claims.claim(session, owner=owner, device="cpu", num_devices=1, lease_seconds=lease)
+        return Claim(job.id, job.attempt, owner) if job else None
+
+
+def must_take(database: Database, owner: str = "worker-1", lease: float = LEASE) -> Claim:
+    taken = take(database, owner, lease)
+    assert taken is not None
+    return taken
+
+
+def read(database: Database, job_id: str) -> Job:
+    with database.read() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def wish(database: Database, job_id: str, desired: Desired) -> None:
+    with database.transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(desired=desired))
+
+
+def test_the_oldest_is_taken_and_each_only_once(database: Database, jobs: list[str]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        taken = [t for t in pool.map(lambda i: take(database, f"worker-{i}"), range(8)) if t]
+    assert sorted(t.job_id for t in taken) == jobs
+    assert all(t.attempt == 1 for t in taken)
+    assert take(database) is None
+
+
+def test_only_jobs_that_should_run_are_taken(database: Database, jobs: list[str]) -> None:
+    wish(database, jobs[0], Desired.PAUSE)
+    assert must_take(database).job_id == jobs[1]
+
+
+def test_renewal_answers_the_wish_and_a_ghost_gets_none(database: Database, jobs: list[str]) -> None:
+    mine = must_take(database, lease=0)
+    wish(database, mine.job_id, Desired.CANCEL)
+    with database.transaction() as session:
+        assert claims.renew(session, mine, 0) is Desired.CANCEL
+    wish(database, mine.job_id, Desired.RUN)
+    with database.transaction() as session:
+        assert claims.rescue(session, max_infra_failures=3) == [mine.job_id]
+    second = must_take(database, "worker-2")
+    assert second == Claim(mine.job_id, 2, "worker-2")
+    with database.transaction() as session:
+        assert claims.renew(session, mine, LEASE) is None
+        assert not claims.record(session, mine, [Draft("from the grave")])
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
+    assert read(database, mine.job_id).status == JobStatus.RUNNING
+
+
+def test_a_live_lease_is_not_rescued(database: Database, jobs: list[str]) -> None:
+    must_take(database)
+    with database.transaction() as session:
+        assert claims.rescue(session, max_infra_failures=3) == []
+
+
+def test_a_job_that_loses_too_many_workers_fails_with_the_reason(database: Database, jobs: list[str]) -> None:
+    for expected in (JobStatus.QUEUED, JobStatus.FAILED):
+        mine = must_take(database, lease=0)
+        with database.transaction() as session:
+            claims.rescue(session, max_infra_failures=1)
+        job = read(database, mine.job_id)
+        assert job.status == expected
+    assert job.error_code == "worker_lost"
+    assert job.finished_at is not None
+    with database.read() as session:
+        outcomes = session.scalars(select(Attempt.outcome).where(Attempt.job_id == mine.job_id)).all()
+    assert outcomes == ["lost", "lost"]
+
+
+@pytest.mark.parametrize(
+    ("desired", "expected"), [(Desired.RUN, JobStatus.QUEUED), (Desired.PAUSE, JobStatus.PAUSED), (Desired.CANCEL, JobStatus.CANCELLED)]
+)
+def test_release_goes_where_the_user_wishes_and_costs_no_attempt(
+    database: Database, jobs: list[str], desired: Desired, expected: JobStatus
+) -> None:
+    mine = must_take(database)
+    wish(database, mine.job_id, desired)
+    with database.transaction() as session:
+        assert claims.release(session, mine, Draft("Stopped"), counts_as_failure=False, max_infra_failures=0)
+    job = read(database, mine.job_id)
+    assert (job.status, job.infra_failures, job.lease_owner, job.error_code) == (expected, 0, None, None)
+
+
+def test_a_cancel_that_came_first_beats_success(database: Database, jobs: list[str]) -> None:
+    mine = must_take(database)
+    wish(database, mine.job_id, Desired.CANCEL)
+    with database.transaction() as session:
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
+        assert claims.finish(session, mine, JobStatus.CANCELLED, Draft("cancelled"))
+    assert read(database, mine.job_id).status == JobStatus.CANCELLED
+
+
+def test_a_failure_is_kept_on_job_and_attempt(database: Database, jobs: list[str]) -> None:
+    mine = must_take(database)
+    with database.transaction() as session:
+        assert claims.finish(
+            session, mine, JobStatus.FAILED, Draft("bad", level="error"), failure=Failure("loss_not_finite", "NaN", "learning_rate")
+        )
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
+    job = read(database, mine.job_id)
+    assert (job.error_code, job.error_message, job.error_param) == ("loss_not_finite", "NaN", "learning_rate")
+    with database.read() as session:
+        assert session.scalars(select(Attempt.error_code)).one() == "loss_not_finite"
+
+
+def test_events_have_no_gaps_whoever_writes_them(database: Database, jobs: list[str]) -> None:
+    mine = must_take(database)
+
+    def write(index: int) -> bool:
+        with database.transaction() as session:
+            return claims.record(session, mine, [Draft(f"{index}.{part}") for part in range(3)], progress={"step": index})
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(write, range(10)))
+    with database.read() as session:
+        numbers = session.scalars(select(Event.seq).where(Event.job_id == mine.job_id).order_by(Event.seq)).all()
+        assert session.scalar(select(now_plus())) is not None
+    assert numbers == list(range(1, 32))
+    assert read(database, mine.job_id).last_event_seq == 31
