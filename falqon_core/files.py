@@ -16,8 +16,8 @@ def whole_folder(output: Path) -> Iterator[Path]:
     try:
         yield staging
         for path in [*staging.rglob("*"), staging]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
             _flush(path)
-        staging.chmod(0o755)
         if output.exists():
             shutil.rmtree(output)
         staging.rename(output)
