@@ -102,7 +102,6 @@ def test_transformers_reads_the_same_model_from_both(
     for key in (
         "rope_parameters",
         "rms_norm_eps",
-        "head_dim",
         "tie_word_embeddings",
         "eos_token_id",
         "pad_token_id",
