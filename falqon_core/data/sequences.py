@@ -79,8 +79,8 @@ class Encoder:
             mask[first : np.searchsorted(tokens.starts, end)] = True
         ids = tokens.ids
         if rendered.plain:
-            ids = np.concatenate([self._begin, ids, self._end()])
-            mask = np.concatenate([np.zeros(len(self._begin), dtype=bool), mask, [True]])
+            ids = np.array([*self._begin, *ids, self._end_id()], dtype=np.int32)
+            mask = np.array([*[False] * len(self._begin), *mask, True])
         mask[:1] = False
         limit = self.max_seq_length
         return Sequence(ids[:limit], mask[:limit]), len(ids) > limit
@@ -98,10 +98,10 @@ class Encoder:
                 "training_file",
             )
 
-    def _end(self) -> list[int]:
+    def _end_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
             raise ModelError("the model's tokenizer has no end-of-sequence token, which plain text and prompt/completion need", "model")
-        return [self.tokenizer.eos_token_id]
+        return self.tokenizer.eos_token_id
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
