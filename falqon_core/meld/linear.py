@@ -24,7 +24,9 @@ class MeldedLinear(nn.Module):
     scale: Tensor
     base: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None, rank: int, factor: float, keep_base: bool, simulate_fp8: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bias: nn.Parameter | None, rank: int, factor: float, keep_base: bool, simulate_fp8: bool = False
+    ) -> None:
         """weight [O, I] becomes the base; `factor` is alpha / rank. `keep_base=False` is for rules that write to the rows in place."""
         super().__init__()
         self.out_features, self.in_features = weight.shape

@@ -6,10 +6,10 @@ Anchored (ours): after each optimizer step every row is rebuilt from the immutab
 TopK (published, FALQON, arXiv 2510.24061): the row-wise proxy update. Reproduced: one scale shared by the whole [W; A]; B is a buffer
 that starts each step at zero, so the optimizer's step is B; the k rows with the largest ||B_i||_1 are folded in FP8 units,
 `W_q[i] += B_i . A_q`, clamped to +-448 and rounded to nearest; then all of B is zeroed, unselected rows included, while Adam's moments
-run on; alpha plays no part. With `a_init="quant_error"`, A = sqrt(S_r) V_r^T of the rounding error, as published. Not reproduced: per-tensor
-e5m2 gradients and per-tensor activations (here gradients and activations are rounded per token, and on CPU only when asked); the shared
-scale is the next power of two; k is honoured (in the released code it is dead). What is given up by the rule itself: a step smaller
-than half a code is lost.
+run on; alpha plays no part. With `a_init="quant_error"`, A = sqrt(S_r) V_r^T of the rounding error, as published. Not reproduced:
+per-tensor e5m2 gradients and per-tensor activations (here both are rounded per token, and on CPU only when asked); the shared scale is
+the next power of two; k is honoured (in the released code it is dead). What is given up by the rule itself: a step smaller than half a
+code is lost.
 """
 
 from typing import Protocol
