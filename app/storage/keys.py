@@ -20,6 +20,11 @@ def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
     return f"projects/{project_id}/jobs/{job_id}/{attempt}/model/{_relative(name)}"
 
 
+def probe() -> str:
+    """Written to learn whether the storage takes writes."""
+    return "probe"
+
+
 def _relative(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
