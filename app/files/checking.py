@@ -10,7 +10,7 @@ from app.storage import Storage
 from falqon_core.spec.records import MAX_LINE_BYTES, check_file
 
 
-def check(database: Database, storage: Storage, file_id: str, settings: Settings | None = None) -> list[str]:
+def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
     """Judge the file, then settle its jobs; returns the ids of those that may run now. Doing it twice changes nothing."""
     with database.read() as session:
         file = session.get(File, file_id)
@@ -23,5 +23,4 @@ def check(database: Database, storage: Storage, file_id: str, settings: Settings
         if file.status == FileStatus.UPLOADED:
             repository.judge(session, file_id, verdict, report.summary(), report.model_dump(mode="json"))
         waiting = jobs.validating_with(session, file_id)
-        settings = settings or Settings()
         return [job.id for job in waiting if settle(session, job, settings) is JobStatus.QUEUED]

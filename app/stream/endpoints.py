@@ -16,7 +16,6 @@ from app.models import Job
 PAGE = 200
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
-RECONNECT_MILLISECONDS = 3000
 CURSOR = r"^[0-9]{1,9}$"
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
@@ -43,7 +42,6 @@ async def stream_job(
 
 async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
     """The cursor is the only state: a slow reader costs nothing but its connection."""
-    yield ServerSentEvent(comment="events of " + job_id, retry=RECONNECT_MILLISECONDS)
     with app.wakeups.of(job_id) as wait:
         while True:
             lines, ended_at = await run_sync(_read, app, job_id, last_sent)

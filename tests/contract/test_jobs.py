@@ -229,7 +229,11 @@ def test_ended_jobs_stay_as_they_are(tenant: Tenant) -> None:
         claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), fine_tuned_model_id="ft:x", trained_tokens=99)
     done = jobs_of(tenant).retrieve(job.id)
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", "ft:x", 99)
-    for call, code in ((jobs_of(tenant).cancel, "job_already_ended"), (jobs_of(tenant).pause, "job_not_pausable"), (jobs_of(tenant).resume, "job_not_paused")):
+    for call, code in (
+        (jobs_of(tenant).cancel, "job_already_ended"),
+        (jobs_of(tenant).pause, "job_not_pausable"),
+        (jobs_of(tenant).resume, "job_not_paused"),
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             call(job.id)
         assert caught.value.code == code
@@ -261,7 +265,12 @@ def test_lists_are_newest_first_filtered_and_end(tenant: Tenant, stranger: Tenan
     assert [job.id for job in jobs_of(tenant).list(extra_query={"model": stranger.base_model})] == []
     page = tenant.http.get("/v1/fine_tuning/jobs?limit=1").json()
     assert (page["object"], page["first_id"], page["last_id"], page["has_more"]) == ("list", ids[0], ids[0], True)
-    for query, param in {"limit=0": "limit", "status=odd": "status", "metadata=x": "metadata", "metadata=null&metadata[a]=b": "metadata"}.items():
+    for query, param in {
+        "limit=0": "limit",
+        "status=odd": "status",
+        "metadata=x": "metadata",
+        "metadata=null&metadata[a]=b": "metadata",
+    }.items():
         answer = tenant.http.get(f"/v1/fine_tuning/jobs?{query}")
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
