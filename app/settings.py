@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     @cached_property
     def broker_url(self) -> str:
         """As kombu spells it."""
-        return self.redis_url or f"redis+socket://{self.valkey_socket}"
+        return self.resolved_redis_url.replace("unix://", "redis+socket://", 1)
 
     @cached_property
     def resolved_redis_url(self) -> str:

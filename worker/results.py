@@ -75,12 +75,6 @@ def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifa
     return journal.insist(write)
 
 
-def discard(storage: Storage, artifacts: list[Artifact]) -> None:
-    """Remove what an attempt uploaded and did not finish; nobody else writes below an attempt's prefix."""
-    if artifacts:
-        storage.delete(*[artifact.storage_key for artifact in artifacts])
-
-
 def _sums(path: Path) -> dict[str, str]:
     """`sha256sum`'s format: digest, two characters, name."""
     return {line[66:]: line[:64] for line in path.read_text().splitlines()}

@@ -12,12 +12,12 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
-from app.models import Artifact, Desired, Job, JobStatus
+from app.models import Desired, Job, JobStatus
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, keys
 from falqon_core.spec.messages import Finished
 from worker import results
-from worker.checkpoints import CheckpointUploads
+from worker.checkpoints import CheckpointUploads, discard
 from worker.gpu import Machine
 from worker.journal import Journal
 from worker.lease import Lease, LeaseLost
@@ -74,7 +74,6 @@ class Execution:
         self._drain = supervisor.drain
         self._job = job
         self._trainer: TrainerProcess | None = None
-        self._artifacts: list[Artifact] = []
         self._log = log.bind(job_id=job.id, attempt=job.attempt)
         self._lease = Lease(
             supervisor.database,
@@ -97,8 +96,8 @@ class Execution:
                 verdict = outcome.verdict
         except LeaseLost:
             self._log.warning("attempt given up: the job is not ours any more")
-        if verdict is not Verdict.SUCCEEDED:
-            results.discard(self._storage, self._artifacts)
+        if verdict not in (Verdict.SUCCEEDED, None):  # None: the success may have been written, only its confirmation lost
+            discard(self._storage, keys.result_prefix(self._job.project_id, self._job.id, self._job.attempt))
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
 
     def _attempt(self, folder: Path) -> Outcome:
@@ -150,9 +149,9 @@ class Execution:
         return exit_code, kill_at is not None
 
     def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
-        self._artifacts = results.upload(self._storage, self._lease, self._job, folder)
+        artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
-        return results.succeed(self._journal, self._progress, self._job, folder, self._artifacts, tokens)
+        return results.succeed(self._journal, self._progress, self._job, folder, artifacts, tokens)
 
     def _settle(self, outcome: Outcome) -> None:
         """Say in the database how the attempt ended. Success has been written together with its model."""
