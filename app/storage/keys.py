@@ -24,6 +24,11 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
     return f"projects/{project_id}/jobs/{job_id}/{attempt}/model"
 
 
+def probe() -> str:
+    """Written to learn whether the storage takes writes."""
+    return "probe"
+
+
 def _relative(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
