@@ -1,8 +1,9 @@
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
+from app import logging
 from app.broker import celery_settings
 from worker import process
 from worker.workers import Poller
@@ -11,6 +12,10 @@ app = Celery("falqon", include=["worker.tasks"])
 app.conf.update(celery_settings(process.settings()))
 
 _pollers: list[Poller] = []
+
+
+def _configure_logging(**_: object) -> None:
+    logging.configure()
 
 
 def _start_polling(instance: Any, **_: object) -> None:
@@ -30,6 +35,7 @@ def _wait_for_the_end(**_: object) -> None:
         poller.join()
 
 
+setup_logging.connect(_configure_logging)
 celeryd_after_setup.connect(_start_polling)
 worker_shutting_down.connect(_drain)
 worker_shutdown.connect(_wait_for_the_end)

@@ -46,7 +46,7 @@ def gpu_worker() -> GpuWorker:
 
 @cache
 def cpu_worker() -> CpuWorker:
-    return CpuWorker(database(), storage(), Bell(settings()), drain)
+    return CpuWorker(settings(), database(), storage(), Bell(settings()), drain)
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:

@@ -12,6 +12,7 @@ from app.broker import Bell
 from app.database import Database
 from app.files import checking
 from app.models import File, FileStatus
+from app.settings import Settings
 from app.storage import Storage
 from worker.supervisor import Supervisor
 
@@ -37,7 +38,8 @@ class GpuWorker:
 class CpuWorker:
     """A file in status `uploaded` is its own outbox."""
 
-    def __init__(self, database: Database, storage: Storage, bell: Bell, drain: threading.Event) -> None:
+    def __init__(self, settings: Settings, database: Database, storage: Storage, bell: Bell, drain: threading.Event) -> None:
+        self._settings = settings
         self._database = database
         self._storage = storage
         self._bell = bell
@@ -59,7 +61,7 @@ class CpuWorker:
     def check(self, file_id: str) -> None:
         with self._lock:
             try:
-                for job_id in checking.check(self._database, self._storage, file_id):
+                for job_id in checking.check(self._database, self._storage, file_id, self._settings):
                     self._bell.ring_job(job_id)
             except Exception:  # the edge of the process: one bad file must not keep the others waiting
                 log.exception("file not checked", file_id=file_id)
