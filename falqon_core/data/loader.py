@@ -1,0 +1,57 @@
+"""An endless, resumable stream of optimizer steps over a list of sequences.
+
+A step is `batch_size` records (the last of an epoch may have fewer), cut into microbatches. Each epoch has its own order, drawn
+from a counter-based generator keyed by (seed, epoch), so the whole position is two integers and resuming is exact.
+What is given up: packing across steps, which would fill microbatches better but let packing decide what a step is.
+"""
+
+import math
+from collections.abc import Sequence as Items
+
+import numpy as np
+
+from falqon_core.data.microbatch import Microbatch, microbatches
+from falqon_core.data.sequences import Sequence
+
+__all__ = ["Loader", "Microbatch", "microbatches"]
+
+
+class Loader:
+    """`next_step()` never ends; `epoch` counts epochs done, as a float."""
+
+    def __init__(self, sequences: Items[Sequence], batch_size: int, microbatch_tokens: int, packing: bool, seed: int) -> None:
+        if not sequences:
+            raise ValueError("a loader needs at least one sequence")
+        self._sequences = sequences
+        self._batch_size = batch_size
+        self._microbatch_tokens = microbatch_tokens
+        self._packing = packing
+        self._seed = seed
+        self.steps_per_epoch = math.ceil(len(sequences) / batch_size)
+        self._start(epoch=0, step=0)
+
+    @property
+    def epoch(self) -> float:
+        return self._epoch + self._step / self.steps_per_epoch
+
+    def next_step(self) -> list[Microbatch]:
+        """The microbatches of the next optimizer step."""
+        start = self._step * self._batch_size
+        chosen = [self._sequences[index] for index in self._order[start : start + self._batch_size]]
+        if self._step + 1 < self.steps_per_epoch:
+            self._step += 1
+        else:
+            self._start(self._epoch + 1, step=0)
+        return microbatches(chosen, self._microbatch_tokens, self._packing)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state_dict` was taken; the sequences and arguments must be the same."""
+        self._start(state["epoch"], state["step"])
+
+    def _start(self, epoch: int, step: int) -> None:
+        self._epoch, self._step = epoch, step
+        key = np.array([self._seed, epoch], dtype=np.uint64)
+        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(len(self._sequences))

@@ -1,0 +1,120 @@
+"""A record becomes the text that the model reads, with the character ranges it has to learn.
+
+Chat goes through the tokenizer's own template, so training sees what serving will produce. The learned ranges are those the
+template marks with `{% generation %}`; without marks they are found by difference: an assistant turn is what the text gains
+over the rendered prompt before it. Trailing whitespace after the end-of-turn token is no target, since serving stops there.
+What is given up: a template that renders a turn differently once later turns follow (Qwen3 drops its thinking) cannot train
+on that turn, and says so.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from falqon_core.spec.errors import DatasetError, ModelError
+from falqon_core.spec.records import ChatMessage, ChatRecord, CompletionRecord, Record
+
+_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """`targets` are [start, end) ranges of characters. `plain`: no template, so the tokenizer's own begin and end tokens apply."""
+
+    text: str
+    targets: list[Span]
+    plain: bool
+
+
+def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """Raises `ModelError` for chat without a chat template, `DatasetError` when the template refuses the record."""
+    if isinstance(record, ChatRecord):
+        return _render_chat(record, tokenizer)
+    if isinstance(record, CompletionRecord):
+        text = record.prompt + record.completion
+        return Rendered(text, [(len(record.prompt), len(text))], plain=True)
+    return Rendered(record.text, [(0, len(record.text))], plain=True)
+
+
+def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    if tokenizer.chat_template is None:
+        raise ModelError("the training file holds chats, but the model's tokenizer has no chat template", "model")
+    chat = _Chat(record, tokenizer)
+    text, marked = chat.render(len(chat.messages))
+    learned = [index for index, message in enumerate(record.messages) if message.role == "assistant" and message.weight != 0]
+    if chat.has_marks:
+        return Rendered(text, _weighted(marked, record.messages), plain=False)
+    return Rendered(text, [chat.turn(index, text) for index in learned], plain=False)
+
+
+def _weighted(marked: list[Span], messages: list[ChatMessage]) -> list[Span]:
+    weights = [message.weight for message in messages if message.role == "assistant"]
+    if 0 not in weights:
+        return marked
+    if len(marked) != len(weights):
+        raise DatasetError(
+            f"the chat template marks {len(marked)} turns of {len(weights)}, so 'weight' cannot be honoured", "training_file"
+        )
+    return [span for span, weight in zip(marked, weights, strict=True) if weight != 0]
+
+
+class _Chat:
+    """One chat and the template that applies to it."""
+
+    def __init__(self, record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.messages = [_template_message(message) for message in record.messages]
+        self.tools = record.tools
+        self.template = tokenizer.get_chat_template(tools=record.tools)
+        self.has_marks = _GENERATION_MARK.search(self.template) is not None
+        self.special_tokens = tokenizer.special_tokens_map
+        self.end_tokens = tuple(tokenizer.all_special_tokens)
+
+    def render(self, num_messages: int, generation_prompt: bool = False) -> tuple[str, list[Span]]:
+        """The text of the first `num_messages` messages, and the ranges that the template marks."""
+        try:
+            texts, spans = render_jinja_template(
+                [self.messages[:num_messages]],
+                tools=self.tools,
+                chat_template=self.template,
+                return_assistant_tokens_mask=self.has_marks,
+                add_generation_prompt=generation_prompt,
+                **self.special_tokens,
+            )
+        except (TemplateError, TypeError) as error:
+            what = "refuses the messages" if num_messages else "cannot begin with an assistant message"
+            raise DatasetError(f"the model's chat template {what}: {error}", "training_file") from None
+        return texts[0], spans[0] if spans else []
+
+    def turn(self, index: int, text: str) -> Span:
+        """The range of `text` that assistant message `index` adds, up to and with its end-of-turn token."""
+        before, _ = self.render(index, generation_prompt=True)
+        after = text if index + 1 == len(self.messages) else self.render(index + 1)[0]
+        if not after.startswith(before) or not text.startswith(after):
+            raise DatasetError(
+                f"messages[{index}]: the model's chat template renders this turn differently inside the whole chat than on its own, "
+                "so the trained tokens would not be the served ones; give it weight 0, or end the chat there",
+                "training_file",
+            )
+        turn = after[len(before) :]
+        if turn.rstrip().endswith(self.end_tokens):
+            turn = turn.rstrip()
+        return len(before), len(before) + len(turn)
+
+
+def _template_message(message: ChatMessage) -> dict[str, Any]:
+    """The message as templates expect it: arguments of tool calls parsed, content always a string, no weight."""
+    plain = message.model_dump(exclude_none=True, exclude={"weight"})
+    plain.setdefault("content", "")
+    for call in plain.get("tool_calls", ()):
+        try:
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+        except ValueError:
+            name = call["function"]["name"]
+            raise DatasetError(f"the arguments of the call to {name!r} are not a JSON object in a string", "training_file") from None
+    return plain

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from falqon_core.data import dataset
+from falqon_core.data.dataset import load_dataset
+from falqon_core.data.sequences import encode
+from falqon_core.spec.errors import DatasetError, ModelError
+from falqon_core.spec.records import parse_record
+
+
+def chat(answer: str, question: str = "What?") -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_batches_give_what_encode_gives(tmp_path: Path, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "BATCH_SIZE", 3)
+    path = write(tmp_path / "train.jsonl", *[chat(f"Answer {index}" * (index + 1)) for index in range(8)])
+
+    loaded = load_dataset(path, unmarked, 64)
+
+    for raw, sequence in zip(path.read_bytes().splitlines(), loaded.sequences, strict=True):
+        expected, _ = encode(parse_record(raw), unmarked, 64)
+        assert np.array_equal(sequence.input_ids, expected.input_ids)
+        assert np.array_equal(sequence.loss_mask, expected.loss_mask)
+    assert loaded.num_tokens == sum(len(sequence) for sequence in loaded.sequences)
+    assert loaded.num_truncated == sum(len(sequence) == 64 for sequence in loaded.sequences) > 0
+
+
+def test_records_without_targets_are_counted_and_left_out(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path / "train.jsonl", chat("Short."), chat("Short.", question="word " * 100))
+
+    loaded = load_dataset(path, unmarked, 48)
+
+    assert len(loaded.sequences) == 1
+    assert loaded.num_without_targets == 1
+
+
+def test_nothing_to_learn_is_refused(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path / "train.jsonl", chat("Short.", question="word " * 100))
+
+    with pytest.raises(DatasetError, match="nothing to learn is left within 48 tokens") as caught:
+        load_dataset(path, unmarked, 48)
+    assert caught.value.param == "training_file"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_file_is_refused(content: bytes, tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    (tmp_path / "train.jsonl").write_bytes(content)
+
+    with pytest.raises(DatasetError, match="empty"):
+        load_dataset(tmp_path / "train.jsonl", unmarked, 48)
+
+
+def test_a_bad_record_is_named_by_its_line(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path / "train.jsonl", chat("Yes."))
+    path.write_bytes(path.read_bytes() + b"\n{not json\n")
+
+    with pytest.raises(DatasetError, match=r"^line 3, column 2: not JSON") as caught:
+        load_dataset(path, unmarked, 48)
+    assert caught.value.param == "training_file"
+
+
+def test_a_refusal_of_the_template_is_named_by_its_line(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system prompts') }}{% endif %}" + unmarked.chat_template
+    )
+    bad = chat("Yes.")
+    bad["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    path = write(tmp_path / "train.jsonl", chat("Yes."), chat("No."), bad)
+
+    with pytest.raises(DatasetError, match=r"^line 3: .*no system prompts") as caught:
+        load_dataset(path, unmarked, 48, param="validation_file")
+    assert caught.value.param == "validation_file"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DatasetError, match="cannot be read"):
+        load_dataset(tmp_path / "nowhere.jsonl", unmarked, 48)
+
+
+def test_chats_without_a_template_are_the_models_fault(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = None
+
+    with pytest.raises(ModelError, match="chat template"):
+        load_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), unmarked, 48)
+
+
+def test_split_is_disjoint_complete_and_repeatable(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    loaded = load_dataset(write(tmp_path / "train.jsonl", *[chat(f"Answer {i}.") for i in range(40)]), unmarked, 128)
+
+    train, held_out = loaded.split(0.1, seed=3)
+    again, _ = loaded.split(0.1, seed=3)
+    other, _ = loaded.split(0.1, seed=4)
+
+    texts = [tuple(sequence.input_ids) for sequence in loaded.sequences]
+    assert len(held_out.sequences) == 4
+    assert sorted(tuple(s.input_ids) for s in [*train.sequences, *held_out.sequences]) == sorted(texts)
+    assert [tuple(s.input_ids) for s in train.sequences] == [tuple(s.input_ids) for s in again.sequences]
+    assert [tuple(s.input_ids) for s in train.sequences] != [tuple(s.input_ids) for s in other.sequences]
+    assert train.num_tokens + held_out.num_tokens == loaded.num_tokens
+
+
+def test_split_holds_out_at_least_one_or_nothing(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    loaded = load_dataset(write(tmp_path / "train.jsonl", chat("Yes."), chat("No.")), unmarked, 128)
+
+    assert [len(part.sequences) for part in loaded.split(0.0, seed=0)] == [2, 0]
+    assert [len(part.sequences) for part in loaded.split(0.01, seed=0)] == [1, 1]
+    one = load_dataset(write(tmp_path / "one.jsonl", chat("Yes.")), unmarked, 128)
+    with pytest.raises(DatasetError, match="too few"):
+        one.split(0.5, seed=0)

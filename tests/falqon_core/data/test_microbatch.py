@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falqon_core.data.microbatch import IGNORED, microbatches
+from falqon_core.data.sequences import Sequence
+
+
+def sequence(length: int, first: int = 0) -> Sequence:
+    mask = np.arange(length) % 3 != 0
+    return Sequence(np.arange(first, first + length, dtype=np.int32), mask)
+
+
+def test_packed_rows_restart_positions_and_never_predict_across_records() -> None:
+    [batch] = microbatches([sequence(5, 100), sequence(3, 200)], 16, packing=True)
+
+    assert batch.input_ids.tolist() == [[100, 101, 102, 103, 104, 200, 201, 202]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert batch.labels.tolist() == [[101, 102, IGNORED, 104, IGNORED, 201, 202, IGNORED]]
+    assert batch.cu_seqlens is not None
+    assert batch.cu_seqlens.tolist() == [0, 5, 8]
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert batch.attention_mask is None
+    assert (batch.num_tokens, batch.num_labels) == (8, 5)
+
+
+def test_padded_rows_are_masked_and_padding_is_no_token() -> None:
+    [batch] = microbatches([sequence(2, 100), sequence(4, 200)], 16, packing=False)
+
+    assert batch.input_ids.tolist() == [[200, 201, 202, 203], [100, 101, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
+    assert batch.labels.tolist() == [[201, 202, IGNORED, IGNORED], [101, IGNORED, IGNORED, IGNORED]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch.cu_seqlens is None
+    assert (batch.num_tokens, batch.num_labels) == (6, 3)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@given(lengths=st.lists(st.integers(2, 32), min_size=1, max_size=40))
+def test_every_token_and_label_arrives_once_within_the_limit(packing: bool, lengths: list[int]) -> None:
+    sequences = [sequence(length) for length in lengths]
+
+    batches = microbatches(sequences, 32, packing)
+
+    assert sum(batch.num_tokens for batch in batches) == sum(lengths)
+    assert sum(batch.num_labels for batch in batches) == sum(int(one.loss_mask[1:].sum()) for one in sequences)
+    assert all(batch.input_ids.numel() <= 32 for batch in batches)
+    assert all(batch.num_labels == int((batch.labels != IGNORED).sum()) for batch in batches)
+
+
+def test_padded_and_packed_learn_the_same_labels() -> None:
+    sequences = [sequence(length, 50 * length) for length in (3, 9, 4, 7)]
+
+    learned = [
+        sorted(label for batch in microbatches(sequences, 16, packing) for label in batch.labels.flatten().tolist() if label != IGNORED)
+        for packing in (True, False)
+    ]
+
+    assert learned[0] == learned[1]

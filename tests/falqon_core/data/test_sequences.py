@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from falqon_core.data.sequences import Sequence, encode
+from falqon_core.spec.errors import DatasetError, ModelError
+from falqon_core.spec.records import ChatRecord, CompletionRecord, TextRecord
+
+TWO_TURNS = ChatRecord.model_validate(
+    {
+        "messages": [
+            {"role": "user", "content": "What does it cost?"},
+            {"role": "assistant", "content": "  Five dollars. "},
+            {"role": "user", "content": "And für zwei? 🙂"},
+            {"role": "assistant", "content": "Nine.\n\nThat is cheaper 🙂"},
+        ]
+    }
+)
+
+
+def targets(sequence: Sequence, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the runs of learned tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], sequence.loss_mask, [False]]).astype(int)))
+    return [tokenizer.decode(sequence.input_ids[start:end]) for start, end in edges.reshape(-1, 2)]
+
+
+def served(record: ChatRecord, num_messages: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    messages = [message.model_dump(exclude_none=True) for message in record.messages[:num_messages]]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+@pytest.mark.parametrize("template", ["marked", "unmarked"])
+def test_loss_is_on_assistant_turns_and_their_end(template: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(template)
+
+    sequence, truncated = encode(TWO_TURNS, tokenizer, 512)
+
+    assert not truncated
+    assert targets(sequence, tokenizer) == ["  Five dollars. <|im_end|>", "Nine.\n\nThat is cheaper 🙂<|im_end|>"]
+    assert sequence.input_ids.dtype == np.int32
+    assert sequence.loss_mask.dtype == bool
+
+
+@pytest.mark.parametrize("template", ["marked", "unmarked"])
+def test_what_comes_before_a_target_is_what_serving_sends(template: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(template)
+
+    sequence, _ = encode(TWO_TURNS, tokenizer, 512)
+
+    starts = np.flatnonzero(np.diff(sequence.loss_mask.astype(int)) == 1) + 1
+    for start, num_messages in zip(starts, (1, 3), strict=True):
+        assert sequence.input_ids[:start].tolist() == served(TWO_TURNS, num_messages, tokenizer)
+
+
+@pytest.mark.parametrize("template", ["marked", "unmarked"])
+def test_turns_of_weight_zero_are_context_only(template: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(template)
+    messages = [message.model_copy(update={"weight": 0}) if index == 1 else message for index, message in enumerate(TWO_TURNS.messages)]
+
+    sequence, _ = encode(TWO_TURNS.model_copy(update={"messages": messages}), tokenizer, 512)
+
+    assert targets(sequence, tokenizer) == ["Nine.\n\nThat is cheaper 🙂<|im_end|>"]
+    assert np.array_equal(sequence.input_ids, encode(TWO_TURNS, tokenizer, 512)[0].input_ids)
+
+
+def test_a_template_that_strips_content_is_followed(unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = unmarked.chat_template.replace("message['content']", "message['content'] | trim")
+
+    sequence, _ = encode(TWO_TURNS, unmarked, 512)
+
+    assert targets(sequence, unmarked)[0] == "Five dollars.<|im_end|>"
+
+
+def test_a_turn_that_changes_once_others_follow_is_refused(unmarked: PreTrainedTokenizerBase) -> None:
+    content = "message['content']"
+    last = "('<think></think>' if loop.last and message['role'] == 'assistant' else '')"
+    unmarked.chat_template = unmarked.chat_template.replace(content, f"{last} + {content}")
+
+    with pytest.raises(DatasetError, match=r"messages\[1\].*renders this turn differently.*weight 0"):
+        encode(TWO_TURNS, unmarked, 512)
+
+
+def test_the_templates_own_refusal_is_told(unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = "{{ raise_exception('System role not supported') }}"
+
+    with pytest.raises(DatasetError, match="chat template refuses the messages: System role not supported"):
+        encode(TWO_TURNS, unmarked, 512)
+
+
+def test_an_answer_that_melts_into_the_prompt_is_refused(unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = (
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the answer"}]
+
+    with pytest.raises(DatasetError, match=r"joins the end of the prompt.*'the answer"):
+        encode(ChatRecord.model_validate({"messages": messages}), unmarked, 512)
+
+
+def test_tools_and_parsed_arguments_reach_the_template(unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = (
+        "{% for tool in tools %}{{ tool.function.name }};{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments.item }}){% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": '{"item": "lamp"}'}}
+    record = {
+        "messages": [{"role": "user", "content": "How much?"}, {"role": "assistant", "tool_calls": [call]}],
+        "tools": [{"type": "function", "function": {"name": "price"}}],
+    }
+
+    sequence, _ = encode(ChatRecord.model_validate(record), unmarked, 512)
+
+    assert unmarked.decode(sequence.input_ids).startswith("price;<|im_start|>user")
+    assert targets(sequence, unmarked) == ["price(lamp)<|im_end|>"]
+
+
+def test_arguments_that_are_not_json_are_refused(unmarked: PreTrainedTokenizerBase) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "lamp"}}
+    record = ChatRecord.model_validate({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]})
+
+    with pytest.raises(DatasetError, match="arguments of the call to 'price'"):
+        encode(record, unmarked, 512)
+
+
+def test_chat_needs_a_chat_template(unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = None
+
+    with pytest.raises(ModelError, match="no chat template"):
+        encode(TWO_TURNS, unmarked, 512)
+
+
+def test_completion_is_learned_with_its_end(marked: PreTrainedTokenizerBase) -> None:
+    sequence, _ = encode(CompletionRecord(prompt="Question: how far?\nAnswer:", completion=" 240 miles."), marked, 512)
+
+    assert targets(sequence, marked) == [" 240 miles.<|im_end|>"]
+    assert marked.decode(sequence.input_ids) == "Question: how far?\nAnswer: 240 miles.<|im_end|>"
+
+
+def test_a_completion_that_melts_into_its_prompt_is_refused(marked: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(DatasetError, match="move the white space"):
+        encode(CompletionRecord(prompt="Answer: ", completion="yes"), marked, 512)
+
+
+def test_text_is_learned_but_for_its_first_token(marked: PreTrainedTokenizerBase) -> None:
+    sequence, _ = encode(TextRecord(text="Hello! How can I help you today?"), marked, 512)
+
+    assert not sequence.loss_mask[0]
+    assert sequence.loss_mask[1:].all()
+    assert sequence.input_ids[-1] == marked.eos_token_id
+
+
+def test_plain_text_needs_an_end_token(marked: PreTrainedTokenizerBase) -> None:
+    marked.eos_token = None
+
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        encode(TextRecord(text="Hello"), marked, 512)
+
+
+def test_plain_text_begins_as_the_tokenizer_begins_it(marked: PreTrainedTokenizerBase) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    start = marked.convert_tokens_to_ids("<|im_start|>")
+    marked.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", start), ("<|im_end|>", marked.eos_token_id)]
+    )
+
+    sequence, _ = encode(CompletionRecord(prompt="", completion="Hello"), marked, 512)
+
+    assert marked.decode(sequence.input_ids) == "<|im_start|>Hello<|im_end|>"
+    assert targets(sequence, marked) == ["Hello<|im_end|>"]
+
+
+@pytest.mark.parametrize("limit", [8, 20, 21])
+def test_long_records_are_cut_on_the_right(limit: int, marked: PreTrainedTokenizerBase) -> None:
+    whole, _ = encode(TWO_TURNS, marked, 512)
+
+    cut, truncated = encode(TWO_TURNS, marked, limit)
+
+    assert truncated
+    assert np.array_equal(cut.input_ids, whole.input_ids[:limit])
+    assert np.array_equal(cut.loss_mask, whole.loss_mask[:limit])
+
+
+def test_a_record_of_exactly_the_limit_is_not_cut(marked: PreTrainedTokenizerBase) -> None:
+    whole, _ = encode(TWO_TURNS, marked, 512)
+
+    assert encode(TWO_TURNS, marked, len(whole))[1] is False

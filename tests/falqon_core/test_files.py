@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from falqon_core.files import whole_folder, write_whole
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "out"
+    with whole_folder(output) as staging:
+        (staging / "sub").mkdir()
+        (staging / "sub" / "a.txt").write_text("a")
+        assert not output.exists()
+        assert staging.parent == output.parent
+
+    assert (output / "sub" / "a.txt").read_text() == "a"
+    assert list(output.parent.iterdir()) == [output]
+    assert output.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.txt").write_text("old")
+
+    def fail() -> None:
+        with whole_folder(tmp_path / "out") as staging:
+            (staging / "new.txt").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        write_whole(tmp_path / "a.txt", content)
+
+    assert (tmp_path / "a.txt").read_text() == "two"
+    assert len(list(tmp_path.iterdir())) == 1
