@@ -21,6 +21,7 @@ from app.files import endpoints as files
 from app.jobs import endpoints as jobs
 from app.keys.service import ensure_admin_key
 from app.middleware import RequestContext
+from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
 from app.stream import endpoints as stream
@@ -66,10 +67,13 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
+    reconciler = Reconciler(database, held.bell, settings)
+    reconciler.start()
     try:
         async with held.wakeups.running():
             yield
     finally:
+        await run_in_threadpool(reconciler.stop)
         redis.close()
         database.dispose()
 
