@@ -78,7 +78,7 @@ def _same_is_there(database: Database, model_id: str, files: dict[str, str]) -> 
     with database.read() as session:
         if session.get(Model, model_id) is None:
             return False
-        there = dict(session.execute(select(Artifact.name, Artifact.sha256).where(Artifact.model_id == model_id)).tuples())
+        there = dict(session.execute(select(Artifact.name, Artifact.sha256).where(Artifact.model_id == model_id)).all())
     if there != files:
         raise ModelNotAdded(f"There is a different model '{model_id}' already; choose another id.")
     return True
