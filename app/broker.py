@@ -1,5 +1,6 @@
 """Celery as both sides use it: carried messages hold an id and mean *look*; losing or doubling one harms nothing."""
 
+import sys
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +9,7 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
+from app.ids import new_id
 from app.settings import Settings
 
 GPU_QUEUE = "gpu"
@@ -57,6 +59,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "enable_utc": True,
     }
+
+
+def worker_command(queue: str) -> list[str]:
+    options = ["-P", "threads", "-c", "1", "-Q", queue, "--without-gossip", "--without-mingle", "-n", f"{new_id(f'{queue}-')}@%h"]
+    return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
 
 
 class Bell:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from falqon_core.bases.importer import import_model
 from falqon_core.spec.config import TrainConfig
+from falqon_core.spec.errors import ModelError
 from falqon_core.spec.messages import (
     CheckpointSaved,
     Evaluated,
@@ -129,6 +131,15 @@ class Trainer:
         self.send(Exported(path=str(folder)))
 
 
+def import_folder(source: str, output: Path) -> int:
+    try:
+        import_model(source, output)
+    except ModelError as error:
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.USER_ERROR
+    return ExitCode.DONE
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
@@ -136,7 +147,12 @@ def main() -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--output", type=Path, required=True)
     train.add_argument("--message-fd", type=int, required=True)
+    bring = commands.add_parser("import")
+    bring.add_argument("source")
+    bring.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.command == "import":
+        return import_folder(arguments.source, arguments.output)
     config = TrainConfig.model_validate_json(arguments.config.read_bytes())
     return Trainer(config, arguments.output, arguments.message_fd).train()
 
