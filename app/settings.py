@@ -1,3 +1,4 @@
+import sys
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ class Settings(BaseSettings):
     heartbeat: timedelta = timedelta(seconds=10)
     poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
     max_infra_failures: int = 3  # executions lost to machines before a job is given up
+    stop_grace: timedelta = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
+    trainer_command: list[str] = [sys.executable, "-m", "falqon_core"]
     num_threads: int | None = Field(None, description="CPU threads of the trainer; empty: all cores")
     device: str = Field("auto", description="price table entry of this worker's device; auto: detect")
 
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
     @cached_property
     def broker_url(self) -> str:
         """As kombu spells it."""
-        return self.redis_url or f"redis+socket://{self.valkey_socket}"
+        return self.resolved_redis_url.replace("unix://", "redis+socket://", 1)
 
     @cached_property
     def resolved_redis_url(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 from app import migrate
 from app.database import Database
 from tests.support.postgres import PostgresServer
+from tests.support.valkey import Valkey
 
 _numbers = itertools.count()
 
@@ -44,3 +45,10 @@ def database(database_url: str) -> Iterator[Database]:
     migrate.upgrade(database)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def valkey(short_tmp: Path) -> Iterator[Valkey]:
+    server = Valkey(short_tmp / f"valkey{next(_numbers)}")
+    yield server
+    server.kill()

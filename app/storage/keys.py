@@ -17,7 +17,16 @@ def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> 
 
 
 def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
-    return f"projects/{project_id}/jobs/{job_id}/{attempt}/model/{_relative(name)}"
+    return f"{result_prefix(project_id, job_id, attempt)}/{_relative(name)}"
+
+
+def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
+    return f"projects/{project_id}/jobs/{job_id}/{attempt}/model"
+
+
+def probe() -> str:
+    """Written to learn whether the storage takes writes."""
+    return "probe"
 
 
 def _relative(name: str) -> str:

@@ -24,12 +24,14 @@ PUBLISHED_NUM_UPDATE_ROWS = 10
 class Recipe(BaseModel):
     """Hyperparameters of one fine-tune. Units: tokens and steps are counts, rates are per optimizer step."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     method: Literal["falqon"] = "falqon"
     rank: Annotated[int, Field(ge=1, le=1024)] = 64
     alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="the delta counts alpha/rank; auto: alpha = rank")
-    target_modules: tuple[str, ...] | None = Field(None, description="last part of the names of the linears to meld; auto: all but lm_head")
+    target_modules: tuple[str, ...] | None = Field(
+        None, strict=False, description="last part of the names of the linears to meld; auto: all but lm_head"
+    )
     update_rule: UpdateRule = "anchored"
     a_init: AInit = "orthonormal"
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")

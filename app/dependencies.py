@@ -1,0 +1,116 @@
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from redis import Redis
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import Message, Receive
+
+from app.broker import Bell
+from app.database import Database
+from app.errors import InvalidApiKey, TooLarge
+from app.keys import service as keys
+from app.keys.service import Caller
+from app.models import Scope
+from app.settings import Settings
+from app.storage import Storage
+from app.stream.wakeup import Wakeups
+
+MAX_JSON_BYTES = 2**20
+MULTIPART_OVERHEAD_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Services:
+    """What one API process holds, made in its lifespan."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    bell: Bell
+    redis: Redis
+    wakeups: Wakeups
+
+
+def services(connection: HTTPConnection) -> Services:
+    found: Services = connection.app.state.services
+    return found
+
+
+class ApiRoute(APIRoute):
+    """Asks for the key, and looks at the size, before it reads the body: a stranger can make us neither parse nor store anything."""
+
+    def max_body_bytes(self, settings: Settings) -> int:
+        return MAX_JSON_BYTES
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            held = services(request)
+            request.state.caller = await run_in_threadpool(_authenticate, held.database, request.headers.get("authorization", ""))
+            limit = self.max_body_bytes(held.settings)
+            length = request.headers.get("content-length", "0")
+            if not length.isdecimal() or int(length) > limit:
+                raise TooLarge(_too_large(limit))
+            return await handler(Request(request.scope, _limited(request.receive, limit)))
+
+        return guarded
+
+
+class UploadRoute(ApiRoute):
+    def max_body_bytes(self, settings: Settings) -> int:
+        return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, as `Authorization: Bearer ft_live_…`")
+
+
+def _reader(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+    caller: Caller = request.state.caller
+    caller.must_have(Scope.READ)
+    return caller
+
+
+def _writer(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+    caller: Caller = request.state.caller
+    caller.must_have(Scope.WRITE)
+    return caller
+
+
+After = Annotated[str | None, Query(description="id of the last object of the page before", max_length=256)]
+App = Annotated[Services, Depends(services)]
+Reader = Annotated[Caller, Depends(_reader)]
+Writer = Annotated[Caller, Depends(_writer)]
+
+
+def _authenticate(database: Database, authorization: str) -> Caller:
+    kind, _, secret = authorization.partition(" ")
+    if kind.lower() != "bearer" or not secret.strip():
+        raise InvalidApiKey("You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY")
+    with database.read() as session:
+        return keys.authenticate(session, secret.strip())
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """For bodies that do not say their length."""
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            raise HTTPException(413, _too_large(limit))  # FastAPI lets only this kind pass out of body parsing
+        return message
+
+    return counted
+
+
+def _too_large(limit: int) -> str:
+    return f"The request body is larger than {limit} bytes, the limit for this call."

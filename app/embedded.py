@@ -1,0 +1,176 @@
+"""`falqon up`: the whole service on one machine. Valkey, the API, one worker for jobs and one for files, under one roof."""
+
+import fcntl
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+from rich.panel import Panel
+
+from app import valkey
+from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
+from app.children import Child, say
+from app.prepare import prepare
+from app.settings import Settings
+
+EXIT_REFUSED = 2
+EXIT_ALREADY_UP = 3
+EXIT_FAILED = 1
+TICK_SECONDS = 0.2
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0  # longer than a trainer gets to write its checkpoint
+GRACEFUL_REQUESTS_SECONDS = 5
+# One machine that watches itself can notice a dead worker sooner than a fleet should.
+PACE = {"FALQON_LEASE": "PT15S", "FALQON_HEARTBEAT": "PT3S", "FALQON_POLL": "PT2S", "FALQON_STOP_GRACE": "PT20S"}
+
+
+class NotStarted(Exception):
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code."""
+    try:
+        if not allow_remote and not _is_loopback(host):
+            raise NotStarted(f"{host} can be reached from other machines; add --allow-remote if that is what you want.", EXIT_REFUSED)
+        os.environ.update({name: value for name, value in PACE.items() if name not in os.environ})
+        if data_dir is not None:
+            os.environ["FALQON_DATA_DIR"] = str(data_dir)
+        settings = Settings()
+        folder = settings.data_dir.resolve()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        os.environ["FALQON_DATA_DIR"] = str(folder)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        with _only_one(folder, url):
+            _refuse_taken_port(host, port)
+            return Embedded(settings, host, port, url).serve()
+    except (NotStarted, valkey.ValkeyMissing) as error:
+        say(str(error))
+        return error.exit_code if isinstance(error, NotStarted) else EXIT_FAILED
+
+
+class Embedded:
+    def __init__(self, settings: Settings, host: str, port: int, url: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._folder = settings.data_dir.resolve()
+        self._logs = self._folder / "logs"
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        self._stops_asked = 0
+        self._valkey = [] if settings.redis_url else [self._child("valkey", valkey.command(settings))]
+        serve = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(GRACEFUL_REQUESTS_SECONDS)]
+        self._api = self._child("api", [sys.executable, "-m", "uvicorn", "app.main:app", *serve])
+        self._workers = [self._child(f"worker-{queue}", worker_command(queue)) for queue in (GPU_QUEUE, CPU_QUEUE)]
+
+    def serve(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        try:
+            secret = self._start()
+            if not self._stops_asked:
+                self._welcome(secret)
+            while not self._stops_asked:
+                for child in (*self._valkey, self._api, *self._workers):
+                    child.look_after()
+                time.sleep(TICK_SECONDS)
+            return 0
+        finally:
+            self._stop()
+
+    def _start(self) -> str | None:
+        for child in self._valkey:
+            child.start()
+            valkey.wait_until_ours(self._settings, child)
+        secret = prepare(self._settings)
+        for child in (self._api, *self._workers):
+            child.start()
+        self._wait_until_ready()
+        return secret
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"{self._url}/readyz", timeout=2) as answer:
+                return bool(answer.status == HTTPStatus.OK)
+        except (URLError, OSError):
+            return False
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._stops_asked and not self._is_ready():
+            if not self._api.alive() or time.monotonic() > deadline:
+                raise NotStarted(f"The API did not become ready; see {self._logs / 'api.log'}.")
+            time.sleep(0.1)
+
+    def _welcome(self, secret: str | None) -> None:
+        if secret is not None:
+            key = f"{secret}\n           shown this once; keep it"
+        elif self._settings.admin_key is not None:
+            key = "the one in FALQON_ADMIN_KEY"
+        else:
+            key = "made earlier; `falqon keys create NAME` makes another"
+        lines = [f"Dashboard  {self._url}", f"API        {self._url}/v1", f"API key    {key}", f"Data       {self._folder}"]
+        Console(soft_wrap=True).print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
+
+    def _on_stop(self, *_: object) -> None:
+        self._stops_asked += 1
+
+    def _stop(self) -> None:
+        """Workers first hand back what they execute, so Valkey goes last. A second Ctrl-C kills."""
+        for group in ([*self._workers, self._api], self._valkey):
+            for child in group:
+                child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + STOP_SECONDS
+            while any(child.alive() for child in group) and self._stops_asked < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for child in group:
+                child.kill_group()
+
+    def _child(self, name: str, command: list[str]) -> Child:
+        return Child(name, command, os.environ, self._logs)
+
+
+@contextmanager
+def _only_one(folder: Path, url: str) -> Iterator[None]:
+    """One service per data folder; the kernel drops the lock when its holder dies, however it dies."""
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise NotStarted(
+                f"{folder} is served already, by {file.read().strip() or 'a service that is starting'}.", EXIT_ALREADY_UP
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} at {url}\n")
+        file.flush()
+        yield
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NotStarted(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,97 @@
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from obstore.exceptions import BaseError as StorageError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.errors import ApiError, InvalidRequest, Unavailable
+
+HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter", "json_invalid": "invalid_json"}
+REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
+
+log = structlog.get_logger()
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DataError, _on_text_no_database_keeps)
+    for unreachable in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(unreachable, _on_database_error)
+    app.add_exception_handler(StorageError, _on_storage_error)
+
+
+def body(message: str, type: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def internal_error() -> JSONResponse:
+    message = "The server had an error while processing your request. The request id finds it in the log."
+    return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
+
+
+def _answer(error: ApiError) -> JSONResponse:
+    headers = dict(error.headers)
+    if error.status < 500 and error.status not in REPEATABLE:
+        headers["x-should-retry"] = "false"
+    return JSONResponse(body(error.message, error.type, error.param, error.code), error.status, headers)
+
+
+def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return _answer(error)
+
+
+def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _answer(_refusal(error.errors()))
+
+
+def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"Unknown request URL: {request.method} {request.url.path}",
+        405: f"Not allowed: {request.method} {request.url.path}",
+    }.get(error.status_code, str(error.detail))
+    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=dict(error.headers or {}))
+    answer.status, answer.type = error.status_code, "invalid_request_error"
+    return _answer(answer)
+
+
+def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:
+    return _answer(InvalidRequest("A value holds a character that cannot be stored, such as NUL."))
+
+
+def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SQLAlchemyError)
+    log.error("database unavailable", error=str(error.__cause__ or error))
+    return _answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
+
+
+def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
+    log.error("storage failed", error=str(error))
+    return _answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+
+
+def _refusal(faults: Sequence[Any]) -> InvalidRequest:
+    """The first of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
+    fault = faults[0]
+    if fault["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not JSON: {fault['ctx']['error']}", code="invalid_json")
+    path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
+    message = fault["msg"].removeprefix("Value error, ")
+    named = re.match(r"(\w+): ", message) if fault["type"] == "value_error" else None
+    if named:
+        path.append(named[1])
+        message = message[named.end() :]
+    param = ".".join(path) or None
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=FAULT_CODES.get(fault["type"], "invalid_value"))

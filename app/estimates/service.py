@@ -1,0 +1,53 @@
+import os
+
+from pydantic import ValidationError
+
+from app.errors import InvalidRequest
+from app.models.base import JsonObject
+from app.settings import Settings
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.errors import ModelError
+from falqon_core.spec.estimate import DEVICES, Device, Estimate, estimate, tokens_from_characters
+from falqon_core.spec.models import ModelDimensions
+from falqon_core.spec.records import FileReport
+
+
+def device_of(settings: Settings) -> tuple[Device, int]:
+    """What this service trains on, and how many: on a CPU, its cores."""
+    name = "cpu" if settings.device == "auto" else settings.device
+    if name not in DEVICES:
+        raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
+    return DEVICES[name], (settings.num_threads or os.cpu_count() or 1) if name == "cpu" else 1
+
+
+def num_training_records(recipe: Recipe, num_records: int) -> int:
+    """Without those that are held out for validation; the trainer counts the same way."""
+    held_out = max(1, round(recipe.validation_fraction * num_records)) if recipe.validation_fraction > 0 else 0
+    return num_records - held_out
+
+
+def estimate_job(config: JsonObject, recipe: Recipe, report: FileReport, settings: Settings) -> Estimate:
+    """`recipe` must be resolved."""
+    device, num_devices = device_of(settings)
+    records = max(1, num_training_records(recipe, report.num_records))
+    tokens = tokens_from_characters(report.num_characters, report.num_records) * records // max(1, report.num_records)
+    return estimate(
+        ModelDimensions.from_config(config), recipe, num_records=records, tokens_per_epoch=tokens, device=device, num_devices=num_devices
+    )
+
+
+def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
+    """Raises `InvalidRequest` for what the trainer would refuse on this base model."""
+    try:
+        shapes = ModelDimensions.from_config(config).linear_shapes
+    except (ModelError, ValidationError) as error:
+        raise InvalidRequest(f"model: {error}", param="model", code="model_refused") from None
+    unknown = sorted(set(recipe.target_modules or ()) - set(shapes))
+    if unknown:
+        raise InvalidRequest(
+            f"falqon.target_modules: this model has no linear layer {', '.join(unknown)}; it has {', '.join(shapes)}",
+            param="falqon.target_modules",
+        )
+    smallest = min(inputs for name, (_, inputs) in shapes.items() if name in (recipe.target_modules or shapes))
+    if recipe.rank > smallest:
+        raise InvalidRequest(f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer", param="falqon.rank")

@@ -1,0 +1,26 @@
+"""The check of an uploaded file, and what follows for the jobs that wait for it. Free of the web framework: a worker runs it."""
+
+from app.database import Database
+from app.files import repository
+from app.jobs import repository as jobs
+from app.jobs.settling import settle
+from app.models import File, FileStatus, JobStatus
+from app.settings import Settings
+from app.storage import Storage
+from falqon_core.spec.records import MAX_LINE_BYTES, check_file
+
+
+def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
+    """Judge the file, then settle its jobs; returns the ids of those that may run now. Doing it twice changes nothing."""
+    with database.read() as session:
+        file = session.get(File, file_id)
+    if file is None:
+        return []
+    if file.status == FileStatus.UPLOADED:
+        report = check_file(storage.lines(file.storage_key, MAX_LINE_BYTES))
+        verdict = FileStatus.PROCESSED if report.ok else FileStatus.ERROR
+    with database.transaction() as session:
+        if file.status == FileStatus.UPLOADED:
+            repository.judge(session, file_id, verdict, report.summary(), report.model_dump(mode="json"))
+        waiting = jobs.validating_with(session, file_id)
+        return [job.id for job in waiting if settle(session, job, settings) is JobStatus.QUEUED]

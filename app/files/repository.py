@@ -1,0 +1,49 @@
+from collections.abc import Sequence
+from typing import Literal
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.database import now_plus
+from app.jobs.lifecycle import TERMINAL
+from app.models import File, FileStatus, Job
+from app.models.base import JsonObject
+
+Order = Literal["asc", "desc"]
+
+
+def find(session: Session, project_id: str, file_id: str) -> File | None:
+    return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))).one_or_none()
+
+
+def find_several(session: Session, project_id: str, ids: Sequence[str], *, lock: bool) -> list[File]:
+    """Locked, they are neither deleted nor judged by a check while the transaction lasts."""
+    statement = select(File).where(File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None)).order_by(File.id)
+    return list(session.scalars(statement.with_for_update() if lock else statement))
+
+
+def newest_first(session: Session, project_id: str, *, after: str | None, limit: int, order: Order, purpose: str | None) -> list[File]:
+    statement = select(File).where(File.project_id == project_id, File.deleted_at.is_(None)).limit(limit + 1)
+    if purpose is not None:
+        statement = statement.where(File.purpose == purpose)
+    if order == "desc":
+        statement = statement.order_by(File.id.desc())
+        return list(session.scalars(statement.where(File.id < after) if after else statement))
+    return list(session.scalars((statement.where(File.id > after) if after else statement).order_by(File.id)))
+
+
+def live_job_using(session: Session, file_id: str) -> str | None:
+    uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
+    return session.scalar(select(Job.id).where(uses, Job.status.not_in(TERMINAL)).limit(1))
+
+
+def mark_deleted(session: Session, file_id: str) -> None:
+    session.execute(update(File).where(File.id == file_id, File.deleted_at.is_(None)).values(deleted_at=now_plus()))
+
+
+def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject) -> None:
+    """Only the first verdict counts."""
+    statement = update(File).where(File.id == file_id, File.status == FileStatus.UPLOADED)
+    session.execute(
+        statement.values(status=status, status_details=details, report=report), execution_options={"synchronize_session": False}
+    )

@@ -1,0 +1,126 @@
+"""What a user may ask for, and the recipe it means. Free of the web framework: the worker reads stored requests with it."""
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from app.errors import InvalidRequest
+from falqon_core.spec.config import Recipe
+
+MAX_METADATA_PAIRS = 16
+
+
+def _without_auto(value: object) -> object:
+    return None if value == "auto" else value
+
+
+_Auto = BeforeValidator(_without_auto, json_schema_input_type=float | Literal["auto"] | None)
+Count = Annotated[int | None, Field(ge=1), _Auto]
+Factor = Annotated[float | None, Field(gt=0), _Auto]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Hyperparameters(_Request):
+    """As OpenAI spells them; absent, null and "auto" are the same."""
+
+    n_epochs: Count = None
+    batch_size: Count = None
+    learning_rate_multiplier: Factor = None
+
+
+class SupervisedMethod(_Request):
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(_Request):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class JobRequest(_Request):
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    training_file: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    validation_file: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    suffix: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = Field(None, description="the older place; `method` is the newer one")
+    integrations: list[dict[str, Any]] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+            Field(max_length=MAX_METADATA_PAIRS),
+        ]
+        | None
+    ) = None
+    falqon: Recipe = Field(Recipe(), description="everything beyond the official fields")
+
+    @model_validator(mode="after")
+    def _what_is_not_here_yet(self) -> Self:
+        if self.method is not None and self.method.type != "supervised":
+            raise ValueError(f"method: '{self.method.type}' is not supported yet; 'supervised' is")
+        if self.integrations:
+            raise ValueError("integrations: none are supported yet; leave it out or send []")
+        if self.validation_file is not None and self.falqon.validation_fraction > 0:
+            raise ValueError("validation_file: the recipe holds out a validation_fraction already; leave one of them out")
+        return self
+
+    @property
+    def asked_hyperparameters(self) -> Hyperparameters:
+        """From `method`, else from the older place."""
+        supervised = self.method.supervised if self.method else None
+        inner, outer = supervised.hyperparameters if supervised else None, self.hyperparameters
+        if inner is not None and outer is not None and inner != outer:
+            raise InvalidRequest(
+                "hyperparameters: they differ from those in method.supervised; send them once.", param="hyperparameters", code="conflict"
+            )
+        return inner or outer or Hyperparameters()
+
+
+class Asked(NamedTuple):
+    recipe: Recipe  # with "auto" where the user left it open
+    learning_rate_multiplier: float
+
+    def resolved(self, num_records: int) -> Recipe:
+        return self.recipe.resolved(num_records, self.learning_rate_multiplier)
+
+
+def asked(request: JobRequest) -> Asked:
+    """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
+    official, extras = request.asked_hyperparameters, request.falqon.model_dump(exclude_unset=True)
+    pairs = {
+        "num_epochs": ("n_epochs", official.n_epochs),
+        "batch_size": ("batch_size", official.batch_size),
+        "seed": ("seed", request.seed),
+    }
+    for ours, (theirs, value) in pairs.items():
+        if value is None:
+            continue
+        if extras.get(ours, value) != value:
+            raise InvalidRequest(f"{theirs}: falqon.{ours} says {extras[ours]}, not {value}; send it once.", param=theirs, code="conflict")
+        extras[ours] = value
+    multiplier = official.learning_rate_multiplier
+    if multiplier is not None and extras.get("learning_rate") is not None:
+        raise InvalidRequest(
+            "learning_rate_multiplier: falqon.learning_rate is absolute; leave one of them out.",
+            param="learning_rate_multiplier",
+            code="conflict",
+        )
+    try:
+        found = Asked(Recipe.model_validate(extras), multiplier or 1.0)
+        found.resolved(num_records=1)
+    except ValidationError as error:
+        raise _impossible(error) from None
+    return found
+
+
+def _impossible(error: ValidationError) -> InvalidRequest:
+    fault = error.errors(include_url=False)[0]
+    name = str(fault["loc"][0]) if fault["loc"] else fault["msg"].removeprefix("Value error, ").partition(":")[0]
+    param = {"num_epochs": "n_epochs", "learning_rate": "learning_rate_multiplier"}.get(name, name)
+    return InvalidRequest(f"{param}: {fault['msg'].removeprefix('Value error, ')}", param=param)

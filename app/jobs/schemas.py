@@ -1,0 +1,225 @@
+"""Jobs as the wire shows them: the official fields exact, ours beside them."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.jobs.requests import JobRequest
+from app.models import Attempt, Checkpoint, Event, Job, JobStatus
+from app.models.base import JsonObject
+from app.pagination import Object
+from falqon_core.spec.config import DEFAULT_LEARNING_RATE, Recipe
+from falqon_core.spec.estimate import Estimate
+
+
+class ErrorObject(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class HyperparametersObject(BaseModel):
+    """What runs, once it is known; "auto" until then."""
+
+    n_epochs: int | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    learning_rate_multiplier: float | Literal["auto"] = "auto"
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        if job.recipe is not None:
+            recipe = Recipe.model_validate(job.recipe)
+            assert recipe.num_epochs is not None
+            assert recipe.batch_size is not None
+            assert recipe.learning_rate is not None
+            multiplier = recipe.learning_rate / DEFAULT_LEARNING_RATE[recipe.update_rule]
+            return cls(n_epochs=recipe.num_epochs, batch_size=recipe.batch_size, learning_rate_multiplier=round(multiplier, 9))
+        asked = JobRequest.model_validate(job.requested).asked_hyperparameters
+        return cls.model_validate(asked.model_dump(exclude_none=True))
+
+
+class Cost(BaseModel):
+    """Dollars as decimal strings."""
+
+    currency: str
+    usd_per_device_hour: str
+    price_source: str
+    accrued: str
+    projected: str
+    projected_low: str
+    projected_high: str
+
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        if job.progress and "cost" in job.progress:
+            return cls.model_validate(job.progress["cost"])
+        if job.estimate is None:
+            return None
+        cost = Estimate.model_validate(job.estimate).cost
+        return cls(
+            currency=cost.currency,
+            usd_per_device_hour=str(cost.usd_per_device_hour),
+            price_source=cost.price_source,
+            accrued="0.0000",
+            projected=str(cost.expected),
+            projected_low=str(cost.low),
+            projected_high=str(cost.high),
+        )
+
+
+class AttemptObject(BaseModel):
+    number: int
+    worker: str
+    device: str
+    num_devices: int
+    start_step: int | None
+    started_at: int
+    ended_at: int | None
+    outcome: str | None
+    error_code: str | None
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> Self:
+        return cls(
+            number=attempt.number,
+            worker=attempt.worker,
+            device=attempt.device,
+            num_devices=attempt.num_devices,
+            start_step=attempt.start_step,
+            started_at=int(attempt.created_at.timestamp()),
+            ended_at=_seconds(attempt.ended_at),
+            outcome=attempt.outcome,
+            error_code=attempt.error_code,
+        )
+
+
+class JobObject(Object):
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    model: str
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    hyperparameters: HyperparametersObject
+    method: dict[str, Any]
+    seed: int
+    integrations: list[Any] = []
+    metadata: JsonObject | None
+    result_files: list[str] = []
+    error: ErrorObject | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    estimated_finish: int | None
+    trained_tokens: int | None
+
+    suffix: str | None
+    progress: JsonObject | None
+    cost: Cost | None
+    estimate: JsonObject | None
+    config: Annotated[JsonObject | None, Field(description="the recipe that runs, every `auto` resolved; null until the files are checked")]
+    attempts: list[AttemptObject]
+    paused_reason: str | None
+    dry_run: bool = False
+
+    @classmethod
+    def of(cls, job: Job, attempts: Sequence[Attempt] = (), *, dry_run: bool = False) -> Self:
+        hyperparameters = HyperparametersObject.of(job)
+        return cls(
+            id=job.id,
+            created_at=int(job.created_at.timestamp()),
+            model=job.base_model_id,
+            organization_id=job.project_id,
+            status=job.status,
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            hyperparameters=hyperparameters,
+            method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters.model_dump()}},
+            seed=_seed(job),
+            metadata=job.job_metadata,
+            error=_error(job),
+            fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,
+            finished_at=_seconds(job.finished_at),
+            estimated_finish=_estimated_finish(job),
+            trained_tokens=job.trained_tokens,
+            suffix=job.suffix,
+            progress={name: value for name, value in job.progress.items() if name != "cost"} if job.progress else None,
+            cost=Cost.of(job),
+            estimate=job.estimate,
+            config=job.recipe,
+            attempts=[AttemptObject.of(attempt) for attempt in attempts],
+            paused_reason=job.paused_reason if job.status == JobStatus.PAUSED else None,
+            dry_run=dry_run,
+        )
+
+
+class EventObject(Object):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: JsonObject | None
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls(
+            id=event_id(event.job_id, event.seq),
+            created_at=int(event.created_at.timestamp()),
+            level=event.level,
+            type=event.type,
+            message=event.message,
+            data=event.data,
+        )
+
+
+class CheckpointObject(Object):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: JsonObject
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model_id: str) -> Self:
+        return cls(
+            id=checkpoint.id,
+            created_at=int(checkpoint.created_at.timestamp()),
+            fine_tuning_job_id=checkpoint.job_id,
+            fine_tuned_model_checkpoint=f"{model_id}:ckpt-step-{checkpoint.step}",
+            step_number=checkpoint.step,
+            metrics={"step": checkpoint.step} | checkpoint.metrics,
+        )
+
+
+def event_id(job_id: str, seq: int) -> str:
+    return f"ftevent-{job_id.removeprefix('ftjob-')}-{seq}"
+
+
+def event_seq(job_id: str, id_: str) -> int | None:
+    """The number of an event of this job, from its id."""
+    prefix, _, seq = id_.rpartition("-")
+    return int(seq) if prefix + "-" == event_id(job_id, 0)[:-1] and seq.isdecimal() and len(seq) < 10 else None
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _seed(job: Job) -> int:
+    return int(job.recipe["seed"]) if job.recipe else int(job.requested.get("seed") or job.requested.get("falqon", {}).get("seed") or 0)
+
+
+def _error(job: Job) -> ErrorObject | None:
+    if job.status != JobStatus.FAILED:
+        return None
+    return ErrorObject(code=job.error_code or "internal_error", message=job.error_message or "The job failed.", param=job.error_param)
+
+
+def _estimated_finish(job: Job) -> int | None:
+    eta = job.progress.get("eta_seconds") if job.progress and job.status == JobStatus.RUNNING else None
+    return None if eta is None else int(time.time() + eta)

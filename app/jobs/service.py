@@ -1,0 +1,169 @@
+from typing import NamedTuple
+
+from sqlalchemy.orm import Session
+
+from app.catalogue import service as catalogue
+from app.database import now_plus
+from app.errors import IllegalState, InvalidRequest, NotFound
+from app.estimates import service as estimates
+from app.files import service as files
+from app.ids import new_id
+from app.jobs import repository
+from app.jobs.events import Draft, append
+from app.jobs.lifecycle import sources
+from app.jobs.requests import Asked, JobRequest, asked
+from app.jobs.settling import settle
+from app.models import Desired, File, FileStatus, Job, JobStatus, Model
+from app.settings import Settings
+from falqon_core.spec.estimate import Estimate
+from falqon_core.spec.records import FileReport
+
+PAUSED_BY_USER = "requested"
+
+
+class Plan(NamedTuple):
+    """A request that can be honoured."""
+
+    asked: Asked
+    model: Model
+    training: File
+    validation: File | None
+
+    @property
+    def report(self) -> FileReport | None:
+        return FileReport.model_validate(self.training.report) if self.training.status == FileStatus.PROCESSED else None
+
+
+def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool = False) -> Plan:
+    """Every refusal there is, before anything is written; with `lock` the files stay as they are found."""
+    wanted = asked(request)
+    model = catalogue.base_for_job(session, project_id, request.model)
+    estimates.check_fits_model(model.config, wanted.recipe)
+    planned = Plan(wanted, model, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock))
+    report = planned.report
+    if report is not None and estimates.num_training_records(wanted.recipe, report.num_records) < 1:
+        raise InvalidRequest(
+            f"falqon.validation_fraction: {report.num_records} records are too few to hold some out.", param="falqon.validation_fraction"
+        )
+    return planned
+
+
+def create(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
+    planned = plan(session, project_id, request, lock=True)
+    job = _new_job(project_id, request, planned)
+    session.add(job)
+    session.flush()
+    append(session, job.id, [Draft(f"Created fine-tuning job: {job.id}"), Draft("Validating files")])
+    settle(session, job, settings)
+    session.refresh(job)
+    return job
+
+
+def preview(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
+    """The job as it would be, never written."""
+    planned = plan(session, project_id, request)
+    job = _new_job(project_id, request, planned)
+    job.id, job.created_at = "ftjob-dry-run", planned.training.created_at
+    recipe, estimate = _estimated(planned, settings)
+    job.recipe, job.estimate = recipe, estimate.model_dump(mode="json")
+    return job
+
+
+def estimate(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Estimate:
+    return _estimated(plan(session, project_id, request), settings)[1]
+
+
+def get(session: Session, project_id: str, job_id: str) -> Job:
+    job = repository.find(session, project_id, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    return job
+
+
+def cancel(session: Session, project_id: str, job_id: str) -> Job:
+    """At once where nobody works on it; otherwise a wish that its worker reads with the next heartbeat. Twice is once."""
+    job, status = _locked(session, project_id, job_id)
+    if status is JobStatus.CANCELLED or (status is JobStatus.RUNNING and job.desired == Desired.CANCEL):
+        return job
+    if status not in sources(JobStatus.CANCELLED):
+        raise IllegalState(f"The job has already {status}; it cannot be cancelled.", code="job_already_ended")
+    if status is JobStatus.RUNNING:
+        return _write(session, job, "Cancellation requested; the worker stops at its next step", desired=Desired.CANCEL)
+    return _write(session, job, "The job is cancelled", status=JobStatus.CANCELLED, desired=Desired.CANCEL, finished_at=now_plus())
+
+
+def pause(session: Session, project_id: str, job_id: str) -> Job:
+    job, status = _locked(session, project_id, job_id)
+    if status not in sources(JobStatus.PAUSED) or job.desired == Desired.CANCEL:
+        raise IllegalState(f"The job is {_state(job)}; it cannot be paused.", code="job_not_pausable")
+    wish: dict[str, object] = {"desired": Desired.PAUSE, "paused_reason": PAUSED_BY_USER}
+    if status is JobStatus.RUNNING:
+        return _write(session, job, "Pause requested; the worker writes a checkpoint and stops", **wish)
+    return _write(session, job, "The job is paused", status=JobStatus.PAUSED, **wish)
+
+
+def resume(session: Session, project_id: str, job_id: str, settings: Settings) -> Job:
+    job, status = _locked(session, project_id, job_id)
+    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None}
+    if status is JobStatus.RUNNING and job.desired == Desired.PAUSE:
+        return _write(session, job, "The pause is withdrawn", **wish)
+    if status is not JobStatus.PAUSED:
+        raise IllegalState(f"The job is {_state(job)}; only a paused job can be resumed.", code="job_not_paused")
+    if job.recipe is not None:
+        return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **wish)
+    _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **wish)
+    settle(session, job, settings)  # the check may have ended meanwhile
+    session.refresh(job)
+    return job
+
+
+def unknown_event(param: str, value: str) -> InvalidRequest:
+    return InvalidRequest(f"{param}: '{value}' is not an event of this job.", param=param, code="invalid_cursor")
+
+
+def _new_job(project_id: str, request: JobRequest, planned: Plan) -> Job:
+    return Job(
+        id=new_id("ftjob-"),
+        project_id=project_id,
+        status=JobStatus.VALIDATING_FILES,
+        desired=Desired.RUN,
+        base_model_id=planned.model.id,
+        training_file_id=planned.training.id,
+        validation_file_id=planned.validation.id if planned.validation else None,
+        suffix=request.suffix or None,
+        requested=request.model_dump(mode="json", exclude_unset=True),
+        job_metadata=request.metadata,
+    )
+
+
+def _estimated(planned: Plan, settings: Settings) -> tuple[dict[str, object], Estimate]:
+    report = planned.report
+    if report is None:
+        raise InvalidRequest(
+            f"training_file: {planned.training.id} is still being checked; ask again when its status is 'processed'.",
+            param="training_file",
+            code="file_not_processed",
+        )
+    recipe = planned.asked.resolved(report.num_records)
+    return recipe.model_dump(mode="json"), estimates.estimate_job(planned.model.config, recipe, report, settings)
+
+
+def _locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:
+    job = repository.find_locked(session, project_id, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    return job, JobStatus(job.status)
+
+
+def _write(session: Session, job: Job, message: str, **values: object) -> Job:
+    append(session, job.id, [Draft(message)], guard=(Job.status == job.status,), **values)
+    session.refresh(job)
+    return job
+
+
+def _state(job: Job) -> str:
+    return "being cancelled" if job.status == JobStatus.RUNNING and job.desired == Desired.CANCEL else job.status
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")

@@ -1,0 +1,52 @@
+"""What becomes of a job once its files are checked. Free of the web framework: the worker settles after a check."""
+
+from sqlalchemy.orm import Session
+
+from app.database import now_plus
+from app.estimates import service as estimates
+from app.jobs import repository
+from app.jobs.events import Draft, append
+from app.jobs.requests import JobRequest, asked
+from app.models import FileStatus, Job, JobStatus, Model
+from app.settings import Settings
+from falqon_core.spec.records import FileReport
+
+
+def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
+    """`queued` with its recipe resolved, or `failed` by its data, or unchanged while a check is still to come. The job is locked."""
+    files = repository.files_of(session, job)
+    for param, file in files.items():
+        if file.status == FileStatus.ERROR:
+            return _fail(session, job, param, f"{file.filename}: {file.status_details}")
+    if any(file.status != FileStatus.PROCESSED for file in files.values()):
+        return JobStatus(job.status)
+    report = FileReport.model_validate(files["training_file"].report)
+    recipe = asked(JobRequest.model_validate(job.requested)).resolved(report.num_records)
+    model = session.get_one(Model, job.base_model_id)
+    estimate = estimates.estimate_job(model.config, recipe, report, settings)
+    append(
+        session,
+        job.id,
+        [Draft("Files are valid; the job waits for a worker", data={"num_records": report.num_records, "steps": estimate.steps})],
+        guard=(Job.status == JobStatus.VALIDATING_FILES,),
+        status=JobStatus.QUEUED,
+        recipe=recipe.model_dump(mode="json"),
+        estimate=estimate.model_dump(mode="json"),
+    )
+    return JobStatus.QUEUED
+
+
+def _fail(session: Session, job: Job, param: str, reason: str) -> JobStatus:
+    message = f"{param} is not valid: {reason}"
+    append(
+        session,
+        job.id,
+        [Draft(message, level="error")],
+        guard=(Job.status == JobStatus.VALIDATING_FILES,),
+        status=JobStatus.FAILED,
+        finished_at=now_plus(),
+        error_code=f"invalid_{param}",
+        error_message=message,
+        error_param=param,
+    )
+    return JobStatus.FAILED

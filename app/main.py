@@ -1,0 +1,81 @@
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+from redis import Redis
+from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
+
+from app import error_handlers, health, logging
+from app.artifacts import endpoints as artifacts
+from app.broker import Bell
+from app.catalogue import endpoints as catalogue
+from app.database import Database
+from app.dependencies import Services
+from app.estimates import endpoints as estimates
+from app.estimates.service import device_of
+from app.files import endpoints as files
+from app.jobs import endpoints as jobs
+from app.keys.service import ensure_admin_key
+from app.middleware import RequestContext
+from app.reconciler import Reconciler
+from app.settings import Settings
+from app.storage import Storage
+from app.stream import endpoints as stream
+from app.stream.wakeup import Wakeups
+from app.web import docs, pages
+from app.web.session import CookieSessions
+
+REDIS_TIMEOUT_SECONDS = 1
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="FALQON",
+        description="Fine-tuning through the API that the `openai` client speaks. Fields beyond it travel in `falqon`.",
+        version="0.1.0",
+        lifespan=lambda app: _lifespan(app, settings),
+        docs_url=None,
+        redoc_url=None,
+    )
+    error_handlers.install(app)
+    app.add_middleware(CookieSessions, settings=settings)
+    app.add_middleware(RequestContext)
+    # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
+    for noun in (health, files, jobs, stream, estimates, artifacts, catalogue, pages, docs):
+        app.include_router(noun.router)
+    app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
+    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    logging.configure()
+    device_of(settings)  # an unknown device is better refused now than with the first job
+    database = Database(settings.resolved_database_url)
+    redis = Redis.from_url(
+        settings.resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, retry=None
+    )
+    held = Services(settings, database, Storage(settings.resolved_storage_url), Bell(settings), redis, Wakeups(settings.resolved_redis_url))
+    app.state.services = held
+    secret = await run_in_threadpool(ensure_admin_key, database, settings)
+    if secret is not None:  # to the person who started this, not to the log
+        sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
+    reconciler = Reconciler(database, held.bell, settings)
+    reconciler.start()
+    try:
+        async with held.wakeups.running():
+            yield
+    finally:
+        await run_in_threadpool(reconciler.stop)
+        redis.close()
+        database.dispose()
+
+
+app = create_app(Settings())

@@ -1,0 +1,80 @@
+"""Repairs what a lost message or a dead worker left: a small loop in every API process, harmless however many run."""
+
+import threading
+import time
+
+import structlog
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.broker import Bell
+from app.database import Database, now_plus
+from app.jobs import claims
+from app.models import Desired, File, FileStatus, Job, JobStatus
+from app.settings import Settings
+
+TICK_SECONDS = 5.0
+RING_AGAIN_SECONDS = 30.0
+FILE_PATIENCE_SECONDS = 10.0
+# Who hears one ring works until nothing is left, so a long queue needs no more of them; busy workers leave them lying.
+RINGS_PER_TICK = 8
+log = structlog.get_logger()
+
+
+class Reconciler:
+    def __init__(self, database: Database, bell: Bell, settings: Settings) -> None:
+        self._database = database
+        self._bell = bell
+        self._settings = settings
+        self._files_rung_at: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def tick(self) -> None:
+        """Raises `SQLAlchemyError` when the database is away."""
+        self._rescue()
+        for job_id in self._unheard_jobs():
+            self._bell.ring_job(job_id)
+        for file_id in self._unheard_files():
+            self._bell.ring_file(file_id)
+
+    def _work(self) -> None:
+        while not self._ended.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except SQLAlchemyError as error:
+                log.warning("reconciler: the database is away", error=str(error))
+
+    def _rescue(self) -> None:
+        with self._database.transaction() as session:
+            rescued = claims.rescue(session, max_infra_failures=self._settings.max_infra_failures)
+        for job_id in rescued:
+            log.warning("rescued from a silent worker", job_id=job_id)
+
+    def _unheard_jobs(self) -> list[str]:
+        """Of the oldest few; their `rung_at` is set first, so that of many reconcilers one rings."""
+        waiting = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        unheard = or_(Job.rung_at.is_(None), Job.rung_at < now_plus(-RING_AGAIN_SECONDS))
+        with self._database.read() as session:
+            oldest = session.scalars(select(Job.id).where(*waiting).order_by(Job.id).limit(RINGS_PER_TICK)).all()
+        if not oldest:
+            return []
+        with self._database.transaction() as session:
+            ring = update(Job).where(Job.id.in_(oldest), *waiting, unheard).values(rung_at=now_plus()).returning(Job.id)
+            return list(session.scalars(ring, execution_options={"synchronize_session": False}))
+
+    def _unheard_files(self) -> list[str]:
+        waiting = (File.status == FileStatus.UPLOADED, File.deleted_at.is_(None), File.created_at < now_plus(-FILE_PATIENCE_SECONDS))
+        with self._database.read() as session:
+            ids = session.scalars(select(File.id).where(*waiting).order_by(File.id).limit(RINGS_PER_TICK)).all()
+        now = time.monotonic()
+        due = [file_id for file_id in ids if now - self._files_rung_at.get(file_id, -RING_AGAIN_SECONDS) >= RING_AGAIN_SECONDS]
+        self._files_rung_at = {file_id: self._files_rung_at.get(file_id, now) for file_id in ids} | dict.fromkeys(due, now)
+        return due

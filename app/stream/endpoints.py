@@ -1,0 +1,69 @@
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from app.dependencies import ApiRoute, App, Reader, Services
+from app.jobs import repository
+from app.jobs import service as jobs
+from app.jobs.lifecycle import TERMINAL
+from app.jobs.schemas import EventObject
+from app.models import Job
+
+PAGE = 200
+PING_SECONDS = 15
+SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
+CURSOR = r"^[0-9]{1,9}$"
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
+
+
+@router.get("/{job_id}/stream", response_class=EventSourceResponse)
+async def stream_job(
+    app: App,
+    caller: Reader,
+    job_id: str,
+    after: Annotated[str, Query(pattern=CURSOR)] = "0",
+    last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
+) -> EventSourceResponse:
+    """Server-sent events of one job, from the beginning or after a number, until it has ended; the last line is `data: [DONE]`."""
+    # A browser that reconnects repeats the query as it was, so the header is the newer of the two.
+    param, cursor = ("Last-Event-ID", last_event_id) if last_event_id is not None else ("after", after)
+    job = await run_sync(_find, app, caller.project_id, job_id)
+    if int(cursor) > job.last_event_seq:
+        raise jobs.unknown_event(param, cursor)
+    return EventSourceResponse(
+        _events(app, job_id, int(cursor)), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS, headers={"cache-control": "no-store"}
+    )
+
+
+async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
+    """The cursor is the only state: a slow reader costs nothing but its connection."""
+    with app.wakeups.of(job_id) as wait:
+        while True:
+            lines, ended_at = await run_sync(_read, app, job_id, last_sent)
+            for seq, line in lines:
+                yield ServerSentEvent(line, id=str(seq))
+                last_sent = seq
+            if ended_at is not None and last_sent >= ended_at:
+                yield ServerSentEvent("[DONE]")
+                return
+            if not lines:
+                await wait()
+
+
+def _find(app: Services, project_id: str, job_id: str) -> Job:
+    with app.database.read() as session:
+        return jobs.get(session, project_id, job_id)
+
+
+def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
+    """The next events, and the number of the last one there will ever be, once that is certain."""
+    with app.database.read() as session:
+        job = session.get_one(Job, job_id)  # before the events: what it counts is then there to be read
+        events = repository.events_after(session, job_id, after=after, limit=PAGE)
+    lines = [(event.seq, json.dumps(EventObject.of(event).model_dump())) for event in events]
+    return lines, job.last_event_seq if job.status in TERMINAL else None

@@ -1,0 +1,113 @@
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from app.catalogue.importer import ModelNotAdded, add_base_model, ensure_tiny_model
+from app.database import Database
+from app.models import Artifact, Model
+from app.settings import Settings
+from app.storage import Storage
+from falqon_core.bases.tiny import build_tiny
+from tests.support.house import TOY_TRAINER
+
+WriteModel = Callable[[str], Path]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", trainer_command=TOY_TRAINER)
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    return Storage(settings.resolved_storage_url)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny(folder)
+    return folder
+
+
+@pytest.fixture
+def write_model(tmp_path: Path, tiny: Path) -> WriteModel:
+    def write(licence: str) -> Path:
+        folder = Path(shutil.copytree(tiny, tmp_path / "models" / uuid.uuid4().hex))
+        (folder / "LICENSE").write_text(licence)
+        return folder
+
+    return write
+
+
+def rows(database: Database) -> tuple[list[str], list[Artifact]]:
+    with database.read() as session:
+        return list(session.scalars(select(Model.id))), list(session.scalars(select(Artifact)))
+
+
+def test_a_model_is_stored_with_its_hashes(database: Database, storage: Storage, settings: Settings) -> None:
+    ensure_tiny_model(database, storage, settings)
+    ensure_tiny_model(database, storage, settings)
+    models, artifacts = rows(database)
+    assert models == ["falqon-tiny"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {artifact.name for artifact in artifacts}
+    for artifact in artifacts:
+        assert storage.fetch(artifact.storage_key, settings.data_dir / "copy") == (artifact.bytes, artifact.sha256)
+    with database.read() as session:
+        assert session.get_one(Model, "falqon-tiny").config["model_type"] == "llama"
+    assert list((settings.work_dir / "imports").iterdir()) == []
+
+
+def test_the_same_again_is_fine_and_another_is_refused(
+    database: Database, storage: Storage, settings: Settings, write_model: WriteModel
+) -> None:
+    first, other = write_model("one"), write_model("two")
+    assert add_base_model(database, storage, settings, "house/base", str(first)) is True
+    before = storage.keys("models")
+    assert add_base_model(database, storage, settings, "house/base", str(first)) is False
+    with pytest.raises(ModelNotAdded, match="different model 'house/base' already"):
+        add_base_model(database, storage, settings, "house/base", str(other))
+    assert storage.keys("models") == before
+
+
+def test_two_imports_at_once_leave_one_whole_model(
+    database: Database, storage: Storage, settings: Settings, write_model: WriteModel
+) -> None:
+    folders = [write_model(licence) for licence in ("one", "two", "one")]
+
+    def add(folder: Path) -> str:
+        try:
+            return str(add_base_model(database, storage, settings, "same", str(folder)))
+        except ModelNotAdded:
+            return "refused"
+
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = sorted(pool.map(add, folders))
+    assert outcomes in (["False", "True", "refused"], ["True", "refused", "refused"])
+    _, artifacts = rows(database)
+    assert sorted(storage.keys("models")) == sorted(artifact.storage_key for artifact in artifacts)
+    for artifact in artifacts:
+        assert storage.fetch(artifact.storage_key, settings.data_dir / "copy").sha256 == artifact.sha256
+
+
+@pytest.mark.parametrize("model_id", ["", "../up", "a/b/c", "/a", "a/", ".hidden", "with space", "ft:x", "a" * 97])
+def test_an_id_must_be_plain(database: Database, storage: Storage, settings: Settings, model_id: str) -> None:
+    with pytest.raises(ModelNotAdded, match="is no model id"):
+        add_base_model(database, storage, settings, model_id, "anything")
+
+
+def test_a_refused_source_leaves_nothing_behind(database: Database, storage: Storage, settings: Settings, write_model: WriteModel) -> None:
+    folder = write_model("one")
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | {"auto_map": {}}))
+    for source, reason in ((str(folder), "remote code"), (str(folder / "nowhere"), "nowhere")):
+        with pytest.raises(ModelNotAdded, match=reason):
+            add_base_model(database, storage, settings, "bad", source)
+    assert rows(database) == ([], [])
+    assert storage.keys("models") == []
+    assert list((settings.work_dir / "imports").iterdir()) == []

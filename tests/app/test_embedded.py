@@ -1,0 +1,104 @@
+"""`falqon up` on the toy trainer; the order of the tests is the life of one service."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.support.house import ROOT
+from tests.support.service import Service, free_port
+from tests.support.toy_trainer import Toy
+from tests.support.waiting import wait_for
+
+EXIT_ALREADY_UP = 3
+
+
+@pytest.fixture(scope="module")
+def service(short_tmp: Path) -> Iterator[Service]:
+    service = Service(short_tmp / "up", {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S"})
+    service.wait_until_up()
+    yield service
+    service.close()
+
+
+def create_job(service: Service, toy: Toy) -> FineTuningJob:
+    record = json.dumps({"text": toy.model_dump_json()}).encode()
+    file = service.client.files.create(file=("toy.jsonl", record), purpose="fine-tune")
+    return service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id)
+
+
+def status(service: Service, job: FineTuningJob) -> str:
+    return service.client.fine_tuning.jobs.retrieve(job.id).status
+
+
+def kill(service: Service, *words: str) -> int:
+    (pid,) = service.pids(*words)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def test_it_is_ready_and_private(service: Service) -> None:
+    assert service.ready() == "ok"
+    assert service.folder.stat().st_mode & 0o777 == 0o700
+    assert (service.folder / "valkey.sock").stat().st_mode & 0o077 == 0
+    assert {path.name for path in (service.folder / "logs").iterdir()} == {"api.log", "valkey.log", "worker-cpu.log", "worker-gpu.log"}
+    assert service.url in service.output.read_text()
+
+
+def test_a_job_runs(service: Service) -> None:
+    job = create_job(service, Toy())
+    wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
+
+
+def test_a_second_one_says_who_was_first(service: Service) -> None:
+    second = service.run("up", "--port", str(free_port()), "--data-dir", str(service.folder))
+    assert second.returncode == EXIT_ALREADY_UP
+    assert str(service.process.pid) in second.stderr
+    assert service.url in second.stderr
+
+
+@pytest.mark.parametrize("words", [("valkey-server",), ("uvicorn",), ("celery", "gpu")], ids=" ".join)
+def test_a_killed_child_comes_back_and_work_goes_on(service: Service, words: tuple[str, ...]) -> None:
+    job = create_job(service, Toy(steps=100, step_seconds=0.01))
+    old = kill(service, *words)
+    wait_for(lambda: [pid for pid in service.pids(*words) if pid != old], what=f"{words} is started again")
+    wait_for(lambda: service.ready() == "ok", what="ready again")
+    wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
+
+
+def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
+    job = create_job(service, Toy(steps=5000, step_seconds=0.02))
+    wait_for(lambda: service.pids("toy_trainer.py"), what="a trainer")
+    assert service.stop() == 0
+    assert service.pids() == []
+    service.process = service.start()
+    wait_for(lambda: service.ready() == "ok", what="up again")
+    wait_for(lambda: status(service, job) == "running", what="the job runs again")
+
+
+def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
+    wait_for(lambda: service.pids("toy_trainer.py"), what="a trainer")
+    assert len(service.pids()) >= 6
+    service.process.kill()
+    service.process.wait()
+    wait_for(lambda: not service.pids(), 5, "every process ends")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [(["--host", "0.0.0.0"], 2, "--allow-remote"), (["--port", "{taken}"], 1, "Cannot listen")],
+)
+def test_it_refuses(tmp_path: Path, arguments: list[str], code: int, reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        filled = [argument.format(taken=taken.getsockname()[1]) for argument in arguments]
+        command = Service.command("up", "--data-dir", str(tmp_path / "data"), *filled)
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == code
+    assert reason in done.stderr
+    assert not (tmp_path / "data" / "falqon.db").exists()

@@ -1,0 +1,100 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from app import migrate
+from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
+from app.database import Database
+from app.models import File, FileStatus, JobStatus
+from app.reconciler import Reconciler
+from app.settings import Settings
+from tests.support.house import House
+from tests.support.waiting import wait_for
+
+
+class CountingBell(Bell):
+    """Keeps what it would have sent."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.rung: list[tuple[str, str]] = []
+
+    def _ring(self, task: str, queue: str, id_: str) -> None:
+        self.rung.append((queue, id_))
+
+
+@pytest.fixture
+def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
+    house = House(tmp_path / "data", database, database_url)
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def bell(house: House) -> CountingBell:
+    return CountingBell(house.settings)
+
+
+@pytest.fixture
+def reconciler(house: House, bell: CountingBell) -> Reconciler:
+    return Reconciler(house.database, bell, house.settings)
+
+
+def test_an_expired_lease_is_rescued_and_rung(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
+    lost, alive = house.add_job(), house.add_job()
+    now = house.job(lost).created_at
+    for job_id, expires in ((lost, now - timedelta(seconds=1)), (alive, now + timedelta(hours=1))):
+        house.set(job_id, status=JobStatus.RUNNING, attempt=1, lease_owner="w", lease_expires_at=expires)
+    reconciler.tick()
+    assert house.job(lost).status == JobStatus.QUEUED
+    assert house.job(lost).infra_failures == 1
+    assert house.job(alive).status == JobStatus.RUNNING
+    assert bell.rung == [(GPU_QUEUE, lost)]
+
+
+def test_a_queued_job_is_rung_once_in_a_while(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
+    job_id = house.add_job()
+    reconciler.tick()
+    reconciler.tick()
+    Reconciler(house.database, bell, house.settings).tick()
+    assert bell.rung == [(GPU_QUEUE, job_id)], "a second reconciler rings no second time"
+    house.set(job_id, rung_at=datetime.now(UTC) - timedelta(seconds=31))
+    reconciler.tick()
+    assert bell.rung == [(GPU_QUEUE, job_id)] * 2
+
+
+def test_a_paused_job_is_left_alone(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
+    house.set(house.add_job(), desired="pause")
+    house.set(house.add_job(), status=JobStatus.PAUSED)
+    reconciler.tick()
+    assert bell.rung == []
+
+
+def test_a_file_that_nobody_checked_is_rung(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
+    old, fresh = (house.job(house.add_job()) for _ in range(2))
+    for job, age in ((old, 60), (fresh, 0)):
+        house.set(job.id, status=JobStatus.VALIDATING_FILES)
+        with house.database.transaction() as session:
+            values = {"status": FileStatus.UPLOADED, "created_at": job.created_at - timedelta(seconds=age)}
+            session.execute(update(File).where(File.id == job.training_file_id).values(values))
+    reconciler.tick()
+    reconciler.tick()
+    assert bell.rung == [(CPU_QUEUE, old.training_file_id)]
+
+
+def test_it_survives_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.reconciler.TICK_SECONDS", 0.01)
+    settings = Settings(data_dir=tmp_path)
+    bell = CountingBell(settings)
+    database = Database(settings.resolved_database_url)  # without tables
+    reconciler = Reconciler(database, bell, settings)
+    reconciler.start()
+    migrate.upgrade(database)
+    house = House(tmp_path, database, settings.resolved_database_url)
+    job_id = house.add_job()
+    wait_for(lambda: bell.rung == [(GPU_QUEUE, job_id)])
+    reconciler.stop()
+    database.dispose()

@@ -1,0 +1,84 @@
+import httpx
+import openai
+import pytest
+from sqlalchemy import update
+
+from app.database import now_plus
+from app.models import ApiKey, Scope
+from tests.support.api import Api, Tenant
+
+
+def error_of(response: httpx.Response) -> dict[str, str | None]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"].startswith("req_")
+    return error
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", "ft_live_abcdefgh_" + "x" * 38, "ft_live_short"])
+def test_a_wrong_key_is_refused(api: Api, tenant: Tenant, key: str) -> None:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    for path in ("/v1/models", "/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/ftjob-x/stream"):
+        response = httpx.get(api.url + path, headers=headers, verify=False)
+        assert response.status_code == 401
+        assert error_of(response)["code"] == "invalid_api_key"
+        assert response.headers["x-should-retry"] == "false"
+
+
+def test_a_revoked_key_is_refused(tenant: Tenant) -> None:
+    tenant.client.models.list()
+    with tenant.api.database.transaction() as session:
+        session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(revoked_at=now_plus()))
+    with pytest.raises(openai.AuthenticationError) as caught:
+        tenant.client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_a_key_that_may_only_read_cannot_write(api: Api) -> None:
+    reader = Tenant(api, Scope.READ)
+    assert list(reader.client.fine_tuning.jobs.list()) == []
+    with pytest.raises(openai.PermissionDeniedError) as caught:
+        reader.upload(check=False)
+    assert caught.value.code == "insufficient_permissions"
+    reader.http.close()
+
+
+def test_unknown_routes_and_methods(tenant: Tenant) -> None:
+    response = tenant.http.post("/v1/fine_tuning/alpha/graders/run", json={})
+    assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
+    response = tenant.http.put("/v1/files")
+    assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+    assert response.headers["allow"]
+
+
+MALFORMED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"model": "\\ud800", "training_file": "f"}',
+    b'{"model": "m", "training_file": "f", "hyperparameters": {"learning_rate_multiplier": NaN}}',
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+def test_malformed_bodies_are_the_callers_fault(tenant: Tenant, body: bytes) -> None:
+    for path in ("/v1/fine_tuning/jobs", "/v1/fine_tuning/estimates"):
+        response = tenant.http.post(path, content=body, headers={"content-type": "application/json"})
+        assert response.status_code == 400
+        assert error_of(response)["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_too_long_for_json(tenant: Tenant) -> None:
+    response = tenant.http.post("/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"})
+    assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
+
+
+def test_text_that_a_database_cannot_keep_is_no_fault_of_ours(tenant: Tenant) -> None:
+    for path in ("/v1/files/a%00b", "/v1/models/a%00b", "/v1/fine_tuning/jobs/%00/events", "/v1/fine_tuning/jobs?after=%00"):
+        assert tenant.http.get(path).status_code in (200, 400, 404)
+    body = {"model": tenant.base_model, "training_file": tenant.upload(), "metadata": {"a": "\x00"}}
+    assert tenant.http.post("/v1/fine_tuning/jobs", json=body).status_code in (200, 400)

@@ -1,0 +1,117 @@
+"""The real API on a real port, in a thread of this process; and what a test does to it in place of a worker."""
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from openai import DefaultHttpxClient, OpenAI
+
+from app import migrate
+from app.database import Database
+from app.files import checking
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.claims import Claim
+from app.keys.service import create_key
+from app.main import create_app
+from app.models import Model, Project, Scope
+from app.settings import Settings
+from app.storage import Storage
+from tests.support.waiting import wait_for
+
+NOTHING_LISTENS = "redis://127.0.0.1:1/0"
+TINY_CONFIG = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+# One for all: each client of its own would read the system's certificates, which takes longer than most tests.
+_connections = DefaultHttpxClient(verify=False)
+
+
+def jsonl(count: int = 12, answer: str = "four") -> bytes:
+    turns = {"messages": [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": answer}]}
+    return b"".join(json.dumps(turns).encode() + b"\n" for _ in range(count))
+
+
+class Api:
+    def __init__(self, database_url: str, data_dir: Path, **options: Any) -> None:
+        options = {"redis_url": NOTHING_LISTENS, "num_threads": 2} | options
+        self.settings = Settings(_env_file=None, database_url=database_url, data_dir=data_dir, **options)
+        self.database = Database(self.settings.resolved_database_url)
+        self.storage = Storage(self.settings.resolved_storage_url)
+        migrate.upgrade(self.database)
+        self.app = create_app(self.settings)
+        self._server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2))
+        # asyncio turns Nagle's algorithm off only where the protocol is spelled out; with it every answer waits 40 ms.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+        wait_for(lambda: self._server.started)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+        self.database.dispose()
+
+
+class Tenant:
+    """One project on an API, with a key and clients of its own."""
+
+    def __init__(self, api: Api, scope: Scope = Scope.WRITE) -> None:
+        self.api = api
+        self.project_id = new_id("proj_")
+        with api.database.transaction() as session:
+            session.add(Project(id=self.project_id, name="acme"))
+            session.flush()
+            _, self.key = create_key(session, self.project_id, "test", scope)
+        self.client = self.client_with(self.key)
+        self.http = httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {self.key}"}, timeout=10, verify=False)
+        self.base_model = new_id("base-")
+        self.add_model(self.base_model, project_id=None)
+
+    def client_with(self, key: str) -> OpenAI:
+        return OpenAI(base_url=f"{self.api.url}/v1", api_key=key, timeout=10, http_client=_connections)
+
+    def add_model(self, model_id: str, *, project_id: str | None, base: str | None = None) -> None:
+        with self.api.database.transaction() as session:
+            session.add(Model(id=model_id, project_id=project_id, base_model_id=base, config=TINY_CONFIG, bytes=1))
+
+    def upload(self, content: bytes | None = None, *, check: bool = True) -> str:
+        file = self.client.files.create(file=("rows.jsonl", content or jsonl()), purpose="fine-tune")
+        if check:
+            self.check(file.id)
+        return file.id
+
+    def check(self, file_id: str) -> list[str]:
+        return checking.check(self.api.database, self.api.storage, file_id, self.api.settings)
+
+    def job(self, **extra: Any) -> Any:
+        return self.client.fine_tuning.jobs.create(**{"model": self.base_model, "training_file": self.upload()} | extra)
+
+    def claim(self, job_id: str) -> Claim:
+        """Work off the queue until this job is ours."""
+
+        def take() -> Claim | None:
+            with self.api.database.transaction() as session:
+                job = claims.claim(session, owner="worker-1", device="cpu", num_devices=2, lease_seconds=600)
+            assert job is not None, "nothing to claim"
+            return Claim(job.id, job.attempt, "worker-1") if job.id == job_id else None
+
+        return wait_for(take)
+
+    def num_rows(self, *tables: type) -> list[int]:
+        with self.api.database.read() as session:
+            return [session.query(table).count() for table in tables]

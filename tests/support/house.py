@@ -1,0 +1,173 @@
+"""A small service without its API: database, storage, one base model, jobs on the toy trainer, workers in this or another process."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+from redis import Redis
+from sqlalchemy import select, update
+
+from app.database import Database
+from app.ids import new_id
+from app.models import DEFAULT_PROJECT_ID, Artifact, Attempt, Checkpoint, Desired, Event, File, FileStatus, Job, JobStatus, Model, Project
+from app.settings import Settings
+from app.storage import Storage, keys
+from falqon_core.spec.config import Recipe
+from tests.support.toy_trainer import Toy
+from tests.support.waiting import wait_for
+from worker.gpu import Machine
+from worker.supervisor import Supervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "toy_trainer.py")]
+BASE_MODEL = "toy/base"
+DURATIONS = ("lease", "heartbeat", "poll", "stop_grace")
+
+
+class House:
+    def __init__(self, folder: Path, database: Database, database_url: str) -> None:
+        self.settings = Settings(
+            data_dir=folder,
+            database_url=database_url,
+            lease=timedelta(seconds=2),
+            heartbeat=timedelta(seconds=0.3),
+            poll=timedelta(seconds=0.5),
+            stop_grace=timedelta(seconds=1.5),
+            trainer_command=TOY_TRAINER,
+            device="cpu",
+            num_threads=2,
+        )
+        self.database = database
+        self.storage = Storage(self.settings.resolved_storage_url)
+        self._children: list[subprocess.Popen[bytes]] = []
+        with database.transaction() as session:
+            session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
+            session.add(Model(id=BASE_MODEL, config={}, bytes=1))
+            session.flush()
+            for name, content in (("config.json", b'{"model_type": "toy"}'), ("model.safetensors", b"weights"), ("tokenizer.json", b"{}")):
+                key = keys.base_model_file(BASE_MODEL, name)
+                stored = self.storage.put(key, [content])
+                session.add(Artifact(model_id=BASE_MODEL, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+
+    def add_job(self, toy: Toy | None = None) -> str:
+        job_id, file_id = new_id("ftjob-"), new_id("file-")
+        key = keys.file_content(DEFAULT_PROJECT_ID, file_id)
+        record = json.dumps({"text": (toy or Toy()).model_dump_json()}) + "\n"
+        stored = self.storage.put(key, [record.encode()])
+        with self.database.transaction() as session:
+            session.add(
+                File(
+                    id=file_id, project_id=DEFAULT_PROJECT_ID, filename="toy.jsonl", purpose="fine-tune", bytes=stored.bytes,
+                    sha256=stored.sha256, storage_key=key, status=FileStatus.PROCESSED,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                Job(
+                    id=job_id, project_id=DEFAULT_PROJECT_ID, status=JobStatus.QUEUED, desired=Desired.RUN, base_model_id=BASE_MODEL,
+                    training_file_id=file_id, requested={}, recipe=Recipe().resolved(1).model_dump(mode="json"),
+                )
+            )  # fmt: skip
+        return job_id
+
+    def supervisor(self, drain: threading.Event | None = None, **settings: object) -> Supervisor:
+        redis = Redis.from_url("redis://127.0.0.1:1/0")  # nobody answers there, and nobody needs to
+        return Supervisor(
+            self.settings.model_copy(update=settings),
+            self.database,
+            self.storage,
+            redis,
+            Machine("cpu", 2),
+            new_id("worker-"),
+            drain or threading.Event(),
+        )
+
+    def job(self, job_id: str) -> Job:
+        with self.database.read() as session:
+            return session.get_one(Job, job_id)
+
+    def events(self, job_id: str) -> list[Event]:
+        with self.database.read() as session:
+            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        with self.database.read() as session:
+            return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        with self.database.read() as session:
+            return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)))
+
+    def weights(self, job_id: str) -> bytes:
+        with self.database.read() as session:
+            model_id = session.get_one(Job, job_id).fine_tuned_model_id
+            artifact = session.get_one(Artifact, (model_id, "model.safetensors"))
+        return b"".join(self.storage.chunks(artifact.storage_key))
+
+    def set(self, job_id: str, **values: object) -> None:
+        with self.database.transaction() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+    def wait_for_status(self, job_id: str, *statuses: JobStatus, seconds: float = 30) -> Job:
+        wait_for(lambda: self.job(job_id).status in statuses, seconds, f"{job_id} becomes {statuses}")
+        return self.job(job_id)
+
+    def wait_for_step(self, job_id: str, step: int) -> None:
+        wait_for(lambda: (self.job(job_id).progress or {}).get("step", 0) >= step, what=f"{job_id} reaches step {step}")
+
+    def wait_for_checkpoint(self, job_id: str) -> None:
+        wait_for(lambda: self.checkpoints(job_id), what="a checkpoint")
+
+    def start_worker(self, queue: str = "gpu") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", queue]
+        with (self.settings.data_dir / "worker.log").open("ab") as log:
+            child = subprocess.Popen(
+                [*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"],
+                cwd=ROOT,
+                env=self.environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._children.append(child)
+        return child
+
+    def environment(self) -> dict[str, str]:
+        settings = self.settings
+        return os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "DATABASE_URL": settings.resolved_database_url,
+            "FALQON_DATA_DIR": str(settings.data_dir),
+            "REDIS_URL": settings.redis_url,
+            "FALQON_TRAINER_COMMAND": json.dumps(settings.trainer_command),
+            "FALQON_DEVICE": "cpu",
+            "FALQON_NUM_THREADS": "2",
+            **{f"FALQON_{name.upper()}": f"PT{getattr(settings, name).total_seconds()}S" for name in DURATIONS},
+        }
+
+    def trainers(self) -> list[int]:
+        """The trainer processes of this house."""
+        return processes("toy_trainer.py", str(self.settings.data_dir.resolve()))
+
+    def close(self) -> None:
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
+
+def processes(*words: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if all(word in command for word in words) and state != "Z":
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,102 @@
+"""`falqon up` as a user runs it: a process of its own with everything below it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from openai import OpenAI
+
+from tests.support.house import ROOT, TOY_TRAINER
+from tests.support.waiting import wait_for
+
+KEY = "a-key-for-tests-0123456789"
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+class Service:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, *, toy: bool = True) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=5)
+        # Nothing but our key may look like it belongs to the service around us.
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("FALQON_")}
+        self.environment = outside | {"FALQON_ADMIN_KEY": KEY, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | dict(environment or {})
+        if toy:
+            self.environment["FALQON_TRAINER_COMMAND"] = json.dumps(TOY_TRAINER)
+        self.output = folder.with_name(f"{folder.name}.out")
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                self.command("up", "--port", str(self.port), "--data-dir", str(self.folder)),
+                env=self.environment,
+                cwd=self.folder.parent,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @staticmethod
+    def command(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "app.cli", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | {"FALQON_DATA_DIR": str(self.folder)}
+        return subprocess.run(
+            self.command(*arguments), env=environment, cwd=self.folder.parent, capture_output=True, text=True, check=False
+        )
+
+    def wait_until_up(self) -> None:
+        wait_for(lambda: "FALQON is up" in self.output.read_text() or self.process.poll() is not None, START_SECONDS, "the service is up")
+        assert self.process.poll() is None, self.output.read_text()
+
+    def ready(self) -> str | None:
+        try:
+            return str(httpx.get(f"{self.url}/readyz", timeout=2).json()["status"])
+        except (httpx.HTTPError, ValueError):
+            return None
+
+    def pids(self, *words: str) -> list[int]:
+        """Everything that runs for this service, or what of it has these words on its command line."""
+        return [pid for pid in _processes() if self._mine(pid) and all(word in _read(pid, "cmdline") for word in words)]
+
+    def _mine(self, pid: int) -> bool:
+        return str(self.folder) in _read(pid, "cmdline") or f"FALQON_DATA_DIR={self.folder}" in _read(pid, "environ")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def _read(pid: int, name: str) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return (Path("/proc") / str(pid) / name).read_bytes().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,161 @@
+"""A trainer without a model: a real process with the command line, messages, checkpoints and exit codes of the real one.
+
+Its weights are a chain of hashes over the training file and the steps, so a lost, doubled or reordered step shows in the
+bytes. What it should do wrong stands in the first record of the training file, as JSON in `text`; see `Toy`.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from falqon_core.bases.importer import import_model
+from falqon_core.spec.config import TrainConfig
+from falqon_core.spec.errors import ModelError
+from falqon_core.spec.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Exported,
+    Failed,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+    encode,
+)
+
+
+class Toy(BaseModel):
+    steps: int = 20
+    step_seconds: float = 0.01
+    checkpoint_every: int = 5
+    crash_at: int | None = None  # the first time the step is reached from step 0
+    user_error_at: int | None = None
+    deaf: bool = False  # to SIGTERM
+    damaged_export: bool = False
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Trainer:
+    def __init__(self, config: TrainConfig, output: Path, fd: int) -> None:
+        self.toy = Toy.model_validate_json(json.loads(config.train_file.read_text().splitlines()[0])["text"])
+        self.output = output
+        self.fd = fd
+        self.model = config.model
+        self.state = hashlib.sha256(config.train_file.read_bytes()).hexdigest()
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self.stopping = not self.toy.deaf
+
+    def send(self, message: Message) -> None:
+        os.write(self.fd, encode(message))
+
+    def train(self) -> ExitCode:
+        start = self.resume()
+        toy = self.toy
+        self.send(
+            Started(
+                total_steps=toy.steps, start_step=start, num_records=1, num_truncated_records=0,
+                tokens_per_epoch=10, device="toy", num_trainable_parameters=1,
+            )
+        )  # fmt: skip
+        self.send(Log(text="environment: " + " ".join(sorted(os.environ))))
+        started = time.monotonic()
+        for step in range(start + 1, toy.steps + 1):
+            if toy.user_error_at == step:
+                self.send(Failed(code="loss_not_finite", message="The loss became infinite.", param="learning_rate"))
+                return ExitCode.USER_ERROR
+            if toy.crash_at == step and start == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(toy.step_seconds)
+            self.state = hashlib.sha256(f"{self.state}{step}".encode()).hexdigest()
+            self.send(
+                StepMetrics(
+                    step=step, total_steps=toy.steps, epoch=step / toy.steps, train_loss=1 / step, train_mean_token_accuracy=0.5,
+                    learning_rate=1e-3, grad_norm=1.0, tokens=10, trained_tokens=10 * step, tokens_per_second=1000.0,
+                    elapsed_seconds=time.monotonic() - started,
+                )
+            )  # fmt: skip
+            if step % toy.checkpoint_every == 0 or self.stopping:
+                self.checkpoint(step)
+            if self.stopping:
+                return ExitCode.STOPPED
+        self.send(Evaluated(step=toy.steps, valid_loss=0.25, valid_mean_token_accuracy=0.75))
+        self.export()
+        self.send(Finished(steps=toy.steps, trained_tokens=10 * toy.steps, elapsed_seconds=time.monotonic() - started))
+        return ExitCode.DONE
+
+    def resume(self) -> int:
+        steps = [int(folder.name) for folder in (self.output / "checkpoints").glob("[0-9]*")]
+        if steps:
+            self.state = (self.output / "checkpoints" / str(max(steps)) / "state.bin").read_text()
+        return max(steps, default=0)
+
+    def checkpoint(self, step: int) -> None:
+        folder = self.output / "checkpoints" / str(step)
+        staging = folder.with_name(f".{step}")
+        staging.mkdir(parents=True)
+        (staging / "state.bin").write_text(self.state)
+        state = staging / "state.bin"
+        files = {"state.bin": {"bytes": state.stat().st_size, "sha256": sha256(state)}}
+        (staging / "manifest.json").write_text(json.dumps({"step": step, "files": files}))
+        staging.rename(folder)
+        self.send(
+            CheckpointSaved(
+                step=step, path=str(folder), bytes=64, manifest_sha256=sha256(folder / "manifest.json"), metrics={"train_loss": 1 / step}
+            )
+        )
+
+    def export(self) -> None:
+        folder = self.output / "model"
+        shutil.copytree(self.model, folder)
+        (folder / "model.safetensors").write_text(self.state)
+        sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+        (folder / "SHA256SUMS").write_text(sums)
+        if self.toy.damaged_export:
+            (folder / "model.safetensors").write_text("not what was hashed")
+        self.send(Exported(path=str(folder)))
+
+
+def import_folder(source: str, output: Path) -> int:
+    try:
+        import_model(source, output)
+    except ModelError as error:
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.USER_ERROR
+    return ExitCode.DONE
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train")
+    train.add_argument("--config", type=Path, required=True)
+    train.add_argument("--output", type=Path, required=True)
+    train.add_argument("--message-fd", type=int, required=True)
+    bring = commands.add_parser("import")
+    bring.add_argument("source")
+    bring.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "import":
+        return import_folder(arguments.source, arguments.output)
+    config = TrainConfig.model_validate_json(arguments.config.read_bytes())
+    return Trainer(config, arguments.output, arguments.message_fd).train()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

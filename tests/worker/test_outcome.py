@@ -1,0 +1,43 @@
+import signal
+
+import pytest
+
+from falqon_core.spec.messages import ExitCode, Failed
+from worker.outcome import Verdict, classify
+
+SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stop_asked", "failed", "verdict", "code"),
+    [
+        (ExitCode.DONE, False, None, Verdict.SUCCEEDED, None),
+        (ExitCode.DONE, True, None, Verdict.SUCCEEDED, None),
+        (ExitCode.USER_ERROR, False, SAID, Verdict.FAILED, "loss_not_finite"),
+        (ExitCode.USER_ERROR, True, None, Verdict.FAILED, "invalid_job"),
+        (ExitCode.OUT_OF_MEMORY, False, None, Verdict.FAILED, "out_of_memory"),
+        (ExitCode.STOPPED, True, None, Verdict.STOPPED, None),
+        (ExitCode.STOPPED, False, None, Verdict.STOPPED, None),
+        (-signal.SIGKILL, True, None, Verdict.STOPPED, None),
+        (-signal.SIGKILL, False, None, Verdict.LOST, "trainer_killed"),
+        (-signal.SIGSEGV, False, SAID, Verdict.LOST, "trainer_killed"),
+        (ExitCode.INTERNAL, False, Failed(code="checkpoint_corrupt", message="torn"), Verdict.LOST, "checkpoint_corrupt"),
+        (ExitCode.INTERNAL, True, None, Verdict.LOST, "internal_error"),
+        (1, False, None, Verdict.LOST, "internal_error"),
+    ],
+)
+def test_an_end_means(exit_code: int, stop_asked: bool, failed: Failed | None, verdict: Verdict, code: str | None) -> None:
+    outcome = classify(exit_code, stop_asked=stop_asked, failed=failed)
+    assert outcome.verdict is verdict
+    assert (outcome.failure.code if outcome.failure else None) == code
+
+
+def test_the_trainers_own_words_reach_the_user() -> None:
+    failure = classify(ExitCode.USER_ERROR, stop_asked=False, failed=SAID).failure
+    assert failure == ("loss_not_finite", "NaN", "learning_rate")
+
+
+def test_a_signal_is_named() -> None:
+    failure = classify(-9, stop_asked=False, failed=None).failure
+    assert failure is not None
+    assert failure.message == "The trainer was killed by SIGKILL."

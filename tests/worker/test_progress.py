@@ -1,0 +1,51 @@
+from decimal import Decimal
+
+from falqon_core.spec.messages import StepMetrics
+from worker.gpu import Machine
+from worker.progress import Progress
+
+HOUR = 3600.0
+
+
+def step(number: int, total: int = 100, seconds: float = 36.0) -> StepMetrics:
+    return StepMetrics(
+        step=number, total_steps=total, epoch=number / total, train_loss=1.0,
+        train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=1.0,
+        tokens=10, trained_tokens=10 * number, tokens_per_second=100.0, elapsed_seconds=number * seconds,
+    )  # fmt: skip
+
+
+def test_cost_and_time_left_follow_the_measured_steps() -> None:
+    progress = Progress(None, 0.0, Machine("h100", 2), lambda: HOUR / 2)
+    for number in range(1, 51):
+        progress.step(step(number))
+    now = progress.snapshot()
+    assert (now["step"], now["percent"], now["eta_seconds"], now["trained_tokens"]) == (50, 50.0, 1800.0, 500)
+    assert now["eta_low_seconds"] <= now["eta_seconds"] <= now["eta_high_seconds"]
+    assert now["cost"]["accrued"] == "2.6900"
+    assert now["cost"]["projected"] == "5.3800"
+    assert Decimal(now["cost"]["projected_low"]) <= Decimal("5.38") <= Decimal(now["cost"]["projected_high"])
+    assert progress.device_seconds == HOUR
+
+
+def test_earlier_attempts_are_paid_for_too() -> None:
+    before = {"step": 40, "cost": {"accrued": "1.2500"}}
+    progress = Progress(before, 700.0, Machine("h100", 1), lambda: HOUR)
+    progress.step(step(41))
+    now = progress.snapshot()
+    assert now["cost"]["accrued"] == "3.9400"
+    assert now["eta_seconds"] is None, "one step of this attempt measures nothing"
+    assert now["cost"]["projected"] is None
+    assert progress.device_seconds == 700.0 + HOUR
+
+
+def test_before_the_first_step_the_last_known_progress_stays() -> None:
+    progress = Progress({"step": 40, "cost": {"accrued": "1"}}, 0.0, Machine("h100", 1), lambda: 0.0)
+    assert progress.snapshot()["step"] == 40
+
+
+def test_a_device_without_a_price_costs_nothing_that_we_know() -> None:
+    progress = Progress(None, 0.0, Machine("some-new-gpu", 1), lambda: HOUR)
+    progress.step(step(1))
+    assert progress.snapshot()["cost"] is None
+    assert progress.metrics(step(1))["cost_accrued"] is None

@@ -1,0 +1,41 @@
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
+
+from app import logging
+from app.broker import celery_settings
+from worker import process
+from worker.workers import Poller
+
+app = Celery("falqon", include=["worker.tasks"])
+app.conf.update(celery_settings(process.settings()))
+
+_pollers: list[Poller] = []
+
+
+def _configure_logging(**_: object) -> None:
+    logging.configure()
+
+
+def _start_polling(instance: Any, **_: object) -> None:
+    # Before Celery reaches for the broker, which may be dead.
+    _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
+    for poller in _pollers:
+        poller.start()
+
+
+def _drain(**_: object) -> None:
+    process.drain.set()
+
+
+def _wait_for_the_end(**_: object) -> None:
+    process.drain.set()
+    for poller in _pollers:
+        poller.join()
+
+
+setup_logging.connect(_configure_logging)
+celeryd_after_setup.connect(_start_polling)
+worker_shutting_down.connect(_drain)
+worker_shutdown.connect(_wait_for_the_end)

@@ -1,0 +1,108 @@
+"""Checkpoints between the trainer's folder and storage. Bytes first, then the row: a row means that they are there."""
+
+import queue
+import threading
+from pathlib import Path
+
+import structlog
+from obstore.exceptions import BaseError
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import Checkpoint, Job
+from app.storage import Storage, keys
+from falqon_core.spec.messages import CheckpointSaved
+from worker.journal import Journal
+from worker.lease import LeaseLost
+
+MANIFEST = "manifest.json"
+log = structlog.get_logger()
+
+
+class CheckpointUploads:
+    """A thread of its own, so that a slow upload holds up neither training nor metrics."""
+
+    def __init__(self, storage: Storage, journal: Journal, job: Job, keep: int) -> None:
+        self._storage = storage
+        self._journal = journal
+        self._job = job
+        self._keep = keep
+        self._queue: queue.Queue[CheckpointSaved | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def add(self, saved: CheckpointSaved) -> None:
+        self._queue.put(saved)
+
+    def finish(self) -> None:
+        """Wait until everything that was added is stored or given up."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (saved := self._queue.get()) is not None:
+            try:
+                self._store(saved)
+            except LeaseLost:
+                return
+            except (OSError, BaseError) as error:  # gone already, or storage away: training goes on, the next one may succeed
+                log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=str(error))
+                self._journal.say(Draft(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
+
+    def _store(self, saved: CheckpointSaved) -> None:
+        folder = Path(saved.path)
+        prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self._journal.lease.check()
+            stored = self._storage.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+            if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:
+                raise OSError(f"{path} is not the manifest that the trainer announced")
+        row = Checkpoint(
+            id=new_id("ftckpt_"),
+            job_id=self._job.id,
+            attempt=self._job.attempt,
+            step=saved.step,
+            storage_prefix=prefix,
+            manifest_sha256=saved.manifest_sha256,
+            bytes=saved.bytes,
+            metrics=saved.metrics,
+        )
+        dropped: list[str] = []
+
+        def write(session: Session) -> bool:
+            dropped.clear()
+            draft = Draft(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
+            if not claims.record(session, self._journal.claim, [draft]):
+                return False
+            session.merge(row)
+            session.flush()
+            dropped.extend(_drop_old(session, self._job.id, self._keep))
+            return True
+
+        if not self._journal.insist(write):
+            self._journal.lost()
+        for old in dropped:
+            discard(self._storage, old)
+
+
+def newest_first(session: Session, job_id: str) -> list[Checkpoint]:
+    order = (Checkpoint.step.desc(), Checkpoint.attempt.desc())
+    return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*order)))
+
+
+def discard(storage: Storage, prefix: str) -> None:
+    """Remove bytes that no row names any more; what stays behind harms nobody."""
+    try:
+        if found := storage.keys(prefix):
+            storage.delete(*found)
+    except (OSError, BaseError) as error:
+        log.warning("old bytes not removed", prefix=prefix, error=str(error))
+
+
+def _drop_old(session: Session, job_id: str, keep: int) -> list[str]:
+    old = newest_first(session, job_id)[keep:]
+    session.execute(delete(Checkpoint).where(Checkpoint.id.in_([checkpoint.id for checkpoint in old])))
+    return [checkpoint.storage_prefix for checkpoint in old]

@@ -1,0 +1,98 @@
+"""Holding a claim: renew it, learn what the user wants, and stop in time when it cannot be renewed."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Database
+from app.jobs import claims
+from app.jobs.claims import Claim
+from app.models import Desired
+
+FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another
+log = structlog.get_logger()
+
+
+class LeaseLost(Exception):
+    """Somebody else may hold the job now; nothing more may be written."""
+
+
+class Lease:
+    """Two threads: one renews through its own connection, one watches a monotonic clock, because the first may hang in the database.
+
+    `on_lost` runs once, in either thread, and must kill the trainer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        *,
+        lease_seconds: float,
+        heartbeat_seconds: float,
+        claimed_at: float,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self.claim = claim
+        self._lease_seconds = lease_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._confirmed_at = claimed_at
+        self._on_lost = on_lost
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._lost = False
+        self.desired = Desired.RUN
+        self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._beat, self._watch)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost
+
+    def check(self) -> None:
+        if self._lost:
+            raise LeaseLost
+
+    def lose(self) -> None:
+        with self._lock:
+            if self._lost or self._ended.is_set():
+                return
+            self._lost = True
+        log.warning("lease lost", job_id=self.claim.job_id, attempt=self.claim.attempt)
+        self._on_lost()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._heartbeat_seconds) and not self._lost:
+            asked_at = time.monotonic()
+            try:
+                with self._database.transaction() as session:
+                    desired = claims.renew(session, self.claim, self._lease_seconds)
+            except SQLAlchemyError as error:
+                log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
+                continue
+            if desired is None:
+                self.lose()
+                return
+            self._confirmed_at = asked_at
+            self.desired = desired
+
+    def _watch(self) -> None:
+        while not self._lost:
+            left = self._confirmed_at + FENCE * self._lease_seconds - time.monotonic()
+            if left <= 0:
+                self.lose()
+            elif self._ended.wait(left):
+                return

@@ -1,0 +1,55 @@
+"""The parts of this worker process, built once when first needed."""
+
+import socket
+import threading
+from collections.abc import Collection
+from functools import cache
+
+from redis import Redis
+
+from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
+from app.database import Database
+from app.ids import new_id
+from app.settings import Settings
+from app.storage import Storage
+from worker.gpu import detect
+from worker.supervisor import Supervisor
+from worker.workers import CpuWorker, GpuWorker, Poller
+
+drain = threading.Event()
+REDIS_TIMEOUT_SECONDS = 1.0
+
+
+@cache
+def settings() -> Settings:
+    return Settings()
+
+
+@cache
+def database() -> Database:
+    return Database(settings().resolved_database_url)
+
+
+@cache
+def storage() -> Storage:
+    return Storage(settings().resolved_storage_url)
+
+
+@cache
+def gpu_worker() -> GpuWorker:
+    redis = Redis.from_url(
+        settings().resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
+    )
+    owner = new_id(f"{socket.gethostname()}-")
+    return GpuWorker(Supervisor(settings(), database(), storage(), redis, detect(settings()), owner, drain))
+
+
+@cache
+def cpu_worker() -> CpuWorker:
+    return CpuWorker(settings(), database(), storage(), Bell(settings()), drain)
+
+
+def pollers(queues: Collection[str]) -> list[Poller]:
+    """One for each of our queues that this process serves."""
+    looks = {GPU_QUEUE: lambda: gpu_worker().look(), CPU_QUEUE: lambda: cpu_worker().look()}
+    return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks.items() if queue in queues]

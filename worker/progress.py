@@ -1,0 +1,93 @@
+"""How far a job is, when it will end and what it costs, from the trainer's messages. No database, no clock but the given one."""
+
+from collections import deque
+from collections.abc import Callable
+from decimal import Decimal
+
+from app.models.base import JsonObject
+from falqon_core.spec.estimate import DEVICES, Device, dollars, remaining_seconds
+from falqon_core.spec.messages import StepMetrics
+from worker.gpu import Machine
+
+STEPS_REMEMBERED = 256
+
+
+class Progress:
+    """`clock` gives the seconds since this attempt was claimed; staging holds the device too, so it is paid for."""
+
+    def __init__(self, before: JsonObject | None, device_seconds: float, machine: Machine, clock: Callable[[], float]) -> None:
+        self._before = before or {}
+        self._device_seconds = device_seconds
+        self._machine = machine
+        self._device = DEVICES.get(machine.device)
+        self._clock = clock
+        cost = self._before.get("cost")
+        self._accrued_before = Decimal(cost["accrued"]) if cost else Decimal(0)
+        self._seconds: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._last: StepMetrics | None = None
+
+    def step(self, message: StepMetrics) -> None:
+        if self._last is not None:
+            self._seconds.append(message.elapsed_seconds - self._last.elapsed_seconds)
+        self._last = message
+
+    @property
+    def device_seconds(self) -> float:
+        return self._device_seconds + self._clock() * self._machine.num_devices
+
+    def metrics(self, message: StepMetrics) -> JsonObject:
+        """The data of a metrics event."""
+        now = self.snapshot()
+        cost = now["cost"] or {}
+        return message.model_dump(exclude={"type"}) | {
+            "eta_seconds": now["eta_seconds"],
+            "cost_accrued": cost.get("accrued"),
+            "cost_projected": cost.get("projected"),
+        }
+
+    def snapshot(self, *, ended: bool = False) -> JsonObject:
+        """`jobs.progress`."""
+        last = self._last
+        if last is None:
+            return self._before | {"cost": self._cost(self._device, None)}
+        left = last.total_steps - last.step
+        eta = None if ended else remaining_seconds(self._seconds, left)
+        low, expected, high = (0.0, 0.0, 0.0) if ended else eta or (None, None, None)
+        return {
+            "step": last.step,
+            "total_steps": last.total_steps,
+            "epoch": round(last.epoch, 4),
+            "percent": round(100 * last.step / max(1, last.total_steps), 2),
+            "tokens_per_second": round(last.tokens_per_second, 1),
+            "eta_seconds": _rounded(expected),
+            "eta_low_seconds": _rounded(low),
+            "eta_high_seconds": _rounded(high),
+            "train_loss": last.train_loss,
+            "trained_tokens": last.trained_tokens,
+            "elapsed_seconds": round(last.elapsed_seconds, 1),
+            "cost": self._cost(self._device, (low, expected, high)),
+        }
+
+    def _cost(self, device: Device | None, eta: tuple[float | None, float | None, float | None] | None) -> JsonObject | None:
+        if device is None:
+            return None
+        rate = device.usd_per_hour * self._machine.num_devices
+        accrued = self._accrued_before + dollars(rate, self._clock())
+        low, expected, high = eta or (None, None, None)
+
+        def projected(seconds: float | None) -> str | None:
+            return None if seconds is None else str(accrued + dollars(rate, seconds))
+
+        return {
+            "currency": "usd",
+            "usd_per_device_hour": str(device.usd_per_hour),
+            "price_source": device.price_source,
+            "accrued": str(accrued),
+            "projected": projected(expected),
+            "projected_low": projected(low),
+            "projected_high": projected(high),
+        }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,133 @@
+"""From the trainer's messages to events: read all the time, written in batches."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import BinaryIO
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import Attempt
+from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Started, StepMetrics, decode
+from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
+from worker.progress import Progress
+
+BATCH_SECONDS = 1.0
+BATCH_MESSAGES = 50
+MAX_WAITING = 20_000  # events kept while the database is away; older ones are given up first
+log = structlog.get_logger()
+
+
+class Relay:
+    """A thread reads the pipe, so that the trainer never waits for us; `pump` and `flush` write what has come."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        progress: Progress,
+        on_checkpoint: Callable[[CheckpointSaved], None],
+    ) -> None:
+        self._journal = journal
+        self._progress = progress
+        self._on_checkpoint = on_checkpoint
+        self._waiting: deque[Draft] = deque(maxlen=MAX_WAITING)
+        self._batch: list[Draft] = []
+        self._tried_at = time.monotonic()
+        self._backoff = 0.0
+        self._started: Started | None = None
+        self._reader: threading.Thread | None = None
+        self.failed: Failed | None = None
+        self.finished: Finished | None = None
+
+    def read(self, messages: BinaryIO) -> None:
+        self._reader = threading.Thread(target=self._read, args=[messages], name="relay", daemon=True)
+        self._reader.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the pipe."""
+        if self._reader is not None:
+            self._reader.join(seconds)
+
+    def pump(self) -> None:
+        """Write a batch if one is due; when the database is away it stays for the next time. Raises `LeaseLost`."""
+        since = time.monotonic() - self._tried_at
+        full = len(self._waiting) >= BATCH_MESSAGES
+        if (self._waiting or self._batch) and since >= (self._backoff or (0.0 if full else BATCH_SECONDS)):
+            self._write()
+
+    def flush(self) -> None:
+        """Write everything, waiting for the database as long as the lease lasts. Raises `LeaseLost`."""
+        while self._waiting or self._batch:
+            if not self._write():
+                time.sleep(self._backoff)
+
+    def _write(self) -> bool:
+        self._tried_at = time.monotonic()
+        while self._waiting and len(self._batch) < MAX_WAITING:
+            self._batch.append(self._waiting.popleft())
+        try:
+            if not self._journal.write(self._record):
+                self._journal.lost()
+        except AWAY as error:
+            self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
+            log.warning("events not written yet", job_id=self._journal.claim.job_id, waiting=len(self._batch), error=str(error))
+            return False
+        self._backoff, self._batch = 0.0, []
+        return True
+
+    def _record(self, session: Session) -> bool:
+        values = {"progress": self._progress.snapshot(), "device_seconds": self._progress.device_seconds}
+        claim = self._journal.claim
+        if not claims.record(session, claim, self._batch, **values):
+            return False
+        if self._started is not None:
+            attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
+            session.execute(update(Attempt).where(*attempt).values(start_step=self._started.start_step))
+        return True
+
+    def _read(self, messages: BinaryIO) -> None:
+        with messages:
+            for line in messages:
+                try:
+                    self._take(line)
+                except ValidationError as error:
+                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, error=str(error))
+
+    def _take(self, line: bytes) -> None:
+        match decode(line):
+            case Started() as message:
+                self._started = message
+                self._waiting.append(_start_draft(message))
+            case StepMetrics() as message:
+                self._progress.step(message)
+                text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
+                self._waiting.append(Draft(text, type="metrics", data=self._progress.metrics(message)))
+            case Evaluated() as message:
+                total = self._started.total_steps if self._started else "?"
+                text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
+                self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"})))
+            case CheckpointSaved() as message:
+                self._on_checkpoint(message)
+            case Exported():
+                self._waiting.append(Draft("The model is merged and written; uploading it"))
+            case Log() as message:
+                self._waiting.append(Draft(message.text, level=message.level))
+            case Failed() as message:
+                self.failed = message
+            case Finished() as message:
+                self.finished = message
+
+
+def _start_draft(message: Started) -> Draft:
+    data = message.model_dump(exclude={"type"})
+    if message.start_step:
+        return Draft(f"Training continues from step {message.start_step} of {message.total_steps} on {message.device}", data=data)
+    text = f"Training started: {message.total_steps} steps over {message.num_records} records on {message.device}"
+    cut = message.num_truncated_records
+    return Draft(text + (f"; {cut} records are longer than the recipe allows and are cut" if cut else ""), data=data)

@@ -1,0 +1,80 @@
+"""A finished model: its files into storage, then its rows together with the job's success."""
+
+import json
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.catalogue.naming import fine_tuned_model_id
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import Artifact, Job, JobStatus, Model, Project
+from app.storage import Storage, keys
+from worker.journal import Journal
+from worker.lease import Lease
+from worker.progress import Progress
+
+SUMS = "SHA256SUMS"
+
+
+class ExportDamaged(Exception):
+    """The exported files are not what their own list says."""
+
+
+def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artifact]:
+    """Every file of the exported model, checked against the list that the trainer made; rows without a model yet."""
+    expected = _sums(folder / SUMS)
+    artifacts = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        lease.check()
+        name = path.relative_to(folder).as_posix()
+        key = keys.result_file(job.project_id, job.id, job.attempt, name)
+        stored = storage.put_file(key, path)
+        if name != SUMS and expected.pop(name, None) != stored.sha256:
+            raise ExportDamaged(f"{name} is missing from {SUMS} or differs from it")
+        artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+    if expected:
+        raise ExportDamaged(f"{SUMS} names files that are not there: {sorted(expected)[:5]}")
+    return artifacts
+
+
+def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifacts: list[Artifact], trained_tokens: int) -> bool:
+    """Model, artifacts and success in one transaction. False: not ours any more, or the user cancelled first."""
+    config = json.loads((folder / "config.json").read_bytes())
+
+    def write(session: Session) -> bool:
+        project = session.scalar(select(Project.name).where(Project.id == job.project_id))
+        model_id = fine_tuned_model_id(job, project or "")
+        model = Model(
+            id=model_id,
+            project_id=job.project_id,
+            base_model_id=job.base_model_id,
+            job_id=job.id,
+            config=config,
+            bytes=sum(artifact.bytes for artifact in artifacts),
+        )
+        held = claims.finish(
+            session,
+            journal.claim,
+            JobStatus.SUCCEEDED,
+            Draft(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
+            fine_tuned_model_id=model_id,
+            trained_tokens=trained_tokens,
+            progress=progress.snapshot(ended=True),
+            device_seconds=progress.device_seconds,
+        )
+        if held:
+            session.add(model)
+            session.flush()
+            session.add_all(
+                Artifact(model_id=model_id, name=a.name, bytes=a.bytes, sha256=a.sha256, storage_key=a.storage_key) for a in artifacts
+            )
+        return held
+
+    return journal.insist(write)
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """`sha256sum`'s format: digest, two characters, name."""
+    return {line[66:]: line[:64] for line in path.read_text().splitlines()}

@@ -1,0 +1,198 @@
+"""One attempt of a job: claim, stage, train, hand in the result or give the job back."""
+
+import threading
+import time
+from pathlib import Path
+
+import structlog
+from redis import Redis
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.jobs import claims
+from app.jobs.claims import Claim, Failure
+from app.jobs.events import Draft
+from app.models import Desired, Job, JobStatus
+from app.settings import Settings
+from app.storage import Storage, keys
+from falqon_core.spec.messages import Finished
+from worker import results
+from worker.checkpoints import CheckpointUploads, discard
+from worker.gpu import Machine
+from worker.journal import Journal
+from worker.lease import Lease, LeaseLost
+from worker.outcome import Outcome, Verdict, classify
+from worker.progress import Progress
+from worker.relay import Relay
+from worker.scratch import scratch
+from worker.staging import Staged, stage
+from worker.trainer import TrainerProcess
+
+TICK_SECONDS = 0.1
+PIPE_END_SECONDS = 10.0
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """What every attempt on this machine shares. `drain` is set when the worker should end."""
+
+    def __init__(
+        self, settings: Settings, database: Database, storage: Storage, redis: Redis, machine: Machine, owner: str, drain: threading.Event
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.storage = storage
+        self.redis = redis
+        self.machine = machine
+        self.owner = owner
+        self.drain = drain
+
+    def execute_next(self) -> bool:
+        """Claim and execute the oldest runnable job; False when there is none."""
+        claimed_at = time.monotonic()
+        with self.database.transaction() as session:
+            job = claims.claim(
+                session,
+                owner=self.owner,
+                device=self.machine.device,
+                num_devices=self.machine.num_devices,
+                lease_seconds=self.settings.lease.total_seconds(),
+            )
+        if job is None:
+            return False
+        Execution(self, job, claimed_at).run()
+        return True
+
+
+class StopAsked(Exception):
+    """The user's wish or a drain came before the trainer was started."""
+
+
+class Execution:
+    def __init__(self, supervisor: Supervisor, job: Job, claimed_at: float) -> None:
+        self._settings, self._storage, self._database = supervisor.settings, supervisor.storage, supervisor.database
+        self._drain = supervisor.drain
+        self._job = job
+        self._trainer: TrainerProcess | None = None
+        self._log = log.bind(job_id=job.id, attempt=job.attempt)
+        self._lease = Lease(
+            supervisor.database,
+            Claim(job.id, job.attempt, supervisor.owner),
+            lease_seconds=self._settings.lease.total_seconds(),
+            heartbeat_seconds=self._settings.heartbeat.total_seconds(),
+            claimed_at=claimed_at,
+            on_lost=self._kill_trainer,
+        )
+        self._journal = Journal(supervisor.database, supervisor.redis, self._lease)
+        self._progress = Progress(job.progress, job.device_seconds, supervisor.machine, lambda: time.monotonic() - claimed_at)
+
+    def run(self) -> None:
+        self._log.info("attempt starts")
+        verdict = None
+        try:
+            with self._lease, scratch(self._settings.work_dir / "attempts", f"{self._job.id}.{self._job.attempt}") as folder:
+                outcome = self._attempt(folder)
+                self._settle(outcome)
+                verdict = outcome.verdict
+        except LeaseLost:
+            self._log.warning("attempt given up: the job is not ours any more")
+        if verdict not in (Verdict.SUCCEEDED, None):  # None: the success may have been written, only its confirmation lost
+            discard(self._storage, keys.result_prefix(self._job.project_id, self._job.id, self._job.attempt))
+        self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
+
+    def _attempt(self, folder: Path) -> Outcome:
+        try:
+            staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
+            outcome, finished = self._train(staged, folder / "trainer.log")
+            if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(staged.output / "model", finished):
+                return Outcome(Verdict.STOPPED)  # a wish to cancel came first
+            return outcome
+        except StopAsked:
+            return Outcome(Verdict.STOPPED)
+        except LeaseLost:
+            raise
+        except Exception as error:  # the edge of the process: a full disk, storage away, a fault of ours
+            self._log.exception("attempt failed")
+            return Outcome(Verdict.LOST, Failure("internal_error", f"The worker could not execute the job ({type(error).__name__})."))
+
+    def _train(self, staged: Staged, trainer_log: Path) -> tuple[Outcome, Finished | None]:
+        self._check()
+        uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
+        relay = Relay(self._journal, self._progress, uploads.add)
+        trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
+        try:
+            relay.read(trainer.messages)
+            exit_code, stop_asked = self._watch(trainer, relay)
+            trainer.close()
+            relay.join(PIPE_END_SECONDS)
+            relay.flush()
+        finally:
+            trainer.close()
+            uploads.finish()
+        outcome = classify(exit_code, stop_asked=stop_asked, failed=relay.failed)
+        if outcome.verdict in (Verdict.LOST, Verdict.FAILED):
+            self._log.warning("trainer failed", exit_code=exit_code, failure=outcome.failure, trainer_log=trainer.last_log_lines())
+        return outcome, relay.finished
+
+    def _watch(self, trainer: TrainerProcess, relay: Relay) -> tuple[int, bool]:
+        """Until the trainer ends: its exit code, and whether we asked it to."""
+        kill_at: float | None = None
+        while (exit_code := trainer.wait(TICK_SECONDS)) is None:
+            self._lease.check()
+            relay.pump()
+            if kill_at is None and self._should_stop():
+                self._log.info("stopping the trainer", desired=self._lease.desired)
+                trainer.stop()
+                kill_at = time.monotonic() + self._settings.stop_grace.total_seconds()
+            elif kill_at is not None and time.monotonic() > kill_at:
+                trainer.kill()
+        return exit_code, kill_at is not None
+
+    def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
+        artifacts = results.upload(self._storage, self._lease, self._job, folder)
+        tokens = finished.trained_tokens if finished else 0
+        return results.succeed(self._journal, self._progress, self._job, folder, artifacts, tokens)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Say in the database how the attempt ended. Success has been written together with its model."""
+        claim, failure = self._lease.claim, outcome.failure
+
+        def write(session: Session) -> bool:
+            if outcome.verdict is Verdict.FAILED:
+                assert failure is not None
+                draft = Draft(f"The job has failed: {failure.message}", level="error", data={"code": failure.code, "param": failure.param})
+                return claims.finish(session, claim, JobStatus.FAILED, draft, failure=failure)
+            return claims.release(
+                session,
+                claim,
+                self._release_draft(failure),
+                counts_as_failure=outcome.verdict is Verdict.LOST,
+                max_infra_failures=self._settings.max_infra_failures,
+                failure=failure,
+            )
+
+        if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.insist(write):
+            self._journal.lost()
+
+    def _release_draft(self, failure: Failure | None) -> Draft:
+        if failure is not None:
+            return Draft(f"Attempt {self._job.attempt} was lost: {failure.message}", level="warn", data={"code": failure.code})
+        match self._lease.desired:
+            case Desired.CANCEL:
+                return Draft("The job was cancelled")
+            case Desired.PAUSE:
+                return Draft("The job is paused; resuming it continues from its newest checkpoint")
+            case Desired.RUN:
+                return Draft("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
+
+    def _should_stop(self) -> bool:
+        return self._drain.is_set() or self._lease.desired is not Desired.RUN
+
+    def _check(self) -> None:
+        self._lease.check()
+        if self._should_stop():
+            raise StopAsked
+
+    def _kill_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.kill()

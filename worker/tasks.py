@@ -1,0 +1,15 @@
+from celery import shared_task
+
+from app.broker import CHECK_FILE, LOOK_FOR_JOB
+from worker import process
+
+
+@shared_task(name=LOOK_FOR_JOB)  # type: ignore[untyped-decorator]
+def look_for_job(job_id: str) -> None:
+    """The id is for the log: whichever job is oldest is taken, and then the next, until none is left."""
+    process.gpu_worker().look()
+
+
+@shared_task(name=CHECK_FILE)  # type: ignore[untyped-decorator]
+def check_file(file_id: str) -> None:
+    process.cpu_worker().check(file_id)

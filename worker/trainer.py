@@ -1,0 +1,77 @@
+"""The trainer as a process: it is given paths and numbers, never an address or a secret."""
+
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from app.leash import leashed
+
+KEPT_LOG_LINES = 200
+SECRET_PREFIXES = ("FALQON_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_")
+SECRET_WORDS = ("SECRET", "PASSWORD", "TOKEN", "API_KEY", "ACCESS_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "BROKER_URL")
+
+
+class TrainerProcess:
+    """A session and process group of its own, so that all of it can be stopped and none of it outlives this thread."""
+
+    def __init__(self, command: Sequence[str], config: Path, output: Path, log: Path) -> None:
+        read_end, write_end = os.pipe()
+        self._log = log
+        self.messages: BinaryIO = os.fdopen(read_end, "rb")
+        arguments = ["train", "--config", str(config), "--output", str(output), "--message-fd", str(write_end)]
+        try:
+            with log.open("ab") as stream:
+                self._process = subprocess.Popen(
+                    leashed([*command, *arguments]),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    pass_fds=[write_end],
+                    env=clean_environment(os.environ),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(write_end)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, or None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def wait(self, seconds: float) -> int | None:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Leave nothing of the group behind, whatever the leader did."""
+        self.kill()
+        self._process.wait()
+
+    def last_log_lines(self) -> str:
+        with self._log.open(errors="replace") as stream:
+            return "".join(deque(stream, KEPT_LOG_LINES))
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # all of it has ended
+            os.killpg(self._process.pid, number)
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    def secret(name: str) -> bool:
+        return name.startswith(SECRET_PREFIXES) or any(word in name for word in SECRET_WORDS)
+
+    kept = {name: value for name, value in environment.items() if not secret(name.upper())}
+    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,87 @@
+"""What a worker process does when it is told to look, and now and then by itself: the message is a hint, the row is the work."""
+
+import random
+import threading
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.broker import Bell
+from app.database import Database
+from app.files import checking
+from app.models import File, FileStatus
+from app.settings import Settings
+from app.storage import Storage
+from worker.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+
+class GpuWorker:
+    """One lock for the process: its device never executes two jobs. Whoever waits for it looks again afterwards."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        with self._lock:
+            try:
+                while not self._supervisor.drain.is_set() and self._supervisor.execute_next():
+                    pass
+            except SQLAlchemyError as error:
+                log.warning("could not look for jobs", error=str(error))
+
+
+class CpuWorker:
+    """A file in status `uploaded` is its own outbox."""
+
+    def __init__(self, settings: Settings, database: Database, storage: Storage, bell: Bell, drain: threading.Event) -> None:
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._bell = bell
+        self._drain = drain
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        waiting = select(File.id).where(File.status == FileStatus.UPLOADED, File.deleted_at.is_(None)).order_by(File.id)
+        try:
+            with self._database.read() as session:
+                ids = session.scalars(waiting).all()
+        except SQLAlchemyError as error:
+            log.warning("could not look for files", error=str(error))
+            return
+        for file_id in ids:
+            if not self._drain.is_set():
+                self.check(file_id)
+
+    def check(self, file_id: str) -> None:
+        with self._lock:
+            try:
+                for job_id in checking.check(self._database, self._storage, file_id, self._settings):
+                    self._bell.ring_job(job_id)
+            except Exception:  # the edge of the process: one bad file must not keep the others waiting
+                log.exception("file not checked", file_id=file_id)
+
+
+class Poller:
+    """Looks every `seconds`, more or less, so that neither a lost message nor a dead Redis leaves work undone."""
+
+    def __init__(self, look: Callable[[], None], seconds: float, drain: threading.Event) -> None:
+        self._look = look
+        self._seconds = seconds
+        self._drain = drain
+        self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._drain.wait(self._seconds * random.uniform(0.8, 1.2)):
+            self._look()
