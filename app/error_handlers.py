@@ -53,7 +53,7 @@ def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _answer(refusal(error.errors()))
+    return _answer(_refusal(error.errors()))
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -63,8 +63,7 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
     answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=dict(error.headers or {}))
-    answer.status = error.status_code  # type: ignore[misc]
-    answer.type = "invalid_request_error"  # type: ignore[misc]
+    answer.status, answer.type = error.status_code, "invalid_request_error"
     return _answer(answer)
 
 
@@ -75,7 +74,7 @@ def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResp
 def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
-    return _answer(Unavailable("The database does not answer; nothing was changed.", code="database_unavailable"))
+    return _answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
 
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
@@ -83,18 +82,16 @@ def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     return _answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
 
 
-def refusal(faults: Sequence[Any], prefix: str = "") -> InvalidRequest:
+def _refusal(faults: Sequence[Any]) -> InvalidRequest:
     """The first of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
     fault = faults[0]
-    path = [str(part) for part in fault["loc"] if part != "[key]"]
-    if not prefix:
-        path = path[1:]  # body, query, path or header
-    message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         return InvalidRequest(f"The body is not JSON: {fault['ctx']['error']}", code="invalid_json")
+    path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
+    message = fault["msg"].removeprefix("Value error, ")
     named = re.match(r"(\w+): ", message) if fault["type"] == "value_error" else None
     if named:
         path.append(named[1])
         message = message[named.end() :]
-    param = ".".join([prefix] * bool(prefix) + path) or None
+    param = ".".join(path) or None
     return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=FAULT_CODES.get(fault["type"], "invalid_value"))

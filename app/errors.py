@@ -1,11 +1,9 @@
 """What a request can fail with. Services raise these; `error_handlers` alone knows how they look on the wire."""
 
-from typing import ClassVar
-
 
 class ApiError(Exception):
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    status: int = 500
+    type: str = "server_error"
     code: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None) -> None:

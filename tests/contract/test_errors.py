@@ -51,10 +51,20 @@ def test_unknown_routes_and_methods(tenant: Tenant) -> None:
     assert response.headers["allow"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model": "\\ud800", "training_file": "f"}', b'{"seed": NaN}'],
-)
+MALFORMED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"model": "\\ud800", "training_file": "f"}',
+    b'{"model": "m", "training_file": "f", "hyperparameters": {"learning_rate_multiplier": NaN}}',
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED)
 def test_malformed_bodies_are_the_callers_fault(tenant: Tenant, body: bytes) -> None:
     for path in ("/v1/fine_tuning/jobs", "/v1/fine_tuning/estimates"):
         response = tenant.http.post(path, content=body, headers={"content-type": "application/json"})

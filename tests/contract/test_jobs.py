@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -229,11 +230,12 @@ def test_ended_jobs_stay_as_they_are(tenant: Tenant) -> None:
         claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), fine_tuned_model_id="ft:x", trained_tokens=99)
     done = jobs_of(tenant).retrieve(job.id)
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", "ft:x", 99)
-    for call, code in (
-        (jobs_of(tenant).cancel, "job_already_ended"),
-        (jobs_of(tenant).pause, "job_not_pausable"),
-        (jobs_of(tenant).resume, "job_not_paused"),
-    ):
+    codes = {
+        jobs_of(tenant).cancel: "job_already_ended",
+        jobs_of(tenant).pause: "job_not_pausable",
+        jobs_of(tenant).resume: "job_not_paused",
+    }
+    for call, code in codes.items():
         with pytest.raises(openai.BadRequestError) as caught:
             call(job.id)
         assert caught.value.code == code
@@ -265,14 +267,9 @@ def test_lists_are_newest_first_filtered_and_end(tenant: Tenant, stranger: Tenan
     assert [job.id for job in jobs_of(tenant).list(extra_query={"model": stranger.base_model})] == []
     page = tenant.http.get("/v1/fine_tuning/jobs?limit=1").json()
     assert (page["object"], page["first_id"], page["last_id"], page["has_more"]) == ("list", ids[0], ids[0], True)
-    for query, param in {
-        "limit=0": "limit",
-        "status=odd": "status",
-        "metadata=x": "metadata",
-        "metadata=null&metadata[a]=b": "metadata",
-    }.items():
+    for query in ("limit=0", "status=odd", "metadata=x", "metadata=null&metadata[a]=b"):
         answer = tenant.http.get(f"/v1/fine_tuning/jobs?{query}")
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
 
 
 def test_events_page_back_to_the_first(tenant: Tenant) -> None:
@@ -294,12 +291,8 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
 def test_checkpoints_carry_the_name_the_model_will_have(tenant: Tenant) -> None:
     job = tenant.job(suffix="mine")
     with tenant.api.database.transaction() as session:
-        for step in (1, 2, 3):
-            session.add(
-                Checkpoint(
-                    id=new_id("ftckpt_"), job_id=job.id, attempt=1, step=step, storage_prefix="p", manifest_sha256="0", bytes=1, metrics={"train_loss": 0.5}
-                )
-            )  # fmt: skip
+        where = {"job_id": job.id, "attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1}
+        session.add_all(Checkpoint(id=new_id("ftckpt_"), step=step, metrics={"train_loss": 0.5}, **where) for step in (1, 2, 3))
         row = session.get_one(Job, job.id)
     name = fine_tuned_model_id(row, "acme")
     assert name == f"ft:{tenant.base_model}:acme:mine:{job.id[-8:]}"
@@ -322,3 +315,21 @@ def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         stranger.job(training_file=tenant.upload(jsonl(3)))
     assert caught.value.code == "invalid_training_file"
+
+
+def test_checks_that_end_at_once_release_each_job_once(tenant: Tenant) -> None:
+    pairs = [(tenant.upload(check=False), tenant.upload(check=False)) for _ in range(8)]
+    jobs = [tenant.job(training_file=training, validation_file=validation).id for training, validation in pairs]
+    with ThreadPoolExecutor(2) as pool:
+        released = [job_id for pair in pairs for ids in pool.map(tenant.check, pair) for job_id in ids]
+    assert released == jobs
+    assert {job.status for job in jobs_of(tenant).list()} == {"queued"}
+
+
+def test_a_job_asked_for_while_its_file_is_checked_is_not_forgotten(tenant: Tenant) -> None:
+    files = [tenant.upload(check=False) for _ in range(8)]
+    with ThreadPoolExecutor(2) as pool:
+        for file_id in files:
+            checked, created = pool.submit(tenant.check, file_id), pool.submit(lambda id_: tenant.job(training_file=id_).id, file_id)
+            checked.result(), created.result()
+    assert {job.status for job in jobs_of(tenant).list()} == {"queued"}

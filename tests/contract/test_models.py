@@ -75,9 +75,8 @@ def test_a_download_is_whole_and_not_for_browsers_to_show(tenant: Tenant, tuned:
 
 def test_a_download_resumes(tenant: Tenant, tuned: str) -> None:
     def get(**headers: str) -> tuple[int, bytes]:
-        response = tenant.http.get(
-            url(tuned, "/model.safetensors"), headers={name.replace("_", "-"): value for name, value in headers.items()}
-        )
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = tenant.http.get(url(tuned, "/model.safetensors"), headers=sent)
         return response.status_code, response.content
 
     etag = f'"{SHA256}"'

@@ -3,10 +3,8 @@
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import uvicorn
@@ -23,6 +21,7 @@ from app.main import create_app
 from app.models import Model, Project, Scope
 from app.settings import Settings
 from app.storage import Storage
+from tests.support.waiting import wait_for
 
 NOTHING_LISTENS = "redis://127.0.0.1:1/0"
 TINY_CONFIG = {
@@ -35,20 +34,8 @@ TINY_CONFIG = {
     "tie_word_embeddings": True,
 }
 
-T = TypeVar("T")
-
 # One for all: each client of its own would read the system's certificates, which takes longer than most tests.
 _connections = DefaultHttpxClient(verify=False)
-
-
-def eventually(look: Callable[[], T | None], seconds: float = 10) -> T:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found is not None:
-            return found
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
 
 
 def jsonl(count: int = 12, answer: str = "four") -> bytes:
@@ -71,7 +58,7 @@ class Api:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
-        eventually(lambda: self._server.started or None)
+        wait_for(lambda: self._server.started)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -123,7 +110,7 @@ class Tenant:
             assert job is not None, "nothing to claim"
             return Claim(job.id, job.attempt, "worker-1") if job.id == job_id else None
 
-        return eventually(take)
+        return wait_for(take)
 
     def num_rows(self, *tables: type) -> list[int]:
         with self.api.database.read() as session:

@@ -1,0 +1,148 @@
+"""The process as an operator sees it: cheap to start, small, answering for its health, leaving when told."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from app import migrate
+from app.database import Database
+from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobStatus, Model
+from tests.support.api import NOTHING_LISTENS, Api, Tenant
+from tests.support.waiting import wait_for
+
+MEASURE_IMPORT = """
+import json, sys, time
+started = time.process_time()
+import app.main
+print(json.dumps({"seconds": time.process_time() - started, "modules": sorted(sys.modules)}))
+"""
+
+
+def test_importing_is_quick_and_brings_no_torch(tmp_path: Path) -> None:
+    environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run([sys.executable, "-c", MEASURE_IMPORT], capture_output=True, text=True, check=True, env=environment)
+    measured = json.loads(done.stdout)
+    assert measured["seconds"] < 1.5
+    assert not {"torch", "transformers", "numpy", "triton", "worker"} & set(measured["modules"])
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
+    yield api
+    api.stop()
+
+
+def test_health(api: Api) -> None:
+    assert httpx.get(f"{api.url}/healthz", verify=False).json() == {"status": "ok"}
+    answer = httpx.get(f"{api.url}/readyz", verify=False)
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["checks"] == {"database": "ok", "redis": "unreachable", "storage": "ok"}
+
+
+def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
+    with api.database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+    answer = httpx.get(f"{api.url}/readyz", verify=False)
+    assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "not migrated")
+
+
+def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> None:
+    tenant, engine = Tenant(api), api.app.state.services.database.engine
+
+    def away(*_: object) -> None:
+        raise OperationalError("BEGIN", {}, ConnectionError("gone"))
+
+    event.listen(engine, "begin", away)
+    for path in ("/v1/models", "/v1/files", "/"):
+        answer = tenant.http.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "x-should-retry" not in answer.headers
+    assert tenant.http.get("/readyz").json()["checks"]["database"] == "unreachable"
+    event.remove(engine, "begin", away)
+    assert tenant.http.get("/v1/models").status_code == 200
+    tenant.http.close()
+
+
+def test_what_nobody_foresaw_is_a_500_in_the_usual_shape(api: Api) -> None:
+    tenant = Tenant(api)
+    held = api.app.state.services
+    api.app.state.services = None
+    answer = tenant.http.get("/v1/models")
+    api.app.state.services = held
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert answer.headers["x-request-id"]
+    tenant.http.close()
+
+
+def test_the_description_names_every_call(api: Api) -> None:
+    paths = httpx.get(f"{api.url}/openapi.json", verify=False).json()["paths"]
+    assert {"/v1/files", "/v1/fine_tuning/jobs/{job_id}/stream", "/v1/models/{model}/artifacts/{name}", "/healthz"} <= set(paths)
+
+
+def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'falqon.db'}")
+    migrate.upgrade(database)
+    key = "an-admin-key-for-this-test"
+    environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": key}
+    environment.pop("DATABASE_URL", None)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--timeout-graceful-shutdown", "20"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, verify=False) as http:
+            wait_for(lambda: is_ready(http))
+            assert resident_bytes(process.pid) < 200 * 2**20
+            job_id = add_job(database)
+            with http.stream("GET", f"/v1/fine_tuning/jobs/{job_id}/stream") as response:
+                assert response.status_code == 200
+                process.send_signal(signal.SIGTERM)
+                # Cut, not ended: a reader must not take it for the end of the job.
+                with pytest.raises(httpx.RemoteProtocolError):
+                    response.read()
+        assert process.wait(10) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+        database.dispose()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_ready(http: httpx.Client) -> bool:
+    with suppress(httpx.ConnectError):
+        return http.get("/readyz").status_code == 200
+    return False
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def add_job(database: Database) -> str:
+    with database.transaction() as session:
+        session.add(Model(id="base", config={}, bytes=1))
+        where = {"project_id": DEFAULT_PROJECT_ID, "storage_key": "k", "sha256": "0", "bytes": 1}
+        session.add(File(id="file-a", filename="a", purpose="fine-tune", status=FileStatus.PROCESSED, **where))
+        session.flush()
+        wish = {"status": JobStatus.PAUSED, "desired": Desired.PAUSE, "requested": {}}
+        session.add(Job(id="ftjob-a", project_id=DEFAULT_PROJECT_ID, base_model_id="base", training_file_id="file-a", **wish))
+    return "ftjob-a"

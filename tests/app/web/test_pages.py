@@ -1,0 +1,125 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from app.database import now_plus
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import ApiKey, JobStatus
+from app.web import docs
+from tests.contract.test_jobs import COST, PROGRESS
+from tests.support.api import Api, Tenant
+
+SAME_SITE = {"sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("web")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    yield api
+    api.stop()
+
+
+@pytest.fixture
+def tenant(api: Api) -> Iterator[Tenant]:
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+
+
+@pytest.fixture
+def browser(api: Api) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as client:
+        yield client
+
+
+def sign_in(browser: httpx.Client, tenant: Tenant) -> httpx.Response:
+    return browser.post("/sign-in", data={"key": f" {tenant.key} "}, headers=SAME_SITE)
+
+
+def test_jobs_are_shown_to_who_signed_in(browser: httpx.Client, tenant: Tenant) -> None:
+    job, other = tenant.job(suffix="mine"), Tenant(tenant.api).job()
+    claim = tenant.claim(job.id)
+    with tenant.api.database.transaction() as session:
+        claims.record(session, claim, [], progress=PROGRESS | {"cost": COST})
+    assert job.id not in browser.get("/").text
+    page = sign_in(browser, tenant)
+    assert page.url.path == "/"
+    for text in (job.id, tenant.base_model, "running", "step 4 of 10", "1 min 00 s", "$0.0100", "$0.0250", 'http-equiv="refresh"'):
+        assert text in page.text
+    assert other.id not in page.text
+    tenant.client.fine_tuning.jobs.cancel(job.id)
+    assert "cancelling" in browser.get("/").text
+    with tenant.api.database.transaction() as session:
+        claims.finish(session, claim, JobStatus.CANCELLED, Draft("stopped"))
+    assert 'http-equiv="refresh"' not in browser.get("/").text
+
+
+def test_the_cookie_holds_the_key_id_and_ends_with_the_key(browser: httpx.Client, tenant: Tenant) -> None:
+    cookie = sign_in(browser, tenant).history[0].headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "Sign out" in browser.get("/").text
+    assert browser.get("/v1/models").status_code == 401
+    with tenant.api.database.transaction() as session:
+        session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(revoked_at=now_plus()))
+    assert "Sign out" not in browser.get("/").text
+
+
+def test_signing_out(browser: httpx.Client, tenant: Tenant) -> None:
+    sign_in(browser, tenant)
+    assert "Sign out" not in browser.post("/sign-out", headers=SAME_SITE).text
+    assert "Sign out" not in browser.get("/").text
+
+
+def test_a_wrong_key_and_a_forged_cookie_get_nothing(browser: httpx.Client) -> None:
+    answer = browser.post("/sign-in", data={"key": "nonsense"}, headers=SAME_SITE)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+    assert 'role="alert"' in answer.text
+    browser.cookies.set("falqon_session", "eyJrZXlfaWQiOiAia2V5X3gifQ==.x.y")
+    assert "Sign out" not in browser.get("/").text
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"}]
+)
+def test_forms_of_other_sites_are_refused(browser: httpx.Client, tenant: Tenant, headers: dict[str, str]) -> None:
+    for path in ("/sign-in", "/sign-out"):
+        assert browser.post(path, data={"key": tenant.key}, headers=headers).status_code == 403
+
+
+def test_a_browser_that_only_sends_the_origin_is_let_in(browser: httpx.Client, tenant: Tenant) -> None:
+    page = browser.post("/sign-in", data={"key": tenant.key}, headers={"origin": tenant.api.url})
+    assert "Sign out" in page.text
+
+
+def test_hostile_text_is_shown_as_text(browser: httpx.Client, tenant: Tenant) -> None:
+    file = tenant.client.files.create(file=("<img src=x onerror=alert(1)>", b"{oops}\n"), purpose="fine-tune")
+    job = tenant.job(training_file=file.id)
+    tenant.check(file.id)
+    page = sign_in(browser, tenant).text
+    assert job.id in page
+    assert "&lt;img" in page
+    assert "<img" not in page
+
+
+def test_pages_allow_nothing_from_elsewhere_and_nothing_inline(browser: httpx.Client, tenant: Tenant) -> None:
+    for page in (browser.get("/"), sign_in(browser, tenant), browser.get("/docs")):
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'")
+        assert "unsafe" not in policy
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|https?://", page.text)
+        for asset in re.findall(r'(?:src|href)="(/(?:static|docs/assets)/[^"]+)"', page.text):
+            assert browser.get(asset).status_code == 200
+
+
+def test_docs_say_how_to_get_their_assets(browser: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(docs, "ASSETS", tmp_path)
+    page = browser.get("/docs")
+    assert page.status_code == 503
+    assert "make assets" in page.text
