@@ -5,6 +5,7 @@ band around it. During: the measured seconds of the steps done. What is given up
 token counts come from characters when no tokenizer has seen the file; `basis` says which.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
@@ -134,7 +135,7 @@ def estimate(
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores."""
     assert recipe.batch_size is not None, "resolve the recipe first"
     steps = recipe.num_steps(num_records)
-    tokens = round(tokens_per_epoch * steps * recipe.batch_size / max(1, num_records))
+    tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
     is_cpu = device.name == "cpu"
     efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
     expected = training_flops(dimensions, recipe, tokens) / (device.tflops * 1e12 * num_devices * efficiency)

@@ -19,7 +19,9 @@ class ExitCode(IntEnum):
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Numbers are finite: JSON has no others, and a loss that is not stops the training before it is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Started(Message):

@@ -30,6 +30,7 @@ class ModelDimensions(BaseModel):
     vocab_size: int
     max_position_embeddings: int
     tied_embeddings: bool
+    num_layer_vector_parameters: int = 0  # biases and query-key norms of one layer, beside its two norms
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -37,16 +38,29 @@ class ModelDimensions(BaseModel):
         try:
             heads = int(config["num_attention_heads"])
             hidden = int(config["hidden_size"])
+            kv_heads = int(config.get("num_key_value_heads") or heads)
+            head_dim = int(config.get("head_dim") or hidden // heads)
+            intermediate = int(config["intermediate_size"])
+            vectors = 0
+            if config.get("model_type") == "qwen2" or config.get("attention_bias"):
+                vectors += (heads + 2 * kv_heads) * head_dim
+            if config.get("attention_bias"):
+                vectors += hidden
+            if config.get("mlp_bias"):
+                vectors += 2 * intermediate + hidden
+            if config.get("model_type") == "qwen3":
+                vectors += 2 * head_dim
             return cls(
                 hidden_size=hidden,
-                intermediate_size=int(config["intermediate_size"]),
+                intermediate_size=intermediate,
                 num_layers=int(config["num_hidden_layers"]),
                 num_heads=heads,
-                num_kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // heads),
+                num_kv_heads=kv_heads,
+                head_dim=head_dim,
                 vocab_size=int(config["vocab_size"]),
                 max_position_embeddings=int(config["max_position_embeddings"]),
                 tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+                num_layer_vector_parameters=vectors,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(f"config.json describes no supported decoder: {type(error).__name__} at {error}", "model") from None
@@ -72,7 +86,8 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_parameters(self) -> int:
-        return self.num_linear_parameters + self.num_embedding_parameters + (2 * self.num_layers + 1) * self.hidden_size
+        vectors = self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters) + self.hidden_size
+        return self.num_linear_parameters + self.num_embedding_parameters + vectors
 
     def num_adapter_parameters(self, rank: int) -> tuple[int, int]:
         """Elements of all A [rank, I] and of all B [O, rank]."""
@@ -97,7 +112,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{name} is program code; models that need remote code are refused", "model")
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"config.json cannot be read: {error}", "model") from None
     if not isinstance(config, dict):
         raise ModelError("config.json is not a JSON object", "model")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 MAX_ERRORS = 50
 MAX_LINE_BYTES = 8 * 2**20
@@ -55,6 +55,15 @@ class ChatRecord(_Record):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     parallel_tool_calls: bool | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _tools_are_plain_json(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        try:
+            json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:  # a number such as 1e999, half a surrogate pair, deep nesting
+            raise ValueError(f"tools cannot be written as JSON again: {error}") from None
+        return tools
 
     @model_validator(mode="after")
     def _has_something_to_learn(self) -> Self:
@@ -216,8 +225,8 @@ def _load(text: str, line: int) -> Any:
         raise _bad(line, error.colno, "", f"not JSON: {error.msg}; expected one JSON object a line") from None
     except RecursionError:
         raise _bad(line, 1, "", "the JSON is nested too deeply") from None
-    except ValueError as error:  # a number with more digits than Python converts, or NaN
-        raise _bad(line, 1, "", str(error)) from None
+    except ValueError as error:  # NaN and its like, or a number with more digits than Python converts
+        raise _bad(line, 1, "", "a number has too many digits" if "digits" in str(error) else str(error)) from None
     return value
 
 

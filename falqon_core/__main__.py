@@ -1,0 +1,3 @@
+from falqon_core.cli import app
+
+app(prog_name="python -m falqon_core")

@@ -1,0 +1,77 @@
+"""The choice of A [r, I] for one linear, before it is itself rounded to e4m3.
+
+orthonormal: r random orthonormal rows, keyed by seed and layer name.
+quant_error: the top-r right singular vectors V_r of the rounding error E = W - dequant(W_q). They come from the eigenvectors of the
+             smaller Gram matrix of E. The published rule takes sqrt(S_r) V_r^T, the anchored one V_r^T itself.
+gradient:    the top-r right singular vectors of the weight gradient of a few microbatches. The gradient G [O, I] is never formed: with a
+             random Omega [2r, O], the sketch Omega . G = sum over tokens of (Omega . dy) x^T is [2r, I], and its leading right singular
+             vectors are those of G up to the usual error of a randomized range finder (Halko, Martinsson, Tropp 2011).
+What is given up: quant_error takes an eigendecomposition per layer, seconds each at 7B's widths; orthonormal is free.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+OVERSAMPLING = 2
+
+
+def orthonormal(name: str, num_inputs: int, rank: int, seed: int) -> Tensor:
+    """-> fp32 [rank, num_inputs] with orthonormal rows; rank <= num_inputs."""
+    columns, _ = torch.linalg.qr(torch.randn(num_inputs, rank, generator=_generator(name, seed)))
+    return columns.t().contiguous()
+
+
+def quant_error(error: Tensor, rank: int, scaled: bool) -> Tensor:
+    """error fp32 [O, I] -> V_r^T fp32 [rank, I], or sqrt(S_r) V_r^T when `scaled`. Directions beyond min(O, I) are zero rows."""
+    num_outputs, num_inputs = error.shape
+    k = min(rank, num_outputs, num_inputs)
+    if num_inputs <= num_outputs:
+        squares, vectors = torch.linalg.eigh(error.t() @ error)
+        right = vectors[:, -k:].flip(1).t()
+    else:
+        squares, vectors = torch.linalg.eigh(error @ error.t())
+        right = vectors[:, -k:].flip(1).t() @ error
+        right = right / right.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    if scaled:
+        right = right * squares[-k:].flip(0).clamp_min(0).pow(0.25)[:, None]
+    return torch.cat([right, right.new_zeros(rank - k, num_inputs)])
+
+
+def top_right_singular_vectors(sketch: Tensor, rank: int) -> Tensor:
+    """sketch fp32 [2r, I] -> [rank, I] orthonormal rows, most important first."""
+    return torch.linalg.svd(sketch, full_matrices=False).Vh[:rank].contiguous()
+
+
+@contextmanager
+def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Within the context every backward pass through `model` adds to one sketch [2 * rank, I] (fp32) per named linear.
+
+    The model may be entirely frozen: the embeddings' output is made to require a gradient.
+    """
+    sketches = {name: torch.zeros(OVERSAMPLING * rank, linear.in_features) for name, linear in linears.items()}
+
+    def watch(sketch: Tensor, omega: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = inputs[0].detach().flatten(0, -2)
+            output.register_hook(lambda grad: sketch.add_((grad.flatten(0, -2) @ omega).t() @ x))
+
+        return hook
+
+    handles = [model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.requires_grad_())]
+    for name, linear in linears.items():
+        omega = torch.randn(linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)).to(linear.weight.dtype)
+        handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
+    try:
+        yield sketches
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
+    """Keyed by the layer's name, so that one layer's A does not depend on which others are melded."""
+    return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))

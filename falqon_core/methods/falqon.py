@@ -1,0 +1,56 @@
+"""FALQON: low-rank adapters melded into the FP8 backbone (method.md), behind the protocol of `methods`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from falqon_core.data.loader import Microbatch
+from falqon_core.meld.convert import convert_to_melded, swap_activations, target_linears
+from falqon_core.meld.init import gradient_sketches
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.update import update_rule
+from falqon_core.methods.loss import microbatch_loss
+from falqon_core.spec.config import Recipe
+
+
+class Falqon:
+    def __init__(self, recipe: Recipe) -> None:
+        """`recipe` is resolved."""
+        self.recipe = recipe
+        self.rule = update_rule(recipe)
+        self.layers: dict[str, MeldedLinear] = {}
+
+    def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        sketches = self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
+        self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
+        swap_activations(model)
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
+        swap_activations(model)
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                prefix = name + "."
+                self.rule.load(layer, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for layer in self.layers.values():
+            self.rule.after_step(layer)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in self.rule.state(layer).items()}
+
+    def _sketch(self, model: PreTrainedModel, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
+        model.requires_grad_(False)
+        linears = target_linears(model, self.recipe.target_modules)
+        with gradient_sketches(model, linears, self.recipe.rank, self.recipe.seed) as sketches:
+            for microbatch in microbatches:
+                if microbatch.num_labels:
+                    microbatch_loss(model, microbatch)[0].backward()
+        return sketches

@@ -1,0 +1,44 @@
+"""Load a base model for training: from a folder that was checked, offline, in bf16, without remote code.
+
+What is given up: only the architectures whose decoder and head are plain (`SUPPORTED`), because the loss computes logits itself.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from falqon_core.ops import attention
+from falqon_core.spec.errors import ModelError
+from falqon_core.spec.models import check_model_folder
+
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def load_base_model(folder: Path) -> PreTrainedModel:
+    """The model in eval mode (training has no dropout) with our attention. Raises `ModelError` for anything refused or broken."""
+    config = check_model_folder(folder)
+    if config.get("model_type") not in SUPPORTED:
+        raise ModelError(f"model type {config.get('model_type')!r} is not supported; supported are {', '.join(SUPPORTED)}", "model")
+    if "quantization_config" in config:
+        raise ModelError("the model is quantized already; provide the bf16 or fp32 weights", "model")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16,
+            attn_implementation=attention.NAME,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"the model cannot be loaded: {error}", "model") from error
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Raises `ModelError` when the folder has no usable tokenizer."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer cannot be loaded: {error}", "model") from error

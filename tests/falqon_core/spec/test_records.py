@@ -1,0 +1,198 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falqon_core.spec.records import (
+    MAX_ERRORS,
+    MAX_LINE_BYTES,
+    BadRecord,
+    ChatRecord,
+    CompletionRecord,
+    RecordError,
+    TextRecord,
+    check_file,
+    parse_record,
+    read_records,
+)  # fmt: skip
+
+USER = {"role": "user", "content": "How much?"}
+ASSISTANT = {"role": "assistant", "content": "Five."}
+CHAT = {"messages": [USER, ASSISTANT]}
+
+
+def line(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def fault(raw: bytes, number: int = 1) -> RecordError:
+    with pytest.raises(BadRecord) as caught:
+        parse_record(raw, number)
+    return caught.value.error
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (CHAT, ChatRecord),
+        ({"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER, ASSISTANT | {"weight": 0}]}, ChatRecord),
+        ({"prompt": "", "completion": "x"}, CompletionRecord),
+        ({"text": "ü 🙂"}, TextRecord),
+    ],
+)
+def test_the_three_shapes(value: dict[str, Any], kind: type) -> None:
+    record = parse_record(line(value))
+
+    assert type(record) is kind
+    assert record.model_dump(exclude_none=True) == value
+
+
+def test_tool_calls_and_their_answers() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
+    value = {
+        "messages": [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "5", "tool_call_id": "1"}, ASSISTANT],
+        "tools": [{"type": "function", "function": {"name": "price"}}],
+        "parallel_tool_calls": False,
+    }
+
+    assert parse_record(line(value)).model_dump(exclude_none=True) == value
+
+
+# Each fault: the line, the column (from 1, in characters), the field, and words of the message.
+FAULTS: list[tuple[bytes, int, str, str]] = [
+    (b'{"text": "\xff"}', 11, "", "byte 0xff is not UTF-8"),
+    ('{"text": "üü'.encode() + b'\xc3"}', 13, "", "byte 0xc3 is not UTF-8"),
+    (b"\xff\xfe{\x00", 1, "", "save the file as UTF-8"),
+    (b"{not json}", 2, "", "not JSON"),
+    (b'{"text": "a"} {"text": "b"}', 15, "", "not JSON: Extra data"),
+    (b'{"text": "a', 10, "", "not JSON: Unterminated string"),
+    (b'{"text": "a\tb"}', 12, "", "not JSON: Invalid control character"),
+    (b'{"text": NaN}', 1, "", "NaN is not JSON"),
+    (b'{"text": -Infinity}', 1, "", "-Infinity is not JSON"),
+    (b'{"text": ' + b"9" * 5000 + b"}", 1, "", "a number has too many digits"),
+    (b"[" * 100_000, 1, "", "nested too deeply"),
+    (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 1, "", "nested too deeply"),
+    (b"[1]", 1, "", "expected an object with 'messages'"),
+    (b"null", 1, "", "expected an object with 'messages'"),
+    (b"{}", 1, "", "found keys []"),
+    (b'{"question": "a"}', 1, "", "found keys ['question']"),
+    (b'{"text": ""}', 10, "text", "at least 1 character"),
+    (b'{"text": 5}', 10, "text", "valid string"),
+    (b'{"text": "\\ud800"}', 10, "text", "unicode"),
+    (b'{"\\ud800": 1}', 1, "", "found keys"),
+    (b'{"prompt": "a"}', 1, "completion", "Field required"),
+    (b'{"completion": "a"}', 1, "prompt", "Field required"),
+    (b'{"prompt": "a", "completion": ""}', 31, "completion", "at least 1 character"),
+    (b'{"text": "a", "completion": "b"}', 1, "prompt", "Field required"),
+    (b'{"text": "a", "label": "b"}', 24, "label", "Extra inputs"),
+    (b'{"messages": []}', 14, "messages", "at least 1 item"),
+    (b'{"messages": "hello"}', 14, "messages", "valid list"),
+    (line({"messages": [USER]}), 1, "", "at least one message must have role 'assistant'"),
+    (line({"messages": [ASSISTANT, USER]}), 1, "", "the last message must have role 'assistant'"),
+    (line({"messages": [USER, ASSISTANT | {"weight": 0}]}), 1, "", "nothing to learn"),
+    (b'{"messages": [{"role": "human", "content": "a"}]}', 24, "messages[0].role", "'system', 'user', 'assistant' or 'tool'"),
+    (b'{"messages": [{"content": "a"}]}', 15, "messages[0].role", "Field required"),
+    (b'{"messages": [{"role": "user", "content": ["a"]}]}', 43, "messages[0].content", "valid string"),
+    (b'{"messages": [{"role": "user", "content": ""}]}', 15, "messages[0]", "non-empty content"),
+    (b'{"messages": [{"role": "assistant"}]}', 15, "messages[0]", "non-empty content or tool_calls"),
+    (b'{"messages": [{"role": "user", "content": "a", "weight": 1}]}', 15, "messages[0]", "weight is allowed on assistant"),
+    (b'{"messages": [{"role": "assistant", "content": "a", "weight": 2}]}', 63, "messages[0].weight", "less than or equal to 1"),
+    (b'{"messages": [{"role": "assistant", "content": "a", "weight": true}]}', 63, "messages[0].weight", "valid integer"),
+    (b'{"messages": [{"role": "user", "content": "a", "tool_calls": []}]}', 15, "messages[0]", "tool_calls are allowed on assistant"),
+    (line(CHAT)[:-1] + b', "tools": [{"a": 1e999}]}', len(line(CHAT)) + len(', "tools": '), "tools", "cannot be written as JSON"),
+    (line(CHAT)[:-1] + b', "tools": [{"a": "\\udc00"}]}', len(line(CHAT)) + len(', "tools": '), "tools", "cannot be written as JSON"),
+    (b'{"text": "' + b"a" * MAX_LINE_BYTES + b'"}', 1, "", "the limit is 8388608"),
+]
+
+
+@pytest.mark.parametrize(("raw", "column", "field", "message"), FAULTS, ids=[fault[0][:50].decode("latin-1") for fault in FAULTS])
+def test_a_fault_is_told_with_its_place(raw: bytes, column: int, field: str, message: str) -> None:
+    error = fault(raw, 7)
+
+    assert (error.line, error.column, error.field) == (7, column, field)
+    assert message in error.message
+    assert str(error).startswith(f"line 7, column {column}")
+
+
+def test_a_byte_order_mark_is_passed_over_on_the_first_line_only() -> None:
+    raw = b'\xef\xbb\xbf{"text": "a"}'
+
+    assert parse_record(raw, 1) == TextRecord(text="a")
+    assert "BOM" in fault(raw, 2).message
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_json_is_a_record_or_a_fault(value: Any) -> None:
+    for raw in (line(value), line({"messages": value}), line({"text": value}), line({"prompt": "a", "completion": value})):
+        report = check_file([raw])
+        assert (report.num_records, report.num_errors) in ((1, 0), (0, 1))
+        assert all(error.column >= 1 for error in report.errors)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_record_or_a_fault(raw: bytes) -> None:
+    with pytest.raises(BadRecord):
+        parse_record(raw)
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"  \n"])), st.text(st.characters(codec="utf-8"), min_size=1))
+def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -> None:
+    raw = line({"text": text})
+    lines = [part for gap in [*gaps, b""] for part in (raw + b"\r\n", gap) if part]
+
+    report = check_file(lines)
+
+    assert report.ok
+    assert report.num_records == len(gaps) + 1
+    assert report.num_characters == len(text) * (len(gaps) + 1)
+    assert list(read_records(lines)) == [TextRecord(text=text)] * (len(gaps) + 1)
+
+
+def test_a_good_file_is_summed_up() -> None:
+    report = check_file([line(CHAT) + b"\n"] * 3)
+
+    assert (report.shape, report.num_records, report.num_characters, report.num_errors) == ("messages", 3, 3 * len("How much?Five."), 0)
+    assert report.summary() == "3 records (messages)"
+
+
+@pytest.mark.parametrize("lines", [[], [b"\n", b" \r\n"]])
+def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
+    report = check_file(lines)
+
+    assert not report.ok
+    assert (report.errors[0].line, report.errors[0].column) == (1, 1)
+    assert "the file is empty; expected one JSON object a line" in report.summary()
+
+
+def test_mixed_shapes_are_at_fault() -> None:
+    report = check_file([line(CHAT), b"", line({"text": "a"}), line(CHAT), line({"prompt": "a", "completion": "b"})])
+
+    assert [(error.line, error.message.split(" but ")[0]) for error in report.errors] == [
+        (3, "this line has shape 'text'"),
+        (5, "this line has shape 'prompt/completion'"),
+    ]
+    assert report.num_records == 2
+    assert report.summary().endswith("(and 1 more)")
+
+
+def test_all_faults_are_counted_and_the_first_are_listed() -> None:
+    report = check_file([b"{"] * (MAX_ERRORS + 10) + [line(CHAT)])
+
+    assert report.num_errors == MAX_ERRORS + 10
+    assert [error.line for error in report.errors] == list(range(1, MAX_ERRORS + 1))
+    assert report.num_records == 1
+
+
+def test_reading_stops_at_the_first_fault() -> None:
+    records = read_records([line(CHAT), b"\n", b"{"])
+
+    next(records)
+    with pytest.raises(BadRecord, match="line 3, column 2"):
+        next(records)
