@@ -3,9 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A self-hosted fine-tuning service.", pretty_exceptions_enable=False)
 models = typer.Typer(no_args_is_help=True, help="The catalogue of base models.")
@@ -53,17 +57,13 @@ def add_model(
     source: Annotated[str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")],
 ) -> None:
     """Add a base model to the catalogue."""
-    from app import migrate
     from app.catalogue.importer import ModelNotAdded, add_base_model
-    from app.database import Database
     from app.settings import Settings
     from app.storage import Storage
 
     settings = Settings()
-    database = Database(settings.resolved_database_url)
-    migrate.upgrade(database)
     try:
-        added = add_base_model(database, Storage(settings.resolved_storage_url), settings, model_id, source)
+        added = add_base_model(_database(settings), Storage(settings.resolved_storage_url), settings, model_id, source)
     except ModelNotAdded as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -77,12 +77,11 @@ def list_models() -> None:
     from rich.table import Table
     from sqlalchemy import select
 
-    from app.database import Database
     from app.models import Model
     from app.settings import Settings
 
     table = Table("id", "size", "added")
-    with Database(Settings().resolved_database_url).read() as session:
+    with _database(Settings()).read() as session:
         for model in session.scalars(select(Model).where(Model.base_model_id.is_(None), Model.deleted_at.is_(None)).order_by(Model.id)):
             table.add_row(model.id, f"{model.bytes / 2**20:,.1f} MiB", f"{model.created_at:%Y-%m-%d %H:%M}")
     Console().print(table)
@@ -94,14 +93,23 @@ def create_key(
     scope: Annotated[Literal["read", "write", "admin"], typer.Option(help="Each includes those before it.")] = "write",
 ) -> None:
     """Make an API key of the default project and show it once."""
-    from app.database import Database
     from app.keys import service
     from app.models import DEFAULT_PROJECT_ID, Scope
     from app.settings import Settings
 
-    with Database(Settings().resolved_database_url).transaction() as session:
+    with _database(Settings()).transaction() as session:
         _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
+
+
+def _database(settings: "Settings") -> "Database":
+    """Up to date, so that these commands also work before the service has ever run."""
+    from app import migrate
+    from app.database import Database
+
+    database = Database(settings.resolved_database_url)
+    migrate.upgrade(database)
+    return database
 
 
 if __name__ == "__main__":

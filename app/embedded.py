@@ -76,7 +76,7 @@ class Embedded:
         self._workers = [self._child(f"worker-{queue}", worker_command(queue)) for queue in (GPU_QUEUE, CPU_QUEUE)]
 
     def serve(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop)
         try:
             secret = self._start()

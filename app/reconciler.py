@@ -15,6 +15,7 @@ from app.settings import Settings
 
 TICK_SECONDS = 5.0
 RING_AGAIN_SECONDS = 30.0
+STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
 FILE_PATIENCE_SECONDS = 10.0
 # Who hears one ring works until nothing is left, so a long queue needs no more of them; busy workers leave them lying.
 RINGS_PER_TICK = 8
@@ -35,7 +36,7 @@ class Reconciler:
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def tick(self) -> None:
         """Raises `SQLAlchemyError` when the database is away."""

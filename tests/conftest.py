@@ -1,5 +1,6 @@
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def short_tmp() -> Iterator[Path]:
 def postgres(short_tmp: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(short_tmp / "pg")
     yield server
-    server.stop()
+    server.stop(signal.SIGQUIT)  # nothing in it is worth a clean end
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

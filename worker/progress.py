@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 
+from app.models import Job
 from app.models.base import JsonObject
-from falqon_core.spec.estimate import DEVICES, Device, dollars, remaining_seconds
+from falqon_core.spec.estimate import DEVICES, Estimate, dollars, remaining_seconds
 from falqon_core.spec.messages import StepMetrics
 from worker.gpu import Machine
 
@@ -15,9 +16,10 @@ STEPS_REMEMBERED = 256
 class Progress:
     """`clock` gives the seconds since this attempt was claimed; staging holds the device too, so it is paid for."""
 
-    def __init__(self, before: JsonObject | None, device_seconds: float, machine: Machine, clock: Callable[[], float]) -> None:
-        self._before = before or {}
-        self._device_seconds = device_seconds
+    def __init__(self, job: Job, machine: Machine, clock: Callable[[], float]) -> None:
+        self._before = job.progress or {}
+        self._device_seconds = job.device_seconds
+        self._estimate = Estimate.model_validate(job.estimate).seconds if job.estimate else None
         self._machine = machine
         self._device = DEVICES.get(machine.device)
         self._clock = clock
@@ -49,10 +51,8 @@ class Progress:
         """`jobs.progress`."""
         last = self._last
         if last is None:
-            return self._before | {"cost": self._cost(self._device, None)}
-        left = last.total_steps - last.step
-        eta = None if ended else remaining_seconds(self._seconds, left)
-        low, expected, high = (0.0, 0.0, 0.0) if ended else eta or (None, None, None)
+            return self._before | {"cost": self._cost((None, None, None))}
+        low, expected, high = (0.0, 0.0, 0.0) if ended else self._time_left(last)
         return {
             "step": last.step,
             "total_steps": last.total_steps,
@@ -65,15 +65,26 @@ class Progress:
             "train_loss": last.train_loss,
             "trained_tokens": last.trained_tokens,
             "elapsed_seconds": round(last.elapsed_seconds, 1),
-            "cost": self._cost(self._device, (low, expected, high)),
+            "cost": self._cost((low, expected, high)),
         }
 
-    def _cost(self, device: Device | None, eta: tuple[float | None, float | None, float | None] | None) -> JsonObject | None:
+    def _time_left(self, last: StepMetrics) -> tuple[float, float, float] | tuple[None, None, None]:
+        """From the measured steps; before there are any, the estimate's share."""
+        steps_left = last.total_steps - last.step
+        if measured := remaining_seconds(self._seconds, steps_left):
+            return measured
+        if self._estimate is None:
+            return None, None, None
+        share = steps_left / last.total_steps
+        return self._estimate.low * share, self._estimate.expected * share, self._estimate.high * share
+
+    def _cost(self, eta: tuple[float | None, float | None, float | None]) -> JsonObject | None:
+        device = self._device
         if device is None:
             return None
         rate = device.usd_per_hour * self._machine.num_devices
         accrued = self._accrued_before + dollars(rate, self._clock())
-        low, expected, high = eta or (None, None, None)
+        low, expected, high = eta
 
         def projected(seconds: float | None) -> str | None:
             return None if seconds is None else str(accrued + dollars(rate, seconds))

@@ -84,7 +84,7 @@ class Execution:
             on_lost=self._kill_trainer,
         )
         self._journal = Journal(supervisor.database, supervisor.redis, self._lease)
-        self._progress = Progress(job.progress, job.device_seconds, supervisor.machine, lambda: time.monotonic() - claimed_at)
+        self._progress = Progress(job, supervisor.machine, lambda: time.monotonic() - claimed_at)
 
     def run(self) -> None:
         self._log.info("attempt starts")

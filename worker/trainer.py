@@ -1,6 +1,7 @@
 """The trainer as a process: it is given paths and numbers, never an address or a secret."""
 
 import os
+import re
 import signal
 import subprocess
 from collections import deque
@@ -12,8 +13,7 @@ from typing import BinaryIO
 from app.leash import leashed
 
 KEPT_LOG_LINES = 200
-SECRET_PREFIXES = ("FALQON_", "AWS_", "GOOGLE_", "AZURE_", "HF_TOKEN", "HUGGING_FACE_")
-SECRET_WORDS = ("SECRET", "PASSWORD", "TOKEN", "API_KEY", "ACCESS_KEY", "DATABASE_URL", "REDIS_URL", "STORAGE_URL", "BROKER_URL")
+OURS = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|SECRET|PASSWORD|_TOKEN$|_KEY$|^(DATABASE|REDIS|STORAGE)_URL$")
 
 
 class TrainerProcess:
@@ -70,8 +70,5 @@ class TrainerProcess:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    def secret(name: str) -> bool:
-        return name.startswith(SECRET_PREFIXES) or any(word in name for word in SECRET_WORDS)
-
-    kept = {name: value for name, value in environment.items() if not secret(name.upper())}
+    kept = {name: value for name, value in environment.items() if not OURS.search(name.upper())}
     return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -48,13 +48,13 @@ class Cost(BaseModel):
     usd_per_device_hour: str
     price_source: str
     accrued: str
-    projected: str
-    projected_low: str
-    projected_high: str
+    projected: str | None  # null until there is something to project from
+    projected_low: str | None
+    projected_high: str | None
 
     @classmethod
     def of(cls, job: Job) -> Self | None:
-        if job.progress and "cost" in job.progress:
+        if job.progress and job.progress.get("cost"):
             return cls.model_validate(job.progress["cost"])
         if job.estimate is None:
             return None

@@ -56,7 +56,7 @@ class Job(Base):
     infra_failures: Mapped[int] = mapped_column(default=0)
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JsonObject | None]  # step, eta and cost as last reported
-    device_seconds: Mapped[float] = mapped_column(default=0.0)  # of finished attempts
+    device_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts, as last reported
     paused_reason: Mapped[str | None]
 
     error_code: Mapped[str | None]

@@ -90,6 +90,22 @@ def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
     wait_for(lambda: not service.pids(), 5, "every process ends")
 
 
+def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
+    """Starts from the job that the killed service left running."""
+    service.process = service.start()
+    wait_for(lambda: service.ready() == "ok", what="up again")
+    for job in service.client.fine_tuning.jobs.list():
+        if job.status in ("queued", "running"):
+            service.client.fine_tuning.jobs.cancel(job.id)
+    job = create_job(service, Toy(steps=5000, step_seconds=0.02, deaf=True))
+    wait_for(lambda: status(service, job) == "running" and service.pids("toy_trainer.py"), 30, "the deaf trainer runs")
+    service.process.send_signal(signal.SIGINT)
+    wait_for(lambda: service.ready() is None, what="it is stopping")
+    service.process.send_signal(signal.SIGINT)
+    service.process.wait(5)
+    wait_for(lambda: not service.pids(), 2, "every process ends")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [(["--host", "0.0.0.0"], 2, "--allow-remote"), (["--port", "{taken}"], 1, "Cannot listen")],

@@ -17,6 +17,7 @@ from app.models import DEFAULT_PROJECT_ID, Artifact, Attempt, Checkpoint, Desire
 from app.settings import Settings
 from app.storage import Storage, keys
 from falqon_core.spec.config import Recipe
+from tests.support.api import TINY_CONFIG
 from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 from worker.gpu import Machine
@@ -46,7 +47,7 @@ class House:
         self._children: list[subprocess.Popen[bytes]] = []
         with database.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
-            session.add(Model(id=BASE_MODEL, config={}, bytes=1))
+            session.add(Model(id=BASE_MODEL, config=TINY_CONFIG, bytes=1))
             session.flush()
             for name, content in (("config.json", b'{"model_type": "toy"}'), ("model.safetensors", b"weights"), ("tokenizer.json", b"{}")):
                 key = keys.base_model_file(BASE_MODEL, name)
@@ -69,7 +70,8 @@ class House:
             session.add(
                 Job(
                     id=job_id, project_id=DEFAULT_PROJECT_ID, status=JobStatus.QUEUED, desired=Desired.RUN, base_model_id=BASE_MODEL,
-                    training_file_id=file_id, requested={}, recipe=Recipe().resolved(1).model_dump(mode="json"),
+                    training_file_id=file_id, requested={"model": BASE_MODEL, "training_file": file_id},
+                    recipe=Recipe().resolved(1).model_dump(mode="json"),
                 )
             )  # fmt: skip
         return job_id

@@ -89,10 +89,9 @@ def test_sigterm_drains_what_the_poller_started(silent_house: House) -> None:
 
 def test_a_killed_worker_takes_its_trainer_along_and_another_continues(silent_house: House) -> None:
     house = silent_house
-    toy = Toy(steps=80, step_seconds=0.02)
-    whole = house.add_job(toy)
+    whole = house.add_job(Toy(steps=400, step_seconds=0))
     assert house.supervisor().execute_next()
-    job_id = house.add_job(toy)
+    job_id = house.add_job(Toy(steps=400, step_seconds=0.01))
     worker = house.start_worker()
     house.wait_for_checkpoint(job_id)
     worker.kill()

@@ -1,6 +1,12 @@
 from decimal import Decimal
 
+from app.models import Job
+from app.models.base import JsonObject
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.estimate import DEVICES, estimate
 from falqon_core.spec.messages import StepMetrics
+from falqon_core.spec.models import ModelDimensions
+from tests.support.api import TINY_CONFIG
 from worker.gpu import Machine
 from worker.progress import Progress
 
@@ -15,8 +21,12 @@ def step(number: int, total: int = 100, seconds: float = 36.0) -> StepMetrics:
     )  # fmt: skip
 
 
+def job(progress: JsonObject | None = None, device_seconds: float = 0.0, estimate: JsonObject | None = None) -> Job:
+    return Job(progress=progress, device_seconds=device_seconds, estimate=estimate)
+
+
 def test_cost_and_time_left_follow_the_measured_steps() -> None:
-    progress = Progress(None, 0.0, Machine("h100", 2), lambda: HOUR / 2)
+    progress = Progress(job(), Machine("h100", 2), lambda: HOUR / 2)
     for number in range(1, 51):
         progress.step(step(number))
     now = progress.snapshot()
@@ -30,7 +40,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
 
 def test_earlier_attempts_are_paid_for_too() -> None:
     before = {"step": 40, "cost": {"accrued": "1.2500"}}
-    progress = Progress(before, 700.0, Machine("h100", 1), lambda: HOUR)
+    progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR)
     progress.step(step(41))
     now = progress.snapshot()
     assert now["cost"]["accrued"] == "3.9400"
@@ -40,12 +50,23 @@ def test_earlier_attempts_are_paid_for_too() -> None:
 
 
 def test_before_the_first_step_the_last_known_progress_stays() -> None:
-    progress = Progress({"step": 40, "cost": {"accrued": "1"}}, 0.0, Machine("h100", 1), lambda: 0.0)
+    progress = Progress(job({"step": 40, "cost": {"accrued": "1"}}), Machine("h100", 1), lambda: 0.0)
     assert progress.snapshot()["step"] == 40
 
 
 def test_a_device_without_a_price_costs_nothing_that_we_know() -> None:
-    progress = Progress(None, 0.0, Machine("some-new-gpu", 1), lambda: HOUR)
+    progress = Progress(job(), Machine("some-new-gpu", 1), lambda: HOUR)
     progress.step(step(1))
     assert progress.snapshot()["cost"] is None
     assert progress.metrics(step(1))["cost_accrued"] is None
+
+
+def test_until_steps_are_measured_the_estimate_speaks() -> None:
+    recipe = Recipe().resolved(1000)
+    given = estimate(ModelDimensions.from_config(TINY_CONFIG), recipe, num_records=1000, tokens_per_epoch=10**9, device=DEVICES["h100"])
+    progress = Progress(job(estimate=given.model_dump(mode="json")), Machine("h100", 1), lambda: 0.0)
+    progress.step(step(25))
+    now = progress.snapshot()
+    assert now["eta_seconds"] == round(given.seconds.expected * 0.75, 1)
+    assert now["eta_low_seconds"] < now["eta_seconds"] < now["eta_high_seconds"]
+    assert Decimal(now["cost"]["projected_low"]) <= Decimal(now["cost"]["projected"]) <= Decimal(now["cost"]["projected_high"])

@@ -15,7 +15,9 @@ def test_noise_on_the_pipe_is_passed_over(house: House) -> None:
     house.set(job_id, status="running", attempt=1, lease_owner="me", lease_expires_at=house.job(job_id).created_at)
     lease = Lease(house.database, Claim(job_id, 1, "me"), lease_seconds=60, heartbeat_seconds=10, claimed_at=0, on_lost=lambda: None)
     saved: list[CheckpointSaved] = []
-    relay = Relay(Journal(house.database, supervisor.redis, lease), Progress(None, 0, supervisor.machine, lambda: 0), saved.append)
+    relay = Relay(
+        Journal(house.database, supervisor.redis, lease), Progress(house.job(job_id), supervisor.machine, lambda: 0), saved.append
+    )
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     checkpoint = CheckpointSaved(step=1, path="/x", bytes=1, manifest_sha256="0", metrics={})

@@ -1,0 +1,38 @@
+import threading
+
+from sqlalchemy import update
+
+from app.broker import Bell
+from app.models import File, FileStatus, JobStatus
+from tests.support.house import House
+from worker.workers import CpuWorker
+
+
+def test_files_that_nobody_announced_are_checked_and_their_jobs_queued(house: House) -> None:
+    good, bad = house.add_job(), house.add_job()
+    for job_id in (good, bad):
+        house.set(job_id, status=JobStatus.VALIDATING_FILES, recipe=None)
+    with house.database.transaction() as session:
+        session.execute(update(File).values(status=FileStatus.UPLOADED))
+    house.storage.put(file_of(house, bad).storage_key, [b"no json\n"])
+    worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
+    worker.look()
+    assert (file_of(house, good).status, house.job(good).status) == (FileStatus.PROCESSED, JobStatus.QUEUED)
+    assert house.job(good).recipe is not None
+    failed = house.job(bad)
+    assert (file_of(house, bad).status, failed.status, failed.error_param) == (FileStatus.ERROR, JobStatus.FAILED, "training_file")
+
+
+def test_one_file_that_cannot_be_read_keeps_no_other_waiting(house: House) -> None:
+    lost, good = house.add_job(), house.add_job()
+    with house.database.transaction() as session:
+        session.execute(update(File).values(status=FileStatus.UPLOADED))
+    house.storage.delete(file_of(house, lost).storage_key)
+    CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event()).look()
+    assert file_of(house, lost).status == FileStatus.UPLOADED
+    assert file_of(house, good).status == FileStatus.PROCESSED
+
+
+def file_of(house: House, job_id: str) -> File:
+    with house.database.read() as session:
+        return session.get_one(File, house.job(job_id).training_file_id)
