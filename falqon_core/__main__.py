@@ -1,3 +1,6 @@
+"""`python -m falqon_core`."""
+
 from falqon_core.cli import app
 
-app(prog_name="python -m falqon_core")
+if __name__ == "__main__":
+    app(prog_name="python -m falqon_core")

@@ -57,7 +57,11 @@ def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int
     def watch(sketch: Tensor, omega: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach().flatten(0, -2)
-            output.register_hook(lambda grad: sketch.add_((grad.flatten(0, -2) @ omega).t() @ x))
+
+            def add(grad: Tensor) -> None:
+                sketch.add_((grad.flatten(0, -2) @ omega).t() @ x)
+
+            output.register_hook(add)
 
         return hook
 
@@ -73,5 +77,5 @@ def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int
 
 
 def _generator(name: str, seed: int) -> torch.Generator:
-    """Keyed by the layer's name, so that one layer's A does not depend on which others are melded."""
-    return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+    """Keyed by the layer's name, so that one layer's A does not depend on which others are melded; torch's CPU generator takes 32 bits."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

@@ -1,27 +1,23 @@
-"""Resumable state on disk: complete or absent, verified before it is read.
+"""Checkpoints: folders that are complete and verified, or do not count.
 
-    checkpoints/<step>/method.safetensors      what the method needs beside the base model
-                       optimizer.safetensors   moments and step counts
-                       state.json              `TrainState`: step, loader position, counts, history
-                       manifest.json           bytes and sha256 of each of these
-
-A folder is written beside its place, flushed and renamed, so a crash leaves the previous one. There is no random state: nothing
-draws numbers after the start (the loader's order is a function of seed and epoch, A is stored, there is no dropout).
-What is given up: no deltas between checkpoints; each is whole.
+`FOLDER/step-00000050/` holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest lists size and sha256
+of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none or all of it. Reading
+verifies every hash; a folder that fails is reported, removed, and the one before it is used. What is given up: no incremental
+checkpoints, each holds the full trainable state.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from falqon_core.export.model_card import TrainingRow
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
@@ -29,73 +25,92 @@ from falqon_core.spec.errors import CheckpointCorrupt
 MANIFEST = "manifest.json"
 
 
-class TrainState(BaseModel):
-    """Where the loop is. `recipe` (resolved) and `num_tokens` (of the training data) tell whether a checkpoint belongs to a training."""
+class Row(BaseModel):
+    """One line of the training table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    step: int
+    train_loss: float
+    valid_loss: float | None
+    learning_rate: float
+
+
+class Progress(BaseModel):
+    """Where training stands, beside the tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
     recipe: Recipe
+    num_records: int
     num_tokens: int
+    num_threads: int
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}
-    history: list[TrainingRow] = []
+    metrics: dict[str, float] = {}
+    rows: list[Row] = []
 
 
 class Checkpoint(NamedTuple):
-    state: TrainState
+    progress: Progress
     method: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
 
 class Saved(NamedTuple):
     path: Path
-    bytes: int
+    num_bytes: int
     manifest_sha256: str
 
 
-def save(folder: Path, state: TrainState, method: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], keep: int) -> Saved:
-    """Write `folder/<step>` and drop all but the newest `keep`."""
-    path = folder / str(state.step)
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Saved:
+    """Write the checkpoint of this step and remove all but the `keep` newest."""
+    path = folder / f"step-{checkpoint.progress.step:08d}"
     with whole_folder(path) as staging:
-        save_file({name: tensor.contiguous() for name, tensor in method.items()}, staging / "method.safetensors")
-        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, staging / "optimizer.safetensors")
-        (staging / "state.json").write_text(state.model_dump_json())
+        save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
+        save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
+        (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
-        manifest = json.dumps({"step": state.step, "files": files}, indent=1).encode()
-        (staging / MANIFEST).write_bytes(manifest)
-    for old in _newest_first(folder)[keep:]:
+        (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
+    for old in _complete(folder)[keep:]:
         shutil.rmtree(old)
-    return Saved(path, sum(file.stat().st_size for file in path.iterdir()), hashlib.sha256(manifest).hexdigest())
+    return Saved(path, sum(file.stat().st_size for file in path.iterdir()), _sha256(path / MANIFEST))
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; each damaged one is reported to `warn` and passed over."""
-    for path in _newest_first(folder):
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; corrupt ones are reported through `warn` and removed, leftovers of a crash are swept."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)
+    for path in _complete(folder):
         try:
-            return _load(path)
+            return load_checkpoint(path)
         except CheckpointCorrupt as error:
-            warn(f"Checkpoint {path.name} is damaged ({error}); using the one before")
+            warn(f"{error}; it is removed and the one before it is used")
+            shutil.rmtree(path)
     return None
 
 
-def _load(path: Path) -> Checkpoint:
-    """Raises `CheckpointCorrupt` unless every file is exactly what the manifest says."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Raises `CheckpointCorrupt` when anything is missing, changed or unreadable."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        for name, entry in manifest["files"].items():
-            if _sha256(path / name) != entry["sha256"]:
-                raise CheckpointCorrupt(f"{name} does not match its sha256")
-        state = TrainState.model_validate_json((path / "state.json").read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise CheckpointCorrupt(f"{type(error).__name__}: {error}") from None
-    return Checkpoint(state, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
+            if _sha256(path / name) != files[name]["sha256"]:
+                raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
+        progress = Progress.model_validate_json((path / "progress.json").read_text())
+        return Checkpoint(progress, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
+        raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {error}") from error
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: -int(path.name))
+def _complete(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _sha256(path: Path) -> str:

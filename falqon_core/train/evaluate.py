@@ -1,7 +1,6 @@
-"""Loss and token accuracy over the whole validation set, as training computes them but without gradients."""
+"""Loss and token accuracy over a validation set: sums over all labels, divided once."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from transformers import PreTrainedModel
@@ -10,19 +9,14 @@ from falqon_core.data.loader import Microbatch
 from falqon_core.methods.loss import microbatch_loss
 
 
-class Score(NamedTuple):
-    """Means over all labels: loss in nats a token, accuracy in 0..1."""
-
-    loss: float
-    accuracy: float
-
-
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, microbatches: Sequence[Microbatch]) -> Score:
-    loss, correct, labels = 0.0, 0, 0
+def evaluate(model: PreTrainedModel, microbatches: Iterable[Microbatch]) -> tuple[float, float]:
+    """-> (mean loss in nats per label, fraction of labels predicted right)."""
+    loss, num_correct, num_labels = 0.0, 0, 0
     for microbatch in microbatches:
-        summed, num_correct = microbatch_loss(model, microbatch)
-        loss += summed.item()
-        correct += int(num_correct)
-        labels += microbatch.num_labels
-    return Score(loss / labels, correct / labels)
+        if microbatch.num_labels:
+            summed, correct = microbatch_loss(model, microbatch)
+            loss += summed.item()
+            num_correct += int(correct.item())
+            num_labels += microbatch.num_labels
+    return loss / max(1, num_labels), num_correct / max(1, num_labels)

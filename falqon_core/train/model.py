@@ -6,6 +6,7 @@ What is given up: only the architectures whose decoder and head are plain (`SUPP
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.ops import attention
@@ -23,16 +24,19 @@ def load_base_model(folder: Path) -> PreTrainedModel:
     if "quantization_config" in config:
         raise ModelError("the model is quantized already; provide the bf16 or fp32 weights", "model")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16,
             attn_implementation=attention.NAME,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model cannot be loaded: {error}", "model") from error
+    if missing := sorted(loading["missing_keys"]):  # transformers would train on random numbers there
+        raise ModelError(f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model")
     return model.eval()
 
 

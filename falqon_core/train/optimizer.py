@@ -1,7 +1,7 @@
-"""AdamW over the method's parameters, a learning-rate schedule that is a pure function of the step, and clipping.
+"""AdamW over named parameters, the learning-rate schedule as a pure function of the step, and clipping.
 
-The state is two moments per parameter and the step count. Fused AdamW touches each element once and gives the same bits for the
-same number of threads. What is given up: parameter groups; every trained parameter has one rate and one decay.
+The fused CPU AdamW is elementwise, so it gives the same bits on every run. The learning rate of step s depends on s alone: resuming
+needs no scheduler state. What is given up: parameter groups.
 """
 
 import math
@@ -12,44 +12,46 @@ from torch import Tensor, nn
 
 from falqon_core.spec.config import Recipe
 
-BETAS = (0.9, 0.999)
-EPS = 1e-8
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
-    """The rate of step `step` (from 1): linear warm-up over `warmup_ratio` of the steps, then the schedule down to zero."""
+def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
+    """Of optimizer step `step`, counted from 0: linear warm-up to the peak, then constant, or down to 0 after the last step."""
     assert recipe.learning_rate is not None, "resolve the recipe first"
-    warmup = round(recipe.warmup_ratio * total_steps)
-    if step <= warmup:
-        return recipe.learning_rate * step / warmup
-    done = (step - warmup - 1) / max(1, total_steps - warmup)
-    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
-    return recipe.learning_rate * shape[recipe.lr_schedule]
+    warmup = math.ceil(recipe.warmup_ratio * num_steps)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    factor = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}[recipe.lr_schedule]
+    return recipe.learning_rate * factor
 
 
 class Optimizer:
-    def __init__(self, parameters: Mapping[str, nn.Parameter], recipe: Recipe, total_steps: int) -> None:
-        self.parameters = dict(parameters)
-        self.recipe, self.total_steps = recipe, total_steps
-        self.adamw = torch.optim.AdamW(self.parameters.values(), lr=0.0, betas=BETAS, eps=EPS, weight_decay=recipe.weight_decay, fused=True)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float, max_grad_norm: float) -> None:
+        self._parameters = dict(parameters)
+        self._max_grad_norm = max_grad_norm
+        self._adamw = torch.optim.AdamW(list(self._parameters.values()), lr=0.0, weight_decay=weight_decay, fused=True)
 
-    def clip(self) -> Tensor:
-        """Scale the gradients down to `max_grad_norm`; -> their norm before, fp32 []."""
-        return nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
+    def clip(self) -> float:
+        """Scale all gradients so that their common norm is at most `max_grad_norm`; returns the norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._max_grad_norm))
 
-    def step(self, step: int) -> float:
-        """Apply the gradients of step `step` (from 1) and drop them; -> the learning rate used."""
-        rate = learning_rate(self.recipe, step, self.total_steps)
-        self.adamw.param_groups[0]["lr"] = rate
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
-        return rate
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters and drop their gradients."""
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts, by parameter name."""
-        return {f"{name}.{key}": value for name, p in self.parameters.items() for key, value in self.adamw.state[p].items()}
+        """Moments and step counts by parameter name; empty before the first step."""
+        state = self._adamw.state
+        return {f"{name}.{key}": state[parameter][key] for name, parameter in self._parameters.items() for key in state.get(parameter, ())}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            prefix = name + "."
-            self.adamw.state[parameter] = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for name, parameter in self._parameters.items():
+            if f"{name}.step" in state:
+                self._adamw.state[parameter] = {key: state[f"{name}.{key}"] for key in _MOMENTS}

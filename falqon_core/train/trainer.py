@@ -1,212 +1,217 @@
-"""The loop: load, then {step, log, evaluate, checkpoint} until the last step, then export.
+"""Train one model: load -> loop {step, log, evaluate, checkpoint} -> export.
 
-A step is `batch_size` records in one or more microbatches; its loss is the mean over all their labels, so accumulation changes
-nothing but memory. Loss and gradient norm are checked before the update. When asked to stop it writes a checkpoint after the
-step in hand; the same call later continues from it and ends with the same bytes (CPU, same number of threads).
-What is given up: one process, one device.
+The state of a training is the method's tensors, the optimizer's, and `Progress`; all three are in a checkpoint, nothing random happens
+between, so a training that was interrupted and continued writes the same bytes as one that was not (same thread count).
+The trainer knows paths and numbers; what happens is told through `send`. What is given up: one process, one device.
 """
 
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.dataset import Dataset, load_dataset
-from falqon_core.data.loader import Loader, Microbatch, microbatches
-from falqon_core.export.checksums import write_sha256sums
-from falqon_core.export.fp8 import export_fp8
-from falqon_core.export.model_card import TrainingRow, license_of, write_model_card
+from falqon_core.data.loader import Loader, microbatches
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ConfigError, LossNotFinite
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
-from falqon_core.train import checkpoint
-from falqon_core.train.checkpoint import TrainState
-from falqon_core.train.evaluate import Score, evaluate
+from falqon_core.spec.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Exported,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+)
+from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
+from falqon_core.train.evaluate import evaluate
+from falqon_core.train.finish import export_model
 from falqon_core.train.model import load_base_model, load_tokenizer
-from falqon_core.train.optimizer import Optimizer
+from falqon_core.train.optimizer import Optimizer, learning_rate
 
-GRADIENT_STEPS = 4  # steps whose data the method may look at to choose A
-HISTORY_ROWS = 20  # about this many rows of the training table, evaluations besides
-
-
-class StepResult(NamedTuple):
-    """Of one optimizer step: means over its labels, the gradient's norm before clipping, the rate used, its real tokens."""
-
-    score: Score
-    grad_norm: float
-    learning_rate: float
-    num_tokens: int
+NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
+NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
 
 
 class Trainer:
-    """One training, in `output`: checkpoints/ while it lasts, model/ at the end. Continues from checkpoints/ when there are any."""
+    """One training in the folder `output`; continues by itself from the newest checkpoint found there."""
 
-    def __init__(self, config: TrainConfig, output: Path, send: Callable[[Message], None]) -> None:
-        """Loads everything. Raises the `UserError`s of configuration, data and model."""
-        self.config, self.output, self.send = config, output, send
+    def __init__(self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool]) -> None:
+        """Loads data, model and checkpoint. Raises the errors of `spec.errors`."""
+        self.config, self.output, self.send, self.stop = config, output, send, stop
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
         self.tokenizer = load_tokenizer(config.model)
+        train, self.validation = self._load_data(self.tokenizer)
+        self.recipe = config.recipe.resolved(len(train.sequences))
+        self.num_truncated = train.num_truncated
+        self.loader = self._new_loader(train)
+        self.total_steps = self.recipe.num_steps(len(train.sequences))
+        self.progress = Progress(
+            recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
+        )
         self.model = load_base_model(config.model)
-        self.max_seq_length = min(config.recipe.max_seq_length, self.model.config.max_position_embeddings)
-        self.train_set, self.valid_set = self._datasets()
-        recipe = self.recipe = config.recipe.resolved(len(self.train_set.sequences))
-        assert recipe.batch_size is not None
-        assert recipe.microbatch_tokens is not None
-        self.valid = microbatches(self.valid_set.sequences, recipe.microbatch_tokens, recipe.packing) if self.valid_set else []
-        self.loader = self._loader()
-        self.total_steps = recipe.num_steps(len(self.train_set.sequences))
-        self.method = Falqon(recipe)
-        self.state = TrainState(recipe=recipe, num_tokens=self.train_set.num_tokens)
-        saved = checkpoint.load_newest(output / "checkpoints", lambda text: send(Log(level="warn", text=text)))
-        if saved is None:
-            self.method.prepare(self.model, self._first_microbatches())
-        else:
-            self._check_belongs(saved.state)
-            self.method.restore(self.model, saved.method)
-            self.loader.load_state_dict(saved.state.loader)
-            self.state = saved.state
-        self.optimizer = Optimizer(self.method.parameters(), recipe, self.total_steps)
-        if saved is not None:
-            self.optimizer.load(saved.optimizer)
+        self.method = Falqon(self.recipe)
+        self._prepare_or_restore(train)
 
-    def run(self, should_stop: Callable[[], bool]) -> ExitCode:
-        """Train to the end and export, or to a checkpoint as soon as `should_stop()`."""
+    def run(self) -> ExitCode:
+        self._started_at, self._saved_step = time.monotonic(), self.progress.step
         self.send(self._started())
-        began = time.monotonic()
-        while self.state.step < self.total_steps:
-            step_began = time.monotonic()
-            result = self._step()
-            now = time.monotonic()
-            self.send(self._metrics(result, now - step_began, now - began))
-            valid = self._evaluate() if self._due(self.recipe.eval_every or self.loader.steps_per_epoch) else None
-            self._remember(result, valid)
-            stop = should_stop() and self.state.step < self.total_steps
-            if stop or self._due(self.recipe.checkpoint_every):
-                self._save(result.score, valid)
-            if stop:
+        while self.progress.step < self.total_steps:
+            if self.stop():
+                self._checkpoint()
                 return ExitCode.STOPPED
-        self.export()
-        elapsed = time.monotonic() - began
-        self.send(Finished(steps=self.state.step, trained_tokens=self.state.trained_tokens, elapsed_seconds=elapsed))
+            metrics = self._step()
+            self.send(metrics)
+            if self._evaluation_due():
+                self._evaluate()
+            self._note(metrics)
+            if self.progress.step % self.recipe.checkpoint_every == 0 or self.progress.step == self.total_steps:
+                self._checkpoint()
+        self._export()
+        self.send(Finished(steps=self.total_steps, trained_tokens=self.progress.trained_tokens, elapsed_seconds=self._elapsed()))
         return ExitCode.DONE
 
-    def export(self) -> None:
-        """Write `output`/model: the merged FP8 checkpoint, its card and its checksums."""
-        folder = self.output / "model"
-        export_fp8(self.model, self.tokenizer, folder)
-        write_model_card(
-            folder,
-            base_model=self.config.base_model_name or self.config.model.name,
-            license=license_of(self.config.model),
-            recipe=self.recipe,
-            rows=self.state.history,
-            num_records=len(self.train_set.sequences),
-            num_tokens=self.state.trained_tokens,
-            device="CPU",
-        )
-        write_sha256sums(folder)
-        self.send(Exported(path=str(folder)))
-
-    def _step(self) -> StepResult:
-        """One optimizer step: data, forward and backward, checks, update."""
+    def _step(self) -> StepMetrics:
+        start = time.monotonic()
         batch = self.loader.next_step()
-        num_labels = sum(one.num_labels for one in batch)
-        loss, num_correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for one in batch:
-            if one.num_labels:
-                summed, correct = microbatch_loss(self.model, one)
+        num_labels = max(1, sum(one.num_labels for one in batch))
+        loss, num_correct = 0.0, 0
+        for microbatch in batch:
+            if microbatch.num_labels:
+                summed, correct = microbatch_loss(self.model, microbatch)
                 (summed / num_labels).backward()
-                loss += summed.detach() / num_labels
-                num_correct += correct
+                loss += summed.item() / num_labels
+                num_correct += int(correct.item())
         grad_norm = self.optimizer.clip()
-        step = self.state.step + 1
-        if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
-            numbers = f"loss {loss.item()}, gradient norm {grad_norm.item()}"
-            raise LossNotFinite(f"step {step}: {numbers}; try a lower learning_rate", "learning_rate")
-        rate = self.optimizer.step(step)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise LossNotFinite(
+                f"step {self.progress.step + 1}: the loss ({loss}) or the gradient's norm ({grad_norm}) is not finite; a lower "
+                "learning rate may help",
+                "learning_rate",
+            )
+        rate = learning_rate(self.recipe, self.progress.step, self.total_steps)
+        self.optimizer.step(rate)
         self.method.after_step()
         num_tokens = sum(one.num_tokens for one in batch)
-        trained = self.state.trained_tokens + num_tokens
-        self.state = self.state.model_copy(update={"step": step, "trained_tokens": trained, "loader": self.loader.state_dict()})
-        return StepResult(Score(loss.item(), num_correct.item() / num_labels), grad_norm.item(), rate, num_tokens)
-
-    def _metrics(self, result: StepResult, step_seconds: float, elapsed_seconds: float) -> StepMetrics:
+        self.progress.step += 1
+        self.progress.trained_tokens += num_tokens
+        self.progress.loader = self.loader.state_dict()
+        self.progress.metrics = {"train_loss": loss, "train_mean_token_accuracy": num_correct / num_labels}
         return StepMetrics(
-            step=self.state.step,
+            step=self.progress.step,
             total_steps=self.total_steps,
             epoch=self.loader.epoch,
-            train_loss=result.score.loss,
-            train_mean_token_accuracy=result.score.accuracy,
-            learning_rate=result.learning_rate,
-            grad_norm=result.grad_norm,
-            tokens=result.num_tokens,
-            trained_tokens=self.state.trained_tokens,
-            tokens_per_second=result.num_tokens / step_seconds,
-            elapsed_seconds=elapsed_seconds,
+            train_loss=loss,
+            train_mean_token_accuracy=num_correct / num_labels,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            tokens=num_tokens,
+            trained_tokens=self.progress.trained_tokens,
+            tokens_per_second=num_tokens / (time.monotonic() - start),
+            elapsed_seconds=self._elapsed(),
         )
 
-    def _evaluate(self) -> Score | None:
-        if not self.valid:
-            return None
-        score = evaluate(self.model, self.valid)
-        if not math.isfinite(score.loss):
-            raise LossNotFinite(f"step {self.state.step}: validation loss {score.loss}; try a lower learning_rate", "learning_rate")
-        self.send(Evaluated(step=self.state.step, valid_loss=score.loss, valid_mean_token_accuracy=score.accuracy))
-        return score
+    def _evaluation_due(self) -> bool:
+        every = self.recipe.eval_every or self.loader.steps_per_epoch
+        return self.validation is not None and (self.progress.step % every == 0 or self.progress.step == self.total_steps)
 
-    def _remember(self, result: StepResult, valid: Score | None) -> None:
-        step = self.state.step
-        if valid or step == self.total_steps or step % max(1, self.total_steps // HISTORY_ROWS) == 0:
-            row = TrainingRow(step, result.score.loss, valid.loss if valid else None, result.learning_rate)
-            self.state = self.state.model_copy(update={"history": [*self.state.history, row]})
+    def _evaluate(self) -> None:
+        assert self.validation is not None
+        assert self.recipe.microbatch_tokens is not None
+        batches = microbatches(self.validation.sequences, self.recipe.microbatch_tokens, self.recipe.packing)
+        loss, accuracy = evaluate(self.model, batches)
+        self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
+        self.send(Evaluated(step=self.progress.step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
 
-    def _save(self, train: Score, valid: Score | None) -> None:
-        folder, state = self.output / "checkpoints", self.state
-        saved = checkpoint.save(folder, state, self.method.state(), self.optimizer.state(), self.recipe.keep_checkpoints)
-        metrics = {"train_loss": train.loss, "train_mean_token_accuracy": train.accuracy}
-        if valid:
-            metrics |= {"valid_loss": valid.loss, "valid_mean_token_accuracy": valid.accuracy}
-        self.send(CheckpointSaved(step=state.step, **saved._asdict() | {"path": str(saved.path)}, metrics=metrics))
+    def _note(self, metrics: StepMetrics) -> None:
+        """Keep a line for the model card: about `NUM_ROWS` evenly spread, and every evaluation."""
+        valid_loss = self.progress.metrics.get("valid_loss")
+        if valid_loss is not None or metrics.step in (1, self.total_steps) or metrics.step % math.ceil(self.total_steps / NUM_ROWS) == 0:
+            row = Row(step=metrics.step, train_loss=metrics.train_loss, valid_loss=valid_loss, learning_rate=metrics.learning_rate)
+            self.progress.rows.append(row)
 
-    def _due(self, every: int) -> bool:
-        return self.state.step % every == 0 or self.state.step == self.total_steps
+    def _checkpoint(self) -> None:
+        """Unless this very step is on disk already, or there is no step yet."""
+        if self.progress.step == self._saved_step:
+            return
+        checkpoint = Checkpoint(self.progress, self.method.state(), self.optimizer.state())
+        saved = save_checkpoint(self.output / "checkpoints", checkpoint, self.recipe.keep_checkpoints)
+        self._saved_step = self.progress.step
+        self.send(
+            CheckpointSaved(
+                step=self.progress.step,
+                path=str(saved.path),
+                bytes=saved.num_bytes,
+                manifest_sha256=saved.manifest_sha256,
+                metrics=self.progress.metrics,
+            )
+        )
+
+    def _export(self) -> None:
+        folder = self.output / "model"
+        export_model(self.model, self.tokenizer, self.progress, self.config.model, self.config.base_model_name, folder)
+        self.send(Exported(path=str(folder)))
+
+    def _load_data(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset | None]:
+        recipe = self.config.recipe
+        train = load_dataset(self.config.train_file, tokenizer, recipe.max_seq_length)
+        if train.num_without_targets:
+            self._warn(f"{train.num_without_targets} records have nothing to learn within {recipe.max_seq_length} tokens; left out")
+        if self.config.validation_file is not None:
+            return train, load_dataset(self.config.validation_file, tokenizer, recipe.max_seq_length, "validation_file")
+        if recipe.validation_fraction > 0:
+            return train.split(recipe.validation_fraction, recipe.seed)
+        return train, None
+
+    def _new_loader(self, train: Dataset) -> Loader:
+        assert self.recipe.batch_size is not None
+        assert self.recipe.microbatch_tokens is not None
+        return Loader(train.sequences, self.recipe.batch_size, self.recipe.microbatch_tokens, self.recipe.packing, self.recipe.seed)
+
+    def _prepare_or_restore(self, train: Dataset) -> None:
+        checkpoint = newest_checkpoint(self.output / "checkpoints", self._warn)
+        if checkpoint is None:
+            first = self._new_loader(train)
+            self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
+        else:
+            self._check_same_training(checkpoint.progress)
+            self.method.restore(self.model, checkpoint.method)
+            self.progress = checkpoint.progress
+            self.loader.load_state_dict(self.progress.loader)
+        self.optimizer = Optimizer(self.method.parameters(), self.recipe.weight_decay, self.recipe.max_grad_norm)
+        if checkpoint is not None:
+            self.optimizer.load(checkpoint.optimizer)
+
+    def _check_same_training(self, before: Progress) -> None:
+        now = self.progress
+        if before.recipe != now.recipe:
+            raise ConfigError("the output folder holds a checkpoint of another recipe; choose another folder", "recipe")
+        if (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
+            raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
+        if before.num_threads != now.num_threads:
+            self._warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
 
     def _started(self) -> Started:
         return Started(
             total_steps=self.total_steps,
-            start_step=self.state.step,
-            num_records=len(self.train_set.sequences),
-            num_truncated_records=self.train_set.num_truncated,
-            tokens_per_epoch=self.train_set.num_tokens,
-            device="cpu",
-            num_trainable_parameters=sum(p.numel() for p in self.method.parameters().values()),
+            start_step=self.progress.step,
+            num_records=self.progress.num_records,
+            num_truncated_records=self.num_truncated,
+            tokens_per_epoch=self.progress.num_tokens,
+            device=self.model.device.type,
+            num_trainable_parameters=sum(parameter.numel() for parameter in self.method.parameters().values()),
         )
 
-    def _datasets(self) -> tuple[Dataset, Dataset | None]:
-        recipe = self.config.recipe
-        whole = load_dataset(self.config.train_file, self.tokenizer, self.max_seq_length)
-        if whole.num_without_targets:
-            text = f"{whole.num_without_targets} records have nothing to learn within {self.max_seq_length} tokens and are left out"
-            self.send(Log(level="warn", text=text))
-        if self.config.validation_file is not None:
-            return whole, load_dataset(self.config.validation_file, self.tokenizer, self.max_seq_length, "validation_file")
-        return whole.split(recipe.validation_fraction, recipe.seed) if recipe.validation_fraction else (whole, None)
+    def _warn(self, text: str) -> None:
+        self.send(Log(level="warn", text=text))
 
-    def _loader(self) -> Loader:
-        recipe = self.recipe
-        assert recipe.batch_size is not None
-        assert recipe.microbatch_tokens is not None
-        return Loader(self.train_set.sequences, recipe.batch_size, recipe.microbatch_tokens, recipe.packing, recipe.seed)
-
-    def _first_microbatches(self) -> list[Microbatch]:
-        loader = self._loader()
-        steps = min(GRADIENT_STEPS, self.total_steps)
-        return [one for _ in range(steps) for one in loader.next_step()]
-
-    def _check_belongs(self, saved: TrainState) -> None:
-        if (saved.recipe, saved.num_tokens) != (self.recipe, self.train_set.num_tokens):
-            raise ConfigError("the output folder holds checkpoints of another recipe or other data; name another folder", "output")
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started_at

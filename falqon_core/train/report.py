@@ -1,0 +1,126 @@
+"""Where the trainer's messages go: JSON lines for a supervisor, and a terminal or a log for people.
+
+On a terminal a progress bar shows step, loss, tokens per second and time left; anywhere else each message is one plain line.
+What is given up: nothing is kept; who wants history reads the JSON lines.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from falqon_core.spec.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Exported,
+    Failed,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+    encode,
+)
+
+
+class Port(Protocol):
+    def __call__(self, message: Message) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MessagePort:
+    """JSON lines on an open file descriptor. A reader that is gone ends the process: nobody owns what it would write."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, message: Message) -> None:
+        line = encode(message)
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except BrokenPipeError:
+            os._exit(ExitCode.STOPPED)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class PlainLog:
+    def __call__(self, message: Message) -> None:
+        sys.stdout.write(describe(message) + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None: ...
+
+
+class ProgressBar:
+    def __init__(self, console: Console) -> None:
+        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("training", total=None, figures="loading")
+        self._progress.start()
+
+    def __call__(self, message: Message) -> None:
+        match message:
+            case Started():
+                self._progress.update(self._task, total=message.total_steps, completed=message.start_step, figures="")
+                self._progress.console.print(describe(message), markup=False)
+            case StepMetrics():
+                figures = f"loss {message.train_loss:.4f}  {message.tokens_per_second:,.0f} tokens/s"
+                self._progress.update(self._task, completed=message.step, figures=figures)
+            case _:
+                self._progress.console.print(describe(message), markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def person_port() -> Port:
+    """For whoever reads stdout."""
+    console = Console()
+    return ProgressBar(console) if console.is_terminal else PlainLog()
+
+
+def describe(message: Message) -> str:
+    """One line for people."""
+    match message:
+        case Started():
+            where = f"continuing after step {message.start_step}" if message.start_step else "starting"
+            cut = f", {message.num_truncated_records} cut" if message.num_truncated_records else ""
+            return (
+                f"{where}: {message.total_steps} steps, {message.num_records} records{cut}, {message.tokens_per_epoch:,} tokens an epoch, "
+                f"{message.num_trainable_parameters:,} trainable parameters on {message.device}"
+            )
+        case StepMetrics():
+            return (
+                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  "
+                f"accuracy {message.train_mean_token_accuracy:.3f}  lr {message.learning_rate:.2e}  "
+                f"grad norm {message.grad_norm:.3f}  {message.tokens_per_second:,.0f} tokens/s"
+            )
+        case Evaluated():
+            return f"step {message.step}: validation loss {message.valid_loss:.4f}, accuracy {message.valid_mean_token_accuracy:.3f}"
+        case CheckpointSaved():
+            return f"step {message.step}: checkpoint {message.path}"
+        case Exported():
+            return f"model written to {message.path}"
+        case Finished():
+            return f"finished: {message.steps} steps, {message.trained_tokens:,} tokens in {message.elapsed_seconds:.0f} s"
+        case Failed():
+            return f"failed ({message.code}): {message.message}"
+        case Log():
+            return f"{message.level}: {message.text}"
+    return str(message)
+
+
+def to_all(ports: list[Port]) -> Callable[[Message], None]:
+    def send(message: Message) -> None:
+        for port in ports:
+            port(message)
+
+    return send

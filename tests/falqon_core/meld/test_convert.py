@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+
+from falqon_core.meld.convert import convert_to_melded, swap_activations
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.update import update_rule
+from falqon_core.ops.quantize import quantize_rows
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.errors import ConfigError
+from tests.falqon_core.meld.models import CONFIGS, tiny_model
+
+RECIPE = Recipe(rank=8).resolved(10)
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_melded_model_computes_what_its_rounded_weights_say(name: str) -> None:
+    """Against transformers' own modules and attention, with the linears' weights rounded in place."""
+    model, plain = tiny_model(name, torch.float32), tiny_model(name, torch.float32, "eager")
+    layers = convert_to_melded(model, RECIPE, update_rule(RECIPE))
+    swap_activations(model)
+    assert len(layers) == 14
+    for full_name, linear in plain.named_modules():
+        if isinstance(linear, nn.Linear) and full_name != "lm_head":
+            linear.weight.data = quantize_rows(linear.weight.data)[0]
+    input_ids = torch.randint(3, 97, (2, 11))
+    torch.testing.assert_close(model(input_ids).logits, plain(input_ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_only_the_deltas_train_and_all_of_them_do(name: str) -> None:
+    model = tiny_model(name)
+    layers = convert_to_melded(model, RECIPE, update_rule(RECIPE))
+    swap_activations(model)
+    model(torch.randint(3, 97, (2, 11))).logits.float().logsumexp(-1).sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{layer}.delta" for layer in layers}
+    assert all(layer.delta.grad is not None and layer.delta.grad.abs().sum() > 0 for layer in layers.values())
+
+
+def test_head_and_tied_embeddings_stay() -> None:
+    model = tiny_model("smollm")
+    convert_to_melded(model, RECIPE, update_rule(RECIPE))
+    assert type(model.lm_head) is nn.Linear
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_biases_stay() -> None:
+    model = tiny_model("qwen2")
+    before = model.model.layers[0].self_attn.q_proj.bias
+    layers = convert_to_melded(model, RECIPE, update_rule(RECIPE))
+    assert layers["model.layers.0.self_attn.q_proj"].bias is before
+    assert not before.requires_grad
+    assert layers["model.layers.0.self_attn.o_proj"].bias is None
+
+
+def test_target_modules_choose() -> None:
+    model = tiny_model("llama")
+    recipe = RECIPE.model_copy(update={"target_modules": ("q_proj", "down_proj")})
+    layers = convert_to_melded(model, recipe, update_rule(recipe))
+    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "down_proj"}
+    assert not isinstance(model.model.layers[0].self_attn.k_proj, MeldedLinear)
+
+
+@pytest.mark.parametrize("unknown", ["qproj", "lm_head"])
+def test_unknown_target_modules_are_refused(unknown: str) -> None:
+    recipe = RECIPE.model_copy(update={"target_modules": ("q_proj", unknown)})
+    with pytest.raises(ConfigError, match=unknown) as caught:
+        convert_to_melded(tiny_model("llama"), recipe, update_rule(recipe))
+    assert caught.value.param == "target_modules"
+
+
+def test_a_rank_above_the_inputs_is_refused() -> None:
+    recipe = RECIPE.model_copy(update={"rank": 41})
+    with pytest.raises(ConfigError) as caught:
+        convert_to_melded(tiny_model("llama"), recipe, update_rule(recipe))
+    assert caught.value.param == "rank"
+
+
+@pytest.mark.parametrize("update_rule_name", ["anchored", "topk"])
+@pytest.mark.parametrize("a_init", ["quant_error", "orthonormal"])
+def test_a_is_filled(update_rule_name: str, a_init: str) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule_name, "a_init": a_init}).resolved(10)
+    for layer in convert_to_melded(tiny_model("llama"), recipe, update_rule(recipe)).values():
+        assert layer.a.float().norm(dim=1).min() > 0
+        assert (layer.base is not None) == (update_rule_name == "anchored")

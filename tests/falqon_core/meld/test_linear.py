@@ -1,0 +1,86 @@
+import torch
+from torch import nn
+
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.update import Anchored
+from falqon_core.ops.quantize import quantize_rows
+
+
+def melded(
+    num_outputs: int = 23, num_inputs: int = 37, rank: int = 5, dtype: torch.dtype = torch.bfloat16, simulate_fp8: bool = False
+) -> MeldedLinear:
+    torch.manual_seed(1)
+    weight = torch.randn(num_outputs, num_inputs).to(dtype)
+    bias = nn.Parameter(torch.randn(num_outputs).to(dtype), requires_grad=False)
+    layer = MeldedLinear(weight, bias, rank, 0.5, keep_base=True, simulate_fp8=simulate_fp8)
+    with torch.no_grad():
+        layer.delta.normal_(std=0.1)
+        Anchored().start(layer, weight, torch.linalg.qr(torch.randn(num_inputs, rank))[0].t())
+    return layer
+
+
+def test_the_rows_are_the_dequantized_codes_bit_for_bit() -> None:
+    layer = melded()
+    codes, scale = layer.quantized_weight()
+    assert codes.dtype == torch.float8_e4m3fn
+    assert scale.dtype == torch.float32
+    assert codes.shape == (23, 37)
+    assert scale.shape == (23, 1)
+    assert torch.equal((codes.float() * scale).bfloat16(), layer.weight)
+    assert torch.equal((codes.float() * scale), layer.weight.float())  # nothing was lost to bf16
+
+
+def test_the_output_is_that_of_the_folded_weight() -> None:
+    layer = melded(dtype=torch.float32)
+    x = torch.randn(2, 3, 37)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_gradients_are_those_of_folding_the_delta() -> None:
+    layer = melded(dtype=torch.float32)
+    x = torch.randn(2, 3, 37, requires_grad=True)
+    grad = torch.randn(2, 3, 23)
+    delta = layer.delta.detach().clone().requires_grad_()
+    weight = layer.weight + layer.factor * (delta - layer.delta.detach()) @ layer.a
+    expected = torch.autograd.grad(nn.functional.linear(x, weight, layer.bias), [x, delta], grad)
+    ours = torch.autograd.grad(layer(x), [x, layer.delta], grad)
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_backward_keeps_no_input() -> None:
+    layer = melded(num_outputs=64, num_inputs=512, rank=4)
+    x = torch.randn(100, 512, dtype=torch.bfloat16, requires_grad=True)
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        layer(x)
+    state = {layer.rows.untyped_storage().data_ptr(), layer.scale.untyped_storage().data_ptr()}
+    activations = [t for t in saved if t.untyped_storage().data_ptr() not in state]
+    assert [tuple(t.shape) for t in activations] == [(100, 4)]
+    assert activations[0].untyped_storage().nbytes() == 100 * 4 * 2  # and no larger tensor hides behind the view
+
+
+def test_an_input_without_gradient_gets_none() -> None:
+    layer = melded()
+    x = torch.randn(3, 37, dtype=torch.bfloat16)
+    layer(x).sum().backward()
+    assert x.grad is None
+    assert layer.delta.grad is not None
+
+
+def test_simulated_fp8_rounds_activations_and_gradients_per_token() -> None:
+    layer = melded(dtype=torch.float32, simulate_fp8=True)
+    x, grad = torch.randn(6, 37, requires_grad=True), torch.randn(6, 23)
+    output = layer(x)
+    rounded = quantize_rows(x.detach())[0]
+    torch.testing.assert_close(output, rounded @ layer.weight.t() + layer.bias)
+    output.backward(grad)
+    codes, scale = layer.quantized_weight()
+    torch.testing.assert_close(x.grad, quantize_rows(grad * scale.t())[0] @ codes.float())
+    torch.testing.assert_close(layer.delta.grad, layer.factor * grad.t() @ (rounded @ layer.a.t()))
+    noise = (x.grad - grad @ layer.weight).norm() / (grad @ layer.weight).norm()
+    assert 0 < noise < 0.1
+
+
+def test_nothing_of_it_enters_a_state_dict_but_the_trained_and_the_bias() -> None:
+    assert set(melded().state_dict()) == {"delta", "bias"}

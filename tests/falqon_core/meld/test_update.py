@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.update import Anchored, TopK
+from falqon_core.ops.quantize import quantize_rows
+
+
+def layer_for(keeps_base: bool, factor: float = 1.0) -> tuple[MeldedLinear, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(2)
+    weight, a = torch.randn(12, 20).bfloat16(), torch.randn(3, 20) * 0.2
+    return MeldedLinear(weight, None, 3, factor, keeps_base), weight, a
+
+
+class TestAnchored:
+    def test_every_row_is_rebuilt_from_the_base(self) -> None:
+        layer, weight, a = layer_for(True, factor=2.0)
+        with torch.no_grad():
+            Anchored().start(layer, weight, a)
+            assert torch.equal(layer.weight, quantize_rows(weight)[0])
+            assert torch.equal(layer.a, quantize_rows(a.bfloat16())[0])
+            for _ in range(3):  # what counts is B, not the way to it
+                layer.delta.add_(torch.randn(12, 3) * 0.3)
+                Anchored().after_step(layer)
+            expected, _ = quantize_rows(weight.float() + ((2 * layer.delta).bfloat16() @ layer.a).float())
+            assert torch.equal(layer.weight, expected.bfloat16())
+            layer.delta.zero_()
+            Anchored().after_step(layer)
+        assert torch.equal(layer.weight, quantize_rows(weight)[0])
+
+    def test_a_stored_layer_comes_back_bit_for_bit(self) -> None:
+        layer, weight, a = layer_for(True)
+        with torch.no_grad():
+            layer.delta.normal_()
+            Anchored().start(layer, weight, a)
+            again, _, _ = layer_for(True)
+            Anchored().load(again, Anchored().state(layer))
+        assert torch.equal(again.rows, layer.rows)
+        assert torch.equal(again.scale, layer.scale)
+        assert torch.equal(again.delta, layer.delta)
+
+
+class TestTopK:
+    def test_the_rows_of_largest_delta_are_folded_and_the_rest_is_dropped(self) -> None:
+        layer, weight, a = layer_for(False)
+        with torch.no_grad():
+            TopK(2).start(layer, weight, a)
+            before = layer.weight.float().clone()
+            layer.delta.normal_(std=0.01)
+            layer.delta[4], layer.delta[9] = 3.0, torch.tensor([-5.0, 4.0, 1.0])
+            step = layer.delta.clone()
+            TopK(2).after_step(layer)
+        scale = layer.scale[0].item()
+        assert layer.scale.unique().numel() == 1
+        expected = before.clone()
+        for row in (4, 9):
+            in_units = before[row] / scale + step[row] @ (layer.a.float() / scale)
+            expected[row] = in_units.clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+        assert torch.equal(layer.weight.float(), expected)
+        assert not torch.equal(layer.weight.float(), before)
+        assert layer.delta.eq(0).all()
+
+    def test_it_saturates_instead_of_growing_the_scale(self) -> None:
+        layer, weight, a = layer_for(False)
+        with torch.no_grad():
+            TopK(12).start(layer, weight, a)
+            layer.delta.fill_(1000.0)
+            TopK(12).after_step(layer)
+        assert layer.weight.float().abs().max() == 448 * layer.scale[0]
+
+    def test_more_rows_than_there_are_is_all_of_them(self) -> None:
+        layer, weight, a = layer_for(False)
+        with torch.no_grad():
+            TopK(100).start(layer, weight, a)
+            layer.delta.fill_(1.0)
+            TopK(100).after_step(layer)
+        assert layer.delta.eq(0).all()
+
+    def test_a_stored_layer_comes_back_bit_for_bit(self) -> None:
+        layer, weight, a = layer_for(False)
+        with torch.no_grad():
+            TopK(5).start(layer, weight, a)
+            layer.delta.normal_()
+            TopK(5).after_step(layer)
+            again, _, _ = layer_for(False)
+            TopK(5).load(again, TopK(5).state(layer))
+        assert torch.equal(again.rows, layer.rows)
+        assert torch.equal(again.scale, layer.scale)
+
+
+@pytest.mark.parametrize("rule", [Anchored(), TopK(1)])
+def test_codes_and_rows_agree_after_steps(rule: Anchored | TopK) -> None:
+    layer, weight, a = layer_for(rule.keeps_base)
+    with torch.no_grad():
+        rule.start(layer, weight, a)
+        for _ in range(5):
+            layer.delta.add_(torch.randn(12, 3))
+            rule.after_step(layer)
+            codes, scale = layer.quantized_weight()
+            assert torch.equal(codes.float() * scale, layer.weight.float())

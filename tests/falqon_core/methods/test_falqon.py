@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from falqon_core.data.loader import Microbatch, microbatches
+from falqon_core.data.sequences import Sequence
+from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.loss import microbatch_loss
+from falqon_core.spec.config import Recipe
+from tests.falqon_core.meld.models import tiny_model
+
+
+def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
+    generator = torch.Generator().manual_seed(seed)
+    sequences = []
+    for length in (9, 14, 5):
+        ids = torch.randint(3, 97, (length,), generator=generator).to(torch.int32).numpy()
+        mask = (torch.arange(length) > 2).numpy()
+        sequences.append(Sequence(ids, mask))
+    return microbatches(sequences, 64, packing)
+
+
+@pytest.mark.parametrize("name", ["smollm", "mistral", "qwen2", "qwen3"])
+def test_the_loss_is_transformers_own_packed_or_padded(name: str) -> None:
+    model, plain = tiny_model(name, torch.float32), tiny_model(name, torch.float32, "eager")
+    (padded,) = batch(packing=False)
+    labels = torch.full_like(padded.labels, -100)
+    labels[:, 1:] = padded.labels[:, :-1]
+    expected = plain(padded.input_ids, attention_mask=padded.attention_mask, labels=labels).loss
+    for one in (padded, *batch(packing=True)):
+        loss, num_correct = microbatch_loss(model, one)
+        torch.testing.assert_close(loss / one.num_labels, expected, rtol=1e-4, atol=1e-4)
+        assert 0 <= num_correct <= one.num_labels
+
+
+@pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
+@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
+def test_a_restored_method_is_the_same_method(update_rule: str, a_init: str) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": a_init}).resolved(10)
+    model, method = tiny_model("smollm"), Falqon(recipe)
+    method.prepare(model, batch(packing=True))
+    for parameter in method.parameters().values():
+        parameter.data.normal_(std=0.1)
+    method.after_step()
+
+    other_model, other = tiny_model("smollm"), Falqon(recipe)
+    other.restore(other_model, {name: value.clone() for name, value in method.state().items()})
+    for name, layer in method.layers.items():
+        assert torch.equal(layer.rows, other.layers[name].rows)
+    assert all(torch.equal(a, b) for a, b in zip(method.parameters().values(), other.parameters().values(), strict=True))
+    (one,) = batch(packing=True)
+    assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
+
+
+def test_the_directions_of_the_gradient_come_from_the_data() -> None:
+    recipe = Recipe(rank=4, a_init="gradient").resolved(10)
+    found = []
+    for seed in (0, 0, 1):
+        method = Falqon(recipe)
+        method.prepare(tiny_model("llama"), batch(packing=True, seed=seed))
+        found.append(method.layers["model.layers.0.mlp.up_proj"].a)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
+def test_training_lowers_the_loss(update_rule: str) -> None:
+    recipe = Recipe.model_validate({"rank": 16, "update_rule": update_rule}).resolved(10)
+    model, method = tiny_model("smollm"), Falqon(recipe)
+    method.prepare(model, [])
+    optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)
+    losses = []
+    for _ in range(25):
+        (one,) = batch(packing=True)
+        loss = microbatch_loss(model, one)[0] / one.num_labels
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from falqon_core.ops import attention
+from falqon_core.ops.attention import causal_attention, falqon_attention
+
+
+def qkv(batch: int, length: int, heads: int = 6, groups: int = 2, width: int = 8) -> list[torch.Tensor]:
+    """Laid out as a model hands them over: [B, T, H, D] seen as [B, H, T, D]."""
+    return [torch.randn(batch, length, number, width).transpose(1, 2).requires_grad_() for number in (heads, groups, groups)]
+
+
+@pytest.mark.parametrize(("length", "window"), [(1, None), (17, None), (17, 4), (17, 17), (17, 100)])
+@pytest.mark.parametrize("short", [0, 512])
+def test_output_and_gradients_match_masked_sdpa(length: int, window: int | None, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SHORT", short)
+    inputs = qkv(2, length)
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    mask = (distance >= 0) & (distance < (window or length))
+    query, key, value = inputs
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    output = causal_attention(query, key, value, 0.3, window)
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(expected)
+    for one, other in zip(torch.autograd.grad(output, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_segments_never_see_each_other() -> None:
+    query, key, value = qkv(1, 12)
+    cu_seqlens = torch.tensor([0, 5, 6, 12], dtype=torch.int32)
+    packed, _ = falqon_attention(nn.Module(), query, key, value, None, scaling=0.5, cu_seqlens=cu_seqlens)
+    assert packed.shape == (1, 12, 6, 8)
+    alone = [causal_attention(*(x[:, :, a:b] for x in (query, key, value)), 0.5) for a, b in ((0, 5), (5, 6), (6, 12))]
+    assert torch.equal(packed, torch.cat(alone, 2).transpose(1, 2))
+
+    with torch.no_grad():
+        key[:, :, :5] += 1.0  # the first segment's keys
+    changed, _ = falqon_attention(nn.Module(), query, key, value, None, scaling=0.5, cu_seqlens=cu_seqlens)
+    assert torch.equal(changed[:, 5:], packed[:, 5:])
+    assert not torch.equal(changed[:, :5], packed[:, :5])

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from falqon_core.ops.quantize import codes_of, power_of_two_scale, quantize_rows, round_to_grid_
+
+ALL_CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+FINITE = ALL_CODES[ALL_CODES.float().isfinite()]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-20, 2.0**7])
+def test_every_finite_code_stays_where_it_is(scale: float) -> None:
+    values = FINITE.float() * scale
+    rounded = round_to_grid_(values.clone()[None], torch.tensor([[scale]]))
+    assert torch.equal(rounded[0], values)
+    expected = FINITE.view(torch.uint8).clone()
+    expected[expected == 0x80] = 0  # minus zero is the one code that is never written
+    assert torch.equal(codes_of(rounded[0], torch.tensor(scale)).view(torch.uint8), expected)
+    assert torch.equal(values.bfloat16().float(), values)  # bf16 holds the grid exactly
+
+
+def test_rounding_agrees_with_the_cast_on_ties_between_and_among_subnormals() -> None:
+    grid = FINITE.float().unique()  # sorted
+    middle = (grid[1:] + grid[:-1]) / 2  # ties
+    values = torch.cat(
+        [middle, middle.nextafter(grid[1:]), middle.nextafter(grid[:-1]), torch.randn(10_000) * 50, torch.randn(10_000) / 100]
+    )
+    values = values.clamp(-448, 448)
+    ours = round_to_grid_(values.clone()[None], torch.ones(1, 1))[0]
+    assert torch.equal(ours, values.to(torch.float8_e4m3fn).float())
+
+
+def test_the_scale_is_the_smallest_power_of_two_that_does_not_saturate() -> None:
+    amax = torch.cat([torch.tensor([448.0, 448.00003, 224.0, 1e-3, 3e38]), torch.rand(1000) * 10])
+    scale = power_of_two_scale(amax)
+    assert torch.equal(torch.frexp(scale).mantissa, torch.full_like(scale, 0.5))
+    assert (amax / scale <= 448).all()
+    assert (amax / (scale / 2) > 448).all()
+    assert power_of_two_scale(torch.zeros(1)).isfinite().all()
+    assert power_of_two_scale(torch.full((1,), 1e-44)) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (37, 123), (64, 576)])
+def test_rows_are_codes_times_scale_and_close(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    x = torch.randn(shape).mul_(torch.logspace(-3, 3, shape[0])[:, None]).to(dtype)
+    kept = x.clone()
+    values, scale = quantize_rows(x)
+    assert torch.equal(x, kept)
+    assert torch.equal((codes_of(values, scale).float() * scale).to(dtype), values)
+    noise = (values.float() - x.float()).norm() / x.float().norm()
+    assert noise < 10 ** (-25 / 20)  # SQNR of at least 25 dB
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    values, scale = quantize_rows(torch.zeros(2, 8))
+    assert values.eq(0).all()
+    assert scale.isfinite().all()

@@ -1,0 +1,182 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from falqon_core import cli
+from falqon_core.bases.tiny import build_tiny
+from falqon_core.spec.errors import CheckpointCorrupt, ConfigError, DatasetError, FalqonError, LossNotFinite, OutOfMemory
+from falqon_core.spec.messages import CheckpointSaved, ExitCode, Exported, Failed, Finished, Started, StepMetrics
+from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
+
+RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
+RECORD = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven lamps."}]}
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "falqon-tiny"
+    build_tiny(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _this_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that runs in here installs handlers and sets variables."""
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "1" if name != "TRANSFORMERS_VERBOSITY" else "error")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def train_file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text((json.dumps(RECORD) + "\n") * 10)
+    return path
+
+
+def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "falqon_core", *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: Path) -> None:
+    model, output = tmp_path / "tiny", tmp_path / "out"
+    assert run("import", "builtin:falqon-tiny", "--output", model).returncode == ExitCode.DONE
+    config = write_config(tmp_path / "config.json", model, train_file, RECIPE)
+    done = run("train", "--config", config, "--output", output)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["step", "1/3"], ["step", "2/3"], ["step", "3/3"]]
+    assert lines[-1].startswith("finished: 3 steps")
+    assert done.stderr == ""
+
+    again = run("export", output, "--model", model, "--output", tmp_path / "again")
+    assert again.returncode == ExitCode.DONE, again.stderr
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (output / "model" / "model.safetensors").read_bytes()
+
+
+def test_messages_arrive_on_the_descriptor(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
+    with trainer(config, tmp_path / "out") as running:
+        assert running.finish() == ExitCode.DONE
+    kinds = [type(message) for message in running.messages]
+    assert kinds == [Started, StepMetrics, StepMetrics, StepMetrics, CheckpointSaved, Exported, Finished]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"recipe": {"rank": 0}}, "invalid_config", "rank"),
+        ({"recipe": {"update_rule": "topk", "alpha": 3}}, "invalid_config", "alpha"),
+        ({"unheard_of": 1}, "invalid_config", "unheard_of"),
+        ({"recipe": {"rank": 8, "target_modules": ["nothing"]}}, "invalid_config", "target_modules"),
+        ({"train_file": "/nowhere/train.jsonl"}, "invalid_training_file", "training_file"),
+        ({"model": "/nowhere/model"}, "model_refused", "model"),
+    ],
+)
+def test_what_the_user_got_wrong_is_named(
+    change: dict[str, Any], code: str, param: str, tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    read, write = os.pipe()
+    # In this process: what is tested is the edge, and starting Python each time would take seconds.
+    result = CliRunner().invoke(cli.app, ["train", "--config", str(config), "--output", str(tmp_path / "out"), "--message-fd", str(write)])
+    with open(read, "rb") as pipe:
+        (failed,) = [json.loads(line) for line in pipe]
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert (failed["type"], failed["code"], failed["param"]) == ("failed", code, param)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (ConfigError("x", "rank"), "invalid_config", ExitCode.USER_ERROR),
+        (DatasetError("x"), "invalid_training_file", ExitCode.USER_ERROR),
+        (LossNotFinite("x"), "loss_not_finite", ExitCode.USER_ERROR),
+        (CheckpointCorrupt("x"), "checkpoint_corrupt", ExitCode.INTERNAL),
+        (OutOfMemory("x"), "out_of_memory", ExitCode.OUT_OF_MEMORY),
+        (MemoryError(), "out_of_memory", ExitCode.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", ExitCode.OUT_OF_MEMORY),
+        (RuntimeError("some bug"), "internal_error", ExitCode.INTERNAL),
+        (ZeroDivisionError(), "internal_error", ExitCode.INTERNAL),
+    ],
+)
+def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCode) -> None:
+    known = cli._as_falqon_error(error)
+    assert isinstance(known, FalqonError)
+    assert known.code == code
+    assert cli._exit_code(known) == exit_code
+
+
+def test_an_allocation_that_fails_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert cli._as_falqon_error(caught.value).code == "out_of_memory"
+
+
+def test_inspect_prints_json(tiny_folder: Path, train_file: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--max-seq-length", "16"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert (figures["records"], figures["truncated"], figures["tokens_per_epoch"]) == (10, 10, 160)
+    assert sum(figures["histogram"]["counts"]) == 10
+
+
+def test_help_documents_the_exit_codes() -> None:
+    text = CliRunner().invoke(cli.app, ["train", "--help"]).stdout
+    assert all(str(code.value) in text for code in ExitCode)
+
+
+def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000, "checkpoint_every": 10_000})
+    # The parent starts the trainer, tells its id, and goes away when our pipe to it closes; the message pipe stays open in this test.
+    read, write = os.pipe()
+    code = "import subprocess, sys; p = subprocess.Popen(sys.argv[2:], pass_fds=[int(sys.argv[1])]); print(p.pid, flush=True); input()"
+    command = [sys.executable, "-m", "falqon_core", "train", "--config", config, "--output", tmp_path / "out", "--message-fd", str(write)]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(write), *map(str, command)],
+        pass_fds=[write], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(write)
+    assert parent.stdout is not None
+    trainer_id = int(parent.stdout.readline())
+    with open(read, "rb") as pipe:
+        while json.loads(pipe.readline())["type"] != "step":
+            pass
+        parent.kill()
+        parent.wait()
+        pipe.read()  # ends when the trainer, the last writer, is gone
+    parent.stdout.close()
+    assert parent.stdin is not None
+    parent.stdin.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{trainer_id}/cmdline").exists() and Path(f"/proc/{trainer_id}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_an_unwritable_reader_is_a_dead_supervisor(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000})
+    with trainer(config, tmp_path / "out") as running:
+        for message in running.read():
+            if isinstance(message, StepMetrics):
+                break
+        running.pipe.close()
+        assert running.process.wait(60) == ExitCode.STOPPED
+        assert not isinstance(running.messages[-1], Failed)

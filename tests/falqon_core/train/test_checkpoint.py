@@ -1,0 +1,83 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.errors import CheckpointCorrupt
+from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+
+
+def checkpoint(step: int) -> Checkpoint:
+    progress = Progress(
+        recipe=Recipe().resolved(5), num_records=5, num_tokens=50, num_threads=1, step=step, loader={"epoch": 0, "step": step}
+    )
+    method = {"layer.delta": torch.full((3, 2), float(step)), "layer.a": torch.ones(2, 4).to(torch.float8_e4m3fn)}
+    return Checkpoint(progress, method, {"layer.delta.step": torch.tensor(float(step))})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None:
+    saved = save_checkpoint(tmp_path, checkpoint(7), keep=2)
+    loaded = newest_checkpoint(tmp_path, pytest.fail)
+    assert loaded is not None
+    assert loaded.progress == checkpoint(7).progress
+    assert torch.equal(loaded.method["layer.delta"], torch.full((3, 2), 7.0))
+    assert loaded.method["layer.a"].dtype == torch.float8_e4m3fn
+    assert loaded.optimizer["layer.delta.step"] == 7
+
+    manifest = (saved.path / "manifest.json").read_bytes()
+    assert saved.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    assert saved.num_bytes == sum(path.stat().st_size for path in saved.path.iterdir())
+    files = json.loads(manifest)["files"]
+    assert set(files) == {"method.safetensors", "optimizer.safetensors", "progress.json"}
+    for name, entry in files.items():
+        assert entry["sha256"] == hashlib.sha256((saved.path / name).read_bytes()).hexdigest()
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 10, 100):
+        save_checkpoint(tmp_path, checkpoint(step), keep=2)
+    assert names(tmp_path) == ["step-00000010", "step-00000100"]
+
+
+@pytest.mark.parametrize("name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_a_damaged_one_is_reported_and_the_one_before_is_used(name: str, damage: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    path = save_checkpoint(tmp_path, checkpoint(2), keep=2).path / name
+    content = path.read_bytes()
+    if damage == "flip":
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointCorrupt):
+        load_checkpoint(path.parent)
+    warnings: list[str] = []
+    loaded = newest_checkpoint(tmp_path, warnings.append)
+    assert loaded is not None
+    assert loaded.progress.step == 1
+    assert len(warnings) == 1
+    assert "step-00000002" in warnings[0]
+    assert names(tmp_path) == ["step-00000001"]  # or pruning would keep the broken one and drop the good one
+
+
+def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.abc")
+    loaded = newest_checkpoint(tmp_path, pytest.fail)
+    assert loaded is not None
+    assert loaded.progress.step == 1
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "none", pytest.fail) is None

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from falqon_core.spec.config import LrSchedule, Recipe
+from falqon_core.train.optimizer import Optimizer, learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_rates_rise_to_the_peak_and_never_reach_zero(schedule: LrSchedule) -> None:
+    recipe = Recipe(learning_rate=0.1, lr_schedule=schedule, warmup_ratio=0.1).resolved(10)
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert 0 < rates[0] < rates[5] < rates[9] < rates[10] == 0.1
+    assert max(rates) == 0.1
+    assert min(rates) > 0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    middle = {"constant": 0.1, "linear": 0.05, "cosine": 0.05}[schedule]
+    assert rates[55] == pytest.approx(middle)
+    assert (rates[99] < 0.01) == (schedule != "constant")
+
+
+def test_without_warmup_a_single_step_has_the_peak_rate() -> None:
+    assert learning_rate(Recipe(learning_rate=0.1, warmup_ratio=0.0).resolved(10), 0, 1) == 0.1
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    torch.manual_seed(0)
+    return {"one": nn.Parameter(torch.randn(5, 3)), "two": nn.Parameter(torch.randn(700))}
+
+
+def do(optimizer: Optimizer, named: dict[str, nn.Parameter], step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for parameter in named.values():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.clip()
+    optimizer.step(0.01)
+
+
+def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
+    named = parameters()
+    optimizer = Optimizer(named, 0.1, 1.0)
+    for step in range(6):
+        if step == 3:
+            state = {key: value.clone() for key, value in optimizer.state().items()}
+            copy = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in named.items()}
+        do(optimizer, named, step)
+    resumed = Optimizer(copy, 0.1, 1.0)
+    resumed.load(state)
+    for step in range(3, 6):
+        do(resumed, copy, step)
+    assert all(torch.equal(named[name], copy[name]) for name in named)
+    assert all(torch.equal(value, resumed.state()[key]) for key, value in optimizer.state().items())
+
+
+def test_clipping_scales_all_gradients_to_the_common_norm_and_tells_the_norm_before() -> None:
+    named = parameters()
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    norm = Optimizer(named, 0.0, 2.0).clip()
+    assert norm == pytest.approx(715**0.5)
+    after = sum(float(parameter.grad.square().sum()) for parameter in named.values()) ** 0.5
+    assert after == pytest.approx(2.0, rel=1e-4)

@@ -1,0 +1,60 @@
+"""Resume is bit-exact: whatever killed the process, the same command ends with the same bytes."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falqon_core.spec.messages import ExitCode, Started, StepMetrics
+from tests.falqon_core.train.processes import Running, trainer, write_config
+
+RECIPE = {"rank": 16, "max_seq_length": 64, "batch_size": 4, "max_steps": 60, "checkpoint_every": 5, "validation_fraction": 0.1}
+
+
+def interrupt(running: Running, step: int, number: signal.Signals) -> int:
+    for message in running.read():
+        if isinstance(message, StepMetrics) and message.step == step:
+            running.process.send_signal(number)
+    return running.finish()
+
+
+def bytes_of(output: Path) -> dict[str, bytes]:
+    files = [*output.glob("model/*"), *output.glob("checkpoints/*/*")]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"update_rule": "anchored", "packing": True, "a_init": "gradient"},
+        {"update_rule": "anchored", "packing": False},
+        {"update_rule": "topk", "packing": True},
+        {"update_rule": "topk", "packing": False, "a_init": "quant_error"},
+    ],
+    ids=lambda recipe: f"{recipe['update_rule']}-{'packed' if recipe['packing'] else 'padded'}",
+)
+def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe)
+    with trainer(config, tmp_path / "whole") as running:
+        assert running.finish() == ExitCode.DONE
+    losses = [(one.step, one.train_loss) for one in running.messages if isinstance(one, StepMetrics)]
+
+    attempts: list[Running] = []
+    for step, number in ((8, signal.SIGKILL), (17, signal.SIGTERM)):
+        with trainer(config, tmp_path / "parts") as running:
+            code = interrupt(running, step, number)
+        attempts.append(running)
+        assert code == (ExitCode.STOPPED if number == signal.SIGTERM else -signal.SIGKILL)
+    with trainer(config, tmp_path / "parts") as running:
+        assert running.finish() == ExitCode.DONE
+    attempts.append(running)
+
+    starts = [one.start_step for attempt in attempts for one in attempt.messages if isinstance(one, Started)]
+    assert starts[0] == 0
+    assert starts[1] > 0  # a multiple of five, or later checkpoints than the kill waited for
+    assert starts[1] % 5 == 0
+    assert starts[2] >= 17
+    told = {(one.step, one.train_loss) for attempt in attempts for one in attempt.messages if isinstance(one, StepMetrics)}
+    assert sorted(told) == losses
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")

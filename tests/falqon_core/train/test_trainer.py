@@ -1,0 +1,163 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from falqon_core.spec.config import Recipe, TrainConfig
+from falqon_core.spec.errors import ConfigError, DatasetError, LossNotFinite
+from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
+from falqon_core.train.trainer import Trainer
+
+RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 8, "max_steps": 6, "checkpoint_every": 2}
+
+
+@pytest.fixture
+def run(tiny_folder: Path, train_file: Path, tmp_path: Path) -> Callable[..., tuple[ExitCode, list[Message]]]:
+    def run(
+        output: str = "out", stop: Callable[[], bool] = lambda: False, validation_file: Path | None = None, **recipe: Any
+    ) -> tuple[ExitCode, list[Message]]:
+        config = TrainConfig(
+            model=tiny_folder,
+            train_file=train_file,
+            validation_file=validation_file,
+            num_threads=1,
+            recipe=Recipe.model_validate(RECIPE | recipe),
+        )
+        messages: list[Message] = []
+        code = Trainer(config, tmp_path / output, messages.append, stop).run()
+        return code, messages
+
+    return run
+
+
+def of(kind: type[Any], messages: list[Message]) -> list[Any]:
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def stop_after(num_steps: int) -> Callable[[], bool]:
+    asked = iter(range(num_steps + 1))
+    return lambda: next(asked) == num_steps
+
+
+def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
+    code, messages = run(validation_fraction=0.1, eval_every=3)
+    assert code == ExitCode.DONE
+    (started,) = of(Started, messages)
+    assert (started.total_steps, started.start_step, started.num_records) == (6, 0, 27)
+    steps = of(StepMetrics, messages)
+    assert [one.step for one in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1].trained_tokens == sum(one.tokens for one in steps)
+    assert steps[3].epoch == 1.0
+    assert sum(one.tokens for one in steps[:4]) == started.tokens_per_epoch
+    assert [one.step for one in of(Evaluated, messages)] == [3, 6]
+    saved = of(CheckpointSaved, messages)
+    assert [one.step for one in saved] == [2, 4, 6]
+    assert "valid_loss" in saved[-1].metrics
+    assert "valid_loss" not in saved[0].metrics
+    assert [type(one) for one in messages[-3:]] == [CheckpointSaved, Exported, Finished]
+    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
+
+
+def test_the_loss_falls(run: Any) -> None:
+    _, messages = run(max_steps=30, learning_rate=0.01, rank=32)
+    losses = [one.train_loss for one in of(StepMetrics, messages)]
+    assert losses[-1] < losses[0] - 1.5
+
+
+def test_microbatches_do_not_change_the_step(run: Any) -> None:
+    """Gradients are divided by the labels of the whole step, however it is cut or packed."""
+    losses = {}
+    for name, recipe in {
+        "one": {"microbatch_tokens": 4096},
+        "many": {"microbatch_tokens": 64},
+        "padded": {"microbatch_tokens": 100, "packing": False},
+    }.items():
+        _, messages = run(output=name, **recipe)
+        losses[name] = [(one.train_loss, one.grad_norm) for one in of(StepMetrics, messages)]
+    for name in ("many", "padded"):
+        for one, other in zip(losses["one"], losses[name], strict=True):
+            assert other == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.parametrize("recipe", [{"packing": False}, {"update_rule": "topk", "a_init": "quant_error"}, {"a_init": "gradient"}])
+def test_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
+    code, whole = run("whole", **recipe)
+    assert code == ExitCode.DONE
+    code, first = run("parts", stop=stop_after(3), **recipe)
+    assert code == ExitCode.STOPPED
+    assert of(CheckpointSaved, first)[-1].step == 3
+    code, second = run("parts", **recipe)
+    assert code == ExitCode.DONE
+    assert of(Started, second)[0].start_step == 3
+    figures = [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, whole)]
+    assert [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, first + second)] == figures
+    assert (tmp_path / "parts/model/SHA256SUMS").read_text() == (tmp_path / "whole/model/SHA256SUMS").read_text()
+    last = "checkpoints/step-00000006"
+    for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
+        assert (tmp_path / "parts" / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
+
+
+def test_asked_to_stop_before_the_first_step_it_writes_nothing(run: Any, tmp_path: Path) -> None:
+    code, messages = run(stop=stop_after(0))
+    assert code == ExitCode.STOPPED
+    assert not of(CheckpointSaved, messages)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_one_before(run: Any, tmp_path: Path) -> None:
+    run("whole")
+    run("out", stop=stop_after(5))
+    (tmp_path / "out/checkpoints/step-00000005/method.safetensors").write_bytes(b"broken")
+    code, messages = run("out")
+    assert code == ExitCode.DONE
+    assert [one.level for one in of(Log, messages)] == ["warn"]
+    assert of(Started, messages)[0].start_step == 4
+    assert (tmp_path / "out/model/SHA256SUMS").read_text() == (tmp_path / "whole/model/SHA256SUMS").read_text()
+
+
+def test_a_finished_training_exports_again_without_a_step(run: Any) -> None:
+    run()
+    code, messages = run()
+    assert code == ExitCode.DONE
+    assert [type(one) for one in messages] == [Started, Exported, Finished]
+
+
+def test_another_recipe_in_the_same_folder_is_refused(run: Any) -> None:
+    run(stop=stop_after(1))
+    with pytest.raises(ConfigError, match="another recipe"):
+        run(learning_rate=0.5)
+
+
+def test_a_loss_that_is_not_finite_ends_it_before_the_update(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = TrainConfig(model=folder, train_file=train_file, recipe=Recipe.model_validate(RECIPE))
+    trainer = Trainer(config, tmp_path / "out", lambda message: None, lambda: False)
+    with pytest.raises(LossNotFinite, match="step 1") as caught:
+        trainer.run()
+    assert caught.value.param == "learning_rate"
+    assert all(parameter.eq(0).all() for parameter in trainer.method.parameters().values())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_validation_file_is_named(run: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{}\n")
+    with pytest.raises(DatasetError) as caught:
+        run(validation_file=bad)
+    assert caught.value.param == "validation_file"
+
+
+def test_the_checkpoint_holds_what_was_trained(run: Any, tmp_path: Path) -> None:
+    run()
+    method = load_file(tmp_path / "out/checkpoints/step-00000006/method.safetensors")
+    deltas = [value for name, value in method.items() if name.endswith(".delta")]
+    assert len(deltas) == 14
+    assert all(delta.dtype == torch.float32 and delta.abs().sum() > 0 for delta in deltas)
