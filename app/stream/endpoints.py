@@ -18,6 +18,14 @@ PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
 CURSOR = r"^[0-9]{1,9}$"
 
+
+class Ping(ServerSentEvent):
+    """A comment and no blank line: after one, the `openai` client takes the remembered id for an event without data, and fails."""
+
+    def encode(self) -> bytes:
+        return b": ping\r\n"
+
+
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
 
 
@@ -36,7 +44,11 @@ async def stream_job(
     if int(cursor) > job.last_event_seq:
         raise jobs.unknown_event(param, cursor)
     return EventSourceResponse(
-        _events(app, job_id, int(cursor)), ping=PING_SECONDS, send_timeout=SEND_TIMEOUT_SECONDS, headers={"cache-control": "no-store"}
+        _events(app, job_id, int(cursor)),
+        ping=PING_SECONDS,
+        ping_message_factory=Ping,
+        send_timeout=SEND_TIMEOUT_SECONDS,
+        headers={"cache-control": "no-store"},
     )
 
 

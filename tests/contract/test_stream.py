@@ -4,11 +4,14 @@ from typing import Any
 
 import openai
 import pytest
+from openai._streaming import SSEDecoder
+from sse_starlette import ServerSentEvent
 
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import Draft
 from app.models import JobStatus
+from app.stream.endpoints import Ping
 from tests.support.api import Tenant
 
 
@@ -56,6 +59,11 @@ def test_the_official_client_reads_a_job_live_to_its_end(tenant: Tenant) -> None
     assert [event["message"] for event in events][-3:] == ["Step 1", "Step 2", "done"]
     assert events[-2]["data"] == {"step": 2, "train_loss": 1.0}
     assert events[::-1] == [event.to_dict() for event in tenant.client.fine_tuning.jobs.list_events(job.id)]
+
+
+def test_the_official_client_is_not_woken_by_a_ping() -> None:
+    sent = [ServerSentEvent("{}", id="1").encode(), Ping().encode(), ServerSentEvent("{}", id="2").encode()]
+    assert [(event.id, event.data) for event in SSEDecoder().iter_bytes(iter(sent))] == [("1", "{}"), ("2", "{}")]
 
 
 def test_a_reader_resumes_without_gap_or_repetition(tenant: Tenant) -> None:
