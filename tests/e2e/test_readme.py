@@ -1,0 +1,67 @@
+"""The commands of README.md, as they stand there, against a running service."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.house import ROOT
+from tests.support.service import KEY, Service
+from tests.support.waiting import wait_for
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def service(short_tmp: Path) -> Iterator[Service]:
+    service = Service(short_tmp / "readme", {"FALQON_NUM_THREADS": "1"}, toy=False)
+    service.wait_until_up()
+    yield service
+    service.stop()
+    service.close()
+
+
+def block(language: str, containing: str) -> str:
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    (found,) = [text for text in blocks if containing in text]
+    return found
+
+
+def run(service: Service, folder: Path, command: list[str], **variables: str) -> str:
+    environment = os.environ | {"FALQON_API_KEY": KEY} | variables
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_start_is_three_targets_that_exist() -> None:
+    targets = re.findall(r"^make (\w+)", block("sh", "make demo"), re.M)
+    assert targets == ["demo", "serve", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
+    def here(text: str) -> str:
+        return text.replace("http://127.0.0.1:8000", service.url)
+
+    shutil.copy(ROOT / "demo" / "support_desk.jsonl", tmp_path / "support.jsonl")
+    printed = run(service, tmp_path, [sys.executable, "-W", "ignore", "-c", here(block("python", "OpenAI("))])
+    (job,) = service.client.fine_tuning.jobs.list().data
+    assert f"Created fine-tuning job: {job.id}" in printed
+
+    estimate = run(service, tmp_path, ["bash", "-c", here(block("sh", "/estimates"))], FILE_ID=job.training_file)
+    assert '"steps"' in estimate
+    live = run(service, tmp_path, ["bash", "-c", here(block("sh", "/stream"))], JOB_ID=job.id)
+    assert live.rstrip().endswith("data: [DONE]")
+
+    wait_for(lambda: service.client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", 60, "the job succeeds")
+    model = service.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+    assert model is not None
+    checked = run(service, tmp_path, ["bash", "-ec", here(block("sh", "SHA256SUMS"))], MODEL=model)
+    assert "model.safetensors: OK" in checked
