@@ -14,11 +14,11 @@ from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
 from app.storage import Storage, keys
+from falqon_core.spec.layout import MANIFEST
 from falqon_core.spec.messages import CheckpointSaved
 from worker.journal import Journal
 from worker.lease import LeaseLost
 
-MANIFEST = "manifest.json"
 log = structlog.get_logger()
 
 

@@ -16,7 +16,8 @@ from app.models import Artifact, Checkpoint, File, Job
 from app.settings import Settings
 from app.storage import Storage
 from falqon_core.spec.config import Recipe, TrainConfig
-from worker.checkpoints import MANIFEST, newest_first
+from falqon_core.spec.layout import MANIFEST, checkpoint_folder
+from worker.checkpoints import newest_first
 
 log = structlog.get_logger()
 
@@ -48,7 +49,7 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
         _fetch(storage, file.storage_key, folder / name, file.sha256)
         paths.append(folder / name)
     model = _stage_model(storage, settings.work_dir / "models", inputs.artifacts, job.lease_owner or "", check)
-    _stage_checkpoint(storage, inputs.checkpoints, output / "checkpoints", check)
+    _stage_checkpoint(storage, inputs.checkpoints, output, check)
     recipe = Recipe.model_validate(job.recipe)
     config = TrainConfig(
         model=model,
@@ -89,10 +90,10 @@ def _stage_model(storage: Storage, cache: Path, artifacts: list[Artifact], owner
     return folder
 
 
-def _stage_checkpoint(storage: Storage, newest: list[Checkpoint], folder: Path, check: Callable[[], None]) -> None:
+def _stage_checkpoint(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:
     """The newest checkpoint whose bytes are what they should be; none at all means a start from step 0."""
     for checkpoint in newest:
-        target = folder / str(checkpoint.step)
+        target = checkpoint_folder(output, checkpoint.step)
         try:
             _fetch_checkpoint(storage, checkpoint, target, check)
             return

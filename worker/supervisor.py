@@ -15,6 +15,7 @@ from app.jobs.events import Draft
 from app.models import Desired, Job, JobStatus
 from app.settings import Settings
 from app.storage import Storage, keys
+from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import Finished
 from worker import results
 from worker.checkpoints import CheckpointUploads, discard
@@ -104,7 +105,7 @@ class Execution:
         try:
             staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
             outcome, finished = self._train(staged, folder / "trainer.log")
-            if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(staged.output / "model", finished):
+            if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(model_folder(staged.output), finished):
                 return Outcome(Verdict.STOPPED)  # a wish to cancel came first
             return outcome
         except StopAsked:

@@ -1,9 +1,9 @@
 """Checkpoints: folders that are complete and verified, or do not count.
 
-`FOLDER/step-00000050/` holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest lists size and sha256
-of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none or all of it. Reading
-verifies every hash; a folder that fails is reported, removed, and the one before it is used. What is given up: no incremental
-checkpoints, each holds the full trainable state.
+`OUTPUT/checkpoints/50/` (spec.layout) holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest
+lists size and sha256 of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none
+or all of it. Reading verifies every hash; a folder that fails is reported, removed, and the one before it is used. What is given up:
+no incremental checkpoints, each holds the full trainable state.
 """
 
 import hashlib
@@ -21,8 +21,7 @@ from torch import Tensor
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
-
-MANIFEST = "manifest.json"
+from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders
 
 
 class Row(BaseModel):
@@ -64,25 +63,25 @@ class Saved(NamedTuple):
     manifest_sha256: str
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Saved:
+def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     """Write the checkpoint of this step and remove all but the `keep` newest."""
-    path = folder / f"step-{checkpoint.progress.step:08d}"
+    path = checkpoint_folder(output, checkpoint.progress.step)
     with whole_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
         (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
         (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
-    for old in _complete(folder)[keep:]:
+    for old in checkpoint_folders(output)[keep:]:
         shutil.rmtree(old)
     return Saved(path, sum(file.stat().st_size for file in path.iterdir()), _sha256(path / MANIFEST))
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; corrupt ones are reported through `warn` and removed, leftovers of a crash are swept."""
-    for leftover in folder.glob(".step-*"):
+    for leftover in (output / "checkpoints").glob(".*"):
         shutil.rmtree(leftover)
-    for path in _complete(folder):
+    for path in checkpoint_folders(output):
         try:
             return load_checkpoint(path)
         except CheckpointCorrupt as error:
@@ -102,11 +101,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(progress, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
         raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {error}") from error
-
-
-def _complete(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def export_model(
 
 def export_training(training: Path, base_folder: Path, output: Path) -> None:
     """Export the newest whole checkpoint of the folder a training wrote to. Raises `ModelError` when there is none."""
-    checkpoint = newest_checkpoint(training / "checkpoints", logging.getLogger(__name__).warning)
+    checkpoint = newest_checkpoint(training, logging.getLogger(__name__).warning)
     if checkpoint is None:
         raise ModelError(f"{training.name} holds no checkpoint", "training")
     model = load_base_model(base_folder)

@@ -19,6 +19,7 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ConfigError, LossNotFinite
+from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import (
     CheckpointSaved,
     Evaluated,
@@ -143,7 +144,7 @@ class Trainer:
         if self.progress.step == self._saved_step:
             return
         checkpoint = Checkpoint(self.progress, self.method.state(), self.optimizer.state())
-        saved = save_checkpoint(self.output / "checkpoints", checkpoint, self.recipe.keep_checkpoints)
+        saved = save_checkpoint(self.output, checkpoint, self.recipe.keep_checkpoints)
         self._saved_step = self.progress.step
         self.send(
             CheckpointSaved(
@@ -156,7 +157,7 @@ class Trainer:
         )
 
     def _export(self) -> None:
-        folder = self.output / "model"
+        folder = model_folder(self.output)
         export_model(self.model, self.tokenizer, self.progress, self.config.model, self.config.base_model_name, folder)
         self.send(Exported(path=str(folder)))
 
@@ -177,7 +178,7 @@ class Trainer:
         return Loader(train.sequences, self.recipe.batch_size, self.recipe.microbatch_tokens, self.recipe.packing, self.recipe.seed)
 
     def _prepare_or_restore(self, train: Dataset) -> None:
-        checkpoint = newest_checkpoint(self.output / "checkpoints", self._warn)
+        checkpoint = newest_checkpoint(self.output, self._warn)
         if checkpoint is None:
             first = self._new_loader(train)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])

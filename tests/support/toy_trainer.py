@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from falqon_core.bases.importer import import_model
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ModelError
+from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
 from falqon_core.spec.messages import (
     CheckpointSaved,
     Evaluated,
@@ -100,28 +101,29 @@ class Trainer:
         return ExitCode.DONE
 
     def resume(self) -> int:
-        steps = [int(folder.name) for folder in (self.output / "checkpoints").glob("[0-9]*")]
-        if steps:
-            self.state = (self.output / "checkpoints" / str(max(steps)) / "state.bin").read_text()
-        return max(steps, default=0)
+        folders = checkpoint_folders(self.output)
+        if not folders:
+            return 0
+        self.state = (folders[0] / "state.bin").read_text()
+        return int(folders[0].name)
 
     def checkpoint(self, step: int) -> None:
-        folder = self.output / "checkpoints" / str(step)
+        folder = checkpoint_folder(self.output, step)
         staging = folder.with_name(f".{step}")
         staging.mkdir(parents=True)
         (staging / "state.bin").write_text(self.state)
         state = staging / "state.bin"
         files = {"state.bin": {"bytes": state.stat().st_size, "sha256": sha256(state)}}
-        (staging / "manifest.json").write_text(json.dumps({"step": step, "files": files}))
+        (staging / MANIFEST).write_text(json.dumps({"step": step, "files": files}))
         staging.rename(folder)
         self.send(
             CheckpointSaved(
-                step=step, path=str(folder), bytes=64, manifest_sha256=sha256(folder / "manifest.json"), metrics={"train_loss": 1 / step}
+                step=step, path=str(folder), bytes=64, manifest_sha256=sha256(folder / MANIFEST), metrics={"train_loss": 1 / step}
             )
         )
 
     def export(self) -> None:
-        folder = self.output / "model"
+        folder = model_folder(self.output)
         shutil.copytree(self.model, folder)
         (folder / "model.safetensors").write_text(self.state)
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))

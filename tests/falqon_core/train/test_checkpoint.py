@@ -19,8 +19,8 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(progress, method, {"layer.delta.step": torch.tensor(float(step))})
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+def names(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").iterdir())
 
 
 def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 100):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
-    assert names(tmp_path) == ["step-00000010", "step-00000100"]
+    assert names(tmp_path) == ["10", "100"]
 
 
 @pytest.mark.parametrize("name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
@@ -66,17 +66,17 @@ def test_a_damaged_one_is_reported_and_the_one_before_is_used(name: str, damage:
     assert loaded is not None
     assert loaded.progress.step == 1
     assert len(warnings) == 1
-    assert "step-00000002" in warnings[0]
-    assert names(tmp_path) == ["step-00000001"]  # or pruning would keep the broken one and drop the good one
+    assert "checkpoint 2 is corrupt" in warnings[0]
+    assert names(tmp_path) == ["1"]  # or pruning would keep the broken one and drop the good one
 
 
 def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
-    shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.abc")
+    shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / ".2.abc")
     loaded = newest_checkpoint(tmp_path, pytest.fail)
     assert loaded is not None
     assert loaded.progress.step == 1
-    assert names(tmp_path) == ["step-00000001"]
+    assert names(tmp_path) == ["1"]
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:

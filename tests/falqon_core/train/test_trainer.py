@@ -59,7 +59,7 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
     assert "valid_loss" in saved[-1].metrics
     assert "valid_loss" not in saved[0].metrics
     assert [type(one) for one in messages[-3:]] == [CheckpointSaved, Exported, Finished]
-    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["4", "6"]
     assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
 
 
@@ -97,7 +97,7 @@ def test_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], run: Any
     figures = [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, whole)]
     assert [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, first + second)] == figures
     assert (tmp_path / "parts/model/SHA256SUMS").read_text() == (tmp_path / "whole/model/SHA256SUMS").read_text()
-    last = "checkpoints/step-00000006"
+    last = "checkpoints/6"
     for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
         assert (tmp_path / "parts" / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
 
@@ -112,7 +112,7 @@ def test_asked_to_stop_before_the_first_step_it_writes_nothing(run: Any, tmp_pat
 def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_one_before(run: Any, tmp_path: Path) -> None:
     run("whole")
     run("out", stop=stop_after(5))
-    (tmp_path / "out/checkpoints/step-00000005/method.safetensors").write_bytes(b"broken")
+    (tmp_path / "out/checkpoints/5/method.safetensors").write_bytes(b"broken")
     code, messages = run("out")
     assert code == ExitCode.DONE
     assert [one.level for one in of(Log, messages)] == ["warn"]
@@ -157,7 +157,7 @@ def test_a_bad_validation_file_is_named(run: Any, tmp_path: Path) -> None:
 
 def test_the_checkpoint_holds_what_was_trained(run: Any, tmp_path: Path) -> None:
     run()
-    method = load_file(tmp_path / "out/checkpoints/step-00000006/method.safetensors")
+    method = load_file(tmp_path / "out/checkpoints/6/method.safetensors")
     deltas = [value for name, value in method.items() if name.endswith(".delta")]
     assert len(deltas) == 14
     assert all(delta.dtype == torch.float32 and delta.abs().sum() > 0 for delta in deltas)
