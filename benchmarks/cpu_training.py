@@ -3,11 +3,10 @@
     python -m falqon_core import SmolLM2-135M-Instruct.Q4_1.gguf --output /tmp/smollm2
     python benchmarks/cpu_training.py --model /tmp/smollm2 [--data rows.jsonl]
 
-Three systems train the same bf16 base at rank 64 on all linear layers: ours; PEFT as `get_peft_model` makes it (fp32 adapters, run
-under the autocast it needs? no: PEFT casts by itself); PEFT with bf16 adapters. PEFT uses transformers' own forward, loss and sdpa
-attention. Optimizer (fused AdamW), clipping and process-wide allocator settings are the same for all. Rounds interleave the systems, so
-that a busy machine hits all of them; rates are medians over rounds of *real* tokens per second, ratios medians of the rounds' ratios.
-Both ratios are with packing off; a further line shows ours with packing on.
+Three systems train the same bf16 base at rank 64 on all linear layers: ours; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT
+with bf16 adapters. PEFT uses transformers' own forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the same for
+all. Rounds interleave the systems, so that a busy machine hits all of them; rates are medians over rounds of *real* tokens per second,
+ratios medians of the rounds' ratios. Both ratios are with packing off; a further line shows ours with packing on.
 """
 
 import argparse
@@ -31,7 +30,6 @@ from falqon_core.data.sequences import Sequence
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.spec.config import Recipe
-from falqon_core.train.memory import keep_freed_memory
 from falqon_core.train.model import load_base_model, load_tokenizer
 
 Step = Callable[[list[Microbatch]], float]
@@ -124,7 +122,6 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    keep_freed_memory()
     sequences = sequences_of(args.data, load_tokenizer(args.model))
     recipe = Recipe(rank=args.rank, max_seq_length=MAX_SEQ_LENGTH, batch_size=args.batch_size).resolved(len(sequences))
     step = ours(args.model, recipe)

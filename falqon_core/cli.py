@@ -117,10 +117,7 @@ def _prepare_process(offline: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers.utils import logging
 
-    from falqon_core.train.memory import keep_freed_memory
-
     logging.disable_progress_bar()
-    keep_freed_memory()
 
 
 @contextmanager

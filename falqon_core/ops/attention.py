@@ -10,6 +10,7 @@ two cores). Longer ones, and windows shorter than the segment, go through `scale
 What is given up: short scores are rounded to the dtype before softmax, like transformers' "eager".
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,49 +23,66 @@ from falqon_core.ops.dispatch import operator
 
 NAME = "falqon"
 SHORT = 512
+BLOCK = 128  # queries of one GEMM: they skip the keys that all of them may not see
 
 
 @operator
-def short_attention_forward(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """-> (output [B*K, R*T, D], probabilities [B*K, R*T, T]) of causal attention; query [B*K, R*T, D], key and value [B*K, T, D]."""
-    num_tokens = key.shape[1]
-    scores = torch.bmm(query * scaling, key.transpose(1, 2))
-    future = torch.full((num_tokens, num_tokens), float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
-    scores.view(key.shape[0], -1, num_tokens, num_tokens).add_(future)
-    probabilities = torch.softmax(scores, -1)
-    return torch.bmm(probabilities, value), probabilities
+def short_attention_forward(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, list[Tensor]]:
+    """-> (output [G, R, T, D], probabilities of each block of queries [G, R * block, keys seen]) of causal attention.
+
+    query [G, R, T, D]: R heads share one of G = B * K groups; key and value [G, T, D].
+    """
+    future = torch.full((BLOCK, BLOCK), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
+    output, probabilities = torch.empty_like(query, memory_format=torch.contiguous_format), []
+    for start, end in _blocks(key.shape[1]):
+        q = query[:, :, start:end].flatten(1, 2).mul(scaling)
+        scores = torch.bmm(q, key[:, :end].transpose(1, 2))
+        scores.unflatten(1, (-1, end - start))[..., start:].add_(future[: end - start, : end - start])
+        probabilities.append(torch.softmax(scores, -1))
+        output[:, :, start:end] = torch.bmm(probabilities[-1], value[:, :end]).unflatten(1, (-1, end - start))
+    return output, probabilities
 
 
 @operator
 def short_attention_backward(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, probabilities: Tensor, scaling: float
+    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, probabilities: Sequence[Tensor], scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of query, key, value, shaped as in `short_attention_forward`."""
-    grad_value = torch.bmm(probabilities.transpose(1, 2), grad_output)
-    grad_probabilities = torch.bmm(grad_output, value.transpose(1, 2))
-    grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
-    grad_query = torch.bmm(grad_scores, key).mul_(scaling)
-    grad_key = torch.bmm(grad_scores.transpose(1, 2), query).mul_(scaling)
+    grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
+    grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+    for (start, end), p in zip(_blocks(key.shape[1]), probabilities, strict=True):
+        grad = grad_output[:, :, start:end].flatten(1, 2)
+        q = query[:, :, start:end].flatten(1, 2)
+        grad_value[:, :end] += torch.bmm(p.transpose(1, 2), grad)
+        grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, value[:, :end].transpose(1, 2)), p, -1, p.dtype)
+        grad_scores.mul_(scaling)
+        grad_query[:, :, start:end] = torch.bmm(grad_scores, key[:, :end]).unflatten(1, (-1, end - start))
+        grad_key[:, :end] += torch.bmm(grad_scores.transpose(1, 2), q)
     return grad_query, grad_key, grad_value
 
 
+def _blocks(num_tokens: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, num_tokens)) for start in range(0, num_tokens, BLOCK)]
+
+
 class _ShortAttention(torch.autograd.Function):
+    """query [B, H, T, D], key and value [B, K, T, D] -> [B, H, T, D]."""
+
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        batch, num_heads, num_tokens, _ = query.shape
-        num_groups = batch * key.shape[1]
-        q, k, v = (x.reshape(num_groups, -1, x.shape[-1]) for x in (query, key, value))
+        num_groups = key.shape[0] * key.shape[1]
+        q, k, v = query.reshape(num_groups, -1, *query.shape[2:]), *(x.reshape(num_groups, *x.shape[2:]) for x in (key, value))
         output, probabilities = short_attention_forward(q, k, v, scaling)
-        ctx.save_for_backward(q, k, v, probabilities)
+        ctx.save_for_backward(q, k, v, *probabilities)
         ctx.scaling = scaling
-        ctx.shapes = query.shape, key.shape, value.shape
-        return output.view(batch, num_heads, num_tokens, -1)
+        return output.view(*query.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, probabilities = ctx.saved_tensors
-        grads = short_attention_backward(grad_output.reshape(*q.shape[:2], -1), q, k, v, probabilities, ctx.scaling)
-        grad_query, grad_key, grad_value = (grad.view(shape) for grad, shape in zip(grads, ctx.shapes, strict=True))
+        q, k, v, *probabilities = ctx.saved_tensors
+        grads = short_attention_backward(grad_output.reshape(q.shape), q, k, v, probabilities, ctx.scaling)
+        batch = grad_output.shape[0]
+        grad_query, grad_key, grad_value = (grad.view(batch, -1, *grad.shape[-2:]) for grad in grads)
         return grad_query, grad_key, grad_value, None
 
 

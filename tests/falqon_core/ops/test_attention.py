@@ -13,9 +13,12 @@ def qkv(batch: int, length: int, heads: int = 6, groups: int = 2, width: int = 8
 
 
 @pytest.mark.parametrize(("length", "window"), [(1, None), (17, None), (17, 4), (17, 17), (17, 100)])
-@pytest.mark.parametrize("short", [0, 512])
-def test_output_and_gradients_match_masked_sdpa(length: int, window: int | None, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("short", "block"), [(0, 1), (512, 5), (512, 128)])
+def test_output_and_gradients_match_masked_sdpa(
+    length: int, window: int | None, short: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(attention, "BLOCK", block)
     inputs = qkv(2, length)
     distance = torch.arange(length)[:, None] - torch.arange(length)
     mask = (distance >= 0) & (distance < (window or length))
