@@ -192,9 +192,8 @@ def download(client: OpenAI, url: str, key: str, model_id: str, folder: Path) ->
 
 def answer(model: Path) -> list[str]:
     with console.status(f"Asking {model.name}"):
-        done = subprocess.run(
-            [sys.executable, str(HERE / "answer.py"), str(model), str(HERE / "questions.json")], capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, str(HERE / "answer.py"), str(model), str(HERE / "questions.json")]
+        done = subprocess.run(command, env=os.environ | {"GOMP_SPINCOUNT": "10000"}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"The model could not be asked:\n{done.stderr[-3000:]}")
     answers: list[str] = json.loads(done.stdout.splitlines()[-1])
@@ -208,9 +207,14 @@ def show_answers(before: list[str], after: list[str]) -> None:
     console.print(table)
 
 
+def stop(number: int, _: object) -> None:
+    # Once is enough: a second signal in the middle of the clean-up would leave it half done.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    main()
