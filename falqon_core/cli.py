@@ -125,7 +125,7 @@ def _prepare_process(offline: bool) -> None:
 def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the edge of the process
         if not isinstance(error, UserError):
             traceback.print_exc()
         known = _as_falqon_error(error)

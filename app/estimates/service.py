@@ -17,7 +17,7 @@ def device_of(settings: Settings) -> tuple[Device, int]:
     name = "cpu" if settings.device == "auto" else settings.device
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return DEVICES[name], (settings.num_threads or os.cpu_count() or 1) if name == "cpu" else 1
+    return DEVICES[name], (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1
 
 
 def num_training_records(recipe: Recipe, num_records: int) -> int:

@@ -75,7 +75,7 @@ class Recipe(BaseModel):
         return self
 
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
-        """The recipe with every "auto" made a number.
+        """The recipe with every "auto" that decides steps, rates or memory made a number.
 
         Batch size follows 0.2 % of the records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
         `learning_rate_multiplier` scales the automatic one only.
