@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from app.database import Database
+from app.ids import new_id
 from app.models import Artifact, Model
 from app.settings import Settings
 from app.storage import Storage, keys
@@ -54,8 +55,8 @@ def _add_folder(database: Database, storage: Storage, model_id: str, folder: Pat
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     if _same_is_there(database, model_id, files):
         return False
-    # The content is part of the key: two imports at once cannot overwrite each other's bytes.
-    version = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    # Keys of this import alone: of two at once, the one that comes too late removes its own bytes and never the winner's.
+    version = new_id("")
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
         sizes = {name: storage.put_file(key, folder / name).bytes for name, key in stored_keys.items()}
@@ -67,9 +68,9 @@ def _add_folder(database: Database, storage: Storage, model_id: str, folder: Pat
                 for name, sha256 in files.items()
             )
     except BaseException as error:
+        _remove(storage, keys.base_model_file(model_id, version))
         if isinstance(error, IntegrityError) and _same_is_there(database, model_id, files):  # somebody else was faster
             return False
-        _remove(storage, keys.base_model_file(model_id, version))
         raise
     return True
 

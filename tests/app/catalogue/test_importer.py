@@ -12,7 +12,7 @@ from app.catalogue.importer import ModelNotAdded, add_base_model, ensure_tiny_mo
 from app.database import Database
 from app.models import Artifact, Model
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, Stored
 from falqon_core.bases.tiny import build_tiny
 from tests.support.house import TOY_TRAINER
 
@@ -90,6 +90,36 @@ def test_two_imports_at_once_leave_one_whole_model(
     with ThreadPoolExecutor(3) as pool:
         outcomes = sorted(pool.map(add, folders))
     assert outcomes in (["False", "True", "refused"], ["True", "refused", "refused"])
+    _, artifacts = rows(database)
+    assert sorted(storage.keys("models")) == sorted(artifact.storage_key for artifact in artifacts)
+    for artifact in artifacts:
+        assert storage.fetch(artifact.storage_key, settings.data_dir / "copy").sha256 == artifact.sha256
+
+
+class Overtaken(Storage):
+    """Runs `first` in the moment between the look whether the model is there and the writing of it."""
+
+    def __init__(self, url: str, first: Callable[[], object]) -> None:
+        super().__init__(url)
+        self._first: list[Callable[[], object]] = [first]
+
+    def put_file(self, key: str, path: Path) -> Stored:
+        if self._first:
+            self._first.pop()()
+        return super().put_file(key, path)
+
+
+@pytest.mark.parametrize(("licence", "refused"), [("same", False), ("other", True)])
+def test_who_is_overtaken_removes_its_own_bytes_and_only_those(
+    database: Database, storage: Storage, settings: Settings, write_model: WriteModel, licence: str, refused: bool
+) -> None:
+    mine, faster = write_model("same"), write_model(licence)
+    slow = Overtaken(settings.resolved_storage_url, lambda: add_base_model(database, storage, settings, "base", str(faster)))
+    if refused:
+        with pytest.raises(ModelNotAdded, match="different model 'base'"):
+            add_base_model(database, slow, settings, "base", str(mine))
+    else:
+        assert add_base_model(database, slow, settings, "base", str(mine)) is False
     _, artifacts = rows(database)
     assert sorted(storage.keys("models")) == sorted(artifact.storage_key for artifact in artifacts)
     for artifact in artifacts:
