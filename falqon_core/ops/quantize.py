@@ -1,4 +1,4 @@
-"""Rowwise quantization to e4m3, as values on the grid rather than as codes.
+"""Rowwise quantization to e4m3: as values on the grid (what a CPU computes with), or as codes (what an FP8 GPU computes with).
 
 Row i of x [R, C] becomes `code * scale[i]`, code in e4m3 (torch.float8_e4m3fn: 3 mantissa bits, at most 448). The same operator
 serves weights (a row is an output channel) and activations (a row is a token).
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.kernels import Build, block_of, jit, power_of_two, power_of_two_exponent, tl, to_e4m3
 
 E4M3_MAX = 448.0  # 0.875 * 2^9
 _MIN_NORMAL = 2.0**-6
@@ -54,3 +55,63 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def codes_of(values: Tensor, scale: Tensor) -> Tensor:
     """The e4m3 codes (float8_e4m3fn) of values that lie on the grid of `scale`; exact."""
     return (values.float() / scale).to(torch.float8_e4m3fn)
+
+
+@operator
+def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x [R, C] -> (codes float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as `quantize_rows`, in the form a GEMM on codes takes.
+
+    With `column_scale` (fp32 [C]) x * column_scale is quantized, rounded to x's dtype in between: that is grad_output times the scales
+    of the weight's rows, which lie on the contraction axis of grad_input (method.md section 3).
+    """
+    if column_scale is not None:
+        x = (x * column_scale).to(x.dtype)
+    values, scale = quantize_rows(x)
+    return codes_of(values, scale), scale
+
+
+@jit
+def quantize_kernel(x, column_scale, codes, scale, num_columns, stride, HAS_SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """One program a row, two passes over it: the largest magnitude, then the codes. The second pass reads from cache."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    amax = 0.0
+    for start in range(0, num_columns, BLOCK):
+        inside = start + columns < num_columns
+        value = tl.load(x + row * stride + start + columns, mask=inside, other=0.0)
+        if HAS_SCALE:
+            value = (value.to(tl.float32) * tl.load(column_scale + start + columns, mask=inside, other=0.0)).to(value.dtype)
+        amax = tl.maximum(amax, tl.max(tl.abs(value.to(tl.float32))))
+    exponent = power_of_two_exponent(amax)
+    tl.store(scale + row, power_of_two(exponent))
+    inverse = power_of_two(-exponent)
+    for start in range(0, num_columns, BLOCK):
+        inside = start + columns < num_columns
+        value = tl.load(x + row * stride + start + columns, mask=inside, other=0.0)
+        if HAS_SCALE:
+            value = (value.to(tl.float32) * tl.load(column_scale + start + columns, mask=inside, other=0.0)).to(value.dtype)
+        tl.store(codes + row * num_columns + start + columns, to_e4m3(value.to(tl.float32) * inverse), mask=inside)
+
+
+def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(x.shape[0], 1, device=x.device)
+    has_scale = column_scale is not None
+    quantize_kernel[(x.shape[0],)](
+        x, column_scale if has_scale else x, codes, scale, x.shape[1], x.stride(0), HAS_SCALE=has_scale, BLOCK=block_of(x.shape[1])
+    )
+    return codes, scale
+
+
+quantize_codes.kernels["cuda"] = quantize_codes_triton
+
+_SIGNATURE = {"x": "*bf16", "column_scale": "*fp32", "codes": "*fp8e4nv", "scale": "*fp32", "num_columns": "i32", "stride": "i32"}
+BUILDS = [
+    Build(
+        quantize_kernel,
+        _SIGNATURE | {"HAS_SCALE": "constexpr", "BLOCK": "constexpr"},
+        {"HAS_SCALE": has_scale, "BLOCK": 4096},
+        ptx=("cvt.rn.satfinite.e4m3x2.f32",),
+    )
+    for has_scale in (False, True)
+]

@@ -1,0 +1,78 @@
+"""Where Triton enters: the decorator for kernels, what all of them share, and the list of what must compile.
+
+A kernel stands in the file of its operator, between its oracle and its launcher. On a GPU it is compiled at first use. Without a GPU it
+is tested two ways: run in Triton's interpreter on CPU tensors (environment TRITON_INTERPRET=1) against the oracle, and compiled to
+machine code for every architecture of `ops/compile.py`, for which no GPU is needed. Where the `triton` package does not exist
+(outside Linux) the decorator leaves functions as they are and nobody calls them.
+
+What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, so
+`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+# Triton 3.9 warns unless told; every product that must be exact is one by a power of two, so fusing changes nothing there.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # pragma: no cover
+    triton, tl = None, SimpleNamespace(constexpr=lambda value: value)
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+MAX_BLOCK = 4096  # columns that one program holds at a time
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    return function if triton is None else triton.jit(function)
+
+
+def block_of(num_columns: int) -> int:
+    """Columns of one block: the next power of two, at most `MAX_BLOCK`."""
+    return min(MAX_BLOCK, 1 << (num_columns - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class Build:
+    """One kernel with the types of its arguments, as `ops/compile.py` is to compile it.
+
+    `signature` gives each argument's Triton type ("*bf16", "*fp8e4nv", "i32", "fp32", or "constexpr"), `constants` the values of the
+    constexprs, `ptx` what the PTX must hold on every architecture, `ptx_of` what it must hold on one (by compute capability, e.g. 90).
+    """
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, object]
+    ptx: tuple[str, ...] = ()
+    ptx_of: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+@jit
+def power_of_two_exponent(amax):
+    """The exponent of `quantize.power_of_two_scale`, int32; amax fp32, non-negative."""
+    bits = amax.to(tl.int32, bitcast=True)
+    exponent = (bits >> 23) - 127 - 8 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
+    return tl.where(amax == 0.0, -9, tl.maximum(exponent, -100))
+
+
+@jit
+def power_of_two(exponent):
+    """2^exponent as fp32, exact; -126 <= exponent <= 127."""
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@jit
+def to_e4m3(value):
+    """fp32 with |value| <= 448 -> e4m3, nearest, ties to even."""
+    if INTERPRETED:
+        binade = (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        magic = tl.maximum(binade, 0.015625) * 1572864.0
+        value = (value + magic) - magic
+    return value.to(tl.float8e4nv)
