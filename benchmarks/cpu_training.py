@@ -1,21 +1,23 @@
 """Training speed on CPU: ours against PEFT LoRA, same base, same batches, in turn, in one process.
 
     make benchmark
-    python benchmarks/cpu_training.py --model .cache/smollm2 [--data rows.jsonl]
+    python -m benchmarks.cpu_training --model .cache/smollm2 [--data rows.jsonl]
 
 Three systems train the same bf16 base at rank 64 on all linear layers: ours; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT
 with bf16 adapters. PEFT uses transformers' own forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the same for
 all. Rounds interleave the systems, so that a busy machine hits all of them; rates are medians over rounds of *real* tokens per second,
-ratios medians of the rounds' ratios. Both ratios are with packing off; a further line shows ours with packing on.
+ratios medians of the rounds' ratios. Both ratios are with packing off; a further line shows ours with packing on. Peak memory is that
+of a process of its own for each system, taken after `MEMORY_STEPS` steps; loading the model is part of it.
 """
 
 import argparse
-import json
 import os
+import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,9 +25,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the trainer's command set
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
-from falqon_core.data.dataset import load_dataset
+from benchmarks.rows import chat_dataset
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.data.sequences import Sequence
 from falqon_core.methods.falqon import Falqon
@@ -35,6 +37,8 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 
 Step = Callable[[list[Microbatch]], float]
 MAX_SEQ_LENGTH = 512
+MEMORY_STEPS = 3
+SYSTEMS = ("ours", "peft", "peft, bf16 adapters")
 
 
 def ours(model: Path, recipe: Recipe) -> Step:
@@ -94,21 +98,47 @@ def timed(step: Step, batches: list[list[Microbatch]]) -> tuple[float, float]:
     return sum(one.num_tokens for batch in batches for one in batch) / (time.perf_counter() - start), loss
 
 
-def sequences_of(data: Path, tokenizer: PreTrainedTokenizerBase) -> list[Sequence]:
-    """Rows in one of the trainer's shapes, or in GSM8K's (question, answer)."""
-    rows = [json.loads(line) for line in data.read_text().splitlines() if line.strip()]
-    if "question" in rows[0]:
-        rows = [{"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]} for r in rows]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rows.jsonl")
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows[:2000]))
-        return load_dataset(path, tokenizer, MAX_SEQ_LENGTH).sequences
-
-
 def batches_of(sequences: list[Sequence], batch_size: int, packing: bool) -> Iterator[list[Microbatch]]:
     loader = Loader(sequences, batch_size, max(MAX_SEQ_LENGTH, 4096), packing, seed=0)
     while True:
         yield loader.next_step()
+
+
+def make(system: str, args: argparse.Namespace, sequences: list[Sequence]) -> Step:
+    if system == "ours":
+        recipe = Recipe(rank=args.rank, max_seq_length=MAX_SEQ_LENGTH, batch_size=args.batch_size).resolved(len(sequences))
+        return ours(args.model, recipe)
+    return peft(args.model, args.rank, torch.float32 if system == "peft" else torch.bfloat16)
+
+
+def peak_memory(system: str, args: argparse.Namespace) -> int:
+    """Bytes; for a fresh process."""
+    torch.set_num_threads(args.threads)
+    sequences = chat_dataset(args.data, load_tokenizer(args.model), MAX_SEQ_LENGTH)
+    step, batches = make(system, args, sequences), batches_of(sequences, args.batch_size, packing=False)
+    for _ in range(MEMORY_STEPS):
+        step(next(batches))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_speed(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    sequences = chat_dataset(args.data, load_tokenizer(args.model), MAX_SEQ_LENGTH)
+    padded, packed = (batches_of(sequences, args.batch_size, packing) for packing in (False, True))
+    steps = {system: make(system, args, sequences) for system in SYSTEMS}
+    steps["ours, packing on"] = steps["ours"]
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    losses = {}
+    for round_ in range(args.rounds + 1):
+        same = {False: [next(padded) for _ in range(args.steps)], True: [next(packed) for _ in range(args.steps)]}
+        for name, step in steps.items():
+            rate, losses[name] = timed(step, same["packing" in name])
+            if round_ > 0:  # the first round warms up
+                rates[name].append(rate)
+    for name, measured in rates.items():
+        print(f"{name}: {statistics.median(measured):.0f} tokens/s (loss {losses[name]:.3f})")
+    for label, peer in (("ratio", "peft"), ("ratio to bf16 adapters", "peft, bf16 adapters")):
+        print(f"{label}: {statistics.median(a / b for a, b in zip(rates['ours'], rates[peer], strict=True)):.2f}")
 
 
 def main() -> None:
@@ -121,30 +151,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
-    sequences = sequences_of(args.data, load_tokenizer(args.model))
-    recipe = Recipe(rank=args.rank, max_seq_length=MAX_SEQ_LENGTH, batch_size=args.batch_size).resolved(len(sequences))
-    step = ours(args.model, recipe)
-    padded, packed = (batches_of(sequences, args.batch_size, packing) for packing in (False, True))
-    systems = {
-        "ours": step,
-        "peft": peft(args.model, args.rank, torch.float32),
-        "peft, bf16 adapters": peft(args.model, args.rank, torch.bfloat16),
-        "ours, packing on": step,
-    }
-    rates: dict[str, list[float]] = {name: [] for name in systems}
-    losses = {}
-    for round_ in range(args.rounds + 1):
-        same = {False: [next(padded) for _ in range(args.steps)], True: [next(packed) for _ in range(args.steps)]}
-        for name, run in systems.items():
-            rate, losses[name] = timed(run, same["packing" in name])
-            if round_ > 0:  # the first round warms up
-                rates[name].append(rate)
-    for name, measured in rates.items():
-        print(f"{name}: {statistics.median(measured):.0f} tokens/s (loss {losses[name]:.3f})")
-    for label, peer in (("ratio", "peft"), ("ratio to bf16 adapters", "peft, bf16 adapters")):
-        print(f"{label}: {statistics.median(a / b for a, b in zip(rates['ours'], rates[peer], strict=True)):.2f}")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for system in SYSTEMS:
+            print(f"{system}: peak memory {pool.submit(peak_memory, system, args).result() / 2**20:,.0f} MiB", flush=True)
+    measure_speed(args)
 
 
 if __name__ == "__main__":

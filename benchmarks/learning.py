@@ -1,0 +1,175 @@
+"""What the methods learn from the same steps: PEFT LoRA, frozen-A LoRA, the published rule, and the anchored rule with each choice of A.
+
+    make learning
+    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test.jsonl
+
+Every training starts from the same base and sees the same records in the same order (keyed by the seed), rank 64 on all linears, loss
+on the answers only. First each system tries its learning rates with one seed and is judged by its loss on part of the held-out rows;
+then its best rate goes through all seeds and is judged on all rows. Each finished training is one block of lines in the CSV and is never
+run again, so the command may be stopped and started at will. Losses do not depend on how busy the machine is.
+"""
+
+import argparse
+import csv
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from benchmarks.learning_report import report
+from benchmarks.rows import chat_dataset
+from falqon_core.data.loader import Loader, microbatches
+from falqon_core.methods import Method
+from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.lora import Lora
+from falqon_core.methods.loss import microbatch_loss
+from falqon_core.spec.config import Recipe
+from falqon_core.train.evaluate import evaluate
+from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.optimizer import Optimizer, learning_rate
+
+STEPS = 60
+FEWER_STEPS = 45  # the anchored default must reach LoRA's loss with this many
+SEARCH_ROWS = 100
+MAX_SEQ_LENGTH = 512
+DEFAULT = "anchored, gradient A"
+
+
+@dataclass(frozen=True)
+class System:
+    recipe: dict[str, object]
+    learning_rates: tuple[float, ...]
+
+
+SYSTEMS = {
+    "PEFT LoRA": System({}, (5e-4, 1e-3, 2e-3)),
+    "frozen-A LoRA": System({}, (1e-3, 2e-3)),
+    "published, k = 10": System({"update_rule": "topk", "a_init": "quant_error", "num_update_rows": 10}, (2e-3, 2e-2)),
+    "published, k = r": System({"update_rule": "topk", "a_init": "quant_error", "num_update_rows": 64}, (2e-3, 2e-2)),
+    "anchored, orthonormal A": System({"a_init": "orthonormal"}, (1e-3, 2e-3)),
+    "anchored, quant_error A": System({"a_init": "quant_error"}, (1e-3, 2e-3)),
+    "anchored, gradient A": System({"a_init": "gradient"}, (2e-4, 3e-4, 5e-4)),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    system: str
+    learning_rate: float
+    seed: int
+    steps: int
+    rows: int  # held-out rows that judge it
+
+
+@dataclass(frozen=True)
+class Files:
+    model: Path
+    train: Path
+    test: Path
+
+
+def method_of(system: str, recipe: Recipe) -> Method:
+    return Lora(recipe, train_a="frozen" not in system) if "LoRA" in system else Falqon(recipe)
+
+
+def train(training: Training, files: Files, threads: int) -> list[dict[str, object]]:
+    """One training; its lines for the CSV: the loss of each step, the held-out loss on the last."""
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer(files.model)
+    data = chat_dataset(files.train, tokenizer, MAX_SEQ_LENGTH)
+    overrides = SYSTEMS[training.system].recipe
+    fixed = {"max_seq_length": MAX_SEQ_LENGTH, "batch_size": 4, "max_steps": training.steps, "seed": training.seed}
+    recipe = Recipe.model_validate(fixed | {"learning_rate": training.learning_rate} | overrides).resolved(len(data))
+    loader = Loader(data, 4, 4096, packing=True, seed=training.seed)
+    model, method = load_base_model(files.model), method_of(training.system, recipe)
+    first = Loader(data, 4, 4096, packing=True, seed=training.seed)
+    method.prepare(model, [one for _ in range(4) for one in first.next_step()])
+    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm)
+    lines: list[dict[str, object]] = []
+    for step in range(training.steps):
+        batch = loader.next_step()
+        num_labels = sum(one.num_labels for one in batch)
+        total = 0.0
+        for one in batch:
+            loss = microbatch_loss(model, one)[0] / num_labels
+            loss.backward()
+            total += loss.item()
+        optimizer.clip()
+        optimizer.step(learning_rate(recipe, step, training.steps))
+        method.after_step()
+        lines.append(vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""})
+    held_out = chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows]
+    lines[-1]["test_loss"] = round(evaluate(model, microbatches(held_out, 4096, packing=True))[0], 5)
+    return lines
+
+
+def done(path: Path) -> dict[Training, float]:
+    """Finished trainings in the CSV, with their held-out loss."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {
+            Training(r["system"], float(r["learning_rate"]), int(r["seed"]), int(r["steps"]), int(r["rows"])): float(r["test_loss"])
+            for r in csv.DictReader(file)
+            if r["test_loss"]
+        }
+
+
+def search() -> Iterator[Training]:
+    for name, system in SYSTEMS.items():
+        for rate in system.learning_rates:
+            yield Training(name, rate, 0, STEPS, SEARCH_ROWS)
+
+
+def final(found: dict[Training, float], seeds: int, rows: int) -> Iterator[Training]:
+    for seed in range(seeds):
+        for name in SYSTEMS:
+            best = min((t for t in search() if t.system == name), key=found.__getitem__)
+            yield Training(name, best.learning_rate, seed, STEPS, rows)
+            if name == DEFAULT:
+                yield Training(name, best.learning_rate, seed, FEWER_STEPS, rows)
+
+
+def run_all(trainings: Iterator[Training], files: Files, output: Path, jobs: int) -> None:
+    """What is not in the CSV yet, `jobs` at a time on one thread each: two such are faster than one with two threads."""
+    finished = done(output)
+    missing = [training for training in trainings if training not in finished]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for lines in pool.map(train, missing, [files] * len(missing), [1] * len(missing)):
+            new = not output.exists()
+            with output.open("a", newline="") as file:
+                writer = csv.DictWriter(file, lines[0].keys())
+                if new:
+                    writer.writeheader()
+                writer.writerows(lines)
+            last = lines[-1]
+            print(
+                f"{last['system']}, lr {last['learning_rate']}, seed {last['seed']}, {last['steps']} steps: {last['test_loss']}", flush=True
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True, help="JSONL with question and answer, or the trainer's own records")
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    files = Files(args.model, args.train, args.test)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    run_all(search(), files, args.output, args.jobs)
+    run_all(final(done(args.output), args.seeds, args.rows), files, args.output, args.jobs)
+    report(args.output)
+
+
+if __name__ == "__main__":
+    main()

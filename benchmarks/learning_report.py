@@ -1,0 +1,99 @@
+"""The table and the plot of `benchmarks/learning.py`, from its CSV alone: `python -m benchmarks.learning_report learning.csv`."""
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+REFERENCE = "PEFT LoRA"
+SMOOTHING = 10  # steps of the running mean in the plot: one batch of four records is noisy
+
+
+class Trained(NamedTuple):
+    system: str
+    learning_rate: float
+    seed: int
+    steps: int
+    rows: int
+    train_loss: list[float]
+    test_loss: float
+
+
+def read(path: Path) -> list[Trained]:
+    groups: dict[tuple[str, str, str, str, str], list[dict[str, str]]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            groups[line["system"], line["learning_rate"], line["seed"], line["steps"], line["rows"]].append(line)
+    return [
+        Trained(
+            system, float(rate), int(seed), int(steps), int(rows), [float(x["train_loss"]) for x in lines], float(lines[-1]["test_loss"])
+        )
+        for (system, rate, seed, steps, rows), lines in groups.items()
+    ]
+
+
+def finals(trained: list[Trained]) -> dict[tuple[str, int], list[Trained]]:
+    """The judged trainings, one a seed, by system and number of steps; those of the search have fewer held-out rows."""
+    rows = max(one.rows for one in trained)
+    groups: dict[tuple[str, int], list[Trained]] = defaultdict(list)
+    for one in trained:
+        if one.rows == rows:
+            groups[one.system, one.steps].append(one)
+    return groups
+
+
+def table(trained: list[Trained]) -> str:
+    """Markdown: held-out loss as mean over seeds, and how far it is from LoRA's with the same seeds and most steps."""
+    groups = finals(trained)
+    most = max(steps for _, steps in groups)
+    reference = {one.seed: one.test_loss for one in groups.get((REFERENCE, most), [])}
+    lines = ["| system | rate | steps | seeds | held-out loss | minus LoRA's | worst seed |", "|---|---|---|---|---|---|---|"]
+    for (system, steps), group in sorted(groups.items(), key=lambda item: statistics.fmean(one.test_loss for one in item[1])):
+        gaps = [one.test_loss - reference[one.seed] for one in group if one.seed in reference]
+        gap = f"{statistics.fmean(gaps):+.4f} | {max(gaps):+.4f}" if gaps else " | "
+        loss = statistics.fmean(one.test_loss for one in group)
+        lines.append(f"| {system} | {group[0].learning_rate:g} | {steps} | {len(group)} | {loss:.4f} | {gap} |")
+    lines += ["", "Rates tried with one seed, held-out loss on fewer rows:", ""]
+    for system in dict.fromkeys(one.system for one in trained):
+        tried = sorted(
+            (one.learning_rate, one.test_loss) for one in trained if one.system == system and one.rows < max(t.rows for t in trained)
+        )
+        lines.append(f"- {system}: " + ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in tried))
+    return "\n".join(lines)
+
+
+def plot(trained: list[Trained], output: Path) -> None:
+    """Training loss by step, mean over seeds, running mean over `SMOOTHING` steps."""
+    groups = finals(trained)
+    most = max(steps for _, steps in groups)
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for (system, steps), group in groups.items():
+        if steps == most:
+            mean = [statistics.fmean(losses) for losses in zip(*(one.train_loss for one in group), strict=True)]
+            smooth = [statistics.fmean(mean[max(0, i - SMOOTHING + 1) : i + 1]) for i in range(len(mean))]
+            axes.plot(range(1, most + 1), smooth, label=system, linewidth=1.2)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"training loss, mean of {SMOOTHING} steps")
+    axes.legend(frameon=False)
+    figure.savefig(output, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def report(path: Path) -> None:
+    trained = read(path)
+    for one in trained:
+        print(f"{one.system}, lr {one.learning_rate:g}, seed {one.seed}:", " ".join(f"{loss:.3f}" for loss in one.train_loss))
+    print(table(trained))
+    path.with_suffix(".md").write_text(table(trained) + "\n")
+    plot(trained, path.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    report(Path(sys.argv[1]))

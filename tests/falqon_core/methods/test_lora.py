@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from falqon_core.meld.init import orthonormal
+from falqon_core.methods.lora import Lora
+from falqon_core.methods.loss import microbatch_loss
+from falqon_core.spec.config import Recipe
+from tests.falqon_core.meld.models import tiny_model
+from tests.falqon_core.methods.test_falqon import batch
+
+RECIPE = Recipe(rank=4).resolved(10)
+
+
+@pytest.mark.parametrize("train_a", [True, False])
+def test_training_starts_from_the_base_and_moves_only_the_adapters(train_a: bool) -> None:
+    (one,) = batch(packing=True)
+    before, _ = microbatch_loss(tiny_model("smollm"), one)
+    model, method = tiny_model("smollm"), Lora(RECIPE, train_a)
+    method.prepare(model, [])
+    loss, _ = microbatch_loss(model, one)
+    assert torch.equal(loss, before)
+    loss.backward()
+    parameters = method.parameters()
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        f"{name}.default.weight" for name in parameters
+    }
+    assert len(parameters) == (28 if train_a else 14)
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
+    optimizer.step()
+    assert microbatch_loss(model, one)[0] < before
+
+
+def test_a_frozen_a_is_the_orthonormal_one_of_the_melded_method() -> None:
+    method = Lora(RECIPE, train_a=False)
+    method.prepare(tiny_model("smollm"), [])
+    name = "model.layers.1.mlp.down_proj"
+    assert torch.equal(method.state()[f"{name}.lora_A"], orthonormal(name, 56, 4, RECIPE.seed))
+
+
+def test_a_restored_method_is_the_same_method() -> None:
+    model, method = tiny_model("smollm"), Lora(RECIPE)
+    method.prepare(model, [])
+    for parameter in method.parameters().values():
+        parameter.data.normal_(std=0.1)
+    other_model, other = tiny_model("smollm"), Lora(RECIPE)
+    other.restore(other_model, method.state())
+    (one,) = batch(packing=True)
+    assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
