@@ -6,7 +6,7 @@ machine code for every architecture of `ops/compile.py`, for which no GPU is nee
 (outside Linux) the decorator leaves functions as they are and nobody calls them.
 
 What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, so
-`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it.
+`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it. The same holds for `to_bf16` and `dot_bf16`.
 """
 
 import os
@@ -28,8 +28,11 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 MAX_BLOCK = 4096  # columns that one program holds at a time
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    return function if triton is None else triton.jit(function)
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`@jit` or `@jit(do_not_specialize=[...])`, the latter for arguments that change at every call."""
+    if function is None:
+        return lambda function: jit(function, **options)
+    return function if triton is None else triton.jit(function, **options)
 
 
 def block_of(num_columns: int) -> int:
@@ -66,6 +69,23 @@ def power_of_two_exponent(amax):
 def power_of_two(exponent):
     """2^exponent as fp32, exact; -126 <= exponent <= 127."""
     return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@jit
+def to_bf16(value):
+    """fp32 -> bf16, nearest, ties to even. The interpreter would cut off, so there the bits are rounded first."""
+    if INTERPRETED:
+        bits = value.to(tl.int32, bitcast=True)
+        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
+    return value.to(tl.bfloat16)
+
+
+@jit
+def dot_bf16(left, right):
+    """bf16 [M, K] . bf16 [K, N] -> fp32. The interpreter would multiply the bits of bf16 as integers, so it multiplies in fp32."""
+    if INTERPRETED:
+        return tl.dot(left.to(tl.float32), right.to(tl.float32))
+    return tl.dot(left, right)
 
 
 @jit

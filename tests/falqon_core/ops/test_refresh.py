@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from falqon_core.ops import refresh
-from falqon_core.ops.quantize import quantize_rows
+from falqon_core.ops.quantize import quantize_codes, quantize_rows
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, codes_apart, equal_codes
 
 
 @pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(5, 7, 2), (192, 576, 64), (33, 40, 40)])
@@ -25,3 +26,36 @@ def test_without_a_delta_the_rows_are_the_quantized_base() -> None:
     rows, scale = torch.empty_like(base), torch.empty(100, 1)
     refresh.refresh_rows(rows, scale, base, torch.zeros(100, 4), torch.randn(4, 64).bfloat16(), 1.0)
     assert torch.equal(rows, quantize_rows(base)[0])
+
+
+def refresh_arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(num_outputs)
+    base = torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE).bfloat16()
+    delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.2
+    a = quantize_rows(torch.randn(rank, num_inputs, device=KERNEL_DEVICE).bfloat16())[0]
+    codes, scale = quantize_codes.oracle(base)
+    return codes, codes.t().contiguous(), scale, base, delta, a
+
+
+@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 257, 16), (40, 64, 70)])
+def test_the_kernel_refreshes_as_the_oracle_does(num_outputs: int, num_inputs: int, rank: int) -> None:
+    codes, codes_t, scale, base, delta, a = refresh_arguments(num_outputs, num_inputs, rank)
+    expected, expected_t, expected_scale = codes.clone(), codes_t.clone(), scale.clone()
+    expected_changed = refresh.refresh_codes.oracle(expected, expected_t, expected_scale, base, delta, a, 0.7)
+    before = codes.clone()
+    changed = refresh.refresh_codes_triton(codes, codes_t, scale, base, delta, a, 0.7)
+    assert torch.equal(scale, expected_scale)
+    apart = codes_apart(codes, expected)
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 1e-3  # another order of additions may move a value over a tie
+    assert torch.equal(codes_t.view(torch.uint8), codes.t().view(torch.uint8))
+    assert changed == (codes.float() != before.float()).sum()
+    assert abs(changed - expected_changed) <= (apart > 0).sum()
+
+
+def test_without_a_delta_the_kernel_changes_nothing_and_needs_no_second_layout() -> None:
+    codes, _, scale, base, delta, a = refresh_arguments(34, 40, 4)
+    kept, kept_scale = codes.clone(), scale.clone()
+    assert refresh.refresh_codes_triton(codes, None, scale, base, torch.zeros_like(delta), a, 1.0) == 0
+    assert equal_codes(codes, kept)
+    assert torch.equal(scale, kept_scale)
