@@ -6,7 +6,7 @@ machine code for every architecture of `ops/compile.py`, for which no GPU is nee
 (outside Linux) the decorator leaves functions as they are and nobody calls them.
 
 What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, so
-`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it. The same holds for `to_bf16` and `dot_bf16`.
+`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it. Casts to bf16 truncate there, see `round_to`.
 """
 
 import os
@@ -72,15 +72,6 @@ def power_of_two(exponent):
 
 
 @jit
-def to_bf16(value):
-    """fp32 -> bf16, nearest, ties to even. The interpreter would cut off, so there the bits are rounded first."""
-    if INTERPRETED:
-        bits = value.to(tl.int32, bitcast=True)
-        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
-    return value.to(tl.bfloat16)
-
-
-@jit
 def dot_bf16(left, right):
     """bf16 [M, K] . bf16 [K, N] -> fp32. The interpreter would multiply the bits of bf16 as integers, so it multiplies in fp32."""
     if INTERPRETED:
@@ -96,3 +87,12 @@ def to_e4m3(value):
         magic = tl.maximum(binade, 0.015625) * 1572864.0
         value = (value + magic) - magic
     return value.to(tl.float8e4nv)
+
+
+@jit
+def round_to(value, DTYPE: tl.constexpr):
+    """fp32 -> DTYPE (fp32 or bf16), nearest, ties to even."""
+    if INTERPRETED and DTYPE.is_bf16():
+        bits = value.to(tl.int32, bitcast=True)
+        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    return value.to(DTYPE)

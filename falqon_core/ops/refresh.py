@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import Build, dot_bf16, jit, power_of_two, power_of_two_exponent, tl, to_bf16, to_e4m3
+from falqon_core.ops.kernels import Build, dot_bf16, jit, power_of_two, power_of_two_exponent, round_to, tl, to_e4m3
 from falqon_core.ops.quantize import codes_of, power_of_two_scale, round_to_grid_, row_amax
 
 BLOCK_ELEMENTS = 2**18  # 1 MiB of fp32: measured best from 2^17 to 2^19 with 1 MiB of L2 per core
@@ -66,7 +66,7 @@ def low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BL
         left = tl.load(delta + row[:, None] * rank + (start + k)[None, :], mask=left_inside, other=0.0) * factor
         right_inside = (start + k < rank)[:, None] & (column < num_columns)[None, :]
         right = tl.load(a + (start + k)[:, None].to(tl.int64) * num_columns + column[None, :], mask=right_inside, other=0.0)
-        total += dot_bf16(to_bf16(left), right)
+        total += dot_bf16(round_to(left, tl.bfloat16), right)
     return total
 
 
@@ -125,7 +125,9 @@ def refresh_kernel(
     tl.atomic_add(changed, count.to(tl.int64))
 
 
-BLOCK_ROWS, BLOCK_COLUMNS = 32, 128  # 32 rows: the transposed layout is written in whole sectors of 32 bytes
+# 32 rows: the transposed layout is written in whole sectors of 32 bytes. 64 columns in two stages: about 130 registers a thread, where
+# 128 columns take 250 (benchmarks/results/compile_matrix.csv).
+BLOCK_ROWS, BLOCK_COLUMNS, NUM_STAGES = 32, 64, 2
 
 
 def block_rank(rank: int) -> int:
@@ -154,6 +156,7 @@ def refresh_codes_triton(
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         BLOCK_RANK=block_rank(a.shape[0]),
+        num_stages=NUM_STAGES,
     )
     return changed
 
@@ -167,8 +170,8 @@ BUILDS = [
     Build(
         refresh_kernel,
         _SIGNATURE | dict.fromkeys(TILE_CONSTANTS, "constexpr"),
-        TILE_CONSTANTS | {"HAS_T": has_t},
+        TILE_CONSTANTS,
         ptx=("cvt.rn.satfinite.e4m3x2.f32", "bf16.bf16.f32", "atom.global"),
-    )
-    for has_t in (True, False)
+        num_stages=NUM_STAGES,
+    ),
 ]
