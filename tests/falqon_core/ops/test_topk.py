@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import Tensor
+
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.update import TopK
+from falqon_core.ops.quantize import codes_of, quantize_rows
+from falqon_core.ops.topk import fold_rows, fold_rows_triton
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, codes_apart, equal_codes
+
+
+@pytest.mark.parametrize("size", [0.03, 100.0])  # within the range, and far beyond it
+def test_the_oracle_is_the_published_rule_of_meld(size: float) -> None:
+    torch.manual_seed(1)
+    layer = MeldedLinear(torch.randn(20, 48).bfloat16(), None, 4, 1.0, keep_base=False)
+    with torch.no_grad():
+        rule = TopK(6)
+        rule.start(layer, torch.randn(20, 48).bfloat16(), torch.randn(4, 48) * 0.3)
+        codes, scale = layer.quantized_weight()
+        codes_t = codes.t().contiguous()
+        delta = layer.delta.normal_(std=size).clone()
+        chosen = delta.abs().sum(1).topk(6).indices
+        before = codes.float()
+        changed = fold_rows(codes, codes_t, scale, delta, layer.a, chosen)
+        rule.after_step(layer)
+    assert equal_codes(codes, layer.quantized_weight()[0])
+    assert equal_codes(codes_t, codes.t())
+    assert changed == (codes.float() != before).sum() > 0
+    others = torch.ones(20, dtype=torch.bool).index_fill(0, chosen, False)
+    assert torch.equal(codes.float()[others], before[others])
+
+
+def arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[Tensor, ...]:
+    torch.manual_seed(num_inputs)
+    a = quantize_rows(torch.randn(rank, num_inputs, device=KERNEL_DEVICE).bfloat16())[0]
+    scale = torch.full((num_outputs, 1), 2.0**-7, device=KERNEL_DEVICE)
+    codes = codes_of(torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE), scale)
+    delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.3
+    delta[-1] *= 100
+    return codes, codes.t().contiguous(), scale, delta, a, torch.randperm(num_outputs, device=KERNEL_DEVICE)[: max(1, num_outputs // 2)]
+
+
+@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (9, 600, 20)])
+def test_the_kernel_folds_as_the_oracle_does(num_outputs: int, num_inputs: int, rank: int) -> None:
+    codes, codes_t, scale, delta, a, rows = arguments(num_outputs, num_inputs, rank)
+    before, kept_scale = codes.float(), scale.clone()
+    expected, expected_t = codes.clone(), codes_t.clone()
+    fold_rows.oracle(expected, expected_t, scale, delta, a, rows)
+    changed = fold_rows_triton(codes, codes_t, scale, delta, a, rows)
+    apart = codes_apart(codes, expected)
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 1e-3  # another order of additions may move a value over a tie
+    assert torch.equal(codes_t.view(torch.uint8), codes.t().view(torch.uint8))
+    assert changed == (codes.float() != before).sum()
+    assert torch.equal(scale, kept_scale)
+
+
+def test_the_kernel_saturates_and_needs_no_second_layout() -> None:
+    codes, _, scale, delta, a, rows = arguments(4, 33, 2)
+    fold_rows_triton(codes, None, scale, torch.full_like(delta, 1e4), a, rows)
+    folded = codes.float()[rows]
+    assert folded.isfinite().all()
+    assert folded.abs().max() == 448
