@@ -1,14 +1,20 @@
 """Compile every kernel to machine code for every architecture we claim, without a GPU: the gate of the test run.
 
-`python -m falqon_core.ops.compile` prints one line per kernel and architecture as CSV: kernel, architecture, bytes of cubin and of
-shared memory. A kernel is refused when its PTX lacks an instruction that its `Build` claims, or when its shared
-memory exceeds what a block may have there. What is given up: speed is not judged here, only a GPU can.
+`python -m falqon_core.ops.compile > benchmarks/results/compile_matrix.csv` writes one line per kernel and architecture as CSV: kernel,
+architecture, bytes of cubin and of shared memory, registers of a thread and bytes of its stack (where spilled registers go). A kernel is
+refused when its PTX lacks an instruction that its `Build` claims, or when its shared memory exceeds what a block may have there. Pointers
+and integers are compiled as multiples of 16, as torch's allocations and the sizes of real models are: vector loads and pipelining depend
+on it.
+What is given up: speed is not judged here, only a GPU can.
 """
 
 import csv
 import importlib
 import pkgutil
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +30,8 @@ class Compiled(NamedTuple):
     architecture: str
     cubin_bytes: int
     shared_bytes: int
+    registers: int
+    stack_bytes: int
 
 
 class KernelRefused(Exception):
@@ -36,22 +44,40 @@ def builds() -> Iterator[Build]:
         yield from getattr(importlib.import_module(f"{ops.__name__}.{module.name}"), "BUILDS", ())
 
 
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """Of one thread, as the machine code says."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert match is not None, usage
+    return int(match[1]), int(match[2])
+
+
+def name_of(build: Build) -> str:
+    return f"{build.kernel.__name__}({', '.join(f'{key}={value}' for key, value in build.constants.items())})"
+
+
 def compile_for(build: Build, capability: int) -> Compiled:
     """Raises `KernelRefused`, and whatever Triton raises for a kernel that does not compile."""
-    source = triton.compiler.ASTSource(fn=build.kernel, signature=dict(build.signature), constexprs=dict(build.constants))
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(build.signature.values()) if kind[0] in "*i"}
+    source = triton.compiler.ASTSource(fn=build.kernel, signature=dict(build.signature), constexprs=dict(build.constants), attrs=aligned)
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options={"num_warps": build.num_warps, "num_stages": build.num_stages})
-    name = f"{build.kernel.__name__}({', '.join(f'{key}={value}' for key, value in build.constants.items())})"
+    name = name_of(build)
     for instruction in (*build.ptx, *build.ptx_of.get(capability, ())):
         if instruction not in compiled.asm["ptx"]:
             raise KernelRefused(f"{name} for sm_{capability}: the PTX holds no {instruction!r}")
     if compiled.metadata.shared > SHARED_MEMORY[capability]:
         raise KernelRefused(f"{name} for sm_{capability}: {compiled.metadata.shared} bytes of shared memory are too many")
-    return Compiled(name, f"sm_{capability}", len(compiled.asm["cubin"]), compiled.metadata.shared)
+    cubin = compiled.asm["cubin"]
+    return Compiled(name, f"sm_{capability}", len(cubin), compiled.metadata.shared, *registers_and_stack(cubin))
 
 
 def main() -> None:
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(Compiled._fields)
     for build in builds():
         for capability in SHARED_MEMORY:
