@@ -5,8 +5,12 @@ is tested two ways: run in Triton's interpreter on CPU tensors (environment TRIT
 machine code for every architecture of `ops/compile.py`, for which no GPU is needed. Where the `triton` package does not exist
 (outside Linux) the decorator leaves functions as they are and nobody calls them.
 
-What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, so
-`to_e4m3` rounds by arithmetic first there; on a GPU the cast instruction does all of it. Casts to bf16 truncate there, see `round_to`.
+A kernel over rows takes their length as a constexpr, NUM_COLUMNS: a model has few widths, and where a row fits into one block the
+loops over further blocks vanish, which halves the registers.
+
+What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, and
+casts to bf16 truncate, so `to_e4m3` and `round_to` round by arithmetic first there, and `dot_bf16`
+multiplies in fp32; on a GPU the instructions do all of it.
 """
 
 import os
@@ -14,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+
+from torch import Tensor
 
 # Triton 3.9 warns unless told; every product that must be exact is one by a power of two, so fusing changes nothing there.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
@@ -25,7 +31,8 @@ except ImportError:  # pragma: no cover
     triton, tl = None, SimpleNamespace(constexpr=lambda value: value)
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-MAX_BLOCK = 4096  # columns that one program holds at a time
+MAX_BLOCK = 16384  # columns that one program holds at a time, 16 in each of the 1024 threads that it may have
+CVT_E4M3 = "cvt.rn.satfinite.e4m3x2.f32"  # the PTX of every kernel that writes codes holds it
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -36,8 +43,19 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def block_of(num_columns: int) -> int:
-    """Columns of one block: the next power of two, at most `MAX_BLOCK`."""
-    return min(MAX_BLOCK, 1 << (num_columns - 1).bit_length())
+    """Columns of one block: the next power of two, or `MAX_BLOCK` / 2 for rows beyond `MAX_BLOCK`, which hold two blocks at a time."""
+    return 1 << (num_columns - 1).bit_length() if num_columns <= MAX_BLOCK else MAX_BLOCK // 2
+
+
+def warps_of(block: int) -> int:
+    """Warps of a program that holds `block` columns: 16 columns for each thread, so that several tensors stay in its registers."""
+    return max(4, block // 512)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """x [..., C] as rows [R, C] at any stride, each contiguous; a copy only where that cannot be had otherwise."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,19 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import Build, block_of, jit, power_of_two, power_of_two_exponent, tl, to_e4m3
+from falqon_core.ops.kernels import (
+    CVT_E4M3,
+    Build,
+    block_of,
+    jit,
+    power_of_two,
+    power_of_two_exponent,
+    round_to,
+    rows_of,
+    tl,
+    to_e4m3,
+    warps_of,
+)
 
 E4M3_MAX = 448.0  # 0.875 * 2^9
 _MIN_NORMAL = 2.0**-6
@@ -71,47 +83,66 @@ def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tenso
 
 
 @jit
-def quantize_kernel(x, column_scale, codes, scale, num_columns, stride, HAS_SCALE: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a row, two passes over it: the largest magnitude, then the codes. The second pass reads from cache."""
+def _load_scaled(x, column_scale, columns, num_columns, HAS_SCALE: tl.constexpr):
+    """One block of x, times its columns' scales and rounded as the oracle does: fp32, zero beyond the row."""
+    inside = columns < num_columns
+    value = tl.load(x + columns, mask=inside, other=0.0)
+    if HAS_SCALE:
+        value = round_to(value.to(tl.float32) * tl.load(column_scale + columns, mask=inside, other=0.0), value.dtype)
+    return value.to(tl.float32)
+
+
+@jit
+def quantize_kernel(x, column_scale, codes, scale, stride, HAS_SCALE: tl.constexpr, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """One program a row: the largest magnitude, then the codes. The first block stays in registers; only what follows is read again."""
     row = tl.program_id(0).to(tl.int64)
+    x += row * stride
+    codes += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
-    amax = 0.0
-    for start in range(0, num_columns, BLOCK):
-        inside = start + columns < num_columns
-        value = tl.load(x + row * stride + start + columns, mask=inside, other=0.0)
-        if HAS_SCALE:
-            value = (value.to(tl.float32) * tl.load(column_scale + start + columns, mask=inside, other=0.0)).to(value.dtype)
-        amax = tl.maximum(amax, tl.max(tl.abs(value.to(tl.float32))))
-    exponent = power_of_two_exponent(amax)
+    first = _load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
+    largest = tl.abs(first)
+    for start in range(BLOCK, NUM_COLUMNS, BLOCK):
+        largest = tl.maximum(largest, tl.abs(_load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)))
+    exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
-    for start in range(0, num_columns, BLOCK):
-        inside = start + columns < num_columns
-        value = tl.load(x + row * stride + start + columns, mask=inside, other=0.0)
-        if HAS_SCALE:
-            value = (value.to(tl.float32) * tl.load(column_scale + start + columns, mask=inside, other=0.0)).to(value.dtype)
-        tl.store(codes + row * num_columns + start + columns, to_e4m3(value.to(tl.float32) * inverse), mask=inside)
+    tl.store(codes + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
+    for start in range(BLOCK, NUM_COLUMNS, BLOCK):
+        value = _load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)
+        tl.store(codes + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS)
 
 
 def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    x = rows_of(x)
     codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, device=x.device)
     has_scale = column_scale is not None
+    block = block_of(x.shape[1])
     quantize_kernel[(x.shape[0],)](
-        x, column_scale if has_scale else x, codes, scale, x.shape[1], x.stride(0), HAS_SCALE=has_scale, BLOCK=block_of(x.shape[1])
+        x,
+        column_scale if has_scale else x,
+        codes,
+        scale,
+        x.stride(0),
+        HAS_SCALE=has_scale,
+        NUM_COLUMNS=x.shape[1],
+        BLOCK=block,
+        num_warps=warps_of(block),
     )
     return codes, scale
 
 
 quantize_codes.kernels["cuda"] = quantize_codes_triton
 
-_SIGNATURE = {"x": "*bf16", "column_scale": "*fp32", "codes": "*fp8e4nv", "scale": "*fp32", "num_columns": "i32", "stride": "i32"}
+_SIGNATURE = {"x": "*bf16", "column_scale": "*fp32", "codes": "*fp8e4nv", "scale": "*fp32", "stride": "i32"}
+_SIGNATURE |= dict.fromkeys(("HAS_SCALE", "NUM_COLUMNS", "BLOCK"), "constexpr")
 BUILDS = [
     Build(
         quantize_kernel,
-        _SIGNATURE | {"HAS_SCALE": "constexpr", "BLOCK": "constexpr"},
-        {"HAS_SCALE": has_scale, "BLOCK": 4096},
-        ptx=("cvt.rn.satfinite.e4m3x2.f32",),
+        _SIGNATURE,
+        {"HAS_SCALE": has_scale, "NUM_COLUMNS": num_columns, "BLOCK": block_of(num_columns)},
+        ptx=(CVT_E4M3,),
+        num_warps=warps_of(block_of(num_columns)),
     )
-    for has_scale in (False, True)
+    for has_scale, num_columns in ((False, 4096), (True, 28672))
 ]

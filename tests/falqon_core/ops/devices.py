@@ -1,4 +1,4 @@
-"""Where kernels run in tests: on the GPU when there is one, otherwise on CPU tensors in Triton's interpreter."""
+"""Where kernels run in tests (on the GPU when there is one, otherwise on CPU tensors in Triton's interpreter) and how results compare."""
 
 import torch
 from torch import Tensor
@@ -19,3 +19,25 @@ def codes_apart(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(bits < 128, bits, 128 - bits)
 
     return (position(a) - position(b)).abs()
+
+
+def assert_close_codes(ours: Tensor, oracle: Tensor) -> None:
+    """At most one code in a thousand differs, by one step: a value in another order of fp32 additions may cross the middle of two codes."""
+    steps = codes_apart(ours, oracle)
+    assert (steps <= 1).all()
+    assert steps.count_nonzero() <= steps.numel() / 1000
+
+
+def assert_rounds_like(ours: Tensor, oracle: Tensor) -> None:
+    """fp32: equal but for its last bits; bf16: at most one value in a thousand differs, by one unit in the last place."""
+    if ours.dtype == torch.float32:
+        torch.testing.assert_close(ours, oracle, rtol=1e-5, atol=1e-6)
+    else:
+        torch.testing.assert_close(ours, oracle, rtol=2**-7, atol=1e-30)
+        assert (ours != oracle).count_nonzero() <= ours.numel() / 1000
+
+
+def signal_to_noise(codes: Tensor, scale: Tensor, exact: Tensor) -> float:
+    """dB of `exact` above the error of codes * scale."""
+    noise = codes.float() * scale - exact
+    return float(20 * torch.log10(exact.norm() / noise.norm()))

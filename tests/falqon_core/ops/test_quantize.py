@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from falqon_core.ops.kernels import MAX_BLOCK
 from falqon_core.ops.quantize import codes_of, power_of_two_scale, quantize_codes, quantize_codes_triton, quantize_rows, round_to_grid_
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, equal_codes
 
@@ -49,7 +50,7 @@ def test_rows_are_codes_times_scale_and_close(shape: tuple[int, int], dtype: tor
     assert torch.equal(x, kept)
     assert torch.equal((codes_of(values, scale).float() * scale).to(dtype), values)
     noise = (values.float() - x.float()).norm() / x.float().norm()
-    assert noise < 10 ** (-25 / 20)  # SQNR of at least 25 dB
+    assert noise <= (10 ** (-25 / 20) if x.numel() > 1000 else 2**-4)  # 25 dB over many values; a single one may be half a code off
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -59,12 +60,12 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 257), (2, 4097)])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (1, 1), (3, 7), (5, 257), (2, MAX_BLOCK + 1)])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_kernel_writes_the_codes_and_scales_of_the_oracle(rows: int, columns: int, scaled: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(rows * columns)
     x = torch.randn(rows, columns, device=KERNEL_DEVICE).mul_(torch.logspace(-12, 4, columns, device=KERNEL_DEVICE)).to(dtype)
-    x[0] = 0
+    x[:1] = 0
     column_scale = torch.exp2(torch.randint(-9, 3, (columns,), device=KERNEL_DEVICE).float()) if scaled else None
     codes, scale = quantize_codes_triton(x, column_scale)
     expected_codes, expected_scale = quantize_codes.oracle(x, column_scale)
@@ -72,6 +73,13 @@ def test_the_kernel_writes_the_codes_and_scales_of_the_oracle(rows: int, columns
     assert equal_codes(codes, expected_codes)
 
 
+def test_the_kernel_rounds_the_scaled_value_as_the_oracle_does() -> None:
+    torch.manual_seed(0)
+    x, column_scale = torch.randn(16, 300, device=KERNEL_DEVICE, dtype=torch.bfloat16), torch.rand(300, device=KERNEL_DEVICE)
+    assert equal_codes(quantize_codes_triton(x, column_scale)[0], quantize_codes.oracle(x, column_scale)[0])
+
+
 def test_the_kernel_reads_rows_at_any_stride() -> None:
     x = torch.randn(6, 40, device=KERNEL_DEVICE, dtype=torch.bfloat16)[:, :33]
     assert equal_codes(quantize_codes_triton(x)[0], quantize_codes.oracle(x)[0])
+    assert equal_codes(quantize_codes_triton(x.t())[0], quantize_codes.oracle(x.t())[0])
