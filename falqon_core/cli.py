@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError
+from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError, is_allocation_failure
 from falqon_core.spec.messages import ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.stopping import Stopping
@@ -26,8 +26,6 @@ EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the program or the machine; "
     "71 out of memory; 75 stopped on request after writing a checkpoint, the same command continues."
 )
-# How torch's CPU allocator and its callers say that memory is out; they raise a plain RuntimeError.
-_ALLOCATOR_SAYS = ("can't allocate memory", "not enough memory", "out of memory")
 
 app = typer.Typer(help="FP8 melded-LoRA fine-tuning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -136,8 +134,8 @@ def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]
 def _as_falqon_error(error: Exception) -> FalqonError:
     if isinstance(error, FalqonError):
         return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR_SAYS)):
-        return OutOfMemory("memory ran out; a smaller microbatch_tokens or max_seq_length needs less")
+    if is_allocation_failure(error):
+        return OutOfMemory("memory ran out while loading; a smaller base model, rank or max_seq_length needs less")
     return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")
 
 

@@ -68,6 +68,8 @@ class JobRequest(_Request):
             raise ValueError("integrations: none are supported yet; leave it out or send []")
         if self.validation_file is not None and self.falqon.validation_fraction > 0:
             raise ValueError("validation_file: the recipe holds out a validation_fraction already; leave one of them out")
+        if self.falqon.early_stopping_patience is not None and self.validation_file is None and self.falqon.validation_fraction == 0:
+            raise ValueError("falqon.early_stopping_patience: needs validation data; send a validation_file or a validation_fraction")
         return self
 
     @property

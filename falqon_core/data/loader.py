@@ -19,7 +19,9 @@ __all__ = ["Loader", "Microbatch", "microbatches"]
 class Loader:
     """`next_step()` never ends; `epoch` counts epochs done, as a float."""
 
-    def __init__(self, sequences: Items[Sequence], batch_size: int, microbatch_tokens: int, packing: bool, seed: int) -> None:
+    def __init__(
+        self, sequences: Items[Sequence], batch_size: int, microbatch_tokens: int, packing: bool, seed: int, multiple_of: int = 1
+    ) -> None:
         if not sequences:
             raise ValueError("a loader needs at least one sequence")
         self._sequences = sequences
@@ -27,6 +29,7 @@ class Loader:
         self._microbatch_tokens = microbatch_tokens
         self._packing = packing
         self._seed = seed
+        self._multiple_of = multiple_of
         self.steps_per_epoch = math.ceil(len(sequences) / batch_size)
         self._start(epoch=0, step=0)
 
@@ -42,7 +45,7 @@ class Loader:
             self._step += 1
         else:
             self._start(self._epoch + 1, step=0)
-        return microbatches(chosen, self._microbatch_tokens, self._packing)
+        return microbatches(chosen, self._microbatch_tokens, self._packing, self._multiple_of)
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "step": self._step}

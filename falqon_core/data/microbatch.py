@@ -2,7 +2,8 @@
 
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where there is no loss, so the
 model never predicts across records. Packed rows carry `cu_seqlens` and positions that restart per record, which is what keeps
-attention inside a record. What is given up: bucketed lengths for graph reuse on GPUs.
+attention inside a record. Packed rows can be filled up to a multiple of some length, so that kernels and graphs on GPUs see few
+shapes; what fills is a segment of its own without labels. What is given up: padded batches (`packing=False`) are not filled up.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ IGNORED = -100
 class Microbatch:
     """One forward pass. `num_tokens` counts real tokens, `num_labels` the positions with loss.
 
-    Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n records, `attention_mask` is None.
+    Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A last segment may be filling, with
+    all its positions 0.
     Padded: `attention_mask` is True on real tokens (padding on the right), `cu_seqlens` is None.
     """
 
@@ -35,11 +37,14 @@ class Microbatch:
     num_labels: int
 
 
-def microbatches(sequences: Items[Sequence], microbatch_tokens: int, packing: bool) -> list[Microbatch]:
-    """All `sequences`, each once, in forward passes of at most `microbatch_tokens` positions."""
+def microbatches(sequences: Items[Sequence], microbatch_tokens: int, packing: bool, multiple_of: int = 1) -> list[Microbatch]:
+    """All `sequences`, each once, in forward passes of at most `microbatch_tokens` positions.
+
+    Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens` when that is no multiple itself.
+    """
     lengths = [len(sequence) for sequence in sequences]
     if packing:
-        return [_packed([sequences[index] for index in one]) for one in pack(lengths, microbatch_tokens)]
+        return [_packed([sequences[index] for index in one], multiple_of) for one in pack(lengths, microbatch_tokens)]
     return [_padded([sequences[index] for index in one]) for one in _rectangles(lengths, microbatch_tokens)]
 
 
@@ -49,14 +54,15 @@ def _shifted_labels(sequence: Sequence) -> np.ndarray:
     return labels
 
 
-def _packed(sequences: list[Sequence]) -> Microbatch:
+def _packed(sequences: list[Sequence], multiple_of: int) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
-    labels = np.concatenate([_shifted_labels(sequence) for sequence in sequences])
+    filling = -sum(lengths) % multiple_of
+    labels = np.concatenate([*(_shifted_labels(sequence) for sequence in sequences), np.full(filling, IGNORED)])
     return Microbatch(
-        input_ids=_row(np.concatenate([sequence.input_ids for sequence in sequences])),
-        position_ids=_row(np.concatenate([np.arange(length) for length in lengths])),
+        input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), np.zeros(filling, dtype=np.int64)])),
+        position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), np.zeros(filling, dtype=np.int64)])),
         labels=_row(labels),
-        cu_seqlens=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
+        cu_seqlens=torch.tensor([0, *np.cumsum([*lengths, filling] if filling else lengths)], dtype=torch.int32),
         attention_mask=None,
         num_tokens=sum(lengths),
         num_labels=int((labels != IGNORED).sum()),

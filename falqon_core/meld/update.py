@@ -29,8 +29,8 @@ class UpdateRule(Protocol):
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
         """Fill the rows from the weight [O, I] and a chosen A [r, I] (fp32)."""
 
-    def after_step(self, layer: MeldedLinear) -> None:
-        """Carry the delta, as the optimizer left it, into the rows."""
+    def after_step(self, layer: MeldedLinear) -> Tensor:
+        """Carry the delta, as the optimizer left it, into the rows. -> how many quantized values of the weight changed, int64 []."""
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         """What a checkpoint must hold of this layer."""
@@ -46,9 +46,9 @@ class Anchored:
         layer.scale[layer.out_features :] = quantize_rows(layer.a)[1]
         self.after_step(layer)
 
-    def after_step(self, layer: MeldedLinear) -> None:
+    def after_step(self, layer: MeldedLinear) -> Tensor:
         assert layer.base is not None
-        refresh_rows(layer.weight, layer.scale[: layer.out_features], layer.base, layer.delta.detach(), layer.a, layer.factor)
+        return refresh_rows(layer.weight, layer.scale[: layer.out_features], layer.base, layer.delta.detach(), layer.a, layer.factor)
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         a_scale = layer.scale[layer.out_features :]
@@ -72,13 +72,16 @@ class TopK:
         layer.scale.fill_(power_of_two_scale(both.abs().amax()))
         layer.rows.copy_(round_to_grid_(both, layer.scale))
 
-    def after_step(self, layer: MeldedLinear) -> None:
+    def after_step(self, layer: MeldedLinear) -> Tensor:
         delta = layer.delta.detach()
         chosen = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
         limit = float(E4M3_MAX * layer.scale[0])
         folded = layer.rows[chosen].float().addmm_(delta[chosen], layer.a.float()).clamp_(-limit, limit)
-        layer.rows[chosen] = round_to_grid_(folded, layer.scale[chosen]).to(layer.rows.dtype)
+        new = round_to_grid_(folded, layer.scale[chosen]).to(layer.rows.dtype)
+        changed = torch.count_nonzero(layer.rows[chosen] != new)
+        layer.rows[chosen] = new
         delta.zero_()
+        return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         return {"rows": codes_of(layer.rows, layer.scale), "scale": layer.scale[0]}

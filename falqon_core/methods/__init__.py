@@ -21,8 +21,8 @@ class Method(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer updates, by name."""
 
-    def after_step(self) -> None:
-        """Called after each optimizer step."""
+    def after_step(self) -> float:
+        """Called after each optimizer step. -> the share of the quantized values that it changed, 0 to 1."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything that is needed, beside the base model, to be where we are."""

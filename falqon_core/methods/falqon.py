@@ -39,9 +39,9 @@ class Falqon:
         return {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        for layer in self.layers.values():
-            self.rule.after_step(layer)
+    def after_step(self) -> float:
+        changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()
+        return changed.item() / sum(layer.weight.numel() for layer in self.layers.values())
 
     def state(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in self.rule.state(layer).items()}

@@ -87,11 +87,14 @@ class _ShortAttention(torch.autograd.Function):
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None) -> Tensor:
-    """Causal attention of one segment, or of B of one padded length: -> [B, H, T, D]. `window`: tokens seen, oneself included."""
-    num_tokens = query.shape[2]
-    if window is not None and window < num_tokens:
-        distance = torch.arange(num_tokens, device=query.device)[:, None] - torch.arange(num_tokens, device=query.device)
-        mask = (distance >= 0) & (distance < window)
+    """Causal attention of one segment, or of B of one padded length: -> [B, H, T, D]. `window`: tokens seen, oneself included.
+
+    Fewer queries than keys are the last tokens of the segment: a generation whose earlier keys come from a cache.
+    """
+    num_tokens, num_keys = query.shape[2], key.shape[2]
+    if num_tokens < num_keys or (window is not None and window < num_tokens):
+        distance = torch.arange(num_keys - num_tokens, num_keys, device=query.device)[:, None] - torch.arange(num_keys, device=query.device)
+        mask = (distance >= 0) & (distance < (window or num_keys))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
     if num_tokens <= SHORT:
         return _ShortAttention.apply(query, key, value, scaling)

@@ -1,7 +1,7 @@
 """What a training is told to do: every hyperparameter is declared here, once.
 
 `Recipe` holds the hyperparameters; the HTTP API, the database and the trainer all use this class. `None` means "auto";
-`Recipe.resolved` turns every "auto" into the number that really runs, and what is stored beside a job is that resolved form.
+`Recipe.resolved` turns every "auto" that needs no device into the number that really runs, and what is stored beside a job is that form.
 `TrainConfig` adds the paths of one execution. Everything is frozen, refuses unknown fields, and refuses combinations that
 the method cannot honour instead of ignoring them.
 """
@@ -51,7 +51,10 @@ class Recipe(BaseModel):
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(2048, description="longer records are cut and counted")
     microbatch_tokens: Annotated[int, Field(ge=8)] | None = Field(
-        None, description="tokens in one forward pass; auto: max(max_seq_length, 4096)"
+        None, description="tokens in one forward pass; auto: what fits into the memory that is free when the training first starts"
+    )
+    activation_checkpointing: bool | None = Field(
+        None, description="keep only the inputs of layers and compute the rest again; auto: only when it does not fit otherwise"
     )
     packing: bool = Field(True, description="False pads the records of a microbatch to one length instead")
 
@@ -59,6 +62,11 @@ class Recipe(BaseModel):
         0.0, description="held out of the training file when there is no validation file"
     )
     eval_every: Annotated[int, Field(ge=1)] | None = Field(None, description="steps; auto: once per epoch")
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="end after this many evaluations without a lower validation loss, with the model of the lowest one"
+    )
+    num_samples: Annotated[int, Field(ge=0, le=8)] = Field(2, description="validation prompts completed at each evaluation; 0: none")
+    sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(48, description="most tokens of such a completion")
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
 
@@ -75,8 +83,9 @@ class Recipe(BaseModel):
         return self
 
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
-        """The recipe with every "auto" that decides steps, rates or memory made a number.
+        """The recipe with every "auto" that decides steps or rates made a number.
 
+        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`) stays open; `spec.memory` decides it.
         Batch size follows 0.2 % of the records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
         `learning_rate_multiplier` scales the automatic one only.
         """
@@ -86,7 +95,6 @@ class Recipe(BaseModel):
             "num_epochs": 3,
             "batch_size": min(16, max(4, round(num_records * 0.002))),
             "learning_rate": DEFAULT_LEARNING_RATE[self.update_rule] * learning_rate_multiplier,
-            "microbatch_tokens": max(self.max_seq_length, 4096),
         }
         missing = {name: value for name, value in auto.items() if getattr(self, name) is None and value is not None}
         return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)) | missing)
@@ -115,4 +123,6 @@ class TrainConfig(BaseModel):
     def _one_source_of_validation(self) -> Self:
         if self.validation_file is not None and self.recipe.validation_fraction > 0:
             raise ValueError("validation_fraction: there is a validation_file already; leave one of them out")
+        if self.recipe.early_stopping_patience is not None and self.validation_file is None and self.recipe.validation_fraction == 0:
+            raise ValueError("early_stopping_patience: needs validation data; give a validation_file or a validation_fraction")
         return self

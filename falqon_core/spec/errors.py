@@ -51,3 +51,12 @@ class OutOfMemory(FalqonError):
 
 class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
+
+
+# How torch's CPU allocator, its callers and CUDA say that memory is out; the first raise a plain RuntimeError.
+_ALLOCATORS_SAY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether `error` is Python's or torch's way to say that memory ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY))

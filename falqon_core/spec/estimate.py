@@ -1,4 +1,4 @@
-"""How long a training will take, how much memory it needs and what it costs: arithmetic only, before and during a job.
+"""How long a training will take and what it costs: arithmetic only, before and during a job; its memory is in `spec.memory`.
 
 Before: a roofline. Floating-point operations of the melded method over the device's peak times a stated efficiency, with a
 band around it. During: the measured seconds of the steps done. What is given up: no learning from earlier jobs yet, and
@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.memory import fitted, training_memory_bytes
 from falqon_core.spec.models import ModelDimensions
 
 # English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
@@ -24,7 +25,10 @@ GIB = 2**30
 
 
 class Device(BaseModel):
-    """A kind of device. `tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per core)."""
+    """A kind of device. `tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per core).
+
+    `reported_as`: the names that the driver gives to this kind, and to none with another peak.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +37,7 @@ class Device(BaseModel):
     memory_gib: float | None = None
     usd_per_hour: Decimal
     price_source: str
+    reported_as: tuple[str, ...] = ()
 
 
 # Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM per core with AVX512-bf16.
@@ -40,10 +45,38 @@ DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
         Device(name="cpu", tflops=0.2, usd_per_hour=Decimal("0.045"), price_source="one general-purpose cloud vCPU, on demand, 2026-11"),
-        Device(name="rtx-4090", tflops=330, memory_gib=24, usd_per_hour=Decimal("0.35"), price_source="market-place rate, 2026-11"),
-        Device(name="l40s", tflops=733, memory_gib=48, usd_per_hour=Decimal("1.861"), price_source="large cloud, on demand, 2026-11"),
-        Device(name="a100", tflops=312, memory_gib=80, usd_per_hour=Decimal("1.79"), price_source="specialised cloud, 2026-11"),
-        Device(name="h100", tflops=1979, memory_gib=80, usd_per_hour=Decimal("2.69"), price_source="RunPod community, 2026-11"),
+        Device(
+            name="rtx-4090",
+            tflops=330,
+            memory_gib=24,
+            usd_per_hour=Decimal("0.35"),
+            price_source="market-place rate, 2026-11",
+            reported_as=("NVIDIA GeForce RTX 4090",),
+        ),
+        Device(
+            name="l40s",
+            tflops=733,
+            memory_gib=48,
+            usd_per_hour=Decimal("1.861"),
+            price_source="large cloud, on demand, 2026-11",
+            reported_as=("NVIDIA L40S",),
+        ),
+        Device(
+            name="a100",
+            tflops=312,
+            memory_gib=80,
+            usd_per_hour=Decimal("1.79"),
+            price_source="specialised cloud, 2026-11",
+            reported_as=("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-40GB"),
+        ),
+        Device(
+            name="h100",
+            tflops=1979,
+            memory_gib=80,
+            usd_per_hour=Decimal("2.69"),
+            price_source="RunPod community, 2026-11",
+            reported_as=("NVIDIA H100 80GB HBM3",),
+        ),
     )
 }
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
@@ -90,36 +123,30 @@ class Estimate(BaseModel):
     reason: str | None = None
 
 
+def reported_device(name: str) -> Device | None:
+    """The device that the driver calls `name`; None when its peak is not known here."""
+    return next((device for device in DEVICES.values() if name in device.reported_as), None)
+
+
 def tokens_from_characters(num_characters: int, num_records: int) -> int:
     """Tokens of a file, template included, when only its characters are known."""
     return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_RECORD * num_records
 
 
-def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
+def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int, keys_per_token: float | None = None) -> float:
     """Floating-point operations for `tokens` tokens: forward and grad_input of every linear, grad of B, lm_head, attention.
 
     There is no weight gradient (A and W are frozen), so a linear costs 4 per weight and token instead of 6.
-    Attention is counted at half of `max_seq_length` of context, an upper bound for packed short records.
+    `keys_per_token`: how many keys a token attends to on average. Before a training that is not known; then a quarter of
+    `max_seq_length` is taken: records half as long as allowed, of which a token sees half.
     """
     _, b_elements = dimensions.num_adapter_parameters(recipe.rank)
     linear = 4 * dimensions.num_linear_parameters + 4 * b_elements
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
-    context = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 2
-    attention = 12 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * context / 2
+    if keys_per_token is None:
+        keys_per_token = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 4
+    attention = 12 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * keys_per_token
     return float(tokens) * (linear + head + attention)
-
-
-def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
-    """Peak bytes: backbone and base copy, A, B with two Adam moments and gradient, one microbatch of activations and logits."""
-    tokens = recipe.microbatch_tokens or recipe.max_seq_length
-    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
-    backbone = dimensions.num_linear_parameters * (4 if device_is_cpu else 3)  # bf16 shadow + bf16 base, or e4m3 codes + bf16 base
-    embeddings = 2 * dimensions.num_embedding_parameters
-    adapter = 2 * a_elements + 16 * b_elements
-    # Per token and layer, bf16: norms, attention q k v o, gate, up and their product, residuals.
-    layer = 2 * (6 * dimensions.hidden_size + 4 * dimensions.num_heads * dimensions.head_dim + 4 * dimensions.intermediate_size)
-    activations = tokens * (dimensions.num_layers * layer + 6 * min(dimensions.vocab_size, 2**15))
-    return int(backbone + embeddings + adapter + activations)
 
 
 def estimate(
@@ -132,7 +159,10 @@ def estimate(
     num_devices: int = 1,
     tokens_basis: str = "characters",
 ) -> Estimate:
-    """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores."""
+    """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
+
+    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens` is chosen as it would.
+    """
     assert recipe.batch_size is not None, "resolve the recipe first"
     steps = recipe.num_steps(num_records)
     tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
@@ -140,8 +170,8 @@ def estimate(
     efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
     expected = training_flops(dimensions, recipe, tokens) / (device.tflops * 1e12 * num_devices * efficiency)
     low, high = (expected * factor for factor in ROOFLINE_BAND)
-    memory = training_memory_bytes(dimensions, recipe, is_cpu)
-    fits = None if device.memory_gib is None else memory <= device.memory_gib * GIB
+    placed = fitted(dimensions, recipe, math.inf if device.memory_gib is None else device.memory_gib * GIB, is_cpu)
+    fits = None if device.memory_gib is None else placed is not None
     rate = device.usd_per_hour * num_devices
     return Estimate(
         device=device.name,
@@ -150,7 +180,7 @@ def estimate(
         tokens_per_epoch=tokens_per_epoch,
         trained_tokens=tokens,
         steps=steps,
-        memory_bytes=memory,
+        memory_bytes=training_memory_bytes(dimensions, placed or recipe, is_cpu),
         fits=fits,
         seconds=Range(low=low, expected=expected, high=high),
         cost=Cost(

@@ -33,6 +33,8 @@ class Started(Message):
     tokens_per_epoch: int
     device: str
     num_trainable_parameters: int
+    microbatch_tokens: int
+    activation_checkpointing: bool
 
 
 class StepMetrics(Message):
@@ -50,6 +52,10 @@ class StepMetrics(Message):
     trained_tokens: int = Field(description="all tokens of all steps up to this one, earlier attempts included")
     tokens_per_second: float
     elapsed_seconds: float
+    codes_changed: float = Field(description="share of the quantized values that this step changed, 0 to 1")
+    memory_bytes: int = Field(description="most bytes held so far: of the process on a CPU, of the device's allocator on a GPU")
+    mfu: float | None = Field(None, description="model FLOP/s over the peak of the device; null when the peak is not known")
+    gpu_utilization: float | None = Field(None, description="percent; null on a CPU")
 
 
 class Evaluated(Message):
@@ -57,6 +63,24 @@ class Evaluated(Message):
     step: int
     valid_loss: float
     valid_mean_token_accuracy: float
+
+
+class Sample(BaseModel):
+    """A validation prompt with what the model says now and what the record says. Texts are cut to bounded lengths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    completion: str
+    expected: str
+
+
+class Sampled(Message):
+    """Greedy completions, sent with an evaluation."""
+
+    type: Literal["sampled"] = "sampled"
+    step: int
+    samples: list[Sample]
 
 
 class CheckpointSaved(Message):
@@ -93,10 +117,14 @@ class Finished(Message):
     steps: int
     trained_tokens: int
     elapsed_seconds: float
+    early_stop: str | None = Field(None, description="why it ended before its last step")
+    best_step: int | None = Field(
+        None, description="step of the lowest validation loss; with early stopping the exported model is this one"
+    )
 
 
 AnyMessage = Annotated[
-    Started | StepMetrics | Evaluated | CheckpointSaved | Exported | Log | Failed | Finished,
+    Started | StepMetrics | Evaluated | Sampled | CheckpointSaved | Exported | Log | Failed | Finished,
     Field(discriminator="type"),
 ]
 _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

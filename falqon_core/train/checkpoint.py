@@ -2,8 +2,8 @@
 
 `OUTPUT/checkpoints/50/` (spec.layout) holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest
 lists size and sha256 of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none
-or all of it. Reading verifies every hash; a folder that fails is reported, removed, and the one before it is used. What is given up:
-no incremental checkpoints, each holds the full trainable state.
+or all of it. Reading verifies every hash; a folder that fails is reported, removed, and the one before it is used. The newest few are
+kept, and the one with the lowest validation loss. What is given up: no incremental checkpoints, each holds the full trainable state.
 """
 
 import hashlib
@@ -49,6 +49,9 @@ class Progress(BaseModel):
     loader: dict[str, int] = {}
     metrics: dict[str, float] = {}
     rows: list[Row] = []
+    best_step: int | None = None
+    best_valid_loss: float | None = None
+    num_stale_evaluations: int = 0
 
 
 class Checkpoint(NamedTuple):
@@ -64,7 +67,7 @@ class Saved(NamedTuple):
 
 
 def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
-    """Write the checkpoint of this step and remove all but the `keep` newest."""
+    """Write the checkpoint of this step and remove all but the `keep` newest and the one with the lowest validation loss."""
     path = checkpoint_folder(output, checkpoint.progress.step)
     with whole_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
@@ -73,7 +76,8 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
         (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
     for old in checkpoint_folders(output)[keep:]:
-        shutil.rmtree(old)
+        if int(old.name) != checkpoint.progress.best_step:
+            shutil.rmtree(old)
     return Saved(path, sum(file.stat().st_size for file in path.iterdir()), _sha256(path / MANIFEST))
 
 

@@ -12,7 +12,8 @@ from falqon_core.export.model_card import TrainingRow, license_of, write_model_c
 from falqon_core.files import whole_folder
 from falqon_core.methods.falqon import Falqon
 from falqon_core.spec.errors import ModelError
-from falqon_core.train.checkpoint import Progress, newest_checkpoint
+from falqon_core.spec.layout import checkpoint_folder
+from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.model import load_base_model, load_tokenizer
 
 
@@ -38,11 +39,28 @@ def export_model(
 
 
 def export_training(training: Path, base_folder: Path, output: Path) -> None:
-    """Export the newest whole checkpoint of the folder a training wrote to. Raises `ModelError` when there is none."""
-    checkpoint = newest_checkpoint(training, logging.getLogger(__name__).warning)
-    if checkpoint is None:
+    """Export what the folder of a training holds: its newest whole checkpoint, or its best one when the training stops early.
+
+    Raises `ModelError` when there is none and `CheckpointCorrupt` when the best one is damaged.
+    """
+    newest = newest_checkpoint(training, logging.getLogger(__name__).warning)
+    if newest is None:
         raise ModelError(f"{training.name} holds no checkpoint", "training")
+    chosen = best_checkpoint(training, newest.progress) or newest
+    export_model(restored_model(base_folder, chosen), load_tokenizer(base_folder), newest.progress, base_folder, "", output)
+
+
+def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
+    """The checkpoint that early stopping hands out; None when `progress` is at it, or there is no early stopping.
+
+    Raises `CheckpointCorrupt`.
+    """
+    if progress.recipe.early_stopping_patience is None or progress.best_step in (None, progress.step):
+        return None
+    return load_checkpoint(checkpoint_folder(training, progress.best_step))
+
+
+def restored_model(base_folder: Path, checkpoint: Checkpoint) -> PreTrainedModel:
     model = load_base_model(base_folder)
-    method = Falqon(checkpoint.progress.recipe)
-    method.restore(model, checkpoint.method)
-    export_model(model, load_tokenizer(base_folder), checkpoint.progress, base_folder, "", output)
+    Falqon(checkpoint.progress.recipe).restore(model, checkpoint.method)
+    return model

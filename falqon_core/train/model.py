@@ -11,18 +11,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from falqon_core.ops import attention
 from falqon_core.spec.errors import ModelError
-from falqon_core.spec.models import check_model_folder
+from falqon_core.spec.models import ModelDimensions, check_model_folder
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def load_base_model(folder: Path) -> PreTrainedModel:
-    """The model in eval mode (training has no dropout) with our attention. Raises `ModelError` for anything refused or broken."""
+def load_dimensions(folder: Path) -> ModelDimensions:
+    """From the folder's config.json, without a weight being read. Raises `ModelError` for anything refused."""
     config = check_model_folder(folder)
     if config.get("model_type") not in SUPPORTED:
         raise ModelError(f"model type {config.get('model_type')!r} is not supported; supported are {', '.join(SUPPORTED)}", "model")
     if "quantization_config" in config:
         raise ModelError("the model is quantized already; provide the bf16 or fp32 weights", "model")
+    return ModelDimensions.from_config(config)
+
+
+def load_base_model(folder: Path) -> PreTrainedModel:
+    """The model in eval mode (training has no dropout) with our attention. Raises `ModelError` for anything refused or broken."""
+    load_dimensions(folder)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,

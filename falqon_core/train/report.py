@@ -21,6 +21,7 @@ from falqon_core.spec.messages import (
     Finished,
     Log,
     Message,
+    Sampled,
     Started,
     StepMetrics,
     encode,
@@ -72,7 +73,7 @@ class ProgressBar:
                 self._progress.update(self._task, total=message.total_steps, completed=message.start_step, figures="")
                 self._progress.console.print(describe(message), markup=False)
             case StepMetrics():
-                figures = f"loss {message.train_loss:.4f}  {message.tokens_per_second:,.0f} tokens/s"
+                figures = f"loss {message.train_loss:.4f}  {_speed(message)}"
                 self._progress.update(self._task, completed=message.step, figures=figures)
             case _:
                 self._progress.console.print(describe(message), markup=False)
@@ -88,34 +89,48 @@ def person_port() -> Port:
 
 
 def describe(message: Message) -> str:
-    """One line for people."""
+    """One line for people; of samples, one for each."""
     match message:
         case Started():
             where = f"continuing after step {message.start_step}" if message.start_step else "starting"
+            recomputed = ", activations computed twice" if message.activation_checkpointing else ""
             cut = f", {message.num_truncated_records} cut" if message.num_truncated_records else ""
             return (
                 f"{where}: {message.total_steps} steps, {message.num_records} records{cut}, {message.tokens_per_epoch:,} tokens an epoch, "
-                f"{message.num_trainable_parameters:,} trainable parameters on {message.device}"
+                f"{message.num_trainable_parameters:,} trainable parameters on {message.device}, "
+                f"{message.microbatch_tokens:,} tokens a pass{recomputed}"
             )
         case StepMetrics():
             return (
                 f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  "
                 f"accuracy {message.train_mean_token_accuracy:.3f}  lr {message.learning_rate:.2e}  "
-                f"grad norm {message.grad_norm:.3f}  {message.tokens_per_second:,.0f} tokens/s"
+                f"grad norm {message.grad_norm:.3f}  codes changed {message.codes_changed:.2%}  {_speed(message)}  "
+                f"{message.memory_bytes / 2**30:.2f} GiB"
             )
         case Evaluated():
             return f"step {message.step}: validation loss {message.valid_loss:.4f}, accuracy {message.valid_mean_token_accuracy:.3f}"
+        case Sampled():
+            return "\n".join(
+                f"step {message.step}: asked {one.prompt!r}, answers {one.completion!r}, expected {one.expected!r}"
+                for one in message.samples
+            )
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
         case Exported():
             return f"model written to {message.path}"
         case Finished():
-            return f"finished: {message.steps} steps, {message.trained_tokens:,} tokens in {message.elapsed_seconds:.0f} s"
+            early = f", stopped early after {message.early_stop}" if message.early_stop else ""
+            return f"finished: {message.steps} steps, {message.trained_tokens:,} tokens in {message.elapsed_seconds:.0f} s{early}"
         case Failed():
             return f"failed ({message.code}): {message.message}"
         case Log():
             return f"{message.level}: {message.text}"
     return str(message)
+
+
+def _speed(message: StepMetrics) -> str:
+    share = "" if message.mfu is None else f" ({message.mfu:.0%} of peak)"
+    return f"{message.tokens_per_second:,.0f} tokens/s{share}"
 
 
 def to_all(ports: list[Port]) -> Callable[[Message], None]:

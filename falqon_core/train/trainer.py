@@ -1,4 +1,4 @@
-"""Train one model: load -> loop {step, log, evaluate, checkpoint} -> export.
+"""Train one model: load -> loop {step, evaluate, checkpoint} -> export.
 
 The state of a training is the method's tensors, the optimizer's, and `Progress`; all three are in a checkpoint, nothing random happens
 between, so a training that was interrupted and continued writes the same bytes as one that was not (same thread count).
@@ -6,36 +6,29 @@ The trainer knows paths and numbers; what happens is told through `send`. What i
 """
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data.dataset import Dataset, load_dataset
-from falqon_core.data.loader import Loader, microbatches
+from falqon_core.data.dataset import Dataset
 from falqon_core.methods.falqon import Falqon
-from falqon_core.methods.loss import microbatch_loss
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError, LossNotFinite
 from falqon_core.spec.layout import model_folder
-from falqon_core.spec.messages import (
-    CheckpointSaved,
-    Evaluated,
-    ExitCode,
-    Exported,
-    Finished,
-    Log,
-    Message,
-    Started,
-    StepMetrics,
-)
+from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Sampled, Started, StepMetrics
+from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
+from falqon_core.train.continuing import check_same_training, placed_recipe
+from falqon_core.train.early_stopping import early_stop_reason, note_evaluation
 from falqon_core.train.evaluate import evaluate
-from falqon_core.train.finish import export_model
-from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.finish import best_checkpoint, export_model, restored_model
+from falqon_core.train.inputs import load_data, training_loader, validation_microbatches
+from falqon_core.train.memory import Guard
+from falqon_core.train.metrics import Meter
+from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
 from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.samples import complete
+from falqon_core.train.step import train_step
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
 NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
@@ -49,88 +42,73 @@ class Trainer:
         self.config, self.output, self.send, self.stop = config, output, send, stop
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        self.device = torch.device("cpu")
+        self.dimensions = load_dimensions(config.model)
         self.tokenizer = load_tokenizer(config.model)
-        train, self.validation = self._load_data(self.tokenizer)
-        self.recipe = config.recipe.resolved(len(train.sequences))
+        train, self.validation = load_data(config, self.tokenizer, self._warn)
         self.num_truncated = train.num_truncated
-        self.loader = self._new_loader(train)
-        self.total_steps = self.recipe.num_steps(len(train.sequences))
+        checkpoint = newest_checkpoint(output, self._warn)
+        recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
+        self.recipe = placed_recipe(recipe, before, self.dimensions, self.device)
         self.progress = Progress(
             recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
         )
+        self.total_steps = self.recipe.num_steps(len(train.sequences))
+        self.guard = Guard(self.recipe, self.dimensions, self.device)
+        self.loader = training_loader(train, self.recipe, self.device)
         self.model = load_base_model(config.model)
+        if self.recipe.activation_checkpointing:
+            checkpoint_activations(self.model)
         self.method = Falqon(self.recipe)
-        self._prepare_or_restore(train)
+        self.guard(lambda: self._prepare_or_restore(train, checkpoint))
 
     def run(self) -> ExitCode:
-        self._started_at, self._saved_step = time.monotonic(), self.progress.step
+        self.meter = Meter(self.recipe, self.dimensions, self.device, self.total_steps)
+        self._saved_step = self.progress.step
         self.send(self._started())
-        while self.progress.step < self.total_steps:
+        while not self._ended():
             if self.stop():
                 self._checkpoint()
                 return ExitCode.STOPPED
-            metrics = self._step()
+            metrics = self.guard(self._step)
             self.send(metrics)
-            if self._evaluation_due():
-                self._evaluate()
+            is_best = self._evaluation_due() and self.guard(self._evaluate)
             self._note(metrics)
-            if self.progress.step % self.recipe.checkpoint_every == 0 or self.progress.step == self.total_steps:
+            if is_best or self.progress.step % self.recipe.checkpoint_every == 0 or self._ended():
                 self._checkpoint()
         self._export()
-        self.send(Finished(steps=self.total_steps, trained_tokens=self.progress.trained_tokens, elapsed_seconds=self._elapsed()))
+        self.send(self._finished())
         return ExitCode.DONE
 
+    def _ended(self) -> bool:
+        return self.progress.step >= self.total_steps or early_stop_reason(self.progress) is not None
+
     def _step(self) -> StepMetrics:
-        start = time.monotonic()
-        batch = self.loader.next_step()
-        num_labels = max(1, sum(one.num_labels for one in batch))
-        loss, num_correct = 0.0, 0
-        for microbatch in batch:
-            if microbatch.num_labels:
-                summed, correct = microbatch_loss(self.model, microbatch)
-                (summed / num_labels).backward()
-                loss += summed.item() / num_labels
-                num_correct += int(correct.item())
-        grad_norm = self.optimizer.clip()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise LossNotFinite(
-                f"step {self.progress.step + 1}: the loss ({loss}) or the gradient's norm ({grad_norm}) is not finite; a lower "
-                "learning rate may help",
-                "learning_rate",
-            )
-        rate = learning_rate(self.recipe, self.progress.step, self.total_steps)
-        self.optimizer.step(rate)
-        self.method.after_step()
-        num_tokens = sum(one.num_tokens for one in batch)
-        self.progress.step += 1
-        self.progress.trained_tokens += num_tokens
-        self.progress.loader = self.loader.state_dict()
-        self.progress.metrics = {"train_loss": loss, "train_mean_token_accuracy": num_correct / num_labels}
-        return StepMetrics(
-            step=self.progress.step,
-            total_steps=self.total_steps,
-            epoch=self.loader.epoch,
-            train_loss=loss,
-            train_mean_token_accuracy=num_correct / num_labels,
-            learning_rate=rate,
-            grad_norm=grad_norm,
-            tokens=num_tokens,
-            trained_tokens=self.progress.trained_tokens,
-            tokens_per_second=num_tokens / (time.monotonic() - start),
-            elapsed_seconds=self._elapsed(),
-        )
+        self.meter.start_step()
+        progress = self.progress
+        rate = learning_rate(self.recipe, progress.step, self.total_steps)
+        result = train_step(self.model, self.method, self.optimizer, self.loader.next_step(), rate, progress.step + 1)
+        progress.step += 1
+        progress.trained_tokens += result.num_tokens
+        progress.loader = self.loader.state_dict()
+        progress.metrics = {"train_loss": result.loss, "train_mean_token_accuracy": result.accuracy}
+        return self.meter.measure(result, progress, self.loader.epoch, rate)
 
     def _evaluation_due(self) -> bool:
         every = self.recipe.eval_every or self.loader.steps_per_epoch
         return self.validation is not None and (self.progress.step % every == 0 or self.progress.step == self.total_steps)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Tell validation loss, accuracy and samples; True when the loss is the lowest so far."""
         assert self.validation is not None
-        assert self.recipe.microbatch_tokens is not None
-        batches = microbatches(self.validation.sequences, self.recipe.microbatch_tokens, self.recipe.packing)
-        loss, accuracy = evaluate(self.model, batches)
+        step, recipe, sequences = self.progress.step, self.recipe, self.validation.sequences
+        loss, accuracy = evaluate(self.model, validation_microbatches(self.validation, recipe, self.device))
         self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
-        self.send(Evaluated(step=self.progress.step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
+        self.send(Evaluated(step=step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
+        if recipe.num_samples:
+            samples = complete(self.model, self.tokenizer, sequences, recipe.num_samples, recipe.sample_tokens)
+            self.send(Sampled(step=step, samples=samples))
+        return note_evaluation(self.progress, loss)
 
     def _note(self, metrics: StepMetrics) -> None:
         """Keep a line for the model card: about `NUM_ROWS` evenly spread, and every evaluation."""
@@ -158,32 +136,18 @@ class Trainer:
 
     def _export(self) -> None:
         folder = model_folder(self.output)
+        if best := best_checkpoint(self.output, self.progress):
+            del self.model, self.method, self.optimizer  # or both models would be in memory
+            self.model = restored_model(self.config.model, best)
         export_model(self.model, self.tokenizer, self.progress, self.config.model, self.config.base_model_name, folder)
         self.send(Exported(path=str(folder)))
 
-    def _load_data(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset | None]:
-        recipe = self.config.recipe
-        train = load_dataset(self.config.train_file, tokenizer, recipe.max_seq_length)
-        if train.num_without_targets:
-            self._warn(f"{train.num_without_targets} records have nothing to learn within {recipe.max_seq_length} tokens; left out")
-        if self.config.validation_file is not None:
-            return train, load_dataset(self.config.validation_file, tokenizer, recipe.max_seq_length, "validation_file")
-        if recipe.validation_fraction > 0:
-            return train.split(recipe.validation_fraction, recipe.seed)
-        return train, None
-
-    def _new_loader(self, train: Dataset) -> Loader:
-        assert self.recipe.batch_size is not None
-        assert self.recipe.microbatch_tokens is not None
-        return Loader(train.sequences, self.recipe.batch_size, self.recipe.microbatch_tokens, self.recipe.packing, self.recipe.seed)
-
-    def _prepare_or_restore(self, train: Dataset) -> None:
-        checkpoint = newest_checkpoint(self.output, self._warn)
+    def _prepare_or_restore(self, train: Dataset, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
-            first = self._new_loader(train)
+            first = training_loader(train, self.recipe, self.device)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
         else:
-            self._check_same_training(checkpoint.progress)
+            check_same_training(checkpoint.progress, self.progress, self._warn)
             self.method.restore(self.model, checkpoint.method)
             self.progress = checkpoint.progress
             self.loader.load_state_dict(self.progress.loader)
@@ -191,28 +155,29 @@ class Trainer:
         if checkpoint is not None:
             self.optimizer.load(checkpoint.optimizer)
 
-    def _check_same_training(self, before: Progress) -> None:
-        now = self.progress
-        if before.recipe != now.recipe:
-            raise ConfigError("the output folder holds a checkpoint of another recipe; choose another folder", "recipe")
-        if (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
-            raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
-        if before.num_threads != now.num_threads:
-            self._warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
-
     def _started(self) -> Started:
+        assert self.recipe.microbatch_tokens is not None
         return Started(
             total_steps=self.total_steps,
             start_step=self.progress.step,
             num_records=self.progress.num_records,
             num_truncated_records=self.num_truncated,
             tokens_per_epoch=self.progress.num_tokens,
-            device=self.model.device.type,
+            device=self.device.type,
             num_trainable_parameters=sum(parameter.numel() for parameter in self.method.parameters().values()),
+            microbatch_tokens=self.recipe.microbatch_tokens,
+            activation_checkpointing=bool(self.recipe.activation_checkpointing),
+        )
+
+    def _finished(self) -> Finished:
+        progress = self.progress
+        return Finished(
+            steps=progress.step,
+            trained_tokens=progress.trained_tokens,
+            elapsed_seconds=self.meter.elapsed_seconds,
+            early_stop=early_stop_reason(progress),
+            best_step=progress.best_step,
         )
 
     def _warn(self, text: str) -> None:
         self.send(Log(level="warn", text=text))
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started_at

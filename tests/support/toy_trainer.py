@@ -72,6 +72,7 @@ class Trainer:
             Started(
                 total_steps=toy.steps, start_step=start, num_records=1, num_truncated_records=0,
                 tokens_per_epoch=10, device="toy", num_trainable_parameters=1,
+                microbatch_tokens=64, activation_checkpointing=False,
             )
         )  # fmt: skip
         self.send(Log(text="environment: " + " ".join(sorted(os.environ))))
@@ -88,7 +89,7 @@ class Trainer:
                 StepMetrics(
                     step=step, total_steps=toy.steps, epoch=step / toy.steps, train_loss=1 / step, train_mean_token_accuracy=0.5,
                     learning_rate=1e-3, grad_norm=1.0, tokens=10, trained_tokens=10 * step, tokens_per_second=1000.0,
-                    elapsed_seconds=time.monotonic() - started,
+                    elapsed_seconds=time.monotonic() - started, codes_changed=0.01, memory_bytes=2**20,
                 )
             )  # fmt: skip
             if step % toy.checkpoint_every == 0 or self.stopping:

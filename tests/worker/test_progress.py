@@ -18,6 +18,7 @@ def step(number: int, total: int = 100, seconds: float = 36.0) -> StepMetrics:
         step=number, total_steps=total, epoch=number / total, train_loss=1.0,
         train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=1.0,
         tokens=10, trained_tokens=10 * number, tokens_per_second=100.0, elapsed_seconds=number * seconds,
+        codes_changed=0.25, memory_bytes=2**30, mfu=0.125,
     )  # fmt: skip
 
 

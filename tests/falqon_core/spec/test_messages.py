@@ -10,6 +10,8 @@ from falqon_core.spec.messages import (
     Finished,
     Log,
     Message,
+    Sample,
+    Sampled,
     Started,
     StepMetrics,
     decode,
@@ -18,19 +20,28 @@ from falqon_core.spec.messages import (
 
 STEP = StepMetrics(
     step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=0.75, tokens=800,
-    trained_tokens=2400, tokens_per_second=321.5, elapsed_seconds=7.5,
+    trained_tokens=2400, tokens_per_second=321.5, elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5, gpu_utilization=99,
 )  # fmt: skip
 MESSAGES: list[Message] = [
     Started(
-        total_steps=10, start_step=0, num_records=4, num_truncated_records=1, tokens_per_epoch=99, device="cpu", num_trainable_parameters=5
+        total_steps=10,
+        start_step=0,
+        num_records=4,
+        num_truncated_records=1,
+        tokens_per_epoch=99,
+        device="cpu",
+        num_trainable_parameters=5,
+        microbatch_tokens=4096,
+        activation_checkpointing=False,
     ),
     STEP,
     Evaluated(step=3, valid_loss=1.5, valid_mean_token_accuracy=0.25),
+    Sampled(step=3, samples=[Sample(prompt="two\nlines", completion="ünïcode 🙂", expected="")]),
     CheckpointSaved(step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}),
     Exported(path="/out/model"),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),
     Failed(code="out_of_memory", message="too large", param=None),
-    Finished(steps=10, trained_tokens=8000, elapsed_seconds=25.0),
+    Finished(steps=10, trained_tokens=8000, elapsed_seconds=25.0, early_stop="2 evaluations", best_step=8),
 ]
 
 

@@ -1,0 +1,79 @@
+"""What is told of every step: its figures beside time, memory and how busy the device was.
+
+Nothing here touches the model or reads a tensor. What is given up: seconds are those of the whole step on this process's clock, so the
+first step of an attempt includes what is warmed up.
+"""
+
+import resource
+import time
+
+import torch
+
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.estimate import DEVICES, reported_device, training_flops
+from falqon_core.spec.messages import StepMetrics
+from falqon_core.spec.models import ModelDimensions
+from falqon_core.train.checkpoint import Progress
+from falqon_core.train.step import StepResult
+
+
+class Meter:
+    def __init__(self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device, total_steps: int) -> None:
+        self._recipe, self._dimensions, self._device, self._total_steps = recipe, dimensions, device, total_steps
+        self._peak_flops = peak_flops(device)
+        self._started_at = self._step_at = time.monotonic()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Of this attempt."""
+        return time.monotonic() - self._started_at
+
+    def start_step(self) -> None:
+        self._step_at = time.monotonic()
+
+    def measure(self, result: StepResult, progress: Progress, epoch: float, learning_rate: float) -> StepMetrics:
+        """The message of the step that `start_step` began; `progress` counts it already."""
+        seconds = time.monotonic() - self._step_at
+        flops = training_flops(self._dimensions, self._recipe, result.num_tokens, result.keys_per_token)
+        return StepMetrics(
+            step=progress.step,
+            total_steps=self._total_steps,
+            epoch=epoch,
+            train_loss=result.loss,
+            train_mean_token_accuracy=result.accuracy,
+            learning_rate=learning_rate,
+            grad_norm=result.grad_norm,
+            tokens=result.num_tokens,
+            trained_tokens=progress.trained_tokens,
+            tokens_per_second=result.num_tokens / seconds,
+            elapsed_seconds=self.elapsed_seconds,
+            codes_changed=result.codes_changed,
+            memory_bytes=memory_bytes(self._device),
+            mfu=None if self._peak_flops is None else flops / seconds / self._peak_flops,
+            gpu_utilization=gpu_utilization(self._device),
+        )
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of the arithmetic the trainer uses there, in FLOP/s; None for a GPU that `spec.estimate` does not know."""
+    if device.type == "cpu":
+        return DEVICES["cpu"].tflops * 1e12 * torch.get_num_threads()
+    known = reported_device(torch.cuda.get_device_name(device))
+    return None if known is None else known.tflops * 1e12
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most that was held so far."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated(device)
+
+
+def gpu_utilization(device: torch.device) -> float | None:
+    """Percent of the driver's last sampling period in which a kernel ran; None on a CPU and where NVML's binding is not installed."""
+    if device.type == "cpu":
+        return None
+    try:
+        return torch.cuda.utilization(device)
+    except (ModuleNotFoundError, RuntimeError):
+        return None
