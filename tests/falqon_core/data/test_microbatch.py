@@ -26,6 +26,26 @@ def test_packed_rows_restart_positions_and_never_predict_across_records() -> Non
     assert (batch.num_tokens, batch.num_labels) == (8, 5)
 
 
+def test_filled_rows_count_and_learn_nothing_more() -> None:
+    sequences = [sequence(5, 100), sequence(3, 200)]
+    [plain], [filled] = microbatches(sequences, 16, packing=True), microbatches(sequences, 16, packing=True, multiple_of=6)
+
+    assert filled.input_ids.tolist() == [[*plain.input_ids[0].tolist(), 0, 0, 0, 0]]
+    assert filled.position_ids.tolist() == [[*plain.position_ids[0].tolist(), 0, 0, 0, 0]]
+    assert filled.labels.tolist() == [[*plain.labels[0].tolist(), *[IGNORED] * 4]]
+    assert filled.cu_seqlens is not None
+    assert filled.cu_seqlens.tolist() == [0, 5, 8, 12]
+    assert filled.input_ids.dtype == filled.position_ids.dtype == filled.labels.dtype == torch.int64
+    assert (filled.num_tokens, filled.num_labels) == (plain.num_tokens, plain.num_labels)
+
+
+def test_a_full_row_is_not_filled() -> None:
+    [batch] = microbatches([sequence(5), sequence(3)], 16, packing=True, multiple_of=4)
+
+    assert batch.cu_seqlens is not None
+    assert batch.cu_seqlens.tolist() == [0, 5, 8]
+
+
 def test_padded_rows_are_masked_and_padding_is_no_token() -> None:
     [batch] = microbatches([sequence(2, 100), sequence(4, 200)], 16, packing=False)
 

@@ -63,6 +63,21 @@ def test_the_directions_of_the_gradient_come_from_the_data() -> None:
 
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])
+def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule}).resolved(10)
+    method = Falqon(recipe)
+    method.prepare(tiny_model("smollm"), [])
+    assert method.after_step() == 0.0
+    before = {name: layer.quantized_weight()[0].float() * layer.quantized_weight()[1] for name, layer in method.layers.items()}
+    for parameter in method.parameters().values():
+        parameter.data.normal_(std=0.05)
+    share = method.after_step()
+    pairs = [(before[name], layer.quantized_weight()[0].float() * layer.quantized_weight()[1]) for name, layer in method.layers.items()]
+    changed = sum(int((old != new).sum()) for old, new in pairs)
+    assert share == changed / sum(old.numel() for old, _ in pairs) > 0
+
+
+@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
 def test_training_lowers_the_loss(update_rule: str) -> None:
     recipe = Recipe.model_validate({"rank": 16, "update_rule": update_rule}).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)

@@ -31,6 +31,14 @@ def test_output_and_gradients_match_masked_sdpa(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4, 100])
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_the_last_queries_of_a_cached_segment_see_what_they_saw_in_it(num_queries: int, window: int | None) -> None:
+    query, key, value = qkv(2, 11)
+    whole = causal_attention(query, key, value, 0.3, window)
+    torch.testing.assert_close(causal_attention(query[:, :, -num_queries:], key, value, 0.3, window), whole[:, :, -num_queries:])
+
+
 def test_packed_segments_never_see_each_other() -> None:
     query, key, value = qkv(1, 12)
     cu_seqlens = torch.tensor([0, 5, 6, 12], dtype=torch.int32)

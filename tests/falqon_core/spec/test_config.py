@@ -29,6 +29,9 @@ from falqon_core.spec.config import DEFAULT_LEARNING_RATE, PUBLISHED_NUM_UPDATE_
         ({"seed": -1}, "seed"),
         ({"validation_fraction": 0.6}, "validation_fraction"),
         ({"keep_checkpoints": 1}, "keep_checkpoints"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience"),
+        ({"num_samples": 9}, "num_samples"),
+        ({"sample_tokens": 513}, "sample_tokens"),
         ({"update_rule": "other"}, "update_rule"),
         ({"lora_dropout": 0.1}, "lora_dropout"),
     ],
@@ -70,9 +73,8 @@ def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) ->
     assert {name: getattr(resolved, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None} == {
         name: getattr(recipe, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None
     }
-    assert all(getattr(resolved, name) is not None for name in ("num_epochs", "batch_size", "learning_rate", "microbatch_tokens"))
-    assert resolved.microbatch_tokens is not None
-    assert resolved.microbatch_tokens >= resolved.max_seq_length
+    assert all(getattr(resolved, name) is not None for name in ("num_epochs", "batch_size", "learning_rate"))
+    assert resolved.microbatch_tokens == recipe.microbatch_tokens, "only a device's memory decides it"
 
 
 def test_each_rule_has_its_defaults() -> None:
@@ -105,3 +107,12 @@ def test_there_is_one_source_of_validation() -> None:
     assert TrainConfig(**paths).recipe == Recipe()
     with pytest.raises(ValidationError, match="validation_fraction: there is a validation_file already"):
         TrainConfig(**paths, recipe=Recipe(validation_fraction=0.1))
+
+
+def test_early_stopping_needs_validation_data() -> None:
+    paths = {"model": Path("m"), "train_file": Path("t")}
+    recipe = Recipe(early_stopping_patience=2)
+
+    with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
+        TrainConfig(**paths, recipe=recipe)
+    assert TrainConfig(**paths, validation_file=Path("v"), recipe=recipe).recipe == recipe

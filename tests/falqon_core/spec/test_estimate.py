@@ -12,10 +12,11 @@ from falqon_core.spec.estimate import (
     dollars,
     estimate,
     remaining_seconds,
+    reported_device,
     tokens_from_characters,
     training_flops,
-    training_memory_bytes,
 )  # fmt: skip
+from falqon_core.spec.memory import training_memory_bytes
 from falqon_core.spec.models import ModelDimensions
 
 SMALL = ModelDimensions(
@@ -80,6 +81,23 @@ def test_operations_are_four_a_weight_and_token_and_more() -> None:
     linears_only = 4.0 * SEVEN_B.num_linear_parameters * 1000
 
     assert linears_only < training_flops(SEVEN_B, recipe, 1000) < 1.2 * linears_only
+
+
+def test_attention_counts_the_keys_that_tokens_see() -> None:
+    recipe = Recipe(max_seq_length=512).resolved(1000)
+    few, assumed, many = (training_flops(SEVEN_B, recipe, 1000, keys) for keys in (10.0, None, 512.0))
+
+    assert few < assumed < many
+    assert many - few == pytest.approx(12 * 32 * 32 * 128 * 502 * 1000)
+
+
+def test_a_peak_is_told_only_of_devices_that_are_known_exactly() -> None:
+    known = reported_device("NVIDIA H100 80GB HBM3")
+
+    assert known is not None
+    assert known.name == "h100"
+    assert reported_device("NVIDIA H100 PCIe") is None
+    assert reported_device("NVIDIA GeForce RTX 4090 Laptop GPU") is None
 
 
 def test_memory_grows_with_rank_and_microbatch_and_decides_what_fits() -> None:

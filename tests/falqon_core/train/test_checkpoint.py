@@ -47,6 +47,17 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["10", "100"]
 
 
+def test_the_best_is_kept_until_another_is_better(tmp_path: Path) -> None:
+    for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
+        one = checkpoint(step)
+        one.progress.best_step = best
+        save_checkpoint(tmp_path, one, keep=2)
+        assert names(tmp_path)[-1] == str(step)
+        if step == 4:
+            assert names(tmp_path) == ["2", "3", "4"]
+    assert names(tmp_path) == ["5", "6"]
+
+
 @pytest.mark.parametrize("name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
 def test_a_damaged_one_is_reported_and_the_one_before_is_used(name: str, damage: str, tmp_path: Path) -> None:

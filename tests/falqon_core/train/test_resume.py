@@ -52,8 +52,8 @@ def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], t
 
     starts = [one.start_step for attempt in attempts for one in attempt.messages if isinstance(one, Started)]
     assert starts[0] == 0
-    assert starts[1] > 0  # a multiple of five, or later checkpoints than the kill waited for
-    assert starts[1] % 5 == 0
+    assert starts[1] > 0  # or later checkpoints than the kill waited for: every fifth step, and ends of epochs when the loss is lowest
+    assert starts[1] % 5 == 0 or starts[1] % 7 == 0
     assert starts[2] >= 17
     told = {(one.step, one.train_loss) for attempt in attempts for one in attempt.messages if isinstance(one, StepMetrics)}
     assert sorted(told) == losses

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.errors import ConfigError, DatasetError, LossNotFinite
+from falqon_core.spec.estimate import DEVICES
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
 from falqon_core.train.trainer import Trainer
 
@@ -55,12 +56,33 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
     assert sum(one.tokens for one in steps[:4]) == started.tokens_per_epoch
     assert [one.step for one in of(Evaluated, messages)] == [3, 6]
     saved = of(CheckpointSaved, messages)
-    assert [one.step for one in saved] == [2, 4, 6]
-    assert "valid_loss" in saved[-1].metrics
-    assert "valid_loss" not in saved[0].metrics
+    assert [one.step for one in saved] == [2, 3, 4, 6], "every second, and that of the lowest validation loss"
+    assert ["valid_loss" in one.metrics for one in saved] == [False, True, False, True]
     assert [type(one) for one in messages[-3:]] == [CheckpointSaved, Exported, Finished]
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["4", "6"]
     assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
+
+
+def test_every_step_tells_its_figures(run: Any) -> None:
+    _, messages = run(learning_rate=0.01)
+    steps = of(StepMetrics, messages)
+    peak = DEVICES["cpu"].tflops * 1e12
+    for one in steps:
+        assert 0 < one.codes_changed < 1
+        assert one.memory_bytes > 50 * 2**20
+        assert 0 < one.mfu < 1
+        # Four operations a weight and token at least.
+        assert one.mfu * peak / one.tokens_per_second > 4 * 14 * 8 * 8
+        assert one.gpu_utilization is None
+    assert [one.memory_bytes for one in steps] == sorted(one.memory_bytes for one in steps)
+
+
+def test_what_memory_decided_is_kept_when_continued(run: Any) -> None:
+    _, first = run(stop=stop_after(2), microbatch_tokens=None, activation_checkpointing=True)
+    _, second = run(microbatch_tokens=None)
+    for messages in (first, second):
+        (started,) = of(Started, messages)
+        assert (started.microbatch_tokens, started.activation_checkpointing) == (4096, True)
 
 
 def test_the_loss_falls(run: Any) -> None:
