@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -93,6 +94,12 @@ def newest_first(session: Session, job_id: str) -> list[Checkpoint]:
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*order)))
 
 
+def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest validation loss, the earliest of equal ones: the trainer's own rule."""
+    evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
+    return min(evaluated, key=lambda checkpoint: (checkpoint.metrics["valid_loss"], checkpoint.step), default=None)
+
+
 def discard(storage: Storage, prefix: str) -> None:
     """Remove bytes that no row names any more; what stays behind harms nobody."""
     try:
@@ -103,6 +110,9 @@ def discard(storage: Storage, prefix: str) -> None:
 
 
 def _drop_old(session: Session, job_id: str, keep: int) -> list[str]:
-    old = newest_first(session, job_id)[keep:]
+    """All but the `keep` newest and the best."""
+    checkpoints = newest_first(session, job_id)
+    best = best_of(checkpoints)
+    old = [checkpoint for checkpoint in checkpoints[keep:] if checkpoint is not best]
     session.execute(delete(Checkpoint).where(Checkpoint.id.in_([checkpoint.id for checkpoint in old])))
     return [checkpoint.storage_prefix for checkpoint in old]

@@ -48,7 +48,7 @@ class Progress:
         }
 
     def snapshot(self, *, ended: bool = False) -> JsonObject:
-        """`jobs.progress`."""
+        """`jobs.progress`. `ended`: the job succeeded, with all its steps or stopped early."""
         last = self._last
         if last is None:
             return self._before | {"cost": self._cost((None, None, None))}
@@ -57,13 +57,16 @@ class Progress:
             "step": last.step,
             "total_steps": last.total_steps,
             "epoch": round(last.epoch, 4),
-            "percent": round(100 * last.step / max(1, last.total_steps), 2),
+            "percent": 100.0 if ended else round(100 * last.step / max(1, last.total_steps), 2),
             "tokens_per_second": round(last.tokens_per_second, 1),
             "eta_seconds": _rounded(expected),
             "eta_low_seconds": _rounded(low),
             "eta_high_seconds": _rounded(high),
             "train_loss": last.train_loss,
             "trained_tokens": last.trained_tokens,
+            "memory_bytes": last.memory_bytes,
+            "mfu": None if last.mfu is None else round(last.mfu, 4),
+            "gpu_utilization": last.gpu_utilization,
             "elapsed_seconds": round(last.elapsed_seconds, 1),
             "cost": self._cost((low, expected, high)),
         }

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Attempt
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Started, StepMetrics, decode
+from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
 from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
 from worker.progress import Progress
 
@@ -112,6 +112,10 @@ class Relay:
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
                 self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"})))
+            case Sampled() as message:
+                total = self._started.total_steps if self._started else "?"
+                text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
+                self._waiting.append(Draft(text, data=message.model_dump(exclude={"type"})))
             case CheckpointSaved() as message:
                 self._on_checkpoint(message)
             case Exported():
@@ -122,6 +126,9 @@ class Relay:
                 self.failed = message
             case Finished() as message:
                 self.finished = message
+                if message.early_stop is not None:
+                    text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
+                    self._waiting.append(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
 
 
 def _start_draft(message: Started) -> Draft:

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.storage import Storage
 from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder
-from worker.checkpoints import newest_first
+from worker.checkpoints import best_of, newest_first
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
         _fetch(storage, file.storage_key, folder / name, file.sha256)
         paths.append(folder / name)
     model = _stage_model(storage, settings.work_dir / "models", inputs.artifacts, job.lease_owner or "", check)
-    _stage_checkpoint(storage, inputs.checkpoints, output, check)
+    _stage_checkpoints(storage, inputs.checkpoints, output, check)
     recipe = Recipe.model_validate(job.recipe)
     config = TrainConfig(
         model=model,
@@ -90,16 +90,26 @@ def _stage_model(storage: Storage, cache: Path, artifacts: list[Artifact], owner
     return folder
 
 
-def _stage_checkpoint(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:
-    """The newest checkpoint whose bytes are what they should be; none at all means a start from step 0."""
-    for checkpoint in newest:
-        target = checkpoint_folder(output, checkpoint.step)
-        try:
-            _fetch_checkpoint(storage, checkpoint, target, check)
-            return
-        except (BytesDiffer, FileNotFoundError, KeyError, ValueError) as error:
-            log.warning("checkpoint cannot be used", job_id=checkpoint.job_id, step=checkpoint.step, error=str(error))
-            shutil.rmtree(target, ignore_errors=True)
+def _stage_checkpoints(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:
+    """The newest checkpoint whose bytes are what they should be, and the best one, whose model early stopping hands out.
+
+    None at all means a start from step 0.
+    """
+    usable = next((checkpoint for checkpoint in newest if _stage_checkpoint(storage, checkpoint, output, check)), None)
+    best = best_of(newest)
+    if usable is not None and best is not None and best.step < usable.step:
+        _stage_checkpoint(storage, best, output, check)
+
+
+def _stage_checkpoint(storage: Storage, checkpoint: Checkpoint, output: Path, check: Callable[[], None]) -> bool:
+    target = checkpoint_folder(output, checkpoint.step)
+    try:
+        _fetch_checkpoint(storage, checkpoint, target, check)
+        return True
+    except (BytesDiffer, FileNotFoundError, KeyError, ValueError) as error:
+        log.warning("checkpoint cannot be used", job_id=checkpoint.job_id, step=checkpoint.step, error=str(error))
+        shutil.rmtree(target, ignore_errors=True)
+        return False
 
 
 def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]) -> None:

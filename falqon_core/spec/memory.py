@@ -33,7 +33,8 @@ def largest_microbatch_tokens(dimensions: ModelDimensions, recipe: Recipe, num_b
     """
     shortest = recipe.max_seq_length
     ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH["cpu" if device_is_cpu else "gpu"])
-    for tokens in (*range(ceiling, shortest, -MICROBATCH_STEP), shortest):
+    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP), shortest]
+    for tokens in sizes:
         if training_memory_bytes(dimensions, recipe.model_copy(update={"microbatch_tokens": tokens}), device_is_cpu) <= num_bytes:
             return tokens
     return None

@@ -39,6 +39,7 @@ class Toy(BaseModel):
     steps: int = 20
     step_seconds: float = 0.01
     checkpoint_every: int = 5
+    best_at: int | None = None  # the checkpoint of this step has the lowest validation loss, all others the same
     crash_at: int | None = None  # the first time the step is reached from step 0
     user_error_at: int | None = None
     deaf: bool = False  # to SIGTERM
@@ -76,6 +77,7 @@ class Trainer:
             )
         )  # fmt: skip
         self.send(Log(text="environment: " + " ".join(sorted(os.environ))))
+        self.send(Log(text="checkpoints: " + " ".join(folder.name for folder in checkpoint_folders(self.output))))
         started = time.monotonic()
         for step in range(start + 1, toy.steps + 1):
             if toy.user_error_at == step:
@@ -119,7 +121,11 @@ class Trainer:
         staging.rename(folder)
         self.send(
             CheckpointSaved(
-                step=step, path=str(folder), bytes=64, manifest_sha256=sha256(folder / MANIFEST), metrics={"train_loss": 1 / step}
+                step=step,
+                path=str(folder),
+                bytes=64,
+                manifest_sha256=sha256(folder / MANIFEST),
+                metrics={"train_loss": 1 / step} | ({"valid_loss": float(step != self.toy.best_at)} if self.toy.best_at else {}),
             )
         )
 

@@ -39,6 +39,21 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     assert progress.device_seconds == HOUR
 
 
+def test_what_a_step_says_of_its_device_reaches_job_and_event() -> None:
+    progress = Progress(job(), Machine("h100", 1), lambda: HOUR)
+    progress.step(step(1))
+    now, event = progress.snapshot(), progress.metrics(step(1))
+    assert (now["memory_bytes"], now["mfu"], now["gpu_utilization"]) == (2**30, 0.125, None)
+    assert (event["codes_changed"], event["memory_bytes"], event["mfu"], event["gpu_utilization"]) == (0.25, 2**30, 0.125, None)
+
+
+def test_a_job_that_succeeded_early_is_complete() -> None:
+    progress = Progress(job(), Machine("h100", 1), lambda: HOUR)
+    progress.step(step(40))
+    ended = progress.snapshot(ended=True)
+    assert (ended["step"], ended["percent"], ended["eta_seconds"]) == (40, 100.0, 0.0)
+
+
 def test_earlier_attempts_are_paid_for_too() -> None:
     before = {"step": 40, "cost": {"accrued": "1.2500"}}
     progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR)

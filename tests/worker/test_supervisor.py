@@ -222,6 +222,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(embedded_house: House
     assert house.job(job_id).status == JobStatus.SUCCEEDED
 
 
+def test_the_best_checkpoint_is_kept_and_staged_beside_the_newest(embedded_house: House) -> None:
+    house = embedded_house
+    job_id = house.add_job(Toy(steps=30, best_at=5, crash_at=23))
+    supervisor = house.supervisor()
+    supervisor.execute_next()
+    assert [checkpoint.step for checkpoint in house.checkpoints(job_id)] == [5, 15, 20]
+    supervisor.execute_next()
+    assert house.job(job_id).status == JobStatus.SUCCEEDED
+    assert "checkpoints: 20 5" in [event.message for event in house.events(job_id)]
+    assert [checkpoint.step for checkpoint in house.checkpoints(job_id)] == [5, 25, 30]
+
+
 def test_inputs_are_verified(embedded_house: House) -> None:
     house = embedded_house
     job_id = house.add_job()

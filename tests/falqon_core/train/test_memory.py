@@ -50,7 +50,7 @@ app(arguments)
 @pytest.fixture
 def long_file(tmp_path: Path) -> Path:
     path = tmp_path / "long.jsonl"
-    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "seven blue kettles for nine coins " * 900}]
+    messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "seven blue kettles for nine coins " * 150}]
     path.write_text((json.dumps({"messages": messages}) + "\n") * 16)
     return path
 
@@ -64,7 +64,7 @@ def train_limited(
 
 
 def test_what_cannot_fit_is_refused_at_the_start(tiny_folder: Path, long_file: Path, tmp_path: Path) -> None:
-    recipe = {"max_seq_length": 262144, "rank": 16, "max_steps": 1}
+    recipe = {"max_seq_length": 262144, "rank": 16, "batch_size": 16, "max_steps": 1}
     done = train_limited(500, "first", tiny_folder, long_file, tmp_path, recipe)
     assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stderr
     named = re.search(r"largest configuration that fits is rank 16, max_seq_length (\d+), microbatch_tokens (\d+)", done.stdout)
