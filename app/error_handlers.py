@@ -89,7 +89,7 @@ def _refusal(faults: Sequence[Any]) -> InvalidRequest:
         return InvalidRequest(f"The body is not JSON: {fault['ctx']['error']}", code="invalid_json")
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
     message = fault["msg"].removeprefix("Value error, ")
-    named = re.match(r"(\w+): ", message) if fault["type"] == "value_error" else None
+    named = re.match(r"([\w.]+): ", message) if fault["type"] == "value_error" else None
     if named:
         path.append(named[1])
         message = message[named.end() :]

@@ -52,8 +52,9 @@ class Lora:
     def parameters(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self._adapters.items() if self.train_a or name.endswith("lora_B")}
 
-    def after_step(self) -> None:
-        """The branch reads its parameters as they are."""
+    def after_step(self) -> float:
+        """The branch reads its parameters as they are; nothing is quantized."""
+        return 0.0
 
     def state(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._adapters.items()}

@@ -121,6 +121,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "rank beyond the model": ({"extra_body": {"falqon": {"rank": 65}}}, "falqon.rank", "invalid_value"),
     "no such layer": ({"extra_body": {"falqon": {"target_modules": ["w1"]}}}, "falqon.target_modules", "invalid_value"),
     "impossible pair": ({"extra_body": {"falqon": {"update_rule": "topk", "alpha": 1}}}, "falqon.alpha", "invalid_value"),
+    "early stopping blind": (
+        {"extra_body": {"falqon": {"early_stopping_patience": 2}}},
+        "falqon.early_stopping_patience",
+        "invalid_value",
+    ),
     "two epochs": ({"hyperparameters": {"n_epochs": 1}, "extra_body": {"falqon": {"num_epochs": 2}}}, "n_epochs", "conflict"),
     "two seeds": ({"seed": 1, "extra_body": {"falqon": {"seed": 2}}}, "seed", "conflict"),
     "two rates": (

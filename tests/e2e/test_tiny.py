@@ -73,6 +73,10 @@ def test_the_stream_told_every_step_and_the_loss_fell(service: Service, job: Any
     assert list(losses) == list(range(1, done.progress["total_steps"] + 1))
     assert losses[max(losses)] < losses[1] / 2
     assert any("valid_loss" in (event["data"] or {}) for event in events)
+    (first, *_), *_ = [event["data"]["samples"] for event in events if "samples" in (event["data"] or {})]
+    assert "What is the code?" in first["prompt"]
+    assert "The code is 2024." in first["expected"]
+    assert all(0 <= event["data"]["codes_changed"] <= 1 for event in events if "train_loss" in (event["data"] or {}))
     listed = list(service.client.fine_tuning.jobs.list_events(done.id))
     assert sorted(event.id for event in listed) == sorted(event["id"] for event in events)
     checkpoints = service.client.fine_tuning.jobs.checkpoints.list(done.id).data

@@ -14,6 +14,7 @@ import torch
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import OutOfMemory
 from falqon_core.spec.messages import ExitCode
+from falqon_core.train import memory
 from falqon_core.train.memory import available_bytes, place
 from falqon_core.train.model import load_dimensions
 from tests.falqon_core.train.processes import ENVIRONMENT, write_config
@@ -99,6 +100,17 @@ def test_what_is_available_heeds_the_limit_of_the_process() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert before > 0
+
+
+def test_what_is_available_heeds_the_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    unlimited = available_bytes(CPU)
+    (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{30 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"active_file 7\ninactive_file {10 * MIB}\nslab 3\n")
+    assert unlimited > 80 * MIB
+    assert available_bytes(CPU) == 80 * MIB, "what the file cache holds can be had back"
 
 
 def test_placing_takes_what_is_there(tiny_folder: Path) -> None:
