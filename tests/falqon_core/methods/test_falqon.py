@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -30,6 +32,20 @@ def test_the_loss_is_transformers_own_packed_or_padded(name: str) -> None:
         loss, num_correct = microbatch_loss(model, one)
         torch.testing.assert_close(loss / one.num_labels, expected, rtol=1e-4, atol=1e-4)
         assert 0 <= num_correct <= one.num_labels
+
+
+def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
+    model = tiny_model("smollm", torch.float32)
+    (plain,) = batch(packing=True)
+    sequences = [
+        Sequence(plain.input_ids[0, start:end].to(torch.int32).numpy(), (torch.arange(end - start) > 2).numpy())
+        for start, end in pairwise(plain.cu_seqlens.tolist())
+    ]
+    (filled,) = microbatches(sequences, 64, True, multiple_of=64)
+    assert filled.input_ids.shape == (1, 64)
+    expected, found = microbatch_loss(model, plain), microbatch_loss(model, filled)
+    torch.testing.assert_close(found[0], expected[0])
+    assert found[1] == expected[1]
 
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
