@@ -2,7 +2,8 @@
 
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where there is no loss, so the
 model never predicts across records. Packed rows carry `cu_seqlens` and positions that restart per record, which is what keeps
-attention inside a record. What is given up: bucketed lengths for graph reuse on GPUs.
+attention inside a record. The halves of a pair stand one after the other in one microbatch, chosen first, so that their loss can be
+computed there. What is given up: bucketed lengths for graph reuse on GPUs, and a pair's prompt is read twice.
 """
 
 from collections.abc import Iterator
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 
 from falqon_core.data.packing import pack
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import Pair, Sequence
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One forward pass. `num_tokens` counts real tokens, `num_labels` the positions with loss.
+    """One forward pass of S sequences. `num_tokens` counts real tokens, `label_counts` per sequence the positions with loss.
 
     Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n records, `attention_mask` is None.
     Padded: `attention_mask` is True on real tokens (padding on the right), `cu_seqlens` is None.
@@ -32,15 +33,41 @@ class Microbatch:
     cu_seqlens: torch.Tensor | None  # int32 [n+1]
     attention_mask: torch.Tensor | None  # bool [B, T]
     num_tokens: int
-    num_labels: int
+    label_counts: tuple[int, ...]  # [S], in the order of the flattened labels
+    reference: torch.Tensor | None = None  # fp32 [S/2, 2], of pairs: the base's log-probabilities of (chosen, rejected)
+
+    @property
+    def num_labels(self) -> int:
+        return sum(self.label_counts)
+
+    @property
+    def num_pairs(self) -> int:
+        """When these are pairs."""
+        return len(self.label_counts) // 2
 
 
-def microbatches(sequences: Items[Sequence], microbatch_tokens: int, packing: bool) -> list[Microbatch]:
-    """All `sequences`, each once, in forward passes of at most `microbatch_tokens` positions."""
-    lengths = [len(sequence) for sequence in sequences]
+def microbatches(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool) -> list[Microbatch]:
+    """All `items`, each once, in forward passes of at most `microbatch_tokens` positions."""
+    return [collate([items[index] for index in group], packing) for group in groups(items, microbatch_tokens, packing)]
+
+
+def groups(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool) -> list[list[int]]:
+    """Which `items` (by index) share a forward pass."""
     if packing:
-        return [_packed([sequences[index] for index in one]) for one in pack(lengths, microbatch_tokens)]
-    return [_padded([sequences[index] for index in one]) for one in _rectangles(lengths, microbatch_tokens)]
+        return pack([len(item) for item in items], microbatch_tokens)
+    rows = max((len(_sequences(item)) for item in items), default=1)
+    return list(_rectangles([max(map(len, _sequences(item))) for item in items], microbatch_tokens // rows))
+
+
+def collate(items: Items[Sequence] | Items[Pair], packing: bool) -> Microbatch:
+    """One forward pass of `items`."""
+    sequences = [sequence for item in items for sequence in _sequences(item)]
+    references = [item.reference for item in items if isinstance(item, Pair) and item.reference is not None]
+    return (_packed if packing else _padded)(sequences, torch.tensor(references, dtype=torch.float32) if references else None)
+
+
+def _sequences(item: Sequence | Pair) -> tuple[Sequence, ...]:
+    return (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
 
 
 def _shifted_labels(sequence: Sequence) -> np.ndarray:
@@ -49,21 +76,22 @@ def _shifted_labels(sequence: Sequence) -> np.ndarray:
     return labels
 
 
-def _packed(sequences: list[Sequence]) -> Microbatch:
+def _packed(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
-    labels = np.concatenate([_shifted_labels(sequence) for sequence in sequences])
+    labels = [_shifted_labels(sequence) for sequence in sequences]
     return Microbatch(
         input_ids=_row(np.concatenate([sequence.input_ids for sequence in sequences])),
         position_ids=_row(np.concatenate([np.arange(length) for length in lengths])),
-        labels=_row(labels),
+        labels=_row(np.concatenate(labels)),
         cu_seqlens=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
         attention_mask=None,
         num_tokens=sum(lengths),
-        num_labels=int((labels != IGNORED).sum()),
+        label_counts=tuple(int((one != IGNORED).sum()) for one in labels),
+        reference=reference,
     )
 
 
-def _padded(sequences: list[Sequence]) -> Microbatch:
+def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
     input_ids, position_ids = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     labels, real = np.full(shape, IGNORED, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -80,7 +108,8 @@ def _padded(sequences: list[Sequence]) -> Microbatch:
         cu_seqlens=None,
         attention_mask=torch.from_numpy(real),
         num_tokens=int(real.sum()),
-        num_labels=int((labels != IGNORED).sum()),
+        label_counts=tuple((labels != IGNORED).sum(1).tolist()),
+        reference=reference,
     )
 
 

@@ -18,7 +18,7 @@ from falqon_core.spec.models import ModelDimensions
 
 # English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
 CHARACTERS_PER_TOKEN = 3.6
-TEMPLATE_TOKENS_PER_RECORD = 25
+TEMPLATE_TOKENS_PER_SEQUENCE = 25
 
 GIB = 2**30
 
@@ -90,9 +90,9 @@ class Estimate(BaseModel):
     reason: str | None = None
 
 
-def tokens_from_characters(num_characters: int, num_records: int) -> int:
+def tokens_from_characters(num_characters: int, num_sequences: int) -> int:
     """Tokens of a file, template included, when only its characters are known."""
-    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_RECORD * num_records
+    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_SEQUENCE * num_sequences
 
 
 def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
@@ -104,9 +104,19 @@ def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> 
     _, b_elements = dimensions.num_adapter_parameters(recipe.rank)
     linear = 4 * dimensions.num_linear_parameters + 4 * b_elements
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
+    return float(tokens) * (linear + head + 3 * _attention_flops(dimensions, recipe))
+
+
+def reference_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
+    """Floating-point operations for the one forward pass of the untouched base over `tokens` tokens that method "dpo" begins with."""
+    head = 2 * dimensions.vocab_size * dimensions.hidden_size
+    return float(tokens) * (2 * dimensions.num_linear_parameters + head + _attention_flops(dimensions, recipe))
+
+
+def _attention_flops(dimensions: ModelDimensions, recipe: Recipe) -> float:
+    """Of one token in forward; backward takes twice as much."""
     context = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 2
-    attention = 12 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * context / 2
-    return float(tokens) * (linear + head + attention)
+    return 4 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * context / 2
 
 
 def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
@@ -132,13 +142,19 @@ def estimate(
     num_devices: int = 1,
     tokens_basis: str = "characters",
 ) -> Estimate:
-    """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores."""
+    """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
+
+    The tokens of a preference record are those of both its halves.
+    """
     assert recipe.batch_size is not None, "resolve the recipe first"
     steps = recipe.num_steps(num_records)
     tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
     is_cpu = device.name == "cpu"
     efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
-    expected = training_flops(dimensions, recipe, tokens) / (device.tflops * 1e12 * num_devices * efficiency)
+    flops = training_flops(dimensions, recipe, tokens)
+    if recipe.method == "dpo":
+        flops += reference_flops(dimensions, recipe, tokens_per_epoch)
+    expected = flops / (device.tflops * 1e12 * num_devices * efficiency)
     low, high = (expected * factor for factor in ROOFLINE_BAND)
     memory = training_memory_bytes(dimensions, recipe, is_cpu)
     fits = None if device.memory_gib is None else memory <= device.memory_gib * GIB

@@ -11,6 +11,7 @@ from falqon_core.spec.estimate import (
     Estimate,
     dollars,
     estimate,
+    reference_flops,
     remaining_seconds,
     tokens_from_characters,
     training_flops,
@@ -80,6 +81,16 @@ def test_operations_are_four_a_weight_and_token_and_more() -> None:
     linears_only = 4.0 * SEVEN_B.num_linear_parameters * 1000
 
     assert linears_only < training_flops(SEVEN_B, recipe, 1000) < 1.2 * linears_only
+
+
+def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:
+    forward = reference_flops(SEVEN_B, Recipe(method="dpo", max_seq_length=512).resolved(1000), 1000)
+    assert 2.0 * SEVEN_B.num_linear_parameters * 1000 < forward < 1.2 * 2.0 * SEVEN_B.num_linear_parameters * 1000
+
+    supervised, one, three = of(num_epochs=1), of(method="dpo", num_epochs=1), of(method="dpo", num_epochs=3)
+    assert (one.steps, one.trained_tokens) == (supervised.steps, supervised.trained_tokens)
+    assert 1.4 < one.seconds.expected / supervised.seconds.expected < 1.6
+    assert three.seconds.expected - one.seconds.expected == pytest.approx(2 * supervised.seconds.expected)
 
 
 def test_memory_grows_with_rank_and_microbatch_and_decides_what_fits() -> None:
