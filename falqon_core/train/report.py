@@ -98,13 +98,14 @@ def describe(message: Message) -> str:
                 f"{message.num_trainable_parameters:,} trainable parameters on {message.device}"
             )
         case StepMetrics():
+            quality = _quality(message.train_mean_token_accuracy, message.train_reward_accuracy, message.train_reward_margin)
             return (
-                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  "
-                f"accuracy {message.train_mean_token_accuracy:.3f}  lr {message.learning_rate:.2e}  "
+                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  {quality}  lr {message.learning_rate:.2e}  "
                 f"grad norm {message.grad_norm:.3f}  {message.tokens_per_second:,.0f} tokens/s"
             )
         case Evaluated():
-            return f"step {message.step}: validation loss {message.valid_loss:.4f}, accuracy {message.valid_mean_token_accuracy:.3f}"
+            quality = _quality(message.valid_mean_token_accuracy, message.valid_reward_accuracy, message.valid_reward_margin)
+            return f"step {message.step}: validation loss {message.valid_loss:.4f}, {quality}"
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
         case Exported():
@@ -116,6 +117,12 @@ def describe(message: Message) -> str:
         case Log():
             return f"{message.level}: {message.text}"
     return str(message)
+
+
+def _quality(token_accuracy: float | None, reward_accuracy: float | None, reward_margin: float | None) -> str:
+    if token_accuracy is not None:
+        return f"accuracy {token_accuracy:.3f}"
+    return f"reward accuracy {reward_accuracy or 0:.3f} margin {reward_margin or 0:.3f}"
 
 
 def to_all(ports: list[Port]) -> Callable[[Message], None]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from falqon_core.data.dataset import Dataset, load_dataset
 from falqon_core.data.loader import Loader, microbatches
 from falqon_core.methods.falqon import Falqon
-from falqon_core.methods.loss import microbatch_loss
+from falqon_core.methods.objective import means, objective_of
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ConfigError, LossNotFinite
 from falqon_core.spec.layout import model_folder
@@ -36,6 +36,7 @@ from falqon_core.train.evaluate import evaluate
 from falqon_core.train.finish import export_model
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
 NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
@@ -52,8 +53,8 @@ class Trainer:
         self.tokenizer = load_tokenizer(config.model)
         train, self.validation = self._load_data(self.tokenizer)
         self.recipe = config.recipe.resolved(len(train.sequences))
+        self.objective = objective_of(self.recipe)
         self.num_truncated = train.num_truncated
-        self.loader = self._new_loader(train)
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self.progress = Progress(
             recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
@@ -83,15 +84,14 @@ class Trainer:
     def _step(self) -> StepMetrics:
         start = time.monotonic()
         batch = self.loader.next_step()
-        num_labels = max(1, sum(one.num_labels for one in batch))
-        loss, num_correct = 0.0, 0
+        count, sums = sum(self.objective.count(one) for one in batch), []
         for microbatch in batch:
-            if microbatch.num_labels:
-                summed, correct = microbatch_loss(self.model, microbatch)
-                (summed / num_labels).backward()
-                loss += summed.item() / num_labels
-                num_correct += int(correct.item())
-        grad_norm = self.optimizer.clip()
+            if self.objective.count(microbatch):
+                summed, one = self.objective.loss(self.model, microbatch)
+                (summed / count).backward()
+                sums.append(one)
+        figures = means(self.objective, sums, count)
+        loss, grad_norm = figures["loss"], self.optimizer.clip()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise LossNotFinite(
                 f"step {self.progress.step + 1}: the loss ({loss}) or the gradient's norm ({grad_norm}) is not finite; a lower "
@@ -105,13 +105,12 @@ class Trainer:
         self.progress.step += 1
         self.progress.trained_tokens += num_tokens
         self.progress.loader = self.loader.state_dict()
-        self.progress.metrics = {"train_loss": loss, "train_mean_token_accuracy": num_correct / num_labels}
+        self.progress.metrics = {f"train_{name}": value for name, value in figures.items()}
         return StepMetrics(
             step=self.progress.step,
             total_steps=self.total_steps,
             epoch=self.loader.epoch,
-            train_loss=loss,
-            train_mean_token_accuracy=num_correct / num_labels,
+            **self.progress.metrics,
             learning_rate=rate,
             grad_norm=grad_norm,
             tokens=num_tokens,
@@ -128,9 +127,9 @@ class Trainer:
         assert self.validation is not None
         assert self.recipe.microbatch_tokens is not None
         batches = microbatches(self.validation.sequences, self.recipe.microbatch_tokens, self.recipe.packing)
-        loss, accuracy = evaluate(self.model, batches)
-        self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
-        self.send(Evaluated(step=self.progress.step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
+        figures = {f"valid_{name}": value for name, value in evaluate(self.model, batches, self.objective).items()}
+        self.progress.metrics |= figures
+        self.send(Evaluated(step=self.progress.step, **figures))
 
     def _note(self, metrics: StepMetrics) -> None:
         """Keep a line for the model card: about `NUM_ROWS` evenly spread, and every evaluation."""
@@ -143,7 +142,7 @@ class Trainer:
         """Unless this very step is on disk already, or there is no step yet."""
         if self.progress.step == self._saved_step:
             return
-        checkpoint = Checkpoint(self.progress, self.method.state(), self.optimizer.state())
+        checkpoint = Checkpoint(self.progress, self.method.state() | self.reference, self.optimizer.state())
         saved = save_checkpoint(self.output, checkpoint, self.recipe.keep_checkpoints)
         self._saved_step = self.progress.step
         self.send(
@@ -163,11 +162,11 @@ class Trainer:
 
     def _load_data(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset | None]:
         recipe = self.config.recipe
-        train = load_dataset(self.config.train_file, tokenizer, recipe.max_seq_length)
+        train = load_dataset(self.config.train_file, tokenizer, recipe.max_seq_length, method=recipe.method)
         if train.num_without_targets:
             self._warn(f"{train.num_without_targets} records have nothing to learn within {recipe.max_seq_length} tokens; left out")
         if self.config.validation_file is not None:
-            return train, load_dataset(self.config.validation_file, tokenizer, recipe.max_seq_length, "validation_file")
+            return train, load_dataset(self.config.validation_file, tokenizer, recipe.max_seq_length, "validation_file", recipe.method)
         if recipe.validation_fraction > 0:
             return train.split(recipe.validation_fraction, recipe.seed)
         return train, None
@@ -179,17 +178,28 @@ class Trainer:
 
     def _prepare_or_restore(self, train: Dataset) -> None:
         checkpoint = newest_checkpoint(self.output, self._warn)
+        if checkpoint is not None:
+            self._check_same_training(checkpoint.progress)
+        train = self._attach_reference(train, checkpoint)
+        self.loader = self._new_loader(train)
         if checkpoint is None:
             first = self._new_loader(train)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
         else:
-            self._check_same_training(checkpoint.progress)
             self.method.restore(self.model, checkpoint.method)
             self.progress = checkpoint.progress
             self.loader.load_state_dict(self.progress.loader)
         self.optimizer = Optimizer(self.method.parameters(), self.recipe.weight_decay, self.recipe.max_grad_norm)
         if checkpoint is not None:
             self.optimizer.load(checkpoint.optimizer)
+
+    def _attach_reference(self, train: Dataset, checkpoint: Checkpoint | None) -> Dataset:
+        """Let pairs know what the base says of them; nothing for supervised training. The model must be the untouched base still."""
+        data = {"train": train} | ({"validation": self.validation} if self.validation is not None else {})
+        self.reference = compute_reference(self.model, data, self.recipe) if checkpoint is None else stored_reference(checkpoint.method)
+        data = apply_reference(data, self.reference)
+        self.validation = data.get("validation")
+        return data["train"]
 
     def _check_same_training(self, before: Progress) -> None:
         now = self.progress
