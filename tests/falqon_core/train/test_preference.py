@@ -1,18 +1,19 @@
 """Method "dpo" through the whole trainer."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from falqon_core.data.dataset import load_dataset
 from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.errors import ConfigError, DatasetError
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Message, Started, StepMetrics
+from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import reference_log_probabilities
 from falqon_core.train.report import describe
@@ -97,15 +98,18 @@ def test_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], run: Any
         assert (tmp_path / "parts/checkpoints/6" / name).read_bytes() == (tmp_path / "whole/checkpoints/6" / name).read_bytes()
 
 
-def test_a_continued_training_takes_its_reference_from_the_checkpoint(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_training_takes_its_reference_from_the_checkpoint(run: Any, tmp_path: Path) -> None:
     run(stop=stop_after(3), validation_fraction=0.1)
-    stored = load_file(tmp_path / "out/checkpoints/3/method.safetensors")
-    assert (stored["reference.train"].shape, stored["reference.validation"].shape) == ((27, 2), (3, 2))
+    checkpoint = load_checkpoint(tmp_path / "out/checkpoints/3")
+    reference = {name: value - 1 for name, value in checkpoint.method.items() if name.startswith("reference.")}
+    assert {name: value.shape for name, value in reference.items()} == {"reference.train": (27, 2), "reference.validation": (3, 2)}
+    shutil.rmtree(tmp_path / "out/checkpoints/3")
+    save_checkpoint(tmp_path / "out", checkpoint._replace(method=checkpoint.method | reference), keep=2)
 
-    monkeypatch.setattr("falqon_core.train.reference.reference_log_probabilities", None)  # a second pass would fail
-    code, _ = run(validation_fraction=0.1)
+    run(validation_fraction=0.1)
 
-    assert code == ExitCode.DONE
+    last = load_checkpoint(tmp_path / "out/checkpoints/6").method
+    assert all(torch.equal(last[name], value) for name, value in reference.items())
 
 
 def test_the_reference_is_what_the_base_says_of_each_record_alone(tiny_folder: Path, preference_file: Path) -> None:
