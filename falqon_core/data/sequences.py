@@ -3,8 +3,8 @@
 The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets. Before each learned range
 the prompt must tokenize to the same tokens as it will alone in serving. It is tokenized again only from its last special token
 on, because special tokens cut the text before any merging; those tails are few and are remembered. Where a completion melts into
-its prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is refused, because its template
-ends the prompt in a place that serving cannot tell from the answer.
+its prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is refused, since its template is
+to blame.
 What is given up: tokenizers without offsets (no tokenizer.json). A tokenizer that puts a space before any text puts one before a
 completion that is tokenized apart.
 """
@@ -31,12 +31,12 @@ class Sequence:
         return len(self.input_ids)
 
     @property
-    def num_targets(self) -> int:
+    def num_labels(self) -> int:
         return int(self.loss_mask.sum())
 
     @property
     def has_targets(self) -> bool:
-        return self.num_targets > 0
+        return self.num_labels > 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Pair:
         return len(self.chosen) + len(self.rejected)
 
     @property
-    def num_targets(self) -> int:
-        return self.chosen.num_targets + self.rejected.num_targets
+    def num_labels(self) -> int:
+        return self.chosen.num_labels + self.rejected.num_labels
 
     @property
     def has_targets(self) -> bool:
@@ -101,18 +101,14 @@ class Encoder:
 
     def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, bool]:
         """Mask and cut one tokenized text; see `encode`."""
-        ranges = []
-        for start, end in rendered.targets:
-            first = int(np.searchsorted(tokens.starts, start))
-            if not self._is_boundary(rendered.text, tokens, start, first):
+        for start, _ in rendered.targets:
+            if not self._is_boundary(rendered.text, tokens, start):
                 if not rendered.plain:
                     raise _melts(rendered.text, start)
                 tokens = self._tokenize_apart(rendered.text, start)
-                first = int(np.searchsorted(tokens.starts, start))
-            ranges.append(slice(first, int(np.searchsorted(tokens.starts, end))))
         ids, mask = tokens.ids, np.zeros(len(tokens.ids), dtype=bool)
-        for one in ranges:
-            mask[one] = True
+        for start, end in rendered.targets:
+            mask[np.searchsorted(tokens.starts, start) : np.searchsorted(tokens.starts, end)] = True
         if rendered.plain:
             ids = np.array([*self._begin, *ids, self._end_id()], dtype=np.int32)
             mask = np.array([*[False] * len(self._begin), *mask, True])
@@ -120,8 +116,9 @@ class Encoder:
         limit = self.max_seq_length
         return Sequence(ids[:limit], mask[:limit]), len(ids) > limit
 
-    def _is_boundary(self, text: str, tokens: Tokens, start: int, first: int) -> bool:
-        """Whether the tokens before `first` are those of the text before `start` alone."""
+    def _is_boundary(self, text: str, tokens: Tokens, start: int) -> bool:
+        """Whether the tokens before `start` are those of the text before it alone."""
+        first = int(np.searchsorted(tokens.starts, start))
         specials = np.flatnonzero(np.isin(tokens.ids[:first], self._special_ids))
         tail = int(specials[-1]) if len(specials) else 0
         prompt = text[tokens.starts[tail] if len(specials) else 0 : start]

@@ -19,7 +19,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 
 # Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
 DEFAULT_LEARNING_RATE: dict[UpdateRule, float] = {"anchored": 1e-3, "topk": 2e-3}
-DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual; at more the answers decay
+DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual in the literature
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
 
