@@ -29,6 +29,7 @@ from falqon_core.methods import Method
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.loss import microbatch_loss
+from falqon_core.methods.objective import Supervised
 from falqon_core.spec.config import Recipe
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -105,7 +106,7 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
         method.after_step()
         lines.append(vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""})
     held_out = chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows]
-    lines[-1]["test_loss"] = round(evaluate(model, microbatches(held_out, 4096, packing=True))[0], 5)
+    lines[-1]["test_loss"] = round(evaluate(model, microbatches(held_out, 4096, packing=True), Supervised())["loss"], 5)
     return lines
 
 

@@ -41,7 +41,7 @@ class Progress:
         """The data of a metrics event."""
         now = self.snapshot()
         cost = now["cost"] or {}
-        return message.model_dump(exclude={"type"}) | {
+        return message.model_dump(exclude={"type"}, exclude_none=True) | {
             "eta_seconds": now["eta_seconds"],
             "cost_accrued": cost.get("accrued"),
             "cost_projected": cost.get("projected"),

@@ -111,7 +111,7 @@ class Relay:
             case Evaluated() as message:
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
-                self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"})))
+                self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"}, exclude_none=True)))
             case Sampled() as message:
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"

@@ -30,7 +30,7 @@ def estimate_job(config: JsonObject, recipe: Recipe, report: FileReport, setting
     """`recipe` must be resolved."""
     device, num_devices = device_of(settings)
     records = max(1, num_training_records(recipe, report.num_records))
-    tokens = tokens_from_characters(report.num_characters, report.num_records) * records // max(1, report.num_records)
+    tokens = tokens_from_characters(report.num_characters, report.num_sequences) * records // max(1, report.num_records)
     return estimate(
         ModelDimensions.from_config(config), recipe, num_records=records, tokens_per_epoch=tokens, device=device, num_devices=num_devices
     )

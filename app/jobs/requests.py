@@ -35,11 +35,24 @@ class SupervisedMethod(_Request):
     hyperparameters: Hyperparameters | None = None
 
 
+class DpoHyperparameters(Hyperparameters):
+    beta: Factor = None
+
+
+class DpoMethod(_Request):
+    hyperparameters: DpoHyperparameters | None = None
+
+
 class Method(_Request):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: DpoMethod | None = None
     reinforcement: dict[str, Any] | None = None
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        chosen = self.dpo if self.type == "dpo" else self.supervised
+        return chosen.hyperparameters if chosen else None
 
 
 class JobRequest(_Request):
@@ -62,8 +75,8 @@ class JobRequest(_Request):
 
     @model_validator(mode="after")
     def _what_is_not_here_yet(self) -> Self:
-        if self.method is not None and self.method.type != "supervised":
-            raise ValueError(f"method: '{self.method.type}' is not supported yet; 'supervised' is")
+        if self.method is not None and self.method.type == "reinforcement":
+            raise ValueError("method: 'reinforcement' is not supported; 'supervised' and 'dpo' are")
         if self.integrations:
             raise ValueError("integrations: none are supported yet; leave it out or send []")
         if self.validation_file is not None and self.falqon.validation_fraction > 0:
@@ -75,11 +88,10 @@ class JobRequest(_Request):
     @property
     def asked_hyperparameters(self) -> Hyperparameters:
         """From `method`, else from the older place."""
-        supervised = self.method.supervised if self.method else None
-        inner, outer = supervised.hyperparameters if supervised else None, self.hyperparameters
-        if inner is not None and outer is not None and inner != outer:
+        inner, outer = self.method.hyperparameters if self.method else None, self.hyperparameters
+        if inner is not None and outer is not None and inner.model_dump(exclude={"beta"}) != outer.model_dump():
             raise InvalidRequest(
-                "hyperparameters: they differ from those in method.supervised; send them once.", param="hyperparameters", code="conflict"
+                "hyperparameters: they differ from those in method; send them once.", param="hyperparameters", code="conflict"
             )
         return inner or outer or Hyperparameters()
 
@@ -96,6 +108,8 @@ def asked(request: JobRequest) -> Asked:
     """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
     official, extras = request.asked_hyperparameters, request.falqon.model_dump(exclude_unset=True)
     pairs = {
+        "method": ("method", {"supervised": "falqon", "dpo": "dpo"}[request.method.type] if request.method else None),
+        "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),
         "num_epochs": ("n_epochs", official.n_epochs),
         "batch_size": ("batch_size", official.batch_size),
         "seed": ("seed", request.seed),

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.jobs.requests import JobRequest
+from app.jobs.requests import JobRequest, asked
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.pagination import Object
-from falqon_core.spec.config import DEFAULT_LEARNING_RATE, Recipe
+from falqon_core.spec.config import Recipe
 from falqon_core.spec.estimate import Estimate
 
 
@@ -35,10 +35,10 @@ class HyperparametersObject(BaseModel):
             assert recipe.num_epochs is not None
             assert recipe.batch_size is not None
             assert recipe.learning_rate is not None
-            multiplier = recipe.learning_rate / DEFAULT_LEARNING_RATE[recipe.update_rule]
+            multiplier = recipe.learning_rate / recipe.default_learning_rate
             return cls(n_epochs=recipe.num_epochs, batch_size=recipe.batch_size, learning_rate_multiplier=round(multiplier, 9))
-        asked = JobRequest.model_validate(job.requested).asked_hyperparameters
-        return cls.model_validate(asked.model_dump(exclude_none=True))
+        official = JobRequest.model_validate(job.requested).asked_hyperparameters
+        return cls.model_validate(official.model_dump(exclude_none=True))
 
 
 class Cost(BaseModel):
@@ -137,7 +137,7 @@ class JobObject(Object):
             training_file=job.training_file_id,
             validation_file=job.validation_file_id,
             hyperparameters=hyperparameters,
-            method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters.model_dump()}},
+            method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
             metadata=job.job_metadata,
             error=_error(job),
@@ -208,6 +208,13 @@ def event_seq(job_id: str, id_: str) -> int | None:
 
 def _seconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
+
+
+def _method(job: Job, hyperparameters: JsonObject) -> dict[str, Any]:
+    recipe = Recipe.model_validate(job.recipe) if job.recipe else asked(JobRequest.model_validate(job.requested)).recipe
+    if recipe.method == "dpo":
+        return {"type": "dpo", "dpo": {"hyperparameters": hyperparameters | {"beta": recipe.beta or "auto"}}}
+    return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
 
 
 def _seed(job: Job) -> int:

@@ -12,7 +12,7 @@ from app.jobs import repository
 from app.jobs.events import Draft, append
 from app.jobs.lifecycle import sources
 from app.jobs.requests import Asked, JobRequest, asked
-from app.jobs.settling import settle
+from app.jobs.settling import misfit, settle
 from app.models import Desired, File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
 from falqon_core.spec.estimate import Estimate
@@ -40,6 +40,9 @@ def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool =
     model = catalogue.base_for_job(session, project_id, request.model)
     estimates.check_fits_model(model.config, wanted.recipe)
     planned = Plan(wanted, model, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock))
+    for param, file in (("training_file", planned.training), ("validation_file", planned.validation)):
+        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe.method)):
+            raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
     report = planned.report
     if report is not None and estimates.num_training_records(wanted.recipe, report.num_records) < 1:
         raise InvalidRequest(

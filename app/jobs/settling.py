@@ -7,9 +7,11 @@ from app.estimates import service as estimates
 from app.jobs import repository
 from app.jobs.events import Draft, append
 from app.jobs.requests import JobRequest, asked
-from app.models import FileStatus, Job, JobStatus, Model
+from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
+from falqon_core.spec.config import MethodName
 from falqon_core.spec.records import FileReport
+from falqon_core.spec.shapes import wrong_kind
 
 
 def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
@@ -20,8 +22,12 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
             return _fail(session, job, param, f"{file.filename}: {file.status_details}")
     if any(file.status != FileStatus.PROCESSED for file in files.values()):
         return JobStatus(job.status)
+    wanted = asked(JobRequest.model_validate(job.requested))
+    for param, file in files.items():
+        if reason := misfit(file, wanted.recipe.method):
+            return _fail(session, job, param, reason)
     report = FileReport.model_validate(files["training_file"].report)
-    recipe = asked(JobRequest.model_validate(job.requested)).resolved(report.num_records)
+    recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
     estimate = estimates.estimate_job(model.config, recipe, report, settings)
     append(
@@ -34,6 +40,13 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
         estimate=estimate.model_dump(mode="json"),
     )
     return JobStatus.QUEUED
+
+
+def misfit(file: File, method: MethodName) -> str | None:
+    """Why the records of a file that passed its check cannot train with `method`; None when they can."""
+    shape = FileReport.model_validate(file.report).shape
+    reason = wrong_kind(shape, method) if shape else None
+    return f"{file.filename}: {reason}" if reason else None
 
 
 def _fail(session: Session, job: Job, param: str, reason: str) -> JobStatus:

@@ -1,4 +1,4 @@
-"""An endless, resumable stream of optimizer steps over a list of sequences.
+"""An endless, resumable stream of optimizer steps over a list of sequences or pairs.
 
 A step is `batch_size` records (the last of an epoch may have fewer), cut into microbatches. Each epoch has its own order, drawn
 from a counter-based generator keyed by (seed, epoch), so the whole position is two integers and resuming is exact.
@@ -11,7 +11,7 @@ from collections.abc import Sequence as Items
 import numpy as np
 
 from falqon_core.data.microbatch import Microbatch, microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import Pair, Sequence
 
 __all__ = ["Loader", "Microbatch", "microbatches"]
 
@@ -20,7 +20,13 @@ class Loader:
     """`next_step()` never ends; `epoch` counts epochs done, as a float."""
 
     def __init__(
-        self, sequences: Items[Sequence], batch_size: int, microbatch_tokens: int, packing: bool, seed: int, multiple_of: int = 1
+        self,
+        sequences: Items[Sequence] | Items[Pair],
+        batch_size: int,
+        microbatch_tokens: int,
+        packing: bool,
+        seed: int,
+        multiple_of: int = 1,
     ) -> None:
         if not sequences:
             raise ValueError("a loader needs at least one sequence")

@@ -3,7 +3,9 @@
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where there is no loss, so the
 model never predicts across records. Packed rows carry `cu_seqlens` and positions that restart per record, which is what keeps
 attention inside a record. Packed rows can be filled up to a multiple of some length, so that kernels and graphs on GPUs see few
-shapes; what fills is a segment of its own without labels. What is given up: padded batches (`packing=False`) are not filled up.
+shapes; what fills is a segment of its own without labels. The halves of a pair stand one after the other in one microbatch, chosen
+first, so that their loss can be computed there. What is given up: padded batches (`packing=False`) are not filled up, and a pair's
+prompt is read twice.
 """
 
 from collections.abc import Iterator
@@ -14,14 +16,14 @@ import numpy as np
 import torch
 
 from falqon_core.data.packing import pack
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import Pair, Sequence
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One forward pass. `num_tokens` counts real tokens, `num_labels` the positions with loss.
+    """One forward pass of S sequences. `num_tokens` counts real tokens, `label_counts` per sequence the positions with loss.
 
     Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A last segment may be filling, with
     all its positions 0.
@@ -34,18 +36,45 @@ class Microbatch:
     cu_seqlens: torch.Tensor | None  # int32 [n+1]
     attention_mask: torch.Tensor | None  # bool [B, T]
     num_tokens: int
-    num_labels: int
+    label_counts: tuple[int, ...]  # [S], in the order of the flattened labels
+    reference: torch.Tensor | None = None  # fp32 [S/2, 2], of pairs: the base's log-probabilities of (chosen, rejected)
+
+    @property
+    def num_labels(self) -> int:
+        return sum(self.label_counts)
+
+    @property
+    def num_pairs(self) -> int:
+        """When these are pairs."""
+        return len(self.label_counts) // 2
 
 
-def microbatches(sequences: Items[Sequence], microbatch_tokens: int, packing: bool, multiple_of: int = 1) -> list[Microbatch]:
-    """All `sequences`, each once, in forward passes of at most `microbatch_tokens` positions.
+def microbatches(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool, multiple_of: int = 1) -> list[Microbatch]:
+    """All `items`, each once, in forward passes of at most `microbatch_tokens` positions.
 
     Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens` when that is no multiple itself.
     """
-    lengths = [len(sequence) for sequence in sequences]
+    return [collate([items[index] for index in group], packing, multiple_of) for group in groups(items, microbatch_tokens, packing)]
+
+
+def groups(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool) -> list[list[int]]:
+    """Which `items` (by index) share a forward pass."""
     if packing:
-        return [_packed([sequences[index] for index in one], multiple_of) for one in pack(lengths, microbatch_tokens)]
-    return [_padded([sequences[index] for index in one]) for one in _rectangles(lengths, microbatch_tokens)]
+        return pack([len(item) for item in items], microbatch_tokens)
+    rows = max((len(_sequences(item)) for item in items), default=1)
+    return list(_rectangles([max(map(len, _sequences(item))) for item in items], microbatch_tokens // rows))
+
+
+def collate(items: Items[Sequence] | Items[Pair], packing: bool, multiple_of: int = 1) -> Microbatch:
+    """One forward pass of `items`; `multiple_of` as in `microbatches`."""
+    sequences = [sequence for item in items for sequence in _sequences(item)]
+    references = [item.reference for item in items if isinstance(item, Pair) and item.reference is not None]
+    reference = torch.tensor(references, dtype=torch.float32) if references else None
+    return _packed(sequences, reference, multiple_of) if packing else _padded(sequences, reference)
+
+
+def _sequences(item: Sequence | Pair) -> tuple[Sequence, ...]:
+    return (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
 
 
 def _shifted_labels(sequence: Sequence) -> np.ndarray:
@@ -54,22 +83,24 @@ def _shifted_labels(sequence: Sequence) -> np.ndarray:
     return labels
 
 
-def _packed(sequences: list[Sequence], multiple_of: int) -> Microbatch:
+def _packed(sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
-    labels = np.concatenate([*(_shifted_labels(sequence) for sequence in sequences), np.full(filling, IGNORED)])
+    nothing = np.zeros(filling, dtype=np.int64)
+    labels = [_shifted_labels(sequence) for sequence in sequences]
     return Microbatch(
-        input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), np.zeros(filling, dtype=np.int64)])),
-        position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), np.zeros(filling, dtype=np.int64)])),
-        labels=_row(labels),
+        input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), nothing])),
+        position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), nothing])),
+        labels=_row(np.concatenate([*labels, np.full(filling, IGNORED)])),
         cu_seqlens=torch.tensor([0, *np.cumsum([*lengths, filling] if filling else lengths)], dtype=torch.int32),
         attention_mask=None,
         num_tokens=sum(lengths),
-        num_labels=int((labels != IGNORED).sum()),
+        label_counts=tuple(int((one != IGNORED).sum()) for one in labels),
+        reference=reference,
     )
 
 
-def _padded(sequences: list[Sequence]) -> Microbatch:
+def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
     input_ids, position_ids = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     labels, real = np.full(shape, IGNORED, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -86,7 +117,8 @@ def _padded(sequences: list[Sequence]) -> Microbatch:
         cu_seqlens=None,
         attention_mask=torch.from_numpy(real),
         num_tokens=int(real.sum()),
-        num_labels=int((labels != IGNORED).sum()),
+        label_counts=tuple((labels != IGNORED).sum(1).tolist()),
+        reference=reference,
     )
 
 

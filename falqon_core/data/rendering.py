@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.records import ChatMessage, ChatRecord, CompletionRecord, Record
+from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, SupervisedRecord
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Span = tuple[int, int]
@@ -32,7 +32,7 @@ class Rendered:
     plain: bool
 
 
-def render(record: Record, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def render(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Raises `ModelError` for chat without a chat template, `DatasetError` when the template refuses the record."""
     if isinstance(record, ChatRecord):
         return _render_chat(record, tokenizer)

@@ -2,8 +2,11 @@
 
 The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets. Before each learned range
 the prompt must tokenize to the same tokens as it will alone in serving. It is tokenized again only from its last special token
-on, because special tokens cut the text before any merging; those tails are few and are remembered.
-What is given up: tokenizers without offsets (no tokenizer.json), and records whose answer melts into the prompt's last token.
+on, because special tokens cut the text before any merging; those tails are few and are remembered. Where a completion melts into
+its prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is refused, since its template is
+to blame.
+What is given up: tokenizers without offsets (no tokenizer.json). A tokenizer that puts a space before any text puts one before a
+completion that is tokenized apart.
 """
 
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.rendering import Rendered, render
 from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.records import Record
+from falqon_core.spec.shapes import SupervisedRecord
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,34 @@ class Sequence:
         return len(self.input_ids)
 
     @property
+    def num_labels(self) -> int:
+        return int(self.loss_mask.sum())
+
+    @property
     def has_targets(self) -> bool:
-        return bool(self.loss_mask.any())
+        return self.num_labels > 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the base gives to the targets of both, once known."""
+
+    chosen: Sequence
+    rejected: Sequence
+    reference: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+    @property
+    def num_labels(self) -> int:
+        return self.chosen.num_labels + self.rejected.num_labels
+
+    @property
+    def has_targets(self) -> bool:
+        """Both answers reach into what was not cut away, and differ there."""
+        differ = not np.array_equal(self.chosen.input_ids, self.rejected.input_ids)
+        return differ and self.chosen.has_targets and self.rejected.has_targets
 
 
 @dataclass(frozen=True)
@@ -41,7 +70,7 @@ class Tokens:
     ends: np.ndarray
 
 
-def encode(record: Record, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> tuple[Sequence, bool]:
+def encode(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> tuple[Sequence, bool]:
     """The sequence, cut on the right to `max_seq_length` tokens, and whether it was cut.
 
     Raises `DatasetError` when template or tokenizer cannot render the record as serving will, and `ModelError` when the
@@ -72,12 +101,14 @@ class Encoder:
 
     def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, bool]:
         """Mask and cut one tokenized text; see `encode`."""
-        mask = np.zeros(len(tokens.ids), dtype=bool)
+        for start, _ in rendered.targets:
+            if not self._is_boundary(rendered.text, tokens, start):
+                if not rendered.plain:
+                    raise _melts(rendered.text, start)
+                tokens = self._tokenize_apart(rendered.text, start)
+        ids, mask = tokens.ids, np.zeros(len(tokens.ids), dtype=bool)
         for start, end in rendered.targets:
-            first = int(np.searchsorted(tokens.starts, start))
-            self._check_boundary(rendered.text, tokens, start, first)
-            mask[first : np.searchsorted(tokens.starts, end)] = True
-        ids = tokens.ids
+            mask[np.searchsorted(tokens.starts, start) : np.searchsorted(tokens.starts, end)] = True
         if rendered.plain:
             ids = np.array([*self._begin, *ids, self._end_id()], dtype=np.int32)
             mask = np.array([*[False] * len(self._begin), *mask, True])
@@ -85,23 +116,37 @@ class Encoder:
         limit = self.max_seq_length
         return Sequence(ids[:limit], mask[:limit]), len(ids) > limit
 
-    def _check_boundary(self, text: str, tokens: Tokens, start: int, first: int) -> None:
+    def _is_boundary(self, text: str, tokens: Tokens, start: int) -> bool:
+        """Whether the tokens before `start` are those of the text before it alone."""
+        first = int(np.searchsorted(tokens.starts, start))
         specials = np.flatnonzero(np.isin(tokens.ids[:first], self._special_ids))
         tail = int(specials[-1]) if len(specials) else 0
         prompt = text[tokens.starts[tail] if len(specials) else 0 : start]
         if prompt not in self._tails:
             self._tails[prompt] = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-        if self._tails[prompt] != tokens.ids[tail:first].tolist():
-            raise DatasetError(
-                f"the tokenizer joins the end of the prompt {prompt[-12:]!r} with the start of what follows {text[start : start + 12]!r}, "
-                "so the trained tokens would not be the served ones; move the white space between them to the other side or remove it",
-                "training_file",
-            )
+        return self._tails[prompt] == tokens.ids[tail:first].tolist()
+
+    def _tokenize_apart(self, text: str, start: int) -> Tokens:
+        before, after = self.tokenize([text[:start], text[start:]])
+        return Tokens(
+            np.concatenate([before.ids, after.ids]),
+            np.concatenate([before.starts, after.starts + start]),
+            np.concatenate([before.ends, after.ends + start]),
+        )
 
     def _end_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
             raise ModelError("the model's tokenizer has no end-of-sequence token, which plain text and prompt/completion need", "model")
         return self.tokenizer.eos_token_id
+
+
+def _melts(text: str, start: int) -> DatasetError:
+    return DatasetError(
+        f"the tokenizer joins the end of the prompt {text[max(0, start - 12) : start]!r} with the start of what follows "
+        f"{text[start : start + 12]!r}, so the trained tokens would not be the served ones; move the white space between them to the "
+        "other side or remove it",
+        "training_file",
+    )
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,13 +8,17 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from falqon_core.files import write_whole
-from falqon_core.spec.config import Recipe
+from falqon_core.spec.config import MethodName, Recipe
 
 MAX_TABLE_ROWS = 20
+METHODS: dict[MethodName, str] = {
+    "falqon": "Supervised fine-tuning",
+    "dpo": "Direct preference optimization (DPO) against the base model",
+}
 
 
 class TrainingRow(NamedTuple):
-    """One line of the training table. Losses are means over the labels, in nats a token."""
+    """One line of the training table. Losses are means, in nats: over the labels, or with method "dpo" over the pairs."""
 
     step: int
     train_loss: float
@@ -35,7 +39,11 @@ def write_model_card(
 ) -> None:
     """`recipe` is the resolved one; `num_tokens` counts the trained tokens; of many `rows` an even choice is shown."""
     data = ModelCardData(
-        base_model=base_model, library_name="transformers", license=license, pipeline_tag="text-generation", tags=["fp8", "falqon"]
+        base_model=base_model,
+        library_name="transformers",
+        license=license,
+        pipeline_tag="text-generation",
+        tags=["fp8", "falqon", *(["dpo"] if recipe.method == "dpo" else [])],
     )
     table = "\n".join(_row(row) for row in thinned(rows))
     settings = "\n".join(f"| {name} | {value} |" for name, value in recipe.model_dump(exclude_none=True).items())
@@ -61,7 +69,7 @@ On hardware without FP8, `from_pretrained("PATH", quantization_config=Compressed
 `sha256sum -c SHA256SUMS` verifies a download.
 
 ## Training
-{num_records:,} records, {num_tokens:,} trained tokens, on {device}.
+{METHODS[recipe.method]}: {num_records:,} records, {num_tokens:,} trained tokens, on {device}.
 
 | step | training loss | validation loss | learning rate |
 |---:|---:|---:|---:|

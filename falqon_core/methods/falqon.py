@@ -11,7 +11,7 @@ from falqon_core.meld.convert import convert_to_melded, swap_activations, target
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
-from falqon_core.methods.loss import microbatch_loss
+from falqon_core.methods.objective import objective_of
 from falqon_core.spec.config import Recipe
 
 
@@ -48,9 +48,9 @@ class Falqon:
 
     def _sketch(self, model: PreTrainedModel, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
         model.requires_grad_(False)
-        linears = target_linears(model, self.recipe.target_modules)
+        linears, objective = target_linears(model, self.recipe.target_modules), objective_of(self.recipe)
         with gradient_sketches(model, linears, self.recipe.rank, self.recipe.seed) as sketches:
             for microbatch in microbatches:
-                if microbatch.num_labels:
-                    microbatch_loss(model, microbatch)[0].backward()
+                if objective.count(microbatch):
+                    objective.loss(model, microbatch)[0].backward()
         return sketches

@@ -1,18 +1,33 @@
-"""The loss every method minimises: next-token cross entropy of one microbatch, logits only where there is a label.
+"""What a model says of the labels of one microbatch: summed cross entropy, or a log-probability per sequence; logits only at labels.
 
 What is given up: architectures that do something to the logits after the head (soft caps, scales) are not supported; `load_base_model`
 refuses them.
 """
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
-from falqon_core.ops.cross_entropy import cross_entropy
+from falqon_core.ops.cross_entropy import cross_entropy, token_cross_entropy
 
 
 def microbatch_loss(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor]:
-    """-> (summed loss fp32 [], number of correct predictions int64 []); the model uses the attention of `ops.attention`.
+    """-> (summed loss fp32 [], number of correct predictions int64 []); the model uses the attention of `ops.attention`."""
+    return cross_entropy(*_states_and_labels(model, microbatch))
+
+
+def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -> Tensor:
+    """fp32 [S], in nats: the log-probabilities of each sequence's targets, summed.
+
+    Summed piece by piece, not scattered: the order of additions is the same on every device.
+    """
+    losses, _ = token_cross_entropy(*_states_and_labels(model, microbatch))
+    return torch.stack([-one.sum() for one in losses.split(microbatch.label_counts)])
+
+
+def _states_and_labels(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor, Tensor]:
+    """-> (hidden states that have a label [N, H], head [V, H], labels int64 [N]).
 
     Padding is on the right, so causal attention needs no mask; packed microbatches bring `cu_seqlens`.
     """
@@ -25,4 +40,4 @@ def microbatch_loss(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Ten
     hidden = output.last_hidden_state.flatten(0, 1)
     labels = microbatch.labels.flatten()
     positions = (labels != -100).nonzero().squeeze(1)
-    return cross_entropy(hidden[positions], model.get_output_embeddings().weight, labels[positions])
+    return hidden[positions], model.get_output_embeddings().weight, labels[positions]

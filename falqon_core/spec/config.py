@@ -12,12 +12,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MethodName = Literal["falqon", "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 
 # Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
 DEFAULT_LEARNING_RATE: dict[UpdateRule, float] = {"anchored": 1e-3, "topk": 2e-3}
+DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual in the literature
+DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
 
 
@@ -26,7 +29,10 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    method: Literal["falqon"] = "falqon"
+    method: MethodName = Field("falqon", description="falqon: supervised; dpo: direct preference optimization. Both train the melded model")
+    beta: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="dpo only: how strongly the model is held to its base, higher holds more; auto: 0.1"
+    )
     rank: Annotated[int, Field(ge=1, le=1024)] = 64
     alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="the delta counts alpha/rank; auto: alpha = rank")
     target_modules: tuple[str, ...] | None = Field(
@@ -49,7 +55,9 @@ class Recipe(BaseModel):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(2048, description="longer records are cut and counted")
+    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
+        2048, description="longer records are cut and counted; dpo: each half"
+    )
     microbatch_tokens: Annotated[int, Field(ge=8)] | None = Field(
         None, description="tokens in one forward pass; auto: what fits into the memory that is free when the training first starts"
     )
@@ -76,11 +84,24 @@ class Recipe(BaseModel):
             raise ValueError("alpha: update_rule 'topk' folds the unscaled delta (published rule); leave alpha out or use 'anchored'")
         if self.update_rule != "topk" and self.num_update_rows is not None:
             raise ValueError("num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all of them")
-        if self.microbatch_tokens is not None and self.microbatch_tokens < self.max_seq_length:
-            raise ValueError("microbatch_tokens: must be at least max_seq_length, or the longest record would not fit")
+        if self.method != "dpo" and self.beta is not None:
+            raise ValueError("beta: only method 'dpo' has it; leave beta out or use 'dpo'")
+        if self.microbatch_tokens is not None and self.microbatch_tokens < self.longest_record:
+            least = "twice max_seq_length, because a pair has two halves" if self.method == "dpo" else "max_seq_length"
+            raise ValueError(f"microbatch_tokens: must be at least {least}, or the longest record would not fit")
         if self.target_modules is not None and not self.target_modules:
             raise ValueError("target_modules: name at least one linear layer, or leave it out for all")
         return self
+
+    @property
+    def longest_record(self) -> int:
+        """Tokens; a record of method "dpo" is two sequences."""
+        return self.max_seq_length * (2 if self.method == "dpo" else 1)
+
+    @property
+    def default_learning_rate(self) -> float:
+        """What an automatic rate is before the multiplier."""
+        return DEFAULT_LEARNING_RATE[self.update_rule] * (DPO_LEARNING_RATE_FACTOR if self.method == "dpo" else 1.0)
 
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
         """The recipe with every "auto" that decides steps or rates made a number.
@@ -90,11 +111,12 @@ class Recipe(BaseModel):
         `learning_rate_multiplier` scales the automatic one only.
         """
         auto: dict[str, object] = {
+            "beta": DEFAULT_BETA if self.method == "dpo" else None,
             "alpha": None if self.update_rule == "topk" else float(self.rank),
             "num_update_rows": PUBLISHED_NUM_UPDATE_ROWS if self.update_rule == "topk" else None,
             "num_epochs": 3,
             "batch_size": min(16, max(4, round(num_records * 0.002))),
-            "learning_rate": DEFAULT_LEARNING_RATE[self.update_rule] * learning_rate_multiplier,
+            "learning_rate": self.default_learning_rate * learning_rate_multiplier,
         }
         missing = {name: value for name, value in auto.items() if getattr(self, name) is None and value is not None}
         return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)) | missing)

@@ -19,7 +19,7 @@ from falqon_core.spec.models import ModelDimensions
 
 # English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
 CHARACTERS_PER_TOKEN = 3.6
-TEMPLATE_TOKENS_PER_RECORD = 25
+TEMPLATE_TOKENS_PER_SEQUENCE = 25
 
 GIB = 2**30
 
@@ -128,9 +128,9 @@ def reported_device(name: str) -> Device | None:
     return next((device for device in DEVICES.values() if name in device.reported_as), None)
 
 
-def tokens_from_characters(num_characters: int, num_records: int) -> int:
+def tokens_from_characters(num_characters: int, num_sequences: int) -> int:
     """Tokens of a file, template included, when only its characters are known."""
-    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_RECORD * num_records
+    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_SEQUENCE * num_sequences
 
 
 def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int, keys_per_token: float | None = None) -> float:
@@ -143,10 +143,20 @@ def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int, key
     _, b_elements = dimensions.num_adapter_parameters(recipe.rank)
     linear = 4 * dimensions.num_linear_parameters + 4 * b_elements
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
+    return float(tokens) * (linear + head + 3 * _attention_flops(dimensions, recipe, keys_per_token))
+
+
+def reference_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
+    """Floating-point operations for the one forward pass of the untouched base over `tokens` tokens that method "dpo" begins with."""
+    head = 2 * dimensions.vocab_size * dimensions.hidden_size
+    return float(tokens) * (2 * dimensions.num_linear_parameters + head + _attention_flops(dimensions, recipe, None))
+
+
+def _attention_flops(dimensions: ModelDimensions, recipe: Recipe, keys_per_token: float | None) -> float:
+    """Of one token in forward; backward takes twice as much."""
     if keys_per_token is None:
         keys_per_token = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 4
-    attention = 12 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * keys_per_token
-    return float(tokens) * (linear + head + attention)
+    return 4 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * keys_per_token
 
 
 def estimate(
@@ -161,14 +171,18 @@ def estimate(
 ) -> Estimate:
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
 
-    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens` is chosen as it would.
+    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens` is chosen as it would. The tokens of a
+    preference record are those of both its halves.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     steps = recipe.num_steps(num_records)
     tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
     is_cpu = device.name == "cpu"
     efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
-    expected = training_flops(dimensions, recipe, tokens) / (device.tflops * 1e12 * num_devices * efficiency)
+    flops = training_flops(dimensions, recipe, tokens)
+    if recipe.method == "dpo":
+        flops += reference_flops(dimensions, recipe, tokens_per_epoch)
+    expected = flops / (device.tflops * 1e12 * num_devices * efficiency)
     low, high = (expected * factor for factor in ROOFLINE_BAND)
     placed = fitted(dimensions, recipe, math.inf if device.memory_gib is None else device.memory_gib * GIB, is_cpu)
     fits = None if device.memory_gib is None else placed is not None

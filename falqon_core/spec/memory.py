@@ -17,21 +17,21 @@ SHORTEST, LOWEST_RANK = 64, 8  # the smallest configuration that `largest_fittin
 
 
 def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
-    """Peak bytes of one process. An open `microbatch_tokens` counts as the smallest, `max_seq_length`."""
+    """Peak bytes of one process. An open `microbatch_tokens` counts as the smallest, one longest record."""
     a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
     weight = (2 if device_is_cpu else 1) + (2 if recipe.update_rule == "anchored" else 0)  # bf16 rows or e4m3 codes, and the bf16 base
     backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     adapter = 2 * a_elements + 16 * b_elements  # bf16 A; B, its gradient and two moments in fp32
-    tokens = recipe.max_seq_length if recipe.microbatch_tokens is None else recipe.microbatch_tokens
+    tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     return backbone + adapter + _activation_bytes(dimensions, recipe, tokens)
 
 
 def largest_microbatch_tokens(dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool) -> int | None:
     """The largest `microbatch_tokens`, in steps of `MICROBATCH_STEP`, with which `recipe` needs at most `num_bytes`.
 
-    None when not even one record of `max_seq_length` fits.
+    None when not even one record of the longest kind fits.
     """
-    shortest = recipe.max_seq_length
+    shortest = recipe.longest_record
     ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH["cpu" if device_is_cpu else "gpu"])
     sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP), shortest]
     for tokens in sizes:

@@ -38,14 +38,20 @@ class Started(Message):
 
 
 class StepMetrics(Message):
-    """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and count this attempt only."""
+    """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and count this attempt only.
+
+    Supervised training has a loss per label and a token accuracy; method "dpo" has a loss per pair, the share of pairs whose chosen
+    answer has the greater reward, and the mean difference of the two rewards.
+    """
 
     type: Literal["step"] = "step"
     step: int
     total_steps: int
     epoch: float
     train_loss: float
-    train_mean_token_accuracy: float
+    train_mean_token_accuracy: float | None = None
+    train_reward_accuracy: float | None = None
+    train_reward_margin: float | None = None
     learning_rate: float
     grad_norm: float
     tokens: int
@@ -62,7 +68,9 @@ class Evaluated(Message):
     type: Literal["evaluated"] = "evaluated"
     step: int
     valid_loss: float
-    valid_mean_token_accuracy: float
+    valid_mean_token_accuracy: float | None = None
+    valid_reward_accuracy: float | None = None
+    valid_reward_margin: float | None = None
 
 
 class Sample(BaseModel):

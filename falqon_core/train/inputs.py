@@ -15,11 +15,11 @@ BUCKET_TOKENS = 256  # packed rows on a GPU have a multiple of this length, so t
 def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, warn: Callable[[str], None]) -> tuple[Dataset, Dataset | None]:
     """(train, validation). Raises `DatasetError` and `ModelError`."""
     recipe = config.recipe
-    train = load_dataset(config.train_file, tokenizer, recipe.max_seq_length)
+    train = load_dataset(config.train_file, tokenizer, recipe.max_seq_length, method=recipe.method)
     if train.num_without_targets:
         warn(f"{train.num_without_targets} records have nothing to learn within {recipe.max_seq_length} tokens; left out")
     if config.validation_file is not None:
-        return train, load_dataset(config.validation_file, tokenizer, recipe.max_seq_length, "validation_file")
+        return train, load_dataset(config.validation_file, tokenizer, recipe.max_seq_length, "validation_file", recipe.method)
     if recipe.validation_fraction > 0:
         return train.split(recipe.validation_fraction, recipe.seed)
     return train, None

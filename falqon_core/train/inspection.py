@@ -23,7 +23,7 @@ def inspect_dataset(dataset: Path, model: Path, max_seq_length: int) -> dict[str
         "records": len(data.sequences),
         "records_without_targets": data.num_without_targets,
         "tokens_per_epoch": data.num_tokens,
-        "target_tokens_per_epoch": int(sum(sequence.loss_mask.sum() for sequence in data.sequences)),
+        "target_tokens_per_epoch": sum(sequence.num_labels for sequence in data.sequences),
         "truncated": data.num_truncated,
         "max_seq_length": max_seq_length,
         "longest": int(lengths.max()),

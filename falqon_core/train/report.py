@@ -101,14 +101,15 @@ def describe(message: Message) -> str:
                 f"{message.microbatch_tokens:,} tokens a pass{recomputed}"
             )
         case StepMetrics():
+            quality = _quality(message.train_mean_token_accuracy, message.train_reward_accuracy, message.train_reward_margin)
             return (
-                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  "
-                f"accuracy {message.train_mean_token_accuracy:.3f}  lr {message.learning_rate:.2e}  "
+                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  {quality}  lr {message.learning_rate:.2e}  "
                 f"grad norm {message.grad_norm:.3f}  codes changed {message.codes_changed:.2%}  {_speed(message)}  "
                 f"{message.memory_bytes / 2**30:.2f} GiB"
             )
         case Evaluated():
-            return f"step {message.step}: validation loss {message.valid_loss:.4f}, accuracy {message.valid_mean_token_accuracy:.3f}"
+            quality = _quality(message.valid_mean_token_accuracy, message.valid_reward_accuracy, message.valid_reward_margin)
+            return f"step {message.step}: validation loss {message.valid_loss:.4f}, {quality}"
         case Sampled():
             return "\n".join(
                 f"step {message.step}: asked {one.prompt!r}, answers {one.completion!r}, expected {one.expected!r}"
@@ -131,6 +132,12 @@ def describe(message: Message) -> str:
 def _speed(message: StepMetrics) -> str:
     share = "" if message.mfu is None else f" ({message.mfu:.0%} of peak)"
     return f"{message.tokens_per_second:,.0f} tokens/s{share}"
+
+
+def _quality(token_accuracy: float | None, reward_accuracy: float | None, reward_margin: float | None) -> str:
+    if token_accuracy is not None:
+        return f"accuracy {token_accuracy:.3f}"
+    return f"reward accuracy {reward_accuracy or 0:.3f} margin {reward_margin or 0:.3f}"
 
 
 def to_all(ports: list[Port]) -> Callable[[Message], None]:

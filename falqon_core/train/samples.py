@@ -11,18 +11,22 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.spec.messages import Sample
 
 MAX_CHARACTERS = 2000  # of each text; of a prompt the end is kept
 
 
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Items[Sequence], num_samples: int, sample_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Items[Sequence] | Items[Pair], num_samples: int, sample_tokens: int
 ) -> list[Sample]:
-    """Complete the prompts of the first `num_samples` sequences, with at most `sample_tokens` tokens each."""
+    """Complete the prompts of the first `num_samples` records, with at most `sample_tokens` tokens each.
+
+    Of a pair the chosen answer is expected.
+    """
     samples = []
-    for sequence in sequences[:num_samples]:
+    for item in items[:num_samples]:
+        sequence = item.chosen if isinstance(item, Pair) else item
         start, end = _first_answer(sequence)
         prompt = sequence.input_ids[:start]
         texts = tokenizer.batch_decode(

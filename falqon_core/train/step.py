@@ -1,6 +1,6 @@
 """One optimizer step: forward and backward of its microbatches, clipping, update, and the method's own work after it.
 
-The loss is the mean over all labels of the step, however it is cut into microbatches.
+The loss is the mean over all that the objective counts in the step (labels, pairs), however it is cut into microbatches.
 """
 
 import math
@@ -11,16 +11,15 @@ from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Method
-from falqon_core.methods.loss import microbatch_loss
+from falqon_core.methods.objective import Objective, means
 from falqon_core.spec.errors import LossNotFinite
 from falqon_core.train.optimizer import Optimizer
 
 
 class StepResult(NamedTuple):
-    """`keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the quantized values, 0 to 1."""
+    """`figures`: the objective's means, "loss" among them. `keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the quantized values, 0 to 1."""
 
-    loss: float
-    accuracy: float
+    figures: dict[str, float]
     grad_norm: float
     num_tokens: int
     keys_per_token: float
@@ -28,18 +27,24 @@ class StepResult(NamedTuple):
 
 
 def train_step(
-    model: PreTrainedModel, method: Method, optimizer: Optimizer, microbatches: Sequence[Microbatch], learning_rate: float, step: int
+    model: PreTrainedModel,
+    method: Method,
+    objective: Objective,
+    optimizer: Optimizer,
+    microbatches: Sequence[Microbatch],
+    learning_rate: float,
+    step: int,
 ) -> StepResult:
     """`step`, counted from 1, is named by `LossNotFinite`, which leaves the parameters as they were."""
-    num_labels = max(1, sum(one.num_labels for one in microbatches))
-    loss, num_correct = 0.0, 0
+    count, sums = sum(objective.count(one) for one in microbatches), []
     for microbatch in microbatches:
-        if microbatch.num_labels:
-            summed, correct = microbatch_loss(model, microbatch)
-            (summed / num_labels).backward()
-            loss += summed.item() / num_labels
-            num_correct += int(correct.item())
+        if objective.count(microbatch):
+            summed, one = objective.loss(model, microbatch)
+            (summed / count).backward()
+            sums.append(one)
+    figures = means(objective, sums, count)
     grad_norm = optimizer.clip()
+    loss = figures["loss"]
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise LossNotFinite(
             f"step {step}: the loss ({loss}) or the gradient's norm ({grad_norm}) is not finite; a lower learning rate may help",
@@ -49,4 +54,4 @@ def train_step(
     codes_changed = method.after_step()
     num_tokens = sum(one.num_tokens for one in microbatches)
     keys = num_tokens + sum(int(one.position_ids.sum()) for one in microbatches)  # a token sees itself and all before it
-    return StepResult(loss, num_correct / num_labels, grad_norm, num_tokens, keys / max(1, num_tokens), codes_changed)
+    return StepResult(figures, grad_norm, num_tokens, keys / max(1, num_tokens), codes_changed)

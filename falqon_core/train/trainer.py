@@ -13,6 +13,7 @@ import torch
 
 from falqon_core.data.dataset import Dataset
 from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.objective import objective_of
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Sampled, Started, StepMetrics
@@ -27,6 +28,7 @@ from falqon_core.train.memory import Guard
 from falqon_core.train.metrics import Meter
 from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
 from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.samples import complete
 from falqon_core.train.step import train_step
 
@@ -50,12 +52,12 @@ class Trainer:
         checkpoint = newest_checkpoint(output, self._warn)
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
         self.recipe = placed_recipe(recipe, before, self.dimensions, self.device)
+        self.objective = objective_of(self.recipe)
         self.progress = Progress(
             recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self.guard = Guard(self.recipe, self.dimensions, self.device)
-        self.loader = training_loader(train, self.recipe, self.device)
         self.model = load_base_model(config.model)
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
@@ -87,11 +89,11 @@ class Trainer:
         self.meter.start_step()
         progress = self.progress
         rate = learning_rate(self.recipe, progress.step, self.total_steps)
-        result = train_step(self.model, self.method, self.optimizer, self.loader.next_step(), rate, progress.step + 1)
+        result = train_step(self.model, self.method, self.objective, self.optimizer, self.loader.next_step(), rate, progress.step + 1)
         progress.step += 1
         progress.trained_tokens += result.num_tokens
         progress.loader = self.loader.state_dict()
-        progress.metrics = {"train_loss": result.loss, "train_mean_token_accuracy": result.accuracy}
+        progress.metrics = {f"train_{name}": value for name, value in result.figures.items()}
         return self.meter.measure(result, progress, self.loader.epoch, rate)
 
     def _evaluation_due(self) -> bool:
@@ -102,13 +104,14 @@ class Trainer:
         """Tell validation loss, accuracy and samples; True when the loss is the lowest so far."""
         assert self.validation is not None
         step, recipe, sequences = self.progress.step, self.recipe, self.validation.sequences
-        loss, accuracy = evaluate(self.model, validation_microbatches(self.validation, recipe, self.device))
-        self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
-        self.send(Evaluated(step=step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
+        figures = evaluate(self.model, validation_microbatches(self.validation, recipe, self.device), self.objective)
+        told = {f"valid_{name}": value for name, value in figures.items()}
+        self.progress.metrics |= told
+        self.send(Evaluated(step=step, **told))
         if recipe.num_samples:
             samples = complete(self.model, self.tokenizer, sequences, recipe.num_samples, recipe.sample_tokens)
             self.send(Sampled(step=step, samples=samples))
-        return note_evaluation(self.progress, loss)
+        return note_evaluation(self.progress, figures["loss"])
 
     def _note(self, metrics: StepMetrics) -> None:
         """Keep a line for the model card: about `NUM_ROWS` evenly spread, and every evaluation."""
@@ -121,7 +124,7 @@ class Trainer:
         """Unless this very step is on disk already, or there is no step yet."""
         if self.progress.step == self._saved_step:
             return
-        checkpoint = Checkpoint(self.progress, self.method.state(), self.optimizer.state())
+        checkpoint = Checkpoint(self.progress, self.method.state() | self.reference, self.optimizer.state())
         saved = save_checkpoint(self.output, checkpoint, self.recipe.keep_checkpoints)
         self._saved_step = self.progress.step
         self.send(
@@ -143,17 +146,28 @@ class Trainer:
         self.send(Exported(path=str(folder)))
 
     def _prepare_or_restore(self, train: Dataset, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            check_same_training(checkpoint.progress, self.progress, self._warn)
+        train = self._attach_reference(train, checkpoint)
+        self.loader = training_loader(train, self.recipe, self.device)
         if checkpoint is None:
             first = training_loader(train, self.recipe, self.device)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
         else:
-            check_same_training(checkpoint.progress, self.progress, self._warn)
             self.method.restore(self.model, checkpoint.method)
             self.progress = checkpoint.progress
             self.loader.load_state_dict(self.progress.loader)
         self.optimizer = Optimizer(self.method.parameters(), self.recipe.weight_decay, self.recipe.max_grad_norm)
         if checkpoint is not None:
             self.optimizer.load(checkpoint.optimizer)
+
+    def _attach_reference(self, train: Dataset, checkpoint: Checkpoint | None) -> Dataset:
+        """Let pairs know what the base says of them; nothing for supervised training. The model must be the untouched base still."""
+        data = {"train": train} | ({"validation": self.validation} if self.validation is not None else {})
+        self.reference = compute_reference(self.model, data, self.recipe) if checkpoint is None else stored_reference(checkpoint.method)
+        data = apply_reference(data, self.reference)
+        self.validation = data.get("validation")
+        return data["train"]
 
     def _started(self) -> Started:
         assert self.recipe.microbatch_tokens is not None

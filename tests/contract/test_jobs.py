@@ -1,3 +1,4 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -72,6 +73,42 @@ def test_official_hyperparameters_in_both_places(tenant: Tenant) -> None:
     assert tenant.job(**both).hyperparameters.n_epochs == 2
 
 
+PREFERENCE = {
+    "input": {"messages": [{"role": "user", "content": "How much?"}]},
+    "preferred_output": [{"role": "assistant", "content": "Five."}],
+    "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+}
+PREFERENCES = (json.dumps(PREFERENCE) + "\n").encode() * 12
+
+
+def test_a_job_learns_from_preferences(tenant: Tenant) -> None:
+    training = tenant.upload(PREFERENCES, check=False)
+    numbers = {"n_epochs": 2, "beta": 0.2}
+    job = tenant.job(training_file=training, method={"type": "dpo", "dpo": {"hyperparameters": numbers}})
+    assert job.method.to_dict() == {
+        "type": "dpo",
+        "dpo": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": "auto", "beta": 0.2}},
+    }
+    assert tenant.check(training) == [job.id]
+    job = jobs_of(tenant).retrieve(job.id)
+    assert (job.config["method"], job.config["beta"]) == ("dpo", 0.2)
+    assert job.method.dpo.hyperparameters.to_dict() == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0, "beta": 0.2}
+    assert (job.estimate["num_records"], job.estimate["steps"]) == (12, 6)
+    assert tenant.job(training_file=training, extra_body={"falqon": {"method": "dpo"}}).method.dpo.hyperparameters.beta == 0.1
+
+
+def test_preferences_need_the_method_that_compares(tenant: Tenant) -> None:
+    training = tenant.upload(PREFERENCES, check=False)
+    job = tenant.job(training_file=training)
+    assert tenant.check(training) == []
+    job = jobs_of(tenant).retrieve(job.id)
+    assert (job.status, job.error.code, job.error.param) == ("failed", "invalid_training_file", "training_file")
+    assert "only method dpo learns from" in job.error.message
+    with pytest.raises(openai.BadRequestError, match="only method dpo learns from") as caught:
+        tenant.job(training_file=training)
+    assert (caught.value.param, caught.value.code) == ("training_file", "invalid_training_file")
+
+
 def test_a_job_waits_for_its_files_and_the_last_check_releases_it(tenant: Tenant) -> None:
     training, validation = tenant.upload(check=False), tenant.upload(check=False)
     job = tenant.job(training_file=training, validation_file=validation, hyperparameters={"batch_size": 2})
@@ -108,7 +145,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "epochs as text": ({"hyperparameters": {"n_epochs": "3"}}, "hyperparameters.n_epochs", "invalid_value"),
     "no epochs": ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "invalid_value"),
     "absurd rate": ({"hyperparameters": {"learning_rate_multiplier": 1e6}}, "learning_rate_multiplier", "invalid_value"),
-    "dpo": ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1}}}}, "method", "invalid_value"),
+    "reinforcement": ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method", "invalid_value"),
+    "no beta": ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.0}}}}, "method.dpo.hyperparameters.beta", "invalid_value"),
+    "dpo of answers that nobody compared": ({"method": {"type": "dpo"}}, "training_file", "invalid_training_file"),
+    "two methods": ({"method": {"type": "supervised"}, "extra_body": {"falqon": {"method": "dpo"}}}, "method", "conflict"),
     "unheard-of method": ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
     "integrations": ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", "invalid_value"),
     "metadata not text": ({"metadata": {"a": 1}}, "metadata.a", "invalid_value"),

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data import dataset
 from falqon_core.data.dataset import load_dataset
-from falqon_core.data.sequences import encode
+from falqon_core.data.sequences import Pair, encode
 from falqon_core.spec.errors import DatasetError, ModelError
 from falqon_core.spec.records import parse_record
 
@@ -117,3 +117,61 @@ def test_split_holds_out_at_least_one_or_nothing(tmp_path: Path, unmarked: PreTr
     one = load_dataset(write(tmp_path / "one.jsonl", chat("Yes.")), unmarked, 128)
     with pytest.raises(DatasetError, match="too few"):
         one.split(0.5, seed=0)
+
+
+def preference(good: str, bad: str, question: str = "What?") -> dict[str, object]:
+    messages = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": question}]
+    outputs = ([{"role": "assistant", "content": answer}] for answer in (good, bad))
+    return {"input": {"messages": messages}, **dict(zip(("preferred_output", "non_preferred_output"), outputs, strict=True))}
+
+
+@pytest.mark.parametrize("template", ["marked", "unmarked"])
+def test_a_preference_becomes_a_pair_of_one_prompt(template: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(template)
+    path = write(tmp_path / "train.jsonl", preference("The shop sells lamps.", "No."), preference("Seven.", "Nine, I think."))
+
+    loaded = load_dataset(path, tokenizer, 128, method="dpo")
+
+    answers = []
+    for pair in loaded.sequences:
+        assert isinstance(pair, Pair)
+        start = int(np.flatnonzero(pair.chosen.loss_mask)[0])
+        assert int(np.flatnonzero(pair.rejected.loss_mask)[0]) == start
+        assert np.array_equal(pair.chosen.input_ids[:start], pair.rejected.input_ids[:start])
+        answers.append([tokenizer.decode(half.input_ids[half.loss_mask]) for half in (pair.chosen, pair.rejected)])
+    assert answers == [["The shop sells lamps.<|im_end|>", "No.<|im_end|>"], ["Seven.<|im_end|>", "Nine, I think.<|im_end|>"]]
+    assert loaded.num_tokens == sum(len(pair.chosen) + len(pair.rejected) for pair in loaded.sequences)
+
+
+def test_both_halves_are_cut_alike_and_a_pair_needs_both(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    long = "word " * 100
+    records = [
+        preference("Yes.", long),
+        preference("No.", "Yes."),
+        preference(long + "a", long + "b"),  # the difference is cut away
+        preference("Yes.", "No.", question=long),  # and here both answers
+    ]
+
+    loaded = load_dataset(write(tmp_path / "train.jsonl", *records), unmarked, 80)
+
+    assert loaded.truncated.tolist() == [True, False]
+    assert loaded.num_without_targets == 2
+    assert len(loaded.sequences[0].rejected) == 80
+    assert len(loaded.sequences[0].chosen) < 80
+
+
+@pytest.mark.parametrize(
+    ("records", "method", "match"),
+    [
+        ([chat("Yes."), preference("a", "b")], "falqon", r"^line 2: .*preference record, which only method dpo"),
+        ([preference("a", "b"), chat("Yes.")], "dpo", r"^line 2: .*shape 'messages', but method dpo.*'non_preferred_output'"),
+        ([preference("a", "b"), {"text": "c"}], None, r"^line 2: .*shape 'text', but method dpo"),
+        ([chat("Yes."), preference("a", "b")], None, r"^line 2: .*preference record"),
+    ],
+)
+def test_the_wrong_kind_of_record_is_named_by_its_line(
+    records: list[object], method: str | None, match: str, tmp_path: Path, unmarked: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(DatasetError, match=match) as caught:
+        load_dataset(write(tmp_path / "train.jsonl", *records), unmarked, 80, "validation_file", method)
+    assert caught.value.param == "validation_file"

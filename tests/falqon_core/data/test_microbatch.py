@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falqon_core.data.microbatch import IGNORED, microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.microbatch import IGNORED, Microbatch, groups, microbatches
+from falqon_core.data.sequences import Pair, Sequence
 
 
 def sequence(length: int, first: int = 0) -> Sequence:
@@ -80,3 +80,35 @@ def test_padded_and_packed_learn_the_same_labels() -> None:
     ]
 
     assert learned[0] == learned[1]
+
+
+def halves(batch: Microbatch) -> list[list[int]]:
+    """The tokens of each sequence."""
+    if batch.cu_seqlens is not None:
+        return [part.tolist() for part in batch.input_ids[0].tensor_split(batch.cu_seqlens[1:-1].long())]
+    assert batch.attention_mask is not None
+    return [row[real].tolist() for row, real in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@given(lengths=st.lists(st.tuples(st.integers(2, 16), st.integers(2, 16)), min_size=1, max_size=20))
+def test_the_halves_of_a_pair_stay_together_in_order(packing: bool, lengths: list[tuple[int, int]]) -> None:
+    pairs = [
+        Pair(sequence(chosen, 1000 * number), sequence(rejected, 1000 * number + 500), (-number, -number - 0.5))
+        for number, (chosen, rejected) in enumerate(lengths)
+    ]
+
+    batches = microbatches(pairs, 32, packing)
+
+    assert sorted(index for group in groups(pairs, 32, packing) for index in group) == list(range(len(pairs)))
+    assert sum(batch.num_pairs for batch in batches) == len(pairs)
+    for batch in batches:
+        assert batch.input_ids.numel() <= 32
+        assert batch.reference is not None
+        found = halves(batch)
+        assert batch.label_counts == tuple(sum(index % 3 != 0 for index in range(len(half))) for half in found)
+        for chosen, rejected, reference in zip(found[::2], found[1::2], batch.reference.tolist(), strict=True):
+            number = chosen[0] // 1000
+            assert chosen == list(pairs[number].chosen.input_ids)
+            assert rejected == list(pairs[number].rejected.input_ids)
+            assert reference == [-number, -number - 0.5]

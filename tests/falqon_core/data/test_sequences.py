@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.sequences import Sequence, encode
 from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.records import ChatRecord, CompletionRecord, TextRecord
+from falqon_core.spec.shapes import ChatRecord, CompletionRecord, TextRecord
 
 TWO_TURNS = ChatRecord.model_validate(
     {
@@ -139,9 +139,17 @@ def test_completion_is_learned_with_its_end(marked: PreTrainedTokenizerBase) -> 
     assert marked.decode(sequence.input_ids) == "Question: how far?\nAnswer: 240 miles.<|im_end|>"
 
 
-def test_a_completion_that_melts_into_its_prompt_is_refused(marked: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DatasetError, match="move the white space"):
-        encode(CompletionRecord(prompt="Answer: ", completion="yes"), marked, 512)
+@pytest.mark.parametrize("prompt", ["Answer: ", "Question <|im_end|> Ans"])
+def test_a_completion_that_melts_into_its_prompt_is_tokenized_apart(prompt: str, marked: PreTrainedTokenizerBase) -> None:
+    completion = "wer it is"
+    alone = marked(prompt, add_special_tokens=False)["input_ids"]
+    assert marked(prompt + completion, add_special_tokens=False)["input_ids"][: len(alone)] != alone
+
+    sequence, _ = encode(CompletionRecord(prompt=prompt, completion=completion), marked, 512)
+
+    assert sequence.input_ids[: len(alone)].tolist() == alone
+    assert targets(sequence, marked) == ["wer it is<|im_end|>"]
+    assert marked.decode(sequence.input_ids) == prompt + completion + "<|im_end|>"
 
 
 def test_text_is_learned_but_for_its_first_token(marked: PreTrainedTokenizerBase) -> None:

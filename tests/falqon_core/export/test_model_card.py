@@ -4,13 +4,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, license_of, thinned, write_model_card
-from falqon_core.spec.config import Recipe
+from falqon_core.spec.config import MethodName, Recipe
 
 
-def write(folder: Path, base_model: str = "acme/small-1b", license: str | None = "apache-2.0") -> ModelCard:
+def write(folder: Path, base_model: str = "acme/small-1b", license: str | None = "apache-2.0", method: MethodName = "falqon") -> ModelCard:
     rows = [TrainingRow(1, 2.5, None, 1e-3), TrainingRow(2, 1.25, 1.5, 5e-4)]
     write_model_card(
-        folder, base_model=base_model, license=license, recipe=Recipe(rank=8).resolved(100), rows=rows, num_records=1234,
+        folder, base_model=base_model, license=license, recipe=Recipe(rank=8, method=method).resolved(100), rows=rows, num_records=1234,
         num_tokens=56789, device="cpu",
     )  # fmt: skip
     return ModelCard.load(folder / "README.md")
@@ -48,6 +48,16 @@ def test_it_tells_training_recipe_and_use(tmp_path: Path) -> None:
     assert "1,234 records, 56,789 trained tokens, on cpu" in text
     assert "vllm serve" in text
     assert "from_pretrained" in text
+
+
+def test_it_names_the_method(tmp_path: Path) -> None:
+    assert "Supervised fine-tuning: 1,234 records" in write(tmp_path).text
+
+    card = write(tmp_path, method="dpo")
+
+    assert "Direct preference optimization (DPO) against the base model: 1,234 records" in card.text
+    assert "| beta | 0.1 |" in card.text
+    assert card.data.tags == ["fp8", "falqon", "dpo"]
 
 
 def test_long_tables_are_thinned_but_keep_every_validation() -> None:

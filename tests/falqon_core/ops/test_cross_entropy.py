@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from falqon_core.ops import cross_entropy as module
-from falqon_core.ops.cross_entropy import cross_entropy
+from falqon_core.ops.cross_entropy import cross_entropy, token_cross_entropy
 
 
 @pytest.mark.parametrize(("num_labels", "vocabulary"), [(1, 5), (7, 11), (130, 1000)])
@@ -41,3 +41,19 @@ def test_bf16_follows_transformers_rounding() -> None:
     hidden, weight, labels = torch.randn(40, 32).bfloat16(), torch.randn(300, 32).bfloat16(), torch.randint(300, (40,))
     loss, _ = cross_entropy(hidden, weight, labels)
     torch.testing.assert_close(loss, F.cross_entropy((hidden @ weight.t()).float(), labels, reduction="sum"))
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 10_000])
+def test_each_position_has_its_loss_and_takes_its_own_weight_in_backward(chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 50 * chunk_rows)
+    hidden, weight, labels = torch.randn(9, 16, requires_grad=True), torch.randn(50, 16), torch.randint(50, (9,))
+    same = hidden.detach().clone().requires_grad_()
+
+    losses, _ = token_cross_entropy(hidden, weight, labels)
+    expected = F.cross_entropy(same @ weight.t(), labels, reduction="none")
+
+    torch.testing.assert_close(losses, expected)
+    weights = torch.randn(9)
+    (losses * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(hidden.grad, same.grad, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,9 @@ from falqon_core.spec.config import DEFAULT_LEARNING_RATE, PUBLISHED_NUM_UPDATE_
         ({"update_rule": "topk", "alpha": 16.0}, "alpha: update_rule 'topk'"),
         ({"num_update_rows": 10}, "num_update_rows: only update_rule 'topk'"),
         ({"max_seq_length": 512, "microbatch_tokens": 256}, "microbatch_tokens: must be at least max_seq_length"),
+        ({"method": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023}, "microbatch_tokens: must be at least twice max_seq_length"),
+        ({"beta": 0.1}, "beta: only method 'dpo' has it"),
+        ({"method": "dpo", "beta": 0.0}, "beta"),
         ({"target_modules": ()}, "target_modules: name at least one"),
         ({"rank": 0}, "rank"),
         ({"rank": 2000}, "rank"),
@@ -48,6 +51,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 recipes = st.builds(
     Recipe,
+    method=st.sampled_from(["falqon", "dpo"]),
     rank=st.integers(1, 1024),
     update_rule=st.sampled_from(["anchored", "topk"]),
     num_epochs=st.none() | st.integers(1, 50),
@@ -82,6 +86,16 @@ def test_each_rule_has_its_defaults() -> None:
 
     assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, DEFAULT_LEARNING_RATE["anchored"])
     assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, DEFAULT_LEARNING_RATE["topk"])
+
+
+def test_preferences_have_defaults_of_their_own() -> None:
+    supervised, dpo = Recipe(max_seq_length=4096).resolved(100), Recipe(method="dpo", max_seq_length=4096).resolved(100)
+
+    assert (supervised.beta, dpo.beta) == (None, 0.1)
+    assert supervised.learning_rate is not None
+    assert dpo.learning_rate is not None
+    assert 5e-5 <= dpo.learning_rate < supervised.learning_rate
+    assert (supervised.longest_record, dpo.longest_record) == (4096, 8192)
 
 
 def test_the_multiplier_scales_the_automatic_rate_only() -> None:

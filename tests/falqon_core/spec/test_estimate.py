@@ -11,6 +11,7 @@ from falqon_core.spec.estimate import (
     Estimate,
     dollars,
     estimate,
+    reference_flops,
     remaining_seconds,
     reported_device,
     tokens_from_characters,
@@ -98,6 +99,16 @@ def test_a_peak_is_told_only_of_devices_that_are_known_exactly() -> None:
     assert known.name == "h100"
     assert reported_device("NVIDIA H100 PCIe") is None
     assert reported_device("NVIDIA GeForce RTX 4090 Laptop GPU") is None
+
+
+def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:
+    forward = reference_flops(SEVEN_B, Recipe(method="dpo", max_seq_length=512).resolved(1000), 1000)
+    assert 2.0 * SEVEN_B.num_linear_parameters * 1000 < forward < 1.2 * 2.0 * SEVEN_B.num_linear_parameters * 1000
+
+    supervised, one, three = of(num_epochs=1), of(method="dpo", num_epochs=1), of(method="dpo", num_epochs=3)
+    assert (one.steps, one.trained_tokens) == (supervised.steps, supervised.trained_tokens)
+    assert 1.4 < one.seconds.expected / supervised.seconds.expected < 1.6
+    assert three.seconds.expected - one.seconds.expected == pytest.approx(2 * supervised.seconds.expected)
 
 
 def test_memory_grows_with_rank_and_microbatch_and_decides_what_fits() -> None:

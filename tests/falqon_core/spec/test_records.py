@@ -9,14 +9,12 @@ from falqon_core.spec.records import (
     MAX_ERRORS,
     MAX_LINE_BYTES,
     BadRecord,
-    ChatRecord,
-    CompletionRecord,
     RecordError,
-    TextRecord,
     check_file,
     parse_record,
     read_records,
 )  # fmt: skip
+from falqon_core.spec.shapes import ChatRecord, CompletionRecord, TextRecord
 
 USER = {"role": "user", "content": "How much?"}
 ASSISTANT = {"role": "assistant", "content": "Five."}
