@@ -31,6 +31,10 @@ class Sequence:
     def has_targets(self) -> bool:
         return bool(self.loss_mask.any())
 
+    @property
+    def num_labels(self) -> int:
+        return int(self.loss_mask.sum())
+
 
 @dataclass(frozen=True)
 class Tokens:

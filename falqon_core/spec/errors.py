@@ -51,3 +51,16 @@ class OutOfMemory(FalqonError):
 
 class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
+
+
+# How torch's CPU allocator and its callers say that memory is out; they raise a plain RuntimeError.
+_ALLOCATOR_SAYS = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def as_falqon_error(error: Exception) -> FalqonError:
+    """What may be told of any error: itself when it is ours, out of memory when it means that, otherwise only that it happened."""
+    if isinstance(error, FalqonError):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR_SAYS)):
+        return OutOfMemory("memory ran out; a smaller microbatch_tokens or max_seq_length needs less")
+    return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")

@@ -2,7 +2,8 @@
 
 The state of a training is the method's tensors, the optimizer's, and `Progress`; all three are in a checkpoint, nothing random happens
 between, so a training that was interrupted and continued writes the same bytes as one that was not (same thread count).
-The trainer knows paths and numbers; what happens is told through `send`. What is given up: one process, one device.
+The trainer knows paths and numbers; what happens is told through `send`. Of several processes (train.distributed) each computes a
+share of every step, and the first alone writes.
 """
 
 import math
@@ -32,6 +33,7 @@ from falqon_core.spec.messages import (
     StepMetrics,
 )
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
+from falqon_core.train.distributed import ALONE, World
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.finish import export_model
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -44,9 +46,11 @@ NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
 class Trainer:
     """One training in the folder `output`; continues by itself from the newest checkpoint found there."""
 
-    def __init__(self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool], world: World = ALONE
+    ) -> None:
         """Loads data, model and checkpoint. Raises the errors of `spec.errors`."""
-        self.config, self.output, self.send, self.stop = config, output, send, stop
+        self.config, self.output, self.send, self.stop, self.world = config, output, send, stop, world
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         self.tokenizer = load_tokenizer(config.model)
@@ -56,7 +60,11 @@ class Trainer:
         self.loader = self._new_loader(train)
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self.progress = Progress(
-            recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
+            recipe=self.recipe,
+            num_records=len(train.sequences),
+            num_tokens=train.num_tokens,
+            num_threads=torch.get_num_threads(),
+            num_processes=world.size,
         )
         self.model = load_base_model(config.model)
         self.method = Falqon(self.recipe)
@@ -66,7 +74,7 @@ class Trainer:
         self._started_at, self._saved_step = time.monotonic(), self.progress.step
         self.send(self._started())
         while self.progress.step < self.total_steps:
-            if self.stop():
+            if self.world.any(self.stop()):
                 self._checkpoint()
                 return ExitCode.STOPPED
             metrics = self._step()
@@ -76,21 +84,25 @@ class Trainer:
             self._note(metrics)
             if self.progress.step % self.recipe.checkpoint_every == 0 or self.progress.step == self.total_steps:
                 self._checkpoint()
-        self._export()
+        with self.world.together():
+            if self.world.is_first:
+                self._export()
         self.send(Finished(steps=self.total_steps, trained_tokens=self.progress.trained_tokens, elapsed_seconds=self._elapsed()))
         return ExitCode.DONE
 
     def _step(self) -> StepMetrics:
         start = time.monotonic()
-        batch = self.loader.next_step()
-        num_labels = max(1, sum(one.num_labels for one in batch))
-        loss, num_correct = 0.0, 0
-        for microbatch in batch:
+        records = self.loader.next_records()
+        num_labels = max(1, sum(one.num_labels for one in records))
+        loss, num_correct = 0.0, 0.0
+        for microbatch in self.loader.microbatches(self.world.share(records)):
             if microbatch.num_labels:
                 summed, correct = microbatch_loss(self.model, microbatch)
                 (summed / num_labels).backward()
                 loss += summed.item() / num_labels
-                num_correct += int(correct.item())
+                num_correct += correct.item()
+        loss, num_correct = self.world.add_up(loss, num_correct)
+        self.world.add_up_gradients(self.method.parameters().values())
         grad_norm = self.optimizer.clip()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise LossNotFinite(
@@ -101,7 +113,7 @@ class Trainer:
         rate = learning_rate(self.recipe, self.progress.step, self.total_steps)
         self.optimizer.step(rate)
         self.method.after_step()
-        num_tokens = sum(one.num_tokens for one in batch)
+        num_tokens = sum(len(one) for one in records)
         self.progress.step += 1
         self.progress.trained_tokens += num_tokens
         self.progress.loader = self.loader.state_dict()
@@ -128,7 +140,7 @@ class Trainer:
         assert self.validation is not None
         assert self.recipe.microbatch_tokens is not None
         batches = microbatches(self.validation.sequences, self.recipe.microbatch_tokens, self.recipe.packing)
-        loss, accuracy = evaluate(self.model, batches)
+        loss, accuracy = evaluate(self.model, batches, self.world)
         self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
         self.send(Evaluated(step=self.progress.step, valid_loss=loss, valid_mean_token_accuracy=accuracy))
 
@@ -143,9 +155,15 @@ class Trainer:
         """Unless this very step is on disk already, or there is no step yet."""
         if self.progress.step == self._saved_step:
             return
+        self._saved_step = self.progress.step
+        self.world.check_same(self.method.state())
+        with self.world.together():
+            if self.world.is_first:
+                self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         checkpoint = Checkpoint(self.progress, self.method.state(), self.optimizer.state())
         saved = save_checkpoint(self.output, checkpoint, self.recipe.keep_checkpoints)
-        self._saved_step = self.progress.step
         self.send(
             CheckpointSaved(
                 step=self.progress.step,
@@ -178,7 +196,7 @@ class Trainer:
         return Loader(train.sequences, self.recipe.batch_size, self.recipe.microbatch_tokens, self.recipe.packing, self.recipe.seed)
 
     def _prepare_or_restore(self, train: Dataset) -> None:
-        checkpoint = newest_checkpoint(self.output, self._warn)
+        checkpoint = self.world.first_alone(lambda: newest_checkpoint(self.output, self._warn))
         if checkpoint is None:
             first = self._new_loader(train)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
@@ -190,6 +208,7 @@ class Trainer:
         self.optimizer = Optimizer(self.method.parameters(), self.recipe.weight_decay, self.recipe.max_grad_norm)
         if checkpoint is not None:
             self.optimizer.load(checkpoint.optimizer)
+        self.world.check_same(self.method.state())
 
     def _check_same_training(self, before: Progress) -> None:
         now = self.progress
@@ -199,6 +218,8 @@ class Trainer:
             raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
         if before.num_threads != now.num_threads:
             self._warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
+        if before.num_processes != now.num_processes:
+            self._warn(f"continuing with {now.num_processes} processes after {before.num_processes}: results differ in the last bits")
 
     def _started(self) -> Started:
         return Started(
