@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError, is_allocation_failure
+from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
 from falqon_core.spec.messages import ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.stopping import Stopping
@@ -36,16 +36,18 @@ def train(
     output: Annotated[Path, typer.Option(help="folder for checkpoints/ and model/; training continues from a checkpoint found here")],
     message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")] = None,
 ) -> None:
-    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint."""
-    stopping = Stopping(watch_parent=message_fd is not None)
-    ports: list[Port] = [person_port()] + ([MessagePort(message_fd)] if message_fd is not None else [])
+    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started by torchrun it uses several devices."""
+    stopping = Stopping(watch_parent=message_fd is not None or "TORCHELASTIC_RUN_ID" in os.environ)
+    ports = _ports(message_fd) if os.environ.get("RANK", "0") == "0" else []  # of several processes one tells
     try:
         with _errors_become_exit_codes(to_all(ports)):
             train_config = _read_config(config)
             _prepare_process(offline=True)
+            from falqon_core.train.distributed import join_world
             from falqon_core.train.trainer import Trainer
 
-            code = Trainer(train_config, output, to_all(ports), stopping).run()
+            with join_world() as world, world.together():
+                code = Trainer(train_config, output, to_all(ports), stopping, world).run()
     finally:
         for port in ports:
             port.close()
@@ -93,6 +95,10 @@ def export(
         export_training(training, model, output)
 
 
+def _ports(message_fd: int | None) -> list[Port]:
+    return [person_port()] + ([MessagePort(message_fd)] if message_fd is not None else [])
+
+
 def _read_config(path: Path) -> TrainConfig:
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
@@ -126,17 +132,9 @@ def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]
     except Exception as error:  # the edge of the process
         if not isinstance(error, UserError):
             traceback.print_exc()
-        known = _as_falqon_error(error)
+        known = as_falqon_error(error)
         send(Failed(code=known.code, message=str(known), param=known.param))
         raise typer.Exit(_exit_code(known)) from None
-
-
-def _as_falqon_error(error: Exception) -> FalqonError:
-    if isinstance(error, FalqonError):
-        return error
-    if is_allocation_failure(error):
-        return OutOfMemory("memory ran out while loading; a smaller base model, rank or max_seq_length needs less")
-    return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")
 
 
 def _exit_code(error: FalqonError) -> ExitCode:

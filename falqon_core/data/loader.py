@@ -45,13 +45,21 @@ class Loader:
 
     def next_step(self) -> list[Microbatch]:
         """The microbatches of the next optimizer step."""
+        return self.microbatches(self.next_records())
+
+    def microbatches(self, records: Items[Sequence] | Items[Pair]) -> list[Microbatch]:
+        """`records` of one step as this loader's settings cut them."""
+        return microbatches(records, self._microbatch_tokens, self._packing, self._multiple_of)
+
+    def next_records(self) -> list[Sequence | Pair]:
+        """The records of the next optimizer step."""
         start = self._step * self._batch_size
         chosen = [self._sequences[index] for index in self._order[start : start + self._batch_size]]
         if self._step + 1 < self.steps_per_epoch:
             self._step += 1
         else:
             self._start(self._epoch + 1, step=0)
-        return microbatches(chosen, self._microbatch_tokens, self._packing, self._multiple_of)
+        return chosen
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "step": self._step}

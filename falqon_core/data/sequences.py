@@ -32,7 +32,8 @@ class Sequence:
 
     @property
     def num_labels(self) -> int:
-        return int(self.loss_mask.sum())
+        """Positions with loss: nothing predicts the first token."""
+        return int(self.loss_mask[1:].sum())
 
     @property
     def has_targets(self) -> bool:
@@ -49,6 +50,10 @@ class Pair:
 
     def __len__(self) -> int:
         return len(self.chosen) + len(self.rejected)
+
+    @property
+    def num_pairs(self) -> int:
+        return 1
 
     @property
     def num_labels(self) -> int:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
+from falqon_core.data.sequences import Pair
 from falqon_core.methods.loss import sequence_log_probabilities
 
 
@@ -29,8 +30,8 @@ class Preference:
     def __init__(self, beta: float) -> None:
         self.beta = beta
 
-    def count(self, microbatch: Microbatch) -> int:
-        return microbatch.num_pairs
+    def count(self, item: Microbatch | Pair) -> int:
+        return item.num_pairs
 
     def loss(self, model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, dict[str, float]]:
         assert microbatch.reference is not None, "the reference pass comes first"

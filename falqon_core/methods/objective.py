@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
+from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.methods.dpo import Preference
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.spec.config import Recipe
@@ -19,7 +20,7 @@ from falqon_core.spec.config import Recipe
 class Objective(Protocol):
     figures: tuple[str, ...]  # the names of the sums, "loss" among them
 
-    def count(self, microbatch: Microbatch) -> int:
+    def count(self, item: Microbatch | Sequence | Pair) -> int:
         """What the loss is the mean of: labels, or pairs. A microbatch that counts 0 has no loss."""
 
     def loss(self, model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, dict[str, float]]:
@@ -31,8 +32,8 @@ class Supervised:
 
     figures = ("loss", "mean_token_accuracy")
 
-    def count(self, microbatch: Microbatch) -> int:
-        return microbatch.num_labels
+    def count(self, item: Microbatch | Sequence | Pair) -> int:
+        return item.num_labels
 
     def loss(self, model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, dict[str, float]]:
         summed, num_correct = microbatch_loss(model, microbatch)

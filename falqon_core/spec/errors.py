@@ -60,3 +60,12 @@ _ALLOCATORS_SAY = ("can't allocate memory", "not enough memory", "out of memory"
 def is_allocation_failure(error: BaseException) -> bool:
     """Whether `error` is Python's or torch's way to say that memory ran out."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY))
+
+
+def as_falqon_error(error: Exception) -> FalqonError:
+    """What may be told of any error: itself when it is ours, out of memory when it means that, otherwise only that it happened."""
+    if isinstance(error, FalqonError):
+        return error
+    if is_allocation_failure(error):
+        return OutOfMemory("memory ran out while loading; a smaller base model, rank or max_seq_length needs less")
+    return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")

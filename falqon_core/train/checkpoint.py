@@ -44,6 +44,7 @@ class Progress(BaseModel):
     num_records: int
     num_tokens: int
     num_threads: int
+    num_processes: int = 1
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}

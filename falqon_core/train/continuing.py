@@ -2,22 +2,25 @@
 
 from collections.abc import Callable
 
-import torch
-
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import ConfigError
 from falqon_core.spec.models import ModelDimensions
 from falqon_core.train.checkpoint import Progress
+from falqon_core.train.distributed import World
 from falqon_core.train.memory import available_bytes, place
 
 
-def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device) -> Recipe:
+def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, world: World) -> Recipe:
     """`recipe` with what depends on memory decided: now at a first start, as `before` when continued, because it changes the last bits.
+
+    The first rank's free memory decides for all; ranks on CPUs are taken to share one machine.
 
     Raises `OutOfMemory` when the estimate says that nothing fits.
     """
     if before is None:
-        return place(recipe, dimensions, device, available_bytes(device))
+        sharing = world.size if world.device.type == "cpu" else 1
+        (available,) = world.add_up(available_bytes(world.device) // sharing if world.is_first else 0)
+        return place(recipe, dimensions, world.device, int(available))
     decided = ("microbatch_tokens", "activation_checkpointing")
     return recipe.model_copy(update={name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None})
 
@@ -30,3 +33,5 @@ def check_same_training(before: Progress, now: Progress, warn: Callable[[str], N
         raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
     if before.num_threads != now.num_threads:
         warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
+    if before.num_processes != now.num_processes:
+        warn(f"continuing with {now.num_processes} processes after {before.num_processes}: results differ in the last bits")

@@ -1,17 +1,27 @@
-"""The figures of an objective over a validation set: sums over all labels or pairs, divided once."""
+"""The figures of an objective over a validation set: sums over all labels or pairs, divided once.
 
-from collections.abc import Iterable
+Each rank takes whole microbatches and all sum up in the same order, so the figures do not depend on the number of processes.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
-from falqon_core.methods.objective import Objective, means
+from falqon_core.methods.objective import Objective
+from falqon_core.train.distributed import ALONE, World, shares
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, microbatches: Iterable[Microbatch], objective: Objective) -> dict[str, float]:
-    """-> the mean of each of the objective's figures."""
-    counted = [microbatch for microbatch in microbatches if objective.count(microbatch)]
-    sums = [objective.loss(model, microbatch)[1] for microbatch in counted]
-    return means(objective, sums, sum(objective.count(microbatch) for microbatch in counted))
+def evaluate(model: PreTrainedModel, microbatches: Sequence[Microbatch], objective: Objective, world: World = ALONE) -> dict[str, float]:
+    """-> the mean of each of the objective's figures, the same on every rank."""
+    sums = torch.zeros(len(microbatches), len(objective.figures), dtype=torch.float64)
+    with world.together():
+        for index in shares([one.num_tokens for one in microbatches], world.size)[world.rank]:
+            if objective.count(microbatches[index]):
+                figures = objective.loss(model, microbatches[index])[1]
+                sums[index] = torch.tensor([figures[name] for name in objective.figures], dtype=torch.float64)
+    world.add_up_tensor(sums)
+    count = max(1, sum(objective.count(one) for one in microbatches))
+    return {name: sum(column) / count for name, column in zip(objective.figures, sums.t().tolist(), strict=True)}

@@ -2,7 +2,8 @@
 
 The state of a training is the method's tensors, the optimizer's, and `Progress`; all three are in a checkpoint, nothing random happens
 between, so a training that was interrupted and continued writes the same bytes as one that was not (same thread count).
-The trainer knows paths and numbers; what happens is told through `send`. What is given up: one process, one device.
+The trainer knows paths and numbers; what happens is told through `send`. Of several processes (train.distributed) each computes a
+share of every step, and the first alone writes.
 """
 
 import math
@@ -20,6 +21,7 @@ from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Expo
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
 from falqon_core.train.continuing import check_same_training, placed_recipe
+from falqon_core.train.distributed import ALONE, World
 from falqon_core.train.early_stopping import early_stop_reason, note_evaluation
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.finish import best_checkpoint, export_model, restored_model
@@ -30,7 +32,7 @@ from falqon_core.train.model import load_base_model, load_dimensions, load_token
 from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.samples import complete
-from falqon_core.train.step import train_step
+from falqon_core.train.step import Work, train_step
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
 NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
@@ -39,9 +41,11 @@ NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
 class Trainer:
     """One training in the folder `output`; continues by itself from the newest checkpoint found there."""
 
-    def __init__(self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool], world: World = ALONE
+    ) -> None:
         """Loads data, model and checkpoint. Raises the errors of `spec.errors`."""
-        self.config, self.output, self.send, self.stop = config, output, send, stop
+        self.config, self.output, self.send, self.stop, self.world = config, output, send, stop, world
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         self.device = torch.device("cpu")
@@ -49,12 +53,16 @@ class Trainer:
         self.tokenizer = load_tokenizer(config.model)
         train, self.validation = load_data(config, self.tokenizer, self._warn)
         self.num_truncated = train.num_truncated
-        checkpoint = newest_checkpoint(output, self._warn)
+        checkpoint = world.first_alone(lambda: newest_checkpoint(output, self._warn))
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
-        self.recipe = placed_recipe(recipe, before, self.dimensions, self.device)
+        self.recipe = placed_recipe(recipe, before, self.dimensions, world)
         self.objective = objective_of(self.recipe)
         self.progress = Progress(
-            recipe=self.recipe, num_records=len(train.sequences), num_tokens=train.num_tokens, num_threads=torch.get_num_threads()
+            recipe=self.recipe,
+            num_records=len(train.sequences),
+            num_tokens=train.num_tokens,
+            num_threads=torch.get_num_threads(),
+            num_processes=world.size,
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self.guard = Guard(self.recipe, self.dimensions, self.device)
@@ -69,7 +77,7 @@ class Trainer:
         self._saved_step = self.progress.step
         self.send(self._started())
         while not self._ended():
-            if self.stop():
+            if self.world.any(self.stop()):
                 self._checkpoint()
                 return ExitCode.STOPPED
             metrics = self.guard(self._step)
@@ -78,7 +86,9 @@ class Trainer:
             self._note(metrics)
             if is_best or self.progress.step % self.recipe.checkpoint_every == 0 or self._ended():
                 self._checkpoint()
-        self._export()
+        with self.world.together():
+            if self.world.is_first:
+                self._export()
         self.send(self._finished())
         return ExitCode.DONE
 
@@ -89,7 +99,14 @@ class Trainer:
         self.meter.start_step()
         progress = self.progress
         rate = learning_rate(self.recipe, progress.step, self.total_steps)
-        result = train_step(self.model, self.method, self.objective, self.optimizer, self.loader.next_step(), rate, progress.step + 1)
+        records = self.loader.next_records()
+        work = Work(
+            number=progress.step + 1,
+            microbatches=self.loader.microbatches(self.world.share(records)),
+            count=sum(self.objective.count(one) for one in records),
+            num_tokens=sum(len(one) for one in records),
+        )
+        result = train_step(self.model, self.method, self.objective, self.optimizer, work, rate, self.world)
         progress.step += 1
         progress.trained_tokens += result.num_tokens
         progress.loader = self.loader.state_dict()
@@ -104,13 +121,14 @@ class Trainer:
         """Tell validation loss, accuracy and samples; True when the loss is the lowest so far."""
         assert self.validation is not None
         step, recipe, sequences = self.progress.step, self.recipe, self.validation.sequences
-        figures = evaluate(self.model, validation_microbatches(self.validation, recipe, self.device), self.objective)
+        figures = evaluate(self.model, validation_microbatches(self.validation, recipe, self.device), self.objective, self.world)
         told = {f"valid_{name}": value for name, value in figures.items()}
         self.progress.metrics |= told
         self.send(Evaluated(step=step, **told))
-        if recipe.num_samples:
-            samples = complete(self.model, self.tokenizer, sequences, recipe.num_samples, recipe.sample_tokens)
-            self.send(Sampled(step=step, samples=samples))
+        with self.world.together():
+            if recipe.num_samples and self.world.is_first:
+                samples = complete(self.model, self.tokenizer, sequences, recipe.num_samples, recipe.sample_tokens)
+                self.send(Sampled(step=step, samples=samples))
         return note_evaluation(self.progress, figures["loss"])
 
     def _note(self, metrics: StepMetrics) -> None:
@@ -124,9 +142,15 @@ class Trainer:
         """Unless this very step is on disk already, or there is no step yet."""
         if self.progress.step == self._saved_step:
             return
+        self._saved_step = self.progress.step
+        self.world.check_same(self.method.state())
+        with self.world.together():
+            if self.world.is_first:
+                self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         checkpoint = Checkpoint(self.progress, self.method.state() | self.reference, self.optimizer.state())
         saved = save_checkpoint(self.output, checkpoint, self.recipe.keep_checkpoints)
-        self._saved_step = self.progress.step
         self.send(
             CheckpointSaved(
                 step=self.progress.step,
@@ -160,6 +184,7 @@ class Trainer:
         self.optimizer = Optimizer(self.method.parameters(), self.recipe.weight_decay, self.recipe.max_grad_norm)
         if checkpoint is not None:
             self.optimizer.load(checkpoint.optimizer)
+        self.world.check_same(self.method.state())
 
     def _attach_reference(self, train: Dataset, checkpoint: Checkpoint | None) -> Dataset:
         """Let pairs know what the base says of them; nothing for supervised training. The model must be the untouched base still."""

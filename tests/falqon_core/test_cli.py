@@ -14,7 +14,15 @@ from typer.testing import CliRunner
 
 from falqon_core import cli
 from falqon_core.bases.tiny import build_tiny
-from falqon_core.spec.errors import CheckpointCorrupt, ConfigError, DatasetError, FalqonError, LossNotFinite, OutOfMemory
+from falqon_core.spec.errors import (
+    CheckpointCorrupt,
+    ConfigError,
+    DatasetError,
+    FalqonError,
+    LossNotFinite,
+    OutOfMemory,
+    as_falqon_error,
+)
 from falqon_core.spec.messages import CheckpointSaved, ExitCode, Exported, Failed, Finished, Started, StepMetrics
 from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
 
@@ -117,7 +125,7 @@ def test_what_the_user_got_wrong_is_named(
     ],
 )
 def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCode) -> None:
-    known = cli._as_falqon_error(error)
+    known = as_falqon_error(error)
     assert isinstance(known, FalqonError)
     assert known.code == code
     assert cli._exit_code(known) == exit_code
@@ -126,7 +134,7 @@ def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCo
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert cli._as_falqon_error(caught.value).code == "out_of_memory"
+    assert as_falqon_error(caught.value).code == "out_of_memory"
 
 
 def test_inspect_prints_json(tiny_folder: Path, train_file: Path) -> None:

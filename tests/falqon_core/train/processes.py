@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 from falqon_core.spec.messages import AnyMessage, decode
 
@@ -41,15 +43,36 @@ def write_config(path: Path, model: Path, train_file: Path, recipe: dict[str, An
 
 @contextmanager
 def trainer(config: Path, output: Path) -> Iterator[Running]:
-    read, write = os.pipe()
-    command = [sys.executable, "-m", "falqon_core", "train", "--config", config, "--output", output, "--message-fd", str(write)]
-    with (output.parent / f"{output.name}.log").open("ab") as log:
-        process = subprocess.Popen(command, pass_fds=[write], env=ENVIRONMENT, cwd=output.parent, stdout=log, stderr=log)
-    os.close(write)
-    running = Running(process, read)
-    try:
+    with ranks([config], output) as (running, _):
         yield running
+
+
+@contextmanager
+def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list["subprocess.Popen[bytes]"]]]:
+    """The first rank and the others, one per configuration, all with one command line and the environment that torchrun gives.
+
+    As under torchrun the store belongs to whoever starts them. Only the first inherits the pipe.
+    """
+    read, write = os.pipe()
+    processes: list[subprocess.Popen[bytes]] = []
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if len(configs) > 1 else None
+    with (output.parent / f"{output.name}.log").open("ab") as log:
+        for rank, config in enumerate(configs):
+            command = [sys.executable, "-m", "falqon_core", "train", "--config", config, "--output", output, "--message-fd", str(write)]
+            environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
+            fds = [write] if rank == 0 else []
+            processes.append(subprocess.Popen(command, pass_fds=fds, env=environment, cwd=output.parent, stdout=log, stderr=log))
+    os.close(write)
+    running = Running(processes[0], read)
+    try:
+        yield running, processes[1:]
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
         running.pipe.close()
+
+
+def _of_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -1,0 +1,181 @@
+"""Several processes train one model, one device each, started by torchrun; a single process is a world of one, which sends nothing.
+
+Every rank holds the whole model and knows the whole step. It computes the records of its share, balanced by tokens; the gradients of
+the deltas are summed in one all-reduce, and from there on all ranks do the same: the same clipping, the same optimizer step, the same
+refresh of the same rows. Weights are never sent, and nothing but the first rank writes or tells.
+
+All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on one rank is raised on all of them by
+the next exchange, and nobody waits for who will never come. A rank that vanishes breaks the connection, or the time limit.
+What is given up: hiding the all-reduce behind the backward pass (O x r fp32 numbers per linear are little beside the backbone), and
+sharding of the frozen weights: each device must hold the model.
+"""
+
+import heapq
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from falqon_core.spec.errors import ConfigError, FalqonError, as_falqon_error
+
+TIME_LIMIT = timedelta(minutes=10)  # longer than the first rank takes to write its files while the others wait
+NUM_VALUES = 8  # of one small exchange
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
+
+
+class World:
+    """This process among `size`. Every method that takes part in an exchange must be called by all ranks in the same order."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
+        """`device` is this rank's own; default: the CPU."""
+        self.rank, self.size = rank, size
+        self.device = device or torch.device("cpu")
+        self._ended = size == 1  # no exchange any more: the ranks have failed together, or one is lost
+
+    @property
+    def is_first(self) -> bool:
+        """The rank that tells and writes."""
+        return self.rank == 0
+
+    def share(self, records: Sequence[S]) -> list[S]:
+        """The records of a step that this rank computes, in their order: possibly none."""
+        return [records[index] for index in shares([len(record) for record in records], self.size)[self.rank]]
+
+    def add_up(self, *values: float) -> list[float]:
+        """Sums over ranks of at most `NUM_VALUES` numbers. Raises what another rank has failed with, or `FalqonError` when one is lost."""
+        return list(values) if self.size == 1 else self._exchange(values)
+
+    def any(self, wish: bool) -> bool:
+        """Whether it is true on any rank."""
+        return self.add_up(wish)[0] > 0
+
+    def add_up_tensor(self, values: Tensor) -> None:
+        """Sum in place over ranks, any shape. Call `add_up` or leave `together` right before it, so that no rank fails in between."""
+        if self.size > 1:
+            self._all_reduce(values)
+
+    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none counts as zero. As `add_up_tensor`."""
+        if self.size == 1:
+            return
+        all_of_them = list(parameters)
+        flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in all_of_them])
+        self._all_reduce(flat)
+        for one, grad in zip(all_of_them, torch.split(flat, [one.numel() for one in all_of_them]), strict=True):
+            one.grad = grad.view_as(one)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All ranks leave the block after all have come to its end; an error of one is raised on all."""
+        try:
+            yield
+        except Exception as error:
+            if not self._ended:
+                self._exchange((), as_falqon_error(error))
+            raise
+        if not self._ended:
+            self._exchange(())
+
+    def first_alone(self, action: Callable[[], T]) -> T:
+        """`action()` of the first rank, and only after it of the others: what it tidies up they find tidy."""
+        if self.is_first:
+            with self.together():
+                return action()
+        with self.together():
+            pass
+        return action()
+
+    def check_same(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises `FalqonError` on all ranks unless all hold the same bits."""
+        if self.size == 1:
+            return
+        mine = _digest(tensors)
+        with self.together():
+            if self.add_up(mine) != [self.size * mine]:
+                raise FalqonError("the processes of this training hold different models; nothing of it is kept")
+
+    def _exchange(self, values: Sequence[float], error: FalqonError | None = None) -> list[float]:
+        sums = torch.zeros(1 + NUM_VALUES, dtype=torch.float64)
+        sums[0] = error is not None
+        sums[1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
+        self._all_reduce(sums)
+        if sums[0] > 0:
+            self._fail_together(error)
+        return sums[1 : 1 + len(values)].tolist()
+
+    def _fail_together(self, error: FalqonError | None) -> NoReturn:
+        self._ended = True
+        errors: list[FalqonError | None] = [None] * self.size
+        with self._nobody_lost():
+            dist.all_gather_object(errors, error)
+        raise next(one for one in errors if one is not None)
+
+    def _all_reduce(self, values: Tensor) -> None:
+        with self._nobody_lost():
+            dist.all_reduce(values)
+
+    @contextmanager
+    def _nobody_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # all that torch raises when a connection breaks or time is up
+            self._ended = True
+            raise FalqonError(f"process {self.rank} of {self.size} has lost another process of this training") from error
+
+
+ALONE = World()
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """The world that torchrun's environment variables describe, left again at the end; without them a world of one.
+
+    Small exchanges go through gloo on the CPU, gradients through the backend of their device (NCCL on CUDA).
+    Raises `ConfigError` when variables are missing, `FalqonError` when not all ranks arrive in time.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ALONE
+        return
+    if missing := [name for name in _VARIABLES if not os.environ.get(name)]:
+        raise ConfigError(f"{missing[0]}: WORLD_SIZE asks for several processes, but {missing[0]} is not set; start them with torchrun")
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIME_LIMIT)
+    except RuntimeError as error:
+        raise FalqonError(f"process {rank} of {size} has not found the others") from error
+    try:
+        yield World(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices of `lengths`, each once, in `size` shares of about the same sum: the longest first, to whoever has least so far."""
+    result: list[list[int]] = [[] for _ in range(size)]
+    loads = [(0, rank) for rank in range(size)]
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        load, rank = loads[0]
+        result[rank].append(index)
+        heapq.heapreplace(loads, (load + lengths[index], rank))
+    return [sorted(share) for share in result]
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> int:
+    """32 bits that depend on every bit of the tensors."""
+    result = 0
+    for name in sorted(tensors):
+        result = zlib.crc32(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), result)
+    return result
