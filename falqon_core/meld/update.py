@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.ops.quantize import E4M3_MAX, codes_of, power_of_two_scale, quantize_rows, round_to_grid_
-from falqon_core.ops.refresh import refresh_rows
+from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
 from falqon_core.spec.config import Recipe
 
 
@@ -42,23 +41,20 @@ class Anchored:
     keeps_base = True
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        layer.a.copy_(quantize_rows(a.to(layer.rows.dtype))[0])
-        layer.scale[layer.out_features :] = quantize_rows(layer.a)[1]
-        self.after_step(layer)
+        layer.set_a(*quantize_rows(a.to(weight)))
+        layer.refresh()
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        assert layer.base is not None
-        return refresh_rows(layer.weight, layer.scale[: layer.out_features], layer.base, layer.delta.detach(), layer.a, layer.factor)
+        return layer.refresh()
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        a_scale = layer.scale[layer.out_features :]
-        return {"delta": layer.delta.detach(), "a": codes_of(layer.a, a_scale), "a_scale": a_scale}
+        a, a_scale = layer.quantized_a()
+        return {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         layer.delta.detach().copy_(state["delta"])
-        layer.scale[layer.out_features :] = state["a_scale"]
-        layer.a.copy_(state["a"].float() * state["a_scale"])
-        self.after_step(layer)
+        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.refresh()
 
 
 class TopK:
@@ -68,27 +64,26 @@ class TopK:
         self.num_update_rows = num_update_rows
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        both = torch.cat([weight.float(), a])
-        layer.scale.fill_(power_of_two_scale(both.abs().amax()))
-        layer.rows.copy_(round_to_grid_(both, layer.scale))
+        values = [weight.float(), a.to(weight.device, torch.float32)]
+        scale = power_of_two_scale(torch.stack([one.abs().amax() for one in values]).amax())
+        layer.set_weight(round_to_grid_(values[0].clone(), scale), scale)
+        layer.set_a(round_to_grid_(values[1].clone(), scale), scale)
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
         delta = layer.delta.detach()
         chosen = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
-        limit = float(E4M3_MAX * layer.scale[0])
-        folded = layer.rows[chosen].float().addmm_(delta[chosen], layer.a.float()).clamp_(-limit, limit)
-        new = round_to_grid_(folded, layer.scale[chosen]).to(layer.rows.dtype)
-        changed = torch.count_nonzero(layer.rows[chosen] != new)
-        layer.rows[chosen] = new
+        changed = layer.fold(chosen)
         delta.zero_()
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        return {"rows": codes_of(layer.rows, layer.scale), "scale": layer.scale[0]}
+        (weight, scale), (a, _) = layer.quantized_weight(), layer.quantized_a()
+        return {"rows": torch.cat([weight, a]), "scale": scale[0]}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
-        layer.scale.copy_(state["scale"].expand_as(layer.scale))
-        layer.rows.copy_(state["rows"].float() * layer.scale)
+        values = dequantize(state["rows"], state["scale"], torch.float32)
+        layer.set_weight(values[: layer.out_features], state["scale"])
+        layer.set_a(values[layer.out_features :], state["scale"])
 
 
 def update_rule(recipe: Recipe) -> UpdateRule:

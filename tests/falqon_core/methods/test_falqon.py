@@ -61,7 +61,8 @@ def test_a_restored_method_is_the_same_method(update_rule: str, a_init: str) -> 
     other_model, other = tiny_model("smollm"), Falqon(recipe)
     other.restore(other_model, {name: value.clone() for name, value in method.state().items()})
     for name, layer in method.layers.items():
-        assert torch.equal(layer.rows, other.layers[name].rows)
+        assert torch.equal(layer.weight, other.layers[name].weight)
+        assert torch.equal(layer.a, other.layers[name].a)
     assert all(torch.equal(a, b) for a, b in zip(method.parameters().values(), other.parameters().values(), strict=True))
     (one,) = batch(packing=True)
     assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
