@@ -65,6 +65,8 @@ def convert_to_melded(
                     rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
             model.set_submodule(name, layer)
             melded[name] = layer
+    for number, name in enumerate(names):
+        melded[name].number = number
     return {name: melded[name] for name in names}
 
 

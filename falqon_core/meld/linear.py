@@ -28,6 +28,7 @@ class MeldedLinear(nn.Module):
         super().__init__()
         self.rows, self.index, self.factor = rows, index, factor
         self.out_features, self.in_features, self.rank = rows.sizes[index], rows.in_features, rows.rank
+        self.number = self.num_folds = 0  # the linear's place in the model, and steps so far: keys of its random bits
         self.register_buffer("base", base, persistent=False)
         self.bias = bias
         self.delta = nn.Parameter(torch.zeros(self.out_features, self.rank, device=rows.scale.device))
@@ -71,7 +72,13 @@ class MeldedLinear(nn.Module):
 
     def fold(self, chosen: Tensor) -> Tensor:
         """Add delta . A to the weight's rows `chosen` (int64 [k]), scales unchanged; -> how many values changed, int64 []."""
-        return self.rows.fold(chosen + self.rows.weight_at(self.index).start, self.delta.detach()[chosen], self.a)
+        return self.rows.fold(self.rows.weight_at(self.index), chosen, self.delta.detach(), self.a)
+
+    def fold_stochastic(self, seed: int) -> Tensor:
+        """Add factor * delta . A to the weight, rounded stochastically; -> how many values changed, int64 []."""
+        at, step = self.rows.weight_at(self.index), self.num_folds
+        self.num_folds += 1
+        return self.rows.fold_stochastic(at, self.delta.detach(), self.a, self.factor, seed, step, self.number)
 
     def quantized_weight(self) -> tuple[Tensor, Tensor]:
         """-> (codes float8_e4m3fn [O, I], scale fp32 [O, 1]); weight = codes * scale exactly."""

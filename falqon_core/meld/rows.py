@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from falqon_core.ops.quantize import E4M3_MAX, codes_of, dequantize, quantize_codes, quantize_rows, round_to_grid_
 from falqon_core.ops.refresh import refresh_codes, refresh_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
+from falqon_core.ops.stochastic import fold_stochastic
+from falqon_core.ops.topk import fold_rows
 
 HOST_BLOCK_ELEMENTS = 2**24  # of a base copy in host memory, on the device at a time: 32 MiB in bf16
 
@@ -79,8 +81,12 @@ class Rows(nn.Module, ABC):
         """Rebuild weight rows as quantize(base + factor * delta . a), see ops/refresh.py; -> changed values, int64 []."""
 
     @abstractmethod
-    def fold(self, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        """Add delta . a to the weight rows `chosen` (int64 [k]; delta fp32 [k, r]) at their scales; -> changed values, int64 []."""
+    def fold(self, at: slice, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        """Add delta . a to the rows `chosen` (int64 [k]) of those, scales unchanged, see ops/topk.py; -> changed values, int64 []."""
+
+    @abstractmethod
+    def fold_stochastic(self, at: slice, delta: Tensor, a: Tensor, factor: float, seed: int, step: int, layer: int) -> Tensor:
+        """Add factor * delta . a to weight rows, rounded stochastically, see ops/stochastic.py; -> changed values, int64 []."""
 
 
 class ShadowRows(Rows):
@@ -118,11 +124,20 @@ class ShadowRows(Rows):
     def refresh(self, at: slice, base: Tensor, delta: Tensor, a: Tensor, factor: float) -> Tensor:
         return refresh_rows(self.shadow[at], self.scale[at], base, delta, a, factor)
 
-    def fold(self, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        old = self.shadow[chosen]
-        new = _folded(old, self.scale[chosen], delta, a).to(old.dtype)
-        self.shadow[chosen] = new
+    def fold(self, at: slice, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        rows, scale = self.shadow[at], self.scale[at][chosen]
+        limit, old = E4M3_MAX * scale, rows[chosen]
+        values = old.float().addmm_(delta[chosen], a.float()).clamp_(-limit, limit)
+        new = round_to_grid_(values, scale).to(old.dtype)
+        rows[chosen] = new
         return torch.count_nonzero(old != new)
+
+    def fold_stochastic(self, at: slice, delta: Tensor, a: Tensor, factor: float, seed: int, step: int, layer: int) -> Tensor:
+        """By way of the codes: three passes more than there need be, for a choice that is about a GPU's memory."""
+        codes, scale = self.codes_at(at), self.scale[at]
+        changed = fold_stochastic(codes, None, scale, delta, a, factor, seed, step, layer)
+        self.shadow[at] = dequantize(codes, scale, self.shadow.dtype)
+        return changed
 
 
 class CodeRows(Rows):
@@ -171,25 +186,19 @@ class CodeRows(Rows):
         changed = torch.zeros((), dtype=torch.int64, device=self.codes.device)
         for start in range(0, num_rows, block):
             part = slice(start, min(start + block, num_rows))
-            rows = slice(at.start + part.start, at.start + part.stop)
-            codes_t = None if self.codes_t is None else self.codes_t[:, rows]
             base_block = base[part].to(self.codes.device, non_blocking=True)
-            changed += refresh_codes(self.codes[rows], codes_t, self.scale[rows], base_block, delta[part], a, factor)
+            changed += refresh_codes(*self._layouts(slice(at.start + part.start, at.start + part.stop)), base_block, delta[part], a, factor)
         return changed
 
-    def fold(self, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        old, scale = self.codes[chosen], self.scale[chosen]
-        new = codes_of(_folded(dequantize(old, scale), scale, delta, a), scale)
-        self.codes[chosen] = new
-        if self.codes_t is not None:
-            self.codes_t[:, chosen] = new.t()
-        return torch.count_nonzero(old.float() != new.float())
+    def fold(self, at: slice, chosen: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        return fold_rows(*self._layouts(at), delta, a, chosen)
 
+    def fold_stochastic(self, at: slice, delta: Tensor, a: Tensor, factor: float, seed: int, step: int, layer: int) -> Tensor:
+        return fold_stochastic(*self._layouts(at), delta, a, factor, seed, step, layer)
 
-def _folded(values: Tensor, scale: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-    """values + delta . a at an unchanged scale, saturating: fp32 on the grid."""
-    limit = E4M3_MAX * scale
-    return round_to_grid_(values.float().addmm_(delta, a.float()).clamp_(-limit, limit), scale)
+    def _layouts(self, at: slice) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Codes, their second layout and scale of weight rows, as views."""
+        return self.codes[at], None if self.codes_t is None else self.codes_t[:, at], self.scale[at]
 
 
 def new_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:

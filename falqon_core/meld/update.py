@@ -1,7 +1,10 @@
-"""How the delta reaches the quantized rows: the two update rules, each an object with `start`, `after_step` and its stored tensors.
+"""How the delta reaches the quantized rows: the update rules, each an object with `start`, `after_step` and its stored tensors.
 
 Anchored (ours): after each optimizer step every row is rebuilt from the immutable base,
 `W_q[i], s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
+
+Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits nowhere. As in TopK the optimizer's step is
+B; all of it is added to the rows in place and rounded up or down by chance, so that it arrives on average, with noise.
 
 TopK (published, FALQON, arXiv 2510.24061): the row-wise proxy update. Reproduced: one scale shared by the whole [W; A]; B is a buffer
 that starts each step at zero, so the optimizer's step is B; the k rows with the largest ||B_i||_1 are folded in FP8 units,
@@ -78,7 +81,8 @@ class TopK:
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         (weight, scale), (a, _) = layer.quantized_weight(), layer.quantized_a()
-        return {"rows": torch.cat([weight, a]), "scale": scale[0]}
+        both = torch.cat([weight.view(torch.uint8), a.view(torch.uint8)]).view(weight.dtype)
+        return {"rows": both, "scale": scale[0]}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         values = dequantize(state["rows"], state["scale"], torch.float32)
@@ -86,8 +90,35 @@ class TopK:
         layer.set_a(values[layer.out_features :], state["scale"])
 
 
+class Stochastic:
+    keeps_base = False
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
+        layer.set_weight(*quantize_rows(weight))
+        layer.set_a(*quantize_rows(a.to(weight)))
+
+    def after_step(self, layer: MeldedLinear) -> Tensor:
+        changed = layer.fold_stochastic(self.seed)
+        layer.delta.detach().zero_()
+        return changed
+
+    def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
+        (weight, scale), (a, a_scale) = layer.quantized_weight(), layer.quantized_a()
+        return {"weight": weight, "scale": scale, "a": a, "a_scale": a_scale, "num_folds": torch.tensor(layer.num_folds)}
+
+    def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        layer.set_weight(dequantize(state["weight"], state["scale"], torch.float32), state["scale"])
+        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.num_folds = int(state["num_folds"])
+
+
 def update_rule(recipe: Recipe) -> UpdateRule:
     """`recipe` is resolved."""
+    if recipe.base_copy == "none":
+        return Stochastic(recipe.seed)
     if recipe.update_rule == "anchored":
         return Anchored()
     assert recipe.num_update_rows is not None, "resolve the recipe first"

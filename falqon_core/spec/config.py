@@ -16,7 +16,7 @@ MethodName = Literal["falqon", "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
-BaseCopy = Literal["device", "host"]
+BaseCopy = Literal["device", "host", "none"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
@@ -44,7 +44,8 @@ class Recipe(BaseModel):
     a_init: AInit = "orthonormal"
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")
     base_copy: BaseCopy | None = Field(
-        None, description="anchored only: where the unquantized weights are kept, on the device or in host memory; auto: device"
+        None,
+        description="anchored only: where the unquantized weights are kept; none: nowhere, steps are rounded stochastically; auto: device",
     )
     simulate_fp8: bool = Field(False, description="round activations and gradients as an FP8 GPU does where the device would not")
 
@@ -91,6 +92,10 @@ class Recipe(BaseModel):
             raise ValueError("num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all of them")
         if self.update_rule == "topk" and self.base_copy is not None:
             raise ValueError("base_copy: update_rule 'topk' writes to the quantized weights in place and keeps no base; leave it out")
+        if self.weight_decay > 0 and (self.update_rule == "topk" or self.base_copy == "none"):
+            raise ValueError(
+                "weight_decay: without a base the delta is zero again after each step, so there is nothing to decay; leave it at 0"
+            )
         if self.method != "dpo" and self.beta is not None:
             raise ValueError("beta: only method 'dpo' has it; leave beta out or use 'dpo'")
         if self.microbatch_tokens is not None and self.microbatch_tokens < self.longest_record:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from falqon_core.meld.linear import MeldedLinear, meld
-from falqon_core.meld.update import Anchored, TopK, UpdateRule
+from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 
 
@@ -95,8 +95,44 @@ class TestTopK:
         assert_same_rows(again, layer)
 
 
-@pytest.mark.parametrize("rule", [Anchored(), TopK(1)])
-def test_codes_and_rows_agree_after_steps(rule: Anchored | TopK) -> None:
+class TestStochastic:
+    def fold(self, seed: int = 0, number: int = 0, num_steps: int = 3, stored_after: int | None = None) -> MeldedLinear:
+        layer, weight, a = layer_for(False, factor=2.0)
+        layer.number = number
+        rule = Stochastic(seed)
+        with torch.no_grad():
+            rule.start(layer, weight, a)
+            for step in range(num_steps):
+                if step == stored_after:
+                    state = rule.state(layer)
+                    layer, _, _ = layer_for(False, factor=2.0)
+                    layer.number = number
+                    rule.load(layer, state)
+                layer.delta.copy_(torch.linspace(-0.02, 0.05, 36).view(12, 3))
+                rule.after_step(layer)
+                assert layer.delta.eq(0).all()
+        return layer
+
+    def test_seed_and_place_of_the_linear_decide_the_rounding_and_nothing_else_does(self) -> None:
+        first = self.fold()
+        torch.manual_seed(77)
+        assert_same_rows(self.fold(), first)
+        assert not torch.equal(self.fold(seed=1).weight, first.weight)
+        assert not torch.equal(self.fold(number=1).weight, first.weight)
+
+    def test_a_stored_layer_goes_on_bit_for_bit(self) -> None:
+        assert_same_rows(self.fold(stored_after=2), self.fold())
+
+    def test_it_starts_at_the_quantized_weight_and_each_step_rounds_anew(self) -> None:
+        layer, weight, _ = layer_for(False)
+        assert torch.equal(self.fold(num_steps=0).weight, quantize_rows(weight)[0])
+        one, two = self.fold(num_steps=1), self.fold(num_steps=2)
+        assert not torch.equal(one.weight, two.weight)
+        assert layer.base is None
+
+
+@pytest.mark.parametrize("rule", [Anchored(), TopK(1), Stochastic(0)])
+def test_codes_and_rows_agree_after_steps(rule: UpdateRule) -> None:
     layer, weight, a = layer_for(rule.keeps_base)
     with torch.no_grad():
         rule.start(layer, weight, a)
@@ -133,6 +169,9 @@ class TestFidelity:
 
     def test_the_anchored_rule_keeps_a_constant_drift(self) -> None:
         assert self.share_kept(Anchored()) == pytest.approx(1, abs=0.01)
+
+    def test_stochastic_rounding_keeps_it_on_average(self) -> None:
+        assert self.share_kept(Stochastic(0)) == pytest.approx(1, abs=0.05)
 
     def test_the_published_rule_loses_nearly_all_of_it(self) -> None:
         """Measured 0.009 when every row is folded in every step, and 0.0005 with the published ten rows."""

@@ -55,9 +55,9 @@ def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
 
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
-@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
-def test_a_restored_method_is_the_same_method(update_rule: str, a_init: str) -> None:
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": a_init}).resolved(10)
+@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+def test_a_restored_method_is_the_same_method(rule: dict[str, str], a_init: str) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "a_init": a_init} | rule).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)
     method.prepare(model, batch(packing=True))
     for parameter in method.parameters().values():
@@ -100,9 +100,9 @@ def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> No
     assert share == changed / sum(old.numel() for old, _ in pairs) > 0
 
 
-@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
-def test_training_lowers_the_loss(update_rule: str) -> None:
-    recipe = Recipe.model_validate({"rank": 16, "update_rule": update_rule}).resolved(10)
+@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
+    recipe = Recipe.model_validate({"rank": 16} | rule).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)
     method.prepare(model, [])
     optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)

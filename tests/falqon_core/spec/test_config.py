@@ -15,6 +15,8 @@ from falqon_core.spec.config import DEFAULT_LEARNING_RATE, PUBLISHED_NUM_UPDATE_
         ({"update_rule": "topk", "alpha": 16.0}, "alpha: update_rule 'topk'"),
         ({"num_update_rows": 10}, "num_update_rows: only update_rule 'topk'"),
         ({"update_rule": "topk", "base_copy": "host"}, "base_copy: update_rule 'topk'"),
+        ({"update_rule": "topk", "weight_decay": 0.1}, "weight_decay: without a base"),
+        ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
         ({"max_seq_length": 512, "microbatch_tokens": 256}, "microbatch_tokens: must be at least max_seq_length"),
         ({"method": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023}, "microbatch_tokens: must be at least twice max_seq_length"),
         ({"beta": 0.1}, "beta: only method 'dpo' has it"),
