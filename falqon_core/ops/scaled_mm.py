@@ -4,9 +4,10 @@
 layout that FP8 tensor cores read; a weight that is contracted over its inputs (output) and over its outputs (grad_input) is therefore
 stored twice. Fast accumulation keeps about 14 bits on H100 (method.md section 4): good enough for activations, off for gradients.
 
-On a GPU there are three ways, in this order, and the first that reproduces a known product *exactly* is taken:
+On a GPU there are four ways, in this order, and the first that reproduces a known product *exactly* is taken:
   rowwise    `torch._scaled_mm` with both scale vectors; known to fail or to be wrong on some GPUs (sm_89, sm_120).
   unit_scale the same GEMM with scale 1 and the multiplications after it. Scales are powers of two, so not a bit changes.
+  own        the kernel of ops/half_gemm.py with FP32 sums.
   the oracle dequantizes to bf16, for GPUs without FP8; `has_fp8_gemm` tells callers to spare themselves quantizing activations there.
 GPU libraries choose their kernel by the number of rows, so the question is asked once per device, power of two of M and accumulation;
 later calls look the answer up. What a GPU refuses (K or N no multiple of 16) is refused on the CPU too, so that tests see it.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.half_gemm import gemm_codes
 from falqon_core.ops.quantize import dequantize
 
 ALIGNMENT = 16  # of K and N, in elements
@@ -62,6 +64,11 @@ def unit_scale(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accu
     return out.mul_(a_scale).mul_(b_scale.t())
 
 
+def own(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool) -> Tensor:
+    """Sums in FP32 whatever is asked for."""
+    return gemm_codes(a, b, a_scale, b_scale.t())
+
+
 def first_exact(gemms: Sequence[Gemm], num_rows: int, device: torch.device, fast_accumulation: bool) -> Gemm:
     """The first of `gemms` that gives the known product [num_rows, N] bit for bit on `device`; the oracle when none does."""
     *operands, expected = _known_product(num_rows, device)
@@ -70,7 +77,7 @@ def first_exact(gemms: Sequence[Gemm], num_rows: int, device: torch.device, fast
             if torch.equal(gemm(*operands, fast_accumulation), expected):
                 return gemm
             fault = "its product is wrong"
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # torch's and Triton's have no common ancestor, and any of them means that this one is of no use
             fault = str(error).partition("\n")[0]
         logger.warning("FP8 GEMM %s is not used on %s for %d rows: %s", getattr(gemm, "__name__", gemm), device, num_rows, fault)
     return scaled_mm.oracle
@@ -92,7 +99,7 @@ scaled_mm.kernels["cuda"] = scaled_mm_cuda
 
 @cache
 def _gemm_for(device: torch.device, num_rows: int, fast_accumulation: bool) -> Gemm:
-    return first_exact((rowwise, unit_scale), num_rows, device, fast_accumulation)
+    return first_exact((rowwise, unit_scale, own), num_rows, device, fast_accumulation)
 
 
 def _known_product(num_rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.quantize import quantize_codes
-from falqon_core.ops.scaled_mm import _known_product, first_exact, rowwise, scaled_mm, unit_scale
+from falqon_core.ops.scaled_mm import _known_product, first_exact, own, rowwise, scaled_mm, unit_scale
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 DEVICE = torch.device(KERNEL_DEVICE)
@@ -24,9 +24,9 @@ def test_it_is_the_product_of_the_dequantized_operands(m: int, n: int, k: int) -
     torch.testing.assert_close(scaled_mm(a, a_scale, b, b_scale).double(), exact, rtol=2**-8, atol=0)
 
 
-@pytest.mark.parametrize("gemm", [rowwise, unit_scale])
+@pytest.mark.parametrize("gemm", [rowwise, unit_scale, own])
 @pytest.mark.parametrize("fast_accumulation", [False, True])
-def test_both_gemms_on_codes_agree_with_the_oracle(gemm: object, fast_accumulation: bool) -> None:
+def test_the_gemms_on_codes_agree_with_the_oracle(gemm: object, fast_accumulation: bool) -> None:
     """torch multiplies codes on the CPU too, so the calls themselves are tested, if not what a GPU makes of them."""
     assert callable(gemm)
     a, a_scale, b, b_scale = operands(33, 64, 320)
@@ -72,6 +72,7 @@ class TestProbe:
     def test_a_right_gemm_is_taken_and_the_first_of_them(self, num_rows: int) -> None:
         assert first_exact((rowwise, unit_scale), num_rows, DEVICE, False) is rowwise
         assert first_exact((unit_scale, rowwise), num_rows, DEVICE, True) is unit_scale
+        assert first_exact((own,), num_rows, DEVICE, False) is own
 
     @pytest.mark.parametrize("fault", ["refusing", "forgetting_the_scales_of_b", "sharing_a_scale", "wrong_in_one_product"])
     def test_one_that_fails_or_lies_is_passed_over_and_named(self, fault: str, caplog: pytest.LogCaptureFixture) -> None:
