@@ -125,8 +125,8 @@ def swiglu_backward_kernel(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     of_gate, of_up = _backward(grad_output + row * grad_stride, gate + row * gate_stride, up + row * up_stride, columns, NUM_COLUMNS)
-    tl.store(grad_gate + row * NUM_COLUMNS + columns, of_gate, mask=columns < NUM_COLUMNS)
-    tl.store(grad_up + row * NUM_COLUMNS + columns, of_up, mask=columns < NUM_COLUMNS)
+    tl.store(grad_gate + row * 2 * NUM_COLUMNS + columns, of_gate, mask=columns < NUM_COLUMNS)
+    tl.store(grad_up + row * 2 * NUM_COLUMNS + columns, of_up, mask=columns < NUM_COLUMNS)
 
 
 @jit
@@ -199,7 +199,7 @@ def swiglu_forward_triton(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_backward_triton(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    grad_gate, grad_up = (torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) for _ in range(2))
+    grad_gate, grad_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
     grad, gate, up = rows_of(grad_output), rows_of(gate), rows_of(up)
     num_rows, num_columns = gate.shape
     grid = (num_rows, -(-num_columns // ELEMENTWISE_BLOCK))
