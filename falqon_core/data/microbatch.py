@@ -10,7 +10,7 @@ prompt is read twice.
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,16 @@ class Microbatch:
     def num_pairs(self) -> int:
         """When these are pairs."""
         return len(self.label_counts) // 2
+
+    def to(self, device: torch.device) -> "Microbatch":
+        """The same with every tensor on `device`."""
+        tensors = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    @property
+    def max_seqlen(self) -> int | None:
+        """Length of the longest packed record."""
+        return None if self.cu_seqlens is None else int(self.cu_seqlens.diff().max())
 
 
 def microbatches(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool, multiple_of: int = 1) -> list[Microbatch]:

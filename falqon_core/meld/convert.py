@@ -1,27 +1,27 @@
 """Turn a transformers causal LM into one that trains melded: freeze everything, swap the chosen `nn.Linear`s for `MeldedLinear`s.
 
 Works on any causal LM built from `nn.Linear`. The output head is left alone (and with it tied embeddings), biases are kept and stay
-frozen. `swap_activations` also replaces the standard RMSNorm and SwiGLU modules by those of `ops`, which keep less for backward.
+frozen. `swap_blocks` replaces the standard RMSNorm, SwiGLU and attention modules by ours, which keep less for backward and call the
+linears that read the same input together.
 What is given up: parameters of norms, biases and embeddings never train.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.meld import init
-from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.blocks import ATTENTIONS, SWIGLU_MLPS, Attention, SwiGLU
+from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
-from falqon_core.ops.swiglu import SwiGLU
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import ConfigError
 
 RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
-SWIGLU_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 
 
 def target_linears(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
@@ -42,37 +42,59 @@ def target_linears(model: PreTrainedModel, target_modules: tuple[str, ...] | Non
 def convert_to_melded(
     model: PreTrainedModel, recipe: Recipe, rule: UpdateRule, sketches: Mapping[str, Tensor] | None = None, fresh: bool = True
 ) -> dict[str, MeldedLinear]:
-    """Swap in place; returns the melded linears by full name.
+    """Swap in place, on the model's device; returns the melded linears by full name, in the model's order.
 
+    Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes first; others are melded alone.
     `recipe` is resolved. `sketches` (see `init.gradient_sketches`) are needed for a_init "gradient". With `fresh=False` no A is chosen
     and the rows stay empty until the rule loads a checkpoint. Raises `ConfigError` for unknown target modules or too large a rank.
     """
     model.requires_grad_(False)
-    melded = {}
-    for name, linear in target_linears(model, recipe.target_modules).items():
-        if recipe.rank > linear.in_features:
-            raise ConfigError(f"rank: {recipe.rank} is more than the {linear.in_features} inputs of {name}", "rank")
-        weight = linear.weight.detach()
-        factor = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
-        layer = MeldedLinear(weight, linear.bias, recipe.rank, factor, rule.keeps_base, recipe.simulate_fp8)
-        if fresh:
-            with torch.no_grad():
-                rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, layer)
-        melded[name] = layer
-    return melded
+    names = list(target_linears(model, recipe.target_modules))  # no references to the modules: each weight is freed as it is converted
+    factor = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
+    base_copy = recipe.base_copy if rule.keeps_base else None
+    melded: dict[str, MeldedLinear] = {}
+    for group in _groups(model, names):
+        linears = [model.get_submodule(name) for name in group]
+        if recipe.rank > linears[0].in_features:
+            raise ConfigError(f"rank: {recipe.rank} is more than the {linears[0].in_features} inputs of {group[0]}", "rank")
+        layers = meld(linears, recipe.rank, factor, base_copy, recipe.simulate_fp8)
+        for name, linear, layer in zip(group, linears, layers, strict=True):
+            if fresh:
+                weight = linear.weight.detach()
+                with torch.no_grad():
+                    rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
+            model.set_submodule(name, layer)
+            melded[name] = layer
+    for number, name in enumerate(names):
+        melded[name].number = number
+    return {name: melded[name] for name in names}
 
 
-def swap_activations(model: nn.Module) -> None:
-    """Replace the standard RMSNorm and SwiGLU modules of the known architectures, in place; state dict names stay."""
-    for parent in list(model.modules()):
+def swap_blocks(model: nn.Module) -> None:
+    """Replace the standard RMSNorm, attention and SwiGLU modules of the known architectures, in place; state dict names stay."""
+    for parent in reversed(list(model.modules())):  # innermost first: a block takes its children along
         for name, child in list(parent.named_children()):
             kind = type(child).__name__
             if kind in RMS_NORMS:
                 setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
-            elif kind in SWIGLU_MLPS and isinstance(child.act_fn, nn.SiLU):
+            elif kind in SWIGLU_MLPS and child.config.hidden_act in ("silu", "swish"):
                 setattr(parent, name, SwiGLU(child.gate_proj, child.up_proj, child.down_proj))
+            elif kind in ATTENTIONS:
+                setattr(parent, name, Attention(child))
+
+
+def _groups(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
+    """All `names`, each once: those that a block calls together as one group if all of them are there, the others alone."""
+    together = {}
+    for path, block in model.named_modules():
+        if isinstance(block, (Attention, SwiGLU)):
+            group = [f"{path}.{name}" for name in block.shared_input]
+            if set(group) <= set(names):
+                together |= dict.fromkeys(group[1:]) | {group[0]: group}
+    for name in names:
+        group = together.get(name, [name])
+        if group is not None:
+            yield group
 
 
 def _choose_a(name: str, weight: Tensor, recipe: Recipe, sketches: Mapping[str, Tensor] | None) -> Tensor:

@@ -52,7 +52,7 @@ def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int
 
     The model may be entirely frozen: the embeddings' output is made to require a gradient.
     """
-    sketches = {name: torch.zeros(OVERSAMPLING * rank, linear.in_features) for name, linear in linears.items()}
+    sketches = {name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=linear.weight.device) for name, linear in linears.items()}
 
     def watch(sketch: Tensor, omega: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -67,7 +67,7 @@ def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int
 
     handles = [model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.requires_grad_())]
     for name, linear in linears.items():
-        omega = torch.randn(linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)).to(linear.weight.dtype)
+        omega = torch.randn(linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)).to(linear.weight)
         handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
     try:
         yield sketches

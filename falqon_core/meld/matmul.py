@@ -1,50 +1,61 @@
-"""The one autograd function of a melded linear.
+"""The one autograd function of the method: the linears of one group, forward and backward.
 
-Forward is one GEMM: x [T, I] . rows[W; A] [O + r, I]^T = [y | o_a]. For backward only o_a [T, r] is kept, never x: the backbone and A
-are frozen, so no weight gradient needs it. Backward: grad_input = grad_output . W and grad of the delta = factor * grad_output^T . o_a,
-the exact gradient of folding factor * B . A into W, because A here is its own dequantized FP8 value.
+Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. For backward only the o_a [T, n r] are kept, never x: the
+backbone and A are frozen, so no weight gradient needs it. Backward: grad_input = [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear
+grad of its delta = factor * dy^T . o_a, the exact gradient of folding factor * B . A into W, because A here is its own dequantized
+FP8 value. Rows are frozen between forward and backward; they are kept by reference, not as saved tensors.
 
-`simulate_fp8` rounds as the FP8 GPU does: x per token on the way forward; on the way back the weight's scale lies on the contraction
-axis, so grad_output * scale is rounded per token and multiplied with the codes. grad of the delta stays in the working dtype there too.
-What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is added up in fp32.
+The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up do (ops/swiglu.py).
+What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is added up in fp32. It is small, and
+cheaper than the FP8 transposes that it would need.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from falqon_core.ops.quantize import quantize_rows
+from falqon_core.meld.rows import Rows
 
 
 class MeldedMatmul(torch.autograd.Function):
-    """(x [..., I], delta fp32 [O, r], rows [O + r, I], scale fp32 [O + r, 1]) -> y [..., O], a view with row stride O + r."""
+    """(x [..., I], rows, factor, delta fp32 [O_j, r] of each linear) -> y_j [..., O_j] of each, views of one buffer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, rows: Tensor, scale: Tensor, factor: float, simulate_fp8: bool) -> Tensor:
-        num_outputs = delta.shape[0]
-        x_TI = x.reshape(-1, x.shape[-1])
-        if simulate_fp8:
-            x_TI, _ = quantize_rows(x_TI)
-        both = x_TI @ rows.t()
+    def forward(ctx: Any, x: Tensor, rows: Rows, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
+        both = rows.output(x.reshape(-1, x.shape[-1]))
         # A copy, not a view: a view would keep all of `both` alive.
-        ctx.save_for_backward(both[:, num_outputs:].clone(), rows, scale)
-        ctx.factor, ctx.simulate_fp8 = factor, simulate_fp8
-        return both[:, :num_outputs].view(*x.shape[:-1], num_outputs)
+        ctx.save_for_backward(both[:, rows.num_outputs : rows.num_outputs + len(deltas) * rows.rank].clone())
+        ctx.rows, ctx.factor = rows, factor
+        return both[:, : rows.num_outputs].view(*x.shape[:-1], -1).split(rows.sizes, -1)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        o_a, rows, scale = ctx.saved_tensors
-        num_outputs = grad_output.shape[-1]
-        grad_TO = grad_output.reshape(-1, num_outputs)
-        grad_x = grad_delta = None
-        if ctx.needs_input_grad[1]:
-            grad_delta = (grad_TO.t() @ o_a).float().mul_(ctx.factor)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (o_a,) = ctx.saved_tensors
+        grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
+        grad_deltas = [
+            (grad.t() @ o).float().mul_(ctx.factor) if needed else None
+            for grad, o, needed in zip(grads, o_a.split(ctx.rows.rank, 1), ctx.needs_input_grad[3:], strict=True)
+        ]
+        grad_x = None
         if ctx.needs_input_grad[0]:
-            weight = rows[:num_outputs]
-            if ctx.simulate_fp8:
-                w_scale = scale[:num_outputs]
-                grad_TO, _ = quantize_rows((grad_TO * w_scale.t()).to(grad_TO.dtype))
-                weight = (weight / w_scale).to(weight.dtype)
-            grad_x = (grad_TO @ weight).view(*grad_output.shape[:-1], -1)
-        return grad_x, grad_delta, None, None, None, None
+            grad_x = ctx.rows.grad_input(side_by_side(grads)).view(*grad_outputs[0].shape[:-1], -1)
+        return grad_x, None, None, *grad_deltas
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[T, n_1], [T, n_2], .. -> [T, n_1 + n_2 + ..] with rows contiguous: a view if the parts are neighbours in memory, or a copy."""
+    first, total = parts[0], sum(part.shape[1] for part in parts)
+    expected = first.storage_offset()
+    for part in parts:
+        if (
+            part.stride() != (first.stride(0), 1)
+            or part.storage_offset() != expected
+            or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
+            return torch.cat(list(parts), 1)
+        expected += part.shape[1]
+    if first.stride(0) < total:
+        return torch.cat(list(parts), 1)
+    return first.as_strided((first.shape[0], total), (first.stride(0), 1))

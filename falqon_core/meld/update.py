@@ -1,7 +1,10 @@
-"""How the delta reaches the quantized rows: the two update rules, each an object with `start`, `after_step` and its stored tensors.
+"""How the delta reaches the quantized rows: the update rules, each an object with `start`, `after_step` and its stored tensors.
 
 Anchored (ours): after each optimizer step every row is rebuilt from the immutable base,
 `W_q[i], s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
+
+Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits nowhere. As in TopK the optimizer's step is
+B; all of it is added to the rows in place and rounded up or down by chance, so that it arrives on average, with noise.
 
 TopK (published, FALQON, arXiv 2510.24061): the row-wise proxy update. Reproduced: one scale shared by the whole [W; A]; B is a buffer
 that starts each step at zero, so the optimizer's step is B; the k rows with the largest ||B_i||_1 are folded in FP8 units,
@@ -18,8 +21,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.ops.quantize import E4M3_MAX, codes_of, power_of_two_scale, quantize_rows, round_to_grid_
-from falqon_core.ops.refresh import refresh_rows
+from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
 from falqon_core.spec.config import Recipe
 
 
@@ -42,23 +44,20 @@ class Anchored:
     keeps_base = True
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        layer.a.copy_(quantize_rows(a.to(layer.rows.dtype))[0])
-        layer.scale[layer.out_features :] = quantize_rows(layer.a)[1]
-        self.after_step(layer)
+        layer.set_a(*quantize_rows(a.to(weight)))
+        layer.refresh()
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        assert layer.base is not None
-        return refresh_rows(layer.weight, layer.scale[: layer.out_features], layer.base, layer.delta.detach(), layer.a, layer.factor)
+        return layer.refresh()
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        a_scale = layer.scale[layer.out_features :]
-        return {"delta": layer.delta.detach(), "a": codes_of(layer.a, a_scale), "a_scale": a_scale}
+        a, a_scale = layer.quantized_a()
+        return {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         layer.delta.detach().copy_(state["delta"])
-        layer.scale[layer.out_features :] = state["a_scale"]
-        layer.a.copy_(state["a"].float() * state["a_scale"])
-        self.after_step(layer)
+        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.refresh()
 
 
 class TopK:
@@ -68,31 +67,58 @@ class TopK:
         self.num_update_rows = num_update_rows
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        both = torch.cat([weight.float(), a])
-        layer.scale.fill_(power_of_two_scale(both.abs().amax()))
-        layer.rows.copy_(round_to_grid_(both, layer.scale))
+        values = [weight.float(), a.to(weight.device, torch.float32)]
+        scale = power_of_two_scale(torch.stack([one.abs().amax() for one in values]).amax())
+        layer.set_weight(round_to_grid_(values[0].clone(), scale), scale)
+        layer.set_a(round_to_grid_(values[1].clone(), scale), scale)
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
         delta = layer.delta.detach()
         chosen = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
-        limit = float(E4M3_MAX * layer.scale[0])
-        folded = layer.rows[chosen].float().addmm_(delta[chosen], layer.a.float()).clamp_(-limit, limit)
-        new = round_to_grid_(folded, layer.scale[chosen]).to(layer.rows.dtype)
-        changed = torch.count_nonzero(layer.rows[chosen] != new)
-        layer.rows[chosen] = new
+        changed = layer.fold(chosen)
         delta.zero_()
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        return {"rows": codes_of(layer.rows, layer.scale), "scale": layer.scale[0]}
+        (weight, scale), (a, _) = layer.quantized_weight(), layer.quantized_a()
+        both = torch.cat([weight.view(torch.uint8), a.view(torch.uint8)]).view(weight.dtype)
+        return {"rows": both, "scale": scale[0]}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
-        layer.scale.copy_(state["scale"].expand_as(layer.scale))
-        layer.rows.copy_(state["rows"].float() * layer.scale)
+        values = dequantize(state["rows"], state["scale"], torch.float32)
+        layer.set_weight(values[: layer.out_features], state["scale"])
+        layer.set_a(values[layer.out_features :], state["scale"])
+
+
+class Stochastic:
+    keeps_base = False
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
+        layer.set_weight(*quantize_rows(weight))
+        layer.set_a(*quantize_rows(a.to(weight)))
+
+    def after_step(self, layer: MeldedLinear) -> Tensor:
+        changed = layer.fold_stochastic(self.seed)
+        layer.delta.detach().zero_()
+        return changed
+
+    def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
+        (weight, scale), (a, a_scale) = layer.quantized_weight(), layer.quantized_a()
+        return {"weight": weight, "scale": scale, "a": a, "a_scale": a_scale, "num_folds": torch.tensor(layer.num_folds)}
+
+    def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        layer.set_weight(dequantize(state["weight"], state["scale"], torch.float32), state["scale"])
+        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.num_folds = int(state["num_folds"])
 
 
 def update_rule(recipe: Recipe) -> UpdateRule:
     """`recipe` is resolved."""
+    if recipe.base_copy == "none":
+        return Stochastic(recipe.seed)
     if recipe.update_rule == "anchored":
         return Anchored()
     assert recipe.num_update_rows is not None, "resolve the recipe first"

@@ -22,7 +22,7 @@ class Method(Protocol):
         """What the optimizer updates, by name."""
 
     def after_step(self) -> float:
-        """Called after each optimizer step. -> the share of the quantized values that it changed, 0 to 1."""
+        """Called after each optimizer step. -> the share of the quantized values that it changed, 0 to 1; 0 where nothing is quantized."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything that is needed, beside the base model, to be where we are."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
-from falqon_core.meld.convert import convert_to_melded, swap_activations, target_linears
+from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
@@ -23,13 +23,13 @@ class Falqon:
         self.layers: dict[str, MeldedLinear] = {}
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        swap_blocks(model)
         sketches = self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
         self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
-        swap_activations(model)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        swap_blocks(model)
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
-        swap_activations(model)
         with torch.no_grad():
             for name, layer in self.layers.items():
                 prefix = name + "."
@@ -41,7 +41,7 @@ class Falqon:
     @torch.no_grad()
     def after_step(self) -> float:
         changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()
-        return changed.item() / sum(layer.weight.numel() for layer in self.layers.values())
+        return changed.item() / sum(layer.out_features * layer.in_features for layer in self.layers.values())
 
     def state(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in self.rule.state(layer).items()}

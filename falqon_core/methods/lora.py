@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
-from falqon_core.meld.convert import swap_activations, target_linears
+from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
 from falqon_core.spec.config import Recipe
 
@@ -32,7 +32,7 @@ class Lora:
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)  # PEFT draws A from the global generator
             inject_adapter_in_model(config, model)
-        swap_activations(model)
+        swap_blocks(model)
         model.requires_grad_(False)
         for name in linears:
             layer = model.get_submodule(name)

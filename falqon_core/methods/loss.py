@@ -29,13 +29,16 @@ def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -
 def _states_and_labels(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor, Tensor]:
     """-> (hidden states that have a label [N, H], head [V, H], labels int64 [N]).
 
+    The one place where a microbatch, made on the CPU, moves to the model's device.
     Padding is on the right, so causal attention needs no mask; packed microbatches bring `cu_seqlens`.
     """
+    max_seqlen, microbatch = microbatch.max_seqlen, microbatch.to(model.device)
     output = model.base_model(
         input_ids=microbatch.input_ids,
         position_ids=microbatch.position_ids,
         use_cache=False,
         cu_seqlens=microbatch.cu_seqlens,
+        max_seqlen=max_seqlen,
     )
     hidden = output.last_hidden_state.flatten(0, 1)
     labels = microbatch.labels.flatten()

@@ -7,10 +7,14 @@ token never looks right and the outputs of padding are never read. Sliding windo
 Short segments, up to `SHORT`, go through plain batched GEMMs with the scores of all heads kept for backward (at most SHORT numbers
 per token and head); torch's own CPU kernel needs twice the time there (11.9 against 5.5 ms forward and backward at 4 x 9 x 205 x 64 on
 two cores). Longer ones, and windows shorter than the segment, go through `scaled_dot_product_attention`.
-What is given up: short scores are rounded to the dtype before softmax, like transformers' "eager".
+
+On a GPU all packed segments go through one call of torch's variable-length attention (FlashAttention), windows included; where this
+torch lacks it, and for padded batches, each segment through `scaled_dot_product_attention`.
+What is given up: short scores on the CPU are rounded to the dtype before softmax, like transformers' "eager".
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +24,11 @@ from torch.nn import functional as F
 from transformers import AttentionInterface
 
 from falqon_core.ops.dispatch import operator
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None
 
 NAME = "falqon"
 SHORT = 512
@@ -96,9 +105,32 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
         distance = torch.arange(num_keys - num_tokens, num_keys, device=query.device)[:, None] - torch.arange(num_keys, device=query.device)
         mask = (distance >= 0) & (distance < (window or num_keys))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
-    if num_tokens <= SHORT:
+    if num_tokens <= SHORT and query.device.type == "cpu":
         return _ShortAttention.apply(query, key, value, scaling)
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+
+
+def _takes_windows_and_groups(function: Callable[..., Any] | None) -> bool:
+    """Earlier versions of torch's variable-length attention lack one or both."""
+    return function is not None and {"window_size", "enable_gqa", "scale"} <= inspect.signature(function).parameters.keys()
+
+
+HAS_VARLEN = _takes_windows_and_groups(varlen_attn)
+
+
+def varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, cu_seqlens: Tensor, max_seqlen: int
+) -> Tensor:
+    """Causal attention within each segment of one packed row: query [1, H, T, D], key and value [1, K, T, D] -> [1, H, T, D].
+
+    GPU only. `cu_seqlens` int32 [n + 1] on the GPU, `max_seqlen` the longest segment.
+    """
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    window_size = (-1 if window is None else window - 1, 0)  # tokens to the left and to the right of oneself
+    out = varlen_attn(
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scaling, window_size=window_size, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(0, 1).unsqueeze(0)
 
 
 def falqon_attention(
@@ -111,13 +143,17 @@ def falqon_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """What transformers calls. -> ([B, T, H, D], None). `cu_seqlens` (int, [n + 1], on the CPU) comes from the microbatch."""
+    """What transformers calls. -> ([B, T, H, D], None). `cu_seqlens` (int32 [n + 1]) and `max_seqlen` come from the microbatch."""
     assert attention_mask is None, "masks are never built for this attention"
     assert dropout == 0.0, "training runs without dropout"
     if cu_seqlens is None:
         output = causal_attention(query, key, value, scaling, sliding_window)
+    elif HAS_VARLEN and query.is_cuda:
+        assert max_seqlen is not None, "a packed microbatch brings the length of its longest segment"
+        output = varlen_attention(query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen)
     else:
         lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
         parts = (x.split(lengths, dim=2) for x in (query, key, value))

@@ -69,6 +69,11 @@ def codes_of(values: Tensor, scale: Tensor) -> Tensor:
     return (values.float() / scale).to(torch.float8_e4m3fn)
 
 
+def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """codes float8_e4m3fn [R, C] times scale fp32 [R, 1] -> [R, C] in `dtype`; exact in bf16 and fp32."""
+    return codes.to(dtype).mul_(scale.to(dtype))
+
+
 @operator
 def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x [R, C] -> (codes float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as `quantize_rows`, in the form a GEMM on codes takes.

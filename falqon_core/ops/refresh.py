@@ -43,7 +43,8 @@ def refresh_rows(rows: Tensor, scale: Tensor, base: Tensor, delta: Tensor, a: Te
 def refresh_codes(codes: Tensor, codes_t: Tensor | None, scale: Tensor, base: Tensor, delta: Tensor, a: Tensor, factor: float) -> Tensor:
     """The same on codes, for FP8 GPUs: codes e4m3 [O, I], codes_t e4m3 [I, O] and scale fp32 [O, 1] are overwritten.
 
-    `codes_t` is the second layout, contiguous along O, that the GEMM of grad_input reads; None where nobody needs it. base bf16 [O, I],
+    `codes_t` is the second layout, contiguous along O, that the GEMM of grad_input reads, or columns of that of a group of linears; None
+    where nobody needs it. base bf16 [O, I],
     delta fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. -> changed codes, int64 [].
     """
     values = base.float().addmm_((delta * factor).to(base.dtype).float(), a.float())
@@ -71,7 +72,7 @@ def low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BL
 
 
 @jit
-def write_tile(codes, codes_t, value, row, column, num_rows, num_columns, HAS_T: tl.constexpr):
+def write_tile(codes, codes_t, stride_t, value, row, column, num_rows, num_columns, HAS_T: tl.constexpr):
     """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) to both layouts -> how many differ from what stood there."""
     inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
     at = codes + row[:, None] * num_columns + column[None, :]
@@ -81,7 +82,7 @@ def write_tile(codes, codes_t, value, row, column, num_rows, num_columns, HAS_T:
     tl.debug_barrier()  # all threads have read before any of them writes
     tl.store(at, new, mask=inside)
     if HAS_T:
-        tl.store(codes_t + column[None, :].to(tl.int64) * num_rows + row[:, None], new, mask=inside)
+        tl.store(codes_t + column[None, :].to(tl.int64) * stride_t + row[:, None], new, mask=inside)
     return changed
 
 
@@ -98,6 +99,7 @@ def refresh_kernel(
     num_rows,
     num_columns,
     rank,
+    stride_t,
     HAS_T: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -121,7 +123,7 @@ def refresh_kernel(
         inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
         value = tl.load(base + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0).to(tl.float32)
         value += low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BLOCK_RANK)
-        count += write_tile(codes, codes_t, value * inverse, row, column, num_rows, num_columns, HAS_T)
+        count += write_tile(codes, codes_t, stride_t, value * inverse, row, column, num_rows, num_columns, HAS_T)
     tl.atomic_add(changed, count.to(tl.int64))
 
 
@@ -152,6 +154,7 @@ def refresh_codes_triton(
         num_rows,
         num_columns,
         a.shape[0],
+        0 if codes_t is None else codes_t.stride(0),
         HAS_T=codes_t is not None,
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
@@ -165,7 +168,7 @@ refresh_codes.kernels["cuda"] = refresh_codes_triton
 
 TILE_CONSTANTS = {"HAS_T": True, "BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS, "BLOCK_RANK": 64}
 _SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "base": "*bf16", "delta": "*fp32", "a": "*bf16"}
-_SIGNATURE |= {"factor": "fp32", "changed": "*i64", "num_rows": "i32", "num_columns": "i32", "rank": "i32"}
+_SIGNATURE |= {"factor": "fp32", "changed": "*i64", "num_rows": "i32", "num_columns": "i32", "rank": "i32", "stride_t": "i32"}
 BUILDS = [
     Build(
         refresh_kernel,

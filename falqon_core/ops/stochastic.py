@@ -123,6 +123,7 @@ def stochastic_kernel(
     num_rows,
     num_columns,
     rank,
+    stride_t,
     HAS_T: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -151,7 +152,7 @@ def stochastic_kernel(
         value += low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BLOCK_RANK)
         bits = random_tile(row, start // 4 + tl.arange(0, BLOCK_COLUMNS // 4), seed, step, layer)
         value = stochastic_tile(value * inverse, bits)
-        count += write_tile(codes, codes_t, value, row, column, num_rows, num_columns, HAS_T)
+        count += write_tile(codes, codes_t, stride_t, value, row, column, num_rows, num_columns, HAS_T)
     tl.atomic_add(changed, count.to(tl.int64))
 
 
@@ -174,6 +175,7 @@ def fold_stochastic_triton(
         num_rows,
         num_columns,
         a.shape[0],
+        0 if codes_t is None else codes_t.stride(0),
         HAS_T=codes_t is not None,
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
@@ -187,6 +189,7 @@ fold_stochastic.kernels["cuda"] = fold_stochastic_triton
 
 _SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "delta": "*fp32", "a": "*bf16", "factor": "fp32"}
 _SIGNATURE |= {"seed": "i32", "step": "i32", "layer": "i32", "changed": "*i64", "num_rows": "i32", "num_columns": "i32", "rank": "i32"}
+_SIGNATURE |= {"stride_t": "i32"}
 BUILDS = [
     Build(
         stochastic_kernel,

@@ -11,7 +11,7 @@ bits of the fp32 exponential. What is given up: one silu more in backward, in ex
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from falqon_core.ops.dispatch import operator
@@ -41,9 +41,15 @@ def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
 
 @operator
 def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (grad of gate, grad of up), both [..., I]."""
-    grad_gate = torch.ops.aten.silu_backward(grad_output * up, gate)
-    return grad_gate, F.silu(gate).mul_(grad_output)
+    """-> (grad of gate, grad of up), both [..., I]: the two halves of one buffer [..., 2 * I].
+
+    Side by side they are what grad_input of a melded gate and up multiplies, so nobody has to copy them together.
+    """
+    grad_gate, grad_up = grad_output.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
+    torch.mul(grad_output, up, out=grad_gate)
+    torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+    torch.ops.aten.silu.out(gate, out=grad_up).mul_(grad_output)
+    return grad_gate, grad_up
 
 
 @operator
@@ -119,8 +125,8 @@ def swiglu_backward_kernel(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     of_gate, of_up = _backward(grad_output + row * grad_stride, gate + row * gate_stride, up + row * up_stride, columns, NUM_COLUMNS)
-    tl.store(grad_gate + row * NUM_COLUMNS + columns, of_gate, mask=columns < NUM_COLUMNS)
-    tl.store(grad_up + row * NUM_COLUMNS + columns, of_up, mask=columns < NUM_COLUMNS)
+    tl.store(grad_gate + row * 2 * NUM_COLUMNS + columns, of_gate, mask=columns < NUM_COLUMNS)
+    tl.store(grad_up + row * 2 * NUM_COLUMNS + columns, of_up, mask=columns < NUM_COLUMNS)
 
 
 @jit
@@ -193,7 +199,7 @@ def swiglu_forward_triton(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_backward_triton(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    grad_gate, grad_up = (torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) for _ in range(2))
+    grad_gate, grad_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
     grad, gate, up = rows_of(grad_output), rows_of(gate), rows_of(up)
     num_rows, num_columns = gate.shape
     grid = (num_rows, -(-num_columns // ELEMENTWISE_BLOCK))
@@ -284,14 +290,6 @@ class _SwiGLU(torch.autograd.Function):
         return swiglu_backward(grad_output, *ctx.saved_tensors)
 
 
-class SwiGLU(nn.Module):
-    """Stands in for a transformers MLP of gate_proj, up_proj, down_proj with SiLU; same names inside."""
-
-    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
-        super().__init__()
-        self.gate_proj = gate_proj
-        self.up_proj = up_proj
-        self.down_proj = down_proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gate, up [..., I] of one dtype -> [..., I], differentiable."""
+    return _SwiGLU.apply(gate, up)

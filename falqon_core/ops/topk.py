@@ -33,7 +33,7 @@ def fold_rows(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tenso
 
 
 @jit
-def fold_rows_kernel(codes, codes_t, scale, delta, a, rows, changed, num_rows, num_columns, rank, HAS_T: tl.constexpr, BLOCK: tl.constexpr):
+def fold_rows_kernel(codes, codes_t, scale, delta, a, rows, changed, num_columns, rank, stride_t, HAS_T: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.load(rows + tl.program_id(0))
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
@@ -49,14 +49,14 @@ def fold_rows_kernel(codes, codes_t, scale, delta, a, rows, changed, num_rows, n
     tl.atomic_add(changed, tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)).to(tl.int64))
     tl.store(codes + row * num_columns + column, new, mask=inside)
     if HAS_T:
-        tl.store(codes_t + column.to(tl.int64) * num_rows + row, new, mask=inside)
+        tl.store(codes_t + column.to(tl.int64) * stride_t + row, new, mask=inside)
 
 
 BLOCK = 512
 
 
 def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor) -> Tensor:
-    num_rows, num_columns = codes.shape
+    num_columns = codes.shape[1]
     changed = torch.zeros((), dtype=torch.int64, device=codes.device)
     fold_rows_kernel[(rows.shape[0], -(-num_columns // BLOCK))](
         codes,
@@ -66,9 +66,9 @@ def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta
         a,
         rows,
         changed,
-        num_rows,
         num_columns,
         a.shape[0],
+        0 if codes_t is None else codes_t.stride(0),
         HAS_T=codes_t is not None,
         BLOCK=BLOCK,
     )
@@ -78,5 +78,5 @@ def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta
 fold_rows.kernels["cuda"] = fold_rows_triton
 
 _SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "delta": "*fp32", "a": "*bf16", "rows": "*i64"}
-_SIGNATURE |= {"changed": "*i64", "num_rows": "i32", "num_columns": "i32", "rank": "i32", "HAS_T": "constexpr", "BLOCK": "constexpr"}
+_SIGNATURE |= {"changed": "*i64", "num_columns": "i32", "rank": "i32", "stride_t": "i32", "HAS_T": "constexpr", "BLOCK": "constexpr"}
 BUILDS = [Build(fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=("cvt.rn.satfinite.e4m3x2.f32", "atom.global"))]

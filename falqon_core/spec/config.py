@@ -16,6 +16,8 @@ MethodName = Literal["falqon", "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
+BaseCopy = Literal["device", "host", "none"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
 DEFAULT_LEARNING_RATE: dict[UpdateRule, float] = {"anchored": 1e-3, "topk": 2e-3}
@@ -41,7 +43,11 @@ class Recipe(BaseModel):
     update_rule: UpdateRule = "anchored"
     a_init: AInit = "orthonormal"
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")
-    simulate_fp8: bool = Field(False, description="round activations and gradients on CPU as an FP8 GPU would")
+    base_copy: BaseCopy | None = Field(
+        None,
+        description="anchored only: where the unquantized weights are kept; none: nowhere, steps are rounded stochastically; auto: device",
+    )
+    simulate_fp8: bool = Field(False, description="round activations and gradients as an FP8 GPU does where the device would not")
 
     num_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
@@ -84,6 +90,12 @@ class Recipe(BaseModel):
             raise ValueError("alpha: update_rule 'topk' folds the unscaled delta (published rule); leave alpha out or use 'anchored'")
         if self.update_rule != "topk" and self.num_update_rows is not None:
             raise ValueError("num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all of them")
+        if self.update_rule == "topk" and self.base_copy is not None:
+            raise ValueError("base_copy: update_rule 'topk' writes to the quantized weights in place and keeps no base; leave it out")
+        if self.weight_decay > 0 and (self.update_rule == "topk" or self.base_copy == "none"):
+            raise ValueError(
+                "weight_decay: without a base the delta is zero again after each step, so there is nothing to decay; leave it at 0"
+            )
         if self.method != "dpo" and self.beta is not None:
             raise ValueError("beta: only method 'dpo' has it; leave beta out or use 'dpo'")
         if self.microbatch_tokens is not None and self.microbatch_tokens < self.longest_record:
@@ -114,6 +126,7 @@ class Recipe(BaseModel):
             "beta": DEFAULT_BETA if self.method == "dpo" else None,
             "alpha": None if self.update_rule == "topk" else float(self.rank),
             "num_update_rows": PUBLISHED_NUM_UPDATE_ROWS if self.update_rule == "topk" else None,
+            "base_copy": None if self.update_rule == "topk" else "device",
             "num_epochs": 3,
             "batch_size": min(16, max(4, round(num_records * 0.002))),
             "learning_rate": self.default_learning_rate * learning_rate_multiplier,
@@ -139,6 +152,7 @@ class TrainConfig(BaseModel):
     validation_file: Path | None = None
     recipe: Recipe = Recipe()
     base_model_name: str = Field("", description="shown in the model card; empty: the folder's name")
+    device: DeviceChoice = Field("auto", description="auto: a GPU if there is one")
     num_threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; bit-exact resume needs the same number")
 
     @model_validator(mode="after")

@@ -19,7 +19,9 @@ SHORTEST, LOWEST_RANK = 64, 8  # the smallest configuration that `largest_fittin
 def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
     """Peak bytes of one process. An open `microbatch_tokens` counts as the smallest, one longest record."""
     a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
-    weight = (2 if device_is_cpu else 1) + (2 if recipe.update_rule == "anchored" else 0)  # bf16 rows or e4m3 codes, and the bf16 base
+    counted = ("device", "host", None) if device_is_cpu else ("device", None)
+    keeps_base = recipe.update_rule == "anchored" and recipe.base_copy in counted
+    weight = 2 + (2 if keeps_base else 0)  # bf16 rows on the CPU, e4m3 codes in two layouts on a GPU; and the bf16 base
     backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     adapter = 2 * a_elements + 16 * b_elements  # bf16 A; B, its gradient and two moments in fp32
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens

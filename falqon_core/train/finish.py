@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.export.checksums import write_sha256sums
@@ -14,7 +15,7 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.spec.errors import ModelError
 from falqon_core.spec.layout import checkpoint_folder
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
-from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.model import load_base_model, load_tokenizer, select_device
 
 
 def export_model(
@@ -47,7 +48,8 @@ def export_training(training: Path, base_folder: Path, output: Path) -> None:
     if newest is None:
         raise ModelError(f"{training.name} holds no checkpoint", "training")
     chosen = best_checkpoint(training, newest.progress) or newest
-    export_model(restored_model(base_folder, chosen), load_tokenizer(base_folder), newest.progress, base_folder, "", output)
+    model = restored_model(base_folder, chosen, select_device("auto"))  # a GPU rounds the fold as the training on it did
+    export_model(model, load_tokenizer(base_folder), newest.progress, base_folder, "", output)
 
 
 def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
@@ -60,7 +62,7 @@ def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
     return load_checkpoint(checkpoint_folder(training, progress.best_step))
 
 
-def restored_model(base_folder: Path, checkpoint: Checkpoint) -> PreTrainedModel:
-    model = load_base_model(base_folder)
+def restored_model(base_folder: Path, checkpoint: Checkpoint, device: torch.device) -> PreTrainedModel:
+    model = load_base_model(base_folder, device)
     Falqon(checkpoint.progress.recipe).restore(model, checkpoint.method)
     return model

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.ops import attention
-from falqon_core.spec.errors import ModelError
+from falqon_core.spec.config import DeviceChoice
+from falqon_core.spec.errors import ConfigError, ModelError
 from falqon_core.spec.models import ModelDimensions, check_model_folder
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
@@ -26,8 +27,18 @@ def load_dimensions(folder: Path) -> ModelDimensions:
     return ModelDimensions.from_config(config)
 
 
-def load_base_model(folder: Path) -> PreTrainedModel:
-    """The model in eval mode (training has no dropout) with our attention. Raises `ModelError` for anything refused or broken."""
+def select_device(choice: DeviceChoice) -> torch.device:
+    """A GPU where torch sees one, unless the CPU is asked for. Raises `ConfigError` (param `device`) for "cuda" where there is none."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: 'cuda' was asked for, but torch sees no GPU here; choose 'cpu' or 'auto'", "device")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:
+    """The model in eval mode (training has no dropout) with our attention, on `device` (None: the CPU).
+
+    Raises `ModelError` for anything refused or broken.
+    """
     load_dimensions(folder)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -43,7 +54,7 @@ def load_base_model(folder: Path) -> PreTrainedModel:
         raise ModelError(f"the model cannot be loaded: {error}", "model") from error
     if missing := sorted(loading["missing_keys"]):  # transformers would train on random numbers there
         raise ModelError(f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model")
-    return model.eval()
+    return model.eval().to(device or "cpu")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

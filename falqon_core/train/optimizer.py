@@ -54,4 +54,4 @@ class Optimizer:
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
             if f"{name}.step" in state:
-                self._adamw.state[parameter] = {key: state[f"{name}.{key}"] for key in _MOMENTS}
+                self._adamw.state[parameter] = {key: state[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS}

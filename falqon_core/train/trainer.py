@@ -28,7 +28,7 @@ from falqon_core.train.finish import best_checkpoint, export_model, restored_mod
 from falqon_core.train.inputs import load_data, training_loader, validation_microbatches
 from falqon_core.train.memory import Guard
 from falqon_core.train.metrics import Meter
-from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
+from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer, select_device
 from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.samples import complete
@@ -48,7 +48,7 @@ class Trainer:
         self.config, self.output, self.send, self.stop, self.world = config, output, send, stop, world
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        self.device = torch.device("cpu")
+        self.device = select_device(config.device)
         self.dimensions = load_dimensions(config.model)
         self.tokenizer = load_tokenizer(config.model)
         train, self.validation = load_data(config, self.tokenizer, self._warn)
@@ -66,7 +66,7 @@ class Trainer:
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self.guard = Guard(self.recipe, self.dimensions, self.device)
-        self.model = load_base_model(config.model)
+        self.model = load_base_model(config.model, self.device)
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.method = Falqon(self.recipe)
@@ -165,7 +165,7 @@ class Trainer:
         folder = model_folder(self.output)
         if best := best_checkpoint(self.output, self.progress):
             del self.model, self.method, self.optimizer  # or both models would be in memory
-            self.model = restored_model(self.config.model, best)
+            self.model = restored_model(self.config.model, best, self.device)
         export_model(self.model, self.tokenizer, self.progress, self.config.model, self.config.base_model_name, folder)
         self.send(Exported(path=str(folder)))
 

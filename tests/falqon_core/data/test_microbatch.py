@@ -112,3 +112,16 @@ def test_the_halves_of_a_pair_stay_together_in_order(packing: bool, lengths: lis
             assert chosen == list(pairs[number].chosen.input_ids)
             assert rejected == list(pairs[number].rejected.input_ids)
             assert reference == [-number, -number - 0.5]
+
+
+def test_a_microbatch_moves_whole_and_says_its_longest_record() -> None:
+    (packed,) = microbatches([sequence(5, 100), sequence(3, 200)], 16, packing=True)
+    (padded,) = microbatches([sequence(5, 100), sequence(3, 200)], 16, packing=False)
+
+    assert (packed.max_seqlen, padded.max_seqlen) == (5, None)
+    for batch in (packed, padded):
+        moved = batch.to(torch.device("meta"))
+        tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+        assert len(tensors) == 4
+        assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+        assert (moved.num_tokens, moved.num_labels) == (batch.num_tokens, batch.num_labels)

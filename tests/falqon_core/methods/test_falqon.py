@@ -1,14 +1,20 @@
+from collections.abc import Sequence as Items
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
+from falqon_core.meld import linear
+from falqon_core.meld.rows import CodeRows, Rows
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
+from falqon_core.ops import attention
 from falqon_core.spec.config import Recipe
-from tests.falqon_core.meld.models import tiny_model
+from tests.falqon_core.meld.models import SIZES, tiny_model
 
 
 def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
@@ -49,9 +55,9 @@ def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
 
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
-@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
-def test_a_restored_method_is_the_same_method(update_rule: str, a_init: str) -> None:
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": a_init}).resolved(10)
+@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+def test_a_restored_method_is_the_same_method(rule: dict[str, str], a_init: str) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "a_init": a_init} | rule).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)
     method.prepare(model, batch(packing=True))
     for parameter in method.parameters().values():
@@ -61,7 +67,8 @@ def test_a_restored_method_is_the_same_method(update_rule: str, a_init: str) -> 
     other_model, other = tiny_model("smollm"), Falqon(recipe)
     other.restore(other_model, {name: value.clone() for name, value in method.state().items()})
     for name, layer in method.layers.items():
-        assert torch.equal(layer.rows, other.layers[name].rows)
+        assert torch.equal(layer.weight, other.layers[name].weight)
+        assert torch.equal(layer.a, other.layers[name].a)
     assert all(torch.equal(a, b) for a, b in zip(method.parameters().values(), other.parameters().values(), strict=True))
     (one,) = batch(packing=True)
     assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
@@ -93,9 +100,9 @@ def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> No
     assert share == changed / sum(old.numel() for old, _ in pairs) > 0
 
 
-@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
-def test_training_lowers_the_loss(update_rule: str) -> None:
-    recipe = Recipe.model_validate({"rank": 16, "update_rule": update_rule}).resolved(10)
+@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
+    recipe = Recipe.model_validate({"rank": 16} | rule).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)
     method.prepare(model, [])
     optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)
@@ -109,3 +116,37 @@ def test_training_lowers_the_loss(update_rule: str) -> None:
         method.after_step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("update_rule", ["anchored", "topk"])
+def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(update_rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of an FP8 GPU through a whole model, with the operators' oracles in the place of its kernels."""
+
+    def code_rows(sizes: Items[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
+        return CodeRows(sizes, like.shape[1], rank, like.device, fp8=True)
+
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "simulate_fp8": True}).resolved(10)
+    config = LlamaConfig(**SIZES | {"hidden_size": 48, "head_dim": 12, "intermediate_size": 64})
+    losses: list[list[float]] = []
+    for codes in (False, True):
+        if codes:
+            monkeypatch.setattr(linear, "new_rows", code_rows)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention.NAME).eval()
+        method = Falqon(recipe)
+        method.prepare(model, [])
+        optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.02)
+        losses.append([])
+        for _ in range(12):
+            (one,) = batch(packing=True)
+            loss = microbatch_loss(model, one)[0] / one.num_labels
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            share = method.after_step()
+            assert 0 < share < 1
+            losses[-1].append(loss.item())
+    values, on_codes = losses
+    assert on_codes[0] == pytest.approx(values[0], rel=1e-3)
+    assert on_codes == pytest.approx(values, rel=0.03)
+    assert on_codes[-1] < on_codes[0] - 0.1

@@ -11,6 +11,13 @@ def equal_codes(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.float(), b.float())
 
 
+def among_others(codes_t: Tensor) -> Tensor:
+    """The same second layout [I, O] as columns of a wider one, as a linear of a group has it."""
+    wide = torch.zeros(codes_t.shape[0], codes_t.shape[1] + 16, dtype=torch.uint8, device=codes_t.device)
+    wide[:, 7 : 7 + codes_t.shape[1]] = codes_t.view(torch.uint8)
+    return wide.view(codes_t.dtype)[:, 7 : 7 + codes_t.shape[1]]
+
+
 def codes_apart(a: Tensor, b: Tensor) -> Tensor:
     """How many steps of the e4m3 grid lie between the codes of a and b, element by element, int32."""
 

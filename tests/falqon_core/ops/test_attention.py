@@ -52,3 +52,50 @@ def test_packed_segments_never_see_each_other() -> None:
     changed, _ = falqon_attention(nn.Module(), query, key, value, None, scaling=0.5, cu_seqlens=cu_seqlens)
     assert torch.equal(changed[:, 5:], packed[:, 5:])
     assert not torch.equal(changed[:, :5], packed[:, :5])
+
+
+def varlen_as_documented(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """torch.nn.attention.varlen.varlen_attn by its documentation, which runs on GPUs only: query [T, H, D], key and value [T, K, D]."""
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k == int(cu_seq_q.diff().max())
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    left, right = window_size
+    position = torch.arange(len(query))
+    segment = torch.searchsorted(cu_seq_q[1:].contiguous(), position, right=True)
+    distance = position[:, None] - position
+    mask = (segment[:, None] == segment) & (distance >= -right) & ((left < 0) | (distance <= left))
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("window", [None, 1, 4, 100])
+def test_the_way_through_variable_length_attention_is_the_same_attention(
+    window: int | None, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", varlen_as_documented)
+    query, key, value = qkv(1, 17, groups=groups)
+    cu_seqlens = torch.tensor([0, 6, 7, 17], dtype=torch.int32)
+    expected, _ = falqon_attention(nn.Identity(), query, key, value, None, 0.3, sliding_window=window, cu_seqlens=cu_seqlens)
+    output = attention.varlen_attention(query, key, value, 0.3, window, cu_seqlens, max_seqlen=10)
+    torch.testing.assert_close(output.transpose(1, 2), expected)
+
+
+def test_only_a_variable_length_attention_that_takes_windows_and_groups_is_used() -> None:
+    def of_torch_2_10(query: int, key: int, value: int, cu_seq_q: int, cu_seq_k: int, max_q: int, max_k: int, is_causal: bool) -> None: ...
+
+    assert attention._takes_windows_and_groups(varlen_as_documented)
+    assert not attention._takes_windows_and_groups(of_torch_2_10)
+    assert not attention._takes_windows_and_groups(None)

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from falqon_core.ops.kernels import MAX_BLOCK
 from falqon_core.ops.swiglu import (
     ELEMENTWISE_BLOCK,
-    SwiGLU,
+    swiglu,
     swiglu_backward,
     swiglu_backward_triton,
     swiglu_codes_backward,
@@ -35,12 +34,11 @@ def row_scales(num_columns: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_output_and_gradients_match_autograd(dtype: torch.dtype, tolerance: float) -> None:
-    gate, up, down = (nn.Linear(9, 13, bias=False, dtype=dtype), nn.Linear(9, 13, bias=False, dtype=dtype), nn.Linear(13, 9, dtype=dtype))
-    x = torch.randn(2, 5, 9).to(dtype).requires_grad_()
-    parameters = [x, gate.weight, up.weight, down.weight]
-    grad = torch.randn(2, 5, 9).to(dtype)
-    ours = torch.autograd.grad(SwiGLU(gate, up, down)(x), parameters, grad)
-    expected = torch.autograd.grad(down(F.silu(gate(x)) * up(x)), parameters, grad)
+    gate, up, grad = (torch.randn(2, 5, 13).to(dtype) for _ in range(3))
+    inputs = [gate.requires_grad_(), up.requires_grad_()]
+    torch.testing.assert_close(swiglu(gate, up), F.silu(gate) * up, rtol=tolerance, atol=tolerance)
+    ours = torch.autograd.grad(swiglu(gate, up), inputs, grad)
+    expected = torch.autograd.grad(F.silu(gate) * up, inputs, grad)
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
@@ -123,3 +121,10 @@ def test_extreme_gates_stay_finite() -> None:
     torch.testing.assert_close(swiglu_forward_triton(gate, one), swiglu_forward.oracle(gate, one))
     for ours, oracle in zip(swiglu_backward_triton(one, gate, one), swiglu_backward.oracle(one, gate, one), strict=True):
         torch.testing.assert_close(ours, oracle)
+
+
+def test_the_gradients_are_the_halves_of_one_buffer() -> None:
+    grad, gate, up = inputs(2, 5, 13, dtype=torch.bfloat16)
+    for operator in (swiglu_backward.oracle, swiglu_backward_triton):
+        grad_gate, grad_up = operator(grad, gate, up)
+        assert torch.equal(grad_gate.as_strided((2, 5, 26), grad_gate.stride()), torch.cat([grad_gate, grad_up], -1))

@@ -1,18 +1,18 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.linear import meld
 from falqon_core.meld.update import TopK
 from falqon_core.ops.quantize import codes_of, quantize_rows
 from falqon_core.ops.topk import fold_rows, fold_rows_triton
-from tests.falqon_core.ops.devices import KERNEL_DEVICE, codes_apart, equal_codes
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, among_others, codes_apart, equal_codes
 
 
 @pytest.mark.parametrize("size", [0.03, 100.0])  # within the range, and far beyond it
 def test_the_oracle_is_the_published_rule_of_meld(size: float) -> None:
     torch.manual_seed(1)
-    layer = MeldedLinear(torch.randn(20, 48).bfloat16(), None, 4, 1.0, keep_base=False)
+    (layer,) = meld([nn.Linear(48, 20, bias=False, dtype=torch.bfloat16)], 4, 1.0, base_copy=None)
     with torch.no_grad():
         rule = TopK(6)
         rule.start(layer, torch.randn(20, 48).bfloat16(), torch.randn(4, 48) * 0.3)
@@ -37,7 +37,14 @@ def arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[Tensor, ...
     codes = codes_of(torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE), scale)
     delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.3
     delta[-1] *= 100
-    return codes, codes.t().contiguous(), scale, delta, a, torch.randperm(num_outputs, device=KERNEL_DEVICE)[: max(1, num_outputs // 2)]
+    return (
+        codes,
+        among_others(codes.t().contiguous()),
+        scale,
+        delta,
+        a,
+        torch.randperm(num_outputs, device=KERNEL_DEVICE)[: max(1, num_outputs // 2)],
+    )
 
 
 @pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (9, 600, 20)])

@@ -14,6 +14,9 @@ from falqon_core.spec.config import DEFAULT_LEARNING_RATE, PUBLISHED_NUM_UPDATE_
     [
         ({"update_rule": "topk", "alpha": 16.0}, "alpha: update_rule 'topk'"),
         ({"num_update_rows": 10}, "num_update_rows: only update_rule 'topk'"),
+        ({"update_rule": "topk", "base_copy": "host"}, "base_copy: update_rule 'topk'"),
+        ({"update_rule": "topk", "weight_decay": 0.1}, "weight_decay: without a base"),
+        ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
         ({"max_seq_length": 512, "microbatch_tokens": 256}, "microbatch_tokens: must be at least max_seq_length"),
         ({"method": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023}, "microbatch_tokens: must be at least twice max_seq_length"),
         ({"beta": 0.1}, "beta: only method 'dpo' has it"),
@@ -85,6 +88,7 @@ def test_each_rule_has_its_defaults() -> None:
     anchored, topk = Recipe(rank=32).resolved(1000), Recipe(rank=32, update_rule="topk").resolved(1000)
 
     assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, DEFAULT_LEARNING_RATE["anchored"])
+    assert (anchored.base_copy, topk.base_copy) == ("device", None)
     assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, DEFAULT_LEARNING_RATE["topk"])
 
 

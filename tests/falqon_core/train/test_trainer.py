@@ -106,7 +106,9 @@ def test_microbatches_do_not_change_the_step(run: Any) -> None:
             assert other == pytest.approx(one, rel=0.02)
 
 
-@pytest.mark.parametrize("recipe", [{"packing": False}, {"update_rule": "topk", "a_init": "quant_error"}, {"a_init": "gradient"}])
+@pytest.mark.parametrize(
+    "recipe", [{"packing": False}, {"update_rule": "topk", "a_init": "quant_error"}, {"a_init": "gradient"}, {"base_copy": "none"}]
+)
 def test_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
     code, whole = run("whole", **recipe)
     assert code == ExitCode.DONE

@@ -1,0 +1,77 @@
+"""The two blocks of a decoder layer whose linears read the same input: attention (q, k, v) and the MLP (gate, up).
+
+They stand in for those of the known architectures so that such linears are called together, one GEMM instead of three or two; all
+else is what transformers' modules do, with their attention functions, caches and names of parameters. Linears that are not melded, or
+not all of them, are called one by one. What is given up: attention dropout, for training runs without dropout anyway.
+"""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
+
+from falqon_core.meld.linear import call_together
+from falqon_core.ops.swiglu import swiglu
+
+ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}
+SWIGLU_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+
+
+class Attention(nn.Module):
+    """hidden_states [B, T, H] -> ([B, T, H], attention weights of the attention function or None)."""
+
+    shared_input: ClassVar = ("q_proj", "k_proj", "v_proj")
+
+    def __init__(self, original: nn.Module) -> None:
+        """`original` is one of `ATTENTIONS`; its children move here."""
+        super().__init__()
+        for name, child in original.named_children():
+            self.add_module(name, child)
+        self.config, self.layer_idx = original.config, original.layer_idx
+        self.head_dim, self.scaling = original.head_dim, original.scaling
+        self.num_key_value_groups, self.is_causal = original.num_key_value_groups, True
+        # Qwen decides by layer, Mistral reads its config in forward, Llama has no window.
+        in_config = type(original).__name__ == "MistralAttention"
+        self.sliding_window: int | None = getattr(original.config if in_config else original, "sliding_window", None)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`past_key_values` is what older versions of transformers call `cache`."""
+        projected = call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
+        if hasattr(self, "q_norm"):
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), *position_embeddings)
+        value = value.transpose(1, 2)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self, query, key, value, attention_mask, scaling=self.scaling, sliding_window=self.sliding_window, dropout=0.0, **kwargs
+        )
+        return self.o_proj(output.flatten(2)), weights
+
+
+class SwiGLU(nn.Module):
+    """x [..., H] -> down(silu(gate(x)) * up(x)) [..., H]."""
+
+    shared_input: ClassVar = ("gate_proj", "up_proj")
+
+    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj = gate_proj
+        self.up_proj = up_proj
+        self.down_proj = down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(swiglu(*call_together(x, self.gate_proj, self.up_proj)))
