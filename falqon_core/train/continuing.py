@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import ConfigError
 from falqon_core.spec.models import ModelDimensions
@@ -10,7 +12,7 @@ from falqon_core.train.distributed import World
 from falqon_core.train.memory import available_bytes, place
 
 
-def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, world: World) -> Recipe:
+def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device, world: World) -> Recipe:
     """`recipe` with what depends on memory decided: now at a first start, as `before` when continued, because it changes the last bits.
 
     The first rank's free memory decides for all; ranks on CPUs are taken to share one machine.
@@ -18,9 +20,9 @@ def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDime
     Raises `OutOfMemory` when the estimate says that nothing fits.
     """
     if before is None:
-        sharing = world.size if world.device.type == "cpu" else 1
-        (available,) = world.add_up(available_bytes(world.device) // sharing if world.is_first else 0)
-        return place(recipe, dimensions, world.device, int(available))
+        sharing = world.size if device.type == "cpu" else 1
+        (available,) = world.add_up(available_bytes(device) // sharing if world.is_first else 0)
+        return place(recipe, dimensions, device, int(available))
     decided = ("microbatch_tokens", "activation_checkpointing")
     return recipe.model_copy(update={name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None})
 

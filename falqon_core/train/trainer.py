@@ -55,7 +55,7 @@ class Trainer:
         self.num_truncated = train.num_truncated
         checkpoint = world.first_alone(lambda: newest_checkpoint(output, self._warn))
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
-        self.recipe = placed_recipe(recipe, before, self.dimensions, world)
+        self.recipe = placed_recipe(recipe, before, self.dimensions, self.device, world)
         self.objective = objective_of(self.recipe)
         self.progress = Progress(
             recipe=self.recipe,
