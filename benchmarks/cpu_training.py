@@ -41,10 +41,10 @@ MEMORY_STEPS = 3
 SYSTEMS = ("ours", "peft", "peft, bf16 adapters")
 
 
-def ours(model: Path, recipe: Recipe) -> Step:
+def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
     base = load_base_model(model)
     method = Falqon(recipe)
-    method.prepare(base, [])
+    method.prepare(base, first)
     parameters = list(method.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
 
@@ -107,7 +107,7 @@ def batches_of(sequences: list[Sequence], batch_size: int, packing: bool) -> Ite
 def make(system: str, args: argparse.Namespace, sequences: list[Sequence]) -> Step:
     if system == "ours":
         recipe = Recipe(rank=args.rank, max_seq_length=MAX_SEQ_LENGTH, batch_size=args.batch_size).resolved(len(sequences))
-        return ours(args.model, recipe)
+        return ours(args.model, recipe, next(batches_of(sequences, args.batch_size, packing=False)))
     return peft(args.model, args.rank, torch.float32 if system == "peft" else torch.bfloat16)
 
 

@@ -40,11 +40,11 @@ def read(path: Path) -> list[Trained]:
 
 
 def finals(trained: list[Trained]) -> dict[tuple[str, int], list[Trained]]:
-    """The judged trainings, one a seed, by system and number of steps; those of the search have fewer held-out rows."""
-    rows = max(one.rows for one in trained)
+    """By system and number of steps the trainings at its best rate, one a seed: the rate that most seeds have run with."""
     groups: dict[tuple[str, int], list[Trained]] = defaultdict(list)
     for one in trained:
-        if one.rows == rows:
+        rates = [other.learning_rate for other in trained if other.system == one.system]
+        if one.learning_rate == max(rates, key=rates.count):
             groups[one.system, one.steps].append(one)
     return groups
 
@@ -60,11 +60,9 @@ def table(trained: list[Trained]) -> str:
         gap = f"{statistics.fmean(gaps):+.4f} | {max(gaps):+.4f}" if gaps else " | "
         loss = statistics.fmean(one.test_loss for one in group)
         lines.append(f"| {system} | {group[0].learning_rate:g} | {steps} | {len(group)} | {loss:.4f} | {gap} |")
-    lines += ["", "Rates tried with one seed, held-out loss on fewer rows:", ""]
+    lines += ["", "Rates tried with the first seed, and their held-out loss:", ""]
     for system in dict.fromkeys(one.system for one in trained):
-        tried = sorted(
-            (one.learning_rate, one.test_loss) for one in trained if one.system == system and one.rows < max(t.rows for t in trained)
-        )
+        tried = sorted((one.learning_rate, one.test_loss) for one in trained if (one.system, one.seed, one.steps) == (system, 0, most))
         lines.append(f"- {system}: " + ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in tried))
     return "\n".join(lines)
 

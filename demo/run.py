@@ -27,7 +27,7 @@ from rich.table import Table
 HERE = Path(__file__).parent
 DATA_DIR = HERE.parent / ".falqon-demo"
 BASE_MODEL = "smollm2-135m-instruct"
-RECIPE = {"learning_rate": 1e-3, "validation_fraction": 0.06}
+RECIPE = {"validation_fraction": 0.06}
 EPOCHS, BATCH_SIZE = 4, 8
 
 console = Console()

@@ -47,6 +47,7 @@ class Falqon:
         return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in self.rule.state(layer).items()}
 
     def _sketch(self, model: PreTrainedModel, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
+        assert microbatches, "a_init 'gradient' looks at data"
         model.requires_grad_(False)
         linears, objective = target_linears(model, self.recipe.target_modules), objective_of(self.recipe)
         with gradient_sketches(model, linears, self.recipe.rank, self.recipe.seed) as sketches:

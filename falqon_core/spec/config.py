@@ -19,8 +19,11 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 BaseCopy = Literal["device", "host", "none"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-# Learning rates measured per update rule (method.md section 3); 2e-3 is the published one and only compensates for lost updates.
-DEFAULT_LEARNING_RATE: dict[UpdateRule, float] = {"anchored": 1e-3, "topk": 2e-3}
+# Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate of the others. The published rule's
+# 2e-3 is the published rate; it only compensates for lost updates.
+DEFAULT_A_INIT: dict[UpdateRule, AInit] = {"anchored": "gradient", "topk": "quant_error"}
+ANCHORED_LEARNING_RATE: dict[AInit, float] = {"gradient": 5e-4, "orthonormal": 1e-3, "quant_error": 1e-3}
+PUBLISHED_LEARNING_RATE = 2e-3
 DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual in the literature
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
@@ -41,7 +44,7 @@ class Recipe(BaseModel):
         None, strict=False, description="last part of the names of the linears to meld; auto: all but lm_head"
     )
     update_rule: UpdateRule = "anchored"
-    a_init: AInit = "orthonormal"
+    a_init: AInit | None = Field(None, description="auto: gradient; topk: quant_error, as published")
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")
     base_copy: BaseCopy | None = Field(
         None,
@@ -113,7 +116,9 @@ class Recipe(BaseModel):
     @property
     def default_learning_rate(self) -> float:
         """What an automatic rate is before the multiplier."""
-        return DEFAULT_LEARNING_RATE[self.update_rule] * (DPO_LEARNING_RATE_FACTOR if self.method == "dpo" else 1.0)
+        a_init = self.a_init or DEFAULT_A_INIT[self.update_rule]
+        rate = ANCHORED_LEARNING_RATE[a_init] if self.update_rule == "anchored" else PUBLISHED_LEARNING_RATE
+        return rate * (DPO_LEARNING_RATE_FACTOR if self.method == "dpo" else 1.0)
 
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
         """The recipe with every "auto" that decides steps or rates made a number.
@@ -125,6 +130,7 @@ class Recipe(BaseModel):
         auto: dict[str, object] = {
             "beta": DEFAULT_BETA if self.method == "dpo" else None,
             "alpha": None if self.update_rule == "topk" else float(self.rank),
+            "a_init": DEFAULT_A_INIT[self.update_rule],
             "num_update_rows": PUBLISHED_NUM_UPDATE_ROWS if self.update_rule == "topk" else None,
             "base_copy": None if self.update_rule == "topk" else "device",
             "num_epochs": 3,

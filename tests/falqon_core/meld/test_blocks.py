@@ -11,7 +11,7 @@ from falqon_core.ops.quantize import quantize_rows
 from falqon_core.spec.config import Recipe
 from tests.falqon_core.meld.models import CONFIGS, tiny_model
 
-RECIPE = Recipe(rank=8).resolved(10)
+RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

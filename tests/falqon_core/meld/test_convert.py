@@ -10,7 +10,7 @@ from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import ConfigError
 from tests.falqon_core.meld.models import CONFIGS, tiny_model
 
-RECIPE = Recipe(rank=8).resolved(10)
+RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -87,7 +87,7 @@ def test_the_directions_of_the_gradient_come_from_the_data() -> None:
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])
 def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> None:
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule}).resolved(10)
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": "orthonormal"}).resolved(10)
     method = Falqon(recipe)
     method.prepare(tiny_model("smollm"), [])
     assert method.after_step() == 0.0
@@ -102,7 +102,7 @@ def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> No
 
 @pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
 def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
-    recipe = Recipe.model_validate({"rank": 16} | rule).resolved(10)
+    recipe = Recipe.model_validate({"rank": 16, "a_init": "orthonormal"} | rule).resolved(10)
     model, method = tiny_model("smollm"), Falqon(recipe)
     method.prepare(model, [])
     optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)
@@ -125,7 +125,7 @@ def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(update_rule: str, 
     def code_rows(sizes: Items[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
         return CodeRows(sizes, like.shape[1], rank, like.device, fp8=True)
 
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "simulate_fp8": True}).resolved(10)
+    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": "orthonormal", "simulate_fp8": True}).resolved(10)
     config = LlamaConfig(**SIZES | {"hidden_size": 48, "head_dim": 12, "intermediate_size": 64})
     losses: list[list[float]] = []
     for codes in (False, True):

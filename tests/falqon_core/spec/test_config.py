@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from falqon_core.spec.config import DEFAULT_LEARNING_RATE, PUBLISHED_NUM_UPDATE_ROWS, Recipe, TrainConfig
+from falqon_core.spec.config import ANCHORED_LEARNING_RATE, PUBLISHED_LEARNING_RATE, PUBLISHED_NUM_UPDATE_ROWS, Recipe, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,11 @@ def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) ->
 def test_each_rule_has_its_defaults() -> None:
     anchored, topk = Recipe(rank=32).resolved(1000), Recipe(rank=32, update_rule="topk").resolved(1000)
 
-    assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, DEFAULT_LEARNING_RATE["anchored"])
+    assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, ANCHORED_LEARNING_RATE["gradient"])
+    assert Recipe(a_init="orthonormal").resolved(1000).learning_rate == ANCHORED_LEARNING_RATE["orthonormal"]
+    assert (anchored.a_init, topk.a_init) == ("gradient", "quant_error")
     assert (anchored.base_copy, topk.base_copy) == ("device", None)
-    assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, DEFAULT_LEARNING_RATE["topk"])
+    assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, PUBLISHED_LEARNING_RATE)
 
 
 def test_preferences_have_defaults_of_their_own() -> None:
@@ -103,7 +105,7 @@ def test_preferences_have_defaults_of_their_own() -> None:
 
 
 def test_the_multiplier_scales_the_automatic_rate_only() -> None:
-    assert Recipe().resolved(100, learning_rate_multiplier=0.5).learning_rate == DEFAULT_LEARNING_RATE["anchored"] / 2
+    assert Recipe().resolved(100, learning_rate_multiplier=0.5).learning_rate == ANCHORED_LEARNING_RATE["gradient"] / 2
     assert Recipe(learning_rate=1e-4).resolved(100, learning_rate_multiplier=0.5).learning_rate == 1e-4
 
 

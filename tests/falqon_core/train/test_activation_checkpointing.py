@@ -22,7 +22,7 @@ def test_gradients_are_the_same_bits_and_less_is_kept(packing: bool, tiny_folder
         model = load_base_model(tiny_folder)
         if checkpointing:
             checkpoint_activations(model)
-        method = Falqon(Recipe(rank=8).resolved(30))
+        method = Falqon(Recipe(rank=8, a_init="orthonormal").resolved(30))
         method.prepare(model, [])
         for parameter in method.parameters().values():
             parameter.data.normal_(std=0.02, generator=torch.Generator().manual_seed(1))

@@ -31,7 +31,7 @@ def test_greedy_output_is_that_of_transformers_own_attention(tiny_folder: Path, 
 
 def test_a_melded_model_completes_the_same_with_and_without_its_cache(tiny_folder: Path, train_file: Path) -> None:
     tokenizer, model = load_tokenizer(tiny_folder), load_base_model(tiny_folder)
-    method = Falqon(Recipe(rank=8).resolved(10))
+    method = Falqon(Recipe(rank=8, a_init="orthonormal").resolved(10))
     method.prepare(model, [])
     prompt = load_dataset(train_file, tokenizer, 64).sequences[0].input_ids[:12]
     completed = generate(model, prompt, 8, None)
