@@ -7,6 +7,7 @@ trains in fp32 and is folded into W's rows after every step, so there is no adap
   linear.py   one melded linear: its part of the rows, base, delta; and how a group is made and called
   rows.py     the rows of a group, as codes (GPU) or as dequantized values (CPU), and the two GEMMs with them
   matmul.py   the autograd function: forward keeps x A^T [T, r] and never x; backward gives grad_input and the deltas' gradients
+  fused.py    the decoder layer of an FP8 GPU: norms and SwiGLU write the codes that the GEMMs read
   update.py   how the delta reaches the rows: rebuilt from an immutable base (anchored), or folded row by row (topk, as published)
   init.py     which A: random, the directions of the rounding error, or those of the gradient
   convert.py  all of it applied to a transformers model

@@ -5,6 +5,7 @@ else is what transformers' modules do, with their attention functions, caches an
 not all of them, are called one by one. What is given up: attention dropout, for training runs without dropout anyway.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -36,17 +37,22 @@ class Attention(nn.Module):
         in_config = type(original).__name__ == "MistralAttention"
         self.sliding_window: int | None = getattr(original.config if in_config else original, "sliding_window", None)
 
-    def forward(
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        return self.attend(call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj), **kwargs)
+
+    def attend(
         self,
-        hidden_states: Tensor,
+        projected: Sequence[Tensor],
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """`past_key_values` is what older versions of transformers call `cache`."""
-        projected = call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        """All that follows the projections [B, T, ..] to query, key and value.
+
+        `past_key_values` is what older versions of transformers call `cache`.
+        """
         query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         if hasattr(self, "q_norm"):
             query, key = self.q_norm(query), self.k_norm(key)

@@ -2,7 +2,7 @@
 
 Works on any causal LM built from `nn.Linear`. The output head is left alone (and with it tied embeddings), biases are kept and stay
 frozen. `swap_blocks` replaces the standard RMSNorm, SwiGLU and attention modules by ours, which keep less for backward and call the
-linears that read the same input together.
+linears that read the same input together. Where the rows turn out to be codes for FP8 GEMMs, decoder layers become fused ones.
 What is given up: parameters of norms, biases and embeddings never train.
 """
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.meld import init
 from falqon_core.meld.blocks import ATTENTIONS, SWIGLU_MLPS, Attention, SwiGLU
+from falqon_core.meld.fused import fuse_decoder_layers
 from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
@@ -67,6 +68,7 @@ def convert_to_melded(
             melded[name] = layer
     for number, name in enumerate(names):
         melded[name].number = number
+    fuse_decoder_layers(model)
     return {name: melded[name] for name in names}
 
 

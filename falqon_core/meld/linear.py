@@ -119,7 +119,10 @@ def _forward(x: Tensor, group: Sequence[MeldedLinear]) -> list[Tensor]:
     rows, factor = group[0].rows, group[0].factor
     assert all(layer.rows is rows for layer in group), "these linears were not melded together"
     assert [layer.index for layer in group] == list(range(len(rows.sizes))), "a group is called whole and in its order"
-    outputs = MeldedMatmul.apply(x, rows, factor, *(layer.delta for layer in group))
+    return add_biases(MeldedMatmul.apply(x, rows, factor, *(layer.delta for layer in group)), group)
+
+
+def add_biases(outputs: Sequence[Tensor], group: Sequence[MeldedLinear]) -> list[Tensor]:
     return [y if layer.bias is None else y + layer.bias for y, layer in zip(outputs, group, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""The one autograd function of the method: the linears of one group, forward and backward.
+"""The autograd function of the method: the linears of one group, forward and backward.
 
 Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. For backward only the o_a [T, n r] are kept, never x: the
 backbone and A are frozen, so no weight gradient needs it. Backward: grad_input = [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear
@@ -6,6 +6,7 @@ grad of its delta = factor * dy^T . o_a, the exact gradient of folding factor * 
 FP8 value. Rows are frozen between forward and backward; they are kept by reference, not as saved tensors.
 
 The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up do (ops/swiglu.py).
+Its parts serve fused.py too, where norms and SwiGLU take part in the function.
 What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is added up in fp32. It is small, and
 cheaper than the FP8 transposes that it would need.
 """
@@ -25,23 +26,35 @@ class MeldedMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Rows, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
         both = rows.output(x.reshape(-1, x.shape[-1]))
-        # A copy, not a view: a view would keep all of `both` alive.
-        ctx.save_for_backward(both[:, rows.num_outputs : rows.num_outputs + len(deltas) * rows.rank].clone())
+        ctx.save_for_backward(o_a_of(both, rows))
         ctx.rows, ctx.factor = rows, factor
-        return both[:, : rows.num_outputs].view(*x.shape[:-1], -1).split(rows.sizes, -1)
+        return outputs_of(both, rows, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (o_a,) = ctx.saved_tensors
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
-        grad_deltas = [
-            (grad.t() @ o).float().mul_(ctx.factor) if needed else None
-            for grad, o, needed in zip(grads, o_a.split(ctx.rows.rank, 1), ctx.needs_input_grad[3:], strict=True)
-        ]
+        deltas = grad_deltas(grads, o_a, ctx.factor, ctx.needs_input_grad[3:])
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = ctx.rows.grad_input(side_by_side(grads)).view(*grad_outputs[0].shape[:-1], -1)
-        return grad_x, None, None, *grad_deltas
+        return grad_x, None, None, *deltas
+
+
+def outputs_of(both: Tensor, rows: Rows, leading: Sequence[int]) -> tuple[Tensor, ...]:
+    """The y_j [*leading, O_j] in the product `both` [T, sum O + n r ..] of x with `rows`; views."""
+    return both[:, : rows.num_outputs].view(*leading, -1).split(rows.sizes, -1)
+
+
+def o_a_of(both: Tensor, rows: Rows) -> Tensor:
+    """The o_a [T, n r] in it. A copy, not a view: a view would keep all of `both` alive."""
+    return both[:, rows.num_outputs : rows.num_outputs + len(rows.sizes) * rows.rank].clone()
+
+
+def grad_deltas(grads: Sequence[Tensor], o_a: Tensor, factor: float, needed: Sequence[bool]) -> list[Tensor | None]:
+    """dy_j [T, O_j] of each linear and o_a [T, n r] -> grad of each delta, fp32 [O_j, r], None where it is not `needed`."""
+    parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
+    return [(grad.t() @ o).float().mul_(factor) if wanted else None for grad, o, wanted in parts]
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:

@@ -159,13 +159,22 @@ class CodeRows(Rows):
     def output(self, x: Tensor) -> Tensor:
         if not self.fp8:
             return x @ dequantize(self.codes, self.scale, x.dtype).t()
-        return scaled_mm(*quantize_codes(x), self.codes, self.scale, fast_accumulation=True)
+        return self.output_of_codes(*quantize_codes(x))
+
+    def output_of_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """`output` of x that is quantized per token already: e4m3 codes [T, I], scale fp32 [T, 1]. Only with `fp8`."""
+        return scaled_mm(codes, scale, self.codes, self.scale, fast_accumulation=True)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
         scale = self.scale[: self.num_outputs]
         if self.codes_t is None:
             return grad_output @ dequantize(self.codes[: self.num_outputs], scale, grad_output.dtype)
-        return scaled_mm(*quantize_codes(grad_output, scale.squeeze(1)), self.codes_t, self.unit)
+        return self.grad_input_of_codes(*quantize_codes(grad_output, scale.squeeze(1)))
+
+    def grad_input_of_codes(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """`grad_input` of a gradient whose product with the weight's scales is quantized per token already. Only with `fp8`."""
+        assert self.codes_t is not None, "these rows have no second layout"
+        return scaled_mm(codes, scale, self.codes_t, self.unit)
 
     def values(self, at: slice) -> Tensor:
         return dequantize(self.codes[at], self.scale[at])

@@ -5,9 +5,11 @@ in three passes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -15,11 +17,12 @@ from transformers import PreTrainedModel
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """From now on every decoder layer of `model` runs so while gradients are wanted; nothing is random in them, so no state is kept."""
     for layer in model.base_model.layers:
-        layer.forward = _recomputing(layer.forward)
+        layer.forward = _recomputing(layer)
 
 
-def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputing(layer: nn.Module) -> Callable[..., Any]:
     def recomputing(*args: Any, **kwargs: Any) -> Any:
+        forward = partial(type(layer).forward, layer)  # looked up anew: a method may have made another kind of layer of it
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

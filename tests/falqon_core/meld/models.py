@@ -1,8 +1,12 @@
 """Tiny models of random weights, one per architecture that the project names."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
+from falqon_core.meld.rows import CodeRows, Rows
 from falqon_core.ops import attention
 
 # 40 and 56 are no multiples of 16.
@@ -29,9 +33,19 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }
 
 
-def tiny_model(name: str, dtype: torch.dtype = torch.bfloat16, attn_implementation: str = attention.NAME) -> PreTrainedModel:
+# The same with sizes that FP8 GEMMs take.
+ALIGNED = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 12}
+
+
+def code_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
+    """Stands in for `linear.new_rows`: the storage of an FP8 GPU, whose operators run as oracles on a CPU."""
+    return CodeRows(sizes, like.shape[1], rank, like.device, fp8=True)
+
+
+def tiny_model(name: str, dtype: torch.dtype = torch.bfloat16, attn_implementation: str = attention.NAME, **sizes: int) -> PreTrainedModel:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=dtype, attn_implementation=attn_implementation).eval()
+    config = CONFIGS[name].__class__(**CONFIGS[name].to_dict() | sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:  # biases start at zero and norms at one, which would hide their loss

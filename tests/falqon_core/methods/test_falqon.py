@@ -1,20 +1,17 @@
-from collections.abc import Sequence as Items
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.meld import linear
-from falqon_core.meld.rows import CodeRows, Rows
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.ops import attention
 from falqon_core.spec.config import Recipe
-from tests.falqon_core.meld.models import SIZES, tiny_model
+from tests.falqon_core.meld.models import ALIGNED, SIZES, code_rows, tiny_model
 
 
 def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
@@ -122,11 +119,8 @@ def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
 def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(update_rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of an FP8 GPU through a whole model, with the operators' oracles in the place of its kernels."""
 
-    def code_rows(sizes: Items[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
-        return CodeRows(sizes, like.shape[1], rank, like.device, fp8=True)
-
     recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": "orthonormal", "simulate_fp8": True}).resolved(10)
-    config = LlamaConfig(**SIZES | {"hidden_size": 48, "head_dim": 12, "intermediate_size": 64})
+    config = LlamaConfig(**SIZES | ALIGNED)
     losses: list[list[float]] = []
     for codes in (False, True):
         if codes:
