@@ -24,7 +24,7 @@ from falqon_core.train.activation_checkpointing import checkpoint_activations
 from tests.falqon_core.meld.models import ALIGNED, code_rows, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
-RECIPE = Recipe(rank=8).resolved(10)
+RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
 RANK, TOKENS, HIDDEN, INTERMEDIATE = 8, 24, 48, 64
 NAMES = ["llama", "mistral", "qwen2", "qwen3"]  # qwen2 has biases on q, k and v; qwen3 norms between projections and rotation
 
@@ -244,7 +244,7 @@ def test_codes_that_are_dequantized_are_not_fused(monkeypatch: pytest.MonkeyPatc
 def test_layers_that_are_melded_in_part_are_not_fused(target_modules: tuple[str, ...]) -> None:
     model = tiny_model("llama", **ALIGNED)
     swap_blocks(model)
-    convert_to_melded(model, Recipe(rank=RANK, target_modules=target_modules).resolved(10), Anchored())
+    convert_to_melded(model, Recipe(rank=RANK, a_init="orthonormal", target_modules=target_modules).resolved(10), Anchored())
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}
 
 
