@@ -45,7 +45,7 @@ def messages(tenant: Tenant, job_id: str) -> list[str]:
 
 
 def test_a_job_on_a_checked_file_is_queued_with_everything_resolved(tenant: Tenant) -> None:
-    job = tenant.job(suffix="first", metadata={"team": "a"}, seed=7, extra_body={"falqon": {"rank": 16, "learning_rate": 0.002}})
+    job = tenant.job(suffix="first", metadata={"team": "a"}, seed=7, extra_body={"falqon": {"rank": 16, "learning_rate": 0.001}})
     assert job.object == "fine_tuning.job"
     assert job.id.startswith("ftjob-")
     assert (job.status, job.model, job.organization_id) == ("queued", tenant.base_model, tenant.project_id)
@@ -68,7 +68,7 @@ def test_official_hyperparameters_in_both_places(tenant: Tenant) -> None:
     for extra in ({"hyperparameters": numbers}, {"method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}}):
         job = tenant.job(**extra)
         assert job.hyperparameters.to_dict() == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
-        assert job.config["learning_rate"] == 5e-4
+        assert job.config["learning_rate"] == 2.5e-4
     both = {"hyperparameters": numbers, "method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}}
     assert tenant.job(**both).hyperparameters.n_epochs == 2
 
