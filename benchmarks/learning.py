@@ -20,6 +20,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
@@ -29,6 +30,7 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.methods.objective import Supervised
+from falqon_core.ops.quantize import quantize_rows
 from falqon_core.spec.config import Recipe
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -37,6 +39,7 @@ from falqon_core.train.optimizer import Optimizer, learning_rate
 STEPS = 60
 FEWER_STEPS = 45  # the anchored default must reach LoRA's loss with this many
 MAX_SEQ_LENGTH = 512
+MERGED = ", merged to FP8"
 DEFAULT = "anchored, gradient A"
 
 
@@ -79,7 +82,10 @@ def method_of(system: str, recipe: Recipe) -> Method:
 
 
 def train(training: Training, files: Files, threads: int) -> list[dict[str, object]]:
-    """One training; its lines for the CSV: the loss of each step, the held-out loss on the last."""
+    """One training; its lines for the CSV: the loss of each step, the held-out loss on the last.
+
+    LoRA has a second block of lines: the same training, judged as the FP8 model that it would be served as, like all the others.
+    """
     torch.set_num_threads(threads)
     tokenizer = load_tokenizer(files.model)
     data = chat_dataset(files.train, tokenizer, MAX_SEQ_LENGTH)
@@ -104,9 +110,25 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
         optimizer.step(learning_rate(recipe, step, training.steps))
         method.after_step()
         lines.append(vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""})
-    held_out = chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows]
-    lines[-1]["test_loss"] = round(evaluate(model, microbatches(held_out, 4096, packing=True), Supervised())["loss"], 5)
+    held_out = microbatches(chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True)
+    lines[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
+    if isinstance(method, Lora):
+        merge_to_fp8(model, method)
+        merged = [line | {"system": f"{training.system}{MERGED}"} for line in lines]
+        merged[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
+        lines += merged
     return lines
+
+
+@torch.no_grad()
+def merge_to_fp8(model: PreTrainedModel, method: Lora) -> None:
+    """Fold the adapters into the base weights and round these as the melded model's are."""
+    state = method.state()
+    for name in {name.rpartition(".")[0] for name in state}:
+        weight = model.get_submodule(name).base_layer.weight
+        a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
+        weight.copy_(quantize_rows(weight.float().addmm_(b, a))[0])
+        b.zero_()
 
 
 def done(path: Path) -> dict[Training, float]:
