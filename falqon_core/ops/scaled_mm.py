@@ -85,16 +85,20 @@ def first_exact(gemms: Sequence[Gemm], num_rows: int, device: torch.device, fast
 
 def has_fp8_gemm(device: torch.device) -> bool:
     """Whether `device` multiplies codes; False means that `scaled_mm` would dequantize both operands to bf16."""
-    return all(_gemm_for(device, MAX_PROBED_ROWS, fast) is not scaled_mm.oracle for fast in (True, False))
+    return all(gemm_for(device, MAX_PROBED_ROWS, fast) is not scaled_mm.oracle for fast in (True, False))
 
 
 def scaled_mm_cuda(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool = False) -> Tensor:
     check_operands(a, b)
-    kind = 1 << (min(a.shape[0], MAX_PROBED_ROWS) - 1).bit_length()
-    return _gemm_for(a.device, kind, fast_accumulation)(a, a_scale, b, b_scale, fast_accumulation)
+    return gemm_for(a.device, a.shape[0], fast_accumulation)(a, a_scale, b, b_scale, fast_accumulation)
 
 
 scaled_mm.kernels["cuda"] = scaled_mm_cuda
+
+
+def gemm_for(device: torch.device, num_rows: int, fast_accumulation: bool) -> Gemm:
+    """The GEMM that `scaled_mm` takes on `device` for `num_rows` rows of a."""
+    return _gemm_for(device, 1 << (min(num_rows, MAX_PROBED_ROWS) - 1).bit_length(), fast_accumulation)
 
 
 @cache
