@@ -2,6 +2,7 @@
 
 The base stays in bf16 and unquantized, each linear gets a branch y += alpha / r * B (A x) with fp32 adapters (PEFT's own default).
 `train_a=False` freezes A on the random orthonormal rows that `a_init="orthonormal"` would take: the melded method without its FP8.
+Other bases under the same adapters are subclasses that change the linears first (qlora.py, torchao.py).
 What is given up: PEFT is not needed to train a job, so it is imported only when this method is asked for.
 """
 
@@ -27,12 +28,13 @@ class Lora:
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        linears = target_linears(model, self.recipe.target_modules)
-        config = LoraConfig(r=self.recipe.rank, lora_alpha=self.recipe.alpha or self.recipe.rank, target_modules=list(linears))
+        linears = list(target_linears(model, self.recipe.target_modules))
+        self.change_base(model, linears)
+        config = LoraConfig(r=self.recipe.rank, lora_alpha=self.recipe.alpha or self.recipe.rank, target_modules=linears)
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)  # PEFT draws A from the global generator
             inject_adapter_in_model(config, model)
-        swap_blocks(model)
+        self.fuse(model)
         model.requires_grad_(False)
         for name in linears:
             layer = model.get_submodule(name)
@@ -42,6 +44,13 @@ class Lora:
             self._adapters |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
         for parameter in self.parameters().values():
             parameter.requires_grad_(True)
+
+    def change_base(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        """Replace the linears `names`, in place, before they get their branches; here they stay as they are."""
+
+    def fuse(self, model: PreTrainedModel) -> None:
+        """Make what stands around the linears fast; here as for the melded method."""
+        swap_blocks(model)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         self.prepare(model, [])
