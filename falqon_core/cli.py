@@ -1,4 +1,4 @@
-"""The command line: train | inspect | import | export. Nothing heavy is imported before a command needs it.
+"""The command line: train | inspect | import | export | bench. Nothing heavy is imported before a command needs it.
 
 This is the process edge: every error becomes a message and an exit code here, and only here. What is given up: an unexpected
 exception tells the user nothing but that it happened; its traceback goes to stderr.
@@ -93,6 +93,24 @@ def export(
         from falqon_core.train.finish import export_training
 
         export_training(training, model, output)
+
+
+@app.command(epilog=EXIT_CODES)
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write everything measured here", dir_okay=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="short measurements and one round, to see that everything runs")] = False,
+) -> None:
+    """Measure this GPU: its ceilings, every kernel, and training steps against LoRA, QLoRA and torchao. Takes up to 8 minutes."""
+    with _errors_become_exit_codes(_to_stderr):
+        _prepare_process(offline=True)
+        from falqon_core.bench.ceilings import require_gpu
+        from falqon_core.bench.report import FULL, QUICK, SEVEN_B, measure, write_json
+        from falqon_core.bench.table import markdown
+
+        report = measure(require_gpu(), SEVEN_B, QUICK if quick else FULL, lambda line: typer.echo(line, err=True))
+        if json_file is not None:
+            write_json(report, json_file)
+        sys.stdout.write(markdown(report))
 
 
 def _ports(message_fd: int | None) -> list[Port]:

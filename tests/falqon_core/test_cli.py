@@ -188,3 +188,12 @@ def test_an_unwritable_reader_is_a_dead_supervisor(tiny_folder: Path, train_file
         running.pipe.close()
         assert running.process.wait(60) == ExitCode.STOPPED
         assert not isinstance(running.messages[-1], Failed)
+
+
+def test_bench_without_a_gpu_says_what_is_missing() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = CliRunner().invoke(cli.app, ["bench", "--quick"])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert "the benchmark measures an NVIDIA GPU, and there is none to use here" in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,299 @@
+"""Seconds of one optimizer step of a whole model: ours against the peers of `methods`, on the same microbatches, in turn.
+
+Two workloads. *published*: records of one length, every token a label, as FALQON was measured. *packed*: as many records of real
+lengths, packed; lengths are quantiles of a log-normal distribution (median 180 tokens, sigma 0.6, cut at the published length), so every
+run and every system sees the same ones.
+
+Models of 7B do not fit beside each other, so a round makes, measures and frees one system after the other, and rounds follow each
+other while time remains: whatever drifts (heat, clocks) hits all of them. Each system gets the fastest of a fixed list of placements
+that its memory allows: the largest microbatch, first without activation checkpointing. Steps are the trainer's own (train/step.py):
+forward, backward, clipping, AdamW, refresh. Peers get our attention and loss, and ours of norms and SwiGLU where they are not compiled.
+
+What is given up: loading data and what a trainer does between steps are not timed.
+"""
+
+import gc
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaConfig
+
+from falqon_core.bench.model import dimensions_of, llama_7b, random_model
+from falqon_core.bench.timing import Deadline, what_went_wrong
+from falqon_core.data.loader import Microbatch, microbatches
+from falqon_core.data.sequences import Sequence
+from falqon_core.methods import Method
+from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.lora import Lora
+from falqon_core.methods.objective import Supervised
+from falqon_core.methods.qlora import QLora
+from falqon_core.methods.torchao import TorchAO
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.errors import is_allocation_failure
+from falqon_core.spec.estimate import training_flops
+from falqon_core.spec.memory import fitted
+from falqon_core.train.inputs import BUCKET_TOKENS
+from falqon_core.train.memory import USABLE, available_bytes
+from falqon_core.train.optimizer import Optimizer
+from falqon_core.train.step import StepResult as StepOutcome
+from falqon_core.train.step import Work, train_step
+
+LEARNING_RATE = 1e-5
+MEDIAN_LENGTH, SIGMA, SHORTEST = 180, 0.6, 8
+WARM_UP_STEPS, MIN_STEPS, MAX_ROUNDS = 2, 2, 5
+MEASURED = "measured"
+
+
+class System(NamedTuple):
+    name: str
+    packages: tuple[str, ...]
+    method: Callable[[Recipe], Method]
+
+
+OURS = System("FALQON, anchored (ours)", (), Falqon)
+SYSTEMS = (
+    OURS,
+    System("LoRA, bf16 (PEFT)", ("peft",), Lora),
+    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), QLora),
+    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
+)
+
+
+class Setup(NamedTuple):
+    """The published one by default."""
+
+    config: LlamaConfig = llama_7b()
+    rank: int = 64
+    num_records: int = 16
+    record_tokens: int = 528
+
+    def recipe(self, device: torch.device) -> Recipe:
+        """With a base copy on the device where it fits, otherwise without one; which A it is changes nothing about speed."""
+        asked = {"rank": self.rank, "batch_size": self.num_records, "max_seq_length": self.record_tokens, "a_init": "orthonormal"}
+        recipe = Recipe.model_validate(asked).resolved(self.num_records)
+        if fitted(dimensions_of(self.config), recipe, USABLE * available_bytes(device), device.type == "cpu") is None:
+            return recipe.model_copy(update={"base_copy": "none"})
+        return recipe
+
+
+class Workload(NamedTuple):
+    name: str
+    records: tuple[Sequence, ...]
+    packing: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(record) for record in self.records)
+
+    @property
+    def keys_per_token(self) -> float:
+        return sum(len(record) * (len(record) + 1) / 2 for record in self.records) / self.num_tokens
+
+    def microbatches(self, tokens: int) -> list[Microbatch]:
+        return microbatches(self.records, tokens, self.packing, BUCKET_TOKENS if self.packing else 1)
+
+
+class Placement(NamedTuple):
+    microbatch_tokens: int
+    checkpointing: bool
+
+
+@dataclass
+class StepResult:
+    """One system on one workload. `status` is "measured", or why there are no figures; `seconds` of each timed step of all rounds.
+
+    `bound_flops` are the operations of our method without recomputation, the same for all systems (method.md section 4).
+    """
+
+    system: str
+    workload: str
+    num_tokens: int
+    bound_flops: float
+    status: str = MEASURED
+    seconds: list[float] = field(default_factory=list)
+    rounds: int = 0
+    microbatch_tokens: int | None = None
+    checkpointing: bool | None = None
+    base_copy: str | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def workloads(setup: Setup) -> tuple[Workload, Workload]:
+    generator = np.random.Generator(np.random.PCG64(0))
+
+    def record(length: int) -> Sequence:
+        ids = generator.integers(3, setup.config.vocab_size, length, dtype=np.int32)
+        return Sequence(ids, np.ones(length, dtype=bool))
+
+    same = [setup.record_tokens] * setup.num_records
+    real = lengths(setup.num_records, setup.record_tokens)
+    return (
+        Workload("published", tuple(record(length) for length in same), packing=False),
+        Workload("packed", tuple(record(length) for length in real), packing=True),
+    )
+
+
+def lengths(count: int, longest: int) -> list[int]:
+    """`count` quantiles of the log-normal distribution, shortest first."""
+    normal = statistics.NormalDist()
+    found = (MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count))
+    return [min(longest, max(SHORTEST, round(float(length)))) for length in found]
+
+
+def placements(setup: Setup) -> list[Placement]:
+    """From the one expected to be fastest to the one that needs least."""
+    sizes = [setup.num_records * setup.record_tokens]
+    while sizes[-1] > setup.record_tokens:
+        sizes.append(max(setup.record_tokens, sizes[-1] // 2))
+    return [Placement(size, checkpointing) for checkpointing in (False, True) for size in sizes]
+
+
+def measure_steps(
+    setup: Setup,
+    device: torch.device,
+    deadline: Deadline,
+    budget_seconds: float,
+    tell: Callable[[str], None],
+    max_rounds: int = MAX_ROUNDS,
+    systems: Items[System] = SYSTEMS,
+) -> list[StepResult]:
+    """All systems on both workloads, `budget_seconds` each a round; at least one round, more while another fits before `deadline`."""
+    loads, recipe = workloads(setup), setup.recipe(device)
+    results = {(system.name, load.name): _empty(system, load, setup, recipe) for system in systems for load in loads}
+    for round_ in range(max_rounds):
+        before = deadline.left
+        for system in systems:
+            mine = [(load, result) for load in loads if (result := results[system.name, load.name]).status == MEASURED]
+            if mine and deadline.left > 0:
+                tell(f"round {round_ + 1}: {system.name}")
+                _measure_system(system, mine, setup, recipe, device, budget_seconds)
+                _free(device)
+        if deadline.left < before - deadline.left:
+            break
+    for result in results.values():
+        if result.status == MEASURED and not result.seconds:
+            result.status = "not measured: the time limit was reached"
+    return list(results.values())
+
+
+def _empty(system: System, load: Workload, setup: Setup, recipe: Recipe) -> StepResult:
+    missing = [name for name in system.packages if importlib.util.find_spec(name) is None]
+    flops = training_flops(dimensions_of(setup.config), recipe, load.num_tokens, load.keys_per_token)
+    return StepResult(
+        system.name,
+        load.name,
+        load.num_tokens,
+        flops,
+        status=f"not installed: {', '.join(missing)}" if missing else MEASURED,
+        base_copy=recipe.base_copy if system is OURS else None,
+    )
+
+
+def _measure_system(
+    system: System,
+    mine: Items[tuple[Workload, StepResult]],
+    setup: Setup,
+    recipe: Recipe,
+    device: torch.device,
+    budget_seconds: float,
+) -> None:
+    """One round of one system, into its results; a failure is written there."""
+    try:
+        training = Training(system, setup, recipe, device)
+    except Exception as error:  # a peer that does not work on this card is a line of the table, not the end of it
+        for _, result in mine:
+            result.status = what_went_wrong(error)
+        return
+    for load, result in mine:
+        try:
+            training.measure(load, result, placements(setup), budget_seconds)
+        except Exception as error:
+            result.status = what_went_wrong(error)
+
+
+class Training:
+    """One model made ready by one method."""
+
+    def __init__(self, system: System, setup: Setup, recipe: Recipe, device: torch.device) -> None:
+        self.device = device
+        self.model = random_model(setup.config, device)
+        self.method = system.method(recipe)
+        self.method.prepare(self.model, [])
+        self.optimizer = Optimizer(self.method.parameters(), weight_decay=0.0, max_grad_norm=1.0)
+        self._forwards = [layer.forward for layer in self.model.base_model.layers]
+
+    def measure(self, load: Workload, result: StepResult, choices: Items[Placement], budget_seconds: float) -> None:
+        """Add timed steps to `result`, after some that warm up in the first placement that fits (that of the round before, if any)."""
+        if result.microbatch_tokens is not None:
+            choices = choices[choices.index(Placement(result.microbatch_tokens, bool(result.checkpointing))) :]
+        chosen, batches = self._place(load, choices)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        seconds = list(self._timed_steps(load, batches, Deadline(budget_seconds)))
+        if chosen != (result.microbatch_tokens, result.checkpointing):
+            result.seconds = []  # those of another placement
+        result.seconds += seconds
+        result.rounds += 1
+        result.microbatch_tokens, result.checkpointing = chosen
+        if self.device.type == "cuda":
+            result.peak_bytes = max(result.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
+
+    def _place(self, load: Workload, choices: Items[Placement]) -> tuple[Placement, list[Microbatch]]:
+        """Warm up in the first of `choices` that memory allows. Raises what the last one raises."""
+        for choice in choices:
+            self._set_checkpointing(choice.checkpointing)
+            batches = load.microbatches(choice.microbatch_tokens)
+            try:
+                for _ in range(WARM_UP_STEPS):
+                    self.step(load, batches)
+            except Exception as error:
+                if choice is choices[-1] or not is_allocation_failure(error):
+                    raise
+            else:
+                return choice, batches
+            self.optimizer.zero_grad()  # outside of the handler, whose traceback holds the activations
+            _free(self.device)
+        raise AssertionError("there is at least one placement")
+
+    def _timed_steps(self, load: Workload, batches: Items[Microbatch], deadline: Deadline) -> Iterator[float]:
+        number = 0
+        while number < MIN_STEPS or deadline.left > 0:
+            self._wait()
+            start = time.perf_counter()
+            self.step(load, batches)
+            self._wait()
+            yield time.perf_counter() - start
+            number += 1
+
+    def step(self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE) -> StepOutcome:
+        objective = Supervised()
+        work = Work(1, batches, sum(objective.count(one) for one in batches), load.num_tokens)
+        return train_step(self.model, self.method, objective, self.optimizer, work, learning_rate)
+
+    def _set_checkpointing(self, wanted: bool) -> None:
+        """Around whatever the method made of a layer's forward, a compiled one included."""
+        for layer, forward in zip(self.model.base_model.layers, self._forwards, strict=True):
+            layer.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False) if wanted else forward
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
