@@ -46,7 +46,7 @@ def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
     method = Falqon(recipe)
     method.prepare(base, first)
     parameters = list(method.parameters().values())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate or recipe.default_learning_rate, weight_decay=0.0, fused=True)
 
     def step(batch: list[Microbatch]) -> float:
         num_labels = sum(one.num_labels for one in batch)

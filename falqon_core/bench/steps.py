@@ -42,7 +42,7 @@ from falqon_core.spec.errors import is_allocation_failure
 from falqon_core.spec.estimate import training_flops
 from falqon_core.spec.memory import fitted
 from falqon_core.train.inputs import BUCKET_TOKENS
-from falqon_core.train.memory import USABLE, available_bytes
+from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepResult as StepOutcome
 from falqon_core.train.step import Work, train_step
@@ -80,7 +80,7 @@ class Setup(NamedTuple):
         """With a base copy on the device where it fits, otherwise without one; which A it is changes nothing about speed."""
         asked = {"rank": self.rank, "batch_size": self.num_records, "max_seq_length": self.record_tokens, "a_init": "orthonormal"}
         recipe = Recipe.model_validate(asked).resolved(self.num_records)
-        if fitted(dimensions_of(self.config), recipe, USABLE * available_bytes(device), device.type == "cpu") is None:
+        if fitted(dimensions_of(self.config), recipe, usable_bytes(available_bytes(device)), device.type == "cpu") is None:
             return recipe.model_copy(update={"base_copy": "none"})
         return recipe
 

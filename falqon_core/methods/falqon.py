@@ -13,6 +13,7 @@ from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
 from falqon_core.methods.objective import objective_of
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.errors import LossNotFinite
 
 
 class Falqon:
@@ -53,5 +54,8 @@ class Falqon:
         with gradient_sketches(model, linears, self.recipe.rank, self.recipe.seed) as sketches:
             for microbatch in microbatches:
                 if objective.count(microbatch):
-                    objective.loss(model, microbatch)[0].backward()
+                    loss = objective.loss(model, microbatch)[0]
+                    if not loss.isfinite():
+                        raise LossNotFinite("the base model's loss is not finite, before any training; is its checkpoint whole?", "model")
+                    loss.backward()
         return sketches

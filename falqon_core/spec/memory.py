@@ -2,7 +2,8 @@
 
 Counted: the backbone with its base copy, embeddings, the adapter with its optimizer, and the activations of one microbatch: what each
 layer keeps for backward, what one layer works with at its peak, and the chunked logits. Activation checkpointing keeps the inputs of
-all layers and what one layer keeps. What is given up: the program itself and what allocators round up are not counted, so a caller
+all layers and what one layer keeps. A chosen along the gradient is found with one longest record at a time, for which every layer also
+keeps the inputs of its linears. What is given up: the program itself and what allocators round up are not counted, so a caller
 leaves some of the free memory alone.
 """
 
@@ -25,7 +26,10 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     adapter = 2 * a_elements + 16 * b_elements  # bf16 A; B, its gradient and two moments in fp32
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
-    return backbone + adapter + _activation_bytes(dimensions, recipe, tokens)
+    activations = _activation_bytes(dimensions, recipe, tokens)
+    if recipe.a_init == "gradient":
+        activations = max(activations, _activation_bytes(dimensions, recipe, min(tokens, recipe.longest_record), with_inputs=True))
+    return backbone + adapter + activations
 
 
 def largest_microbatch_tokens(dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool) -> int | None:
@@ -69,14 +73,15 @@ def largest_fitting(dimensions: ModelDimensions, recipe: Recipe, num_bytes: floa
     return None
 
 
-def _activation_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> int:
+def _activation_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int, *, with_inputs: bool = False) -> int:
     hidden, intermediate = dimensions.hidden_size, dimensions.intermediate_size
     queries, keys = dimensions.num_heads * dimensions.head_dim, dimensions.num_kv_heads * dimensions.head_dim
     probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION)
     # bf16 elements per token. Kept: the inputs of both norms, q, k, v and the attention's output, gate and up, seven products with A.
     kept = 2 * hidden + 2 * queries + 2 * keys + 2 * intermediate + 7 * recipe.rank + probabilities
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
-    layers = dimensions.num_layers * (hidden if recipe.activation_checkpointing else kept) + working
+    inputs = 2 * hidden + queries + intermediate if with_inputs else 0
+    layers = dimensions.num_layers * ((hidden if recipe.activation_checkpointing else kept) + inputs) + working
     if recipe.activation_checkpointing:
         layers += kept
     logits = min(tokens * 12 * dimensions.vocab_size, LOGITS_BYTES)

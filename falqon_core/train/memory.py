@@ -19,8 +19,10 @@ from falqon_core.spec.memory import fitted, largest_fitting, largest_microbatch_
 from falqon_core.spec.models import ModelDimensions
 
 T = TypeVar("T")
-USABLE = 0.9  # of what is free; the rest is for what the estimate does not count
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+# Of what is free, what the estimate may fill; the rest is for what it does not count: libraries' own buffers, and what allocators
+# round up and cannot put together again (60 MiB on a CPU even for the smallest model).
+USABLE, RESERVED_BYTES = 0.9, 64 * MIB
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -31,12 +33,17 @@ def available_bytes(device: torch.device) -> int:
     return max(0, min(_free_memory()))
 
 
+def usable_bytes(available: int) -> float:
+    """Of `available` bytes, what a training may be planned to need."""
+    return max(0.0, USABLE * available - RESERVED_BYTES)
+
+
 def place(recipe: Recipe, dimensions: ModelDimensions, device: torch.device, available: int) -> Recipe:
     """`recipe` with `microbatch_tokens` and `activation_checkpointing` decided for `available` bytes.
 
     Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that this one does not.
     """
-    is_cpu, usable = device.type == "cpu", USABLE * available
+    is_cpu, usable = device.type == "cpu", usable_bytes(available)
     if chosen := fitted(dimensions, recipe, usable, is_cpu):
         return chosen
     smallest = recipe.model_copy(update={"activation_checkpointing": recipe.activation_checkpointing is not False})
@@ -70,7 +77,7 @@ class Guard:
             torch.cuda.empty_cache()
         everything = training_memory_bytes(self._dimensions, tried, is_cpu)
         held = training_memory_bytes(self._dimensions, tried.model_copy(update={"microbatch_tokens": 0}), is_cpu)
-        possible = min(held + USABLE * available_bytes(self._device), everything - 1)
+        possible = min(held + usable_bytes(available_bytes(self._device)), everything - 1)
         advice = largest_microbatch_tokens(self._dimensions, tried, possible, is_cpu)
         if advice is not None:
             return f"memory ran out with {_named(tried)}; the largest microbatch_tokens that would fit is {advice}"

@@ -175,7 +175,7 @@ class Trainer:
         train = self._attach_reference(train, checkpoint)
         self.loader = training_loader(train, self.recipe, self.device)
         if checkpoint is None:
-            first = training_loader(train, self.recipe, self.device)
+            first = training_loader(train, self.recipe.model_copy(update={"microbatch_tokens": self.recipe.longest_record}), self.device)
             self.method.prepare(self.model, [one for _ in range(NUM_PREPARING_STEPS) for one in first.next_step()])
         else:
             self.method.restore(self.model, checkpoint.method)

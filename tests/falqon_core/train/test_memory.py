@@ -52,7 +52,7 @@ app(arguments)
 def long_file(tmp_path: Path) -> Path:
     path = tmp_path / "long.jsonl"
     messages = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "seven blue kettles for nine coins " * 150}]
-    path.write_text((json.dumps({"messages": messages}) + "\n") * 16)
+    path.write_text((json.dumps({"messages": messages}) + "\n") * 64)
     return path
 
 
@@ -78,15 +78,15 @@ def test_what_cannot_fit_is_refused_at_the_start(tiny_folder: Path, long_file: P
 
 
 def test_an_allocation_that_fails_in_a_step_names_what_would_fit(tiny_folder: Path, long_file: Path, tmp_path: Path) -> None:
-    recipe = {"max_seq_length": 1024, "microbatch_tokens": 16384, "rank": 16, "batch_size": 16, "max_steps": 1}
-    done = train_limited(110, "later", tiny_folder, long_file, tmp_path, recipe)
+    recipe = {"max_seq_length": 1024, "microbatch_tokens": 65536, "rank": 16, "batch_size": 64, "max_steps": 1}
+    done = train_limited(200, "later", tiny_folder, long_file, tmp_path, recipe)
     assert done.returncode == ExitCode.OUT_OF_MEMORY, done.stderr
-    assert "memory ran out with rank 16, max_seq_length 1024, microbatch_tokens 16384 without activation_checkpointing" in done.stdout
+    assert "memory ran out with rank 16, max_seq_length 1024, microbatch_tokens 65536 without activation_checkpointing" in done.stdout
     named = re.search(r"largest microbatch_tokens that would fit is (\d+)", done.stdout)
     assert named, done.stdout
-    assert 1024 <= int(named[1]) < 16384
+    assert 1024 <= int(named[1]) < 65536
 
-    done = train_limited(110, "later", tiny_folder, long_file, tmp_path, recipe | {"microbatch_tokens": int(named[1])})
+    done = train_limited(200, "later", tiny_folder, long_file, tmp_path, recipe | {"microbatch_tokens": int(named[1])})
     assert done.returncode == ExitCode.DONE, done.stdout + done.stderr
 
 

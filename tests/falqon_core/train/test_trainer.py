@@ -162,12 +162,19 @@ def test_a_loss_that_is_not_finite_ends_it_before_the_update(tiny_folder: Path, 
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = TrainConfig(model=folder, train_file=train_file, recipe=Recipe.model_validate(RECIPE))
-    trainer = Trainer(config, tmp_path / "out", lambda message: None, lambda: False)
+
+    def trainer(a_init: str) -> Trainer:
+        config = TrainConfig(model=folder, train_file=train_file, recipe=Recipe.model_validate(RECIPE | {"a_init": a_init}))
+        return Trainer(config, tmp_path / "out", lambda message: None, lambda: False)
+
+    with pytest.raises(LossNotFinite, match="before any training") as found_at_once:
+        trainer("gradient")
+    assert found_at_once.value.param == "model"
+    one = trainer("orthonormal")
     with pytest.raises(LossNotFinite, match="step 1") as caught:
-        trainer.run()
+        one.run()
     assert caught.value.param == "learning_rate"
-    assert all(parameter.eq(0).all() for parameter in trainer.method.parameters().values())
+    assert all(parameter.eq(0).all() for parameter in one.method.parameters().values())
     assert not (tmp_path / "out").exists()
 
 
