@@ -13,6 +13,17 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 
 REFERENCE = "PEFT LoRA"
+HEADING = """# Held-out loss after the same steps
+
+Written, with the plot beside it, from `{csv}` by
+
+    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
+
+SmolLM2-135M on GSM8K: rank 64 on all linears, four records a step, cosine schedule, loss on the answers only, the same records in the
+same order for all systems with one seed. The loss is that of {rows} held-out rows. All systems but the ones named LoRA are FP8 models;
+a line "merged to FP8" is that LoRA training, judged as the FP8 model that it would be served as.
+
+"""
 SMOOTHING = 10  # steps of the running mean in the plot: one batch of four records is noisy
 
 
@@ -89,7 +100,8 @@ def report(path: Path) -> None:
     for one in trained:
         print(f"{one.system}, lr {one.learning_rate:g}, seed {one.seed}:", " ".join(f"{loss:.3f}" for loss in one.train_loss))
     print(table(trained))
-    path.with_suffix(".md").write_text(table(trained) + "\n")
+    heading = HEADING.format(csv=path.name, rows=max(one.rows for one in trained))
+    path.with_suffix(".md").write_text(heading + table(trained) + "\n")
     plot(trained, path.with_suffix(".svg"))
 
 
