@@ -4,6 +4,9 @@ What is given up: speed; it reads the line again from its start, which only happ
 """
 
 import json
+import re
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 
 
 def field_of(path: tuple[int | str, ...]) -> str:
@@ -36,5 +39,27 @@ def column_of(text: str, path: tuple[int | str, ...]) -> int:
 
 def _skip(text: str, position: int) -> int:
     while position < len(text) and text[position] in " \t\r\n,:":
+        position += 1
+    return position
+
+
+def column_of_second(text: str, key: str) -> int:
+    """The column where `key` stands the second time in one object; 1 where it does not."""
+    seen: list[bool] = []  # per object and array that is open, whether the key was there
+    for token in _TOKEN.finditer(text):
+        found = token.group()
+        if found in "{[":
+            seen.append(False)
+        elif found in "}]":
+            seen.pop()
+        elif text[_skip_space(text, token.end())] == ":" and json.loads(found) == key:
+            if seen[-1]:
+                return token.start() + 1
+            seen[-1] = True
+    return 1
+
+
+def _skip_space(text: str, position: int) -> int:
+    while text[position] in " \t\r\n":
         position += 1
     return position
