@@ -41,7 +41,7 @@ def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool =
     estimates.check_fits_model(model.config, wanted.recipe)
     planned = Plan(wanted, model, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock))
     for param, file in (("training_file", planned.training), ("validation_file", planned.validation)):
-        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe.method)):
+        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe)):
             raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
     report = planned.report
     if report is not None and estimates.num_training_records(wanted.recipe, report.num_records) < 1:

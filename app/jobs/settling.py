@@ -9,7 +9,7 @@ from app.jobs.events import Draft, append
 from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
-from falqon_core.spec.config import MethodName
+from falqon_core.spec.config import Recipe
 from falqon_core.spec.records import FileReport
 from falqon_core.spec.shapes import wrong_kind
 
@@ -24,7 +24,7 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
         return JobStatus(job.status)
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
-        if reason := misfit(file, wanted.recipe.method):
+        if reason := misfit(file, wanted.recipe):
             return _fail(session, job, param, reason)
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
@@ -42,10 +42,10 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
     return JobStatus.QUEUED
 
 
-def misfit(file: File, method: MethodName) -> str | None:
-    """Why the records of a file that passed its check cannot train with `method`; None when they can."""
-    shape = FileReport.model_validate(file.report).shape
-    reason = wrong_kind(shape, method) if shape else None
+def misfit(file: File, recipe: Recipe) -> str | None:
+    """Why a file that passed its check cannot train with this recipe; None when it can."""
+    report = FileReport.model_validate(file.report)
+    reason = report.too_bad(recipe.max_bad_record_fraction) or (wrong_kind(report.shape, recipe.method) if report.shape else None)
     return f"{file.filename}: {reason}" if reason else None
 
 
