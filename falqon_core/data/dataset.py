@@ -76,12 +76,18 @@ def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:
 
 
 class Encoded(NamedTuple):
-    """`num_cut`: tokens beyond the longest sequence allowed, of both halves of a pair."""
+    """`cut`: tokens cut away of the sequence, or of each half of the pair."""
 
     line: int
     record: Record
     item: Sequence | Pair
-    num_cut: int
+    cut: tuple[int, ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence before cutting."""
+        sequences = (self.item.chosen, self.item.rejected) if isinstance(self.item, Pair) else (self.item,)
+        return [len(sequence) + cut for sequence, cut in zip(sequences, self.cut, strict=True)]
 
 
 def load_dataset(
@@ -107,7 +113,7 @@ def load_dataset(
             num_bad, first_bad = num_bad + 1, first_bad or str(found)
         elif found.item.has_targets:
             sequences.append(found.item)
-            truncated.append(found.num_cut > 0)
+            truncated.append(any(found.cut))
         else:
             num_without_targets += 1
     num_records = num_bad + num_without_targets + len(sequences)
@@ -166,7 +172,7 @@ def _encode_batch(batch: list[tuple[int, Record | DatasetError]], encoder: Encod
             yield _blamed(number, error, param)
             continue
         item = encoded[0][0] if len(encoded) == 1 else Pair(encoded[0][0], encoded[1][0])
-        yield Encoded(number, record, item, sum(num_cut for _, num_cut in encoded))
+        yield Encoded(number, record, item, tuple(num_cut for _, num_cut in encoded))
 
 
 def _rendered(line: int, record: Record | DatasetError, encoder: Encoder, param: str) -> list[Rendered] | DatasetError:
