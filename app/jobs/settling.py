@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.estimates import service as estimates
+from app.inspections.repository import exact_tokens
 from app.jobs import repository
 from app.jobs.events import Draft, append
 from app.jobs.requests import JobRequest, asked
@@ -29,7 +30,8 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
-    estimate = estimates.estimate_job(model.config, recipe, report, settings)
+    num_tokens = exact_tokens(session, job.training_file_id, model.id, recipe.max_seq_length)
+    estimate = estimates.estimate_job(model.config, recipe, report, settings, num_tokens=num_tokens)
     append(
         session,
         job.id,
