@@ -13,20 +13,16 @@ from app.database import Database
 from app.ids import new_id
 from app.inspections import repository
 from app.inspections.repository import Question
-from app.models import DEFAULT_PROJECT_ID, Artifact, File, FileStatus, Inspection, InspectionStatus, Model
+from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, InspectionStatus
 from app.storage import keys
-from falqon_core.bases.tiny import build_tiny
-from tests.support.api import TINY_CONFIG
 from tests.support.house import BASE_MODEL, ROOT, House, processes
 from tests.support.waiting import wait_for
 from worker import inspector
 from worker.inspector import Inspector
 
-OURS = [sys.executable, "-m", "falqon_core"]
 
-
-def record(answer: str, question: str = "How many lamps are there in the big shop at the market?") -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+def record(answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": answer}]}
 
 
 def add_file(house: House, *records: object) -> str:
@@ -41,17 +37,6 @@ def add_file(house: House, *records: object) -> str:
             )
         )  # fmt: skip
     return file_id
-
-
-def add_tiny_model(house: House, folder: Path) -> None:
-    build_tiny(folder)
-    with house.database.transaction() as session:
-        session.add(Model(id="falqon-tiny", config=TINY_CONFIG, bytes=1))
-        session.flush()
-        for path in folder.iterdir():
-            key = keys.base_model_file("falqon-tiny", path.name)
-            stored = house.storage.put_file(key, path)
-            session.add(Artifact(model_id="falqon-tiny", name=path.name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
 
 
 def ask(house: House, file_id: str, model_id: str = BASE_MODEL, validation_file: str = "") -> Question:
@@ -79,29 +64,24 @@ def inspector_of(house: House, command: list[str], drain: threading.Event | None
     return Inspector(settings, house.database, house.storage, drain or threading.Event())
 
 
-def test_questions_are_answered_until_none_is_left(embedded_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_program_refuses_is_told_in_its_words(embedded_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    house = embedded_house
-    add_tiny_model(house, tmp_path / "falqon-tiny")
-    training, validation = (
-        add_file(house, *[record(f"About {n}.") for n in range(9)], record("x" * 400)),
-        add_file(house, record("About 3.")),
-    )
-    good = ask(house, training, "falqon-tiny", validation)
-    hopeless = ask(house, training, BASE_MODEL)  # whose tokenizer is none
+    question = ask(embedded_house, add_file(embedded_house, record("Yes.")))  # of a model whose tokenizer is none
 
-    inspector_of(house, OURS).look()
+    inspector_of(embedded_house, [sys.executable, "-m", "falqon_core"]).look()
 
-    found = answered(house.database, good)
-    assert (found.status, found.error_code) == (InspectionStatus.COMPLETED, None)
-    assert found.result is not None
-    assert (found.result["records"], found.result["truncated"], found.result["max_seq_length"]) == (10, 1, 64)
-    assert found.result["leakage"]["exact"] == {"records": 1, "examples": [{"line": 1, "like_line": 4, "similarity": 1.0}]}
-    assert "".join(piece for piece, learned in found.result["preview"][0]["tokens"] if learned) == "About 0.<|im_end|>"
-    failed = answered(house.database, hopeless)
+    failed = answered(embedded_house.database, question)
     assert (failed.status, failed.error_code, failed.result) == (InspectionStatus.FAILED, "model_refused", None)
     assert "tokenizer" in str(failed.error_message)
-    assert [path.name for path in (house.settings.work_dir / "inspections").iterdir()] == [".lock"]
+    assert [path.name for path in (embedded_house.settings.work_dir / "inspections").iterdir()] == [".lock"]
+
+
+def test_one_question_after_the_other_until_none_is_left(house: House, tmp_path: Path) -> None:
+    questions = [ask(house, add_file(house, record("Yes."))) for _ in range(3)]
+
+    inspector_of(house, program(tmp_path, "raise SystemExit(70)")).look()
+
+    assert [answered(house.database, question).status for question in questions] == [InspectionStatus.FAILED] * 3
 
 
 @pytest.mark.parametrize(
