@@ -17,6 +17,7 @@ from falqon_core.spec.places import column_of, column_of_second, field_of
 
 MAX_LINE_BYTES = 8 * 2**20
 MAX_NESTING = 64
+MAX_VALUES = 100_000  # of one line; a message has about four
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
 
@@ -123,24 +124,33 @@ def parse_line(text: str, line: int) -> Any:
         raise bad(line, 1, "", f"{error} is not JSON", "write a number or null") from None
     except ValueError:  # Python converts no longer ones
         raise bad(line, 1, "", "a number has too many digits", "write it as a string") from None
-    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_NESTING:
+    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_NESTING or text.count(",") > MAX_VALUES:
         try:
-            _refuse_unusable(value, ())
+            _Look().at(value, ())
         except Unusable as error:
             raise bad(line, column_of(text, error.path), field_of(error.path), error.message, error.advice) from None
     return value
 
 
-def _refuse_unusable(value: object, path: tuple[int | str, ...]) -> None:
-    if isinstance(value, str):
-        _refuse_text(value, path)
-    elif isinstance(value, dict | list):
-        if len(path) >= MAX_NESTING:
-            raise Unusable(path[:1], f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels", "write a flatter record")
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(key, str):
-                _refuse_text(key, path)
-            _refuse_unusable(inner, (*path, key))
+class _Look:
+    """Through everything in a line, for what cannot be kept."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def at(self, value: object, path: tuple[int | str, ...]) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise Unusable((), f"the line holds too many values, the limit is {MAX_VALUES}", "split the record")
+        if isinstance(value, str):
+            _refuse_text(value, path)
+        elif isinstance(value, dict | list):
+            if len(path) >= MAX_NESTING:
+                raise Unusable(path[:1], f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels", "write a flatter record")
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(key, str):
+                    _refuse_text(key, path)
+                self.at(inner, (*path, key))
 
 
 def _refuse_text(text: str, path: tuple[int | str, ...]) -> None:

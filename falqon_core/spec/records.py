@@ -18,6 +18,7 @@ from falqon_core.spec.places import column_of, field_of
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, Shape, TextRecord, num_characters, shape_of
 
 MAX_ERRORS = 50
+MAX_BAD_RECORDS = 100_000  # then the check ends: the file is something else
 EXAMPLE_CHARACTERS = 200
 EXAMPLE_ITEMS = 8
 
@@ -80,7 +81,8 @@ class FileReport(BaseModel):
     """What a structural check found. `num_errors` counts all bad lines, `errors` lists the first `MAX_ERRORS`.
 
     `num_records` counts good records, and `num_characters` those of theirs that the model reads, so the input of a preference record
-    counts twice. `mixed_at_line` is the first line of another kind than the first record.
+    counts twice. `mixed_at_line` is the first line of another kind than the first record; at `given_up_at_line` there were
+    `MAX_BAD_RECORDS` bad ones, and the check ended.
     """
 
     shape: Shape | None = None
@@ -88,6 +90,7 @@ class FileReport(BaseModel):
     num_characters: int = 0
     num_errors: int = 0
     mixed_at_line: int | None = None
+    given_up_at_line: int | None = None
     conversion: Conversion | None = None
     errors: list[RecordError] = []
 
@@ -103,7 +106,8 @@ class FileReport(BaseModel):
     @property
     def ok(self) -> bool:
         """Whether some job may train on it: without a fault, or with few enough for one that tolerates them."""
-        return self.num_records > 0 and self.mixed_at_line is None and self.bad_fraction <= MAX_BAD_RECORD_FRACTION
+        is_whole = self.mixed_at_line is None and self.given_up_at_line is None
+        return self.num_records > 0 and is_whole and self.bad_fraction <= MAX_BAD_RECORD_FRACTION
 
     def too_bad(self, max_bad_fraction: float) -> str | None:
         """Why a job that tolerates this fraction cannot train on the file; None when it can."""
@@ -119,6 +123,8 @@ class FileReport(BaseModel):
         if self.mixed_at_line is not None:
             first = next((error for error in self.errors if error.line == self.mixed_at_line), first)
         told = str(first) + (f" (and {self.num_errors - 1} more)" if self.num_errors > 1 else "")
+        if self.given_up_at_line is not None:
+            told += f"; the check was given up at line {self.given_up_at_line}"
         return f"{good}; bad: {told}" if self.ok else told
 
 
@@ -157,7 +163,7 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
     first: tuple[int, Parsed] | None = None
     records = characters = num_errors = 0
     errors: list[RecordError] = []
-    mixed_at_line = None
+    mixed_at_line = given_up_at_line = None
     for number, found in read_records(lines):
         if isinstance(found, Parsed):
             first = first or (number, found)
@@ -169,6 +175,9 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
             errors.append(found.error)
         if mixed_at_line is None and isinstance(found, MixedShapes):
             mixed_at_line = number
+        if num_errors == MAX_BAD_RECORDS:
+            given_up_at_line = number
+            break
     if records == num_errors == 0:
         num_errors, errors = 1, [_EMPTY]
     return FileReport(
@@ -177,6 +186,7 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
         num_characters=characters,
         num_errors=num_errors,
         mixed_at_line=mixed_at_line,
+        given_up_at_line=given_up_at_line,
         conversion=_conversion(*first) if first else None,
         errors=errors,
     )
@@ -194,7 +204,7 @@ def _parse(raw: bytes, line: int) -> Parsed:
         written = _KINDS[key].model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path, message = first["loc"], first["msg"].removeprefix("Value error, ")
+        path, message = first["loc"], first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
         advice = _ADVICE.get(first["type"], "correct the line or remove it")
         raise bad(line, column_of(text, path), field_of(path), message, advice) from None
     if isinstance(written, AlpacaRecord):

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -6,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.spec.config import MAX_BAD_RECORD_FRACTION
-from falqon_core.spec.jsonl import MAX_LINE_BYTES, MAX_NESTING, BadRecord, RecordError
-from falqon_core.spec.records import MAX_ERRORS, MixedShapes, Parsed, check_file, parse_record, read_records
+from falqon_core.spec.jsonl import MAX_LINE_BYTES, MAX_NESTING, MAX_VALUES, BadRecord, RecordError
+from falqon_core.spec.records import MAX_BAD_RECORDS, MAX_ERRORS, MixedShapes, Parsed, check_file, parse_record, read_records
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, TextRecord
 
 USER = {"role": "user", "content": "How much?"}
@@ -73,6 +74,8 @@ FAULTS: list[tuple[bytes, int, str, str]] = [
     (b"[" * 100_000, 1, "", "nested too deeply"),
     (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 1, "", "nested too deeply"),
     (b'{"text": "a", "x": ' + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}", 20, "x", f"nested too deeply, the limit is {MAX_NESTING}"),
+    (b'{"text": "a", "x": [' + b"1," * MAX_VALUES + b"1]}", 1, "", f"too many values, the limit is {MAX_VALUES}"),
+    (b'{"text": "' + b"\\n" * 1_000_000 + b'", "text" : "b"}', 2_000_014, "text", "twice"),
     (b"[1]", 1, "", "expected an object, found list"),
     (b"null", 1, "", "expected an object, found NoneType"),
     (b"{}", 1, "", "found keys []"),
@@ -210,6 +213,22 @@ def test_a_file_with_few_bad_lines_is_for_those_who_tolerate_them() -> None:
     assert "The first: line 98, column 2: not JSON" in refusal
     assert report.summary().startswith("97 records (messages); bad: line 98, column 2")
     assert not check_file([line(CHAT)] * 8 + [b"{"]).ok
+
+
+def test_the_check_of_something_else_than_records_ends_early() -> None:
+    read = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal read
+        yield from [line(CHAT)] * (MAX_BAD_RECORDS // 100)
+        while True:
+            read += 1
+            yield b"{"
+
+    report = check_file(endless())
+
+    assert (report.ok, report.num_errors, read) == (False, MAX_BAD_RECORDS, MAX_BAD_RECORDS)
+    assert report.summary().endswith(f"the check was given up at line {MAX_BAD_RECORDS + MAX_BAD_RECORDS // 100}")
 
 
 def test_every_line_is_read_whatever_is_wrong_with_others() -> None:
