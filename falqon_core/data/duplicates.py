@@ -59,28 +59,24 @@ class Fingerprints:
 
 
 def duplicates(prints: Fingerprints) -> Duplicates:
-    lines, signatures = prints.lines, prints.signatures
-    _, first, inverse = np.unique(prints.hashes, return_index=True, return_inverse=True)
-    copied = np.full(len(lines), -1, dtype=np.int64)
-    copies = np.flatnonzero(first[inverse] != np.arange(len(lines)))
-    copied[copies] = first[inverse[copies]]
-    near, similarity = most_similar(signatures)
+    first = _first_with_hash(prints.hashes)
+    copied = np.where(first < np.arange(len(first)), first, -1)
+    near, similarity = most_similar(prints.signatures)
     near[copied[: len(near)] >= 0] = -1
     return Duplicates(
-        exact=_alike(lines, lines, copied, None),
-        near=_alike(lines, lines, near, similarity),
+        exact=_alike(prints.lines, prints.lines, copied, None),
+        near=_alike(prints.lines, prints.lines, near, similarity),
         near_threshold=NEAR_THRESHOLD,
-        near_compared=len(signatures),
+        near_compared=len(near),
     )
 
 
 def leakage(training: Fingerprints, validation: Fingerprints) -> Leakage:
-    known, order = np.unique(training.hashes, return_index=True)
-    position = np.minimum(np.searchsorted(known, validation.hashes), max(0, len(known) - 1))
-    same = known[position] == validation.hashes if len(known) else np.zeros(len(validation.lines), dtype=bool)
-    copied = np.where(same, order[position] if len(known) else -1, -1)
+    num_training, num_compared = len(training.lines), len(training.signatures)
+    first = _first_with_hash(np.concatenate([training.hashes, validation.hashes]))[num_training:]
+    copied = np.where(first < num_training, first, -1)
     both = np.concatenate([training.signatures, validation.signatures])
-    near, similarity = (found[len(training.signatures) :] for found in most_similar(both, num_references=len(training.signatures)))
+    near, similarity = (found[num_compared:] for found in most_similar(both, num_references=num_compared))
     near[copied[: len(near)] >= 0] = -1
     return Leakage(
         validation_records=len(validation.lines),
@@ -120,6 +116,12 @@ def most_similar(signatures: np.ndarray, num_references: int | None = None) -> t
         better = (agreement >= NEAR_THRESHOLD) & (agreement > similarity[record])
         other[record[better]], similarity[record[better]] = earlier[better], agreement[better]
     return other, similarity
+
+
+def _first_with_hash(hashes: np.ndarray) -> np.ndarray:
+    """Per record the index of the first that has the same hash, which may be itself."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse]
 
 
 def _candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
