@@ -18,6 +18,7 @@ from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
 from app.files import endpoints as files
+from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys.service import ensure_admin_key
 from app.middleware import RequestContext
@@ -47,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, jobs, stream, estimates, artifacts, catalogue, pages, docs):
+    for noun in (health, files, inspections, jobs, stream, estimates, artifacts, catalogue, pages, docs):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))

@@ -4,7 +4,6 @@ This is the process edge: every error becomes a message and an exit code here, a
 exception tells the user nothing but that it happened; its traceback goes to stderr.
 """
 
-import json
 import os
 import sys
 import traceback
@@ -54,18 +53,20 @@ def train(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def inspect(
     dataset: Annotated[Path, typer.Argument(help="JSONL file of records")],
     model: Annotated[Path, typer.Option(help="folder whose tokenizer counts")],
     max_seq_length: Annotated[int, typer.Option(min=8)] = 2048,
+    validation_file: Annotated[Path | None, typer.Option(help="JSONL file whose records should not be among those of DATASET")] = None,
+    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
 ) -> None:
-    """Tokenize a data set for a model and print its figures as JSON."""
-    with _errors_become_exit_codes(_to_stderr):
+    """Tokenize a data set for a model and print what it finds as JSON: counts, lengths, duplicates, the first records token by token."""
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
         from falqon_core.train.inspection import inspect_dataset
 
-        sys.stdout.write(json.dumps(inspect_dataset(dataset, model, max_seq_length)) + "\n")
+        sys.stdout.write(inspect_dataset(dataset, model, max_seq_length, validation_file).model_dump_json() + "\n")
 
 
 @app.command("import")

@@ -13,6 +13,7 @@ from app.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from worker.gpu import detect
+from worker.inspector import Inspector
 from worker.supervisor import Supervisor
 from worker.workers import CpuWorker, GpuWorker, Poller
 
@@ -49,7 +50,18 @@ def cpu_worker() -> CpuWorker:
     return CpuWorker(settings(), database(), storage(), Bell(settings()), drain)
 
 
+@cache
+def inspector() -> Inspector:
+    return Inspector(settings(), database(), storage(), drain)
+
+
+def _look_for_files() -> None:
+    """Checks first: jobs wait for them."""
+    cpu_worker().look()
+    inspector().look()
+
+
 def pollers(queues: Collection[str]) -> list[Poller]:
     """One for each of our queues that this process serves."""
-    looks = {GPU_QUEUE: lambda: gpu_worker().look(), CPU_QUEUE: lambda: cpu_worker().look()}
+    looks = {GPU_QUEUE: lambda: gpu_worker().look(), CPU_QUEUE: _look_for_files}
     return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks.items() if queue in queues]

@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from app.broker import CHECK_FILE, LOOK_FOR_JOB
+from app.broker import CHECK_FILE, INSPECT_FILE, LOOK_FOR_JOB
 from worker import process
 
 
@@ -13,3 +13,9 @@ def look_for_job(job_id: str) -> None:
 @shared_task(name=CHECK_FILE)  # type: ignore[untyped-decorator]
 def check_file(file_id: str) -> None:
     process.cpu_worker().check(file_id)
+
+
+@shared_task(name=INSPECT_FILE)  # type: ignore[untyped-decorator]
+def inspect_file(file_id: str) -> None:
+    """The id is for the log: the oldest question is answered, and then the next, until none is left."""
+    process.inspector().look()

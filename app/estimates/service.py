@@ -26,13 +26,19 @@ def num_training_records(recipe: Recipe, num_records: int) -> int:
     return num_records - held_out
 
 
-def estimate_job(config: JsonObject, recipe: Recipe, report: FileReport, settings: Settings) -> Estimate:
-    """`recipe` must be resolved."""
+def estimate_job(config: JsonObject, recipe: Recipe, report: FileReport, settings: Settings, *, num_tokens: int | None = None) -> Estimate:
+    """`recipe` must be resolved. `num_tokens`: of the whole training file, once this model's tokenizer has counted them."""
     device, num_devices = device_of(settings)
     records = max(1, num_training_records(recipe, report.num_records))
-    tokens = tokens_from_characters(report.num_characters, report.num_sequences) * records // max(1, report.num_records)
+    counted = num_tokens if num_tokens is not None else tokens_from_characters(report.num_characters, report.num_sequences)
     return estimate(
-        ModelDimensions.from_config(config), recipe, num_records=records, tokens_per_epoch=tokens, device=device, num_devices=num_devices
+        ModelDimensions.from_config(config),
+        recipe,
+        num_records=records,
+        tokens_per_epoch=counted * records // max(1, report.num_records),
+        device=device,
+        num_devices=num_devices,
+        tokens_basis="characters" if num_tokens is None else "counted",
     )
 
 

@@ -7,7 +7,8 @@ from app.jobs.settling import settle
 from app.models import File, FileStatus, JobStatus
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.records import MAX_LINE_BYTES, check_file
+from falqon_core.spec.jsonl import lines_of
+from falqon_core.spec.records import check_file
 
 
 def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
@@ -17,7 +18,7 @@ def check(database: Database, storage: Storage, file_id: str, settings: Settings
     if file is None:
         return []
     if file.status == FileStatus.UPLOADED:
-        report = check_file(storage.lines(file.storage_key, MAX_LINE_BYTES))
+        report = check_file(lines_of(storage.chunks(file.storage_key)))
         verdict = FileStatus.PROCESSED if report.ok else FileStatus.ERROR
     with database.transaction() as session:
         if file.status == FileStatus.UPLOADED:

@@ -1,4 +1,4 @@
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
 
@@ -68,11 +68,3 @@ def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -
     with app.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
     return downloads.send(request, app.storage, file.storage_key, size=file.bytes, sha256=file.sha256, filename=file.filename)
-
-
-@router.get("/{file_id}/report")
-def retrieve_report(app: App, caller: Reader, file_id: str) -> dict[str, Any]:
-    """Faults by line and column, counts and shape; `status` says whether the check has ended."""
-    with app.database.read() as session:
-        file = service.get(session, caller.project_id, file_id)
-    return {"object": "file.report", "id": file.id, "status": file.status, "report": file.report}

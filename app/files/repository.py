@@ -1,12 +1,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
-from app.models import File, FileStatus, Job
+from app.models import File, FileStatus, Inspection, Job
 from app.models.base import JsonObject
 
 Order = Literal["asc", "desc"]
@@ -39,6 +39,7 @@ def live_job_using(session: Session, file_id: str) -> str | None:
 
 def mark_deleted(session: Session, file_id: str) -> None:
     session.execute(update(File).where(File.id == file_id, File.deleted_at.is_(None)).values(deleted_at=now_plus()))
+    session.execute(delete(Inspection).where((Inspection.file_id == file_id) | (Inspection.validation_file_id == file_id)))  # quotes it
 
 
 def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject) -> None:

@@ -50,6 +50,11 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     return file
 
 
+def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
+    """A file of records whose check has found no fault, or has not ended."""
+    return _usable(repository.find(session, project_id, file_id), file_id, param)
+
+
 def get_for_job(
     session: Session, project_id: str, training_file: str, validation_file: str | None, *, lock: bool
 ) -> tuple[File, File | None]:

@@ -8,6 +8,7 @@ from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
 from app.files import service as files
 from app.ids import new_id
+from app.inspections.repository import exact_tokens
 from app.jobs import repository
 from app.jobs.events import Draft, append
 from app.jobs.lifecycle import sources
@@ -41,7 +42,7 @@ def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool =
     estimates.check_fits_model(model.config, wanted.recipe)
     planned = Plan(wanted, model, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock))
     for param, file in (("training_file", planned.training), ("validation_file", planned.validation)):
-        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe.method)):
+        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe)):
             raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
     report = planned.report
     if report is not None and estimates.num_training_records(wanted.recipe, report.num_records) < 1:
@@ -67,13 +68,13 @@ def preview(session: Session, project_id: str, request: JobRequest, settings: Se
     planned = plan(session, project_id, request)
     job = _new_job(project_id, request, planned)
     job.id, job.created_at = "ftjob-dry-run", planned.training.created_at
-    recipe, estimate = _estimated(planned, settings)
+    recipe, estimate = _estimated(session, planned, settings)
     job.recipe, job.estimate = recipe, estimate.model_dump(mode="json")
     return job
 
 
 def estimate(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Estimate:
-    return _estimated(plan(session, project_id, request), settings)[1]
+    return _estimated(session, plan(session, project_id, request), settings)[1]
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -139,7 +140,7 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan) -> Job:
     )
 
 
-def _estimated(planned: Plan, settings: Settings) -> tuple[dict[str, object], Estimate]:
+def _estimated(session: Session, planned: Plan, settings: Settings) -> tuple[dict[str, object], Estimate]:
     report = planned.report
     if report is None:
         raise InvalidRequest(
@@ -148,7 +149,8 @@ def _estimated(planned: Plan, settings: Settings) -> tuple[dict[str, object], Es
             code="file_not_processed",
         )
     recipe = planned.asked.resolved(report.num_records)
-    return recipe.model_dump(mode="json"), estimates.estimate_job(planned.model.config, recipe, report, settings)
+    num_tokens = exact_tokens(session, planned.training.id, planned.model.id, recipe.max_seq_length)
+    return recipe.model_dump(mode="json"), estimates.estimate_job(planned.model.config, recipe, report, settings, num_tokens=num_tokens)
 
 
 def _locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:

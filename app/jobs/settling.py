@@ -4,12 +4,13 @@ from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.estimates import service as estimates
+from app.inspections.repository import exact_tokens
 from app.jobs import repository
 from app.jobs.events import Draft, append
 from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
-from falqon_core.spec.config import MethodName
+from falqon_core.spec.config import Recipe
 from falqon_core.spec.records import FileReport
 from falqon_core.spec.shapes import wrong_kind
 
@@ -24,12 +25,13 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
         return JobStatus(job.status)
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
-        if reason := misfit(file, wanted.recipe.method):
+        if reason := misfit(file, wanted.recipe):
             return _fail(session, job, param, reason)
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
-    estimate = estimates.estimate_job(model.config, recipe, report, settings)
+    num_tokens = exact_tokens(session, job.training_file_id, model.id, recipe.max_seq_length)
+    estimate = estimates.estimate_job(model.config, recipe, report, settings, num_tokens=num_tokens)
     append(
         session,
         job.id,
@@ -42,10 +44,10 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
     return JobStatus.QUEUED
 
 
-def misfit(file: File, method: MethodName) -> str | None:
-    """Why the records of a file that passed its check cannot train with `method`; None when they can."""
-    shape = FileReport.model_validate(file.report).shape
-    reason = wrong_kind(shape, method) if shape else None
+def misfit(file: File, recipe: Recipe) -> str | None:
+    """Why a file that passed its check cannot train with this recipe; None when it can."""
+    report = FileReport.model_validate(file.report)
+    reason = report.too_bad(recipe.max_bad_record_fraction) or (wrong_kind(report.shape, recipe.method) if report.shape else None)
     return f"{file.filename}: {reason}" if reason else None
 
 

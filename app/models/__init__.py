@@ -7,6 +7,7 @@ from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.event import Event
 from app.models.file import File, FileStatus
+from app.models.inspection import Inspection, InspectionStatus
 from app.models.job import Desired, Job, JobStatus
 from app.models.model import Model
 from app.models.project import DEFAULT_PROJECT_ID, Project
@@ -22,6 +23,8 @@ __all__ = [
     "Event",
     "File",
     "FileStatus",
+    "Inspection",
+    "InspectionStatus",
     "Job",
     "JobStatus",
     "Model",

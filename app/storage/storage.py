@@ -55,16 +55,6 @@ class Storage:
     def read_range(self, key: str, start: int, end: int) -> bytes:
         return bytes(obstore.get_range(self._store, key, start=start, end=end))
 
-    def lines(self, key: str, max_line_bytes: int) -> Iterator[bytes]:
-        """Lines without their ends. A longer line than `max_line_bytes` comes cut just past it, so that memory stays flat."""
-        rest = b""
-        for chunk in self.chunks(key):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from whole
-            rest = rest[: max_line_bytes + 1]
-        if rest:
-            yield rest
-
     def fetch(self, key: str, path: Path) -> Stored:
         """Copy an object to a local file."""
         digest, size = hashlib.sha256(), 0

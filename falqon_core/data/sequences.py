@@ -83,7 +83,8 @@ def encode(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq
     """
     encoder = Encoder(tokenizer, max_seq_length)
     rendered = render(record, tokenizer)
-    return encoder.sequence(rendered, next(encoder.tokenize([rendered.text])))
+    sequence, num_cut = encoder.sequence(rendered, next(encoder.tokenize([rendered.text])))
+    return sequence, num_cut > 0
 
 
 class Encoder:
@@ -104,8 +105,8 @@ class Encoder:
             places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
             yield Tokens(np.array(ids, dtype=np.int32), places[:, 0], places[:, 1])
 
-    def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, bool]:
-        """Mask and cut one tokenized text; see `encode`."""
+    def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, int]:
+        """Mask and cut one tokenized text, and how many tokens were cut away; see `encode`."""
         for start, _ in rendered.targets:
             if not self._is_boundary(rendered.text, tokens, start):
                 if not rendered.plain:
@@ -119,7 +120,7 @@ class Encoder:
             mask = np.array([*[False] * len(self._begin), *mask, True])
         mask[:1] = False
         limit = self.max_seq_length
-        return Sequence(ids[:limit], mask[:limit]), len(ids) > limit
+        return Sequence(ids[:limit], mask[:limit]), max(0, len(ids) - limit)
 
     def _is_boundary(self, text: str, tokens: Tokens, start: int) -> bool:
         """Whether the tokens before `start` are those of the text before it alone."""

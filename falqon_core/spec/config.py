@@ -27,6 +27,7 @@ PUBLISHED_LEARNING_RATE = 2e-3
 DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual in the literature
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
+MAX_BAD_RECORD_FRACTION = 0.1  # a file with more bad lines than this is taken for a mistake as a whole
 
 
 class Recipe(BaseModel):
@@ -74,6 +75,9 @@ class Recipe(BaseModel):
         None, description="keep only the inputs of layers and compute the rest again; auto: only when it does not fit otherwise"
     )
     packing: bool = Field(True, description="False pads the records of a microbatch to one length instead")
+    max_bad_record_fraction: Annotated[float, Field(ge=0, le=MAX_BAD_RECORD_FRACTION)] = Field(
+        0.0, description="a file with no larger share of bad records than this is used without them"
+    )
 
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0, description="held out of the training file when there is no validation file"

@@ -1,63 +1,97 @@
-"""A line becomes a record, and a whole file is checked: what is wrong, where, and what was expected.
+"""A line becomes a record, and a whole file is checked: what is wrong, where, and what to do.
 
-The shapes are those of `spec.shapes`; one file keeps to one shape. The check reads a stream of lines in constant memory and
-stops collecting after `MAX_ERRORS`. What is given up: no tokenizer here, so token counts, truncation and templates
-belong to `falqon_core.data`.
+Records have the shapes of `spec.shapes`, or are written in a dialect of `spec.conversions` and converted; one file keeps to one of
+them. `read_records` is the only reader: the check of an upload and the trainer both go through it, so what the report shows is what is
+trained. The check runs in constant memory and lists at most `MAX_ERRORS` faults. What is given up: no tokenizer here, so token counts,
+truncation and templates belong to `falqon_core.data`.
 """
 
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from falqon_core.spec.config import MAX_BAD_RECORD_FRACTION
+from falqon_core.spec.conversions import RULES, AlpacaRecord, Dialect, ShareGptRecord
+from falqon_core.spec.jsonl import BadRecord, RecordError, bad, decode_line, parse_line
 from falqon_core.spec.places import column_of, field_of
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, Shape, TextRecord, num_characters, shape_of
 
 MAX_ERRORS = 50
-MAX_LINE_BYTES = 8 * 2**20
+MAX_BAD_RECORDS = 100_000  # then the check ends: the file is something else
+EXAMPLE_CHARACTERS = 200
+EXAMPLE_ITEMS = 8
 
-_SHAPES: dict[str, type[ChatRecord] | type[CompletionRecord] | type[TextRecord] | type[PreferenceRecord]] = {
+_Written = type[ChatRecord] | type[CompletionRecord] | type[TextRecord] | type[PreferenceRecord] | type[AlpacaRecord] | type[ShareGptRecord]
+_KINDS: dict[str, _Written] = {
+    "messages": ChatRecord,
     "preferred_output": PreferenceRecord,
     "non_preferred_output": PreferenceRecord,
-    "messages": ChatRecord,
+    "conversations": ShareGptRecord,
+    "instruction": AlpacaRecord,
     "completion": CompletionRecord,
     "prompt": CompletionRecord,
     "text": TextRecord,
 }
-_EXPECTED = "an object with 'messages' (chat), 'prompt' and 'completion', 'text', or 'input', 'preferred_output' and 'non_preferred_output'"
+_EXPECTED = (
+    "an object with 'messages' (chat), 'prompt' and 'completion', 'text', or 'input', 'preferred_output' and 'non_preferred_output'; "
+    "Alpaca ('instruction', 'input', 'output') and ShareGPT ('conversations') are converted"
+)
+_EMPTY = RecordError(line=1, column=1, field="", message="the file is empty", advice=f"write one JSON object a line: {_EXPECTED}")
+_ADVICE = {
+    "missing": "add it",
+    "extra_forbidden": "remove it, or correct its name",
+    "string_type": "write text in quotes",
+    "string_too_short": "write some text, or remove the line",
+    "list_type": "write a list in square brackets",
+    "too_short": "add an item, or remove the line",
+    "too_long": "keep exactly one",
+    "dict_type": "write an object in braces",
+    "model_type": "write an object in braces",
+    "literal_error": "use one of these",
+    "int_type": "write 0 or 1",
+    "greater_than_equal": "write 0 or 1",
+    "less_than_equal": "write 0 or 1",
+    "bool_type": "write true or false",
+}
 
 
-class RecordError(BaseModel):
-    """One fault of one line. `line` and `column` count from 1; `column` is in characters."""
+class MixedShapes(BadRecord):
+    """A line of another kind than the lines before it. No tolerance covers this: the file is not what its first lines say."""
 
-    model_config = ConfigDict(frozen=True)
 
+class Parsed(NamedTuple):
+    record: Record
+    dialect: Dialect | None
+    value: dict[str, Any]  # as the line has it
+
+
+class Conversion(BaseModel):
+    """How records of a dialect are read, with the first one as an example; long texts and lists are cut."""
+
+    dialect: Dialect
+    shape: Shape
+    rule: str
     line: int
-    column: int
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}, column {self.column}" + (f", {self.field}" if self.field else "") + f": {self.message}"
-
-
-class BadRecord(ValueError):
-    def __init__(self, error: RecordError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    before: Any
+    after: Any
 
 
 class FileReport(BaseModel):
-    """What a structural check found. `num_errors` counts all faulty lines, `errors` lists the first `MAX_ERRORS`.
+    """What a structural check found. `num_errors` counts all bad lines, `errors` lists the first `MAX_ERRORS`.
 
-    `num_characters` are those the model reads, so the input of a preference record counts twice.
+    `num_records` counts good records, and `num_characters` those of theirs that the model reads, so the input of a preference record
+    counts twice. `mixed_at_line` is the first line of another kind than the first record; at `given_up_at_line` there were
+    `MAX_BAD_RECORDS` bad ones, and the check ended.
     """
 
     shape: Shape | None = None
     num_records: int = 0
     num_characters: int = 0
     num_errors: int = 0
+    mixed_at_line: int | None = None
+    given_up_at_line: int | None = None
+    conversion: Conversion | None = None
     errors: list[RecordError] = []
 
     @property
@@ -66,100 +100,148 @@ class FileReport(BaseModel):
         return 2 * self.num_records if self.shape == "preference" else self.num_records
 
     @property
+    def bad_fraction(self) -> float:
+        return self.num_errors / max(1, self.num_records + self.num_errors)
+
+    @property
     def ok(self) -> bool:
-        return self.num_errors == 0
+        """Whether some job may train on it: without a fault, or with few enough for one that tolerates them."""
+        is_whole = self.mixed_at_line is None and self.given_up_at_line is None
+        return self.num_records > 0 and is_whole and self.bad_fraction <= MAX_BAD_RECORD_FRACTION
+
+    def too_bad(self, max_bad_fraction: float) -> str | None:
+        """Why a job that tolerates this fraction cannot train on the file; None when it can."""
+        if self.bad_fraction <= max_bad_fraction:
+            return None
+        return too_many_bad(self.num_errors, self.num_records + self.num_errors, max_bad_fraction, str(self.errors[0]))
 
     def summary(self) -> str:
-        if self.ok:
-            return f"{self.num_records} records ({self.shape})"
-        more = f" (and {self.num_errors - 1} more)" if self.num_errors > 1 else ""
-        return f"{self.errors[0]}{more}"
+        good = f"{self.num_records} records ({self.shape}{f', converted from {self.conversion.dialect}' if self.conversion else ''})"
+        if self.num_errors == 0:
+            return good
+        first = self.errors[0]
+        if self.mixed_at_line is not None:
+            first = next((error for error in self.errors if error.line == self.mixed_at_line), first)
+        told = str(first) + (f" (and {self.num_errors - 1} more)" if self.num_errors > 1 else "")
+        if self.given_up_at_line is not None:
+            told += f"; the check was given up at line {self.given_up_at_line}"
+        return f"{good}; bad: {told}" if self.ok else told
+
+
+def too_many_bad(num_bad: int, num_all: int, max_bad_fraction: float, first: str) -> str:
+    advice = "correct them" if max_bad_fraction >= MAX_BAD_RECORD_FRACTION else "correct them, or allow more"
+    return (
+        f"{num_bad} of {num_all} records are bad ({num_bad / num_all:.2%}), more than max_bad_record_fraction = {max_bad_fraction:g} "
+        f"allows; {advice} (at most {MAX_BAD_RECORD_FRACTION:g}). The first: {first}"
+    )
 
 
 def parse_record(raw: bytes, line: int = 1) -> Record:
-    """Parse one line. Raises `BadRecord` with line, column, field and what was expected."""
-    text = _decode(raw, line)
-    value = _load(text, line)
-    if not isinstance(value, dict):
-        raise _bad(line, 1, "", f"expected {_EXPECTED}, found {type(value).__name__}")
-    shape = next((_SHAPES[key] for key in _SHAPES if key in value), None)
-    if shape is None:
-        raise _bad(line, 1, "", f"expected {_EXPECTED}, found keys {sorted(value)[:8]}")
-    try:
-        return shape.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = first["loc"]
-        message = first["msg"].removeprefix("Value error, ")
-        raise _bad(line, column_of(text, path), field_of(path), message) from None
+    """One line as a record. Raises `BadRecord`."""
+    return _parse(raw, line).record
 
 
-def read_records(lines: Iterable[bytes]) -> Iterator[Record]:
-    """All records of a file that passed `check_file`; blank lines are passed over. Raises `BadRecord` at the first fault."""
+def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadRecord]]:
+    """Every line that is not blank, by number: its record, or what is wrong with it."""
+    first: Parsed | None = None
     for number, raw in enumerate(lines, 1):
-        if raw.strip():
-            yield parse_record(raw.rstrip(b"\r\n"), number)
+        raw = raw.rstrip(b"\r\n")
+        if not raw or raw.isspace():
+            continue
+        try:
+            parsed = _parse(raw, number)
+            first = first or parsed
+            _keep_to_one_kind(first, parsed, number)
+        except BadRecord as error:
+            yield number, error
+        else:
+            yield number, parsed
 
 
 def check_file(lines: Iterable[bytes]) -> FileReport:
     """Check every line of a file, in constant memory."""
-    report = FileReport()
-    for number, raw in enumerate(lines, 1):
-        if not raw.strip():
+    first: tuple[int, Parsed] | None = None
+    records = characters = num_errors = 0
+    errors: list[RecordError] = []
+    mixed_at_line = given_up_at_line = None
+    for number, found in read_records(lines):
+        if isinstance(found, Parsed):
+            first = first or (number, found)
+            records += 1
+            characters += num_characters(found.record)
             continue
-        try:
-            record = parse_record(raw.rstrip(b"\r\n"), number)
-            _keep_to_one_shape(report, record, number)
-        except BadRecord as error:
-            report.num_errors += 1
-            if len(report.errors) < MAX_ERRORS:
-                report.errors.append(error.error)
-            continue
-        report.num_records += 1
-        report.num_characters += num_characters(record)
-    if report.num_records == 0 and report.num_errors == 0:
-        report.num_errors = 1
-        report.errors = [
-            RecordError(line=1, column=1, field="", message=f"the file is empty; expected one JSON object a line: {_EXPECTED}")
-        ]
-    return report
+        num_errors += 1
+        if len(errors) < MAX_ERRORS:
+            errors.append(found.error)
+        if mixed_at_line is None and isinstance(found, MixedShapes):
+            mixed_at_line = number
+        if num_errors == MAX_BAD_RECORDS:
+            given_up_at_line = number
+            break
+    if records == num_errors == 0:
+        num_errors, errors = 1, [_EMPTY]
+    return FileReport(
+        shape=shape_of(first[1].record) if first else None,
+        num_records=records,
+        num_characters=characters,
+        num_errors=num_errors,
+        mixed_at_line=mixed_at_line,
+        given_up_at_line=given_up_at_line,
+        conversion=_conversion(*first) if first else None,
+        errors=errors,
+    )
 
 
-def _keep_to_one_shape(report: FileReport, record: Record, line: int) -> None:
-    shape = shape_of(record)
-    if report.shape is None:
-        report.shape = shape
-    elif shape != report.shape:
-        raise _bad(line, 1, "", f"this line has shape '{shape}' but the lines before it have '{report.shape}'; a file keeps to one shape")
-
-
-def _decode(raw: bytes, line: int) -> str:
-    if len(raw) > MAX_LINE_BYTES:
-        raise _bad(line, 1, "", f"the line has {len(raw)} bytes; the limit is {MAX_LINE_BYTES}")
-    if line == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
+def _parse(raw: bytes, line: int) -> Parsed:
+    text = decode_line(raw, line)
+    value = parse_line(text, line)
+    if not isinstance(value, dict):
+        raise bad(line, 1, "", f"expected an object, found {type(value).__name__}", f"write {_EXPECTED}")
+    key = next(filter(value.__contains__, _KINDS), None)
+    if key is None:
+        raise bad(line, 1, "", f"no known kind of record: found keys {sorted(value)[:8]}", f"write {_EXPECTED}")
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode("utf-8")) + 1
-        raise _bad(line, column, "", f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+        written = _KINDS[key].model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path, message = first["loc"], first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
+        advice = _ADVICE.get(first["type"], "correct the line or remove it")
+        raise bad(line, column_of(text, path), field_of(path), message, advice) from None
+    if isinstance(written, AlpacaRecord):
+        return Parsed(written.converted(), "alpaca", value)
+    if isinstance(written, ShareGptRecord):
+        return Parsed(written.converted(), "sharegpt", value)
+    return Parsed(written, None, value)
 
 
-def _load(text: str, line: int) -> Any:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise _bad(line, error.colno, "", f"not JSON: {error.msg}; expected one JSON object a line") from None
-    except RecursionError:
-        raise _bad(line, 1, "", "the JSON is nested too deeply") from None
-    except ValueError as error:  # NaN and its like, or a number with more digits than Python converts
-        raise _bad(line, 1, "", "a number has too many digits" if "digits" in str(error) else str(error)) from None
-    return value
+def _keep_to_one_kind(first: Parsed, parsed: Parsed, line: int) -> None:
+    if parsed.dialect == first.dialect and type(parsed.record) is type(first.record):
+        return
+    here, before = (f"{shape_of(one.record)}{f' ({one.dialect})' if one.dialect else ''}" for one in (parsed, first))
+    message = f"this line has shape '{here}' but the lines before it have '{before}'; a file keeps to one shape"
+    raise MixedShapes(bad(line, 1, "", message, "write all lines alike, or upload two files").error)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _conversion(line: int, parsed: Parsed) -> Conversion | None:
+    if parsed.dialect is None:
+        return None
+    return Conversion(
+        dialect=parsed.dialect,
+        shape=shape_of(parsed.record),
+        rule=RULES[parsed.dialect],
+        line=line,
+        before=_short(parsed.value),
+        after=_short(parsed.record.model_dump(exclude_none=True)),
+    )
 
 
-def _bad(line: int, column: int, field: str, message: str) -> BadRecord:
-    return BadRecord(RecordError(line=line, column=column, field=field, message=message))
+def _short(value: Any) -> Any:
+    match value:
+        case str() if len(value) > EXAMPLE_CHARACTERS:
+            return f"{value[:EXAMPLE_CHARACTERS]}…"
+        case dict():
+            return {key: _short(inner) for key, inner in value.items()}
+        case list():
+            return [_short(inner) for inner in value[:EXAMPLE_ITEMS]]
+        case _:
+            return value

@@ -1,7 +1,7 @@
 """The accepted records: chat, prompt/completion, plain text, and preference (two answers to one chat, of which one is preferred).
 
-Each shape is one strict class; what a shape can train with stands here too. What is given up: converting other dialects
-(Alpaca, ShareGPT) to these shapes; whoever uploads does that.
+Each shape is one strict class; what a shape can train with stands here too. What other tools write is converted to these shapes by
+`spec.conversions`.
 """
 
 import json
@@ -14,22 +14,22 @@ from falqon_core.spec.config import MethodName
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Record(BaseModel):
+class StrictRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class FunctionCall(_Record):
+class FunctionCall(StrictRecord):
     name: Text
     arguments: str
 
 
-class ToolCall(_Record):
+class ToolCall(StrictRecord):
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class ChatMessage(_Record):
+class ChatMessage(StrictRecord):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     name: str | None = None
@@ -48,7 +48,7 @@ class ChatMessage(_Record):
         return self
 
 
-class Chat(_Record):
+class Chat(StrictRecord):
     """What a chat template takes."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -78,12 +78,12 @@ class ChatRecord(Chat):
         return self
 
 
-class CompletionRecord(_Record):
+class CompletionRecord(StrictRecord):
     prompt: str
     completion: Text
 
 
-class TextRecord(_Record):
+class TextRecord(StrictRecord):
     text: Text
 
 
@@ -99,7 +99,7 @@ class PreferenceInput(Chat):
         return self
 
 
-class PreferenceRecord(_Record):
+class PreferenceRecord(StrictRecord):
     """As the OpenAI fine-tuning API has it: each output is exactly one assistant message."""
 
     input: PreferenceInput
@@ -171,8 +171,12 @@ def num_characters(record: Record) -> int:
     """Those that the model reads, without the template; the input of a preference record counts twice."""
     match record:
         case ChatRecord():
-            calls = sum(len(c.function.name) + len(c.function.arguments) for m in record.messages for c in m.tool_calls or ())
-            return calls + sum(len(m.content or "") for m in record.messages)
+            total = 0
+            for message in record.messages:
+                total += len(message.content or "")
+                for call in message.tool_calls or ():
+                    total += len(call.function.name) + len(call.function.arguments)
+            return total
         case CompletionRecord():
             return len(record.prompt) + len(record.completion)
         case TextRecord():

@@ -1,6 +1,7 @@
 """The data of a training: read, checked, split, and dealt out in steps."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,11 +16,18 @@ BUCKET_TOKENS = 256  # packed rows on a GPU have a multiple of this length, so t
 def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, warn: Callable[[str], None]) -> tuple[Dataset, Dataset | None]:
     """(train, validation). Raises `DatasetError` and `ModelError`."""
     recipe = config.recipe
-    train = load_dataset(config.train_file, tokenizer, recipe.max_seq_length, method=recipe.method)
+
+    def load(path: Path, param: str) -> Dataset:
+        data = load_dataset(path, tokenizer, recipe.max_seq_length, param, recipe.method, recipe.max_bad_record_fraction)
+        if data.num_bad:
+            warn(f"{param}: {data.num_bad} bad records are left out; the first: {data.first_bad}")
+        return data
+
+    train = load(config.train_file, "training_file")
     if train.num_without_targets:
         warn(f"{train.num_without_targets} records have nothing to learn within {recipe.max_seq_length} tokens; left out")
     if config.validation_file is not None:
-        return train, load_dataset(config.validation_file, tokenizer, recipe.max_seq_length, "validation_file", recipe.method)
+        return train, load(config.validation_file, "validation_file")
     if recipe.validation_fraction > 0:
         return train.split(recipe.validation_fraction, recipe.seed)
     return train, None

@@ -145,6 +145,18 @@ def test_inspect_prints_json(tiny_folder: Path, train_file: Path) -> None:
     assert sum(figures["histogram"]["counts"]) == 10
 
 
+def test_inspect_tells_why_it_failed_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
+    train_file.write_text("{oops\n")
+    read, write = os.pipe()
+    result = CliRunner().invoke(cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--message-fd", str(write)])
+    os.close(write)
+    with open(read, "rb") as pipe:
+        (failed,) = [json.loads(line) for line in pipe]
+    assert (result.exit_code, result.stdout) == (ExitCode.USER_ERROR, "")
+    assert (failed["code"], failed["param"]) == ("invalid_training_file", "training_file")
+    assert failed["message"].startswith("line 1, column 2: not JSON")
+
+
 def test_help_documents_the_exit_codes() -> None:
     text = CliRunner().invoke(cli.app, ["train", "--help"]).stdout
     assert all(str(code.value) in text for code in ExitCode)

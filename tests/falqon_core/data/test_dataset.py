@@ -119,6 +119,42 @@ def test_split_holds_out_at_least_one_or_nothing(tmp_path: Path, unmarked: PreTr
         one.split(0.5, seed=0)
 
 
+def test_tolerated_bad_records_are_counted_and_left_out(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    unmarked.chat_template = (
+        "{% if messages[0]['content'] == 'no' %}{{ raise_exception('not this one') }}{% endif %}" + unmarked.chat_template
+    )
+    path = write(tmp_path / "train.jsonl", *[chat(f"Answer {index}.") for index in range(38)], chat("Refused.", question="no"))
+    path.write_bytes(b"{oops\n" + path.read_bytes())
+
+    loaded = load_dataset(path, unmarked, 128, max_bad_fraction=0.05)
+
+    assert (len(loaded.sequences), loaded.num_bad) == (38, 2)
+    assert loaded.first_bad.startswith("line 1, column 2: not JSON")
+    train, held_out = loaded.split(0.5, seed=1)
+    assert (train.num_bad, held_out.num_bad) == (2, 0)
+    with pytest.raises(DatasetError, match=r"2 of 40 records are bad \(5.00%\), more than max_bad_record_fraction = 0.04") as caught:
+        load_dataset(path, unmarked, 128, "validation_file", max_bad_fraction=0.04)
+    assert caught.value.param == "validation_file"
+
+
+def test_no_tolerance_covers_a_mixed_file(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    path = write(tmp_path / "train.jsonl", *[chat("Yes.")] * 50, {"text": "No."})
+
+    with pytest.raises(DatasetError, match=r"^line 51, column 1: this line has shape 'text'"):
+        load_dataset(path, unmarked, 128, max_bad_fraction=0.1)
+
+
+def test_other_dialects_train_as_what_they_mean(tmp_path: Path, unmarked: PreTrainedTokenizerBase) -> None:
+    alpaca = {"instruction": "What?", "input": "", "output": "Yes."}
+    turns = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "Yes."}]}
+
+    (expected,) = load_dataset(write(tmp_path / "chat.jsonl", chat("Yes.")), unmarked, 128).sequences
+    for record in (alpaca, turns):
+        (sequence,) = load_dataset(write(tmp_path / "other.jsonl", record), unmarked, 128).sequences
+        assert np.array_equal(sequence.input_ids, expected.input_ids)
+        assert np.array_equal(sequence.loss_mask, expected.loss_mask)
+
+
 def preference(good: str, bad: str, question: str = "What?") -> dict[str, object]:
     messages = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": question}]
     outputs = ([{"role": "assistant", "content": answer}] for answer in (good, bad))
@@ -163,10 +199,14 @@ def test_both_halves_are_cut_alike_and_a_pair_needs_both(tmp_path: Path, unmarke
 @pytest.mark.parametrize(
     ("records", "method", "match"),
     [
-        ([chat("Yes."), preference("a", "b")], "falqon", r"^line 2: .*preference record, which only method dpo"),
-        ([preference("a", "b"), chat("Yes.")], "dpo", r"^line 2: .*shape 'messages', but method dpo.*'non_preferred_output'"),
-        ([preference("a", "b"), {"text": "c"}], None, r"^line 2: .*shape 'text', but method dpo"),
-        ([chat("Yes."), preference("a", "b")], None, r"^line 2: .*preference record"),
+        ([preference("a", "b")], "falqon", r"^line 1: .*preference record, which only method dpo"),
+        ([chat("Yes.")], "dpo", r"^line 1: .*shape 'messages', but method dpo.*'non_preferred_output'"),
+        (
+            [chat("Yes."), preference("a", "b")],
+            "falqon",
+            r"^line 2, column 1: .*shape 'preference' but the lines before it have 'messages'",
+        ),
+        ([preference("a", "b"), {"text": "c"}], None, r"^line 2, column 1: .*shape 'text' but the lines before it have 'preference'"),
     ],
 )
 def test_the_wrong_kind_of_record_is_named_by_its_line(

@@ -1,19 +1,14 @@
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falqon_core.spec.records import (
-    MAX_ERRORS,
-    MAX_LINE_BYTES,
-    BadRecord,
-    RecordError,
-    check_file,
-    parse_record,
-    read_records,
-)  # fmt: skip
+from falqon_core.spec.config import MAX_BAD_RECORD_FRACTION
+from falqon_core.spec.jsonl import MAX_LINE_BYTES, MAX_NESTING, MAX_VALUES, BadRecord, RecordError
+from falqon_core.spec.records import MAX_BAD_RECORDS, MAX_ERRORS, MixedShapes, Parsed, check_file, parse_record, read_records
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, TextRecord
 
 USER = {"role": "user", "content": "How much?"}
@@ -62,7 +57,13 @@ def test_tool_calls_and_their_answers() -> None:
 FAULTS: list[tuple[bytes, int, str, str]] = [
     (b'{"text": "\xff"}', 11, "", "byte 0xff is not UTF-8"),
     ('{"text": "üü'.encode() + b'\xc3"}', 13, "", "byte 0xc3 is not UTF-8"),
-    (b"\xff\xfe{\x00", 1, "", "save the file as UTF-8"),
+    (b"\xff\xfe{\x00", 1, "", "byte 0xff is not UTF-8"),
+    (b'{\0"\0t\0', 2, "", "a NUL byte"),
+    (b'{"text": "a\\u0000b"}', 10, "text", "a NUL character"),
+    (b'{"text": "a", "b\\u0000": 1}', 1, "", "a NUL character"),
+    (b'{"text": "a", "text": "b"}', 15, "text", "twice"),
+    (b'{"a": {"text": 1, "text": "]"}, "text": 1}', 19, "text", "twice"),
+    (b'{"text": "a", "\\u0074ext": "b"}', 15, "text", "twice"),
     (b"{not json}", 2, "", "not JSON"),
     (b'{"text": "a"} {"text": "b"}', 15, "", "not JSON: Extra data"),
     (b'{"text": "a', 10, "", "not JSON: Unterminated string"),
@@ -72,14 +73,17 @@ FAULTS: list[tuple[bytes, int, str, str]] = [
     (b'{"text": ' + b"9" * 5000 + b"}", 1, "", "a number has too many digits"),
     (b"[" * 100_000, 1, "", "nested too deeply"),
     (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 1, "", "nested too deeply"),
-    (b"[1]", 1, "", "expected an object with 'messages'"),
-    (b"null", 1, "", "expected an object with 'messages'"),
+    (b'{"text": "a", "x": ' + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}", 20, "x", f"nested too deeply, the limit is {MAX_NESTING}"),
+    (b'{"text": "a", "x": [' + b"1," * MAX_VALUES + b"1]}", 1, "", f"too many values, the limit is {MAX_VALUES}"),
+    (b'{"text": "' + b"\\n" * 1_000_000 + b'", "text" : "b"}', 2_000_014, "text", "twice"),
+    (b"[1]", 1, "", "expected an object, found list"),
+    (b"null", 1, "", "expected an object, found NoneType"),
     (b"{}", 1, "", "found keys []"),
     (b'{"question": "a"}', 1, "", "found keys ['question']"),
     (b'{"text": ""}', 10, "text", "at least 1 character"),
     (b'{"text": 5}', 10, "text", "valid string"),
-    (b'{"text": "\\ud800"}', 10, "text", "unicode"),
-    (b'{"\\ud800": 1}', 1, "", "found keys"),
+    (b'{"text": "\\ud800"}', 10, "text", "not valid unicode"),
+    (b'{"\\ud800": 1}', 1, "", "not valid unicode"),
     (b'{"prompt": "a"}', 1, "completion", "Field required"),
     (b'{"completion": "a"}', 1, "prompt", "Field required"),
     (b'{"prompt": "a", "completion": ""}', 31, "completion", "at least 1 character"),
@@ -100,7 +104,7 @@ FAULTS: list[tuple[bytes, int, str, str]] = [
     (b'{"messages": [{"role": "assistant", "content": "a", "weight": true}]}', 63, "messages[0].weight", "valid integer"),
     (b'{"messages": [{"role": "user", "content": "a", "tool_calls": []}]}', 15, "messages[0]", "tool_calls are allowed on assistant"),
     (line(CHAT)[:-1] + b', "tools": [{"a": 1e999}]}', len(line(CHAT)) + len(', "tools": '), "tools", "cannot be written as JSON"),
-    (line(CHAT)[:-1] + b', "tools": [{"a": "\\udc00"}]}', len(line(CHAT)) + len(', "tools": '), "tools", "cannot be written as JSON"),
+    (line(CHAT)[:-1] + b', "tools": [{"a": "\\udc00"}]}', len(line(CHAT)) + len(', "tools": [{"a": '), "tools[0].a", "not valid unicode"),
     (b'{"text": "' + b"a" * MAX_LINE_BYTES + b'"}', 1, "", "the limit is 8388608"),
 ]
 
@@ -140,9 +144,9 @@ def test_any_bytes_are_a_record_or_a_fault(raw: bytes) -> None:
         parse_record(raw)
 
 
-@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"  \n"])), st.text(st.characters(codec="utf-8"), min_size=1))
+@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"  \n"])), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
 def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -> None:
-    raw = line({"text": text})
+    raw = b" \t" + line({"text": text})
     lines = [part for gap in [*gaps, b""] for part in (raw + b"\r\n", gap) if part]
 
     report = check_file(lines)
@@ -150,7 +154,8 @@ def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -
     assert report.ok
     assert report.num_records == len(gaps) + 1
     assert report.num_characters == len(text) * (len(gaps) + 1)
-    assert list(read_records(lines)) == [TextRecord(text=text)] * (len(gaps) + 1)
+    found = [parsed for _, parsed in read_records(lines)]
+    assert found == [Parsed(TextRecord(text=text), None, {"text": text})] * (len(gaps) + 1)
 
 
 def test_a_good_file_is_summed_up() -> None:
@@ -166,7 +171,7 @@ def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
 
     assert not report.ok
     assert (report.errors[0].line, report.errors[0].column) == (1, 1)
-    assert "the file is empty; expected one JSON object a line" in report.summary()
+    assert "the file is empty; write one JSON object a line" in report.summary()
 
 
 def test_mixed_shapes_are_at_fault() -> None:
@@ -176,8 +181,16 @@ def test_mixed_shapes_are_at_fault() -> None:
         (3, "this line has shape 'text'"),
         (5, "this line has shape 'prompt/completion'"),
     ]
-    assert report.num_records == 2
+    assert (report.num_records, report.mixed_at_line) == (2, 3)
     assert report.summary().endswith("(and 1 more)")
+
+
+def test_a_mixed_file_is_refused_whatever_the_share_and_names_the_first_line_that_differs() -> None:
+    report = check_file([line(CHAT), b"{"] + [line(CHAT)] * 100 + [line({"text": "a"})])
+
+    assert report.bad_fraction < MAX_BAD_RECORD_FRACTION
+    assert not report.ok
+    assert report.summary().startswith("line 103, column 1: this line has shape 'text'")
 
 
 def test_all_faults_are_counted_and_the_first_are_listed() -> None:
@@ -188,9 +201,51 @@ def test_all_faults_are_counted_and_the_first_are_listed() -> None:
     assert report.num_records == 1
 
 
-def test_reading_stops_at_the_first_fault() -> None:
-    records = read_records([line(CHAT), b"\n", b"{"])
+def test_a_file_with_few_bad_lines_is_for_those_who_tolerate_them() -> None:
+    report = check_file([line(CHAT)] * 97 + [b"{"] * 3)
 
-    next(records)
-    with pytest.raises(BadRecord, match="line 3, column 2"):
-        next(records)
+    assert report.ok
+    assert report.bad_fraction == 0.03
+    assert report.too_bad(0.03) is None
+    refusal = report.too_bad(0.02)
+    assert refusal is not None
+    assert "3 of 100 records are bad (3.00%), more than max_bad_record_fraction = 0.02" in refusal
+    assert "The first: line 98, column 2: not JSON" in refusal
+    assert report.summary().startswith("97 records (messages); bad: line 98, column 2")
+    assert not check_file([line(CHAT)] * 8 + [b"{"]).ok
+
+
+def test_the_check_of_something_else_than_records_ends_early() -> None:
+    read = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal read
+        yield from [line(CHAT)] * (MAX_BAD_RECORDS // 100)
+        while True:
+            read += 1
+            yield b"{"
+
+    report = check_file(endless())
+
+    assert (report.ok, report.num_errors, read) == (False, MAX_BAD_RECORDS, MAX_BAD_RECORDS)
+    assert report.summary().endswith(f"the check was given up at line {MAX_BAD_RECORDS + MAX_BAD_RECORDS // 100}")
+
+
+def test_every_line_is_read_whatever_is_wrong_with_others() -> None:
+    found = dict(read_records([line(CHAT), b"\n", b"{", line({"text": "a"}), line(CHAT)]))
+
+    assert [type(one) for one in found.values()] == [Parsed, BadRecord, MixedShapes, Parsed]
+    assert list(found) == [1, 3, 4, 5]
+
+
+def test_what_a_hostile_line_says_is_told_in_printable_characters() -> None:
+    error = fault(b'{"text": "a", "\\u001b[31m": ' + b'"' + b"b" * 10_000 + b'"}')
+
+    assert error.field == r"\x1b[31m"
+    assert len(fault(line({"k" * 10_000: 1})).message) < 300
+
+
+@pytest.mark.parametrize(("raw", "advice"), [(b'{"text": 5}', "write text in quotes"), (b'{"text": "a", "b": 1}', "remove it")])
+def test_a_fault_says_what_to_do(raw: bytes, advice: str) -> None:
+    assert fault(raw).advice.startswith(advice)
+    assert str(fault(raw)).endswith(f"; {fault(raw).advice}")

@@ -1,0 +1,80 @@
+"""What a file of records is to a model: the answer of `python -m falqon_core inspect`, one JSON object.
+
+Tokens are counted with the model's own tokenizer and chat template. A preference record is two sequences, one with each answer.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Histogram(_Part):
+    """`edges` has one number more than `counts`."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Likeness(_Part):
+    line: int
+    like_line: int
+    similarity: Annotated[float, Field(description="1: the same; else the share of common pieces, estimated to about 0.05")]
+
+
+class Alike(_Part):
+    """`records` counts all, `examples` lists the first."""
+
+    records: int
+    examples: list[Likeness]
+
+
+class Duplicates(_Part):
+    """Copies of earlier records of the file. `exact`: the whole record is the same. `near`: alike to at least `near_threshold`, system
+    messages, case and white space aside; only the first `near_compared` records are compared.
+    """
+
+    exact: Alike
+    near: Alike
+    near_threshold: float
+    near_compared: int
+
+
+class Leakage(_Part):
+    """Records of the validation file (`line`) that are also in the training file (`like_line`)."""
+
+    validation_records: int
+    exact: Alike
+    near: Alike
+    near_threshold: float
+
+
+class Preview(_Part):
+    """Each token as text, and whether it is learned. A character of several tokens stands at the last of them."""
+
+    line: int
+    tokens: list[tuple[str, bool]]
+    rejected: list[tuple[str, bool]] | None = Field(None, description="of a preference record: the sequence with the other answer")
+    shortened: bool = Field(description="whether the record has more tokens than are shown")
+
+
+class Inspection(_Part):
+    records: int = Field(description="good ones; each is trained on, but for those without targets")
+    records_without_targets: int = Field(description="nothing to learn is left of them within max_seq_length; training leaves them out")
+    bad_records: int = Field(description="lines that are no record, or that the model's chat template or tokenizer refuses")
+    errors: list[str]
+    sequences: int
+    tokens_per_epoch: int = Field(description="after cutting, without what training leaves out")
+    target_tokens_per_epoch: int
+    max_seq_length: int
+    truncated: int = Field(description="records of which something is cut away")
+    tokens_cut: int
+    longest: int = Field(description="tokens of the longest sequence before cutting, as all lengths here")
+    median: float
+    histogram: Histogram
+    duplicates: Duplicates
+    leakage: Leakage | None = None
+    preview: list[Preview]

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from falqon_core.data.dataset import load_dataset
+from falqon_core.data.sequences import Pair
+from falqon_core.spec.errors import DatasetError, ModelError
+from falqon_core.train import inspection
+from falqon_core.train.inspection import inspect_dataset
+
+PREFERENCE = {
+    "input": {"messages": [{"role": "user", "content": "What?"}]},
+    "preferred_output": [{"role": "assistant", "content": "The shop sells lamps."}],
+    "non_preferred_output": [{"role": "assistant", "content": "No."}],
+}
+
+
+def chat(answer: str, question: str = "What?") -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def write(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def text_of(pieces: list[tuple[str, bool]], *, learned: bool | None = None) -> str:
+    return "".join(piece for piece, mask in pieces if learned is None or mask == learned)
+
+
+def test_the_figures_are_those_of_training(tiny_folder: Path, tmp_path: Path) -> None:
+    records = [chat(f"Answer {index}." * (index + 1)) for index in range(20)] + [chat("Short.", question="word " * 100)]
+    path = write(tmp_path / "train.jsonl", *records)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+
+    found = inspect_dataset(path, tiny_folder, 64)
+
+    trained, whole = (load_dataset(path, tokenizer, limit) for limit in (64, 4096))
+    assert (found.records, found.records_without_targets, found.bad_records) == (21, 1, 0)
+    assert found.tokens_per_epoch == trained.num_tokens
+    assert found.target_tokens_per_epoch == sum(sequence.num_labels for sequence in trained.sequences)
+    lengths = [len(sequence) for sequence in whole.sequences]
+    assert (found.longest, found.median) == (max(lengths), float(np.median(lengths)))
+    assert found.truncated == sum(length > 64 for length in lengths) == trained.num_truncated + 1
+    assert found.tokens_cut == sum(max(0, length - 64) for length in lengths)
+    assert (sum(found.histogram.counts), len(found.histogram.edges)) == (21, 21)
+    assert (found.histogram.edges[0], found.histogram.edges[-1]) == (min(lengths), max(lengths))
+
+
+def test_the_preview_shows_every_token_and_what_is_learned(tiny_folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", chat("Sieben Lämpchen 🙂."), *[chat("Yes.")] * 9)
+
+    found = inspect_dataset(path, tiny_folder, 256)
+
+    assert [one.line for one in found.preview] == [1, 2, 3, 4, 5]
+    first = found.preview[0]
+    assert text_of(first.tokens, learned=True) == "Sieben Lämpchen 🙂.<|im_end|>"
+    assert "What?" in text_of(first.tokens, learned=False)
+    assert len(first.tokens) == found.longest
+    assert not first.shortened
+
+
+def test_a_long_preview_is_cut_and_says_so(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "PREVIEW_TOKENS", 6)
+
+    (shown,) = inspect_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), tiny_folder, 256).preview
+
+    assert (len(shown.tokens), shown.shortened) == (6, True)
+
+
+def test_a_preference_record_is_two_sequences(tiny_folder: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", PREFERENCE)
+
+    found = inspect_dataset(path, tiny_folder, 256)
+
+    (pair,) = load_dataset(path, AutoTokenizer.from_pretrained(tiny_folder), 256).sequences
+    assert isinstance(pair, Pair)
+    assert (found.records, found.sequences, found.tokens_per_epoch, found.longest) == (1, 2, len(pair), len(pair.chosen))
+    (shown,) = found.preview
+    assert shown.rejected is not None
+    assert text_of(shown.tokens, learned=True) == "The shop sells lamps.<|im_end|>"
+    assert text_of(shown.rejected, learned=True) == "No.<|im_end|>"
+
+
+def test_bad_records_are_listed_beside_the_good_ones(tiny_folder: Path, tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{oops"}}
+    refused = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]}
+    path = write(tmp_path / "train.jsonl", chat("Yes."), refused)
+    path.write_bytes(path.read_bytes() + b"{oops\n")
+
+    found = inspect_dataset(path, tiny_folder, 256)
+
+    assert (found.records, found.bad_records) == (1, 2)
+    assert [error.partition(":")[0] for error in found.errors] == ["line 2", "line 3, column 2"]
+
+
+def test_copies_and_leaks_are_found(tiny_folder: Path, tmp_path: Path) -> None:
+    question = (
+        "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take, and why is that so?"
+    )
+    records = [chat(f"About {index} of them.", question=f"How many lamps has shop number {index}?" * 3) for index in range(30)]
+    train = write(tmp_path / "train.jsonl", chat("Three.", question=question), *records, records[4], chat("Three!", question=question))
+    validation = write(tmp_path / "valid.jsonl", chat("Nobody has ever asked."), records[7], chat("three", question=question.upper()))
+
+    found = inspect_dataset(train, tiny_folder, 256, validation)
+
+    assert [(one.line, one.like_line) for one in found.duplicates.exact.examples] == [(32, 6)]
+    assert (33, 1) in [(one.line, one.like_line) for one in found.duplicates.near.examples]
+    assert found.leakage is not None
+    assert found.leakage.validation_records == 3
+    assert [(one.line, one.like_line) for one in found.leakage.exact.examples] == [(2, 9)]
+    assert (3, 1) in [(one.line, one.like_line) for one in found.leakage.near.examples]
+    assert all(one.line != 1 for one in found.leakage.near.examples)
+
+
+@pytest.mark.parametrize(
+    ("records", "match"), [([], "empty"), ([{"oops": 1}], "line 1"), ([chat("Yes."), {"text": "No."}], "line 2, column 1")]
+)
+def test_what_cannot_be_trained_at_all_is_refused(records: list[Any], match: str, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=match):
+        inspect_dataset(write(tmp_path / "train.jsonl", *records), tiny_folder, 256)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        inspect_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), tmp_path, 256)
