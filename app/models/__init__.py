@@ -5,11 +5,14 @@ from app.models.artifact import Artifact
 from app.models.attempt import Attempt
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
+from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
 from app.models.file import File, FileStatus
 from app.models.job import Desired, Job, JobStatus
+from app.models.job_metadata import JobMetadata
 from app.models.model import Model
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.submission import Submission
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -18,13 +21,16 @@ __all__ = [
     "Attempt",
     "Base",
     "Checkpoint",
+    "CheckpointPermission",
     "Desired",
     "Event",
     "File",
     "FileStatus",
     "Job",
+    "JobMetadata",
     "JobStatus",
     "Model",
     "Project",
     "Scope",
+    "Submission",
 ]
