@@ -24,7 +24,12 @@ FILTERS = {"after", "limit", "status", "model"}
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(min_length=1, max_length=idempotency.MAX_KEY_LENGTH, description="the same key and body again answer with the same job"),
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=idempotency.MAX_KEY_LENGTH,
+        description="the same key and body again answer with the same job",
+    ),
 ]
 RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", ge=0, include_in_schema=False)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

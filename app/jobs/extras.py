@@ -24,7 +24,7 @@ class Extras(Recipe):
     @classmethod
     def _one_name_for_patience(cls, value: Any) -> Any:
         match value:
-            case {"early_stopping": {"patience": patience}, **rest} if "early_stopping_patience" not in rest:
+            case {"early_stopping": {"patience": int(patience)}, **rest} if "early_stopping_patience" not in rest:
                 return value | {"early_stopping_patience": patience}
         return value
 

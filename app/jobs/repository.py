@@ -137,7 +137,9 @@ def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[C
 
 
 def own_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:
-    return _named(session, step, Job.project_id == project_id, Job.id.endswith(job_tail))
+    # By themselves the ids come from an index alone.
+    ids = session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))).all()
+    return _named(session, step, Job.id.in_(ids))
 
 
 def permitted_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:

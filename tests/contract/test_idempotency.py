@@ -71,7 +71,7 @@ def test_keys_belong_to_their_project(tenant: Tenant, stranger: Tenant) -> None:
 def test_a_key_has_its_limits(tenant: Tenant, key: str) -> None:
     before = tenant.num_rows(Job)
     response = post(tenant, body(tenant), idempotency_key=key)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "idempotency-key")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "Idempotency-Key")
     assert tenant.num_rows(Job) == before
 
 
