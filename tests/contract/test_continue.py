@@ -22,7 +22,9 @@ def add_checkpoint(tenant: Tenant, job_id: str, step: int = 4, **values: Any) ->
 
 
 def ended_job(tenant: Tenant) -> str:
-    job_id: str = tenant.job().id
+    """On a base whose id holds a slash."""
+    tenant.add_model(f"org/{tenant.base_model}", project_id=None)
+    job_id: str = tenant.job(model=f"org/{tenant.base_model}").id
     tenant.client.fine_tuning.jobs.cancel(job_id)
     return job_id
 
@@ -60,7 +62,7 @@ def test_a_checkpoint_is_a_base(tenant: Tenant, checkpoint: str) -> None:
     with tenant.api.database.read() as session:
         row = session.get_one(Job, job.id)
         named = session.get_one(Checkpoint, row.base_checkpoint_id)
-    assert (named.step, row.base_model_id) == (4, tenant.base_model)
+    assert (named.step, row.base_model_id) == (4, f"org/{tenant.base_model}")
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).model == checkpoint
 
 
@@ -85,6 +87,7 @@ def test_checkpoints_of_a_job_that_goes_on_cannot_be_used_yet(tenant: Tenant) ->
 
 @pytest.mark.parametrize("change", ["step", "model", "job"])
 def test_a_checkpoint_that_is_not_there(tenant: Tenant, checkpoint: str, change: str) -> None:
+    assert "/" in checkpoint
     head, _, step = checkpoint.rpartition("-")
     name = {
         "step": f"{head}-{int(step) + 1}",
