@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -57,6 +58,11 @@ def _sqlite_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
     seconds = compiler.process(next(iter(element.clauses)), **kw)
     return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def insert_or(session: Session, table: type[Any]) -> Any:
+    """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class for each."""
+    return (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
 
 
 class Database:

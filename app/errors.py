@@ -42,6 +42,10 @@ class TooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class IdempotencyMismatch(ApiError):
+    status, type, code = 422, "invalid_request_error", "idempotency_mismatch"
+
+
 class RangeNotSatisfiable(ApiError):
     status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
 

@@ -9,7 +9,7 @@ from redis import Redis
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from app import error_handlers, health, logging
+from app import error_handlers, graders, health, logging
 from app.artifacts import endpoints as artifacts
 from app.broker import Bell
 from app.catalogue import endpoints as catalogue
@@ -22,6 +22,7 @@ from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys.service import ensure_admin_key
 from app.middleware import RequestContext
+from app.permissions import endpoints as permissions
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -48,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, inspections, jobs, stream, estimates, artifacts, catalogue, pages, docs):
+    for noun in (health, files, inspections, jobs, stream, permissions, graders, estimates, artifacts, catalogue, pages, docs):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))

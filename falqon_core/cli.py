@@ -87,13 +87,16 @@ def export(
     training: Annotated[Path, typer.Argument(help="the --output folder of a training")],
     model: Annotated[Path, typer.Option(help="the base model it was trained from")],
     output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="of which checkpoint; default: the newest, or the best with early stopping")
+    ] = None,
 ) -> None:
-    """Write the newest checkpoint of a training as a merged FP8 model."""
+    """Write a checkpoint of a training as a merged FP8 model."""
     with _errors_become_exit_codes(_to_stderr):
         _prepare_process(offline=True)
         from falqon_core.train.finish import export_training
 
-        export_training(training, model, output)
+        export_training(training, model, output, step)
 
 
 @app.command(epilog=EXIT_CODES)

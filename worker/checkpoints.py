@@ -2,7 +2,6 @@
 
 import queue
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.ids import new_id
 from app.jobs import claims
+from app.jobs.checkpoints import best_of
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
 from app.storage import Storage, keys
@@ -92,12 +92,6 @@ class CheckpointUploads:
 def newest_first(session: Session, job_id: str) -> list[Checkpoint]:
     order = (Checkpoint.step.desc(), Checkpoint.attempt.desc())
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*order)))
-
-
-def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest validation loss, the earliest of equal ones: the trainer's own rule."""
-    evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
-    return min(evaluated, key=lambda checkpoint: (checkpoint.metrics["valid_loss"], checkpoint.step), default=None)
 
 
 def discard(storage: Storage, prefix: str) -> None:

@@ -24,8 +24,8 @@ from app.settings import Settings
 from app.storage import Storage
 from falqon_core.spec.inspection import Inspection as Result
 from falqon_core.spec.messages import ExitCode, Failed, decode
+from worker.fetching import BytesDiffer, fetch
 from worker.scratch import scratch
-from worker.staging import BytesDiffer
 from worker.trainer import clean_environment
 
 LIMIT_SECONDS = 1800.0  # half an hour tokenizes a gigabyte on one core
@@ -85,17 +85,13 @@ class Inspector:
             files, artifacts = _inputs(session, asked)
         with scratch(self._settings.work_dir / "inspections", asked.id) as folder:
             for artifact in artifacts:
-                self._fetch(artifact.storage_key, folder / "model" / artifact.name, artifact.sha256)
+                fetch(self._storage, artifact.storage_key, folder / "model" / artifact.name, artifact.sha256)
             for file in files:
-                self._fetch(file.storage_key, folder / file.id, file.sha256)
+                fetch(self._storage, file.storage_key, folder / file.id, file.sha256)
             arguments = [str(folder / asked.file_id), "--model", str(folder / "model"), "--max-seq-length", str(asked.max_seq_length)]
             if asked.validation_file_id:
                 arguments += ["--validation-file", str(folder / asked.validation_file_id)]
             return self._run(asked.id, arguments, folder)
-
-    def _fetch(self, key: str, path: Path, sha256: str) -> None:
-        if self._storage.fetch(key, path).sha256 != sha256:
-            raise BytesDiffer(f"{key} is not what was stored")
 
     def _run(self, inspection_id: str, arguments: Sequence[str], folder: Path) -> Result | Failed | None:
         read_end, write_end = os.pipe()

@@ -18,6 +18,7 @@ from app.storage import Storage, keys
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import Finished
 from worker import results
+from worker.bases import BaseMissing
 from worker.checkpoints import CheckpointUploads, discard
 from worker.gpu import Machine
 from worker.journal import Journal
@@ -112,6 +113,8 @@ class Execution:
             return Outcome(Verdict.STOPPED)
         except LeaseLost:
             raise
+        except BaseMissing as error:
+            return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
         except Exception as error:  # the edge of the process: a full disk, storage away, a fault of ours
             self._log.exception("attempt failed")
             return Outcome(Verdict.LOST, Failure("internal_error", f"The worker could not execute the job ({type(error).__name__})."))

@@ -4,8 +4,9 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from app.leash import leashed
 
 KEPT_LOG_LINES = 200
+EXPORT_TICK_SECONDS = 0.1
 OURS = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|SECRET|PASSWORD|_TOKEN$|_KEY$|^(DATABASE|REDIS|STORAGE)_URL$")
 
 
@@ -67,6 +69,36 @@ class TrainerProcess:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # all of it has ended
             os.killpg(self._process.pid, number)
+
+
+class ExportFailed(Exception):
+    """The trainer could not write a checkpoint as a model."""
+
+
+def export(command: Sequence[str], training: Path, step: int, model: Path, output: Path, check: Callable[[], None]) -> None:
+    """Have the trainer write the checkpoint of a step as a model; `check` is called meanwhile and may raise to give up."""
+    arguments = ["export", str(training), "--step", str(step), "--model", str(model), "--output", str(output)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            leashed([*command, *arguments]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=clean_environment(os.environ),
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                check()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(EXPORT_TICK_SECONDS)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode != 0:
+            log.seek(0)
+            raise ExportFailed(b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace"))
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,9 @@
-from sqlalchemy import or_, select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.models import Model
+from app.jobs.lifecycle import TERMINAL
+from app.models import Job, Model
 
 
 def visible(session: Session, project_id: str) -> list[Model]:
@@ -12,9 +13,27 @@ def visible(session: Session, project_id: str) -> list[Model]:
 
 
 def find(session: Session, project_id: str, model_id: str) -> Model | None:
-    mine = or_(Model.project_id.is_(None), Model.project_id == project_id)
-    return session.scalars(select(Model).where(Model.id == model_id, mine, Model.deleted_at.is_(None))).one_or_none()
+    return session.scalars(_visible(project_id, model_id)).one_or_none()
+
+
+def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
+    """It is not deleted before the transaction ends."""
+    return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()
+
+
+def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | None:
+    """Nobody begins to use it before the transaction ends."""
+    return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
+
+
+def live_job_from(session: Session, model_id: str) -> str | None:
+    return session.scalar(select(Job.id).where(Job.base_model_id == model_id, Job.status.not_in(TERMINAL)).limit(1))
 
 
 def mark_deleted(session: Session, model_id: str) -> None:
     session.execute(update(Model).where(Model.id == model_id).values(deleted_at=now_plus()))
+
+
+def _visible(project_id: str, model_id: str) -> Select[Model]:
+    mine = or_(Model.project_id.is_(None), Model.project_id == project_id)
+    return select(Model).where(Model.id == model_id, mine, Model.deleted_at.is_(None))

@@ -1,28 +1,40 @@
 from sqlalchemy.orm import Session
 
 from app.catalogue import repository
-from app.errors import Forbidden, InvalidRequest, NotFound
+from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
     model = repository.find(session, project_id, model_id)
     if model is None:
-        raise NotFound(f"The model '{model_id}' does not exist.", param="model", code="model_not_found")
+        raise _unknown(model_id)
     return model
 
 
-def base_for_job(session: Session, project_id: str, model_id: str) -> Model:
-    model = repository.find(session, project_id, model_id)
+def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
+    """A base model, or a fine-tuned one that training continues from; with `lock` it stays."""
+    model = (repository.find_to_use if lock else repository.find)(session, project_id, model_id)
     if model is None:
         raise InvalidRequest(f"model: there is no model '{model_id}' here; /v1/models lists them.", param="model", code="model_not_found")
-    if model.base_model_id is not None:
-        raise InvalidRequest(f"model: '{model_id}' is fine-tuned; start from a base model.", param="model", code="model_not_available")
     return model
 
 
 def delete(session: Session, project_id: str, model_id: str) -> None:
-    model = get(session, project_id, model_id)
+    model = repository.find_to_delete(session, project_id, model_id)
+    if model is None:
+        raise _unknown(model_id)
     if model.project_id is None:
-        raise Forbidden(f"'{model_id}' is a base model of this service and cannot be deleted through the API.", param="model")
+        raise Forbidden(
+            f"'{model_id}' is a base model of this service and cannot be deleted through the API.",
+            param="model",
+            code="model_not_deletable",
+        )
+    job_id = repository.live_job_from(session, model_id)
+    if job_id is not None:
+        raise IllegalState(f"The model is used by {job_id}, which has not ended; cancel the job first.", param="model", code="model_in_use")
     repository.mark_deleted(session, model_id)
+
+
+def _unknown(model_id: str) -> NotFound:
+    return NotFound(f"The model '{model_id}' does not exist.", param="model", code="model_not_found")

@@ -20,6 +20,13 @@ def device_of(settings: Settings) -> tuple[Device, int]:
     return DEVICES[name], (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1
 
 
+def check_device(name: str, settings: Settings) -> None:
+    """Raises `InvalidRequest` for a device that this service does not train on."""
+    ours = device_of(settings)[0].name
+    if name not in ("any", ours):
+        raise InvalidRequest(f"falqon.gpu: this service trains on '{ours}', not on '{name}'.", param="falqon.gpu", code="gpu_not_available")
+
+
 def num_training_records(recipe: Recipe, num_records: int) -> int:
     """Without those that are held out for validation; the trainer counts the same way."""
     held_out = max(1, round(recipe.validation_fraction * num_records)) if recipe.validation_fraction > 0 else 0

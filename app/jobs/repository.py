@@ -1,16 +1,29 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, exists, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy.orm import Session, aliased
 
-from app.models import Attempt, Checkpoint, Event, File, Job, JobStatus, Project
+from app.jobs.lifecycle import TERMINAL
+from app.models import Attempt, Checkpoint, CheckpointPermission, Event, File, Job, JobMetadata, JobStatus, Project
+from app.models.base import JsonObject
+
+ROWS_AT_ONCE = 1000
 
 
 class Filters(NamedTuple):
     status: str | None = None
     model: str | None = None
     metadata: dict[str, str] | None = {}  # None: jobs without any
+
+
+class Named(NamedTuple):
+    """A checkpoint with what its name is made of."""
+
+    checkpoint: Checkpoint
+    job: Job
+    project_name: str
 
 
 def find(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -23,18 +36,52 @@ def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
 
 
 def newest_first(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
-    statement = select(Job).where(Job.project_id == project_id).order_by(Job.id.desc()).limit(limit + 1)
+    pairs = [(aliased(JobMetadata), name, value) for name, value in (filters.metadata or {}).items()]
+    # Ordered by the column that the filter reads, or SQLite collects every match before it sorts.
+    job_id = pairs[0][0].job_id if pairs else Job.id
+    statement = select(Job).where(Job.project_id == project_id).order_by(job_id.desc()).limit(limit + 1)
+    for pair, name, value in pairs:
+        statement = statement.join(pair, and_(pair.job_id == Job.id, pair.project_id == project_id, pair.name == name, pair.value == value))
     if after:
-        statement = statement.where(Job.id < after)
+        statement = statement.where(job_id < after)
     if filters.status is not None:
         statement = statement.where(Job.status == filters.status)
     if filters.model is not None:
         statement = statement.where(Job.base_model_id == filters.model)
     if filters.metadata is None:
         statement = statement.where(Job.job_metadata.is_(None))
-    for name, value in (filters.metadata or {}).items():
-        statement = statement.where(Job.job_metadata[name].as_string() == value)
     return list(session.scalars(statement))
+
+
+def lock_for_reading(session: Session, job_id: str) -> bool:
+    """It is not deleted before the transaction ends; False when it is gone already."""
+    return session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(read=True)) is not None
+
+
+def live_job_from_checkpoint_of(session: Session, job_id: str) -> str | None:
+    """A job that needs a checkpoint of this one, directly or because it continues from one that did."""
+    older = [job_id]
+    while older:
+        checkpoints = select(Checkpoint.id).where(Checkpoint.job_id.in_(older))
+        jobs = session.execute(select(Job.id, Job.status).where(Job.base_checkpoint_id.in_(checkpoints))).all()
+        for id_, status in jobs:
+            if status not in TERMINAL:
+                return id_
+        older = [id_ for id_, _ in jobs]
+    return None
+
+
+def lacks_its_base(session: Session, job: Job) -> bool:
+    """Whether a checkpoint that the job began from, or one that that began from, has been deleted."""
+    current: Job | None = job
+    while current is not None and current.base_checkpoint_id is not None:
+        checkpoint = session.get(Checkpoint, current.base_checkpoint_id)
+        current = session.get(Job, checkpoint.job_id) if checkpoint else None
+    return current is None
+
+
+def delete(session: Session, job_id: str) -> None:
+    session.execute(sql_delete(Job).where(Job.id == job_id))
 
 
 def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt]]:
@@ -51,6 +98,53 @@ def events_before(session: Session, job_id: str, *, before: int | None, limit: i
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
     return list(session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)))
+
+
+def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
+    """(attempt, data) of every metrics event, oldest first, never all in memory."""
+    statement = select(Event.attempt, Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
+    yield from ((attempt, data or {}) for attempt, data in session.execute(statement, execution_options={"yield_per": ROWS_AT_ONCE}))
+
+
+def newest_metrics_step(session: Session, job_id: str) -> int:
+    statement = select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq.desc()).limit(1)
+    data = session.scalar(statement)
+    return int(data["step"]) if data else 0
+
+
+def rewound_to(session: Session, job_id: str) -> dict[int, int]:
+    """Of each attempt that a later one continued, the last step that counts: where the earliest of those began."""
+    rows = session.execute(select(Attempt.number, Attempt.start_step).where(Attempt.job_id == job_id).order_by(Attempt.number.desc()))
+    limits: dict[int, int] = {}
+    limit: int | None = None
+    for number, start_step in rows:
+        if limit is not None:
+            limits[number] = limit
+        if start_step is not None:
+            limit = start_step if limit is None else min(limit, start_step)
+    return limits
+
+
+def checkpoint_exists(session: Session, job_id: str, checkpoint_id: str) -> bool:
+    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id)) is not None
+
+
+def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
+    grouped: dict[str, list[Checkpoint]] = {job_id: [] for job_id in job_ids}
+    for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)):
+        grouped[checkpoint.job_id].append(checkpoint)
+    return grouped
+
+
+def own_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:
+    # By themselves the ids come from an index alone.
+    ids = session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))).all()
+    return _named(session, step, Job.id.in_(ids))
+
+
+def permitted_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:
+    permitted = exists().where(CheckpointPermission.checkpoint_id == Checkpoint.id, CheckpointPermission.project_id == project_id)
+    return _named(session, step, permitted, Job.id.endswith(job_tail))
 
 
 def checkpoints(session: Session, job_id: str, *, after: str | None, limit: int) -> list[Checkpoint]:
@@ -74,6 +168,13 @@ def files_of(session: Session, job: Job) -> dict[str, File]:
 
 def project_name(session: Session, project_id: str) -> str:
     return session.scalars(select(Project.name).where(Project.id == project_id)).one()
+
+
+def _named(session: Session, step: int, *conditions: ColumnElement[bool]) -> list[Named]:
+    """Newest first; the same step may have been reached by several attempts."""
+    statement = select(Checkpoint, Job, Project.name).join(Job, Job.id == Checkpoint.job_id).join(Project, Project.id == Job.project_id)
+    rows = session.execute(statement.where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc()))
+    return [Named(*row) for row in rows]
 
 
 def _own(project_id: str, job_id: str) -> Select[Job]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
+from app.jobs.extras import Extras
 from falqon_core.spec.config import Recipe
 
 MAX_METADATA_PAIRS = 16
@@ -15,6 +16,8 @@ def _without_auto(value: object) -> object:
 
 
 _Auto = BeforeValidator(_without_auto, json_schema_input_type=float | Literal["auto"] | None)
+NO_NUL = r"^[^\x00]*$"  # Postgres keeps no such character
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_NUL)]
 Count = Annotated[int | None, Field(ge=1), _Auto]
 Factor = Annotated[float | None, Field(gt=0), _Auto]
 
@@ -56,9 +59,9 @@ class Method(_Request):
 
 
 class JobRequest(_Request):
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    training_file: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    validation_file: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    model: Annotated[Name, Field(description="a base model, a fine-tuned one, or a checkpoint `<model>:ckpt-step-<n>`")]
+    training_file: Name
+    validation_file: Name | None = None
     suffix: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     method: Method | None = None
@@ -66,12 +69,15 @@ class JobRequest(_Request):
     integrations: list[dict[str, Any]] | None = None
     metadata: (
         Annotated[
-            dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+            dict[
+                Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)],
+                Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)],
+            ],
             Field(max_length=MAX_METADATA_PAIRS),
         ]
         | None
     ) = None
-    falqon: Recipe = Field(Recipe(), description="everything beyond the official fields")
+    falqon: Extras = Field(Extras(), description="everything beyond the official fields")
 
     @model_validator(mode="after")
     def _what_is_not_here_yet(self) -> Self:
@@ -106,7 +112,7 @@ class Asked(NamedTuple):
 
 def asked(request: JobRequest) -> Asked:
     """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
-    official, extras = request.asked_hyperparameters, request.falqon.model_dump(exclude_unset=True)
+    official, extras = request.asked_hyperparameters, request.falqon.recipe_fields
     pairs = {
         "method": ("method", {"supervised": "falqon", "dpo": "dpo"}[request.method.type] if request.method else None),
         "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),

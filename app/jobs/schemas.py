@@ -1,12 +1,12 @@
 """Jobs as the wire shows them: the official fields exact, ours beside them."""
 
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from app.jobs.checkpoints import checkpoint_name
 from app.jobs.requests import JobRequest, asked
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
@@ -96,6 +96,11 @@ class AttemptObject(BaseModel):
         )
 
 
+class QueueObject(BaseModel):
+    position: int
+    estimated_start: int | None
+
+
 class JobObject(Object):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -107,7 +112,7 @@ class JobObject(Object):
     hyperparameters: HyperparametersObject
     method: dict[str, Any]
     seed: int
-    integrations: list[Any] = []
+    integrations: list[Any]
     metadata: JsonObject | None
     result_files: list[str] = []
     error: ErrorObject | None
@@ -121,17 +126,19 @@ class JobObject(Object):
     cost: Cost | None
     estimate: JsonObject | None
     config: Annotated[JsonObject | None, Field(description="the recipe that runs, every `auto` resolved; null until the files are checked")]
-    attempts: list[AttemptObject]
+    attempts: list[AttemptObject] = []
+    queue: Annotated[QueueObject | None, Field(description="while it waits; null further back than the first 1000")] = None
+    best_checkpoint: Annotated["CheckpointObject | None", Field(description="the one with the lowest validation loss")] = None
     paused_reason: str | None
     dry_run: bool = False
 
     @classmethod
-    def of(cls, job: Job, attempts: Sequence[Attempt] = (), *, dry_run: bool = False) -> Self:
+    def of(cls, job: Job, *, dry_run: bool = False) -> Self:
         hyperparameters = HyperparametersObject.of(job)
         return cls(
             id=job.id,
             created_at=int(job.created_at.timestamp()),
-            model=job.base_model_id,
+            model=job.requested["model"] if job.base_checkpoint_id else job.base_model_id,
             organization_id=job.project_id,
             status=job.status,
             training_file=job.training_file_id,
@@ -139,6 +146,7 @@ class JobObject(Object):
             hyperparameters=hyperparameters,
             method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
+            integrations=job.requested.get("integrations") or [],
             metadata=job.job_metadata,
             error=_error(job),
             fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,
@@ -150,7 +158,6 @@ class JobObject(Object):
             cost=Cost.of(job),
             estimate=job.estimate,
             config=job.recipe,
-            attempts=[AttemptObject.of(attempt) for attempt in attempts],
             paused_reason=job.paused_reason if job.status == JobStatus.PAUSED else None,
             dry_run=dry_run,
         )
@@ -190,10 +197,28 @@ class CheckpointObject(Object):
             id=checkpoint.id,
             created_at=int(checkpoint.created_at.timestamp()),
             fine_tuning_job_id=checkpoint.job_id,
-            fine_tuned_model_checkpoint=f"{model_id}:ckpt-step-{checkpoint.step}",
+            fine_tuned_model_checkpoint=checkpoint_name(model_id, checkpoint),
             step_number=checkpoint.step,
             metrics={"step": checkpoint.step} | checkpoint.metrics,
         )
+
+
+class JobDeleted(Object):
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    deleted: bool = True
+
+
+class Series(BaseModel):
+    """One line of a chart, as two columns of the same length."""
+
+    steps: list[int]
+    values: list[float]
+
+
+class MetricsObject(BaseModel):
+    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
+    fine_tuning_job_id: str
+    series: dict[str, Series]
 
 
 def event_id(job_id: str, seq: int) -> str:

@@ -2,19 +2,20 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.catalogue import service as catalogue
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
 from app.files import service as files
 from app.ids import new_id
 from app.inspections.repository import exact_tokens
-from app.jobs import repository
+from app.jobs import idempotency, repository
+from app.jobs.bases import base_of
 from app.jobs.events import Draft, append
-from app.jobs.lifecycle import sources
+from app.jobs.lifecycle import TERMINAL, sources
+from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
-from app.models import Desired, File, FileStatus, Job, JobStatus, Model
+from app.models import Checkpoint, Desired, File, FileStatus, Job, JobMetadata, JobStatus, Model
 from app.settings import Settings
 from falqon_core.spec.estimate import Estimate
 from falqon_core.spec.records import FileReport
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
 
     asked: Asked
     model: Model
+    checkpoint: Checkpoint | None  # of a training of that model, to continue from
     training: File
     validation: File | None
 
@@ -35,12 +37,15 @@ class Plan(NamedTuple):
         return FileReport.model_validate(self.training.report) if self.training.status == FileStatus.PROCESSED else None
 
 
-def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool = False) -> Plan:
-    """Every refusal there is, before anything is written; with `lock` the files stay as they are found."""
+def plan(session: Session, project_id: str, request: JobRequest, settings: Settings, *, lock: bool = False) -> Plan:
+    """Every refusal there is, before anything is written; with `lock` model and files stay as they are found."""
     wanted = asked(request)
-    model = catalogue.base_for_job(session, project_id, request.model)
+    estimates.check_device(request.falqon.gpu, settings)
+    model, checkpoint = base_of(session, project_id, request.model, lock=lock)
     estimates.check_fits_model(model.config, wanted.recipe)
-    planned = Plan(wanted, model, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock))
+    planned = Plan(
+        wanted, model, checkpoint, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock)
+    )
     for param, file in (("training_file", planned.training), ("validation_file", planned.validation)):
         if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe)):
             raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
@@ -52,11 +57,20 @@ def plan(session: Session, project_id: str, request: JobRequest, *, lock: bool =
     return planned
 
 
-def create(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
-    planned = plan(session, project_id, request, lock=True)
-    job = _new_job(project_id, request, planned)
+def create_once(session: Session, asking: idempotency.Request, request: JobRequest, settings: Settings) -> Job:
+    """A new job, or the one that the same asking made before."""
+    job_id = new_id("ftjob-")
+    before = idempotency.remember(session, asking, job_id)
+    return before or create(session, asking.caller.project_id, request, settings, job_id)
+
+
+def create(session: Session, project_id: str, request: JobRequest, settings: Settings, job_id: str | None = None) -> Job:
+    planned = plan(session, project_id, request, settings, lock=True)
+    job = _new_job(project_id, request, planned, job_id or new_id("ftjob-"))
     session.add(job)
     session.flush()
+    pairs = (request.metadata or {}).items()
+    session.add_all(JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value) for name, value in pairs)
     append(session, job.id, [Draft(f"Created fine-tuning job: {job.id}"), Draft("Validating files")])
     settle(session, job, settings)
     session.refresh(job)
@@ -65,16 +79,16 @@ def create(session: Session, project_id: str, request: JobRequest, settings: Set
 
 def preview(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
     """The job as it would be, never written."""
-    planned = plan(session, project_id, request)
-    job = _new_job(project_id, request, planned)
-    job.id, job.created_at = "ftjob-dry-run", planned.training.created_at
+    planned = plan(session, project_id, request, settings)
+    job = _new_job(project_id, request, planned, "ftjob-dry-run")
+    job.created_at = planned.training.created_at
     recipe, estimate = _estimated(session, planned, settings)
     job.recipe, job.estimate = recipe, estimate.model_dump(mode="json")
     return job
 
 
 def estimate(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Estimate:
-    return _estimated(session, plan(session, project_id, request), settings)[1]
+    return _estimated(session, plan(session, project_id, request, settings), settings)[1]
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -82,6 +96,34 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
     if job is None:
         raise _unknown(job_id)
     return job
+
+
+def page(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
+    """Newest first, one more than `limit` where there is one."""
+    if after is not None and repository.find(session, project_id, after) is None:
+        raise unknown_cursor(after, "a job of this project")
+    return repository.newest_first(session, project_id, filters, after=after, limit=limit)
+
+
+def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
+    if after is not None and not repository.checkpoint_exists(session, job.id, after):
+        raise unknown_cursor(after, "a checkpoint of this job")
+    return repository.checkpoints(session, job.id, after=after, limit=limit)
+
+
+def delete(session: Session, project_id: str, job_id: str) -> list[str]:
+    """With its events, attempts and checkpoints, never with its model; returns the prefixes of the bytes that no row names any more."""
+    job, status = _locked(session, project_id, job_id)
+    if status not in TERMINAL:
+        raise IllegalState(f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended")
+    user = repository.live_job_from_checkpoint_of(session, job_id)
+    if user is not None:
+        raise IllegalState(
+            f"A checkpoint of the job is used by {user}, which has not ended; cancel that one first.", code="checkpoint_in_use"
+        )
+    prefixes = [checkpoint.storage_prefix for checkpoint in repository.checkpoints_of(session, [job_id])[job_id]]
+    repository.delete(session, job_id)
+    return prefixes
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
@@ -121,17 +163,22 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings) -
     return job
 
 
+def unknown_cursor(after: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"after: '{after}' is not {what}.", param="after", code="invalid_cursor")
+
+
 def unknown_event(param: str, value: str) -> InvalidRequest:
     return InvalidRequest(f"{param}: '{value}' is not an event of this job.", param=param, code="invalid_cursor")
 
 
-def _new_job(project_id: str, request: JobRequest, planned: Plan) -> Job:
+def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -> Job:
     return Job(
-        id=new_id("ftjob-"),
+        id=job_id,
         project_id=project_id,
         status=JobStatus.VALIDATING_FILES,
         desired=Desired.RUN,
         base_model_id=planned.model.id,
+        base_checkpoint_id=planned.checkpoint.id if planned.checkpoint else None,
         training_file_id=planned.training.id,
         validation_file_id=planned.validation.id if planned.validation else None,
         suffix=request.suffix or None,

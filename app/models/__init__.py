@@ -5,12 +5,15 @@ from app.models.artifact import Artifact
 from app.models.attempt import Attempt
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
+from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
 from app.models.file import File, FileStatus
 from app.models.inspection import Inspection, InspectionStatus
 from app.models.job import Desired, Job, JobStatus
+from app.models.job_metadata import JobMetadata
 from app.models.model import Model
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.submission import Submission
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -19,6 +22,7 @@ __all__ = [
     "Attempt",
     "Base",
     "Checkpoint",
+    "CheckpointPermission",
     "Desired",
     "Event",
     "File",
@@ -26,8 +30,10 @@ __all__ = [
     "Inspection",
     "InspectionStatus",
     "Job",
+    "JobMetadata",
     "JobStatus",
     "Model",
     "Project",
     "Scope",
+    "Submission",
 ]

@@ -1,7 +1,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
@@ -31,6 +31,11 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_project_id_status_id", "project_id", "status", "id"),
+        Index("ix_jobs_project_id_base_model_id_id", "project_id", "base_model_id", "id"),
+        Index(
+            "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
+        ),
         Index("ix_jobs_status_id", "status", "id"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
@@ -42,6 +47,9 @@ class Job(Base):
     desired: Mapped[str]
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    base_checkpoint_id: Mapped[str | None] = mapped_column(
+        index=True
+    )  # of a job with that base model, whose training this one continues from
     training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
     validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     suffix: Mapped[str | None]

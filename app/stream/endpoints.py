@@ -75,7 +75,9 @@ def _find(app: Services, project_id: str, job_id: str) -> Job:
 def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
     """The next events, and the number of the last one there will ever be, once that is certain."""
     with app.database.read() as session:
-        job = session.get_one(Job, job_id)  # before the events: what it counts is then there to be read
+        job = session.get(Job, job_id)  # before the events: what it counts is then there to be read
+        if job is None:  # deleted under a reader that was not done yet
+            return [], after
         events = repository.events_after(session, job_id, after=after, limit=PAGE)
     lines = [(event.seq, json.dumps(EventObject.of(event).model_dump())) for event in events]
     return lines, job.last_event_seq if job.status in TERMINAL else None

@@ -39,15 +39,18 @@ def export_model(
         write_sha256sums(staging)
 
 
-def export_training(training: Path, base_folder: Path, output: Path) -> None:
-    """Export what the folder of a training holds: its newest whole checkpoint, or its best one when the training stops early.
+def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None) -> None:
+    """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole one, or its best when it stops early.
 
-    Raises `ModelError` when there is none and `CheckpointCorrupt` when the best one is damaged.
+    Raises `ModelError` when there is none and `CheckpointCorrupt` when the chosen one is damaged.
     """
-    newest = newest_checkpoint(training, logging.getLogger(__name__).warning)
-    if newest is None:
-        raise ModelError(f"{training.name} holds no checkpoint", "training")
-    chosen = best_checkpoint(training, newest.progress) or newest
+    if step is not None:
+        newest = chosen = load_checkpoint(checkpoint_folder(training, step))
+    else:
+        found = newest_checkpoint(training, logging.getLogger(__name__).warning)
+        if found is None:
+            raise ModelError(f"{training.name} holds no checkpoint", "training")
+        newest, chosen = found, best_checkpoint(training, found.progress) or found
     model = restored_model(base_folder, chosen, select_device("auto"))  # a GPU rounds the fold as the training on it did
     export_model(model, load_tokenizer(base_folder), newest.progress, base_folder, "", output)
 

@@ -1,5 +1,6 @@
 """Load a base model for training: from a folder that was checked, offline, in bf16, without remote code.
 
+A model that was fine-tuned here is one too: its FP8 weights come back as bf16.
 What is given up: only the architectures whose decoder and head are plain (`SUPPORTED`), because the loss computes logits itself.
 """
 
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from falqon_core.export.reading import dequantized, is_ours
 from falqon_core.ops import attention
 from falqon_core.spec.config import DeviceChoice
 from falqon_core.spec.errors import ConfigError, ModelError
@@ -22,8 +24,8 @@ def load_dimensions(folder: Path) -> ModelDimensions:
     config = check_model_folder(folder)
     if config.get("model_type") not in SUPPORTED:
         raise ModelError(f"model type {config.get('model_type')!r} is not supported; supported are {', '.join(SUPPORTED)}", "model")
-    if "quantization_config" in config:
-        raise ModelError("the model is quantized already; provide the bf16 or fp32 weights", "model")
+    if "quantization_config" in config and not is_ours(config):
+        raise ModelError("the model is quantized already, and not by this trainer; provide the bf16 or fp32 weights", "model")
     return ModelDimensions.from_config(config)
 
 
@@ -41,8 +43,15 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
     """
     load_dimensions(folder)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        source: tuple[Path | None, dict[str, torch.Tensor] | None] = (folder, None)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+            source = None, dequantized(folder)
+        model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            source[0],
+            state_dict=source[1],
+            config=config,
             dtype=torch.bfloat16,
             attn_implementation=attention.NAME,
             local_files_only=True,

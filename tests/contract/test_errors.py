@@ -44,7 +44,7 @@ def test_a_key_that_may_only_read_cannot_write(api: Api) -> None:
 
 
 def test_unknown_routes_and_methods(tenant: Tenant) -> None:
-    response = tenant.http.post("/v1/fine_tuning/alpha/graders/run", json={})
+    response = tenant.http.post("/v1/fine_tuning/nowhere", json={})
     assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
     response = tenant.http.put("/v1/files")
     assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")

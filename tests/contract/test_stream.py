@@ -5,12 +5,13 @@ from typing import Any
 import openai
 import pytest
 from openai._streaming import SSEDecoder
+from sqlalchemy import delete
 from sse_starlette import ServerSentEvent
 
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import Draft
-from app.models import JobStatus
+from app.models import Job, JobStatus
 from app.stream.endpoints import Ping
 from tests.support.api import Tenant
 
@@ -59,6 +60,16 @@ def test_the_official_client_reads_a_job_live_to_its_end(tenant: Tenant) -> None
     assert [event["message"] for event in events][-3:] == ["Step 1", "Step 2", "done"]
     assert events[-2]["data"] == {"step": 2, "train_loss": 1.0}
     assert events[::-1] == [event.to_dict() for event in tenant.client.fine_tuning.jobs.list_events(job.id)]
+
+
+def test_a_stream_ends_when_its_job_is_deleted(tenant: Tenant) -> None:
+    job = tenant.job()
+    claim = tenant.claim(job.id)
+    step(tenant, claim, 1)
+    for event in stream(tenant, job.id):
+        if event["type"] == "metrics":
+            with tenant.api.database.transaction() as session:
+                session.execute(delete(Job).where(Job.id == job.id))
 
 
 def test_the_official_client_is_not_woken_by_a_ping() -> None:

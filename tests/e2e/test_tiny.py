@@ -100,6 +100,21 @@ def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(service
     assert "2024" in answer.stdout
 
 
+def test_training_goes_on_from_the_model_and_from_a_checkpoint(service: Service, job: Any) -> None:
+    done, _ = job
+    jobs = service.client.fine_tuning.jobs
+    (checkpoint,) = [one for one in jobs.checkpoints.list(done.id) if one.step_number == 40]
+    for base in (done.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint):
+        overrides = {"model": base, "suffix": "more", "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}}}
+        copy: Any = service.client.post(f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object)
+        wait_for(lambda: jobs.retrieve(copy["id"]).status in ("succeeded", "failed"), 120, "the job ends")  # noqa: B023
+        more = jobs.retrieve(copy["id"])
+        assert (more.status, more.model) == ("succeeded", base), more.error
+        assert more.fine_tuned_model.startswith("ft:falqon-tiny:default:more:")
+        metrics: Any = service.client.get(f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object)
+        assert metrics["series"]["train_loss"]["values"][0] < 1, "it has learned that already"
+
+
 def test_interrupted_training_gives_the_same_bytes(service: Service, job: Any) -> None:
     done, _ = job
     jobs = service.client.fine_tuning.jobs

@@ -70,12 +70,14 @@ class Api:
 class Tenant:
     """One project on an API, with a key and clients of its own."""
 
-    def __init__(self, api: Api, scope: Scope = Scope.WRITE) -> None:
+    def __init__(self, api: Api, scope: Scope = Scope.WRITE, project_id: str | None = None) -> None:
+        """A new project, or a colleague in one that is there."""
         self.api = api
-        self.project_id = new_id("proj_")
+        self.project_id = project_id or new_id("proj_")
         with api.database.transaction() as session:
-            session.add(Project(id=self.project_id, name="acme"))
-            session.flush()
+            if project_id is None:
+                session.add(Project(id=self.project_id, name="acme"))
+                session.flush()
             _, self.key = create_key(session, self.project_id, "test", scope)
         self.client = self.client_with(self.key)
         self.http = httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {self.key}"}, timeout=10, verify=False)

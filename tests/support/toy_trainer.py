@@ -131,13 +131,19 @@ class Trainer:
 
     def export(self) -> None:
         folder = model_folder(self.output)
-        shutil.copytree(self.model, folder)
+        shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
         (folder / "model.safetensors").write_text(self.state)
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
         (folder / "SHA256SUMS").write_text(sums)
         if self.toy.damaged_export:
             (folder / "model.safetensors").write_text("not what was hashed")
         self.send(Exported(path=str(folder)))
+
+
+def export(training: Path, step: int, model: Path, output: Path) -> int:
+    shutil.copytree(model, output)
+    (output / "model.safetensors").write_text((checkpoint_folder(training, step) / "state.bin").read_text())
+    return ExitCode.DONE
 
 
 def import_folder(source: str, output: Path) -> int:
@@ -159,7 +165,14 @@ def main() -> int:
     bring = commands.add_parser("import")
     bring.add_argument("source")
     bring.add_argument("--output", type=Path, required=True)
+    write = commands.add_parser("export")
+    write.add_argument("training", type=Path)
+    write.add_argument("--step", type=int, required=True)
+    for name in ("--model", "--output"):
+        write.add_argument(name, type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.command == "export":
+        return export(arguments.training, arguments.step, arguments.model, arguments.output)
     if arguments.command == "import":
         return import_folder(arguments.source, arguments.output)
     config = TrainConfig.model_validate_json(arguments.config.read_bytes())

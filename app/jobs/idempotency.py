@@ -1,0 +1,69 @@
+"""Asking twice makes one job: by the caller's own key, or, for clients that send none, by what a repeated request looks like."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, false, select, true
+from sqlalchemy.orm import Session
+
+from app.database import insert_or, now_plus
+from app.errors import IdempotencyMismatch
+from app.keys.service import Caller
+from app.models import Job, Submission
+from app.models.base import JsonObject
+
+REPEAT_SECONDS = 600  # a client without a key repeats within this time; later the same body is a new wish
+MAX_KEY_LENGTH = 255
+
+
+class Request(NamedTuple):
+    """What decides whether two requests are one. `retry_count`: as the client counts its own repetitions."""
+
+    caller: Caller
+    action: str
+    body: JsonObject
+    key: str | None = None
+    retry_count: int = 0
+
+    @property
+    def sha256(self) -> str:
+        canonical = json.dumps([self.action, self.body], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def remember(session: Session, request: Request, job_id: str) -> Job | None:
+    """Note that `request` makes the job `job_id`, whose row must follow in this transaction; or the job that it made before.
+
+    Of two at the same moment the second waits here for the first one's end. Raises `IdempotencyMismatch`.
+    """
+    sha256 = request.sha256
+    key = f"key:{request.key}" if request.key is not None else f"{request.caller.key_id}:{sha256}"
+    values = {"project_id": request.caller.project_id, "key": key, "request_sha256": sha256, "job_id": job_id}
+    noted = session.scalar(
+        insert_or(session, Submission)
+        .values(values)
+        .on_conflict_do_update(
+            index_elements=[Submission.project_id, Submission.key],
+            set_={"job_id": job_id, "created_at": now_plus()},
+            where=_is_new_wish(request),
+        )
+        .returning(Submission.job_id)
+    )
+    if noted is not None:
+        return None
+    before = session.execute(select(Submission, Job).join(Job).where(Submission.project_id == values["project_id"], Submission.key == key))
+    submission, job = before.one()
+    if submission.request_sha256 != sha256:
+        raise IdempotencyMismatch(
+            f"Idempotency-Key: '{request.key}' was used for {job.id} with another body; use a new key for a new job.",
+            param="Idempotency-Key",
+        )
+    return job
+
+
+def _is_new_wish(request: Request) -> ColumnElement[bool]:
+    """Whether the same again means another job."""
+    if request.key is not None:
+        return false()
+    return true() if request.retry_count == 0 else Submission.created_at < now_plus(-REPEAT_SECONDS)

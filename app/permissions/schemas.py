@@ -1,0 +1,30 @@
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.models import CheckpointPermission
+from app.pagination import Object
+
+MAX_PROJECTS = 100
+ProjectId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
+
+
+class PermissionRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    project_ids: Annotated[list[ProjectId], Field(min_length=1, max_length=MAX_PROJECTS)]
+
+
+class PermissionObject(Object):
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int
+    project_id: str
+
+    @classmethod
+    def of(cls, permission: CheckpointPermission) -> Self:
+        return cls(id=permission.id, created_at=int(permission.created_at.timestamp()), project_id=permission.project_id)
+
+
+class PermissionDeleted(Object):
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    deleted: bool = True

@@ -1,0 +1,55 @@
+"""The tables of jobs that were there before a migration, and that stay when it is taken back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+import migrations
+from app.database import Database
+
+COLUMNS = (
+    "id, project_id, status, desired, base_model_id, training_file_id, requested, metadata, "
+    "attempt, infra_failures, last_event_seq, device_seconds, created_at"
+)
+JOB = f"INSERT INTO jobs ({COLUMNS}) VALUES (:id, 'p', 'succeeded', 'run', 'm', 'f', '{{}}', :metadata, 0, 0, 0, 0, '2026-01-01')"
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    database = Database(database_url)
+    with database.engine.connect() as connection:
+        yield connection
+    database.dispose()
+
+
+def migrate(connection: Connection, to: str) -> None:
+    config = Config(Path(migrations.__path__[0]) / "alembic.ini")
+    config.attributes["connection"] = connection
+    (command.downgrade if to == "0001" and _revision(connection) else command.upgrade)(config, to)
+
+
+def test_metadata_of_older_jobs_is_found_and_nothing_is_lost_on_the_way_back(connection: Connection) -> None:
+    migrate(connection, "0001")
+    connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', '2026-01-01')"))
+    connection.execute(text("INSERT INTO models (id, config, bytes, created_at) VALUES ('m', '{}', 1, '2026-01-01')"))
+    columns = "id, project_id, filename, purpose, bytes, sha256, storage_key, status, created_at"
+    connection.execute(text(f"INSERT INTO files ({columns}) VALUES ('f', 'p', 'f', 'fine-tune', 1, '0', 'k', 'processed', '2026-01-01')"))
+    for id_, metadata in (("a", '{"team": "red", "try": "1"}'), ("b", None), ("c", "{}")):
+        connection.execute(text(JOB), {"id": id_, "metadata": metadata})
+    connection.commit()
+
+    migrate(connection, "0004")
+    pairs = connection.execute(text("SELECT job_id, name, value, project_id FROM job_metadata ORDER BY name")).all()
+    assert [tuple(pair) for pair in pairs] == [("a", "team", "red", "p"), ("a", "try", "1", "p")]
+
+    migrate(connection, "0001")
+    assert [row[0] for row in connection.execute(text("SELECT id FROM jobs ORDER BY id"))] == ["a", "b", "c"]
+
+
+def _revision(connection: Connection) -> str | None:
+    there = connection.dialect.has_table(connection, "alembic_version")
+    return connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None

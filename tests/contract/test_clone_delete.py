@@ -1,0 +1,121 @@
+from typing import Any
+
+import openai
+import pytest
+from sqlalchemy import func, select
+
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
+from tests.support.api import Tenant
+
+
+def clone(tenant: Tenant, job_id: str, overrides: dict[str, Any] | None = None, **headers: str) -> Any:
+    return tenant.client.post(f"/fine_tuning/jobs/{job_id}/clone", body=overrides, cast_to=object, options={"headers": headers})
+
+
+def test_a_clone_asks_for_the_same(tenant: Tenant) -> None:
+    asked = {
+        "suffix": "one",
+        "seed": 7,
+        "metadata": {"team": "a"},
+        "hyperparameters": {"n_epochs": 2},
+        "extra_body": {"falqon": {"rank": 8}},
+    }
+    job = tenant.job(**asked)
+    for overrides in (None, {}):
+        copy = clone(tenant, job.id, overrides)
+        assert copy["id"] != job.id
+        same = ("model", "training_file", "suffix", "seed", "metadata", "config", "hyperparameters", "status", "estimate")
+        assert {name: copy[name] for name in same} == {name: job.to_dict()[name] for name in same}
+
+
+def test_overrides_are_merged_deep_and_null_takes_away(tenant: Tenant) -> None:
+    job = tenant.job(metadata={"team": "a", "try": "1"}, suffix="one", extra_body={"falqon": {"rank": 8, "warmup_ratio": 0.1}})
+    copy = clone(tenant, job.id, {"metadata": {"try": "2"}, "suffix": None, "falqon": {"rank": 16}, "hyperparameters": {"n_epochs": 1}})
+    assert (copy["metadata"], copy["suffix"]) == ({"team": "a", "try": "2"}, None)
+    assert (copy["config"]["rank"], copy["config"]["warmup_ratio"], copy["config"]["num_epochs"]) == (16, 0.1, 1)
+    third = clone(tenant, copy["id"], {"hyperparameters": None, "metadata": None})
+    assert (third["config"]["num_epochs"], third["metadata"]) == (3, None)
+
+
+REFUSED = {
+    "unknown field": ({"rank": 3}, "rank", "unknown_parameter"),
+    "unknown extra": ({"falqon": {"ranks": 3}}, "falqon.ranks", "unknown_parameter"),
+    "a number as text": ({"seed": "1"}, "seed", "invalid_value"),
+    "no model": ({"model": None}, "model", "missing_required_parameter"),
+    "unknown model": ({"model": "nobody"}, "model", "model_not_found"),
+    "extras that are no object": ({"falqon": 3}, "falqon", "invalid_value"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_overrides_are_as_strict_as_a_new_job(tenant: Tenant, kind: str) -> None:
+    overrides, param, code = REFUSED[kind]
+    job = tenant.job(extra_body={"falqon": {"rank": 8}})
+    before = tenant.num_rows(Job, Event, Submission)
+    with pytest.raises(openai.BadRequestError) as caught:
+        clone(tenant, job.id, overrides)
+    assert (caught.value.param, caught.value.code) == (param, code)
+    assert tenant.num_rows(Job, Event, Submission) == before
+
+
+def test_overrides_must_be_an_object(tenant: Tenant) -> None:
+    response = tenant.http.post(f"/v1/fine_tuning/jobs/{tenant.job().id}/clone", json=[1])
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_value")
+
+
+def test_a_clone_is_made_once(tenant: Tenant) -> None:
+    job = tenant.job()
+    first = clone(tenant, job.id, {"seed": 1}, **{"Idempotency-Key": "c"})
+    assert clone(tenant, job.id, {"seed": 1}, **{"Idempotency-Key": "c"})["id"] == first["id"]
+    with pytest.raises(openai.UnprocessableEntityError):
+        clone(tenant, job.id, {"seed": 2}, **{"Idempotency-Key": "c"})
+    bare = clone(tenant, job.id, {"seed": 1})
+    response = tenant.http.post(f"/v1/fine_tuning/jobs/{job.id}/clone", json={"seed": 1}, headers={"x-stainless-retry-count": "1"})
+    assert response.json()["id"] == bare["id"]
+
+
+def test_jobs_of_others_are_neither_cloned_nor_deleted(tenant: Tenant, stranger: Tenant) -> None:
+    job_id = tenant.job().id
+    for method, path in (("POST", "/clone"), ("DELETE", "")):
+        answers = [stranger.http.request(method, f"/v1/fine_tuning/jobs/{id_}{path}") for id_ in (job_id, "ftjob-nobody")]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        assert len({answer.json()["error"]["code"] for answer in answers}) == 1
+    assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
+
+
+def test_only_a_job_that_has_ended_is_deleted(tenant: Tenant) -> None:
+    job = tenant.job()
+    for prepare in (lambda: None, lambda: tenant.client.fine_tuning.jobs.pause(job.id)):
+        prepare()
+        response = tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}")
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "job_not_ended")
+        assert response.headers["x-should-retry"] == "false"
+    tenant.client.fine_tuning.jobs.cancel(job.id)
+    assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").json() == {"id": job.id, "object": "fine_tuning.job", "deleted": True}
+    assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").status_code == 404
+
+
+def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tenant) -> None:
+    job = tenant.job(metadata={"a": "b"}, extra_headers={"Idempotency-Key": "d"})
+    model = f"ft:{tenant.base_model}:acme::{job.id[-8:]}"
+    kept, gone = (f"tests/{job.id}/{name}" for name in ("model/model.safetensors", "checkpoints/1/state.bin"))
+    for key in (kept, gone):
+        tenant.api.storage.put(key, [b"x"])
+    claim = tenant.claim(job.id)
+    tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
+    with tenant.api.database.transaction() as session:
+        prefix = gone.removesuffix("/state.bin")
+        row = {"job_id": job.id, "attempt": 1, "step": 1, "storage_prefix": prefix, "manifest_sha256": "0", "bytes": 1, "metrics": {}}
+        session.add(Checkpoint(id=new_id("ftckpt_"), **row))
+        claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), fine_tuned_model_id=model)
+    assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").status_code == 200
+    with tenant.api.database.read() as session:
+        for table in (Event, Attempt, Checkpoint, JobMetadata, Submission):
+            assert session.scalar(select(func.count()).select_from(table).where(table.job_id == job.id)) == 0
+    assert tenant.api.storage.keys(f"tests/{job.id}") == [kept]
+    assert tenant.client.models.retrieve(model).id == model
+    for path in ("", "/events", "/checkpoints", "/metrics", "/stream"):
+        assert tenant.http.get(f"/v1/fine_tuning/jobs/{job.id}{path}").status_code == 404

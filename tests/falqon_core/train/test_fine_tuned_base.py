@@ -1,0 +1,103 @@
+"""A model that was fine-tuned here is a base to train again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from falqon_core.spec.config import Recipe, TrainConfig
+from falqon_core.spec.errors import CheckpointCorrupt, ModelError
+from falqon_core.spec.layout import checkpoint_folder, model_folder
+from falqon_core.spec.messages import ExitCode, Message
+from falqon_core.train.finish import export_training
+from falqon_core.train.model import load_base_model
+from falqon_core.train.trainer import Trainer
+
+RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 8, "max_steps": 4, "checkpoint_every": 2}
+
+
+def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
+    config = TrainConfig(model=model, train_file=train_file, num_threads=1, recipe=Recipe.model_validate(RECIPE | recipe))
+    messages: list[Message] = []
+    assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
+    return model_folder(output)
+
+
+@pytest.fixture(scope="module")
+def training(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("first") / "out"
+    train(tiny_folder, train_file, output)
+    return output
+
+
+def assert_same_weights(folder: Path) -> None:
+    """Codes times scale, rounded once."""
+    tensors = load_file(folder / "model.safetensors")
+    model = load_base_model(folder)
+    for name, value in model.state_dict().items():
+        if f"{name}_scale" in tensors:
+            assert torch.equal(value, (tensors[name].float() * tensors[f"{name}_scale"]).bfloat16()), name
+        elif name in tensors:
+            assert torch.equal(value, tensors[name]), name
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert not hasattr(model.config, "quantization_config")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_its_weights_come_back_exactly(training: Path) -> None:
+    assert_same_weights(model_folder(training))
+
+
+def test_training_goes_on_from_it(training: Path, train_file: Path, tmp_path: Path) -> None:
+    again = train(model_folder(training), train_file, tmp_path / "out")
+    assert_same_weights(again)
+    config = json.loads((again / "config.json").read_text())
+    assert config["quantization_config"] == json.loads((model_folder(training) / "config.json").read_text())["quantization_config"]
+    before, after = (load_file(folder / "model.safetensors") for folder in (model_folder(training), again))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
+
+
+def test_with_several_files_of_weights(training: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder(training), tmp_path / "model")
+    whole = load_base_model(folder).state_dict()
+    tensors = load_file(folder / "model.safetensors")
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scale")}
+    (folder / "model.safetensors").unlink()
+    save_file(tensors, folder / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    save_file(scales, folder / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
+    assert all(torch.equal(value, whole[name]) for name, value in load_base_model(folder).state_dict().items())
+
+
+@pytest.mark.parametrize("change", [{"format": "int-quantized"}, {"quant_method": "gptq"}])
+def test_other_quantized_models_are_refused(training: Path, tmp_path: Path, change: dict[str, str]) -> None:
+    folder = shutil.copytree(model_folder(training), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="quantized already"):
+        load_base_model(folder)
+
+
+def test_a_scale_that_is_missing_is_not_made_up(training: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder(training), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.mlp.up_proj.weight_scale"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.up_proj"):
+        load_base_model(folder)
+
+
+def test_an_earlier_checkpoint_is_exported_by_its_step(training: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    export_training(training, tiny_folder, tmp_path / "four", step=4)
+    export_training(training, tiny_folder, tmp_path / "two", step=2)
+    final = (model_folder(training) / "model.safetensors").read_bytes()
+    assert (tmp_path / "four" / "model.safetensors").read_bytes() == final
+    assert (tmp_path / "two" / "model.safetensors").read_bytes() != final
+    assert_same_weights(tmp_path / "two")
+    assert checkpoint_folder(training, 2).is_dir()
+    with pytest.raises(CheckpointCorrupt):
+        export_training(training, tiny_folder, tmp_path / "three", step=3)

@@ -1,0 +1,85 @@
+"""The model that training starts from, as a folder on this machine, used again by every later job that starts from the same bytes."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import select
+
+from app.database import Database
+from app.models import Artifact, Checkpoint, Job
+from app.settings import Settings
+from app.storage import Storage
+from falqon_core.spec.layout import checkpoint_folder
+from worker.fetching import fetch, fetch_checkpoint
+from worker.trainer import export
+
+
+class BaseMissing(Exception):
+    """What the job starts from has been deleted; with a sentence for the user."""
+
+
+class Bases:
+    """`check` is called between files and may raise to give up."""
+
+    def __init__(self, database: Database, storage: Storage, settings: Settings, owner: str, check: Callable[[], None]) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._owner = owner
+        self._check = check
+
+    def stage(self, job: Job) -> Path:
+        """The folder of the job's base model, or of the checkpoint that it continues from, merged into that. Raises `BaseMissing`."""
+        if job.base_checkpoint_id is None:
+            return self._model(job.base_model_id)
+        with self._database.read() as session:
+            checkpoint = session.get(Checkpoint, job.base_checkpoint_id)
+            trained = None if checkpoint is None else session.get(Job, checkpoint.job_id)
+        if checkpoint is None or trained is None:
+            raise BaseMissing(f"The checkpoint that {job.id} continues from has been deleted.")
+        return self._merged(self.stage(trained), checkpoint)
+
+    def _model(self, model_id: str) -> Path:
+        with self._database.read() as session:
+            artifacts = session.scalars(select(Artifact).where(Artifact.model_id == model_id).order_by(Artifact.name)).all()
+        content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
+        folder = self._folder(content)
+        if not folder.is_dir():
+            with self._whole(folder) as staging:
+                for artifact in artifacts:
+                    self._check()
+                    fetch(self._storage, artifact.storage_key, staging / artifact.name, artifact.sha256)
+        return folder
+
+    def _merged(self, base: Path, checkpoint: Checkpoint) -> Path:
+        folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
+        if not folder.is_dir():
+            with self._whole(folder) as staging:
+                training = staging / "training"
+                fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
+                export(self._settings.trainer_command, training, checkpoint.step, base, staging / "model", self._check)
+                shutil.rmtree(training)
+                for path in (staging / "model").iterdir():
+                    path.rename(staging / path.name)
+                (staging / "model").rmdir()
+        return folder
+
+    def _folder(self, content: str) -> Path:
+        return self._settings.work_dir / "models" / hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    @contextmanager
+    def _whole(self, folder: Path) -> Iterator[Path]:
+        """Filled under another name, so that the folder is there whole or not at all."""
+        staging = folder.with_name(f".{folder.name}.{self._owner}")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            yield staging
+            if not folder.is_dir():  # another worker of this machine may have been faster
+                os.rename(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,26 @@
+"""From storage to this machine, verified by sha256."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from app.models import Checkpoint
+from app.storage import Storage
+from falqon_core.spec.layout import MANIFEST
+
+
+class BytesDiffer(Exception):
+    """What storage gave is not what the database says was stored."""
+
+
+def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
+    if storage.fetch(key, path).sha256 != sha256:
+        raise BytesDiffer(f"{key} is not what was stored")
+
+
+def fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]) -> None:
+    """`check` is called between files and may raise to give up."""
+    fetch(storage, f"{checkpoint.storage_prefix}/{MANIFEST}", target / MANIFEST, checkpoint.manifest_sha256)
+    for name, entry in json.loads((target / MANIFEST).read_bytes())["files"].items():
+        check()
+        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / name, entry["sha256"])
