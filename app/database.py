@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal
+from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -57,6 +57,13 @@ def _sqlite_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
     seconds = compiler.process(next(iter(element.clauses)), **kw)
     return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def now(session: Session) -> datetime:
+    """For times that must agree to the microsecond."""
+    moment = session.scalar(select(now_plus()))
+    assert isinstance(moment, datetime)
+    return moment
 
 
 class Database:

@@ -6,10 +6,13 @@ from app.models.attempt import Attempt
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.event import Event
-from app.models.file import File, FileStatus
+from app.models.file import File, FileStatus, Purpose
 from app.models.job import Desired, Job, JobStatus
 from app.models.model import Model
+from app.models.orphan import Orphan
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.upload import Upload, UploadStatus
+from app.models.upload_part import UploadPart
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -25,6 +28,11 @@ __all__ = [
     "Job",
     "JobStatus",
     "Model",
+    "Orphan",
     "Project",
+    "Purpose",
     "Scope",
+    "Upload",
+    "UploadPart",
+    "UploadStatus",
 ]
