@@ -42,6 +42,10 @@ class TooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UnsupportedEncoding(ApiError):
+    status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
+
+
 class RangeNotSatisfiable(ApiError):
     status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
 

@@ -11,6 +11,7 @@ from app.database import Database
 from app.models import File, FileStatus, JobStatus
 from app.reconciler import Reconciler
 from app.settings import Settings
+from app.storage import Storage
 from tests.support.house import House
 from tests.support.waiting import wait_for
 
@@ -40,7 +41,7 @@ def bell(house: House) -> CountingBell:
 
 @pytest.fixture
 def reconciler(house: House, bell: CountingBell) -> Reconciler:
-    return Reconciler(house.database, bell, house.settings)
+    return Reconciler(house.database, house.storage, bell, house.settings)
 
 
 def test_an_expired_lease_is_rescued_and_rung(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
@@ -59,7 +60,7 @@ def test_a_queued_job_is_rung_once_in_a_while(house: House, bell: CountingBell, 
     job_id = house.add_job()
     reconciler.tick()
     reconciler.tick()
-    Reconciler(house.database, bell, house.settings).tick()
+    Reconciler(house.database, house.storage, bell, house.settings).tick()
     assert bell.rung == [(GPU_QUEUE, job_id)], "a second reconciler rings no second time"
     house.set(job_id, rung_at=datetime.now(UTC) - timedelta(seconds=31))
     reconciler.tick()
@@ -90,7 +91,7 @@ def test_it_survives_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest
     settings = Settings(data_dir=tmp_path)
     bell = CountingBell(settings)
     database = Database(settings.resolved_database_url)  # without tables
-    reconciler = Reconciler(database, bell, settings)
+    reconciler = Reconciler(database, Storage(settings.resolved_storage_url), bell, settings)
     reconciler.start()
     migrate.upgrade(database)
     house = House(tmp_path, database, settings.resolved_database_url)
