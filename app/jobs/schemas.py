@@ -109,7 +109,7 @@ class JobObject(Object):
     seed: int
     integrations: list[Any] = []
     metadata: JsonObject | None
-    result_files: list[str] = []
+    result_files: Annotated[list[str], Field(description="the metrics of every step as CSV, once the job has succeeded")]
     error: ErrorObject | None
     fine_tuned_model: str | None
     finished_at: int | None
@@ -139,6 +139,7 @@ class JobObject(Object):
             hyperparameters=hyperparameters,
             method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
+            result_files=[job.result_file_id] if job.result_file_id else [],
             metadata=job.job_metadata,
             error=_error(job),
             fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,
