@@ -49,7 +49,9 @@ def sweep(database: Database, storage: Storage) -> int:
     if not due:
         return 0
     with database.transaction() as session:
-        doom = update(Orphan).where(Orphan.storage_key.in_(due)).values(doomed=True).returning(Orphan.storage_key)
+        # Due again later, so that what cannot be removed now holds up nothing else.
+        again = now_plus(PATIENCE.total_seconds())
+        doom = update(Orphan).where(Orphan.storage_key.in_(due)).values(doomed=True, due_at=again).returning(Orphan.storage_key)
         doomed = session.scalars(doom, execution_options=_UNSYNCED).all()
     storage.delete(*doomed)
     with database.transaction() as session:

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
 
 
 @router.post("")
-def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form()]) -> FileObject:
+def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_type="multipart/form-data")]) -> FileObject:
     """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept."""
     size = form.file.size or 0
     if size > app.settings.max_file_bytes:

@@ -38,7 +38,7 @@ def create_upload(app: App, caller: Writer, body: UploadRequest) -> UploadObject
 
 
 @parts.post("/{upload_id}/parts")
-def create_part(app: App, caller: Writer, upload_id: str, form: Annotated[PartForm, Form()]) -> PartObject:
+def create_part(app: App, caller: Writer, upload_id: str, form: Annotated[PartForm, Form(media_type="multipart/form-data")]) -> PartObject:
     """At most 64 MiB; several may be sent at once, and in any order."""
     content = form.data
     return PartObject.of(service.add_part(app.database, app.storage, caller.project_id, upload_id, content.file, content.size or 0))

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import migrate
+from app import migrate, orphans
 from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
-from app.database import Database
-from app.models import File, FileStatus, JobStatus
+from app.database import Database, now
+from app.models import File, FileStatus, JobStatus, Orphan
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -84,6 +84,29 @@ def test_a_file_that_nobody_checked_is_rung(house: House, bell: CountingBell, re
     reconciler.tick()
     reconciler.tick()
     assert bell.rung == [(CPU_QUEUE, old.training_file_id)]
+
+
+def test_a_storage_that_cannot_delete_is_asked_again_later(house: House, reconciler: Reconciler) -> None:
+    def let_an_hour_pass() -> None:
+        with house.database.transaction() as session:
+            session.execute(update(Orphan).values(due_at=now(session) - timedelta(seconds=1)))
+
+    def orphans_left() -> int:
+        with house.database.read() as session:
+            return session.query(Orphan).count()
+
+    house.storage.put("stone", [b"1"])  # so that there is no folder of this name
+    orphans.put(house.database, house.storage, "pebble", [b"1"])
+    with house.database.transaction() as session:
+        orphans.abandon(session, ["stone/part"])
+    let_an_hour_pass()
+    reconciler.tick()
+    assert orphans_left() == 2
+    house.storage.delete("stone")
+    let_an_hour_pass()
+    reconciler.tick()
+    assert orphans_left() == 0
+    assert "pebble" not in house.storage.keys("")
 
 
 def test_it_survives_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

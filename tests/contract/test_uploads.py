@@ -196,6 +196,12 @@ def test_ids_that_cannot_be(tenant: Tenant) -> None:
             assert tenant.http.post(f"/v1/uploads/{path}/{verb}", json={"part_ids": ["a"]}).status_code in (400, 404)
 
 
+def test_the_description_says_how_bytes_are_sent(tenant: Tenant) -> None:
+    paths = tenant.http.get("/openapi.json").json()["paths"]
+    for path in ("/v1/files", "/v1/uploads/{upload_id}/parts"):
+        assert list(paths[path]["post"]["requestBody"]["content"]) == ["multipart/form-data"]
+
+
 def test_uploads_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
     upload_id = begin(tenant)
     part_ids = send(tenant, upload_id, CONTENT)
