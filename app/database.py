@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal
+from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -63,6 +63,13 @@ def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 def insert_or(session: Session, table: type[Any]) -> Any:
     """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class for each."""
     return (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def now(session: Session) -> datetime:
+    """For times that must agree to the microsecond."""
+    moment = session.scalar(select(now_plus()))
+    assert isinstance(moment, datetime)
+    return moment
 
 
 class Database:

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive
 
 from app.broker import Bell
 from app.database import Database
-from app.errors import InvalidApiKey, TooLarge
+from app.errors import InvalidApiKey, TooLarge, UnsupportedEncoding
 from app.keys import service as keys
 from app.keys.service import Caller
 from app.models import Scope
@@ -45,6 +45,8 @@ def services(connection: HTTPConnection) -> Services:
 class ApiRoute(APIRoute):
     """Asks for the key, and looks at the size, before it reads the body: a stranger can make us neither parse nor store anything."""
 
+    body_param: str | None = None  # what makes a body large, where one field does
+
     def max_body_bytes(self, settings: Settings) -> int:
         return MAX_JSON_BYTES
 
@@ -55,15 +57,22 @@ class ApiRoute(APIRoute):
             held = services(request)
             request.state.caller = await run_in_threadpool(_authenticate, held.database, request.headers.get("authorization", ""))
             limit = self.max_body_bytes(held.settings)
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnsupportedEncoding("content-encoding: the body must come as it is, not compressed.", param="content-encoding")
             length = request.headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > limit:
-                raise TooLarge(_too_large(limit))
-            return await handler(Request(request.scope, _limited(request.receive, limit)))
+                raise self.too_large(limit)
+            return await handler(Request(request.scope, _limited(request.receive, limit, self.too_large(limit))))
 
         return guarded
 
+    def too_large(self, limit: int) -> TooLarge:
+        return TooLarge(f"The request body is larger than {limit} bytes, the limit for this call.", param=self.body_param)
+
 
 class UploadRoute(ApiRoute):
+    body_param = "file"
+
     def max_body_bytes(self, settings: Settings) -> int:
         return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
 
@@ -97,7 +106,7 @@ def _authenticate(database: Database, authorization: str) -> Caller:
         return keys.authenticate(session, secret.strip())
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
+def _limited(receive: Receive, limit: int, error: TooLarge) -> Receive:
     """For bodies that do not say their length."""
     total = 0
 
@@ -106,11 +115,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         total += len(message.get("body", b""))
         if total > limit:
-            raise HTTPException(413, _too_large(limit))  # FastAPI lets only this kind pass out of body parsing
+            raise HTTPException(error.status) from error  # FastAPI lets only this kind pass out of body parsing
         return message
 
     return counted
-
-
-def _too_large(limit: int) -> str:
-    return f"The request body is larger than {limit} bytes, the limit for this call."

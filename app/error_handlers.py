@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from app.errors import ApiError, InvalidRequest, Unavailable
 
-HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter", "json_invalid": "invalid_json"}
 REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
 
@@ -58,7 +58,10 @@ def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):
+        return _answer(error.__cause__)
     message = {
+        400: f"The body cannot be read: {error.detail}",
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))

@@ -46,6 +46,10 @@ class IdempotencyMismatch(ApiError):
     status, type, code = 422, "invalid_request_error", "idempotency_mismatch"
 
 
+class UnsupportedEncoding(ApiError):
+    status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
+
+
 class RangeNotSatisfiable(ApiError):
     status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
 

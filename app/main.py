@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.storage import Storage
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
+from app.uploads import endpoints as uploads
 from app.web import docs, pages
 from app.web.session import CookieSessions
 
@@ -49,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, inspections, jobs, stream, permissions, graders, estimates, artifacts, catalogue, pages, docs):
+    for noun in (health, files, uploads, inspections, jobs, stream, permissions, graders, estimates, artifacts, catalogue, pages, docs):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
@@ -69,7 +70,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
-    reconciler = Reconciler(database, held.bell, settings)
+    reconciler = Reconciler(database, held.storage, held.bell, settings)
     reconciler.start()
     try:
         async with held.wakeups.running():

@@ -4,14 +4,19 @@ import threading
 import time
 
 import structlog
+from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import orphans
 from app.broker import Bell
 from app.database import Database, now_plus
+from app.files import service as files
 from app.jobs import claims
 from app.models import Desired, File, FileStatus, Job, JobStatus
 from app.settings import Settings
+from app.storage import Storage
+from app.uploads import service as uploads
 
 TICK_SECONDS = 5.0
 RING_AGAIN_SECONDS = 30.0
@@ -23,8 +28,9 @@ log = structlog.get_logger()
 
 
 class Reconciler:
-    def __init__(self, database: Database, bell: Bell, settings: Settings) -> None:
+    def __init__(self, database: Database, storage: Storage, bell: Bell, settings: Settings) -> None:
         self._database = database
+        self._storage = storage
         self._bell = bell
         self._settings = settings
         self._files_rung_at: dict[str, float] = {}
@@ -45,6 +51,9 @@ class Reconciler:
             self._bell.ring_job(job_id)
         for file_id in self._unheard_files():
             self._bell.ring_file(file_id)
+        uploads.expire(self._database)
+        files.remove_expired(self._database)
+        self._sweep()
 
     def _work(self) -> None:
         while not self._ended.wait(TICK_SECONDS):
@@ -58,6 +67,12 @@ class Reconciler:
             rescued = claims.rescue(session, max_infra_failures=self._settings.max_infra_failures)
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
+
+    def _sweep(self) -> None:
+        try:
+            orphans.sweep(self._database, self._storage)
+        except (OSError, StorageError) as error:  # the rows stay, and the next tick tries again
+            log.warning("reconciler: the storage is away", error=str(error))
 
     def _unheard_jobs(self) -> list[str]:
         """Of the oldest few; their `rung_at` is set first, so that of many reconcilers one rings."""

@@ -22,7 +22,8 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(None, description="API key with every right; empty: one is generated and shown once")
     session_secret: SecretStr | None = Field(None, description="signs the dashboard's cookie; empty: generated into data_dir")
 
-    max_file_bytes: int = 512 * 2**20  # as the API this one replaces
+    max_file_bytes: int = 512 * 2**20  # of a file that comes in one request; both as the API this one replaces
+    max_upload_bytes: int = 8 * 2**30  # of a file that comes in parts
     lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
     heartbeat: timedelta = timedelta(seconds=10)
     poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings

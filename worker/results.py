@@ -13,6 +13,7 @@ from app.models import Artifact, Job, JobStatus, Model, Project
 from app.storage import Storage, keys
 from worker.journal import Journal
 from worker.lease import Lease
+from worker.metrics_file import MetricsFile
 from worker.progress import Progress
 
 SUMS = "SHA256SUMS"
@@ -39,8 +40,16 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
     return artifacts
 
 
-def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifacts: list[Artifact], trained_tokens: int) -> bool:
-    """Model, artifacts and success in one transaction. False: not ours any more, or the user cancelled first."""
+def succeed(
+    journal: Journal,
+    progress: Progress,
+    job: Job,
+    folder: Path,
+    artifacts: list[Artifact],
+    metrics: MetricsFile,
+    trained_tokens: int,
+) -> bool:
+    """Model, artifacts, metrics and success in one transaction. False: not ours any more, or the user cancelled first."""
     config = json.loads((folder / "config.json").read_bytes())
 
     def write(session: Session) -> bool:
@@ -61,10 +70,12 @@ def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifa
             Draft(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
             fine_tuned_model_id=model_id,
             trained_tokens=trained_tokens,
+            result_file_id=metrics.id,
             progress=progress.snapshot(ended=True),
             device_seconds=progress.device_seconds,
         )
         if held:
+            metrics.add_row(session)
             session.add(model)
             session.flush()
             session.add_all(

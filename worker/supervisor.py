@@ -23,6 +23,7 @@ from worker.checkpoints import CheckpointUploads, discard
 from worker.gpu import Machine
 from worker.journal import Journal
 from worker.lease import Lease, LeaseLost
+from worker.metrics_file import MetricsFile
 from worker.outcome import Outcome, Verdict, classify
 from worker.progress import Progress
 from worker.relay import Relay
@@ -155,7 +156,8 @@ class Execution:
     def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
         artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
-        return results.succeed(self._journal, self._progress, self._job, folder, artifacts, tokens)
+        metrics = MetricsFile(self._database, self._storage, self._job)
+        return results.succeed(self._journal, self._progress, self._job, folder, artifacts, metrics, tokens)
 
     def _settle(self, outcome: Outcome) -> None:
         """Say in the database how the attempt ended. Success has been written together with its model."""

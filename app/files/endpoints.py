@@ -1,13 +1,15 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Query, Request, Response
 
-from app import downloads
+from app import downloads, orphans
 from app.dependencies import After, App, Reader, UploadRoute, Writer
-from app.errors import InvalidRequest
+from app.errors import TooLarge
 from app.files import repository, service
-from app.files.schemas import FileDeleted, FileObject
+from app.files.schemas import FileDeleted, FileForm, FileObject
+from app.models import FileStatus
 from app.pagination import Page
+from app.storage.storage import CHUNK_BYTES
 
 MAX_PAGE = 10_000
 
@@ -15,24 +17,23 @@ router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
 
 
 @router.post("")
-def create_file(
-    app: App,
-    caller: Writer,
-    file: UploadFile,
-    purpose: Annotated[str, Form()],
-    expires_anchor: Annotated[str | None, Form(alias="expires_after[anchor]")] = None,
-    expires_seconds: Annotated[str | None, Form(alias="expires_after[seconds]")] = None,
-) -> FileObject:
-    if expires_anchor is not None or expires_seconds is not None:
-        raise InvalidRequest("expires_after: files do not expire here; delete them when done.", param="expires_after")
-    upload = service.Upload(file.file, file.size or 0, file.filename)
-    row = service.store(app.storage, app.settings, caller.project_id, upload, purpose)
+def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_type="multipart/form-data")]) -> FileObject:
+    """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept."""
+    size = form.file.size or 0
+    if size > app.settings.max_file_bytes:
+        limit = app.settings.max_file_bytes
+        raise TooLarge(f"file: {size} bytes; the limit for one file is {limit}. Larger ones arrive in parts: /v1/uploads.", param="file")
+    filename = service.checked_name(form.file.filename, "file")
+    file_id, key = service.new_key(caller.project_id)
+    content = form.file.file
+    stored = orphans.put(app.database, app.storage, key, iter(lambda: content.read(CHUNK_BYTES), b""))
     with app.database.transaction() as session:
-        session.add(row)
-        session.flush()
-        session.refresh(row)
-    app.bell.ring_file(row.id)
-    return FileObject.of(row)
+        file = service.add(
+            session, caller.project_id, file_id, stored, filename=filename, purpose=form.purpose, lifetime_seconds=form.seconds
+        )
+    if file.status == FileStatus.UPLOADED:
+        app.bell.ring_file(file.id)
+    return FileObject.of(file)
 
 
 @router.get("")

@@ -9,6 +9,7 @@ from app.jobs.lifecycle import TERMINAL
 from app.models import File, FileStatus, Inspection, Job
 from app.models.base import JsonObject
 
+REMOVED_AT_ONCE = 100
 Order = Literal["asc", "desc"]
 
 
@@ -37,9 +38,21 @@ def live_job_using(session: Session, file_id: str) -> str | None:
     return session.scalar(select(Job.id).where(uses, Job.status.not_in(TERMINAL)).limit(1))
 
 
-def mark_deleted(session: Session, file_id: str) -> None:
-    session.execute(update(File).where(File.id == file_id, File.deleted_at.is_(None)).values(deleted_at=now_plus()))
-    session.execute(delete(Inspection).where((Inspection.file_id == file_id) | (Inspection.validation_file_id == file_id)))  # quotes it
+def expired(session: Session, *, lock: bool) -> list[File]:
+    """Some whose time has come, without those that jobs still need. Locked ones no new job can take."""
+    uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
+    needed = select(Job.id).where(uses, Job.status.not_in(TERMINAL)).exists()
+    statement = (
+        select(File).where(File.expires_at < now_plus(), File.deleted_at.is_(None), ~needed).order_by(File.id).limit(REMOVED_AT_ONCE)
+    )
+    return list(session.scalars(statement.with_for_update(skip_locked=True) if lock else statement))
+
+
+def mark_deleted(session: Session, ids: Sequence[str]) -> None:
+    statement = update(File).where(File.id.in_(ids), File.deleted_at.is_(None)).values(deleted_at=now_plus())
+    session.execute(statement, execution_options={"synchronize_session": False})
+    quotes = Inspection.file_id.in_(ids) | Inspection.validation_file_id.in_(ids)
+    session.execute(delete(Inspection).where(quotes), execution_options={"synchronize_session": False})
 
 
 def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject) -> None:

@@ -3,19 +3,18 @@ from sqlalchemy.orm import Session
 from app.catalogue import service as catalogue
 from app.errors import IllegalState, InvalidRequest
 from app.files import service as files
-from app.files.schemas import PURPOSE
 from app.inspections import repository
 from app.inspections.repository import Question
 from app.inspections.schemas import InspectionObject
-from app.models import File, FileStatus
+from app.models import File, FileStatus, Purpose
 
 MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
 
 
 def get_file(session: Session, project_id: str, file_id: str) -> File:
     file = files.get(session, project_id, file_id)
-    if file.purpose != PURPOSE:
-        message = f"id: {file_id} has purpose '{file.purpose}'; only files of purpose '{PURPOSE}' are checked and have a report."
+    if file.purpose != Purpose.FINE_TUNE:
+        message = f"id: {file_id} has purpose '{file.purpose}'; only files of purpose '{Purpose.FINE_TUNE}' are checked and have a report."
         raise InvalidRequest(message, param="id", code="no_report")
     return file
 

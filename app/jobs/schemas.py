@@ -114,7 +114,7 @@ class JobObject(Object):
     seed: int
     integrations: list[Any]
     metadata: JsonObject | None
-    result_files: list[str] = []
+    result_files: Annotated[list[str], Field(description="the metrics of every step as CSV, once the job has succeeded")]
     error: ErrorObject | None
     fine_tuned_model: str | None
     finished_at: int | None
@@ -147,6 +147,7 @@ class JobObject(Object):
             method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
             integrations=job.requested.get("integrations") or [],
+            result_files=[job.result_file_id] if job.result_file_id else [],
             metadata=job.job_metadata,
             error=_error(job),
             fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,

@@ -7,13 +7,16 @@ from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
-from app.models.file import File, FileStatus
+from app.models.file import File, FileStatus, Purpose
 from app.models.inspection import Inspection, InspectionStatus
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
+from app.models.orphan import Orphan
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.submission import Submission
+from app.models.upload import Upload, UploadStatus
+from app.models.upload_part import UploadPart
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -33,7 +36,12 @@ __all__ = [
     "JobMetadata",
     "JobStatus",
     "Model",
+    "Orphan",
     "Project",
+    "Purpose",
     "Scope",
     "Submission",
+    "Upload",
+    "UploadPart",
+    "UploadStatus",
 ]

@@ -1,7 +1,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
@@ -13,11 +13,25 @@ class FileStatus(StrEnum):
     ERROR = "error"  # the check found faults; `report` says which
 
 
+class Purpose(StrEnum):
+    ASSISTANTS = "assistants"
+    BATCH = "batch"
+    FINE_TUNE = "fine-tune"  # the only one that is checked, and that jobs read
+    VISION = "vision"
+    USER_DATA = "user_data"
+    EVALS = "evals"
+    FINE_TUNE_RESULTS = "fine-tune-results"  # ours to write
+
+
 class File(Base):
-    """Bytes that a user uploaded. `report` is a `falqon_core.spec.records.FileReport`."""
+    """Bytes that a user uploaded, or that a job left for one. `report` is a `falqon_core.spec.records.FileReport`."""
 
     __tablename__ = "files"
-    __table_args__ = (Index("ix_files_project_id_id", "project_id", "id"), Index("ix_files_status", "status"))
+    __table_args__ = (
+        Index("ix_files_project_id_id", "project_id", "id"),
+        Index("ix_files_status", "status"),
+        Index("ix_files_expires_at", "expires_at", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -30,4 +44,5 @@ class File(Base):
     status_details: Mapped[str | None]
     report: Mapped[JsonObject | None]
     created_at: Mapped[CreatedAt]
-    deleted_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]  # its bytes go a while later, see `app.orphans`

@@ -72,6 +72,7 @@ class Job(Base):
     error_param: Mapped[str | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     fine_tuned_model_id: Mapped[str | None]
+    result_file_id: Mapped[str | None]  # the metrics of every step as CSV
 
     created_at: Mapped[CreatedAt]
     rung_at: Mapped[datetime | None]  # when a worker was last told to look

@@ -7,6 +7,10 @@ def file_content(project_id: str, file_id: str) -> str:
     return f"projects/{project_id}/files/{file_id}"
 
 
+def upload_part(project_id: str, upload_id: str, part_id: str) -> str:
+    return f"projects/{project_id}/uploads/{upload_id}/{part_id}"
+
+
 def base_model_file(model_id: str, name: str) -> str:
     return f"models/{model_id}/{_relative(name)}"
 

@@ -1,6 +1,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,7 @@ import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
 CHUNK_BYTES = 2**20
+PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
 class Stored(NamedTuple):
@@ -30,17 +32,13 @@ class Storage:
             self._store = from_url(url)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
-        """Write an object from a stream; it appears whole or not at all."""
+        """Write an object from a stream, which may come from this storage; it appears whole or not at all."""
         digest, size = hashlib.sha256(), 0
-
-        def counted() -> Iterator[bytes]:
-            nonlocal size
+        with obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE) as writer:
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
-                yield chunk
-
-        obstore.put(self._store, key, counted(), use_multipart=True)
+                writer.write(chunk)
         self._sync(key)
         return Stored(size, digest.hexdigest())
 
@@ -70,7 +68,13 @@ class Storage:
         return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def delete(self, *keys: str) -> None:
-        obstore.delete(self._store, list(keys))
+        """Those that are there."""
+        try:
+            obstore.delete(self._store, list(keys))
+        except FileNotFoundError:  # a local folder stops at what is gone already
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, key)
 
     def local_path(self, key: str) -> Path | None:
         """The object as a file of this machine, where the store is a local folder."""

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import migrate
+from app import migrate, orphans
 from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
-from app.database import Database
-from app.models import File, FileStatus, JobStatus
+from app.database import Database, now
+from app.models import File, FileStatus, JobStatus, Orphan
 from app.reconciler import Reconciler
 from app.settings import Settings
+from app.storage import Storage
 from tests.support.house import House
 from tests.support.waiting import wait_for
 
@@ -40,7 +41,7 @@ def bell(house: House) -> CountingBell:
 
 @pytest.fixture
 def reconciler(house: House, bell: CountingBell) -> Reconciler:
-    return Reconciler(house.database, bell, house.settings)
+    return Reconciler(house.database, house.storage, bell, house.settings)
 
 
 def test_an_expired_lease_is_rescued_and_rung(house: House, bell: CountingBell, reconciler: Reconciler) -> None:
@@ -59,7 +60,7 @@ def test_a_queued_job_is_rung_once_in_a_while(house: House, bell: CountingBell, 
     job_id = house.add_job()
     reconciler.tick()
     reconciler.tick()
-    Reconciler(house.database, bell, house.settings).tick()
+    Reconciler(house.database, house.storage, bell, house.settings).tick()
     assert bell.rung == [(GPU_QUEUE, job_id)], "a second reconciler rings no second time"
     house.set(job_id, rung_at=datetime.now(UTC) - timedelta(seconds=31))
     reconciler.tick()
@@ -85,12 +86,35 @@ def test_a_file_that_nobody_checked_is_rung(house: House, bell: CountingBell, re
     assert bell.rung == [(CPU_QUEUE, old.training_file_id)]
 
 
+def test_a_storage_that_cannot_delete_is_asked_again_later(house: House, reconciler: Reconciler) -> None:
+    def let_an_hour_pass() -> None:
+        with house.database.transaction() as session:
+            session.execute(update(Orphan).values(due_at=now(session) - timedelta(seconds=1)))
+
+    def orphans_left() -> int:
+        with house.database.read() as session:
+            return session.query(Orphan).count()
+
+    house.storage.put("stone", [b"1"])  # so that there is no folder of this name
+    orphans.put(house.database, house.storage, "pebble", [b"1"])
+    with house.database.transaction() as session:
+        orphans.abandon(session, ["stone/part"])
+    let_an_hour_pass()
+    reconciler.tick()
+    assert orphans_left() == 2
+    house.storage.delete("stone")
+    let_an_hour_pass()
+    reconciler.tick()
+    assert orphans_left() == 0
+    assert "pebble" not in house.storage.keys("")
+
+
 def test_it_survives_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.reconciler.TICK_SECONDS", 0.01)
     settings = Settings(data_dir=tmp_path)
     bell = CountingBell(settings)
     database = Database(settings.resolved_database_url)  # without tables
-    reconciler = Reconciler(database, bell, settings)
+    reconciler = Reconciler(database, Storage(settings.resolved_storage_url), bell, settings)
     reconciler.start()
     migrate.upgrade(database)
     house = House(tmp_path, database, settings.resolved_database_url)

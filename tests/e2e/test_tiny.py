@@ -1,6 +1,8 @@
 """The whole way of one job on falqon-tiny, with the real trainer and the official client: upload, train, watch, download, load."""
 
+import csv
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -81,6 +83,16 @@ def test_the_stream_told_every_step_and_the_loss_fell(service: Service, job: Any
     assert sorted(event.id for event in listed) == sorted(event["id"] for event in events)
     checkpoints = service.client.fine_tuning.jobs.checkpoints.list(done.id).data
     assert [checkpoint.step_number for checkpoint in checkpoints] == [done.progress["total_steps"], 40]
+
+
+def test_its_metrics_are_a_table(service: Service, job: Any) -> None:
+    done, _ = job
+    (file_id,) = done.result_files
+    assert service.client.files.retrieve(file_id).purpose == "fine-tune-results"
+    rows = list(csv.DictReader(io.StringIO(service.client.files.content(file_id).text)))
+    assert [int(row["step"]) for row in rows] == list(range(1, done.progress["total_steps"] + 1))
+    assert all(0 < float(row["train_loss"]) < 20 and 0 <= float(row["train_accuracy"]) <= 1 for row in rows)
+    assert any(row["valid_loss"] and row["valid_mean_token_accuracy"] for row in rows)
 
 
 def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(service: Service, job: Any, tmp_path: Path) -> None:

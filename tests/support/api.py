@@ -114,6 +114,11 @@ class Tenant:
 
         return wait_for(take)
 
+    def stored(self) -> list[str]:
+        """Every file that the project has in storage, unfinished ones too."""
+        root = self.api.settings.data_dir / "objects" / "projects" / self.project_id
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
     def num_rows(self, *tables: type) -> list[int]:
         with self.api.database.read() as session:
             return [session.query(table).count() for table in tables]

@@ -1,0 +1,33 @@
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+
+class UploadStatus(StrEnum):
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Upload(Base):
+    """A file that arrives in parts. While it is pending its parts have rows; afterwards only the file, if there is one, has."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index("ix_uploads_status_expires_at", "status", "expires_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    status: Mapped[str]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    file_lifetime_seconds: Mapped[int | None]  # of the file that it becomes
+    part_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # what it was completed with, to know a repetition
+    file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    created_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime]

@@ -1,0 +1,59 @@
+"""Bytes that no row names. An object is an orphan before its first byte is written, is adopted by the transaction that adds its row,
+and is an orphan again when the row goes. So a crash at any point leaves nothing behind for good, and a row never names what is gone.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from app.database import Database, now, now_plus
+from app.errors import Unavailable
+from app.models import Orphan
+from app.storage import Storage, Stored
+
+# Longer than any write of one object takes, and than a download that has begun.
+PATIENCE = timedelta(hours=1)
+SWEPT_AT_ONCE = 100
+_UNSYNCED = {"synchronize_session": False}
+
+
+def put(database: Database, storage: Storage, key: str, chunks: Iterable[bytes]) -> Stored:
+    """Write an object for a row that is about to adopt it."""
+    with database.transaction() as session:
+        abandon(session, [key])
+    return storage.put(key, chunks)
+
+
+def adopt(session: Session, key: str) -> None:
+    """In the transaction that adds the row. Raises when the object came too late and is being removed."""
+    statement = delete(Orphan).where(Orphan.storage_key == key, Orphan.doomed.is_(False)).returning(Orphan.storage_key)
+    if session.scalar(statement, execution_options=_UNSYNCED) is None:
+        raise Unavailable("Storing the bytes took too long; send them again.", code="storage_too_slow")
+
+
+def abandon(session: Session, keys: Iterable[str]) -> None:
+    """In the transaction that takes away the row, or before the bytes are written."""
+    due_at = now(session) + PATIENCE
+    rows = [{"storage_key": key, "due_at": due_at, "doomed": False} for key in keys]
+    if rows:
+        session.execute(insert(Orphan), rows)
+
+
+def sweep(database: Database, storage: Storage) -> int:
+    """Remove what is due, a few at a time; how many. Several may do it at once."""
+    with database.read() as session:
+        oldest = select(Orphan.storage_key).where(Orphan.due_at < now_plus()).order_by(Orphan.due_at).limit(SWEPT_AT_ONCE)
+        due = session.scalars(oldest).all()
+    if not due:
+        return 0
+    with database.transaction() as session:
+        # Due again later, so that what cannot be removed now holds up nothing else.
+        again = now_plus(PATIENCE.total_seconds())
+        doom = update(Orphan).where(Orphan.storage_key.in_(due)).values(doomed=True, due_at=again).returning(Orphan.storage_key)
+        doomed = session.scalars(doom, execution_options=_UNSYNCED).all()
+    storage.delete(*doomed)
+    with database.transaction() as session:
+        session.execute(delete(Orphan).where(Orphan.storage_key.in_(doomed)), execution_options=_UNSYNCED)
+    return len(doomed)

@@ -1,0 +1,74 @@
+from typing import Annotated, Literal, Self
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.files.schemas import FileObject, Lifetime, UploadPurpose
+from app.models import File, Upload, UploadPart
+from app.pagination import Object
+from app.uploads.service import MAX_PARTS
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+PartId = Annotated[str, StringConstraints(max_length=64)]
+
+
+class ExpiresAfter(_Request):
+    anchor: Literal["created_at"]
+    seconds: Lifetime
+
+
+class UploadRequest(_Request):
+    filename: str
+    purpose: UploadPurpose
+    bytes: Annotated[int, Field(ge=1)]
+    mime_type: Annotated[str, StringConstraints(max_length=255), Field(description="not looked at; the content is")]
+    expires_after: Annotated[ExpiresAfter | None, Field(description="of the file that the upload becomes")] = None
+
+
+class PartForm(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    data: UploadFile
+
+
+class CompleteRequest(_Request):
+    part_ids: Annotated[list[PartId], Field(min_length=1, max_length=MAX_PARTS, description="in the order of their bytes")]
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{32}$"), Field(description="of all bytes, in hexadecimal")] | None = None
+
+
+class UploadObject(Object):
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: str
+    file: FileObject | None
+
+    @classmethod
+    def of(cls, upload: Upload, file: File | None = None) -> Self:
+        return cls(
+            id=upload.id,
+            bytes=upload.bytes,
+            created_at=int(upload.created_at.timestamp()),
+            expires_at=int(upload.expires_at.timestamp()),
+            filename=upload.filename,
+            purpose=upload.purpose,
+            status=upload.status,
+            file=FileObject.of(file) if file else None,
+        )
+
+
+class PartObject(Object):
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
+
+    @classmethod
+    def of(cls, part: UploadPart) -> Self:
+        return cls(id=part.id, created_at=int(part.created_at.timestamp()), upload_id=part.upload_id)

@@ -1,0 +1,76 @@
+"""What a job has measured, as the CSV file that OpenAI's users find in `result_files`: one line per step."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import orphans
+from app.database import Database
+from app.files import service as files
+from app.models import Attempt, Event, File, Job, Purpose
+from app.models.base import JsonObject
+from app.storage import Storage, Stored
+
+# By column, the metrics it may come from; the second ones are those of preference training.
+COLUMNS = {
+    "train_loss": ("train_loss",),
+    "train_accuracy": ("train_mean_token_accuracy", "train_reward_accuracy"),
+    "valid_loss": ("valid_loss",),
+    "valid_mean_token_accuracy": ("valid_mean_token_accuracy",),
+}
+EVENTS_AT_ONCE = 1000
+LINES_AT_ONCE = 10_000
+
+Steps = dict[int, dict[str, float]]
+
+
+class MetricsFile:
+    """Stored now, named by a row only in the transaction that lets the job succeed."""
+
+    def __init__(self, database: Database, storage: Storage, job: Job) -> None:
+        with database.read() as session:
+            steps = read_steps(session, job.id)
+        self.id, key = files.new_key(job.project_id)
+        self._job = job
+        self._stored: Stored = orphans.put(database, storage, key, write_csv(steps))
+
+    def add_row(self, session: Session) -> File:
+        name = f"{self._job.id}-metrics.csv"
+        return files.add(session, self._job.project_id, self.id, self._stored, filename=name, purpose=Purpose.FINE_TUNE_RESULTS)
+
+
+def read_steps(session: Session, job_id: str) -> Steps:
+    """Of steps that were trained more than once, and of those a later attempt went back before, only the newest count."""
+    attempts = select(Attempt.number, Attempt.start_step).where(Attempt.job_id == job_id)
+    starts = {number: start for number, start in session.execute(attempts) if start is not None}
+    events = select(Event.attempt, Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
+    steps: Steps = {}
+    attempt = 0
+    for number, data in session.execute(events, execution_options={"yield_per": EVENTS_AT_ONCE}):
+        if number != attempt:
+            attempt = number
+            steps = {step: values for step, values in steps.items() if step <= starts.get(number, 0)}
+        assert data is not None
+        steps.setdefault(data["step"], {}).update(_columns(data))
+    return steps
+
+
+def write_csv(steps: Steps) -> Iterator[bytes]:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["step", *COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    for count, step in enumerate(sorted(steps), 1):
+        writer.writerow({"step": step} | steps[step])
+        if count % LINES_AT_ONCE == 0:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
+
+
+def _columns(data: JsonObject) -> dict[str, float]:
+    found = {column: next((data[name] for name in names if data.get(name) is not None), None) for column, names in COLUMNS.items()}
+    return {column: value for column, value in found.items() if value is not None}
