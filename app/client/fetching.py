@@ -14,7 +14,6 @@ from app.client.errors import ClientError, Refused
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # between tries that bring nothing at all; any byte begins them anew
 SILENCE_SECONDS = 60.0
-CHUNK_BYTES = 2**20
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 
 Moved = Callable[[int], None]  # bytes that are there now; less than before where a part was given up
@@ -63,7 +62,7 @@ def _append(api: Api, path: str, part: Path, have: int, sha256: str, moved: Move
         with part.open("ab" if goes_on else "wb") as file:
             there = have if goes_on else 0
             moved(there)
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 there += len(chunk)
                 moved(there)

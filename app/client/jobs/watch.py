@@ -73,9 +73,15 @@ def _as_lines(client: Client, watched: Watched) -> None:
             when = text.second(event["created_at"])
             if event["type"] != "metrics":
                 client.out.say(f"{when}  {event['message']}")
-            elif watched.latest and abs(watched.percent - told) >= PERCENT_BETWEEN_LINES:
+            elif watched.latest and (_rare(event) or abs(watched.percent - told) >= PERCENT_BETWEEN_LINES):
                 told = watched.percent
                 client.out.say(f"{when}  step {watched.latest['step']}/{watched.latest['total_steps']}  {watched.numbers()}")
+
+
+def _rare(event: Json) -> bool:
+    """An evaluation, or the last step."""
+    data = event["data"]
+    return data.get("valid_loss") is not None or data.get("step") == data.get("total_steps")
 
 
 @contextmanager

@@ -87,7 +87,8 @@ class Watched:
             return ""
         progress = self.job.get("progress") or {}
         low, high = (self.latest.get(name, progress.get(name)) for name in ("eta_low_seconds", "eta_high_seconds"))
-        band = f" ({text.duration(low)} to {text.duration(high)})" if low is not None and high is not None and low <= eta <= high else ""
+        known = low is not None and high is not None and low <= eta <= high > low
+        band = f" ({text.duration(low)} to {text.duration(high)})" if known else ""
         return f"ETA {text.duration(eta)}{band}"
 
     def _cost(self) -> str:
