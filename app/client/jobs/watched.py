@@ -87,9 +87,9 @@ class Watched:
             return ""
         progress = self.job.get("progress") or {}
         low, high = (self.latest.get(name, progress.get(name)) for name in ("eta_low_seconds", "eta_high_seconds"))
-        known = low is not None and high is not None and low <= eta <= high > low
-        band = f" ({text.duration(low)} to {text.duration(high)})" if known else ""
-        return f"ETA {text.duration(eta)}{band}"
+        if low is None or high is None or not low <= eta <= high or low == high:
+            return f"ETA {text.duration(eta)}"
+        return f"ETA {text.duration(eta)} ({text.duration(low)} to {text.duration(high)})"
 
     def _cost(self) -> str:
         accrued, projected = self.latest.get("cost_accrued"), self.latest.get("cost_projected")
