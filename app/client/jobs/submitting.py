@@ -36,7 +36,10 @@ def submit(client: Client, body: Json, *, yes: bool, then_watch: bool) -> None:
 
 def submit_clone(client: Client, job_id: str, changes: Json, *, then_watch: bool) -> None:
     path = f"/fine_tuning/jobs/{segment(job_id)}/clone"
-    _created(client, client.api.post(path, changes, idempotency_key=str(uuid4())), then_watch=then_watch)
+    job = client.api.post(path, changes, idempotency_key=str(uuid4()))
+    if job.get("estimate"):
+        show_estimate(client, job["estimate"])
+    _created(client, job, then_watch=then_watch)
 
 
 def _ask(client: Client, body: Json) -> None:
