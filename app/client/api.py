@@ -39,10 +39,10 @@ class Api:
         params = {name: value for name, value in (query or {}).items() if value is not None}
         return self._json("GET", path, repeatable=patient, params=params)
 
-    def post(self, path: str, body: Json | None = None, *, idempotency_key: str | None = None) -> Json:
-        """With an idempotency key the request is repeated when its answer is lost: the service does it once."""
+    def post(self, path: str, body: Json | None = None, *, idempotency_key: str | None = None, repeatable: bool = False) -> Json:
+        """Repeated when its answer is lost if that is said to be harmless; with an idempotency key it is: the service does it once."""
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
-        return self._json("POST", path, repeatable=idempotency_key is not None, json=body, headers=headers)
+        return self._json("POST", path, repeatable=repeatable or idempotency_key is not None, json=body, headers=headers)
 
     def send_file(self, path: str, fields: Mapping[str, str], file: tuple[str, Any]) -> Json:
         """Once only: the file has been read to its end, and a second one would be another file."""
@@ -50,6 +50,10 @@ class Api:
             return self._object(self._http.post(path, data=fields, files={"file": file}))
         except httpx.TransportError as error:
             raise self.unreachable(error) from None
+
+    def send_part(self, path: str, content: bytes) -> Json:
+        """Repeated when its answer is lost: a part that is not named in the end counts for nothing."""
+        return self._json("POST", path, repeatable=True, files={"data": ("upload", content)})
 
     def delete(self, path: str) -> Json:
         return self._json("DELETE", path)

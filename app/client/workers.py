@@ -1,9 +1,18 @@
+from app.client import text
 from app.client.command import Client
 
 
 def workers(client: Client) -> None:
-    """Show the machines of the service."""
+    """Show the machines that execute jobs."""
     page = client.api.get("/workers")
-    columns = [name for name in (page["data"] or [{}])[0] if name != "object"]
-    rows = ((worker.get(name) for name in columns) for worker in page["data"])
-    client.out.page(page, columns, rows, "No worker has reported yet.")
+    rows = (
+        (
+            each["id"],
+            f"{each['num_devices']} x {each['device']}",
+            each["status"],
+            each["job"],
+            f"{text.duration(each['heartbeat_age_seconds'])} ago",
+        )
+        for each in page["data"]
+    )
+    client.out.page(page, ("id", "devices", "status", "job", "last seen"), rows, "No worker was seen lately.")

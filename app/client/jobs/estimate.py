@@ -1,5 +1,7 @@
 """What a job will take, shown before it is asked for."""
 
+import time
+
 from rich.text import Text
 
 from app.client import text
@@ -18,7 +20,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "time": f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to {text.duration(seconds['high'])})",
             "cost": f"${cost['expected']} (${cost['low']} to ${cost['high']})",
             "memory": f"{memory}, {fits} on {estimate['device']}" if fits else f"{memory} on {estimate['device']}",
-            "earliest start": _start(estimate),
+            "earliest start": _start(estimate.get("queue") or {}),
             "known from": estimate.get("explanation") or estimate["basis"],
         }
     )
@@ -26,6 +28,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
         client.out.console.print(Text(f"The service warns: {text.one_line(estimate['reason'])}", "yellow"))
 
 
-def _start(estimate: Json) -> str:
-    start = estimate.get("earliest_start")
-    return text.moment(start) if isinstance(start, int) else str(start or "")
+def _start(queue: Json) -> str:
+    if queue.get("estimated_start") is None:
+        return str(queue.get("reason") or "").replace("_", " ")
+    return text.moment(queue["estimated_start"]) if queue["estimated_start"] > time.time() else "now"
