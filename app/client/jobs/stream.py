@@ -35,7 +35,7 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
     """Ends when the job has. Raises `NoConnection` after `GIVE_UP_SECONDS` without an answer."""
     last, failures, heard_at = 0, 0, time.monotonic()
     while True:
-        reason = "the service ended the connection"
+        reason = "The service ended the connection."
         try:
             headers = {"accept": "text/event-stream"} | ({"last-event-id": str(last)} if last else {})
             path = f"/fine_tuning/jobs/{segment(job_id)}/stream"

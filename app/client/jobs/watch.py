@@ -46,13 +46,15 @@ def _as_json_lines(client: Client, job_id: str) -> None:
     for event in follow(client.api, job_id):
         if isinstance(event, dict):
             client.out.json_line(event)
+        elif isinstance(event, Lost):
+            client.out.say(_trouble(event))
 
 
 def _as_display(client: Client, path: str, watched: Watched) -> None:
     refresh_at = 0.0
     with Live(get_renderable=watched.render, console=client.out.console, refresh_per_second=REDRAWS_PER_SECOND):
         for event in follow(client.api, watched.job["id"]):
-            watched.trouble = f"{event.reason} Trying again; the job goes on." if isinstance(event, Lost) else ""
+            watched.trouble = _trouble(event) if isinstance(event, Lost) else ""
             if isinstance(event, dict):
                 watched.take(event)
             changed = isinstance(event, dict) and event["type"] != "metrics"
@@ -67,7 +69,7 @@ def _as_lines(client: Client, watched: Watched) -> None:
     told = -math.inf  # percent; a log stays readable whatever the number of steps
     for event in follow(client.api, watched.job["id"]):
         if isinstance(event, Lost):
-            client.out.say(f"{event.reason} Trying again; the job goes on.")
+            client.out.say(_trouble(event))
         elif isinstance(event, dict):
             watched.take(event)
             when = text.second(event["created_at"])
@@ -76,6 +78,10 @@ def _as_lines(client: Client, watched: Watched) -> None:
             elif watched.latest and (_rare(event) or abs(watched.percent - told) >= PERCENT_BETWEEN_LINES):
                 told = watched.percent
                 client.out.say(f"{when}  step {watched.latest['step']}/{watched.latest['total_steps']}  {watched.numbers()}")
+
+
+def _trouble(lost: Lost) -> str:
+    return f"{lost.reason} Trying again; the job goes on."
 
 
 def _rare(event: Json) -> bool:

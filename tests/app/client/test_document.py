@@ -53,6 +53,11 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
     assert run(make_key, service, folder).startswith("ft_live_")
 
 
+def test_the_shell_completes(service: Service, tmp_path: Path) -> None:
+    words = "_FALQON_COMPLETE=complete_bash COMP_WORDS='falqon jobs c' COMP_CWORD=2 falqon"
+    assert run(words, service, tmp_path).split() == ["checkpoints", "create", "clone", "cancel"]
+
+
 def test_every_command_that_is_named_exists(falqon: Falqon) -> None:
     named = set(re.findall(r"falqon (files|jobs|models|keys|projects|admin models|admin keys) ([a-z]+)", DOCUMENT + README))
     assert len(named) > 8

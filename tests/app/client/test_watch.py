@@ -103,18 +103,16 @@ def test_cut_connections_lose_and_repeat_nothing(falqon: Falqon, service: Servic
     assert all(cursor is not None for cursor in cursors[1:])
 
 
-def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted) -> None:
-    job_id = submitted(steps=150, step_seconds=0.02)
-    command = service.command("jobs", "watch", job_id, "--json")
-    environment = service.environment | {"FALQON_DATA_DIR": str(service.folder)}
-    watching = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert watching.stdout is not None
-    first = watching.stdout.readline()
+def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted, tmp_path: Path) -> None:
+    job_id, printed = submitted(steps=150, step_seconds=0.02), tmp_path / "printed"
+    with printed.open("w") as output:
+        environment = service.environment | {"FALQON_DATA_DIR": str(service.folder)}
+        watching = subprocess.Popen(service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output)
+    wait_for(lambda: printed.stat().st_size, 60, "the first event")
     (api,) = service.pids("uvicorn")
     os.kill(api, signal.SIGKILL)
-    rest, _ = watching.communicate(timeout=60)
-    assert watching.returncode == 0
-    assert len(told(first + rest, job_id, service)) > 150
+    assert watching.wait(60) == 0
+    assert len(told(printed.read_text(), job_id, service)) > 150
     wait_for(lambda: service.ready() == "ok", what="ready again")
 
 
