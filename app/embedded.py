@@ -20,7 +20,8 @@ from rich.panel import Panel
 from app import valkey
 from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.children import Child, say
-from app.prepare import prepare
+from app.client import local
+from app.prepare import key_for_this_machine, prepare
 from app.settings import Settings
 
 EXIT_REFUSED = 2
@@ -95,6 +96,7 @@ class Embedded:
             child.start()
             valkey.wait_until_ours(self._settings, child)
         secret = prepare(self._settings)
+        local.write(self._folder, local.LocalService(self._url, key_for_this_machine(self._settings, secret)))
         for child in (self._api, *self._workers):
             child.start()
         self._wait_until_ready()

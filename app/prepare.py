@@ -2,8 +2,12 @@
 
 from app import migrate
 from app.catalogue.importer import ensure_tiny_model
+from app.client import local
+from app.client.errors import NoConnection
 from app.database import Database
-from app.keys.service import ensure_admin_key
+from app.errors import InvalidApiKey
+from app.keys.service import authenticate, create_key, ensure_admin_key
+from app.models import DEFAULT_PROJECT_ID, Scope
 from app.settings import Settings
 from app.storage import Storage
 
@@ -18,3 +22,27 @@ def prepare(settings: Settings) -> str | None:
         return secret
     finally:
         database.dispose()
+
+
+def key_for_this_machine(settings: Settings, generated: str | None) -> str:
+    """What commands beside `falqon up` use: the key of last time while it opens the door, else the one just generated, else a new one."""
+    database = Database(settings.resolved_database_url)
+    try:
+        if key := _key_of_last_time(settings, database) or generated:
+            return key
+        with database.transaction() as session:
+            return create_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[1]
+    finally:
+        database.dispose()
+
+
+def _key_of_last_time(settings: Settings, database: Database) -> str | None:
+    try:
+        known = local.read(settings.data_dir.resolve())
+        if known is None:
+            return None
+        with database.read() as session:
+            authenticate(session, known.api_key)
+        return known.api_key
+    except (NoConnection, InvalidApiKey):  # a file that others could read, or a key that was revoked
+        return None

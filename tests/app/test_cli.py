@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.database import Database
 from app.keys.service import authenticate
-from app.models import Scope
+from app.models import Model, Scope
 from app.settings import Settings
 from tests.support.house import ROOT, TOY_TRAINER
 
@@ -22,7 +22,7 @@ def test_help_is_fast_and_names_the_commands(tmp_path: Path) -> None:
     started = time.monotonic()
     done = falqon(tmp_path, "--help")
     assert time.monotonic() - started < 2, "imports must wait for the command that needs them"
-    assert all(word in done.stdout for word in ("up", "migrate", "worker", "models", "keys"))
+    assert all(word in done.stdout for word in ("up", "migrate", "worker", "admin", "files", "jobs", "models", "keys"))
 
 
 def test_migrate_models_and_keys(tmp_path: Path) -> None:
@@ -30,18 +30,17 @@ def test_migrate_models_and_keys(tmp_path: Path) -> None:
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "shown this once: ft_live_" in first.stdout
     assert second.stdout == ""
-    assert "falqon-tiny" in falqon(tmp_path, "models", "list").stdout
-
-    added = falqon(tmp_path, "models", "add", "house/tiny", "--source", "builtin:falqon-tiny")
+    added = falqon(tmp_path, "admin", "models", "add", "house/tiny", "--source", "builtin:falqon-tiny")
     assert (added.returncode, added.stdout) == (0, "house/tiny is in the catalogue.\n"), added.stderr
-    assert "already" in falqon(tmp_path, "models", "add", "house/tiny", "--source", "builtin:falqon-tiny").stdout
-    refused = falqon(tmp_path, "models", "add", "house/tiny", "--source", str(tmp_path / "nowhere"))
+    assert "already" in falqon(tmp_path, "admin", "models", "add", "house/tiny", "--source", "builtin:falqon-tiny").stdout
+    refused = falqon(tmp_path, "admin", "models", "add", "house/tiny", "--source", str(tmp_path / "nowhere"))
     assert refused.returncode == 1
     assert "nowhere" in refused.stderr
     assert "Traceback" not in refused.stderr
 
-    secret = falqon(tmp_path, "keys", "create", "laptop", "--scope", "read").stdout.strip()
+    secret = falqon(tmp_path, "admin", "keys", "create", "laptop", "--scope", "read").stdout.strip()
     database = Database(Settings(data_dir=tmp_path).resolved_database_url)
     with database.read() as session:
         assert authenticate(session, secret).scope is Scope.READ
+        assert {model.id for model in session.query(Model)} == {"falqon-tiny", "house/tiny"}
     database.dispose()

@@ -47,6 +47,7 @@ def test_it_is_ready_and_private(service: Service) -> None:
     assert service.ready() == "ok"
     assert service.folder.stat().st_mode & 0o777 == 0o700
     assert (service.folder / "valkey.sock").stat().st_mode & 0o077 == 0
+    assert (service.folder / "client.json").stat().st_mode & 0o777 == 0o600
     assert {path.name for path in (service.folder / "logs").iterdir()} == {"api.log", "valkey.log", "worker-cpu.log", "worker-gpu.log"}
     assert service.url in service.output.read_text()
 

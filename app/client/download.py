@@ -1,0 +1,70 @@
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from app.client import text
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import Refused
+from app.client.fetching import Moved, fetch
+
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def download(
+    client: Client,
+    model: Annotated[str, typer.Argument(help="As `falqon models list` names it.", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: one named after the model.", show_default=False)] = None,
+) -> None:
+    """Download every file of a model, each proved by its sha256. Run it again to go on after an interruption."""
+    path = f"/models/{segment(model)}/artifacts"
+    manifest = client.api.get(f"{path}/manifest.json")
+    folder = output or Path(UNSAFE.sub("-", model).strip(".-") or "model")
+    targets = [(file, _inside(folder, file["name"])) for file in manifest["files"]]
+    done = 0
+    with transfer(client, model, manifest["bytes"]) as moved:
+        for file, target in targets:
+            address = f"{path}/{quote(file['name'])}"
+            fetch(client.api, address, target, size=file["bytes"], sha256=file["sha256"], moved=_behind(done, moved))
+            done += file["bytes"]
+    if client.out.as_json:
+        client.out.document(manifest | {"folder": str(folder)})
+    else:
+        client.out.say(f"{folder}: {len(targets)} files, {text.size(done)}, every sha256 as the service says.")
+
+
+@contextmanager
+def transfer(client: Client, what: str, total: int) -> Iterator[Moved]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    quiet = client.out.as_json or not client.out.console.is_terminal
+    with Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task(text.one_line(what), total=total)
+        yield lambda there: progress.update(bar, completed=there)
+
+
+def _behind(before: int, moved: Moved) -> Moved:
+    return lambda there: moved(before + there)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The service names the files; it does not choose where on this machine they land."""
+    parts = PurePosixPath(name).parts
+    target = folder.joinpath(*parts)
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or text.one_line(name) != name:
+        raise Refused(f"The service offers a file named {name!r}; no such name is written here.")
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise Refused(f"{target} leads out of {folder} by a link.", "Choose another --output.")
+    return target
+
+
+def file_content(client: Client, file: Json, target: Path) -> None:
+    path = f"/files/{segment(file['id'])}/content"
+    with transfer(client, target.name, file["bytes"]) as moved:
+        fetch(client.api, path, target, size=file["bytes"], sha256=client.api.sha256_of(path), moved=moved)

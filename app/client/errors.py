@@ -1,0 +1,40 @@
+"""What a command can end with besides success. The exit codes are part of the interface (docs/command-line.md)."""
+
+from typing import Any
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_NO_CONNECTION = 4
+
+
+class ClientError(Exception):
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, message: str, hint: str = "", *, body: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.body = body or {"message": message, "type": "client_error", "param": None, "code": None}
+
+
+class Refused(ClientError):
+    """The service understood and said no, or what was asked for failed."""
+
+
+class Unavailable(Refused):
+    """The service, or what stands before it, is in trouble; it may pass."""
+
+
+class Misused(ClientError):
+    exit_code = EXIT_USAGE
+
+
+class NotFound(ClientError):
+    exit_code = EXIT_NOT_FOUND
+
+
+class NoConnection(ClientError):
+    """Nothing answers, or what answers does not let us in."""
+
+    exit_code = EXIT_NO_CONNECTION

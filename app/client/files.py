@@ -1,0 +1,120 @@
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.client import text
+from app.client.api import Json, segment
+from app.client.command import Client, command
+from app.client.download import file_content
+from app.client.uploading import checked, upload
+
+app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
+
+FileId = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
+
+
+@command(app, "upload")
+def upload_file(
+    client: Client,
+    path: Annotated[Path, typer.Argument(help="A JSONL file.", show_default=False)],
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the service has checked every line; exit 1 if one is wrong.")] = False,
+) -> None:
+    """Upload a JSONL file to train or validate with."""
+    file = upload(client, path)
+    if wait:
+        file = checked(client, file)
+    if client.out.as_json:
+        client.out.document(file)
+    else:
+        client.out.say(f"{file['id']}  {file['filename']}, {text.size(file['bytes'])}, {_state(file)}")
+
+
+@command(app, "list")
+def list_files(
+    client: Client,
+    limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Continue behind this file.", show_default=False)] = None,
+) -> None:
+    """Show files, newest first."""
+    page = client.api.get("/files", {"limit": limit, "after": after})
+    rows = (
+        (file["id"], file["filename"], text.size(file["bytes"]), _state(file), text.moment(file["created_at"])) for file in page["data"]
+    )
+    client.out.page(page, ("id", "name", "size", "status", "created"), rows, "There are no files; `falqon files upload PATH` adds one.")
+
+
+@command(app, "show")
+def show_file(client: Client, file_id: FileId) -> None:
+    """Show one file."""
+    file = client.api.get(f"/files/{segment(file_id)}")
+    if client.out.as_json:
+        client.out.document(file)
+        return
+    client.out.facts(
+        {
+            "id": file["id"],
+            "name": file["filename"],
+            "size": text.size(file["bytes"]),
+            "purpose": file["purpose"],
+            "status": _state(file),
+            "created": text.moment(file["created_at"]),
+            "expires": text.moment(file.get("expires_at")),
+        }
+    )
+
+
+@command(app, "report")
+def report_file(client: Client, file_id: FileId) -> None:
+    """Show what the check of a file found: faults by line and column."""
+    answer = client.api.get(f"/files/{segment(file_id)}/report")
+    if client.out.as_json:
+        client.out.document(answer)
+        return
+    report: Json | None = answer.get("report")
+    if report is None:
+        client.out.say(f"{file_id} is not checked yet; ask again.")
+        return
+    errors: list[Json] = report.get("errors", [])
+    if errors:
+        client.out.table(("line", "column", "field", "what is wrong"), (_fault(error) for error in errors))
+    client.out.facts({_words(name): value for name, value in report.items() if isinstance(value, int | float | str)})
+
+
+@command(app, "delete")
+def delete_file(client: Client, file_id: FileId) -> None:
+    """Delete a file. One that a job still needs is kept."""
+    answer = client.api.delete(f"/files/{segment(file_id)}")
+    if client.out.as_json:
+        client.out.document(answer)
+    else:
+        client.out.say(f"{file_id} is deleted.")
+
+
+@command(app, "download")
+def download_file(
+    client: Client,
+    file_id: FileId,
+    output: Annotated[Path | None, typer.Option(help="Where to write it. Default: its own name, here.", show_default=False)] = None,
+) -> None:
+    """Download the bytes of a file."""
+    file = client.api.get(f"/files/{segment(file_id)}")
+    target = output or Path(Path(text.plain(file["filename"])).name or file_id)
+    file_content(client, file, target)
+    if client.out.as_json:
+        client.out.document(file | {"path": str(target)})
+    else:
+        client.out.say(f"{target}: {text.size(file['bytes'])}")
+
+
+def _state(file: Json) -> str:
+    details = file.get("status_details")
+    return f"{file['status']}: {details}" if details else str(file["status"])
+
+
+def _fault(error: Json) -> tuple[Any, ...]:
+    return error.get("line"), error.get("column"), error.get("field"), error.get("message")
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("num_").replace("_", " ")

@@ -1,0 +1,113 @@
+"""`falqon jobs`: what can be asked about jobs, and the group that the other commands join."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from app.client import text
+from app.client.api import Json, segment
+from app.client.command import Client, command
+from app.client.jobs import actions, create, watch
+from app.client.jobs.request import pair
+
+app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
+for part in (create, watch, actions):
+    app.add_typer(part.app)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
+Limit = Annotated[int, typer.Option(help="Most to show.")]
+After = Annotated[str | None, typer.Option(help="Continue behind this one.", show_default=False)]
+
+
+@command(app, "list")
+def list_jobs(
+    client: Client,
+    status: Annotated[str | None, typer.Option(help="Only those that are queued, running, paused, …", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Only those that start from this model.", show_default=False)] = None,
+    metadata: Annotated[list[str], typer.Option(help="Only those with this key=value; may be repeated.", show_default=False)] = [],  # noqa: B006
+    limit: Limit = 20,
+    after: After = None,
+) -> None:
+    """Show jobs, newest first."""
+    query = {"status": status, "model": model, "limit": limit, "after": after}
+    query |= {f"metadata[{key}]": value for key, value in (pair(each, "--metadata") for each in metadata)}
+    page = client.api.get("/fine_tuning/jobs", query)
+    columns = ("id", "status", "model", "suffix", "done", "cost", "created")
+    client.out.page(page, columns, (_row(job) for job in page["data"]), "There are no such jobs; `falqon jobs create` makes one.")
+
+
+@command(app, "show")
+def show_job(client: Client, job_id: JobId) -> None:
+    """Show one job."""
+    job = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}")
+    if client.out.as_json:
+        client.out.document(job)
+    else:
+        client.out.facts(dict(_facts(job)))
+
+
+@command(app, "events")
+def list_events(client: Client, job_id: JobId, limit: Limit = 20, after: After = None) -> None:
+    """Show what happened to a job, newest first."""
+    page = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/events", {"limit": limit, "after": after})
+    rows = ((text.second(event["created_at"]), event["level"], event["message"]) for event in page["data"])
+    client.out.page(page, ("when", "level", "what"), rows, "Nothing yet.")
+
+
+@command(app, "checkpoints")
+def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: After = None) -> None:
+    """Show the checkpoints that are kept of a job, newest first."""
+    page = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", {"limit": limit, "after": after})
+    rows = (
+        (each["id"], each["step_number"], _number(each["metrics"].get("train_loss")), _number(each["metrics"].get("valid_loss")),
+         each["fine_tuned_model_checkpoint"])
+        for each in page["data"]
+    )  # fmt: skip
+    client.out.page(page, ("id", "step", "loss", "valid loss", "model"), rows, "There are no checkpoints.")
+
+
+def _row(job: Json) -> tuple[object, ...]:
+    return job["id"], job["status"], job["model"], job.get("suffix"), _done(job), _cost(job), text.moment(job["created_at"])
+
+
+def _facts(job: Json) -> Iterator[tuple[str, object]]:
+    error, progress, queue = job.get("error"), job.get("progress") or {}, job.get("queue") or {}
+    yield "id", job["id"]
+    yield "status", job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else "")
+    yield "error", error and f"{error['message']} ({error['code']})"
+    yield "model", job["model"]
+    yield "made", job["fine_tuned_model"]
+    yield "suffix", job.get("suffix")
+    yield "training file", job["training_file"]
+    yield "validation file", job["validation_file"]
+    yield "created", text.moment(job["created_at"])
+    yield "place in the queue", queue.get("position")
+    yield "done", _done(job)
+    yield (
+        "time left",
+        text.duration(progress["eta_seconds"]) if job["status"] == "running" and progress.get("eta_seconds") is not None else "",
+    )
+    yield "finished", text.moment(job["finished_at"])
+    yield "trained tokens", f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else ""
+    yield "cost", _cost(job)
+    yield "metadata", ", ".join(f"{key}={value}" for key, value in (job.get("metadata") or {}).items())
+    for attempt in job.get("attempts", []):
+        outcome = attempt["outcome"] or "running"
+        yield f"attempt {attempt['number']}", f"{outcome} on {attempt['num_devices']} x {attempt['device']}"
+
+
+def _done(job: Json) -> str:
+    progress = job.get("progress") or {}
+    return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}" if progress.get("total_steps") else ""
+
+
+def _cost(job: Json) -> str:
+    cost = job.get("cost") or {}
+    if cost.get("accrued") is None:
+        return ""
+    return f"${cost['accrued']}" + (f" of about ${cost['projected']}" if cost.get("projected") not in (None, cost["accrued"]) else "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,98 @@
+"""What is known of a job that is being watched, and how it looks."""
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from app.client import text
+from app.client.api import Json
+from app.client.text import one_line
+
+SPARKLINE_WIDTH = 40
+ENDED = {"succeeded", "failed", "cancelled"}
+STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
+
+
+class Watched:
+    def __init__(self, job: Json) -> None:
+        self.job = job
+        self.losses: dict[int, float] = {}
+        self.valid_loss: float | None = None
+        self.latest: Json = {}  # of the newest step
+        self.heard = ""
+        self.trouble = ""
+
+    def take(self, event: Json) -> None:
+        data = event.get("data") or {}
+        if event["type"] != "metrics":
+            self.heard = one_line(event["message"])
+            return
+        if data.get("valid_loss") is not None:
+            self.valid_loss = data["valid_loss"]
+        if data.get("train_loss") is None:
+            return
+        step = data["step"]
+        if step <= max(self.losses, default=0):  # another execution goes on from an earlier checkpoint
+            self.losses = {known: loss for known, loss in self.losses.items() if known < step}
+        self.losses[step] = data["train_loss"]
+        self.latest = data
+
+    @property
+    def percent(self) -> float:
+        total = self.latest.get("total_steps")
+        return 100 * self.latest["step"] / total if total else 0.0
+
+    def numbers(self) -> str:
+        """The newest step in one line."""
+        latest, known = self.latest, []
+        if not latest:
+            return ""
+        known.append(f"loss {latest['train_loss']:.4f}")
+        if self.valid_loss is not None:
+            known.append(f"valid loss {self.valid_loss:.4f}")
+        if latest.get("tokens_per_second") is not None:
+            known.append(f"{latest['tokens_per_second']:,.0f} tok/s")
+        known += [part for part in (self._eta(), self._cost()) if part]
+        return "  ".join(known)
+
+    def render(self) -> RenderableType:
+        status = self.job["status"]
+        head = Text.assemble((one_line(self.job.get("suffix") or self.job["model"]), "bold"), f"  {self.job['id']}  ")
+        head.append(one_line(status).replace("_", " "), STATUS_STYLES.get(status, ""))
+        if self.job.get("paused_reason"):
+            head.append(f" ({one_line(self.job['paused_reason'])})")
+        lines: list[RenderableType] = [head]
+        if self.latest:
+            lines += [self._bar(), self._curve(), Text(self.numbers())]
+        lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
+        if self.trouble or status not in ENDED:
+            lines.append(Text(self.trouble or "Ctrl-C leaves the job running.", "yellow" if self.trouble else "dim"))
+        return Group(*lines)
+
+    def _bar(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 1))
+        steps = f"{self.percent:3.0f}%  step {self.latest['step']:,}/{self.latest['total_steps']:,}"
+        grid.add_row(ProgressBar(total=100, completed=self.percent, width=SPARKLINE_WIDTH), Text(steps))
+        return grid
+
+    def _curve(self) -> RenderableType:
+        losses = [self.losses[step] for step in sorted(self.losses)]
+        curve = text.sparkline(losses, SPARKLINE_WIDTH)
+        return Text(f"{curve:<{SPARKLINE_WIDTH}} {losses[0]:.3f} to {losses[-1]:.3f}")
+
+    def _eta(self) -> str:
+        eta = self.latest.get("eta_seconds")
+        if eta is None:
+            return ""
+        progress = self.job.get("progress") or {}
+        low, high = (self.latest.get(name, progress.get(name)) for name in ("eta_low_seconds", "eta_high_seconds"))
+        if low is None or high is None or not low <= eta <= high or low == high:
+            return f"ETA {text.duration(eta)}"
+        return f"ETA {text.duration(eta)} ({text.duration(low)} to {text.duration(high)})"
+
+    def _cost(self) -> str:
+        accrued, projected = self.latest.get("cost_accrued"), self.latest.get("cost_projected")
+        if accrued is None:
+            return ""
+        return f"${accrued}" + (f" of about ${projected}" if projected is not None else "")

@@ -1,0 +1,53 @@
+from typing import Annotated
+
+import typer
+
+from app.client import text
+from app.client.api import segment
+from app.client.command import Client, command
+
+app = typer.Typer(no_args_is_help=True, help="Base models to start from, and what jobs made of them.")
+
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
+
+
+@command(app, "list")
+def list_models(client: Client) -> None:
+    """Show the models of the service, base and fine-tuned."""
+    page = client.api.get("/models")
+    rows = (
+        (model["id"], model.get("base_model") or "(base)", text.size(model.get("bytes") or 0), text.moment(model["created"]))
+        for model in page["data"]
+    )
+    client.out.page(page, ("id", "made from", "size", "created"), rows, "There are no models; an administrator adds base models.")
+
+
+@command(app, "show")
+def show_model(client: Client, model_id: ModelId) -> None:
+    """Show one model and its files."""
+    model = client.api.get(f"/models/{segment(model_id)}")
+    if client.out.as_json:
+        client.out.document(model)
+        return
+    client.out.facts(
+        {
+            "id": model["id"],
+            "made from": model.get("base_model"),
+            "by job": model.get("fine_tuning_job"),
+            "owner": model["owned_by"],
+            "size": text.size(model.get("bytes") or 0),
+            "created": text.moment(model["created"]),
+        }
+    )
+    files = client.api.get(f"/models/{segment(model_id)}/artifacts")["data"]
+    client.out.table(("file", "size", "sha256"), ((file["name"], text.size(file["bytes"]), file["sha256"]) for file in files))
+
+
+@command(app, "delete")
+def delete_model(client: Client, model_id: ModelId) -> None:
+    """Delete a fine-tuned model."""
+    answer = client.api.delete(f"/models/{segment(model_id)}")
+    if client.out.as_json:
+        client.out.document(answer)
+    else:
+        client.out.say(f"{model_id} is deleted.")

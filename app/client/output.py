@@ -1,0 +1,74 @@
+"""What a command prints: the service's own objects as JSON, or tables and sentences for people."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.client.errors import ClientError
+from app.client.text import one_line, plain
+
+UNLIMITED = 10_000  # what is not a terminal has no width, and an id cut in two is no id
+
+
+class Output:
+    """With `as_json` stdout carries JSON and nothing else; sentences go to stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = _console(stderr=as_json)
+        self._errors = _console(stderr=True)
+
+    def document(self, value: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def json_line(self, value: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(plain(text), style))
+
+    def table(self, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text("" if cell is None else one_line(cell)) for cell in row))
+        self.console.print(table)
+
+    def facts(self, facts: Mapping[str, object]) -> None:
+        """Name and value, one pair a line; without those that are not known."""
+        grid = Table.grid(padding=(0, 2))
+        for name, value in facts.items():
+            if value not in (None, ""):
+                grid.add_row(Text(name, "dim"), Text(plain(value)))
+        self.console.print(grid)
+
+    def page(self, answer: Mapping[str, Any], columns: Iterable[str], rows: Iterable[Iterable[object]], nothing: str) -> None:
+        """One page of a list, and how to ask for the next."""
+        if self.as_json:
+            self.document(answer)
+        elif not answer["data"]:
+            self.say(nothing)
+        else:
+            self.table(columns, rows)
+            if answer.get("has_more"):
+                self.say(f"There are more: --after {answer['data'][-1]['id']}", "dim")
+
+    def error(self, error: ClientError) -> None:
+        if self.as_json:
+            sys.stderr.write(json.dumps({"error": error.body}, ensure_ascii=False) + "\n")
+            return
+        self._errors.print(Text("Error: ", "bold red") + Text(plain(error.message)))
+        if error.hint:
+            self._errors.print(Text(plain(error.hint), "dim"))
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=UNLIMITED)

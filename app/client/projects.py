@@ -1,0 +1,101 @@
+from typing import Annotated
+
+import typer
+
+from app.client import text
+from app.client.api import Json, segment
+from app.client.command import Client, command
+
+app = typer.Typer(no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`.")
+
+ProjectId = Annotated[str, typer.Argument(metavar="PROJECT", show_default=False)]
+Weight = Annotated[int | None, typer.Option(help="Share of the machines, relative to other projects.", show_default=False)]
+RequestsPerMinute = Annotated[int | None, typer.Option(help="Limit of each key.", show_default=False)]
+MaxLiveJobs = Annotated[int | None, typer.Option(help="Limit of jobs that have not ended.", show_default=False)]
+MaxStorageBytes = Annotated[int | None, typer.Option(help="Limit of files and models together.", show_default=False)]
+MaxDeviceHours = Annotated[float | None, typer.Option(help="Limit in a calendar month.", show_default=False)]
+
+
+@command(app, "create")
+def create_project(
+    client: Client,
+    name: Annotated[str, typer.Argument(show_default=False)],
+    weight: Weight = None,
+    requests_per_minute: RequestsPerMinute = None,
+    max_live_jobs: MaxLiveJobs = None,
+    max_storage_bytes: MaxStorageBytes = None,
+    max_device_hours: MaxDeviceHours = None,
+) -> None:
+    """Make a project; keys and data belong to one."""
+    limits = _limits(weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    _show(client, client.api.post("/projects", {"name": name} | limits))
+
+
+@command(app, "list")
+def list_projects(
+    client: Client,
+    limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Continue behind this project.", show_default=False)] = None,
+) -> None:
+    """Show projects, newest first."""
+    page = client.api.get("/projects", {"limit": limit, "after": after})
+    rows = ((each["id"], each["name"], each["status"], text.moment(each["created_at"])) for each in page["data"])
+    client.out.page(page, ("id", "name", "status", "created"), rows, "There are no projects.")
+
+
+@command(app, "show")
+def show_project(client: Client, project_id: ProjectId) -> None:
+    """Show one project with its limits and what it uses."""
+    _show(client, client.api.get(f"/projects/{segment(project_id)}"))
+
+
+@command(app, "change")
+def change_project(
+    client: Client,
+    project_id: ProjectId,
+    name: Annotated[str | None, typer.Option(show_default=False)] = None,
+    weight: Weight = None,
+    requests_per_minute: RequestsPerMinute = None,
+    max_live_jobs: MaxLiveJobs = None,
+    max_storage_bytes: MaxStorageBytes = None,
+    max_device_hours: MaxDeviceHours = None,
+) -> None:
+    """Change the name or limits of a project; what is not given stays."""
+    changes = _limits(weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    _show(client, client.api.post(f"/projects/{segment(project_id)}", changes | ({} if name is None else {"name": name})))
+
+
+@command(app, "archive")
+def archive_project(client: Client, project_id: ProjectId) -> None:
+    """Close a project without running jobs: its keys open nothing any more, its data stays."""
+    _show(client, client.api.post(f"/projects/{segment(project_id)}/archive"))
+
+
+def _limits(
+    weight: int | None,
+    requests_per_minute: int | None,
+    max_live_jobs: int | None,
+    max_storage_bytes: int | None,
+    max_device_hours: float | None,
+) -> Json:
+    given = {
+        "weight": weight,
+        "requests_per_minute": requests_per_minute,
+        "max_live_jobs": max_live_jobs,
+        "max_storage_bytes": max_storage_bytes,
+        "max_device_hours": max_device_hours,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _show(client: Client, project: Json) -> None:
+    if client.out.as_json:
+        client.out.document(project)
+        return
+    usage = project.get("usage") or {}
+    limits = ("weight", "requests_per_minute", "max_live_jobs", "max_storage_bytes", "max_device_hours")
+    client.out.facts(
+        {"id": project["id"], "name": project["name"], "status": project["status"], "created": text.moment(project["created_at"])}
+        | {name.replace("_", " "): project.get(name) for name in limits}
+        | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()}
+    )

@@ -1,0 +1,18 @@
+"""The commands that speak HTTP to a service, here or elsewhere."""
+
+import typer
+
+from app.client import files, keys, models, projects
+from app.client.command import command
+from app.client.download import download
+from app.client.jobs import commands as jobs
+from app.client.workers import workers
+
+PANEL = "Use a service, on this machine or another"
+
+
+def join(app: typer.Typer) -> None:
+    for name, group in (("files", files), ("jobs", jobs), ("models", models), ("keys", keys), ("projects", projects)):
+        app.add_typer(group.app, name=name, rich_help_panel=PANEL)
+    command(app, "download", panel=PANEL)(download)
+    command(app, "workers", panel=PANEL)(workers)

@@ -1,0 +1,65 @@
+"""A local file becomes a File of the service, with its check waited for where that matters."""
+
+import hashlib
+import time
+from itertools import chain, repeat
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import Misused, Refused
+
+PURPOSE = "fine-tune"
+MAX_WHOLE_BYTES = 512 * 2**20  # what the service takes in one request
+PART_BYTES = 64 * 2**20
+POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
+MAX_CHECK_SECONDS = 1800.0  # as long as the official client waits
+
+
+def upload(client: Client, path: Path) -> Json:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise Misused(f"{path} cannot be read: {error.strerror}.") from None
+    columns = TextColumn("Uploading {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    total = path.stat().st_size
+    quiet = client.out.as_json or not client.out.console.is_terminal
+    with file, Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
+        content = progress.wrap_file(file, total=total, description=path.name)
+        if total <= MAX_WHOLE_BYTES:
+            return client.api.send_file("/files", {"purpose": PURPOSE}, (path.name, content))
+        return _in_parts(client, path.name, content, total)
+
+
+def _in_parts(client: Client, name: str, content: BinaryIO, total: int) -> Json:
+    asked = {"filename": name, "bytes": total, "mime_type": "application/jsonl", "purpose": PURPOSE}
+    path = f"/uploads/{segment(client.api.post('/uploads', asked)['id'])}"
+    parts, digest = [], hashlib.md5(usedforsecurity=False)
+    while part := content.read(PART_BYTES):
+        digest.update(part)
+        parts.append(client.api.send_part(f"{path}/parts", part)["id"])
+    done = client.api.post(f"{path}/complete", {"part_ids": parts, "md5": digest.hexdigest()}, repeatable=True)
+    file: Json = done["file"]
+    return file
+
+
+def checked(client: Client, file: Json) -> Json:
+    """The file once the service has judged it. Raises `Refused` if it is not valid."""
+    deadline = time.monotonic() + MAX_CHECK_SECONDS
+    for pause in chain(POLL_SECONDS, repeat(POLL_SECONDS[-1])):
+        if file["status"] == "error":
+            raise Refused(
+                f"{file['filename']} ({file['id']}) is not valid: {file['status_details']}", f"All faults: falqon files report {file['id']}"
+            )
+        if file["status"] != "uploaded":
+            return file
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{file['id']} is still not checked after {MAX_CHECK_SECONDS:.0f} s.", f"Look again: falqon files show {file['id']}"
+            )
+        time.sleep(pause)
+        file = client.api.get(f"/files/{segment(file['id'])}")
+    raise AssertionError("the pauses never end")

@@ -1,0 +1,61 @@
+"""`falqon` in this process or in one of its own, always over real HTTP, against `falqon up` on the toy trainer."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli import app
+from tests.support.service import Service
+from tests.support.toy_trainer import Toy
+
+VARIABLES = ("FALQON_BASE_URL", "FALQON_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
+Falqon = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def service(short_tmp: Path) -> Iterator[Service]:
+    service = Service(short_tmp / "client", {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S"})
+    service.wait_until_up()
+    yield service
+    service.stop()
+    service.close()
+
+
+@pytest.fixture
+def falqon(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Falqon:
+    """Beside the service: address and key come from the file that it leaves in its data folder."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FALQON_DATA_DIR", str(service.folder))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **options: Any) -> Result:
+        return CliRunner().invoke(app, arguments, **options)
+
+    return run
+
+
+@pytest.fixture
+def toy_file(tmp_path: Path) -> Callable[..., Path]:
+    def write(**toy: Any) -> Path:
+        path = tmp_path / "toy.jsonl"
+        path.write_text(json.dumps({"text": Toy(**toy).model_dump_json()}) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def submitted(falqon: Falqon, toy_file: Callable[..., Path]) -> Callable[..., str]:
+    """The id of a job on the toy trainer."""
+
+    def submit(*arguments: str, **toy: Any) -> str:
+        done = falqon("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file(**toy)), "--yes", "--json", *arguments)
+        assert done.exit_code == 0, done.stderr
+        return str(json.loads(done.stdout)["id"])
+
+    return submit

@@ -1,0 +1,96 @@
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.client import local
+from app.client.local import LocalService
+from tests.app.client.conftest import Falqon
+from tests.support.service import KEY, Service
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Something that speaks HTTP and is no service of ours."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign,assignment]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_beside_the_service_nothing_needs_to_be_said(falqon: Falqon, service: Service) -> None:
+    assert "falqon-tiny" in falqon("models", "list").stdout
+    assert (service.folder / "client.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+@pytest.mark.parametrize("prefix", ["FALQON", "OPENAI"])
+def test_elsewhere_address_and_key_come_from_the_environment(
+    falqon: Falqon, service: Service, tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    variables = {"FALQON_DATA_DIR": str(tmp_path), f"{prefix}_BASE_URL": service.url + suffix, f"{prefix}_API_KEY": KEY}
+    done = falqon("models", "list", "--json", env=variables)
+    assert json.loads(done.stdout)["data"][0]["id"] == "falqon-tiny"
+
+
+def test_options_come_before_variables(falqon: Falqon, service: Service, tmp_path: Path) -> None:
+    variables = {"FALQON_DATA_DIR": str(tmp_path), "FALQON_BASE_URL": "http://127.0.0.1:1", "FALQON_API_KEY": "wrong"}
+    assert falqon("models", "list", "--base-url", service.url, "--api-key", KEY, env=variables).exit_code == 0
+
+
+def test_a_key_for_openai_is_not_offered_to_this_machine(falqon: Falqon) -> None:
+    assert falqon("models", "list", env={"OPENAI_API_KEY": "sk-someone-elses"}).exit_code == 0
+
+
+def test_the_key_of_this_machine_goes_nowhere_else(falqon: Falqon) -> None:
+    done = falqon("models", "list", "--base-url", "http://127.0.0.1:1")
+    assert done.exit_code == 4
+    assert "There is no API key for http://127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--base-url", "http://127.0.0.1:1", "--api-key", "x"], 4, "http://127.0.0.1:1/v1 cannot be reached"),
+        (["--base-url", "{service}", "--api-key", "wrong"], 4, "refuses the API key"),
+        (["--base-url", "{elsewhere}", "--api-key", "x"], 4, "not as this service would"),
+        (["--base-url", "ftp://host", "--api-key", "x"], 2, "is not the address of a service"),
+    ],
+)
+def test_who_cannot_be_asked(falqon: Falqon, service: Service, elsewhere: str, arguments: list[str], code: int, reason: str) -> None:
+    done = falqon("models", "list", *(argument.format(service=service.url, elsewhere=elsewhere) for argument in arguments))
+    assert done.exit_code == code
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # what is wrong, and what to do
+
+
+def test_without_any_service_the_ways_to_one_are_named(falqon: Falqon, tmp_path: Path) -> None:
+    done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
+    assert done.exit_code == 4
+    assert "falqon up" in done.stderr
+    assert "FALQON_BASE_URL" in done.stderr
+
+
+def test_a_key_that_others_can_read_is_not_used(falqon: Falqon, service: Service, tmp_path: Path) -> None:
+    local.write(tmp_path, LocalService(service.url, KEY))
+    assert falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)}).exit_code == 0
+    (tmp_path / "client.json").chmod(0o644)
+    done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
+    assert done.exit_code == 4
+    assert "can be read by others" in done.stderr
+
+
+def test_a_damaged_file_of_this_machine_is_told(falqon: Falqon, tmp_path: Path) -> None:
+    with open(os.open(tmp_path / "client.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write('{"base_url": ')
+    done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
+    assert done.exit_code == 4
+    assert "is damaged" in done.stderr

@@ -1,0 +1,126 @@
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.client.conftest import Falqon
+from tests.support.proxy import Proxy
+from tests.support.service import KEY, Service
+
+MODEL = "falqon-tiny"
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[Proxy]:
+    with Proxy(service.port) as proxy:
+        yield proxy
+
+
+def is_whole(falqon: Falqon, folder: Path) -> bool:
+    """Exactly the files that the service lists, byte for byte."""
+    manifest = json.loads(falqon("download", MODEL, "--output", str(folder / "again"), "--json").stdout)
+    wanted = {file["name"]: file["sha256"] for file in manifest["files"]}
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+    return found == wanted
+
+
+def test_every_file_arrives(falqon: Falqon, tmp_path: Path) -> None:
+    done = falqon("download", MODEL)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("falqon-tiny: 7 files, ")
+    assert is_whole(falqon, tmp_path / "falqon-tiny")
+
+
+def test_a_cut_connection_is_taken_up_where_it_broke(falqon: Falqon, service: Service, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.cut_after = 100_000
+    done = falqon("download", MODEL, "--output", "model", "--base-url", proxy.url, "--api-key", KEY)
+    assert done.exit_code == 0, done.stderr
+    assert is_whole(falqon, tmp_path / "model")
+    assert proxy.lost >= 3
+    ranges = [head["range"] for head in proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors") if "range" in head]
+    starts = [int(value.removeprefix("bytes=").rstrip("-")) for value in ranges]
+    assert starts == sorted(set(starts))
+    assert len(starts) >= 3
+
+
+def test_run_again_it_goes_on_and_repeats_nothing(falqon: Falqon, proxy: Proxy, tmp_path: Path) -> None:
+    assert falqon("download", MODEL, "--output", "model").exit_code == 0
+    weights = tmp_path / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    part = weights.with_name(f".model.safetensors.{hashlib.sha256(content).hexdigest()[:12]}.part")
+    weights.unlink()
+    part.write_bytes(content[:1000])
+    (tmp_path / "model" / "config.json").write_text("not what it was")
+    done = falqon("download", MODEL, "--output", "model", "--base-url", proxy.url, "--api-key", KEY)
+    assert done.exit_code == 0, done.stderr
+    assert is_whole(falqon, tmp_path / "model")
+    fetched = [head.split(" ")[1].rpartition("/")[2] for head in proxy.requests]
+    assert fetched == ["manifest.json", "config.json", "model.safetensors"]
+    assert proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors")[0]["range"] == "bytes=1000-"
+
+
+def test_a_part_that_went_bad_is_fetched_anew(falqon: Falqon, tmp_path: Path) -> None:
+    assert falqon("download", MODEL, "--output", "model").exit_code == 0
+    weights = tmp_path / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    part = weights.with_name(f".model.safetensors.{hashlib.sha256(content).hexdigest()[:12]}.part")
+    for damaged in (b"x" * 1000, b"x" * (len(content) + 5)):
+        weights.unlink()
+        part.write_bytes(damaged)
+        assert falqon("download", MODEL, "--output", "model").exit_code == 0
+        assert weights.read_bytes() == content
+
+
+def test_what_cannot_be_written_is_told(falqon: Falqon, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file where the folder would be")
+    done = falqon("download", MODEL, "--output", "model")
+    assert done.exit_code == 1
+    assert "cannot be written" in done.stderr
+    assert falqon("download", "nobody/knows").exit_code == 3
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    manifest: dict[str, object] = {}
+
+    def do_GET(self) -> None:
+        body = json.dumps(self.manifest).encode() if self.path.endswith("manifest.json") else b"evil"
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hostile() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "", ".", "a\\..\\evil", "a\nb", "link/evil"])
+def test_names_that_lead_elsewhere_are_refused(falqon: Falqon, hostile: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link").symlink_to(tmp_path)
+    Hostile.manifest = {"model": "m", "bytes": 4, "files": [{"name": name, "bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}]}
+    done = falqon("download", "m", "--output", "model", "--base-url", hostile, "--api-key", "x")
+    assert done.exit_code == 1, done.stdout
+    assert not list(tmp_path.rglob("*evil"))
+
+
+def test_bytes_that_are_not_what_was_promised_are_not_kept(falqon: Falqon, hostile: str, tmp_path: Path) -> None:
+    Hostile.manifest = {"model": "m", "bytes": 4, "files": [{"name": "weights", "bytes": 4, "sha256": "0" * 64}]}
+    done = falqon("download", "m", "--output", "model", "--base-url", hostile, "--api-key", "x")
+    assert done.exit_code == 1
+    assert "arrived damaged" in done.stderr
+    assert list((tmp_path / "model").iterdir()) == []

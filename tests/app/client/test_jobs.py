@@ -1,0 +1,126 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.app.client.conftest import Falqon
+from tests.support.proxy import Proxy
+from tests.support.service import KEY, Service
+from tests.support.waiting import wait_for
+
+SLOW = {"steps": 2000, "step_seconds": 0.02}
+Submitted = Callable[..., str]
+
+
+def newest_job(service: Service) -> str | None:
+    return next((job.id for job in service.client.fine_tuning.jobs.list(limit=1)), None)
+
+
+def test_create_shows_the_estimate_and_asks(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
+    create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file()), "--suffix", "asked", "--epochs", "2", "--seed", "3")
+    create += ("--batch-size", "4", "--learning-rate", "0.001", "--set", "rank=8", "--set", "lr_schedule=linear", "--metadata", "team=red")
+    before = newest_job(service)
+    for answer in ("n\n", ""):  # the second is a script that nobody told of --yes
+        refused = falqon(*create, input=answer)
+        assert refused.exit_code == 1
+        assert "Nothing was submitted" in refused.stderr
+    assert newest_job(service) == before
+
+    asked = falqon(*create, input="y\n")
+    assert asked.exit_code == 0, asked.stderr
+    for word in ("tokens", "steps", "time", "cost", "memory", "known from", "Submit this job?"):
+        assert word in asked.stdout
+    job_id = asked.stdout.splitlines()[-1].rpartition(" ")[2]
+    assert job_id == newest_job(service)
+    wait_for(lambda: json.loads(falqon("jobs", "show", job_id, "--json").stdout)["config"], what="its files are checked")
+    job = json.loads(falqon("jobs", "show", job_id, "--json").stdout)
+    config = {"rank": 8, "num_epochs": 2, "batch_size": 4, "learning_rate": 0.001, "lr_schedule": "linear", "seed": 3}
+    assert config.items() <= job["config"].items()
+    assert (job["suffix"], job["metadata"]) == ("asked", {"team": "red"})
+    assert job_id in falqon("jobs", "list", "--metadata", "team=red").stdout
+    assert falqon("jobs", "list", "--metadata", "team=blue").stdout.startswith("There are no such jobs")
+
+
+def test_with_json_stdout_is_one_document(falqon: Falqon, service: Service, submitted: Submitted) -> None:
+    job_id = submitted("--suffix", "json")
+    assert json.loads(falqon("jobs", "show", job_id, "--json").stdout)["suffix"] == "json"
+    assert json.loads(falqon("jobs", "list", "--json", "--limit", "1").stdout)["object"] == "list"
+
+
+def test_an_id_of_a_file_is_not_uploaded_again(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
+    file_id = json.loads(falqon("files", "upload", str(toy_file()), "--json").stdout)["id"]
+    done = falqon("jobs", "create", "--model", "falqon-tiny", "--file", file_id, "--validation-file", file_id, "--yes", "--json")
+    job = json.loads(done.stdout)
+    assert (job["training_file"], job["validation_file"]) == (file_id, file_id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--model", "nobody/knows", "--file", "{toy}"], 1, "param model"),
+        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "rnk=8"], 1, "rnk"),
+        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "rank"], 2, "is not key=value"),
+        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "a.b=1", "--set", "a=2"], 2, "given twice"),
+        (["--model", "falqon-tiny", "--file", "{toy}", "--epochs", "2", "--set", "num_epochs=3"], 2, "given twice"),
+        (["--model", "falqon-tiny", "--file", "{toy}", "--epochs", "many"], 2, "--epochs"),
+        (["--model", "falqon-tiny", "--file", "file-unknown"], 3, "file-unknown"),
+        (["--model", "falqon-tiny", "--file", "nowhere.jsonl"], 2, "nowhere.jsonl is neither a file here nor an id"),
+        (["--file", "{toy}"], 2, "--model"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(
+    falqon: Falqon, toy_file: Callable[..., Path], arguments: list[str], code: int, reason: str
+) -> None:
+    path = str(toy_file())
+    done = falqon("jobs", "create", "--yes", *(argument.format(toy=path) for argument in arguments))
+    assert done.exit_code == code, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Submitted) -> None:
+    job_id = submitted(**SLOW)
+
+    def status() -> str:
+        return str(json.loads(falqon("jobs", "show", job_id, "--json").stdout)["status"])
+
+    wait_for(lambda: "step" in falqon("jobs", "show", job_id).stdout, 60, "its first steps")
+    paused = falqon("jobs", "pause", job_id)
+    assert paused.stdout == f"{job_id} is running. Pause requested; the worker writes a checkpoint and stops\n"
+    wait_for(lambda: status() == "paused", seconds=60, what="it pauses")
+    assert "paused (requested)" in falqon("jobs", "show", job_id).stdout
+    (checkpoint, *_) = json.loads(falqon("jobs", "checkpoints", job_id, "--json").stdout)["data"]
+    assert checkpoint["id"] in falqon("jobs", "checkpoints", job_id).stdout
+    assert json.loads(falqon("jobs", "resume", job_id, "--json").stdout)["status"] == "queued"
+    assert falqon("jobs", "cancel", job_id).exit_code == 0
+    wait_for(lambda: status() == "cancelled", seconds=60, what="it ends")
+    assert job_id in falqon("jobs", "list", "--status", "cancelled").stdout
+    assert job_id not in falqon("jobs", "list", "--status", "running").stdout
+    assert "Cancellation requested" in falqon("jobs", "events", job_id, "--limit", "100").stdout
+
+    again = falqon("jobs", "resume", job_id)
+    assert again.exit_code == 1
+    assert "only a paused job can be resumed" in again.stderr
+    assert "code job_not_paused" in again.stderr
+
+
+def test_errors_are_objects_with_json(falqon: Falqon) -> None:
+    done = falqon("jobs", "show", "ftjob-unknown", "--json")
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    assert json.loads(done.stderr)["error"]["code"] == "fine_tune_not_found"
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_key(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
+    create = "POST /v1/fine_tuning/jobs HTTP"
+    with Proxy(service.port) as proxy:
+        proxy.lose = create
+        arguments = ("--model", "falqon-tiny", "--file", str(toy_file()), "--yes", "--base-url", proxy.url, "--api-key", KEY)
+        done = falqon("jobs", "create", *arguments)
+        assert done.exit_code == 0, done.stderr
+        assert proxy.lost == 1
+        first, second = (head["idempotency-key"] for head in proxy.heads(create))
+        assert first == second
+        falqon("jobs", "create", *arguments)
+        assert proxy.heads(create)[2]["idempotency-key"] != first

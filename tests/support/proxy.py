@@ -1,0 +1,82 @@
+"""A TCP proxy before a service, to lose what a network loses: whole answers, or all of one behind some byte."""
+
+import select
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+CHUNK_BYTES = 4096
+
+
+class Proxy:
+    def __init__(self, port: int) -> None:
+        self._upstream = ("127.0.0.1", port)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.requests: list[str] = []  # heads, as they were sent
+        self.cut_after: int | None = None  # bytes towards the client, on every connection
+        self.lose = "nothing"  # the answer to the next request that begins so, once
+        self.lost = 0
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing listens any more, and every connection is cut."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        for thread in list(self._threads):
+            thread.join()
+        self._socket.close()
+
+    def heads(self, start: str) -> list[dict[str, str]]:
+        """Headers of the requests that begin so."""
+        found = (head.split("\r\n") for head in self.requests if head.startswith(start))
+        return [dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line) for lines in found]
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            if select.select([self._socket], [], [], 0.05)[0]:
+                client, _ = self._socket.accept()
+                thread = threading.Thread(target=self._carry, args=[client])
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, client: socket.socket) -> None:
+        left, losing = self.cut_after, False
+        with client, socket.create_connection(self._upstream) as server:
+            while not self._closing.is_set():
+                for ready in select.select([client, server], [], [], 0.05)[0]:
+                    try:
+                        data = ready.recv(CHUNK_BYTES)
+                    except ConnectionError:
+                        return
+                    if not data or (ready is server and losing):
+                        return
+                    if ready is client:
+                        losing = self._note(data) or losing  # a body follows its head
+                        server.sendall(data)
+                        continue
+                    client.sendall(data[:left])
+                    if left is not None:
+                        left -= len(data)
+                        if left <= 0:
+                            self.lost += 1
+                            return
+
+    def _note(self, data: bytes) -> bool:
+        head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
+        self.requests.append(head)
+        if not head.startswith(self.lose):
+            return False
+        self.lose = "nothing"
+        self.lost += 1
+        return True
