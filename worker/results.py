@@ -41,6 +41,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
 
 def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifacts: list[Artifact], trained_tokens: int) -> bool:
     """Model, artifacts and success in one transaction. False: not ours any more, or the user cancelled first."""
+    actual = progress.actual()
     config = json.loads((folder / "config.json").read_bytes())
 
     def write(session: Session) -> bool:
@@ -61,10 +62,11 @@ def succeed(journal: Journal, progress: Progress, job: Job, folder: Path, artifa
             Draft(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
             fine_tuned_model_id=model_id,
             trained_tokens=trained_tokens,
-            progress=progress.snapshot(ended=True),
-            device_seconds=progress.device_seconds,
+            **progress.columns | {"progress": progress.snapshot(ended=True)},
+            actual=actual.model_dump(mode="json") if actual else None,
         )
         if held:
+            claims.measure(session, journal.claim, overhead_seconds=progress.overhead_seconds, **progress.measured)
             session.add(model)
             session.flush()
             session.add_all(

@@ -1,14 +1,16 @@
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from sqlalchemy.orm import Session
 
 from app.catalogue.naming import fine_tuned_model_id
 from app.dependencies import After, ApiRoute, App, Reader, Services, Writer
 from app.errors import InvalidRequest
-from app.jobs import repository, service
+from app.jobs import queue, repository, service
 from app.jobs.repository import Filters
-from app.jobs.requests import JobRequest
+from app.jobs.requests import JobRequest, ResumeRequest
 from app.jobs.schemas import CheckpointObject, EventObject, JobObject, event_seq
 from app.models import Job, JobStatus
 from app.pagination import Page
@@ -23,11 +25,13 @@ def create_job(app: App, caller: Writer, body: JobRequest, dry_run: bool = False
     """With `dry_run` nothing is written: the answer is the job as it would be, with its estimate."""
     if dry_run:
         with app.database.read() as session:
-            return JobObject.of(service.preview(session, caller.project_id, body, app.settings), dry_run=True)
+            job = service.preview(session, caller.project_id, body, app.settings)
+            return JobObject.of(job, queue=queue.look(session, app.settings), dry_run=True)
     with app.database.transaction() as session:
         job = service.create(session, caller.project_id, body, app.settings)
+        (shown,) = _shown(app, session, [job])
     _ring(app, job)
-    return JobObject.of(job)
+    return shown
 
 
 @router.get("")
@@ -44,38 +48,36 @@ def list_jobs(
     filters = Filters(status, model, _metadata_filter(request))
     with app.database.read() as session:
         jobs = repository.newest_first(session, caller.project_id, filters, after=after, limit=limit)
-        attempts = repository.attempts(session, [job.id for job in jobs])
-    return Page[JobObject].of([JobObject.of(job, attempts[job.id]) for job in jobs], limit)
+        return Page[JobObject].of(_shown(app, session, jobs), limit)
 
 
 @router.get("/{job_id}")
 def retrieve_job(app: App, caller: Reader, job_id: str) -> JobObject:
     with app.database.read() as session:
-        job = service.get(session, caller.project_id, job_id)
-        return JobObject.of(job, repository.attempts(session, [job_id])[job_id])
+        return _shown(app, session, [service.get(session, caller.project_id, job_id)])[0]
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(app: App, caller: Writer, job_id: str) -> JobObject:
     with app.database.transaction() as session:
-        job = service.cancel(session, caller.project_id, job_id)
-        return JobObject.of(job, repository.attempts(session, [job_id])[job_id])
+        return _shown(app, session, [service.cancel(session, caller.project_id, job_id)])[0]
 
 
 @router.post("/{job_id}/pause")
 def pause_job(app: App, caller: Writer, job_id: str) -> JobObject:
     with app.database.transaction() as session:
-        job = service.pause(session, caller.project_id, job_id)
-        return JobObject.of(job, repository.attempts(session, [job_id])[job_id])
+        return _shown(app, session, [service.pause(session, caller.project_id, job_id)])[0]
 
 
 @router.post("/{job_id}/resume")
-def resume_job(app: App, caller: Writer, job_id: str) -> JobObject:
+def resume_job(app: App, caller: Writer, job_id: str, body: ResumeRequest | None = None) -> JobObject:
+    """A job whose budget is used up continues only with a higher one, which the body may bring."""
+    change = body.falqon.budget if body else None
     with app.database.transaction() as session:
-        job = service.resume(session, caller.project_id, job_id, app.settings)
-        attempts = repository.attempts(session, [job_id])[job_id]
+        job = service.resume(session, caller.project_id, job_id, app.settings, change)
+        (shown,) = _shown(app, session, [job])
     _ring(app, job)
-    return JobObject.of(job, attempts)
+    return shown
 
 
 @router.get("/{job_id}/events")
@@ -102,6 +104,12 @@ def list_checkpoints(
         model_id = fine_tuned_model_id(job, repository.project_name(session, job.project_id))
         checkpoints = repository.checkpoints(session, job_id, after=after, limit=limit)
     return Page[CheckpointObject].of([CheckpointObject.of(checkpoint, model_id) for checkpoint in checkpoints], limit)
+
+
+def _shown(app: Services, session: Session, jobs: Sequence[Job]) -> list[JobObject]:
+    attempts = repository.attempts(session, [job.id for job in jobs])
+    line = queue.look(session, app.settings) if any(job.status == JobStatus.QUEUED for job in jobs) else None
+    return [JobObject.of(job, attempts[job.id], queue=line) for job in jobs]
 
 
 def _ring(app: Services, job: Job) -> None:

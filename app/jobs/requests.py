@@ -1,11 +1,13 @@
 """What a user may ask for, and the recipe it means. Free of the web framework: the worker reads stored requests with it."""
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.prices import Dollars
 
 MAX_METADATA_PAIRS = 16
 
@@ -55,6 +57,27 @@ class Method(_Request):
         return chosen.hyperparameters if chosen else None
 
 
+class Budget(_Request):
+    """What a job may use up, over all its attempts. At a cap it writes a checkpoint and pauses; raising the cap lets it continue."""
+
+    max_cost_usd: Dollars | None = None
+    max_seconds: Annotated[int, Field(ge=1)] | None = Field(None, description="of execution; time in the queue is free")
+
+    def reached(self, seconds: float, cost: Decimal | None) -> str | None:
+        """The cap that so much reaches, if any: its name and what it is."""
+        if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
+            return f"max_cost_usd {self.max_cost_usd}"
+        if self.max_seconds is not None and seconds >= self.max_seconds:
+            return f"max_seconds {self.max_seconds}"
+        return None
+
+
+class Extras(Recipe):
+    """The recipe, and what concerns the job around it."""
+
+    budget: Budget | None = None
+
+
 class JobRequest(_Request):
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     training_file: Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -71,7 +94,7 @@ class JobRequest(_Request):
         ]
         | None
     ) = None
-    falqon: Recipe = Field(Recipe(), description="everything beyond the official fields")
+    falqon: Extras = Field(Extras(), description="everything beyond the official fields")
 
     @model_validator(mode="after")
     def _what_is_not_here_yet(self) -> Self:
@@ -96,6 +119,14 @@ class JobRequest(_Request):
         return inner or outer or Hyperparameters()
 
 
+class ResumeExtras(_Request):
+    budget: Budget | None = Field(None, description="caps that are not named stay as they are; null takes one away")
+
+
+class ResumeRequest(_Request):
+    falqon: ResumeExtras = ResumeExtras()
+
+
 class Asked(NamedTuple):
     recipe: Recipe  # with "auto" where the user left it open
     learning_rate_multiplier: float
@@ -106,7 +137,7 @@ class Asked(NamedTuple):
 
 def asked(request: JobRequest) -> Asked:
     """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
-    official, extras = request.asked_hyperparameters, request.falqon.model_dump(exclude_unset=True)
+    official, extras = request.asked_hyperparameters, request.falqon.model_dump(include=set(Recipe.model_fields), exclude_unset=True)
     pairs = {
         "method": ("method", {"supervised": "falqon", "dpo": "dpo"}[request.method.type] if request.method else None),
         "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),

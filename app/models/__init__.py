@@ -9,7 +9,9 @@ from app.models.event import Event
 from app.models.file import File, FileStatus
 from app.models.job import Desired, Job, JobStatus
 from app.models.model import Model
+from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.worker import Worker
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -25,6 +27,8 @@ __all__ = [
     "Job",
     "JobStatus",
     "Model",
+    "PriceOverride",
     "Project",
     "Scope",
+    "Worker",
 ]

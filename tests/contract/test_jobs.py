@@ -216,6 +216,7 @@ def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant:
     estimate: Any = tenant.client.post("/fine_tuning/estimates", body=request, cast_to=object)
     preview = jobs_of(tenant).create(**request, extra_query={"dry_run": "true"})
     assert preview.dry_run
+    assert preview.queue == estimate.pop("queue")
     assert preview.estimate == estimate
     assert preview.cost["projected"] == estimate["cost"]["expected"]
     assert tenant.num_rows(Job, Event) == before

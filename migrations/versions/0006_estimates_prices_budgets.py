@@ -1,0 +1,60 @@
+"""What attempts measured, prices of this installation, budgets, and who could execute jobs"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0006"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+KIND = ["base_model_id", "method", "device", "num_devices", "created_at"]
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("actual", JSON, nullable=True))
+        batch_op.add_column(sa.Column("budget", JSON, nullable=True))
+        batch_op.add_column(sa.Column("execution_seconds", sa.Double(), nullable=False, server_default="0"))
+
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("base_model_id", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("method", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("tokens", sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column("train_seconds", sa.Double(), nullable=True))
+        batch_op.add_column(sa.Column("overhead_seconds", sa.Double(), nullable=True))
+        batch_op.create_index("ix_attempts_kind", KIND, unique=False)
+
+    op.create_table(
+        "price_overrides",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("usd_per_device_hour", sa.String(), nullable=True),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_price_overrides")),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("num_devices", sa.Integer(), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("workers")
+    op.drop_table("price_overrides")
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.drop_index("ix_attempts_kind")
+        for name in ("overhead_seconds", "train_seconds", "tokens", "method", "base_model_id"):
+            batch_op.drop_column(name)
+
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        for name in ("execution_seconds", "budget", "actual"):
+            batch_op.drop_column(name)
