@@ -30,6 +30,7 @@ from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.web import docs, pages
 from app.web.session import CookieSessions
+from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
 
@@ -49,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, jobs, stream, estimates, prices, artifacts, catalogue, pages, docs):
+    for noun in (health, files, jobs, stream, estimates, prices, workers, artifacts, catalogue, pages, docs):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))

@@ -98,7 +98,8 @@ def finish(session: Session, claim: Claim, status: JobStatus, draft: Draft, *, f
 
 def measure(session: Session, claim: Claim, **values: object) -> None:
     """Set columns of the attempt, after a guarded write in the same transaction."""
-    session.execute(update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt).values(**values))
+    statement = update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt).values(**values)
+    session.execute(statement, execution_options=_UNSYNCED)
 
 
 def pause(session: Session, claim: Claim, reason: str) -> None:
