@@ -1,13 +1,12 @@
 """What a user may ask for, and the recipe it means. Free of the web framework: the worker reads stored requests with it."""
 
-from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
+from app.jobs.extras import Budget, Extras
 from falqon_core.spec.config import Recipe
-from falqon_core.spec.prices import Dollars
 
 MAX_METADATA_PAIRS = 16
 
@@ -55,27 +54,6 @@ class Method(_Request):
     def hyperparameters(self) -> Hyperparameters | None:
         chosen = self.dpo if self.type == "dpo" else self.supervised
         return chosen.hyperparameters if chosen else None
-
-
-class Budget(_Request):
-    """What a job may use up, over all its attempts. At a cap it writes a checkpoint and pauses; raising the cap lets it continue."""
-
-    max_cost_usd: Dollars | None = None
-    max_seconds: Annotated[int, Field(ge=1)] | None = Field(None, description="of execution; time in the queue is free")
-
-    def reached(self, seconds: float, cost: Decimal | None) -> str | None:
-        """The cap that so much reaches, if any: its name and what it is."""
-        if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
-            return f"max_cost_usd {self.max_cost_usd}"
-        if self.max_seconds is not None and seconds >= self.max_seconds:
-            return f"max_seconds {self.max_seconds}"
-        return None
-
-
-class Extras(Recipe):
-    """The recipe, and what concerns the job around it."""
-
-    budget: Budget | None = None
 
 
 class JobRequest(_Request):
@@ -137,7 +115,7 @@ class Asked(NamedTuple):
 
 def asked(request: JobRequest) -> Asked:
     """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
-    official, extras = request.asked_hyperparameters, request.falqon.model_dump(include=set(Recipe.model_fields), exclude_unset=True)
+    official, extras = request.asked_hyperparameters, request.falqon.recipe_fields
     pairs = {
         "method": ("method", {"supervised": "falqon", "dpo": "dpo"}[request.method.type] if request.method else None),
         "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),

@@ -11,8 +11,9 @@ from app.files import service as files
 from app.ids import new_id
 from app.jobs import repository
 from app.jobs.events import Draft, append
+from app.jobs.extras import Budget
 from app.jobs.lifecycle import sources
-from app.jobs.requests import Asked, Budget, JobRequest, asked
+from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
 from app.models import Desired, File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings

@@ -6,7 +6,8 @@ from app.database import now_plus
 from app.estimates import service as estimates
 from app.jobs import repository
 from app.jobs.events import Draft, append
-from app.jobs.requests import Budget, JobRequest, asked
+from app.jobs.extras import Budget
+from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
 from falqon_core.spec.config import MethodName

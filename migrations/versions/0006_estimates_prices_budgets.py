@@ -14,19 +14,15 @@ KIND = ["base_model_id", "method", "device", "num_devices", "created_at"]
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("actual", JSON, nullable=True))
-        batch_op.add_column(sa.Column("budget", JSON, nullable=True))
-        batch_op.add_column(sa.Column("execution_seconds", sa.Double(), nullable=False, server_default="0"))
-
-    with op.batch_alter_table("attempts", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("base_model_id", sa.String(), nullable=True))
-        batch_op.add_column(sa.Column("method", sa.String(), nullable=True))
-        batch_op.add_column(sa.Column("tokens", sa.BigInteger(), nullable=True))
-        batch_op.add_column(sa.Column("train_seconds", sa.Double(), nullable=True))
-        batch_op.add_column(sa.Column("overhead_seconds", sa.Double(), nullable=True))
-        batch_op.create_index("ix_attempts_kind", KIND, unique=False)
-
+    op.add_column("jobs", sa.Column("actual", JSON, nullable=True))
+    op.add_column("jobs", sa.Column("budget", JSON, nullable=True))
+    op.add_column("jobs", sa.Column("execution_seconds", sa.Double(), nullable=False, server_default="0"))
+    op.add_column("attempts", sa.Column("base_model_id", sa.String(), nullable=True))
+    op.add_column("attempts", sa.Column("method", sa.String(), nullable=True))
+    op.add_column("attempts", sa.Column("tokens", sa.BigInteger(), nullable=True))
+    op.add_column("attempts", sa.Column("train_seconds", sa.Double(), nullable=True))
+    op.add_column("attempts", sa.Column("overhead_seconds", sa.Double(), nullable=True))
+    op.create_index("ix_attempts_kind", "attempts", KIND)
     op.create_table(
         "price_overrides",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -50,11 +46,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("workers")
     op.drop_table("price_overrides")
-    with op.batch_alter_table("attempts", schema=None) as batch_op:
-        batch_op.drop_index("ix_attempts_kind")
-        for name in ("overhead_seconds", "train_seconds", "tokens", "method", "base_model_id"):
-            batch_op.drop_column(name)
-
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        for name in ("execution_seconds", "budget", "actual"):
-            batch_op.drop_column(name)
+    op.drop_index("ix_attempts_kind", "attempts")
+    # Not in batch mode: SQLite would copy the table and drop the old one, and with it, by cascade, the events of every job.
+    for table, names in (
+        ("attempts", ("overhead_seconds", "train_seconds", "tokens", "method", "base_model_id")),
+        ("jobs", ("execution_seconds", "budget", "actual")),
+    ):
+        for name in names:
+            op.drop_column(table, name)

@@ -173,6 +173,17 @@ def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
     )
 
 
+def test_events_carry_the_bounds_too() -> None:
+    trainer = Trainer(Job())
+    for _ in range(4):
+        trainer.step(2.0)
+    now, event = trainer.progress.snapshot(), trainer.progress.metrics(step(4))
+    for name in ("eta_seconds", "eta_low_seconds", "eta_high_seconds"):
+        assert event[name] == now[name] is not None
+    for name in ("accrued", "projected", "projected_low", "projected_high"):
+        assert event[f"cost_{name}"] == now["cost"][name] is not None
+
+
 def test_what_follows_the_last_step_is_counted_where_it_is_known() -> None:
     expected = {"low": 1.0, "expected": 2.0, "high": 3.0}
     trainer = Trainer(Job(recipe=RECIPE.model_dump(mode="json"), estimate={"seconds": expected, "overhead_seconds": 50.0}), total_steps=10)
