@@ -64,10 +64,10 @@ def test_at_the_cap_it_writes_a_checkpoint_and_pauses(house: House) -> None:
 
 def test_a_raised_cap_lets_it_continue_to_the_same_bytes(embedded_house: House) -> None:
     house = embedded_house
-    toy = Toy(steps=100, step_seconds=0.02, checkpoint_every=50)
+    toy = Toy(steps=400, step_seconds=0.02, checkpoint_every=100)
     job_id = paused_by_cost(house, toy)
     paused = house.job(job_id)
-    set_price(house, "0.01")
+    set_price(house, "36.00")
     for change in (None, {}, {"max_cost_usd": "1.00"}, {"max_seconds": 600}):
         with pytest.raises(IllegalState, match=r"max_cost_usd 1.00 is used up") as caught:
             resume(house, job_id, change)
