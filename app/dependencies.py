@@ -92,10 +92,17 @@ def _writer(request: Request, _documented: Annotated[object, Security(_bearer)])
     return caller
 
 
+def _admin(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+    caller: Caller = request.state.caller
+    caller.must_have(Scope.ADMIN)
+    return caller
+
+
 After = Annotated[str | None, Query(description="id of the last object of the page before", max_length=256)]
 App = Annotated[Services, Depends(services)]
 Reader = Annotated[Caller, Depends(_reader)]
 Writer = Annotated[Caller, Depends(_writer)]
+Admin = Annotated[Caller, Depends(_admin)]
 
 
 def _authenticate(database: Database, authorization: str) -> Caller:

@@ -23,6 +23,8 @@ from app.jobs import endpoints as jobs
 from app.keys.service import ensure_admin_key
 from app.middleware import RequestContext
 from app.permissions import endpoints as permissions
+from app.prices import endpoints as prices
+from app.prices.service import file_prices
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -31,8 +33,14 @@ from app.stream.wakeup import Wakeups
 from app.uploads import endpoints as uploads
 from app.web import docs, pages
 from app.web.session import CookieSessions
+from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
+# Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
+NOUNS = (
+    *(health, files, uploads, inspections, jobs, stream, permissions, graders),
+    *(estimates, prices, workers, artifacts, catalogue, pages, docs),
+)
 
 log = structlog.get_logger()
 
@@ -49,8 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     error_handlers.install(app)
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
-    # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, uploads, inspections, jobs, stream, permissions, graders, estimates, artifacts, catalogue, pages, docs):
+    for noun in NOUNS:
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
@@ -61,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure()
     device_of(settings)  # an unknown device is better refused now than with the first job
+    file_prices(settings.prices)  # and so are prices that cannot be read
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
         settings.resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, retry=None

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     stop_grace: timedelta = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
     trainer_command: list[str] = [sys.executable, "-m", "falqon_core"]
     num_threads: int | None = Field(None, description="CPU threads of the trainer; empty: all cores")
+    prices: Path | None = Field(None, description="JSON file with what an hour of a device costs here; empty: the table that comes along")
     device: str = Field("auto", description="price table entry of the device that trains; auto: the CPU")
 
     @cached_property

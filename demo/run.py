@@ -132,11 +132,11 @@ def job_request(file_id: str) -> dict[str, Any]:
 def show_estimate(client: OpenAI, file_id: str) -> None:
     body = job_request(file_id) | {"falqon": RECIPE}
     estimate: Any = client.post("/fine_tuning/estimates", body=body, cast_to=object)
-    seconds, cost = estimate["seconds"], estimate["cost"]
+    seconds, cost, memory = estimate["seconds"], estimate["cost"], estimate["memory_bytes"]
     console.print(
         f"Estimate: {estimate['steps']} steps, {estimate['trained_tokens']:,} tokens, "
         f"{seconds['expected']:.0f} s ({seconds['low']:.0f}-{seconds['high']:.0f}), "
-        f"${cost['expected']} (${cost['low']}-${cost['high']}), {estimate['memory_bytes'] / 2**30:.1f} GiB  [dim]{estimate['basis']}[/]"
+        f"${cost['expected']} (${cost['low']}-${cost['high']}), {memory / 2**30:.1f} GiB  [dim]{estimate['explanation']}[/]"
     )
 
 

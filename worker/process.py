@@ -10,6 +10,7 @@ from redis import Redis
 from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.database import Database
 from app.ids import new_id
+from app.prices.service import file_prices
 from app.settings import Settings
 from app.storage import Storage
 from worker.gpu import detect
@@ -42,6 +43,7 @@ def gpu_worker() -> GpuWorker:
         settings().resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
     )
     owner = new_id(f"{socket.gethostname()}-")
+    file_prices(settings().prices)  # prices that cannot be read are better refused now than with the first job
     return GpuWorker(Supervisor(settings(), database(), storage(), redis, detect(settings()), owner, drain))
 
 

@@ -8,18 +8,18 @@ from typing import BinaryIO
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.jobs import claims
 from app.jobs.events import Draft
-from app.models import Attempt
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
+from falqon_core.spec.prices import Price
 from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
 from worker.progress import Progress
 
 BATCH_SECONDS = 1.0
 BATCH_MESSAGES = 50
+QUIET_SECONDS = 5.0  # without a message; time and cost go on all the same
 MAX_WAITING = 20_000  # events kept while the database is away; older ones are given up first
 log = structlog.get_logger()
 
@@ -31,10 +31,12 @@ class Relay:
         self,
         journal: Journal,
         progress: Progress,
+        price_now: Callable[[Session], Price],
         on_checkpoint: Callable[[CheckpointSaved], None],
     ) -> None:
         self._journal = journal
         self._progress = progress
+        self._price_now = price_now
         self._on_checkpoint = on_checkpoint
         self._waiting: deque[Draft] = deque(maxlen=MAX_WAITING)
         self._batch: list[Draft] = []
@@ -58,7 +60,8 @@ class Relay:
         """Write a batch if one is due; when the database is away it stays for the next time. Raises `LeaseLost`."""
         since = time.monotonic() - self._tried_at
         full = len(self._waiting) >= BATCH_MESSAGES
-        if (self._waiting or self._batch) and since >= (self._backoff or (0.0 if full else BATCH_SECONDS)):
+        pause = BATCH_SECONDS if self._waiting or self._batch else QUIET_SECONDS
+        if since >= (self._backoff or (0.0 if full else pause)):
             self._write()
 
     def flush(self) -> None:
@@ -82,13 +85,12 @@ class Relay:
         return True
 
     def _record(self, session: Session) -> bool:
-        values = {"progress": self._progress.snapshot(), "device_seconds": self._progress.device_seconds}
+        self._progress.reprice(self._price_now(session))
         claim = self._journal.claim
-        if not claims.record(session, claim, self._batch, **values):
+        if not claims.record(session, claim, self._batch, **self._progress.columns):
             return False
         if self._started is not None:
-            attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
-            session.execute(update(Attempt).where(*attempt).values(start_step=self._started.start_step))
+            claims.measure(session, claim, start_step=self._started.start_step, **self._progress.measured)
         return True
 
     def _read(self, messages: BinaryIO) -> None:
@@ -103,20 +105,24 @@ class Relay:
         match decode(line):
             case Started() as message:
                 self._started = message
+                self._progress.started(message)
                 self._waiting.append(_start_draft(message))
             case StepMetrics() as message:
                 self._progress.step(message)
                 text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
                 self._waiting.append(Draft(text, type="metrics", data=self._progress.metrics(message)))
             case Evaluated() as message:
+                self._progress.evaluated()
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
                 self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"}, exclude_none=True)))
             case Sampled() as message:
+                self._progress.sampled()
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
                 self._waiting.append(Draft(text, data=message.model_dump(exclude={"type"})))
             case CheckpointSaved() as message:
+                self._progress.checkpointed()
                 self._on_checkpoint(message)
             case Exported():
                 self._waiting.append(Draft("The model is merged and written; uploading it"))

@@ -50,6 +50,7 @@ def succeed(
     trained_tokens: int,
 ) -> bool:
     """Model, artifacts, metrics and success in one transaction. False: not ours any more, or the user cancelled first."""
+    actual = progress.actual()
     config = json.loads((folder / "config.json").read_bytes())
 
     def write(session: Session) -> bool:
@@ -71,11 +72,12 @@ def succeed(
             fine_tuned_model_id=model_id,
             trained_tokens=trained_tokens,
             result_file_id=metrics.id,
-            progress=progress.snapshot(ended=True),
-            device_seconds=progress.device_seconds,
+            **progress.columns | {"progress": progress.snapshot(ended=True)},
+            actual=actual.model_dump(mode="json") if actual else None,
         )
         if held:
             metrics.add_row(session)
+            claims.measure(session, journal.claim, overhead_seconds=progress.overhead_seconds, **progress.measured)
             session.add(model)
             session.flush()
             session.add_all(

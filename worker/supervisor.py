@@ -12,11 +12,15 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
+from app.jobs.extras import Budget
 from app.models import Desired, Job, JobStatus
+from app.prices.service import price_of
 from app.settings import Settings
 from app.storage import Storage, keys
+from app.workers import service as workers
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import Finished
+from falqon_core.spec.prices import Price
 from worker import results
 from worker.bases import BaseMissing
 from worker.checkpoints import CheckpointUploads, discard
@@ -54,6 +58,7 @@ class Supervisor:
         """Claim and execute the oldest runnable job; False when there is none."""
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
+            workers.seen(session, self.owner, self.machine.device, self.machine.num_devices)
             job = claims.claim(
                 session,
                 owner=self.owner,
@@ -61,21 +66,26 @@ class Supervisor:
                 num_devices=self.machine.num_devices,
                 lease_seconds=self.settings.lease.total_seconds(),
             )
+            price = self.price_now(session)
         if job is None:
             return False
-        Execution(self, job, claimed_at).run()
+        Execution(self, job, claimed_at, price).run()
         return True
+
+    def price_now(self, session: Session) -> Price:
+        return price_of(session, self.settings, self.machine.device)
 
 
 class StopAsked(Exception):
-    """The user's wish or a drain came before the trainer was started."""
+    """The user's wish, a drain or the end of the budget came before the trainer was started."""
 
 
 class Execution:
-    def __init__(self, supervisor: Supervisor, job: Job, claimed_at: float) -> None:
+    def __init__(self, supervisor: Supervisor, job: Job, claimed_at: float, price: Price) -> None:
         self._settings, self._storage, self._database = supervisor.settings, supervisor.storage, supervisor.database
-        self._drain = supervisor.drain
+        self._drain, self._price_now = supervisor.drain, supervisor.price_now
         self._job = job
+        self._budget = Budget.model_validate(job.budget or {})
         self._trainer: TrainerProcess | None = None
         self._log = log.bind(job_id=job.id, attempt=job.attempt)
         self._lease = Lease(
@@ -87,7 +97,7 @@ class Execution:
             on_lost=self._kill_trainer,
         )
         self._journal = Journal(supervisor.database, supervisor.redis, self._lease)
-        self._progress = Progress(job, supervisor.machine, lambda: time.monotonic() - claimed_at)
+        self._progress = Progress(job, supervisor.machine, lambda: time.monotonic() - claimed_at, price)
 
     def run(self) -> None:
         self._log.info("attempt starts")
@@ -123,7 +133,7 @@ class Execution:
     def _train(self, staged: Staged, trainer_log: Path) -> tuple[Outcome, Finished | None]:
         self._check()
         uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
-        relay = Relay(self._journal, self._progress, uploads.add)
+        relay = Relay(self._journal, self._progress, self._price_now, uploads.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
             relay.read(trainer.messages)
@@ -161,26 +171,29 @@ class Execution:
 
     def _settle(self, outcome: Outcome) -> None:
         """Say in the database how the attempt ended. Success has been written together with its model."""
-        claim, failure = self._lease.claim, outcome.failure
+        claim, failure, cap = self._lease.claim, outcome.failure, self._cap_reached()
 
         def write(session: Session) -> bool:
             if outcome.verdict is Verdict.FAILED:
                 assert failure is not None
                 draft = Draft(f"The job has failed: {failure.message}", level="error", data={"code": failure.code, "param": failure.param})
-                return claims.finish(session, claim, JobStatus.FAILED, draft, failure=failure)
+                return claims.finish(session, claim, JobStatus.FAILED, draft, failure=failure, **self._progress.columns)
+            if cap is not None:
+                claims.pause(session, claim, f"budget: {cap} is used up")
             return claims.release(
                 session,
                 claim,
-                self._release_draft(failure),
+                self._release_draft(failure, cap),
                 counts_as_failure=outcome.verdict is Verdict.LOST,
                 max_infra_failures=self._settings.max_infra_failures,
                 failure=failure,
+                **self._progress.columns,
             )
 
         if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.insist(write):
             self._journal.lost()
 
-    def _release_draft(self, failure: Failure | None) -> Draft:
+    def _release_draft(self, failure: Failure | None, cap: str | None) -> Draft:
         if failure is not None:
             return Draft(f"Attempt {self._job.attempt} was lost: {failure.message}", level="warn", data={"code": failure.code})
         match self._lease.desired:
@@ -188,11 +201,20 @@ class Execution:
                 return Draft("The job was cancelled")
             case Desired.PAUSE:
                 return Draft("The job is paused; resuming it continues from its newest checkpoint")
+            case Desired.RUN if cap is not None:
+                data = {"code": "budget_exhausted", "param": f"falqon.budget.{cap.split()[0]}"}
+                return Draft(f"The job is paused: {cap} of its budget is used up; with a higher cap it can be resumed", "warn", data=data)
             case Desired.RUN:
                 return Draft("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
 
     def _should_stop(self) -> bool:
-        return self._drain.is_set() or self._lease.desired is not Desired.RUN
+        return self._drain.is_set() or self._lease.desired is not Desired.RUN or self._cap_reached() is not None
+
+    def _cap_reached(self) -> str | None:
+        """A job with all its steps done is let finish: stopping it would cost the same work once more."""
+        if self._progress.all_steps_done:
+            return None
+        return self._budget.reached(self._progress.execution_seconds, self._progress.accrued)
 
     def _check(self) -> None:
         self._lease.check()

@@ -1,23 +1,56 @@
 import os
+import statistics
+from typing import NamedTuple
 
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest
+from app.estimates import repository
+from app.models import Model
 from app.models.base import JsonObject
+from app.prices import service as prices
 from app.settings import Settings
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.devices import DEVICES, Device
 from falqon_core.spec.errors import ModelError
-from falqon_core.spec.estimate import DEVICES, Device, Estimate, estimate, tokens_from_characters
+from falqon_core.spec.estimate import Estimate, estimate, tokens_from_characters
 from falqon_core.spec.models import ModelDimensions
 from falqon_core.spec.records import FileReport
+from falqon_core.spec.throughput import throughput
 
 
-def device_of(settings: Settings) -> tuple[Device, int]:
-    """What this service trains on, and how many: on a CPU, its cores."""
+class Target(NamedTuple):
+    """What a job would train on; on a CPU, `num_devices` counts cores."""
+
+    device: Device
+    num_devices: int
+
+
+class Accuracy(NamedTuple):
+    model: str
+    method: str
+    device: str
+    n: int
+    median_ratio: float
+    inside_band: float
+
+
+def device_of(settings: Settings) -> Target:
+    """What this service trains on."""
     name = "cpu" if settings.device == "auto" else settings.device
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return DEVICES[name], (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1
+    return Target(DEVICES[name], (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1)
+
+
+def target_named(device: str, num_devices: int) -> Target:
+    """Raises `InvalidRequest`."""
+    if device not in DEVICES:
+        raise InvalidRequest(
+            f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}", param="device", code="unknown_device"
+        )
+    return Target(DEVICES[device], num_devices)
 
 
 def check_device(name: str, settings: Settings) -> None:
@@ -33,20 +66,48 @@ def num_training_records(recipe: Recipe, num_records: int) -> int:
     return num_records - held_out
 
 
-def estimate_job(config: JsonObject, recipe: Recipe, report: FileReport, settings: Settings, *, num_tokens: int | None = None) -> Estimate:
+def estimate_job(
+    session: Session,
+    model: Model,
+    recipe: Recipe,
+    report: FileReport,
+    settings: Settings,
+    *,
+    num_tokens: int | None = None,
+    target: Target | None = None,
+) -> Estimate:
     """`recipe` must be resolved. `num_tokens`: of the whole training file, once this model's tokenizer has counted them."""
-    device, num_devices = device_of(settings)
+    target = target or device_of(settings)
     records = max(1, num_training_records(recipe, report.num_records))
     counted = num_tokens if num_tokens is not None else tokens_from_characters(report.num_characters, report.num_sequences)
     return estimate(
-        ModelDimensions.from_config(config),
+        ModelDimensions.from_config(model.config),
         recipe,
         num_records=records,
         tokens_per_epoch=counted * records // max(1, report.num_records),
-        device=device,
-        num_devices=num_devices,
+        device=target.device,
+        num_devices=target.num_devices,
+        price=prices.price_of(session, settings, target.device.name),
+        throughput=throughput(repository.samples(session, model.id, recipe.method, target.device.name, target.num_devices)),
         tokens_basis="characters" if num_tokens is None else "counted",
     )
+
+
+def accuracy(session: Session, project_id: str) -> list[Accuracy]:
+    """Of the newest jobs; one that stopped early compares with nothing."""
+    grouped: dict[tuple[str, str, str], list[JsonObject]] = {}
+    for one in repository.ended(session, project_id):
+        if one.actual["ratio"] is not None:
+            grouped.setdefault((one.model, one.method, one.device), []).append(one.actual)
+    return [
+        Accuracy(
+            *kind,
+            n=len(actuals),
+            median_ratio=round(statistics.median(actual["ratio"] for actual in actuals), 4),
+            inside_band=round(statistics.fmean(bool(actual["inside_band"]) for actual in actuals), 4),
+        )
+        for kind, actuals in sorted(grouped.items())
+    ]
 
 
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:

@@ -67,7 +67,9 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
     job = session.scalars(statement, execution_options=_UNSYNCED).one_or_none()
     if job is None:
         return None
-    session.add(Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices))
+    attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
+    attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
+    session.add(attempt)
     append(session, job.id, [Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})])
     return job
 
@@ -94,8 +96,27 @@ def finish(session: Session, claim: Claim, status: JobStatus, draft: Draft, *, f
     return True
 
 
+def measure(session: Session, claim: Claim, **values: object) -> None:
+    """Set columns of the attempt, after a guarded write in the same transaction."""
+    statement = update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt).values(**values)
+    session.execute(statement, execution_options=_UNSYNCED)
+
+
+def pause(session: Session, claim: Claim, reason: str) -> None:
+    """Wish it for the user, unless they have a wish of their own; `release` in the same transaction makes it so."""
+    statement = update(Job).where(*claim.guard, Job.desired == Desired.RUN).values(desired=Desired.PAUSE, paused_reason=reason)
+    session.execute(statement, execution_options=_UNSYNCED)
+
+
 def release(
-    session: Session, claim: Claim, draft: Draft, *, counts_as_failure: bool, max_infra_failures: int, failure: Failure | None = None
+    session: Session,
+    claim: Claim,
+    draft: Draft,
+    *,
+    counts_as_failure: bool,
+    max_infra_failures: int,
+    failure: Failure | None = None,
+    **values: object,
 ) -> bool:
     """Give the job back: queued again, or where the user wished it to be, or failed when it was lost too often."""
     return _hand_back(
@@ -106,6 +127,7 @@ def release(
         counts_as_failure=counts_as_failure,
         max_infra_failures=max_infra_failures,
         failure=failure,
+        **values,
     )
 
 
@@ -131,11 +153,12 @@ def _hand_back(
     counts_as_failure: bool,
     max_infra_failures: int,
     failure: Failure | None,
+    **values: object,
 ) -> bool:
     failures = Job.infra_failures + (1 if counts_as_failure else 0)
     cancelled, gave_up = Job.desired == Desired.CANCEL, failures > max_infra_failures
     ended = cancelled | gave_up
-    values: dict[str, object] = {
+    values |= {
         "status": case(
             (cancelled, JobStatus.CANCELLED),
             (gave_up, JobStatus.FAILED),

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from app.catalogue.naming import fine_tuned_model_id
 from app.dependencies import After, ApiRoute, App, Reader, Services, Writer
 from app.errors import InvalidRequest
-from app.jobs import idempotency, metrics, repository, service
+from app.jobs import idempotency, metrics, queue, repository, service
 from app.jobs.overrides import overridden
 from app.jobs.repository import Filters
-from app.jobs.requests import JobRequest
+from app.jobs.requests import JobRequest, ResumeRequest
 from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObject, MetricsObject, Series, event_seq
 from app.jobs.shown import show, show_one
 from app.models import Job, JobStatus
@@ -45,11 +45,12 @@ def create_job(
     """With `dry_run` nothing is written: the answer is the job as it would be, with its estimate."""
     if dry_run:
         with app.database.read() as session:
-            return JobObject.of(service.preview(session, caller.project_id, body, app.settings), dry_run=True)
+            job = service.preview(session, caller.project_id, body, app.settings)
+            return JobObject.of(job, queue=queue.look(session, app.settings).end(), dry_run=True)
     asking = idempotency.Request(caller, "create", body.model_dump(mode="json", exclude_unset=True), idempotency_key, retry_count)
     with app.database.transaction() as session:
         job = service.create_once(session, asking, body, app.settings)
-        shown = show_one(session, job)
+        shown = show_one(session, app.settings, job)
     _ring(app, job)
     return shown
 
@@ -68,13 +69,13 @@ def list_jobs(
     filters = Filters(status, model, _metadata_filter(request))
     with app.database.read() as session:
         jobs = service.page(session, caller.project_id, filters, after=after, limit=limit)
-        return Page[JobObject].of(show(session, jobs), limit)
+        return Page[JobObject].of(show(session, app.settings, jobs), limit)
 
 
 @router.get("/{job_id}")
 def retrieve_job(app: App, caller: Reader, job_id: str) -> JobObject:
     with app.database.read() as session:
-        return show_one(session, service.get(session, caller.project_id, job_id))
+        return show_one(session, app.settings, service.get(session, caller.project_id, job_id))
 
 
 @router.delete("/{job_id}")
@@ -107,7 +108,7 @@ def clone_job(
         except ValidationError as error:
             raise RequestValidationError([fault | {"loc": ("body", *fault["loc"])} for fault in error.errors()]) from None
         job = service.create_once(session, asking, body, app.settings)
-        shown = show_one(session, job)
+        shown = show_one(session, app.settings, job)
     _ring(app, job)
     return shown
 
@@ -115,20 +116,22 @@ def clone_job(
 @router.post("/{job_id}/cancel")
 def cancel_job(app: App, caller: Writer, job_id: str) -> JobObject:
     with app.database.transaction() as session:
-        return show_one(session, service.cancel(session, caller.project_id, job_id))
+        return show_one(session, app.settings, service.cancel(session, caller.project_id, job_id))
 
 
 @router.post("/{job_id}/pause")
 def pause_job(app: App, caller: Writer, job_id: str) -> JobObject:
     with app.database.transaction() as session:
-        return show_one(session, service.pause(session, caller.project_id, job_id))
+        return show_one(session, app.settings, service.pause(session, caller.project_id, job_id))
 
 
 @router.post("/{job_id}/resume")
-def resume_job(app: App, caller: Writer, job_id: str) -> JobObject:
+def resume_job(app: App, caller: Writer, job_id: str, body: ResumeRequest | None = None) -> JobObject:
+    """A job whose budget is used up continues only with a higher one, which the body may bring."""
+    change = body.falqon.budget if body else None
     with app.database.transaction() as session:
-        job = service.resume(session, caller.project_id, job_id, app.settings)
-        shown = show_one(session, job)
+        job = service.resume(session, caller.project_id, job_id, app.settings, change)
+        shown = show_one(session, app.settings, job)
     _ring(app, job)
     return shown
 

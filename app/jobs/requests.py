@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
-from app.jobs.extras import Extras
+from app.jobs.extras import Budget, Extras
 from falqon_core.spec.config import Recipe
 
 MAX_METADATA_PAIRS = 16
@@ -100,6 +100,14 @@ class JobRequest(_Request):
                 "hyperparameters: they differ from those in method; send them once.", param="hyperparameters", code="conflict"
             )
         return inner or outer or Hyperparameters()
+
+
+class ResumeExtras(_Request):
+    budget: Budget | None = Field(None, description="caps that are not named stay as they are; null takes one away")
+
+
+class ResumeRequest(_Request):
+    falqon: ResumeExtras = ResumeExtras()
 
 
 class Asked(NamedTuple):

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.jobs.checkpoints import checkpoint_name
+from app.jobs.queue import QueueObject
 from app.jobs.requests import JobRequest, asked
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.pagination import Object
+from falqon_core.spec import estimate as spec
 from falqon_core.spec.config import Recipe
-from falqon_core.spec.estimate import Estimate
 
 
 class ErrorObject(BaseModel):
@@ -58,7 +59,7 @@ class Cost(BaseModel):
             return cls.model_validate(job.progress["cost"])
         if job.estimate is None:
             return None
-        cost = Estimate.model_validate(job.estimate).cost
+        cost = spec.Cost.model_validate(job.estimate["cost"])
         return cls(
             currency=cost.currency,
             usd_per_device_hour=str(cost.usd_per_device_hour),
@@ -80,6 +81,7 @@ class AttemptObject(BaseModel):
     ended_at: int | None
     outcome: str | None
     error_code: str | None
+    tokens_per_second: float | None
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
@@ -93,12 +95,8 @@ class AttemptObject(BaseModel):
             ended_at=_seconds(attempt.ended_at),
             outcome=attempt.outcome,
             error_code=attempt.error_code,
+            tokens_per_second=attempt.tokens_per_second and round(attempt.tokens_per_second, 1),
         )
-
-
-class QueueObject(BaseModel):
-    position: int
-    estimated_start: int | None
 
 
 class JobObject(Object):
@@ -125,15 +123,18 @@ class JobObject(Object):
     progress: JsonObject | None
     cost: Cost | None
     estimate: JsonObject | None
+    actual: Annotated[JsonObject | None, Field(description="beside the estimate, once the job has succeeded: seconds, cost, ratio")]
+    execution_seconds: Annotated[float, Field(description="of all attempts, as last reported; what budget.max_seconds caps")]
+    budget: JsonObject | None
+    queue: Annotated[QueueObject | None, Field(description="of a job that waits for a worker")]
     config: Annotated[JsonObject | None, Field(description="the recipe that runs, every `auto` resolved; null until the files are checked")]
     attempts: list[AttemptObject] = []
-    queue: Annotated[QueueObject | None, Field(description="while it waits; null further back than the first 1000")] = None
     best_checkpoint: Annotated["CheckpointObject | None", Field(description="the one with the lowest validation loss")] = None
     paused_reason: str | None
     dry_run: bool = False
 
     @classmethod
-    def of(cls, job: Job, *, dry_run: bool = False) -> Self:
+    def of(cls, job: Job, *, queue: QueueObject | None = None, dry_run: bool = False) -> Self:
         hyperparameters = HyperparametersObject.of(job)
         return cls(
             id=job.id,
@@ -158,6 +159,10 @@ class JobObject(Object):
             progress={name: value for name, value in job.progress.items() if name != "cost"} if job.progress else None,
             cost=Cost.of(job),
             estimate=job.estimate,
+            actual=job.actual,
+            execution_seconds=round(job.execution_seconds or 0.0, 1),
+            budget=job.budget,
+            queue=queue,
             config=job.recipe,
             paused_reason=job.paused_reason if job.status == JobStatus.PAUSED else None,
             dry_run=dry_run,

@@ -1,3 +1,4 @@
+from decimal import Decimal
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,7 @@ from app.inspections.repository import exact_tokens
 from app.jobs import idempotency, repository
 from app.jobs.bases import base_of
 from app.jobs.events import Draft, append
+from app.jobs.extras import Budget
 from app.jobs.lifecycle import TERMINAL, sources
 from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
@@ -87,8 +89,10 @@ def preview(session: Session, project_id: str, request: JobRequest, settings: Se
     return job
 
 
-def estimate(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Estimate:
-    return _estimated(session, plan(session, project_id, request, settings), settings)[1]
+def estimate(
+    session: Session, project_id: str, request: JobRequest, settings: Settings, target: estimates.Target | None = None
+) -> Estimate:
+    return _estimated(session, plan(session, project_id, request, settings), settings, target)[1]
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -148,13 +152,16 @@ def pause(session: Session, project_id: str, job_id: str) -> Job:
     return _write(session, job, "The job is paused", status=JobStatus.PAUSED, **wish)
 
 
-def resume(session: Session, project_id: str, job_id: str, settings: Settings) -> Job:
+def resume(session: Session, project_id: str, job_id: str, settings: Settings, change: Budget | None = None) -> Job:
+    """`change`: of the budget; caps that it does not name stay, null takes one away."""
     job, status = _locked(session, project_id, job_id)
-    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None}
-    if status is JobStatus.RUNNING and job.desired == Desired.PAUSE:
-        return _write(session, job, "The pause is withdrawn", **wish)
-    if status is not JobStatus.PAUSED:
+    is_pausing = status is JobStatus.RUNNING and job.desired == Desired.PAUSE
+    if status is not JobStatus.PAUSED and not is_pausing:
         raise IllegalState(f"The job is {_state(job)}; only a paused job can be resumed.", code="job_not_paused")
+    budget = _left_of_budget(job, change)
+    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": budget.model_dump(mode="json") if budget else None}
+    if is_pausing:
+        return _write(session, job, "The pause is withdrawn", **wish)
     if job.recipe is not None:
         return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **wish)
     _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **wish)
@@ -184,10 +191,13 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -
         suffix=request.suffix or None,
         requested=request.model_dump(mode="json", exclude_unset=True),
         job_metadata=request.metadata,
+        budget=request.falqon.budget.model_dump(mode="json") if request.falqon.budget else None,
     )
 
 
-def _estimated(session: Session, planned: Plan, settings: Settings) -> tuple[dict[str, object], Estimate]:
+def _estimated(
+    session: Session, planned: Plan, settings: Settings, target: estimates.Target | None = None
+) -> tuple[dict[str, object], Estimate]:
     report = planned.report
     if report is None:
         raise InvalidRequest(
@@ -197,7 +207,26 @@ def _estimated(session: Session, planned: Plan, settings: Settings) -> tuple[dic
         )
     recipe = planned.asked.resolved(report.num_records)
     num_tokens = exact_tokens(session, planned.training.id, planned.model.id, recipe.max_seq_length)
-    return recipe.model_dump(mode="json"), estimates.estimate_job(planned.model.config, recipe, report, settings, num_tokens=num_tokens)
+    found = estimates.estimate_job(session, planned.model, recipe, report, settings, num_tokens=num_tokens, target=target)
+    return recipe.model_dump(mode="json"), found
+
+
+def _left_of_budget(job: Job, change: Budget | None) -> Budget | None:
+    """With `change`, if there is some left."""
+    if job.budget is None and change is None:
+        return None
+    changed = change.model_dump(mode="json", exclude_unset=True) if change else {}
+    budget = Budget.model_validate((job.budget or {}) | changed)
+    cost = (job.progress or {}).get("cost")
+    if cap := budget.reached(job.execution_seconds, Decimal(cost["accrued"]) if cost else None):
+        name, spent = cap.split()[0], f"{job.execution_seconds:.0f} s" + (f" and ${cost['accrued']}" if cost else "")
+        raise IllegalState(
+            f"falqon.budget.{name}: {cap} is used up ({spent} spent); resume with a higher cap, "
+            f'{{"falqon": {{"budget": {{"{name}": …}}}}}}, or null for none.',
+            param=f"falqon.budget.{name}",
+            code="budget_exhausted",
+        )
+    return budget
 
 
 def _locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:

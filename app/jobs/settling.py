@@ -7,10 +7,12 @@ from app.estimates import service as estimates
 from app.inspections.repository import exact_tokens
 from app.jobs import repository
 from app.jobs.events import Draft, append
+from app.jobs.extras import Budget
 from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.estimate import Estimate
 from falqon_core.spec.records import FileReport
 from falqon_core.spec.shapes import wrong_kind
 
@@ -31,11 +33,12 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
     num_tokens = exact_tokens(session, job.training_file_id, model.id, recipe.max_seq_length)
-    estimate = estimates.estimate_job(model.config, recipe, report, settings, num_tokens=num_tokens)
+    estimate = estimates.estimate_job(session, model, recipe, report, settings, num_tokens=num_tokens)
+    valid = Draft("Files are valid; the job waits for a worker", data={"num_records": report.num_records, "steps": estimate.steps})
     append(
         session,
         job.id,
-        [Draft("Files are valid; the job waits for a worker", data={"num_records": report.num_records, "steps": estimate.steps})],
+        [valid, *_budget_warning(job, estimate)],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.QUEUED,
         recipe=recipe.model_dump(mode="json"),
@@ -49,6 +52,17 @@ def misfit(file: File, recipe: Recipe) -> str | None:
     report = FileReport.model_validate(file.report)
     reason = report.too_bad(recipe.max_bad_record_fraction) or (wrong_kind(report.shape, recipe.method) if report.shape else None)
     return f"{file.filename}: {reason}" if reason else None
+
+
+def _budget_warning(job: Job, estimate: Estimate) -> list[Draft]:
+    """A job that may well hit its cap is accepted: estimates err, and at the cap it loses nothing."""
+    budget = Budget.model_validate(job.budget or {})
+    cap = budget.reached(estimate.seconds.low, estimate.cost.low)
+    if cap is None:
+        return []
+    at_best = f"{estimate.seconds.low:.0f} s and ${estimate.cost.low}"
+    text = f"The budget is less than this job is estimated to take at best ({at_best}); it will pause at {cap}"
+    return [Draft(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
 
 
 def _fail(session: Session, job: Job, param: str, reason: str) -> JobStatus:

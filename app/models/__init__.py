@@ -13,10 +13,12 @@ from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
 from app.models.orphan import Orphan
+from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
+from app.models.worker import Worker
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -37,6 +39,7 @@ __all__ = [
     "JobStatus",
     "Model",
     "Orphan",
+    "PriceOverride",
     "Project",
     "Purpose",
     "Scope",
@@ -44,4 +47,5 @@ __all__ = [
     "Upload",
     "UploadPart",
     "UploadStatus",
+    "Worker",
 ]

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
@@ -10,14 +10,24 @@ class Attempt(Base):
     """One execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled, paused, released or lost."""
 
     __tablename__ = "attempts"
+    __table_args__ = (Index("ix_attempts_kind", "base_model_id", "method", "device", "num_devices", "created_at"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str]
     device: Mapped[str]
     num_devices: Mapped[int]
+    base_model_id: Mapped[str | None]
+    method: Mapped[str | None]
     start_step: Mapped[int | None]
     created_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     error_code: Mapped[str | None]
+    tokens: Mapped[int | None] = mapped_column(BigInteger)  # trained in this attempt, as last reported
+    train_seconds: Mapped[float | None]  # from its first step to its last one, evaluations and checkpoints included
+    overhead_seconds: Mapped[float | None]  # all others, to its end; null until it has succeeded
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.train_seconds if self.tokens and self.train_seconds else None

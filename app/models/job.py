@@ -56,6 +56,8 @@ class Job(Base):
     requested: Mapped[JsonObject]  # the request body as it came
     recipe: Mapped[JsonObject | None]  # what really runs; set once the files are checked, with every "auto" resolved
     estimate: Mapped[JsonObject | None]  # the one given at submission
+    actual: Mapped[JsonObject | None]  # beside it, once the job has succeeded
+    budget: Mapped[JsonObject | None]  # an `app.jobs.extras.Budget`
     job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
 
     attempt: Mapped[int] = mapped_column(default=0)  # executions so far; the newest one's number is the fencing token
@@ -65,6 +67,7 @@ class Job(Base):
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JsonObject | None]  # step, eta and cost as last reported
     device_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts, as last reported
+    execution_seconds: Mapped[float] = mapped_column(default=0.0)  # the same, however many devices an attempt has
     paused_reason: Mapped[str | None]
 
     error_code: Mapped[str | None]

@@ -1,86 +1,36 @@
-"""How long a training will take and what it costs: arithmetic only, before and during a job; its memory is in `spec.memory`.
+"""How long a training will take and what it costs, before it starts: arithmetic only. Its memory is in `spec.memory`.
 
-Before: a roofline. Floating-point operations of the melded method over the device's peak times a stated efficiency, with a
-band around it. During: the measured seconds of the steps done. What is given up: no learning from earlier jobs yet, and
-token counts come from characters when no tokenizer has seen the file; `basis` says which.
+`basis` says where the rate comes from. "measured": what earlier attempts of the same model, method and device really reached
+(`spec.throughput`). "roofline": floating-point operations of the melded method over the device's peak times a stated efficiency.
+What is given up: a roofline knows nothing of staging, loading and export, and token counts come from characters when no tokenizer has
+seen the file; both are told.
 """
 
 import math
-import statistics
-from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.spec.config import Recipe
+from falqon_core.spec.devices import Device
 from falqon_core.spec.memory import fitted, training_memory_bytes
 from falqon_core.spec.models import ModelDimensions
+from falqon_core.spec.prices import Price, default_price, dollars
+from falqon_core.spec.throughput import Throughput
 
 # English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
 CHARACTERS_PER_TOKEN = 3.6
 TEMPLATE_TOKENS_PER_SEQUENCE = 25
+CHARACTERS_FACTOR = 1.2  # how far such a count may be off, on both sides; a roofline's band is wide enough as it is
 
 GIB = 2**30
-
-
-class Device(BaseModel):
-    """A kind of device. `tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per core).
-
-    `reported_as`: the names that the driver gives to this kind, and to none with another peak.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    tflops: float
-    memory_gib: float | None = None
-    usd_per_hour: Decimal
-    price_source: str
-    reported_as: tuple[str, ...] = ()
-
-
-# Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM per core with AVX512-bf16.
-DEVICES: dict[str, Device] = {
-    device.name: device
-    for device in (
-        Device(name="cpu", tflops=0.2, usd_per_hour=Decimal("0.045"), price_source="one general-purpose cloud vCPU, on demand, 2026-11"),
-        Device(
-            name="rtx-4090",
-            tflops=330,
-            memory_gib=24,
-            usd_per_hour=Decimal("0.35"),
-            price_source="market-place rate, 2026-11",
-            reported_as=("NVIDIA GeForce RTX 4090",),
-        ),
-        Device(
-            name="l40s",
-            tflops=733,
-            memory_gib=48,
-            usd_per_hour=Decimal("1.861"),
-            price_source="large cloud, on demand, 2026-11",
-            reported_as=("NVIDIA L40S",),
-        ),
-        Device(
-            name="a100",
-            tflops=312,
-            memory_gib=80,
-            usd_per_hour=Decimal("1.79"),
-            price_source="specialised cloud, 2026-11",
-            reported_as=("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-40GB"),
-        ),
-        Device(
-            name="h100",
-            tflops=1979,
-            memory_gib=80,
-            usd_per_hour=Decimal("2.69"),
-            price_source="RunPod community, 2026-11",
-            reported_as=("NVIDIA H100 80GB HBM3",),
-        ),
-    )
-}
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
 ROOFLINE_BAND = (0.6, 2.5)  # low and high as multiples of the expected seconds: a roofline knows no more than that
+
+Basis = Literal["measured", "roofline"]
+TokensBasis = Literal["counted", "characters"]
+TOKENS_FROM: dict[TokensBasis, str] = {"counted": "tokens counted by the tokenizer", "characters": "tokens from characters"}
 
 
 class Range(BaseModel):
@@ -107,6 +57,8 @@ class Cost(BaseModel):
 
 
 class Estimate(BaseModel):
+    """`n`: measured attempts behind it. `overhead_seconds`: the part of the seconds that is no training; null where it is not known."""
+
     model_config = ConfigDict(frozen=True)
 
     device: str
@@ -118,14 +70,37 @@ class Estimate(BaseModel):
     memory_bytes: int
     fits: bool | None
     seconds: Range
+    overhead_seconds: float | None
     cost: Cost
-    basis: str
+    basis: Basis
+    n: int
+    tokens_per_second: float
+    tokens_basis: TokensBasis
+    explanation: str
     reason: str | None = None
 
 
-def reported_device(name: str) -> Device | None:
-    """The device that the driver calls `name`; None when its peak is not known here."""
-    return next((device for device in DEVICES.values() if name in device.reported_as), None)
+class Actual(BaseModel):
+    """What a job took in the end, beside its estimate: all its attempts, staging and export included.
+
+    `ratio`: actual over expected seconds; `inside_band`: whether they lie between low and high. Both are null where they would compare
+    unlike things.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float
+    cost: Decimal | None
+    ratio: float | None
+    inside_band: bool | None
+
+
+class _Speed(NamedTuple):
+    seconds: Range
+    overhead_seconds: float | None
+    basis: Basis
+    n: int
+    explanation: str
 
 
 def tokens_from_characters(num_characters: int, num_sequences: int) -> int:
@@ -167,26 +142,30 @@ def estimate(
     tokens_per_epoch: int,
     device: Device,
     num_devices: int = 1,
-    tokens_basis: str = "characters",
+    price: Price | None = None,
+    throughput: Throughput | None = None,
+    tokens_basis: TokensBasis = "characters",
 ) -> Estimate:
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
 
-    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens` is chosen as it would. The tokens of a
-    preference record are those of both its halves.
+    `throughput`: of the same model, method, device and number of devices; without it a roofline answers. `memory_bytes` is what the
+    trainer would use of the device: an open `microbatch_tokens` is chosen as it would. The tokens of a preference record are those of
+    both its halves.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     steps = recipe.num_steps(num_records)
     tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
+    if throughput is not None:
+        speed = _measured_speed(throughput, tokens, tokens_basis)
+    else:
+        flops = training_flops(dimensions, recipe, tokens)
+        if recipe.method == "dpo":
+            flops += reference_flops(dimensions, recipe, tokens_per_epoch)
+        speed = _roofline_speed(flops, device, num_devices)
     is_cpu = device.name == "cpu"
-    efficiency = ROOFLINE_EFFICIENCY["cpu" if is_cpu else "gpu"]
-    flops = training_flops(dimensions, recipe, tokens)
-    if recipe.method == "dpo":
-        flops += reference_flops(dimensions, recipe, tokens_per_epoch)
-    expected = flops / (device.tflops * 1e12 * num_devices * efficiency)
-    low, high = (expected * factor for factor in ROOFLINE_BAND)
     placed = fitted(dimensions, recipe, math.inf if device.memory_gib is None else device.memory_gib * GIB, is_cpu)
     fits = None if device.memory_gib is None else placed is not None
-    rate = device.usd_per_hour * num_devices
+    training_seconds = speed.seconds.expected - (speed.overhead_seconds or 0.0)
     return Estimate(
         device=device.name,
         num_devices=num_devices,
@@ -196,39 +175,62 @@ def estimate(
         steps=steps,
         memory_bytes=training_memory_bytes(dimensions, placed or recipe, is_cpu),
         fits=fits,
-        seconds=Range(low=low, expected=expected, high=high),
-        cost=Cost(
-            low=dollars(rate, low),
-            expected=dollars(rate, expected),
-            high=dollars(rate, high),
-            usd_per_device_hour=device.usd_per_hour,
-            price_source=device.price_source,
-        ),
-        basis=f"roofline at {efficiency:.0%} of {device.tflops * num_devices:g} TFLOP/s; tokens from {tokens_basis}",
+        seconds=speed.seconds,
+        overhead_seconds=speed.overhead_seconds,
+        cost=_cost(price or default_price(device.name), num_devices, speed.seconds),
+        basis=speed.basis,
+        n=speed.n,
+        tokens_per_second=round(tokens / training_seconds, 1) if training_seconds > 0 else 0.0,
+        tokens_basis=tokens_basis,
+        explanation=f"{speed.explanation}; {TOKENS_FROM[tokens_basis]}",
         reason="memory_exceeds_device" if fits is False else None,
     )
 
 
-def dollars(usd_per_hour: Decimal, seconds: float) -> Decimal:
-    """Cost to a hundredth of a cent."""
-    return (usd_per_hour * Decimal(str(seconds)) / 3600).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+def compare(expected: Range, seconds: float, cost: Decimal | None) -> Actual:
+    return Actual(
+        seconds=round(seconds, 1),
+        cost=cost,
+        ratio=round(seconds / expected.expected, 4) if expected.expected > 0 else None,
+        inside_band=expected.low <= seconds <= expected.high,
+    )
 
 
-class Remaining(NamedTuple):
-    low: float
-    expected: float
-    high: float
+def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBasis) -> _Speed:
+    rate, overhead = throughput.tokens_per_second, throughput.overhead_seconds
+    factor = rate.factor * (CHARACTERS_FACTOR if tokens_basis == "characters" else 1.0)
+    training = tokens / rate.median
+    low, expected, high = training / factor, training, training * factor
+    if overhead is not None:
+        low, expected, high = low + overhead.median / overhead.factor, expected + overhead.median, high + overhead.median * overhead.factor
+    return _Speed(
+        seconds=Range(low=low, expected=expected, high=high),
+        overhead_seconds=None if overhead is None else overhead.median,
+        basis="measured",
+        n=throughput.n,
+        explanation=f"median of {throughput.n} finished {'attempt' if throughput.n == 1 else 'attempts'} of this installation",
+    )
 
 
-def remaining_seconds(step_seconds: Sequence[float], steps_left: int) -> Remaining | None:
-    """Time left from the measured seconds of this attempt's latest steps; None before two steps are known.
+def _roofline_speed(flops: float, device: Device, num_devices: int) -> _Speed:
+    efficiency = ROOFLINE_EFFICIENCY["cpu" if device.name == "cpu" else "gpu"]
+    expected = flops / (device.tflops * 1e12 * num_devices * efficiency)
+    low, high = (expected * factor for factor in ROOFLINE_BAND)
+    return _Speed(
+        seconds=Range(low=low, expected=expected, high=high),
+        overhead_seconds=None,
+        basis="roofline",
+        n=0,
+        explanation=f"roofline at {efficiency:.0%} of {device.tflops * num_devices:g} TFLOP/s, without staging, loading and export",
+    )
 
-    Expected: the mean step. The band: two standard errors of the sum of `steps_left` such steps, plus the uncertainty of the
-    mean itself; it narrows as steps come in and never promises more than the measured rate supports.
-    """
-    if len(step_seconds) < 2:
-        return None
-    mean, deviation = statistics.fmean(step_seconds), statistics.stdev(step_seconds)
-    spread = 2 * deviation * (steps_left**0.5 + steps_left / len(step_seconds) ** 0.5)
-    expected = mean * steps_left
-    return Remaining(max(0.0, expected - spread), expected, expected + spread)
+
+def _cost(price: Price, num_devices: int, seconds: Range) -> Cost:
+    rate = price.usd_per_device_hour * num_devices
+    return Cost(
+        low=dollars(rate, seconds.low),
+        expected=dollars(rate, seconds.expected),
+        high=dollars(rate, seconds.high),
+        usd_per_device_hour=price.usd_per_device_hour,
+        price_source=price.label,
+    )

@@ -30,6 +30,7 @@ class Started(Message):
     start_step: int = Field(description="0, or the step of the checkpoint that training continues from")
     num_records: int
     num_truncated_records: int
+    num_validation_records: int = 0
     tokens_per_epoch: int
     device: str
     num_trainable_parameters: int

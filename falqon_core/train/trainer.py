@@ -201,6 +201,7 @@ class Trainer:
             start_step=self.progress.step,
             num_records=self.progress.num_records,
             num_truncated_records=self.num_truncated,
+            num_validation_records=len(self.validation.sequences) if self.validation else 0,
             tokens_per_epoch=self.progress.num_tokens,
             device=self.device.type,
             num_trainable_parameters=sum(parameter.numel() for parameter in self.method.parameters().values()),

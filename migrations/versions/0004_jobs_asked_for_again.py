@@ -64,12 +64,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_index("ix_jobs_without_metadata")
-        batch_op.drop_index("ix_jobs_project_id_base_model_id_id")
-        batch_op.drop_index("ix_jobs_project_id_status_id")
-        batch_op.drop_index(batch_op.f("ix_jobs_base_checkpoint_id"))
-        batch_op.drop_column("base_checkpoint_id")
+    # No batch: on SQLite it builds the table anew, and dropping the old one would take all rows that refer to it along.
+    op.drop_index("ix_jobs_without_metadata", "jobs")
+    op.drop_index("ix_jobs_project_id_base_model_id_id", "jobs")
+    op.drop_index("ix_jobs_project_id_status_id", "jobs")
+    op.drop_index(op.f("ix_jobs_base_checkpoint_id"), "jobs")
+    op.drop_column("jobs", "base_checkpoint_id")
     op.drop_table("checkpoint_permissions")
     op.drop_table("job_metadata")
     op.drop_table("submissions")

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 from app.jobs.claims import Claim
 from falqon_core.spec.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
+from falqon_core.spec.prices import default_price
 from tests.support.house import House
 from worker.journal import Journal
 from worker.lease import Lease
@@ -16,9 +17,9 @@ def relayed(house: House, lines: bytes, on_checkpoint: Callable[[CheckpointSaved
     job_id = house.add_job()
     house.set(job_id, status="running", attempt=1, lease_owner="me", lease_expires_at=house.job(job_id).created_at)
     lease = Lease(house.database, Claim(job_id, 1, "me"), lease_seconds=60, heartbeat_seconds=10, claimed_at=0, on_lost=lambda: None)
-    relay = Relay(
-        Journal(house.database, supervisor.redis, lease), Progress(house.job(job_id), supervisor.machine, lambda: 0), on_checkpoint
-    )
+    price = default_price("cpu")
+    progress = Progress(house.job(job_id), supervisor.machine, lambda: 0, price)
+    relay = Relay(Journal(house.database, supervisor.redis, lease), progress, lambda _: price, on_checkpoint)
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)

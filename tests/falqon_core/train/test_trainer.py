@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falqon_core.spec.config import Recipe, TrainConfig
+from falqon_core.spec.devices import DEVICES
 from falqon_core.spec.errors import ConfigError, DatasetError, LossNotFinite
-from falqon_core.spec.estimate import DEVICES
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
 from falqon_core.train.trainer import Trainer
 

@@ -1,0 +1,43 @@
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Attempt, Job, JobStatus
+from app.models.base import JsonObject
+from falqon_core.spec.throughput import Sample
+
+NEWEST_ATTEMPTS = 50  # enough for a median; machines and versions change
+NEWEST_JOBS = 1000
+
+
+class Ended(NamedTuple):
+    model: str
+    method: str
+    device: str
+    actual: JsonObject
+
+
+def samples(session: Session, base_model_id: str, method: str, device: str, num_devices: int) -> list[Sample]:
+    """Of every project: a rate tells nothing of what was trained."""
+    kind = (
+        Attempt.base_model_id == base_model_id,
+        Attempt.method == method,
+        Attempt.device == device,
+        Attempt.num_devices == num_devices,
+    )
+    measured = (Attempt.outcome == JobStatus.SUCCEEDED, Attempt.tokens > 0, Attempt.train_seconds > 0)
+    statement = select(Attempt).where(*kind, *measured).order_by(Attempt.created_at.desc()).limit(NEWEST_ATTEMPTS)
+    return [Sample(attempt.tokens_per_second or 0.0, attempt.overhead_seconds) for attempt in session.scalars(statement)]
+
+
+def ended(session: Session, project_id: str) -> list[Ended]:
+    """The newest jobs that went all their steps."""
+    statement = (
+        select(Job.base_model_id, Job.recipe, Job.estimate, Job.actual)
+        .where(Job.project_id == project_id, Job.status == JobStatus.SUCCEEDED, Job.actual.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(NEWEST_JOBS)
+    )
+    rows = [(model, recipe or {}, estimate or {}, actual or {}) for model, recipe, estimate, actual in session.execute(statement)]
+    return [Ended(model, recipe["method"], estimate["device"], actual) for model, recipe, estimate, actual in rows]

@@ -1,0 +1,17 @@
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+
+class Worker(Base):
+    """A process that executes jobs. It shows itself whenever it looks for one; while it has one, its lease shows that it lives."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    num_devices: Mapped[int]
+    seen_at: Mapped[datetime]
+    created_at: Mapped[CreatedAt]

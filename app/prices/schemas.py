@@ -1,0 +1,65 @@
+from datetime import UTC, date, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.pagination import Object
+from app.prices.service import Listed, Source
+from falqon_core.spec.devices import DEVICES
+from falqon_core.spec.prices import Dollars, PriceKind
+
+
+class PriceObject(Object):
+    object: Literal["price"] = "price"
+    device: str
+    provider: str
+    kind: Annotated[PriceKind, Field(description="typical: nobody's quote; override: set for this installation, by file or by PUT")]
+    usd_per_device_hour: str
+    as_of: date
+    age_days: int
+    source: str
+    in_force: Annotated[bool, Field(description="what new estimates and running jobs are charged; one of each device")]
+
+    @classmethod
+    def of(cls, listed: Listed) -> Self:
+        price = listed.price
+        return cls(
+            id="-".join(f"price {price.device} {price.provider} {price.kind} {price.as_of}".lower().replace("_", " ").split()),
+            device=price.device,
+            provider=price.provider,
+            kind=price.kind,
+            usd_per_device_hour=str(price.usd_per_device_hour),
+            as_of=price.as_of,
+            age_days=max(0, (datetime.now(UTC).date() - price.as_of).days),
+            source=price.source,
+            in_force=listed.in_force,
+        )
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Override(_Request):
+    device: str
+    usd_per_device_hour: Dollars
+    source: Source
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.device not in DEVICES:
+            raise ValueError(f"device: '{self.device}' is not known; known devices: {', '.join(sorted(DEVICES))}")
+        return self
+
+
+class PricesRequest(_Request):
+    """All overrides there shall be; those that are left out are withdrawn."""
+
+    overrides: Annotated[list[Override], Field(max_length=len(DEVICES))]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        devices = [override.device for override in self.overrides]
+        if twice := next((device for device in devices if devices.count(device) > 1), None):
+            raise ValueError(f"overrides: '{twice}' is there twice; name each device once")
+        return self

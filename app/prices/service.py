@@ -1,0 +1,102 @@
+"""What an hour of a device costs here: set by the admin, else by a file, else the default of the table. Free of the web framework."""
+
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
+
+from app.models import PriceOverride
+from app.prices import repository
+from app.settings import Settings
+from falqon_core.spec.devices import DEVICES
+from falqon_core.spec.prices import PRICES, Dollars, Price, default_price
+
+HERE, FILE = "this installation", "price file"
+Source = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class FilePrice(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    usd_per_device_hour: Dollars
+    source: Source
+    as_of: date
+
+
+class Wanted(NamedTuple):
+    device: str
+    usd_per_device_hour: Decimal
+    source: str
+
+
+class Listed(NamedTuple):
+    price: Price
+    in_force: bool
+
+
+_file = TypeAdapter(dict[str, FilePrice])
+
+
+def price_of(session: Session, settings: Settings, device: str) -> Price:
+    return _in_force(repository.overrides(session), file_prices(settings.prices), device)
+
+
+def listed(session: Session, settings: Settings) -> list[Listed]:
+    """All that is known, of each device the one in force first."""
+    overrides, of_file = repository.overrides(session), file_prices(settings.prices)
+    rows = []
+    for device in DEVICES:
+        chosen = _in_force(overrides, of_file, device)
+        own = [of_file[device]] if device in of_file else []
+        others = [price for price in (*own, *PRICES) if price.device == device and price != chosen]
+        rows += [Listed(chosen, True), *(Listed(price, False) for price in others)]
+    return rows
+
+
+def replace(session: Session, wanted: Sequence[Wanted]) -> None:
+    """These overrides and no others; what was in force before stays in the table, for the record."""
+    before = repository.overrides(session)
+    for one in wanted:
+        old = before.get(one.device)
+        if old is None or (old.usd_per_device_hour, old.source) != (str(one.usd_per_device_hour), one.source):
+            session.add(PriceOverride(device=one.device, usd_per_device_hour=str(one.usd_per_device_hour), source=one.source))
+    for device in sorted(before.keys() - {one.device for one in wanted}):
+        session.add(PriceOverride(device=device, usd_per_device_hour=None, source="withdrawn"))
+    session.flush()
+
+
+@cache
+def file_prices(path: Path | None) -> dict[str, Price]:
+    """Read once in the life of a process. Raises `ValueError`, which says what is wrong and where."""
+    if path is None:
+        return {}
+    try:
+        found = _file.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"FALQON_PRICES: {path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise ValueError(f"FALQON_PRICES: {path}: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}") from None
+    if unknown := sorted(found.keys() - DEVICES.keys()):
+        raise ValueError(f"FALQON_PRICES: {path}: unknown device '{unknown[0]}'; known devices: {', '.join(sorted(DEVICES))}")
+    return {device: Price(device=device, provider=FILE, kind="override", **price.model_dump()) for device, price in found.items()}
+
+
+def _in_force(overrides: dict[str, PriceOverride], of_file: dict[str, Price], device: str) -> Price:
+    if override := overrides.get(device):
+        assert override.usd_per_device_hour is not None
+        return Price(
+            device=device,
+            provider=HERE,
+            kind="override",
+            usd_per_device_hour=Decimal(override.usd_per_device_hour),
+            as_of=override.created_at.date(),
+            source=override.source,
+        )
+    return of_file.get(device) or default_price(device)

@@ -1,0 +1,61 @@
+"""How fast trainings of one kind really went: from the attempts that an installation has seen, a rate with a band.
+
+Robust: medians, and the median distance from them. What is given up: attempts are not weighted, neither by age nor by length.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+DEVIATIONS = 2.0  # of the band, in robust standard deviations
+DOUBT = 0.5  # of a single attempt; of n attempts it is this share divided by n
+LEAST_FACTOR = 1.1  # recipes of one method differ among themselves
+NORMAL_MAD = 1.4826  # from the median distance to the standard deviation of a normal distribution
+
+
+class Sample(NamedTuple):
+    """One attempt. The rate counts all seconds from its first step to its last, evaluations and checkpoints among them.
+
+    `overhead_seconds`: all others, for staging, loading, export and upload; null for an attempt that did not come to its end.
+    """
+
+    tokens_per_second: float
+    overhead_seconds: float | None
+
+
+class Measured(BaseModel):
+    """A median; `factor`: what lies in the band is at most this many times more or less."""
+
+    model_config = ConfigDict(frozen=True)
+
+    median: float
+    factor: float
+
+
+class Throughput(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    tokens_per_second: Measured
+    overhead_seconds: Measured | None
+
+
+def throughput(samples: Sequence[Sample]) -> Throughput | None:
+    """None without samples. Every rate must be above zero."""
+    if not samples:
+        return None
+    overheads = [sample.overhead_seconds for sample in samples if sample.overhead_seconds is not None]
+    return Throughput(
+        n=len(samples),
+        tokens_per_second=_measured([sample.tokens_per_second for sample in samples]),
+        overhead_seconds=_measured(overheads) if overheads else None,
+    )
+
+
+def _measured(values: Sequence[float]) -> Measured:
+    median = statistics.median(values)
+    distance = statistics.median(abs(value - median) for value in values)
+    spread = NORMAL_MAD * distance / median if median else 0.0
+    return Measured(median=median, factor=max(LEAST_FACTOR, 1 + DEVIATIONS * spread + DOUBT / len(values)))

@@ -1,0 +1,61 @@
+"""What one attempt measures is what the next job of its kind is estimated by."""
+
+import pytest
+
+from app.estimates import repository
+from app.estimates import service as estimates
+from app.jobs import queue
+from app.models import JobStatus, Model
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.estimate import Estimate
+from falqon_core.spec.records import FileReport
+from tests.support.house import BASE_MODEL, House
+from tests.support.toy_trainer import Toy
+from tests.worker.test_budget import patient
+
+REPORT = FileReport(shape="text", num_records=20, num_characters=720)
+
+
+def estimate(house: House) -> Estimate:
+    with house.database.read() as session:
+        model = session.get_one(Model, BASE_MODEL)
+        return estimates.estimate_job(session, model, Recipe().resolved(20), REPORT, house.settings, num_tokens=200)
+
+
+def test_an_attempt_keeps_its_rate_and_the_job_is_compared_with_its_estimate(house: House) -> None:
+    guessed = estimate(house)
+    assert (guessed.basis, guessed.tokens_basis) == ("roofline", "counted")
+    job_id = house.add_job(Toy(steps=20, step_seconds=0.01))
+    house.set(job_id, estimate=guessed.model_dump(mode="json"))
+    assert patient(house).execute_next()
+    (attempt,), job = house.attempts(job_id), house.job(job_id)
+    assert (attempt.base_model_id, attempt.method, attempt.tokens) == (BASE_MODEL, "falqon", 200)
+    assert attempt.train_seconds >= 0.2
+    assert attempt.overhead_seconds > 0
+    assert attempt.train_seconds + attempt.overhead_seconds == pytest.approx(job.execution_seconds, abs=0.2)
+    assert job.actual["seconds"] == pytest.approx(job.execution_seconds, abs=0.2)
+    assert job.actual["ratio"] == pytest.approx(job.actual["seconds"] / guessed.seconds.expected, rel=0.5)
+    assert job.actual["cost"] == job.progress["cost"]["accrued"]
+    known = estimate(house)
+    assert (known.basis, known.n, known.overhead_seconds) == ("measured", 1, attempt.overhead_seconds)
+    assert known.tokens_per_second == pytest.approx(attempt.tokens / attempt.train_seconds, abs=0.1)
+    assert known.seconds.low < known.seconds.expected < known.seconds.high
+
+
+def test_an_attempt_that_ended_badly_measures_nothing(embedded_house: House) -> None:
+    house = embedded_house
+    job_id = house.add_job(Toy(user_error_at=3))
+    assert patient(house).execute_next()
+    (attempt,) = house.attempts(job_id)
+    assert (attempt.tokens, attempt.overhead_seconds) == (20, None)
+    with house.database.read() as session:
+        assert repository.samples(session, BASE_MODEL, "falqon", "cpu", 2) == []
+
+
+def test_a_worker_that_looks_is_counted(embedded_house: House) -> None:
+    house = embedded_house
+    assert not patient(house).execute_next()
+    house.set(house.add_job(), status=JobStatus.PAUSED)
+    with house.database.read() as session:
+        place = queue.look(session, house.settings).end()
+    assert (place.position, place.num_workers) == (1, 1)

@@ -1,0 +1,68 @@
+"""How fast this attempt goes: its steps, what interrupts them, and so how long it still takes. Times are given, in seconds."""
+
+import math
+import statistics
+from collections import deque
+
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.messages import Started
+from falqon_core.spec.remaining import Pauses, Remaining, num_left, remaining_seconds
+
+REMEMBERED = 256  # of the latest steps, evaluations and checkpoints
+
+
+class Pace:
+    def __init__(self, recipe: Recipe | None) -> None:
+        self._recipe = recipe
+        self._steps: deque[float] = deque(maxlen=REMEMBERED)
+        self._evaluations: deque[float] = deque(maxlen=REMEMBERED)
+        self._checkpoints: deque[float] = deque(maxlen=REMEMBERED)
+        self._num_records = self._num_validation_records = 0
+        self._elapsed: float | None = None  # as the trainer said with its last step
+        self._heard_at = self._paused = 0.0
+        self._closing = 0.0
+
+    def started(self, message: Started, now: float, overhead: float | None) -> None:
+        """Loading is done; what the `overhead` of earlier attempts needed beyond it comes after the last step."""
+        self._num_records, self._num_validation_records = message.num_records, message.num_validation_records
+        self._closing = 0.0 if overhead is None else max(0.0, overhead - now)
+
+    def step(self, elapsed: float, now: float) -> None:
+        """The first of an attempt measures nothing: it includes what is warmed up."""
+        if self._elapsed is not None:
+            self._steps.append(max(0.0, elapsed - self._elapsed - self._paused))
+        self._elapsed, self._heard_at, self._paused = elapsed, now, 0.0
+
+    def evaluated(self, now: float) -> None:
+        self._evaluations.append(self._pause(now))
+
+    def sampled(self, now: float) -> None:
+        """Part of the evaluation before it."""
+        seconds = self._pause(now)
+        if self._evaluations:
+            self._evaluations[-1] += seconds
+
+    def checkpointed(self, now: float) -> None:
+        self._checkpoints.append(self._pause(now))
+
+    def remaining(self, step: int, total_steps: int) -> Remaining | None:
+        """None before two steps are known."""
+        return remaining_seconds(self._steps, total_steps - step, self._pauses(step, total_steps), self._closing)
+
+    def _pause(self, now: float) -> float:
+        seconds, self._heard_at = max(0.0, now - self._heard_at), now
+        self._paused += seconds
+        return seconds
+
+    def _pauses(self, step: int, total_steps: int) -> list[Pauses]:
+        """Until one was measured, an evaluation counts as so many steps as its records would make, a checkpoint as one step."""
+        if self._recipe is None or not self._steps:
+            return []
+        batch_size, mean = self._recipe.batch_size or 1, statistics.fmean(self._steps)
+        evaluate_every = self._recipe.eval_every or max(1, math.ceil(self._num_records / batch_size))
+        evaluations = num_left(evaluate_every, step, total_steps) if self._num_validation_records else 0
+        checkpoints = num_left(self._recipe.checkpoint_every, step, total_steps)
+        return [
+            Pauses(self._evaluations, evaluations, mean * self._num_validation_records / batch_size),
+            Pauses(self._checkpoints, checkpoints, mean),
+        ]
