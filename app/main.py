@@ -28,6 +28,8 @@ from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.web import docs, pages
 from app.web.session import CookieSessions
+from app.webhooks import endpoints as webhooks
+from app.webhooks.dispatcher import Dispatcher
 
 REDIS_TIMEOUT_SECONDS = 1
 
@@ -47,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
-    for noun in (health, files, jobs, stream, estimates, artifacts, catalogue, pages, docs):
+    for noun in (health, files, jobs, stream, estimates, webhooks, artifacts, catalogue, pages, docs):
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
@@ -67,12 +69,14 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
-    reconciler = Reconciler(database, held.bell, settings)
+    reconciler, dispatcher = Reconciler(database, held.bell, settings), Dispatcher(database, settings)
     reconciler.start()
+    dispatcher.start()
     try:
         async with held.wakeups.running():
             yield
     finally:
+        await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
         redis.close()
         database.dispose()

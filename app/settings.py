@@ -3,7 +3,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
@@ -20,7 +20,13 @@ class Settings(BaseSettings):
     storage_url: str = Field("", validation_alias="STORAGE_URL", description="file:///…, s3://…; empty: data_dir/objects")
 
     admin_key: SecretStr | None = Field(None, description="API key with every right; empty: one is generated and shown once")
-    session_secret: SecretStr | None = Field(None, description="signs the dashboard's cookie; empty: generated into data_dir")
+    session_secret: SecretStr | None = Field(
+        None, description="signs the dashboard's cookie, webhook secrets derive from it; empty: generated into data_dir"
+    )
+
+    webhook_networks: list[IPvAnyNetwork] = Field(
+        [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
+    )
 
     max_file_bytes: int = 512 * 2**20  # as the API this one replaces
     lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job

@@ -68,7 +68,8 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
     if job is None:
         return None
     session.add(Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices))
-    append(session, job.id, [Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})])
+    draft = Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
+    append(session, job.id, [draft], status=JobStatus.RUNNING)
     return job
 
 

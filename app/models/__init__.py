@@ -10,6 +10,8 @@ from app.models.file import File, FileStatus
 from app.models.job import Desired, Job, JobStatus
 from app.models.model import Model
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
+from app.models.webhook_endpoint import WebhookEndpoint
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -18,6 +20,7 @@ __all__ = [
     "Attempt",
     "Base",
     "Checkpoint",
+    "DeliveryStatus",
     "Desired",
     "Event",
     "File",
@@ -27,4 +30,6 @@ __all__ = [
     "Model",
     "Project",
     "Scope",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]
