@@ -64,3 +64,8 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """Scratch of the worker on this machine: staged inputs and outputs of attempts. Nothing here is the only copy."""
         return self.data_dir.resolve() / "work"
+
+    @cached_property
+    def reports_dir(self) -> Path:
+        """Where experiment trackers leave what they keep on the worker's machine: TensorBoard's event files, W&B's offline runs."""
+        return self.data_dir.resolve() / "reports"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Attempt
+from app.models.base import JsonObject
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
 from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
 from worker.progress import Progress
@@ -32,10 +33,12 @@ class Relay:
         journal: Journal,
         progress: Progress,
         on_checkpoint: Callable[[CheckpointSaved], None],
+        on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
     ) -> None:
         self._journal = journal
         self._progress = progress
         self._on_checkpoint = on_checkpoint
+        self._on_metrics = on_metrics
         self._waiting: deque[Draft] = deque(maxlen=MAX_WAITING)
         self._batch: list[Draft] = []
         self._tried_at = time.monotonic()
@@ -107,11 +110,11 @@ class Relay:
             case StepMetrics() as message:
                 self._progress.step(message)
                 text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
-                self._waiting.append(Draft(text, type="metrics", data=self._progress.metrics(message)))
+                self._tell_metrics(message.step, text, self._progress.metrics(message))
             case Evaluated() as message:
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
-                self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"}, exclude_none=True)))
+                self._tell_metrics(message.step, text, message.model_dump(exclude={"type"}, exclude_none=True))
             case Sampled() as message:
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
@@ -129,6 +132,10 @@ class Relay:
                 if message.early_stop is not None:
                     text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
                     self._waiting.append(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
+
+    def _tell_metrics(self, step: int, text: str, data: JsonObject) -> None:
+        self._waiting.append(Draft(text, type="metrics", data=data))
+        self._on_metrics(step, data)
 
 
 def _start_draft(message: Started) -> Draft:

@@ -107,7 +107,7 @@ class JobObject(Object):
     hyperparameters: HyperparametersObject
     method: dict[str, Any]
     seed: int
-    integrations: list[Any] = []
+    integrations: list[JsonObject]
     metadata: JsonObject | None
     result_files: list[str] = []
     error: ErrorObject | None
@@ -139,6 +139,7 @@ class JobObject(Object):
             hyperparameters=hyperparameters,
             method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
+            integrations=job.requested.get("integrations") or [],
             metadata=job.job_metadata,
             error=_error(job),
             fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,
