@@ -29,6 +29,8 @@ FINISH_SECONDS = 15.0  # for all of them together, after the trainer has ended
 MAX_BEHIND = 10_000  # points that a reporter may be behind the training
 PROGRAM = [sys.executable, "-P", "-m", "worker.reporters"]  # -P: nothing in its working directory is taken for a module
 OURS = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
+# Nothing beyond what the user asked for leaves the machine.
+DISCREET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false", "GRADIO_ANALYTICS_ENABLED": "False"}
 KEPT_LOG_LINES = 20
 NOT_METRICS = {"step", "total_steps"}
 
@@ -119,7 +121,7 @@ class _Feed:
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 cwd=self._home,
-                env={name: value for name, value in os.environ.items() if not OURS.search(name)},
+                env=DISCREET | {name: value for name, value in os.environ.items() if not OURS.search(name)},
                 start_new_session=True,
             )
         if self._stopped_because is not None:  # while it was being started

@@ -48,7 +48,6 @@ def reason(error: Exception) -> str:
 def main() -> int:
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
-    sys.modules["torch"] = None  # type: ignore[assignment]  # some would load it where it is installed; here are no tensors
     try:
         report(sys.stdin)
     except Exception as error:  # the edge of the process

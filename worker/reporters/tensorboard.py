@@ -1,8 +1,11 @@
 import json
+import sys
 
-from tensorboardX import SummaryWriter
+sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX would load it where it is installed; here are no tensors
 
-from worker.reporters.protocol import OutcomeName, Run, Scalars
+from tensorboardX import SummaryWriter  # noqa: E402
+
+from worker.reporters.protocol import OutcomeName, Run, Scalars  # noqa: E402
 
 
 class Reporter:

@@ -87,6 +87,32 @@ def test_each_event_goes_to_those_who_asked_for_it(house: House, receiver: Recei
     assert len(failed) == 1, "one event, one id, however many endpoints"
 
 
+@pytest.mark.parametrize(("desired", "told"), [("run", []), ("pause", ["paused"]), ("cancel", ["cancelled"])])
+def test_a_job_that_its_worker_hands_back_is_told_as_what_it_became(
+    house: House, receiver: Receiver, desired: str, told: list[str]
+) -> None:
+    add_endpoint(house, receiver.url, event_types=["fine_tuning.job.paused", "fine_tuning.job.cancelled", "fine_tuning.job.failed"])
+    job_id = house.add_job()
+    with house.database.transaction() as session:
+        job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
+        assert job is not None
+    house.set(job_id, desired=desired)
+    with house.database.transaction() as session:
+        assert claims.release(session, Claim(job_id, 1, "w"), Draft("stop"), counts_as_failure=False, max_infra_failures=3)
+    assert [row.event_type for row in deliveries(house)] == [f"fine_tuning.job.{status}" for status in told]
+
+
+def test_a_job_that_lost_too_many_workers_is_told_as_failed(house: House, receiver: Receiver) -> None:
+    add_endpoint(house, receiver.url)
+    job_id = house.add_job()
+    for _ in range(2):
+        with house.database.transaction() as session:
+            assert claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=-1)
+        with house.database.transaction() as session:
+            assert claims.rescue(session, max_infra_failures=1) == [job_id]
+    assert [row.event_type for row in deliveries(house)] == ["fine_tuning.job.failed"]
+
+
 def test_a_transaction_that_is_rolled_back_tells_nobody(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
     add_endpoint(house, receiver.url)
     job_id = house.add_job()
