@@ -42,8 +42,6 @@ class Reporting:
 
     def __init__(self, journal: Journal, job: Job, home: Path, logs: Path) -> None:
         asked = [Integration.model_validate(integration) for integration in job.requested.get("integrations") or []]
-        if asked:
-            home.mkdir(parents=True, exist_ok=True)
         self._feeds = [_Feed(journal, _run(job, integration), home, logs) for integration in asked]
 
     def __enter__(self) -> Self:
@@ -114,6 +112,7 @@ class _Feed:
 
     def _feed(self) -> str | None:
         """Until its process has ended; why it did not end well."""
+        self._home.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as stream:
             process = self._process = subprocess.Popen(
                 leashed(PROGRAM),

@@ -66,6 +66,8 @@ class Dispatcher:
                     pass
             except SQLAlchemyError as error:
                 log.warning("webhooks: the database is away", error=str(error))
+            except Exception:  # the edge of the process: one bad delivery must not keep the others waiting
+                log.exception("webhook not sent")
 
     def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> Result:
         if not endpoint.enabled:

@@ -15,6 +15,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from app.webhooks.addresses import Networks, Refused, Target, resolve, target
 
 TIMEOUT_SECONDS = 10.0
+MIN_TIMEOUT_SECONDS = 0.01  # after the deadline each step still fails by itself, and 0 would mean not to wait at all
 
 
 class Undelivered(Exception):
@@ -29,7 +30,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
         return _exchange(found, _connect(found, networks, deadline), body, headers, deadline)
     except Refused as error:
         raise Undelivered(str(error)) from None
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
             raise Undelivered(f"no answer within {TIMEOUT_SECONDS:g} seconds") from None
         raise Undelivered(_reason(error)) from None
@@ -74,13 +75,10 @@ def _shut(connected: socket.socket) -> None:
 
 
 def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+    return max(MIN_TIMEOUT_SECONDS, deadline - time.monotonic())
 
 
-def _reason(error: OSError | HTTPException) -> str:
+def _reason(error: OSError | HTTPException | ValueError) -> str:
     match error:
         case socket.gaierror():
             return "the host name does not resolve"
@@ -90,8 +88,10 @@ def _reason(error: OSError | HTTPException) -> str:
             return "no TLS connection could be made"
         case OSError():
             return f"the connection failed: {error.strerror or type(error).__name__}"
-        case _:
+        case HTTPException():
             return "the answer is not HTTP"
+        case ValueError():  # from encoding the name
+            return "the host name is not valid"
 
 
 @cache

@@ -3,6 +3,7 @@
 import importlib.util
 import sqlite3
 import struct
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TENSORBOARD = {"type": "tensorboard"}
 def house(embedded_house: House, monkeypatch: pytest.MonkeyPatch) -> House:
     """With all the time that a busy machine may take."""
     monkeypatch.setattr(reporting, "FINISH_SECONDS", 60.0)
+    embedded_house.settings = embedded_house.settings.model_copy(update={"lease": timedelta(seconds=60)})
     return embedded_house
 
 
@@ -149,6 +151,12 @@ def test_who_falls_behind_is_stopped_and_training_never_waits(house: House, tmp_
     job_id = execute(house, TENSORBOARD, toy=Toy(steps=3000, step_seconds=0, checkpoint_every=3000))
     (warning,) = warnings(house, job_id)
     assert "it is more than 10 points behind" in warning
+
+
+def test_a_disk_that_refuses_is_one_warning(house: House) -> None:
+    house.settings.reports_dir.write_text("in the way")
+    job_id = execute(house, TENSORBOARD)
+    assert ["its process could not be started (File exists)" in warning for warning in warnings(house, job_id)] == [True]
 
 
 ENVIRONMENT = """

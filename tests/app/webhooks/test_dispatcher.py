@@ -153,7 +153,8 @@ def test_failures_are_tried_again_later_with_the_same_id(house: House, receiver:
         assert row.due_at is not None
         assert row.attempted_at is not None
         waits = row.due_at - row.attempted_at
-        assert timedelta(seconds=4 * 5 ** (attempt - 1)) < waits < timedelta(seconds=6.1 * 5 ** (attempt - 1))
+        expected, busy = 5**attempt, 10.0
+        assert timedelta(seconds=0.8 * expected) < waits < timedelta(seconds=1.2 * expected + busy)
         assert dispatcher.send_next() is False
         make_due(house)
     send_all(dispatcher)

@@ -100,7 +100,7 @@ def test_who_answers_too_slowly_is_cut_off(answer: bytes, monkeypatch: pytest.Mo
         began = time.monotonic()
         with pytest.raises(Undelivered, match=r"no answer within 0\.5 seconds"):
             post(url, b"{}", {}, LOOPBACK)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
 
 def test_an_endless_body_is_not_read() -> None:
@@ -121,6 +121,12 @@ def test_what_cannot_be_reached_is_said() -> None:
         post("https://nowhere.invalid/", b"{}", {}, LOOPBACK)
     with pytest.raises(Undelivered, match="does not resolve"):
         post(f"https://{'a' * 70}.example.com/", b"{}", {}, LOOPBACK)
+
+
+@pytest.mark.parametrize("host", [".localhost", "a..localhost", "localhost.", "a" * 64 + ".localhost", "xn--a.localhost", "-.localhost"])
+def test_odd_names_are_only_undelivered(host: str) -> None:
+    with pytest.raises(Undelivered):
+        post(f"https://{host}:1/", b"{}", {}, LOOPBACK)
 
 
 def test_the_certificate_must_be_for_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
