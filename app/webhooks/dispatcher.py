@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from typing import NamedTuple
 
 import structlog
@@ -15,7 +16,7 @@ from app.webhooks.posting import Undelivered
 
 NUM_SENDERS = 4  # endpoints that hang occupy one each
 TICK_SECONDS = 2.0
-STOP_SECONDS = 1.0  # what is being sent when the API ends is sent again by another or later
+STOP_SECONDS = 1.0  # for all of them; what is being sent when the API ends is sent again by another or later
 LEASE_SECONDS = 60.0  # well above what a slow look-up of the name and the exchange take together
 MAX_ATTEMPTS = 8
 FIRST_DELAY_SECONDS, DELAY_FACTOR, JITTER = 5.0, 5.0, 0.2  # 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
@@ -43,8 +44,9 @@ class Dispatcher:
 
     def stop(self) -> None:
         self._ended.set()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def send_next(self) -> bool:
         """False when nothing is due. Raises `SQLAlchemyError` when the database is away."""
