@@ -9,13 +9,13 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
-SECRETS = re.compile(r"(ft_live_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|((?:Bearer|Basic)\s+)[^\s\"',]+", re.IGNORECASE)
-SECRET_FIELDS = {"authorization", "cookie", "set-cookie", "api_key", "secret", "password"}
+SECRETS = re.compile(r"(ft_live_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+|((?:Bearer|Basic)\s+)[^\s\"',]+", re.IGNORECASE)
+SECRET_FIELDS = {"authorization", "cookie", "set-cookie", "api_key", "secret", "signing_secret", "password"}
 HANDLER_NAME = "falqon"
 
 
 def redact_text(text: str) -> str:
-    return SECRETS.sub(lambda match: f"{match[1] or match[2]}***", text)
+    return SECRETS.sub(lambda match: f"{match[1] or match[2] or match[3]}***", text)
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -33,13 +33,15 @@ from app.stream.wakeup import Wakeups
 from app.uploads import endpoints as uploads
 from app.web import docs, pages
 from app.web.session import CookieSessions
+from app.webhooks import endpoints as webhooks
+from app.webhooks.dispatcher import Dispatcher
 from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
 # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, artifacts, catalogue, pages, docs),
+    *(estimates, prices, workers, webhooks, artifacts, catalogue, pages, docs),
 )
 
 log = structlog.get_logger()
@@ -78,12 +80,14 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
-    reconciler = Reconciler(database, held.storage, held.bell, settings)
+    reconciler, dispatcher = Reconciler(database, held.storage, held.bell, settings), Dispatcher(database, settings)
     reconciler.start()
+    dispatcher.start()
     try:
         async with held.wakeups.running():
             yield
     finally:
+        await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
         redis.close()
         database.dispose()

@@ -3,7 +3,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
@@ -20,7 +20,13 @@ class Settings(BaseSettings):
     storage_url: str = Field("", validation_alias="STORAGE_URL", description="file:///…, s3://…; empty: data_dir/objects")
 
     admin_key: SecretStr | None = Field(None, description="API key with every right; empty: one is generated and shown once")
-    session_secret: SecretStr | None = Field(None, description="signs the dashboard's cookie; empty: generated into data_dir")
+    session_secret: SecretStr | None = Field(
+        None, description="signs the dashboard's cookie, webhook secrets derive from it; empty: generated into data_dir"
+    )
+
+    webhook_networks: list[IPvAnyNetwork] = Field(
+        [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
+    )
 
     max_file_bytes: int = 512 * 2**20  # of a file that comes in one request; both as the API this one replaces
     max_upload_bytes: int = 8 * 2**30  # of a file that comes in parts
@@ -60,3 +66,8 @@ class Settings(BaseSettings):
     def work_dir(self) -> Path:
         """Scratch of the worker on this machine: staged inputs and outputs of attempts. Nothing here is the only copy."""
         return self.data_dir.resolve() / "work"
+
+    @cached_property
+    def reports_dir(self) -> Path:
+        """Where experiment trackers leave what they keep on the worker's machine: TensorBoard's event files, W&B's offline runs."""
+        return self.data_dir.resolve() / "reports"

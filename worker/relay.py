@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs import claims
 from app.jobs.events import Draft
+from app.models.base import JsonObject
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
 from falqon_core.spec.prices import Price
 from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
@@ -33,11 +34,13 @@ class Relay:
         progress: Progress,
         price_now: Callable[[Session], Price],
         on_checkpoint: Callable[[CheckpointSaved], None],
+        on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
     ) -> None:
         self._journal = journal
         self._progress = progress
         self._price_now = price_now
         self._on_checkpoint = on_checkpoint
+        self._on_metrics = on_metrics
         self._waiting: deque[Draft] = deque(maxlen=MAX_WAITING)
         self._batch: list[Draft] = []
         self._tried_at = time.monotonic()
@@ -110,12 +113,12 @@ class Relay:
             case StepMetrics() as message:
                 self._progress.step(message)
                 text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
-                self._waiting.append(Draft(text, type="metrics", data=self._progress.metrics(message)))
+                self._tell_metrics(message.step, text, self._progress.metrics(message))
             case Evaluated() as message:
                 self._progress.evaluated()
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
-                self._waiting.append(Draft(text, type="metrics", data=message.model_dump(exclude={"type"}, exclude_none=True)))
+                self._tell_metrics(message.step, text, message.model_dump(exclude={"type"}, exclude_none=True))
             case Sampled() as message:
                 self._progress.sampled()
                 total = self._started.total_steps if self._started else "?"
@@ -135,6 +138,10 @@ class Relay:
                 if message.early_stop is not None:
                     text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
                     self._waiting.append(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
+
+    def _tell_metrics(self, step: int, text: str, data: JsonObject) -> None:
+        self._waiting.append(Draft(text, type="metrics", data=data))
+        self._on_metrics(step, data)
 
 
 def _start_draft(message: Started) -> Draft:

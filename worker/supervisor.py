@@ -31,12 +31,20 @@ from worker.metrics_file import MetricsFile
 from worker.outcome import Outcome, Verdict, classify
 from worker.progress import Progress
 from worker.relay import Relay
+from worker.reporters.protocol import OutcomeName
+from worker.reporting import Reporting
 from worker.scratch import scratch
 from worker.staging import Staged, stage
 from worker.trainer import TrainerProcess
 
 TICK_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0
+REPORTED: dict[Verdict, OutcomeName] = {
+    Verdict.SUCCEEDED: "succeeded",
+    Verdict.FAILED: "failed",
+    Verdict.STOPPED: "stopped",
+    Verdict.LOST: "stopped",
+}
 log = structlog.get_logger()
 
 
@@ -116,7 +124,9 @@ class Execution:
     def _attempt(self, folder: Path) -> Outcome:
         try:
             staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
-            outcome, finished = self._train(staged, folder / "trainer.log")
+            with Reporting(self._journal, self._job, self._settings.reports_dir, folder) as reporting:
+                outcome, finished = self._train(staged, folder / "trainer.log", reporting)
+                reporting.finish(REPORTED[outcome.verdict])
             if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(model_folder(staged.output), finished):
                 return Outcome(Verdict.STOPPED)  # a wish to cancel came first
             return outcome
@@ -130,10 +140,10 @@ class Execution:
             self._log.exception("attempt failed")
             return Outcome(Verdict.LOST, Failure("internal_error", f"The worker could not execute the job ({type(error).__name__})."))
 
-    def _train(self, staged: Staged, trainer_log: Path) -> tuple[Outcome, Finished | None]:
+    def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
         self._check()
         uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
-        relay = Relay(self._journal, self._progress, self._price_now, uploads.add)
+        relay = Relay(self._journal, self._progress, self._price_now, uploads.add, reporting.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
             relay.read(trainer.messages)

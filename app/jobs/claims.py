@@ -70,7 +70,8 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
     attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
     attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
     session.add(attempt)
-    append(session, job.id, [Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})])
+    draft = Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
+    append(session, job.id, [draft], status=JobStatus.RUNNING)
     return job
 
 

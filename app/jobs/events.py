@@ -9,6 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from app.models import Event, Job
 from app.models.base import JsonObject
+from app.webhooks import events as webhooks
 
 Level = Literal["info", "warn", "error"]
 
@@ -23,20 +24,25 @@ class Draft(NamedTuple):
 
 
 def append(session: Session, job_id: str, drafts: Sequence[Draft], *, guard: Sequence[ColumnElement[bool]] = (), **values: object) -> bool:
-    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing written otherwise."""
+    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing written otherwise.
+
+    Every change of a job's status passes here, so here it also becomes known to webhooks.
+    """
     statement = (
         update(Job)
         .where(Job.id == job_id, *guard)
         .values(last_event_seq=Job.last_event_seq + len(drafts), **values)
-        .returning(Job.last_event_seq, Job.attempt)
+        .returning(Job.last_event_seq, Job.attempt, Job.project_id, Job.status)
     )
     row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
     if row is None:
         return False
-    last, attempt = row
+    last, attempt, project_id, status = row
     first = last - len(drafts) + 1
     if drafts:
         session.execute(
             insert(Event), [{"job_id": job_id, "seq": first + i, "attempt": attempt, **draft._asdict()} for i, draft in enumerate(drafts)]
         )
+    if "status" in values:
+        webhooks.record(session, project_id, job_id, status)
     return True

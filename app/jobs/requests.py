@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
 from app.jobs.extras import Budget, Extras
+from app.jobs.integrations import Integration, each_once
 from falqon_core.spec.config import Recipe
 
 MAX_METADATA_PAIRS = 16
@@ -66,7 +67,7 @@ class JobRequest(_Request):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = Field(None, description="the older place; `method` is the newer one")
-    integrations: list[dict[str, Any]] | None = None
+    integrations: Annotated[list[Integration], AfterValidator(each_once)] | None = None
     metadata: (
         Annotated[
             dict[
@@ -83,8 +84,6 @@ class JobRequest(_Request):
     def _what_is_not_here_yet(self) -> Self:
         if self.method is not None and self.method.type == "reinforcement":
             raise ValueError("method: 'reinforcement' is not supported; 'supervised' and 'dpo' are")
-        if self.integrations:
-            raise ValueError("integrations: none are supported yet; leave it out or send []")
         if self.validation_file is not None and self.falqon.validation_fraction > 0:
             raise ValueError("validation_file: the recipe holds out a validation_fraction already; leave one of them out")
         if self.falqon.early_stopping_patience is not None and self.validation_file is None and self.falqon.validation_fraction == 0:

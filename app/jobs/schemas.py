@@ -110,7 +110,7 @@ class JobObject(Object):
     hyperparameters: HyperparametersObject
     method: dict[str, Any]
     seed: int
-    integrations: list[Any]
+    integrations: list[JsonObject]
     metadata: JsonObject | None
     result_files: Annotated[list[str], Field(description="the metrics of every step as CSV, once the job has succeeded")]
     error: ErrorObject | None

@@ -18,6 +18,8 @@ from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
+from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
+from app.models.webhook_endpoint import WebhookEndpoint
 from app.models.worker import Worker
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Base",
     "Checkpoint",
     "CheckpointPermission",
+    "DeliveryStatus",
     "Desired",
     "Event",
     "File",
@@ -47,5 +50,7 @@ __all__ = [
     "Upload",
     "UploadPart",
     "UploadStatus",
+    "WebhookDelivery",
+    "WebhookEndpoint",
     "Worker",
 ]

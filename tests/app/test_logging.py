@@ -11,6 +11,7 @@ from app.logging import configure
 configure()
 secret = sys.argv[1]
 structlog.get_logger().info("got " + secret, headers={"Authorization": "Basic dXNlcg=="}, nested=[{"a": "Bearer abc.def"}])
+structlog.get_logger().info("made whsec_AAbb+/0123=", signing_secret="plain")
 logging.getLogger("uvicorn.error").warning("also %s", secret)
 try:
     raise ValueError(secret)
@@ -23,9 +24,9 @@ def test_secrets_stay_inside_and_every_line_is_json() -> None:
     _, secret = secrets.generate()
     done = subprocess.run([sys.executable, "-c", PROGRAM, secret], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["level"] for line in lines] == ["info", "warning", "error"]
+    assert [line["level"] for line in lines] == ["info", "info", "warning", "error"]
     assert secret[-38:] not in done.stderr
-    for hidden in ("dXNlcg", "abc.def"):
+    for hidden in ("dXNlcg", "abc.def", "AAbb", "plain"):
         assert hidden not in done.stderr
     assert secret[:16] in done.stderr  # enough to find the key by its id
 

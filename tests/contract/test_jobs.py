@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "dpo of answers that nobody compared": ({"method": {"type": "dpo"}}, "training_file", "invalid_training_file"),
     "two methods": ({"method": {"type": "supervised"}, "extra_body": {"falqon": {"method": "dpo"}}}, "method", "conflict"),
     "unheard-of method": ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
-    "integrations": ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", "invalid_value"),
+    "integrations": ({"integrations": [{"type": "neptune"}]}, "integrations.0.type", "invalid_value"),
     "metadata not text": ({"metadata": {"a": 1}}, "metadata.a", "invalid_value"),
     "metadata too long": ({"metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value"),
     "metadata too much": ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),

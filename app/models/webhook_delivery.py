@@ -1,0 +1,40 @@
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+
+class DeliveryStatus(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # given up
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint; a pending row is its own outbox. `event_id` stays the same when it is sent again.
+
+    `attempts` is the fencing token: whoever sends raises it first, and settles only what still carries that number.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_endpoint_id_id", "endpoint_id", "id"),
+        Index("ix_webhook_deliveries_status_due_at", "status", "due_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    event_id: Mapped[str]
+    event_type: Mapped[str]
+    event_at: Mapped[CreatedAt]
+    job_id: Mapped[str]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None]  # of a pending one; while it is being sent, when that counts as lost
+    attempted_at: Mapped[datetime | None]
+    status_code: Mapped[int | None]  # that the endpoint last answered with
+    error: Mapped[str | None]  # why it last failed
+    created_at: Mapped[CreatedAt]

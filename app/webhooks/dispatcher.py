@@ -1,0 +1,110 @@
+"""Sends what is due, beside the reconciler in every API process: at least once, and never twice at the same time."""
+
+import random
+import threading
+import time
+from typing import NamedTuple
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Database, now_plus
+from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from app.settings import Settings
+from app.webhooks import repository, service
+from app.webhooks.posting import Undelivered
+
+NUM_SENDERS = 4  # endpoints that hang occupy one each
+TICK_SECONDS = 2.0
+STOP_SECONDS = 1.0  # for all of them; what is being sent when the API ends is sent again by another or later
+LEASE_SECONDS = 60.0  # well above what a slow look-up of the name and the exchange take together
+MAX_ATTEMPTS = 8
+FIRST_DELAY_SECONDS, DELAY_FACTOR, JITTER = 5.0, 5.0, 0.2  # 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
+CANDIDATES = 20  # of which each sender picks one at random, so that they seldom want the same
+GONE = 410
+
+log = structlog.get_logger()
+
+
+class Result(NamedTuple):
+    status_code: int | None
+    error: str | None  # null: delivered
+
+
+class Dispatcher:
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._work, name="webhooks", daemon=True) for _ in range(NUM_SENDERS)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def send_next(self) -> bool:
+        """False when nothing is due. Raises `SQLAlchemyError` when the database is away."""
+        with self._database.read() as session:
+            due = repository.due(session, CANDIDATES)
+        if not due:
+            return False
+        with self._database.transaction() as session:
+            claimed = repository.claim(session, random.choice(due), LEASE_SECONDS)
+            endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
+        if claimed is not None and endpoint is not None:
+            self._settle(claimed, self._send(claimed, endpoint))
+        return True
+
+    def _work(self) -> None:
+        while not self._ended.wait(TICK_SECONDS * random.uniform(0.8, 1.2)):
+            try:
+                while not self._ended.is_set() and self.send_next():
+                    pass
+            except SQLAlchemyError as error:
+                log.warning("webhooks: the database is away", error=str(error))
+            except Exception:  # the edge of the process: one bad delivery must not keep the others waiting
+                log.exception("webhook not sent")
+
+    def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> Result:
+        if not endpoint.enabled:
+            return Result(None, service.ENDPOINT_DISABLED)
+        assert claimed.attempted_at is not None
+        try:
+            status_code = service.send(
+                endpoint,
+                claimed.event_id,
+                claimed.event_type,
+                claimed.job_id,
+                claimed.event_at,
+                claimed.attempted_at,
+                self._settings,
+            )
+        except Undelivered as error:
+            return Result(None, str(error))
+        return Result(status_code, None if 200 <= status_code < 300 else f"the endpoint answered {status_code}")
+
+    def _settle(self, claimed: WebhookDelivery, result: Result) -> None:
+        log.info("webhook", delivery=claimed.id, attempt=claimed.attempts, status_code=result.status_code, error=result.error)
+        with self._database.transaction() as session:
+            endpoint = session.get(WebhookEndpoint, claimed.endpoint_id, with_for_update=True)
+            if endpoint is None:  # deleted meanwhile
+                return
+            if result.status_code == GONE:
+                service.disable(session, endpoint, service.DISABLED_BY_ANSWER)
+            noted = {"status_code": result.status_code, "error": result.error}
+            if result.error is not None and endpoint.enabled and claimed.attempts < MAX_ATTEMPTS:
+                repository.settle(session, claimed, due_at=now_plus(retry_seconds(claimed.attempts)), **noted)
+            else:
+                status = DeliveryStatus.FAILED if result.error else DeliveryStatus.DELIVERED
+                repository.settle(session, claimed, status=status, due_at=None, **noted)
+
+
+def retry_seconds(attempts: int) -> float:
+    """How long to wait after so many attempts."""
+    return FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(1 - JITTER, 1 + JITTER)

@@ -1,0 +1,51 @@
+"""What webhooks tell of, and the rows that will tell it. Free of the web framework: workers end jobs too."""
+
+import json
+from datetime import datetime
+from typing import Literal, get_args
+
+from sqlalchemy.orm import Session
+
+from app.database import now_plus
+from app.ids import new_id
+from app.models import DeliveryStatus, WebhookDelivery
+from app.webhooks import repository
+
+PREFIX = "fine_tuning.job."
+EventType = Literal[
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
+    # Unknown to OpenAI's client, so only for those who ask.
+    "fine_tuning.job.running",
+    "fine_tuning.job.paused",
+]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
+
+
+def record(session: Session, project_id: str, job_id: str, status: str) -> None:
+    """A job has come to `status`, in this transaction: one delivery to each endpoint that wants to know."""
+    event_type = PREFIX + status
+    if event_type not in EVENT_TYPES:
+        return
+    event_id = new_id("evt_")
+    for endpoint in repository.enabled(session, project_id):
+        if event_type in endpoint.event_types:
+            session.add(
+                WebhookDelivery(
+                    id=new_id("whd_"),
+                    endpoint_id=endpoint.id,
+                    event_id=event_id,
+                    event_type=event_type,
+                    job_id=job_id,
+                    status=DeliveryStatus.PENDING,
+                    due_at=now_plus(),
+                )
+            )
+    session.flush()
+
+
+def body(event_id: str, event_type: str, at: datetime, job_id: str) -> bytes:
+    event = {"id": event_id, "object": "event", "created_at": int(at.timestamp()), "type": event_type, "data": {"id": job_id}}
+    return json.dumps(event, separators=(",", ":")).encode()
