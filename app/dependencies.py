@@ -80,19 +80,19 @@ class UploadRoute(ApiRoute):
 _bearer = HTTPBearer(auto_error=False, description="An API key, as `Authorization: Bearer ft_live_…`")
 
 
-def _reader(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+def _reader(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.READ])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.READ)
     return caller
 
 
-def _writer(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+def _writer(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.WRITE])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.WRITE)
     return caller
 
 
-def _admin(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+def _admin(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.ADMIN])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.ADMIN)
     return caller

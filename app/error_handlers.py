@@ -5,6 +5,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -65,9 +66,17 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
-    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=dict(error.headers or {}))
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
+    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
     answer.status, answer.type = error.status_code, "invalid_request_error"
     return _answer(answer)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the address: each has a route of its own, and the router asks only the first."""
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
+    path = next((route.path for route in routes if route.path_regex.match(request.scope["path"])), None)
+    return ", ".join(sorted({method for route in routes if route.path == path for method in route.methods or ()})) or "GET, HEAD"
 
 
 def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:

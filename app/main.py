@@ -9,7 +9,7 @@ from redis import Redis
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from app import error_handlers, graders, health, logging
+from app import error_handlers, graders, health, logging, openapi
 from app.artifacts import endpoints as artifacts
 from app.broker import Bell
 from app.catalogue import endpoints as catalogue
@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
     return app

@@ -64,7 +64,7 @@ def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
 
 
 @router.head("/{file_id}/content", include_in_schema=False)
-@router.get("/{file_id}/content", response_class=Response)
+@router.get("/{file_id}/content", response_class=Response, responses=downloads.RESPONSES)
 def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -> Response:
     with app.database.read() as session:
         file = service.get(session, caller.project_id, file_id)

@@ -16,11 +16,12 @@ def _without_auto(value: object) -> object:
     return None if value == "auto" else value
 
 
-_Auto = BeforeValidator(_without_auto, json_schema_input_type=float | Literal["auto"] | None)
 NO_NUL = r"^[^\x00]*$"  # Postgres keeps no such character
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_NUL)]
-Count = Annotated[int | None, Field(ge=1), _Auto]
-Factor = Annotated[float | None, Field(gt=0), _Auto]
+_PositiveInt = Annotated[int, Field(ge=1)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[_PositiveInt | None, BeforeValidator(_without_auto, json_schema_input_type=_PositiveInt | Literal["auto"] | None)]
+Factor = Annotated[_PositiveFloat | None, BeforeValidator(_without_auto, json_schema_input_type=_PositiveFloat | Literal["auto"] | None)]
 
 
 class _Request(BaseModel):

@@ -29,7 +29,7 @@ class Ping(ServerSentEvent):
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
 
 
-@router.get("/{job_id}/stream", response_class=EventSourceResponse)
+@router.get("/{job_id}/stream", response_class=EventSourceResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_job(
     app: App,
     caller: Reader,
