@@ -20,6 +20,7 @@ from app.models import Scope
 from app.settings import Settings
 from app.storage import Storage
 from app.stream.wakeup import Wakeups
+from app.strict import StrictRequest, refuse_nul
 
 MAX_JSON_BYTES = 2**20
 MULTIPART_OVERHEAD_BYTES = 2**16
@@ -62,7 +63,8 @@ class ApiRoute(APIRoute):
             length = request.headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > limit:
                 raise self.too_large(limit)
-            return await handler(Request(request.scope, _limited(request.receive, limit, self.too_large(limit))))
+            refuse_nul(request)
+            return await handler(StrictRequest(request.scope, _limited(request.receive, limit, self.too_large(limit))))
 
         return guarded
 

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from app.errors import ApiError, InvalidRequest, Unavailable
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
-FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter", "json_invalid": "invalid_json"}
+FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
 
 log = structlog.get_logger()
@@ -97,8 +97,6 @@ def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
 def _refusal(faults: Sequence[Any]) -> InvalidRequest:
     """The first of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
     fault = faults[0]
-    if fault["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not JSON: {fault['ctx']['error']}", code="invalid_json")
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
     message = fault["msg"].removeprefix("Value error, ")
     named = re.match(r"([\w.]+): ", message) if fault["type"] == "value_error" else None

@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     error_handlers.install(app)
     app.add_middleware(CookieSessions, settings=settings)

@@ -46,7 +46,7 @@ def list_files(
     purpose: str | None = None,
 ) -> Page[FileObject]:
     with app.database.read() as session:
-        files = repository.newest_first(session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose)
+        files = service.page(session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose)
     return Page[FileObject].of([FileObject.of(file) for file in files], limit)
 
 

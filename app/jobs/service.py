@@ -4,7 +4,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.errors import IllegalState, InvalidRequest, NotFound
+from app.errors import IllegalState, InvalidRequest, NotFound, invalid_cursor
 from app.estimates import service as estimates
 from app.files import service as files
 from app.ids import new_id
@@ -105,13 +105,13 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 def page(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
     """Newest first, one more than `limit` where there is one."""
     if after is not None and repository.find(session, project_id, after) is None:
-        raise unknown_cursor(after, "a job of this project")
+        raise invalid_cursor(after, "a job of this project")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
 
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
     if after is not None and not repository.checkpoint_exists(session, job.id, after):
-        raise unknown_cursor(after, "a checkpoint of this job")
+        raise invalid_cursor(after, "a checkpoint of this job")
     return repository.checkpoints(session, job.id, after=after, limit=limit)
 
 
@@ -168,10 +168,6 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
     settle(session, job, settings)  # the check may have ended meanwhile
     session.refresh(job)
     return job
-
-
-def unknown_cursor(after: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"after: '{after}' is not {what}.", param="after", code="invalid_cursor")
 
 
 def unknown_event(param: str, value: str) -> InvalidRequest:

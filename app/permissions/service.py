@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidRequest, NotFound
+from app.errors import InvalidRequest, NotFound, invalid_cursor
 from app.jobs.bases import own_checkpoint
 from app.models import CheckpointPermission
 from app.permissions import repository
@@ -22,7 +22,7 @@ def page(
 ) -> list[CheckpointPermission]:
     found = own_checkpoint(session, project_id, checkpoint)
     if after is not None and repository.find(session, found.id, after) is None:
-        raise InvalidRequest(f"after: '{after}' is not a permission of this checkpoint.", param="after", code="invalid_cursor")
+        raise invalid_cursor(after, "a permission of this checkpoint")
     return repository.page(session, found.id, project_id=only, order=order, after=after, limit=limit)
 
 

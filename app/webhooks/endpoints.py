@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 
 from app.dependencies import After, ApiRoute, App, Reader, Writer
 from app.pagination import Page
-from app.webhooks import repository, service
+from app.webhooks import service
 from app.webhooks.events import EVENT_TYPES
 from app.webhooks.schemas import (
     DeliveryObject,
@@ -40,7 +40,7 @@ def create_endpoint(app: App, caller: Writer, body: NewEndpoint) -> EndpointWith
 def list_endpoints(app: App, caller: Reader, after: After = None, limit: Limit = 20) -> Page[EndpointObject]:
     """Newest first."""
     with app.database.read() as session:
-        endpoints = repository.newest_first(session, caller.project_id, after=after, limit=limit)
+        endpoints = service.page(session, caller.project_id, after=after, limit=limit)
     return Page[EndpointObject].of([EndpointObject.of(endpoint) for endpoint in endpoints], limit)
 
 
@@ -86,7 +86,7 @@ def list_deliveries(app: App, caller: Reader, webhook_endpoint_id: str, after: A
     """Newest first."""
     with app.database.read() as session:
         endpoint = service.get(session, caller.project_id, webhook_endpoint_id)
-        deliveries = repository.deliveries(session, endpoint.id, after=after, limit=limit)
+        deliveries = service.deliveries(session, endpoint, after=after, limit=limit)
     return Page[DeliveryObject].of([DeliveryObject.of(delivery) for delivery in deliveries], limit)
 
 

@@ -92,9 +92,9 @@ NUL: dict[str, tuple[dict[str, Any], str]] = {
     "validation_file": ({"validation_file": "a\0b"}, "validation_file"),
     "suffix": ({"suffix": "a\0b"}, "suffix"),
     "metadata value": ({"metadata": {"k": "a\0b"}}, "metadata.k"),
-    "metadata key": ({"metadata": {"a\0b": "v"}}, "metadata.a\0b"),
+    "metadata key": ({"metadata": {"a\0b": "v"}}, "metadata"),
     "device": ({"extra_body": {"falqon": {"gpu": "a\0b"}}}, "falqon.gpu"),
-    "layer": ({"extra_body": {"falqon": {"target_modules": ["a\0b"]}}}, "falqon.target_modules"),
+    "layer": ({"extra_body": {"falqon": {"target_modules": ["a\0b"]}}}, "falqon.target_modules.0"),
     "path": ({"training_file": "../../etc/passwd"}, "training_file"),
 }
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import schemathesis
 from schemathesis import Case, HookContext, Response
@@ -21,18 +22,18 @@ _answers: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, object]) -> None:
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, object]) -> None:
     if case.operation.path == STREAM and str(case.path_parameters.get("job_id", "")).startswith("ftjob-"):
         case.path_parameters["job_id"] = ENDED_JOB
 
 
 @schemathesis.hook
-def after_call(context: HookContext, case: Case, response: Response) -> None:
+def after_call(context: HookContext, case: Case[Any], response: Response) -> None:
     _answers[case.operation.label][response.status_code] += 1
 
 
 @schemathesis.hook
-def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
+def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
     """False for what only looks like a fault from outside."""
     if isinstance(failure, EnsureResourceAvailability):
         return case.path_parameters.get("job_id") != DRY_RUN
