@@ -21,7 +21,7 @@ def test_the_place_in_the_queue(tenant: Tenant) -> None:
     retrieve = tenant.client.fine_tuning.jobs.retrieve
     first, second = tenant.job(), tenant.job()
     before, after = (retrieve(job.id).queue for job in (first, second))
-    assert after["position"] == before["position"] + 1
+    assert after["position"] > before["position"]
     assert after["estimated_start"] >= before["estimated_start"] >= time.time() - 5
     tenant.client.fine_tuning.jobs.pause(first.id)
     assert retrieve(first.id).queue is None
