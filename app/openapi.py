@@ -14,6 +14,13 @@ HEADERS: Json = {
     "x-request-id": {"description": "finds the request in the log", "required": True, "schema": {"type": "string"}},
     "x-should-retry": {"description": "the same request fails again", "required": True, "schema": {"type": "string", "enum": ["false"]}},
     "retry-after": {"description": "seconds", "required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+    "x-ratelimit-limit-requests": {"description": "that the key may make in a minute", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+    "x-ratelimit-remaining-requests": {"description": "of these", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
+    "x-ratelimit-reset-requests": {"description": "until none is used", "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"}},
+}
+# A rate passes, a quota does not; `code` says which it was.
+HEADERS_OF_429: Json = {name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")} | {
+    "retry-after-ms": {"description": "milliseconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
 }
 DESCRIPTIONS = {
     400: "The request is not valid, or the state of the object does not allow it; `code` and `param` say which",
@@ -22,6 +29,7 @@ DESCRIPTIONS = {
     404: "There is no such object in the key's project",
     413: "The body is larger than this call takes",
     415: "The body is compressed",
+    429: "The key asks too often, or a quota of its project is used up",
     422: "The idempotency key was used with another body",
     500: "An error of the server",
     503: "Database or storage do not answer",
@@ -70,7 +78,9 @@ def _responses(operation: Json) -> Json:
     for name, response in responses.items():
         if int(name) >= HTTPStatus.BAD_REQUEST and "content" not in response:
             response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-        shared = {header: {"$ref": f"#/components/headers/{header}"} for header in _headers(int(name))}
+        shared: Json = {header: {"$ref": f"#/components/headers/{header}"} for header in _headers(int(name), bool(_rights(operation)))}
+        if int(name) == HTTPStatus.TOO_MANY_REQUESTS:
+            shared |= HEADERS_OF_429
         response["headers"] = shared | response.get("headers", {})
     return responses
 
@@ -86,7 +96,7 @@ def _statuses(operation: Json) -> Iterator[int]:
     if any(parameter["name"] == "Idempotency-Key" for parameter in parameters):
         yield 422
     if rights := _rights(operation):
-        yield from (401, 413, 415, 503)
+        yield from (401, 413, 415, 429, 503)
         if rights != {"read"}:
             yield 403
 
@@ -95,9 +105,11 @@ def _rights(operation: Json) -> set[str]:
     return {right for requirement in operation.get("security", []) for rights in requirement.values() for right in rights}
 
 
-def _headers(status: int) -> Iterator[str]:
+def _headers(status: int, of_key: bool) -> Iterator[str]:
     yield "x-request-id"
-    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if of_key:
+        yield from (name for name in HEADERS if name.startswith("x-ratelimit-"))
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         yield "x-should-retry"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         yield "retry-after"

@@ -32,6 +32,12 @@ def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None
     return session.scalars(_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
 
 
+def was_there(session: Session, project_id: str | None, key_id: str) -> bool:
+    """Revoked ones too: who revokes a page while reading on has nothing else to go on from."""
+    mine = () if project_id is None else (ApiKey.project_id == project_id,)
+    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, *mine)) is not None
+
+
 def newest_first(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[ApiKey]:
     place = tuple_(ApiKey.created_at, ApiKey.id)
     statement = _unrevoked(project_id).order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(limit + 1)

@@ -5,7 +5,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import Database, now
-from app.errors import IllegalState, InvalidApiKey, InvalidRequest, NotFound
+from app.errors import IllegalState, InvalidApiKey, InvalidRequest, NotFound, invalid_cursor
 from app.ids import new_id
 from app.keys import repository, secrets
 from app.keys.caller import Caller
@@ -42,6 +42,12 @@ def get(session: Session, caller: Caller, key_id: str) -> ApiKey:
     if key is None:
         raise _unknown(key_id)
     return key
+
+
+def page(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[ApiKey]:
+    if after is not None and not repository.was_there(session, project_id, after):
+        raise invalid_cursor(after, "a key that you may see")
+    return repository.newest_first(session, project_id, after=after, limit=limit)
 
 
 def revoke(session: Session, caller: Caller, key_id: str) -> None:

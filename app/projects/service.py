@@ -1,6 +1,6 @@
 from sqlalchemy.orm import Session
 
-from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
+from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound, invalid_cursor
 from app.ids import new_id
 from app.keys.caller import Caller
 from app.models import DEFAULT_PROJECT_ID, Project
@@ -23,6 +23,12 @@ def get(session: Session, caller: Caller, project_id: str) -> Project:
     if project is None:
         raise NotFound(f"No such project: {project_id}", param="project_id", code="project_not_found")
     return project
+
+
+def page(session: Session, caller: Caller, *, after: str | None, limit: int) -> list[Project]:
+    if after is not None and _visible(session, caller, after) is None:
+        raise invalid_cursor(after, "a project that you may see")
+    return repository.newest_first(session, caller.administered_project, after=after, limit=limit)
 
 
 def usage(session: Session, project: Project) -> Usage:

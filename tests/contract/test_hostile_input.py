@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.models import Checkpoint, Scope
+from app.models import DEFAULT_PROJECT_ID, Checkpoint, Scope
 from app.models.base import Base
 from tests.support.api import Api, Tenant
 from tests.support.mutations import NUL, with_a_field_more, with_every_text_replaced, with_every_type_changed
@@ -36,6 +36,9 @@ JOB = {
     },
 }
 ENDPOINT = {"url": "https://hooks.example.com/", "name": "ours", "event_types": ["fine_tuning.job.failed"]}
+PROJECT = {
+    "name": "n", "weight": 2, "requests_per_minute": 600, "max_live_jobs": 5, "max_storage_bytes": 10**9, "max_device_hours": 1.5
+}  # fmt: skip
 # Of every call with a JSON body one that means something, so that each refusal is that of the one thing that was changed in it.
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs": JOB,
@@ -52,6 +55,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/webhook_endpoints/{webhook_endpoint_id}": ENDPOINT | {"enabled": True},
     "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret": {"keep_old_secret_active_for_24_hours": True},
     "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test": {"event_type": "fine_tuning.job.failed"},
+    "POST /v1/projects": PROJECT,
+    "POST /v1/projects/{project_id}": PROJECT,
+    "POST /v1/api_keys": {"name": "n", "scope": "read", "project_id": "PROJECT", "expires_at": 2_000_000_000},
     "PUT /v1/prices": {"overrides": [{"device": "cpu", "usd_per_device_hour": "0.10", "source": "ours"}]},
 }  # fmt: skip
 PATHS = ["%00", "a%00b", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "a%2Fb", "%2F", "%ff", "%ed%a0%80", "%F0%9F%92%A9", "%", "x" * 5000, "'--", "{}"]
@@ -96,12 +102,13 @@ class Place(NamedTuple):
     def send_json(self, operation: str, body: object) -> httpx.Response:
         """As JSON in ASCII, which can write half a character."""
         content = json.dumps(body).replace('"BASE"', f'"{self.tenant.base_model}"').replace("HELD_OUT", self.objects["held_out"])
-        content = content.replace('"FILE"', f'"{self.objects["file_id"]}"')
+        content = content.replace('"PROJECT"', f'"{self.objects["project_id"]}"').replace('"FILE"', f'"{self.objects["file_id"]}"')
         return self.send(operation, content=content, headers={"content-type": "application/json"})
 
     def contents(self) -> Contents:
         with self.api.database.read() as session:
-            rows = {table.name: sorted(map(repr, session.execute(select(table)).all())) for table in Base.metadata.sorted_tables}
+            kept = {table: [column for column in table.columns if column.name != "last_used_at"] for table in Base.metadata.sorted_tables}
+            rows = {table.name: sorted(map(repr, session.execute(select(*columns)).all())) for table, columns in kept.items()}
         root = self.api.settings.data_dir / "objects"
         return Contents(rows, sorted(path.as_posix() for path in root.rglob("*") if path.is_file() and path.name != "probe"))
 
@@ -113,7 +120,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "postgres":
         url = request.getfixturevalue("postgres").create_database("hostile")
     api = Api(url, folder, max_file_bytes=2**20)
-    tenant = Tenant(api, Scope.ADMIN)
+    tenant = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
     job = tenant.job()
     tenant.client.fine_tuning.jobs.pause(job.id)  # nothing rings for it
     ended = tenant.job()
@@ -127,7 +134,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     objects = {
         "file_id": job.training_file, "held_out": tenant.upload(), "job_id": job.id, "upload_id": upload.id,
         "webhook_endpoint_id": endpoint.id, "delivery_id": "whd_x", "model": tenant.base_model, "name": "config.json",
-        "checkpoint": checkpoint, "permission_id": "cp_x",
+        "checkpoint": checkpoint, "permission_id": "cp_x", "project_id": Tenant(api).project_id, "key_id": "key_x",
     }  # fmt: skip
     yield Place(api, tenant, objects, httpx.get(f"{api.url}/openapi.json", verify=False).json())
     tenant.http.close()

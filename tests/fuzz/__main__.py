@@ -1,6 +1,7 @@
 """`make fuzz`: so many requests, over both databases and every role, and a table of what came back. Ends with 1 where something failed."""
 
 import argparse
+import itertools
 import random
 import shutil
 import signal
@@ -33,28 +34,25 @@ def main() -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         url = stack.enter_context(receiving()).url
-        apis = [stack.enter_context(fuzzed_api(database, folder / name)) for name, database in _databases(stack, folder)]
+        postgres = PostgresServer(folder / "postgres")
+        stack.callback(postgres.stop, signal.SIGQUIT)
         while _total(answers) < asked.requests:
-            for api in apis:
-                for role in ROLES:
-                    done = fuzz(api, role, url, api.settings.data_dir, num_examples=asked.examples, seed=seed)
-                    for operation, counts in done.answers.items():
-                        answers[operation] += counts
-                    failures += done.failures
-                    where = f"{api.database.engine.dialect.name}, rights {role}, seed {seed}"
-                    _say(f"{where}: {_total(done.answers)} requests, {len(done.failures)} failures")
-                    if done.failures:
-                        _say(done.output)
-                    seed += 1
+            for (name, role), database in itertools.product(ROLES.items(), ("sqlite", "postgres")):
+                # Each run has a database of its own: what one made or used up must not decide what the next one sees.
+                here = folder / str(seed)
+                here.mkdir()
+                target = f"sqlite:///{here / 'falqon.db'}" if database == "sqlite" else postgres.create_database(f"fuzz_{seed}")
+                with fuzzed_api(target, here) as api:
+                    done = fuzz(api, role, url, here, num_examples=asked.examples, seed=seed)
+                for operation, counts in done.answers.items():
+                    answers[operation] += counts
+                failures += done.failures
+                _say(f"{database}, {name}, seed {seed}: {done.statuses().total()} requests, {len(done.failures)} failures")
+                if done.failures:
+                    _say(done.output)
+                seed += 1
     _report(answers, failures)
     return 1 if failures or any(status >= 500 for counts in answers.values() for status in counts) else 0
-
-
-def _databases(stack: ExitStack, folder: Path) -> Iterator[tuple[str, str]]:
-    yield "sqlite", f"sqlite:///{folder / 'falqon.db'}"
-    server = PostgresServer(folder / "postgres")
-    stack.callback(server.stop, signal.SIGQUIT)
-    yield "postgres", server.create_database("fuzz")
 
 
 @contextmanager

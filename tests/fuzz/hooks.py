@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: counts what each operation was answered, and keeps it from listening to jobs that never end."""
+"""Loaded by schemathesis: counts what each operation was answered; keeps it from jobs that never end, and from taking its own quotas."""
 
 import atexit
 import json
@@ -14,9 +14,10 @@ from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.openapi.checks import EnsureResourceAvailability
 
 STREAM = "/v1/fine_tuning/jobs/{job_id}/stream"
+CHANGE_PROJECT = "POST /v1/projects/{project_id}"
 DRY_RUN = "ftjob-dry-run"  # names no job
 FILE_OF_ANOTHER_TYPE = re.compile(r"/properties/(data|file) \(was string, became")
-ENDED_JOB = os.environ["FUZZ_ENDED_JOB"]
+ENDED_JOB, OWN_PROJECT, OTHER_PROJECT = (os.environ[name] for name in ("FUZZ_ENDED_JOB", "FUZZ_PROJECT", "FUZZ_OTHER_PROJECT"))
 
 _answers: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
@@ -25,6 +26,8 @@ _answers: defaultdict[str, Counter[int]] = defaultdict(Counter)
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, object]) -> None:
     if case.operation.path == STREAM and str(case.path_parameters.get("job_id", "")).startswith("ftjob-"):
         case.path_parameters["job_id"] = ENDED_JOB
+    if case.operation.label == CHANGE_PROJECT and case.path_parameters.get("project_id") == OWN_PROJECT:
+        case.path_parameters["project_id"] = OTHER_PROJECT
 
 
 @schemathesis.hook

@@ -8,12 +8,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.models import Scope
+from app.models import DEFAULT_PROJECT_ID, Scope
 from tests.fuzz.seeds import Seeds, sow
 from tests.support.api import Api, Tenant
 
+
+class Role(NamedTuple):
+    scope: Scope
+    project_id: str | None = None  # null: one of its own
+
+
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = [Scope.ADMIN, Scope.WRITE, Scope.READ]
+ROLES = {
+    "installation admin": Role(Scope.ADMIN, DEFAULT_PROJECT_ID),
+    "admin": Role(Scope.ADMIN),
+    "writer": Role(Scope.WRITE),
+    "reader": Role(Scope.READ),
+}
 # Not asked: whether every request of the right shape is taken. What does not exist, or not in that state, is answered with 400 here.
 NOT_CHECKED = "positive_data_acceptance"
 
@@ -27,6 +38,8 @@ KEPT = {
     "path.upload_id": "upload_id",
     "path.webhook_endpoint_id": "webhook_endpoint_id",
     "path.delivery_id": "delivery_id",
+    "path.project_id": "project_id",
+    "path.key_id": "key_id",
     "query.model": "base",
     "query.validation_file": "validation_file",
     "query.project_id": "project_id",
@@ -35,6 +48,7 @@ KEPT = {
     "body.model": "base",
     "body.training_file": "training_file",
     "body.url": "url",
+    "body.project_id": "project_id",
     "body.project_ids[*]": "project_id",
     "body.overrides[*].device": "device",
 }
@@ -45,6 +59,8 @@ CURSORS = {
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": "checkpoint_id",
     "GET /v1/fine_tuning/jobs/{job_id}/stream": "cursor",
     "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "permission_id",
+    "GET /v1/projects": "project_id",
+    "GET /v1/api_keys": "key_id",
     "GET /v1/webhook_endpoints": "webhook_endpoint_id",
     "GET /v1/webhook_endpoints/{webhook_endpoint_id}/deliveries": "delivery_id",
 }
@@ -54,6 +70,8 @@ DOOMING = {
     "DELETE /v1/models/{model}": "model",
     "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": "permission_id",
     "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": "webhook_endpoint_id",
+    "DELETE /v1/api_keys/{key_id}": "key_id",
+    "POST /v1/projects/{project_id}/archive": "project_id",
     "POST /v1/uploads/{upload_id}/cancel": "upload_id",
     "POST /v1/uploads/{upload_id}/complete": "upload_id",
 }
@@ -68,9 +86,9 @@ class Outcome(NamedTuple):
         return sum(self.answers.values(), Counter())
 
 
-def fuzz(api: Api, role: Scope, webhook_url: str, folder: Path, *, num_examples: int, seed: int, phases: str = "all") -> Outcome:
-    owner = Tenant(api, Scope.WRITE)
-    key = Tenant(api, role, owner.project_id).key
+def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: int, seed: int, phases: str = "all") -> Outcome:
+    owner = Tenant(api, Scope.WRITE, role.project_id)
+    key = owner.new_key(role.scope)
     seeds = sow(owner, webhook_url)
     config, answers, report = folder / "schemathesis.toml", folder / "answers.json", folder / "report.json"
     config.write_text(_config(seeds))
@@ -95,6 +113,8 @@ def fuzz(api: Api, role: Scope, webhook_url: str, folder: Path, *, num_examples:
         "PYTHONPATH": str(ROOT),
         "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
         "FUZZ_ENDED_JOB": seeds.ended_job,
+        "FUZZ_PROJECT": owner.project_id,
+        "FUZZ_OTHER_PROJECT": seeds.kept["project_id"][0],
         "FUZZ_ANSWERS": str(answers),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from app.ids import new_id
 from app.jobs import metrics
 from app.jobs.events import Draft, append
-from app.models import Artifact, Checkpoint, DeliveryStatus, Project, WebhookDelivery
+from app.models import Artifact, Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery
 from falqon_core.spec.devices import DEVICES
 from tests.support.api import Tenant
 
@@ -46,6 +46,7 @@ def sow(tenant: Tenant, webhook_url: str) -> Seeds:
         "webhook_endpoint_id": [endpoint_id],
         "delivery_id": [_delivery(tenant, endpoint_id, ended)],
         "project_id": _projects(tenant, 3),
+        "key_id": [_key(tenant)],
         "url": [webhook_url],
         "device": [*DEVICES],
         "metric": [*metrics.KEYS, ",".join(metrics.KEYS)],
@@ -58,6 +59,8 @@ def sow(tenant: Tenant, webhook_url: str) -> Seeds:
         "permission_id": [permission.id for permission in permissions[1:]],
         "upload_id": [_upload(tenant) for _ in range(NUM_DOOMED)],
         "webhook_endpoint_id": [_endpoint(tenant, webhook_url) for _ in range(NUM_DOOMED)],
+        "project_id": _projects(tenant, NUM_DOOMED),
+        "key_id": [_key(tenant) for _ in range(NUM_DOOMED)],
     }
     return Seeds(kept, doomed, ended)
 
@@ -96,6 +99,10 @@ def _projects(tenant: Tenant, count: int) -> list[str]:
     with tenant.api.database.transaction() as session:
         session.add_all(Project(id=project_id, name="other") for project_id in ids)
     return ids
+
+
+def _key(tenant: Tenant) -> str:
+    return "key_" + tenant.new_key(Scope.READ).removeprefix("ft_live_").partition("_")[0]
 
 
 def _upload(tenant: Tenant) -> str:
