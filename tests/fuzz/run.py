@@ -64,16 +64,19 @@ CURSORS = {
     "GET /v1/webhook_endpoints": "webhook_endpoint_id",
     "GET /v1/webhook_endpoints/{webhook_endpoint_id}/deliveries": "delivery_id",
 }
-DOOMING = {
-    "DELETE /v1/files/{file_id}": "file_id",
-    "DELETE /v1/fine_tuning/jobs/{job_id}": "job_id",
-    "DELETE /v1/models/{model}": "model",
-    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": "permission_id",
-    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": "webhook_endpoint_id",
-    "DELETE /v1/api_keys/{key_id}": "key_id",
-    "POST /v1/projects/{project_id}/archive": "project_id",
-    "POST /v1/uploads/{upload_id}/cancel": "upload_id",
-    "POST /v1/uploads/{upload_id}/complete": "upload_id",
+# What ends or needs an object of its own: of each operation its parameters.
+OF_ITS_OWN = {
+    "DELETE /v1/files/{file_id}": {"path.file_id": "doomed_file"},
+    "DELETE /v1/fine_tuning/jobs/{job_id}": {"path.job_id": "doomed_job"},
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": {"path.job_id": "queued_job"},
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": {"path.job_id": "paused_job"},
+    "DELETE /v1/models/{model}": {"path.model": "doomed_model"},
+    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": {"path.permission_id": "doomed_permission"},
+    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": {"path.webhook_endpoint_id": "doomed_webhook_endpoint"},
+    "DELETE /v1/api_keys/{key_id}": {"path.key_id": "doomed_key"},
+    "POST /v1/projects/{project_id}/archive": {"path.project_id": "doomed_project"},
+    "POST /v1/uploads/{upload_id}/cancel": {"path.upload_id": "doomed_upload"},
+    "POST /v1/uploads/{upload_id}/complete": {"path.upload_id": "whole_upload", "body.part_ids[*]": "part"},
 }
 
 
@@ -114,7 +117,7 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
         "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
         "FUZZ_ENDED_JOB": seeds.ended_job,
         "FUZZ_PROJECT": owner.project_id,
-        "FUZZ_OTHER_PROJECT": seeds.kept["project_id"][0],
+        "FUZZ_OTHER_PROJECT": seeds.names["project_id"][0],
         "FUZZ_ANSWERS": str(answers),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -128,15 +131,18 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
 def _config(seeds: Seeds) -> str:
     """In TOML, which takes JSON's strings and lists as they are."""
     lines = []
-    for kind, names in [*seeds.kept.items(), *((f"doomed_{kind}", names) for kind, names in seeds.doomed.items())]:
+    for kind, names in seeds.names.items():
         lines += [f"[dictionaries.{kind}]", f"values = {json.dumps(names)}"]
     lines += ["[parameters]", *(_bound(parameter, kind, 0.8) for parameter, kind in KEPT.items())]
     for operation, kind in CURSORS.items():
-        lines += ["[[operations]]", f'include-name = "{operation}"', "[operations.parameters]", _bound("query.after", kind, 0.3)]
-    for operation, kind in DOOMING.items():
-        parameter = f"path.{kind}"
-        lines += ["[[operations]]", f'include-name = "{operation}"', "[operations.parameters]", _bound(parameter, f"doomed_{kind}", 0.8)]
+        lines += _of_operation(operation, _bound("query.after", kind, 0.3))
+    for operation, parameters in OF_ITS_OWN.items():
+        lines += _of_operation(operation, *(_bound(parameter, kind, 0.8) for parameter, kind in parameters.items()))
     return "\n".join(lines) + "\n"
+
+
+def _of_operation(operation: str, *bindings: str) -> list[str]:
+    return ["[[operations]]", f'include-name = "{operation}"', "[operations.parameters]", *bindings]
 
 
 def _bound(parameter: str, kind: str, probability: float) -> str:

@@ -13,28 +13,23 @@ NUM_DOOMED = 8  # of each kind, to be deleted or ended
 
 
 class Seeds(NamedTuple):
-    """Names by what a parameter means. `doomed` ones go to the calls that end things."""
-
-    kept: dict[str, list[str]]
-    doomed: dict[str, list[str]]
+    names: dict[str, list[str]]  # by what a parameter means
     ended_job: str
 
 
 def sow(tenant: Tenant, webhook_url: str) -> Seeds:
     file_id, held_out, broken = tenant.upload(), tenant.upload(), tenant.upload(b'{"messages": []}\n')
-    ended = _ended_job(tenant, file_id)
+    ended = _ended_job(tenant)
     checkpoint_id = _checkpoint(tenant, ended)
     checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(ended).data[0].fine_tuned_model_checkpoint
     permissions = tenant.client.fine_tuning.checkpoints.permissions.create(checkpoint, project_ids=_projects(tenant, NUM_DOOMED + 1)).data
-    paused = tenant.job(training_file=file_id, metadata={"team": "a"}).id
-    tenant.client.fine_tuning.jobs.pause(paused)
-    queued = tenant.job(training_file=file_id, validation_file=held_out).id
     endpoint_id = tenant.client.webhooks.create(url=webhook_url, name="ours", event_types=["fine_tuning.job.failed"]).id
-    kept = {
+    whole_upload, part_id = _whole_upload(tenant)
+    names = {
         "file_id": [file_id, held_out, broken],
         "training_file": [file_id],
         "validation_file": [held_out],
-        "job_id": [ended, paused, queued],
+        "job_id": [ended, _paused_job(tenant), tenant.job(training_file=file_id, validation_file=held_out).id],
         "event_id": [event.id for event in tenant.client.fine_tuning.jobs.list_events(ended).data],
         "checkpoint_id": [checkpoint_id],
         "model": [_tuned_model(tenant)],
@@ -43,6 +38,8 @@ def sow(tenant: Tenant, webhook_url: str) -> Seeds:
         "checkpoint": [checkpoint],
         "permission_id": [permissions[0].id],
         "upload_id": [_upload(tenant)],
+        "whole_upload": [whole_upload],
+        "part": [part_id],
         "webhook_endpoint_id": [endpoint_id],
         "delivery_id": [_delivery(tenant, endpoint_id, ended)],
         "project_id": _projects(tenant, 3),
@@ -52,21 +49,28 @@ def sow(tenant: Tenant, webhook_url: str) -> Seeds:
         "metric": [*metrics.KEYS, ",".join(metrics.KEYS)],
         "cursor": ["0", "1"],
     }
-    doomed = {
-        "file_id": [tenant.upload() for _ in range(NUM_DOOMED)],
-        "job_id": [_ended_job(tenant, file_id) for _ in range(NUM_DOOMED)],
-        "model": [_tuned_model(tenant) for _ in range(NUM_DOOMED)],
-        "permission_id": [permission.id for permission in permissions[1:]],
-        "upload_id": [_upload(tenant) for _ in range(NUM_DOOMED)],
-        "webhook_endpoint_id": [_endpoint(tenant, webhook_url) for _ in range(NUM_DOOMED)],
-        "project_id": _projects(tenant, NUM_DOOMED),
-        "key_id": [_key(tenant) for _ in range(NUM_DOOMED)],
+    for kind, make in MAKERS.items():
+        names[kind] = [make(tenant) for _ in range(NUM_DOOMED)]
+    names |= {
+        "doomed_webhook_endpoint": [_endpoint(tenant, webhook_url) for _ in range(NUM_DOOMED)],
+        "doomed_permission": [permission.id for permission in permissions[1:]],
+        "doomed_project": _projects(tenant, NUM_DOOMED),
     }
-    return Seeds(kept, doomed, ended)
+    return Seeds(names, ended)
 
 
-def _ended_job(tenant: Tenant, file_id: str) -> str:
-    job_id: str = tenant.job(training_file=file_id).id
+def _queued_job(tenant: Tenant) -> str:
+    return str(tenant.job(metadata={"team": "a"}).id)
+
+
+def _paused_job(tenant: Tenant) -> str:
+    job_id = _queued_job(tenant)
+    tenant.client.fine_tuning.jobs.pause(job_id)
+    return job_id
+
+
+def _ended_job(tenant: Tenant) -> str:
+    job_id = _queued_job(tenant)
     data = {"step": 1, "total_steps": 2, "train_loss": 0.5}
     with tenant.api.database.transaction() as session:
         append(session, job_id, [Draft("Step 1/2: training loss=0.50", type="metrics", data=data)])
@@ -109,6 +113,12 @@ def _upload(tenant: Tenant) -> str:
     return str(tenant.client.uploads.create(bytes=1000, filename="rows.jsonl", mime_type="text/jsonl", purpose="fine-tune").id)
 
 
+def _whole_upload(tenant: Tenant) -> tuple[str, str]:
+    """With its only part."""
+    upload_id = _upload(tenant)
+    return upload_id, tenant.client.uploads.parts.create(upload_id, data=bytes(1000)).id
+
+
 def _endpoint(tenant: Tenant, url: str) -> str:
     return str(tenant.client.webhooks.create(url=url, name="ours", event_types=["fine_tuning.job.failed"]).id)
 
@@ -125,3 +135,14 @@ def _delivery(tenant: Tenant, endpoint_id: str, job_id: str) -> str:
     with tenant.api.database.transaction() as session:
         session.add(delivery)
     return delivery.id
+
+
+MAKERS = {
+    "doomed_file": lambda tenant: tenant.upload(),
+    "doomed_job": _ended_job,
+    "queued_job": _queued_job,
+    "paused_job": _paused_job,
+    "doomed_model": _tuned_model,
+    "doomed_upload": _upload,
+    "doomed_key": _key,
+}
