@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environments import OPENAI, python_with
 from tests.support.house import ROOT
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
@@ -32,6 +33,18 @@ def block(language: str, containing: str) -> str:
     return found
 
 
+def here(service: Service, text: str) -> str:
+    return text.replace("http://127.0.0.1:8000", service.url)
+
+
+def migrated(service: Service, folder: Path, python: str | Path) -> str:
+    """The job that the code of the one changed line asked for."""
+    shutil.copy(ROOT / "demo" / "support_desk.jsonl", folder / "support.jsonl")
+    printed = run(service, folder, [str(python), "-W", "ignore", "-c", here(service, block("python", "OpenAI("))])
+    (job_id,) = re.findall(r"Created fine-tuning job: (ftjob-\S+)", printed)
+    return str(job_id)
+
+
 def run(service: Service, folder: Path, command: list[str], **variables: str) -> str:
     environment = os.environ | {"FALQON_API_KEY": KEY} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -46,22 +59,22 @@ def test_quick_start_is_three_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+@pytest.mark.parametrize("release", OPENAI)
+def test_one_changed_line_is_enough_for_every_release_of_the_client(service: Service, tmp_path: Path, release: str) -> None:
+    jobs = service.client.fine_tuning.jobs
+    job_id = migrated(service, tmp_path, python_with(OPENAI[release]))
+    assert jobs.cancel(job_id).training_file
+
+
 def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
-    def here(text: str) -> str:
-        return text.replace("http://127.0.0.1:8000", service.url)
-
-    shutil.copy(ROOT / "demo" / "support_desk.jsonl", tmp_path / "support.jsonl")
-    printed = run(service, tmp_path, [sys.executable, "-W", "ignore", "-c", here(block("python", "OpenAI("))])
-    (job,) = service.client.fine_tuning.jobs.list().data
-    assert f"Created fine-tuning job: {job.id}" in printed
-
-    estimate = run(service, tmp_path, ["bash", "-c", here(block("sh", "/estimates"))], FILE_ID=job.training_file)
+    job = service.client.fine_tuning.jobs.retrieve(migrated(service, tmp_path, sys.executable))
+    estimate = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/estimates"))], FILE_ID=job.training_file)
     assert '"steps"' in estimate
-    live = run(service, tmp_path, ["bash", "-c", here(block("sh", "/stream"))], JOB_ID=job.id)
+    live = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/stream"))], JOB_ID=job.id)
     assert live.rstrip().endswith("data: [DONE]")
 
     wait_for(lambda: service.client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", 60, "the job succeeds")
     model = service.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
     assert model is not None
-    checked = run(service, tmp_path, ["bash", "-ec", here(block("sh", "SHA256SUMS"))], MODEL=model)
+    checked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model)
     assert "model.safetensors: OK" in checked
