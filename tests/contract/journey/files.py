@@ -1,3 +1,4 @@
+import inspect
 import io
 import json
 import tempfile
@@ -10,6 +11,7 @@ import openai
 from tests.contract.journey.traveller import Traveller, done, each, every, ids, refused, same, streamed
 
 QUICK = {"steps": 10, "checkpoint_every": 2, "best_at": 4}
+FAILING = {"steps": 10, "user_error_at": 3}
 SLOW = {"steps": 5000, "step_seconds": 0.02, "checkpoint_every": 1000}
 
 
@@ -38,8 +40,10 @@ async def journey(traveller: Traveller) -> None:
     content = records(QUICK)
     path_like = await done(files.create(file=("r\u00fcckblick.txt", io.BytesIO(b"seen")), purpose="user_data"))
     same((path_like.filename, path_like.status), ("r\u00fcckblick.txt", "processed"))
-    lifetime = {"anchor": "created_at", "seconds": 3600}
-    raw = await done(files.create(file=b"{}", purpose="batch", extra_body={"expires_after": lifetime}))
+    lifetime: dict[str, Any] = {"expires_after": {"anchor": "created_at", "seconds": 3600}}
+    if "expires_after" not in inspect.signature(files.create).parameters:
+        lifetime = {"extra_body": lifetime}
+    raw = await done(files.create(file=b"{}", purpose="batch", **lifetime))
     same((raw.filename, raw.expires_at), ("upload", raw.created_at + 3600))
     newest_first = [raw.id, path_like.id, first]
 
@@ -54,6 +58,9 @@ async def journey(traveller: Traveller) -> None:
 
     same((await done(files.content(first))).read(), content)
     same((await done(files.content(first))).text, content.decode())
+    with tempfile.TemporaryDirectory() as folder:
+        (await done(files.content(first))).write_to_file(Path(folder) / "copy")
+        same((Path(folder) / "copy").read_bytes(), content)
     same(await done(files.retrieve_content(first)), content.decode())
     same(await streamed(files.with_streaming_response.content(first)), content)
     part = await done(files.with_raw_response.content(first, extra_headers={"Range": "bytes=10-19"}))

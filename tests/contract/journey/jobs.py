@@ -2,7 +2,7 @@ from typing import Any
 
 import openai
 
-from tests.contract.journey.files import QUICK, SLOW, uploaded
+from tests.contract.journey.files import FAILING, QUICK, SLOW, uploaded
 from tests.contract.journey.traveller import Traveller, done, every, ids, refused, same, until
 
 NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
@@ -33,6 +33,10 @@ async def journey(traveller: Traveller) -> Any:
     same(job.hyperparameters.n_epochs, 2)
     same((job.method.type, job.method.supervised.hyperparameters.batch_size), ("supervised", 4))
     same((job.config["rank"], job.estimate["steps"]), (8, dry.estimate["steps"]))
+    assert (job._request_id or "").startswith("req_"), job._request_id
+    raw = await done(jobs.with_raw_response.retrieve(job.id))
+    assert raw.headers["x-request-id"] not in ("", job._request_id), raw.headers
+    same((await done(raw.parse())).id, job.id)
     finished = await until(lambda: jobs.retrieve(job.id), "succeeded", "failed")
     same((finished.status, finished.error), ("succeeded", None))
     assert finished.finished_at >= finished.created_at, finished
@@ -45,6 +49,7 @@ async def journey(traveller: Traveller) -> Any:
     await _results(traveller, finished)
     await _endings(traveller, job.id)
     await _another_way(traveller, training)
+    await _a_failure(traveller)
     return finished
 
 
@@ -110,6 +115,17 @@ async def _another_way(traveller: Traveller, quick_file: str) -> None:
     same(len(cancelled.attempts), 2)
 
     same([found.metadata["team"] for found in await every(jobs.list(limit=1))], ["sales", "support"])
-    same(ids(await every(jobs.list(extra_query={"metadata[team]": "sales"}))), [job.id])
+    same(ids(await every(jobs.list(metadata={"team": "sales"}))), [job.id])
+    same(ids(await every(jobs.list(metadata={"team": "sales", "step": "1"}))), [])
     same(ids(await every(jobs.list(extra_query={"metadata": "null"}))), [])
     await refused(openai.BadRequestError, "invalid_cursor", jobs.list, after="ftjob-unknown", param="after")
+
+
+async def _a_failure(traveller: Traveller) -> None:
+    jobs = traveller.client.fine_tuning.jobs
+    job = await done(jobs.create(model=traveller.model, training_file=await uploaded(traveller, FAILING)))
+    failed = await until(lambda: jobs.retrieve(job.id), "failed", "succeeded")
+    same((failed.error.code, failed.error.param), ("loss_not_finite", "learning_rate"))
+    assert failed.error.message, failed
+    newest, *_ = await every(jobs.list_events(job.id))
+    same(newest.level, "error")
