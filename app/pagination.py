@@ -36,6 +36,6 @@ class Page(BaseModel, Generic[T]):
 
 
 def check_cursor(after: str | None, prefix: str, what: str) -> None:
-    """Its form only: who deletes what a page shows and asks for the next one continues behind something that is gone."""
+    """Its form only. What it names may be gone by now: deleted by whoever was shown it, or a checkpoint that a newer one replaced."""
     if after is not None and not is_id(prefix, after):
         raise InvalidRequest(f"after: '{after}' is not the id of {what}.", param="after", code="invalid_cursor")
