@@ -78,3 +78,10 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
     assert model is not None
     checked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model)
     assert "model.safetensors: OK" in checked
+
+
+def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -> None:
+    client, _, _ = block("python", "OpenAI(").partition("file = ")
+    printed = run(service, tmp_path, [sys.executable, "-c", here(service, client) + block("python", "webhooks.create(")])
+    assert printed.startswith("whsec_")
+    assert [endpoint.name for endpoint in service.client.webhooks.list()] == ["ours"]
