@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -11,10 +12,12 @@ from app.jobs import repository
 from app.jobs import service as jobs
 from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
+from app.keys import service as keys
 from app.models import Job
 
 PAGE = 200
 PING_SECONDS = 15
+KEY_CHECK_SECONDS = 3.0  # with the second between two looks, less than the five in which a revoked key must be dead
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
 CURSOR = r"^[0-9]{1,9}$"
 
@@ -44,7 +47,7 @@ async def stream_job(
     if int(cursor) > job.last_event_seq:
         raise jobs.unknown_event(param, cursor)
     return EventSourceResponse(
-        _events(app, job_id, int(cursor)),
+        _events(app, caller.key_id, job_id, int(cursor)),
         ping=PING_SECONDS,
         ping_message_factory=Ping,
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -52,10 +55,15 @@ async def stream_job(
     )
 
 
-async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
     """The cursor is the only state: a slow reader costs nothing but its connection."""
+    checked_at = time.monotonic()
     with app.wakeups.of(job_id) as wait:
         while True:
+            if time.monotonic() - checked_at > KEY_CHECK_SECONDS:
+                if not await run_sync(_still_welcome, app, key_id):
+                    return
+                checked_at = time.monotonic()
             lines, ended_at = await run_sync(_read, app, job_id, last_sent)
             for seq, line in lines:
                 yield ServerSentEvent(line, id=str(seq))
@@ -70,6 +78,11 @@ async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[S
 def _find(app: Services, project_id: str, job_id: str) -> Job:
     with app.database.read() as session:
         return jobs.get(session, project_id, job_id)
+
+
+def _still_welcome(app: Services, key_id: str) -> bool:
+    with app.database.read() as session:
+        return keys.still_valid(session, key_id) is not None
 
 
 def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
