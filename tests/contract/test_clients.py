@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from app.database import Database
-from app.ids import new_id
-from app.keys.service import create_key
-from app.models import Project, Scope
 from tests.support.environments import OPENAI, python_with
 from tests.support.house import ROOT
 from tests.support.service import Service
@@ -38,27 +34,38 @@ def python(release: str) -> Path:
     return python_with(OPENAI[release])
 
 
-def traveller(service: Service, *, asynchronous: bool) -> tuple[str, dict[str, Any]]:
+def project(service: Service, **limits: int) -> str:
+    made: Any = service.client.post("/projects", body={"name": "acme"} | limits, cast_to=object)
+    return str(made["id"])
+
+
+def key(service: Service, project_id: str, scope: str = "write") -> str:
+    made: Any = service.client.post("/api_keys", body={"name": "journey", "scope": scope, "project_id": project_id}, cast_to=object)
+    return str(made["secret"])
+
+
+def luggage(service: Service, *, asynchronous: bool) -> tuple[str, dict[str, Any]]:
     """The key of a project of its own, and what else the journey needs."""
-    database = Database(f"sqlite:///{service.folder / 'falqon.db'}")
-    projects = [new_id("proj_") for _ in range(3)]
-    with database.transaction() as session:
-        session.add_all(Project(id=project_id, name="acme") for project_id in projects)
-        session.flush()
-        (_, key), (_, reading_key) = (create_key(session, projects[0], "journey", scope) for scope in (Scope.WRITE, Scope.READ))
-    database.dispose()
-    options = {"base_url": f"{service.url}/v1", "asynchronous": asynchronous, "model": MODEL}
-    return key, options | {"reading_key": reading_key, "other_projects": projects[1:]}
+    own = project(service)
+    limited = project(service, requests_per_minute=60, max_live_jobs=0)
+    return key(service, own), {
+        "base_url": f"{service.url}/v1",
+        "asynchronous": asynchronous,
+        "model": MODEL,
+        "reading_key": key(service, own, "read"),
+        "limited_key": key(service, limited),
+        "other_projects": [limited, project(service)],
+    }
 
 
 @pytest.mark.parametrize(("release", "asynchronous"), [*((release, False) for release in OPENAI), ("newest-3", True)])
 def test_every_call_of_the_client_works(service: Service, release: str, python: Path, asynchronous: bool) -> None:
-    key, options = traveller(service, asynchronous=asynchronous)
+    api_key, options = luggage(service, asynchronous=asynchronous)
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("FALQON_", "OPENAI_", "PYTHON"))}
     done = subprocess.run(
         [python, "-m", "tests.contract.journey"],
         cwd=ROOT,
-        env=outside | {"OPENAI_API_KEY": key, "JOURNEY": json.dumps(options)},
+        env=outside | {"OPENAI_API_KEY": api_key, "JOURNEY": json.dumps(options)},
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,6 @@
 import openai
 
-from tests.contract.journey.files import QUICK, uploaded
+from tests.contract.journey.files import QUICK, records, uploaded
 from tests.contract.journey.traveller import Traveller, done, every, refused, same
 
 
@@ -36,3 +36,34 @@ async def journey(traveller: Traveller) -> None:
         ({"integrations": [{"type": "unheard-of"}]}, "invalid_value", "integrations.0.type"),
     ):
         await refused(openai.BadRequestError, code, jobs.create, **wanted | change, param=param)
+
+    await _projects(traveller, job.organization_id)
+    await _limits(traveller)
+
+
+async def _projects(traveller: Traveller, own: str) -> None:
+    """The client says which project it means, from OPENAI_PROJECT_ID too."""
+    assert await every(traveller.client.with_options(project=own, organization="org-any").models.list())
+    elsewhere = traveller.client.with_options(project=traveller.other_projects[0])
+    await refused(openai.AuthenticationError, "mismatched_project", elsewhere.models.list, param="OpenAI-Project")
+
+
+async def _limits(traveller: Traveller) -> None:
+    patient = traveller.client.with_options(api_key=traveller.limited_key)
+    file = await done(patient.files.create(file=records(QUICK), purpose="fine-tune"))
+    await done(patient.files.wait_for_processing(file.id, poll_interval=0.5))
+    wanted = {"model": traveller.model, "training_file": file.id}
+    await refused(openai.RateLimitError, "insufficient_quota", patient.fine_tuning.jobs.create, **wanted, param="max_live_jobs")
+
+    hasty = patient.with_options(max_retries=0)
+    error = None
+    for _ in range(200):
+        try:
+            await done(hasty.models.list())
+        except openai.RateLimitError as caught:
+            error = caught
+            break
+    assert error is not None, "200 requests and no limit"
+    same((error.code, error.type), ("rate_limit_exceeded", "rate_limit_error"))
+    assert 0 < int(error.response.headers["retry-after-ms"]) <= 1000, error.response.headers
+    assert await every(patient.models.list()), "the client waits as it is told, and is let in"

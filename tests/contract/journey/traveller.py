@@ -20,6 +20,7 @@ class Traveller:
     asynchronous: bool
     model: str  # a base model, with a slash in its name
     reading_key: str  # of the same project
+    limited_key: str  # of one that may ask 60 times a minute and run no job
     other_projects: list[str]
     called: set[str] = field(default_factory=set)
 
@@ -100,7 +101,7 @@ async def refused(
     else:
         raise AssertionError(f"not refused but answered with {answer!r}")
     same((type(error), error.code, error.param), (kind, code, param), str(error))
-    same(error.type, "invalid_request_error")
+    same(error.type, code if code == "insufficient_quota" else "invalid_request_error")
     assert (error.request_id or "").startswith("req_"), error.request_id
     assert str(error).startswith(f"Error code: {error.status_code} - "), error
     return error
