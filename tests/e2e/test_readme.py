@@ -1,4 +1,4 @@
-"""The commands of README.md, as they stand there, against a running service."""
+"""The commands of README.md and docs/, as they stand there, against a running service."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.support.house import ROOT
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def service(short_tmp: Path) -> Iterator[Service]:
 
 
 def block(language: str, containing: str) -> str:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGES, re.M | re.S)
     (found,) = [text for text in blocks if containing in text]
     return found
 
