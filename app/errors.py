@@ -74,7 +74,3 @@ class Unavailable(ApiError):
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message, code=code, headers={"retry-after": "2"})
-
-
-def invalid_cursor(after: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"after: '{after}' is not {what}.", param="after", code="invalid_cursor")

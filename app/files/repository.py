@@ -17,11 +17,6 @@ def find(session: Session, project_id: str, file_id: str) -> File | None:
     return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))).one_or_none()
 
 
-def was_there(session: Session, project_id: str, file_id: str) -> bool:
-    """Deleted ones too: who deletes a page while reading on has nothing else to go on from."""
-    return session.scalar(select(File.id).where(File.id == file_id, File.project_id == project_id)) is not None
-
-
 def find_several(session: Session, project_id: str, ids: Sequence[str], *, lock: bool) -> list[File]:
     """Locked, they are neither deleted nor judged by a check while the transaction lasts."""
     statement = select(File).where(File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None)).order_by(File.id)

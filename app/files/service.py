@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from app import orphans
 from app.database import Database, now
-from app.errors import IllegalState, InvalidRequest, NotFound, invalid_cursor
+from app.errors import IllegalState, InvalidRequest, NotFound
 from app.files import repository
 from app.ids import new_id
 from app.models import File, FileStatus, Purpose
@@ -50,13 +50,6 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     return file
-
-
-def page(session: Session, project_id: str, *, after: str | None, limit: int, order: repository.Order, purpose: str | None) -> list[File]:
-    """One more than `limit` where there is one."""
-    if after is not None and not repository.was_there(session, project_id, after):
-        raise invalid_cursor(after, "a file of this project")
-    return repository.newest_first(session, project_id, after=after, limit=limit, order=order, purpose=purpose)
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.errors import IllegalState, InvalidRequest, NotFound, invalid_cursor
+from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
 from app.files import service as files
 from app.ids import new_id
@@ -18,6 +18,7 @@ from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
 from app.models import Checkpoint, Desired, File, FileStatus, Job, JobMetadata, JobStatus, Model
+from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
 from falqon_core.spec.estimate import Estimate
@@ -106,14 +107,12 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 
 def page(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
     """Newest first, one more than `limit` where there is one."""
-    if after is not None and repository.find(session, project_id, after) is None:
-        raise invalid_cursor(after, "a job of this project")
+    check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
 
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
-    if after is not None and not repository.checkpoint_exists(session, job.id, after):
-        raise invalid_cursor(after, "a checkpoint of this job")
+    check_cursor(after, "ftckpt_", "a checkpoint")
     return repository.checkpoints(session, job.id, after=after, limit=limit)
 
 

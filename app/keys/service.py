@@ -5,13 +5,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import Database, now
-from app.errors import IllegalState, InvalidApiKey, InvalidRequest, NotFound, invalid_cursor
+from app.errors import IllegalState, InvalidApiKey, InvalidRequest, NotFound
 from app.ids import new_id
 from app.keys import repository, secrets
 from app.keys.caller import Caller
 from app.keys.repository import Found
 from app.keys.schemas import KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
+from app.pagination import invalid_cursor
 from app.projects import service as projects
 from app.settings import Settings
 
@@ -46,7 +47,7 @@ def get(session: Session, caller: Caller, key_id: str) -> ApiKey:
 
 def page(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[ApiKey]:
     if after is not None and not repository.was_there(session, project_id, after):
-        raise invalid_cursor(after, "a key that you may see")
+        raise invalid_cursor(after, "a key that you administer")
     return repository.newest_first(session, project_id, after=after, limit=limit)
 
 

@@ -1,9 +1,10 @@
 from sqlalchemy.orm import Session
 
-from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound, invalid_cursor
+from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
 from app.keys.caller import Caller
 from app.models import DEFAULT_PROJECT_ID, Project
+from app.pagination import invalid_cursor
 from app.projects import repository
 from app.projects.repository import Usage
 from app.projects.schemas import ProjectChange, ProjectRequest
@@ -27,7 +28,7 @@ def get(session: Session, caller: Caller, project_id: str) -> Project:
 
 def page(session: Session, caller: Caller, *, after: str | None, limit: int) -> list[Project]:
     if after is not None and _visible(session, caller, after) is None:
-        raise invalid_cursor(after, "a project that you may see")
+        raise invalid_cursor(after, "a project that you administer")
     return repository.newest_first(session, caller.administered_project, after=after, limit=limit)
 
 

@@ -5,7 +5,7 @@ from pydantic import HttpUrl
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.errors import IllegalState, InvalidRequest, NotFound, invalid_cursor
+from app.errors import IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
 from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from app.server_secret import server_secret
@@ -48,18 +48,6 @@ def get(session: Session, project_id: str, endpoint_id: str, *, lock: bool = Fal
     if endpoint is None:
         raise NotFound(f"No such webhook endpoint: {endpoint_id}", param="webhook_endpoint_id")
     return endpoint
-
-
-def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[WebhookEndpoint]:
-    if after is not None and repository.find(session, project_id, after) is None:
-        raise invalid_cursor(after, "a webhook endpoint of this project")
-    return repository.newest_first(session, project_id, after=after, limit=limit)
-
-
-def deliveries(session: Session, endpoint: WebhookEndpoint, *, after: str | None, limit: int) -> list[WebhookDelivery]:
-    if after is not None and repository.delivery(session, endpoint.id, after) is None:
-        raise invalid_cursor(after, "a delivery of this webhook endpoint")
-    return repository.deliveries(session, endpoint.id, after=after, limit=limit)
 
 
 def update(session: Session, project_id: str, endpoint_id: str, changes: EndpointChanges, settings: Settings) -> WebhookEndpoint:
