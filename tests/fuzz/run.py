@@ -125,7 +125,8 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
         raise RuntimeError(done.stdout + done.stderr)
     told = json.loads(report.read_text())
     counts = {name: Counter({int(status): n for status, n in found.items()}) for name, found in json.loads(answers.read_text()).items()}
-    return Outcome(counts, told["failures"] + told["errors"], done.stdout + done.stderr)
+    unfinished = [] if told["complete"] else [{"title": told["stop_reason"]}]
+    return Outcome(counts, told["failures"] + told["errors"] + unfinished, done.stdout + done.stderr)
 
 
 def _config(seeds: Seeds) -> str:
