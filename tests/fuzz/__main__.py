@@ -19,6 +19,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.receiver import receiving
 
 EXAMPLES = 60  # of each operation and phase in one run
+MAX_LINE = 2000  # schemathesis shows how to repeat a request, however long it was
 
 
 def main() -> int:
@@ -49,7 +50,7 @@ def main() -> int:
                 failures += done.failures
                 _say(f"{database}, {name}, seed {seed}: {done.statuses().total()} requests, {len(done.failures)} failures")
                 if done.failures:
-                    _say(done.output)
+                    _say("\n".join(line[:MAX_LINE] for line in done.output.splitlines()))
                 seed += 1
     _report(answers, failures)
     return 1 if failures or any(status >= 500 for counts in answers.values() for status in counts) else 0

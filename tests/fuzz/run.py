@@ -28,6 +28,8 @@ ROLES = {
 # Not asked: whether every request of the right shape is taken. What does not exist, or not in that state, is answered with 400 here.
 NOT_CHECKED = "positive_data_acceptance"
 
+REFUSALS = [400, 401, 403, 404, 405, 413, 415, 422, 429]
+
 KEPT = {
     "path.file_id": "file_id",
     "path.job_id": "job_id",
@@ -131,7 +133,7 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
 
 def _config(seeds: Seeds) -> str:
     """In TOML, which takes JSON's strings and lists as they are."""
-    lines = []
+    lines = ["[checks.negative_data_rejection]", f"expected-statuses = {REFUSALS}"]
     for kind, names in seeds.names.items():
         lines += [f"[dictionaries.{kind}]", f"values = {json.dumps(names)}"]
     lines += ["[parameters]", *(_bound(parameter, kind, 0.8) for parameter, kind in KEPT.items())]
