@@ -125,10 +125,6 @@ def rewound_to(session: Session, job_id: str) -> dict[int, int]:
     return limits
 
 
-def checkpoint_exists(session: Session, job_id: str, checkpoint_id: str) -> bool:
-    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id)) is not None
-
-
 def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
     grouped: dict[str, list[Checkpoint]] = {job_id: [] for job_id in job_ids}
     for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)):

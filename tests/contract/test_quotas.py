@@ -87,6 +87,18 @@ def test_of_many_uploads_at_once_only_as_many_pass_as_fit(tenant: Tenant) -> Non
     assert tenant.num_rows(File) == [before + 2]
 
 
+def test_a_file_in_parts_is_refused_before_and_after_its_bytes(tenant: Tenant) -> None:
+    uploads = tenant.client.uploads
+    upload = uploads.create(filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl")
+    part = uploads.parts.create(upload.id, data=jsonl())
+    tenant.limit(max_storage_bytes=SIZE)
+    file_id = tenant.upload()
+    refusal(lambda: uploads.create(filename="rows.jsonl", purpose="fine-tune", bytes=1, mime_type="application/jsonl"))
+    assert refusal(lambda: uploads.complete(upload.id, part_ids=[part.id])).param == "max_storage_bytes"
+    tenant.client.files.delete(file_id)
+    assert uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
+
+
 def test_device_hours_count_running_and_ended_attempts_even_of_deleted_jobs(tenant: Tenant) -> None:
     job, paused = tenant.job(), tenant.job()
     tenant.client.fine_tuning.jobs.pause(paused.id)
