@@ -43,6 +43,17 @@ def test_a_short_wait_is_waited(falqon: Falqon, service: Service, proxy: Proxy, 
     assert falqon("download", "falqon-tiny", "--base-url", service.url, "--api-key", key).exit_code == 0
 
 
+def test_a_watch_goes_on_after_a_short_wait(falqon: Falqon, service: Service, limited: LimitedKey, toy_file: Callable[..., Path]) -> None:
+    key = limited("--requests-per-minute", "30")
+    there = ("--base-url", service.url, "--api-key", key)
+    create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file()), "--yes", "--json", *there)
+    job_id = json.loads(falqon(*create).stdout)["id"]
+    exhaust(service, key)
+    done = falqon("jobs", "watch", job_id, *there)
+    assert done.exit_code == 0, done.stderr
+    assert f"{job_id} succeeded" in done.stdout
+
+
 def test_a_long_wait_is_told(falqon: Falqon, service: Service, proxy: Proxy, limited: LimitedKey) -> None:
     key = limited("--requests-per-minute", "1")
     exhaust(service, key)
