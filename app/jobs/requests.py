@@ -94,13 +94,16 @@ class JobRequest(_Request):
 
     @property
     def asked_hyperparameters(self) -> Hyperparameters:
-        """From `method`, else from the older place."""
+        """From `method` and the older place; each may be said in either, or in both alike."""
         inner, outer = self.method.hyperparameters if self.method else None, self.hyperparameters
-        if inner is not None and outer is not None and inner.model_dump(exclude={"beta"}) != outer.model_dump():
+        if inner is None or outer is None:
+            return inner or outer or Hyperparameters()
+        said = outer.model_dump(exclude_none=True)
+        if any(getattr(inner, name) not in (None, value) for name, value in said.items()):
             raise InvalidRequest(
                 "hyperparameters: they differ from those in method; send them once.", param="hyperparameters", code="conflict"
             )
-        return inner or outer or Hyperparameters()
+        return inner.model_copy(update=said)
 
 
 class ResumeExtras(_Request):

@@ -14,12 +14,6 @@ from tests.support.service import KEY, Service
 MODEL = "falqon-tiny"
 
 
-@pytest.fixture
-def proxy(service: Service) -> Iterator[Proxy]:
-    with Proxy(service.port) as proxy:
-        yield proxy
-
-
 def is_whole(falqon: Falqon, folder: Path) -> bool:
     """Exactly the files that the service lists, byte for byte."""
     manifest = json.loads(falqon("download", MODEL, "--output", str(folder / "again"), "--json").stdout)
