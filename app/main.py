@@ -1,6 +1,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -75,7 +76,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     redis = Redis.from_url(
         settings.resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, retry=None
     )
-    held = Services(settings, database, Storage(settings.resolved_storage_url), Bell(settings), redis, Wakeups(settings.resolved_redis_url))
+    wakeups = Wakeups(settings.resolved_redis_url, partial(stream.states, database))
+    held = Services(settings, database, Storage(settings.resolved_storage_url), Bell(settings), redis, wakeups)
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log

@@ -53,6 +53,12 @@ def newest_first(session: Session, project_id: str, filters: Filters, *, after: 
     return list(session.scalars(statement))
 
 
+def states(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """(number of the last event, status) of those that exist."""
+    rows = session.execute(select(Job.id, Job.last_event_seq, Job.status).where(Job.id.in_(job_ids)))
+    return {job_id: (seq, status) for job_id, seq, status in rows}
+
+
 def lock_for_reading(session: Session, job_id: str) -> bool:
     """It is not deleted before the transaction ends; False when it is gone already."""
     return session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(read=True)) is not None

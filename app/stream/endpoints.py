@@ -1,17 +1,19 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from app.database import Database
 from app.dependencies import ApiRoute, App, Reader, Services
 from app.jobs import repository
 from app.jobs import service as jobs
 from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
 from app.models import Job
+from app.stream.watched import Page
 
 PAGE = 200
 PING_SECONDS = 15
@@ -52,19 +54,30 @@ async def stream_job(
     )
 
 
-async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[bytes]:
     """The cursor is the only state: a slow reader costs nothing but its connection."""
-    with app.wakeups.of(job_id) as wait:
+
+    async def read(after: int) -> Page:
+        return await run_sync(_read, app.database, job_id, after)
+
+    with app.wakeups.watching(job_id) as job:
         while True:
-            lines, ended_at = await run_sync(_read, app, job_id, last_sent)
-            for seq, line in lines:
-                yield ServerSentEvent(line, id=str(seq))
+            changed = job.changed  # taken before the page: what comes after that is not slept through
+            page = await job.page(last_sent, read)
+            for seq, event in page.events:
+                yield event
                 last_sent = seq
-            if ended_at is not None and last_sent >= ended_at:
-                yield ServerSentEvent("[DONE]")
+            if page.ended_at is not None and last_sent >= page.ended_at:
+                yield ServerSentEvent("[DONE]").encode()
                 return
-            if not lines:
-                await wait()
+            if not page.events:
+                await changed.wait()
+
+
+def states(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """What tells streams that a job has moved on."""
+    with database.read() as session:
+        return repository.states(session, job_ids)
 
 
 def _find(app: Services, project_id: str, job_id: str) -> Job:
@@ -72,12 +85,11 @@ def _find(app: Services, project_id: str, job_id: str) -> Job:
         return jobs.get(session, project_id, job_id)
 
 
-def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
-    """The next events, and the number of the last one there will ever be, once that is certain."""
-    with app.database.read() as session:
+def _read(database: Database, job_id: str, after: int) -> Page:
+    with database.read() as session:
         job = session.get(Job, job_id)  # before the events: what it counts is then there to be read
         if job is None:  # deleted under a reader that was not done yet
-            return [], after
+            return Page([], after)
         events = repository.events_after(session, job_id, after=after, limit=PAGE)
-    lines = [(event.seq, json.dumps(EventObject.of(event).model_dump())) for event in events]
-    return lines, job.last_event_seq if job.status in TERMINAL else None
+    encoded = [(event.seq, ServerSentEvent(json.dumps(EventObject.of(event).model_dump()), id=str(event.seq)).encode()) for event in events]
+    return Page(encoded, job.last_event_seq if job.status in TERMINAL else None)
