@@ -17,6 +17,10 @@ from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
 
+_seconds_left = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
+_WAITING = select(Job.id, _seconds_left).where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN).order_by(Job.id).limit(FORESEEN)
+_RUNNING = select(Job.lease_owner, _seconds_left).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
+
 
 class QueueObject(BaseModel):
     position: Annotated[int | None, Field(description=f"1: the next job to be taken; null beyond {FORESEEN}")]
@@ -82,10 +86,7 @@ def waits(job: Job) -> bool:
 
 
 def look(session: Session, settings: Settings) -> Queue:
-    left = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
-    runnable = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
-    waiting = session.execute(select(Job.id, left).where(*runnable).order_by(Job.id).limit(FORESEEN))
-    held = (Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
-    running = session.execute(select(Job.lease_owner, left).where(*held)).all()
+    waiting = session.execute(_WAITING)
+    running = session.execute(_RUNNING).all()
     idle = workers.lately_seen(session, settings) - {owner for owner, _ in running}
     return Queue([Waiting(*row) for row in waiting], [seconds for _, seconds in running], len(idle))

@@ -168,8 +168,7 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
 def files_of(session: Session, job: Job) -> dict[str, File]:
     """By parameter name."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
-    found = {file.id: file for file in session.scalars(select(File).where(File.id.in_([i for i in ids.values() if i])))}
-    return {param: found[file_id] for param, file_id in ids.items() if file_id is not None}
+    return {param: session.get_one(File, file_id) for param, file_id in ids.items() if file_id is not None}
 
 
 def project_name(session: Session, project_id: str) -> str:
