@@ -13,9 +13,11 @@ from starlette.types import Message, Receive
 
 from app.broker import Bell
 from app.database import Database
-from app.errors import InvalidApiKey, TooLarge, UnsupportedEncoding
+from app.errors import InvalidApiKey, RateLimited, TooLarge, UnsupportedEncoding
 from app.keys import service as keys
-from app.keys.service import Caller
+from app.keys.caller import Caller
+from app.keys.rate_limit import RateLimiter
+from app.middleware import RESPONSE_HEADERS
 from app.models import Scope
 from app.settings import Settings
 from app.storage import Storage
@@ -34,6 +36,7 @@ class Services:
     storage: Storage
     bell: Bell
     redis: Redis
+    limiter: RateLimiter
     wakeups: Wakeups
 
 
@@ -55,7 +58,7 @@ class ApiRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             held = services(request)
-            request.state.caller = await run_in_threadpool(_authenticate, held.database, request.headers.get("authorization", ""))
+            request.state.caller = await run_in_threadpool(_admit, held, request)
             limit = self.max_body_bytes(held.settings)
             if request.headers.get("content-encoding", "identity").lower() != "identity":
                 raise UnsupportedEncoding("content-encoding: the body must come as it is, not compressed.", param="content-encoding")
@@ -103,11 +106,31 @@ async def _admin(request: Request, _documented: Annotated[object, Security(_bear
     return caller
 
 
+async def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
+    caller.must_administer_installation()
+    return caller
+
+
 After = Annotated[str | None, Query(description="id of the last object of the page before", max_length=256)]
 App = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_reader)]
 Writer = Annotated[Caller, Depends(_writer)]
 Admin = Annotated[Caller, Depends(_admin)]
+InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
+
+
+def _admit(held: Services, request: Request) -> Caller:
+    caller = _authenticate(held.database, request.headers.get("authorization", ""))
+    caller.must_mean(request.headers.get("openai-project"))
+    answer = held.limiter.take(caller.key_id, caller.requests_per_minute)
+    if answer is not None:
+        request.scope["state"][RESPONSE_HEADERS].update(answer.headers)
+        if answer.wait_seconds:
+            raise RateLimited(
+                f"This API key may make {answer.capacity} requests a minute; the next one in {answer.wait_seconds:.3f} s.",
+                headers=answer.retry_headers,
+            )
+    return caller
 
 
 def _authenticate(database: Database, authorization: str) -> Caller:
@@ -115,7 +138,11 @@ def _authenticate(database: Database, authorization: str) -> Caller:
     if kind.lower() != "bearer" or not secret.strip():
         raise InvalidApiKey("You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY")
     with database.read() as session:
-        return keys.authenticate(session, secret.strip())
+        caller = keys.authenticate(session, secret.strip())
+    if caller.use_is_due:
+        with database.transaction() as session:
+            keys.note_use(session, caller)
+    return caller
 
 
 def _limited(receive: Receive, limit: int, error: TooLarge) -> Receive:

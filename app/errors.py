@@ -54,6 +54,21 @@ class RangeNotSatisfiable(ApiError):
     status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
 
 
+class RateLimited(ApiError):
+    """Too many requests just now; the same request may succeed after `retry-after`."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class QuotaExceeded(ApiError):
+    """A quota of the project is used up, which waiting a few seconds does not change."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message, param=param, headers={"x-should-retry": "false"})
+
+
 class Unavailable(ApiError):
     status, code = 503, "service_unavailable"
 

@@ -21,11 +21,14 @@ from app.estimates.service import device_of
 from app.files import endpoints as files
 from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
+from app.keys import endpoints as keys
+from app.keys.rate_limit import RateLimiter
 from app.keys.service import ensure_admin_key
 from app.middleware import RequestContext
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
+from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -42,7 +45,7 @@ REDIS_TIMEOUT_SECONDS = 1
 # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, webhooks, artifacts, catalogue, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, pages, docs),
 )
 
 log = structlog.get_logger()
@@ -76,8 +79,15 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     redis = Redis.from_url(
         settings.resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, retry=None
     )
-    wakeups = Wakeups(settings.resolved_redis_url, partial(stream.states, database))
-    held = Services(settings, database, Storage(settings.resolved_storage_url), Bell(settings), redis, wakeups)
+    held = Services(
+        settings,
+        database,
+        Storage(settings.resolved_storage_url),
+        Bell(settings),
+        redis,
+        RateLimiter(redis, settings.requests_per_minute),
+        Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
+    )
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import error_handlers
 from app.ids import new_id
 
+RESPONSE_HEADERS = "response_headers"
 QUIET = {"/healthz", "/readyz"}
 
 log = structlog.get_logger()
@@ -22,12 +23,14 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         request_id, started, status = new_id("req_"), time.monotonic(), 0
+        headers: dict[str, str] = {"x-request-id": request_id}
+        scope.setdefault("state", {})[RESPONSE_HEADERS] = headers  # for what else every answer should carry
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in headers.items())]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -16,6 +16,8 @@ from app.settings import Settings
 from app.storage import Storage
 from worker.supervisor import Supervisor
 
+CHANCE = random.Random()  # not the one generator that everything in the process shares, and tests seed
+
 log = structlog.get_logger()
 
 
@@ -83,5 +85,5 @@ class Poller:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._drain.wait(self._seconds * random.uniform(0.8, 1.2)):
+        while not self._drain.wait(self._seconds * CHANCE.uniform(0.8, 1.2)):
             self._look()

@@ -26,12 +26,14 @@ def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | 
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
 
 
-def live_job_from(session: Session, model_id: str) -> str | None:
-    return session.scalar(select(Job.id).where(Job.base_model_id == model_id, Job.status.not_in(TERMINAL)).limit(1))
+def live_job_from(session: Session, project_id: str, model_id: str) -> str | None:
+    return session.scalar(
+        select(Job.id).where(Job.project_id == project_id, Job.base_model_id == model_id, Job.status.not_in(TERMINAL)).limit(1)
+    )
 
 
-def mark_deleted(session: Session, model_id: str) -> None:
-    session.execute(update(Model).where(Model.id == model_id).values(deleted_at=now_plus()))
+def mark_deleted(session: Session, project_id: str, model_id: str) -> None:
+    session.execute(update(Model).where(Model.id == model_id, Model.project_id == project_id).values(deleted_at=now_plus()))
 
 
 def _visible(project_id: str, model_id: str) -> Select[Model]:

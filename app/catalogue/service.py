@@ -30,10 +30,10 @@ def delete(session: Session, project_id: str, model_id: str) -> None:
             param="model",
             code="model_not_deletable",
         )
-    job_id = repository.live_job_from(session, model_id)
+    job_id = repository.live_job_from(session, project_id, model_id)
     if job_id is not None:
         raise IllegalState(f"The model is used by {job_id}, which has not ended; cancel the job first.", param="model", code="model_in_use")
-    repository.mark_deleted(session, model_id)
+    repository.mark_deleted(session, project_id, model_id)
 
 
 def _unknown(model_id: str) -> NotFound:

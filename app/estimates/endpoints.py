@@ -27,7 +27,7 @@ def create_estimate(
     target = None if device is None else service.target_named(device, num_devices)
     with app.database.read() as session:
         found = jobs.estimate(session, caller.project_id, body, app.settings, target)
-        place = queue.look(session, app.settings).end()
+        place = queue.place_of_new(session, app.settings, caller.project_id, body.priority)
     return EstimateObject(**dict(found), queue=place)
 
 

@@ -9,6 +9,7 @@ from app.files import repository, service
 from app.files.schemas import FileDeleted, FileForm, FileObject
 from app.models import FileStatus
 from app.pagination import Page
+from app.projects import quotas
 from app.storage.storage import CHUNK_BYTES
 
 MAX_PAGE = 10_000
@@ -26,8 +27,11 @@ def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_t
     filename = service.checked_name(form.file.filename, "file")
     file_id, key = service.new_key(caller.project_id)
     content = form.file.file
+    with app.database.transaction() as session:
+        quotas.admit_bytes(session, caller.project_id, size)
     stored = orphans.put(app.database, app.storage, key, iter(lambda: content.read(CHUNK_BYTES), b""))
     with app.database.transaction() as session:
+        quotas.admit_bytes(session, caller.project_id, stored.bytes)  # again: others wrote meanwhile
         file = service.add(
             session, caller.project_id, file_id, stored, filename=filename, purpose=form.purpose, lifetime_seconds=form.seconds
         )

@@ -39,9 +39,9 @@ def newest_first(session: Session, project_id: str, *, after: str | None, limit:
     return list(session.scalars((statement.where(File.id > after) if after else statement).order_by(File.id)))
 
 
-def live_job_using(session: Session, file_id: str) -> str | None:
+def live_job_using(session: Session, project_id: str, file_id: str) -> str | None:
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    return session.scalar(select(Job.id).where(uses, Job.status.not_in(TERMINAL)).limit(1))
+    return session.scalar(select(Job.id).where(Job.project_id == project_id, uses, Job.status.not_in(TERMINAL)).limit(1))
 
 
 def expired(session: Session, *, lock: bool) -> list[File]:

@@ -76,7 +76,7 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
     found = repository.find_locked(session, project_id, file_id)
     if found is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
-    job_id = repository.live_job_using(session, file_id)
+    job_id = repository.live_job_using(session, project_id, file_id)
     if job_id is not None:
         raise IllegalState(f"The file is used by {job_id}, which has not ended; cancel the job first.", code="file_in_use", param="id")
     _remove(session, [found])
@@ -90,7 +90,7 @@ def remove_expired(database: Database) -> int:
     with database.transaction() as session:
         # Two statements: a job that took a file while we waited for its lock is seen only by the second.
         locked = repository.expired(session, lock=True)
-        free = [file for file in locked if repository.live_job_using(session, file.id) is None]
+        free = [file for file in locked if repository.live_job_using(session, file.project_id, file.id) is None]
         _remove(session, free)
         return len(free)
 

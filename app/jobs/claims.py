@@ -7,13 +7,15 @@ matches no row, learns that it is a ghost, and must stop without writing anythin
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import case, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import case, exists, func, literal, select, update
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import ScalarSelect
 
 from app.database import now_plus
 from app.jobs.events import Draft, append
-from app.models import Attempt, Desired, Job, JobStatus
+from app.models import Attempt, Desired, Job, JobStatus, Project
+from app.projects import quotas
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 _UNSYNCED = {"synchronize_session": False}
@@ -43,18 +45,11 @@ class Failure(NamedTuple):
 
 
 def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
-    """Take the oldest runnable job, or None. The returned job carries the new attempt number."""
-    oldest = (
-        select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
-        .order_by(Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    """Take the job whose turn it is, or None. The returned job carries the new attempt number."""
+    next_job = _next_job()
     statement = (
         update(Job)
-        .where(Job.id == oldest, Job.status == JobStatus.QUEUED)
+        .where(Job.id == next_job, Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -64,15 +59,54 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
         )
         .returning(Job)
     )
-    job = session.scalars(statement, execution_options=_UNSYNCED).one_or_none()
-    if job is None:
-        return None
+    while (job := session.scalars(statement, execution_options=_UNSYNCED).one_or_none()) is None:
+        if session.scalar(select(next_job)) is None:
+            return None
+        # On Postgres another claim was quicker and this one waited for it: look again, at the queue as that one left it.
+    _pass_the_turn(session, job.project_id)
     attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
     attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
     session.add(attempt)
     draft = Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
     append(session, job.id, [draft], status=JobStatus.RUNNING)
     return job
+
+
+def _next_job() -> ScalarSelect[str]:
+    """Of the project that has the fewest running jobs for its weight; where several have as few, whose turn is the lowest.
+
+    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs of one project only.
+    """
+    waiting, head, running = aliased(Job), aliased(Job), aliased(Job)
+    runnable = (waiting.status == JobStatus.QUEUED, waiting.desired == Desired.RUN)
+    num_running = (
+        select(func.count())
+        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
+        .correlate(Project)
+        .scalar_subquery()
+    )
+    next_project = (
+        select(Project.id)
+        .where(exists().where(*runnable, waiting.project_id == Project.id).correlate(Project))
+        .order_by(num_running * 1.0 / Project.weight, Project.turn, Project.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        select(head.id)
+        .where(head.status == JobStatus.QUEUED, head.desired == Desired.RUN, head.project_id == next_project)
+        .order_by(head.priority.desc(), head.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def _pass_the_turn(session: Session, project_id: str) -> None:
+    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others stand instead of catching up."""
+    served = aliased(Project)
+    here = select(func.max(served.turn - 1.0 / served.weight)).scalar_subquery()
+    start = case((Project.turn < here, here), else_=Project.turn)
+    session.execute(update(Project).where(Project.id == project_id).values(turn=start + 1.0 / Project.weight), execution_options=_UNSYNCED)
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:
@@ -186,8 +220,11 @@ def _end_attempt(session: Session, job_id: str, number: int, outcome: str, failu
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.number == number)
         .values(ended_at=now_plus(), outcome=outcome, error_code=failure.code if failure else None)
+        .returning(Attempt.created_at, Attempt.ended_at, Attempt.num_devices)
     )
-    session.execute(statement, execution_options=_UNSYNCED)
+    for started, ended, num_devices in session.execute(statement, execution_options=_UNSYNCED):
+        assert ended is not None
+        quotas.book_attempt(session, job_id, started, ended, num_devices)
 
 
 def _error_columns(failure: Failure | None) -> dict[str, object]:

@@ -46,7 +46,7 @@ def create_job(
     if dry_run:
         with app.database.read() as session:
             job = service.preview(session, caller.project_id, body, app.settings)
-            return JobObject.of(job, queue=queue.look(session, app.settings).end(), dry_run=True)
+            return JobObject.of(job, queue=queue.place_of_new(session, app.settings, caller.project_id, body.priority), dry_run=True)
     asking = idempotency.Request(caller, "create", body.model_dump(mode="json", exclude_unset=True), idempotency_key, retry_count)
     with app.database.transaction() as session:
         job = service.create_once(session, asking, body, app.settings)

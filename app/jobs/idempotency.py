@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.database import insert_or, now_plus
 from app.errors import IdempotencyMismatch
-from app.keys.service import Caller
+from app.keys.caller import Caller
 from app.models import Job, Submission
 from app.models.base import JsonObject
 

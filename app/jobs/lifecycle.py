@@ -16,6 +16,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.CANCELLED: frozenset(),
 }
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
+LIVE = frozenset(TRANSITIONS) - TERMINAL
 
 
 def sources(target: JobStatus) -> list[JobStatus]:

@@ -1,25 +1,27 @@
-"""When a job's turn comes: the jobs before it, how long each still takes, and how many workers share them."""
+"""When a job's turn comes: the jobs before it, how long each still takes, and how many workers share them.
+
+What `claims.claim` will do is done ahead on paper, job after job. Nobody knows what will be submitted meanwhile.
+"""
 
 import heapq
 import math
 import time
-from collections.abc import Sequence
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.models import Desired, Job, JobStatus
+from app.models import Desired, Job, JobStatus, Project
 from app.settings import Settings
 from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
-
-_seconds_left = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
-_WAITING = select(Job.id, _seconds_left).where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN).order_by(Job.id).limit(FORESEEN)
-_RUNNING = select(Job.lease_owner, _seconds_left).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
 
 
 class QueueObject(BaseModel):
@@ -32,53 +34,84 @@ class QueueObject(BaseModel):
 class Waiting(NamedTuple):
     job_id: str
     seconds: float | None  # expected; null when nothing is known of it
+    priority: int = 0
+
+
+class Line(NamedTuple):
+    """The jobs of one project, in the order in which they are taken, and what its turn depends on."""
+
+    weight: int
+    turn: float
+    waiting: Sequence[Waiting]
+
+
+class Running(NamedTuple):
+    project_id: str
+    seconds: float | None  # that its worker still needs
 
 
 class Queue:
-    """As it is at one moment. `waiting`: oldest first, the order in which `claims.claim` takes jobs, and `FORESEEN` at most.
+    """As it is at one moment. `lines`: by project. `served`: the turn at which a project begins that was idle."""
 
-    `running`: the seconds that each busy worker still needs, null where they are not known.
-    """
-
-    def __init__(self, waiting: Sequence[Waiting], running: Sequence[float | None], num_idle: int) -> None:
-        self._waiting, self._running, self._num_idle = waiting, running, num_idle
+    def __init__(self, lines: Mapping[str, Line], running: Sequence[Running], num_idle: int, served: float = 0.0) -> None:
+        self._lines, self._running, self._num_idle, self._served = lines, running, num_idle, served
 
     def place(self, job_id: str) -> QueueObject | None:
         """Of a queued job; None when it does not wait any more."""
-        ahead = next((number for number, one in enumerate(self._waiting) if one.job_id == job_id), None)
-        return self._beyond() if ahead is None else self._place(ahead)
+        found = self._places.get(job_id)
+        return found or (self._beyond() if len(self._places) == FORESEEN else None)
 
-    def end(self) -> QueueObject:
-        """Of a job that would be queued now."""
-        return self._beyond() or self._place(len(self._waiting))
+    def end(self, project: Project, priority: int) -> QueueObject:
+        """Of a job of this project that would be queued now."""
+        line = self._lines.get(project.id, Line(project.weight, project.turn, []))
+        waiting = list(line.waiting)
+        insort(waiting, Waiting("", None, priority), key=lambda one: -one.priority)
+        longer = Queue({**self._lines, project.id: line._replace(waiting=waiting)}, self._running, self._num_idle, self._served)
+        return longer.place("") or longer._beyond()
+
+    @cached_property
+    def _places(self) -> dict[str, QueueObject]:
+        return {
+            job_id: self._place(number, seconds) for number, (job_id, seconds) in zip(range(1, FORESEEN + 1), self._starts(), strict=False)
+        }
+
+    def _starts(self) -> Iterator[tuple[str, float]]:
+        """Whoever is free first takes the next job; one of unknown length may hold its worker for ever."""
+        lines = {project_id: list(reversed(line.waiting)) for project_id, line in self._lines.items() if line.waiting}
+        turns = {project_id: line.turn for project_id, line in self._lines.items()}
+        num_running = Counter(one.project_id for one in self._running)
+        free = [(_or_never(one.seconds), one.project_id) for one in self._running] + [(0.0, "")] * self._num_idle or [(math.inf, "")]
+        heapq.heapify(free)
+        served = self._served
+        while lines:
+            moment, ended = heapq.heappop(free)
+            num_running[ended] -= 1
+            taken = min(lines, key=lambda one: (num_running[one] / self._lines[one].weight, turns[one], one))
+            job = lines[taken].pop()
+            yield job.job_id, moment
+            served = max(turns[taken], served)
+            turns[taken] = served + 1.0 / self._lines[taken].weight
+            num_running[taken] += 1
+            heapq.heappush(free, (moment + _or_never(job.seconds), taken))
+            if not lines[taken]:
+                del lines[taken]
 
     @property
     def _num_workers(self) -> int:
         return self._num_idle + len(self._running)
 
-    def _beyond(self) -> QueueObject | None:
-        if len(self._waiting) < FORESEEN:
-            return None
+    def _beyond(self) -> QueueObject:
         return QueueObject(position=None, num_workers=self._num_workers, estimated_start=None, reason="long_queue")
 
-    def _place(self, ahead: int) -> QueueObject:
+    def _place(self, position: int, seconds: float) -> QueueObject:
         if self._num_workers == 0:
-            return QueueObject(position=ahead + 1, num_workers=0, estimated_start=None, reason="no_live_worker")
-        seconds = self._seconds_until(ahead)
+            return QueueObject(position=position, num_workers=0, estimated_start=None, reason="no_live_worker")
         return QueueObject(
-            position=ahead + 1,
+            position=position,
             num_workers=self._num_workers,
-            estimated_start=None if seconds is None else int(time.time() + seconds),
-            reason="unknown_duration" if seconds is None else None,
+            estimated_start=None if seconds == math.inf else int(time.time() + seconds),
+            reason="unknown_duration" if seconds == math.inf else None,
         )
-
-    def _seconds_until(self, ahead: int) -> float | None:
-        """Whoever is free first takes the next job; one of unknown length may hold its worker for ever."""
-        free = [0.0] * self._num_idle + [math.inf if seconds is None else seconds for seconds in self._running]
-        heapq.heapify(free)
-        for one in self._waiting[:ahead]:
-            heapq.heapreplace(free, free[0] + (math.inf if one.seconds is None else one.seconds))
-        return None if free[0] == math.inf else free[0]
 
 
 def waits(job: Job) -> bool:
@@ -86,7 +119,30 @@ def waits(job: Job) -> bool:
 
 
 def look(session: Session, settings: Settings) -> Queue:
-    waiting = session.execute(_WAITING)
-    running = session.execute(_RUNNING).all()
-    idle = workers.lately_seen(session, settings) - {owner for owner, _ in running}
-    return Queue([Waiting(*row) for row in waiting], [seconds for _, seconds in running], len(idle))
+    held = (Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
+    running = session.execute(select(Job.lease_owner, Job.project_id, _SECONDS_LEFT).where(*held)).all()
+    idle = workers.lately_seen(session, settings) - {owner for owner, _, _ in running}
+    served = session.scalar(select(func.max(Project.turn - 1.0 / Project.weight))) or 0.0
+    return Queue(_lines(session), [Running(*row) for _, *row in running], len(idle), served)
+
+
+def place_of_new(session: Session, settings: Settings, project_id: str, priority: int) -> QueueObject:
+    return look(session, settings).end(session.get_one(Project, project_id), priority)
+
+
+def _lines(session: Session) -> dict[str, Line]:
+    """A query for each project that waits: the one with a thousand jobs must not hide the one with a single job."""
+    runnable = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+    projects = select(Project.id, Project.weight, Project.turn).where(exists().where(*runnable, Job.project_id == Project.id))
+    jobs = select(Job.id, _SECONDS_LEFT, Job.priority).where(*runnable).order_by(Job.priority.desc(), Job.id).limit(FORESEEN)
+    return {
+        project_id: Line(weight, turn, [Waiting(*row) for row in session.execute(jobs.where(Job.project_id == project_id))])
+        for project_id, weight, turn in session.execute(projects.order_by(Project.turn).limit(FORESEEN)).all()
+    }
+
+
+_SECONDS_LEFT = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
+
+
+def _or_never(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds

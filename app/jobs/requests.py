@@ -78,6 +78,7 @@ class JobRequest(_Request):
         ]
         | None
     ) = None
+    priority: Annotated[int, Field(ge=-10, le=10)] = Field(0, description="among the queued jobs of its project; higher runs first")
     falqon: Extras = Field(Extras(), description="everything beyond the official fields")
 
     @model_validator(mode="after")

@@ -120,6 +120,7 @@ class JobObject(Object):
     trained_tokens: int | None
 
     suffix: str | None
+    priority: int
     progress: JsonObject | None
     cost: Cost | None
     estimate: JsonObject | None
@@ -156,6 +157,7 @@ class JobObject(Object):
             estimated_finish=_estimated_finish(job),
             trained_tokens=job.trained_tokens,
             suffix=job.suffix,
+            priority=job.priority,
             progress={name: value for name, value in job.progress.items() if name != "cost"} if job.progress else None,
             cost=Cost.of(job),
             estimate=job.estimate,

@@ -18,6 +18,7 @@ from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
 from app.models import Checkpoint, Desired, File, FileStatus, Job, JobMetadata, JobStatus, Model
+from app.projects import quotas
 from app.settings import Settings
 from falqon_core.spec.estimate import Estimate
 from falqon_core.spec.records import FileReport
@@ -68,6 +69,7 @@ def create_once(session: Session, asking: idempotency.Request, request: JobReque
 
 def create(session: Session, project_id: str, request: JobRequest, settings: Settings, job_id: str | None = None) -> Job:
     planned = plan(session, project_id, request, settings, lock=True)
+    quotas.admit_job(session, project_id)
     job = _new_job(project_id, request, planned, job_id or new_id("ftjob-"))
     session.add(job)
     session.flush()
@@ -162,6 +164,7 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
     wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": budget.model_dump(mode="json") if budget else None}
     if is_pausing:
         return _write(session, job, "The pause is withdrawn", **wish)
+    quotas.admit_execution(session, project_id)
     if job.recipe is not None:
         return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **wish)
     _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **wish)
@@ -192,6 +195,7 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -
         requested=request.model_dump(mode="json", exclude_unset=True),
         job_metadata=request.metadata,
         budget=request.falqon.budget.model_dump(mode="json") if request.falqon.budget else None,
+        priority=request.priority,
     )
 
 

@@ -22,4 +22,6 @@ class ApiKey(Base):
     scope: Mapped[str]
     secret_sha256: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute

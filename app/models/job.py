@@ -37,6 +37,7 @@ class Job(Base):
             "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
         ),
         Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_queue", "status", "project_id", "desired", "priority", "id"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
     )
@@ -45,6 +46,7 @@ class Job(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str]
     desired: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=0)  # among the queued jobs of its project, higher first
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     base_checkpoint_id: Mapped[str | None] = mapped_column(

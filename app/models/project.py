@@ -1,3 +1,6 @@
+from datetime import datetime
+
+from sqlalchemy import BigInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
@@ -6,10 +9,21 @@ DEFAULT_PROJECT_ID = "proj_default"
 
 
 class Project(Base):
-    """A tenant: every row a user can reach belongs to one."""
+    """A tenant: every row a user can reach belongs to one. A limit that is null is none of the project's own."""
 
     __tablename__ = "projects"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     created_at: Mapped[CreatedAt]
+    archived_at: Mapped[datetime | None]
+
+    requests_per_minute: Mapped[int | None]  # of each key; null: as the settings say
+    max_live_jobs: Mapped[int | None]
+    max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_device_hours: Mapped[float | None]  # in a calendar month, UTC
+
+    weight: Mapped[int] = mapped_column(default=1)  # its share of the machines relative to that of others
+    turn: Mapped[float] = mapped_column(default=0.0)  # grows by 1/weight with each claim; see `app.jobs.claims`
+    usage_month: Mapped[str | None]  # 2026-11: the month that `usage_device_seconds` counts
+    usage_device_seconds: Mapped[float] = mapped_column(default=0.0)  # of attempts that have ended

@@ -1,6 +1,6 @@
 from fastapi import APIRouter
 
-from app.dependencies import Admin, ApiRoute, App, Reader
+from app.dependencies import ApiRoute, App, InstallationAdmin, Reader
 from app.pagination import Page
 from app.prices import service
 from app.prices.schemas import PriceObject, PricesRequest
@@ -17,7 +17,7 @@ def list_prices(app: App, caller: Reader) -> Page[PriceObject]:
 
 
 @router.put("")
-def replace_prices(app: App, caller: Admin, body: PricesRequest) -> Page[PriceObject]:
+def replace_prices(app: App, caller: InstallationAdmin, body: PricesRequest) -> Page[PriceObject]:
     """Sets the overrides of this installation, at once for new estimates and running jobs. What has been charged stays as it is."""
     with app.database.transaction() as session:
         service.replace(session, [Wanted(one.device, one.usd_per_device_hour, one.source) for one in body.overrides])

@@ -12,7 +12,9 @@ from app.jobs import repository
 from app.jobs import service as jobs
 from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
+from app.keys import service as keys
 from app.models import Job
+from app.stream.wakeup import Seen
 from app.stream.watched import Page
 
 PAGE = 200
@@ -46,7 +48,7 @@ async def stream_job(
     if int(cursor) > job.last_event_seq:
         raise jobs.unknown_event(param, cursor)
     return EventSourceResponse(
-        _events(app, job_id, int(cursor)),
+        _events(app, caller.key_id, job_id, int(cursor)),
         ping=PING_SECONDS,
         ping_message_factory=Ping,
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -54,14 +56,14 @@ async def stream_job(
     )
 
 
-async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[bytes]:
+async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> AsyncIterator[bytes]:
     """The cursor is the only state: a slow reader costs nothing but its connection."""
 
     async def read(after: int) -> Page:
         return await run_sync(_read, app.database, job_id, after)
 
-    with app.wakeups.watching(job_id) as job:
-        while True:
+    with app.wakeups.watching(job_id, key_id) as job:
+        while not app.wakeups.refuses(key_id):
             changed = job.changed  # taken before the page: what comes after that is not slept through
             page = await job.page(last_sent, read)
             for seq, event in page.events:
@@ -74,10 +76,10 @@ async def _events(app: Services, job_id: str, last_sent: int) -> AsyncIterator[b
                 await changed.wait()
 
 
-def states(database: Database, job_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """What tells streams that a job has moved on."""
+def look(database: Database, job_ids: Sequence[str], key_ids: Sequence[str]) -> Seen:
+    """At everything that open streams depend on."""
     with database.read() as session:
-        return repository.states(session, job_ids)
+        return Seen(repository.states(session, job_ids), keys.refused(session, key_ids))
 
 
 def _find(app: Services, project_id: str, job_id: str) -> Job:

@@ -1,8 +1,10 @@
 """A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most one look at the database."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
 
 import structlog
 from anyio.to_thread import run_sync
@@ -14,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.stream.watched import Watched
 
 CHANNEL = "falqon:job:"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # a revoked key must be dead within five
 RECONNECT_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -26,13 +28,22 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
         redis.publish(CHANNEL + job_id, seq)
 
 
+class Seen(NamedTuple):
+    """In the database: of each job that exists, what changes whenever its stream goes on; and the keys that open nothing any more."""
+
+    jobs: Mapping[str, object]
+    refused_keys: set[str]
+
+
 class Wakeups:
     """One subscription and one look a second for the whole process, however many streams are open."""
 
-    def __init__(self, redis_url: str, look: Callable[[Sequence[str]], Mapping[str, object]]) -> None:
-        """`look`: at jobs in the database; gives for each that exists what changes whenever its stream goes on."""
+    def __init__(self, redis_url: str, look: Callable[[Sequence[str], Sequence[str]], Seen]) -> None:
+        """`look`: at these jobs and API keys."""
         self._url, self._look = redis_url, look
         self._watched: dict[str, Watched] = {}
+        self._keys: Counter[str] = Counter()  # how many streams each has opened
+        self._refused_keys: set[str] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -45,30 +56,38 @@ class Wakeups:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def watching(self, job_id: str) -> Iterator[Watched]:
+    def watching(self, job_id: str, key_id: str) -> Iterator[Watched]:
         watched = self._watched.setdefault(job_id, Watched())
         watched.num_readers += 1
+        self._keys[key_id] += 1
         try:
             yield watched
         finally:
             watched.num_readers -= 1
             if not watched.num_readers:
                 del self._watched[job_id]
+            self._keys[key_id] -= 1
+            if not self._keys[key_id]:
+                del self._keys[key_id]
+
+    def refuses(self, key_id: str) -> bool:
+        return key_id in self._refused_keys
 
     async def _keep_looking(self) -> None:
-        seen: Mapping[str, object] = {}
+        before: Mapping[str, object] = {}
         while True:
             await asyncio.sleep(POLL_SECONDS)
             asked = list(self._watched)
             try:
-                found = await run_sync(self._look, asked) if asked else {}
+                seen = await run_sync(self._look, asked, list(self._keys)) if asked else Seen({}, set())
             except SQLAlchemyError:  # readers find out by themselves
                 continue
+            is_refusing, self._refused_keys = bool(seen.refused_keys - self._refused_keys), seen.refused_keys
             for job_id in asked:
                 # One that is new to us may have been missed since its reader looked.
-                if job_id not in seen or found.get(job_id) != seen[job_id]:
+                if is_refusing or job_id not in before or seen.jobs.get(job_id) != before[job_id]:
                     self._wake(job_id)
-            seen = {job_id: found.get(job_id) for job_id in asked}
+            before = {job_id: seen.jobs.get(job_id) for job_id in asked}
 
     async def _listen(self) -> None:
         heard = True

@@ -13,6 +13,7 @@ from app.errors import IllegalState, InvalidRequest, NotFound, TooLarge
 from app.files import service as files
 from app.ids import new_id
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
+from app.projects import quotas
 from app.settings import Settings
 from app.storage import Storage, keys
 from app.storage.storage import CHUNK_BYTES
@@ -29,6 +30,7 @@ def create(
 ) -> Upload:
     if num_bytes > settings.max_upload_bytes:
         raise TooLarge(f"bytes: {num_bytes}; the limit for one file is {settings.max_upload_bytes}.", param="bytes")
+    quotas.admit_bytes(session, project_id, num_bytes)
     created_at = now(session)
     upload = Upload(
         id=new_id("upload_"),
@@ -79,6 +81,7 @@ def complete(
         if _completed_with(upload, part_ids):  # by the same call on another connection
             return upload, _file_of(session, upload)
         _must_be_pending(session, upload)
+        quotas.admit_bytes(session, project_id, stored.bytes)
         file = files.add(
             session,
             project_id,

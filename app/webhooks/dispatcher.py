@@ -23,6 +23,8 @@ FIRST_DELAY_SECONDS, DELAY_FACTOR, JITTER = 5.0, 5.0, 0.2  # 5 s, 25 s, 2 min, 1
 CANDIDATES = 20  # of which each sender picks one at random, so that they seldom want the same
 GONE = 410
 
+CHANCE = random.Random()  # not the one generator that everything in the process shares, and tests seed
+
 log = structlog.get_logger()
 
 
@@ -55,14 +57,14 @@ class Dispatcher:
         if not due:
             return False
         with self._database.transaction() as session:
-            claimed = repository.claim(session, random.choice(due), LEASE_SECONDS)
+            claimed = repository.claim(session, CHANCE.choice(due), LEASE_SECONDS)
             endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
         if claimed is not None and endpoint is not None:
             self._settle(claimed, self._send(claimed, endpoint))
         return True
 
     def _work(self) -> None:
-        while not self._ended.wait(TICK_SECONDS * random.uniform(0.8, 1.2)):
+        while not self._ended.wait(TICK_SECONDS * CHANCE.uniform(0.8, 1.2)):
             try:
                 while not self._ended.is_set() and self.send_next():
                     pass
@@ -107,4 +109,4 @@ class Dispatcher:
 
 def retry_seconds(attempts: int) -> float:
     """How long to wait after so many attempts."""
-    return FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * random.uniform(1 - JITTER, 1 + JITTER)
+    return FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * CHANCE.uniform(1 - JITTER, 1 + JITTER)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.models import PriceOverride, Scope
+from app.models import DEFAULT_PROJECT_ID, PriceOverride, Scope
 from falqon_core.spec.devices import DEVICES
 from falqon_core.spec.prices import default_price
 from tests.support.api import Api, Tenant
@@ -16,7 +16,7 @@ OURS = {"device": "cpu", "usd_per_device_hour": "0.10", "source": "our own machi
 
 @pytest.fixture
 def admin(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api, Scope.ADMIN)
+    tenant = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
     yield tenant
     tenant.http.put(PATH, json={"overrides": []})
     tenant.http.close()
@@ -79,6 +79,7 @@ def test_a_bad_override_changes_nothing(admin: Tenant, body: dict[str, Any], par
     assert admin.num_rows(PriceOverride) == before
 
 
-def test_only_an_admin_sets_prices(tenant: Tenant) -> None:
-    answer = tenant.http.put(PATH, json={"overrides": [OURS]})
+def test_only_an_admin_of_the_installation_sets_prices(tenant: Tenant) -> None:
+    headers = {"authorization": f"Bearer {tenant.new_key(Scope.ADMIN)}"}
+    answer = tenant.http.put(PATH, json={"overrides": [OURS]}, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")

@@ -181,8 +181,7 @@ def test_what_a_file_is_to_a_model(tenant: Tenant, tiny_files: dict[str, bytes])
     assert [one["model"] for one in report(tenant, file_id)["inspections"]] == [model]
     job = tenant.client.fine_tuning.jobs.create(model=model, training_file=file_id)
     assert job.estimate["tokens_per_epoch"] == result["tokens_per_epoch"] != guess["tokens_per_epoch"]
-    assert "counted" in job.estimate["basis"]
-    assert "characters" in guess["basis"]
+    assert (job.estimate["tokens_basis"], guess["tokens_basis"]) == ("counted", "characters")
 
 
 def test_a_file_that_is_still_checked_makes_the_question_wait(tenant: Tenant) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import uvicorn
 from openai import DefaultHttpxClient, OpenAI
+from sqlalchemy import update
 
 from app import migrate
 from app.database import Database
@@ -18,7 +19,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.keys.service import create_key
 from app.main import create_app
-from app.models import Model, Project, Scope
+from app.models import DEFAULT_PROJECT_ID, Model, Project, Scope
 from app.settings import Settings
 from app.storage import Storage
 from tests.support.waiting import wait_for
@@ -67,6 +68,12 @@ class Api:
         self.database.dispose()
 
 
+def installation_admin(api: Api) -> httpx.Client:
+    with api.database.transaction() as session:
+        _, key = create_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
+    return httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {key}"}, timeout=10, verify=False)
+
+
 class Tenant:
     """One project on an API, with a key and clients of its own."""
 
@@ -83,6 +90,14 @@ class Tenant:
         self.http = httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {self.key}"}, timeout=10, verify=False)
         self.base_model = new_id("base-")
         self.add_model(self.base_model, project_id=None)
+
+    def new_key(self, scope: Scope) -> str:
+        with self.api.database.transaction() as session:
+            return create_key(session, self.project_id, f"to {scope}", scope)[1]
+
+    def limit(self, **columns: Any) -> None:
+        with self.api.database.transaction() as session:
+            session.execute(update(Project).where(Project.id == self.project_id).values(**columns))
 
     def client_with(self, key: str) -> OpenAI:
         return OpenAI(base_url=f"{self.api.url}/v1", api_key=key, timeout=10, http_client=_connections)

@@ -5,7 +5,7 @@ import pytest
 from app.estimates import repository
 from app.estimates import service as estimates
 from app.jobs import queue
-from app.models import JobStatus, Model
+from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.estimate import Estimate
 from falqon_core.spec.records import FileReport
@@ -57,5 +57,5 @@ def test_a_worker_that_looks_is_counted(embedded_house: House) -> None:
     assert not patient(house).execute_next()
     house.set(house.add_job(), status=JobStatus.PAUSED)
     with house.database.read() as session:
-        place = queue.look(session, house.settings).end()
+        place = queue.place_of_new(session, house.settings, DEFAULT_PROJECT_ID, 0)
     assert (place.position, place.num_workers) == (1, 1)

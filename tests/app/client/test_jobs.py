@@ -93,6 +93,7 @@ def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Su
     (checkpoint, *_) = json.loads(falqon("jobs", "checkpoints", job_id, "--json").stdout)["data"]
     assert checkpoint["id"] in falqon("jobs", "checkpoints", job_id).stdout
     assert json.loads(falqon("jobs", "resume", job_id, "--json").stdout)["status"] == "queued"
+    wait_for(lambda: status() == "running", seconds=60, what="it continues")
     assert falqon("jobs", "cancel", job_id).exit_code == 0
     wait_for(lambda: status() == "cancelled", seconds=60, what="it ends")
     assert job_id in falqon("jobs", "list", "--status", "cancelled").stdout

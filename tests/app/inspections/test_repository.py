@@ -95,7 +95,7 @@ def test_what_was_cut_is_known_for_its_own_length_only(database: Database) -> No
 def test_with_a_file_goes_what_quotes_it(database: Database) -> None:
     prepare(database, QUESTION, Question("file-2", "base", 2048, "file-1"), Question("file-2", "base", 2048, ""))
     with database.transaction() as session:
-        files.mark_deleted(session, "file-1")
+        files.mark_deleted(session, ["file-1"])
         assert repository.of_file(session, "file-1") == []
         assert [row.validation_file_id for row in repository.of_file(session, "file-2")] == [""]
 

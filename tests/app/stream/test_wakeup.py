@@ -7,10 +7,11 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy.exc import OperationalError
 
-from app.stream.wakeup import POLL_SECONDS, Wakeups, publish
+from app.stream.wakeup import POLL_SECONDS, Seen, Wakeups, publish
 from tests.support.valkey import Valkey
 
 SOON = POLL_SECONDS / 2
+KEY = "key_a"
 
 
 class Jobs:
@@ -19,20 +20,21 @@ class Jobs:
     def __init__(self) -> None:
         self.seqs = {"ftjob-a": 1, "ftjob-b": 1}
         self.is_away = False
+        self.revoked: set[str] = set()
         self.looks: list[list[str]] = []
 
-    def look(self, job_ids: Sequence[str]) -> dict[str, int]:
+    def look(self, job_ids: Sequence[str], key_ids: Sequence[str]) -> Seen:
         self.looks.append(sorted(job_ids))
         if self.is_away:
             raise OperationalError("", {}, Exception("away"))
-        return {job_id: self.seqs[job_id] for job_id in job_ids if job_id in self.seqs}
+        return Seen({job_id: self.seqs[job_id] for job_id in job_ids if job_id in self.seqs}, self.revoked & set(key_ids))
 
 
 async def seconds_until_awake(wakeups: Wakeups, redis: Redis, job_id: str, seconds: float = 15) -> float:
     """The shortest wait within some tries; a subscription may still be under way at the first."""
     deadline, shortest = time.monotonic() + seconds, POLL_SECONDS
     while shortest >= SOON and time.monotonic() < deadline:
-        with wakeups.watching(job_id) as job:
+        with wakeups.watching(job_id, KEY) as job:
             started, changed = time.monotonic(), job.changed
             publish(redis, "ftjob-a", 1)
             with suppress(TimeoutError):
@@ -65,7 +67,7 @@ async def more_looks(jobs: Jobs) -> None:
 
 async def a_change_is_noticed(wakeups: Wakeups, jobs: Jobs) -> None:
     """By the look at the database alone, and nothing else wakes."""
-    with wakeups.watching("ftjob-a") as a, wakeups.watching("ftjob-b") as b:
+    with wakeups.watching("ftjob-a", KEY) as a, wakeups.watching("ftjob-b", KEY) as b:
         await more_looks(jobs)  # which wake both, where they are new
         changed, quiet = a.changed, b.changed
         jobs.seqs["ftjob-a"] += 1
@@ -85,7 +87,7 @@ def test_only_readers_of_that_job_are_woken_and_nothing_is_left_behind(valkey: V
         with Redis.from_url(url) as redis:
             async with wakeups.running():
                 assert await seconds_until_awake(wakeups, redis, "ftjob-a") < SOON
-                with wakeups.watching("ftjob-a") as a, wakeups.watching("ftjob-b") as b:
+                with wakeups.watching("ftjob-a", KEY) as a, wakeups.watching("ftjob-b", KEY) as b:
                     first = a.changed, b.changed
                     publish(redis, "ftjob-a", 1)
                     await first[0].wait()
@@ -101,7 +103,7 @@ def test_without_redis_and_for_a_while_without_a_database_a_change_is_still_noti
         wakeups = Wakeups(f"unix://{tmp_path / 'nobody.sock'}", jobs.look)
         async with wakeups.running():
             jobs.is_away = True
-            with wakeups.watching("ftjob-a"):
+            with wakeups.watching("ftjob-a", KEY):
                 while not jobs.looks:
                     await asyncio.sleep(0.05)
                 jobs.is_away = False
@@ -117,8 +119,25 @@ def test_many_readers_look_once_a_second_and_none_not_at_all(tmp_path: Path) -> 
         async with wakeups.running():
             await asyncio.sleep(POLL_SECONDS * 1.5)
             assert jobs.looks == []
-            with wakeups.watching("ftjob-a") as one, wakeups.watching("ftjob-a"), wakeups.watching("ftjob-b"):
+            with wakeups.watching("ftjob-a", KEY) as one, wakeups.watching("ftjob-a", KEY), wakeups.watching("ftjob-b", KEY):
                 await one.changed.wait()
             assert jobs.looks == [["ftjob-a", "ftjob-b"]]
+
+    asyncio.run(scenario())
+
+
+def test_readers_hear_that_their_key_opens_nothing_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        wakeups = Wakeups(f"unix://{tmp_path / 'nobody.sock'}", jobs.look)
+        async with wakeups.running():
+            with wakeups.watching("ftjob-a", KEY) as job, wakeups.watching("ftjob-a", "key_b"):
+                await more_looks(jobs)
+                changed = job.changed
+                jobs.revoked.add(KEY)
+                await asyncio.wait_for(changed.wait(), POLL_SECONDS * 5)
+                assert wakeups.refuses(KEY)
+                assert not wakeups.refuses("key_b")
+        assert not wakeups._keys
 
     asyncio.run(scenario())

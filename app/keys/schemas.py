@@ -1,0 +1,50 @@
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.models import ApiKey, Scope
+from app.pagination import Object
+from app.projects.schemas import Name
+
+LAST_SECOND = 253_402_300_799  # of the year 9999, after which databases keep no time
+
+
+class KeyRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Name
+    scope: Annotated[Scope, Field(strict=False, description="each includes those before it: read, write, admin")]
+    project_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(None, description="default: the caller's")
+    expires_at: Annotated[int, Field(ge=0, le=LAST_SECOND)] | None = Field(None, description="seconds since 1970; null: never")
+
+
+class KeyObject(Object):
+    object: Literal["api_key"] = "api_key"
+    created_at: int
+    name: str
+    project_id: str
+    scope: Scope
+    expires_at: int | None
+    last_used_at: Annotated[int | None, Field(description="to the minute")]
+
+    @classmethod
+    def of(cls, key: ApiKey, **more: str) -> Self:
+        return cls(
+            id=key.id,
+            created_at=int(key.created_at.timestamp()),
+            name=key.name,
+            project_id=key.project_id,
+            scope=Scope(key.scope),
+            expires_at=None if key.expires_at is None else int(key.expires_at.timestamp()),
+            last_used_at=None if key.last_used_at is None else int(key.last_used_at.timestamp()),
+            **more,
+        )
+
+
+class KeyCreated(KeyObject):
+    secret: Annotated[str, Field(description="shown this once; the service keeps only its hash")]
+
+
+class KeyDeleted(Object):
+    object: Literal["api_key"] = "api_key"
+    deleted: bool = True

@@ -1,0 +1,92 @@
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import case, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.database import now, now_plus
+from app.jobs.lifecycle import LIVE
+from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project
+
+_UNSYNCED = {"synchronize_session": False}
+
+
+class Usage(NamedTuple):
+    live_jobs: int
+    storage_bytes: int
+    device_seconds: float
+
+
+def find(session: Session, project_id: str) -> Project | None:
+    return session.get(Project, project_id)
+
+
+def lock(session: Session, project_id: str) -> Project:
+    """As it is now, and as it stays until the transaction ends. Whoever holds it waits for no other row."""
+    statement = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
+    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+
+
+def newest_first(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[Project]:
+    """A project of None restricts nothing. Ids sort by age, and the default project's before all."""
+    statement = select(Project).order_by(Project.id.desc()).limit(limit + 1)
+    if project_id is not None:
+        statement = statement.where(Project.id == project_id)
+    return list(session.scalars(statement.where(Project.id < after) if after else statement))
+
+
+def mark_archived(session: Session, project_id: str) -> None:
+    statement = update(Project).where(Project.id == project_id, Project.archived_at.is_(None)).values(archived_at=now_plus())
+    session.execute(statement, execution_options=_UNSYNCED)
+
+
+def usage(session: Session, project: Project) -> Usage:
+    return Usage(live_jobs(session, project.id), storage_bytes(session, project.id), device_seconds(session, project))
+
+
+def live_jobs(session: Session, project_id: str) -> int:
+    statement = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.in_(LIVE))
+    return session.scalars(statement).one()
+
+
+def storage_bytes(session: Session, project_id: str) -> int:
+    files = select(func.sum(File.bytes)).where(File.project_id == project_id, File.deleted_at.is_(None))
+    models = select(func.sum(Model.bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
+    checkpoints = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id).where(Job.project_id == project_id)
+    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints))
+
+
+def device_seconds(session: Session, project: Project) -> float:
+    """Of this month: what was booked at the end of attempts, and what runs."""
+    moment = now(session)
+    running = (
+        select(Attempt.created_at, Attempt.num_devices)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Job.project_id == project.id, Job.status == JobStatus.RUNNING, Attempt.ended_at.is_(None))
+    )
+    booked = project.usage_device_seconds if project.usage_month == month(moment) else 0.0
+    return booked + sum(_seconds_this_month(started, moment, devices) for started, devices in session.execute(running))
+
+
+def book_attempt(session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int) -> None:
+    """Adds to the project's month the part of an attempt that lies in it. Kept beside the job, which its owner may delete."""
+    current, seconds = month(ended), _seconds_this_month(started, ended, num_devices)
+    owner = select(Job.project_id).where(Job.id == job_id).scalar_subquery()
+    statement = (
+        update(Project)
+        .where(Project.id == owner, or_(Project.usage_month.is_(None), Project.usage_month <= current))
+        .values(
+            usage_month=current,
+            usage_device_seconds=case((Project.usage_month == current, Project.usage_device_seconds + seconds), else_=seconds),
+        )
+    )
+    session.execute(statement, execution_options=_UNSYNCED)
+
+
+def month(moment: datetime) -> str:
+    return f"{moment:%Y-%m}"
+
+
+def _seconds_this_month(started: datetime, ended: datetime, num_devices: int) -> float:
+    first = ended.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (ended - max(started, first)).total_seconds() * num_devices

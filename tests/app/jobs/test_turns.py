@@ -1,0 +1,180 @@
+"""Whose job is next: fair between projects, by priority and age within one."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, text
+
+from app.database import Database
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.claims import Claim
+from app.jobs.events import Draft
+from app.models import File, FileStatus, Job, JobStatus, Model, Project
+
+QUEUED, ENDED = 10_000, 10_000
+
+
+@pytest.fixture(autouse=True)
+def _base_model(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Model(id="tiny", config={}, bytes=1))
+
+
+def add_project(database: Database, project_id: str, weight: int = 1) -> None:
+    with database.transaction() as session:
+        session.add(Project(id=project_id, name=project_id, weight=weight))
+        session.flush()
+        session.add(
+            File(
+                id=f"file-{project_id}", project_id=project_id, filename="a", purpose="fine-tune", bytes=1, sha256="0", storage_key="k",
+                status=FileStatus.PROCESSED,
+            )
+        )  # fmt: skip
+
+
+def queue(database: Database, project_id: str, priorities: Sequence[int]) -> list[str]:
+    ids = [new_id("ftjob-") for _ in priorities]
+    rows = [
+        {
+            "id": id_, "project_id": project_id, "status": "queued", "desired": "run", "base_model_id": "tiny",
+            "training_file_id": f"file-{project_id}", "requested": {}, "priority": priority,
+        }
+        for id_, priority in zip(ids, priorities, strict=True)
+    ]  # fmt: skip
+    with database.transaction() as session:
+        session.execute(insert(Job), rows)
+    return ids
+
+
+def take(database: Database) -> Job | None:
+    with database.transaction() as session:
+        return claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
+
+
+def execute_next(database: Database) -> Job:
+    """As the only worker does: one job after the other."""
+    job = take(database)
+    assert job is not None
+    with database.transaction() as session:
+        assert claims.finish(session, Claim(job.id, job.attempt, "w"), JobStatus.SUCCEEDED, Draft("done"))
+    return job
+
+
+def take_and_keep(database: Database) -> Job:
+    """As one more of many workers does."""
+    job = take(database)
+    assert job is not None
+    return job
+
+
+WORKERS = pytest.mark.parametrize("serve", [execute_next, take_and_keep], ids=["one worker", "many workers"])
+
+
+@WORKERS
+def test_a_hundred_jobs_of_one_project_do_not_starve_the_one_of_another(database: Database, serve: Any) -> None:
+    add_project(database, "many")
+    add_project(database, "single")
+    queue(database, "many", [10] * 100)
+    assert serve(database).project_id == "many"
+    (waiting,) = queue(database, "single", [-10])
+    assert serve(database).id == waiting
+
+
+@WORKERS
+def test_a_project_of_three_times_the_weight_gets_three_times_as_much(database: Database, serve: Any) -> None:
+    add_project(database, "heavy", weight=3)
+    add_project(database, "light")
+    for project_id in ("light", "heavy"):
+        queue(database, project_id, [0] * 40)
+    assert Counter(serve(database).project_id for _ in range(40)) == {"heavy": 30, "light": 10}
+
+
+def test_who_was_idle_does_not_catch_up(database: Database) -> None:
+    add_project(database, "busy")
+    add_project(database, "late")
+    queue(database, "busy", [0] * 40)
+    for _ in range(20):
+        execute_next(database)
+    queue(database, "late", [0] * 20)
+    assert Counter(execute_next(database).project_id for _ in range(10)) == {"busy": 5, "late": 5}
+
+
+def test_running_jobs_count_before_turns(database: Database) -> None:
+    add_project(database, "a")
+    add_project(database, "b")
+    queue(database, "a", [0] * 4)
+    for _ in range(2):
+        take_and_keep(database)
+    queue(database, "b", [0] * 4)
+    assert [take_and_keep(database).project_id for _ in range(2)] == ["b", "b"]
+
+
+def test_within_a_project_priority_then_age(database: Database) -> None:
+    add_project(database, "a")
+    first, urgent, second, later, urgent_too = queue(database, "a", [0, 5, 0, -1, 5])
+    assert [execute_next(database).id for _ in range(5)] == [urgent, urgent_too, first, second, later]
+
+
+def test_claims_at_once_take_each_job_once(database: Database) -> None:
+    for project_id in "abcd":
+        add_project(database, project_id)
+        queue(database, project_id, [0] * 4)
+    with ThreadPoolExecutor(8) as pool:
+        taken = [job.id for job in pool.map(lambda _: take(database), range(16)) if job]
+    assert len(set(taken)) == len(taken) == 16
+    assert take(database) is None
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_rest: object) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+COLUMNS = (
+    "id, project_id, status, desired, base_model_id, training_file_id, requested, attempt, infra_failures, last_event_seq, device_seconds, "
+    "priority, created_at"
+)
+
+
+def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) -> None:
+    """10,000 jobs wait, 10,000 have ended: everything but the one row comes from the index."""
+    for project_id in "abcde":
+        add_project(database, project_id)
+        rows = (
+            f"SELECT 'ftjob-{project_id}' || i, '{project_id}', CASE WHEN i <= {QUEUED // 5} THEN 'queued' ELSE 'succeeded' END, 'run', "
+            f"'tiny', 'file-{project_id}', '{{}}', 0, 0, 0, 0, i % 3, '2026-01-01 00:00:00' FROM n"
+        )
+        counted = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {(QUEUED + ENDED) // 5})"
+        with database.transaction() as session:
+            session.execute(text(f"{counted} INSERT INTO jobs ({COLUMNS}) {rows}"))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE")
+    with statements(database) as seen:
+        assert take(database) is not None
+    claim, parameters = next(entry for entry in seen if entry[0].startswith("UPDATE jobs"))
+    sqlite = database.engine.dialect.name == "sqlite"
+    with database.engine.connect() as connection:
+        rows = connection.exec_driver_sql(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + claim, parameters).all()
+    plan = "\n".join(str(row) for row in rows)
+    reading = (
+        r"(?:SEARCH|SCAN) jobs_\d USING (?:COVERING )?INDEX (\w+)"
+        if sqlite
+        else r"Index Only Scan (?:Backward )?using (\w+) on jobs jobs_\d"
+    )
+    indexes = re.findall(reading, plan)
+    assert len(indexes) == 3, plan
+    assert set(indexes) <= {"ix_jobs_queue", "ix_jobs_project_id_status_id"}, plan
+    assert not re.search(r"SCAN jobs|Seq Scan on jobs|Bitmap", plan), plan

@@ -1,0 +1,47 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from app.database import Database
+from app.models import File, FileStatus, Job, Model, Project
+from app.projects import repository
+
+
+def at(month: int, day: int, hour: int) -> datetime:
+    return datetime(2026, month, day, hour, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _job(database: Database) -> None:
+    with database.transaction() as session:
+        session.add_all([Project(id="p", name="p"), Model(id="tiny", config={}, bytes=1)])
+        session.flush()
+        file = File(
+            id="f", project_id="p", filename="a", purpose="fine-tune", bytes=1, sha256="0", storage_key="k", status=FileStatus.PROCESSED
+        )
+        session.add(file)
+        session.flush()
+        session.add(Job(id="j", project_id="p", status="queued", desired="run", base_model_id="tiny", training_file_id="f", requested={}))
+
+
+def booked(database: Database, started: datetime, ended: datetime, num_devices: int) -> tuple[str | None, float]:
+    with database.transaction() as session:
+        repository.book_attempt(session, "j", started, ended, num_devices)
+    with database.read() as session:
+        project = session.get_one(Project, "p")
+        return project.usage_month, project.usage_device_seconds
+
+
+def test_attempts_add_up_by_device_and_month(database: Database) -> None:
+    assert booked(database, at(10, 3, 1), at(10, 3, 3), 1) == ("2026-10", 7200)
+    assert booked(database, at(10, 3, 1), at(10, 3, 3), 4) == ("2026-10", 36_000)
+    # Of what began last month, this month counts its own part, and begins anew with it.
+    assert booked(database, at(10, 31, 22), at(11, 1, 1), 2) == ("2026-11", 7200)
+    # Who reports late about last month changes nothing.
+    assert booked(database, at(10, 31, 20), at(10, 31, 21), 1) == ("2026-11", 7200)
+
+
+def test_last_months_hours_do_not_count_now(database: Database) -> None:
+    booked(database, datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC), 1)
+    with database.read() as session:
+        assert repository.device_seconds(session, session.get_one(Project, "p")) == 0
