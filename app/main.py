@@ -1,6 +1,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -87,7 +88,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         Bell(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),
-        Wakeups(settings.resolved_redis_url),
+        Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
     )
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Select, or_, select, tuple_, update
@@ -25,6 +26,10 @@ def by_digest(session: Session, digest: str) -> Found | None:
 def by_id(session: Session, key_id: str) -> Found | None:
     row = session.execute(_found().where(ApiKey.id == key_id)).one_or_none()
     return Found(*row) if row else None
+
+
+def by_ids(session: Session, key_ids: Sequence[str]) -> list[Found]:
+    return [Found(*row) for row in session.execute(_found().where(ApiKey.id.in_(key_ids)))]
 
 
 def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hmac import compare_digest
 
@@ -77,6 +78,11 @@ def note_use(session: Session, caller: Caller) -> None:
 def still_valid(session: Session, key_id: str) -> Caller | None:
     found = repository.by_id(session, key_id)
     return _caller(found) if found and _refusal(found) is None else None
+
+
+def refused(session: Session, key_ids: Sequence[str]) -> set[str]:
+    """Those that open nothing any more."""
+    return set(key_ids) - {found.key.id for found in repository.by_ids(session, key_ids) if _refusal(found) is None}
 
 
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:
