@@ -27,8 +27,9 @@ def samples(session: Session, base_model_id: str, method: str, device: str, num_
         Attempt.num_devices == num_devices,
     )
     measured = (Attempt.outcome == JobStatus.SUCCEEDED, Attempt.tokens > 0, Attempt.train_seconds > 0)
-    statement = select(Attempt).where(*kind, *measured).order_by(Attempt.created_at.desc()).limit(NEWEST_ATTEMPTS)
-    return [Sample(attempt.tokens_per_second or 0.0, attempt.overhead_seconds) for attempt in session.scalars(statement)]
+    columns = (Attempt.tokens, Attempt.train_seconds, Attempt.overhead_seconds)
+    statement = select(*columns).where(*kind, *measured).order_by(Attempt.created_at.desc()).limit(NEWEST_ATTEMPTS)
+    return [Sample(tokens / seconds, overhead) for tokens, seconds, overhead in session.execute(statement) if tokens and seconds]
 
 
 def ended(session: Session, project_id: str) -> list[Ended]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import exists, func, select
+from sqlalchemy import bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -121,10 +121,9 @@ def waits(job: Job) -> bool:
 
 
 def look(session: Session, settings: Settings) -> Queue:
-    held = (Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
-    running = session.execute(select(Job.lease_owner, Job.project_id, _SECONDS_LEFT).where(*held)).all()
+    running = session.execute(_RUNNING).all()
     idle = workers.lately_seen(session, settings) - {owner for owner, _, _ in running}
-    served = session.scalar(select(func.max(Project.turn - 1.0 / Project.weight))) or 0.0
+    served = session.scalar(_SERVED) or 0.0
     return Queue(_lines(session), [Running(*row) for _, *row in running], len(idle), served)
 
 
@@ -134,16 +133,29 @@ def place_of_new(session: Session, settings: Settings, project_id: str, priority
 
 def _lines(session: Session) -> dict[str, Line]:
     """A query for each project that waits: the one with a thousand jobs must not hide the one with a single job."""
-    runnable = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
-    projects = select(Project.id, Project.weight, Project.turn).where(exists().where(*runnable, Job.project_id == Project.id))
-    jobs = select(Job.id, _SECONDS_LEFT, Job.priority).where(*runnable).order_by(Job.priority.desc(), Job.id).limit(FORESEEN)
     return {
-        project_id: Line(weight, turn, [Waiting(*row) for row in session.execute(jobs.where(Job.project_id == project_id))])
-        for project_id, weight, turn in session.execute(projects.order_by(Project.turn).limit(FORESEEN)).all()
+        project_id: Line(weight, turn, [Waiting(*row) for row in session.execute(_NEXT_JOBS, {"project_id": project_id})])
+        for project_id, weight, turn in session.execute(_WAITING_PROJECTS).all()
     }
 
 
+# Built once: every submission looks, and building these takes longer than sending them.
 _SECONDS_LEFT = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
+_RUNNABLE = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+_RUNNING = select(Job.lease_owner, Job.project_id, _SECONDS_LEFT).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
+_SERVED = select(func.max(Project.turn - 1.0 / Project.weight))
+_WAITING_PROJECTS = (
+    select(Project.id, Project.weight, Project.turn)
+    .where(exists().where(*_RUNNABLE, Job.project_id == Project.id))
+    .order_by(Project.turn)
+    .limit(FORESEEN)
+)
+_NEXT_JOBS = (
+    select(Job.id, _SECONDS_LEFT, Job.priority)
+    .where(*_RUNNABLE, Job.project_id == bindparam("project_id"))
+    .order_by(Job.priority.desc(), Job.id)
+    .limit(FORESEEN)
+)
 
 
 def _or_never(seconds: float | None) -> float:

@@ -36,7 +36,7 @@ def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -
         _insert(connection, template, Job, _ended_job())
         _insert(connection, template, JobMetadata, {"name": "'experiment'", "value": f"'exp-' || i % {NUM_EXPERIMENTS}"})
         _insert(connection, template, Submission, {"key": "'key:' || i", "request_sha256": "md5(i::text)"})
-        _insert(connection, template, Attempt, {"number": "1", "worker": "'worker-' || i % 8", "device": "'cpu'", "num_devices": "2"})
+        _insert(connection, template, Attempt, _attempt())
         _insert(connection, template, Checkpoint, _checkpoint(), NUM_CHECKPOINTS)
         _insert(connection, template, Event, _event(), NUM_EVENTS)
         found = text("SELECT id FROM made WHERE i IN (:middle, :jobs) ORDER BY i")
@@ -71,6 +71,23 @@ def _ended_job() -> dict[str, str]:
         "progress": """'{"step": 100, "total_steps": 100}'::jsonb""",
         "trained_tokens": "100000",
         **dict.fromkeys(("created_at", "started_at", "finished_at"), "made.at"),
+    }
+
+
+def _attempt() -> dict[str, str]:
+    """Measured, so that the estimate of a new job reads its rates."""
+    return {
+        "number": "1",
+        "worker": "'worker-' || i % 8",
+        "device": "template.estimate->>'device'",
+        "num_devices": "(template.estimate->>'num_devices')::int",
+        "base_model_id": "template.base_model_id",
+        "method": "template.recipe->>'method'",
+        "outcome": f"'{JobStatus.SUCCEEDED}'",
+        "tokens": "100000",
+        "train_seconds": "20.0 + i % 7",
+        "overhead_seconds": "3.0",
+        "ended_at": "made.at",
     }
 
 
