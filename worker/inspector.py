@@ -23,7 +23,7 @@ from app.models import Artifact, File, Inspection
 from app.settings import Settings
 from app.storage import Storage
 from falqon_core.spec.inspection import Inspection as Result
-from falqon_core.spec.messages import ExitCode, Failed, decode
+from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed, decode
 from worker.fetching import BytesDiffer, fetch
 from worker.scratch import scratch
 from worker.trainer import clean_environment
@@ -146,6 +146,8 @@ def _inputs(session: Session, asked: Inspection) -> tuple[list[File], list[Artif
 def _failure(code: int, told: bytes) -> Failed:
     if code == TOO_SLOW:
         return Failed(code="too_slow", message=f"Tokenizing the file took more than {LIMIT_SECONDS / 60:g} minutes.")
+    if code == ENDLESS_TEMPLATE:
+        return Failed(code="model_refused", message="The model's chat template does not come to an end.", param="model")
     with suppress(ValidationError):
         if isinstance(message := decode(told.strip()), Failed):
             return message
