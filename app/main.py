@@ -65,7 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         app.include_router(noun.router)
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
-    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
+    if docs.ASSETS.is_dir():
+        app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS))
     return app
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from app.database import Database
 from app.models import Artifact, Checkpoint, Job
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, keys
 from falqon_core.spec.layout import checkpoint_folder
 from worker.fetching import fetch, fetch_checkpoint
 from worker.trainer import export
@@ -52,7 +52,7 @@ class Bases:
             with self._whole(folder) as staging:
                 for artifact in artifacts:
                     self._check()
-                    fetch(self._storage, artifact.storage_key, staging / artifact.name, artifact.sha256)
+                    fetch(self._storage, artifact.storage_key, staging / keys.relative(artifact.name), artifact.sha256)
         return folder
 
     def _merged(self, base: Path, checkpoint: Checkpoint) -> Path:
