@@ -7,13 +7,15 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark gpu clean
+.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz gpu clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
 	@echo "make test       set up and run every check"
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
+	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
+	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
 
 setup: $(VENV)/.installed assets
@@ -61,6 +63,12 @@ format: setup
 
 benchmark: setup $(SMOLLM2)
 	python -m benchmarks.cpu_training --model $(SMOLLM2)
+
+fuzz: setup
+	python -m tests.fuzz --requests 50000
+
+load: setup
+	python -m benchmarks.api_load
 
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not.
 gpu: setup $(VENV)/.bench

@@ -22,6 +22,7 @@ from app.models import Scope
 from app.settings import Settings
 from app.storage import Storage
 from app.stream.wakeup import Wakeups
+from app.strict import StrictRequest, refuse_nul
 
 MAX_JSON_BYTES = 2**20
 MULTIPART_OVERHEAD_BYTES = 2**16
@@ -65,7 +66,8 @@ class ApiRoute(APIRoute):
             length = request.headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > limit:
                 raise self.too_large(limit)
-            return await handler(Request(request.scope, _limited(request.receive, limit, self.too_large(limit))))
+            refuse_nul(request)
+            return await handler(StrictRequest(request.scope, _limited(request.receive, limit, self.too_large(limit))))
 
         return guarded
 
@@ -80,34 +82,39 @@ class UploadRoute(ApiRoute):
         return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
 
 
+# Those that FastAPI resolves are `async`: one that is not would wait for a thread, several times in every request.
+async def _services(connection: HTTPConnection) -> Services:
+    return services(connection)
+
+
 _bearer = HTTPBearer(auto_error=False, description="An API key, as `Authorization: Bearer ft_live_…`")
 
 
-def _reader(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+async def _reader(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.READ])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.READ)
     return caller
 
 
-def _writer(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+async def _writer(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.WRITE])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.WRITE)
     return caller
 
 
-def _admin(request: Request, _documented: Annotated[object, Security(_bearer)]) -> Caller:
+async def _admin(request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.ADMIN])]) -> Caller:
     caller: Caller = request.state.caller
     caller.must_have(Scope.ADMIN)
     return caller
 
 
-def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
+async def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
     caller.must_administer_installation()
     return caller
 
 
 After = Annotated[str | None, Query(description="id of the last object of the page before", max_length=256)]
-App = Annotated[Services, Depends(services)]
+App = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_reader)]
 Writer = Annotated[Caller, Depends(_writer)]
 Admin = Annotated[Caller, Depends(_admin)]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -11,6 +12,18 @@ from app.errors import RangeNotSatisfiable
 from app.storage import Storage
 from app.storage.storage import CHUNK_BYTES
 
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_VALIDATORS = {
+    "etag": {"description": "the SHA-256 of the whole", "required": True, "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}},
+    "accept-ranges": {"required": True, "schema": {"type": "string", "enum": ["bytes"]}},
+}
+_CONTENT_RANGE = {"content-range": {"required": True, "schema": {"type": "string", "pattern": "^bytes "}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": _BYTES, "headers": _VALIDATORS},
+    206: {"content": _BYTES, "headers": _VALIDATORS | _CONTENT_RANGE},
+    304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
+    416: {"description": "`Range` begins after the end", "headers": _CONTENT_RANGE},
+}
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 

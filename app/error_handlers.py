@@ -5,6 +5,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse
 from app.errors import ApiError, InvalidRequest, Unavailable
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
-FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter", "json_invalid": "invalid_json"}
+FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
 
 log = structlog.get_logger()
@@ -65,9 +66,17 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
-    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=dict(error.headers or {}))
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
+    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
     answer.status, answer.type = error.status_code, "invalid_request_error"
     return _answer(answer)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the address: each has a route of its own, and the router asks only the first."""
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
+    path = next((route.path for route in routes if route.path_regex.match(request.scope["path"])), None)
+    return ", ".join(sorted({method for route in routes if route.path == path for method in route.methods or ()})) or "GET, HEAD"
 
 
 def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:
@@ -88,8 +97,6 @@ def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
 def _refusal(faults: Sequence[Any]) -> InvalidRequest:
     """The first of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
     fault = faults[0]
-    if fault["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not JSON: {fault['ctx']['error']}", code="invalid_json")
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
     message = fault["msg"].removeprefix("Value error, ")
     named = re.match(r"([\w.]+): ", message) if fault["type"] == "value_error" else None

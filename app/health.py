@@ -28,7 +28,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"model": Readiness}})
 def readyz(app: App, response: Response) -> Readiness:
     database, storage, redis = _database(app), _storage(app), _redis(app)
     if database != "ok" or storage != "ok":

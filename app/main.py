@@ -1,6 +1,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -9,7 +10,7 @@ from redis import Redis
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from app import error_handlers, graders, health, logging
+from app import error_handlers, graders, health, logging, openapi
 from app.artifacts import endpoints as artifacts
 from app.broker import Bell
 from app.catalogue import endpoints as catalogue
@@ -58,12 +59,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     error_handlers.install(app)
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     if docs.ASSETS.is_dir():
         app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS))
@@ -86,7 +89,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         Bell(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),
-        Wakeups(settings.resolved_redis_url),
+        Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
     )
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)

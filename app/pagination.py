@@ -5,6 +5,9 @@ from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
+from app.errors import InvalidRequest
+from app.ids import is_id
+
 
 class Object(BaseModel):
     id: str
@@ -30,3 +33,13 @@ class Page(BaseModel, Generic[T]):
             last_id=shown[-1].id if shown else None,
             has_more=len(objects) > len(shown),
         )
+
+
+def check_cursor(after: str | None, prefix: str, what: str) -> None:
+    """Its form only. What it names may be gone by now: deleted by whoever was shown it, or a checkpoint that a newer one replaced."""
+    if after is not None and not is_id(prefix, after):
+        raise invalid_cursor(after, what)
+
+
+def invalid_cursor(after: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"after: '{after}' is not the id of {what}.", param="after", code="invalid_cursor")

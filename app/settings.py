@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         None, description="signs the dashboard's cookie, webhook secrets derive from it; empty: generated into data_dir"
     )
 
-    requests_per_minute: int = Field(6000, ge=1, description="of each API key, unless its project has a limit of its own")
+    requests_per_minute: int = Field(6000, ge=1, le=1_000_000, description="of each API key, unless its project has a limit of its own")
     webhook_networks: list[IPvAnyNetwork] = Field(
         [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
     )

@@ -1,6 +1,6 @@
 """What the methods learn from the same steps: PEFT LoRA, frozen-A LoRA, the published rule, and the anchored rule with each choice of A.
 
-    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test.jsonl
+    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
 
 Every training starts from the same base and sees the same records in the same order (keyed by the seed): four records a step, rank 64
 on all linears, cosine schedule, loss on the answers only. Each system tries its learning rates with the first seed; its best rate then

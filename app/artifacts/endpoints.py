@@ -24,7 +24,7 @@ def retrieve_manifest(app: App, caller: Reader, model: str) -> Manifest:
 
 
 @router.head("/{name:path}", include_in_schema=False)
-@router.get("/{name:path}", response_class=Response)
+@router.get("/{name:path}", response_class=Response, responses=downloads.RESPONSES)
 def download_artifact(app: App, caller: Reader, request: Request, model: str, name: str) -> Response:
     with app.database.read() as session:
         artifact = service.get(session, caller.project_id, model, name)

@@ -45,11 +45,8 @@ class Api:
         return self._json("POST", path, repeatable=repeatable or idempotency_key is not None, json=body, headers=headers)
 
     def send_file(self, path: str, fields: Mapping[str, str], file: tuple[str, Any]) -> Json:
-        """Once only: the file has been read to its end, and a second one would be another file."""
-        try:
-            return self._object(self._http.post(path, data=fields, files={"file": file}))
-        except httpx.TransportError as error:
-            raise self.unreachable(error) from None
+        """Not repeated when its answer is lost: a second one would be another file."""
+        return self._json("POST", path, data=fields, files={"file": file})
 
     def send_part(self, path: str, content: bytes) -> Json:
         """Repeated when its answer is lost: a part that is not named in the end counts for nothing."""
@@ -60,10 +57,7 @@ class Api:
 
     def sha256_of(self, path: str) -> str:
         """What the service says the object's bytes hash to: its strong ETag."""
-        try:
-            response = self._http.head(path)
-        except httpx.TransportError as error:
-            raise self.unreachable(error) from None
+        response = self._send("HEAD", path, repeatable=True)
         if response.is_error:
             raise self._refusal(response)
         return str(response.headers["etag"]).strip('"')
@@ -79,6 +73,9 @@ class Api:
             yield response
 
     def _json(self, method: str, path: str, *, repeatable: bool = False, **request: Any) -> Json:
+        return self._object(self._send(method, path, repeatable=repeatable, **request))
+
+    def _send(self, method: str, path: str, *, repeatable: bool, **request: Any) -> httpx.Response:
         for pause in (*REPEAT_AFTER_SECONDS, None):
             try:
                 response = self._http.request(method, path, **request)
@@ -87,8 +84,8 @@ class Api:
                     raise self.unreachable(error) from None
             else:
                 again = response.status_code in NOTHING_DONE or (repeatable and response.status_code >= 500)
-                if not again or pause is None or (asked := _asked_to_wait(response, pause)) > MAX_WAIT_SECONDS:
-                    return self._object(response)
+                if _is_final(response) or not again or pause is None or (asked := _asked_to_wait(response, pause)) > MAX_WAIT_SECONDS:
+                    return response
                 pause = asked
             time.sleep(pause)
         raise AssertionError("the last round returns or raises")
@@ -120,7 +117,8 @@ class Api:
             return Refused(f"{self.base_url} has no such call: {message}", "Is the service older than this command?", body=body)
         if response.status_code == httpx.codes.NOT_FOUND:
             return NotFound(message, hint, body=body)
-        return (Unavailable if response.is_server_error else Refused)(message, hint, body=body)
+        may_pass = response.is_server_error or (response.status_code == httpx.codes.TOO_MANY_REQUESTS and not _is_final(response))
+        return (Unavailable if may_pass else Refused)(message, hint, body=body)
 
 
 def segment(id_: str) -> str:
@@ -139,6 +137,11 @@ def _error_body(response: httpx.Response) -> Json | None:
 def _what_to_look_at(body: Json, response: httpx.Response) -> str:
     known = {"code": body.get("code"), "param": body.get("param"), "request": response.headers.get("x-request-id")}
     return ", ".join(f"{name} {value}" for name, value in known.items() if value)
+
+
+def _is_final(response: httpx.Response) -> bool:
+    """A quota that is used up is a 429 too, and asking again does not refill it."""
+    return bool(response.headers.get("x-should-retry") == "false")
 
 
 def _asked_to_wait(response: httpx.Response, default: float) -> float:

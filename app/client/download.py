@@ -33,10 +33,9 @@ def download(
             address = f"{path}/{quote(file['name'])}"
             fetch(client.api, address, target, size=file["bytes"], sha256=file["sha256"], moved=_behind(done, moved))
             done += file["bytes"]
+    client.out.say(f"{folder}: {len(targets)} files, {text.size(done)}, every sha256 as the service says.")
     if client.out.as_json:
-        client.out.document(manifest | {"folder": str(folder)})
-    else:
-        client.out.say(f"{folder}: {len(targets)} files, {text.size(done)}, every sha256 as the service says.")
+        client.out.document(manifest)
 
 
 @contextmanager

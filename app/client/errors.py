@@ -23,7 +23,7 @@ class Refused(ClientError):
 
 
 class Unavailable(Refused):
-    """The service, or what stands before it, is in trouble; it may pass."""
+    """The service, or what stands before it, is in trouble, or is asked too often; it may pass."""
 
 
 class Misused(ClientError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from app.client.api import Api
-from app.client.errors import ClientError, Refused
+from app.client.errors import ClientError, Refused, Unavailable
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # between tries that bring nothing at all; any byte begins them anew
 SILENCE_SECONDS = 60.0
@@ -46,7 +46,7 @@ def _complete(api: Api, path: str, part: Path, size: int, sha256: str, moved: Mo
     while (have := _size(part)) < size or not part.exists():
         try:
             _append(api, path, part, have, sha256, moved)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, Unavailable) as error:
             failures = 0 if _size(part) > have else failures + 1
             if failures > len(PAUSES_SECONDS):
                 raise _interrupted(api, error) from None
@@ -75,8 +75,8 @@ def _starts_at(response: httpx.Response, position: int) -> bool:
     return match is not None and int(match[1]) == position
 
 
-def _interrupted(api: Api, error: httpx.TransportError) -> ClientError:
-    gone = api.unreachable(error)
+def _interrupted(api: Api, error: httpx.TransportError | Unavailable) -> ClientError:
+    gone = error if isinstance(error, Unavailable) else api.unreachable(error)
     gone.hint = "Run the same command again; it goes on where it stopped."
     return gone
 

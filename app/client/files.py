@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -7,6 +7,7 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.download import file_content
+from app.client.report import asked_for, show_report
 from app.client.uploading import checked, upload
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
@@ -65,20 +66,18 @@ def show_file(client: Client, file_id: FileId) -> None:
 
 
 @command(app, "report")
-def report_file(client: Client, file_id: FileId) -> None:
-    """Show what the check of a file found: faults by line and column."""
-    answer = client.api.get(f"/files/{segment(file_id)}/report")
-    if client.out.as_json:
-        client.out.document(answer)
-        return
-    report: Json | None = answer.get("report")
-    if report is None:
-        client.out.say(f"{file_id} is not checked yet; ask again.")
-        return
-    errors: list[Json] = report.get("errors", [])
-    if errors:
-        client.out.table(("line", "column", "field", "what is wrong"), (_fault(error) for error in errors))
-    client.out.facts({_words(name): value for name, value in report.items() if isinstance(value, int | float | str)})
+def report_file(
+    client: Client,
+    file_id: FileId,
+    model: Annotated[str | None, typer.Option(help="Also what the file is to this model, once that is known.", show_default=False)] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="As in the job; with --model.", show_default=False)] = None,
+    validation_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Which of its records are in this file too; with --model.", show_default=False)
+    ] = None,
+) -> None:
+    """Show what the check of a file found, by line and column; with --model also tokens, what is cut, and copies."""
+    query = {"model": model, "max_seq_length": max_seq_length, "validation_file": validation_file}
+    show_report(client, asked_for(client, file_id, query))
 
 
 @command(app, "delete")
@@ -101,20 +100,11 @@ def download_file(
     file = client.api.get(f"/files/{segment(file_id)}")
     target = output or Path(Path(text.plain(file["filename"])).name or file_id)
     file_content(client, file, target)
+    client.out.say(f"{target}: {text.size(file['bytes'])}")
     if client.out.as_json:
-        client.out.document(file | {"path": str(target)})
-    else:
-        client.out.say(f"{target}: {text.size(file['bytes'])}")
+        client.out.document(file)
 
 
 def _state(file: Json) -> str:
     details = file.get("status_details")
     return f"{file['status']}: {details}" if details else str(file["status"])
-
-
-def _fault(error: Json) -> tuple[Any, ...]:
-    return error.get("line"), error.get("column"), error.get("field"), error.get("message")
-
-
-def _words(name: str) -> str:
-    return name.removeprefix("num_").replace("_", " ")

@@ -1,3 +1,4 @@
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -5,6 +6,7 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
+from app.client.errors import Misused
 
 app = typer.Typer(no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`.")
 
@@ -14,6 +16,17 @@ RequestsPerMinute = Annotated[int | None, typer.Option(help="Limit of each key."
 MaxLiveJobs = Annotated[int | None, typer.Option(help="Limit of jobs that have not ended.", show_default=False)]
 MaxStorageBytes = Annotated[int | None, typer.Option(help="Limit of files and models together.", show_default=False)]
 MaxDeviceHours = Annotated[float | None, typer.Option(help="Limit in a calendar month.", show_default=False)]
+
+
+class Limit(StrEnum):
+    REQUESTS_PER_MINUTE = "requests-per-minute"
+    MAX_LIVE_JOBS = "max-live-jobs"
+    MAX_STORAGE_BYTES = "max-storage-bytes"
+    MAX_DEVICE_HOURS = "max-device-hours"
+
+    @property
+    def field(self) -> str:
+        return self.value.replace("-", "_")
 
 
 @command(app, "create")
@@ -59,9 +72,13 @@ def change_project(
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
+    unlimited: Annotated[list[Limit], typer.Option(help="Take this limit away; may be repeated.", show_default=False)] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
     changes = _limits(weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    if both := next((limit for limit in unlimited if limit.field in changes), None):
+        raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
+    changes |= {limit.field: None for limit in unlimited}
     _show(client, client.api.post(f"/projects/{segment(project_id)}", changes | ({} if name is None else {"name": name})))
 
 

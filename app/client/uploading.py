@@ -13,8 +13,8 @@ from app.client.command import Client
 from app.client.errors import Misused, Refused
 
 PURPOSE = "fine-tune"
-MAX_WHOLE_BYTES = 512 * 2**20  # what the service takes in one request
-PART_BYTES = 64 * 2**20
+PART_BYTES = 64 * 2**20  # the most that one may hold; what is larger is sent in several, each repeated by itself if it is lost
+TOO_LARGE = "request_too_large"
 POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
 MAX_CHECK_SECONDS = 1800.0  # as long as the official client waits
 
@@ -29,8 +29,14 @@ def upload(client: Client, path: Path) -> Json:
     quiet = client.out.as_json or not client.out.console.is_terminal
     with file, Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
         content = progress.wrap_file(file, total=total, description=path.name)
-        if total <= MAX_WHOLE_BYTES:
+        if total > PART_BYTES:
+            return _in_parts(client, path.name, content, total)
+        try:
             return client.api.send_file("/files", {"purpose": PURPOSE}, (path.name, content))
+        except Refused as error:  # the limit of one request is the service's to choose
+            if error.body["code"] != TOO_LARGE:
+                raise
+        content.seek(0)
         return _in_parts(client, path.name, content, total)
 
 

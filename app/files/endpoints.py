@@ -8,7 +8,7 @@ from app.errors import TooLarge
 from app.files import repository, service
 from app.files.schemas import FileDeleted, FileForm, FileObject
 from app.models import FileStatus
-from app.pagination import Page
+from app.pagination import Page, check_cursor
 from app.projects import quotas
 from app.storage.storage import CHUNK_BYTES
 
@@ -49,6 +49,7 @@ def list_files(
     order: repository.Order = "desc",
     purpose: str | None = None,
 ) -> Page[FileObject]:
+    check_cursor(after, "file-", "a file")
     with app.database.read() as session:
         files = repository.newest_first(session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose)
     return Page[FileObject].of([FileObject.of(file) for file in files], limit)
@@ -68,7 +69,7 @@ def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
 
 
 @router.head("/{file_id}/content", include_in_schema=False)
-@router.get("/{file_id}/content", response_class=Response)
+@router.get("/{file_id}/content", response_class=Response, responses=downloads.RESPONSES)
 def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -> Response:
     with app.database.read() as session:
         file = service.get(session, caller.project_id, file_id)

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -14,13 +14,19 @@ Order = Literal["asc", "desc"]
 
 
 def find(session: Session, project_id: str, file_id: str) -> File | None:
-    return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id, File.deleted_at.is_(None))).one_or_none()
+    return session.scalars(_own(project_id, [file_id])).one_or_none()
+
+
+def find_locked(session: Session, project_id: str, file_id: str) -> File | None:
+    """To delete it: no new job takes it meanwhile."""
+    return session.scalars(_own(project_id, [file_id]).with_for_update()).one_or_none()
 
 
 def find_several(session: Session, project_id: str, ids: Sequence[str], *, lock: bool) -> list[File]:
     """Locked, they are neither deleted nor judged by a check while the transaction lasts."""
-    statement = select(File).where(File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None)).order_by(File.id)
-    return list(session.scalars(statement.with_for_update() if lock else statement))
+    statement = _own(project_id, ids).order_by(File.id)
+    # Shared, or jobs on the same file, as a sweep of hyperparameters makes them, are created one after the other.
+    return list(session.scalars(statement.with_for_update(read=True) if lock else statement))
 
 
 def newest_first(session: Session, project_id: str, *, after: str | None, limit: int, order: Order, purpose: str | None) -> list[File]:
@@ -61,3 +67,7 @@ def judge(session: Session, file_id: str, status: FileStatus, details: str, repo
     session.execute(
         statement.values(status=status, status_details=details, report=report), execution_options={"synchronize_session": False}
     )
+
+
+def _own(project_id: str, ids: Sequence[str]) -> Select[File]:
+    return select(File).where(File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None))

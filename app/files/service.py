@@ -73,13 +73,13 @@ def get_for_job(
 
 
 def delete(session: Session, project_id: str, file_id: str) -> None:
-    found = repository.find_several(session, project_id, [file_id], lock=True)
-    if not found:
+    found = repository.find_locked(session, project_id, file_id)
+    if found is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     job_id = repository.live_job_using(session, project_id, file_id)
     if job_id is not None:
         raise IllegalState(f"The file is used by {job_id}, which has not ended; cancel the job first.", code="file_in_use", param="id")
-    _remove(session, found)
+    _remove(session, [found])
 
 
 def remove_expired(database: Database) -> int:

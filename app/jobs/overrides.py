@@ -1,12 +1,40 @@
-"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396) merges."""
+"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396) merges.
+
+Some values can be said in several places, as OpenAI spells them and as a recipe does. An override in one of them replaces what the
+original says in the others, or the two would contradict each other.
+"""
+
+from copy import deepcopy
 
 from app.jobs.requests import JobRequest
 from app.models.base import JsonObject
 
+_Place = tuple[str, ...]
+
+_HYPERPARAMETERS: list[_Place] = [
+    ("hyperparameters",),
+    ("method", "supervised", "hyperparameters"),
+    ("method", "dpo", "hyperparameters"),
+]
+_SAME: list[list[_Place]] = [
+    *(
+        [("falqon", ours), *((*place, theirs) for place in _HYPERPARAMETERS)]
+        for ours, theirs in (("num_epochs", "n_epochs"), ("batch_size", "batch_size"), ("learning_rate", "learning_rate_multiplier"))
+    ),
+    [("falqon", "beta"), ("method", "dpo", "hyperparameters", "beta")],
+    [("falqon", "seed"), ("seed",)],
+    [("falqon", "early_stopping_patience"), ("falqon", "early_stopping")],
+]
+
 
 def overridden(requested: JsonObject, overrides: JsonObject) -> JobRequest:
     """Objects merge, null takes a field away, everything else replaces. Raises pydantic's `ValidationError`."""
-    return JobRequest.model_validate(_merged(requested, overrides))
+    original = deepcopy(requested)
+    for places in _SAME:
+        if any(_at(overrides, place) is not None for place in places):
+            for place in places:
+                _take_away(original, place)
+    return JobRequest.model_validate(_merged(original, overrides))
 
 
 def _merged(original: JsonObject, patch: JsonObject) -> JsonObject:
@@ -18,3 +46,16 @@ def _merged(original: JsonObject, patch: JsonObject) -> JsonObject:
         elif value is not None:
             result[name] = value
     return result
+
+
+def _at(request: JsonObject, place: _Place) -> object:
+    found: object = request
+    for name in place:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _take_away(request: JsonObject, place: _Place) -> None:
+    inner = _at(request, place[:-1])
+    if isinstance(inner, dict):
+        inner.pop(place[-1], None)

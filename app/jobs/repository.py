@@ -53,6 +53,12 @@ def newest_first(session: Session, project_id: str, filters: Filters, *, after: 
     return list(session.scalars(statement))
 
 
+def states(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """(number of the last event, status) of those that exist."""
+    rows = session.execute(select(Job.id, Job.last_event_seq, Job.status).where(Job.id.in_(job_ids)))
+    return {job_id: (seq, status) for job_id, seq, status in rows}
+
+
 def lock_for_reading(session: Session, job_id: str) -> bool:
     """It is not deleted before the transaction ends; False when it is gone already."""
     return session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(read=True)) is not None
@@ -125,10 +131,6 @@ def rewound_to(session: Session, job_id: str) -> dict[int, int]:
     return limits
 
 
-def checkpoint_exists(session: Session, job_id: str, checkpoint_id: str) -> bool:
-    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id, Checkpoint.job_id == job_id)) is not None
-
-
 def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
     grouped: dict[str, list[Checkpoint]] = {job_id: [] for job_id in job_ids}
     for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)):
@@ -162,8 +164,7 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
 def files_of(session: Session, job: Job) -> dict[str, File]:
     """By parameter name."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
-    found = {file.id: file for file in session.scalars(select(File).where(File.id.in_([i for i in ids.values() if i])))}
-    return {param: found[file_id] for param, file_id in ids.items() if file_id is not None}
+    return {param: session.get_one(File, file_id) for param, file_id in ids.items() if file_id is not None}
 
 
 def project_name(session: Session, project_id: str) -> str:

@@ -16,11 +16,12 @@ def _without_auto(value: object) -> object:
     return None if value == "auto" else value
 
 
-_Auto = BeforeValidator(_without_auto, json_schema_input_type=float | Literal["auto"] | None)
 NO_NUL = r"^[^\x00]*$"  # Postgres keeps no such character
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_NUL)]
-Count = Annotated[int | None, Field(ge=1), _Auto]
-Factor = Annotated[float | None, Field(gt=0), _Auto]
+_PositiveInt = Annotated[int, Field(ge=1)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+Count = Annotated[_PositiveInt | None, BeforeValidator(_without_auto, json_schema_input_type=_PositiveInt | Literal["auto"] | None)]
+Factor = Annotated[_PositiveFloat | None, BeforeValidator(_without_auto, json_schema_input_type=_PositiveFloat | Literal["auto"] | None)]
 
 
 class _Request(BaseModel):
@@ -93,13 +94,16 @@ class JobRequest(_Request):
 
     @property
     def asked_hyperparameters(self) -> Hyperparameters:
-        """From `method`, else from the older place."""
+        """From `method` and the older place; each may be said in either, or in both alike."""
         inner, outer = self.method.hyperparameters if self.method else None, self.hyperparameters
-        if inner is not None and outer is not None and inner.model_dump(exclude={"beta"}) != outer.model_dump():
+        if inner is None or outer is None:
+            return inner or outer or Hyperparameters()
+        said = outer.model_dump(exclude_none=True)
+        if any(getattr(inner, name) not in (None, value) for name, value in said.items()):
             raise InvalidRequest(
                 "hyperparameters: they differ from those in method; send them once.", param="hyperparameters", code="conflict"
             )
-        return inner or outer or Hyperparameters()
+        return inner.model_copy(update=said)
 
 
 class ResumeExtras(_Request):

@@ -18,6 +18,7 @@ from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
 from app.models import Checkpoint, Desired, File, FileStatus, Job, JobMetadata, JobStatus, Model
+from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
 from falqon_core.spec.estimate import Estimate
@@ -106,14 +107,12 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 
 def page(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
     """Newest first, one more than `limit` where there is one."""
-    if after is not None and repository.find(session, project_id, after) is None:
-        raise unknown_cursor(after, "a job of this project")
+    check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
 
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
-    if after is not None and not repository.checkpoint_exists(session, job.id, after):
-        raise unknown_cursor(after, "a checkpoint of this job")
+    check_cursor(after, "ftckpt_", "a checkpoint")
     return repository.checkpoints(session, job.id, after=after, limit=limit)
 
 
@@ -171,10 +170,6 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
     settle(session, job, settings)  # the check may have ended meanwhile
     session.refresh(job)
     return job
-
-
-def unknown_cursor(after: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"after: '{after}' is not {what}.", param="after", code="invalid_cursor")
 
 
 def unknown_event(param: str, value: str) -> InvalidRequest:

@@ -1,6 +1,6 @@
 """Jobs with everything that is shown beside their own row, gathered for a whole page at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -13,14 +13,16 @@ from app.settings import Settings
 
 
 def show(session: Session, settings: Settings, jobs: Sequence[Job]) -> list[JobObject]:
-    ids = [job.id for job in jobs]
-    attempts, checkpoints = repository.attempts(session, ids), repository.checkpoints_of(session, ids)
+    begun = [job.id for job in jobs if job.attempt]
+    attempts = repository.attempts(session, begun) if begun else {}
+    checkpoints = repository.checkpoints_of(session, begun) if begun else {}
+    names = {id_: repository.project_name(session, id_) for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}}
     line = queue.look(session, settings) if any(queue.waits(job) for job in jobs) else None
     return [
         JobObject.of(job, queue=line.place(job.id) if line and queue.waits(job) else None).model_copy(
             update={
-                "attempts": [AttemptObject.of(attempt) for attempt in attempts[job.id]],
-                "best_checkpoint": _best(session, job, checkpoints[job.id]),
+                "attempts": [AttemptObject.of(attempt) for attempt in attempts.get(job.id, [])],
+                "best_checkpoint": _best(job, names, checkpoints.get(job.id, [])),
             }
         )
         for job in jobs
@@ -32,8 +34,6 @@ def show_one(session: Session, settings: Settings, job: Job) -> JobObject:
     return shown
 
 
-def _best(session: Session, job: Job, checkpoints: Sequence[Checkpoint]) -> CheckpointObject | None:
+def _best(job: Job, names: Mapping[str, str], checkpoints: Sequence[Checkpoint]) -> CheckpointObject | None:
     best = best_of(checkpoints)
-    if best is None:
-        return None
-    return CheckpointObject.of(best, fine_tuned_model_id(job, repository.project_name(session, job.project_id)))
+    return None if best is None else CheckpointObject.of(best, fine_tuned_model_id(job, names[job.project_id]))

@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.dependencies import Admin, After, ApiRoute, App
-from app.keys import repository, service
+from app.keys import service
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
 from app.pagination import Page
 from app.projects import service as projects
@@ -21,7 +21,7 @@ def create_key(app: App, caller: Admin, body: KeyRequest, response: Response) ->
     return KeyCreated.of(key, secret=secret)
 
 
-@router.get("")
+@router.get("", responses={404: {"description": "There is no such project"}})
 def list_keys(
     app: App,
     caller: Admin,
@@ -32,7 +32,7 @@ def list_keys(
     """Newest first, without those that were revoked."""
     with app.database.read() as session:
         within = caller.administered_project if project_id is None else projects.get(session, caller, project_id).id
-        keys = repository.newest_first(session, within, after=after, limit=limit)
+        keys = service.page(session, within, after=after, limit=limit)
     return Page[KeyObject].of([KeyObject.of(key) for key in keys], limit)
 
 

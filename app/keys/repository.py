@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Select, or_, select, tuple_, update
@@ -27,9 +28,19 @@ def by_id(session: Session, key_id: str) -> Found | None:
     return Found(*row) if row else None
 
 
+def by_ids(session: Session, key_ids: Sequence[str]) -> list[Found]:
+    return [Found(*row) for row in session.execute(_found().where(ApiKey.id.in_(key_ids)))]
+
+
 def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None:
     """Neither here nor below does a project of None restrict anything."""
     return session.scalars(_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
+
+
+def was_there(session: Session, project_id: str | None, key_id: str) -> bool:
+    """Revoked ones too: who revokes a page while reading on has nothing else to go on from."""
+    mine = () if project_id is None else (ApiKey.project_id == project_id,)
+    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, *mine)) is not None
 
 
 def newest_first(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[ApiKey]:

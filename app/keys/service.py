@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hmac import compare_digest
 
@@ -12,6 +13,7 @@ from app.keys.caller import Caller
 from app.keys.repository import Found
 from app.keys.schemas import KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
+from app.pagination import invalid_cursor
 from app.projects import service as projects
 from app.settings import Settings
 
@@ -44,6 +46,12 @@ def get(session: Session, caller: Caller, key_id: str) -> ApiKey:
     return key
 
 
+def page(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[ApiKey]:
+    if after is not None and not repository.was_there(session, project_id, after):
+        raise invalid_cursor(after, "a key that you administer")
+    return repository.newest_first(session, project_id, after=after, limit=limit)
+
+
 def revoke(session: Session, caller: Caller, key_id: str) -> None:
     """Nothing remembers keys between requests, so the next request finds it revoked."""
     if key_id == caller.key_id:
@@ -70,6 +78,11 @@ def note_use(session: Session, caller: Caller) -> None:
 def still_valid(session: Session, key_id: str) -> Caller | None:
     found = repository.by_id(session, key_id)
     return _caller(found) if found and _refusal(found) is None else None
+
+
+def refused(session: Session, key_ids: Sequence[str]) -> set[str]:
+    """Those that open nothing any more."""
+    return set(key_ids) - {found.key.id for found in repository.by_ids(session, key_ids) if _refusal(found) is None}
 
 
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:

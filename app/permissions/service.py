@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidRequest, NotFound
 from app.jobs.bases import own_checkpoint
 from app.models import CheckpointPermission
+from app.pagination import check_cursor
 from app.permissions import repository
 from app.permissions.repository import Order
 
@@ -21,8 +22,7 @@ def page(
     session: Session, project_id: str, checkpoint: str, *, only: str | None, order: Order, after: str | None, limit: int
 ) -> list[CheckpointPermission]:
     found = own_checkpoint(session, project_id, checkpoint)
-    if after is not None and repository.find(session, found.id, after) is None:
-        raise InvalidRequest(f"after: '{after}' is not a permission of this checkpoint.", param="after", code="invalid_cursor")
+    check_cursor(after, "cp_", "a permission")
     return repository.page(session, found.id, project_id=only, order=order, after=after, limit=limit)
 
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 
 from app.dependencies import Admin, After, ApiRoute, App
 from app.pagination import Page
-from app.projects import repository, service
+from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 
 router = APIRouter(prefix="/v1/projects", tags=["projects and keys"], route_class=ApiRoute)
@@ -21,7 +21,7 @@ def create_project(app: App, caller: Admin, body: ProjectRequest) -> ProjectObje
 def list_projects(app: App, caller: Admin, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Page[ProjectObject]:
     """The default project, then newest first, archived ones too. The admin of one project sees that one."""
     with app.database.read() as session:
-        projects = repository.newest_first(session, caller.administered_project, after=after, limit=limit)
+        projects = service.page(session, caller, after=after, limit=limit)
     return Page[ProjectObject].of([ProjectObject.of(project) for project in projects], limit)
 
 

@@ -4,6 +4,7 @@ from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
 from app.keys.caller import Caller
 from app.models import DEFAULT_PROJECT_ID, Project
+from app.pagination import invalid_cursor
 from app.projects import repository
 from app.projects.repository import Usage
 from app.projects.schemas import ProjectChange, ProjectRequest
@@ -23,6 +24,12 @@ def get(session: Session, caller: Caller, project_id: str) -> Project:
     if project is None:
         raise NotFound(f"No such project: {project_id}", param="project_id", code="project_not_found")
     return project
+
+
+def page(session: Session, caller: Caller, *, after: str | None, limit: int) -> list[Project]:
+    if after is not None and _visible(session, caller, after) is None:
+        raise invalid_cursor(after, "a project that you administer")
+    return repository.newest_first(session, caller.administered_project, after=after, limit=limit)
 
 
 def usage(session: Session, project: Project) -> Usage:

@@ -1,12 +1,12 @@
 import json
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from app.database import Database
 from app.dependencies import ApiRoute, App, Reader, Services
 from app.jobs import repository
 from app.jobs import service as jobs
@@ -14,10 +14,11 @@ from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
 from app.keys import service as keys
 from app.models import Job
+from app.stream.wakeup import Seen
+from app.stream.watched import Page
 
 PAGE = 200
 PING_SECONDS = 15
-KEY_CHECK_SECONDS = 3.0  # with the second between two looks, less than the five in which a revoked key must be dead
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
 CURSOR = r"^[0-9]{1,9}$"
 
@@ -32,7 +33,7 @@ class Ping(ServerSentEvent):
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
 
 
-@router.get("/{job_id}/stream", response_class=EventSourceResponse)
+@router.get("/{job_id}/stream", response_class=EventSourceResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_job(
     app: App,
     caller: Reader,
@@ -55,24 +56,30 @@ async def stream_job(
     )
 
 
-async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> AsyncIterator[bytes]:
     """The cursor is the only state: a slow reader costs nothing but its connection."""
-    checked_at = time.monotonic()
-    with app.wakeups.of(job_id) as wait:
-        while True:
-            if time.monotonic() - checked_at > KEY_CHECK_SECONDS:
-                if not await run_sync(_still_welcome, app, key_id):
-                    return
-                checked_at = time.monotonic()
-            lines, ended_at = await run_sync(_read, app, job_id, last_sent)
-            for seq, line in lines:
-                yield ServerSentEvent(line, id=str(seq))
+
+    async def read(after: int) -> Page:
+        return await run_sync(_read, app.database, job_id, after)
+
+    with app.wakeups.watching(job_id, key_id) as job:
+        while not app.wakeups.refuses(key_id):
+            changed = job.changed  # taken before the page: what comes after that is not slept through
+            page = await job.page(last_sent, read)
+            for seq, event in page.events:
+                yield event
                 last_sent = seq
-            if ended_at is not None and last_sent >= ended_at:
-                yield ServerSentEvent("[DONE]")
+            if page.ended_at is not None and last_sent >= page.ended_at:
+                yield ServerSentEvent("[DONE]").encode()
                 return
-            if not lines:
-                await wait()
+            if not page.events:
+                await changed.wait()
+
+
+def look(database: Database, job_ids: Sequence[str], key_ids: Sequence[str]) -> Seen:
+    """At everything that open streams depend on."""
+    with database.read() as session:
+        return Seen(repository.states(session, job_ids), keys.refused(session, key_ids))
 
 
 def _find(app: Services, project_id: str, job_id: str) -> Job:
@@ -80,17 +87,11 @@ def _find(app: Services, project_id: str, job_id: str) -> Job:
         return jobs.get(session, project_id, job_id)
 
 
-def _still_welcome(app: Services, key_id: str) -> bool:
-    with app.database.read() as session:
-        return keys.still_valid(session, key_id) is not None
-
-
-def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
-    """The next events, and the number of the last one there will ever be, once that is certain."""
-    with app.database.read() as session:
+def _read(database: Database, job_id: str, after: int) -> Page:
+    with database.read() as session:
         job = session.get(Job, job_id)  # before the events: what it counts is then there to be read
         if job is None:  # deleted under a reader that was not done yet
-            return [], after
+            return Page([], after)
         events = repository.events_after(session, job_id, after=after, limit=PAGE)
-    lines = [(event.seq, json.dumps(EventObject.of(event).model_dump())) for event in events]
-    return lines, job.last_event_seq if job.status in TERMINAL else None
+    encoded = [(event.seq, ServerSentEvent(json.dumps(EventObject.of(event).model_dump()), id=str(event.seq)).encode()) for event in events]
+    return Page(encoded, job.last_event_seq if job.status in TERMINAL else None)

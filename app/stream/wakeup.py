@@ -1,17 +1,22 @@
-"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most one poll."""
+"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most one look at the database."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
 
 import structlog
+from anyio.to_thread import run_sync
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.stream.watched import Watched
 
 CHANNEL = "falqon:job:"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # a revoked key must be dead within five
 RECONNECT_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -23,40 +28,66 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
         redis.publish(CHANNEL + job_id, seq)
 
 
-class Wakeups:
-    """One subscription for the whole process, however many streams are open."""
+class Seen(NamedTuple):
+    """In the database: of each job that exists, what changes whenever its stream goes on; and the keys that open nothing any more."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._url = redis_url
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+    jobs: Mapping[str, object]
+    refused_keys: set[str]
+
+
+class Wakeups:
+    """One subscription and one look a second for the whole process, however many streams are open."""
+
+    def __init__(self, redis_url: str, look: Callable[[Sequence[str], Sequence[str]], Seen]) -> None:
+        """`look`: at these jobs and API keys."""
+        self._url, self._look = redis_url, look
+        self._watched: dict[str, Watched] = {}
+        self._keys: Counter[str] = Counter()  # how many streams each has opened
+        self._refused_keys: set[str] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._listen())
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._keep_looking())]
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def of(self, job_id: str) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Yields a wait that ends with the next event of the job, or when it is time to look anyway."""
-        event = asyncio.Event()
-        self._waiting[job_id].add(event)
-
-        async def wait() -> None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), POLL_SECONDS)
-            event.clear()
-
+    def watching(self, job_id: str, key_id: str) -> Iterator[Watched]:
+        watched = self._watched.setdefault(job_id, Watched())
+        watched.num_readers += 1
+        self._keys[key_id] += 1
         try:
-            yield wait
+            yield watched
         finally:
-            self._waiting[job_id].discard(event)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            watched.num_readers -= 1
+            if not watched.num_readers:
+                del self._watched[job_id]
+            self._keys[key_id] -= 1
+            if not self._keys[key_id]:
+                del self._keys[key_id]
+
+    def refuses(self, key_id: str) -> bool:
+        return key_id in self._refused_keys
+
+    async def _keep_looking(self) -> None:
+        before: Mapping[str, object] = {}
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            asked = list(self._watched)
+            try:
+                seen = await run_sync(self._look, asked, list(self._keys)) if asked else Seen({}, set())
+            except SQLAlchemyError:  # readers find out by themselves
+                continue
+            is_refusing, self._refused_keys = bool(seen.refused_keys - self._refused_keys), seen.refused_keys
+            for job_id in asked:
+                # One that is new to us may have been missed since its reader looked.
+                if is_refusing or job_id not in before or seen.jobs.get(job_id) != before[job_id]:
+                    self._wake(job_id)
+            before = {job_id: seen.jobs.get(job_id) for job_id in asked}
 
     async def _listen(self) -> None:
         heard = True
@@ -78,5 +109,5 @@ class Wakeups:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def _wake(self, job_id: str) -> None:
-        for event in self._waiting.get(job_id, ()):
-            event.set()
+        if watched := self._watched.get(job_id):
+            watched.wake()

@@ -17,6 +17,7 @@ from app.web.text import duration, moment, state
 
 HERE = Path(__file__).parent
 MAX_JOBS = 100
+MAX_FORM_BYTES = 2**14  # a stranger may send one
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -43,7 +44,7 @@ def jobs_page(app: App, request: Request) -> Response:
     return _page(request, "jobs.html", jobs=shown, is_live=any(job.status not in TERMINAL for job in rows))
 
 
-@router.post("/sign-in", dependencies=[Depends(refuse_other_sites)])
+@router.post("/sign-in", max_body_size=MAX_FORM_BYTES, dependencies=[Depends(refuse_other_sites)])
 def sign_in(app: App, request: Request, key: Annotated[str, Form()]) -> Response:
     try:
         with app.database.read() as session:

@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.dependencies import After, ApiRoute, App, Reader, Writer
-from app.pagination import Page
+from app.pagination import Page, check_cursor
 from app.webhooks import repository, service
 from app.webhooks.events import EVENT_TYPES
 from app.webhooks.schemas import (
@@ -39,6 +39,7 @@ def create_endpoint(app: App, caller: Writer, body: NewEndpoint) -> EndpointWith
 @router.get("/webhook_endpoints")
 def list_endpoints(app: App, caller: Reader, after: After = None, limit: Limit = 20) -> Page[EndpointObject]:
     """Newest first."""
+    check_cursor(after, "whe_", "a webhook endpoint")
     with app.database.read() as session:
         endpoints = repository.newest_first(session, caller.project_id, after=after, limit=limit)
     return Page[EndpointObject].of([EndpointObject.of(endpoint) for endpoint in endpoints], limit)
@@ -84,6 +85,7 @@ def test_endpoint(app: App, caller: Writer, webhook_endpoint_id: str, body: Test
 @router.get("/webhook_endpoints/{webhook_endpoint_id}/deliveries")
 def list_deliveries(app: App, caller: Reader, webhook_endpoint_id: str, after: After = None, limit: Limit = 20) -> Page[DeliveryObject]:
     """Newest first."""
+    check_cursor(after, "whd_", "a delivery")
     with app.database.read() as session:
         endpoint = service.get(session, caller.project_id, webhook_endpoint_id)
         deliveries = repository.deliveries(session, endpoint.id, after=after, limit=limit)

@@ -9,7 +9,7 @@ from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,4})?")
 PriceKind = Literal["typical", "on_demand", "marketplace", "spot", "override"]
@@ -26,8 +26,9 @@ def _decimal_string(value: object) -> object:
 
 Dollars = Annotated[
     Decimal,
-    BeforeValidator(_decimal_string, json_schema_input_type=str),
+    BeforeValidator(_decimal_string),
     Field(gt=0),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DECIMAL.pattern}$"}, mode="validation"),
 ]
 
 

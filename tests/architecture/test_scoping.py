@@ -27,7 +27,6 @@ WITHOUT_PROJECT = {
     "inspections.release": BY_THE_SERVICE_ITSELF,
     "inspections.renew": BY_THE_SERVICE_ITSELF,
     "jobs.attempts": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.checkpoint_exists": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.checkpoints": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.checkpoints_of": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.delete": BEHIND_A_SCOPED_LOOK_UP,

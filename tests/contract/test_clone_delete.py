@@ -40,6 +40,57 @@ def test_overrides_are_merged_deep_and_null_takes_away(tenant: Tenant) -> None:
     assert (third["config"]["num_epochs"], third["metadata"]) == (3, None)
 
 
+SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}}}
+OLDER = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
+OURS = {"num_epochs": 3, "batch_size": 4, "learning_rate": 0.5, "seed": 9}
+SAID_OTHERWISE = {
+    "ours over method": ({"method": SUPERVISED}, {"falqon": {"num_epochs": 2}}, {"num_epochs": 2, "batch_size": 4}),
+    "ours over the older place": ({"hyperparameters": OLDER}, {"falqon": {"batch_size": 2}}, {"num_epochs": 3, "batch_size": 2}),
+    "a rate over its multiplier": ({"method": SUPERVISED}, {"falqon": {"learning_rate": 0.25}}, {"learning_rate": 0.25, "num_epochs": 3}),
+    "a multiplier over a rate": (
+        {"extra_body": {"falqon": OURS}},
+        {"hyperparameters": {"learning_rate_multiplier": 1.0}},
+        {"num_epochs": 3},
+    ),
+    "the older place over ours": (
+        {"extra_body": {"falqon": OURS}},
+        {"hyperparameters": {"n_epochs": 1}},
+        {"num_epochs": 1, "batch_size": 4},
+    ),
+    "the older place over method": ({"method": SUPERVISED}, {"hyperparameters": {"n_epochs": 1}}, {"num_epochs": 1, "batch_size": 4}),
+    "method over the older place": (
+        {"hyperparameters": OLDER},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}}},
+        {"num_epochs": 3, "batch_size": 1},
+    ),
+    "auto over ours": ({"extra_body": {"falqon": {"num_epochs": 7}}}, {"hyperparameters": {"n_epochs": "auto"}}, {"num_epochs": 3}),
+    "seed": ({"extra_body": {"falqon": OURS}}, {"seed": 1}, {"seed": 1, "num_epochs": 3}),
+    "our seed": ({"seed": 9}, {"falqon": {"seed": 1}}, {"seed": 1}),
+    "patience": (
+        {"extra_body": {"falqon": {"validation_fraction": 0.2, "early_stopping": {"patience": 3}}}},
+        {"falqon": {"early_stopping_patience": 5}},
+        {"early_stopping_patience": 5},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SAID_OTHERWISE)
+def test_an_override_holds_whichever_way_the_original_said_it(tenant: Tenant, kind: str) -> None:
+    asked, overrides, config = SAID_OTHERWISE[kind]
+    copy = clone(tenant, tenant.job(**asked).id, overrides)
+    assert config.items() <= copy["config"].items()
+    if "learning_rate_multiplier" in overrides.get("hyperparameters", {}):
+        assert copy["hyperparameters"]["learning_rate_multiplier"] == 1.0
+    assert clone(tenant, copy["id"])["config"] == copy["config"]
+
+
+def test_overrides_that_contradict_each_other_are_refused(tenant: Tenant) -> None:
+    job = tenant.job(method=SUPERVISED)
+    with pytest.raises(openai.BadRequestError) as caught:
+        clone(tenant, job.id, {"falqon": {"num_epochs": 2}, "hyperparameters": {"n_epochs": 1}})
+    assert (caught.value.param, caught.value.code) == ("n_epochs", "conflict")
+
+
 REFUSED = {
     "unknown field": ({"rank": 3}, "rank", "unknown_parameter"),
     "unknown extra": ({"falqon": {"ranks": 3}}, "falqon.ranks", "unknown_parameter"),

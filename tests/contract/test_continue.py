@@ -149,6 +149,9 @@ def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoin
     for query in ("limit=0", "order=odd", "after=nobody"):
         answer = tenant.http.get(f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions?{query}")
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
+    for permission in permissions(tenant).list(checkpoint, limit=1):
+        permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
+    assert list(permissions(tenant).list(checkpoint)) == []
     for other in others:
         other.http.close()
 

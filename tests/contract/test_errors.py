@@ -75,10 +75,3 @@ def test_malformed_bodies_are_the_callers_fault(tenant: Tenant, body: bytes) -> 
 def test_a_body_that_is_too_long_for_json(tenant: Tenant) -> None:
     response = tenant.http.post("/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"})
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
-
-
-def test_text_that_a_database_cannot_keep_is_no_fault_of_ours(tenant: Tenant) -> None:
-    for path in ("/v1/files/a%00b", "/v1/models/a%00b", "/v1/fine_tuning/jobs/%00/events", "/v1/fine_tuning/jobs?after=%00"):
-        assert tenant.http.get(path).status_code in (200, 400, 404)
-    body = {"model": tenant.base_model, "training_file": tenant.upload(), "metadata": {"a": "\x00"}}
-    assert tenant.http.post("/v1/fine_tuning/jobs", json=body).status_code in (200, 400)

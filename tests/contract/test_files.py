@@ -83,6 +83,15 @@ def test_pages_end_and_follow_the_order(tenant: Tenant) -> None:
     for limit in (-1, 0, 10_001, "many"):
         error = tenant.http.get("/v1/files", params={"limit": limit})
         assert (error.status_code, error.json()["error"]["param"], error.json()["error"]["code"]) == (400, "limit", "invalid_value")
+    for after in ("nobody", "file-nobody", ids[0] + "0", ""):
+        error = tenant.http.get("/v1/files", params={"after": after})
+        assert (error.status_code, error.json()["error"]["param"], error.json()["error"]["code"]) == (400, "after", "invalid_cursor")
+
+
+def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
+    ids = [tenant.upload(check=False) for _ in range(3)]
+    assert [tenant.client.files.delete(file.id).id for file in tenant.client.files.list(limit=1)] == ids[::-1]
+    assert list(tenant.client.files.list()) == []
 
 
 @pytest.mark.parametrize("purpose", ["assistants", "batch", "vision", "user_data", "evals"])

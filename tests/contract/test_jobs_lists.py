@@ -45,10 +45,36 @@ def test_a_page_without_rows_and_cursors_that_are_not_ours(tenant: Tenant, stran
     assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
     mine, theirs = tenant.job().id, stranger.job().id
     for path in ("/v1/fine_tuning/jobs", f"/v1/fine_tuning/jobs/{mine}/events", f"/v1/fine_tuning/jobs/{mine}/checkpoints"):
-        for cursor in (theirs, "nobody", "", f"ftevent-{mine.removeprefix('ftjob-')}-999"):
+        for cursor in (
+            "nobody",
+            "",
+            f"{mine}0",
+            f"ftevent-{mine.removeprefix('ftjob-')}-999",
+            f"ftevent-{theirs.removeprefix('ftjob-')}-1",
+        ):
             answer = tenant.http.get(path, params={"after": cursor})
             error = answer.json()["error"]
             assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_cursor", "after"), (path, cursor)
+    assert [job["id"] for job in tenant.http.get("/v1/fine_tuning/jobs", params={"after": theirs}).json()["data"]] == [mine]
+
+
+def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
+    ids = [tenant.job().id for _ in range(3)]
+    for job in jobs_of(tenant).list(limit=1):
+        jobs_of(tenant).cancel(job.id)
+        assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").json()["id"] == ids.pop()
+    assert ids == list(jobs_of(tenant).list()) == []
+
+
+def test_a_page_of_checkpoints_continues_behind_one_that_is_gone(tenant: Tenant) -> None:
+    job = tenant.job()
+    where = {"job_id": job.id, "attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {}}
+    with tenant.api.database.transaction() as session:
+        session.add_all(Checkpoint(id=new_id("ftckpt_"), step=step, **where) for step in (1, 2, 3))
+    page = jobs_of(tenant).checkpoints.list(job.id, limit=2)
+    with tenant.api.database.transaction() as session:
+        session.delete(session.get_one(Checkpoint, page.data[-1].id))
+    assert [checkpoint.step_number for checkpoint in page] == [3, 2, 1]
 
 
 def test_events_page_back_to_the_first(tenant: Tenant) -> None:

@@ -85,6 +85,10 @@ def test_only_a_url_is_needed(tenant: Tenant) -> None:
 def test_lists_are_newest_first_and_end(tenant: Tenant) -> None:
     ids = [create(tenant).id for _ in range(5)]
     assert [endpoint.id for endpoint in tenant.client.webhooks.list(limit=2)] == ids[::-1]
+    for path in ("/v1/webhook_endpoints", f"/v1/webhook_endpoints/{ids[0]}/deliveries"):
+        answer = tenant.http.get(path, params={"after": "nobody"})
+        assert (answer.status_code, answer.json()["error"]["param"], answer.json()["error"]["code"]) == (400, "after", "invalid_cursor")
+    assert [tenant.client.webhooks.delete(endpoint.id).id for endpoint in tenant.client.webhooks.list(limit=1)] == ids[::-1]
 
 
 def test_there_is_a_limit(tenant: Tenant) -> None:

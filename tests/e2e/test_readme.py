@@ -1,4 +1,4 @@
-"""The commands of README.md, as they stand there, against a running service."""
+"""The commands of README.md and docs/, as they stand there, against a running service."""
 
 import os
 import re
@@ -6,15 +6,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.support.environments import OPENAI, python_with
 from tests.support.house import ROOT
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,21 @@ def service(short_tmp: Path) -> Iterator[Service]:
 
 
 def block(language: str, containing: str) -> str:
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGES, re.M | re.S)
     (found,) = [text for text in blocks if containing in text]
     return found
+
+
+def here(service: Service, text: str) -> str:
+    return text.replace("http://127.0.0.1:8000", service.url)
+
+
+def migrated(service: Service, folder: Path, python: str | Path) -> str:
+    """The job that the code of the one changed line asked for."""
+    shutil.copy(ROOT / "demo" / "support_desk.jsonl", folder / "support.jsonl")
+    printed = run(service, folder, [str(python), "-W", "ignore", "-c", here(service, block("python", "OpenAI("))])
+    (job_id,) = re.findall(r"Created fine-tuning job: (ftjob-\S+)", printed)
+    return str(job_id)
 
 
 def run(service: Service, folder: Path, command: list[str], **variables: str) -> str:
@@ -47,21 +61,32 @@ def test_quick_start_is_three_targets_that_exist() -> None:
 
 
 def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
-    def here(text: str) -> str:
-        return text.replace("http://127.0.0.1:8000", service.url)
-
-    shutil.copy(ROOT / "demo" / "support_desk.jsonl", tmp_path / "support.jsonl")
-    printed = run(service, tmp_path, [sys.executable, "-W", "ignore", "-c", here(block("python", "OpenAI("))])
-    (job,) = service.client.fine_tuning.jobs.list().data
-    assert f"Created fine-tuning job: {job.id}" in printed
-
-    estimate = run(service, tmp_path, ["bash", "-c", here(block("sh", "/estimates"))], FILE_ID=job.training_file)
+    job = service.client.fine_tuning.jobs.retrieve(migrated(service, tmp_path, sys.executable))
+    estimate = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/estimates"))], FILE_ID=job.training_file)
     assert '"steps"' in estimate
-    live = run(service, tmp_path, ["bash", "-c", here(block("sh", "/stream"))], JOB_ID=job.id)
+    live = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/stream"))], JOB_ID=job.id)
     assert live.rstrip().endswith("data: [DONE]")
 
     wait_for(lambda: service.client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", 60, "the job succeeds")
     model = service.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
     assert model is not None
-    checked = run(service, tmp_path, ["bash", "-ec", here(block("sh", "SHA256SUMS"))], MODEL=model)
+    checked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model)
     assert "model.safetensors: OK" in checked
+
+
+def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -> None:
+    client, _, _ = block("python", "OpenAI(").partition("file = ")
+    printed = run(service, tmp_path, [sys.executable, "-c", here(service, client) + block("python", "webhooks.create(")])
+    assert printed.startswith("whsec_")
+    assert [endpoint.name for endpoint in service.client.webhooks.list()] == ["ours"]
+
+
+def test_one_changed_line_is_enough_for_every_release_of_the_client(service: Service, tmp_path: Path) -> None:
+    pythons = [python_with(requirement) for requirement in OPENAI.values()]
+    folders = [tmp_path / release for release in OPENAI]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        job_ids = list(pool.map(migrated, [service] * len(OPENAI), folders, pythons))
+    assert [job.id for job in service.client.fine_tuning.jobs.list() if job.id in job_ids] == sorted(job_ids, reverse=True)
+    assert len(set(job_ids)) == len(OPENAI)

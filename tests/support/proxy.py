@@ -1,5 +1,6 @@
 """A TCP proxy before a service, to lose what a network loses: whole answers, or all of one behind some byte."""
 
+import re
 import select
 import socket
 import threading
@@ -16,7 +17,7 @@ class Proxy:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.requests: list[str] = []  # heads, as they were sent
         self.cut_after: int | None = None  # bytes towards the client, on every connection
-        self.lose = "nothing"  # the answer to the next request that begins so, once
+        self.lose = "nothing"  # the answer to the next request that begins like this regular expression, once
         self.lost = 0
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
@@ -75,7 +76,7 @@ class Proxy:
     def _note(self, data: bytes) -> bool:
         head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
         self.requests.append(head)
-        if not head.startswith(self.lose):
+        if not re.match(self.lose, head):
             return False
         self.lose = "nothing"
         self.lost += 1

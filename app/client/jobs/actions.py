@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
-from app.client.api import segment
+from app.client.api import Json, segment
 from app.client.command import Client, command
+from app.client.jobs.create import MaxCost, MaxSeconds
+from app.client.jobs.request import budget
 
 app = typer.Typer()
 
@@ -25,9 +27,10 @@ def pause_job(client: Client, job_id: JobId) -> None:
 
 
 @command(app, "resume")
-def resume_job(client: Client, job_id: JobId) -> None:
-    """Let a paused job go on from its newest checkpoint."""
-    _act(client, job_id, "resume")
+def resume_job(client: Client, job_id: JobId, max_cost_usd: MaxCost = None, max_seconds: MaxSeconds = None) -> None:
+    """Let a paused job go on from its newest checkpoint, with a higher budget where that was used up."""
+    caps = budget(max_cost_usd, max_seconds)
+    _act(client, job_id, "resume", {"falqon": {"budget": caps}} if caps else None)
 
 
 @command(app, "delete")
@@ -40,9 +43,9 @@ def delete_job(client: Client, job_id: JobId) -> None:
         client.out.say(f"{job_id} is deleted.")
 
 
-def _act(client: Client, job_id: str, action: str) -> None:
+def _act(client: Client, job_id: str, action: str, body: Json | None = None) -> None:
     path = f"/fine_tuning/jobs/{segment(job_id)}"
-    job = client.api.post(f"{path}/{action}")
+    job = client.api.post(f"{path}/{action}", body)
     if client.out.as_json:
         client.out.document(job)
         return

@@ -8,11 +8,12 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
-from app.client.jobs import actions, create, watch
+from app.client.jobs import actions, create, metrics, watch
+from app.client.jobs.estimate import place
 from app.client.jobs.request import pair
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
-for part in (create, watch, actions):
+for part in (create, watch, actions, metrics):
     app.add_typer(part.app)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
@@ -72,7 +73,7 @@ def _row(job: Json) -> tuple[object, ...]:
 
 
 def _facts(job: Json) -> Iterator[tuple[str, object]]:
-    error, progress, queue = job.get("error"), job.get("progress") or {}, job.get("queue") or {}
+    error, progress, queue, actual = job.get("error"), job.get("progress") or {}, job.get("queue"), job.get("actual")
     yield "id", job["id"]
     yield "status", job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else "")
     yield "error", error and f"{error['message']} ({error['code']})"
@@ -82,7 +83,8 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "training file", job["training_file"]
     yield "validation file", job["validation_file"]
     yield "created", text.moment(job["created_at"])
-    yield "place in the queue", queue.get("position")
+    yield "priority", job.get("priority") or ""
+    yield "place in the queue", place(queue) if queue else ""
     yield "done", _done(job)
     yield (
         "time left",
@@ -91,6 +93,8 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "finished", text.moment(job["finished_at"])
     yield "trained tokens", f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else ""
     yield "cost", _cost(job)
+    yield "budget", ", ".join(f"{name} {cap}" for name, cap in (job.get("budget") or {}).items() if cap is not None)
+    yield "took", f"{text.duration(actual['seconds'])}{_against(actual['ratio'])}" if actual else ""
     yield "metadata", ", ".join(f"{key}={value}" for key, value in (job.get("metadata") or {}).items())
     for attempt in job.get("attempts", []):
         outcome = attempt["outcome"] or "running"
@@ -107,6 +111,10 @@ def _cost(job: Json) -> str:
     if cost.get("accrued") is None:
         return ""
     return f"${cost['accrued']}" + (f" of about ${cost['projected']}" if cost.get("projected") not in (None, cost["accrued"]) else "")
+
+
+def _against(ratio: float | None) -> str:
+    return "" if ratio is None else f", {ratio:.2f} times what was expected"
 
 
 def _number(value: float | None) -> str:

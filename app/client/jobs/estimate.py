@@ -20,15 +20,24 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "time": f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to {text.duration(seconds['high'])})",
             "cost": f"${cost['expected']} (${cost['low']} to ${cost['high']})",
             "memory": f"{memory}, {fits} on {estimate['device']}" if fits else f"{memory} on {estimate['device']}",
-            "earliest start": _start(estimate.get("queue") or {}),
+            "place in the queue": place(estimate["queue"]) if estimate.get("queue") else "",
             "known from": estimate.get("explanation") or estimate["basis"],
         }
     )
     if estimate.get("reason"):
-        client.out.console.print(Text(f"The service warns: {text.one_line(estimate['reason'])}", "yellow"))
+        client.out.console.print(Text(f"The service warns: {text.one_line(_words(estimate['reason']))}", "yellow"))
+
+
+def place(queue: Json) -> str:
+    """Where a job stands, and when its turn comes or why nobody knows."""
+    return ", ".join(each for each in (f"{queue['position']}" if queue["position"] else "", _start(queue)) if each)
 
 
 def _start(queue: Json) -> str:
-    if queue.get("estimated_start") is None:
-        return str(queue.get("reason") or "").replace("_", " ")
-    return text.moment(queue["estimated_start"]) if queue["estimated_start"] > time.time() else "now"
+    if queue["estimated_start"] is None:
+        return f"start not known ({_words(queue['reason'])})"
+    return f"starts about {text.moment(queue['estimated_start'])}" if queue["estimated_start"] > time.time() else "starts at once"
+
+
+def _words(code: str) -> str:
+    return code.replace("_", " ")

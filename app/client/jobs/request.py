@@ -10,26 +10,31 @@ from app.client.errors import Misused
 
 def job_body(
     *,
-    suffix: str | None = None,
-    seed: int | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    budget: str | None = None,
-    settings: Iterable[str] = (),
-    metadata: Iterable[str] = (),
-    **names: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    max_cost_usd: str | None,
+    max_seconds: int | None,
+    settings: Iterable[str],
+    metadata: Iterable[str],
+    **fields: str | int | None,
 ) -> Json:
-    """`names`: official fields that are text. What is not given is not sent, so the service's own defaults hold."""
+    """`fields`: those beside `falqon`, as they are. What is not given is not sent, so the service's own defaults hold."""
     recipe = {"num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     falqon: Json = {name: value for name, value in recipe.items() if value is not None}
-    if budget is not None:
-        falqon["budget"] = {"max_cost_usd": budget}
+    if caps := budget(max_cost_usd, max_seconds):
+        falqon["budget"] = caps
     for setting in settings:
         name, value = pair(setting, "--set")
         _put(falqon, name, _value(value))
-    official = {**names, "suffix": suffix, "seed": seed, "metadata": dict(pair(each, "--metadata") for each in metadata) or None}
-    return {name: value for name, value in (official | {"falqon": falqon or None}).items() if value is not None}
+    body = {**fields, "metadata": dict(pair(each, "--metadata") for each in metadata) or None, "falqon": falqon or None}
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def budget(max_cost_usd: str | None, max_seconds: int | None) -> Json:
+    """The caps that are given."""
+    given = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def pair(text: str, option: str) -> tuple[str, str]:

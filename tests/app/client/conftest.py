@@ -1,6 +1,7 @@
 """`falqon` in this process or in one of its own, always over real HTTP, against `falqon up` on the toy trainer."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
+from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tests.support.toy_trainer import Toy
 
 VARIABLES = ("FALQON_BASE_URL", "FALQON_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
+MAX_FILE_BYTES = 2**19  # so that a larger one, which goes up in parts, is still a small one
 Falqon = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
 def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(short_tmp / "client", {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S"})
+    settings = {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S", "FALQON_MAX_FILE_BYTES": str(MAX_FILE_BYTES)}
+    service = Service(short_tmp / "client", settings)
     service.wait_until_up()
     yield service
     service.stop()
@@ -37,6 +41,18 @@ def falqon(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return CliRunner().invoke(app, arguments, **options)
 
     return run
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[Proxy]:
+    with Proxy(service.port) as proxy:
+        yield proxy
+
+
+def facts(shown: str) -> dict[str, str]:
+    """Name and value of what a command shows as one pair a line."""
+    pairs = (re.split(r" {2,}", line.rstrip(), maxsplit=1) for line in shown.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.client.conftest import Falqon
+from tests.app.client.conftest import Falqon, facts
 from tests.support.house import ROOT
 from tests.support.service import Service
 
@@ -22,14 +22,15 @@ def block(document: str, containing: str) -> list[str]:
     return found.splitlines()
 
 
-def run(line: str, service: Service, folder: Path) -> str:
-    """As in a shell that has just seen the newest job."""
-    job = next(iter(service.client.fine_tuning.jobs.list(limit=1)), None)
+def run(script: str, service: Service, folder: Path) -> str:
+    """As in a shell that has just seen the newest job that succeeded."""
+    jobs = service.client.fine_tuning.jobs.list(limit=1, extra_query={"status": "succeeded"})
+    job = next(iter(jobs), None)
     shell = {"JOB": job.id, "MODEL": job.fine_tuned_model or ""} if job else {}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = service.environment | {"FALQON_DATA_DIR": str(service.folder), "PATH": path} | shell
-    done = subprocess.run(["bash", "-euc", line], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    done = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -40,12 +41,21 @@ def folder(toy_file: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) -> None:
-    for line in block(DOCUMENT, "falqon download"):
-        run(line, service, folder)
+    *to_a_model, download = block(DOCUMENT, "falqon download")
+    shown = run("\n".join(to_a_model), service, folder)
+    for words in ("an epoch", "place in the queue", "of about $", "falqon download ft:falqon-tiny:default:first:"):
+        assert words in shown
+    run(download, service, folder)
     assert (folder / "model" / "SHA256SUMS").exists()
     for line in block(DOCUMENT, "falqon jobs events"):
         assert run(line, service, folder)
     run(block(README, "falqon jobs create")[0] + " --yes", service, folder)
+
+
+def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
+    key, *project = run("\n".join(block(DOCUMENT, "falqon projects")), service, tmp_path).splitlines()
+    assert key.startswith("ft_live_")
+    assert facts("\n".join(project))["weight"] == "2"
 
 
 def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
@@ -53,9 +63,19 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
     assert run(make_key, service, folder).startswith("ft_live_")
 
 
-def test_the_shell_completes(service: Service, tmp_path: Path) -> None:
-    words = "_FALQON_COMPLETE=complete_bash COMP_WORDS='falqon jobs c' COMP_CWORD=2 falqon"
-    assert run(words, service, tmp_path).split() == ["checkpoints", "create", "clone", "cancel"]
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("falqon jobs c", ["checkpoints", "create", "clone", "cancel"]),
+        ("falqon jobs m", ["metrics"]),
+        ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
+        ("falqon files report --m", ["--model", "--max-seq-length"]),
+        ("falqon projects change P --unlimited max-", ["max-live-jobs", "max-storage-bytes", "max-device-hours"]),
+    ],
+)
+def test_the_shell_completes(service: Service, tmp_path: Path, typed: str, completed: list[str]) -> None:
+    words = f"_FALQON_COMPLETE=complete_bash COMP_WORDS='{typed}' COMP_CWORD={len(typed.split()) - 1} falqon"
+    assert run(words, service, tmp_path).split() == completed
 
 
 def test_every_command_that_is_named_exists(falqon: Falqon) -> None:

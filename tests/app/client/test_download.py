@@ -17,12 +17,6 @@ from tests.support.traversal import NAMES
 MODEL = "falqon-tiny"
 
 
-@pytest.fixture
-def proxy(service: Service) -> Iterator[Proxy]:
-    with Proxy(service.port) as proxy:
-        yield proxy
-
-
 def is_whole(falqon: Falqon, folder: Path) -> bool:
     """Exactly the files that the service lists, byte for byte."""
     manifest = json.loads(falqon("download", MODEL, "--output", str(folder / "again"), "--json").stdout)

@@ -2,8 +2,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.app.client.conftest import Falqon
-from tests.support.service import Service
+import pytest
+
+from app.client import uploading
+from tests.app.client.conftest import MAX_FILE_BYTES, Falqon, facts
+from tests.support.proxy import Proxy
+from tests.support.service import KEY, Service
 
 
 def test_a_file_goes_up_and_comes_back(falqon: Falqon, service: Service, toy_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -63,3 +67,76 @@ def test_control_characters_of_a_name_never_reach_the_terminal(falqon: Falqon, s
     shown = falqon("files", "show", file.id).stdout
     assert "gpj.jsonl" in shown
     assert "\u202e" not in shown
+
+
+@pytest.fixture
+def large_file(tmp_path: Path) -> Path:
+    """Larger than what the service takes in one request."""
+    path = tmp_path / "large.jsonl"
+    lines = (json.dumps({"text": f"{number} " + "word " * 200}) + "\n" for number in range(700))
+    path.write_text("".join(lines))
+    assert path.stat().st_size > MAX_FILE_BYTES + 2**16
+    return path
+
+
+def test_what_is_too_large_for_one_request_goes_up_in_parts(
+    falqon: Falqon, service: Service, proxy: Proxy, large_file: Path, tmp_path: Path
+) -> None:
+    done = falqon("files", "upload", "large.jsonl", "--wait", "--json", "--base-url", proxy.url, "--api-key", KEY)
+    assert done.exit_code == 0, done.stderr
+    file = json.loads(done.stdout)
+    assert file == service.client.files.retrieve(file["id"]).to_dict()
+    assert (file["filename"], file["status"], file["report"]["num_records"]) == ("large.jsonl", "processed", 700)
+    assert len(proxy.heads("POST /v1/files")) == len(proxy.heads("POST /v1/uploads HTTP")) == 1
+    assert falqon("files", "download", file["id"], "--output", "back.jsonl").exit_code == 0
+    assert (tmp_path / "back.jsonl").read_bytes() == large_file.read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["/parts", "/complete"])
+def test_a_lost_answer_to_a_part_costs_that_part_only(
+    falqon: Falqon, service: Service, proxy: Proxy, large_file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(uploading, "PART_BYTES", 2**18)
+    num_parts = -(-large_file.stat().st_size // 2**18)
+    proxy.lose = f"POST /v1/uploads/[^/]+{lost}"
+    done = falqon("files", "upload", "large.jsonl", "--json", "--base-url", proxy.url, "--api-key", KEY)
+    assert done.exit_code == 0, done.stderr
+    assert proxy.lost == 1
+    sent = [head.split(" ")[1].rpartition("/")[2] for head in proxy.requests if head.startswith("POST /v1/uploads/")]
+    assert sent.count("parts") == num_parts + (lost == "/parts")
+    assert sent.count("complete") == 1 + (lost == "/complete")
+    assert service.client.files.content(json.loads(done.stdout)["id"]).read() == large_file.read_bytes()
+
+
+def test_a_report_for_a_model_counts_tokens_and_finds_what_is_cut_copied_and_leaked(
+    falqon: Falqon, service: Service, tmp_path: Path
+) -> None:
+    records = [{"text": "one two three four"}, {"text": "five six seven"}, {"text": "five six seven"}, {"text": "many " * 40}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "valid.jsonl").write_text(json.dumps(records[0]) + "\n" + json.dumps({"text": "something else altogether"}) + "\n")
+    train, valid = (json.loads(falqon("files", "upload", f"{name}.jsonl", "--wait", "--json").stdout)["id"] for name in ("train", "valid"))
+    asked = ("files", "report", train, "--model", "falqon-tiny", "--max-seq-length", "32", "--validation-file", valid)
+
+    answer = json.loads(falqon(*asked, "--json").stdout)
+    (inspection,) = answer["inspections"]
+    query = {"model": "falqon-tiny", "max_seq_length": 32, "validation_file": valid}
+    assert answer == service.client.get(f"/files/{train}/report", cast_to=object, options={"params": query})
+    assert (inspection["status"], inspection["result"]["truncated"]) == ("completed", 1)
+
+    shown = facts(falqon(*asked).stdout)
+    assert shown["tokens"].startswith(f"{inspection['result']['tokens_per_epoch']:,} an epoch")
+    assert shown["truncated"].startswith("1 of 4 records lose ")
+    assert shown["copies"] == "1 (line 3 like 2)"
+    assert shown["also in it"] == "1 (line 1 like 1)"
+    assert "copies" in falqon("files", "report", train).stdout  # what is known already is told without asking
+
+
+def test_a_report_for_a_model_that_cannot_be(falqon: Falqon, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": 3}\n')
+    file_id = json.loads(falqon("files", "upload", "bad.jsonl", "--json").stdout)["id"]
+    failed = falqon("files", "report", file_id, "--model", "falqon-tiny")
+    assert failed.exit_code == 1
+    assert "falqon-tiny: The file is not valid: line 1, column 10, text" in failed.stderr
+    assert "write text in quotes" in failed.stdout
+    assert falqon("files", "report", file_id, "--model", "nobody/knows").exit_code == 3
+    assert "param model" in falqon("files", "report", file_id, "--max-seq-length", "32").stderr

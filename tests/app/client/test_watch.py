@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,6 @@ from tests.support.terminal import CTRL_C, Terminal
 from tests.support.waiting import wait_for
 
 Submitted = Callable[..., str]
-
-
-@pytest.fixture
-def proxy(service: Service) -> Iterator[Proxy]:
-    with Proxy(service.port) as proxy:
-        yield proxy
 
 
 def terminal(service: Service, *arguments: str) -> Terminal:

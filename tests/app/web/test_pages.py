@@ -123,3 +123,11 @@ def test_docs_say_how_to_get_their_assets(browser: httpx.Client, monkeypatch: py
     page = browser.get("/docs")
     assert page.status_code == 503
     assert "make assets" in page.text
+
+
+def test_strangers_cannot_fill_the_disk_with_a_form(browser: httpx.Client) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="key"; filename="a"\r\n\r\n'
+    multipart = SAME_SITE | {"content-type": "multipart/form-data; boundary=x"}
+    for content in (head + bytes(2**20), iter([head, *(bytes(2**16) for _ in range(16))])):  # with a length, and in chunks
+        assert browser.post("/sign-in", content=content, headers=multipart).status_code == 413
+    assert browser.post("/sign-in", data={"key": "k" * 2**15}, headers=SAME_SITE).status_code == 413

@@ -1,0 +1,35 @@
+from typing import Annotated
+
+import typer
+
+from app.client import text
+from app.client.api import segment
+from app.client.command import Client, command
+from app.client.jobs.actions import JobId
+
+SPARKLINE_WIDTH = 40
+
+app = typer.Typer()
+
+
+@command(app, "metrics")
+def show_metrics(
+    client: Client,
+    job_id: JobId,
+    keys: Annotated[str | None, typer.Option(help="Only these, with commas between.", show_default=False)] = None,
+    points: Annotated[int | None, typer.Option(help="Most points of each series.", show_default=False)] = None,
+) -> None:
+    """Show the curves that training left; every point with --json."""
+    answer = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/metrics", {"keys": keys, "points": points})
+    measured = {name: one["values"] for name, one in answer["series"].items() if one["values"]}
+    if client.out.as_json:
+        client.out.document(answer)
+    elif not measured:
+        client.out.say("Nothing was measured yet.")
+    else:
+        client.out.table(("series", "curve", "first", "last", "lowest", "highest"), (_row(*one) for one in measured.items()))
+
+
+def _row(name: str, values: list[float]) -> tuple[str, ...]:
+    numbers = (values[0], values[-1], min(values), max(values))
+    return name, text.sparkline(values, SPARKLINE_WIDTH), *(f"{number:.6g}" for number in numbers)

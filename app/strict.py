@@ -1,0 +1,34 @@
+"""What no request may hold, wherever in it: JSON that readers disagree on, and text that no database keeps."""
+
+import re
+from typing import Any
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from app.errors import InvalidRequest
+from falqon_core.spec.jsonl import BadRecord, decode_line, parse_line
+
+
+class StrictRequest(Request):
+    """Reads a body with the rules for a record of a file: no key twice, no NaN, no NUL, no half characters, not too deep."""
+
+    async def json(self) -> Any:
+        try:
+            return parse_line(decode_line(await self.body(), 1), 1)
+        except BadRecord as error:
+            refusal = _refusal(error)
+            raise HTTPException(refusal.status) from refusal  # FastAPI lets only this kind pass out of body parsing
+
+
+def refuse_nul(request: Request) -> None:
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if "\0" in name or "\0" in str(value):
+            raise InvalidRequest(f"{name}: a NUL character, which no name here has.", param=name)
+
+
+def _refusal(error: BadRecord) -> InvalidRequest:
+    fault = error.error
+    if param := re.sub(r"\[(\d+)\]", r".\1", fault.field):
+        return InvalidRequest(f"{param}: {fault.message}; {fault.advice}.", param=param)
+    return InvalidRequest(f"The body is not JSON that can be used: {fault.message}.", code="invalid_json")

@@ -1,0 +1,76 @@
+"""Other releases of the official client, and the asynchronous one, each in its own environment and over the whole way of a job."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from tests.support.environments import OPENAI, python_with
+from tests.support.house import ROOT
+from tests.support.service import Service
+
+MODEL = "house/tiny"
+PACE = {"FALQON_HEARTBEAT": "PT0.2S", "FALQON_POLL": "PT0.5S", "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]'}
+
+
+@pytest.fixture(scope="module")
+def service(short_tmp: Path) -> Iterator[Service]:
+    service = Service(short_tmp / "clients", PACE)
+    service.wait_until_up()
+    added = service.run("admin", "models", "add", MODEL, "--source", "builtin:falqon-tiny")
+    assert added.returncode == 0, added.stderr
+    yield service
+    service.stop()
+    service.close()
+
+
+@pytest.fixture
+def python(release: str) -> Path:
+    return python_with(OPENAI[release])
+
+
+def project(service: Service, **limits: int) -> str:
+    made: Any = service.client.post("/projects", body={"name": "acme"} | limits, cast_to=object)
+    return str(made["id"])
+
+
+def key(service: Service, project_id: str, scope: str = "write") -> str:
+    made: Any = service.client.post("/api_keys", body={"name": "journey", "scope": scope, "project_id": project_id}, cast_to=object)
+    return str(made["secret"])
+
+
+def luggage(service: Service, *, asynchronous: bool) -> tuple[str, dict[str, Any]]:
+    """The key of a project of its own, and what else the journey needs."""
+    own = project(service)
+    limited = project(service, requests_per_minute=60, max_live_jobs=0)
+    return key(service, own), {
+        "base_url": f"{service.url}/v1",
+        "asynchronous": asynchronous,
+        "model": MODEL,
+        "reading_key": key(service, own, "read"),
+        "limited_key": key(service, limited),
+        "other_projects": [limited, project(service)],
+    }
+
+
+@pytest.mark.parametrize(("release", "asynchronous"), [*((release, False) for release in OPENAI), ("newest-3", True)])
+def test_every_call_of_the_client_works(service: Service, release: str, python: Path, asynchronous: bool) -> None:
+    api_key, options = luggage(service, asynchronous=asynchronous)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("FALQON_", "OPENAI_", "PYTHON"))}
+    done = subprocess.run(
+        [python, "-m", "tests.contract.journey"],
+        cwd=ROOT,
+        env=outside | {"OPENAI_API_KEY": api_key, "JOURNEY": json.dumps(options)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert SpecifierSet(OPENAI[release].removeprefix("openai")).contains(seen["version"])
+    assert seen["never_called"] == [], f"openai {seen['version']} offers more than the journey tries"

@@ -1,0 +1,46 @@
+"""The short run of `make fuzz`: what /openapi.json says is what the API does, for any request and with the rights of any key."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fuzz.run import ROLES, fuzz
+from tests.fuzz.server import fuzzed_api
+from tests.support.api import Api
+from tests.support.receiver import receiving
+
+# Every edge of every schema on the database that is stricter; made-up and chained requests on the other and for other keys.
+RUNS = [
+    ("postgres", "installation admin", "coverage", 1),
+    ("sqlite", "admin", "fuzzing,stateful", 2),
+    ("sqlite", "reader", "fuzzing", 1),
+]
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
+    url = f"sqlite:///{tmp_path / 'falqon.db'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres").create_database(f"fuzz_{next(_numbers)}")
+    with fuzzed_api(url, tmp_path / "api") as api:
+        yield api
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("api", "role", "phases", "num_examples"), RUNS, indirect=["api"])
+def test_answers_are_as_described(api: Api, tmp_path: Path, role: str, phases: str, num_examples: int) -> None:
+    with receiving() as receiver:
+        outcome = fuzz(api, ROLES[role], receiver.url, tmp_path, num_examples=num_examples, seed=1, phases=phases)
+    assert not outcome.failures, outcome.output
+    assert all(status < 500 for status in outcome.statuses())
+    described = httpx.get(f"{api.url}/openapi.json", verify=False).json()["paths"]
+    operations = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    assert operations == set(outcome.answers)
+    for operation, counts in outcome.answers.items():
+        if role == "reader" and described[operation.split()[1]][operation.split()[0].lower()].get("security") != [{"HTTPBearer": ["read"]}]:
+            assert operation.endswith("z") or not any(status < 400 for status in counts), operation
