@@ -16,6 +16,7 @@ from app.database import Database
 from app.ids import new_id
 from app.leash import leashed
 from app.models import Artifact, Model
+from app.private import private_folder
 from app.settings import Settings
 from app.storage import Storage, keys
 
@@ -32,8 +33,7 @@ def add_base_model(database: Database, storage: Storage, settings: Settings, mod
     """False when the very same model is there already. Raises `ModelNotAdded`, and then nothing stays behind."""
     if not ID.fullmatch(model_id):
         raise ModelNotAdded(f"'{model_id}' is no model id: letters, digits, '.', '_' and '-', with at most one '/' between two parts.")
-    scratch = settings.work_dir / "imports"
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         folder = Path(temporary) / "model"
         _bring(settings, source, folder)
