@@ -40,7 +40,7 @@ def internal_error() -> JSONResponse:
     return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
 
 
-def _answer(error: ApiError) -> JSONResponse:
+def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
     if error.status < 500 and error.status not in REPEATABLE:
         headers["x-should-retry"] = "false"
@@ -49,27 +49,27 @@ def _answer(error: ApiError) -> JSONResponse:
 
 def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return _answer(error)
+    return answer(error)
 
 
 def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _answer(_refusal(error.errors()))
+    return answer(_refusal(error.errors()))
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ApiError):
-        return _answer(error.__cause__)
+        return answer(error.__cause__)
     message = {
         400: f"The body cannot be read: {error.detail}",
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
     headers = {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
-    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
-    answer.status, answer.type = error.status_code, "invalid_request_error"
-    return _answer(answer)
+    refusal = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
+    refusal.status, refusal.type = error.status_code, "invalid_request_error"
+    return answer(refusal)
 
 
 def _allowed(request: Request) -> str:
@@ -80,18 +80,18 @@ def _allowed(request: Request) -> str:
 
 
 def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:
-    return _answer(InvalidRequest("A value holds a character that cannot be stored, such as NUL."))
+    return answer(InvalidRequest("A value holds a character that cannot be stored, such as NUL."))
 
 
 def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
-    return _answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
+    return answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
 
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     log.error("storage failed", error=str(error))
-    return _answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+    return answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
 
 
 def _refusal(faults: Sequence[Any]) -> InvalidRequest:

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     )
 
     requests_per_minute: int = Field(6000, ge=1, le=1_000_000, description="of each API key, unless its project has a limit of its own")
+    wrong_keys_per_minute: int = Field(10, ge=1, le=1_000_000, description="of each address, before unknown keys from there must wait")
+    hosts: list[str] = Field([], description="names that requests may call this service by (the Host header); empty: any")
     webhook_networks: list[IPvAnyNetwork] = Field(
         [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
     )

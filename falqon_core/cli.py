@@ -118,7 +118,7 @@ def bench(
 
 
 def _ports(message_fd: int | None) -> list[Port]:
-    return [person_port()] + ([MessagePort(message_fd)] if message_fd is not None else [])
+    return [person_port(discreet=message_fd is not None)] + ([MessagePort(message_fd)] if message_fd is not None else [])
 
 
 def _read_config(path: Path) -> TrainConfig:

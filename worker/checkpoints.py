@@ -15,10 +15,11 @@ from app.jobs.checkpoints import best_of
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
 from app.storage import Storage, keys
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.spec.layout import MANIFEST, checkpoint_folder
 from falqon_core.spec.messages import CheckpointSaved
 from worker.journal import Journal
 from worker.lease import LeaseLost
+from worker.outputs import files_of
 
 log = structlog.get_logger()
 
@@ -26,10 +27,11 @@ log = structlog.get_logger()
 class CheckpointUploads:
     """A thread of its own, so that a slow upload holds up neither training nor metrics."""
 
-    def __init__(self, storage: Storage, journal: Journal, job: Job, keep: int) -> None:
+    def __init__(self, storage: Storage, journal: Journal, job: Job, output: Path, keep: int) -> None:
         self._storage = storage
         self._journal = journal
         self._job = job
+        self._output = output
         self._keep = keep
         self._queue: queue.Queue[CheckpointSaved | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
@@ -54,9 +56,9 @@ class CheckpointUploads:
                 self._journal.say(Draft(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
-        folder = Path(saved.path)
+        folder = checkpoint_folder(self._output, saved.step)
         prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for path in files_of(folder):
             self._journal.lease.check()
             stored = self._storage.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
             if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.models import Checkpoint
-from app.storage import Storage
+from app.storage import Storage, keys
 from falqon_core.spec.layout import MANIFEST
 
 
@@ -23,4 +23,4 @@ def fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, che
     fetch(storage, f"{checkpoint.storage_prefix}/{MANIFEST}", target / MANIFEST, checkpoint.manifest_sha256)
     for name, entry in json.loads((target / MANIFEST).read_bytes())["files"].items():
         check()
-        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / name, entry["sha256"])
+        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / keys.relative(name), entry["sha256"])

@@ -5,7 +5,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from app.jobs.claims import Failure
-from falqon_core.spec.messages import ExitCode, Failed
+from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
 
 class Verdict(Enum):
@@ -32,6 +32,8 @@ def classify(exit_code: int, *, stop_asked: bool, failed: Failed | None) -> Outc
             return Outcome(Verdict.FAILED, told or Failure("out_of_memory", "The job needs more memory than the device has."))
         case ExitCode.STOPPED:  # asked by us or by an init system that signals every process at once
             return Outcome(Verdict.STOPPED)
+        case code if code == ENDLESS_TEMPLATE:
+            return Outcome(Verdict.FAILED, Failure("model_refused", "The model's chat template does not come to an end.", "model"))
         case code if code < 0 and stop_asked:
             return Outcome(Verdict.STOPPED)
         case code if code < 0:

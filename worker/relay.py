@@ -102,7 +102,8 @@ class Relay:
                 try:
                     self._take(line)
                 except ValidationError as error:
-                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, error=str(error))
+                    reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, reason=reason)
 
     def _take(self, line: bytes) -> None:
         match decode(line):

@@ -14,6 +14,7 @@ from app.storage import Storage, keys
 from worker.journal import Journal
 from worker.lease import Lease
 from worker.metrics_file import MetricsFile
+from worker.outputs import files_of
 from worker.progress import Progress
 
 SUMS = "SHA256SUMS"
@@ -27,7 +28,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
     """Every file of the exported model, checked against the list that the trainer made; rows without a model yet."""
     expected = _sums(folder / SUMS)
     artifacts = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in files_of(folder):
         lease.check()
         name = path.relative_to(folder).as_posix()
         key = keys.result_file(job.project_id, job.id, job.attempt, name)

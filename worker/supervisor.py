@@ -142,7 +142,7 @@ class Execution:
 
     def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
         self._check()
-        uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
+        uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.output, staged.recipe.keep_checkpoints)
         relay = Relay(self._journal, self._progress, self._price_now, uploads.add, reporting.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
@@ -156,7 +156,8 @@ class Execution:
             uploads.finish()
         outcome = classify(exit_code, stop_asked=stop_asked, failed=relay.failed)
         if outcome.verdict in (Verdict.LOST, Verdict.FAILED):
-            self._log.warning("trainer failed", exit_code=exit_code, failure=outcome.failure, trainer_log=trainer.last_log_lines())
+            code = outcome.failure.code if outcome.failure else None  # its sentence may quote the data, which no log may
+            self._log.warning("trainer failed", exit_code=exit_code, code=code, trainer_log=trainer.last_log_lines())
         return outcome, relay.finished
 
     def _watch(self, trainer: TrainerProcess, relay: Relay) -> tuple[int, bool]:

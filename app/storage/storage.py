@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from app.private import private_folder
+
 CHUNK_BYTES = 2**20
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
@@ -27,7 +29,7 @@ class Storage:
         self._store: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
-            self._store = LocalStore(self._root, mkdir=True)
+            self._store = LocalStore(private_folder(self._root))
         else:
             self._store = from_url(url)
 

@@ -22,6 +22,7 @@ from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders
+from falqon_core.spec.weights import check_safetensors
 
 
 class Row(BaseModel):
@@ -102,6 +103,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
             if _sha256(path / name) != files[name]["sha256"]:
                 raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
+            if name.endswith(".safetensors"):
+                check_safetensors(path / name)
         progress = Progress.model_validate_json((path / "progress.json").read_text())
         return Checkpoint(progress, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:

@@ -20,6 +20,8 @@ SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
         (ExitCode.STOPPED, False, None, Verdict.STOPPED, None),
         (-signal.SIGKILL, True, None, Verdict.STOPPED, None),
         (-signal.SIGKILL, False, None, Verdict.LOST, "trainer_killed"),
+        (-signal.SIGPROF, False, None, Verdict.FAILED, "model_refused"),
+        (-signal.SIGPROF, True, None, Verdict.FAILED, "model_refused"),
         (-signal.SIGSEGV, False, SAID, Verdict.LOST, "trainer_killed"),
         (ExitCode.INTERNAL, False, Failed(code="checkpoint_corrupt", message="torn"), Verdict.LOST, "checkpoint_corrupt"),
         (ExitCode.INTERNAL, True, None, Verdict.LOST, "internal_error"),
