@@ -17,6 +17,7 @@ from app.models import Desired, File, FileStatus, Job, JobStatus
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads import service as uploads
+from falqon_core.spec.faults import fault
 
 TICK_SECONDS = 5.0
 RING_AGAIN_SECONDS = 30.0
@@ -65,6 +66,7 @@ class Reconciler:
     def _rescue(self) -> None:
         with self._database.transaction() as session:
             rescued = claims.rescue(session, max_infra_failures=self._settings.max_infra_failures)
+            fault("before_rescue_commit")
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
 

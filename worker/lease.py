@@ -13,6 +13,7 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
+from falqon_core.spec.faults import fault
 
 FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another
 log = structlog.get_logger()
@@ -76,6 +77,7 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_seconds) and not self._lost:
+            fault("before_renewal")
             asked_at = time.monotonic()
             try:
                 with self._database.transaction() as session:

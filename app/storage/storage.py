@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from falqon_core.spec.faults import fault
+
 CHUNK_BYTES = 2**20
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
@@ -38,6 +40,7 @@ class Storage:
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
+                fault("storage_write")
                 writer.write(chunk)
         self._sync(key)
         return Stored(size, digest.hexdigest())
@@ -61,6 +64,7 @@ class Storage:
             for chunk in self.chunks(key):
                 digest.update(chunk)
                 size += len(chunk)
+                fault("storage_fetch")
                 file.write(chunk)
         return Stored(size, digest.hexdigest())
 
@@ -75,6 +79,11 @@ class Storage:
             for key in keys:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, key)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder that holds everything, where the store is one of this machine."""
+        return self._root
 
     def local_path(self, key: str) -> Path | None:
         """The object as a file of this machine, where the store is a local folder."""

@@ -174,6 +174,22 @@ def test_a_trainer_that_does_not_obey_is_killed(embedded_house: House) -> None:
     assert house.trainers() == []
 
 
+def test_a_trainer_that_hangs_is_killed_and_the_job_tried_again(house: House) -> None:
+    whole = house.add_job(QUICK)
+    house.supervisor().execute_next()
+    job_id = house.add_job(INTERRUPTIBLE.model_copy(update={"hang_at": 50}))
+    supervisor = house.supervisor(hang=timedelta(seconds=1))
+    supervisor.execute_next()
+    assert house.trainers() == []
+    job, first = house.job(job_id), house.attempts(job_id)[0]
+    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 1)
+    assert (first.outcome, first.error_code) == ("lost", "trainer_hung")
+    supervisor.execute_next()
+    assert house.job(job_id).status == JobStatus.SUCCEEDED
+    assert house.attempts(job_id)[1].start_step == 40
+    assert house.weights(job_id) == house.weights(whole)
+
+
 def test_a_drain_gives_the_job_back_for_nothing(embedded_house: House) -> None:
     house = embedded_house
     drain = threading.Event()
