@@ -1,12 +1,14 @@
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from app.database import AWAY
 from app.dependencies import ApiRoute, App, Reader, Services
 from app.jobs import repository
 from app.jobs import service as jobs
@@ -61,10 +63,11 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
     with app.wakeups.of(job_id) as wait:
         while True:
             if time.monotonic() - checked_at > KEY_CHECK_SECONDS:
-                if not await run_sync(_still_welcome, app, key_id):
-                    return
-                checked_at = time.monotonic()
-            lines, ended_at = await run_sync(_read, app, job_id, last_sent)
+                with suppress(*AWAY):
+                    if not await run_sync(_still_welcome, app, key_id):
+                        return
+                    checked_at = time.monotonic()
+            lines, ended_at = await run_sync(_read_when_there, app, job_id, last_sent)
             for seq, line in lines:
                 yield ServerSentEvent(line, id=str(seq))
                 last_sent = seq
@@ -83,6 +86,14 @@ def _find(app: Services, project_id: str, job_id: str) -> Job:
 def _still_welcome(app: Services, key_id: str) -> bool:
     with app.database.read() as session:
         return keys.still_valid(session, key_id) is not None
+
+
+def _read_when_there(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
+    """Nothing while the database is away: its readers would only come back, all at once."""
+    try:
+        return _read(app, job_id, after)
+    except AWAY:
+        return [], None
 
 
 def _read(app: Services, job_id: str, after: int) -> tuple[list[tuple[int, str]], int | None]:
