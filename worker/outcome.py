@@ -8,6 +8,8 @@ from app.jobs.claims import Failure
 from falqon_core.spec.errors import DiskFull
 from falqon_core.spec.messages import ExitCode, Failed
 
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # an operator, or a kernel that is out of memory
+
 
 class Verdict(Enum):
     SUCCEEDED = auto()
@@ -49,8 +51,10 @@ def classify(end: End, failed: Failed | None) -> Outcome:
             return Outcome(Verdict.DISK_FULL)
         case code if code < 0 and end.stop_asked:
             return Outcome(Verdict.STOPPED)
-        case code if code < 0:
+        case code if -code in FROM_OUTSIDE:
             return Outcome(Verdict.LOST, Failure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."))
+        case code if code < 0:
+            return Outcome(Verdict.LOST, Failure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."))
         case code:
             return Outcome(Verdict.LOST, told or Failure("internal_error", f"The trainer ended with exit code {code}."))
 

@@ -36,6 +36,7 @@ from worker.relay import Relay
 from worker.reporters.protocol import OutcomeName
 from worker.reporting import Reporting
 from worker.scratch import scratch
+from worker.spool import Spool
 from worker.staging import Staged, stage
 from worker.trainer import TrainerProcess
 
@@ -48,6 +49,9 @@ REPORTED: dict[Verdict, OutcomeName] = {
     Verdict.STOPPED: "stopped",
     Verdict.LOST: "stopped",
 }
+# Of one attempt after the other, at the same step: trying again will not help. A kill from outside says nothing about the job.
+POISON = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
+POISON_SECONDS = 60.0
 log = structlog.get_logger()
 
 
@@ -157,7 +161,8 @@ class Execution:
     def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
         self._check()
         uploads = self._uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
-        relay = Relay(self._journal, self._progress, self._price_now, uploads.add, reporting.add)
+        spool = Spool(trainer_log.with_name("events.spool"))
+        relay = Relay(self._journal, self._progress, self._price_now, spool, uploads.add, reporting.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
             fault("after_trainer_start")
@@ -170,6 +175,7 @@ class Execution:
         finally:
             trainer.close()
             uploads.finish()
+            spool.close()
         outcome = classify(end, relay.failed)
         if outcome.verdict is Verdict.STOPPED and uploads.disk_full:
             outcome = Outcome(Verdict.DISK_FULL)
@@ -215,12 +221,15 @@ class Execution:
                 claims.pause(session, claim, DiskFull.code)
             elif cap is not None:
                 claims.pause(session, claim, f"budget: {cap} is used up")
+            hopeless = (
+                failure is not None and failure.code in POISON and claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)
+            )
             return claims.release(
                 session,
                 claim,
                 self._release_draft(outcome, cap),
                 counts_as_failure=outcome.verdict is Verdict.LOST,
-                max_infra_failures=self._settings.max_infra_failures,
+                max_infra_failures=0 if hopeless else self._settings.max_infra_failures,
                 failure=failure,
                 **self._progress.columns,
             )

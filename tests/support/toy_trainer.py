@@ -53,6 +53,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def weights_of(steps: int) -> bytes:
+    """What a whole, uninterrupted training ends with."""
+    state = hashlib.sha256(str(steps).encode()).hexdigest()
+    for step in range(1, steps + 1):
+        state = hashlib.sha256(f"{state}{step}".encode()).hexdigest()
+    return state.encode()
+
+
 class Trainer:
     def __init__(self, config: TrainConfig, output: Path, fd: int) -> None:
         self.toy = Toy.model_validate_json(json.loads(config.train_file.read_text().splitlines()[0])["text"])

@@ -10,10 +10,9 @@ from app.jobs import service
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core.spec import faults
 from tests.support.house import BASE_MODEL, House
-from tests.support.toy_trainer import Toy
+from tests.support.toy_trainer import Toy, weights_of
 
 STEPS = 20
-WHOLE = Toy(steps=STEPS, step_seconds=0)
 BEFORE_ANY_CHECKPOINT, AFTER_ONE = 0, 1
 
 
@@ -37,7 +36,7 @@ def resume(house: House, job_id: str) -> None:
     ("point", "num_checkpoints"),
     [
         ("during_staging=enospc", BEFORE_ANY_CHECKPOINT),
-        ("storage_fetch=enospc*2", BEFORE_ANY_CHECKPOINT),
+        ("storage_fetch=enospc", BEFORE_ANY_CHECKPOINT),
         ("checkpoint_write=enospc*2", AFTER_ONE),  # in the trainer
         ("during_checkpoint_upload=enospc*3", AFTER_ONE),
         ("storage_write=enospc*4", AFTER_ONE),
@@ -49,8 +48,6 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     embedded_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, num_checkpoints: int
 ) -> None:
     house, name = embedded_house, point.partition("=")[0]
-    whole = house.add_job(WHOLE)
-    house.supervisor().execute_next()
     job_id = house.add_job(Toy(steps=STEPS, step_seconds=0.05 if num_checkpoints == AFTER_ONE else 0))
     before = everything(house.settings.data_dir / "objects")
     monkeypatch.setenv("FAULT_POINTS", point if name == "checkpoint_write" else "")
@@ -75,7 +72,7 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     resume(house, job_id)
     assert supervisor.execute_next()
     assert house.job(job_id).status == JobStatus.SUCCEEDED
-    assert house.weights(job_id) == house.weights(whole)
+    assert house.weights(job_id) == weights_of(STEPS)
     assert bool(house.attempts(job_id)[1].start_step) is (num_checkpoints > 0)
 
 

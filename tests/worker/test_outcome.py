@@ -20,7 +20,7 @@ SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
         (ExitCode.STOPPED, False, None, Verdict.STOPPED, None),
         (-signal.SIGKILL, True, None, Verdict.STOPPED, None),
         (-signal.SIGKILL, False, None, Verdict.LOST, "trainer_killed"),
-        (-signal.SIGSEGV, False, SAID, Verdict.LOST, "trainer_killed"),
+        (-signal.SIGSEGV, False, SAID, Verdict.LOST, "trainer_crashed"),
         (ExitCode.INTERNAL, False, Failed(code="checkpoint_corrupt", message="torn"), Verdict.LOST, "checkpoint_corrupt"),
         (ExitCode.INTERNAL, True, None, Verdict.LOST, "internal_error"),
         (ExitCode.INTERNAL, False, Failed(code="disk_full", message="full"), Verdict.DISK_FULL, None),
