@@ -9,6 +9,7 @@ from obstore.exceptions import BaseError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app import orphans
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.checkpoints import best_of
@@ -107,6 +108,7 @@ class CheckpointUploads:
             session.merge(row)
             session.flush()
             dropped.extend(_drop_old(session, self._job.id, self._keep))
+            orphans.abandon(session, [f"{old}/" for old in dropped])  # should they not be removed now
             return True
 
         if not self._journal.insist(write):

@@ -2,6 +2,8 @@
 
 from pathlib import PurePosixPath
 
+ROOTS = ("projects/", "models/")  # all that rows name is below these
+
 
 def file_content(project_id: str, file_id: str) -> str:
     return f"projects/{project_id}/files/{file_id}"
