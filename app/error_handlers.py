@@ -7,12 +7,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from obstore.exceptions import BaseError as StorageError
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from app.database import AWAY
 from app.errors import ApiError, InvalidRequest, Unavailable
+from falqon_core.spec.errors import is_disk_full
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
@@ -26,9 +27,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
-    for unreachable in (OperationalError, InterfaceError, PoolTimeout):
+    for unreachable in AWAY:
         app.add_exception_handler(unreachable, _on_database_error)
     app.add_exception_handler(StorageError, _on_storage_error)
+    app.add_exception_handler(OSError, _on_os_error)
 
 
 def body(message: str, type: str, param: str | None, code: str | None) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ApiError):
         return answer(error.__cause__)
+    if isinstance(error.__cause__, OSError):  # a body that did not fit into a temporary file
+        return _on_os_error(request, error.__cause__)
     message = {
         400: f"The body cannot be read: {error.detail}",
         404: f"Unknown request URL: {request.method} {request.url.path}",
@@ -92,6 +96,13 @@ def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     log.error("storage failed", error=str(error))
     return answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+
+
+def _on_os_error(_request: Request, error: Exception) -> JSONResponse:
+    if not is_disk_full(error):
+        raise error
+    log.error("the disk is full", error=str(error))
+    return answer(Unavailable("The server has no space left to store this.", code="storage_full"))
 
 
 def _refusal(faults: Sequence[Any]) -> InvalidRequest:

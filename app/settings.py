@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
     heartbeat: timedelta = timedelta(seconds=10)
     poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
+    hang: timedelta = timedelta(minutes=10)  # a trainer without a step for so long, and for 20 steps of the usual length, is killed
     max_infra_failures: int = 3  # executions lost to machines before a job is given up
     stop_grace: timedelta = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
     trainer_command: list[str] = [sys.executable, "-m", "falqon_core"]

@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.storage import Storage, keys
 from falqon_core.spec.layout import checkpoint_folder
 from worker.fetching import fetch, fetch_checkpoint
+from worker.space import require_space
 from worker.trainer import export
 
 
@@ -50,6 +51,7 @@ class Bases:
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         if not folder.is_dir():
+            require_space(self._settings.work_dir, sum(artifact.bytes for artifact in artifacts))
             with self._whole(folder) as staging:
                 for artifact in artifacts:
                     self._check()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.models import Checkpoint
 from app.storage import Storage, keys
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST
 
 
@@ -14,6 +15,7 @@ class BytesDiffer(Exception):
 
 
 def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
+    fault("during_staging")
     if storage.fetch(key, path).sha256 != sha256:
         raise BytesDiffer(f"{key} is not what was stored")
 

@@ -15,6 +15,7 @@ from app.leash import leashed
 
 KEPT_LOG_LINES = 200
 EXPORT_TICK_SECONDS = 0.1
+SAY_WHERE, SAY_WHERE_SECONDS = signal.SIGUSR1, 1.0  # the trainer writes the stacks of its threads
 
 
 class TrainerProcess:
@@ -49,6 +50,13 @@ class TrainerProcess:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+
+    def kill_hung(self) -> None:
+        """Its log then says where it was, if it can still say anything."""
+        self._signal(SAY_WHERE)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(SAY_WHERE_SECONDS)
+        self.kill()
 
     def wait(self, seconds: float) -> int | None:
         try:

@@ -5,6 +5,8 @@ import re
 UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
 MAX_NAME = 255
 
+ROOTS = ("projects/", "models/")  # all that rows name is below these
+
 
 def file_content(project_id: str, file_id: str) -> str:
     return f"projects/{project_id}/files/{file_id}"

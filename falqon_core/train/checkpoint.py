@@ -21,6 +21,7 @@ from torch import Tensor
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders
 from falqon_core.spec.weights import check_safetensors
 
@@ -73,10 +74,12 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     path = checkpoint_folder(output, checkpoint.progress.step)
     with whole_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
+        fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
         (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
         (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
+    fault("checkpoint_written")
     for old in checkpoint_folders(output)[keep:]:
         if int(old.name) != checkpoint.progress.best_step:
             shutil.rmtree(old)
