@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -44,6 +45,9 @@ from app.webhooks.dispatcher import Dispatcher
 from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
+# Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
+# up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
+GC_THRESHOLDS = (10_000, 10, 100)
 # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
@@ -79,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure(logging.secrets_of(settings, os.environ))
+    gc.set_threshold(*GC_THRESHOLDS)
     device_of(settings)  # an unknown device is better refused now than with the first job
     file_prices(settings.prices)  # and so are prices that cannot be read
     database = Database(settings.resolved_database_url)

@@ -58,8 +58,11 @@ class Queue:
 
     def place(self, job_id: str) -> QueueObject | None:
         """Of a queued job; None when it does not wait any more."""
-        found = self._places.get(job_id)
-        return found or (self._beyond() if len(self._places) == FORESEEN else None)
+        # Most jobs of a long queue are far behind: known without looking ahead.
+        found = self._foreseen.get(job_id) if any(one.job_id == job_id for line in self._lines.values() for one in line.waiting) else None
+        if found is not None:
+            return self._place(*found)
+        return self._beyond() if sum(len(line.waiting) for line in self._lines.values()) >= FORESEEN else None
 
     def end(self, project: Project, priority: int) -> QueueObject:
         """Of a job of this project that would be queued now."""
@@ -70,10 +73,9 @@ class Queue:
         return longer.place("") or longer._beyond()
 
     @cached_property
-    def _places(self) -> dict[str, QueueObject]:
-        return {
-            job_id: self._place(number, seconds) for number, (job_id, seconds) in zip(range(1, FORESEEN + 1), self._starts(), strict=False)
-        }
+    def _foreseen(self) -> dict[str, tuple[int, float]]:
+        """Position and start of the next jobs."""
+        return {job_id: (number, seconds) for number, (job_id, seconds) in zip(range(1, FORESEEN + 1), self._starts(), strict=False)}
 
     def _starts(self) -> Iterator[tuple[str, float]]:
         """Whoever is free first takes the next job; one of unknown length may hold its worker for ever."""

@@ -72,7 +72,7 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
             if page.ended_at is not None and last_sent >= page.ended_at:
                 yield ServerSentEvent("[DONE]").encode()
                 return
-            if not page.events:
+            if not page.is_full:
                 await changed.wait()
 
 
@@ -94,4 +94,4 @@ def _read(database: Database, job_id: str, after: int) -> Page:
             return Page([], after)
         events = repository.events_after(session, job_id, after=after, limit=PAGE)
     encoded = [(event.seq, ServerSentEvent(json.dumps(EventObject.of(event).model_dump()), id=str(event.seq)).encode()) for event in events]
-    return Page(encoded, job.last_event_seq if job.status in TERMINAL else None)
+    return Page(encoded, job.last_event_seq if job.status in TERMINAL else None, is_full=len(events) == PAGE)

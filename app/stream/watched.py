@@ -10,6 +10,7 @@ class Page(NamedTuple):
 
     events: list[tuple[int, bytes]]
     ended_at: int | None
+    is_full: bool = False  # there may be more behind it
 
 
 class Watched:
@@ -29,7 +30,8 @@ class Watched:
         if self._read is None or self._read[0] != after:
             self._read = after, asyncio.ensure_future(read(after))
             self._read[1].add_done_callback(self._forget_failed)
-        return await asyncio.shield(self._read[1])  # the reader that began it may go; the others still wait for it
+        # The reader that began it may go; the others still wait for it.
+        return self._read[1].result() if self._read[1].done() else await asyncio.shield(self._read[1])
 
     def _forget_failed(self, read: asyncio.Future[Page]) -> None:
         if (read.cancelled() or read.exception()) and self._read is not None and self._read[1] is read:
