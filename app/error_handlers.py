@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from app.database import AWAY
 from app.errors import ApiError, InvalidRequest, Unavailable
+from app.logging import redact_keys
 from falqon_core.spec.errors import is_disk_full
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
@@ -46,7 +47,7 @@ def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
     if error.status < 500 and error.status not in REPEATABLE:
         headers["x-should-retry"] = "false"
-    return JSONResponse(body(error.message, error.type, error.param, error.code), error.status, headers)
+    return JSONResponse(body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers)
 
 
 def _on_api_error(_request: Request, error: Exception) -> JSONResponse:

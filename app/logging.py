@@ -14,8 +14,9 @@ from app.child_environment import SECRET
 from app.settings import Settings
 
 # What is kept of each tells which secret it was.
+OURS = re.compile(r"(ft_live_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+")
 SECRETS = re.compile(
-    r"(ft_live_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+|(\bhf_)[0-9A-Za-z]{16,}"
+    OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"
     r"|((?:authorization|cookie|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
     r"|(://)[^/\s@]*@",
@@ -35,7 +36,16 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
 
 
 def redact_text(text: str) -> str:
-    return SECRETS.sub(lambda match: f"{next((kept for kept in match.groups() if kept), '')}***", text)
+    return SECRETS.sub(_kept, text)
+
+
+def redact_keys(text: str) -> str:
+    """For what users read and pass on: only what has the shape of our own keys."""
+    return OURS.sub(_kept, text)
+
+
+def _kept(match: re.Match[str]) -> str:
+    return f"{next((kept for kept in match.groups() if kept), '')}***"
 
 
 class Redact:

@@ -82,8 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    gc.set_threshold(*GC_THRESHOLDS)
     logging.configure(logging.secrets_of(settings, os.environ))
+    gc.set_threshold(*GC_THRESHOLDS)
     device_of(settings)  # an unknown device is better refused now than with the first job
     file_prices(settings.prices)  # and so are prices that cannot be read
     database = Database(settings.resolved_database_url)

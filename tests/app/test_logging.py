@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from app.keys import secrets
-from app.logging import Redact, redact_text, secrets_of
+from app.logging import Redact, redact_keys, redact_text, secrets_of
 from app.settings import Settings
 
 PROGRAM = """
@@ -56,6 +56,12 @@ def test_ordinary_text_is_left_alone() -> None:
 )
 def test_what_looks_like_a_secret_is_none_any_more(text: str, hidden: str) -> None:
     assert hidden not in redact_text(text)
+
+
+def test_answers_hide_our_own_keys_and_nothing_else() -> None:
+    _, secret = secrets.generate()
+    assert redact_keys(f"The model '{secret}' does not exist.") == f"The model '{secret[:17]}***' does not exist."
+    assert redact_keys("api_key: an unknown parameter; password: too short") == "api_key: an unknown parameter; password: too short"
 
 
 def test_what_this_process_was_told_is_known_whatever_it_looks_like() -> None:
