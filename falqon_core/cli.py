@@ -38,7 +38,7 @@ def train(
     message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")] = None,
 ) -> None:
     """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started by torchrun it uses several devices."""
-    faulthandler.register(signal.SIGUSR1)  # whoever takes this process for hung learns where
+    faulthandler.register(signal.SIGUSR1, file=2)  # whoever takes this process for hung learns where
     stopping = Stopping(watch_parent=message_fd is not None or "TORCHELASTIC_RUN_ID" in os.environ)
     ports = _ports(message_fd) if os.environ.get("RANK", "0") == "0" else []  # of several processes one tells
     try:
