@@ -97,6 +97,8 @@ class _Feed:
             self._stopped_because = reason
             if self._process is not None:
                 _kill(self._process)
+            with suppress(queue.Full):  # its thread may wait for a line; what it finds then is that it was stopped
+                self._lines.put_nowait(self._run)
 
     def _work(self) -> None:
         try:
@@ -132,7 +134,7 @@ class _Feed:
             while True:
                 stdin.write(line.model_dump_json().encode() + b"\n")
                 stdin.flush()
-                if isinstance(line, Outcome):
+                if isinstance(line, Outcome) or self._stopped_because is not None:
                     break
                 line = self._lines.get()
         with process.stdout as stdout:
