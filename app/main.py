@@ -75,8 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(noun.router)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
-    if docs.ASSETS.is_dir():
-        app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS))
+    app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))
     return app
 
 
