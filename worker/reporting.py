@@ -75,7 +75,7 @@ class _Feed:
         self._run = run
         self._home = home
         self._log = logs / f"{run.type}.log"
-        self._lines: queue.Queue[Line] = queue.Queue(MAX_BEHIND)
+        self._lines: queue.Queue[Line | None] = queue.Queue(MAX_BEHIND)  # None: stopped
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped_because: str | None = None  # empty: nobody needs to know
         self._thread = threading.Thread(target=self._work, name=f"reporter {run.type}", daemon=True)
@@ -97,6 +97,8 @@ class _Feed:
             self._stopped_because = reason
             if self._process is not None:
                 _kill(self._process)
+            with suppress(queue.Full):  # then the thread has something to wake up for
+                self._lines.put_nowait(None)
 
     def _work(self) -> None:
         try:
@@ -128,8 +130,8 @@ class _Feed:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
-            line: Line = self._run
-            while True:
+            line: Line | None = self._run
+            while line is not None and self._stopped_because is None:
                 stdin.write(line.model_dump_json().encode() + b"\n")
                 stdin.flush()
                 if isinstance(line, Outcome):

@@ -312,7 +312,9 @@ def test_metadata_beyond_its_limits(place: Place, metadata: object) -> None:
 
 def test_metadata_at_its_limits_is_kept(place: Place) -> None:
     metadata = {f"{number:02}" + "\N{PILE OF POO}" * 62: "\N{PILE OF POO}" * 512 for number in range(16)}
-    assert place.send_json("POST /v1/fine_tuning/jobs", JOB | {"metadata": metadata}).json()["metadata"] == metadata
+    job = place.send_json("POST /v1/fine_tuning/jobs", JOB | {"metadata": metadata}).json()
+    assert job["metadata"] == metadata
+    place.tenant.client.fine_tuning.jobs.pause(job["id"])  # nothing rings for it while other tests look
 
 
 @pytest.mark.usefixtures("unchanged")

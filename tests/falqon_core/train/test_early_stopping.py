@@ -15,7 +15,8 @@ from falqon_core.train.trainer import Trainer
 # A learning rate that overshoots: the validation loss falls and then rises.
 RECIPE = {
     "rank": 8, "max_seq_length": 64, "batch_size": 8, "num_epochs": 10, "checkpoint_every": 100, "validation_fraction": 0.2,
-    "eval_every": 2, "learning_rate": 0.05, "lr_schedule": "constant", "early_stopping_patience": 3, "num_samples": 0,
+    "eval_every": 2, "a_init": "orthonormal", "learning_rate": 0.05, "lr_schedule": "constant", "early_stopping_patience": 3,
+    "num_samples": 0,
 }  # fmt: skip
 
 
