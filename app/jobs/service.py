@@ -76,8 +76,7 @@ def create(session: Session, project_id: str, request: JobRequest, settings: Set
     session.flush()
     pairs = (request.metadata or {}).items()
     session.add_all(JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value) for name, value in pairs)
-    append(session, job.id, [Draft(f"Created fine-tuning job: {job.id}"), Draft("Validating files")])
-    settle(session, job, settings)
+    settle(session, job, settings, told=[Draft(f"Created fine-tuning job: {job.id}"), Draft("Validating files")])
     session.refresh(job)
     return job
 

@@ -1,5 +1,7 @@
 """What becomes of a job once its files are checked. Free of the web framework: the worker settles after a check."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -17,18 +19,23 @@ from falqon_core.spec.records import FileReport
 from falqon_core.spec.shapes import wrong_kind
 
 
-def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
-    """`queued` with its recipe resolved, or `failed` by its data, or unchanged while a check is still to come. The job is locked."""
+def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft] = ()) -> JobStatus:
+    """`queued` with its recipe resolved, or `failed` by its data, or unchanged while a check is still to come. The job is locked.
+
+    `told`: events that come before its own, written together with them.
+    """
     files = repository.files_of(session, job)
     for param, file in files.items():
         if file.status == FileStatus.ERROR:
-            return _fail(session, job, param, f"{file.filename}: {file.status_details}")
+            return _fail(session, job, told, param, f"{file.filename}: {file.status_details}")
     if any(file.status != FileStatus.PROCESSED for file in files.values()):
+        if told:
+            append(session, job.id, told)
         return JobStatus(job.status)
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
         if reason := misfit(file, wanted.recipe):
-            return _fail(session, job, param, reason)
+            return _fail(session, job, told, param, reason)
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
@@ -38,7 +45,7 @@ def settle(session: Session, job: Job, settings: Settings) -> JobStatus:
     append(
         session,
         job.id,
-        [valid, *_budget_warning(job, estimate)],
+        [*told, valid, *_budget_warning(job, estimate)],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.QUEUED,
         recipe=recipe.model_dump(mode="json"),
@@ -65,12 +72,12 @@ def _budget_warning(job: Job, estimate: Estimate) -> list[Draft]:
     return [Draft(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
 
 
-def _fail(session: Session, job: Job, param: str, reason: str) -> JobStatus:
+def _fail(session: Session, job: Job, told: Sequence[Draft], param: str, reason: str) -> JobStatus:
     message = f"{param} is not valid: {reason}"
     append(
         session,
         job.id,
-        [Draft(message, level="error")],
+        [*told, Draft(message, level="error")],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.FAILED,
         finished_at=now_plus(),
