@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import time
 from collections.abc import Mapping
 
@@ -17,6 +18,7 @@ class Terminal:
         self.exit_code: int | None = None
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background of a script ignores it, and that is inherited
             os.execve(command[0], command, dict(environment) | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"})
 
     @property

@@ -44,16 +44,16 @@ def test_a_terminal_shows_bar_curve_eta_and_cost(service: Service, submitted: Su
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(service: Service, submitted: Submitted, falqon: Falqon) -> None:
-    job_id = submitted(steps=200, step_seconds=0.1)
+    job_id = submitted(steps=100, step_seconds=0.1)
     screen = terminal(service, "jobs", "watch", job_id)
-    screen.read_until("/200")  # whichever step it draws first
+    screen.read_until("/100")  # whichever step it draws first
     screen.type(CTRL_C)
     assert screen.finish() == 130
     assert screen.shown.rstrip().endswith(f"The job goes on. Come back with: falqon jobs watch {job_id}")
     assert "Traceback" not in screen.shown
     back = falqon("jobs", "watch", job_id)
     assert back.exit_code == 0, back.stderr
-    assert "step 200/200" in back.stdout
+    assert "step 100/100" in back.stdout
 
 
 def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -> None:
