@@ -14,7 +14,7 @@ COPY falqon_core falqon_core
 COPY migrations migrations
 # The editable install keeps `node_modules` beside the code, where the API looks for it.
 RUN useradd --create-home --uid 10001 falqon \
- && mkdir -p /var/lib/falqon && chown falqon /var/lib/falqon \
+ && mkdir -p -m 700 /var/lib/falqon && chown falqon /var/lib/falqon \
  && pip install --editable .
 ENV FALQON_DATA_DIR=/var/lib/falqon
 VOLUME /var/lib/falqon

@@ -23,6 +23,7 @@ def add_model(
 ) -> None:
     """Add a base model to the catalogue."""
     from app.catalogue.importer import ModelNotAdded, add_base_model
+    from app.client.text import plain
     from app.settings import Settings
     from app.storage import Storage
 
@@ -30,7 +31,7 @@ def add_model(
     try:
         added = add_base_model(_database(settings), Storage(settings.resolved_storage_url), settings, model_id, source)
     except ModelNotAdded as error:
-        typer.echo(str(error), err=True)
+        typer.echo(plain(error), err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{model_id} is in the catalogue." if added else f"{model_id} was in the catalogue already.")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from app.client.text import plain
 from app.leash import leashed
 
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -89,5 +90,5 @@ class Child:
 
 
 def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(plain(text) + "\n")  # a log line may hold anything, and this may be a terminal
     sys.stderr.flush()

@@ -32,10 +32,15 @@ def up(
 @app.command(rich_help_panel=PANEL)
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
+    from app.keys.service import WeakAdminKey
     from app.prepare import prepare
     from app.settings import Settings
 
-    secret = prepare(Settings())
+    try:
+        secret = prepare(Settings())
+    except WeakAdminKey as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     if secret is not None:
         typer.echo(f"API key, shown this once: {secret}")
 

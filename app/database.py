@@ -9,13 +9,31 @@ from typing import Any
 
 from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from app.private import private_folder
+
+# The database does not answer, has just cut us off, takes no writes, is full, or somebody else held what we need for too long. The same
+# may succeed a moment later; anything else that it says is a fault of ours.
+AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
 BUSY_TIMEOUT_MS = 5_000
+POOL_TIMEOUT_SECONDS = 10.0
+# A server that is gone without a word is noticed within 25 seconds. A process that was stopped inside a transaction holds its locks no
+# longer than that either: shorter than a lease, or nobody could take its job.
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c idle_in_transaction_session_timeout=25s -c lock_timeout=10s",
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -97,9 +115,13 @@ def _create_engine(url: str) -> Engine:
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        given = make_url(url).query
+        patience = {name: value for name, value in PATIENCE.items() if name not in given}
+        return create_engine(
+            url, pool_pre_ping=True, pool_size=10, max_overflow=20, pool_timeout=POOL_TIMEOUT_SECONDS, connect_args=patience
+        )
     path = url.removeprefix("sqlite:///")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    private_folder(Path(path).parent)
     if not os.path.exists(path):
         os.close(os.open(path, os.O_CREAT, 0o600))
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,10 +15,12 @@ from starlette.types import Message, Receive
 from app.broker import Bell
 from app.database import Database
 from app.errors import InvalidApiKey, RateLimited, TooLarge, UnsupportedEncoding
+from app.keys import secrets
 from app.keys import service as keys
 from app.keys.caller import Caller
+from app.keys.failures import Failures
 from app.keys.rate_limit import RateLimiter
-from app.middleware import RESPONSE_HEADERS
+from app.middleware import LOGGED, RESPONSE_HEADERS
 from app.models import Scope
 from app.settings import Settings
 from app.storage import Storage
@@ -38,6 +41,7 @@ class Services:
     bell: Bell
     redis: Redis
     limiter: RateLimiter
+    failures: Failures
     wakeups: Wakeups
 
 
@@ -122,7 +126,9 @@ InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
 
 
 def _admit(held: Services, request: Request) -> Caller:
-    caller = _authenticate(held.database, request.headers.get("authorization", ""))
+    kind, _, secret = request.headers.get("authorization", "").partition(" ")
+    caller = authenticate(held, address_of(request), secret.strip() if kind.lower() == "bearer" else "")
+    request.scope["state"][LOGGED] |= {"key_id": caller.key_id, "project_id": caller.project_id}
     caller.must_mean(request.headers.get("openai-project"))
     answer = held.limiter.take(caller.key_id, caller.requests_per_minute)
     if answer is not None:
@@ -135,16 +141,29 @@ def _admit(held: Services, request: Request) -> Caller:
     return caller
 
 
-def _authenticate(database: Database, authorization: str) -> Caller:
-    kind, _, secret = authorization.partition(" ")
-    if kind.lower() != "bearer" or not secret.strip():
-        raise InvalidApiKey("You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY")
-    with database.read() as session:
-        caller = keys.authenticate(session, secret.strip())
+def authenticate(held: Services, address: str, secret: str) -> Caller:
+    """Raises `InvalidApiKey`, and `RateLimited` where it has been raised often for this address."""
+    digest = secrets.digest(secret)
+    if wait := held.failures.wait_seconds(address, digest):
+        headers = {"retry-after": str(math.ceil(wait))}
+        raise RateLimited(f"Too many wrong API keys from this address; try again in {math.ceil(wait)} s.", headers=headers)
+    try:
+        if not secret:
+            raise InvalidApiKey("You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY")
+        with held.database.read() as session:
+            caller = keys.authenticate(session, secret)
+    except InvalidApiKey:
+        held.failures.failed(address)
+        raise
+    held.failures.opened(digest)
     if caller.use_is_due:
-        with database.transaction() as session:
+        with held.database.transaction() as session:
             keys.note_use(session, caller)
     return caller
+
+
+def address_of(connection: HTTPConnection) -> str:
+    return connection.client.host if connection.client else ""
 
 
 def _limited(receive: Receive, limit: int, error: TooLarge) -> Receive:

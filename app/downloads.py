@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from app.errors import RangeNotSatisfiable
+from app.errors import BytesMissing, RangeNotSatisfiable
 from app.storage import Storage
 from app.storage.storage import CHUNK_BYTES
 
@@ -24,6 +25,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
     416: {"description": "`Range` begins after the end", "headers": _CONTENT_RANGE},
 }
+log = structlog.get_logger()
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
@@ -41,6 +43,9 @@ def send(request: Request, storage: Storage, key: str, *, size: int, sha256: str
     wanted = _range(request, etag, size)
     path = storage.local_path(key)
     if path is not None:
+        if not path.is_file():
+            log.error("bytes are missing", key=key)
+            raise BytesMissing("The bytes are missing in the server's storage; whoever runs it finds in its log which.")
         if wanted is None:  # what we do not honour, the response class must not see
             request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
         return FileResponse(path, headers=headers, media_type="application/octet-stream")

@@ -2,6 +2,7 @@
 
 import fcntl
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from app import valkey
 from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.children import Child, say
 from app.client import local
+from app.keys.service import WeakAdminKey
 from app.prepare import key_for_this_machine, prepare
 from app.settings import Settings
 
@@ -33,6 +35,7 @@ STOP_SECONDS = 30.0  # longer than a trainer gets to write its checkpoint
 GRACEFUL_REQUESTS_SECONDS = 5
 # One machine that watches itself can notice a dead worker sooner than a fleet should.
 PACE = {"FALQON_LEASE": "PT15S", "FALQON_HEARTBEAT": "PT3S", "FALQON_POLL": "PT2S", "FALQON_STOP_GRACE": "PT20S"}
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class NotStarted(Exception):
@@ -54,11 +57,13 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         os.environ["FALQON_DATA_DIR"] = str(folder)
+        if not settings.hosts and not allow_remote:
+            os.environ["FALQON_HOSTS"] = json.dumps(sorted({*LOOPBACK_NAMES, host}))
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         with _only_one(folder, url):
             _refuse_taken_port(host, port)
             return Embedded(settings, host, port, url).serve()
-    except (NotStarted, valkey.ValkeyMissing) as error:
+    except (NotStarted, valkey.ValkeyMissing, WeakAdminKey) as error:
         say(str(error))
         return error.exit_code if isinstance(error, NotStarted) else EXIT_FAILED
 

@@ -7,12 +7,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from obstore.exceptions import BaseError as StorageError
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from app.database import AWAY
 from app.errors import ApiError, InvalidRequest, Unavailable
+from app.logging import redact_keys
+from falqon_core.spec.errors import is_disk_full
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
@@ -26,9 +28,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
-    for unreachable in (OperationalError, InterfaceError, PoolTimeout):
+    for unreachable in AWAY:
         app.add_exception_handler(unreachable, _on_database_error)
     app.add_exception_handler(StorageError, _on_storage_error)
+    app.add_exception_handler(OSError, _on_os_error)
 
 
 def body(message: str, type: str, param: str | None, code: str | None) -> dict[str, Any]:
@@ -40,36 +43,38 @@ def internal_error() -> JSONResponse:
     return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
 
 
-def _answer(error: ApiError) -> JSONResponse:
+def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
     if error.status < 500 and error.status not in REPEATABLE:
         headers["x-should-retry"] = "false"
-    return JSONResponse(body(error.message, error.type, error.param, error.code), error.status, headers)
+    return JSONResponse(body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers)
 
 
 def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return _answer(error)
+    return answer(error)
 
 
 def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _answer(_refusal(error.errors()))
+    return answer(_refusal(error.errors()))
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ApiError):
-        return _answer(error.__cause__)
+        return answer(error.__cause__)
+    if isinstance(error.__cause__, OSError):  # a body that did not fit into a temporary file
+        return _on_os_error(request, error.__cause__)
     message = {
         400: f"The body cannot be read: {error.detail}",
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
     headers = {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
-    answer = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
-    answer.status, answer.type = error.status_code, "invalid_request_error"
-    return _answer(answer)
+    refusal = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
+    refusal.status, refusal.type = error.status_code, "invalid_request_error"
+    return answer(refusal)
 
 
 def _allowed(request: Request) -> str:
@@ -80,18 +85,25 @@ def _allowed(request: Request) -> str:
 
 
 def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:
-    return _answer(InvalidRequest("A value holds a character that cannot be stored, such as NUL."))
+    return answer(InvalidRequest("A value holds a character that cannot be stored, such as NUL."))
 
 
 def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
-    return _answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
+    return answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
 
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     log.error("storage failed", error=str(error))
-    return _answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+    return answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+
+
+def _on_os_error(_request: Request, error: Exception) -> JSONResponse:
+    if not is_disk_full(error):
+        raise error
+    log.error("the disk is full", error=str(error))
+    return answer(Unavailable("The server has no space left to store this.", code="storage_full"))
 
 
 def _refusal(faults: Sequence[Any]) -> InvalidRequest:

@@ -69,6 +69,12 @@ class QuotaExceeded(ApiError):
         super().__init__(message, param=param, headers={"x-should-retry": "false"})
 
 
+class BytesMissing(ApiError):
+    """A row names what the storage does not hold; somebody else removed it."""
+
+    code = "bytes_missing"
+
+
 class Unavailable(ApiError):
     status, code = 503, "service_unavailable"
 

@@ -1,4 +1,5 @@
 import gc
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,9 +24,10 @@ from app.files import endpoints as files
 from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
+from app.keys.failures import Failures
 from app.keys.rate_limit import RateLimiter
 from app.keys.service import ensure_admin_key
-from app.middleware import RequestContext
+from app.middleware import KnownHosts, RequestContext
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
@@ -67,18 +69,19 @@ def create_app(settings: Settings) -> FastAPI:
     )
     error_handlers.install(app)
     app.add_middleware(CookieSessions, settings=settings)
+    app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
-    app.mount("/docs/assets", StaticFiles(directory=docs.ASSETS, check_dir=False))
+    app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
-    logging.configure()
+    logging.configure(logging.secrets_of(settings, os.environ))
     gc.set_threshold(*GC_THRESHOLDS)
     device_of(settings)  # an unknown device is better refused now than with the first job
     file_prices(settings.prices)  # and so are prices that cannot be read
@@ -93,6 +96,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         Bell(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),
+        Failures(settings.wrong_keys_per_minute),
         Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
     )
     app.state.services = held

@@ -1,21 +1,24 @@
 """Bytes that no row names. An object is an orphan before its first byte is written, is adopted by the transaction that adds its row,
 and is an orphan again when the row goes. So a crash at any point leaves nothing behind for good, and a row never names what is gone.
+A key that ends with a slash stands for all objects below it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
+from pathlib import PurePosixPath
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import Database, now, now_plus
+from app.database import Database, insert_or, now, now_plus
 from app.errors import Unavailable
-from app.models import Orphan
+from app.models import Artifact, Checkpoint, File, Model, Orphan, UploadPart
 from app.storage import Storage, Stored
 
 # Longer than any write of one object takes, and than a download that has begun.
 PATIENCE = timedelta(hours=1)
 SWEPT_AT_ONCE = 100
+CHECKED_AT_ONCE = 1000
 _UNSYNCED = {"synchronize_session": False}
 
 
@@ -38,7 +41,22 @@ def abandon(session: Session, keys: Iterable[str]) -> None:
     due_at = now(session) + PATIENCE
     rows = [{"storage_key": key, "due_at": due_at, "doomed": False} for key in keys]
     if rows:
-        session.execute(insert(Orphan), rows)
+        session.execute(insert_or(session, Orphan).on_conflict_do_nothing(), rows)
+
+
+def named(session: Session, keys: Collection[str]) -> set[str]:
+    """Those that a row names, as the bytes of a file, a part, a model that was not deleted, or a checkpoint."""
+    folders = {parent.as_posix() for key in keys for parent in PurePosixPath(key).parents}
+    checkpoints = set(session.scalars(select(Checkpoint.storage_prefix).where(Checkpoint.storage_prefix.in_(folders))))
+    found = {key for key in keys if any(parent.as_posix() in checkpoints for parent in PurePosixPath(key).parents)}
+    of_models = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
+    for statement in (
+        select(File.storage_key).where(File.storage_key.in_(keys), File.deleted_at.is_(None)),
+        select(UploadPart.storage_key).where(UploadPart.storage_key.in_(keys)),
+        of_models.where(Artifact.storage_key.in_(keys), Model.deleted_at.is_(None)),
+    ):
+        found.update(session.scalars(statement))
+    return found
 
 
 def sweep(database: Database, storage: Storage) -> int:
@@ -53,7 +71,13 @@ def sweep(database: Database, storage: Storage) -> int:
         again = now_plus(PATIENCE.total_seconds())
         doom = update(Orphan).where(Orphan.storage_key.in_(due)).values(doomed=True, due_at=again).returning(Orphan.storage_key)
         doomed = session.scalars(doom, execution_options=_UNSYNCED).all()
-    storage.delete(*doomed)
+    objects = [one for key in doomed for one in (storage.keys(key) if key.endswith("/") else [key])]
+    for start in range(0, len(objects), CHECKED_AT_ONCE):
+        some = objects[start : start + CHECKED_AT_ONCE]
+        with database.read() as session:  # what was taken for nameless may have got its row after all
+            kept = named(session, some)
+        if nameless := [one for one in some if one not in kept]:
+            storage.delete(*nameless)
     with database.transaction() as session:
         session.execute(delete(Orphan).where(Orphan.storage_key.in_(doomed)), execution_options=_UNSYNCED)
     return len(doomed)

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import orphans
+from app import garbage, orphans
 from app.broker import Bell
 from app.database import Database, now_plus
 from app.files import service as files
@@ -17,8 +18,10 @@ from app.models import Desired, File, FileStatus, Job, JobStatus
 from app.settings import Settings
 from app.storage import Storage
 from app.uploads import service as uploads
+from falqon_core.spec.faults import fault
 
 TICK_SECONDS = 5.0
+COLLECT_SECONDS = 3600.0
 RING_AGAIN_SECONDS = 30.0
 STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
 FILE_PATIENCE_SECONDS = 10.0
@@ -35,14 +38,21 @@ class Reconciler:
         self._settings = settings
         self._files_rung_at: dict[str, float] = {}
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in self._loops.items()]
+
+    @property
+    def _loops(self) -> dict[str, Callable[[], None]]:
+        """Two, because looking through a large storage takes long, and jobs of silent workers must not wait for it."""
+        return {"reconciler": self._work, "garbage": self._collect}
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join(STOP_SECONDS)
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
 
     def tick(self) -> None:
         """Raises `SQLAlchemyError` when the database is away."""
@@ -62,9 +72,19 @@ class Reconciler:
             except SQLAlchemyError as error:
                 log.warning("reconciler: the database is away", error=str(error))
 
+    def _collect(self) -> None:
+        while not self._ended.is_set():
+            try:
+                garbage.forget_deliveries(self._database)
+                garbage.collect(self._database, self._storage)
+            except (SQLAlchemyError, OSError, StorageError) as error:
+                log.warning("reconciler: garbage not collected", error=str(error))
+            self._ended.wait(COLLECT_SECONDS)
+
     def _rescue(self) -> None:
         with self._database.transaction() as session:
             rescued = claims.rescue(session, max_infra_failures=self._settings.max_infra_failures)
+            fault("before_rescue_commit")
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
 

@@ -4,6 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
+from app.private import private_folder
 from app.settings import Settings
 
 
@@ -11,7 +12,7 @@ def server_secret(settings: Settings) -> str:
     if settings.session_secret is not None:
         return settings.session_secret.get_secret_value()
     path = settings.data_dir / "session_secret"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     return _read(path) if path.exists() else _create(path)
 
 

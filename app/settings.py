@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     )
 
     requests_per_minute: int = Field(6000, ge=1, le=1_000_000, description="of each API key, unless its project has a limit of its own")
+    wrong_keys_per_minute: int = Field(10, ge=1, le=1_000_000, description="of each address, before unknown keys from there must wait")
+    hosts: list[str] = Field([], description="names that requests may call this service by (the Host header); empty: any")
     webhook_networks: list[IPvAnyNetwork] = Field(
         [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
     )
@@ -34,6 +36,7 @@ class Settings(BaseSettings):
     lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
     heartbeat: timedelta = timedelta(seconds=10)
     poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
+    hang: timedelta = timedelta(minutes=10)  # a trainer without a step for so long, and for 20 steps of the usual length, is killed
     max_infra_failures: int = 3  # executions lost to machines before a job is given up
     stop_grace: timedelta = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
     trainer_command: list[str] = [sys.executable, "-m", "falqon_core"]

@@ -4,7 +4,9 @@ This is the process edge: every error becomes a message and an exit code here, a
 exception tells the user nothing but that it happened; its traceback goes to stderr.
 """
 
+import faulthandler
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ def train(
     message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")] = None,
 ) -> None:
     """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started by torchrun it uses several devices."""
+    faulthandler.register(signal.SIGUSR1, file=2)  # whoever takes this process for hung learns where
     stopping = Stopping(watch_parent=message_fd is not None or "TORCHELASTIC_RUN_ID" in os.environ)
     ports = _ports(message_fd) if os.environ.get("RANK", "0") == "0" else []  # of several processes one tells
     try:
@@ -118,7 +121,7 @@ def bench(
 
 
 def _ports(message_fd: int | None) -> list[Port]:
-    return [person_port()] + ([MessagePort(message_fd)] if message_fd is not None else [])
+    return [person_port(discreet=message_fd is not None)] + ([MessagePort(message_fd)] if message_fd is not None else [])
 
 
 def _read_config(path: Path) -> TrainConfig:

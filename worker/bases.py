@@ -11,10 +11,12 @@ from sqlalchemy import select
 
 from app.database import Database
 from app.models import Artifact, Checkpoint, Job
+from app.private import private_folder
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, keys
 from falqon_core.spec.layout import checkpoint_folder
 from worker.fetching import fetch, fetch_checkpoint
+from worker.space import require_space
 from worker.trainer import export
 
 
@@ -49,10 +51,11 @@ class Bases:
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         if not folder.is_dir():
+            require_space(self._settings.work_dir, sum(artifact.bytes for artifact in artifacts))
             with self._whole(folder) as staging:
                 for artifact in artifacts:
                     self._check()
-                    fetch(self._storage, artifact.storage_key, staging / artifact.name, artifact.sha256)
+                    fetch(self._storage, artifact.storage_key, staging / keys.relative(artifact.name), artifact.sha256)
         return folder
 
     def _merged(self, base: Path, checkpoint: Checkpoint) -> Path:
@@ -76,7 +79,8 @@ class Bases:
         """Filled under another name, so that the folder is there whole or not at all."""
         staging = folder.with_name(f".{folder.name}.{self._owner}")
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        private_folder(staging.parent)
+        staging.mkdir(mode=0o700)
         try:
             yield staging
             if not folder.is_dir():  # another worker of this machine may have been faster

@@ -1,3 +1,4 @@
+import os
 from typing import Any
 
 from celery import Celery
@@ -15,7 +16,7 @@ _pollers: list[Poller] = []
 
 
 def _configure_logging(**_: object) -> None:
-    logging.configure()
+    logging.configure(logging.secrets_of(process.settings(), os.environ))
 
 
 def _start_polling(instance: Any, **_: object) -> None:

@@ -9,16 +9,20 @@ from obstore.exceptions import BaseError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app import orphans
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.checkpoints import best_of
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
 from app.storage import Storage, keys
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.spec.errors import is_disk_full
+from falqon_core.spec.faults import fault
+from falqon_core.spec.layout import MANIFEST, checkpoint_folder
 from falqon_core.spec.messages import CheckpointSaved
 from worker.journal import Journal
 from worker.lease import LeaseLost
+from worker.outputs import files_of
 
 log = structlog.get_logger()
 
@@ -26,11 +30,13 @@ log = structlog.get_logger()
 class CheckpointUploads:
     """A thread of its own, so that a slow upload holds up neither training nor metrics."""
 
-    def __init__(self, storage: Storage, journal: Journal, job: Job, keep: int) -> None:
+    def __init__(self, storage: Storage, journal: Journal, job: Job, output: Path, keep: int) -> None:
         self._storage = storage
         self._journal = journal
         self._job = job
+        self._output = output
         self._keep = keep
+        self.disk_full = False
         self._queue: queue.Queue[CheckpointSaved | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
@@ -49,18 +55,36 @@ class CheckpointUploads:
                 self._store(saved)
             except LeaseLost:
                 return
-            except (OSError, BaseError) as error:  # gone already, or storage away: training goes on, the next one may succeed
-                log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=str(error))
+            except Exception as error:  # the edge of a thread; storage away, most likely: training goes on, the next one may succeed
+                log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error))
+                self.disk_full = self.disk_full or is_disk_full(error)
                 self._journal.say(Draft(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
-        folder = Path(saved.path)
         prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            self._upload(saved, prefix)
+        except (OSError, BaseError):
+            discard(self._storage, prefix)
+            raise
+        fault("before_checkpoint_row")
+        dropped = self._write_row(saved, prefix)
+        fault("after_checkpoint_row")
+        for old in dropped:
+            discard(self._storage, old)
+
+    def _upload(self, saved: CheckpointSaved, prefix: str) -> None:
+        folder = checkpoint_folder(self._output, saved.step)
+        fault("before_checkpoint_upload")
+        for path in files_of(folder):
             self._journal.lease.check()
+            fault("during_checkpoint_upload")
             stored = self._storage.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
             if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:
                 raise OSError(f"{path} is not the manifest that the trainer announced")
+
+    def _write_row(self, saved: CheckpointSaved, prefix: str) -> list[str]:
+        """Returns the prefixes of checkpoints that it takes the place of."""
         row = Checkpoint(
             id=new_id("ftckpt_"),
             job_id=self._job.id,
@@ -76,17 +100,22 @@ class CheckpointUploads:
         def write(session: Session) -> bool:
             dropped.clear()
             draft = Draft(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
-            if not claims.record(session, self._journal.claim, [draft]):
+            known = newest_first(session, self._job.id)
+            if any(one.id == row.id for one in known):  # written by a transaction whose success nobody heard of
+                return claims.record(session, self._journal.claim, [])
+            # Failures count in a row: who gets further each time is not in a loop.
+            further = {"infra_failures": 0} if all(one.step < saved.step for one in known) else {}
+            if not claims.record(session, self._journal.claim, [draft], **further):
                 return False
             session.merge(row)
             session.flush()
             dropped.extend(_drop_old(session, self._job.id, self._keep))
+            orphans.abandon(session, [f"{old}/" for old in dropped])  # should they not be removed now
             return True
 
         if not self._journal.insist(write):
             self._journal.lost()
-        for old in dropped:
-            discard(self._storage, old)
+        return dropped
 
 
 def newest_first(session: Session, job_id: str) -> list[Checkpoint]:

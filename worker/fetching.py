@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.models import Checkpoint
-from app.storage import Storage
+from app.storage import Storage, keys
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST
 
 
@@ -14,6 +15,7 @@ class BytesDiffer(Exception):
 
 
 def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
+    fault("during_staging")
     if storage.fetch(key, path).sha256 != sha256:
         raise BytesDiffer(f"{key} is not what was stored")
 
@@ -23,4 +25,4 @@ def fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, che
     fetch(storage, f"{checkpoint.storage_prefix}/{MANIFEST}", target / MANIFEST, checkpoint.manifest_sha256)
     for name, entry in json.loads((target / MANIFEST).read_bytes())["files"].items():
         check()
-        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / name, entry["sha256"])
+        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / keys.relative(name), entry["sha256"])

@@ -16,17 +16,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.child_environment import offline_environment
 from app.database import Database
 from app.inspections import repository
 from app.leash import leashed
 from app.models import Artifact, File, Inspection
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, keys
 from falqon_core.spec.inspection import Inspection as Result
-from falqon_core.spec.messages import ExitCode, Failed, decode
+from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed, decode
 from worker.fetching import BytesDiffer, fetch
 from worker.scratch import scratch
-from worker.trainer import clean_environment
 
 LIMIT_SECONDS = 1800.0  # half an hour tokenizes a gigabyte on one core
 TOO_SLOW = -signal.SIGXCPU
@@ -85,7 +85,7 @@ class Inspector:
             files, artifacts = _inputs(session, asked)
         with scratch(self._settings.work_dir / "inspections", asked.id) as folder:
             for artifact in artifacts:
-                fetch(self._storage, artifact.storage_key, folder / "model" / artifact.name, artifact.sha256)
+                fetch(self._storage, artifact.storage_key, folder / "model" / keys.relative(artifact.name), artifact.sha256)
             for file in files:
                 fetch(self._storage, file.storage_key, folder / file.id, file.sha256)
             arguments = [str(folder / asked.file_id), "--model", str(folder / "model"), "--max-seq-length", str(asked.max_seq_length)]
@@ -103,7 +103,7 @@ class Inspector:
                 stdout=stdout,
                 stderr=stderr,
                 pass_fds=[write_end],
-                env=clean_environment(os.environ),
+                env=offline_environment(os.environ),
                 start_new_session=True,
             )
             os.close(write_end)
@@ -146,6 +146,8 @@ def _inputs(session: Session, asked: Inspection) -> tuple[list[File], list[Artif
 def _failure(code: int, told: bytes) -> Failed:
     if code == TOO_SLOW:
         return Failed(code="too_slow", message=f"Tokenizing the file took more than {LIMIT_SECONDS / 60:g} minutes.")
+    if code == ENDLESS_TEMPLATE:
+        return Failed(code="model_refused", message="The model's chat template does not come to an end.", param="model")
     with suppress(ValidationError):
         if isinstance(message := decode(told.strip()), Failed):
             return message

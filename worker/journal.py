@@ -6,17 +6,15 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database import AWAY, Database
 from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Job
 from app.stream import wakeup
 from worker.lease import Lease, LeaseLost
 
-AWAY = (OperationalError, InterfaceError, TimeoutError)  # the database does not answer; anything else is a fault of ours
 MAX_BACKOFF_SECONDS = 5.0
 log = structlog.get_logger()
 

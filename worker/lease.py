@@ -13,8 +13,10 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
+from falqon_core.spec.faults import fault
 
 FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another
+TRY_AGAIN_SECONDS = 1.0  # the database may be back just before the fence
 log = structlog.get_logger()
 
 
@@ -75,18 +77,21 @@ class Lease:
         self._on_lost()
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._heartbeat_seconds) and not self._lost:
+        pause = self._heartbeat_seconds
+        while not self._ended.wait(pause) and not self._lost:
+            fault("before_renewal")
             asked_at = time.monotonic()
             try:
                 with self._database.transaction() as session:
                     desired = claims.renew(session, self.claim, self._lease_seconds)
             except SQLAlchemyError as error:
                 log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
+                pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)
                 continue
             if desired is None:
                 self.lose()
                 return
-            self._confirmed_at = asked_at
+            pause, self._confirmed_at = self._heartbeat_seconds, asked_at
             self.desired = desired
 
     def _watch(self) -> None:

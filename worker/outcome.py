@@ -5,12 +5,16 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from app.jobs.claims import Failure
-from falqon_core.spec.messages import ExitCode, Failed
+from falqon_core.spec.errors import DiskFull
+from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed
+
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # an operator, or a kernel that is out of memory
 
 
 class Verdict(Enum):
     SUCCEEDED = auto()
     FAILED = auto()  # the user's to solve; never tried again
+    DISK_FULL = auto()  # paused until somebody has made space; tried again at once it would only fill up again
     STOPPED = auto()  # handed back where the user or the machine wants it; costs nothing
     LOST = auto()  # a fault of ours or of the machine; tried again, up to a limit
 
@@ -20,10 +24,21 @@ class Outcome(NamedTuple):
     failure: Failure | None = None
 
 
-def classify(exit_code: int, *, stop_asked: bool, failed: Failed | None) -> Outcome:
-    """`stop_asked`: we sent SIGTERM, for a wish or a drain; then also a death by signal is a stop (we kill what does not obey)."""
+class End(NamedTuple):
+    """Of a trainer process. `stop_asked`: we sent SIGTERM, for a wish or a drain; then also a death by signal is a stop (we kill what
+    does not obey). `hung`: it made no progress, and we killed it."""
+
+    exit_code: int
+    stop_asked: bool = False
+    hung: bool = False
+
+
+def classify(end: End, failed: Failed | None) -> Outcome:
+    """`failed`: what the trainer said of itself."""
     told = Failure(failed.code, failed.message, failed.param) if failed else None
-    match exit_code:
+    if end.hung:
+        return Outcome(Verdict.LOST, Failure("trainer_hung", "The trainer made no progress any more and was killed."))
+    match end.exit_code:
         case ExitCode.DONE:
             return Outcome(Verdict.SUCCEEDED)
         case ExitCode.USER_ERROR:
@@ -32,10 +47,16 @@ def classify(exit_code: int, *, stop_asked: bool, failed: Failed | None) -> Outc
             return Outcome(Verdict.FAILED, told or Failure("out_of_memory", "The job needs more memory than the device has."))
         case ExitCode.STOPPED:  # asked by us or by an init system that signals every process at once
             return Outcome(Verdict.STOPPED)
-        case code if code < 0 and stop_asked:
+        case code if code == ENDLESS_TEMPLATE:
+            return Outcome(Verdict.FAILED, Failure("model_refused", "The model's chat template does not come to an end.", "model"))
+        case ExitCode.INTERNAL if told is not None and told.code == DiskFull.code:
+            return Outcome(Verdict.DISK_FULL)
+        case code if code < 0 and end.stop_asked:
             return Outcome(Verdict.STOPPED)
-        case code if code < 0:
+        case code if -code in FROM_OUTSIDE:
             return Outcome(Verdict.LOST, Failure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."))
+        case code if code < 0:
+            return Outcome(Verdict.LOST, Failure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."))
         case code:
             return Outcome(Verdict.LOST, told or Failure("internal_error", f"The trainer ended with exit code {code}."))
 

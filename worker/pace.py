@@ -8,6 +8,8 @@ from falqon_core.spec.config import Recipe
 from falqon_core.spec.messages import Started
 from falqon_core.spec.remaining import Pauses, Remaining, num_left, remaining_seconds
 
+HANG_STEPS, HANG_PAUSES = 20, 5  # so many times what is usual
+HANG_CLOSING = 6  # loading, and merging after the last step, take longer than steps, and nothing is known of them
 REMEMBERED = 256  # of the latest steps, evaluations and checkpoints
 
 
@@ -48,6 +50,14 @@ class Pace:
     def remaining(self, step: int, total_steps: int) -> Remaining | None:
         """None before two steps are known."""
         return remaining_seconds(self._steps, total_steps - step, self._pauses(step, total_steps), self._closing)
+
+    def patience(self, step: int, total_steps: int, floor: float) -> float:
+        """How long the trainer may be silent after this step before it counts as hung; at least `floor`."""
+        may_be_over = self._paused > 0 and self._recipe is not None and self._recipe.early_stopping_patience is not None
+        if not self._steps or step >= total_steps or may_be_over:
+            return HANG_CLOSING * floor
+        usual = [max(pauses.measured, default=pauses.assumed) for pauses in self._pauses(step, total_steps)]
+        return max(floor, HANG_STEPS * statistics.median(self._steps), HANG_PAUSES * max(usual, default=0.0))
 
     def _pause(self, now: float) -> float:
         seconds, self._heard_at = max(0.0, now - self._heard_at), now

@@ -32,27 +32,43 @@ class Progress:
         self._pace = Pace(Recipe.model_validate(job.recipe) if job.recipe else None)
         self._last: StepMetrics | None = None
         self._tokens = 0
+        self._heard_at = 0.0
+
+    def listen(self) -> None:
+        """The trainer has been started, or said something that only a trainer says that goes on."""
+        self._heard_at = self._clock()
+
+    def is_stuck(self, floor: float) -> bool:
+        """Whether the trainer has been silent for much longer than it should be."""
+        with self._lock:
+            step, total_steps = (self._last.step, self._last.total_steps) if self._last else (0, 1)
+            return self._clock() - self._heard_at > self._pace.patience(step, total_steps, floor)
 
     def started(self, message: Started) -> None:
         with self._lock:
             self._pace.started(message, self._clock(), self._overhead)
+            self.listen()
 
     def step(self, message: StepMetrics) -> None:
         with self._lock:
             self._pace.step(message.elapsed_seconds, self._clock())
+            self.listen()
             self._last, self._tokens = message, self._tokens + message.tokens
 
     def evaluated(self) -> None:
         with self._lock:
             self._pace.evaluated(self._clock())
+            self.listen()
 
     def sampled(self) -> None:
         with self._lock:
             self._pace.sampled(self._clock())
+            self.listen()
 
     def checkpointed(self) -> None:
         with self._lock:
             self._pace.checkpointed(self._clock())
+            self.listen()
 
     def reprice(self, price: Price | None) -> None:
         """From now on; what has been charged stays."""

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -10,18 +9,21 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.database import AWAY
 from app.jobs import claims
 from app.jobs.events import Draft
 from app.models.base import JsonObject
+from falqon_core.spec.faults import fault
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
 from falqon_core.spec.prices import Price
-from worker.journal import AWAY, MAX_BACKOFF_SECONDS, Journal
+from worker.journal import MAX_BACKOFF_SECONDS, Journal
 from worker.progress import Progress
+from worker.spool import Spool
 
 BATCH_SECONDS = 1.0
 BATCH_MESSAGES = 50
 QUIET_SECONDS = 5.0  # without a message; time and cost go on all the same
-MAX_WAITING = 20_000  # events kept while the database is away; older ones are given up first
+MAX_BATCH = 1_000  # in one transaction
 log = structlog.get_logger()
 
 
@@ -33,6 +35,7 @@ class Relay:
         journal: Journal,
         progress: Progress,
         price_now: Callable[[Session], Price],
+        spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],
         on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
     ) -> None:
@@ -41,8 +44,9 @@ class Relay:
         self._price_now = price_now
         self._on_checkpoint = on_checkpoint
         self._on_metrics = on_metrics
-        self._waiting: deque[Draft] = deque(maxlen=MAX_WAITING)
+        self._waiting = spool
         self._batch: list[Draft] = []
+        self._num_written = 0
         self._tried_at = time.monotonic()
         self._backoff = 0.0
         self._started: Started | None = None
@@ -75,23 +79,33 @@ class Relay:
 
     def _write(self) -> bool:
         self._tried_at = time.monotonic()
-        while self._waiting and len(self._batch) < MAX_WAITING:
-            self._batch.append(self._waiting.popleft())
+        self._fill_batch()
         try:
+            fault("before_batch")
             if not self._journal.write(self._record):
                 self._journal.lost()
+            fault("after_batch")
         except AWAY as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
             log.warning("events not written yet", job_id=self._journal.claim.job_id, waiting=len(self._batch), error=str(error))
             return False
+        self._num_written += len(self._batch)
         self._backoff, self._batch = 0.0, []
         return True
+
+    def _fill_batch(self) -> None:
+        """What was in a batch before stays there, in its place: whether it is written is known by its number."""
+        self._batch += self._waiting.take(MAX_BATCH - len(self._batch))
+        if not self._waiting and (lost := self._waiting.take_lost()):
+            text = f"{lost} events are lost: they came while the database was away, and there was no room to keep them"
+            self._batch.append(Draft(text, level="warn", data={"lost_events": lost}))
 
     def _record(self, session: Session) -> bool:
         self._progress.reprice(self._price_now(session))
         claim = self._journal.claim
-        if not claims.record(session, claim, self._batch, **self._progress.columns):
+        if not claims.relay(session, claim, self._batch, self._num_written, **self._progress.columns):
             return False
+        fault("in_batch")
         if self._started is not None:
             claims.measure(session, claim, start_step=self._started.start_step, **self._progress.measured)
         return True
@@ -102,14 +116,15 @@ class Relay:
                 try:
                     self._take(line)
                 except ValidationError as error:
-                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, error=str(error))
+                    reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, reason=reason)
 
     def _take(self, line: bytes) -> None:
         match decode(line):
             case Started() as message:
                 self._started = message
                 self._progress.started(message)
-                self._waiting.append(_start_draft(message))
+                self._waiting.add(_start_draft(message))
             case StepMetrics() as message:
                 self._progress.step(message)
                 text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
@@ -123,24 +138,24 @@ class Relay:
                 self._progress.sampled()
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
-                self._waiting.append(Draft(text, data=message.model_dump(exclude={"type"})))
+                self._waiting.add(Draft(text, data=message.model_dump(exclude={"type"})))
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
             case Exported():
-                self._waiting.append(Draft("The model is merged and written; uploading it"))
+                self._waiting.add(Draft("The model is merged and written; uploading it"))
             case Log() as message:
-                self._waiting.append(Draft(message.text, level=message.level))
+                self._waiting.add(Draft(message.text, level=message.level))
             case Failed() as message:
                 self.failed = message
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
                     text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
-                    self._waiting.append(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
+                    self._waiting.add(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
 
     def _tell_metrics(self, step: int, text: str, data: JsonObject) -> None:
-        self._waiting.append(Draft(text, type="metrics", data=data))
+        self._waiting.add(Draft(text, type="metrics", data=data))
         self._on_metrics(step, data)
 
 

@@ -21,6 +21,7 @@ from app.jobs.integrations import Integration
 from app.leash import leashed
 from app.models import Job
 from app.models.base import JsonObject
+from app.private import private_folder
 from worker.journal import Journal
 from worker.lease import LeaseLost
 from worker.reporters.protocol import Line, Metrics, Outcome, OutcomeName, Run
@@ -114,7 +115,7 @@ class _Feed:
 
     def _feed(self) -> str | None:
         """Until its process has ended; why it did not end well."""
-        self._home.mkdir(parents=True, exist_ok=True)
+        private_folder(self._home)
         with self._log.open("wb") as stream:
             process = self._process = subprocess.Popen(
                 leashed(PROGRAM),

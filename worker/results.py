@@ -11,9 +11,11 @@ from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Artifact, Job, JobStatus, Model, Project
 from app.storage import Storage, keys
+from falqon_core.spec.faults import fault
 from worker.journal import Journal
 from worker.lease import Lease
 from worker.metrics_file import MetricsFile
+from worker.outputs import files_of
 from worker.progress import Progress
 
 SUMS = "SHA256SUMS"
@@ -27,9 +29,10 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
     """Every file of the exported model, checked against the list that the trainer made; rows without a model yet."""
     expected = _sums(folder / SUMS)
     artifacts = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in files_of(folder):
         lease.check()
         name = path.relative_to(folder).as_posix()
+        fault("during_result_upload")
         key = keys.result_file(job.project_id, job.id, job.attempt, name)
         stored = storage.put_file(key, path)
         if name != SUMS and expected.pop(name, None) != stored.sha256:
@@ -85,7 +88,10 @@ def succeed(
             )
         return held
 
-    return journal.insist(write)
+    fault("before_finish")
+    held = journal.insist(write)
+    fault("after_finish")
+    return held
 
 
 def _sums(path: Path) -> dict[str, str]:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from app.private import private_folder
+
 GUARD = ".lock"
 
 
 @contextmanager
 def scratch(root: Path, name: str) -> Iterator[Path]:
-    root.mkdir(parents=True, exist_ok=True)
+    private_folder(root)
     (root / GUARD).touch()
     folder = root / name
     with _lock(root / GUARD, fcntl.LOCK_EX):

@@ -17,6 +17,7 @@ from falqon_core.spec.layout import checkpoint_folder
 from worker.bases import Bases
 from worker.checkpoints import newest_first
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.space import check_space
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
         fetch(storage, file.storage_key, folder / name, file.sha256)
         paths.append(folder / name)
     model = Bases(database, storage, settings, job.lease_owner or "", check).stage(job)
+    check_space(database, storage, settings, job)
     _stage_checkpoints(storage, inputs.checkpoints, output, check)
     recipe = Recipe.model_validate(job.recipe)
     config = TrainConfig(

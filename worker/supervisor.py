@@ -18,6 +18,8 @@ from app.prices.service import price_of
 from app.settings import Settings
 from app.storage import Storage, keys
 from app.workers import service as workers
+from falqon_core.spec.errors import DiskFull, is_disk_full
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import Finished
 from falqon_core.spec.prices import Price
@@ -28,12 +30,13 @@ from worker.gpu import Machine
 from worker.journal import Journal
 from worker.lease import Lease, LeaseLost
 from worker.metrics_file import MetricsFile
-from worker.outcome import Outcome, Verdict, classify
+from worker.outcome import End, Outcome, Verdict, classify
 from worker.progress import Progress
 from worker.relay import Relay
 from worker.reporters.protocol import OutcomeName
 from worker.reporting import Reporting
 from worker.scratch import scratch
+from worker.spool import Spool
 from worker.staging import Staged, stage
 from worker.trainer import TrainerProcess
 
@@ -42,9 +45,13 @@ PIPE_END_SECONDS = 10.0
 REPORTED: dict[Verdict, OutcomeName] = {
     Verdict.SUCCEEDED: "succeeded",
     Verdict.FAILED: "failed",
+    Verdict.DISK_FULL: "stopped",
     Verdict.STOPPED: "stopped",
     Verdict.LOST: "stopped",
 }
+# Of one attempt after the other, at the same step: trying again will not help. A kill from outside says nothing about the job.
+POISON = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
+POISON_SECONDS = 60.0
 log = structlog.get_logger()
 
 
@@ -77,6 +84,7 @@ class Supervisor:
             price = self.price_now(session)
         if job is None:
             return False
+        fault("after_claim_commit")
         Execution(self, job, claimed_at, price).run()
         return True
 
@@ -95,6 +103,7 @@ class Execution:
         self._job = job
         self._budget = Budget.model_validate(job.budget or {})
         self._trainer: TrainerProcess | None = None
+        self._uploads: CheckpointUploads | None = None
         self._log = log.bind(job_id=job.id, attempt=job.attempt)
         self._lease = Lease(
             supervisor.database,
@@ -111,9 +120,11 @@ class Execution:
         self._log.info("attempt starts")
         verdict = None
         try:
-            with self._lease, scratch(self._settings.work_dir / "attempts", f"{self._job.id}.{self._job.attempt}") as folder:
-                outcome = self._attempt(folder)
+            with self._lease:
+                outcome = self._attempt()
+                fault("before_settle")
                 self._settle(outcome)
+                fault("after_settle")
                 verdict = outcome.verdict
         except LeaseLost:
             self._log.warning("attempt given up: the job is not ours any more")
@@ -121,15 +132,10 @@ class Execution:
             discard(self._storage, keys.result_prefix(self._job.project_id, self._job.id, self._job.attempt))
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
 
-    def _attempt(self, folder: Path) -> Outcome:
+    def _attempt(self) -> Outcome:
         try:
-            staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
-            with Reporting(self._journal, self._job, self._settings.reports_dir, folder) as reporting:
-                outcome, finished = self._train(staged, folder / "trainer.log", reporting)
-                reporting.finish(REPORTED[outcome.verdict])
-            if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(model_folder(staged.output), finished):
-                return Outcome(Verdict.STOPPED)  # a wish to cancel came first
-            return outcome
+            with scratch(self._settings.work_dir / "attempts", f"{self._job.id}.{self._job.attempt}") as folder:
+                return self._execute(folder)
         except StopAsked:
             return Outcome(Verdict.STOPPED)
         except LeaseLost:
@@ -138,30 +144,50 @@ class Execution:
             return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
         except Exception as error:  # the edge of the process: a full disk, storage away, a fault of ours
             self._log.exception("attempt failed")
+            if is_disk_full(error):
+                return Outcome(Verdict.DISK_FULL)
             return Outcome(Verdict.LOST, Failure("internal_error", f"The worker could not execute the job ({type(error).__name__})."))
+
+    def _execute(self, folder: Path) -> Outcome:
+        staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
+        fault("after_staging")
+        with Reporting(self._journal, self._job, self._settings.reports_dir, folder) as reporting:
+            outcome, finished = self._train(staged, folder / "trainer.log", reporting)
+            reporting.finish(REPORTED[outcome.verdict])
+        if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(model_folder(staged.output), finished):
+            return Outcome(Verdict.STOPPED)  # a wish to cancel came first
+        return outcome
 
     def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
         self._check()
-        uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.recipe.keep_checkpoints)
-        relay = Relay(self._journal, self._progress, self._price_now, uploads.add, reporting.add)
+        uploads = self._uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.output, staged.recipe.keep_checkpoints)
+        spool = Spool(trainer_log.with_name("events.spool"))
+        relay = Relay(self._journal, self._progress, self._price_now, spool, uploads.add, reporting.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
+            fault("after_trainer_start")
+            self._progress.listen()
             relay.read(trainer.messages)
-            exit_code, stop_asked = self._watch(trainer, relay)
+            end = self._watch(trainer, relay)
             trainer.close()
             relay.join(PIPE_END_SECONDS)
             relay.flush()
         finally:
             trainer.close()
             uploads.finish()
-        outcome = classify(exit_code, stop_asked=stop_asked, failed=relay.failed)
-        if outcome.verdict in (Verdict.LOST, Verdict.FAILED):
-            self._log.warning("trainer failed", exit_code=exit_code, failure=outcome.failure, trainer_log=trainer.last_log_lines())
+            spool.close()
+        outcome = classify(end, relay.failed)
+        if outcome.verdict is Verdict.STOPPED and uploads.disk_full:
+            outcome = Outcome(Verdict.DISK_FULL)
+        if outcome.verdict in (Verdict.LOST, Verdict.FAILED, Verdict.DISK_FULL):
+            code = outcome.failure.code if outcome.failure else None  # its sentence may quote the data, which no log may
+            self._log.warning("trainer failed", exit_code=end.exit_code, code=code, trainer_log=trainer.last_log_lines())
         return outcome, relay.finished
 
-    def _watch(self, trainer: TrainerProcess, relay: Relay) -> tuple[int, bool]:
-        """Until the trainer ends: its exit code, and whether we asked it to."""
+    def _watch(self, trainer: TrainerProcess, relay: Relay) -> End:
+        """Until the trainer ends."""
         kill_at: float | None = None
+        hung = False
         while (exit_code := trainer.wait(TICK_SECONDS)) is None:
             self._lease.check()
             relay.pump()
@@ -171,9 +197,13 @@ class Execution:
                 kill_at = time.monotonic() + self._settings.stop_grace.total_seconds()
             elif kill_at is not None and time.monotonic() > kill_at:
                 trainer.kill()
-        return exit_code, kill_at is not None
+            elif kill_at is None and not hung and self._progress.is_stuck(self._settings.hang.total_seconds()):
+                hung = True
+                trainer.kill_hung()
+        return End(exit_code, kill_at is not None, hung)
 
     def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
+        fault("before_hand_in")
         artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
         metrics = MetricsFile(self._database, self._storage, self._job)
@@ -188,14 +218,19 @@ class Execution:
                 assert failure is not None
                 draft = Draft(f"The job has failed: {failure.message}", level="error", data={"code": failure.code, "param": failure.param})
                 return claims.finish(session, claim, JobStatus.FAILED, draft, failure=failure, **self._progress.columns)
-            if cap is not None:
+            if outcome.verdict is Verdict.DISK_FULL:
+                claims.pause(session, claim, DiskFull.code)
+            elif cap is not None:
                 claims.pause(session, claim, f"budget: {cap} is used up")
+            hopeless = (
+                failure is not None and failure.code in POISON and claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)
+            )
             return claims.release(
                 session,
                 claim,
-                self._release_draft(failure, cap),
+                self._release_draft(outcome, cap),
                 counts_as_failure=outcome.verdict is Verdict.LOST,
-                max_infra_failures=self._settings.max_infra_failures,
+                max_infra_failures=0 if hopeless else self._settings.max_infra_failures,
                 failure=failure,
                 **self._progress.columns,
             )
@@ -203,7 +238,11 @@ class Execution:
         if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.insist(write):
             self._journal.lost()
 
-    def _release_draft(self, failure: Failure | None, cap: str | None) -> Draft:
+    def _release_draft(self, outcome: Outcome, cap: str | None) -> Draft:
+        failure = outcome.failure
+        if outcome.verdict is Verdict.DISK_FULL and self._lease.desired is not Desired.CANCEL:
+            text = "The job is paused: the disk of the worker or of the storage is full; resumed once there is space it continues"
+            return Draft(f"{text} from its newest checkpoint", "warn", data={"code": DiskFull.code})
         if failure is not None:
             return Draft(f"Attempt {self._job.attempt} was lost: {failure.message}", level="warn", data={"code": failure.code})
         match self._lease.desired:
@@ -218,7 +257,8 @@ class Execution:
                 return Draft("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
 
     def _should_stop(self) -> bool:
-        return self._drain.is_set() or self._lease.desired is not Desired.RUN or self._cap_reached() is not None
+        wanted = self._lease.desired is Desired.RUN and not self._drain.is_set()
+        return not wanted or self._cap_reached() is not None or (self._uploads is not None and self._uploads.disk_full)
 
     def _cap_reached(self) -> str | None:
         """A job with all its steps done is let finish: stopping it would cost the same work once more."""

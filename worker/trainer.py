@@ -1,21 +1,21 @@
 """The trainer as a process: it is given paths and numbers, never an address or a secret."""
 
 import os
-import re
 import signal
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from app.child_environment import offline_environment
 from app.leash import leashed
 
 KEPT_LOG_LINES = 200
 EXPORT_TICK_SECONDS = 0.1
-OURS = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|SECRET|PASSWORD|_TOKEN$|_KEY$|^(DATABASE|REDIS|STORAGE)_URL$")
+SAY_WHERE, SAY_WHERE_SECONDS = signal.SIGUSR1, 1.0  # the trainer writes the stacks of its threads
 
 
 class TrainerProcess:
@@ -34,7 +34,7 @@ class TrainerProcess:
                     stdout=stream,
                     stderr=stream,
                     pass_fds=[write_end],
-                    env=clean_environment(os.environ),
+                    env=offline_environment(os.environ),
                     start_new_session=True,
                 )
         finally:
@@ -50,6 +50,13 @@ class TrainerProcess:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+
+    def kill_hung(self) -> None:
+        """Its log then says where it was, if it can still say anything."""
+        self._signal(SAY_WHERE)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(SAY_WHERE_SECONDS)
+        self.kill()
 
     def wait(self, seconds: float) -> int | None:
         try:
@@ -84,7 +91,7 @@ def export(command: Sequence[str], training: Path, step: int, model: Path, outpu
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=clean_environment(os.environ),
+            env=offline_environment(os.environ),
             start_new_session=True,
         )
         try:
@@ -99,8 +106,3 @@ def export(command: Sequence[str], training: Path, step: int, model: Path, outpu
         if process.returncode != 0:
             log.seek(0)
             raise ExportFailed(b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace"))
-
-
-def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environment.items() if not OURS.search(name.upper())}
-    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -86,4 +86,7 @@ class Poller:
 
     def _work(self) -> None:
         while not self._drain.wait(self._seconds * CHANCE.uniform(0.8, 1.2)):
-            self._look()
+            try:
+                self._look()
+            except Exception:  # the edge of the process: whatever it was, somebody has to look again
+                log.exception("looking failed")

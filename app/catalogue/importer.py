@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -10,9 +11,12 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from app.child_environment import hub_environment, offline_environment
 from app.database import Database
 from app.ids import new_id
+from app.leash import leashed
 from app.models import Artifact, Model
+from app.private import private_folder
 from app.settings import Settings
 from app.storage import Storage, keys
 
@@ -29,8 +33,7 @@ def add_base_model(database: Database, storage: Storage, settings: Settings, mod
     """False when the very same model is there already. Raises `ModelNotAdded`, and then nothing stays behind."""
     if not ID.fullmatch(model_id):
         raise ModelNotAdded(f"'{model_id}' is no model id: letters, digits, '.', '_' and '-', with at most one '/' between two parts.")
-    scratch = settings.work_dir / "imports"
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         folder = Path(temporary) / "model"
         _bring(settings, source, folder)
@@ -46,7 +49,8 @@ def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) 
 
 def _bring(settings: Settings, source: str, output: Path) -> None:
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    environment = (hub_environment if source.startswith("hf:") else offline_environment)(os.environ)
+    done = subprocess.run(leashed(command), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ModelNotAdded(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"The import ended with {done.returncode}.")
 

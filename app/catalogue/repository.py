@@ -1,9 +1,11 @@
+from collections.abc import Sequence
+
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
-from app.models import Job, Model
+from app.models import Artifact, Job, Model
 
 
 def visible(session: Session, project_id: str) -> list[Model]:
@@ -34,6 +36,11 @@ def live_job_from(session: Session, project_id: str, model_id: str) -> str | Non
 
 def mark_deleted(session: Session, project_id: str, model_id: str) -> None:
     session.execute(update(Model).where(Model.id == model_id, Model.project_id == project_id).values(deleted_at=now_plus()))
+
+
+def storage_keys(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+    mine = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
+    return session.scalars(mine.where(Model.id == model_id, Model.project_id == project_id)).all()
 
 
 def _visible(project_id: str, model_id: str) -> Select[Model]:

@@ -1,5 +1,6 @@
 from sqlalchemy.orm import Session
 
+from app import orphans
 from app.catalogue import repository
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
@@ -34,6 +35,7 @@ def delete(session: Session, project_id: str, model_id: str) -> None:
     if job_id is not None:
         raise IllegalState(f"The model is used by {job_id}, which has not ended; cancel the job first.", param="model", code="model_in_use")
     repository.mark_deleted(session, project_id, model_id)
+    orphans.abandon(session, repository.storage_keys(session, project_id, model_id))
 
 
 def _unknown(model_id: str) -> NotFound:

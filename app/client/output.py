@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.client.errors import ClientError
-from app.client.text import one_line, plain
+from app.client.text import CONTROL, one_line, plain
 
 UNLIMITED = 10_000  # what is not a terminal has no width, and an id cut in two is no id
 
@@ -24,10 +24,10 @@ class Output:
         self._errors = _console(stderr=True)
 
     def document(self, value: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(_json(value, indent=2))
 
     def json_line(self, value: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        sys.stdout.write(_json(value))
         sys.stdout.flush()
 
     def say(self, text: str, style: str = "") -> None:
@@ -62,11 +62,17 @@ class Output:
 
     def error(self, error: ClientError) -> None:
         if self.as_json:
-            sys.stderr.write(json.dumps({"error": error.body}, ensure_ascii=False) + "\n")
+            sys.stderr.write(_json({"error": error.body}))
             return
         self._errors.print(Text("Error: ", "bold red") + Text(plain(error.message)))
         if error.hint:
             self._errors.print(Text(plain(error.hint), "dim"))
+
+
+def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON escapes some control characters by itself, and the others mean the same when they are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def _console(*, stderr: bool) -> Console:

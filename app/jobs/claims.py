@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect
 
-from app.database import now_plus
+from app.database import now, now_plus
 from app.jobs.events import Draft, append
 from app.models import Attempt, Desired, Job, JobStatus, Project
 from app.projects import quotas
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 _UNSYNCED = {"synchronize_session": False}
+LOST = "lost"
 
 
 class Claim(NamedTuple):
@@ -121,6 +122,18 @@ def record(session: Session, claim: Claim, drafts: Sequence[Draft], **values: ob
     return append(session, claim.job_id, drafts, guard=claim.guard, **values)
 
 
+def relay(session: Session, claim: Claim, drafts: Sequence[Draft], before: int, **values: object) -> bool:
+    """As `record`, for the trainer's events, of which `before` came earlier. Those that are written already, by a transaction whose
+    success nobody heard of, are not written again: the job's row is locked first, so that transaction has ended."""
+    if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
+        return False
+    attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
+    known = session.scalars(select(Attempt.relayed).where(*attempt)).one()
+    held = record(session, claim, drafts[known - before :], **values)
+    session.execute(update(Attempt).where(*attempt).values(relayed=before + len(drafts)), execution_options=_UNSYNCED)
+    return held
+
+
 def finish(session: Session, claim: Claim, status: JobStatus, draft: Draft, *, failure: Failure | None = None, **values: object) -> bool:
     """End the job for good: succeeded, failed or cancelled. A wish to cancel that arrived first wins over success."""
     guard = claim.guard if status is not JobStatus.SUCCEEDED else (*claim.guard, Job.desired != Desired.CANCEL)
@@ -141,6 +154,20 @@ def pause(session: Session, claim: Claim, reason: str) -> None:
     """Wish it for the user, unless they have a wish of their own; `release` in the same transaction makes it so."""
     statement = update(Job).where(*claim.guard, Job.desired == Desired.RUN).values(desired=Desired.PAUSE, paused_reason=reason)
     session.execute(statement, execution_options=_UNSYNCED)
+
+
+def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: float) -> bool:
+    """Whether the attempt before this one ended with the same failure at the same step, both soon after their start."""
+    attempts = select(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number.in_([claim.attempt - 1, claim.attempt]))
+    both = session.scalars(attempts.order_by(Attempt.number)).all()
+    if len(both) < 2:
+        return False
+    before, this = both
+    if before.start_step is None or before.ended_at is None:
+        return False
+    lengths = (before.ended_at - before.created_at, now(session) - this.created_at)
+    alike = (before.outcome, before.error_code, before.start_step) == (LOST, code, this.start_step)
+    return alike and max(lengths).total_seconds() < within_seconds
 
 
 def release(
@@ -210,7 +237,7 @@ def _hand_back(
     if not append(session, job_id, [draft], guard=guard, **_NO_LEASE, **values):
         return False
     attempt, status = session.execute(select(Job.attempt, Job.status).where(Job.id == job_id)).one()
-    outcome = "lost" if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+    outcome = LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
     _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
     return True
 

@@ -18,6 +18,7 @@ from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObjec
 from app.jobs.shown import show, show_one
 from app.models import Job, JobStatus
 from app.pagination import Page
+from falqon_core.spec.faults import fault
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 FILTERS = {"after", "limit", "status", "model"}
@@ -51,7 +52,10 @@ def create_job(
     with app.database.transaction() as session:
         job = service.create_once(session, asking, body, app.settings)
         shown = show_one(session, app.settings, job)
+        fault("before_submit_commit")
+    fault("after_submit_commit")
     _ring(app, job)
+    fault("after_ring")
     return shown
 
 

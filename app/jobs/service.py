@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app import orphans
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
@@ -127,6 +128,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         )
     prefixes = [checkpoint.storage_prefix for checkpoint in repository.checkpoints_of(session, [job_id])[job_id]]
     repository.delete(session, job_id)
+    orphans.abandon(session, [f"{prefix}/" for prefix in prefixes])  # should they not be removed now
     return prefixes
 
 

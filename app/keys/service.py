@@ -18,6 +18,11 @@ from app.projects import service as projects
 from app.settings import Settings
 
 MIN_ADMIN_KEY_LENGTH = 20
+MIN_ADMIN_KEY_VARIETY = 10  # "changeme" repeated has 7
+
+
+class WeakAdminKey(ValueError):
+    pass
 
 
 def create_key(session: Session, project_id: str, name: str, scope: Scope, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
@@ -96,7 +101,9 @@ def ensure_admin_key(database: Database, settings: Settings) -> str | None:
 def _ensure_admin_key(database: Database, settings: Settings) -> str | None:
     chosen = settings.admin_key.get_secret_value() if settings.admin_key else ""
     if chosen and len(chosen) < MIN_ADMIN_KEY_LENGTH:
-        raise ValueError(f"FALQON_ADMIN_KEY is shorter than {MIN_ADMIN_KEY_LENGTH} characters")
+        raise WeakAdminKey(f"FALQON_ADMIN_KEY is shorter than {MIN_ADMIN_KEY_LENGTH} characters")
+    if chosen and len(set(chosen)) < MIN_ADMIN_KEY_VARIETY:
+        raise WeakAdminKey(f"FALQON_ADMIN_KEY can be guessed: it has fewer than {MIN_ADMIN_KEY_VARIETY} different characters")
     with database.transaction() as session:
         if session.get(Project, DEFAULT_PROJECT_ID) is None:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))

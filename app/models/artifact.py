@@ -13,5 +13,5 @@ class Artifact(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    storage_key: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[CreatedAt]

@@ -20,6 +20,7 @@ class Attempt(Base):
     base_model_id: Mapped[str | None]
     method: Mapped[str | None]
     start_step: Mapped[int | None]
+    relayed: Mapped[int] = mapped_column(default=0, server_default="0")  # of its trainer's events, how many are written
     created_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]

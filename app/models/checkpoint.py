@@ -14,7 +14,7 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     attempt: Mapped[int]
     step: Mapped[int]
-    storage_prefix: Mapped[str]
+    storage_prefix: Mapped[str] = mapped_column(index=True)
     manifest_sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     metrics: Mapped[JsonObject]

@@ -39,7 +39,7 @@ class File(Base):
     purpose: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    storage_key: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(index=True)
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[JsonObject | None]

@@ -10,5 +10,5 @@ class UploadPart(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
-    storage_key: Mapped[str]
+    storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[CreatedAt]

@@ -1,6 +1,11 @@
 """Every storage key is built here. Parts are our own ids and checked names, never text from a user."""
 
-from pathlib import PurePosixPath
+import re
+
+UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
+MAX_NAME = 255
+
+ROOTS = ("projects/", "models/")  # all that rows name is below these
 
 
 def file_content(project_id: str, file_id: str) -> str:
@@ -12,7 +17,7 @@ def upload_part(project_id: str, upload_id: str, part_id: str) -> str:
 
 
 def base_model_file(model_id: str, name: str) -> str:
-    return f"models/{model_id}/{_relative(name)}"
+    return f"models/{relative(model_id)}/{relative(name)}"
 
 
 def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
@@ -21,7 +26,7 @@ def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> 
 
 
 def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
-    return f"{result_prefix(project_id, job_id, attempt)}/{_relative(name)}"
+    return f"{result_prefix(project_id, job_id, attempt)}/{relative(name)}"
 
 
 def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
@@ -33,8 +38,9 @@ def probe() -> str:
     return "probe"
 
 
-def _relative(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ValueError(f"not a plain relative name: {name!r}")
-    return path.as_posix()
+def relative(name: str) -> str:
+    """`name`, if as a path it leads downwards and nowhere else, on any system. Raises `ValueError`."""
+    parts = name.split("/")
+    if not all(part.isprintable() and part not in ("", ".", "..") for part in parts) or UNSAFE.search(name) or len(name) > MAX_NAME:
+        raise ValueError(f"not a plain relative name: {name[:100]!r}")
+    return name

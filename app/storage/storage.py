@@ -1,7 +1,10 @@
 import hashlib
 import os
+import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -9,7 +12,13 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from app.private import private_folder
+from app.storage import keys
+from falqon_core.spec.faults import fault
+
 CHUNK_BYTES = 2**20
+LISTED_AT_ONCE = 1000
+UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a file that it is still writing
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
@@ -27,7 +36,7 @@ class Storage:
         self._store: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
-            self._store = LocalStore(self._root, mkdir=True)
+            self._store = LocalStore(private_folder(self._root))
         else:
             self._store = from_url(url)
 
@@ -38,6 +47,7 @@ class Storage:
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
+                fault("storage_write")
                 writer.write(chunk)
         self._sync(key)
         return Stored(size, digest.hexdigest())
@@ -61,11 +71,29 @@ class Storage:
             for chunk in self.chunks(key):
                 digest.update(chunk)
                 size += len(chunk)
+                fault("storage_fetch")
                 file.write(chunk)
         return Stored(size, digest.hexdigest())
 
     def keys(self, prefix: str) -> list[str]:
         return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
+
+    def old_keys(self, prefix: str, age: timedelta) -> Iterator[list[str]]:
+        """Objects that have stood for so long by the storage's own clock, in batches."""
+        self.put(keys.probe(), [b"ok"])
+        latest = obstore.head(self._store, keys.probe())["last_modified"] - age
+        for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
+            yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
+
+    def remove_unfinished(self, age: timedelta) -> None:
+        """What writers that were killed left in a local folder, under names that are no keys. Buckets have a rule of their own for it."""
+        if self._root is None:
+            return
+        for folder, _, names in os.walk(self._root):
+            for path in (Path(folder, name) for name in names if UNFINISHED.search(name)):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > age.total_seconds():
+                        path.unlink()
 
     def delete(self, *keys: str) -> None:
         """Those that are there."""
@@ -75,6 +103,11 @@ class Storage:
             for key in keys:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, key)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder that holds everything, where the store is one of this machine."""
+        return self._root
 
     def local_path(self, key: str) -> Path | None:
         """The object as a file of this machine, where the store is a local folder."""

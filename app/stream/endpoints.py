@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
@@ -6,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.database import Database
+from app.database import AWAY, Database
 from app.dependencies import ApiRoute, App, Reader, Services
 from app.jobs import repository
 from app.jobs import service as jobs
@@ -19,6 +20,7 @@ from app.stream.watched import Page
 
 PAGE = 200
 PING_SECONDS = 15
+AWAY_SECONDS = 1.0  # between two looks for the database
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
 CURSOR = r"^[0-9]{1,9}$"
 
@@ -60,7 +62,11 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
     """The cursor is the only state: a slow reader costs nothing but its connection."""
 
     async def read(after: int) -> Page:
-        return await run_sync(_read, app.database, job_id, after)
+        while True:
+            try:
+                return await run_sync(_read, app.database, job_id, after)
+            except AWAY:  # readers that were sent away would only come back, all at once
+                await asyncio.sleep(AWAY_SECONDS)
 
     with app.wakeups.watching(job_id, key_id) as job:
         while not app.wakeups.refuses(key_id):

@@ -3,6 +3,7 @@
 Chat goes through the tokenizer's own template, so training sees what serving will produce. The learned ranges are those the
 template marks with `{% generation %}`; without marks they are found by difference: an assistant turn is what the text gains
 over the rendered prompt before it. Trailing whitespace after the end-of-turn token is no target, since serving stops there.
+A template is a stranger's program: transformers runs it in Jinja's immutable sandbox, and here its time, memory and output are bounded.
 What is given up: a template that renders a turn differently once later turns follow (Qwen3 drops its thinking) cannot train
 on that turn, and says so.
 """
@@ -12,14 +13,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from falqon_core.data.bounded import OutOfBounds, bounded
 from falqon_core.spec.errors import DatasetError, ModelError
 from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, SupervisedRecord
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+MAX_RENDERED_CHARACTERS = 32 * 2**20  # of one record; its line in the file has at most a quarter of that
+MAX_REASON_CHARACTERS = 300
 Span = tuple[int, int]
 
 
@@ -78,17 +81,23 @@ class _Chat:
     def render(self, num_messages: int, generation_prompt: bool = False) -> tuple[str, list[Span]]:
         """The text of the first `num_messages` messages, and the ranges that the template marks."""
         try:
-            texts, spans = render_jinja_template(
-                [self.messages[:num_messages]],
-                tools=self.tools,
-                chat_template=self.template,
-                return_assistant_tokens_mask=self.has_marks,
-                add_generation_prompt=generation_prompt,
-                **self.special_tokens,
+            texts, spans = bounded(
+                lambda: render_jinja_template(
+                    [self.messages[:num_messages]],
+                    tools=self.tools,
+                    chat_template=self.template,
+                    return_assistant_tokens_mask=self.has_marks,
+                    add_generation_prompt=generation_prompt,
+                    **self.special_tokens,
+                )
             )
-        except (TemplateError, TypeError) as error:
+        except OutOfBounds as error:
+            raise ModelError(f"the model's chat template {error} for one record, so it is not used", "model") from None
+        except Exception as error:  # the template's own, which may be any
             what = "refuses the messages" if num_messages else "cannot begin with an assistant message"
-            raise DatasetError(f"the model's chat template {what}: {error}", "training_file") from None
+            raise DatasetError(f"the model's chat template {what}: {_reason(error)}", "training_file") from None
+        if len(texts[0]) > MAX_RENDERED_CHARACTERS:
+            raise ModelError("the model's chat template makes more than 32 Mi characters of one record, so it is not used", "model")
         return texts[0], spans[0] if spans else []
 
     def turn(self, index: int, text: str) -> Span:
@@ -105,6 +114,12 @@ class _Chat:
         if turn.rstrip().endswith(self.end_tokens):
             turn = turn.rstrip()
         return len(before), len(before) + len(turn)
+
+
+def _reason(error: Exception) -> str:
+    """The template may have written it: short, and nothing that steers a terminal or that no database keeps."""
+    text = str(error) or type(error).__name__
+    return "".join(character if character.isprintable() else " " for character in text[:MAX_REASON_CHARACTERS])
 
 
 def _template_message(message: ChatMessage) -> dict[str, Any]:

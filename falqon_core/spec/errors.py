@@ -4,6 +4,9 @@ Every error carries a stable `code` that reaches the user in `job.error.code`, a
 where one input is to blame, the name of that input (`param`). What is given up: tracebacks never travel; they stay in the log.
 """
 
+import errno
+import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -49,6 +52,10 @@ class OutOfMemory(FalqonError):
     code = "out_of_memory"
 
 
+class DiskFull(FalqonError):
+    code = "disk_full"
+
+
 class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
 
@@ -62,10 +69,27 @@ def is_allocation_failure(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY))
 
 
+# Libraries written in Rust (safetensors, the object store) say it in words only; 28 is ENOSPC, 122 EDQUOT.
+_DISKS_SAY = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that there is no space left, or none that we may use."""
+    return any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _DISKS_SAY.search(str(one)) for one in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def as_falqon_error(error: Exception) -> FalqonError:
     """What may be told of any error: itself when it is ours, out of memory when it means that, otherwise only that it happened."""
     if isinstance(error, FalqonError):
         return error
+    if is_disk_full(error):
+        return DiskFull("the disk is full")
     if is_allocation_failure(error):
         return OutOfMemory("memory ran out while loading; a smaller base model, rank or max_seq_length needs less")
     return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")

@@ -4,6 +4,7 @@ One message is one line of UTF-8 JSON whose `type` names the class. Order is the
 What is given up: there is no channel back. Wishes (stop) arrive as SIGTERM, answered with a checkpoint and `ExitCode.STOPPED`.
 """
 
+import signal
 from enum import IntEnum
 from typing import Annotated, Literal
 
@@ -16,6 +17,9 @@ class ExitCode(IntEnum):
     INTERNAL = 70  # EX_SOFTWARE: a fault of ours or of the machine; may be retried
     OUT_OF_MEMORY = 71  # EX_OSERR
     STOPPED = 75  # EX_TEMPFAIL: asked to stop, a checkpoint was written, the same command continues
+
+
+ENDLESS_TEMPLATE = -int(signal.SIGPROF)  # how a process ends whose chat template cannot be interrupted (data.bounded)
 
 
 class Message(BaseModel):

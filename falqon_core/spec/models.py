@@ -1,19 +1,14 @@
-"""Dimensions and parameter counts of a base model, read from its config.json, and the checks a model folder must pass.
+"""Dimensions and parameter counts of a base model, read from its config.json.
 
 Covers decoder-only models whose layers are q, k, v, o and gate, up, down projections (Llama, Mistral, Qwen2, Qwen3, SmolLM).
 What is given up: mixtures of experts and other layer shapes are refused here, although `convert_to_melded` may cope with them.
 """
 
-import json
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.spec.errors import ModelError
-
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
-CODE_SUFFIXES = {".py", ".pyc", ".so"}
 
 
 class ModelDimensions(BaseModel):
@@ -93,31 +88,3 @@ class ModelDimensions(BaseModel):
         """Elements of all A [rank, I] and of all B [O, rank]."""
         shapes = self.linear_shapes.values()
         return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(o for o, _ in shapes)
-
-
-def check_model_folder(folder: Path) -> dict[str, Any]:
-    """Refuse a model folder that could execute code; return its parsed config.json.
-
-    Raises `ModelError` for pickles, for Python files or `auto_map` (remote code), for a missing or unreadable config.json
-    and for weights that are not safetensors.
-    """
-    if not folder.is_dir():
-        raise ModelError(f"{folder.name} is not a folder", "model")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in names:
-        suffix = Path(name).suffix.lower()
-        if suffix in PICKLE_SUFFIXES:
-            raise ModelError(f"{name} may hold a pickle, which can run code when loaded; provide safetensors only", "model")
-        if suffix in CODE_SUFFIXES:
-            raise ModelError(f"{name} is program code; models that need remote code are refused", "model")
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", "model") from None
-    if not isinstance(config, dict):
-        raise ModelError("config.json is not a JSON object", "model")
-    if "auto_map" in config:
-        raise ModelError("config.json has 'auto_map', so the model needs remote code, which is refused", "model")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ModelError("the folder holds no .safetensors weights", "model")
-    return config

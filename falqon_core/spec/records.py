@@ -18,6 +18,7 @@ from falqon_core.spec.places import column_of, field_of
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, Shape, TextRecord, num_characters, shape_of
 
 MAX_ERRORS = 50
+MAX_LINES = 50_000_000  # blank ones included, which cost time as well
 MAX_BAD_RECORDS = 100_000  # then the check ends: the file is something else
 EXAMPLE_CHARACTERS = 200
 EXAMPLE_ITEMS = 8
@@ -56,6 +57,10 @@ _ADVICE = {
 }
 
 
+class TooManyLines(BadRecord):
+    pass
+
+
 class MixedShapes(BadRecord):
     """A line of another kind than the lines before it. No tolerance covers this: the file is not what its first lines say."""
 
@@ -82,7 +87,7 @@ class FileReport(BaseModel):
 
     `num_records` counts good records, and `num_characters` those of theirs that the model reads, so the input of a preference record
     counts twice. `mixed_at_line` is the first line of another kind than the first record; at `given_up_at_line` there were
-    `MAX_BAD_RECORDS` bad ones, and the check ended.
+    `MAX_BAD_RECORDS` bad ones, or `MAX_LINES` before it, and the check ended.
     """
 
     shape: Shape | None = None
@@ -142,9 +147,13 @@ def parse_record(raw: bytes, line: int = 1) -> Record:
 
 
 def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadRecord]]:
-    """Every line that is not blank, by number: its record, or what is wrong with it."""
+    """Every line that is not blank, by number: its record, or what is wrong with it. `TooManyLines` is the last."""
     first: Parsed | None = None
     for number, raw in enumerate(lines, 1):
+        if number > MAX_LINES:
+            message = f"the file has more than {MAX_LINES} lines"
+            yield number, TooManyLines(RecordError(line=number, column=1, field="", message=message, advice="split it"))
+            return
         raw = raw.rstrip(b"\r\n")
         if not raw or raw.isspace():
             continue
@@ -175,7 +184,7 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
             errors.append(found.error)
         if mixed_at_line is None and isinstance(found, MixedShapes):
             mixed_at_line = number
-        if num_errors == MAX_BAD_RECORDS:
+        if num_errors == MAX_BAD_RECORDS or isinstance(found, TooManyLines):
             given_up_at_line = number
             break
     if records == num_errors == 0:

@@ -21,7 +21,9 @@ from torch import Tensor
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders
+from falqon_core.spec.weights import check_safetensors
 
 
 class Row(BaseModel):
@@ -72,10 +74,12 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     path = checkpoint_folder(output, checkpoint.progress.step)
     with whole_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
+        fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
         (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
         (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
+    fault("checkpoint_written")
     for old in checkpoint_folders(output)[keep:]:
         if int(old.name) != checkpoint.progress.best_step:
             shutil.rmtree(old)
@@ -102,6 +106,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
             if _sha256(path / name) != files[name]["sha256"]:
                 raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
+            if name.endswith(".safetensors"):
+                check_safetensors(path / name)
         progress = Progress.model_validate_json((path / "progress.json").read_text())
         return Checkpoint(progress, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:

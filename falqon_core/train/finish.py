@@ -13,6 +13,7 @@ from falqon_core.export.model_card import TrainingRow, license_of, write_model_c
 from falqon_core.files import whole_folder
 from falqon_core.methods.falqon import Falqon
 from falqon_core.spec.errors import ModelError
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import checkpoint_folder
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
@@ -36,6 +37,7 @@ def export_model(
             num_tokens=progress.trained_tokens,
             device=model.device.type,
         )
+        fault("export_write")
         write_sha256sums(staging)
 
 

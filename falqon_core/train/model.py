@@ -1,7 +1,7 @@
 """Load a base model for training: from a folder that was checked, offline, in bf16, without remote code.
 
 A model that was fine-tuned here is one too: its FP8 weights come back as bf16.
-What is given up: only the architectures whose decoder and head are plain (`SUPPORTED`), because the loss computes logits itself.
+What is given up: every architecture but those of `spec.model_folder`.
 """
 
 from pathlib import Path
@@ -14,16 +14,14 @@ from falqon_core.export.reading import dequantized, is_ours
 from falqon_core.ops import attention
 from falqon_core.spec.config import DeviceChoice
 from falqon_core.spec.errors import ConfigError, ModelError
-from falqon_core.spec.models import ModelDimensions, check_model_folder
-
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+from falqon_core.spec.model_folder import check_architecture, check_model_files, check_model_folder, check_weights
+from falqon_core.spec.models import ModelDimensions
 
 
 def load_dimensions(folder: Path) -> ModelDimensions:
     """From the folder's config.json, without a weight being read. Raises `ModelError` for anything refused."""
     config = check_model_folder(folder)
-    if config.get("model_type") not in SUPPORTED:
-        raise ModelError(f"model type {config.get('model_type')!r} is not supported; supported are {', '.join(SUPPORTED)}", "model")
+    check_architecture(config)
     if "quantization_config" in config and not is_ours(config):
         raise ModelError("the model is quantized already, and not by this trainer; provide the bf16 or fp32 weights", "model")
     return ModelDimensions.from_config(config)
@@ -42,6 +40,7 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
     Raises `ModelError` for anything refused or broken.
     """
     load_dimensions(folder)
+    check_weights(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         source: tuple[Path | None, dict[str, torch.Tensor] | None] = (folder, None)
@@ -67,7 +66,8 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Raises `ModelError` when the folder has no usable tokenizer."""
+    """Raises `ModelError` when the folder has no usable tokenizer, or holds what is refused."""
+    check_model_files(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -53,7 +53,14 @@ class MessagePort:
 
 
 class PlainLog:
+    """`discreet`: without what quotes the data, for a log that others read."""
+
+    def __init__(self, discreet: bool) -> None:
+        self._discreet = discreet
+
     def __call__(self, message: Message) -> None:
+        if self._discreet and isinstance(message, Sampled | Failed):
+            return
         sys.stdout.write(describe(message) + "\n")
         sys.stdout.flush()
 
@@ -82,10 +89,10 @@ class ProgressBar:
         self._progress.stop()
 
 
-def person_port() -> Port:
+def person_port(*, discreet: bool) -> Port:
     """For whoever reads stdout."""
     console = Console()
-    return ProgressBar(console) if console.is_terminal else PlainLog()
+    return ProgressBar(console) if console.is_terminal else PlainLog(discreet)
 
 
 def describe(message: Message) -> str:

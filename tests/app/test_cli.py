@@ -4,11 +4,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from app.database import Database
 from app.keys.service import authenticate
 from app.models import Model, Scope
 from app.settings import Settings
 from tests.support.house import ROOT, TOY_TRAINER
+from tests.support.service import free_port
 
 
 def falqon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,3 +47,12 @@ def test_migrate_models_and_keys(tmp_path: Path) -> None:
         assert authenticate(session, secret).scope is Scope.READ
         assert {model.id for model in session.query(Model)} == {"falqon-tiny", "house/tiny"}
     database.dispose()
+
+
+def test_a_key_that_can_be_guessed_opens_nothing_to_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FALQON_ADMIN_KEY", "changeme" * 3)
+    for arguments in (("up", "--host", "0.0.0.0", "--allow-remote", "--port", str(free_port())), ("migrate",)):
+        refused = falqon(tmp_path, *arguments)
+        assert refused.returncode == 1
+        assert "FALQON_ADMIN_KEY can be guessed" in refused.stderr
+        assert "Traceback" not in refused.stderr

@@ -1,12 +1,14 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app import migrate
-from app.database import Database, now_plus
+from app.database import AWAY, Database, now_plus
 from app.models import Base, Project
+from tests.support.postgres import PostgresServer
 
 
 def test_migrations_build_exactly_the_declared_tables(database: Database) -> None:
@@ -33,3 +35,26 @@ def test_times_compare_inside_the_database(database: Database) -> None:
     with database.read() as session:
         assert session.scalars(select(Project).where(Project.created_at < now_plus(-20))).one_or_none() is not None
         assert session.scalars(select(Project).where(Project.created_at < now_plus(-40))).one_or_none() is None
+
+
+def test_a_process_that_stops_inside_a_transaction_holds_its_locks_not_for_long(postgres: PostgresServer) -> None:
+    url = postgres.create_database("stopped")
+    patient, database = Database(url), Database(url + "&options=-c%20idle_in_transaction_session_timeout%3D200ms")
+    migrate.upgrade(patient)
+    with patient.transaction() as session:
+        session.add(Project(id="proj_a", name="a"))
+    rename = update(Project).where(Project.id == "proj_a")
+
+    def stop_inside() -> None:
+        with database.transaction() as stopped:
+            stopped.execute(rename.values(name="of the one that stopped"))
+            with patient.transaction() as other:
+                other.execute(rename.values(name="of the other"))
+            stopped.execute(rename.values(name="too late"))
+
+    with pytest.raises(AWAY):
+        stop_inside()
+    with patient.read() as session:
+        assert session.scalars(select(Project.name)).one() == "of the other"
+    patient.dispose()
+    database.dispose()

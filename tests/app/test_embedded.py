@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
@@ -50,11 +51,23 @@ def test_it_is_ready_and_private(service: Service) -> None:
     assert (service.folder / "client.json").stat().st_mode & 0o777 == 0o600
     assert {path.name for path in (service.folder / "logs").iterdir()} == {"api.log", "valkey.log", "worker-cpu.log", "worker-gpu.log"}
     assert service.url in service.output.read_text()
+    assert httpx.get(f"{service.url}/healthz", headers={"host": "localhost"}).status_code == 200
+    rebound = httpx.get(f"{service.url}/healthz", headers={"host": f"evil.example:{service.port}"})
+    assert (rebound.status_code, rebound.json()["error"]["code"]) == (400, "unknown_host")
 
 
 def test_a_job_runs(service: Service) -> None:
     job = create_job(service, Toy())
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
+
+
+def test_what_it_keeps_is_for_this_user_alone(service: Service) -> None:
+    """After a job, so that every folder is there."""
+    folders = [path for path in service.folder.iterdir() if path.is_dir()]
+    assert {path.name for path in folders} >= {"logs", "objects", "valkey", "work"}
+    assert [path for path in folders if path.stat().st_mode & 0o077] == []
+    secrets = [service.folder / name for name in ("client.json", "session_secret", "falqon.db")]
+    assert [path for path in secrets if path.stat().st_mode & 0o777 != 0o600] == []
 
 
 def test_a_second_one_says_who_was_first(service: Service) -> None:

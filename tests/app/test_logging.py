@@ -2,8 +2,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from app.keys import secrets
-from app.logging import redact_text
+from app.logging import Redact, redact_keys, redact_text, secrets_of
+from app.settings import Settings
 
 PROGRAM = """
 import logging, structlog, sys
@@ -36,3 +39,55 @@ def test_ordinary_text_is_left_alone() -> None:
     assert redact_text("ft_live_") == "ft_live_"
     assert redact_text("no secrets: ft:base:acme::1234") == "no secrets: ft:base:acme::1234"
     assert "ft_models" in redact_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("GET /v1/models/ft_live_abcdefgh_ijklmnop", "ijklmnop"),
+        ("authorization: Token canary", "Token"),
+        ("{'Cookie': 'falqon_session=canary; other=canary'}", "falqon_session"),
+        ("cannot connect to postgresql://falqon:canary@db/falqon", "canary"),
+        ("redis://:canary@redis:6379/0 is away", "canary"),
+        ("api_key=canary api-key: canary x-api-key: canary", "canary"),
+        ("password='canary'", "canary"),
+        ("downloading with hf_abcdefghijklmnopqrstu", "abcdefghijklmnopqrstu"),
+    ],
+)
+def test_what_looks_like_a_secret_is_none_any_more(text: str, hidden: str) -> None:
+    assert hidden not in redact_text(text)
+
+
+def test_answers_hide_our_own_keys_and_nothing_else() -> None:
+    _, secret = secrets.generate()
+    assert redact_keys(f"The model '{secret}' does not exist.") == f"The model '{secret[:17]}***' does not exist."
+    assert redact_keys("api_key: an unknown parameter; password: too short") == "api_key: an unknown parameter; password: too short"
+
+
+def test_what_this_process_was_told_is_known_whatever_it_looks_like() -> None:
+    settings = Settings(
+        _env_file=None, admin_key="plain-words-as-a-key", session_secret="sign with me!", database_url="postgresql://me:p%40ss-word@db/x"
+    )
+    redact = Redact(secrets_of(settings, {"AWS_SECRET_ACCESS_KEY": "abcd/efgh+ijkl", "HOME": "/home/someone", "API_KEY": "short"}))
+
+    event = redact(
+        None,
+        "info",
+        {
+            "event": "got plain-words-as-a-key and p@ss-word",
+            "error": ValueError("sign with me!"),
+            "nested": ({"key plain-words-as-a-key": [b"abcd/efgh+ijkl"]},),
+            "short": "in a short while",
+            "home": "/home/someone",
+            "count": 3,
+        },
+    )
+
+    assert event == {
+        "event": "got *** and ***",
+        "error": "ValueError('***')",
+        "nested": [{"key ***": ["b'***'"]}],
+        "short": "in a short while",
+        "home": "/home/someone",
+        "count": 3,
+    }

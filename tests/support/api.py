@@ -46,7 +46,7 @@ def jsonl(count: int = 12, answer: str = "four") -> bytes:
 
 class Api:
     def __init__(self, database_url: str, data_dir: Path, **options: Any) -> None:
-        options = {"redis_url": NOTHING_LISTENS, "num_threads": 2} | options
+        options = {"redis_url": NOTHING_LISTENS, "num_threads": 2, "wrong_keys_per_minute": 1_000_000} | options
         self.settings = Settings(_env_file=None, database_url=database_url, data_dir=data_dir, **options)
         self.database = Database(self.settings.resolved_database_url)
         self.storage = Storage(self.settings.resolved_storage_url)

@@ -26,7 +26,7 @@ from worker.supervisor import Supervisor
 ROOT = Path(__file__).resolve().parents[2]
 TOY_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "toy_trainer.py")]
 BASE_MODEL = "toy/base"
-DURATIONS = ("lease", "heartbeat", "poll", "stop_grace")
+DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang")
 
 
 class House:
@@ -34,7 +34,7 @@ class House:
         self.settings = Settings(
             data_dir=folder,
             database_url=database_url,
-            lease=timedelta(seconds=2),
+            lease=timedelta(seconds=5),  # a busy machine must not take a healthy worker for a dead one
             heartbeat=timedelta(seconds=0.3),
             poll=timedelta(seconds=0.5),
             stop_grace=timedelta(seconds=1.5),

@@ -17,8 +17,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from falqon_core.bases.importer import import_model
+from falqon_core.files import whole_folder
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ModelError
+from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
+from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
 from falqon_core.spec.messages import (
     CheckpointSaved,
@@ -42,12 +44,21 @@ class Toy(BaseModel):
     best_at: int | None = None  # the checkpoint of this step has the lowest validation loss, all others the same
     crash_at: int | None = None  # the first time the step is reached from step 0
     user_error_at: int | None = None
+    hang_at: int | None = None  # the first time the step is reached from step 0
     deaf: bool = False  # to SIGTERM
     damaged_export: bool = False
 
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights_of(steps: int) -> bytes:
+    """What a whole, uninterrupted training ends with."""
+    state = hashlib.sha256(str(steps).encode()).hexdigest()
+    for step in range(1, steps + 1):
+        state = hashlib.sha256(f"{state}{step}".encode()).hexdigest()
+    return state.encode()
 
 
 class Trainer:
@@ -85,6 +96,9 @@ class Trainer:
                 return ExitCode.USER_ERROR
             if toy.crash_at == step and start == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if toy.hang_at == step and start == 0:
+                while True:
+                    time.sleep(3600)
             time.sleep(toy.step_seconds)
             self.state = hashlib.sha256(f"{self.state}{step}".encode()).hexdigest()
             self.send(
@@ -112,13 +126,13 @@ class Trainer:
 
     def checkpoint(self, step: int) -> None:
         folder = checkpoint_folder(self.output, step)
-        staging = folder.with_name(f".{step}")
-        staging.mkdir(parents=True)
-        (staging / "state.bin").write_text(self.state)
-        state = staging / "state.bin"
-        files = {"state.bin": {"bytes": state.stat().st_size, "sha256": sha256(state)}}
-        (staging / MANIFEST).write_text(json.dumps({"step": step, "files": files}))
-        staging.rename(folder)
+        with whole_folder(folder) as staging:
+            (staging / "state.bin").write_text(self.state)
+            fault("checkpoint_write")
+            state = staging / "state.bin"
+            files = {"state.bin": {"bytes": state.stat().st_size, "sha256": sha256(state)}}
+            (staging / MANIFEST).write_text(json.dumps({"step": step, "files": files}))
+        fault("checkpoint_written")
         self.send(
             CheckpointSaved(
                 step=step,
@@ -178,7 +192,15 @@ def main() -> int:
     if arguments.command == "import":
         return import_folder(arguments.source, arguments.output)
     config = TrainConfig.model_validate_json(arguments.config.read_bytes())
-    return Trainer(config, arguments.output, arguments.message_fd).train()
+    trainer = Trainer(config, arguments.output, arguments.message_fd)
+    try:
+        return trainer.train()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        told = as_falqon_error(error)
+        trainer.send(Failed(code=told.code, message=told.message))
+        return ExitCode.INTERNAL
 
 
 if __name__ == "__main__":

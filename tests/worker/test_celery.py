@@ -97,7 +97,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_continues(silent_ho
     worker.kill()
     wait_for(lambda: not house.trainers(), 5, "the trainer dies with its worker")
     assert rescue(house) == [], "the lease is still running"
-    wait_for(lambda: rescue(house) == [job_id], 5, "the lease ends")
+    wait_for(lambda: rescue(house) == [job_id], 15, "the lease ends")
     assert house.job(job_id).infra_failures == 1
     assert house.supervisor().execute_next()
     assert house.attempts(job_id)[1].start_step > 0
@@ -114,7 +114,7 @@ def test_a_ghost_writes_nothing(silent_house: House) -> None:
     assert len(frozen) == 2
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: rescue(house) == [job_id], 10, "the lease ends")
+    wait_for(lambda: rescue(house) == [job_id], 15, "the lease ends")
     assert house.supervisor().execute_next()
     winner = house.job(job_id)
     weights = house.weights(job_id)

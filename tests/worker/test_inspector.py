@@ -88,6 +88,7 @@ def test_one_question_after_the_other_until_none_is_left(house: House, tmp_path:
     ("code", "error"),
     [
         ("import os; os.kill(os.getpid(), 9)", "internal_error"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGPROF)", "model_refused"),
         ("raise SystemExit(70)", "internal_error"),
         ("import time; time.sleep(600)", "too_slow"),
     ],

@@ -262,3 +262,28 @@ def test_an_early_end_is_compared_with_nothing() -> None:
     assert whole is not None
     assert (whole.seconds, whole.ratio, whole.inside_band) == (4.0, 2.0, True)
     assert Trainer(Job()).progress.actual() is None
+
+
+def test_how_long_a_trainer_may_be_silent() -> None:
+    now, floor = 0.0, 600.0
+    progress = Progress(job(), Machine("h100", 1), lambda: now, H100)
+
+    def silent(seconds: float) -> bool:
+        nonlocal now
+        before, now = now, now + seconds
+        stuck = progress.is_stuck(floor)
+        now = before
+        return stuck
+
+    progress.listen()
+    assert (silent(6 * floor), silent(6 * floor + 1)) == (False, True), "loading, of which nothing is known"
+    for number in range(1, 5):
+        now += 10.0
+        progress.step(step(number, seconds=10.0))
+    assert (silent(floor), silent(floor + 1)) == (False, True)
+    for number in range(5, 50):
+        now += 100.0
+        progress.step(step(number, seconds=100.0))
+    assert (silent(2000.0), silent(2001.0)) == (False, True), "20 steps of the usual length"
+    progress.step(step(100))
+    assert (silent(6 * floor), silent(6 * floor + 1)) == (False, True), "merging"

@@ -17,7 +17,7 @@ from app.models import Desired, JobStatus
 from app.storage import keys
 from tests.support.house import House
 from tests.support.postgres import PostgresServer
-from tests.support.toy_trainer import Toy
+from tests.support.toy_trainer import Toy, weights_of
 from tests.support.waiting import wait_for
 from worker.supervisor import Supervisor
 
@@ -174,6 +174,20 @@ def test_a_trainer_that_does_not_obey_is_killed(embedded_house: House) -> None:
     assert house.trainers() == []
 
 
+def test_a_trainer_that_hangs_is_killed_and_the_job_tried_again(house: House) -> None:
+    job_id = house.add_job(INTERRUPTIBLE.model_copy(update={"hang_at": 50}))
+    supervisor = house.supervisor(hang=timedelta(seconds=1))
+    supervisor.execute_next()
+    assert house.trainers() == []
+    job, first = house.job(job_id), house.attempts(job_id)[0]
+    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 1)
+    assert (first.outcome, first.error_code) == ("lost", "trainer_hung")
+    supervisor.execute_next()
+    assert house.job(job_id).status == JobStatus.SUCCEEDED
+    assert house.attempts(job_id)[1].start_step == 40
+    assert house.weights(job_id) == weights_of(QUICK.steps)
+
+
 def test_a_drain_gives_the_job_back_for_nothing(embedded_house: House) -> None:
     house = embedded_house
     drain = threading.Event()
@@ -244,18 +258,44 @@ def test_inputs_are_verified(embedded_house: House) -> None:
     assert list((house.settings.work_dir / "attempts").glob("[!.]*")) == []
 
 
-def test_a_restart_of_the_database_loses_no_event(tmp_path: Path, postgres: PostgresServer) -> None:
+def test_a_database_that_is_away_loses_no_event_and_stops_no_trainer(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.spool.IN_MEMORY", 5)  # the rest goes to disk
     url = postgres.create_database("restarted")
     database = Database(url)
     migrate.upgrade(database)
     house = House(tmp_path / "data", database, url)
     job_id = house.add_job(INTERRUPTIBLE)
-    with executing(house.supervisor(lease=timedelta(seconds=30))):
+    with executing(house.supervisor(lease=timedelta(seconds=120))):
         house.wait_for_step(job_id, 1)
         postgres.stop(signal.SIGQUIT)
-        postgres.start()
-    database.dispose()
+        try:
+            wait_for(lambda: list(house.settings.work_dir.rglob("events.spool")), what="events are kept on disk")
+            wait_for(lambda: not house.trainers(), what="the trainer goes on to its end")
+        finally:
+            postgres.start()
     steps = [event.data["step"] for event in house.events(job_id) if event.type == "metrics" and "train_loss" in event.data]
-    assert house.job(job_id).status == JobStatus.SUCCEEDED
+    job = house.job(job_id)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
     assert steps == list(range(1, QUICK.steps + 1))
+    assert [checkpoint.step for checkpoint in house.checkpoints(job_id)] == [100, 120]
     database.dispose()
+
+
+def test_a_job_that_crashes_the_same_way_at_once_is_not_tried_for_ever(house: House) -> None:
+    job_id = house.add_job(Toy(damaged_export=True, steps=1))
+    supervisor = house.supervisor()
+    assert supervisor.execute_next()
+    assert supervisor.execute_next()
+    assert supervisor.execute_next() is False
+    job = house.job(job_id)
+    assert (job.status, job.attempt, job.error_code) == (JobStatus.FAILED, 2, "internal_error")
+
+
+def test_whoever_gets_further_each_time_is_not_given_up(embedded_house: House) -> None:
+    house = embedded_house
+    job_id = house.add_job(Toy(crash_at=13))
+    house.set(job_id, infra_failures=3)
+    house.supervisor().execute_next()
+    assert (house.job(job_id).status, house.job(job_id).infra_failures) == (JobStatus.QUEUED, 1)

@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.storage import Storage, Stored
 from falqon_core.bases.tiny import build_tiny
 from tests.support.house import TOY_TRAINER
+from tests.support.traversal import NAMES
 
 WriteModel = Callable[[str], Path]
 
@@ -74,6 +75,14 @@ def test_the_same_again_is_fine_and_another_is_refused(
     with pytest.raises(ModelNotAdded, match="different model 'house/base' already"):
         add_base_model(database, storage, settings, "house/base", str(other))
     assert storage.keys("models") == before
+
+
+def test_an_id_never_leads_elsewhere(database: Database, storage: Storage, settings: Settings, tmp_path: Path) -> None:
+    for model_id in NAMES:
+        with pytest.raises(ModelNotAdded, match="is no model id"):
+            add_base_model(database, storage, settings, model_id, "builtin:falqon-tiny")
+    assert rows(database) == ([], [])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith("falqon.db")]
 
 
 def test_two_imports_at_once_leave_one_whole_model(

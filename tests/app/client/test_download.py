@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from app.client.download import _inside
+from app.client.errors import Refused
 from tests.app.client.conftest import Falqon
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
+from tests.support.traversal import NAMES
 
 MODEL = "falqon-tiny"
 
@@ -110,6 +113,16 @@ def test_names_that_lead_elsewhere_are_refused(falqon: Falqon, hostile: str, tmp
     done = falqon("download", "m", "--output", "model", "--base-url", hostile, "--api-key", "x")
     assert done.exit_code == 1, done.stdout
     assert not list(tmp_path.rglob("*evil"))
+
+
+def test_no_name_of_the_service_lands_outside_the_folder(tmp_path: Path) -> None:
+    folder, refused = tmp_path / "a" / "b" / "model", 0
+    for name in NAMES:
+        try:
+            assert _inside(folder, name).resolve().is_relative_to(folder)
+        except Refused:
+            refused += 1
+    assert refused > 100
 
 
 def test_bytes_that_are_not_what_was_promised_are_not_kept(falqon: Falqon, hostile: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.cli import PANEL, app
 from tests.app.client.conftest import Falqon
 from tests.support.service import KEY, Service
 
-MOVING = {"heartbeat_age_seconds", "age_days"}
+MOVING = {"heartbeat_age_seconds", "age_days", "live_jobs", "storage_bytes", "device_hours"}
 READS = {
     "files list --limit 3": "/files?limit=3",
     "files show FILE": "/files/FILE",

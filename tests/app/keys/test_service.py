@@ -4,7 +4,7 @@ from sqlalchemy import select
 from app.database import Database
 from app.errors import InvalidApiKey
 from app.keys import secrets
-from app.keys.service import authenticate, create_key, ensure_admin_key
+from app.keys.service import WeakAdminKey, authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Scope
 from app.settings import Settings
 
@@ -41,8 +41,11 @@ def test_a_chosen_admin_key_of_any_shape_works_and_nothing_is_generated(database
     with database.read() as session:
         assert authenticate(session, chosen).scope is Scope.ADMIN
         assert len(session.scalars(select(ApiKey)).all()) == 1
-    with pytest.raises(ValueError, match="shorter than 20"):
+    with pytest.raises(WeakAdminKey, match="shorter than 20"):
         ensure_admin_key(database, settings(admin_key="short"))
+    for guessable in ("changeme" * 4, "a" * 40, "12345678" * 3, "adminadminadminadmin"):
+        with pytest.raises(WeakAdminKey, match="can be guessed"):
+            ensure_admin_key(database, settings(admin_key=guessable))
 
 
 def test_only_the_exact_secret_opens(database: Database) -> None:

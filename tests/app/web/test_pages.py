@@ -4,6 +4,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from sqlalchemy import update
 
 from app.database import now_plus
@@ -14,6 +16,10 @@ from app.web import docs
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
 
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'self'"
+)
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
 
@@ -71,6 +77,21 @@ def test_the_cookie_holds_the_key_id_and_ends_with_the_key(browser: httpx.Client
     assert "Sign out" not in browser.get("/").text
 
 
+def test_over_https_the_cookie_belongs_to_this_host_alone(browser: httpx.Client, tenant: Tenant) -> None:
+    https = {"x-forwarded-proto": "https"} | SAME_SITE  # as a proxy on this machine says it
+    answer = browser.post("/sign-in", data={"key": tenant.key}, headers=https, follow_redirects=False)
+    name, _, rest = answer.headers["set-cookie"].partition("=")
+    value, *flags = rest.lower().replace(" ", "").split(";")
+    assert name == "__Host-falqon_session"
+    assert {"path=/", "httponly", "secure", "samesite=lax"} <= set(flags)
+    assert not any(flag.startswith("domain") for flag in flags)
+    browser.cookies.clear()
+    for cookie, is_signed_in in (("__Host-falqon_session", True), ("falqon_session", False)):
+        page = browser.get("/", headers=https | {"cookie": f"{cookie}={rest.partition(';')[0]}"})
+        assert ("Sign out" in page.text) is is_signed_in
+    assert value
+
+
 def test_signing_out(browser: httpx.Client, tenant: Tenant) -> None:
     sign_in(browser, tenant)
     assert "Sign out" not in browser.post("/sign-out", headers=SAME_SITE).text
@@ -86,11 +107,35 @@ def test_a_wrong_key_and_a_forged_cookie_get_nothing(browser: httpx.Client) -> N
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"}]
+    "headers",
+    [
+        {},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": "cross-site", "origin": "http://127.0.0.1"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"referer": "http://127.0.0.1/"},
+    ],
 )
-def test_forms_of_other_sites_are_refused(browser: httpx.Client, tenant: Tenant, headers: dict[str, str]) -> None:
-    for path in ("/sign-in", "/sign-out"):
-        assert browser.post(path, data={"key": tenant.key}, headers=headers).status_code == 403
+def test_forms_of_other_sites_change_nothing(browser: httpx.Client, tenant: Tenant, headers: dict[str, str]) -> None:
+    """Every route outside /v1 that could: what is added later is asked too."""
+    sign_in(browser, tenant)
+    changing = [
+        (method, path)
+        for path, methods in routes(tenant.api.app)
+        if not path.startswith("/v1/")
+        for method in methods - {"GET", "HEAD", "OPTIONS"}
+    ]
+    assert {path for _, path in changing} >= {"/sign-in", "/sign-out"}
+    for method, path in changing:
+        assert browser.request(method, path, data={"key": tenant.key}, headers=headers).status_code == 403, path
+    assert "Sign out" in browser.get("/").text
+
+
+def routes(app: FastAPI) -> list[tuple[str, set[str]]]:
+    return [(context.path, set(context.methods)) for context in iter_route_contexts(app.routes) if context.path and context.methods]
 
 
 def test_a_browser_that_only_sends_the_origin_is_let_in(browser: httpx.Client, tenant: Tenant) -> None:
@@ -110,9 +155,12 @@ def test_hostile_text_is_shown_as_text(browser: httpx.Client, tenant: Tenant) ->
 
 def test_pages_allow_nothing_from_elsewhere_and_nothing_inline(browser: httpx.Client, tenant: Tenant) -> None:
     for page in (browser.get("/"), sign_in(browser, tenant), browser.get("/docs")):
-        policy = page.headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'")
-        assert "unsafe" not in policy
+        policy = page.headers.get_list("content-security-policy")
+        assert len(policy) == 1
+        assert policy[0].startswith(POLICY)
+        assert policy[0].removeprefix(POLICY) in ("", "; font-src 'self' data:")
+        assert page.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert page.headers.get_list("referrer-policy") == ["same-origin"]
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|https?://", page.text)
         for asset in re.findall(r'(?:src|href)="(/(?:static|docs/assets)/[^"]+)"', page.text):
             assert browser.get(asset).status_code == 200

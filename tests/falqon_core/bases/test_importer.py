@@ -95,6 +95,43 @@ def test_a_model_without_a_tokenizer_is_refused(tiny_folder: Path) -> None:
     assert_refused(tiny_folder, "no tokenizer.json")
 
 
+def test_an_unknown_architecture_is_refused(tiny_folder: Path) -> None:
+    edit_json(tiny_folder / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])
+
+    assert_refused(tiny_folder, "not supported")
+
+
+def test_a_kernel_of_the_hub_is_refused(tiny_folder: Path) -> None:
+    edit_json(tiny_folder / "config.json", _attn_implementation_internal="someone/kernel")
+
+    assert_refused(tiny_folder, "may name code")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json"])
+def test_a_link_out_of_the_folder_is_refused(name: str, tiny_folder: Path) -> None:
+    elsewhere = tiny_folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    secret = elsewhere / "secret.json"
+    secret.write_text("{}")
+    (tiny_folder / name).unlink(missing_ok=True)
+    (tiny_folder / name).symlink_to(secret)
+
+    assert_refused(tiny_folder, "leads out of the folder")
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tiny_folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "repository" / "snapshots" / "abc", tmp_path / "repository" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in tiny_folder.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+
+    import_model(str(snapshot), tmp_path / "model")
+
+    assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+
+
 def header(content: Any, length: int | None = None) -> bytes:
     text = json.dumps(content).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text

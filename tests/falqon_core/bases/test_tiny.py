@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from falqon_core.spec.models import ModelDimensions, check_model_folder
+from falqon_core.spec.model_folder import check_model_folder
+from falqon_core.spec.models import ModelDimensions
 
 BUILD = "import sys; from pathlib import Path; from falqon_core.bases.tiny import build_tiny; build_tiny(Path(sys.argv[1])); "
 

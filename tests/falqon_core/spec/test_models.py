@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.spec.errors import ModelError
-from falqon_core.spec.models import ModelDimensions, check_model_folder
+from falqon_core.spec.models import ModelDimensions
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -59,63 +58,3 @@ def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
         ModelDimensions.from_config(SIZES | change)
     with pytest.raises(ModelError, match="no supported decoder"):
         ModelDimensions.from_config({"model_type": "t5"})
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps(SIZES))
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    return tmp_path
-
-
-def test_a_plain_folder_passes(folder: Path) -> None:
-    assert check_model_folder(folder) == SIZES
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "sub/optimizer.pth", "x.ckpt", "x.pkl", "x.joblib", "tf_model.h5"])
-def test_pickles_are_refused(name: str, folder: Path) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"")
-
-    with pytest.raises(ModelError, match="may hold a pickle") as caught:
-        check_model_folder(folder)
-    assert name in str(caught.value)
-    assert (caught.value.code, caught.value.param) == ("model_refused", "model")
-
-
-@pytest.mark.parametrize("name", ["modeling_acme.py", "sub/kernel.so"])
-def test_program_code_is_refused(name: str, folder: Path) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"")
-
-    with pytest.raises(ModelError, match="program code"):
-        check_model_folder(folder)
-
-
-def test_auto_map_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(SIZES | {"auto_map": {"AutoModel": "modeling.Acme"}}))
-
-    with pytest.raises(ModelError, match="auto_map"):
-        check_model_folder(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, None])
-def test_an_unreadable_config_is_refused(content: bytes | None, folder: Path) -> None:
-    (folder / "config.json").unlink()
-    if content is not None:
-        (folder / "config.json").write_bytes(content)
-
-    with pytest.raises(ModelError, match=r"config\.json"):
-        check_model_folder(folder)
-
-
-def test_weights_must_be_safetensors(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-    with pytest.raises(ModelError, match=r"no \.safetensors weights"):
-        check_model_folder(folder)
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a folder"):
-        check_model_folder(tmp_path / "nowhere")

@@ -1,11 +1,13 @@
 import json
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falqon_core.spec import records
 from falqon_core.spec.config import MAX_BAD_RECORD_FRACTION
 from falqon_core.spec.jsonl import MAX_LINE_BYTES, MAX_NESTING, MAX_VALUES, BadRecord, RecordError
 from falqon_core.spec.records import MAX_BAD_RECORDS, MAX_ERRORS, MixedShapes, Parsed, check_file, parse_record, read_records
@@ -229,6 +231,15 @@ def test_the_check_of_something_else_than_records_ends_early() -> None:
 
     assert (report.ok, report.num_errors, read) == (False, MAX_BAD_RECORDS, MAX_BAD_RECORDS)
     assert report.summary().endswith(f"the check was given up at line {MAX_BAD_RECORDS + MAX_BAD_RECORDS // 100}")
+
+
+@pytest.mark.parametrize("filler", [b"\n", line(CHAT)])
+def test_a_file_has_a_limit_of_lines(filler: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_LINES", 100)
+    assert check_file([line(CHAT), *[filler] * 99]).ok
+    report = check_file(chain([line(CHAT)], repeat(filler)))
+    assert (report.ok, report.num_errors, report.given_up_at_line) == (False, 1, 101)
+    assert report.summary().startswith("line 101, column 1: the file has more than 100 lines; split it")
 
 
 def test_every_line_is_read_whatever_is_wrong_with_others() -> None:

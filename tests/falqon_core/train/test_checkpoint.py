@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from falqon_core.spec import faults
 from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import CheckpointCorrupt
+from falqon_core.spec.errors import CheckpointCorrupt, as_falqon_error
+from falqon_core.spec.faults import InjectedFault
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 
 
@@ -39,6 +42,35 @@ def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None
     assert set(files) == {"method.safetensors", "optimizer.safetensors", "progress.json"}
     for name, entry in files.items():
         assert entry["sha256"] == hashlib.sha256((saved.path / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("action", ["enospc", "raise"])
+def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(tmp_path: Path, action: str) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    faults.arm(f"checkpoint_write={action}", str(tmp_path / "marks"))
+    with pytest.raises((OSError, InjectedFault)) as failed:
+        save_checkpoint(tmp_path, checkpoint(2), keep=2)
+    assert as_falqon_error(failed.value).code == {"enospc": "disk_full", "raise": "internal_error"}[action]
+    assert (tmp_path / "marks" / "checkpoint_write").exists()
+    assert names(tmp_path) == ["1"]
+    loaded = newest_checkpoint(tmp_path, pytest.fail)
+    assert loaded is not None
+    assert loaded.progress.step == 1
+    faults.arm("")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)",
+    ],
+)
+def test_libraries_say_in_words_that_a_disk_is_full(text: str) -> None:
+    assert as_falqon_error(OSError(text)).code == "disk_full"
+    wrapped = RuntimeError("outer")
+    wrapped.__cause__ = SafetensorError(text)
+    assert as_falqon_error(wrapped).code == "disk_full"
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

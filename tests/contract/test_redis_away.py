@@ -1,0 +1,53 @@
+"""A Redis that takes connections and never answers, or that was wiped, costs a submission a moment and nothing else."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.broker import GPU_QUEUE, Bell
+from app.models import JobStatus
+from app.reconciler import Reconciler
+from tests.app.test_reconciler import CountingBell
+from tests.support.api import Api, Tenant
+from tests.support.valkey import Valkey
+
+
+@pytest.fixture
+def silent_redis() -> Iterator[str]:
+    """The kernel completes the handshake; nobody ever reads."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+@pytest.fixture
+def tenant(tmp_path: Path, silent_redis: str) -> Iterator[Tenant]:
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, redis_url=silent_redis)
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+    api.stop()
+
+
+def test_a_half_open_redis_refuses_nobody(tenant: Tenant) -> None:
+    """The client gives up after ten seconds; each of these calls rings, and some count the request."""
+    job = tenant.job()
+    assert job.status == JobStatus.QUEUED
+    claim = tenant.claim(job.id)
+    assert tenant.client.fine_tuning.jobs.cancel(claim.job_id).status == JobStatus.RUNNING
+    assert tenant.http.get("/readyz").json()["checks"]["redis"] == "unreachable"
+
+
+def test_what_a_wiped_redis_forgot_is_rung_again(tmp_path: Path, valkey: Valkey) -> None:
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, redis_url=valkey.settings.resolved_redis_url)
+    tenant = Tenant(api)
+    job_id = tenant.job().id
+    valkey.kill()
+    valkey.start()
+    bell = CountingBell(api.settings)
+    assert isinstance(bell, Bell)
+    Reconciler(api.database, api.storage, bell, api.settings).tick()
+    assert bell.rung == [(GPU_QUEUE, job_id)]
+    tenant.http.close()
+    api.stop()
