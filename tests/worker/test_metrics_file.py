@@ -105,5 +105,5 @@ def test_a_job_that_does_not_succeed_leaves_none(embedded_house: House, monkeypa
     assert metrics_files(house) == []
     assert house.job(cancelled).result_file_id is None
     with house.database.read() as session:
-        (left,) = session.scalars(select(Orphan.storage_key))
+        (left,) = (key for key in session.scalars(select(Orphan.storage_key)) if "/files/" in key)
     assert house.storage.keys("projects/proj_default/files").count(left) == 1, "written, named by nobody, and known to be so"
