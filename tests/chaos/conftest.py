@@ -1,0 +1,32 @@
+import os
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+Count = Callable[..., None]
+COUNTS = "chaos"
+SEED = "CHAOS_SEED"
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of everything that a test leaves to chance. `CHAOS_SEED` plays one again."""
+    return int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest, seed: int, record_property: Callable[[str, object], None]) -> Iterator[Count]:
+    """`count(kills=50, lost=0)`: what a test saw, printed below the results whether it passed or not."""
+    seen: dict[str, object] = {}
+    yield lambda **counts: seen.update(counts)
+    record_property(COUNTS, " ".join([f"{request.node.name}:", *(f"{name}={value}" for name, value in seen.items()), f"{SEED}={seed}"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ends = [report for kind in ("", "error") for report in terminalreporter.stats.get(kind, []) if report.when == "teardown"]
+    lines = [value for report in ends for name, value in report.user_properties if name == COUNTS]
+    if lines:
+        terminalreporter.section("chaos")
+    for line in lines:
+        terminalreporter.line(str(line))
