@@ -1,6 +1,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def rng(seed: int) -> random.Random:
 def fleet(tmp_path: Path, database: Database, database_url: str, rng: random.Random) -> Iterator[Fleet]:
     """On each of the two databases. Faults are many, so it takes more of them than usual to give a job up."""
     house = House(tmp_path / "data", database, database_url)
-    house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000})
+    house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)})
     fleet = Fleet(house, rng)
     yield fleet
     fleet.close()

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from falqon_core.bases.importer import import_model
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
@@ -162,6 +161,8 @@ def export(training: Path, step: int, model: Path, output: Path) -> int:
 
 
 def import_folder(source: str, output: Path) -> int:
+    from falqon_core.bases.importer import import_model  # takes seconds, and trainings do without
+
     try:
         import_model(source, output)
     except ModelError as error:
