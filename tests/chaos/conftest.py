@@ -52,3 +52,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("chaos")
     for line in lines:
         terminalreporter.line(str(line))
+
+
+@pytest.fixture
+def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
+    """On each of the two databases."""
+    house = House(tmp_path / "data", database, database_url)
+    yield house
+    house.close()

@@ -11,6 +11,7 @@ class Scale:
     wipes: int  # of Redis
     half_open_links: int
     postgres_restarts: int
+    postgres_outage_seconds: float
     full_disks: int
     torn_checkpoints: int
     state_machine_steps: int
@@ -27,6 +28,7 @@ EVERY_RUN = Scale(
     wipes=5,
     half_open_links=2,
     postgres_restarts=3,
+    postgres_outage_seconds=4,
     full_disks=10,
     torn_checkpoints=30,
     state_machine_steps=2_000,
@@ -42,6 +44,7 @@ RELEASE = Scale(
     wipes=30,
     half_open_links=10,
     postgres_restarts=30,
+    postgres_outage_seconds=30,
     full_disks=60,
     torn_checkpoints=300,
     state_machine_steps=20_000,

@@ -39,6 +39,7 @@ from falqon_core.spec.messages import (
 class Toy(BaseModel):
     steps: int = 20
     step_seconds: float = 0.01
+    hurry: Path | None = None  # once this file is there, steps take no time
     checkpoint_every: int = 5
     best_at: int | None = None  # the checkpoint of this step has the lowest validation loss, all others the same
     crash_at: int | None = None  # the first time the step is reached from step 0
@@ -98,7 +99,8 @@ class Trainer:
             if toy.hang_at == step and start == 0:
                 while True:
                     time.sleep(3600)
-            time.sleep(toy.step_seconds)
+            if toy.hurry is None or not toy.hurry.exists():
+                time.sleep(toy.step_seconds)
             self.state = hashlib.sha256(f"{self.state}{step}".encode()).hexdigest()
             self.send(
                 StepMetrics(
