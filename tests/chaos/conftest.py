@@ -1,11 +1,13 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from app.database import Database
+from tests.chaos.fleet import Fleet
 from tests.support.house import House
 
 Count = Callable[..., None]
@@ -17,6 +19,22 @@ SEED = "CHAOS_SEED"
 def seed() -> int:
     """Of everything that a test leaves to chance. `CHAOS_SEED` plays one again."""
     return int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database: Database, database_url: str, rng: random.Random) -> Iterator[Fleet]:
+    """On each of the two databases. Faults are many, so it takes more of them than usual to give a job up."""
+    house = House(tmp_path / "data", database, database_url)
+    house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)})
+    fleet = Fleet(house, rng)
+    yield fleet
+    fleet.close()
+    house.close()
 
 
 @pytest.fixture

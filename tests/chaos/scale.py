@@ -16,6 +16,7 @@ class Scale:
     torn_checkpoints: int
     state_machine_steps: int
     wishes: int  # to cancel or pause
+    real_kills: int  # of the real trainer, and as many of its worker
     api_kills: int
     mixed_load_seconds: float
     mixed_load_kill_every: float
@@ -32,6 +33,7 @@ EVERY_RUN = Scale(
     torn_checkpoints=30,
     state_machine_steps=2_000,
     wishes=50,
+    real_kills=1,
     api_kills=10,
     mixed_load_seconds=20,
     mixed_load_kill_every=4,
@@ -47,6 +49,7 @@ RELEASE = Scale(
     torn_checkpoints=300,
     state_machine_steps=20_000,
     wishes=500,
+    real_kills=20,
     api_kills=300,
     mixed_load_seconds=3_600,
     mixed_load_kill_every=60,

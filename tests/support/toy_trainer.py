@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from falqon_core.bases.importer import import_model
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
@@ -148,6 +147,7 @@ class Trainer:
     def export(self) -> None:
         folder = model_folder(self.output)
         shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+        fault("export_write")
         (folder / "model.safetensors").write_text(self.state)
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
         (folder / "SHA256SUMS").write_text(sums)
@@ -163,6 +163,8 @@ def export(training: Path, step: int, model: Path, output: Path) -> int:
 
 
 def import_folder(source: str, output: Path) -> int:
+    from falqon_core.bases.importer import import_model  # takes seconds, and trainings do without
+
     try:
         import_model(source, output)
     except ModelError as error:
