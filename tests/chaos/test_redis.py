@@ -23,7 +23,7 @@ from tests.support.toy_trainer import Toy, weights_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
 
-POLL = timedelta(seconds=2)
+POLL = timedelta(seconds=1)
 MAX_DELAY = 1.2 * POLL.total_seconds() + 5  # a worker looks every `poll` or so; as with the usual one, five more are for a busy machine
 MAX_DELAY_HALF_OPEN = 60.0  # without polling: until both ends have noticed
 MOMENTS = ("before", "amid", "after")
@@ -151,7 +151,6 @@ def test_links_to_redis_that_fall_silent(house: House, link: Link, count: Count)
                 assert house.job(job_id).attempt == 1
             beside.join()
             supervisor.redis.close()
-            time.sleep(1)
         for worker in workers:
             worker.terminate()
     count(links=num_links, latest_start=f"{max(delays):.1f}s")
