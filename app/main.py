@@ -73,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.include_router(artifacts.followed)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))
