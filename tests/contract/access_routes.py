@@ -226,6 +226,11 @@ ROUTES = {
     ("GET", "/v1/models/{model:path}/artifacts/manifest.json"): Route(READ, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts/{name:path}"): Route(READ, a_model, without_model),
     ("HEAD", "/v1/models/{model:path}/artifacts/{name:path}"): Route(READ, a_model, without_model),
+    ("GET", "/v1/models/{model:path}/archive"): Route(READ, a_model, without_model),
+    ("HEAD", "/v1/models/{model:path}/archive"): Route(READ, a_model, without_model),
+    ("POST", "/v1/models/{model:path}/links"): Route(
+        READ, a_model, without_model, send=lambda _tenant, made: {"json": {"name": made["name"]}}
+    ),
     ("POST", "/v1/projects"): Route(ADMIN, send=json({"name": "new"}), by_installation=True),
     ("GET", "/v1/projects"): Route(ADMIN, lists=lambda tenant: tenant.project_id),
     ("GET", "/v1/projects/{project_id}"): Route(ADMIN, the_project),
@@ -251,6 +256,8 @@ PUBLIC = {
     ("POST", "/sign-in"),
     ("POST", "/sign-out"),
     ("GET", "/docs"),
+    ("GET", "/links/{token}/{filename}"),  # the signature in it is the key
+    ("HEAD", "/links/{token}/{filename}"),
     ("*", "/static"),
     ("*", "/docs/assets"),
 }
