@@ -124,13 +124,13 @@ class House:
     def wait_for_checkpoint(self, job_id: str) -> None:
         wait_for(lambda: self.checkpoints(job_id), what="a checkpoint")
 
-    def start_worker(self, queue: str = "gpu") -> subprocess.Popen[bytes]:
+    def start_worker(self, queue: str = "gpu", **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", queue]
         with (self.settings.data_dir / "worker.log").open("ab") as log:
             child = subprocess.Popen(
                 [*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"],
                 cwd=ROOT,
-                env=self.environment(),
+                env=self.environment() | environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -148,6 +148,7 @@ class House:
             "FALQON_TRAINER_COMMAND": json.dumps(settings.trainer_command),
             "FALQON_DEVICE": "cpu",
             "FALQON_NUM_THREADS": "2",
+            "FALQON_MAX_INFRA_FAILURES": str(settings.max_infra_failures),
             **{f"FALQON_{name.upper()}": f"PT{getattr(settings, name).total_seconds()}S" for name in DURATIONS},
         }
 

@@ -146,6 +146,7 @@ class Trainer:
     def export(self) -> None:
         folder = model_folder(self.output)
         shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+        fault("export_write")
         (folder / "model.safetensors").write_text(self.state)
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
         (folder / "SHA256SUMS").write_text(sums)
