@@ -1,8 +1,10 @@
 """An S3 server as a process of its own: moto's, which speaks the protocol over HTTP and keeps objects in memory."""
 
+import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import httpx
 
@@ -26,9 +28,10 @@ class ObjectStore:
             "AWS_ACCESS_KEY_ID": "operator",
             "AWS_SECRET_ACCESS_KEY": "of-the-bucket",
         }
-        self._output = tempfile.TemporaryFile()
+        self._log = Path(tempfile.mkstemp(prefix="s3-")[1])
         command = [sys.executable, "-W", "ignore", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-        self._process = subprocess.Popen(command, stdout=self._output, stderr=self._output)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._answers, START_SECONDS, "the S3 server answers")
         httpx.put(f"{self.endpoint}/{bucket}").raise_for_status()
 
@@ -40,11 +43,10 @@ class ObjectStore:
             return False
 
     def requests(self) -> list[str]:
-        """Its request log: method and path of each."""
-        self._output.seek(0)
-        return [line.split('"')[1] for line in self._output.read().decode().splitlines() if '" ' in line and "HTTP/1.1" in line]
+        """Method and path of each, from its log."""
+        return re.findall(r"((?:GET|HEAD|PUT|POST|DELETE) \S+) HTTP", self._log.read_text())
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._output.close()
+        self._log.unlink()
