@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from app.private import private_folder
@@ -20,6 +21,10 @@ LISTED_AT_ONCE = 1000
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a file that it is still writing
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
+
+
+class KeyTaken(BaseError):
+    """A key is written once."""
 
 
 class Storage:
@@ -38,15 +43,52 @@ class Storage:
             self._store = from_url(url)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
-        """Write an object from a stream, which may come from this storage; it appears whole or not at all."""
-        hashes = Hashes()
+        """Write an object from a stream, which may come from this storage; it appears whole or not at all.
+
+        Objects do not change: the same bytes again are fine (whose answer was lost sends them twice), others raise `KeyTaken`. Two writers
+        at once of what fits into one part are told apart by the store; of larger objects each key has one writer, as it names the attempt.
+        """
+        hashes, held = Hashes(), bytearray()
+        rest = _hashed(chunks, hashes)
+        for chunk in rest:
+            held += chunk
+            if len(held) > PART_BYTES:
+                break
+        else:
+            return self._create(key, bytes(held), hashes.stored())
+        if self._stands(key):
+            for _ in rest:
+                pass
+            return self._compared(key, hashes.stored())
         with obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE) as writer:
-            for chunk in chunks:
-                hashes.update(chunk)
-                fault("storage_write")
+            writer.write(bytes(held))
+            for chunk in rest:
                 writer.write(chunk)
         self._sync(key)
         return hashes.stored()
+
+    def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
+        try:
+            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return self._compared(key, stored)
+        self._sync(key)
+        return stored
+
+    def _compared(self, key: str, stored: Stored) -> Stored:
+        there = Hashes()
+        for chunk in self.chunks(key):
+            there.update(chunk)
+        if there.stored() != stored:
+            raise KeyTaken(f"other bytes stand under {key} already")
+        return stored
+
+    def _stands(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put_file(self, key: str, path: Path) -> Stored:
         with path.open("rb") as file:
@@ -73,12 +115,16 @@ class Storage:
                 file.write(chunk)
         return hashes.stored()
 
+    def probe(self) -> None:
+        """Learn whether the storage takes writes."""
+        obstore.put(self._store, keys.probe(), b"ok")
+
     def keys(self, prefix: str) -> list[str]:
         return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def old_keys(self, prefix: str, age: timedelta) -> Iterator[list[str]]:
         """Objects that have stood for so long by the storage's own clock, in batches."""
-        self.put(keys.probe(), [b"ok"])
+        self.probe()
         latest = obstore.head(self._store, keys.probe())["last_modified"] - age
         for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
             yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
@@ -122,3 +168,10 @@ class Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
+    for chunk in chunks:
+        hashes.update(chunk)
+        fault("storage_write")
+        yield chunk

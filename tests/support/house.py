@@ -110,6 +110,12 @@ class House:
             artifact = session.get_one(Artifact, (model_id, "model.safetensors"))
         return b"".join(self.storage.chunks(artifact.storage_key))
 
+    def damage(self, key: str) -> None:
+        """What no writer can do."""
+        path = self.storage.local_path(key)
+        assert path is not None
+        path.write_bytes(b"x" * 64)
+
     def set(self, job_id: str, **values: object) -> None:
         with self.database.transaction() as session:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
