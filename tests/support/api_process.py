@@ -32,6 +32,7 @@ class ApiProcess:
         self._environment = os.environ | {"FALQON_DATA_DIR": str(folder), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": KEY}
         self._environment |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
         self._environment.pop("DATABASE_URL", None)
+        folder.mkdir(exist_ok=True)
         self._log = folder / "api.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
