@@ -21,6 +21,7 @@ from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
 from app.files import endpoints as files
+from app.hub import endpoints as hub
 from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
@@ -51,7 +52,7 @@ GC_THRESHOLDS = (10_000, 10, 100)
 # Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, hub, pages, docs),
 )
 
 log = structlog.get_logger()
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.include_router(artifacts.followed)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
     app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))

@@ -37,7 +37,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
         stored = storage.put_file(key, path)
         if name != SUMS and expected.pop(name, None) != stored.sha256:
             raise ExportDamaged(f"{name} is missing from {SUMS} or differs from it")
-        artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+        artifacts.append(Artifact(name=name, storage_key=key, **stored._asdict()))
     if expected:
         raise ExportDamaged(f"{SUMS} names files that are not there: {sorted(expected)[:5]}")
     return artifacts
@@ -84,7 +84,15 @@ def succeed(
             session.add(model)
             session.flush()
             session.add_all(
-                Artifact(model_id=model_id, name=a.name, bytes=a.bytes, sha256=a.sha256, storage_key=a.storage_key) for a in artifacts
+                Artifact(
+                    model_id=model_id,
+                    name=one.name,
+                    bytes=one.bytes,
+                    sha256=one.sha256,
+                    block_sha256=one.block_sha256,
+                    storage_key=one.storage_key,
+                )
+                for one in artifacts
             )
         return held
 

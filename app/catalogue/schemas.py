@@ -1,5 +1,6 @@
 from typing import Literal, Self
 
+from app.catalogue.naming import hub_id
 from app.models import Model
 from app.pagination import Object
 
@@ -11,6 +12,7 @@ class ModelObject(Object):
     base_model: str | None
     fine_tuning_job: str | None
     bytes: int
+    hub_id: str
 
     @classmethod
     def of(cls, model: Model) -> Self:
@@ -21,6 +23,7 @@ class ModelObject(Object):
             base_model=model.base_model_id,
             fine_tuning_job=model.job_id,
             bytes=model.bytes,
+            hub_id=hub_id(model.id),
         )
 
 

@@ -1,7 +1,7 @@
 from sqlalchemy.orm import Session
 
 from app import orphans
-from app.catalogue import repository
+from app.catalogue import naming, repository
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
 
@@ -11,6 +11,23 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     if model is None:
         raise _unknown(model_id)
     return model
+
+
+def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
+    """The model that Hugging Face's libraries mean; its own id is as good where they take it."""
+    found = repository.find(session, project_id, hub_id)
+    if found is None:
+        end = f":{hub_id.rpartition('-')[2]}" if hub_id.startswith(naming.FINE_TUNED) else ""
+        found = next((model for model in repository.like(session, project_id, end=end) if naming.hub_id(model.id) == hub_id), None)
+    if found is None:
+        raise _unknown(hub_id)
+    return found
+
+
+def checkpoints_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
+    """Models made from checkpoints of its job, by what follows the model's own id in theirs: `ckpt-step-<n>`."""
+    start = f"{model_id}:"
+    return {model.id.removeprefix(start): model for model in repository.like(session, project_id, start=start)}
 
 
 def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:

@@ -56,6 +56,8 @@ class Proxy:
     def _carry(self, client: socket.socket) -> None:
         left, losing, unread = self.cut_after, False, b""
         with client, socket.create_connection(self._upstream) as server:
+            for side in (client, server):  # no answer waits here for the acknowledgement of the one before
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while not self._closing.is_set():
                 for ready in select.select([client, server], [], [], 0.05)[0]:
                     try:

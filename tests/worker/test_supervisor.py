@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(embedded_house: House
     supervisor = house.supervisor()
     supervisor.execute_next()
     newest = house.checkpoints(job_id)[-1]
-    house.storage.put(f"{newest.storage_prefix}/state.bin", [b"x" * 64])
+    house.damage(f"{newest.storage_prefix}/state.bin")
     supervisor.execute_next()
     assert house.attempts(job_id)[1].start_step == 5
     assert house.job(job_id).status == JobStatus.SUCCEEDED
@@ -251,7 +251,7 @@ def test_the_best_checkpoint_is_kept_and_staged_beside_the_newest(embedded_house
 def test_inputs_are_verified(embedded_house: House) -> None:
     house = embedded_house
     job_id = house.add_job()
-    house.storage.put(keys.base_model_file("toy/base", "model.safetensors"), [b"weighty"])
+    house.damage(keys.base_model_file("toy/base", "model.safetensors"))
     house.supervisor(max_infra_failures=0).execute_next()
     job = house.job(job_id)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "internal_error")
