@@ -101,6 +101,8 @@ def test_a_redis_that_is_away_and_then_wiped_again_and_again(
             wait_for(lambda: redis.llen(KEY_PREFIX + GPU_QUEUE) == 0, 60, "the workers listen again")
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait(30)
     delays = [start_delay(house, job_id) for job_id in jobs]
     count(kills=SCALE.wipes, flushes=SCALE.wipes, jobs=len(jobs), latest_start=f"{max(delays):.1f}s")
     assert max(delays) <= MAX_DELAY
@@ -153,6 +155,8 @@ def test_links_to_redis_that_fall_silent(house: House, link: Link, count: Count)
             supervisor.redis.close()
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait(30)
     count(links=num_links, latest_start=f"{max(delays):.1f}s")
     assert num_links >= SCALE.half_open_links
     assert max(delays) <= MAX_DELAY_HALF_OPEN
