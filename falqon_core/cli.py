@@ -18,14 +18,15 @@ import typer
 from pydantic import ValidationError
 
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
+from falqon_core.spec.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
 from falqon_core.spec.messages import ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.stopping import Stopping
 
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the program or the machine; "
-    "71 out of memory; 75 stopped on request after writing a checkpoint, the same command continues."
+    "71 out of memory; 72 the exported files are not the trained model; "
+    "75 stopped on request after writing a checkpoint, the same command continues."
 )
 
 app = typer.Typer(help="FP8 melded-LoRA fine-tuning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -102,6 +103,16 @@ def export(
         export_training(training, model, output, step)
 
 
+@app.command(hidden=True)
+def certify() -> None:
+    """Compare an exported model with what its trainer says of it; asked by the trainer, on stdin."""
+    with _errors_become_exit_codes(_to_stderr):
+        _prepare_process(offline=True)
+        from falqon_core.export.certify import main
+
+        main(sys.stdin, sys.stdout)
+
+
 @app.command(epilog=EXIT_CODES)
 def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything measured here", dir_okay=False)] = None,
@@ -165,6 +176,8 @@ def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]
 def _exit_code(error: FalqonError) -> ExitCode:
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR
+    if isinstance(error, CertificateMismatch):
+        return ExitCode.CERTIFICATE_MISMATCH
     return ExitCode.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else ExitCode.INTERNAL
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from falqon_core.bases.importer import import_model
 from falqon_core.files import whole_folder
-from falqon_core.spec.config import TrainConfig
+from falqon_core.spec.certificate import CERTIFICATE, Base, Canary, Certificate, Check, Data, Device, HeldOut, Software, Training
+from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
@@ -47,6 +48,7 @@ class Toy(BaseModel):
     hang_at: int | None = None  # the first time the step is reached from step 0
     deaf: bool = False  # to SIGTERM
     damaged_export: bool = False
+    mismatch: bool = False  # what it exports is not what it trained
 
 
 def sha256(path: Path) -> str:
@@ -113,6 +115,9 @@ class Trainer:
             if self.stopping:
                 return ExitCode.STOPPED
         self.send(Evaluated(step=toy.steps, valid_loss=0.25, valid_mean_token_accuracy=0.75))
+        if toy.mismatch:
+            self.send(Failed(code="certificate_mismatch", message="the exported files are not the model that was trained: loss"))
+            return ExitCode.CERTIFICATE_MISMATCH
         self.export()
         self.send(Finished(steps=toy.steps, trained_tokens=10 * toy.steps, elapsed_seconds=time.monotonic() - started))
         return ExitCode.DONE
@@ -147,11 +152,29 @@ class Trainer:
         folder = model_folder(self.output)
         shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
         (folder / "model.safetensors").write_text(self.state)
+        (folder / CERTIFICATE).write_text(certificate().model_dump_json())
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
         (folder / "SHA256SUMS").write_text(sums)
         if self.toy.damaged_export:
             (folder / "model.safetensors").write_text("not what was hashed")
         self.send(Exported(path=str(folder)))
+
+
+def certificate() -> Certificate:
+    digest = "0" * 64
+    return Certificate(
+        checks=[Check(name="codes_and_scales", passed=True, detail="2 tensors, bit for bit")],
+        held_out=HeldOut(source="training", num_rows=1, num_tokens=10),
+        canary=Canary(prompt="Hello", trainer="toy", reloaded="toy"),
+        base=Base(name="toy/base", sha256=digest),
+        data=Data(train=digest, validation=None),
+        training=Training(
+            recipe=Recipe(), steps=1, best_step=None, num_records=1, trained_tokens=10, num_threads=1, num_processes=1, metrics={}
+        ),
+        software=Software(falqon="0", source_sha256=digest, python="3", libraries={}),
+        device=Device(type="cpu", name="toy"),
+        files=[],
+    )
 
 
 def export(training: Path, step: int, model: Path, output: Path) -> int:
