@@ -1,4 +1,6 @@
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
 
 from app.models import Model
 from app.pagination import Object
@@ -11,6 +13,7 @@ class ModelObject(Object):
     base_model: str | None
     fine_tuning_job: str | None
     bytes: int
+    format: Annotated[str | None, Field(description="of a model that was exported: fp8, lora, bf16 or gguf; otherwise null")]
 
     @classmethod
     def of(cls, model: Model) -> Self:
@@ -21,6 +24,7 @@ class ModelObject(Object):
             base_model=model.base_model_id,
             fine_tuning_job=model.job_id,
             bytes=model.bytes,
+            format=model.format,
         )
 
 

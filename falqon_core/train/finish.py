@@ -54,7 +54,7 @@ def document(
     write_sha256sums(staging)
 
 
-def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None) -> None:
+def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None, base_name: str = "") -> None:
     """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole one, or its best when it stops early.
 
     Raises `ModelError` when there is none and `CheckpointCorrupt` when the chosen one is damaged.
@@ -69,7 +69,7 @@ def export_training(training: Path, base_folder: Path, output: Path, step: int |
     model = restored_model(base_folder, chosen, select_device("auto"))  # a GPU rounds the fold as the training on it did
     with new_model(output) as staging:
         export_fp8(model, load_tokenizer(base_folder), staging)
-        document(staging, newest.progress, base_folder, "", model.device.type)
+        document(staging, newest.progress, base_folder, base_name, model.device.type)
 
 
 def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:

@@ -209,6 +209,8 @@ def main() -> int:
     write.add_argument("--step", type=int, required=True)
     for name in ("--model", "--output"):
         write.add_argument(name, type=Path, required=True)
+    write.add_argument("--base-model", required=True)
+    write.add_argument("--message-fd", type=int)
     arguments = parser.parse_args()
     if arguments.command == "export":
         return export(arguments.training, arguments.step, arguments.model, arguments.output)
