@@ -84,7 +84,6 @@ class Exporter:
             export = repository.claim(session, self._settings.lease.total_seconds())
         if export is None:
             return False
-        fault("after_export_claim")
         try:
             if export.tries > MAX_TRIES:
                 raise Impossible("export_failed", f"{MAX_TRIES} workers have not come to its end; the log of the last one may say why.")
@@ -105,7 +104,6 @@ class Exporter:
         try:
             with scratch(self._settings.work_dir / "exports", f"{export.id}.{export.tries}") as folder:
                 made = self._make(export, wanted, folder, check)
-                fault("before_export_upload")
                 self._hand_in(export, wanted, made, check)
         except ToolFailed as error:
             log.warning("export failed", export_id=export.id, error=str(error))

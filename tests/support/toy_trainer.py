@@ -16,7 +16,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from falqon_core.bases.importer import import_model
 from falqon_core.files import whole_folder
 from falqon_core.spec.certificate import CERTIFICATE, Base, Canary, Certificate, Check, Data, Device, HeldOut, Software, Training
 from falqon_core.spec.config import Recipe, TrainConfig
@@ -41,6 +40,7 @@ from falqon_core.spec.messages import (
 class Toy(BaseModel):
     steps: int = 20
     step_seconds: float = 0.01
+    hurry: Path | None = None  # once this file is there, steps take no time
     checkpoint_every: int = 5
     best_at: int | None = None  # the checkpoint of this step has the lowest validation loss, all others the same
     crash_at: int | None = None  # the first time the step is reached from step 0
@@ -101,7 +101,8 @@ class Trainer:
             if toy.hang_at == step and start == 0:
                 while True:
                     time.sleep(3600)
-            time.sleep(toy.step_seconds)
+            if toy.hurry is None or not toy.hurry.exists():
+                time.sleep(toy.step_seconds)
             self.state = hashlib.sha256(f"{self.state}{step}".encode()).hexdigest()
             self.send(
                 StepMetrics(
@@ -151,6 +152,7 @@ class Trainer:
     def export(self) -> None:
         folder = model_folder(self.output)
         shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+        fault("export_write")
         (folder / "model.safetensors").write_text(self.state)
         (folder / CERTIFICATE).write_text(certificate().model_dump_json())
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
@@ -183,7 +185,20 @@ def export(training: Path, step: int, model: Path, output: Path) -> int:
     return ExitCode.DONE
 
 
+def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> int:
+    """A file that says what it was made from; no GGUF can be had of a toy."""
+    if to == "gguf":
+        os.write(message_fd, encode(Failed(code="format_not_available", message="format: a toy has no GGUF", param="format")))
+        return ExitCode.USER_ERROR
+    (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
+    output.mkdir()
+    (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
+    return ExitCode.DONE
+
+
 def import_folder(source: str, output: Path) -> int:
+    from falqon_core.bases.importer import import_model  # takes seconds, and trainings do without
+
     try:
         import_model(source, output)
     except ModelError as error:
@@ -211,7 +226,15 @@ def main() -> int:
         write.add_argument(name, type=Path, required=True)
     write.add_argument("--base-model", required=True)
     write.add_argument("--message-fd", type=int)
+    other = commands.add_parser("convert")
+    other.add_argument("source", type=Path)
+    for name in ("--to", "--name", "--base-model"):
+        other.add_argument(name, required=True)
+    other.add_argument("--output", type=Path, required=True)
+    other.add_argument("--message-fd", type=int, required=True)
     arguments = parser.parse_args()
+    if arguments.command == "convert":
+        return convert(arguments.source, arguments.to, arguments.name, arguments.output, arguments.message_fd)
     if arguments.command == "export":
         return export(arguments.training, arguments.step, arguments.model, arguments.output)
     if arguments.command == "import":
