@@ -1,7 +1,6 @@
 """Exports by a real worker and the toy trainer, whose other formats are a file that names its weights."""
 
 import threading
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -117,7 +116,7 @@ def test_a_checkpoint_that_is_gone_is_said_to_be(embedded_house: House) -> None:
 def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     point: str, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.settings = house.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease": timedelta(seconds=2)})
+    house.settings = house.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     export_id = ask(house, model_of(house), "bf16")
     monkeypatch.setenv("FAULT_POINTS", f"{point}=exit")
     monkeypatch.setenv("FAULT_MARKS", str(tmp_path / "marks"))
@@ -170,6 +169,7 @@ def test_a_ghost_writes_nothing(embedded_house: House) -> None:
     ask(embedded_house, model_of(embedded_house), "bf16")
     with embedded_house.database.transaction() as session:
         ghost = repository.claim(session, 60)
+    with embedded_house.database.transaction() as session:
         session.execute(update(Export).values(claimed_at=None))
         winner = repository.claim(session, 60)
     assert ghost is not None
