@@ -11,6 +11,7 @@ answer is than the reloaded model's own choice at its place.
 What is given up: a whole second forward pass over the validation data; equal bits say more than equal losses.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,8 @@ class Bounds(NamedTuple):
     canary: float
 
 
-BF16 = Bounds(loss=0.02, noise=0.05, canary=0.5)
-FP8 = Bounds(loss=0.1, noise=0.25, canary=1.5)
+BF16 = Bounds(loss=0.05, noise=0.15, canary=1.0)
+FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
 @torch.no_grad()
@@ -53,13 +54,18 @@ def compare(folder: Path, witness: Witness, device: torch.device) -> tuple[list[
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     checks = [*compare_bits(folder, witness), _tokenizer(tokenizer, witness)]
     model = _load(folder, device)
-    summed, noise = zip(*(_row(model, row) for row in witness.rows), strict=True)
+    summed, different, told = (sum(column) for column in zip(*(_row(model, row) for row in witness.rows), strict=True))
     held_out = witness.record.held_out
-    loss = sum(summed) / (held_out.num_tokens - held_out.num_rows)
+    loss = summed / (held_out.num_tokens - held_out.num_rows)
     answer, behind = _canary(model, witness)
     checks += [
         _bounded("loss", abs(loss - witness.record.loss), bounds.loss, f"{loss:.4f} nats a token, the trainer's {witness.record.loss:.4f}"),
-        _bounded("logits", max(noise), bounds.noise, f"relative difference at {sum(len(row.positions) for row in witness.rows)} positions"),
+        _bounded(
+            "logits",
+            math.sqrt(different / told),
+            bounds.noise,
+            f"relative difference at {sum(len(row.positions) for row in witness.rows)} positions",
+        ),
         _bounded("canary", behind, bounds.canary, "nats that the trainer's answer is behind the reloaded model's choice, at most"),
     ]
     texts = tokenizer.batch_decode([witness.prompt, witness.answer, answer], skip_special_tokens=True)
@@ -117,12 +123,12 @@ def _load(folder: Path, device: torch.device) -> PreTrainedModel:
     return model.eval().to(device)
 
 
-def _row(model: PreTrainedModel, row: Row) -> tuple[float, float]:
-    """-> (summed cross entropy, relative difference of the logits)."""
+def _row(model: PreTrainedModel, row: Row) -> tuple[float, float, float]:
+    """-> (summed cross entropy; of the logits that were told, the square of their difference and of what they are about their mean)."""
     logits = model(input_ids=row.input_ids[None].to(model.device), use_cache=False).logits[0].float().cpu()
     summed = F.cross_entropy(logits[:-1], row.input_ids[1:], reduction="sum").item()
     told = row.logits.float()
-    return summed, ((logits[row.positions] - told).pow(2).mean() / told.var()).sqrt().item()
+    return summed, (logits[row.positions] - told).pow(2).sum().item(), (told - told.mean()).pow(2).sum().item()
 
 
 def _canary(model: PreTrainedModel, witness: Witness) -> tuple[Tensor, float]:
