@@ -96,14 +96,14 @@ def test_peft_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_path:
     assert len(names) == 14
     for name in names:
         module = name.removesuffix(".weight")
-        delta = state[f"{module}.delta"] @ (state[f"{module}.a"].float() * state[f"{module}.a_scale"])
+        b, a = state[f"{module}.delta"] * RECIPE["alpha"] / RECIPE["rank"], state[f"{module}.a"].float() * state[f"{module}.a_scale"]
         weight = merged.get_parameter(name).detach()
-        torch.testing.assert_close(weight, untouched[name].float() + RECIPE["alpha"] / RECIPE["rank"] * delta, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weight, untouched[name].float() + b @ a, rtol=1e-5, atol=1e-6)
         values, _ = quantize_rows(weight)
         trained_values = exported[name].float() * exported[f"{name}_scale"]
-        # On a CPU the trainer adds in bf16, which matters where a sum lies between two codes: then it is the one beside it.
+        # On a CPU the trainer multiplies B and A in bf16: what that rounds away can make a value the one beside it.
         spacing = torch.maximum(values.abs(), trained_values.abs()) / 8 + exported[f"{name}_scale"] * 2**-9
-        assert ((values - trained_values).abs() <= spacing).all(), name
+        assert ((values - trained_values).abs() <= spacing + 2**-7 * (b.abs() @ a.abs())).all(), name
         assert (values == trained_values).float().mean() > 0.9, name
 
 
