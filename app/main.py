@@ -20,6 +20,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
+from app.exports import endpoints as exports
 from app.files import endpoints as files
 from app.hub import endpoints as hub
 from app.inspections import endpoints as inspections
@@ -49,10 +50,10 @@ REDIS_TIMEOUT_SECONDS = 1
 # Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
 # up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
+# Artifacts and exports come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, hub, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, catalogue, hub, pages, docs),
 )
 
 log = structlog.get_logger()

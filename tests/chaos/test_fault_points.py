@@ -26,6 +26,7 @@ from tests.support.waiting import wait_for
 from worker.supervisor import POISON
 
 OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_ring", "before_rescue_commit"}
+OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/test_exporter.py
 AT_ONCE = 4
 HEALTHY_WORKERS = 1
 FIRES_SECONDS = 120.0
@@ -45,10 +46,7 @@ def named_points() -> set[str]:
     return {point for path in files for point in re.findall(r'\bfault\("(\w+)"\)', path.read_text())}
 
 
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API) for action in faults.ACTIONS]
-
-
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API) for action in faults.ACTIONS]
+CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API - OF_EXPORTS) for action in faults.ACTIONS]
 
 
 class Armed:
