@@ -8,9 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.models import Job
+from app.models.base import JsonObject
 from falqon_core.spec.messages import Evaluated, StepMetrics
 
-KEYS = (*sorted((StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}), "eta_seconds")
+DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
+KEYS = (*sorted((StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}), "eta_seconds", DOLLARS)
 MAX_POINTS = 2000
 
 Point = tuple[int, float]  # step, value
@@ -42,9 +44,16 @@ def series(session: Session, job: Job, keys: Sequence[str], points: int) -> dict
         step = data["step"]
         if step <= limits.get(attempt, step):
             for key, one in thinned.items():
-                if isinstance(value := data.get(key), (int, float)):
+                if (value := value_of(data, key)) is not None:
                     one.add((step, value))
     return {key: one.points() for key, one in thinned.items()}
+
+
+def value_of(data: JsonObject, key: str) -> float | None:
+    value = data.get(key)
+    if key == DOLLARS and isinstance(value, str):
+        return float(value)
+    return value if isinstance(value, (int, float)) else None
 
 
 def as_csv(found: Mapping[str, Sequence[Point]]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
 
 from anyio.to_thread import run_sync
 from sse_starlette import ServerSentEvent
@@ -11,6 +12,7 @@ from app.database import AWAY
 from app.dependencies import Services
 from app.stream.endpoints import AWAY_SECONDS
 
+T = TypeVar("T")
 PAUSE_SECONDS = 0.5  # between two messages, however much happens
 
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
@@ -28,15 +30,19 @@ async def parts(
             if message := replaced(sent, now):
                 yield ServerSentEvent(message).encode()
             sent = now
-            await asyncio.sleep(PAUSE_SECONDS)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), every_seconds)
+            await rest(changed, every_seconds)
 
 
-async def patiently(render: Callable[[], Parts]) -> Parts:
+async def rest(changed: asyncio.Event, at_most_seconds: float | None = None) -> None:
+    await asyncio.sleep(PAUSE_SECONDS)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(changed.wait(), at_most_seconds)
+
+
+async def patiently(look: Callable[[], T]) -> T:
     while True:
         try:
-            return await run_sync(render)
+            return await run_sync(look)
         except AWAY:  # readers that were sent away would only come back, all at once
             await asyncio.sleep(AWAY_SECONDS)
 

@@ -49,4 +49,5 @@ def fragment(name: str, **context: Any) -> str:
 def shared(request: Request, caller: Caller | None) -> dict[str, Any]:
     """What every template may use."""
     may_write = caller is not None and RIGHTS.index(caller.scope) >= RIGHTS.index(Scope.WRITE)
-    return {"caller": caller, "may_write": may_write, "csrf": session.form_token(request)}
+    origin = str(request.base_url).rstrip("/")
+    return {"caller": caller, "may_write": may_write, "csrf": session.form_token(request), "origin": origin}

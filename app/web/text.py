@@ -78,6 +78,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def said(value: object) -> str:
+    """A setting, as JSON spells it where that differs from Python."""
+    return str(value).lower() if isinstance(value, bool) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "age": age,
@@ -89,5 +94,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "usd": usd,
     "percent": percent,
+    "said": said,
     "polyline": svg.polyline,
 }

@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import elsewhere, jobs, sign_in
+from app.web.pages import compare, elsewhere, job, job_actions, jobs, sign_in, workers
 
 router = APIRouter(include_in_schema=False)
-for screen in (sign_in, elsewhere, jobs):
+for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, workers):
     router.include_router(screen.router)
-router.include_router(jobs.streams)
+for screen_with_streams in (jobs, job, workers):
+    router.include_router(screen_with_streams.streams)
