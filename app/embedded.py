@@ -130,9 +130,10 @@ class Embedded:
             key = "the one in FALQON_ADMIN_KEY"
         else:
             key = "made earlier; `falqon keys create NAME` makes another"
-        dashboard = f"{link}\n           signs you in once, within the hour"
-        lines = [f"Dashboard  {dashboard}", f"API        {self._url}/v1", f"API key    {key}", f"Data       {self._folder}"]
-        Console(soft_wrap=True).print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
+        lines = [f"Dashboard  {self._url}", f"API        {self._url}/v1", f"API key    {key}", f"Data       {self._folder}"]
+        console = Console(soft_wrap=True)
+        console.print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
+        console.print(f"Signs you in once, within the hour: {link}", highlight=False)  # outside: a panel would cut it
 
     def _on_stop(self, *_: object) -> None:
         self._stops_asked += 1

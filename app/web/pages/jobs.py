@@ -66,12 +66,12 @@ def jobs_stream(app: App, request: Request, caller: Visitor, wanted: WantedRows)
     def render() -> live.Parts:
         with app.database.read() as session:
             found = _table(session, app, caller, wanted)
-        parts = {"summary": fragment("jobs/summary.html", **context, **found)}
         row_ids = [row.job.id for row in found["rows"]]
         if row_ids != known:
             known[:] = row_ids
-            return parts | {"jobs": fragment("jobs/rows.html", **context, **found)}
-        return parts | {f"row-{row.job.id}": fragment("jobs/row.html", **context, row=row) for row in found["rows"]}
+            return {"jobs": fragment("jobs/list.html", **context, **found)}
+        rows = {f"row-{row.job.id}": fragment("jobs/row.html", **context, row=row) for row in found["rows"]}
+        return {"summary": fragment("jobs/summary.html", **context, **found)} | rows
 
     return event_stream(live.parts(app, caller.key_id, caller.project_id, render))
 

@@ -30,3 +30,21 @@ document.addEventListener("click", async (event) => {
 document.addEventListener("htmx:after:swap", () => offerCopies(document));
 offerCopies(document);
 setInterval(tick, 5000);
+
+// The stream of the page: whether it stands is said, and a session that has ended leads to the sign-in page.
+const connection = document.querySelector("#connection");
+document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
+document.addEventListener("htmx:sse:error", (event) => {
+  if (event.detail.status === 401) location.reload();
+  connection.hidden = false;
+});
+
+// Twice pressed is once sent.
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post") return;
+  if (event.target.dataset.sent) event.preventDefault();
+  event.target.dataset.sent = "1";
+});
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
