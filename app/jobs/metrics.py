@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.models import Job
-from app.models.base import JsonObject
 from falqon_core.spec.messages import Evaluated, StepMetrics
 
 DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
@@ -43,17 +42,16 @@ def series(session: Session, job: Job, keys: Sequence[str], points: int) -> dict
     for attempt, data in repository.metrics(session, job.id):
         step = data["step"]
         if step <= limits.get(attempt, step):
-            for key, one in thinned.items():
-                if (value := value_of(data, key)) is not None:
-                    one.add((step, value))
+            for key, told in data.items():
+                if key in thinned and (value := number(key, told)) is not None:
+                    thinned[key].add((step, value))
     return {key: one.points() for key, one in thinned.items()}
 
 
-def value_of(data: JsonObject, key: str) -> float | None:
-    value = data.get(key)
-    if key == DOLLARS and isinstance(value, str):
-        return float(value)
-    return value if isinstance(value, (int, float)) else None
+def number(key: str, told: object) -> float | None:
+    if key == DOLLARS and isinstance(told, str):
+        return float(told)
+    return told if isinstance(told, (int, float)) else None
 
 
 def as_csv(found: Mapping[str, Sequence[Point]]) -> str:

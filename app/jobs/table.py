@@ -11,7 +11,7 @@ from app.models import Event, Job, JobStatus
 
 T = TypeVar("T")
 ROWS = 50
-SPARK_POINTS = 48
+SPARK_POINTS = 32
 
 # What the columns are sorted by. Money is kept as text and compared as a number.
 SORTS: dict[str, SQLColumnExpression[Any]] = {

@@ -134,7 +134,7 @@ def _look(app: Services, caller: Caller, job_id: str, after: int, context: dict[
 
 def _point(event: Event) -> dict[str, float]:
     data = event.data or {}
-    values = {key: metrics.value_of(data, key) for key in metrics.KEYS}
+    values = {key: metrics.number(key, told) for key, told in data.items() if key in metrics.KEYS}
     return {"step": data["step"]} | {key: value for key, value in values.items() if value is not None}
 
 
