@@ -7,7 +7,7 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz gpu clean
+.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos gpu clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -15,6 +15,7 @@ help:
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
+	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
 
@@ -66,6 +67,9 @@ benchmark: setup $(SMOLLM2)
 
 fuzz: setup
 	python -m tests.fuzz --requests 50000
+
+chaos: setup
+	CHAOS=release python -m pytest tests/chaos
 
 load: setup
 	python -m benchmarks.api_load

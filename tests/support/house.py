@@ -9,15 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from redis import Redis
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from app.database import Database
 from app.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Artifact, Attempt, Checkpoint, Desired, Event, File, FileStatus, Job, JobStatus, Model, Project
+from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.settings import Settings
 from app.storage import Storage, keys
 from falqon_core.spec.config import Recipe
 from tests.support.api import TINY_CONFIG
+from tests.support.records import Records
 from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 from worker.gpu import Machine
@@ -29,7 +30,7 @@ BASE_MODEL = "toy/base"
 DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang")
 
 
-class House:
+class House(Records):
     def __init__(self, folder: Path, database: Database, database_url: str) -> None:
         self.settings = Settings(
             data_dir=folder,
@@ -42,8 +43,7 @@ class House:
             device="cpu",
             num_threads=2,
         )
-        self.database = database
-        self.storage = Storage(self.settings.resolved_storage_url)
+        super().__init__(database, Storage(self.settings.resolved_storage_url))
         self._children: list[subprocess.Popen[bytes]] = []
         with database.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
@@ -88,28 +88,6 @@ class House:
             drain or threading.Event(),
         )
 
-    def job(self, job_id: str) -> Job:
-        with self.database.read() as session:
-            return session.get_one(Job, job_id)
-
-    def events(self, job_id: str) -> list[Event]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
-
-    def attempts(self, job_id: str) -> list[Attempt]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
-
-    def checkpoints(self, job_id: str) -> list[Checkpoint]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)))
-
-    def weights(self, job_id: str) -> bytes:
-        with self.database.read() as session:
-            model_id = session.get_one(Job, job_id).fine_tuned_model_id
-            artifact = session.get_one(Artifact, (model_id, "model.safetensors"))
-        return b"".join(self.storage.chunks(artifact.storage_key))
-
     def set(self, job_id: str, **values: object) -> None:
         with self.database.transaction() as session:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
@@ -124,13 +102,13 @@ class House:
     def wait_for_checkpoint(self, job_id: str) -> None:
         wait_for(lambda: self.checkpoints(job_id), what="a checkpoint")
 
-    def start_worker(self, queue: str = "gpu") -> subprocess.Popen[bytes]:
+    def start_worker(self, queue: str = "gpu", **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", queue]
         with (self.settings.data_dir / "worker.log").open("ab") as log:
             child = subprocess.Popen(
                 [*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"],
                 cwd=ROOT,
-                env=self.environment(),
+                env=self.environment() | environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -148,6 +126,7 @@ class House:
             "FALQON_TRAINER_COMMAND": json.dumps(settings.trainer_command),
             "FALQON_DEVICE": "cpu",
             "FALQON_NUM_THREADS": "2",
+            "FALQON_MAX_INFRA_FAILURES": str(settings.max_infra_failures),
             **{f"FALQON_{name.upper()}": f"PT{getattr(settings, name).total_seconds()}S" for name in DURATIONS},
         }
 

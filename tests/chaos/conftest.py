@@ -1,0 +1,62 @@
+import os
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from tests.chaos.fleet import Fleet
+from tests.support.house import House
+
+Count = Callable[..., None]
+COUNTS = "chaos"
+SEED = "CHAOS_SEED"
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of everything that a test leaves to chance. `CHAOS_SEED` plays one again."""
+    return int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database: Database, database_url: str, rng: random.Random) -> Iterator[Fleet]:
+    """On each of the two databases. Faults are many, so it takes more of them than usual to give a job up."""
+    house = House(tmp_path / "data", database, database_url)
+    house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)})
+    fleet = Fleet(house, rng)
+    yield fleet
+    fleet.close()
+    house.close()
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest, seed: int, record_property: Callable[[str, object], None]) -> Iterator[Count]:
+    """`count(kills=50, lost=0)`: what a test saw, printed below the results whether it passed or not."""
+    seen: dict[str, object] = {}
+    yield lambda **counts: seen.update(counts)
+    record_property(COUNTS, " ".join([f"{request.node.name}:", *(f"{name}={value}" for name, value in seen.items()), f"{SEED}={seed}"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ends = [report for kind in ("", "error") for report in terminalreporter.stats.get(kind, []) if report.when == "teardown"]
+    lines = [value for report in ends for name, value in report.user_properties if name == COUNTS]
+    if lines:
+        terminalreporter.section("chaos")
+    for line in lines:
+        terminalreporter.line(str(line))
+
+
+@pytest.fixture
+def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
+    """On each of the two databases."""
+    house = House(tmp_path / "data", database, database_url)
+    yield house
+    house.close()

@@ -1,0 +1,143 @@
+"""What has to be true once the dust has settled, read from the database and the disk alone."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from app import garbage, orphans
+from app.database import now_plus
+from app.jobs.lifecycle import TERMINAL
+from app.models import Artifact, Checkpoint, Job, JobStatus, Model, Orphan
+from app.storage import keys
+from falqon_core.spec.layout import MANIFEST
+from tests.support.records import Records
+from tests.support.toy_trainer import Toy, sha256, weights_of
+
+OLD = timedelta(days=2).total_seconds()
+
+
+def check_all(records: Records, toys: Mapping[str, Toy], expected: Mapping[str, JobStatus] | None = None) -> Counter[str]:
+    """Each job has one recorded result (success, where not said otherwise), whole events, and no work lost but what a fault may cost."""
+    tally: Counter[str] = Counter()
+    for job_id, toy in toys.items():
+        job = records.job(job_id)
+        wanted = (expected or {}).get(job_id, JobStatus.SUCCEEDED)
+        assert job.status is wanted or job.status == wanted, f"{job_id} is {job.status} ({job.error_code}), not {wanted}"
+        check_events(records, job)
+        check_attempts(records, job)
+        repeated = check_lost_work(records, job, toy)
+        check_result(records, job, toy)
+        tally.update(jobs=1, attempts=job.attempt, succeeded=job.status == JobStatus.SUCCEEDED)
+        tally["most_steps_repeated"] = max(tally["most_steps_repeated"], repeated)
+    check_storage(records)
+    return tally
+
+
+def check_events(records: Records, job: Job) -> None:
+    events = records.events(job.id)
+    assert [event.seq for event in events] == list(range(1, job.last_event_seq + 1)), f"{job.id}: a gap or a double"
+    attempts = [event.attempt for event in events]
+    assert attempts == sorted(attempts), f"{job.id}: an event of an earlier attempt came after a later one had begun"
+    for number in set(attempts):
+        data = [event.data or {} for event in events if event.attempt == number and event.type == "metrics"]
+        steps = [one["step"] for one in data if "train_loss" in one]
+        assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True, f"{job.id}: steps of attempt {number}: {steps}"
+
+
+def check_attempts(records: Records, job: Job) -> None:
+    attempts = records.attempts(job.id)
+    assert [attempt.number for attempt in attempts] == list(range(1, job.attempt + 1))
+    assert job.lease_owner is None
+    open_ones = [attempt.number for attempt in attempts if attempt.ended_at is None]
+    assert not open_ones, f"{job.id}: attempts without an end: {open_ones}"
+    winners = [attempt.number for attempt in attempts if attempt.outcome == "succeeded"]
+    assert winners == ([job.attempt] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: succeeded in attempts {winners}"
+
+
+def check_lost_work(records: Records, job: Job, toy: Toy) -> int:
+    """An attempt begins at the newest checkpoint that was stored before it; returns the most steps that one of them had to repeat.
+
+    A checkpoint that was still being stored when its worker died does not count, so that is less than two intervals.
+    """
+    events = records.events(job.id)
+    most = 0
+    for attempt in records.attempts(job.id):
+        earlier = [event for event in events if event.attempt < attempt.number]
+        stored = [
+            event.data["step"]
+            for event in earlier
+            if event.message.startswith("Checkpoint of step") and event.level == "info" and event.data
+        ]
+        done = [event.data["step"] for event in earlier if event.type == "metrics" and event.data]
+        if attempt.start_step is not None:
+            assert attempt.start_step == max(stored, default=0), f"{job.id}: attempt {attempt.number} from {attempt.start_step} of {stored}"
+            most = max(most, max(done, default=0) - attempt.start_step)
+    assert most < 2 * toy.checkpoint_every, f"{job.id}: {most} steps repeated with a checkpoint every {toy.checkpoint_every}"
+    return most
+
+
+def check_result(records: Records, job: Job, toy: Toy) -> None:
+    """Exactly one model with bit-equal weights for a success, and none for anything else."""
+    with records.database.read() as session:
+        models = session.scalars(select(Model.id).where(Model.job_id == job.id)).all()
+        artifacts = session.scalars(select(Artifact).where(Artifact.model_id.in_(models))).all()
+    assert list(models) == ([job.fine_tuned_model_id] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: {models}"
+    for artifact in artifacts:
+        path = records.storage.local_path(artifact.storage_key)
+        assert path is not None
+        assert (path.stat().st_size, sha256(path)) == (artifact.bytes, artifact.sha256), artifact.storage_key
+    if job.status == JobStatus.SUCCEEDED:
+        assert records.weights(job.id) == weights_of(toy.steps), f"{job.id}: other weights than those of an undisturbed training"
+
+
+def check_storage(records: Records) -> None:
+    """Every row has its bytes, and what has no row is collected within a day, here by making everything two days old."""
+    with records.database.read() as session:
+        checkpoints = session.scalars(select(Checkpoint)).all()
+        live = session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1))
+    for checkpoint in checkpoints:
+        folder = records.storage.local_path(checkpoint.storage_prefix)
+        assert folder is not None
+        assert sha256(folder / MANIFEST) == checkpoint.manifest_sha256
+        for name, entry in json.loads((folder / MANIFEST).read_bytes())["files"].items():
+            assert sha256(folder / name) == entry["sha256"], f"{checkpoint.storage_prefix}/{name}"
+    if live is None:
+        check_nothing_nameless(records)
+
+
+def check_nothing_nameless(records: Records) -> None:
+    root = records.storage.local_root
+    assert root is not None
+    for path in root.rglob("*"):
+        if path.is_file():
+            os.utime(path, times=(time.time() - OLD,) * 2)
+    garbage.collect(records.database, records.storage)
+    with records.database.transaction() as session:
+        session.execute(update(Orphan).values(due_at=now_plus(-1)))
+    while orphans.sweep(records.database, records.storage):
+        pass
+    stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {keys.probe()}
+    with records.database.read() as session:
+        assert orphans.named(session, stored) == stored, "bytes that nothing names"
+
+
+def state_of(records: Records, job_id: str) -> tuple[object, ...]:
+    """Everything that is recorded of a job, and the bytes below its name; for what must not change any more."""
+    job = records.job(job_id)
+    rows = [
+        sorted(repr({name: value for name, value in vars(row).items() if not name.startswith("_")}) for row in found)
+        for found in ([job], records.events(job_id), records.attempts(job_id), records.checkpoints(job_id))
+    ]
+    folder = records.storage.local_path(f"projects/{job.project_id}/jobs/{job_id}")
+    assert folder is not None
+    return (*rows, bytes_below(folder / str(job.attempt)))
+
+
+def bytes_below(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
