@@ -53,7 +53,7 @@ WantedRows = Annotated[Wanted, Depends(_wanted)]
 @router.get("/")
 def jobs_page(app: App, request: Request, caller: Visitor, wanted: WantedRows) -> Response:
     with app.database.read() as session:
-        context = _table(session, app, caller, wanted)
+        context = shown_table(session, app, caller, wanted)
     return page(request, "jobs/page.html", caller, **context)
 
 
@@ -65,7 +65,7 @@ def jobs_stream(app: App, request: Request, caller: Visitor, wanted: WantedRows)
 
     def render() -> live.Parts:
         with app.database.read() as session:
-            found = _table(session, app, caller, wanted)
+            found = shown_table(session, app, caller, wanted)
         row_ids = [row.job.id for row in found["rows"]]
         if row_ids != known:
             known[:] = row_ids
@@ -84,7 +84,7 @@ def address(wanted: Wanted, **changed: Any) -> str:
     return urlencode({name: value for name, value in pairs.items() if value})
 
 
-def _table(session: Session, app: Services, caller: Caller, wanted: Wanted) -> dict[str, Any]:
+def shown_table(session: Session, app: Services, caller: Caller, wanted: Wanted) -> dict[str, Any]:
     found = table.find(session, caller.project_id, wanted)
     sparks = table.sparks(session, found.jobs)
     shown = show(session, app.settings, found.jobs)

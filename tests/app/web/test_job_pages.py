@@ -15,7 +15,7 @@ from app.jobs.events import Draft
 from app.jobs.table import Wanted
 from app.keys.caller import Caller
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
-from app.web.pages.jobs import _table
+from app.web.pages.jobs import shown_table
 from app.web.rendering import fragment
 from tests.app.web.test_pages import SAME_SITE, sign_in, token
 from tests.browser import scene
@@ -210,7 +210,7 @@ def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Te
     def first_paint() -> float:
         began = time.thread_time()
         with api.database.read() as session:
-            found = _table(session, api.app.state.services, caller, Wanted())
+            found = shown_table(session, api.app.state.services, caller, Wanted())
             html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **found)
         assert html.count('class="spark"') == 50
         return time.thread_time() - began

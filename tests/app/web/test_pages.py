@@ -213,6 +213,8 @@ def test_docs_say_how_to_get_their_assets(browser: httpx.Client, monkeypatch: py
     page = browser.get("/docs")
     assert page.status_code == 503
     assert "make assets" in page.text
+    form = browser.get("/sign-in")
+    assert (form.status_code, "make assets" in form.text) == (200, True)
 
 
 def test_strangers_cannot_fill_the_disk_with_a_form(browser: httpx.Client) -> None:
