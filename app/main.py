@@ -4,13 +4,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
-from starlette.staticfiles import StaticFiles
 
 from app import error_handlers, graders, health, logging, openapi
 from app.artifacts import endpoints as artifacts
@@ -40,7 +38,7 @@ from app.storage import Storage
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.uploads import endpoints as uploads
-from app.web import docs, pages
+from app.web import assets, docs, pages
 from app.web.session import CookieSessions
 from app.webhooks import endpoints as webhooks
 from app.webhooks.dispatcher import Dispatcher
@@ -77,8 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(noun.router)
     app.include_router(artifacts.followed)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
-    app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))
+    assets.mount(app)
     return app
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     total = time.monotonic() - started
     console.print(f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training.")
     console.print(f"The model is in [bold]{tuned.relative_to(HERE.parent)}[/]; `vllm serve` and transformers load it as it is.")
-    console.print(f"See the job in the browser: [bold]make serve DATA_DIR={DATA_DIR.name}[/]")
+    console.print(f"See the job in the browser: [bold]make serve DATA_DIR={DATA_DIR.name}[/], then http://127.0.0.1:8000/jobs/{job.id}")
 
 
 @contextlib.contextmanager

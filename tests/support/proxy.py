@@ -13,10 +13,12 @@ HEAD = re.compile(rb"[A-Z]+ /\S* HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
 
 
 class Proxy:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, at: int = 0) -> None:
+        """`at`: the port it listens on itself; 0: any."""
         self._upstream = ("127.0.0.1", port)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._socket = socket.create_server(("127.0.0.1", at))
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.requests: list[str] = []  # heads, as they were sent
         self.cut_after: int | None = None  # bytes towards the client, on every connection
         self.lose = "nothing"  # the answer to the next request that begins like this regular expression, once
