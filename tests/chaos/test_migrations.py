@@ -42,6 +42,8 @@ def used(house: House) -> Database:
         if status is JobStatus.SUCCEEDED:
             newest = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
             tenant.client.fine_tuning.checkpoints.permissions.create(newest.fine_tuned_model_checkpoint, project_ids=[other.project_id])
+            model = house.job(job_id).fine_tuned_model_id
+            tenant.http.post(f"/v1/models/{model}/exports", json={"format": "bf16"}).raise_for_status()
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
     for one in (tenant, other):
         one.http.close()
