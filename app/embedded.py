@@ -23,7 +23,7 @@ from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.children import Child, say
 from app.client import local
 from app.keys.service import WeakAdminKey
-from app.prepare import key_for_this_machine, prepare
+from app.prepare import key_for_this_machine, prepare, sign_in_link
 from app.settings import Settings
 
 EXIT_REFUSED = 2
@@ -85,9 +85,9 @@ class Embedded:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop)
         try:
-            secret = self._start()
+            secret, link = self._start()
             if not self._stops_asked:
-                self._welcome(secret)
+                self._welcome(secret, link)
             while not self._stops_asked:
                 for child in (*self._valkey, self._api, *self._workers):
                     child.look_after()
@@ -96,16 +96,18 @@ class Embedded:
         finally:
             self._stop()
 
-    def _start(self) -> str | None:
+    def _start(self) -> tuple[str | None, str]:
+        """The API key where one was generated, and a link that signs in."""
         for child in self._valkey:
             child.start()
             valkey.wait_until_ours(self._settings, child)
         secret = prepare(self._settings)
-        local.write(self._folder, local.LocalService(self._url, key_for_this_machine(self._settings, secret)))
+        key = key_for_this_machine(self._settings, secret)
+        local.write(self._folder, local.LocalService(self._url, key))
         for child in (self._api, *self._workers):
             child.start()
         self._wait_until_ready()
-        return secret
+        return secret, sign_in_link(self._settings, self._url, key)
 
     def _is_ready(self) -> bool:
         try:
@@ -121,7 +123,7 @@ class Embedded:
                 raise NotStarted(f"The API did not become ready; see {self._logs / 'api.log'}.")
             time.sleep(0.1)
 
-    def _welcome(self, secret: str | None) -> None:
+    def _welcome(self, secret: str | None, link: str) -> None:
         if secret is not None:
             key = f"{secret}\n           shown this once; keep it"
         elif self._settings.admin_key is not None:
@@ -129,7 +131,9 @@ class Embedded:
         else:
             key = "made earlier; `falqon keys create NAME` makes another"
         lines = [f"Dashboard  {self._url}", f"API        {self._url}/v1", f"API key    {key}", f"Data       {self._folder}"]
-        Console(soft_wrap=True).print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
+        console = Console(soft_wrap=True)
+        console.print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
+        console.print(f"Signs you in once, within the hour: {link}", highlight=False)  # outside: a panel would cut it
 
     def _on_stop(self, *_: object) -> None:
         self._stops_asked += 1

@@ -4,13 +4,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
-from starlette.staticfiles import StaticFiles
 
 from app import error_handlers, graders, health, logging, openapi
 from app.artifacts import endpoints as artifacts
@@ -20,6 +18,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
+from app.exports import endpoints as exports
 from app.files import endpoints as files
 from app.hub import endpoints as hub
 from app.inspections import endpoints as inspections
@@ -39,7 +38,7 @@ from app.storage import Storage
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.uploads import endpoints as uploads
-from app.web import docs, pages
+from app.web import assets, docs, pages
 from app.web.session import CookieSessions
 from app.webhooks import endpoints as webhooks
 from app.webhooks.dispatcher import Dispatcher
@@ -49,10 +48,10 @@ REDIS_TIMEOUT_SECONDS = 1
 # Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
 # up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
+# Artifacts and exports come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, hub, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, catalogue, hub, pages, docs),
 )
 
 log = structlog.get_logger()
@@ -76,8 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(noun.router)
     app.include_router(artifacts.followed)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    app.mount("/static", StaticFiles(directory=Path(pages.__file__).parent / "static"))
-    app.mount("/docs/assets", docs.Assets(directory=docs.ASSETS, check_dir=False))
+    assets.mount(app)
     return app
 
 

@@ -10,6 +10,7 @@ from app.keys.service import authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.settings import Settings
 from app.storage import Storage
+from app.web import link
 
 
 def prepare(settings: Settings) -> str | None:
@@ -32,6 +33,17 @@ def key_for_this_machine(settings: Settings, generated: str | None) -> str:
             return key
         with database.transaction() as session:
             return create_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[1]
+    finally:
+        database.dispose()
+
+
+def sign_in_link(settings: Settings, base_url: str, secret: str) -> str:
+    """Opens the dashboard once, as this key."""
+    database = Database(settings.resolved_database_url)
+    try:
+        with database.read() as session:
+            key_id = authenticate(session, secret).key_id
+        return f"{base_url}/sign-in?link={link.issue(settings.data_dir.resolve(), key_id)}"
     finally:
         database.dispose()
 

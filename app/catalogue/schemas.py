@@ -1,4 +1,6 @@
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
 
 from app.catalogue.naming import hub_id
 from app.models import Model
@@ -13,6 +15,7 @@ class ModelObject(Object):
     fine_tuning_job: str | None
     bytes: int
     hub_id: str
+    format: Annotated[str | None, Field(description="of a model that was exported: fp8, lora, bf16 or gguf; otherwise null")]
 
     @classmethod
     def of(cls, model: Model) -> Self:
@@ -24,6 +27,7 @@ class ModelObject(Object):
             fine_tuning_job=model.job_id,
             bytes=model.bytes,
             hub_id=hub_id(model.id),
+            format=model.format,
         )
 
 

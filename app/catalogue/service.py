@@ -5,6 +5,8 @@ from app.catalogue import naming, repository
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
 
+NOT_TRAINABLE = ("lora", "gguf")
+
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
     model = repository.find(session, project_id, model_id)
@@ -35,6 +37,13 @@ def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool
     model = (repository.find_to_use if lock else repository.find)(session, project_id, model_id)
     if model is None:
         raise InvalidRequest(f"model: there is no model '{model_id}' here; /v1/models lists them.", param="model", code="model_not_found")
+    if model.format in NOT_TRAINABLE:
+        source = model_id.removesuffix(f":{model.format}")
+        raise InvalidRequest(
+            f"model: '{model_id}' is the {model.format} form of a model; training starts from '{source}'.",
+            param="model",
+            code="model_not_trainable",
+        )
     return model
 
 

@@ -10,7 +10,8 @@ from app.jobs import repository
 from app.models import Job
 from falqon_core.spec.messages import Evaluated, StepMetrics
 
-KEYS = (*sorted((StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}), "eta_seconds")
+DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
+KEYS = (*sorted((StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}), "eta_seconds", DOLLARS)
 MAX_POINTS = 2000
 
 Point = tuple[int, float]  # step, value
@@ -41,10 +42,16 @@ def series(session: Session, job: Job, keys: Sequence[str], points: int) -> dict
     for attempt, data in repository.metrics(session, job.id):
         step = data["step"]
         if step <= limits.get(attempt, step):
-            for key, one in thinned.items():
-                if isinstance(value := data.get(key), (int, float)):
-                    one.add((step, value))
+            for key, told in data.items():
+                if key in thinned and (value := number(key, told)) is not None:
+                    thinned[key].add((step, value))
     return {key: one.points() for key, one in thinned.items()}
+
+
+def number(key: str, told: object) -> float | None:
+    if key == DOLLARS and isinstance(told, str):
+        return float(told)
+    return told if isinstance(told, (int, float)) else None
 
 
 def as_csv(found: Mapping[str, Sequence[Point]]) -> str:

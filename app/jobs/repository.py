@@ -106,6 +106,19 @@ def events_after(session: Session, job_id: str, *, after: int, limit: int) -> li
     return list(session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)))
 
 
+def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
+    """The newest, without metrics."""
+    statement = select(Event).where(Event.job_id == job_id, Event.type == "message").order_by(Event.seq.desc()).limit(limit)
+    return list(session.scalars(statement))
+
+
+def step_before(session: Session, job_id: str, seq: int) -> int | None:
+    """Of the last metrics event that came before this one."""
+    earlier = (Event.job_id == job_id, Event.type == "metrics", Event.seq < seq)
+    data = session.scalar(select(Event.data).where(*earlier).order_by(Event.seq.desc()).limit(1))
+    return int(data["step"]) if data else None
+
+
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
     """(attempt, data) of every metrics event, oldest first, never all in memory."""
     statement = select(Event.attempt, Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)

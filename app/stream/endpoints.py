@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.database import AWAY, Database
 from app.dependencies import ApiRoute, App, Reader, Services
-from app.jobs import repository
+from app.jobs import repository, table
 from app.jobs import service as jobs
 from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
@@ -49,8 +49,12 @@ async def stream_job(
     job = await run_sync(_find, app, caller.project_id, job_id)
     if int(cursor) > job.last_event_seq:
         raise jobs.unknown_event(param, cursor)
+    return event_stream(_events(app, caller.key_id, job_id, int(cursor)))
+
+
+def event_stream(events: AsyncIterator[bytes]) -> EventSourceResponse:
     return EventSourceResponse(
-        _events(app, caller.key_id, job_id, int(cursor)),
+        events,
         ping=PING_SECONDS,
         ping_message_factory=Ping,
         send_timeout=SEND_TIMEOUT_SECONDS,
@@ -82,10 +86,15 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
                 await changed.wait()
 
 
-def look(database: Database, job_ids: Sequence[str], key_ids: Sequence[str]) -> Seen:
+def look(database: Database, followed: Sequence[str], key_ids: Sequence[str]) -> Seen:
     """At everything that open streams depend on."""
+    job_ids = [id_ for id_ in followed if id_.startswith("ftjob-")]
+    project_ids = [id_ for id_ in followed if not id_.startswith("ftjob-")]
     with database.read() as session:
-        return Seen(repository.states(session, job_ids), keys.refused(session, key_ids))
+        states: dict[str, object] = {**repository.states(session, job_ids)}
+        if project_ids:
+            states |= table.states(session, project_ids)
+        return Seen(states, keys.refused(session, key_ids))
 
 
 def _find(app: Services, project_id: str, job_id: str) -> Job:

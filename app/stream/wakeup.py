@@ -1,4 +1,7 @@
-"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most one look at the database."""
+"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most one look at the database.
+
+What streams follow is a job, or all jobs of a project; either is named by its id.
+"""
 
 import asyncio
 from collections import Counter
@@ -29,9 +32,10 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
 
 
 class Seen(NamedTuple):
-    """In the database: of each job that exists, what changes whenever its stream goes on; and the keys that open nothing any more."""
+    """In the database: of each job or project that exists, what changes whenever its stream goes on; and the keys that open nothing any
+    more."""
 
-    jobs: Mapping[str, object]
+    states: Mapping[str, object]
     refused_keys: set[str]
 
 
@@ -39,7 +43,7 @@ class Wakeups:
     """One subscription and one look a second for the whole process, however many streams are open."""
 
     def __init__(self, redis_url: str, look: Callable[[Sequence[str], Sequence[str]], Seen]) -> None:
-        """`look`: at these jobs and API keys."""
+        """`look`: at these jobs and projects, and at these API keys."""
         self._url, self._look = redis_url, look
         self._watched: dict[str, Watched] = {}
         self._keys: Counter[str] = Counter()  # how many streams each has opened
@@ -56,8 +60,8 @@ class Wakeups:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def watching(self, job_id: str, key_id: str) -> Iterator[Watched]:
-        watched = self._watched.setdefault(job_id, Watched())
+    def watching(self, followed: str, key_id: str) -> Iterator[Watched]:
+        watched = self._watched.setdefault(followed, Watched())
         watched.num_readers += 1
         self._keys[key_id] += 1
         try:
@@ -65,7 +69,7 @@ class Wakeups:
         finally:
             watched.num_readers -= 1
             if not watched.num_readers:
-                del self._watched[job_id]
+                del self._watched[followed]
             self._keys[key_id] -= 1
             if not self._keys[key_id]:
                 del self._keys[key_id]
@@ -83,11 +87,11 @@ class Wakeups:
             except SQLAlchemyError:  # readers find out by themselves
                 continue
             is_refusing, self._refused_keys = bool(seen.refused_keys - self._refused_keys), seen.refused_keys
-            for job_id in asked:
+            for id_ in asked:
                 # One that is new to us may have been missed since its reader looked.
-                if is_refusing or job_id not in before or seen.jobs.get(job_id) != before[job_id]:
-                    self._wake(job_id)
-            before = {job_id: seen.jobs.get(job_id) for job_id in asked}
+                if is_refusing or id_ not in before or seen.states.get(id_) != before[id_]:
+                    self._wake(id_)
+            before = {id_: seen.states.get(id_) for id_ in asked}
 
     async def _listen(self) -> None:
         heard = True
@@ -108,6 +112,6 @@ class Wakeups:
                 heard = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    def _wake(self, job_id: str) -> None:
-        if watched := self._watched.get(job_id):
+    def _wake(self, followed: str) -> None:
+        if watched := self._watched.get(followed):
             watched.wake()

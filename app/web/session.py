@@ -1,8 +1,12 @@
-"""The dashboard's cookie: it holds the id of an API key, signed, and nothing else. `/v1` never looks at it."""
+"""The dashboard's cookie: signed, it holds the id of an API key, a token for forms, and what the next page shall say. `/v1` never
+looks at it."""
 
+import secrets
+from hmac import compare_digest
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Form, Request
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,7 +15,10 @@ from app.server_secret import server_secret
 from app.settings import Settings
 
 KEY_ID = "key_id"
+FORM_TOKEN = "form_token"
+NOTICE = "notice"
 COOKIE = "falqon_session"
+MAX_NOTICE_CHARACTERS = 500  # a cookie has 4 KB
 
 
 class CookieSessions:
@@ -27,6 +34,21 @@ class CookieSessions:
         await sessions(scope, receive, send)
 
 
+def begin(request: Request, key_id: str) -> None:
+    request.session.clear()
+    request.session.update({KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)})
+
+
+def form_token(request: Request) -> str:
+    """What every form that changes something carries; empty for who is not signed in."""
+    return str(request.session.get(FORM_TOKEN, ""))
+
+
+def notify(request: Request, text: str, *, failed: bool = False) -> None:
+    """The next page says so, once."""
+    request.session[NOTICE] = {"text": text[:MAX_NOTICE_CHARACTERS], "failed": failed}
+
+
 def refuse_other_sites(request: Request) -> None:
     """A form of another site must not act with this one's cookie."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
@@ -34,3 +56,10 @@ def refuse_other_sites(request: Request) -> None:
     same = site == "same-origin" if site is not None else urlsplit(origin).netloc == request.headers.get("host")
     if not same:
         raise Forbidden("This form may only be sent from this site.", code="cross_site")
+
+
+async def refuse_forged_forms(request: Request, csrf: Annotated[str, Form()] = "") -> None:
+    """Of a page that this session was not given."""
+    refuse_other_sites(request)
+    if not compare_digest(form_token(request).encode(), csrf.encode()) or not csrf:
+        raise Forbidden("This form is out of date: load the page again and send it once more.", code="stale_form")

@@ -1,15 +1,18 @@
 """Workers as processes that are started again when they die, more jobs than they can execute at once, and a reconciler beside them."""
 
+import os
 import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.broker import Bell
 from app.database import AWAY
+from app.errors import IllegalState
 from app.jobs import service
 from app.jobs.lifecycle import TERMINAL
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
@@ -25,7 +28,7 @@ RECONCILE_SECONDS = 1.0
 TOYS = (
     Toy(steps=80, step_seconds=0.02, checkpoint_every=20),
     Toy(steps=60, step_seconds=0.01, checkpoint_every=10),
-    Toy(steps=2_000, step_seconds=0.0, checkpoint_every=500),  # more events at once than a worker keeps in memory
+    Toy(steps=3_000, step_seconds=0, checkpoint_every=1_000),  # more events in a second than many a database takes
 )
 
 
@@ -35,6 +38,8 @@ class Fleet:
         self.rng = rng
         self.toys: dict[str, Toy] = {}
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._frozen: list[subprocess.Popen[bytes]] = []
+        self.resumes_full_disks = True
         self._num_workers = 0
         self._valkey = Valkey(house.settings.data_dir)
         self._reconciler = Reconciler(house.database, house.storage, Bell(house.settings), house.settings)
@@ -53,12 +58,58 @@ class Fleet:
             found = session.execute(select(Job.id, Job.status).where(Job.id.in_(self.toys)))
             return {job_id: JobStatus(status) for job_id, status in found}
 
+    def of(self, job_ids: Sequence[str]) -> list[JobStatus]:
+        statuses = self.statuses()
+        return [statuses[job_id] for job_id in job_ids]
+
     def top_up(self) -> None:
         live = sum(status not in TERMINAL for status in self.statuses().values())
         self.add(*(self.rng.choice(TOYS) for _ in range(JOBS_AT_ONCE - live)))
 
     def kill_worker(self) -> None:
         self.rng.choice(self.workers).kill()
+
+    def wish(self, wish: str, job_id: str) -> bool:
+        """As the user's call would; False when the service refuses it, because of the state the job is in."""
+        settings = self.house.settings
+        try:
+            with self.house.database.transaction() as session:
+                match wish:
+                    case "cancel":
+                        service.cancel(session, DEFAULT_PROJECT_ID, job_id)
+                    case "pause":
+                        service.pause(session, DEFAULT_PROJECT_ID, job_id)
+                    case "resume":
+                        service.resume(session, DEFAULT_PROJECT_ID, job_id, settings)
+        except IllegalState:
+            return False
+        return True
+
+    def freeze(self) -> list[subprocess.Popen[bytes]]:
+        """All workers with their trainers; others take their places. None of them inside a write: SQLite's lock would stay with it."""
+        while True:
+            self._signal(self.workers, signal.SIGSTOP)
+            try:
+                self.hold_database(0)
+                break
+            except AWAY:
+                self.wake(self.workers)
+        frozen, self.workers = self.workers, []
+        self._frozen += frozen
+        return frozen
+
+    def wake(self, frozen: list[subprocess.Popen[bytes]]) -> None:
+        self._signal(frozen, signal.SIGCONT)
+
+    def send_home(self, workers: list[subprocess.Popen[bytes]]) -> None:
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        self.run_until(lambda: all(worker.poll() is not None for worker in workers), 30, "workers end that are told to")
+
+    def _signal(self, workers: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+        for pid in [*(worker.pid for worker in workers), *self.house.trainers()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def trainer(self) -> int | None:
         found = self.house.trainers()
@@ -72,11 +123,18 @@ class Fleet:
         if time.monotonic() > self._reconcile_at:
             try:
                 self._reconciler.tick()
-                self._resume()
+                if self.resumes_full_disks:
+                    self._resume()
             except AWAY:
                 pass  # a stopped worker holds the database's lock: looked at again with the next tick
             self._reconcile_at = time.monotonic() + RECONCILE_SECONDS
         time.sleep(TICK_SECONDS)
+
+    def hold_database(self, seconds: float) -> None:
+        """No job's row can be written meanwhile."""
+        with self.house.database.transaction() as session:
+            session.execute(update(Job).values(priority=Job.priority))
+            time.sleep(seconds)
 
     def run_for(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -88,6 +146,9 @@ class Fleet:
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
             self.tick()
+
+    def run_until_all(self, jobs: Sequence[str], statuses: set[JobStatus], seconds: float) -> None:
+        self.run_until(lambda: set(self.of(jobs)) <= statuses, seconds, f"all of {jobs} are one of {statuses}")
 
     def drain_queue(self) -> None:
         """Until every job has ended. One that gets nowhere for `STUCK_SECONDS` is stuck."""
@@ -104,11 +165,10 @@ class Fleet:
     def _resume(self) -> None:
         for job_id, status in self.statuses().items():
             if status is JobStatus.PAUSED and self.house.job(job_id).paused_reason == "disk_full":
-                with self.house.database.transaction() as session:
-                    service.resume(session, DEFAULT_PROJECT_ID, job_id, self.house.settings)
+                self.wish("resume", job_id)
 
     def close(self) -> None:
-        for worker in self.workers:
+        for worker in [*self.workers, *self._frozen]:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGKILL)
             worker.wait()

@@ -16,45 +16,42 @@ from app.jobs.lifecycle import TERMINAL
 from app.models import Artifact, Checkpoint, Job, JobStatus, Model, Orphan
 from app.storage import keys
 from falqon_core.spec.layout import MANIFEST
-from tests.support.house import House
+from tests.support.records import Records
 from tests.support.toy_trainer import Toy, sha256, weights_of
 
 OLD = timedelta(days=2).total_seconds()
 
 
-def check_all(house: House, toys: Mapping[str, Toy], expected: Mapping[str, JobStatus] | None = None) -> Counter[str]:
+def check_all(records: Records, toys: Mapping[str, Toy], expected: Mapping[str, JobStatus] | None = None) -> Counter[str]:
     """Each job has one recorded result (success, where not said otherwise), whole events, and no work lost but what a fault may cost."""
     tally: Counter[str] = Counter()
     for job_id, toy in toys.items():
-        job = house.job(job_id)
+        job = records.job(job_id)
         wanted = (expected or {}).get(job_id, JobStatus.SUCCEEDED)
         assert job.status is wanted or job.status == wanted, f"{job_id} is {job.status} ({job.error_code}), not {wanted}"
-        check_events(house, job)
-        check_attempts(house, job)
-        repeated = check_lost_work(house, job, toy)
-        check_result(house, job, toy)
+        check_events(records, job)
+        check_attempts(records, job)
+        repeated = check_lost_work(records, job, toy)
+        check_result(records, job, toy)
         tally.update(jobs=1, attempts=job.attempt, succeeded=job.status == JobStatus.SUCCEEDED)
         tally["most_steps_repeated"] = max(tally["most_steps_repeated"], repeated)
-    check_storage(house)
+    check_storage(records)
     return tally
 
 
-def check_events(house: House, job: Job) -> None:
-    events = house.events(job.id)
+def check_events(records: Records, job: Job) -> None:
+    events = records.events(job.id)
     assert [event.seq for event in events] == list(range(1, job.last_event_seq + 1)), f"{job.id}: a gap or a double"
     attempts = [event.attempt for event in events]
     assert attempts == sorted(attempts), f"{job.id}: an event of an earlier attempt came after a later one had begun"
     for number in set(attempts):
-        steps = [
-            event.data["step"]
-            for event in events
-            if event.attempt == number and event.type == "metrics" and "train_loss" in (event.data or {})
-        ]
+        data = [event.data or {} for event in events if event.attempt == number and event.type == "metrics"]
+        steps = [one["step"] for one in data if "train_loss" in one]
         assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True, f"{job.id}: steps of attempt {number}: {steps}"
 
 
-def check_attempts(house: House, job: Job) -> None:
-    attempts = house.attempts(job.id)
+def check_attempts(records: Records, job: Job) -> None:
+    attempts = records.attempts(job.id)
     assert [attempt.number for attempt in attempts] == list(range(1, job.attempt + 1))
     assert job.lease_owner is None
     open_ones = [attempt.number for attempt in attempts if attempt.ended_at is None]
@@ -63,14 +60,14 @@ def check_attempts(house: House, job: Job) -> None:
     assert winners == ([job.attempt] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: succeeded in attempts {winners}"
 
 
-def check_lost_work(house: House, job: Job, toy: Toy) -> int:
+def check_lost_work(records: Records, job: Job, toy: Toy) -> int:
     """An attempt begins at the newest checkpoint that was stored before it; returns the most steps that one of them had to repeat.
 
     A checkpoint that was still being stored when its worker died does not count, so that is less than two intervals.
     """
-    events = house.events(job.id)
+    events = records.events(job.id)
     most = 0
-    for attempt in house.attempts(job.id):
+    for attempt in records.attempts(job.id):
         earlier = [event for event in events if event.attempt < attempt.number]
         stored = [
             event.data["step"]
@@ -85,59 +82,59 @@ def check_lost_work(house: House, job: Job, toy: Toy) -> int:
     return most
 
 
-def check_result(house: House, job: Job, toy: Toy) -> None:
+def check_result(records: Records, job: Job, toy: Toy) -> None:
     """Exactly one model with bit-equal weights for a success, and none for anything else."""
-    with house.database.read() as session:
+    with records.database.read() as session:
         models = session.scalars(select(Model.id).where(Model.job_id == job.id)).all()
         artifacts = session.scalars(select(Artifact).where(Artifact.model_id.in_(models))).all()
     assert list(models) == ([job.fine_tuned_model_id] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: {models}"
     for artifact in artifacts:
-        path = house.storage.local_path(artifact.storage_key)
+        path = records.storage.local_path(artifact.storage_key)
         assert path is not None
         assert (path.stat().st_size, sha256(path)) == (artifact.bytes, artifact.sha256), artifact.storage_key
     if job.status == JobStatus.SUCCEEDED:
-        assert house.weights(job.id) == weights_of(toy.steps), f"{job.id}: other weights than those of an undisturbed training"
+        assert records.weights(job.id) == weights_of(toy.steps), f"{job.id}: other weights than those of an undisturbed training"
 
 
-def check_storage(house: House) -> None:
+def check_storage(records: Records) -> None:
     """Every row has its bytes, and what has no row is collected within a day, here by making everything two days old."""
-    with house.database.read() as session:
+    with records.database.read() as session:
         checkpoints = session.scalars(select(Checkpoint)).all()
         live = session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1))
     for checkpoint in checkpoints:
-        folder = house.storage.local_path(checkpoint.storage_prefix)
+        folder = records.storage.local_path(checkpoint.storage_prefix)
         assert folder is not None
         assert sha256(folder / MANIFEST) == checkpoint.manifest_sha256
         for name, entry in json.loads((folder / MANIFEST).read_bytes())["files"].items():
             assert sha256(folder / name) == entry["sha256"], f"{checkpoint.storage_prefix}/{name}"
     if live is None:
-        check_nothing_nameless(house)
+        check_nothing_nameless(records)
 
 
-def check_nothing_nameless(house: House) -> None:
-    root = house.storage.local_root
+def check_nothing_nameless(records: Records) -> None:
+    root = records.storage.local_root
     assert root is not None
     for path in root.rglob("*"):
         if path.is_file():
             os.utime(path, times=(time.time() - OLD,) * 2)
-    garbage.collect(house.database, house.storage)
-    with house.database.transaction() as session:
+    garbage.collect(records.database, records.storage)
+    with records.database.transaction() as session:
         session.execute(update(Orphan).values(due_at=now_plus(-1)))
-    while orphans.sweep(house.database, house.storage):
+    while orphans.sweep(records.database, records.storage):
         pass
     stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {keys.probe()}
-    with house.database.read() as session:
+    with records.database.read() as session:
         assert orphans.named(session, stored) == stored, "bytes that nothing names"
 
 
-def state_of(house: House, job_id: str) -> tuple[object, ...]:
+def state_of(records: Records, job_id: str) -> tuple[object, ...]:
     """Everything that is recorded of a job, and the bytes below its name; for what must not change any more."""
-    job = house.job(job_id)
+    job = records.job(job_id)
     rows = [
         sorted(repr({name: value for name, value in vars(row).items() if not name.startswith("_")}) for row in found)
-        for found in ([job], house.events(job_id), house.attempts(job_id), house.checkpoints(job_id))
+        for found in ([job], records.events(job_id), records.attempts(job_id), records.checkpoints(job_id))
     ]
-    folder = house.storage.local_path(f"projects/{job.project_id}/jobs/{job_id}")
+    folder = records.storage.local_path(f"projects/{job.project_id}/jobs/{job_id}")
     assert folder is not None
     return (*rows, bytes_below(folder / str(job.attempt)))
 

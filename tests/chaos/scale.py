@@ -11,10 +11,12 @@ class Scale:
     wipes: int  # of Redis
     half_open_links: int
     postgres_restarts: int
+    postgres_outage_seconds: float
     full_disks: int
     torn_checkpoints: int
     state_machine_steps: int
     wishes: int  # to cancel or pause
+    real_kills: int  # of the real trainer, and as many of its worker
     api_kills: int
     mixed_load_seconds: float
     mixed_load_kill_every: float
@@ -26,10 +28,12 @@ EVERY_RUN = Scale(
     wipes=5,
     half_open_links=2,
     postgres_restarts=3,
+    postgres_outage_seconds=4,
     full_disks=10,
     torn_checkpoints=30,
     state_machine_steps=2_000,
     wishes=50,
+    real_kills=1,
     api_kills=10,
     mixed_load_seconds=20,
     mixed_load_kill_every=4,
@@ -40,10 +44,12 @@ RELEASE = Scale(
     wipes=30,
     half_open_links=10,
     postgres_restarts=30,
+    postgres_outage_seconds=30,
     full_disks=60,
     torn_checkpoints=300,
     state_machine_steps=20_000,
     wishes=500,
+    real_kills=20,
     api_kills=300,
     mixed_load_seconds=3_600,
     mixed_load_kill_every=60,

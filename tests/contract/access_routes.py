@@ -82,6 +82,18 @@ def a_dataset(tenant: Tenant) -> Parameters:
     return made | {"repo": f"files/{made['file_id']}", "revision": "main", "path": "rows.jsonl"}
 
 
+def a_job_model(tenant: Tenant) -> Parameters:
+    made = {"model": new_id("ft:tiny:acme::")}
+    tenant.add_model(made["model"], project_id=tenant.project_id, base=tenant.base_model, job_id=an_ended_job(tenant)["job_id"])
+    return made
+
+
+def an_export(tenant: Tenant) -> Parameters:
+    made = a_job_model(tenant)
+    tenant.http.post(f"/v1/models/{made['model']}/exports", json={"format": "bf16"}).raise_for_status()
+    return made | {"format": "bf16"}
+
+
 def without_model(tenant: Tenant, made: Parameters) -> None:
     tenant.client.models.delete(made["model"])
 
@@ -258,6 +270,9 @@ ROUTES = {
     ("HEAD", MODEL_FILE): Route(READ, a_repository, without_model),
     ("GET", DATASET_FILE): Route(READ, a_dataset, without_file),
     ("HEAD", DATASET_FILE): Route(READ, a_dataset, without_file),
+    ("POST", "/v1/models/{model:path}/exports"): Route(WRITE, a_job_model, without_model, send=json({"format": "bf16"})),
+    ("GET", "/v1/models/{model:path}/exports"): Route(READ, a_job_model, without_model),
+    ("GET", "/v1/models/{model:path}/exports/{format}"): Route(READ, an_export, without_model),
     ("POST", "/v1/projects"): Route(ADMIN, send=json({"name": "new"}), by_installation=True),
     ("GET", "/v1/projects"): Route(ADMIN, lists=lambda tenant: tenant.project_id),
     ("GET", "/v1/projects/{project_id}"): Route(ADMIN, the_project),

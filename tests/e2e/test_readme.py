@@ -112,6 +112,15 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["role"] == "assistant"
 
+    step = str(service.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number)
+    exports = block("sh", "falqon models export")
+    falqon = {"FALQON_BASE_URL": service.url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run(service, tmp_path, ["bash", "-ec", exports], MODEL=model, STEP=step, **falqon)
+    assert service.client.models.retrieve(f"{model}:ckpt-step-{step}").id.endswith(step)
+    assert (tmp_path / "gguf" / "model.gguf").stat().st_size > 0
+    adapted = run(service, tmp_path, [sys.executable, "-c", block("python", "PeftModel")])
+    assert adapted.startswith("Hello")
+
 
 def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -> None:
     client, _, _ = block("python", "OpenAI(").partition("file = ")

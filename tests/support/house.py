@@ -9,15 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from redis import Redis
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from app.database import Database
 from app.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Artifact, Attempt, Checkpoint, Desired, Event, File, FileStatus, Job, JobStatus, Model, Project
+from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.settings import Settings
 from app.storage import Storage, keys
 from falqon_core.spec.config import Recipe
 from tests.support.api import TINY_CONFIG
+from tests.support.records import Records
 from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 from worker.gpu import Machine
@@ -29,7 +30,7 @@ BASE_MODEL = "toy/base"
 DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang")
 
 
-class House:
+class House(Records):
     def __init__(self, folder: Path, database: Database, database_url: str) -> None:
         self.settings = Settings(
             data_dir=folder,
@@ -42,8 +43,7 @@ class House:
             device="cpu",
             num_threads=2,
         )
-        self.database = database
-        self.storage = Storage(self.settings.resolved_storage_url)
+        super().__init__(database, Storage(self.settings.resolved_storage_url))
         self._children: list[subprocess.Popen[bytes]] = []
         with database.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
@@ -87,28 +87,6 @@ class House:
             new_id("worker-"),
             drain or threading.Event(),
         )
-
-    def job(self, job_id: str) -> Job:
-        with self.database.read() as session:
-            return session.get_one(Job, job_id)
-
-    def events(self, job_id: str) -> list[Event]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
-
-    def attempts(self, job_id: str) -> list[Attempt]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
-
-    def checkpoints(self, job_id: str) -> list[Checkpoint]:
-        with self.database.read() as session:
-            return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)))
-
-    def weights(self, job_id: str) -> bytes:
-        with self.database.read() as session:
-            model_id = session.get_one(Job, job_id).fine_tuned_model_id
-            artifact = session.get_one(Artifact, (model_id, "model.safetensors"))
-        return b"".join(self.storage.chunks(artifact.storage_key))
 
     def damage(self, key: str) -> None:
         """What no writer can do."""

@@ -1,3 +1,4 @@
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from sqlalchemy import update
 
 from app.database import now_plus
 from app.jobs import claims
-from app.jobs.events import Draft
-from app.models import ApiKey, JobStatus
-from app.web import docs
+from app.keys.service import authenticate
+from app.models import ApiKey
+from app.web import assets
+from app.web.link import NAME, issue
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
 
@@ -44,6 +46,11 @@ def browser(api: Api) -> Iterator[httpx.Client]:
         yield client
 
 
+def token(page: httpx.Response) -> str:
+    """What a form of this page carries."""
+    return re.findall(r'name="csrf" value="([^"]+)"', page.text)[0]
+
+
 def sign_in(browser: httpx.Client, tenant: Tenant) -> httpx.Response:
     return browser.post("/sign-in", data={"key": f" {tenant.key} "}, headers=SAME_SITE)
 
@@ -56,14 +63,11 @@ def test_jobs_are_shown_to_who_signed_in(browser: httpx.Client, tenant: Tenant) 
     assert job.id not in browser.get("/").text
     page = sign_in(browser, tenant)
     assert page.url.path == "/"
-    for text in (job.id, tenant.base_model, "running", "step 4 of 10", "1 min 00 s", "$0.0100", "$0.0250", 'http-equiv="refresh"'):
+    for text in (job.id, tenant.base_model, "running", "step 4 of 10", "1 min 00 s", "$0.0100", "$0.0250", 'hx-sse:connect="/live?"'):
         assert text in page.text
     assert other.id not in page.text
     tenant.client.fine_tuning.jobs.cancel(job.id)
     assert "cancelling" in browser.get("/").text
-    with tenant.api.database.transaction() as session:
-        claims.finish(session, claim, JobStatus.CANCELLED, Draft("stopped"))
-    assert 'http-equiv="refresh"' not in browser.get("/").text
 
 
 def test_the_cookie_holds_the_key_id_and_ends_with_the_key(browser: httpx.Client, tenant: Tenant) -> None:
@@ -93,9 +97,47 @@ def test_over_https_the_cookie_belongs_to_this_host_alone(browser: httpx.Client,
 
 
 def test_signing_out(browser: httpx.Client, tenant: Tenant) -> None:
-    sign_in(browser, tenant)
-    assert "Sign out" not in browser.post("/sign-out", headers=SAME_SITE).text
+    csrf = token(sign_in(browser, tenant))
+    assert "Sign out" not in browser.post("/sign-out", data={"csrf": csrf}, headers=SAME_SITE).text
     assert "Sign out" not in browser.get("/").text
+
+
+def test_a_form_of_another_session_changes_nothing(browser: httpx.Client, tenant: Tenant, api: Api) -> None:
+    sign_in(browser, tenant)
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as other:
+        csrf = token(sign_in(other, tenant))
+    for forged in ({}, {"csrf": ""}, {"csrf": csrf}):
+        answer = browser.post("/sign-out", data=forged, headers=SAME_SITE)
+        assert answer.status_code == 403
+        assert "out of date" in answer.text
+    assert "Sign out" in browser.get("/").text
+
+
+def test_a_page_asked_for_is_shown_after_signing_in(browser: httpx.Client, tenant: Tenant) -> None:
+    form = browser.get("/?status=failed")
+    assert (form.url.path, "API key" in form.text) == ("/sign-in", True)
+    back = re.findall(r'name="next" value="([^"]+)"', form.text)[0]
+    page = browser.post("/sign-in", data={"key": tenant.key, "next": back}, headers=SAME_SITE)
+    assert page.url.raw_path == b"/?status=failed"
+    for elsewhere in ("//evil.example", "/\\evil.example", "https://evil.example", "/\n/evil.example"):
+        page = browser.post("/sign-in", data={"key": tenant.key, "next": elsewhere}, headers=SAME_SITE)
+        assert page.url.raw_path == b"/"
+
+
+def test_a_link_signs_in_once(browser: httpx.Client, tenant: Tenant, api: Api) -> None:
+    with api.database.read() as session:
+        key_id = authenticate(session, tenant.key).key_id
+    folder = api.settings.data_dir.resolve()
+    replaced, link = issue(folder, key_id), issue(folder, key_id)
+    for wrong in ("nonsense", replaced):
+        assert browser.get(f"/sign-in?link={wrong}").status_code == 401
+    assert "Sign out" in browser.get(f"/sign-in?link={link}").text
+    browser.cookies.clear()
+    assert browser.get(f"/sign-in?link={link}").status_code == 401
+    link = issue(folder, key_id)
+    os.utime(folder / NAME, (0, 0))
+    assert browser.get(f"/sign-in?link={link}").status_code == 401
+    assert not (folder / NAME).exists()
 
 
 def test_a_wrong_key_and_a_forged_cookie_get_nothing(browser: httpx.Client) -> None:
@@ -162,15 +204,17 @@ def test_pages_allow_nothing_from_elsewhere_and_nothing_inline(browser: httpx.Cl
         assert page.headers.get_list("x-content-type-options") == ["nosniff"]
         assert page.headers.get_list("referrer-policy") == ["same-origin"]
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|https?://", page.text)
-        for asset in re.findall(r'(?:src|href)="(/(?:static|docs/assets)/[^"]+)"', page.text):
+        for asset in re.findall(r'(?:src|href)="(/(?:static|assets|docs/assets)/[^"]+)"', page.text):
             assert browser.get(asset).status_code == 200
 
 
 def test_docs_say_how_to_get_their_assets(browser: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(docs, "ASSETS", tmp_path)
+    monkeypatch.setattr(assets, "PACKAGES", tmp_path)
     page = browser.get("/docs")
     assert page.status_code == 503
     assert "make assets" in page.text
+    form = browser.get("/sign-in")
+    assert (form.status_code, "make assets" in form.text) == (200, True)
 
 
 def test_strangers_cannot_fill_the_disk_with_a_form(browser: httpx.Client) -> None:

@@ -1,0 +1,121 @@
+"""Everything a job's page shows, gathered once: for the page itself and for the parts that its stream replaces."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
+
+from app.artifacts import service as artifacts
+from app.artifacts.schemas import ArtifactObject
+from app.catalogue.naming import fine_tuned_model_id
+from app.dependencies import Services
+from app.errors import NotFound
+from app.jobs import history, repository, service, table
+from app.jobs.checkpoints import best_of, checkpoint_name
+from app.jobs.lifecycle import LIVE, TERMINAL
+from app.jobs.requests import JobRequest, asked
+from app.jobs.schemas import EventObject
+from app.jobs.shown import show_one
+from app.keys.caller import Caller
+from app.models import Desired, Event, Job, JobStatus
+from app.web.text import state
+
+MAX_MESSAGES = 200
+MAX_CHECKPOINTS = 50
+OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
+
+# The parts of the page that a stream replaces. What is quick to gather changes with every step; the rest when something happened.
+QUICK = ("title", "actions", "progress", "cost")
+SLOW = ("attempts", "samples", "checkpoints", "artifacts")
+
+
+class Line(NamedTuple):
+    seq: int
+    event: EventObject
+
+
+class Chart(NamedTuple):
+    title: str
+    keys: tuple[str, ...]
+    unit: str = ""
+    factor: float = 1.0  # from what is stored to what is shown
+
+
+_LOSS = Chart("Loss", ("train_loss", "valid_loss"))
+_ACCURACY = Chart("Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0)
+_PREFERENCE = (
+    Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
+    Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
+)
+_COURSE = (
+    Chart("Learning rate", ("learning_rate",)),
+    Chart("Gradient norm", ("grad_norm",)),
+    Chart("Speed", ("tokens_per_second",), "tokens/s"),
+    Chart("FP8 codes changed by a step", ("codes_changed",), "%", 100.0),
+    Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
+)
+_GPU = Chart("GPU use", ("gpu_utilization",), "%")
+
+
+def charts(job: Job) -> list[Chart]:
+    """Those that a job of its kind has values for."""
+    is_preference = (job.recipe or {}).get("method") == "dpo"
+    on_gpu = (job.estimate or {}).get("device", "cpu") != "cpu"
+    return [_LOSS, *(_PREFERENCE if is_preference else (_ACCURACY,)), *_COURSE, *((_GPU,) if on_gpu else ())]
+
+
+def quick(session: Session, app: Services, caller: Caller, job_id: str) -> dict[str, Any]:
+    row = service.get(session, caller.project_id, job_id)
+    return {
+        "row": row,
+        "job": show_one(session, app.settings, row),
+        "state": state(row),
+        "is_live": row.status in LIVE,
+        "has_ended": row.status in TERMINAL,
+        "may": _possible(row),
+        "asked": asked(JobRequest.model_validate(row.requested)).recipe.model_fields_set,
+    }
+
+
+def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
+    messages = repository.messages(session, job.id, limit=MAX_MESSAGES)
+    attempts = repository.attempts(session, [job.id])[job.id]
+    checkpoints = repository.checkpoints(session, job.id, after=None, limit=MAX_CHECKPOINTS)
+    model_id = fine_tuned_model_id(job, repository.project_name(session, job.project_id))
+    return {
+        "lines": lines(messages),
+        "stretches": history.stretches(session, job, attempts, messages),
+        "prompts": history.prompts(messages),
+        "checkpoints": [(checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints],
+        "best": best_of(checkpoints),
+        "artifacts": _artifacts(session, caller, job),
+    }
+
+
+def outline(session: Session, job: Job) -> list[tuple[int, float]]:
+    return table.sparks(session, [job], OUTLINE_POINTS).get(job.id, [])
+
+
+def lines(messages: list[Event]) -> list[Line]:
+    return [Line(event.seq, EventObject.of(event)) for event in messages]
+
+
+def _artifacts(session: Session, caller: Caller, job: Job) -> list[ArtifactObject]:
+    if job.status != JobStatus.SUCCEEDED or job.fine_tuned_model_id is None:
+        return []
+    try:
+        return [ArtifactObject.of(one) for one in artifacts.of_model(session, caller.project_id, job.fine_tuned_model_id)]
+    except NotFound:  # the model has been deleted; its job stays
+        return []
+
+
+def _possible(job: Job) -> set[str]:
+    """What a user may ask of it now; the services refuse the rest."""
+    running, wished = job.status == JobStatus.RUNNING, job.desired
+    may = {"clone"}
+    if job.status in TERMINAL:
+        may.add("delete")
+    elif wished != Desired.CANCEL:
+        may.add("cancel")
+        pausing = running and wished == Desired.PAUSE
+        may.add("resume" if pausing or job.status == JobStatus.PAUSED else "pause")
+    return may

@@ -1,0 +1,11 @@
+"""One file a screen. A screen asks the services that the API asks, and has no rule of its own."""
+
+from fastapi import APIRouter
+
+from app.web.pages import compare, elsewhere, job, job_actions, jobs, sign_in, workers
+
+router = APIRouter(include_in_schema=False)
+for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, workers):
+    router.include_router(screen.router)
+for screen_with_streams in (jobs, job, workers):
+    router.include_router(screen_with_streams.streams)

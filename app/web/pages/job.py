@@ -1,0 +1,143 @@
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from app import downloads
+from app.artifacts import service as artifacts
+from app.dependencies import App, Services
+from app.errors import NotFound
+from app.jobs import endpoints, metrics, repository, service
+from app.jobs.schemas import MetricsObject
+from app.keys.caller import Caller
+from app.models import Event
+from app.stream.endpoints import CURSOR, PAGE, event_stream
+from app.web import job_view, live
+from app.web.job_view import QUICK, SLOW
+from app.web.rendering import fragment, page, shared
+from app.web.visitor import PageRoute, Visitor
+
+router = APIRouter(route_class=PageRoute)
+streams = APIRouter()
+
+
+class News(NamedTuple):
+    """What a page that has seen every event up to some number lacks."""
+
+    seq: int
+    points: list[dict[str, float]]
+    lines: list[job_view.Line]
+    parts: live.Parts
+    is_full: bool  # there may be more
+    is_last: bool
+
+
+@router.get("/jobs/{job_id}")
+def job_page(app: App, request: Request, caller: Visitor, job_id: str) -> Response:
+    with app.database.read() as session:
+        context = job_view.quick(session, app, caller, job_id)
+        row = context["row"]
+        context |= job_view.slow(session, caller, row) | {"outline": job_view.outline(session, row), "charts": job_view.charts(row)}
+    return page(request, "job/page.html", caller, **context)
+
+
+@streams.get("/jobs/{job_id}/metrics")
+def job_metrics(app: App, caller: Visitor, job_id: str, format: str = "json") -> Any:
+    """As the API gives them to clients with a key."""
+    answer: MetricsObject | Response = endpoints.retrieve_metrics(
+        app, caller, job_id, keys=None, points=metrics.MAX_POINTS, format="csv" if format == "csv" else "json"
+    )
+    if isinstance(answer, Response):
+        answer.headers["content-disposition"] = f'attachment; filename="{job_id}-metrics.csv"'
+    return answer
+
+
+@streams.get("/jobs/{job_id}/artifacts/{name:path}")
+def job_artifact(app: App, request: Request, caller: Visitor, job_id: str, name: str) -> Response:
+    with app.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        if job.fine_tuned_model_id is None:
+            raise NotFound("The job has made no model.")
+        artifact = artifacts.get(session, caller.project_id, job.fine_tuned_model_id, name)
+    content = downloads.Content(artifact.storage_key, artifact.bytes, artifact.sha256, name.rpartition("/")[2])
+    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects)
+
+
+@streams.get("/jobs/{job_id}/live")
+async def job_stream(
+    app: App,
+    request: Request,
+    caller: Visitor,
+    job_id: str,
+    after: Annotated[str, Query(pattern=CURSOR)] = "0",
+    last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
+) -> EventSourceResponse:
+    """The events after a number, as points for the charts and lines for the log, with the parts of the page that they change."""
+    await run_sync(_check, app, caller, job_id)
+    return event_stream(_events(app, request, caller, job_id, int(last_event_id or after)))
+
+
+async def _events(app: Services, request: Request, caller: Caller, job_id: str, seq: int) -> AsyncIterator[bytes]:
+    context = shared(request, caller)
+    sent: live.Parts = {}
+    with app.wakeups.watching(job_id, caller.key_id) as watched:
+        while not app.wakeups.refuses(caller.key_id):
+            changed = watched.changed  # taken before the look: what comes after that is not slept through
+            news = await live.patiently(partial(_look, app, caller, job_id, seq, context, is_first=not sent))
+            for message in _messages(news, sent, context):
+                yield message
+            seq, sent = news.seq, {**sent, **news.parts}
+            if news.is_last:
+                yield ServerSentEvent("", event="ended").encode()
+                return
+            if not news.is_full:
+                await live.rest(changed)
+
+
+def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[bytes]:
+    """The last one carries the number: a reader that loses the connection before it gets them all again, which does no harm."""
+    html = live.replaced(sent, news.parts)
+    if news.lines:
+        html += live.partial("#events", "afterbegin", fragment("job/events.html", **context, lines=news.lines))
+    messages = [ServerSentEvent(json.dumps(news.points), event="metrics")] if news.points else []
+    if html:
+        messages.append(ServerSentEvent(html))
+    if messages:
+        messages[-1].id = str(news.seq)
+    return [message.encode() for message in messages]
+
+
+def _look(app: Services, caller: Caller, job_id: str, after: int, context: dict[str, Any], *, is_first: bool) -> News:
+    with app.database.read() as session:
+        found = job_view.quick(session, app, caller, job_id)
+        row = found["row"]
+        events = repository.events_after(session, job_id, after=after, limit=PAGE)
+        messages = [event for event in reversed(events) if event.type == "message"]
+        names: tuple[str, ...] = QUICK
+        if is_first or messages:
+            found |= job_view.slow(session, caller, row)
+            names = (*QUICK, *SLOW)
+    seq = events[-1].seq if events else after
+    return News(
+        seq=seq,
+        points=[_point(event) for event in events if event.type == "metrics"],
+        lines=job_view.lines(messages),
+        parts={f"job-{name}": fragment(f"job/{name}.html", **context, **found) for name in names},
+        is_full=len(events) == PAGE,
+        is_last=found["has_ended"] and seq >= row.last_event_seq,
+    )
+
+
+def _point(event: Event) -> dict[str, float]:
+    data = event.data or {}
+    values = {key: metrics.number(key, told) for key, told in data.items() if key in metrics.KEYS}
+    return {"step": data["step"]} | {key: value for key, value in values.items() if value is not None}
+
+
+def _check(app: Services, caller: Caller, job_id: str) -> None:
+    with app.database.read() as session:
+        service.get(session, caller.project_id, job_id)

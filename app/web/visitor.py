@@ -1,0 +1,69 @@
+"""Who looks at a page, and what they see when it cannot be shown."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.responses import RedirectResponse
+
+from app.database import AWAY
+from app.dependencies import App
+from app.errors import ApiError, InvalidApiKey, InvalidRequest, Unavailable
+from app.keys import service as keys
+from app.keys.caller import Caller
+from app.models import Scope
+from app.strict import refuse_nul
+from app.web.rendering import page
+from app.web.session import KEY_ID, refuse_forged_forms
+
+MAX_FORM_BYTES = 2**14  # a stranger may send one
+
+
+class PageRoute(APIRoute):
+    """Errors are pages too, and who has not signed in is asked to."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def shown(request: Request) -> Response:
+            try:
+                refuse_nul(request)
+                return await handler(request)
+            except ApiError as error:
+                return _refusal(request, error)
+            except RequestValidationError as error:
+                fault = error.errors()[0]
+                return _refusal(request, InvalidRequest(f"{fault['loc'][-1]}: {fault['msg']}"))
+            except AWAY:
+                return _refusal(request, Unavailable("The database does not answer just now."))
+
+        return shown
+
+
+def _refusal(request: Request, error: ApiError) -> Response:
+    if isinstance(error, InvalidApiKey):
+        came_from = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        is_worth_a_return = request.method == "GET" and came_from != "/"
+        return RedirectResponse(f"/sign-in?next={quote(came_from, safe='')}" if is_worth_a_return else "/sign-in", 303)
+    return page(request, "error.html", status_code=error.status, error=error)
+
+
+def _visitor(app: App, request: Request) -> Caller:
+    with app.database.read() as session:
+        caller = keys.still_valid(session, request.session.get(KEY_ID, ""))
+    if caller is None:
+        raise InvalidApiKey("Sign in first.")
+    return caller
+
+
+def _writer(caller: Annotated[Caller, Depends(_visitor)]) -> Caller:
+    caller.must_have(Scope.WRITE)
+    return caller
+
+
+CHANGES = [Depends(refuse_forged_forms)]  # the dependencies of every route that changes something
+Visitor = Annotated[Caller, Depends(_visitor)]
+WritingVisitor = Annotated[Caller, Depends(_writer)]

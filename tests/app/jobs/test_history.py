@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from app.jobs import claims, history, repository
+from app.jobs.claims import Claim
+from app.jobs.events import Draft
+from app.models import Event, Job
+from tests.support.house import House
+
+
+@pytest.fixture
+def house(tmp_path: Path, database: Database, database_url: str) -> House:
+    return House(tmp_path, database, database_url)
+
+
+def attempt(house: House, start: int | None, end: int, *, lost: bool = False) -> None:
+    with house.database.transaction() as session:
+        job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
+        assert job is not None
+        taken = Claim(job.id, job.attempt, "w")
+        drafts = [Draft("step", type="metrics", data={"step": step}) for step in range((start or 0) + 1, end + 1)]
+        claims.record(session, taken, [Draft("began"), *drafts])
+        if start is not None:
+            claims.measure(session, taken, start_step=start)
+        claims.release(session, taken, Draft("handed back"), counts_as_failure=lost, max_infra_failures=9)
+
+
+def test_what_an_attempt_did_again_is_told(house: House) -> None:
+    job_id = house.add_job()
+    attempt(house, 0, 8, lost=True)
+    attempt(house, 5, 7, lost=True)  # rewound to the checkpoint, and lost before it was where the first had been
+    attempt(house, None, 0)  # never came to its training
+    attempt(house, 5, 12)
+    attempt(house, 12, 20)
+    with house.database.read() as session:
+        job = session.get_one(Job, job_id)
+        attempts = repository.attempts(session, [job_id])[job_id]
+        found = history.stretches(session, job, attempts, repository.messages(session, job_id, limit=100))
+    assert [one[1:] for one in found] == [(0, 8, 0), (5, 7, 3), (None, None, 0), (5, 12, 3), (12, 20, 0)]
+
+
+def answers(seq: int, step: int, completion: str) -> Event:
+    samples = [{"prompt": prompt, "completion": completion, "expected": "four"} for prompt in ("a", "b")]
+    return Event(job_id="j", seq=seq, attempt=1, level="info", type="message", message="", data={"step": step, "samples": samples})
+
+
+def test_answers_stand_side_by_side_in_the_order_of_their_steps() -> None:
+    other = Event(job_id="j", seq=9, attempt=1, level="info", type="message", message="", data=None)
+    newest_first = [answers(12, 20, "second again"), other, answers(8, 20, "second"), answers(4, 10, "first")]
+    found = history.prompts(newest_first)
+    assert [(one.prompt, one.expected, one.completions) for one in found] == [
+        ("a", "four", [(10, "first"), (20, "second again")]),
+        ("b", "four", [(10, "first"), (20, "second again")]),
+    ]
+
+
+def test_of_many_evaluations_the_first_the_last_and_some_between_are_shown() -> None:
+    (one, _) = history.prompts([answers(seq, seq, str(seq)) for seq in range(1, 101)])
+    steps = [step for step, _ in one.completions]
+    assert len(steps) == history.MAX_EVALUATIONS
+    assert (steps[0], steps[-1]) == (1, 100)
+    assert steps == sorted(steps)

@@ -1,0 +1,220 @@
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import insert, update
+
+from app.database import now_plus
+from app.ids import new_id
+from app.jobs.events import Draft
+from app.jobs.table import Wanted
+from app.keys.caller import Caller
+from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
+from app.web.pages.jobs import shown_table
+from app.web.rendering import fragment
+from tests.app.web.test_pages import SAME_SITE, sign_in, token
+from tests.browser import scene
+from tests.support.api import Api, Tenant
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder: Path = tmp_path_factory.mktemp("web")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    yield api
+    api.stop()
+
+
+@pytest.fixture
+def tenant(api: Api) -> Iterator[Tenant]:
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+
+
+@pytest.fixture
+def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
+        sign_in(client, tenant)
+        yield client
+
+
+PATHS = ["", "/metrics", "/metrics?format=csv", "/artifacts/config.json", "/live"]
+ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]
+
+
+def test_jobs_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
+    other = Tenant(tenant.api)
+    job_id = scene.scene(other).succeeded
+    for path in PATHS:
+        assert browser.get(f"/jobs/{job_id}{path}").status_code == 404, path
+    csrf = token(browser.get("/"))
+    for action in ACTIONS:
+        page = browser.post(f"/jobs/{job_id}/{action}", data={"csrf": csrf}, headers=SAME_SITE)
+        assert (page.status_code, "Could not find" in page.text) == (404, True), action
+    own = tenant.job().id
+    assert browser.get(f"/compare?job={own}&job={job_id}").status_code == 404
+    assert other.client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
+    assert [job.id for job in tenant.client.fine_tuning.jobs.list()] == [own]
+
+
+def test_who_may_only_read_is_offered_nothing_and_changes_nothing(api: Api, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as browser:
+        browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
+        page = browser.get(f"/jobs/{job_id}")
+        assert f'action="/jobs/{job_id}/' not in page.text + browser.get("/").text
+        for action in ACTIONS:
+            answer = browser.post(f"/jobs/{job_id}/{action}", data={"csrf": token(page)}, headers=SAME_SITE)
+            assert (answer.status_code, "needs an API key with the right" in answer.text) == (403, True)
+    assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
+
+
+def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    csrf = token(browser.get("/"))
+    page = browser.post(f"/jobs/{job_id}/resume", data={"csrf": csrf}, headers=SAME_SITE)
+    assert "only a paused job can be resumed" in page.text
+    assert "only a paused job" not in browser.get(f"/jobs/{job_id}").text  # once
+    page = browser.post(f"/jobs/{job_id}/delete", data={"csrf": csrf}, headers=SAME_SITE)
+    assert "cancel it before you delete it" in page.text
+
+
+def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
+    tenant.client.fine_tuning.jobs.pause(job_id)
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(execution_seconds=11.0, paused_reason="budget"))
+    page = browser.get(f"/jobs/{job_id}")
+    assert 'name="max_seconds" inputmode="numeric" value="10"' in page.text
+
+    def resume(seconds: str) -> str:
+        form = {"csrf": token(page), "max_cost_usd": "", "max_seconds": seconds}
+        return browser.post(f"/jobs/{job_id}/resume", data=form, headers=SAME_SITE).text
+
+    assert "is used up" in resume("10")
+    assert "seconds as a whole number" in resume("ten")
+    assert "The job goes on" in resume("20")
+    assert tenant.client.fine_tuning.jobs.retrieve(job_id).budget["max_seconds"] == 20  # type: ignore[attr-defined]
+
+
+def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = scene.scene(tenant).succeeded
+    model = tenant.client.fine_tuning.jobs.retrieve(job_id).fine_tuned_model
+    page = browser.get(f"/jobs/{job_id}").text
+    for text in (f"falqon download {model}", "vllm serve ./ft-", hashlib.sha256(b"bytes").hexdigest(), f"/v1/models/{model}/artifacts/"):
+        assert text in page
+    answer = browser.get(f"/jobs/{job_id}/artifacts/model.safetensors")
+    assert (answer.content, answer.headers["etag"]) == (b"bytes", f'"{hashlib.sha256(b"bytes").hexdigest()}"')
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert browser.get(f"/jobs/{job_id}/artifacts/nothing").status_code == 404
+    tenant.client.models.delete(model or "")
+    assert "vllm serve" not in browser.get(f"/jobs/{job_id}").text
+    assert browser.get(f"/jobs/{job_id}/artifacts/model.safetensors").status_code == 404
+
+
+def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = scene.scene(tenant).running
+    ours = browser.get(f"/jobs/{job_id}/metrics").json()
+    assert ours == tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000}).json()
+    dollars = ours["series"]["cost_accrued"]
+    assert (dollars["steps"][:2], dollars["values"][:2]) == ([1, 2], [0.0001, 0.0002])
+    csv = browser.get(f"/jobs/{job_id}/metrics?format=csv")
+    assert csv.headers["content-disposition"] == f'attachment; filename="{job_id}-metrics.csv"'
+    assert len(csv.text.splitlines()) == 81
+
+
+def messages(browser: httpx.Client, path: str, **headers: str) -> list[dict[str, str]]:
+    """Of a stream, up to its end."""
+    found: list[dict[str, str]] = [{}]
+    with browser.stream("GET", path, headers=headers) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for line in stream.iter_lines():
+            name, _, value = line.partition(": ")
+            if name:
+                found[-1][name] = found[-1][name] + "\n" + value if name in found[-1] else value
+            else:
+                found.append({})
+    return [one for one in found if one]
+
+
+def test_the_stream_brings_what_is_missing_and_ends_with_the_job(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = scene.scene(tenant).succeeded
+    with tenant.api.database.read() as session:
+        last = session.get_one(Job, job_id).last_event_seq
+    steps = [event["data"] for event in messages(browser, f"/jobs/{job_id}/live") if event.get("event") == "metrics"]
+    trained = [point["step"] for one in steps for point in json.loads(one) if "train_loss" in point]
+    assert trained == list(range(1, scene.STEPS + 1))
+    asked = messages(browser, f"/jobs/{job_id}/live?after={last - 1}")
+    remembered = messages(browser, f"/jobs/{job_id}/live", **{"last-event-id": str(last - 1)})
+    for found in (asked, remembered):
+        html, ended = found
+        assert html["id"] == str(last)
+        assert re.findall(r'hx-target="#([^"]+)"', html["data"])[-1] == "events"
+        assert html["data"].count("<li id=") == 1
+        assert ended["event"] == "ended"
+    assert messages(browser, f"/jobs/{job_id}/live?after={last}")[-1]["event"] == "ended"
+    assert browser.get(f"/jobs/{job_id}/live?after=x").status_code == 400
+
+
+def test_streams_end_with_the_key(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    for path in ("/live", f"/jobs/{job_id}/live", "/workers/live"):
+        assert httpx.get(f"{tenant.api.url}{path}", verify=False).status_code == 401
+    with browser.stream("GET", "/live") as stream:
+        lines = stream.iter_lines()
+        assert f"row-{job_id}" in next(line for line in lines if "row-" in line)
+        with tenant.api.database.transaction() as session:
+            session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(revoked_at=now_plus()))
+        list(lines)
+
+
+def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
+    file = tenant.upload()
+    first = tenant.job(training_file=file, suffix="one", extra_body={"falqon": {"rank": 16}}).id
+    second = tenant.job(training_file=file, suffix="two", extra_body={"falqon": {"rank": 32}}).id
+    different, same = browser.get(f"/compare?job={first}&job={second}").text.partition("What is the same")[::2]
+    assert re.findall(r'<th scope="row">(\w+)</th>', different.partition("What differs")[2]) == ["rank", "alpha"]
+    assert "learning_rate" in same
+    assert "choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
+    seven = "&".join(f"job={tenant.job(training_file=file).id}" for _ in range(7))
+    assert "at most 6" in browser.get(f"/compare?{seven}").text
+
+
+@pytest.mark.parametrize("query", ["sort=nothing", "status=nothing", "page=0", "page=x", f"q={'x' * 257}", "q=%00"])
+def test_a_bad_query_is_a_page_that_says_so(browser: httpx.Client, query: str) -> None:
+    page = browser.get(f"/?{query}")
+    assert page.status_code == 400
+    assert 'role="alert"' in page.text
+    assert page.headers["content-type"].startswith("text/html")
+
+
+def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Tenant) -> None:
+    """Of this process's own time: how busy the machine is does not count."""
+    template = tenant.job()
+    with api.database.transaction() as session:
+        columns = {attribute.key: getattr(session.get_one(Job, template.id), attribute.key) for attribute in Job.__mapper__.column_attrs}
+        ids = [new_id("ftjob-") for _ in range(1000)]
+        ended = {"status": JobStatus.SUCCEEDED, "attempt": 1, "last_event_seq": 100, "progress": scene.progress(100)}
+        session.execute(insert(Job), [columns | ended | {"id": id_} for id_ in ids])
+        row = {"number": 1, "worker": "w", "device": "cpu", "num_devices": 2}
+        session.execute(insert(Attempt), [row | {"job_id": id_} for id_ in ids])
+        told = [Draft("", type="metrics", data=scene.metrics(step, 1.0))._asdict() | {"seq": step, "attempt": 1} for step in range(1, 101)]
+        session.execute(insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in told])
+
+    def first_paint() -> float:
+        began = time.thread_time()
+        with api.database.read() as session:
+            found = shown_table(session, api.app.state.services, caller, Wanted())
+            html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **found)
+        assert html.count('class="spark"') == 50
+        return time.thread_time() - began
+
+    caller = Caller("key", tenant.project_id, Scope.WRITE, None, False)
+    first_paint()  # templates and statements are compiled once
+    assert min(first_paint() for _ in range(3)) < 0.1

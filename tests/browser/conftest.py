@@ -1,0 +1,73 @@
+"""Pages in a real Chromium. A page that runs a script it should not, opens a dialog, or breaks the policy of its headers fails its test,
+whatever else that test looks at."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from app.web import assets
+from tests.browser.visit import CHROMIUMS, Visits
+from tests.support.api import Api, Tenant
+from tests.support.service import Service
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if path is None:
+        pytest.skip(f"no Chromium on PATH ({', '.join(CHROMIUMS)}): apt-get install chromium")
+    if not assets.are_installed() or not (assets.PACKAGES / "axe-core").exists():
+        pytest.skip("the browser assets are not installed: make assets")
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*as_root, "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(chromium: Browser) -> Iterator[Visits]:
+    visits = Visits(chromium)
+    yield visits
+    visits.close()
+    assert visits.faults == []
+
+
+def started(folder: Path, *, toy: bool) -> Iterator[Service]:
+    environment = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S"}
+    service = Service(folder, environment, toy=toy)
+    service.wait_until_up()
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def service(short_tmp: Path) -> Iterator[Service]:
+    """The whole service with the real trainer on falqon-tiny."""
+    yield from started(short_tmp / "browser", toy=False)
+
+
+@pytest.fixture(scope="module")
+def toy_service(short_tmp: Path) -> Iterator[Service]:
+    """The same with a trainer that starts at once."""
+    yield from started(short_tmp / "browser-toy", toy=True)
+
+
+@pytest.fixture(scope="package")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API without workers, for pages whose content a test writes itself."""
+    folder = tmp_path_factory.mktemp("browser")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    yield api
+    api.stop()
+
+
+@pytest.fixture
+def tenant(api: Api) -> Iterator[Tenant]:
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()

@@ -1,0 +1,129 @@
+"""Photographs every screen of a real service with real jobs into docs/screenshots: light, dark, and as wide as a phone.
+
+    python -m tests.browser.photograph
+
+It takes about three minutes: jobs are trained, one of them loses its trainer half way, one is paused, one fails by its data.
+"""
+
+import io
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.visit import CHROMIUMS, Visits
+from tests.support.house import ROOT
+from tests.support.service import KEY, Service
+from tests.support.waiting import wait_for
+
+FOLDER = ROOT / "docs" / "screenshots"
+WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": WIDE, "color_scheme": "light"},
+    "dark": {"viewport": WIDE, "color_scheme": "dark"},
+    "phone": {"viewport": PHONE, "color_scheme": "light", "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
+}
+MAX_HEIGHT = {"light": 2600, "dark": 2600, "phone": 2400}  # of a picture, in the page's pixels
+COLORS = 96  # of its palette; flat screens need no more, and stay small
+RECIPE = {"learning_rate": 0.01, "checkpoint_every": 30, "eval_every": 30, "validation_fraction": 0.1, "max_seq_length": 128}
+SECONDS = 300  # at most, for one job
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="fq-", dir="/tmp"))
+    service = Service(folder / "service", {"FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S", "OMP_NUM_THREADS": "2"}, toy=False)
+    try:
+        service.wait_until_up()
+        FOLDER.mkdir(exist_ok=True)
+        with sync_playwright() as playwright:
+            path = next(filter(None, map(shutil.which, CHROMIUMS)))
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+            photograph(browser, service, {"sign-in": "/sign-in", "first-job": "/"})
+            photograph(browser, service, screens(service))
+    finally:
+        service.stop()
+        service.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def screens(service: Service) -> dict[str, str]:
+    jobs = service.client.fine_tuning.jobs
+    with (ROOT / "demo" / "support_desk.jsonl").open("rb") as data:
+        file = service.client.files.create(file=data, purpose="fine-tune").id
+    bad = service.client.files.create(file=("notes.jsonl", b'{"text": "fine"}\n{"text": 7}\n'), purpose="fine-tune").id
+    lost = submit(service, file, "support-desk", epochs=4, rank=32)
+    wait_for(lambda: step(service, lost) > 50, SECONDS)
+    os.kill(service.pids("falqon_core", "train")[0], signal.SIGKILL)
+    second = submit(service, file, "support-desk-r8", epochs=4, rank=8)
+    paused = submit(service, file, "tone", epochs=40)
+    end(service, lost)
+    end(service, second)
+    wait_for(lambda: step(service, paused) > 60, SECONDS)
+    jobs.pause(paused)
+    wait_for(lambda: jobs.retrieve(paused).status == "paused", SECONDS)
+    submit(service, bad, "notes")
+    jobs.cancel(submit(service, file, "mistaken"))
+    running = submit(service, file, "support-desk-long", epochs=50)
+    submit(service, file, "router")
+    wait_for(lambda: step(service, running) > 90, SECONDS)
+    return {
+        "jobs": "/",
+        "running-job": f"/jobs/{running}",
+        "job": f"/jobs/{lost}",
+        "compare": f"/compare?job={lost}&job={second}",
+        "workers": "/workers",
+    }
+
+
+def submit(service: Service, file: str, suffix: str, epochs: int = 10, **recipe: Any) -> str:
+    return service.client.fine_tuning.jobs.create(
+        model="falqon-tiny",
+        training_file=file,
+        suffix=suffix,
+        seed=1,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 4}}},
+        extra_body={"falqon": RECIPE | recipe},
+    ).id
+
+
+def step(service: Service, job_id: str) -> int:
+    found: Any = service.client.fine_tuning.jobs.retrieve(job_id)
+    return int((found.progress or {}).get("step", 0))
+
+
+def end(service: Service, job_id: str) -> None:
+    wait_for(lambda: service.client.fine_tuning.jobs.retrieve(job_id).finished_at, SECONDS, job_id)
+    assert service.client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
+
+
+def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> None:
+    for look, options in LOOKS.items():
+        visits = Visits(browser)
+        page = visits.page(base_url=service.url, **options) if "sign-in" in paths else None
+        for name, path in paths.items():
+            page = page if name == "sign-in" and page else visits.sign_in(service.url, KEY, **options)
+            page.goto(path)
+            if page.locator(".charts").count():
+                page.wait_for_selector(".uplot")
+            page.wait_for_timeout(1000)  # for what the stream brings first
+            height = min(page.evaluate("document.documentElement.scrollHeight"), MAX_HEIGHT[look])
+            width = options["viewport"]["width"]
+            picture = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+            save(picture, FOLDER / f"{name}-{look}.png")
+        visits.close()
+        assert visits.faults == []
+
+
+def save(picture: bytes, path: Path) -> None:
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    sys.stdout.write(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB\n")
+
+
+if __name__ == "__main__":
+    main()

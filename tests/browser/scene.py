@@ -1,0 +1,114 @@
+"""A project as it looks after some days, written as a worker writes it, without training anything."""
+
+import math
+import random
+from typing import Any, NamedTuple
+
+from app.database import now_plus
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.claims import Claim, Failure
+from app.jobs.events import Draft
+from app.models import Artifact, Checkpoint, JobStatus, Model, Worker
+from tests.contract.test_jobs import COST, PROGRESS
+from tests.support.api import TINY_CONFIG, Tenant
+
+STEPS = 120
+EVALUATE_EVERY = 30
+
+
+class Scene(NamedTuple):
+    running: str
+    succeeded: str
+    failed: str
+    queued: str
+
+
+def scene(tenant: Tenant) -> Scene:
+    file = tenant.upload()
+    failed = job(tenant, file, "legal-summaries", 40)
+    finish(tenant, failed, JobStatus.FAILED, failure=Failure("loss_not_finite", "The loss became infinite at step 40."))
+    succeeded = job(tenant, file, "support-desk", STEPS)
+    model_id = a_model(tenant, succeeded.job_id)
+    finish(tenant, succeeded, JobStatus.SUCCEEDED, fine_tuned_model_id=model_id)
+    running = job(tenant, file, "sql-writer", 80)
+    with tenant.api.database.transaction() as session:
+        session.add(Worker(id=new_id("worker-"), device="cpu", num_devices=2, seen_at=now_plus()))
+    return Scene(running.job_id, succeeded.job_id, failed.job_id, tenant.job(training_file=file).id)
+
+
+def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:
+    claim = tenant.claim(tenant.job(training_file=file, suffix=suffix).id)
+    start = Draft(f"Training started: {STEPS} steps over 12 records on cpu", data={"total_steps": STEPS, "start_step": 0})
+    write(tenant, claim, [start, *(draft for step in range(1, steps + 1) for draft in drafts(step))], progress(steps))
+    with tenant.api.database.transaction() as session:
+        claims.measure(session, claim, start_step=0, tokens=512 * steps, train_seconds=0.6 * steps)
+        session.add(
+            Checkpoint(
+                id=new_id("ftckpt_"), job_id=claim.job_id, attempt=1, step=EVALUATE_EVERY, storage_prefix=f"p/{claim.job_id}",
+                manifest_sha256="0" * 64, bytes=2**22, metrics={"valid_loss": 1.25},
+            )
+        )  # fmt: skip
+    return claim
+
+
+def write(tenant: Tenant, claim: Claim, drafts: list[Draft], progress: dict[str, Any]) -> None:
+    with tenant.api.database.transaction() as session:
+        assert claims.record(session, claim, drafts, progress=progress, execution_seconds=progress["elapsed_seconds"])
+
+
+def finish(tenant: Tenant, claim: Claim, status: JobStatus, **values: Any) -> None:
+    with tenant.api.database.transaction() as session:
+        assert claims.finish(session, claim, status, Draft(f"The job has {status}"), **values)
+
+
+def a_model(tenant: Tenant, job_id: str) -> str:
+    model_id = f"ft:{tenant.base_model}:acme:support-desk:{job_id[-8:]}"
+    with tenant.api.database.transaction() as session:
+        session.add(
+            Model(id=model_id, project_id=tenant.project_id, base_model_id=tenant.base_model, job_id=job_id, config=TINY_CONFIG, bytes=5)
+        )
+        session.flush()
+        for name in ("config.json", "model.safetensors"):
+            stored = tenant.api.storage.put(f"scene/{model_id}/{name}", [b"bytes"])
+            key = f"scene/{model_id}/{name}"
+            session.add(Artifact(model_id=model_id, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+    return model_id
+
+
+def drafts(step: int) -> list[Draft]:
+    """What one step tells: its numbers, and every so often an evaluation."""
+    loss = 0.4 + 2.0 * math.exp(-step / 30) + random.Random(step).gauss(0, 0.05)
+    told = [Draft(f"Step {step}/{STEPS}: training loss={loss:.2f}", type="metrics", data=metrics(step, loss))]
+    if step % EVALUATE_EVERY == 0:
+        told.append(Draft(f"Step {step}/{STEPS}: validation loss", type="metrics", data={"step": step, "valid_loss": loss + 0.1}))
+        told.append(sampled(step, f"It is {step}."))
+    return told
+
+
+def sampled(step: int, completion: str, prompt: str = "user: What is it?", expected: str = "It is four.") -> Draft:
+    samples = [{"prompt": prompt, "completion": completion, "expected": expected}]
+    return Draft(f"Step {step}/{STEPS}: answers to 1 validation prompts", data={"step": step, "samples": samples})
+
+
+def metrics(step: int, loss: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "total_steps": STEPS,
+        "train_loss": loss,
+        "train_mean_token_accuracy": 1 - math.exp(-step / 40),
+        "learning_rate": 5e-4 * (1 - step / STEPS),
+        "grad_norm": 1.0,
+        "trained_tokens": 512 * step,
+        "tokens_per_second": 900.0,
+        "elapsed_seconds": 0.6 * step,
+        "codes_changed": 0.01,
+        "memory_bytes": 2**30,
+        "cost_accrued": f"{0.0001 * step:.4f}",
+    }
+
+
+def progress(step: int) -> dict[str, Any]:
+    percent = 100 * step / STEPS
+    at = {"step": step, "total_steps": STEPS, "percent": percent, "trained_tokens": 512 * step, "elapsed_seconds": 0.6 * step}
+    return PROGRESS | at | {"memory_bytes": 2**30, "cost": COST}

@@ -1,0 +1,116 @@
+"""Every page by axe-core, in light and dark, and by the keyboard alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app.web import assets
+from tests.browser.scene import Scene, scene
+from tests.browser.visit import Visits
+from tests.support.api import Api, Tenant
+
+AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
+SERIOUS = {"serious", "critical"}
+# What can be focused and is seen; a popover's content is not, before it opens.
+FOCUSABLE = "a[href], button:not([disabled]), input:not([type=hidden]), select, summary, [tabindex='0']"
+PAGES = {
+    "jobs": "/",
+    "nothing found": "/?q=nowhere",
+    "a running job": "/jobs/{running}",
+    "a job that succeeded": "/jobs/{succeeded}",
+    "a job that failed": "/jobs/{failed}",
+    "a queued job": "/jobs/{queued}",
+    "comparison": "/compare?job={running}&job={succeeded}&job={failed}",
+    "choice": "/compare",
+    "workers": "/workers",
+    "new job": "/jobs/new",
+    "no such job": "/jobs/ftjob-none",
+}
+
+
+@pytest.fixture(scope="module")
+def project(api: Api) -> Iterator[tuple[Tenant, Scene]]:
+    tenant = Tenant(api)
+    yield tenant, scene(tenant)
+    tenant.http.close()
+
+
+def faults(page: Page, *rules: str) -> list[str]:
+    """Of all rules, or of these."""
+    found: dict[str, Any] = page.evaluate(
+        "rules => axe.run({resultTypes: ['violations'], preload: false, ...(rules.length && {runOnly: rules})})", rules
+    )
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary']}"
+        for one in found["violations"]
+        if one["impact"] in SERIOUS
+        for node in one["nodes"]
+    ]
+
+
+def wait_for_charts(page: Page) -> None:
+    if page.locator(".charts").count():
+        page.wait_for_selector(".uplot, .plot[data-empty]")
+
+
+def test_no_page_has_a_serious_fault_in_light_or_dark(visits: Visits, project: tuple[Tenant, Scene]) -> None:
+    tenant, made = project
+    page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
+    script = AXE()
+    found: dict[str, list[str]] = {}
+    for name, path in PAGES.items():
+        page.goto(path.format(**made._asdict()))
+        wait_for_charts(page)
+        page.evaluate(script)
+        found[name] = faults(page)
+        page.emulate_media(color_scheme="dark")
+        found[f"{name}, dark"] = faults(page, "color-contrast")
+        page.emulate_media(color_scheme="light")
+    assert {name: one for name, one in found.items() if one} == {}
+
+
+def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -> None:
+    page = visits.page(base_url=tenant.api.url)
+    page.goto("/sign-in")
+    page.evaluate(AXE())
+    assert faults(page) == []
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    expect(page.get_by_role("heading", name="Fine-tune your first model")).to_be_visible()
+    page.evaluate(AXE())
+    assert faults(page) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/{succeeded}", "/compare", "/workers"])
+def test_everything_is_reached_by_tab_and_seen(visits: Visits, project: tuple[Tenant, Scene], path: str) -> None:
+    tenant, made = project
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(path.format(**made._asdict()))
+    wait_for_charts(page)
+    expected = page.locator(FOCUSABLE).filter(visible=True).count()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    reached = 1
+    while reached < expected:
+        page.keyboard.press("Tab")
+        outline = page.evaluate("document.activeElement === document.body ? 'none' : getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", page.evaluate("document.activeElement.outerHTML")
+        reached += 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement === document.body || document.activeElement.className === 'skip'")
+
+
+def test_a_question_opens_and_closes_by_the_keyboard(visits: Visits, project: tuple[Tenant, Scene]) -> None:
+    tenant, made = project
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{made.running}")
+    button = page.get_by_role("group", name="Actions").get_by_role("button", name="Pause", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog", name="Pause sql-writer?")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Pause")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(button).to_be_focused()

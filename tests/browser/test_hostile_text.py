@@ -1,0 +1,69 @@
+"""What users and models write is shown, never run: names, metadata, errors, events and answers, on the page and through its stream.
+
+That no dialog opens and no header's policy is broken, `visits` asserts for every test.
+"""
+
+from urllib.parse import urlencode
+
+from playwright.sync_api import expect
+
+from app.jobs.claims import Failure
+from app.jobs.events import Draft
+from app.models import JobStatus
+from tests.browser import scene
+from tests.browser.visit import Visits
+from tests.support.api import Tenant
+from tests.support.hostile import PAYLOADS
+
+
+def test_there_are_sixty() -> None:
+    assert len(set(PAYLOADS)) == len(PAYLOADS) == 60
+
+
+def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> None:
+    metadata = {f"{payload[:40]}": payload for payload in PAYLOADS[::4]}
+    file = tenant.client.files.create(file=(PAYLOADS[3], b'{"text": "four"}\n' * 12), purpose="fine-tune").id
+    tenant.check(file)
+    claim = tenant.claim(tenant.job(training_file=file, metadata=metadata).id)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{claim.job_id}")
+    before = page.title()
+    # Through the stream, while the page is open.
+    samples = [{"prompt": payload, "completion": payload, "expected": payload} for payload in PAYLOADS]
+    drafts = [*map(Draft, PAYLOADS), Draft("answers", data={"step": 1, "samples": samples})]
+    scene.write(tenant, claim, drafts, scene.progress(1))
+    expect(page.locator("#events li > span", has_text="answers")).to_be_visible()
+    expect(page.locator(".sample")).to_have_count(len(PAYLOADS))
+    scene.finish(tenant, claim, JobStatus.FAILED, failure=Failure("x", PAYLOADS[0], PAYLOADS[1]))
+    expect(page.get_by_role("alert")).to_contain_text(PAYLOADS[0])
+    # And in the page itself.
+    for _ in range(2):
+        shown = page.locator("#events li > span").all_text_contents()
+        assert {" ".join(text.split()) for text in shown} >= {" ".join(payload.split()) for payload in PAYLOADS}
+        assert page.locator(".sample blockquote").all_text_contents() == [payload.replace("\r\n", "\n") for payload in PAYLOADS]
+        page.reload()
+    assert page.title() == before
+    page.goto("/")
+    expect(page.locator(f"#row-{claim.job_id}")).to_contain_text(PAYLOADS[0])
+
+
+def test_what_is_searched_for_is_text(visits: Visits, tenant: Tenant) -> None:
+    tenant.job()
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    for payload in PAYLOADS[::12]:
+        page.goto(f"/?{urlencode({'q': payload})}")
+        expect(page.get_by_text("No job is like that")).to_be_visible()
+        expect(page.get_by_text(f"“{payload.strip()}”")).to_be_visible()
+
+
+def test_models_with_odd_names_are_text(visits: Visits, tenant: Tenant) -> None:
+    file = tenant.upload()
+    ids = [f"{payload}-{tenant.project_id}" for payload in PAYLOADS[::5]]
+    for id_ in ids:
+        tenant.add_model(id_, project_id=tenant.project_id)
+    jobs = [tenant.job(training_file=file, model=id_).id for id_ in ids]
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    for job_id, id_ in zip(jobs, ids, strict=True):
+        assert " ".join((page.locator(f"#row-{job_id} .name small").text_content() or "").split()) == " ".join(id_.split())
+    page.goto(f"/compare?job={jobs[0]}&job={jobs[1]}")
+    expect(page.get_by_role("region", name="What differs").locator("table").first).to_contain_text(ids[0])

@@ -1,0 +1,46 @@
+"""Browser windows that notice what must never happen in them."""
+
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROKEN_POLICY = ("Content Security Policy", "Content-Security-Policy")
+SECONDS = 1000.0
+
+
+class Visits:
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self.faults: list[str] = []
+
+    def page(self, **options: Any) -> Page:
+        """A window of its own, without a session."""
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(20 * SECONDS)
+        self._contexts.append(context)
+        context.on("dialog", self._on_dialog)
+        context.on("console", self._on_console)
+        context.on("weberror", lambda error: self.faults.append(f"script: {error.error}"))
+        return context.new_page()
+
+    def sign_in(self, url: str, key: str, **options: Any) -> Page:
+        page = self.page(base_url=url, **options)
+        page.goto("/sign-in")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("/")
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _on_dialog(self, dialog: Dialog) -> None:
+        self.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if any(words in message.text for words in BROKEN_POLICY):
+            self.faults.append(f"console: {message.text}")

@@ -1,0 +1,54 @@
+"""The disk is full at some write of an attempt, again and again: the job is paused, and once there is space it ends as it would have."""
+
+import random
+from pathlib import Path
+
+from app.models import JobStatus
+from tests.chaos.conftest import Count
+from tests.chaos.fleet import Fleet
+from tests.chaos.invariants import check_all
+from tests.chaos.scale import SCALE
+from tests.support.toy_trainer import Toy
+
+WRITES = {  # and at most how many of them an attempt makes
+    "during_staging": 4,
+    "storage_fetch": 4,
+    "checkpoint_write": 8,
+    "storage_write": 16,
+    "during_checkpoint_upload": 16,
+    "export_write": 1,
+    "before_hand_in": 1,
+    "during_result_upload": 4,
+}
+TOY = Toy(steps=80, step_seconds=0.01, checkpoint_every=10)
+AT_ONCE = 5
+
+
+def test_a_full_disk_costs_nothing_but_time(fleet: Fleet, rng: random.Random, count: Count, tmp_path: Path) -> None:
+    house, full = fleet.house, 0
+    while full < SCALE.full_disks:
+        jobs = fleet.add(*[TOY] * AT_ONCE)
+        fleet.resumes_full_disks = False
+        marks = []
+        for number in range(AT_ONCE):
+            point = rng.choice(list(WRITES))
+            marks.append(tmp_path / f"marks{full}-{number}" / point)
+            fault = f"{point}=enospc*{rng.randint(1, WRITES[point])}"
+            fleet.workers.append(house.start_worker(FAULT_POINTS=fault, FAULT_MARKS=str(marks[-1].parent)))
+        fleet.run_until_all(jobs, {JobStatus.SUCCEEDED, JobStatus.PAUSED}, 90)
+        paused = [job_id for job_id, status in zip(jobs, fleet.of(jobs), strict=True) if status is JobStatus.PAUSED]
+        for job_id in paused:
+            job = house.job(job_id)
+            assert (job.paused_reason, job.infra_failures, job.error_code) == ("disk_full", 0, None)
+            assert (house.attempts(job_id)[-1].outcome, house.trainers()) == ("paused", [])
+        fired = sum(mark.exists() for mark in marks)
+        assert fired == len(paused)
+        full += fired
+        fleet.send_home(fleet.workers)
+        fleet.resumes_full_disks = True
+        fleet.start(2)
+        fleet.drain_queue()
+        fleet.start(0)
+        fleet.send_home(fleet.workers)
+        count(full_disks=full)
+    count(full_disks=full, **check_all(house, fleet.toys))

@@ -1,0 +1,96 @@
+"""The whole service under mixed load, while one of its processes after the other is killed."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from app.jobs.lifecycle import TERMINAL
+from app.models import JobStatus
+from app.storage import Storage
+from tests.chaos.conftest import Count
+from tests.chaos.invariants import check_all
+from tests.chaos.scale import SCALE
+from tests.chaos.users import TOY, Reader, User
+from tests.support.records import Records
+from tests.support.service import KEY, Service
+from tests.support.waiting import wait_for
+
+NUM_USERS, NUM_READERS = 3, 4
+VICTIMS = {"api": "uvicorn", "worker of jobs": "gpu-", "worker of files": "cpu-", "trainer": "toy_trainer.py", "redis": "valkey-server"}
+ENVIRONMENT = {
+    "FALQON_ADMIN_KEY": KEY,
+    "FALQON_LEASE": "PT5S",
+    "FALQON_HEARTBEAT": "PT1S",
+    "FALQON_POLL": "PT1S",
+    "FALQON_MAX_INFRA_FAILURES": "1000",
+}
+END_SECONDS = 300.0
+
+
+@pytest.fixture
+def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: str) -> Iterator[Service]:
+    service = Service(short_tmp / f"mixed-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url})
+    service.wait_until_up()
+    yield service
+    service.close()
+
+
+def kill(service: Service, victim: str) -> bool:
+    pids = [pid for pid in service.pids(VICTIMS[victim]) if pid != service.process.pid]
+    for pid in pids[:1]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
+
+
+def test_nothing_is_lost_under_mixed_load(service: Service, database: Database, rng: random.Random, count: Count) -> None:
+    records = Records(database, Storage((service.folder / "objects").as_uri()))
+    users = [User(service.client, random.Random(rng.random())) for _ in range(NUM_USERS)]
+    readers: list[Reader] = []
+    for user in users:
+        user.start()
+    killed: Counter[str] = Counter()
+    end, kill_at = time.monotonic() + SCALE.mixed_load_seconds, time.monotonic() + SCALE.mixed_load_kill_every
+    while time.monotonic() < end:
+        if len(readers) < NUM_READERS and (known := [job_id for user in users for job_id in user.jobs]):
+            readers.append(Reader(service.client, rng.choice(known)))
+            readers[-1].start()
+        if time.monotonic() > kill_at and kill(service, victim := rng.choice(list(VICTIMS))):
+            killed[victim] += 1
+            kill_at += SCALE.mixed_load_kill_every
+        time.sleep(0.1)
+    for user in users:
+        user.ending.set()
+        user.join()
+    jobs = [job_id for user in users for job_id in user.jobs]
+    cancelled = {job_id for user in users for job_id in user.cancelled}
+    wait_for(lambda: has_ended(service, records, jobs), END_SECONDS, "every job has ended")
+    for reader in readers:
+        reader.join(30)
+        assert reader.seqs == list(range(1, records.job(reader.job_id).last_event_seq + 1)), "a reader saw an event twice, or not at all"
+    done = sum((user.done for user in users), Counter[str]())
+    count(**done, killed=sum(killed.values()), connections=sum(reader.connections for reader in readers))
+    assert [fault for user in users for fault in user.faults] == []
+    assert killed
+    service.stop()
+    expected = {job_id: JobStatus(records.job(job_id).status) for job_id in jobs} | dict.fromkeys(cancelled, JobStatus.CANCELLED)
+    assert set(expected.values()) <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
+    tally = check_all(records, dict.fromkeys(jobs, TOY), expected)
+    count(**done, killed=sum(killed.values()), connections=sum(reader.connections for reader in readers), **tally)
+
+
+def has_ended(service: Service, records: Records, jobs: list[str]) -> bool:
+    live = [job_id for job_id in jobs if JobStatus(records.job(job_id).status) not in TERMINAL]
+    for job_id in live:
+        if records.job(job_id).status == JobStatus.PAUSED:
+            service.client.fine_tuning.jobs.resume(job_id)
+    return not live

@@ -1,0 +1,73 @@
+"""The real trainer on falqon-tiny: however often it or its worker is killed, the model has the bytes of an undisturbed training."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.database import Database
+from app.models import JobStatus
+from app.storage import Storage
+from tests.chaos.conftest import Count
+from tests.chaos.scale import SCALE
+from tests.support.records import Records
+from tests.support.service import KEY, Service
+from tests.support.waiting import wait_for
+
+ENVIRONMENT = {
+    "FALQON_ADMIN_KEY": KEY,
+    "FALQON_LEASE": "PT5S",
+    "FALQON_HEARTBEAT": "PT0.5S",
+    "FALQON_POLL": "PT0.5S",
+    "FALQON_NUM_THREADS": "1",
+    "FALQON_MAX_INFRA_FAILURES": "1000",
+}
+VICTIMS = {"trainer": ("falqon_core", "train"), "worker": ("gpu-",)}
+STEPS, EVERY = 60, 5
+RECIPE = {"learning_rate": 0.01, "checkpoint_every": EVERY, "max_seq_length": 64, "max_steps": STEPS}
+END_SECONDS = 240.0
+
+
+@pytest.fixture
+def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: str) -> Iterator[Service]:
+    service = Service(short_tmp / f"real-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url}, toy=False)
+    service.wait_until_up()
+    yield service
+    service.close()
+
+
+def submit(service: Service, file_id: str) -> str:
+    job = service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file_id, seed=7, extra_body={"falqon": RECIPE})
+    return job.id
+
+
+def test_interrupted_or_not_the_bytes_are_the_same(service: Service, database: Database, rng: random.Random, count: Count) -> None:
+    records = Records(database, Storage((service.folder / "objects").as_uri()))
+    turns = [{"role": "user", "content": "What is the code?"}, {"role": "assistant", "content": "The code is 2024."}]
+    file = service.client.files.create(file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60), purpose="fine-tune")
+    undisturbed = submit(service, file.id)
+    wait_for(lambda: records.job(undisturbed).status == JobStatus.SUCCEEDED, END_SECONDS, "the undisturbed job succeeds")
+    killed = dict.fromkeys(VICTIMS, 0)
+    while min(killed.values()) < SCALE.real_kills:
+        job_id = submit(service, file.id)
+        for victim in VICTIMS:
+            disturb(service, records, job_id, victim, after_steps=rng.randint(1, STEPS // 4))
+            killed[victim] += 1
+        wait_for(lambda: records.job(job_id).status == JobStatus.SUCCEEDED, END_SECONDS, "the job succeeds")  # noqa: B023  called at once
+        assert records.weights(job_id) == records.weights(undisturbed)
+        count(**killed)
+
+
+def disturb(service: Service, records: Records, job_id: str, victim: str, after_steps: int) -> None:
+    def step() -> int:
+        return int((records.job(job_id).progress or {}).get("step", 0))
+
+    attempt, wanted = records.job(job_id).attempt, step() + after_steps
+    wait_for(lambda: step() >= wanted, END_SECONDS, f"step {wanted}")
+    for pid in service.pids(*VICTIMS[victim]):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: records.job(job_id).attempt > max(attempt, 1), 60, "another attempt")

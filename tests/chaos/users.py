@@ -1,0 +1,108 @@
+"""People at work with a service, through the official client, and what they were told."""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+from openai import APIConnectionError, APIStatusError, OpenAI
+
+from tests.support.toy_trainer import Toy
+
+TOY = Toy(steps=60, step_seconds=0.02, checkpoint_every=20)
+REFUSED = {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT, httpx.codes.NOT_FOUND}  # too late, most of the time
+AWAY = httpx.codes.SERVICE_UNAVAILABLE
+
+
+class User(threading.Thread):
+    """Somebody with one request after the other, until told to end."""
+
+    def __init__(self, client: OpenAI, rng: random.Random) -> None:
+        super().__init__()
+        self._client, self._rng = client, rng
+        self.ending = threading.Event()
+        self.done: Counter[str] = Counter()
+        self.jobs: list[str] = []
+        self.cancelled: list[str] = []
+        self.faults: list[str] = []
+
+    def run(self) -> None:
+        actions: list[tuple[Callable[[], None], int]] = [
+            (self.submit, 3), (self.cancel, 1), (self.pause, 2), (self.resume, 3), (self.look, 3), (self.download, 1),
+        ]  # fmt: skip
+        while not self.ending.wait(self._rng.uniform(0, 0.5)):
+            (action,) = self._rng.choices([action for action, _ in actions], [weight for _, weight in actions])
+            try:
+                action()
+                self.done[action.__name__] += 1
+            except APIConnectionError:
+                self.done["gave_up"] += 1
+            except APIStatusError as error:
+                self.done["refused" if error.status_code in REFUSED else "unavailable"] += 1
+                if error.status_code not in {*REFUSED, AWAY}:
+                    self.faults.append(f"{action.__name__}: {error}")
+
+    def submit(self) -> None:
+        record = json.dumps({"text": TOY.model_dump_json()}).encode()
+        file = self._client.files.create(file=("toy.jsonl", record), purpose="fine-tune")
+        key = f"{self._rng.getrandbits(64):x}"
+        job = self._client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id, extra_headers={"idempotency-key": key})
+        self.jobs.append(job.id)
+
+    def cancel(self) -> None:
+        if self.jobs:
+            job = self._client.fine_tuning.jobs.cancel(self._rng.choice(self.jobs))
+            self.cancelled.append(job.id)
+
+    def pause(self) -> None:
+        if self.jobs:
+            self._client.fine_tuning.jobs.pause(self._rng.choice(self.jobs))
+
+    def resume(self) -> None:
+        if self.jobs:
+            self._client.fine_tuning.jobs.resume(self._rng.choice(self.jobs))
+
+    def look(self) -> None:
+        if self.jobs:
+            self._client.fine_tuning.jobs.retrieve(self._rng.choice(self.jobs))
+        self._client.fine_tuning.jobs.list(limit=20)
+
+    def download(self) -> None:
+        models = [model.id for model in self._client.models.list() if model.id.startswith("ft:")]
+        if models:
+            self._client.get(f"/models/{self._rng.choice(models)}/artifacts/SHA256SUMS", cast_to=httpx.Response)
+
+
+class Reader(threading.Thread):
+    """Follows one job to its end over as many connections as it takes; `seqs` are the numbers of the events, as they came."""
+
+    def __init__(self, client: OpenAI, job_id: str) -> None:
+        super().__init__()
+        self._url = f"{client.base_url}fine_tuning/jobs/{job_id}/stream"
+        self._headers = {"authorization": f"Bearer {client.api_key}"}
+        self.job_id = job_id
+        self.seqs: list[int] = []
+        self.connections = 0
+        self.ending = threading.Event()
+        self._ended = False
+
+    def run(self) -> None:
+        while not self._ended and not self.ending.is_set():
+            self.connections += 1
+            try:
+                self._read()
+            except httpx.TransportError:
+                time.sleep(0.2)
+
+    def _read(self) -> None:
+        cursor = {"last-event-id": str(self.seqs[-1])} if self.seqs else {}
+        with httpx.stream("GET", self._url, headers=self._headers | cursor, timeout=20, verify=False) as answer:
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    self.seqs.append(int(value))
+                elif line == "data: [DONE]":
+                    self._ended = True
