@@ -63,7 +63,7 @@ class Manifest(BaseModel):
 
 
 class LinkRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=255, description="of the artifact")
     expires_in_seconds: int = Field(3600, ge=1, le=MAX_LINK_SECONDS)

@@ -26,8 +26,8 @@ def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     return found
 
 
-def checkpoints_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
-    """Models made from checkpoints of its job, by what follows the model's own id in theirs: `ckpt-step-<n>`."""
+def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
+    """What was made of a model, or of checkpoints of its job, by what follows the model's own id in theirs: `lora`, `ckpt-step-<n>`."""
     start = f"{model_id}:"
     return {model.id.removeprefix(start): model for model in repository.like(session, project_id, start=start)}
 

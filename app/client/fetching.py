@@ -17,7 +17,8 @@ import httpx
 from app.client.api import Api
 from app.client.errors import ClientError, Refused, Unavailable
 
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # between tries that bring nothing at all; any byte begins them anew
+# Between tries that bring nothing at all; any byte begins them anew. A minute together: a service that is started again is waited for.
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 SILENCE_SECONDS = 60.0
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 READ_BYTES = 2**20

@@ -42,9 +42,9 @@ def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
-    """The model, and what was made of checkpoints of its job."""
+    """The model, its other formats, and what was made of checkpoints of its job."""
     model = _known(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
-    return {MAIN: model} | catalogue.checkpoints_of(session, project_id, model.id)
+    return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
 
 
 def _known(repo: str, find: Callable[[], T]) -> T:

@@ -96,6 +96,9 @@ class Storage:
 
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
         """The object, or [start, end) of it, in one request."""
+        if (path := self.local_path(key)) is not None:  # the store reads it in small pieces, at a third of the speed
+            yield from _of_file(path, part)
+            return
         found = obstore.get(self._store, key, options={"range": part} if part else {})
         for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
@@ -175,3 +178,12 @@ def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
         hashes.update(chunk)
         fault("storage_write")
         yield chunk
+
+
+def _of_file(path: Path, part: tuple[int, int] | None) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        start, end = part or (0, os.fstat(file.fileno()).st_size)
+        file.seek(start)
+        while start < end and (chunk := file.read(min(CHUNK_BYTES, end - start))):
+            start += len(chunk)
+            yield chunk

@@ -46,6 +46,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs/{job_id}/clone": JOB,
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {"falqon": {"budget": {"max_cost_usd": "2.50", "max_seconds": 60}}},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_a"]},
+    "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/uploads": {
         "filename": "a", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/jsonl",
         "expires_after": {"anchor": "created_at", "seconds": 3600},

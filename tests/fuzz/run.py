@@ -77,6 +77,7 @@ OF_ITS_OWN = {
     "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": {"path.webhook_endpoint_id": "doomed_webhook_endpoint"},
     "DELETE /v1/api_keys/{key_id}": {"path.key_id": "doomed_key"},
     "POST /v1/projects/{project_id}/archive": {"path.project_id": "doomed_project"},
+    "POST /v1/models/{model}/links": {"path.model": "model", "body.name": "artifact"},
     "POST /v1/uploads/{upload_id}/cancel": {"path.upload_id": "doomed_upload"},
     "POST /v1/uploads/{upload_id}/complete": {"path.upload_id": "whole_upload", "body.part_ids[*]": "part"},
 }

@@ -21,6 +21,7 @@ from tests.support.service import free_port
 from tests.support.waiting import wait_for
 
 KEY = "an-admin-key-for-this-test"
+START_SECONDS = 60  # as in tests/support/service.py: the machine may be busy
 
 
 class ApiProcess:
@@ -43,7 +44,11 @@ class ApiProcess:
         command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log)
-        wait_for(self._is_up, what="the API is up")
+        try:
+            wait_for(self._is_up, START_SECONDS, "the API is up")
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         self._process.kill()

@@ -32,7 +32,11 @@ class ObjectStore:
         command = [sys.executable, "-W", "ignore", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._answers, START_SECONDS, "the S3 server answers")
+        try:
+            wait_for(self._answers, START_SECONDS, "the S3 server answers")
+        except BaseException:
+            self.close()
+            raise
         httpx.put(f"{self.endpoint}/{bucket}").raise_for_status()
 
     def _answers(self) -> bool:

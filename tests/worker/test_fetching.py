@@ -15,6 +15,7 @@ from worker.outputs import files_of
 def stored_checkpoint(storage: Storage, name: str) -> Checkpoint:
     """Whose manifest names a file `name`."""
     manifest = json.dumps({"files": {name: {"sha256": hashlib.sha256(b"evil").hexdigest()}}}).encode()
+    storage.delete(f"checkpoint/{MANIFEST}")
     return Checkpoint(storage_prefix="checkpoint", manifest_sha256=storage.put(f"checkpoint/{MANIFEST}", [manifest]).sha256)
 
 
