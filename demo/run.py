@@ -216,7 +216,9 @@ def show_certificate(model: Path) -> None:
         numbers = ("none", "none") if check["bound"] is None else (f"{check['difference']:.4f}", f"{check['bound']:g}")
         table.add_row(check["name"].replace("_", " "), check["detail"], *numbers)
     console.print(table)
-    console.print(f"Asked [italic]{certificate['canary']['prompt'].splitlines()[-2]}[/], both answer: {certificate['canary']['reloaded']}…")
+    canary = certificate["canary"]
+    console.print(f"  the trainer's model begins an answer with:  {canary['trainer']}", markup=False)
+    console.print(f"  the downloaded one, loaded by transformers: {canary['reloaded']}", markup=False)
     cost = certificate["service"]["cost"]
     facts = {
         "data": certificate["data"]["train"],

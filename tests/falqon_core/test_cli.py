@@ -64,7 +64,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: Path) -> None:
     model, output = tmp_path / "tiny", tmp_path / "out"
     assert run("import", "builtin:falqon-tiny", "--output", model).returncode == ExitCode.DONE
-    config = write_config(tmp_path / "config.json", model, train_file, RECIPE)
+    config = write_config(tmp_path / "config.json", model, train_file, RECIPE, certificate=True)
     done = run("train", "--config", config, "--output", output)
     assert done.returncode == ExitCode.DONE, done.stderr
     lines = done.stdout.splitlines()

@@ -36,8 +36,9 @@ class Running:
         return self.process.wait(60)
 
 
-def write_config(path: Path, model: Path, train_file: Path, recipe: dict[str, Any]) -> Path:
-    path.write_text(json.dumps({"model": str(model), "train_file": str(train_file), "num_threads": 1, "recipe": recipe}))
+def write_config(path: Path, model: Path, train_file: Path, recipe: dict[str, Any], *, certificate: bool = False) -> Path:
+    config = {"model": str(model), "train_file": str(train_file), "num_threads": 1, "certificate": certificate, "recipe": recipe}
+    path.write_text(json.dumps(config))
     return path
 
 

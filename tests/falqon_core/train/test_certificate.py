@@ -174,6 +174,21 @@ def test_every_way_to_train_has_one(recipe: dict[str, Any], tiny_folder: Path, t
     assert not (one.folder / "certificate.json").exists()
 
 
+def test_of_pairs_the_chosen_answers_are_read(tiny_folder: Path, tmp_path: Path) -> None:
+    pair = {
+        "input": {"messages": [{"role": "user", "content": "Which?"}]},
+        "preferred_output": [{"role": "assistant", "content": "the blue kettle"}],
+        "non_preferred_output": [{"role": "assistant", "content": "ropes and maps and tea"}],
+    }
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 16)
+    one = train(tiny_folder, tmp_path / "pairs.jsonl", tmp_path / "out", certificate=False, method="dpo", num_epochs=2)
+    rendered = load_tokenizer(tiny_folder).decode(one.witness.rows[0].input_ids)
+    assert "the blue kettle" in rendered
+    assert "ropes" not in rendered
+    checks, _ = compare(one.folder, one.witness, torch.device("cpu"))
+    assert all(check.passed for check in checks), checks
+
+
 def test_a_mismatch_is_an_error_that_says_which(trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     change_tensor(CODES, flip_a_bit)(folder)

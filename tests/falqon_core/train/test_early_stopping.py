@@ -24,7 +24,9 @@ def run(
     model: Path, train_file: Path, output: Path, stop: Callable[[], bool] = lambda: False, **recipe: Any
 ) -> tuple[ExitCode, list[Message]]:
     messages: list[Message] = []
-    config = TrainConfig(model=model, train_file=train_file, num_threads=1, recipe=Recipe.model_validate(RECIPE | recipe))
+    config = TrainConfig(
+        model=model, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(RECIPE | recipe)
+    )
     return Trainer(config, output, messages.append, stop).run(), messages
 
 

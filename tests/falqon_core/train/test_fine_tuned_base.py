@@ -20,7 +20,9 @@ RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size"
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
-    config = TrainConfig(model=model, train_file=train_file, num_threads=1, recipe=Recipe.model_validate(RECIPE | recipe))
+    config = TrainConfig(
+        model=model, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(RECIPE | recipe)
+    )
     messages: list[Message] = []
     assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
     return model_folder(output)

@@ -52,7 +52,9 @@ def run(tiny_folder: Path, preference_file: Path, tmp_path: Path) -> Callable[..
     def run(
         output: str = "out", stop: Callable[[], bool] = lambda: False, train_file: Path = preference_file, **recipe: Any
     ) -> tuple[ExitCode, list[Message]]:
-        config = TrainConfig(model=tiny_folder, train_file=train_file, num_threads=1, recipe=Recipe.model_validate(RECIPE | recipe))
+        config = TrainConfig(
+            model=tiny_folder, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(RECIPE | recipe)
+        )
         messages: list[Message] = []
         return Trainer(config, tmp_path / output, messages.append, stop).run(), messages
 

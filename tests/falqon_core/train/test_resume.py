@@ -35,7 +35,7 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     ids=lambda recipe: f"{recipe['update_rule']}-{'packed' if recipe['packing'] else 'padded'}",
 )
 def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe)
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe, certificate=recipe["packing"])
     with trainer(config, tmp_path / "whole") as running:
         assert running.finish() == ExitCode.DONE
     losses = [(one.step, one.train_loss) for one in running.messages if isinstance(one, StepMetrics)]
