@@ -7,7 +7,7 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos gpu clean
+.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos downloads gpu clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
+	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
 	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
 
 setup: $(VENV)/.installed assets
@@ -73,6 +74,10 @@ chaos: setup
 
 load: setup
 	python -m benchmarks.api_load
+
+downloads: setup
+	DOWNLOADS=release python -m pytest -s tests/downloads
+	python -m benchmarks.downloads
 
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not.
 gpu: setup $(VENV)/.bench

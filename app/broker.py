@@ -16,6 +16,7 @@ GPU_QUEUE = "gpu"
 CPU_QUEUE = "cpu"
 LOOK_FOR_JOB = "worker.tasks.look_for_job"
 CHECK_FILE = "worker.tasks.check_file"
+EXPORT_MODEL = "worker.tasks.export_model"
 INSPECT_FILE = "worker.tasks.inspect_file"
 KEY_PREFIX = "falqon:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
@@ -81,6 +82,9 @@ class Bell:
 
     def ring_inspection(self, file_id: str) -> None:
         self._ring(INSPECT_FILE, CPU_QUEUE, file_id)
+
+    def ring_export(self, export_id: str) -> None:
+        self._ring(EXPORT_MODEL, CPU_QUEUE, export_id)
 
     def _ring(self, task: str, queue: str, id_: str) -> None:
         try:

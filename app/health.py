@@ -7,7 +7,6 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.dependencies import App, Services
-from app.storage import keys
 
 router = APIRouter(tags=["health"])
 
@@ -51,7 +50,7 @@ def _database(app: Services) -> str:
 
 def _storage(app: Services) -> str:
     try:
-        app.storage.put(keys.probe(), [b"ok"])
+        app.storage.probe()
     except (StorageError, OSError):
         return "not writable"
     return "ok"

@@ -19,6 +19,7 @@ SECRETS = re.compile(
     OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"
     r"|((?:authorization|cookie|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
+    r"|(/links/|X-Amz-Signature=)[^/\s\"'&]+"  # whoever has these addresses has what they open
     r"|(://)[^/\s@]*@",
     re.IGNORECASE,
 )

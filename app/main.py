@@ -18,7 +18,9 @@ from app.database import Database
 from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
+from app.exports import endpoints as exports
 from app.files import endpoints as files
+from app.hub import endpoints as hub
 from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
@@ -46,10 +48,10 @@ REDIS_TIMEOUT_SECONDS = 1
 # Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
 # up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# Artifacts come before models, whose ids may hold a slash and would swallow the rest of the path.
+# Artifacts and exports come before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, catalogue, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, catalogue, hub, pages, docs),
 )
 
 log = structlog.get_logger()
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext)
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.include_router(artifacts.followed)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     assets.mount(app)
     return app

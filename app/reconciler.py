@@ -71,6 +71,8 @@ class Reconciler:
                 self.tick()
             except SQLAlchemyError as error:
                 log.warning("reconciler: the database is away", error=str(error))
+            except Exception:  # the edge of a thread: whatever it was, the next tick has to come
+                log.exception("reconciler: a tick failed")
 
     def _collect(self) -> None:
         while not self._ended.is_set():
@@ -79,12 +81,14 @@ class Reconciler:
                 garbage.collect(self._database, self._storage)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
+            except Exception:  # as above
+                log.exception("reconciler: garbage not collected")
             self._ended.wait(COLLECT_SECONDS)
 
     def _rescue(self) -> None:
         with self._database.transaction() as session:
-            rescued = claims.rescue(session, max_infra_failures=self._settings.max_infra_failures)
-            fault("before_rescue_commit")
+            if rescued := claims.rescue(session, max_infra_failures=self._settings.max_infra_failures):
+                fault("before_rescue_commit")
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
 

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
     )
 
+    download_redirects: bool = Field(
+        True, description="downloads are sent on to the object store; false where clients cannot reach it: then the API carries the bytes"
+    )
     max_file_bytes: int = 512 * 2**20  # of a file that comes in one request; both as the API this one replaces
     max_upload_bytes: int = 8 * 2**30  # of a file that comes in parts
     lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job

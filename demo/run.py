@@ -48,6 +48,7 @@ def main() -> None:
         training = time.monotonic() - training_started
         tuned = download(client, url, key, job.fine_tuned_model, DATA_DIR / "downloads" / job.id)
         show_answers(before, answer(tuned))
+        show_certificate(tuned)
     total = time.monotonic() - started
     console.print(f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training.")
     console.print(f"The model is in [bold]{tuned.relative_to(HERE.parent)}[/]; `vllm serve` and transformers load it as it is.")
@@ -205,6 +206,27 @@ def show_answers(before: list[str], after: list[str]) -> None:
     for question, old, new in zip(json.loads((HERE / "questions.json").read_text()), before, after, strict=True):
         table.add_row(question, old, new)
     console.print(table)
+
+
+def show_certificate(model: Path) -> None:
+    """What the service proved before it called the job succeeded."""
+    certificate = json.loads((model / "certificate.json").read_text())
+    table = Table("Compared", "", "Difference", "Bound", title="Certificate: the files, reloaded, against what was trained")
+    for check in certificate["checks"]:
+        numbers = ("none", "none") if check["bound"] is None else (f"{check['difference']:.4f}", f"{check['bound']:g}")
+        table.add_row(check["name"].replace("_", " "), check["detail"], *numbers)
+    console.print(table)
+    console.print(f"Asked [italic]{certificate['canary']['prompt'].splitlines()[-2]}[/], both answer: {certificate['canary']['reloaded']}…")
+    cost = certificate["service"]["cost"]
+    facts = {
+        "data": certificate["data"]["train"],
+        "base model": certificate["base"]["sha256"],
+        "weights": next(file["sha256"] for file in certificate["files"] if file["name"].endswith(".safetensors")),
+        "seed, device": f"{certificate['training']['recipe']['seed']}, {certificate['device']['name']}",
+        "cost": "unknown" if cost is None else f"${cost['accrued']}",
+    }
+    for name, value in facts.items():
+        console.print(f"  {name:<13}{value}")
 
 
 def stop(number: int, _: object) -> None:

@@ -1,4 +1,4 @@
-"""The command line: train | inspect | import | export | bench. Nothing heavy is imported before a command needs it.
+"""The command line: train | inspect | import | export | convert | bench. Nothing heavy is imported before a command needs it.
 
 This is the process edge: every error becomes a message and an exit code here, and only here. What is given up: an unexpected
 exception tells the user nothing but that it happened; its traceback goes to stderr.
@@ -18,14 +18,16 @@ import typer
 from pydantic import ValidationError
 
 from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
+from falqon_core.spec.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
+from falqon_core.spec.formats import FormatName
 from falqon_core.spec.messages import ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.stopping import Stopping
 
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the program or the machine; "
-    "71 out of memory; 75 stopped on request after writing a checkpoint, the same command continues."
+    "71 out of memory; 72 the exported files are not the trained model; "
+    "75 stopped on request after writing a checkpoint, the same command continues."
 )
 
 app = typer.Typer(help="FP8 melded-LoRA fine-tuning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -93,13 +95,42 @@ def export(
     step: Annotated[
         int | None, typer.Option(min=1, help="of which checkpoint; default: the newest, or the best with early stopping")
     ] = None,
+    base_model: Annotated[str, typer.Option(help="name of the base model, for the card; default: the folder's")] = "",
+    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
 ) -> None:
     """Write a checkpoint of a training as a merged FP8 model."""
-    with _errors_become_exit_codes(_to_stderr):
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
         from falqon_core.train.finish import export_training
 
-        export_training(training, model, output, step)
+        export_training(training, model, output, step, base_model)
+
+
+@app.command(epilog=EXIT_CODES)
+def convert(
+    source: Annotated[Path, typer.Argument(help="for lora the folder of a checkpoint, otherwise that of an exported model")],
+    to: Annotated[FormatName, typer.Option(help="lora, bf16 or gguf")],
+    output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
+    name: Annotated[str, typer.Option(help="of the model, as it is shown")] = "model",
+    base_model: Annotated[str, typer.Option(help="name of the base model, for the adapter's configuration and the card")] = "base",
+    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
+) -> None:
+    """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
+        _prepare_process(offline=True)
+        from falqon_core.export.formats import write_format
+
+        write_format(to, source, output, name, base_model)
+
+
+@app.command(hidden=True)
+def certify() -> None:
+    """Compare an exported model with what its trainer says of it; asked by the trainer, on stdin."""
+    with _errors_become_exit_codes(_to_stderr):
+        _prepare_process(offline=True)
+        from falqon_core.export.certify import main
+
+        main(sys.stdin, sys.stdout)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -165,6 +196,8 @@ def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]
 def _exit_code(error: FalqonError) -> ExitCode:
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR
+    if isinstance(error, CertificateMismatch):
+        return ExitCode.CERTIFICATE_MISMATCH
     return ExitCode.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else ExitCode.INTERNAL
 
 

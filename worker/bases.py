@@ -37,15 +37,32 @@ class Bases:
     def stage(self, job: Job) -> Path:
         """The folder of the job's base model, or of the checkpoint that it continues from, merged into that. Raises `BaseMissing`."""
         if job.base_checkpoint_id is None:
-            return self._model(job.base_model_id)
+            return self.model(job.base_model_id)
         with self._database.read() as session:
             checkpoint = session.get(Checkpoint, job.base_checkpoint_id)
             trained = None if checkpoint is None else session.get(Job, checkpoint.job_id)
         if checkpoint is None or trained is None:
             raise BaseMissing(f"The checkpoint that {job.id} continues from has been deleted.")
-        return self._merged(self.stage(trained), checkpoint)
+        return self.merged(trained, checkpoint)
 
-    def _model(self, model_id: str) -> Path:
+    def merged(self, trained: Job, checkpoint: Checkpoint) -> Path:
+        """The folder of a checkpoint of the job `trained` as an FP8 model. Raises `BaseMissing`."""
+        base = self.stage(trained)
+        folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
+        if not folder.is_dir():
+            with self._whole(folder) as staging:
+                training = staging / "training"
+                fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
+                name = trained.requested["model"]
+                export(self._settings.trainer_command, training, checkpoint.step, base, name, staging / "model", self._check)
+                shutil.rmtree(training)
+                for path in (staging / "model").iterdir():
+                    path.rename(staging / path.name)
+                (staging / "model").rmdir()
+        return folder
+
+    def model(self, model_id: str) -> Path:
+        """The folder of a model of the catalogue."""
         with self._database.read() as session:
             artifacts = session.scalars(select(Artifact).where(Artifact.model_id == model_id).order_by(Artifact.name)).all()
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
@@ -56,19 +73,6 @@ class Bases:
                 for artifact in artifacts:
                     self._check()
                     fetch(self._storage, artifact.storage_key, staging / keys.relative(artifact.name), artifact.sha256)
-        return folder
-
-    def _merged(self, base: Path, checkpoint: Checkpoint) -> Path:
-        folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
-        if not folder.is_dir():
-            with self._whole(folder) as staging:
-                training = staging / "training"
-                fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
-                export(self._settings.trainer_command, training, checkpoint.step, base, staging / "model", self._check)
-                shutil.rmtree(training)
-                for path in (staging / "model").iterdir():
-                    path.rename(staging / path.name)
-                (staging / "model").rmdir()
         return folder
 
     def _folder(self, content: str) -> Path:

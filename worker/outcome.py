@@ -45,6 +45,8 @@ def classify(end: End, failed: Failed | None) -> Outcome:
             return Outcome(Verdict.FAILED, told or Failure("invalid_job", "The trainer refused the job without saying why."))
         case ExitCode.OUT_OF_MEMORY:
             return Outcome(Verdict.FAILED, told or Failure("out_of_memory", "The job needs more memory than the device has."))
+        case ExitCode.CERTIFICATE_MISMATCH:
+            return Outcome(Verdict.FAILED, told or Failure("certificate_mismatch", "The exported files are not the trained model."))
         case ExitCode.STOPPED:  # asked by us or by an init system that signals every process at once
             return Outcome(Verdict.STOPPED)
         case code if code == ENDLESS_TEMPLATE:

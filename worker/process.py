@@ -13,6 +13,7 @@ from app.ids import new_id
 from app.prices.service import file_prices
 from app.settings import Settings
 from app.storage import Storage
+from worker.exporter import Exporter
 from worker.gpu import detect
 from worker.inspector import Inspector
 from worker.supervisor import Supervisor
@@ -57,6 +58,11 @@ def inspector() -> Inspector:
     return Inspector(settings(), database(), storage(), drain)
 
 
+@cache
+def exporter() -> Exporter:
+    return Exporter(settings(), database(), storage(), drain)
+
+
 def _look_for_files() -> None:
     """Checks first: jobs wait for them."""
     cpu_worker().look()
@@ -64,6 +70,6 @@ def _look_for_files() -> None:
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:
-    """One for each of our queues that this process serves."""
-    looks = {GPU_QUEUE: lambda: gpu_worker().look(), CPU_QUEUE: _look_for_files}
-    return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks.items() if queue in queues]
+    """For each of our queues that this process serves. Exports take long, so files have a thread of their own."""
+    looks = ((GPU_QUEUE, lambda: gpu_worker().look()), (CPU_QUEUE, _look_for_files), (CPU_QUEUE, lambda: exporter().look()))
+    return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks if queue in queues]

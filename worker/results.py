@@ -12,22 +12,22 @@ from app.jobs.events import Draft
 from app.models import Artifact, Job, JobStatus, Model, Project
 from app.storage import Storage, keys
 from falqon_core.spec.faults import fault
+from worker.certificate import SUMS, ExportDamaged, sums
 from worker.journal import Journal
 from worker.lease import Lease
 from worker.metrics_file import MetricsFile
 from worker.outputs import files_of
 from worker.progress import Progress
 
-SUMS = "SHA256SUMS"
 
-
-class ExportDamaged(Exception):
-    """The exported files are not what their own list says."""
+def model_id_of(session: Session, job: Job) -> str:
+    project = session.scalar(select(Project.name).where(Project.id == job.project_id))
+    return fine_tuned_model_id(job, project or "")
 
 
 def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artifact]:
     """Every file of the exported model, checked against the list that the trainer made; rows without a model yet."""
-    expected = _sums(folder / SUMS)
+    expected = sums(folder)
     artifacts = []
     for path in files_of(folder):
         lease.check()
@@ -37,7 +37,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
         stored = storage.put_file(key, path)
         if name != SUMS and expected.pop(name, None) != stored.sha256:
             raise ExportDamaged(f"{name} is missing from {SUMS} or differs from it")
-        artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+        artifacts.append(Artifact(name=name, storage_key=key, **stored._asdict()))
     if expected:
         raise ExportDamaged(f"{SUMS} names files that are not there: {sorted(expected)[:5]}")
     return artifacts
@@ -57,8 +57,7 @@ def succeed(
     config = json.loads((folder / "config.json").read_bytes())
 
     def write(session: Session) -> bool:
-        project = session.scalar(select(Project.name).where(Project.id == job.project_id))
-        model_id = fine_tuned_model_id(job, project or "")
+        model_id = model_id_of(session, job)
         model = Model(
             id=model_id,
             project_id=job.project_id,
@@ -84,7 +83,15 @@ def succeed(
             session.add(model)
             session.flush()
             session.add_all(
-                Artifact(model_id=model_id, name=a.name, bytes=a.bytes, sha256=a.sha256, storage_key=a.storage_key) for a in artifacts
+                Artifact(
+                    model_id=model_id,
+                    name=one.name,
+                    bytes=one.bytes,
+                    sha256=one.sha256,
+                    block_sha256=one.block_sha256,
+                    storage_key=one.storage_key,
+                )
+                for one in artifacts
             )
         return held
 
@@ -92,8 +99,3 @@ def succeed(
     held = journal.insist(write)
     fault("after_finish")
     return held
-
-
-def _sums(path: Path) -> dict[str, str]:
-    """`sha256sum`'s format: digest, two characters, name."""
-    return {line[66:]: line[:64] for line in path.read_text().splitlines()}

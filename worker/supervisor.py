@@ -23,7 +23,7 @@ from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import Finished
 from falqon_core.spec.prices import Price
-from worker import results
+from worker import certificate, results
 from worker.bases import BaseMissing
 from worker.checkpoints import CheckpointUploads, discard
 from worker.gpu import Machine
@@ -204,6 +204,9 @@ class Execution:
 
     def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
         fault("before_hand_in")
+        with self._database.read() as session:
+            model_id = results.model_id_of(session, self._job)
+        certificate.complete(folder, self._job.id, model_id, self._progress.snapshot()["cost"])
         artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
         metrics = MetricsFile(self._database, self._storage, self._job)

@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from app.broker import CHECK_FILE, INSPECT_FILE, LOOK_FOR_JOB
+from app.broker import CHECK_FILE, EXPORT_MODEL, INSPECT_FILE, LOOK_FOR_JOB
 from worker import process
 
 
@@ -19,3 +19,9 @@ def check_file(file_id: str) -> None:
 def inspect_file(file_id: str) -> None:
     """The id is for the log: the oldest question is answered, and then the next, until none is left."""
     process.inspector().look()
+
+
+@shared_task(name=EXPORT_MODEL)  # type: ignore[untyped-decorator]
+def export_model(export_id: str) -> None:
+    """The id is for the log: the oldest wish is fulfilled, and then the next, until none is left."""
+    process.exporter().look()

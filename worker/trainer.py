@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import ValidationError
+
 from app.child_environment import offline_environment
 from app.leash import leashed
+from falqon_core.spec.messages import ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
 EXPORT_TICK_SECONDS = 0.1
@@ -78,22 +81,34 @@ class TrainerProcess:
             os.killpg(self._process.pid, number)
 
 
-class ExportFailed(Exception):
-    """The trainer could not write a checkpoint as a model."""
+class ToolFailed(Exception):
+    """A command of the trainer's has ended without its result. `failure`: what may be told of it, `log` what it wrote."""
+
+    def __init__(self, failure: Failed, log: str) -> None:
+        super().__init__(f"{failure.code}: {failure.message}\n{log}")
+        self.failure = failure
 
 
-def export(command: Sequence[str], training: Path, step: int, model: Path, output: Path, check: Callable[[], None]) -> None:
-    """Have the trainer write the checkpoint of a step as a model; `check` is called meanwhile and may raise to give up."""
-    arguments = ["export", str(training), "--step", str(step), "--model", str(model), "--output", str(output)]
-    with tempfile.TemporaryFile() as log:
+def export(command: Sequence[str], training: Path, step: int, base: Path, base_name: str, output: Path, check: Callable[[], None]) -> None:
+    """Have the trainer write the checkpoint of a step as a model, as `run_tool` does."""
+    arguments = ["export", str(training), "--step", str(step), "--model", str(base), "--base-model", base_name, "--output", str(output)]
+    run_tool(command, arguments, check)
+
+
+def run_tool(command: Sequence[str], arguments: Sequence[str], check: Callable[[], None]) -> None:
+    """`check` is called meanwhile and may raise to give up. Raises `ToolFailed`."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as messages, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            leashed([*command, *arguments]),
+            leashed([*command, *arguments, "--message-fd", str(write_end)]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=[write_end],
             env=offline_environment(os.environ),
             start_new_session=True,
         )
+        os.close(write_end)
         try:
             while process.poll() is None:
                 check()
@@ -103,6 +118,14 @@ def export(command: Sequence[str], training: Path, step: int, model: Path, outpu
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        if process.returncode != 0:
+        if process.returncode != ExitCode.DONE:
             log.seek(0)
-            raise ExportFailed(b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace"))
+            lines = b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace")
+            raise ToolFailed(_told(process.returncode, messages.read()), lines)
+
+
+def _told(exit_code: int, line: bytes) -> Failed:
+    with suppress(ValidationError):
+        if isinstance(message := decode(line.strip()), Failed):
+            return message
+    return Failed(code="internal_error", message=f"The program ended with {exit_code}; the log of the worker holds the details.")

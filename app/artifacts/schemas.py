@@ -1,9 +1,13 @@
 from typing import Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.models import Artifact
 from app.pagination import Object
+from app.storage import BLOCK_BYTES
+
+MAX_LINK_SECONDS = 7 * 24 * 3600
 
 
 class ArtifactObject(Object):
@@ -30,6 +34,21 @@ class ManifestFile(BaseModel):
     name: str
     bytes: int
     sha256: str
+    url: str = Field(description="relative to the manifest; names these very bytes, so what it answers never changes")
+    block_bytes: int = Field(description="of each block but the last")
+    block_sha256: list[str]
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        return cls(
+            name=artifact.name,
+            bytes=artifact.bytes,
+            sha256=artifact.sha256,
+            url=f"{quote(artifact.name)}?sha256={artifact.sha256}",
+            # What was stored before blocks were hashed is one block.
+            block_bytes=BLOCK_BYTES if artifact.block_sha256 else max(BLOCK_BYTES, artifact.bytes),
+            block_sha256=artifact.block_sha256 or [artifact.sha256],
+        )
 
 
 class Manifest(BaseModel):
@@ -39,5 +58,18 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, model_id: str, artifacts: list[Artifact]) -> Self:
-        files = [ManifestFile(name=artifact.name, bytes=artifact.bytes, sha256=artifact.sha256) for artifact in artifacts]
+        files = [ManifestFile.of(artifact) for artifact in artifacts]
         return cls(model=model_id, bytes=sum(file.bytes for file in files), files=files)
+
+
+class LinkRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=255, description="of the artifact")
+    expires_in_seconds: int = Field(3600, ge=1, le=MAX_LINK_SECONDS)
+
+
+class LinkObject(BaseModel):
+    object: Literal["model.artifact.link"] = "model.artifact.link"
+    url: str = Field(description="opens without an API key until it expires, or until the key that asked for it is revoked")
+    expires_at: int

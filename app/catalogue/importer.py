@@ -63,13 +63,13 @@ def _add_folder(database: Database, storage: Storage, model_id: str, folder: Pat
     version = new_id("")
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
-        sizes = {name: storage.put_file(key, folder / name).bytes for name, key in stored_keys.items()}
+        stored = {name: storage.put_file(key, folder / name) for name, key in stored_keys.items()}
         with database.transaction() as session:
-            session.add(Model(id=model_id, config=json.loads((folder / "config.json").read_bytes()), bytes=sum(sizes.values())))
+            size = sum(one.bytes for one in stored.values())
+            session.add(Model(id=model_id, config=json.loads((folder / "config.json").read_bytes()), bytes=size))
             session.flush()
             session.add_all(
-                Artifact(model_id=model_id, name=name, bytes=sizes[name], sha256=sha256, storage_key=stored_keys[name])
-                for name, sha256 in files.items()
+                Artifact(model_id=model_id, name=name, storage_key=stored_keys[name], **one._asdict()) for name, one in stored.items()
             )
     except BaseException as error:
         _remove(storage, keys.base_model_file(model_id, version))

@@ -3,6 +3,9 @@ import re
 from app.models import Job
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+TWICE = re.compile(r"([.-])\1+")
+MAX_HUB_NAME = 96
+FINE_TUNED = "ft/"
 
 
 def fine_tuned_model_id(job: Job, project_name: str) -> str:
@@ -13,3 +16,17 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
     base = job.base_model_id.split(":")[1] if job.base_model_id.startswith("ft:") else job.base_model_id
     # The last characters of an id are its random ones; the first are a clock.
     return f"ft:{base}:{UNSAFE.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
+
+
+def hub_id(model_id: str) -> str:
+    """The id by which Hugging Face's libraries, whose ids have fewer characters, name a model: `ft/<base>-<suffix>-<8 of the job's id>`
+    for a fine-tuned one; the id itself, where it is one that they take, for a base model."""
+    if not model_id.startswith("ft:"):
+        return "/".join(_hub_name(part) for part in model_id.split("/", 1))
+    base, *fields, tail = model_id.removeprefix("ft:").split(":") if model_id.count(":") > 1 else ("", model_id[3:])
+    name = _hub_name("-".join([base.rpartition("/")[2], *fields[1:]]))
+    return f"{FINE_TUNED}{name[: MAX_HUB_NAME - len(tail) - 1].strip('.-')}-{tail}"
+
+
+def _hub_name(text: str) -> str:
+    return TWICE.sub(r"\1", UNSAFE.sub("-", text)).removesuffix(".git").strip(".-") or "model"

@@ -10,12 +10,17 @@ from app.models import Artifact, Job, Model
 
 def visible(session: Session, project_id: str) -> list[Model]:
     """Base models, then the project's own, oldest first."""
-    statement = select(Model).where(or_(Model.project_id.is_(None), Model.project_id == project_id), Model.deleted_at.is_(None))
-    return list(session.scalars(statement.order_by(Model.project_id.is_not(None), Model.created_at, Model.id)))
+    return list(session.scalars(_of(project_id).order_by(Model.project_id.is_not(None), Model.created_at, Model.id)))
 
 
 def find(session: Session, project_id: str, model_id: str) -> Model | None:
     return session.scalars(_visible(project_id, model_id)).one_or_none()
+
+
+def like(session: Session, project_id: str, *, start: str = "", end: str = "") -> list[Model]:
+    """Those whose id begins and ends so."""
+    begins, ends = Model.id.startswith(start, autoescape=True), Model.id.endswith(end, autoescape=True)
+    return list(session.scalars(_of(project_id).where(begins, ends).order_by(Model.created_at, Model.id)))
 
 
 def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
@@ -44,5 +49,8 @@ def storage_keys(session: Session, project_id: str, model_id: str) -> Sequence[s
 
 
 def _visible(project_id: str, model_id: str) -> Select[Model]:
-    mine = or_(Model.project_id.is_(None), Model.project_id == project_id)
-    return select(Model).where(Model.id == model_id, mine, Model.deleted_at.is_(None))
+    return _of(project_id).where(Model.id == model_id)
+
+
+def _of(project_id: str) -> Select[Model]:
+    return select(Model).where(or_(Model.project_id.is_(None), Model.project_id == project_id), Model.deleted_at.is_(None))

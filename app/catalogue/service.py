@@ -1,9 +1,11 @@
 from sqlalchemy.orm import Session
 
 from app import orphans
-from app.catalogue import repository
+from app.catalogue import naming, repository
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
+
+NOT_TRAINABLE = ("lora", "gguf")
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
@@ -13,11 +15,35 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     return model
 
 
+def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
+    """The model that Hugging Face's libraries mean; its own id is as good where they take it."""
+    found = repository.find(session, project_id, hub_id)
+    if found is None:
+        end = f":{hub_id.rpartition('-')[2]}" if hub_id.startswith(naming.FINE_TUNED) else ""
+        found = next((model for model in repository.like(session, project_id, end=end) if naming.hub_id(model.id) == hub_id), None)
+    if found is None:
+        raise _unknown(hub_id)
+    return found
+
+
+def checkpoints_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
+    """Models made from checkpoints of its job, by what follows the model's own id in theirs: `ckpt-step-<n>`."""
+    start = f"{model_id}:"
+    return {model.id.removeprefix(start): model for model in repository.like(session, project_id, start=start)}
+
+
 def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
     """A base model, or a fine-tuned one that training continues from; with `lock` it stays."""
     model = (repository.find_to_use if lock else repository.find)(session, project_id, model_id)
     if model is None:
         raise InvalidRequest(f"model: there is no model '{model_id}' here; /v1/models lists them.", param="model", code="model_not_found")
+    if model.format in NOT_TRAINABLE:
+        source = model_id.removesuffix(f":{model.format}")
+        raise InvalidRequest(
+            f"model: '{model_id}' is the {model.format} form of a model; training starts from '{source}'.",
+            param="model",
+            code="model_not_trainable",
+        )
     return model
 
 

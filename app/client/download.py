@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -12,7 +11,7 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Refused
-from app.client.fetching import Moved, fetch
+from app.client.fetching import Block, Moved, Source, fetch
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -26,13 +25,12 @@ def download(
     path = f"/models/{segment(model)}/artifacts"
     manifest = client.api.get(f"{path}/manifest.json")
     folder = output or Path(UNSAFE.sub("-", model).strip(".-") or "model")
-    targets = [(file, _inside(folder, file["name"])) for file in manifest["files"]]
+    targets = [(_source(path, file), _inside(folder, file["name"])) for file in manifest["files"]]
     done = 0
     with transfer(client, model, manifest["bytes"]) as moved:
-        for file, target in targets:
-            address = f"{path}/{quote(file['name'])}"
-            fetch(client.api, address, target, size=file["bytes"], sha256=file["sha256"], moved=_behind(done, moved))
-            done += file["bytes"]
+        for source, target in targets:
+            fetch(client.api, source, target, _behind(done, moved))
+            done += source.bytes
     client.out.say(f"{folder}: {len(targets)} files, {text.size(done)}, every sha256 as the service says.")
     if client.out.as_json:
         client.out.document(manifest)
@@ -52,6 +50,15 @@ def _behind(before: int, moved: Moved) -> Moved:
     return lambda there: moved(before + there)
 
 
+def _source(path: str, file: Json) -> Source:
+    size, step = file["bytes"], file["block_bytes"]
+    hashes = file["block_sha256"]
+    if step < 1 or len(hashes) != max(1, -(-size // step)):
+        raise Refused(f"The service says of {file['name']!r} that it has {size} bytes, and names {len(hashes)} blocks of {step}.")
+    blocks = [Block(start, min(size, start + step), sha256) for start, sha256 in zip(range(0, max(1, size), step), hashes, strict=True)]
+    return Source(f"{path}/{file['url']}", size, file["sha256"], blocks)
+
+
 def _inside(folder: Path, name: str) -> Path:
     """The service names the files; it does not choose where on this machine they land."""
     parts = PurePosixPath(name).parts
@@ -66,4 +73,4 @@ def _inside(folder: Path, name: str) -> Path:
 def file_content(client: Client, file: Json, target: Path) -> None:
     path = f"/files/{segment(file['id'])}/content"
     with transfer(client, target.name, file["bytes"]) as moved:
-        fetch(client.api, path, target, size=file["bytes"], sha256=client.api.sha256_of(path), moved=moved)
+        fetch(client.api, Source.whole(path, file["bytes"], client.api.sha256_of(path)), target, moved)

@@ -5,6 +5,7 @@ import typer
 from app.client import text
 from app.client.api import segment
 from app.client.command import Client, command
+from app.client.exports import export_model
 
 app = typer.Typer(no_args_is_help=True, help="Base models to start from, and what jobs made of them.")
 
@@ -51,3 +52,6 @@ def delete_model(client: Client, model_id: ModelId) -> None:
         client.out.document(answer)
     else:
         client.out.say(f"{model_id} is deleted.")
+
+
+command(app, "export")(export_model)

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from app import downloads, orphans
 from app.dependencies import After, App, Reader, UploadRoute, Writer
+from app.downloads import Content
 from app.errors import TooLarge
 from app.files import repository, service
 from app.files.schemas import FileDeleted, FileForm, FileObject
@@ -73,4 +74,5 @@ def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
 def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -> Response:
     with app.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
-    return downloads.send(request, app.storage, file.storage_key, size=file.bytes, sha256=file.sha256, filename=file.filename)
+    content = Content(file.storage_key, file.bytes, file.sha256, file.filename)
+    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects)

@@ -7,6 +7,7 @@ from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
+from app.models.export import Export, ExportStatus
 from app.models.file import File, FileStatus, Purpose
 from app.models.inspection import Inspection, InspectionStatus
 from app.models.job import Desired, Job, JobStatus
@@ -33,6 +34,8 @@ __all__ = [
     "DeliveryStatus",
     "Desired",
     "Event",
+    "Export",
+    "ExportStatus",
     "File",
     "FileStatus",
     "Inspection",

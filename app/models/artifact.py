@@ -1,4 +1,4 @@
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import JSON, BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
@@ -13,5 +13,6 @@ class Artifact(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
+    block_sha256: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # null: stored before blocks were hashed
     storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[CreatedAt]

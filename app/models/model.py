@@ -15,6 +15,7 @@ class Model(Base):
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
     base_model_id: Mapped[str | None]  # null for a base model
     job_id: Mapped[str | None]
+    format: Mapped[str | None]  # of an export; null for a base model and for what a job made
     config: Mapped[JsonObject]  # the model's config.json
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[CreatedAt]

@@ -1,3 +1,4 @@
-from app.storage.storage import Storage, Stored
+from app.storage.hashing import BLOCK_BYTES, Stored
+from app.storage.storage import Storage
 
-__all__ = ["Storage", "Stored"]
+__all__ = ["BLOCK_BYTES", "Storage", "Stored"]

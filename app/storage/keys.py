@@ -33,6 +33,15 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
     return f"projects/{project_id}/jobs/{job_id}/{attempt}/model"
 
 
+def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
+    # The try is part of the key, so that a worker that was taken for dead cannot overwrite what another has stored.
+    return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
+
+
+def export_prefix(project_id: str, export_id: str, number: int) -> str:
+    return f"projects/{project_id}/exports/{export_id}/{number}"
+
+
 def probe() -> str:
     """Written to learn whether the storage takes writes."""
     return "probe"

@@ -1,4 +1,3 @@
-import hashlib
 import os
 import re
 import time
@@ -6,25 +5,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from app.private import private_folder
 from app.storage import keys
+from app.storage.hashing import Hashes, Stored
 from falqon_core.spec.faults import fault
 
 CHUNK_BYTES = 2**20
 LISTED_AT_ONCE = 1000
+SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a file that it is still writing
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
-class Stored(NamedTuple):
-    bytes: int
-    sha256: str
+class KeyTaken(BaseError):
+    """A key is written once."""
 
 
 class Storage:
@@ -37,50 +37,94 @@ class Storage:
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
             self._store = LocalStore(private_folder(self._root))
+        elif parts.scheme in ("s3", "s3a"):
+            self._store = S3Store.from_url(url, checksum_algorithm="SHA256")  # the store refuses bytes that changed on the way to it
         else:
             self._store = from_url(url)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
-        """Write an object from a stream, which may come from this storage; it appears whole or not at all."""
-        digest, size = hashlib.sha256(), 0
+        """Write an object from a stream, which may come from this storage; it appears whole or not at all.
+
+        Objects do not change: the same bytes again are fine (whose answer was lost sends them twice), others raise `KeyTaken`. Two writers
+        at once of what fits into one part are told apart by the store; of larger objects each key has one writer, as it names the attempt.
+        """
+        hashes, held = Hashes(), bytearray()
+        rest = _hashed(chunks, hashes)
+        for chunk in rest:
+            held += chunk
+            if len(held) > PART_BYTES:
+                break
+        else:
+            return self._create(key, bytes(held), hashes.stored())
+        if self._stands(key):
+            for _ in rest:
+                pass
+            return self._compared(key, hashes.stored())
         with obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE) as writer:
-            for chunk in chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                fault("storage_write")
+            writer.write(bytes(held))
+            for chunk in rest:
                 writer.write(chunk)
         self._sync(key)
-        return Stored(size, digest.hexdigest())
+        return hashes.stored()
+
+    def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
+        try:
+            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return self._compared(key, stored)
+        self._sync(key)
+        return stored
+
+    def _compared(self, key: str, stored: Stored) -> Stored:
+        there = Hashes()
+        for chunk in self.chunks(key):
+            there.update(chunk)
+        if there.stored() != stored:
+            raise KeyTaken(f"other bytes stand under {key} already")
+        return stored
+
+    def _stands(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put_file(self, key: str, path: Path) -> Stored:
         with path.open("rb") as file:
             return self.put(key, iter(lambda: file.read(CHUNK_BYTES), b""))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+    def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
+        """The object, or [start, end) of it, in one request."""
+        found = obstore.get(self._store, key, options={"range": part} if part else {})
+        for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
 
-    def read_range(self, key: str, start: int, end: int) -> bytes:
-        return bytes(obstore.get_range(self._store, key, start=start, end=end))
+    def signed_url(self, key: str, lifetime: timedelta) -> str | None:
+        """Where anybody may read the object for so long, if the store gives out such addresses."""
+        return obstore.sign(self._store, "GET", key, expires_in=lifetime) if isinstance(self._store, SIGNING) else None
 
     def fetch(self, key: str, path: Path) -> Stored:
         """Copy an object to a local file."""
-        digest, size = hashlib.sha256(), 0
+        hashes = Hashes()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for chunk in self.chunks(key):
-                digest.update(chunk)
-                size += len(chunk)
+                hashes.update(chunk)
                 fault("storage_fetch")
                 file.write(chunk)
-        return Stored(size, digest.hexdigest())
+        return hashes.stored()
+
+    def probe(self) -> None:
+        """Learn whether the storage takes writes."""
+        obstore.put(self._store, keys.probe(), b"ok")
 
     def keys(self, prefix: str) -> list[str]:
         return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def old_keys(self, prefix: str, age: timedelta) -> Iterator[list[str]]:
         """Objects that have stood for so long by the storage's own clock, in batches."""
-        self.put(keys.probe(), [b"ok"])
+        self.probe()
         latest = obstore.head(self._store, keys.probe())["last_modified"] - age
         for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
             yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
@@ -124,3 +168,10 @@ class Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
+    for chunk in chunks:
+        hashes.update(chunk)
+        fault("storage_write")
+        yield chunk

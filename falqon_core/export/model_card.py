@@ -8,6 +8,7 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from falqon_core.files import write_whole
+from falqon_core.spec.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.spec.config import MethodName, Recipe
 
 MAX_TABLE_ROWS = 20
@@ -36,6 +37,7 @@ def write_model_card(
     num_records: int,
     num_tokens: int,
     device: str,
+    certificate: Certificate | None = None,
 ) -> None:
     """`recipe` is the resolved one; `num_tokens` counts the trained tokens; of many `rows` an even choice is shown."""
     data = ModelCardData(
@@ -79,11 +81,33 @@ On hardware without FP8, `from_pretrained("PATH", quantization_config=Compressed
 |---|---|
 {settings}
 
-## Limits
+{_proof(certificate)}## Limits
 It inherits the licence, the knowledge and the biases of its base model, and has learned only what the training records show.
 Losses are measured during training, before the activations are quantized by the serving engine.
 """
     write_whole(folder / "README.md", card)
+
+
+def _proof(certificate: Certificate | None) -> str:
+    """A section, or nothing."""
+    if certificate is None:
+        return ""
+    checks = "\n".join(f"| {check.name.replace('_', ' ')} | {_outcome(check)} | {check.detail} |" for check in certificate.checks)
+    held_out = certificate.held_out
+    return f"""## Certificate
+Before this model was handed out, another process loaded these files and compared them with what the trainer held: on
+{held_out.num_rows} rows of the {held_out.source} data ({held_out.num_tokens:,} tokens) and on a prompt of its own.
+`{CERTIFICATE}` says so in full, with the hashes of data, base model and files.
+
+| compared | difference | |
+|---|---|---|
+{checks}
+
+"""
+
+
+def _outcome(check: Check) -> str:
+    return "none" if check.bound is None else f"{check.difference:.4f} (bound {check.bound:g})"
 
 
 def thinned(rows: Sequence[TrainingRow]) -> list[TrainingRow]:

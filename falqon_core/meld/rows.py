@@ -39,6 +39,7 @@ class Rows(nn.Module, ABC):
     """Buffers stay out of the state dict: base, A and delta say everything."""
 
     scale: Tensor
+    rounds_activations: bool  # to e4m3, as an engine that serves the model does
 
     def __init__(self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device) -> None:
         super().__init__()
@@ -95,17 +96,17 @@ class ShadowRows(Rows):
     def __init__(self, sizes: Sequence[int], in_features: int, rank: int, like: Tensor, simulate_fp8: bool) -> None:
         """`like` gives the working dtype and the device."""
         super().__init__(sizes, in_features, rank, sum(sizes) + len(sizes) * rank, like.device)
-        self.simulate_fp8 = simulate_fp8
+        self.rounds_activations = simulate_fp8
         self.register_buffer("shadow", like.new_zeros(len(self.scale), in_features), persistent=False)
 
     def output(self, x: Tensor) -> Tensor:
-        if self.simulate_fp8:
+        if self.rounds_activations:
             x, _ = quantize_rows(x)
         return x @ self.shadow.t()
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
         weight = self.shadow[: self.num_outputs]
-        if self.simulate_fp8:
+        if self.rounds_activations:
             scale = self.scale[: self.num_outputs]
             grad_output, _ = quantize_rows((grad_output * scale.t()).to(grad_output.dtype))
             weight = (weight / scale).to(weight.dtype)
@@ -149,7 +150,7 @@ class CodeRows(Rows):
         """With `fp8` sum O and I must be multiples of 16; rows of zeros fill up what the ranks leave open."""
         num_rows = sum(sizes) + len(sizes) * rank
         super().__init__(sizes, in_features, rank, -(-num_rows // ALIGNMENT) * ALIGNMENT, device)
-        self.fp8 = fp8
+        self.fp8 = self.rounds_activations = fp8
         e4m3 = torch.float8_e4m3fn
         codes_t = torch.zeros(in_features, self.num_outputs, dtype=e4m3, device=device) if fp8 else None
         self.register_buffer("codes", torch.zeros(len(self.scale), in_features, dtype=e4m3, device=device), persistent=False)

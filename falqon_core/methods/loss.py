@@ -14,7 +14,7 @@ from falqon_core.ops.cross_entropy import cross_entropy, token_cross_entropy
 
 def microbatch_loss(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor]:
     """-> (summed loss fp32 [], number of correct predictions int64 []); the model uses the attention of `ops.attention`."""
-    return cross_entropy(*_states_and_labels(model, microbatch))
+    return cross_entropy(*states_and_labels(model, microbatch))
 
 
 def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -> Tensor:
@@ -22,11 +22,11 @@ def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -
 
     Summed piece by piece, not scattered: the order of additions is the same on every device.
     """
-    losses, _ = token_cross_entropy(*_states_and_labels(model, microbatch))
+    losses, _ = token_cross_entropy(*states_and_labels(model, microbatch))
     return torch.stack([-one.sum() for one in losses.split(microbatch.label_counts)])
 
 
-def _states_and_labels(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor, Tensor]:
+def states_and_labels(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor, Tensor]:
     """-> (hidden states that have a label [N, H], head [V, H], labels int64 [N]).
 
     The one place where a microbatch, made on the CPU, moves to the model's device.

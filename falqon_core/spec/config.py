@@ -163,6 +163,7 @@ class TrainConfig(BaseModel):
     recipe: Recipe = Recipe()
     base_model_name: str = Field("", description="shown in the model card; empty: the folder's name")
     device: DeviceChoice = Field("auto", description="auto: a GPU if there is one")
+    certificate: bool = Field(True, description="reload the exported files in another process and prove that they are the trained model")
     num_threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; bit-exact resume needs the same number")
 
     @model_validator(mode="after")

@@ -56,6 +56,12 @@ class DiskFull(FalqonError):
     code = "disk_full"
 
 
+class CertificateMismatch(FalqonError):
+    """The exported files are not the trained model. Nothing is handed out; to try again unchanged would most likely end alike."""
+
+    code = "certificate_mismatch"
+
+
 class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
 

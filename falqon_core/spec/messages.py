@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 65  # EX_DATAERR: bad configuration, data or model; never retried
     INTERNAL = 70  # EX_SOFTWARE: a fault of ours or of the machine; may be retried
     OUT_OF_MEMORY = 71  # EX_OSERR
+    CERTIFICATE_MISMATCH = 72  # EX_OSFILE: the exported files are not the trained model; never retried
     STOPPED = 75  # EX_TEMPFAIL: asked to stop, a checkpoint was written, the same command continues
 
 

@@ -1,17 +1,21 @@
-"""The artifact of a training: the merged FP8 folder with tokenizer, model card and checksums, whole or absent."""
+"""The artifact of a training: the merged FP8 folder with tokenizer, model card, certificate and checksums, whole or absent."""
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from falqon_core.export.certify import files_of
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, license_of, write_model_card
-from falqon_core.files import whole_folder
+from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods.falqon import Falqon
+from falqon_core.spec.certificate import CERTIFICATE, Certificate
 from falqon_core.spec.errors import ModelError
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import checkpoint_folder
@@ -19,29 +23,38 @@ from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, 
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
 
 
-def export_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress, base_folder: Path, base_name: str, output: Path
-) -> None:
-    """Write `output`, replacing what is there. `base_name` is shown in the card; empty: the base folder's name."""
+@contextmanager
+def new_model(output: Path) -> Iterator[Path]:
+    """A folder to write, `document` and leave, which then takes the place of `output`."""
     for leftover in output.parent.glob(f".{output.name}.*"):  # of a process that was killed here
         shutil.rmtree(leftover)
     with whole_folder(output) as staging:
-        export_fp8(model, tokenizer, staging)
-        write_model_card(
-            staging,
-            base_model=base_name or base_folder.name,
-            license=license_of(base_folder),
-            recipe=progress.recipe,
-            rows=[TrainingRow(**row.model_dump()) for row in progress.rows],
-            num_records=progress.num_records,
-            num_tokens=progress.trained_tokens,
-            device=model.device.type,
-        )
-        fault("export_write")
-        write_sha256sums(staging)
+        yield staging
 
 
-def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None) -> None:
+def document(
+    staging: Path, progress: Progress, base_folder: Path, base_name: str, device: str, certificate: Certificate | None = None
+) -> None:
+    """All that stands around the exported files. `base_name` is shown in the card; empty: the base folder's name."""
+    write_model_card(
+        staging,
+        base_model=base_name or base_folder.name,
+        license=license_of(base_folder),
+        recipe=progress.recipe,
+        rows=[TrainingRow(**row.model_dump()) for row in progress.rows],
+        num_records=progress.num_records,
+        num_tokens=progress.trained_tokens,
+        device=device,
+        certificate=certificate,
+    )
+    fault("export_write")
+    if certificate is not None:
+        whole = certificate.model_copy(update={"files": files_of(staging)})
+        write_whole(staging / CERTIFICATE, whole.model_dump_json(indent=2) + "\n")
+    write_sha256sums(staging)
+
+
+def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None, base_name: str = "") -> None:
     """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole one, or its best when it stops early.
 
     Raises `ModelError` when there is none and `CheckpointCorrupt` when the chosen one is damaged.
@@ -54,7 +67,9 @@ def export_training(training: Path, base_folder: Path, output: Path, step: int |
             raise ModelError(f"{training.name} holds no checkpoint", "training")
         newest, chosen = found, best_checkpoint(training, found.progress) or found
     model = restored_model(base_folder, chosen, select_device("auto"))  # a GPU rounds the fold as the training on it did
-    export_model(model, load_tokenizer(base_folder), newest.progress, base_folder, "", output)
+    with new_model(output) as staging:
+        export_fp8(model, load_tokenizer(base_folder), staging)
+        document(staging, newest.progress, base_folder, base_name, model.device.type)
 
 
 def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:

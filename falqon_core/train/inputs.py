@@ -37,13 +37,14 @@ def training_loader(data: Dataset, recipe: Recipe, device: torch.device) -> Load
     """`recipe` is resolved and placed."""
     assert recipe.batch_size is not None
     assert recipe.microbatch_tokens is not None
-    return Loader(data.sequences, recipe.batch_size, recipe.microbatch_tokens, recipe.packing, recipe.seed, _bucket(device))
+    return Loader(data.sequences, recipe.batch_size, recipe.microbatch_tokens, recipe.packing, recipe.seed, bucket(device))
 
 
 def validation_microbatches(data: Dataset, recipe: Recipe, device: torch.device) -> list[Microbatch]:
     assert recipe.microbatch_tokens is not None
-    return microbatches(data.sequences, recipe.microbatch_tokens, recipe.packing, _bucket(device))
+    return microbatches(data.sequences, recipe.microbatch_tokens, recipe.packing, bucket(device))
 
 
-def _bucket(device: torch.device) -> int:
+def bucket(device: torch.device) -> int:
+    """Packed rows are filled up to a multiple of so many tokens."""
     return BUCKET_TOKENS if device.type == "cuda" else 1

@@ -6,25 +6,30 @@ The trainer knows paths and numbers; what happens is told through `send`. Of sev
 share of every step, and the first alone writes.
 """
 
+import gc
 import math
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
 
 from falqon_core.data.dataset import Dataset
+from falqon_core.export.fp8 import export_fp8
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.objective import objective_of
+from falqon_core.spec.certificate import Certificate, Training
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Sampled, Started, StepMetrics
 from falqon_core.train.activation_checkpointing import checkpoint_activations
+from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
 from falqon_core.train.continuing import check_same_training, placed_recipe
 from falqon_core.train.distributed import ALONE, World
 from falqon_core.train.early_stopping import early_stop_reason, note_evaluation
 from falqon_core.train.evaluate import evaluate
-from falqon_core.train.finish import best_checkpoint, export_model, restored_model
+from falqon_core.train.finish import best_checkpoint, document, new_model, restored_model
 from falqon_core.train.inputs import load_data, training_loader, validation_microbatches
 from falqon_core.train.memory import Guard
 from falqon_core.train.metrics import Meter
@@ -33,8 +38,10 @@ from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.samples import complete
 from falqon_core.train.step import Work, train_step
+from falqon_core.train.witness import witness_of
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
+CERTIFIER_SECONDS = 10.0  # more than its libraries take to load
 NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
 
 
@@ -52,7 +59,7 @@ class Trainer:
         self.dimensions = load_dimensions(config.model)
         self.tokenizer = load_tokenizer(config.model)
         train, self.validation = load_data(config, self.tokenizer, self._warn)
-        self.num_truncated = train.num_truncated
+        self.train, self.num_truncated = train, train.num_truncated
         checkpoint = world.first_alone(lambda: newest_checkpoint(output, self._warn))
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
         self.recipe = placed_recipe(recipe, before, self.dimensions, self.device, world)
@@ -65,6 +72,7 @@ class Trainer:
             num_processes=world.size,
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
+        self._certifier: Certifier | None = None
         self.guard = Guard(self.recipe, self.dimensions, self.device)
         self.model = load_base_model(config.model, self.device)
         if self.recipe.activation_checkpointing:
@@ -73,8 +81,13 @@ class Trainer:
         self.guard(lambda: self._prepare_or_restore(train, checkpoint))
 
     def run(self) -> ExitCode:
+        with ExitStack() as stack:
+            self._stack = stack
+            return self._run()
+
+    def _run(self) -> ExitCode:
         self.meter = Meter(self.recipe, self.dimensions, self.device, self.total_steps)
-        self._saved_step = self.progress.step
+        self._start_step = self._saved_step = self.progress.step
         self.send(self._started())
         while not self._ended():
             if self.world.any(self.stop()):
@@ -84,6 +97,7 @@ class Trainer:
             self.send(metrics)
             is_best = self._evaluation_due() and self.guard(self._evaluate)
             self._note(metrics)
+            self._expect_the_end(metrics)
             if is_best or self.progress.step % self.recipe.checkpoint_every == 0 or self._ended():
                 self._checkpoint()
         with self.world.together():
@@ -162,12 +176,53 @@ class Trainer:
         )
 
     def _export(self) -> None:
-        folder = model_folder(self.output)
+        config, folder = self.config, model_folder(self.output)
         if best := best_checkpoint(self.output, self.progress):
-            del self.model, self.method, self.optimizer  # or both models would be in memory
-            self.model = restored_model(self.config.model, best, self.device)
-        export_model(self.model, self.tokenizer, self.progress, self.config.model, self.config.base_model_name, folder)
+            self._let_go()
+            self.model = restored_model(config.model, best, self.device)
+        with new_model(folder) as staging:
+            export_fp8(self.model, self.tokenizer, staging)
+            certificate = self._certify(staging) if config.certificate else None
+            document(staging, self.progress, config.model, config.base_model_name, self.device.type, certificate)
         self.send(Exported(path=str(folder)))
+
+    def _certify(self, folder: Path) -> Certificate:
+        """Raises `CertificateMismatch` when the files are not the model."""
+        certifier = self._start_certifier()
+        witness = witness_of(self.model, self.tokenizer, self.validation, self.train)
+        self._let_go()
+        return certifier.certify(folder, witness, self._training(), self.device)
+
+    def _expect_the_end(self, metrics: StepMetrics) -> None:
+        """Have the certifier load its libraries while the last steps are computed."""
+        seconds_left = metrics.elapsed_seconds / (metrics.step - self._start_step) * (self.total_steps - metrics.step)
+        if self.config.certificate and self.world.is_first and seconds_left < CERTIFIER_SECONDS:
+            self._start_certifier()
+
+    def _start_certifier(self) -> Certifier:
+        if self._certifier is None:
+            self._certifier = self._stack.enter_context(closing(Certifier(self.config)))
+        return self._certifier
+
+    def _let_go(self) -> None:
+        """Of the model and all that holds it: another is about to be loaded, here or in another process."""
+        self.model = self.method = self.optimizer = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _training(self) -> Training:
+        progress = self.progress
+        return Training(
+            recipe=progress.recipe,
+            steps=progress.step,
+            best_step=progress.best_step,
+            num_records=progress.num_records,
+            trained_tokens=progress.trained_tokens,
+            num_threads=progress.num_threads,
+            num_processes=progress.num_processes,
+            metrics=progress.metrics,
+        )
 
     def _prepare_or_restore(self, train: Dataset, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:

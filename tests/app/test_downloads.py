@@ -7,6 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from app import downloads
+from app.downloads import Content
 from app.errors import RangeNotSatisfiable
 from app.storage import Storage
 
@@ -24,7 +25,7 @@ def storage() -> Storage:
 def fetch(storage: Storage, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "headers": raw, "asgi": {"spec_version": "2.4"}}
-    response = downloads.send(Request(scope), storage, "a/b", size=len(CONTENT), sha256=SHA256, filename="b")
+    response = downloads.send(Request(scope), storage, Content("a/b", len(CONTENT), SHA256, "b"), redirects=True)
     sent: list[bytes] = []
 
     async def receive() -> dict[str, str]:

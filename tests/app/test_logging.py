@@ -51,6 +51,8 @@ def test_ordinary_text_is_left_alone() -> None:
         ("redis://:canary@redis:6379/0 is away", "canary"),
         ("api_key=canary api-key: canary x-api-key: canary", "canary"),
         ("password='canary'", "canary"),
+        ("GET /links/eyJ0b2.canary-Zq_/weights 200", "canary"),
+        ("location: https://bucket/a?X-Amz-Expires=9&X-Amz-Signature=canary", "canary"),
         ("downloading with hf_abcdefghijklmnopqrstu", "abcdefghijklmnopqrstu"),
     ],
 )

@@ -13,6 +13,7 @@ ENVELOPE = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorR
 MEDIA_TYPES = {
     ("get", "/v1/files/{file_id}/content"): {"application/octet-stream"},
     ("get", "/v1/models/{model}/artifacts/{name}"): {"application/octet-stream"},
+    ("get", "/v1/models/{model}/archive"): {"application/x-tar"},
     ("get", "/v1/fine_tuning/jobs/{job_id}/metrics"): {"application/json", "text/csv"},
     ("get", "/v1/fine_tuning/jobs/{job_id}/stream"): {"text/event-stream"},
 }
@@ -87,9 +88,10 @@ def test_downloads_tell_of_ranges_and_validators(operations: list[Operation]) ->
     downloads = [operation for operation in operations if "application/octet-stream" in operation.responses["200"].get("content", {})]
     assert len(downloads) == 2
     for download in downloads:
-        assert {"206", "304", "416"} <= set(download.responses)
+        assert {"206", "302", "304", "416"} <= set(download.responses)
         assert "content-range" in download.responses["206"]["headers"]
-        assert "etag" in download.responses["200"]["headers"]
+        assert {"etag", "repr-digest"} <= set(download.responses["200"]["headers"])
+        assert "location" in download.responses["302"]["headers"]
         assert "content" not in download.responses["304"]
 
 

@@ -27,14 +27,20 @@ def rng(seed: int) -> random.Random:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, database: Database, database_url: str, rng: random.Random) -> Iterator[Fleet]:
-    """On each of the two databases. Faults are many, so it takes more of them than usual to give a job up."""
+def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
+    """On each of the two databases."""
     house = House(tmp_path / "data", database, database_url)
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def fleet(house: House, rng: random.Random) -> Iterator[Fleet]:
+    """Faults are many, so it takes more of them than usual to give a job up."""
     house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)})
     fleet = Fleet(house, rng)
     yield fleet
     fleet.close()
-    house.close()
 
 
 @pytest.fixture
@@ -52,11 +58,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("chaos")
     for line in lines:
         terminalreporter.line(str(line))
-
-
-@pytest.fixture
-def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
-    """On each of the two databases."""
-    house = House(tmp_path / "data", database, database_url)
-    yield house
-    house.close()

@@ -1,28 +1,37 @@
 """Every named point of worker and trainer, with every kind of fault, once: each in a worker of its own, several at a time."""
 
+import os
 import random
 import re
 import signal
 import time
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from app.database import now_plus
 from app.models import JobStatus
 from falqon_core.spec import faults
+from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
 from tests.chaos.fleet import Fleet
 from tests.chaos.invariants import check_all
 from tests.chaos.scale import RELEASE, SCALE
 from tests.support.house import ROOT, House
+from tests.support.toy_trainer import Toy, weights_of
+from tests.support.waiting import wait_for
 from worker.supervisor import POISON
 
 OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_ring", "before_rescue_commit"}
+OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/test_exporter.py
 AT_ONCE = 4
 HEALTHY_WORKERS = 1
 FIRES_SECONDS = 120.0
 FROZEN_LEASES = 1.5
+FROZEN_SECONDS = 2.0
 HOLD_SECONDS = 2.0  # less than the fence
 
 
@@ -37,10 +46,7 @@ def named_points() -> set[str]:
     return {point for path in files for point in re.findall(r'\bfault\("(\w+)"\)', path.read_text())}
 
 
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API) for action in faults.ACTIONS]
-
-
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API) for action in faults.ACTIONS]
+CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API - OF_EXPORTS) for action in faults.ACTIONS]
 
 
 class Armed:
@@ -108,6 +114,34 @@ def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: 
     count(
         fired=len(cases), of=len(cases), poisoned=len(poisoned), **check_all(house, fleet.toys, dict.fromkeys(poisoned, JobStatus.FAILED))
     )
+
+
+@pytest.mark.parametrize("action", faults.ACTIONS)
+def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path: Path, action: str) -> None:
+    """The reconciler's own point; it is the only one around."""
+    house.settings = house.settings.model_copy(update={"lease": timedelta(seconds=60)})
+    mark = tmp_path / "marks" / "before_rescue_commit"
+    with ExitStack() as stack:
+        api = ApiProcess(house)
+        stack.callback(api.close)
+        api.kill()
+        api.start({"FAULT_POINTS": f"{mark.name}={action}", "FAULT_MARKS": str(mark.parent)})
+        job_id = house.add_job(Toy(steps=200, step_seconds=0.02))
+        worker = house.start_worker()
+        house.wait_for_step(job_id, 5)
+        worker.kill()
+        house.set(job_id, lease_expires_at=now_plus(-1))
+        wait_for(mark.exists, 30, "a rescue fails")
+        if action == "exit":
+            api.process.join()
+            api.start()
+        if action == "stop":
+            time.sleep(FROZEN_SECONDS)
+            os.kill(int(mark.read_text().split()[1]), signal.SIGCONT)
+        house.wait_for_status(job_id, JobStatus.QUEUED, seconds=60)
+        assert house.supervisor().execute_next()
+    assert (house.job(job_id).attempt, house.weights(job_id)) == (2, weights_of(200))
+    count(fired=1)
 
 
 def crashed_twice_alike(fleet: Fleet) -> list[str]:

@@ -23,7 +23,7 @@ from tests.support.toy_trainer import Toy, weights_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
 
-POLL = timedelta(seconds=2)
+POLL = timedelta(seconds=1)
 MAX_DELAY = 1.2 * POLL.total_seconds() + 5  # a worker looks every `poll` or so; as with the usual one, five more are for a busy machine
 MAX_DELAY_HALF_OPEN = 60.0  # without polling: until both ends have noticed
 MOMENTS = ("before", "amid", "after")
@@ -101,6 +101,8 @@ def test_a_redis_that_is_away_and_then_wiped_again_and_again(
             wait_for(lambda: redis.llen(KEY_PREFIX + GPU_QUEUE) == 0, 60, "the workers listen again")
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait(30)
     delays = [start_delay(house, job_id) for job_id in jobs]
     count(kills=SCALE.wipes, flushes=SCALE.wipes, jobs=len(jobs), latest_start=f"{max(delays):.1f}s")
     assert max(delays) <= MAX_DELAY
@@ -151,9 +153,10 @@ def test_links_to_redis_that_fall_silent(house: House, link: Link, count: Count)
                 assert house.job(job_id).attempt == 1
             beside.join()
             supervisor.redis.close()
-            time.sleep(1)
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait(30)
     count(links=num_links, latest_start=f"{max(delays):.1f}s")
     assert num_links >= SCALE.half_open_links
     assert max(delays) <= MAX_DELAY_HALF_OPEN

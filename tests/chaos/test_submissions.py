@@ -139,6 +139,8 @@ def test_a_postgres_that_crashes_under_writes(
             house.wait_for_status(job_id, JobStatus.SUCCEEDED)
         for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait(30)
     history = submitters.history
     refused = [operation for operation in history if operation.status == 503]
     slowest = max(outage.recovery_seconds(history) for outage in outages)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import update
 
+from app.catalogue.naming import hub_id
 from app.database import now_plus
 from app.ids import new_id
 from app.jobs import claims
@@ -17,6 +18,8 @@ Parameters = dict[str, str]
 EVENT = "fine_tuning.job.succeeded"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 ENDPOINT = "/v1/webhook_endpoints/{webhook_endpoint_id}"
+REPOSITORY = "/hub/api/{kind}/{repo:path}"
+DATASET_FILE, MODEL_FILE = (f"/hub{kind}/{{repo:path}}/resolve/{{revision}}/{{path:path}}" for kind in ("/datasets", ""))
 
 
 class Route(NamedTuple):
@@ -66,6 +69,29 @@ def a_model(tenant: Tenant) -> Parameters:
     with tenant.api.database.transaction() as session:
         session.add(Artifact(model_id=made["model"], name=made["name"], bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
     return made
+
+
+def a_repository(tenant: Tenant) -> Parameters:
+    made = a_model(tenant)
+    named = {"kind": "models", "repo": hub_id(made["model"]), "revision": "main", "folder": "weights", "path": made["name"]}
+    return made | named
+
+
+def a_dataset(tenant: Tenant) -> Parameters:
+    made = a_file(tenant)
+    return made | {"repo": f"files/{made['file_id']}", "revision": "main", "path": "rows.jsonl"}
+
+
+def a_job_model(tenant: Tenant) -> Parameters:
+    made = {"model": new_id("ft:tiny:acme::")}
+    tenant.add_model(made["model"], project_id=tenant.project_id, base=tenant.base_model, job_id=an_ended_job(tenant)["job_id"])
+    return made
+
+
+def an_export(tenant: Tenant) -> Parameters:
+    made = a_job_model(tenant)
+    tenant.http.post(f"/v1/models/{made['model']}/exports", json={"format": "bf16"}).raise_for_status()
+    return made | {"format": "bf16"}
 
 
 def without_model(tenant: Tenant, made: Parameters) -> None:
@@ -226,6 +252,27 @@ ROUTES = {
     ("GET", "/v1/models/{model:path}/artifacts/manifest.json"): Route(READ, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts/{name:path}"): Route(READ, a_model, without_model),
     ("HEAD", "/v1/models/{model:path}/artifacts/{name:path}"): Route(READ, a_model, without_model),
+    ("GET", "/v1/models/{model:path}/archive"): Route(READ, a_model, without_model),
+    ("HEAD", "/v1/models/{model:path}/archive"): Route(READ, a_model, without_model),
+    ("POST", "/v1/models/{model:path}/links"): Route(
+        READ, a_model, without_model, send=lambda _tenant, made: {"json": {"name": made["name"]}}
+    ),
+    ("GET", "/hub/api/whoami-v2"): Route(READ, is_of_all=True),
+    ("GET", REPOSITORY): Route(READ, a_repository, without_model),
+    ("GET", f"{REPOSITORY}/revision/{{revision}}"): Route(READ, a_repository, without_model),
+    ("GET", f"{REPOSITORY}/tree/{{revision}}"): Route(READ, a_repository, without_model),
+    ("GET", f"{REPOSITORY}/tree/{{revision}}/{{folder:path}}"): Route(READ, a_repository, without_model),
+    ("POST", f"{REPOSITORY}/paths-info/{{revision}}"): Route(
+        READ, a_repository, without_model, send=lambda _tenant, made: {"data": {"paths": [made["path"]]}}
+    ),
+    ("GET", f"{REPOSITORY}/refs"): Route(READ, a_repository, without_model),
+    ("GET", MODEL_FILE): Route(READ, a_repository, without_model),
+    ("HEAD", MODEL_FILE): Route(READ, a_repository, without_model),
+    ("GET", DATASET_FILE): Route(READ, a_dataset, without_file),
+    ("HEAD", DATASET_FILE): Route(READ, a_dataset, without_file),
+    ("POST", "/v1/models/{model:path}/exports"): Route(WRITE, a_job_model, without_model, send=json({"format": "bf16"})),
+    ("GET", "/v1/models/{model:path}/exports"): Route(READ, a_job_model, without_model),
+    ("GET", "/v1/models/{model:path}/exports/{format}"): Route(READ, an_export, without_model),
     ("POST", "/v1/projects"): Route(ADMIN, send=json({"name": "new"}), by_installation=True),
     ("GET", "/v1/projects"): Route(ADMIN, lists=lambda tenant: tenant.project_id),
     ("GET", "/v1/projects/{project_id}"): Route(ADMIN, the_project),
@@ -251,6 +298,8 @@ PUBLIC = {
     ("POST", "/sign-in"),
     ("POST", "/sign-out"),
     ("GET", "/docs"),
+    ("GET", "/links/{token}/{filename}"),  # the signature in it is the key
+    ("HEAD", "/links/{token}/{filename}"),
     ("*", "/static"),
     ("*", "/docs/assets"),
 }

@@ -19,7 +19,7 @@ def tuned(tenant: Tenant) -> str:
         for name in ("model.safetensors", "nested/vocab.txt"):
             key = f"tests/{tenant.project_id}/{name}"
             stored = tenant.api.storage.put(key, [WEIGHTS])
-            session.add(Artifact(model_id=model_id, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+            session.add(Artifact(model_id=model_id, name=name, storage_key=key, **stored._asdict()))
     return model_id
 
 
@@ -55,7 +55,14 @@ def test_artifacts_are_listed_with_their_checksums(tenant: Tenant, stranger: Ten
     assert not listing["has_more"]
     manifest = tenant.http.get(url(tuned, "/manifest.json")).json()
     assert manifest["bytes"] == 2**21
-    assert manifest["files"][1] == {"name": "nested/vocab.txt", "bytes": 2**20, "sha256": SHA256}
+    assert manifest["files"][1] == {
+        "name": "nested/vocab.txt",
+        "bytes": 2**20,
+        "sha256": SHA256,
+        "url": f"nested/vocab.txt?sha256={SHA256}",
+        "block_bytes": 2**26,
+        "block_sha256": [SHA256],
+    }
     for path in ("", "/manifest.json", "/model.safetensors"):
         assert stranger.http.get(url(tuned, path)).status_code == 404
     assert tenant.http.get(url(tuned, "/nobody")).json()["error"]["param"] == "name"

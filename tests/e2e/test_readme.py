@@ -1,5 +1,6 @@
 """The commands of README.md and docs/, as they stand there, against a running service."""
 
+import json
 import os
 import re
 import shutil
@@ -7,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.environments import OPENAI, python_with
 from tests.support.house import ROOT
-from tests.support.service import KEY, Service
+from tests.support.service import KEY, Service, free_port
 from tests.support.waiting import wait_for
 
 PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
@@ -53,6 +56,25 @@ def run(service: Service, folder: Path, command: list[str], **variables: str) ->
     return done.stdout
 
 
+@contextmanager
+def serving(command: str, log: Path, path: str) -> Iterator[None]:
+    with log.open("wb") as output:
+        environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=log.parent, env=environment, stdout=output, stderr=output)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
 def test_quick_start_is_three_targets_that_exist() -> None:
     targets = re.findall(r"^make (\w+)", block("sh", "make demo"), re.M)
     assert targets == ["demo", "serve", "test"]
@@ -72,6 +94,32 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
     assert model is not None
     checked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model)
     assert "model.safetensors: OK" in checked
+    linked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "LINK=")) + "cat config.json"], MODEL=model)
+    assert json.loads(linked)["model_type"] == "llama"
+    known = {"HUB_ID": service.client.models.retrieve(model).hub_id, "HF_HOME": str(tmp_path / "hf")}  # type: ignore[attr-defined]
+    assert "snapshots" in run(
+        service, tmp_path, [sys.executable, "-W", "ignore", "-c", here(service, block("python", "HF_ENDPOINT"))], **known
+    )
+
+    download, load, serve = block("sh", "transformers serve").splitlines()
+    where = {"FALQON_BASE_URL": service.url, "MODEL": model, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    printed = run(service, tmp_path, ["bash", "-ec", f"{download}\n{load}"], **where)
+    assert "LlamaForCausalLM" in printed
+    with serving(serve.replace("8001", str(port := free_port())), tmp_path / "serve.log", where["PATH"]):
+        asked = {"model": "model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, "the model is served")
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=asked, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["role"] == "assistant"
+
+    step = str(service.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number)
+    exports = block("sh", "falqon models export")
+    falqon = {"FALQON_BASE_URL": service.url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run(service, tmp_path, ["bash", "-ec", exports], MODEL=model, STEP=step, **falqon)
+    assert service.client.models.retrieve(f"{model}:ckpt-step-{step}").id.endswith(step)
+    assert (tmp_path / "gguf" / "model.gguf").stat().st_size > 0
+    adapted = run(service, tmp_path, [sys.executable, "-c", block("python", "PeftModel")])
+    assert adapted.startswith("Hello")
 
 
 def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -> None:

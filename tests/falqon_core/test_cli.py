@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from falqon_core import cli
 from falqon_core.bases.tiny import build_tiny
 from falqon_core.spec.errors import (
+    CertificateMismatch,
     CheckpointCorrupt,
     ConfigError,
     DatasetError,
@@ -116,6 +117,7 @@ def test_what_the_user_got_wrong_is_named(
         (ConfigError("x", "rank"), "invalid_config", ExitCode.USER_ERROR),
         (DatasetError("x"), "invalid_training_file", ExitCode.USER_ERROR),
         (LossNotFinite("x"), "loss_not_finite", ExitCode.USER_ERROR),
+        (CertificateMismatch("x"), "certificate_mismatch", ExitCode.CERTIFICATE_MISMATCH),
         (CheckpointCorrupt("x"), "checkpoint_corrupt", ExitCode.INTERNAL),
         (OutOfMemory("x"), "out_of_memory", ExitCode.OUT_OF_MEMORY),
         (MemoryError(), "out_of_memory", ExitCode.OUT_OF_MEMORY),

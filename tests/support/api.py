@@ -102,9 +102,9 @@ class Tenant:
     def client_with(self, key: str) -> OpenAI:
         return OpenAI(base_url=f"{self.api.url}/v1", api_key=key, timeout=10, http_client=_connections)
 
-    def add_model(self, model_id: str, *, project_id: str | None, base: str | None = None) -> None:
+    def add_model(self, model_id: str, *, project_id: str | None, base: str | None = None, job_id: str | None = None) -> None:
         with self.api.database.transaction() as session:
-            session.add(Model(id=model_id, project_id=project_id, base_model_id=base, config=TINY_CONFIG, bytes=1))
+            session.add(Model(id=model_id, project_id=project_id, base_model_id=base, job_id=job_id, config=TINY_CONFIG, bytes=1))
 
     def upload(self, content: bytes | None = None, *, check: bool = True) -> str:
         file = self.client.files.create(file=("rows.jsonl", content or jsonl()), purpose="fine-tune")

@@ -88,6 +88,12 @@ class House(Records):
             drain or threading.Event(),
         )
 
+    def damage(self, key: str) -> None:
+        """What no writer can do."""
+        path = self.storage.local_path(key)
+        assert path is not None
+        path.write_bytes(b"x" * 64)
+
     def set(self, job_id: str, **values: object) -> None:
         with self.database.transaction() as session:
             session.execute(update(Job).where(Job.id == job_id).values(**values))

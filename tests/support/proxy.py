@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 4096
+MAX_HEAD_BYTES = 16_384
+HEAD = re.compile(rb"[A-Z]+ /\S* HTTP/1\.1\r\n.*?\r\n\r\n", re.DOTALL)
 
 
 class Proxy:
@@ -54,8 +56,10 @@ class Proxy:
                 thread.start()
 
     def _carry(self, client: socket.socket) -> None:
-        left, losing = self.cut_after, False
+        left, losing, unread = self.cut_after, False, b""
         with client, socket.create_connection(self._upstream) as server:
+            for side in (client, server):  # no answer waits here for the acknowledgement of the one before
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while not self._closing.is_set():
                 for ready in select.select([client, server], [], [], 0.05)[0]:
                     try:
@@ -65,7 +69,8 @@ class Proxy:
                     if not data or (ready is server and losing):
                         return
                     if ready is client:
-                        losing = self._note(data) or losing  # a body follows its head
+                        losing_now, unread = self._note(unread + data)
+                        losing = losing or losing_now  # a body follows its head
                         server.sendall(data)
                         continue
                     client.sendall(data[:left])
@@ -75,11 +80,15 @@ class Proxy:
                             self.lost += 1
                             return
 
-    def _note(self, data: bytes) -> bool:
-        head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
-        self.requests.append(head)
-        if not re.match(self.lose, head):
-            return False
-        self.lose = "nothing"
-        self.lost += 1
-        return True
+    def _note(self, sent: bytes) -> tuple[bool, bytes]:
+        """Whether the answer is to be lost, and what may be the beginning of the next head: one comes in pieces, or close behind the
+        body before it."""
+        losing, end = False, 0
+        for match in HEAD.finditer(sent):
+            head, end = match[0].decode("latin-1").removesuffix("\r\n\r\n"), match.end()
+            self.requests.append(head)
+            if re.match(self.lose, head):
+                self.lose = "nothing"
+                self.lost += 1
+                losing = True
+        return losing, sent[end:][-MAX_HEAD_BYTES:]

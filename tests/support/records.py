@@ -29,7 +29,11 @@ class Records:
             return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)))
 
     def weights(self, job_id: str) -> bytes:
+        return self.artifact(job_id, "model.safetensors")
+
+    def artifact(self, job_id: str, name: str) -> bytes:
+        """A file of the model that the job made."""
         with self.database.read() as session:
             model_id = session.get_one(Job, job_id).fine_tuned_model_id
-            artifact = session.get_one(Artifact, (model_id, "model.safetensors"))
+            artifact = session.get_one(Artifact, (model_id, name))
         return b"".join(self.storage.chunks(artifact.storage_key))

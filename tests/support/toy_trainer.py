@@ -17,7 +17,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from falqon_core.files import whole_folder
-from falqon_core.spec.config import TrainConfig
+from falqon_core.spec.certificate import CERTIFICATE, Base, Canary, Certificate, Check, Data, Device, HeldOut, Software, Training
+from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
@@ -47,6 +48,7 @@ class Toy(BaseModel):
     hang_at: int | None = None  # the first time the step is reached from step 0
     deaf: bool = False  # to SIGTERM
     damaged_export: bool = False
+    mismatch: bool = False  # what it exports is not what it trained
 
 
 def sha256(path: Path) -> str:
@@ -114,6 +116,9 @@ class Trainer:
             if self.stopping:
                 return ExitCode.STOPPED
         self.send(Evaluated(step=toy.steps, valid_loss=0.25, valid_mean_token_accuracy=0.75))
+        if toy.mismatch:
+            self.send(Failed(code="certificate_mismatch", message="the exported files are not the model that was trained: loss"))
+            return ExitCode.CERTIFICATE_MISMATCH
         self.export()
         self.send(Finished(steps=toy.steps, trained_tokens=10 * toy.steps, elapsed_seconds=time.monotonic() - started))
         return ExitCode.DONE
@@ -149,6 +154,7 @@ class Trainer:
         shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
         fault("export_write")
         (folder / "model.safetensors").write_text(self.state)
+        (folder / CERTIFICATE).write_text(certificate().model_dump_json())
         sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
         (folder / "SHA256SUMS").write_text(sums)
         if self.toy.damaged_export:
@@ -156,9 +162,37 @@ class Trainer:
         self.send(Exported(path=str(folder)))
 
 
+def certificate() -> Certificate:
+    digest = "0" * 64
+    return Certificate(
+        checks=[Check(name="codes_and_scales", passed=True, detail="2 tensors, bit for bit")],
+        held_out=HeldOut(source="training", num_rows=1, num_tokens=10),
+        canary=Canary(prompt="Hello", trainer="toy", reloaded="toy"),
+        base=Base(name="toy/base", sha256=digest),
+        data=Data(train=digest, validation=None),
+        training=Training(
+            recipe=Recipe(), steps=1, best_step=None, num_records=1, trained_tokens=10, num_threads=1, num_processes=1, metrics={}
+        ),
+        software=Software(falqon="0", source_sha256=digest, python="3", libraries={}),
+        device=Device(type="cpu", name="toy"),
+        files=[],
+    )
+
+
 def export(training: Path, step: int, model: Path, output: Path) -> int:
     shutil.copytree(model, output)
     (output / "model.safetensors").write_text((checkpoint_folder(training, step) / "state.bin").read_text())
+    return ExitCode.DONE
+
+
+def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> int:
+    """A file that says what it was made from; no GGUF can be had of a toy."""
+    if to == "gguf":
+        os.write(message_fd, encode(Failed(code="format_not_available", message="format: a toy has no GGUF", param="format")))
+        return ExitCode.USER_ERROR
+    (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
+    output.mkdir()
+    (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
     return ExitCode.DONE
 
 
@@ -190,7 +224,17 @@ def main() -> int:
     write.add_argument("--step", type=int, required=True)
     for name in ("--model", "--output"):
         write.add_argument(name, type=Path, required=True)
+    write.add_argument("--base-model", required=True)
+    write.add_argument("--message-fd", type=int)
+    other = commands.add_parser("convert")
+    other.add_argument("source", type=Path)
+    for name in ("--to", "--name", "--base-model"):
+        other.add_argument(name, required=True)
+    other.add_argument("--output", type=Path, required=True)
+    other.add_argument("--message-fd", type=int, required=True)
     arguments = parser.parse_args()
+    if arguments.command == "convert":
+        return convert(arguments.source, arguments.to, arguments.name, arguments.output, arguments.message_fd)
     if arguments.command == "export":
         return export(arguments.training, arguments.step, arguments.model, arguments.output)
     if arguments.command == "import":

@@ -77,7 +77,7 @@ def test_a_checkpoint_that_is_gone_fails_the_job_at_once(embedded_house: House, 
 def test_a_checkpoint_that_cannot_be_exported_leaves_no_base_behind(embedded_house: House, trained: str) -> None:
     house = embedded_house
     broken = house.checkpoints(trained)[0]
-    house.storage.put(f"{broken.storage_prefix}/state.bin", [b"x" * 64])
+    house.damage(f"{broken.storage_prefix}/state.bin")
     before = staged_weights(house)
     job_id = house.add_job()
     house.set(job_id, base_checkpoint_id=broken.id)

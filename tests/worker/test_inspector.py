@@ -138,7 +138,7 @@ def test_nobody_works_for_a_file_that_is_deleted(embedded_house: House, tmp_path
 def test_bytes_that_are_gone_are_told(house: House, tmp_path: Path) -> None:
     lost, changed = (add_file(house, record("Yes.")) for _ in range(2))
     house.storage.delete(keys.file_content(DEFAULT_PROJECT_ID, lost))
-    house.storage.put(keys.file_content(DEFAULT_PROJECT_ID, changed), [b"something else\n"])
+    house.damage(keys.file_content(DEFAULT_PROJECT_ID, changed))
     questions = [ask(house, file_id) for file_id in (lost, changed)]
 
     inspector_of(house, program(tmp_path, "raise SystemExit(70)")).look()

@@ -16,6 +16,8 @@ SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
         (ExitCode.USER_ERROR, False, SAID, Verdict.FAILED, "loss_not_finite"),
         (ExitCode.USER_ERROR, True, None, Verdict.FAILED, "invalid_job"),
         (ExitCode.OUT_OF_MEMORY, False, None, Verdict.FAILED, "out_of_memory"),
+        (ExitCode.CERTIFICATE_MISMATCH, False, SAID, Verdict.FAILED, "loss_not_finite"),
+        (ExitCode.CERTIFICATE_MISMATCH, True, None, Verdict.FAILED, "certificate_mismatch"),
         (ExitCode.STOPPED, True, None, Verdict.STOPPED, None),
         (ExitCode.STOPPED, False, None, Verdict.STOPPED, None),
         (-signal.SIGKILL, True, None, Verdict.STOPPED, None),

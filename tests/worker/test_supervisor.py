@@ -164,6 +164,16 @@ def test_a_job_that_always_breaks_fails_in_the_end(embedded_house: House) -> Non
     assert house.storage.keys(f"projects/{job.project_id}/jobs/{job_id}/1/model") == [], "nothing half-made stays"
 
 
+def test_a_model_that_is_not_what_was_trained_is_never_handed_out_nor_tried_again(house: House) -> None:
+    job_id = house.add_job(Toy(mismatch=True, steps=5))
+    house.supervisor().execute_next()
+    job = house.job(job_id)
+    assert (job.status, job.attempt, job.error_code, job.fine_tuned_model_id) == (JobStatus.FAILED, 1, "certificate_mismatch", None)
+    assert job.error_message == "the exported files are not the model that was trained: loss"
+    assert house.storage.keys(f"projects/{job.project_id}/jobs/{job_id}/1/model") == []
+    assert [checkpoint.step for checkpoint in house.checkpoints(job_id)] == [5], "what was learned is not lost"
+
+
 def test_a_trainer_that_does_not_obey_is_killed(embedded_house: House) -> None:
     house = embedded_house
     job_id = house.add_job(SLOW.model_copy(update={"deaf": True}))
@@ -230,7 +240,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(embedded_house: House
     supervisor = house.supervisor()
     supervisor.execute_next()
     newest = house.checkpoints(job_id)[-1]
-    house.storage.put(f"{newest.storage_prefix}/state.bin", [b"x" * 64])
+    house.damage(f"{newest.storage_prefix}/state.bin")
     supervisor.execute_next()
     assert house.attempts(job_id)[1].start_step == 5
     assert house.job(job_id).status == JobStatus.SUCCEEDED
@@ -251,7 +261,7 @@ def test_the_best_checkpoint_is_kept_and_staged_beside_the_newest(embedded_house
 def test_inputs_are_verified(embedded_house: House) -> None:
     house = embedded_house
     job_id = house.add_job()
-    house.storage.put(keys.base_model_file("toy/base", "model.safetensors"), [b"weighty"])
+    house.damage(keys.base_model_file("toy/base", "model.safetensors"))
     house.supervisor(max_infra_failures=0).execute_next()
     job = house.job(job_id)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "internal_error")

@@ -14,7 +14,7 @@ def test_files_that_nobody_announced_are_checked_and_their_jobs_queued(house: Ho
         house.set(job_id, status=JobStatus.VALIDATING_FILES, recipe=None)
     with house.database.transaction() as session:
         session.execute(update(File).values(status=FileStatus.UPLOADED))
-    house.storage.put(file_of(house, bad).storage_key, [b"no json\n"])
+    house.damage(file_of(house, bad).storage_key)
     worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
     worker.look()
     assert (file_of(house, good).status, house.job(good).status) == (FileStatus.PROCESSED, JobStatus.QUEUED)

@@ -63,8 +63,8 @@ def job_artifact(app: App, request: Request, caller: Visitor, job_id: str, name:
         if job.fine_tuned_model_id is None:
             raise NotFound("The job has made no model.")
         artifact = artifacts.get(session, caller.project_id, job.fine_tuned_model_id, name)
-    filename = name.rpartition("/")[2]
-    return downloads.send(request, app.storage, artifact.storage_key, size=artifact.bytes, sha256=artifact.sha256, filename=filename)
+    content = downloads.Content(artifact.storage_key, artifact.bytes, artifact.sha256, name.rpartition("/")[2])
+    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects)
 
 
 @streams.get("/jobs/{job_id}/live")

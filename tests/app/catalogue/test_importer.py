@@ -59,7 +59,7 @@ def test_a_model_is_stored_with_its_hashes(database: Database, storage: Storage,
     assert models == ["falqon-tiny"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {artifact.name for artifact in artifacts}
     for artifact in artifacts:
-        assert storage.fetch(artifact.storage_key, settings.data_dir / "copy") == (artifact.bytes, artifact.sha256)
+        assert storage.fetch(artifact.storage_key, settings.data_dir / "copy") == (artifact.bytes, artifact.sha256, artifact.block_sha256)
     with database.read() as session:
         assert session.get_one(Model, "falqon-tiny").config["model_type"] == "llama"
     assert list((settings.work_dir / "imports").iterdir()) == []

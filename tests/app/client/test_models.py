@@ -22,6 +22,19 @@ def test_a_model_from_its_job_to_its_end(falqon: Falqon, service: Service, submi
     assert model not in falqon("models", "list").stdout
 
 
+def test_a_model_in_another_format(falqon: Falqon, submitted: Callable[..., str]) -> None:
+    job_id = submitted("--suffix", "mine")
+    assert falqon("jobs", "watch", job_id).exit_code == 0
+    model = json.loads(falqon("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+    assert "is in progress" in falqon("models", "export", model, "--format", "bf16", "--no-wait").stdout
+    assert falqon("models", "export", model, "--format", "bf16").stdout.startswith(f"{model}:bf16 is there; `falqon download")
+    again = json.loads(falqon("models", "export", model, "--format", "bf16", "--json").stdout)
+    assert (again["status"], again["exported_model"]) == ("completed", f"{model}:bf16")
+    assert falqon("download", again["exported_model"]).exit_code == 0
+    refused = falqon("models", "export", model, "--format", "gguf")  # there is none of a toy
+    assert (refused.exit_code, "no GGUF" in refused.stderr) == (1, True)
+
+
 def test_a_base_model_is_not_anybodys_to_delete(falqon: Falqon) -> None:
     refused = falqon("models", "delete", "falqon-tiny")
     assert refused.exit_code == 1

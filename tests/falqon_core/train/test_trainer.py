@@ -26,6 +26,7 @@ def run(tiny_folder: Path, train_file: Path, tmp_path: Path) -> Callable[..., tu
             train_file=train_file,
             validation_file=validation_file,
             num_threads=1,
+            certificate=False,  # tests of their own
             recipe=Recipe.model_validate(RECIPE | recipe),
         )
         messages: list[Message] = []

@@ -17,7 +17,8 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_what_is_written_comes_back_with_its_hash(storage: Storage) -> None:
     stored = storage.put("a/b", [MIB] * 20)
-    assert stored == (20 * 2**20, hashlib.sha256(MIB * 20).hexdigest())
+    whole = hashlib.sha256(MIB * 20).hexdigest()
+    assert stored == (20 * 2**20, whole, [whole])
     assert b"".join(storage.chunks("a/b")) == MIB * 20
     assert storage.put("a/empty", []).bytes == 0
     assert storage.put("a/copy", storage.chunks("a/b")) == stored, "a stream may come from the same storage"

@@ -1,0 +1,31 @@
+"""All files of a model as one tar, made while it is sent: its length is known before its first byte, and nothing is kept."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+
+from app.models import Artifact
+from app.storage import Storage
+
+END = bytes(tarfile.RECORDSIZE)
+
+
+def length(folder: str, artifacts: Sequence[Artifact]) -> int:
+    return sum(len(_header(folder, one)) + one.bytes + _padding(one) for one in artifacts) + len(END)
+
+
+def stream(storage: Storage, folder: str, artifacts: Sequence[Artifact]) -> Iterator[bytes]:
+    for one in artifacts:
+        yield _header(folder, one)
+        yield from storage.chunks(one.storage_key)
+        yield bytes(_padding(one))
+    yield END
+
+
+def _header(folder: str, artifact: Artifact) -> bytes:
+    entry = tarfile.TarInfo(f"{folder}/{artifact.name}")
+    entry.size, entry.mtime = artifact.bytes, int(artifact.created_at.timestamp())
+    return entry.tobuf(tarfile.PAX_FORMAT)
+
+
+def _padding(artifact: Artifact) -> int:
+    return -artifact.bytes % tarfile.BLOCKSIZE

@@ -1,0 +1,39 @@
+"""Addresses of one artifact for tools that send no headers: signed with the secret of the service, good for a while.
+
+Whoever has the address has the bytes, so it opens nothing else, and dies with the key that asked for it.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+from itsdangerous import BadData, URLSafeSerializer
+
+from app.errors import NotFound
+
+
+class Link(NamedTuple):
+    key_id: str  # of who asked for it
+    model_id: str
+    name: str
+    sha256: str
+    expires_at: int  # seconds since 1970, as the database counts them
+
+
+class Links:
+    def __init__(self, server_secret: str) -> None:
+        self._serializer = URLSafeSerializer(server_secret, salt="artifact-link", signer_kwargs={"digest_method": hashlib.sha256})
+
+    def token(self, link: Link) -> str:
+        token = self._serializer.dumps(link)
+        return token if isinstance(token, str) else token.decode()
+
+    def read(self, token: str) -> Link:
+        """Its signature is right; whether it has expired, who knows the time must say. Raises `NotFound`."""
+        try:
+            return Link(*self._serializer.loads(token))
+        except (BadData, TypeError):
+            raise unknown() from None
+
+
+def unknown() -> NotFound:
+    return NotFound("This link does not exist or opens nothing any more; ask for a new one.", code="link_not_found")

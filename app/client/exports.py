@@ -1,0 +1,53 @@
+"""Having a model made in another format, and waiting for it."""
+
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import Refused
+
+LOOK_SECONDS = 1.0
+
+
+class Format(StrEnum):
+    LORA = "lora"
+    BF16 = "bf16"
+    GGUF = "gguf"
+    FP8 = "fp8"
+
+
+def export_model(
+    client: Client,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tuned model, or a checkpoint of its job.", show_default=False)],
+    to: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; fp8: of a checkpoint.", show_default=False
+        ),
+    ],
+    wait: Annotated[bool, typer.Option(help="Return when it is made; exit 1 if it cannot be.")] = True,
+) -> None:
+    """Have a model made in another format; what comes of it is a model of its own."""
+    path = f"/models/{segment(model)}/exports"
+    export = client.api.post(path, {"format": to.value}, repeatable=True)
+    if wait:
+        export = _ended(client, path, export)
+    if client.out.as_json:
+        client.out.document(export)
+    elif export["status"] == "completed":
+        client.out.say(f"{export['exported_model']} is there; `falqon download '{export['exported_model']}'` fetches it.")
+    else:
+        client.out.say(f"{export['id']} is in progress; the same command shows how far it is.")
+
+
+def _ended(client: Client, path: str, export: Json) -> Json:
+    while export["status"] == "in_progress":
+        time.sleep(LOOK_SECONDS)
+        export = client.api.get(f"{path}/{export['format']}", patient=True)
+    if error := export["error"]:
+        raise Refused(error["message"], f"code {error['code']}", body=error | {"type": "invalid_request_error", "param": None})
+    return export

@@ -1,0 +1,125 @@
+from contextlib import suppress
+from typing import NamedTuple
+
+from sqlalchemy.orm import Session
+
+from app.catalogue import service as catalogue
+from app.errors import IllegalState, InvalidRequest, NotFound
+from app.exports import repository
+from app.ids import new_id
+from app.jobs import service as jobs
+from app.jobs.bases import own_checkpoint
+from app.jobs.checkpoints import Name
+from app.jobs.lifecycle import TERMINAL
+from app.models import Export, ExportStatus, Job, Model
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.formats import FormatName, FormatUnavailable, check_format
+
+MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
+
+
+class Source(NamedTuple):
+    """What is exported: the model of a job, or with `step` one of its checkpoints. `job` is None once it has been deleted."""
+
+    name: str
+    job_id: str
+    job: Job | None
+    step: int | None
+    model: Model  # its own, or of a checkpoint the one that its training began from: the architecture is the same
+
+
+def all_of(session: Session, project_id: str, name: str) -> list[Export]:
+    return repository.of_source(session, project_id, _source(session, project_id, name).name)
+
+
+def get(session: Session, project_id: str, name: str, format: str) -> Export:
+    export = repository.find(session, project_id, _source(session, project_id, name).name, format)
+    if export is None:
+        raise NotFound(f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.", param="format", code="export_not_found")
+    return export
+
+
+def ask(session: Session, project_id: str, name: str, format: FormatName) -> Export:
+    """Asking twice is asking once; after a failure, or when the exported model has been deleted, it is made again."""
+    source = _source(session, project_id, name)
+    _check(source, format)
+    found = repository.find(session, project_id, name, format)
+    if found is None or _is_over(session, found):
+        if repository.num_in_progress(session, project_id) >= MAX_IN_PROGRESS:
+            raise IllegalState(
+                f"{MAX_IN_PROGRESS} exports of this project are in progress; ask again when one has ended.", code="too_many_exports"
+            )
+        if found is None:
+            repository.add(session, _wish(project_id, source, format))
+        else:
+            repository.ask_again(session, found.id)
+    session.expire_all()
+    return get(session, project_id, name, format)
+
+
+def _source(session: Session, project_id: str, name: str) -> Source:
+    """A checkpoint is exported as long as it is there, whether or not a model has been made of it."""
+    parsed = Name.parse(name)
+    if parsed is not None:
+        checkpoint = own_checkpoint(session, project_id, name)
+        job = jobs.get(session, project_id, checkpoint.job_id)
+        return Source(name, job.id, job, checkpoint.step, catalogue.get(session, project_id, job.base_model_id))
+    model = catalogue.get(session, project_id, name)
+    if model.job_id is None or model.format is not None:
+        raise InvalidRequest(
+            f"model: '{name}' is not the result of a fine-tuning job; only those and their checkpoints are exported.",
+            param="model",
+            code="model_not_exportable",
+        )
+    return Source(name, model.job_id, _job(session, project_id, model.job_id), None, model)
+
+
+def _check(source: Source, format: FormatName) -> None:
+    if source.step is None and format == "fp8":
+        raise InvalidRequest(f"format: '{source.name}' is the FP8 model already.", param="format", code="format_not_available")
+    if source.job is None and format == "lora":
+        raise InvalidRequest(
+            "format: the adapter is made from the job's last checkpoint, and the job has been deleted with its checkpoints.",
+            param="format",
+            code="format_not_available",
+        )
+    if source.job is not None and source.job.status not in TERMINAL:
+        raise IllegalState(f"The job of '{source.name}' is {source.job.status}; its checkpoints can be exported when it has ended.")
+    recipe = Recipe() if source.job is None else Recipe.model_validate(source.job.recipe or {})
+    try:
+        check_format(format, recipe, source.model.config)
+    except FormatUnavailable as error:
+        raise InvalidRequest(f"{error}.", param=error.param, code=error.code) from None
+
+
+def _is_over(session: Session, export: Export) -> bool:
+    if export.status == ExportStatus.COMPLETED:
+        return not _is_there(session, export.project_id, export.exported_model_id)
+    return export.status == ExportStatus.FAILED
+
+
+def _is_there(session: Session, project_id: str, model_id: str) -> bool:
+    with suppress(NotFound):
+        catalogue.get(session, project_id, model_id)
+        return True
+    return False
+
+
+def _job(session: Session, project_id: str, job_id: str) -> Job | None:
+    with suppress(NotFound):
+        return jobs.get(session, project_id, job_id)
+    return None
+
+
+def _wish(project_id: str, source: Source, format: FormatName) -> Export:
+    return Export(
+        id=new_id("export-"),
+        project_id=project_id,
+        source=source.name,
+        job_id=source.job_id,
+        step=source.step,
+        format=format,
+        exported_model_id=source.name if format == "fp8" else f"{source.name}:{format}",
+        status=ExportStatus.IN_PROGRESS,
+        tries=0,
+    )

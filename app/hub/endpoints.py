@@ -1,0 +1,125 @@
+"""The read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries find models and uploaded files here."""
+
+from collections.abc import Callable, Coroutine
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+
+from app import downloads
+from app.dependencies import ApiRoute, App, Reader, Services
+from app.downloads import Content
+from app.errors import ApiError, InvalidApiKey
+from app.hub import service, tree
+from app.hub.service import Kind
+from app.keys.caller import Caller
+
+Json = dict[str, Any]
+WRONG_KEY = "Invalid credentials in Authorization header"  # clients know it by this sentence
+
+
+class HubRoute(ApiRoute):
+    """Errors as the libraries read them: from headers."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def explained(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ApiError as error:
+                error.headers |= _headers(request, error)
+                raise
+
+        return explained
+
+
+def _headers(request: Request, error: ApiError) -> dict[str, str]:
+    if isinstance(error, InvalidApiKey):  # whoever sends none is told as little as of what is not there
+        return {"x-error-message": WRONG_KEY} if "authorization" in request.headers else {"x-error-code": service.REPOSITORY}
+    return {"x-error-code": error.code or "", "x-error-message": error.message.encode("ascii", "replace").decode()}
+
+
+router = APIRouter(prefix="/hub", include_in_schema=False, route_class=HubRoute)
+
+
+@router.get("/api/whoami-v2")
+def who_am_i(caller: Reader) -> Json:
+    token = {"displayName": caller.key_id, "role": str(caller.scope)}
+    return {
+        "type": "user",
+        "id": caller.project_id,
+        "name": caller.project_id,
+        "fullname": caller.project_id,
+        "orgs": [],
+        "auth": {"type": "access_token", "accessToken": token},
+    }
+
+
+@router.get("/api/{kind}/{repo:path}/revision/{revision}")
+def describe_revision(app: App, caller: Reader, kind: Kind, repo: str, revision: str) -> Json:
+    with app.database.read() as session:
+        return tree.info(service.open_repository(session, caller.project_id, kind, repo, revision))
+
+
+@router.get("/api/{kind}/{repo:path}/tree/{revision}")
+@router.get("/api/{kind}/{repo:path}/tree/{revision}/{folder:path}")
+def list_folder(
+    app: App, caller: Reader, kind: Kind, repo: str, revision: str, folder: str = "", recursive: bool = False, expand: bool = False
+) -> list[Json]:
+    with app.database.read() as session:
+        repository = service.open_repository(session, caller.project_id, kind, repo, revision)
+    found = tree.listed(repository, folder.strip("/"), recursive=recursive, expand=expand)
+    if found is None:
+        raise service.missing(repository, folder)
+    return found
+
+
+@router.post("/api/{kind}/{repo:path}/paths-info/{revision}")
+def describe_paths(
+    app: App,
+    caller: Reader,
+    kind: Kind,
+    repo: str,
+    revision: str,
+    paths: Annotated[list[str], Form()],
+    expand: Annotated[bool, Form()] = False,
+) -> list[Json]:
+    with app.database.read() as session:
+        return tree.named(service.open_repository(session, caller.project_id, kind, repo, revision), paths, expand=expand)
+
+
+@router.get("/api/{kind}/{repo:path}/refs")
+def list_revisions(app: App, caller: Reader, kind: Kind, repo: str) -> Json:
+    with app.database.read() as session:
+        found = service.revisions(session, caller.project_id, kind, repo)
+    main = {"name": service.MAIN, "ref": f"refs/heads/{service.MAIN}", "targetCommit": found.pop(service.MAIN).commit}
+    tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": repository.commit} for name, repository in found.items()]
+    return {"branches": [main], "converts": [], "tags": tags, "pullRequests": []}
+
+
+@router.get("/api/{kind}/{repo:path}")
+def describe(app: App, caller: Reader, kind: Kind, repo: str) -> Json:
+    return describe_revision(app, caller, kind, repo, service.MAIN)
+
+
+@router.head("/datasets/{repo:path}/resolve/{revision}/{path:path}")
+@router.get("/datasets/{repo:path}/resolve/{revision}/{path:path}")
+def download_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
+    return _send(app, caller, request, "datasets", repo, revision, path)
+
+
+@router.head("/{repo:path}/resolve/{revision}/{path:path}")
+@router.get("/{repo:path}/resolve/{revision}/{path:path}")
+def download_model_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
+    return _send(app, caller, request, "models", repo, revision, path)
+
+
+def _send(app: Services, caller: Caller, request: Request, kind: Kind, repo: str, revision: str, path: str) -> Response:
+    with app.database.read() as session:
+        repository = service.open_repository(session, caller.project_id, kind, repo, revision)
+    entry = service.entry(repository, path)
+    more = {"x-repo-commit": repository.commit, "x-linked-etag": f'"{entry.sha256}"', "x-linked-size": str(entry.bytes)}
+    content = Content(entry.storage_key, entry.bytes, entry.sha256, PurePosixPath(path).name)
+    is_commit = revision == repository.commit
+    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects, immutable=is_commit, more=more)

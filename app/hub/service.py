@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Literal, TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.artifacts import service as artifacts
+from app.catalogue import service as catalogue
+from app.catalogue.naming import hub_id
+from app.errors import NotFound
+from app.files import service as files
+from app.hub.tree import Entry, Repository, commit_of
+from app.models import File, Model, Purpose
+
+T = TypeVar("T")
+Kind = Literal["models", "datasets"]
+MAIN = "main"
+FILES = "files/"  # before the id of a file: `datasets` takes no id without an owner
+REPOSITORY, REVISION, ENTRY = "RepoNotFound", "RevisionNotFound", "EntryNotFound"  # as the protocol spells them
+RECORDS = {".jsonl", ".json"}
+
+
+def open_repository(session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN) -> Repository:
+    """`revision`: a name, or the commit that one stands for. Raises `NotFound` with a code of the protocol."""
+    if kind == "datasets":
+        file_id = repo.removeprefix(FILES)
+        found = {MAIN: _of_file(_known(repo, lambda: files.get(session, project_id, file_id)))}
+    else:
+        models = _models(session, project_id, repo)
+        named = {revision: models[revision]} if revision in models else models
+        found = {name: _of_model(session, project_id, models[MAIN], model) for name, model in named.items()}
+    by_commit = {repository.commit: repository for repository in found.values()}
+    repository = found.get(revision) or by_commit.get(revision)
+    if repository is None:
+        raise NotFound(f"'{repo}' has no revision '{revision}'; it has {', '.join(found)}.", param="revision", code=REVISION)
+    return repository
+
+
+def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[str, Repository]:
+    names = [MAIN] if kind == "datasets" else list(_models(session, project_id, repo))
+    return {name: open_repository(session, project_id, kind, repo, name) for name in names}
+
+
+def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
+    """The model, and what was made of checkpoints of its job."""
+    model = _known(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
+    return {MAIN: model} | catalogue.checkpoints_of(session, project_id, model.id)
+
+
+def _known(repo: str, find: Callable[[], T]) -> T:
+    try:
+        return find()
+    except NotFound:
+        raise NotFound(f"There is no '{repo}' here.", param="repo", code=REPOSITORY) from None
+
+
+def entry(repository: Repository, path: str) -> Entry:
+    found = next((entry for entry in repository.entries if entry.path == path), None)
+    if found is None:
+        raise missing(repository, path)
+    return found
+
+
+def missing(repository: Repository, path: str) -> NotFound:
+    """What is not there is remembered by clients together with the commit in which it is not."""
+    headers = {"x-repo-commit": repository.commit}
+    return NotFound(f"'{repository.id}' has no '{path}' at this revision.", param="path", code=ENTRY, headers=headers)
+
+
+def _of_model(session: Session, project_id: str, main: Model, model: Model) -> Repository:
+    entries = [Entry(one.name, one.bytes, one.sha256, one.storage_key) for one in artifacts.of_model(session, project_id, model.id)]
+    return Repository(hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries)
+
+
+def _of_file(file: File) -> Repository:
+    entries = [Entry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
+    return Repository(f"{FILES}{file.id}", commit_of(entries), file.created_at, True, entries)
+
+
+def _record_name(file: File) -> str:
+    """By the end of the name `load_dataset` tells what is in a file."""
+    is_told = file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS
+    return file.filename if is_told else f"{file.filename}.jsonl"

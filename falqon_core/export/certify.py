@@ -1,0 +1,98 @@
+"""The certificate of one exported model, made by a process of its own.
+
+`main` reads two lines of JSON: first what is being trained, which it hashes at once, while the trainer still has work to do; then
+where the exported files and the trainer's witness are. It answers with the certificate on stdout, whether the checks passed or not.
+The end of its input without a second line ends it: the trainer has stopped or failed.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+import falqon_core
+from falqon_core.export.certificate import compare, load_libraries
+from falqon_core.export.checksums import file_names, file_sha256, sha256_lines
+from falqon_core.export.witness import load_witness
+from falqon_core.spec.certificate import CERTIFICATE, Base, Certificate, Data, Device, FileHash, Software, Training
+from falqon_core.spec.config import TrainConfig
+
+LIBRARIES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy")
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    witness: Path
+    device: str
+    training: Training
+
+
+def main(requests: TextIO, answers: TextIO) -> None:
+    config = TrainConfig.model_validate_json(requests.readline())
+    load_libraries(config.model)
+    base = Base(name=config.base_model_name or config.model.name, sha256=_folder_sha256(config.model))
+    data = Data(
+        train=file_sha256(config.train_file),
+        validation=None if config.validation_file is None else file_sha256(config.validation_file),
+    )
+    if line := requests.readline():
+        answers.write(certify(base, data, Request.model_validate_json(line)).model_dump_json() + "\n")
+
+
+def certify(base: Base, data: Data, request: Request) -> Certificate:
+    torch.set_num_threads(request.training.num_threads)
+    device = torch.device(request.device)
+    witness = load_witness(request.witness)
+    checks, canary = compare(request.folder, witness, device)
+    return Certificate(
+        checks=checks,
+        held_out=witness.record.held_out,
+        canary=canary,
+        base=base,
+        data=data,
+        training=request.training,
+        software=_software(),
+        device=Device(type=device.type, name=_device_name(device)),
+        files=files_of(request.folder),
+    )
+
+
+def files_of(folder: Path) -> list[FileHash]:
+    """Every file but the certificate itself."""
+    names = (name for name in file_names(folder) if name != CERTIFICATE)
+    return [FileHash(name=name, bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name)) for name in names]
+
+
+def _software() -> Software:
+    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    return Software(
+        falqon=installed["falqon"],
+        source_sha256=_source_sha256(),
+        python=platform.python_version(),
+        libraries={name: installed[name] for name in LIBRARIES if name in installed},
+    )
+
+
+def _source_sha256() -> str:
+    root = Path(falqon_core.__file__).parent
+    lines = (f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in sorted(root.rglob("*.py")))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    return hashlib.sha256(sha256_lines(folder).encode()).hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

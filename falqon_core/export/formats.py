@@ -1,0 +1,52 @@
+"""Other forms of a trained model than the FP8 folder, each made from what is kept of it anyway.
+
+`lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in bf16: those two compute what the FP8
+model computes, and no rounding is added. What is given up: they need memory for the model in bf16.
+"""
+
+import shutil
+from pathlib import Path
+
+from falqon_core.export.adapter import write_adapter
+from falqon_core.export.checksums import NAME as SUMS
+from falqon_core.export.checksums import write_sha256sums
+from falqon_core.export.gguf import write_gguf
+from falqon_core.export.merged import write_merged
+from falqon_core.files import whole_folder, write_whole
+from falqon_core.spec.certificate import CERTIFICATE
+from falqon_core.spec.formats import FORMATS, FormatName
+
+
+def write_format(format: FormatName, source: Path, output: Path, name: str, base_model: str) -> None:
+    """`source`: a checkpoint's folder for "lora", an exported model's otherwise. `name` and `base_model` are shown.
+
+    Writes `output`, whole or not at all. Raises `FormatUnavailable`, and the errors of reading `source`.
+    """
+    with whole_folder(output) as staging:
+        match format:
+            case "lora":
+                write_adapter(source, staging, base_model)
+            case "bf16":
+                write_merged(source, staging)
+            case "gguf":
+                write_gguf(source, staging, name)
+        write_whole(staging / "README.md", _card(format, name, base_model))
+        if (source / CERTIFICATE).is_file():  # of the weights that these are; it names the files it was made for
+            shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
+        write_sha256sums(staging)
+
+
+def _card(format: FormatName, name: str, base_model: str) -> str:
+    library = "peft" if format == "lora" else "gguf" if format == "gguf" else "transformers"
+    return f"""---
+base_model: {base_model!r}
+library_name: {library}
+pipeline_tag: text-generation
+tags: [falqon, {format}]
+---
+# {name}
+
+{FORMATS[format]}
+
+`sha256sum -c {SUMS}` verifies a download.
+"""

@@ -1,0 +1,130 @@
+"""An FP8 folder as one GGUF file: matrices in bf16, vectors in fp32, tokenizer and chat template inside.
+
+Writing is the `gguf` library's; names are those that `bases.gguf` reads, the other way round. llama.cpp wants q and k of Llama models
+with the two halves of each rotary pair interleaved. Which splitting of text into words llama.cpp has to imitate is told by a name; it
+is found by the tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would differ silently.
+What is given up: tokenizers that are not byte-level BPE, scaled rotary embeddings, sliding windows, and smaller types than bf16.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from falqon_core.bases.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.export.reading import dequantized
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
+
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
+
+
+def write_gguf(model: Path, folder: Path, name: str) -> None:
+    """`model.gguf` into an existing folder. Raises `FormatUnavailable`."""
+    config = json.loads((model / "config.json").read_bytes())
+    check_format("gguf", Recipe(), config)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    writer = GGUFWriter(folder / "model.gguf", GGUF_ARCHITECTURES[config["model_type"]])
+    writer.add_name(name)
+    writer.add_file_type(LlamaFileType.MOSTLY_BF16)
+    _add_dimensions(writer, config)
+    _add_tokenizer(writer, tokenizer, config)
+    for tensor_name, tensor in dequantized(model).items():
+        _add_tensor(writer, tensor_name, tensor, config)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+
+
+def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> None:
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pre_tokenizer(described))
+    tokens, types = _tokens(described, config["vocab_size"])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in described["model"]["merges"]])
+    for token_id, add in (
+        (tokenizer.bos_token_id, writer.add_bos_token_id),
+        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (tokenizer.pad_token_id, writer.add_pad_token_id),
+    ):
+        if token_id is not None:
+            add(token_id)
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _pre_tokenizer(described: dict[str, Any]) -> str:
+    """llama.cpp's name for how this tokenizer splits text into words. Raises `FormatUnavailable`."""
+    pre = described["pre_tokenizer"] or {}
+    parts = pre.get("pretokenizers", [pre])
+    match [part.get("type") for part in parts]:
+        case ["ByteLevel"] if parts[0]["use_regex"]:
+            return "gpt-2"
+        case ["Digits", "ByteLevel"] if parts[0]["individual_digits"] and parts[1]["use_regex"]:
+            return "smollm"
+        case ["Split", "ByteLevel"] if (found := SPLITS.get(parts[0]["pattern"].get("Regex", ""))) is not None:
+            return found
+    raise FormatUnavailable("format: the GGUF export does not know how this model's tokenizer splits text; take fp8 or bf16", "format")
+
+
+def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """-> (texts by id, `TokenType`s); ids that the tokenizer does not use are filled up."""
+    tokens, types = [f"[PAD{index}]" for index in range(size)], [int(TokenType.UNUSED)] * size
+    for text, index in described["model"]["vocab"].items():
+        tokens[index], types[index] = text, int(TokenType.NORMAL)
+    for added in described["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
+    return tokens, types
+
+
+def _add_tensor(writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]) -> None:
+    if config["model_type"] in ("llama", "mistral"):
+        if ".q_proj." in name:
+            tensor = _rotary_pairs(tensor, config["num_attention_heads"])
+        elif ".k_proj." in name:
+            tensor = _rotary_pairs(tensor, config.get("num_key_value_heads") or config["num_attention_heads"])
+    if tensor.ndim == 1:
+        writer.add_tensor(_gguf_name(name), tensor.float().numpy())
+    else:
+        writer.add_tensor(_gguf_name(name), tensor.contiguous().view(torch.uint8).numpy(), raw_dtype=GGMLQuantizationType.BF16)
+
+
+def _gguf_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    outer = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
+    if module in outer:
+        return f"{outer[module]}.{kind}"
+    layer, _, part = module.removeprefix("model.layers.").partition(".")
+    return f"blk.{layer}.{ {ours: theirs for theirs, ours in LAYER_NAMES.items()}[part] }.{kind}"
+
+
+def _rotary_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of each head from halves (0, 0, ..., 1, 1, ...) to interleaved pairs (0, 1, 0, 1, ...); [O, I] or [O]."""
+    return values.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(values.shape)

@@ -1,0 +1,24 @@
+"""An FP8 folder as plain bf16: the same folder with weight = codes * scale, exact in bf16, and without its `quantization_config`."""
+
+import json
+import shutil
+from pathlib import Path
+
+from huggingface_hub import save_torch_state_dict
+
+from falqon_core.export.checksums import NAME as SUMS
+from falqon_core.export.reading import dequantized
+from falqon_core.spec.certificate import CERTIFICATE
+
+REPLACED = {"config.json", "README.md", SUMS, CERTIFICATE, "model.safetensors.index.json"}
+
+
+def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None:
+    """Into an existing folder."""
+    save_torch_state_dict(dequantized(model), folder, max_shard_size=max_shard_size)
+    config = json.loads((model / "config.json").read_bytes())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for path in model.iterdir():
+        if path.is_file() and path.name not in REPLACED and path.suffix != ".safetensors":
+            shutil.copyfile(path, folder / path.name)

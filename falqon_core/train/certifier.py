@@ -1,0 +1,63 @@
+"""The process that certifies what this training exports (export.certify): started early, so that it has loaded its libraries by then.
+
+It is a fresh interpreter and learns of the training only what it is told, so a fault of this process's state cannot hide from it.
+"""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from falqon_core.export.certify import Request
+from falqon_core.export.witness import Witness, save_witness
+from falqon_core.spec.certificate import Certificate, Training
+from falqon_core.spec.config import TrainConfig
+from falqon_core.spec.errors import CertificateMismatch, FalqonError, OutOfMemory
+from falqon_core.spec.messages import ExitCode
+
+
+class Certifier:
+    """`close` ends the process, whatever it does."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        command = [sys.executable, "-m", "falqon_core", "certify"]
+        # A wish to stop reaches the whole process group; the trainer alone decides what becomes of it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._tell(config.model_dump_json())
+
+    def certify(self, folder: Path, witness: Witness, training: Training, device: torch.device) -> Certificate:
+        """Raises `CertificateMismatch` when the files are not what was trained, `FalqonError` or `OutOfMemory` when that cannot be told."""
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
+            path = Path(temporary) / "witness.safetensors"
+            save_witness(witness, path)
+            request = Request(folder=folder, witness=path, device=str(device), training=training)
+            self._tell(request.model_dump_json())
+            answer, _ = self._process.communicate()
+        if self._process.returncode == ExitCode.OUT_OF_MEMORY:
+            raise OutOfMemory("memory ran out while the exported model was reloaded to be compared with the trained one")
+        if self._process.returncode != ExitCode.DONE:
+            raise FalqonError(f"the process that reloads the exported model ended with {self._process.returncode}")
+        certificate = Certificate.model_validate_json(answer)
+        if certificate.failed:
+            first = certificate.failed[0]
+            raise CertificateMismatch(f"the exported files are not the model that was trained: {first.name}: {first.detail}")
+        return certificate
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:  # it has ended already; its exit code says why
+            pass

@@ -1,0 +1,193 @@
+"""A trained model against its own files, whole and damaged; the process that compares them is the real one."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from falqon_core.export.certificate import compare
+from falqon_core.export.witness import Witness, load_witness, save_witness
+from falqon_core.spec.certificate import Certificate
+from falqon_core.spec.config import Recipe, TrainConfig
+from falqon_core.spec.errors import CertificateMismatch, FalqonError
+from falqon_core.spec.messages import ExitCode
+from falqon_core.train.certifier import Certifier
+from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
+from falqon_core.train.finish import restored_model
+from falqon_core.train.inputs import load_data
+from falqon_core.train.model import load_tokenizer
+from falqon_core.train.trainer import Trainer
+from falqon_core.train.witness import witness_of
+
+RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 8, "max_steps": 4, "learning_rate": 0.01, "seed": 5}
+
+
+class Trained(NamedTuple):
+    config: TrainConfig
+    folder: Path
+    checkpoint: Checkpoint
+    witness: Witness
+
+
+def train(tiny: Path, data: Path, output: Path, *, certificate: bool = True, **recipe: Any) -> Trained:
+    torch.set_num_threads(1)
+    config = TrainConfig(
+        model=tiny, train_file=data, recipe=Recipe.model_validate(RECIPE | recipe), num_threads=1, certificate=certificate,
+        base_model_name="acme/tiny",
+    )  # fmt: skip
+    assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
+    checkpoint = load_checkpoint(output / "checkpoints" / "4")
+    tokenizer = load_tokenizer(tiny)
+    model = restored_model(tiny, checkpoint, torch.device("cpu"))
+    training, validation = load_data(config, tokenizer, lambda text: None)
+    return Trained(config, output / "model", checkpoint, witness_of(model, tokenizer, validation, training))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tiny_folder, train_file, tmp_path_factory.mktemp("trained") / "out", validation_fraction=0.2)
+
+
+def certificate_of(folder: Path) -> Certificate:
+    return Certificate.model_validate_json((folder / "certificate.json").read_bytes())
+
+
+def test_it_says_what_was_trained_from_what_and_how(trained: Trained) -> None:
+    found = certificate_of(trained.folder)
+
+    assert [(check.name, check.passed) for check in found.checks] == [
+        (name, True) for name in ("codes_and_scales", "other_tensors", "tokenizer", "loss", "logits", "canary")
+    ]
+    assert found.checks[0].detail == "28 tensors, bit for bit"
+    assert (found.held_out.source, found.held_out.num_rows) == ("validation", 4)
+    assert found.canary.prompt.startswith("user\nHello!")
+    assert found.base.name == "acme/tiny"
+    lines = subprocess.run(f"sha256sum {trained.config.train_file}", shell=True, capture_output=True, text=True, check=True).stdout
+    assert found.data.train == lines.split()[0]
+    assert (found.training.recipe, found.training.recipe.seed) == (trained.checkpoint.progress.recipe, 5)
+    assert (found.training.steps, found.training.metrics) == (4, trained.checkpoint.progress.metrics)
+    assert found.software.libraries["torch"] == torch.__version__
+    assert (found.device.type, found.service) == ("cpu", None)
+
+
+def test_the_base_is_named_by_what_sha256sum_says_of_its_files(trained: Trained) -> None:
+    folder = trained.config.model
+    command = "ls | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    lines = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert certificate_of(trained.folder).base.sha256 == lines.split()[0]
+
+
+def test_every_file_is_in_the_certificate_or_in_the_sums(trained: Trained) -> None:
+    found = certificate_of(trained.folder)
+    sums = dict(reversed(line.split("  ", 1)) for line in (trained.folder / "SHA256SUMS").read_text().splitlines())
+    assert {file.name: file.sha256 for file in found.files} | {"certificate.json": sums["certificate.json"]} == sums
+    assert sums.keys() | {"SHA256SUMS"} == {path.name for path in trained.folder.iterdir()}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=trained.folder, check=False).returncode == 0
+
+
+def test_the_card_shows_it(trained: Trained) -> None:
+    card = (trained.folder / "README.md").read_text()
+    assert "| codes and scales | none | 28 tensors, bit for bit |" in card
+    assert "4 rows of the validation data" in card
+
+
+def test_nothing_is_left_beside_the_model(trained: Trained) -> None:
+    assert sorted(path.name for path in trained.folder.parent.iterdir()) == ["checkpoints", "model"]
+
+
+def test_a_witness_survives_its_file(trained: Trained, tmp_path: Path) -> None:
+    save_witness(trained.witness, tmp_path / "witness")
+    read = load_witness(tmp_path / "witness")
+    assert read.record == trained.witness.record
+    assert all(
+        torch.equal(a, b) for one, other in zip(read.rows, trained.witness.rows, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert torch.equal(read.prompt, trained.witness.prompt)
+    assert torch.equal(read.answer, trained.witness.answer)
+
+
+def change_tensor(name: str, change: Callable[[torch.Tensor], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors[name])
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def flip_a_bit(tensor: torch.Tensor) -> None:
+    tensor.view(torch.uint8)[0, 0] ^= 1
+
+
+def change_json(file: str, **values: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | values))
+
+    return damage
+
+
+def another_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
+CODES, SCALES = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight_scale"
+
+
+@pytest.mark.parametrize(
+    ("damage", "failed"),
+    [
+        (change_tensor(CODES, flip_a_bit), {"codes_and_scales"}),
+        (change_tensor(SCALES, lambda scale: scale[3].mul_(2)), {"codes_and_scales"}),
+        (change_tensor("model.norm.weight", lambda weight: weight[:1].add_(1)), {"other_tensors"}),
+        (change_json("config.json", rope_theta=100.0, rope_parameters={"rope_type": "default", "rope_theta": 100.0}), {"logits"}),
+        (change_json("config.json", rms_norm_eps=1.0), {"loss", "logits"}),
+        (another_template, {"tokenizer"}),
+    ],
+    ids=["one bit of a code", "a scale", "a norm", "rotary base", "epsilon", "chat template"],
+)
+def test_damage_is_found(damage: Callable[[Path], None], failed: set[str], trained: Trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.folder, tmp_path / "model")
+    damage(folder)
+    checks, _ = compare(folder, trained.witness, torch.device("cpu"))
+    found = {check.name for check in checks if not check.passed}
+    assert failed <= found, checks
+    assert not {"codes_and_scales", "other_tensors", "tokenizer"} & (found - failed)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"simulate_fp8": True}, {"update_rule": "topk"}, {"base_copy": "none"}], ids=lambda recipe: next(iter(recipe))
+)
+def test_every_way_to_train_has_one(recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+    one = train(tiny_folder, train_file, tmp_path / "out", certificate=False, **recipe)
+    assert one.witness.record.rounds_activations == ("simulate_fp8" in recipe)
+    assert one.witness.record.held_out.source == "training"
+    checks, _ = compare(one.folder, one.witness, torch.device("cpu"))
+    assert all(check.passed for check in checks), checks
+    assert not (one.folder / "certificate.json").exists()
+
+
+def test_a_mismatch_is_an_error_that_says_which(trained: Trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.folder, tmp_path / "model")
+    change_tensor(CODES, flip_a_bit)(folder)
+    certifier = Certifier(trained.config)
+    certifier._process.send_signal(signal.SIGTERM)  # a wish to stop is the trainer's to answer
+    with pytest.raises(CertificateMismatch, match=f"codes_and_scales: 1 tensors differ, the first is {CODES}"):
+        certifier.certify(folder, trained.witness, certificate_of(trained.folder).training, torch.device("cpu"))
+    certifier.close()
+
+
+def test_a_process_that_is_killed_says_nothing_of_the_model(trained: Trained) -> None:
+    certifier = Certifier(trained.config)
+    certifier._process.kill()
+    with pytest.raises(FalqonError, match="ended with -9") as caught:
+        certifier.certify(trained.folder, trained.witness, certificate_of(trained.folder).training, torch.device("cpu"))
+    assert caught.value.code == "internal_error"
+    certifier.close()

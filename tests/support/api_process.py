@@ -1,0 +1,83 @@
+"""The API as a process of its own, without a worker and without Redis, that may be killed and come back at the same address."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from app import migrate
+from app.database import Database
+from app.models import Artifact, Model
+from app.settings import Settings
+from app.storage import Storage
+from tests.support.api import NOTHING_LISTENS, TINY_CONFIG
+from tests.support.house import ROOT
+from tests.support.service import free_port
+from tests.support.waiting import wait_for
+
+KEY = "an-admin-key-for-this-test"
+
+
+class ApiProcess:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        settings = Settings(_env_file=None, data_dir=folder, **_storage(environment or {}))
+        self.database = Database(settings.resolved_database_url)
+        migrate.upgrade(self.database)
+        self.storage = Storage(settings.resolved_storage_url)
+        self._environment = os.environ | {"FALQON_DATA_DIR": str(folder), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": KEY}
+        self._environment |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
+        self._environment.pop("DATABASE_URL", None)
+        folder.mkdir(exist_ok=True)
+        self._log = folder / "api.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {KEY}"}, timeout=120, verify=False)
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(self.port)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log)
+        wait_for(self._is_up, what="the API is up")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self.http.close()
+        self.database.dispose()
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The most memory that it held since the start, or since the peak was forgotten."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
+
+    def add_model(self, model_id: str, files: Mapping[str, Iterable[bytes]]) -> None:
+        stored = {name: self.storage.put(f"models/{model_id}/{name}", chunks) for name, chunks in files.items()}
+        with self.database.transaction() as session:
+            session.add(Model(id=model_id, config=TINY_CONFIG, bytes=sum(one.bytes for one in stored.values())))
+            session.flush()
+            session.add_all(
+                Artifact(model_id=model_id, name=name, storage_key=f"models/{model_id}/{name}", **one._asdict())
+                for name, one in stored.items()
+            )
+
+    def _is_up(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()
+        with suppress(httpx.ConnectError):
+            return self.http.get("/healthz").status_code == 200
+        return False
+
+
+def _storage(environment: Mapping[str, str]) -> dict[str, str]:
+    return {"storage_url": environment["STORAGE_URL"]} if "STORAGE_URL" in environment else {}
