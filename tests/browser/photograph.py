@@ -30,7 +30,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": PHONE, "color_scheme": "light", "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
 }
 MAX_HEIGHT = {"light": 2600, "dark": 2600, "phone": 2400}  # of a picture, in the page's pixels
-COLORS = 256  # of its palette; flat screens need no more, and stay small
+COLORS = 256  # the most frequent ones; flat screens need no more, and stay small
 RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 20, "validation_fraction": 0.1, "max_seq_length": 128}
 SECONDS = 300  # at most, for one job
 
@@ -123,7 +123,10 @@ def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> Non
 
 def save(picture: bytes, path: Path) -> None:
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    counted: list[tuple[int, tuple[int, int, int]]] = sorted(image.getcolors(image.width * image.height) or [], reverse=True)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for _, color in counted[:COLORS] for channel in color])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB\n")
 
 
