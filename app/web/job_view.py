@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
-from app.catalogue.naming import fine_tuned_model_id
+from app.catalogue.naming import fine_tuned_model_id, hub_id
 from app.dependencies import Services
 from app.errors import NotFound
 from app.jobs import history, repository, service, table
@@ -88,6 +88,7 @@ def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
         "checkpoints": [(checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints],
         "best": best_of(checkpoints),
         "artifacts": _artifacts(session, caller, job),
+        "hub_id": hub_id(model_id),
     }
 
 

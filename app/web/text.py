@@ -41,6 +41,11 @@ def age(moment: int) -> str:
     return ago(max(0.0, datetime.now(UTC).timestamp() - moment))
 
 
+def ahead(moment: int) -> str:
+    seconds = moment - datetime.now(UTC).timestamp()
+    return f"in about {duration(seconds)}" if seconds >= 1 else "at once"
+
+
 def moment(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -86,6 +91,7 @@ def said(value: object) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "age": age,
+    "ahead": ahead,
     "ago": ago,
     "moment": moment,
     "iso": iso,

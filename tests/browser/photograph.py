@@ -30,14 +30,14 @@ LOOKS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": PHONE, "color_scheme": "light", "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
 }
 MAX_HEIGHT = {"light": 2600, "dark": 2600, "phone": 2400}  # of a picture, in the page's pixels
-COLORS = 96  # of its palette; flat screens need no more, and stay small
-RECIPE = {"learning_rate": 0.01, "checkpoint_every": 30, "eval_every": 30, "validation_fraction": 0.1, "max_seq_length": 128}
+COLORS = 256  # the most frequent ones; flat screens need no more, and stay small
+RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 20, "validation_fraction": 0.1, "max_seq_length": 128}
 SECONDS = 300  # at most, for one job
 
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fq-", dir="/tmp"))
-    service = Service(folder / "service", {"FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S", "OMP_NUM_THREADS": "2"}, toy=False)
+    service = Service(folder / "service", {"FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S", "FALQON_NUM_THREADS": "1"}, toy=False)
     try:
         service.wait_until_up()
         FOLDER.mkdir(exist_ok=True)
@@ -56,22 +56,23 @@ def screens(service: Service) -> dict[str, str]:
     jobs = service.client.fine_tuning.jobs
     with (ROOT / "demo" / "support_desk.jsonl").open("rb") as data:
         file = service.client.files.create(file=data, purpose="fine-tune").id
-    bad = service.client.files.create(file=("notes.jsonl", b'{"text": "fine"}\n{"text": 7}\n'), purpose="fine-tune").id
-    lost = submit(service, file, "support-desk", epochs=4, rank=32)
-    wait_for(lambda: step(service, lost) > 50, SECONDS)
+    lost = submit(service, file, "support-desk", epochs=3, rank=32)
+    wait_for(lambda: step(service, lost) > 35, SECONDS)
     os.kill(service.pids("falqon_core", "train")[0], signal.SIGKILL)
-    second = submit(service, file, "support-desk-r8", epochs=4, rank=8)
-    paused = submit(service, file, "tone", epochs=40)
+    second = submit(service, file, "support-desk-r8", epochs=3, rank=8)
+    paused = submit(service, file, "tone", epochs=30)
     end(service, lost)
     end(service, second)
-    wait_for(lambda: step(service, paused) > 60, SECONDS)
+    wait_for(lambda: step(service, paused) > 30, SECONDS)
     jobs.pause(paused)
     wait_for(lambda: jobs.retrieve(paused).status == "paused", SECONDS)
-    submit(service, bad, "notes")
+    # Long enough for the job to be there before its last line is found to be bad.
+    notes = ("notes.jsonl", b'{"text": "fine"}\n' * 200_000 + b'{"text": 7}\n')
+    submit(service, service.client.files.create(file=notes, purpose="fine-tune").id, "notes")
     jobs.cancel(submit(service, file, "mistaken"))
     running = submit(service, file, "support-desk-long", epochs=50)
     submit(service, file, "router")
-    wait_for(lambda: step(service, running) > 90, SECONDS)
+    wait_for(lambda: step(service, running) > 50, SECONDS)
     return {
         "jobs": "/",
         "running-job": f"/jobs/{running}",
@@ -121,7 +122,11 @@ def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> Non
 
 
 def save(picture: bytes, path: Path) -> None:
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    counted: list[tuple[int, tuple[int, int, int]]] = sorted(image.getcolors(image.width * image.height) or [], reverse=True)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for _, color in counted[:COLORS] for channel in color])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     sys.stdout.write(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB\n")
 
 

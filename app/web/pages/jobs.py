@@ -93,4 +93,7 @@ def shown_table(session: Session, app: Services, caller: Caller, wanted: Wanted)
 
 
 def _row(job: Job, shown: JobObject, sparks: dict[str, list[tuple[int, float]]]) -> Row:
-    return Row(shown, state(job), job.status in LIVE, sparks.get(job.id, []))
+    loss, at = list(sparks.get(job.id, [])), job.progress or {}
+    if loss and at.get("train_loss") is not None and at["step"] > loss[-1][0]:
+        loss.append((at["step"], at["train_loss"]))  # the newest, which the pick may have missed
+    return Row(shown, state(job), job.status in LIVE, loss)

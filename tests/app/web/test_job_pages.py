@@ -107,7 +107,13 @@ def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Te
     job_id = scene.scene(tenant).succeeded
     model = tenant.client.fine_tuning.jobs.retrieve(job_id).fine_tuned_model
     page = browser.get(f"/jobs/{job_id}").text
-    for text in (f"falqon download {model}", "vllm serve ./ft-", hashlib.sha256(b"bytes").hexdigest(), f"/v1/models/{model}/artifacts/"):
+    for text in (
+        f"falqon download {model}",
+        "vllm serve ./ft-",
+        "hf download ft/",
+        hashlib.sha256(b"bytes").hexdigest(),
+        f"/v1/models/{model}/artifacts/",
+    ):
         assert text in page
     answer = browser.get(f"/jobs/{job_id}/artifacts/model.safetensors")
     assert (answer.content, answer.headers["etag"]) == (b"bytes", f'"{hashlib.sha256(b"bytes").hexdigest()}"')
