@@ -35,10 +35,10 @@ def of_file(session: Session, file_id: str) -> list[Inspection]:
 
 def tokens_of(session: Session, file_ids: Sequence[str]) -> dict[str, int]:
     """Tokens of one epoch, as the newest completed inspection of each file counted them."""
-    tokens = Inspection.result["tokens_per_epoch"].as_integer()
+    tokens = Inspection.result["tokens_per_epoch"].as_integer().label("tokens")
     completed = (Inspection.file_id.in_(file_ids), Inspection.status == InspectionStatus.COMPLETED)
     statement = select(Inspection.file_id, tokens).where(*completed).order_by(Inspection.id)
-    return dict(session.execute(statement).tuples().all())
+    return {row.file_id: row.tokens for row in session.execute(statement)}
 
 
 def num_in_progress(session: Session, project_id: str) -> int:

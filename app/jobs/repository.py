@@ -185,7 +185,7 @@ def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
     roles = (Job.training_file_id, Job.validation_file_id)
     pairs = union(*(select(Job.id, role.label("file_id")).where(Job.project_id == project_id, role.in_(file_ids)) for role in roles))
     used = pairs.subquery().c.file_id
-    return dict(session.execute(select(used, func.count()).group_by(used)).tuples().all())
+    return {row.file_id: row.num_jobs for row in session.execute(select(used, func.count().label("num_jobs")).group_by(used))}
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:

@@ -51,7 +51,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(visits: Visits, service: S
 
     drop(page, written(tmp_path, "good.jsonl", GOOD))
     expect(page.locator("#report")).to_contain_text("40 records (messages)", timeout=SOON)
-    expect(page.locator("#report mark").first).to_contain_text("It", timeout=SOON)
+    expect(page.locator("#report .tokens mark").first).to_contain_text("It", timeout=SOON)
     expect(page.get_by_role("img", name=re.compile("Most of 40 sequences"))).to_be_visible()
     expect(page.get_by_label("Name")).to_have_value("counting")
 
@@ -86,7 +86,7 @@ def test_data_is_looked_at_and_deleted(visits: Visits, service: Service, tmp_pat
     page.goto("/data")
     drop(page, written(tmp_path, "twice.jsonl", [*GOOD, GOOD[0]]))
     expect(page.get_by_role("heading", name="twice.jsonl")).to_be_visible()
-    page.get_by_label("Model").select_option("falqon-tiny", timeout=SOON)
+    page.get_by_label("Model", exact=True).select_option("falqon-tiny", timeout=SOON)
     page.get_by_label("Longest sequence").fill("12")
     page.get_by_role("button", name="Look").click()
     found = page.get_by_role("region", name="To a model")
