@@ -14,7 +14,7 @@ from app.files.schemas import FileForm
 from app.inspections import repository as inspections
 from app.jobs import repository as jobs
 from app.models import File as FileRow
-from app.models import Purpose
+from app.models import FileStatus, Purpose
 from app.pagination import check_cursor
 from app.web.file_view import view
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
@@ -39,6 +39,10 @@ class Row(NamedTuple):
     tokens: int | None
     are_counted: bool  # by a tokenizer; otherwise they are told from the characters
     num_jobs: int
+
+    @property
+    def is_pending(self) -> bool:
+        return self.file.status == FileStatus.UPLOADED
 
 
 @router.get("")

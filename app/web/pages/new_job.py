@@ -90,14 +90,21 @@ def _page(app: Services, request: Request, caller: Caller, values: Values, *, re
         found = files.newest_first(session, caller.project_id, after=None, limit=MAX_FILES, order="desc", purpose=Purpose.FINE_TUNE)
     values = {"model": models[0] if models else ""} | {name: value for name, value in values.items() if value}
     plan = _plan(app, caller, values)
-    context = _shown(plan, request) | {"values": values, "form": job_form, "models": [(id_, id_) for id_ in models]}
-    context["files"] = [(file.id, f"{file.filename}, {age(int(file.created_at.timestamp()))}") for file in found]
-    if plan.data and all(id_ != plan.data.file.id for id_, _ in context["files"]):
-        context["files"].append((plan.data.file.id, plan.data.file.filename))
+    named = [(file.id, f"{file.filename}, {age(int(file.created_at.timestamp()))}") for file in found]
+    if plan.data and plan.data.file.id not in dict(named):
+        named.append((plan.data.file.id, plan.data.file.filename))
+    context = _shown(plan, request) | {"values": values, "form": job_form}
+    context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
+    context["files"] = {name: _with(values.get(name, ""), named) for name in ("training_file", "validation_file")}
     if refused is not None:
         context["errors"] = refused
     context["opens_more"] = any(field.name in values or field.name in context["errors"] for field in job_form.MORE)
     return page(request, "new_job/page.html", caller, status_code=400 if refused else 200, **context)
+
+
+def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is chosen stays chosen, be it among the newest or not."""
+    return [*options, (chosen, chosen)] if chosen and chosen not in dict(options) else options
 
 
 def _shown(plan: Plan, request: Request) -> dict[str, Any]:
