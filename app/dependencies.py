@@ -64,26 +64,18 @@ class ApiRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             held = services(request)
             request.state.caller = await run_in_threadpool(_admit, held, request)
-            limit = self.max_body_bytes(held.settings)
-            if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnsupportedEncoding("content-encoding: the body must come as it is, not compressed.", param="content-encoding")
-            length = request.headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > limit:
-                raise self.too_large(limit)
+            receive = limited(request, self.max_body_bytes(held.settings), self.body_param)
             refuse_nul(request)
-            return await handler(StrictRequest(request.scope, _limited(request.receive, limit, self.too_large(limit))))
+            return await handler(StrictRequest(request.scope, receive))
 
         return guarded
-
-    def too_large(self, limit: int) -> TooLarge:
-        return TooLarge(f"The request body is larger than {limit} bytes, the limit for this call.", param=self.body_param)
 
 
 class UploadRoute(ApiRoute):
     body_param = "file"
 
     def max_body_bytes(self, settings: Settings) -> int:
-        return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
+        return max_upload_bytes(settings)
 
 
 # Those that FastAPI resolves are `async`: one that is not would wait for a thread, several times in every request.
@@ -166,7 +158,23 @@ def address_of(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else ""
 
 
-def _limited(receive: Receive, limit: int, error: TooLarge) -> Receive:
+def max_upload_bytes(settings: Settings) -> int:
+    """A file, and the form around it."""
+    return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
+
+
+def limited(request: Request, limit: int, param: str | None) -> Receive:
+    """What the body is read from: no more than `limit` bytes of it, uncompressed."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding("content-encoding: the body must come as it is, not compressed.", param="content-encoding")
+    error = TooLarge(f"The request body is larger than {limit} bytes, the limit for this call.", param=param)
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > limit:
+        raise error
+    return _counted(request.receive, limit, error)
+
+
+def _counted(receive: Receive, limit: int, error: TooLarge) -> Receive:
     """For bodies that do not say their length."""
     total = 0
 

@@ -1,5 +1,4 @@
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -57,7 +56,7 @@ def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return answer(_refusal(error.errors()))
+    return answer(refusal_of(error.errors()[0]))
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -106,9 +105,8 @@ def _on_os_error(_request: Request, error: Exception) -> JSONResponse:
     return answer(Unavailable("The server has no space left to store this.", code="storage_full"))
 
 
-def _refusal(faults: Sequence[Any]) -> InvalidRequest:
-    """The first of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
-    fault = faults[0]
+def refusal_of(fault: Any) -> InvalidRequest:
+    """One of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
     message = fault["msg"].removeprefix("Value error, ")
     named = re.match(r"([\w.]+): ", message) if fault["type"] == "value_error" else None

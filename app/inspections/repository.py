@@ -1,5 +1,6 @@
 """Questions and their answers. Free of the web framework: the worker claims and answers through it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -30,6 +31,14 @@ def find(session: Session, question: Question) -> Inspection | None:
 
 def of_file(session: Session, file_id: str) -> list[Inspection]:
     return list(session.scalars(select(Inspection).where(Inspection.file_id == file_id).order_by(Inspection.id)))
+
+
+def tokens_of(session: Session, file_ids: Sequence[str]) -> dict[str, int]:
+    """Tokens of one epoch, as the newest completed inspection of each file counted them."""
+    tokens = Inspection.result["tokens_per_epoch"].as_integer().label("tokens")
+    completed = (Inspection.file_id.in_(file_ids), Inspection.status == InspectionStatus.COMPLETED)
+    statement = select(Inspection.file_id, tokens).where(*completed).order_by(Inspection.id)
+    return {row.file_id: row.tokens for row in session.execute(statement)}
 
 
 def num_in_progress(session: Session, project_id: str) -> int:

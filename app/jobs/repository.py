@@ -1,7 +1,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, exists, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, union
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
@@ -172,6 +172,20 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     statement = select(Job).where(uses, Job.status == JobStatus.VALIDATING_FILES).order_by(Job.id).with_for_update()
     return list(session.scalars(statement))
+
+
+def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
+    """Those that train or validate with the file, newest first."""
+    uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
+    return list(session.scalars(select(Job).where(Job.project_id == project_id, uses).order_by(Job.id.desc()).limit(limit)))
+
+
+def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
+    """How many jobs train or validate with each file; those without any are left out."""
+    roles = (Job.training_file_id, Job.validation_file_id)
+    pairs = union(*(select(Job.id, role.label("file_id")).where(Job.project_id == project_id, role.in_(file_ids)) for role in roles))
+    used = pairs.subquery().c.file_id
+    return {row.file_id: row.num_jobs for row in session.execute(select(used, func.count().label("num_jobs")).group_by(used))}
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:

@@ -7,17 +7,18 @@ from urllib.parse import quote
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from app.database import AWAY
-from app.dependencies import App
+from app.dependencies import App, limited, max_upload_bytes, services
 from app.errors import ApiError, InvalidApiKey, InvalidRequest, Unavailable
 from app.keys import service as keys
 from app.keys.caller import Caller
 from app.models import Scope
 from app.strict import refuse_nul
 from app.web.rendering import page
-from app.web.session import KEY_ID, refuse_forged_forms
+from app.web.session import KEY_ID, refuse_forged_forms, refuse_other_sites
 
 MAX_FORM_BYTES = 2**14  # a stranger may send one
 
@@ -31,7 +32,7 @@ class PageRoute(APIRoute):
         async def shown(request: Request) -> Response:
             try:
                 refuse_nul(request)
-                return await handler(request)
+                return await handler(await self.admit(request))
             except ApiError as error:
                 return _refusal(request, error)
             except RequestValidationError as error:
@@ -41,6 +42,19 @@ class PageRoute(APIRoute):
                 return _refusal(request, Unavailable("The database does not answer just now."))
 
         return shown
+
+    async def admit(self, request: Request) -> Request:
+        return request
+
+
+class UploadPageRoute(PageRoute):
+    """Asks who it is before it reads the body, which is as large as a file."""
+
+    async def admit(self, request: Request) -> Request:
+        app = services(request)
+        refuse_other_sites(request)
+        (await run_in_threadpool(_visitor, app, request)).must_have(Scope.WRITE)
+        return Request(request.scope, limited(request, max_upload_bytes(app.settings), "file"))
 
 
 def _refusal(request: Request, error: ApiError) -> Response:

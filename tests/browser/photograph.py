@@ -69,6 +69,7 @@ def screens(service: Service) -> dict[str, str]:
     # Long enough for the job to be there before its last line is found to be bad.
     notes = ("notes.jsonl", b'{"text": "fine"}\n' * 200_000 + b'{"text": 7}\n')
     submit(service, service.client.files.create(file=notes, purpose="fine-tune").id, "notes")
+    wait_for(lambda: inspected(service, file), SECONDS)
     jobs.cancel(submit(service, file, "mistaken"))
     running = submit(service, file, "support-desk-long", epochs=50)
     submit(service, file, "router")
@@ -79,6 +80,9 @@ def screens(service: Service) -> dict[str, str]:
         "job": f"/jobs/{lost}",
         "compare": f"/compare?job={lost}&job={second}",
         "workers": "/workers",
+        "new-job": f"/jobs/new?training_file={file}&model=falqon-tiny",
+        "data": "/data",
+        "file": f"/data/{file}?model=falqon-tiny",
     }
 
 
@@ -96,6 +100,11 @@ def submit(service: Service, file: str, suffix: str, epochs: int = 10, **recipe:
 def step(service: Service, job_id: str) -> int:
     found: Any = service.client.fine_tuning.jobs.retrieve(job_id)
     return int((found.progress or {}).get("step", 0))
+
+
+def inspected(service: Service, file: str) -> bool:
+    report: Any = service.client.get(f"/files/{file}/report?model=falqon-tiny", cast_to=object)
+    return bool(report["inspections"][0]["status"] == "completed")
 
 
 def end(service: Service, job_id: str) -> None:

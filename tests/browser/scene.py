@@ -9,7 +9,7 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
-from app.models import Artifact, Checkpoint, JobStatus, Model, Worker
+from app.models import Artifact, Checkpoint, Inspection, InspectionStatus, JobStatus, Model, Worker
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import TINY_CONFIG, Tenant
 
@@ -22,6 +22,9 @@ class Scene(NamedTuple):
     succeeded: str
     failed: str
     queued: str
+    file: str
+    bad_file: str
+    model: str
 
 
 def scene(tenant: Tenant) -> Scene:
@@ -34,7 +37,25 @@ def scene(tenant: Tenant) -> Scene:
     running = job(tenant, file, "sql-writer", 80)
     with tenant.api.database.transaction() as session:
         session.add(Worker(id=new_id("worker-"), device="cpu", num_devices=2, seen_at=now_plus()))
-    return Scene(running.job_id, succeeded.job_id, failed.job_id, tenant.job(training_file=file).id)
+    queued = tenant.job(training_file=file).id
+    inspected(tenant, file)
+    bad_file = tenant.upload(b'{"text": 7}\n')
+    return Scene(running.job_id, succeeded.job_id, failed.job_id, queued, file, bad_file, tenant.base_model)
+
+
+def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
+    """What the tokenizer of the base model would have found; `text` is the only token that is learned."""
+    alike = {"records": 1, "examples": [{"line": 2, "like_line": 1, "similarity": 1.0}]}
+    result = {
+        "records": 12, "records_without_targets": 0, "bad_records": 0, "errors": [], "sequences": 12, "tokens_per_epoch": 240,
+        "target_tokens_per_epoch": 60, "max_seq_length": 2048, "truncated": 1, "tokens_cut": 3, "longest": 20, "median": 18.0,
+        "histogram": {"edges": [10.0, 15.0, 20.0], "counts": [3, 9]},
+        "duplicates": {"exact": alike, "near": alike, "near_threshold": 0.8, "near_compared": 12},
+        "preview": [{"line": 1, "tokens": [["user: two and two? ", False], [text, True]], "shortened": False}],
+    }  # fmt: skip
+    with tenant.api.database.transaction() as session:
+        question = {"file_id": file, "model_id": tenant.base_model, "max_seq_length": 2048, "validation_file_id": ""}
+        session.add(Inspection(id=new_id("inspection-"), status=InspectionStatus.COMPLETED, result=result, **question))
 
 
 def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:

@@ -26,6 +26,11 @@ PAGES = {
     "choice": "/compare",
     "workers": "/workers",
     "new job": "/jobs/new",
+    "new job with a file": "/jobs/new?training_file={file}",
+    "new job with a bad file": "/jobs/new?training_file={bad_file}",
+    "data": "/data",
+    "a file": "/data/{file}?model={model}",
+    "a bad file": "/data/{bad_file}",
     "no such job": "/jobs/ftjob-none",
 }
 
@@ -82,7 +87,7 @@ def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -
     assert faults(page) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/jobs/{succeeded}", "/compare", "/workers"])
+@pytest.mark.parametrize("path", ["/", "/jobs/{succeeded}", "/jobs/new", "/data", "/data/{file}", "/compare", "/workers"])
 def test_everything_is_reached_by_tab_and_seen(visits: Visits, project: tuple[Tenant, Scene], path: str) -> None:
     tenant, made = project
     page = visits.sign_in(tenant.api.url, tenant.key)

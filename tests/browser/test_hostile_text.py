@@ -3,6 +3,7 @@
 That no dialog opens and no header's policy is broken, `visits` asserts for every test.
 """
 
+import json
 from urllib.parse import urlencode
 
 from playwright.sync_api import expect
@@ -67,3 +68,20 @@ def test_models_with_odd_names_are_text(visits: Visits, tenant: Tenant) -> None:
         assert " ".join((page.locator(f"#row-{job_id} .name small").text_content() or "").split()) == " ".join(id_.split())
     page.goto(f"/compare?job={jobs[0]}&job={jobs[1]}")
     expect(page.get_by_role("region", name="What differs").locator("table").first).to_contain_text(ids[0])
+
+
+def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    for payload in PAYLOADS[::6]:
+        records = [{"text": payload, payload[:40]: 1}, {"text": payload}]
+        content = "".join(f"{json.dumps(record)}\n" for record in records).encode()
+        file = tenant.client.files.create(file=(payload[:40].replace("/", "").replace("\n", ""), content), purpose="fine-tune").id
+        tenant.check(file)
+        scene.inspected(tenant, good := tenant.upload(), payload)
+        for path in (f"/data/{file}", f"/jobs/new?training_file={file}"):
+            page.goto(path)
+            expect(page.get_by_role("region", name="Bad lines")).to_be_visible()
+        for path in (f"/data/{good}?model={tenant.base_model}", f"/jobs/new?training_file={good}&model={tenant.base_model}"):
+            page.goto(path)
+            assert page.locator(".tokens mark").text_content() == payload.replace("\r\n", "\n")
+    page.goto("/data")

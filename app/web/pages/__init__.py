@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import compare, elsewhere, job, job_actions, jobs, sign_in, workers
+from app.web.pages import compare, data, elsewhere, job, job_actions, jobs, new_job, sign_in, workers
 
 router = APIRouter(include_in_schema=False)
-for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, workers):
+for screen in (sign_in, elsewhere, jobs, new_job, job, job_actions, compare, data, workers):
     router.include_router(screen.router)
+router.include_router(data.uploads)
 for screen_with_streams in (jobs, job, workers):
     router.include_router(screen_with_streams.streams)

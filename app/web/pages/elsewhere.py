@@ -15,12 +15,6 @@ class Elsewhere(NamedTuple):
 
 
 SCREENS = {
-    "/jobs/new": Elsewhere(
-        "New job",
-        "A job is created from a JSONL file, one example a line. The command prints the estimate first.",
-        "falqon jobs create --model falqon-tiny --file examples.jsonl --watch",
-    ),
-    "/data": Elsewhere("Data", "Uploaded files and what their check found.", "falqon files list"),
     "/models": Elsewhere("Models", "Base models and the ones your jobs made.", "falqon models list"),
     "/settings": Elsewhere("Settings", "Projects and API keys.", "falqon projects list\nfalqon keys list"),
 }
@@ -28,8 +22,6 @@ SCREENS = {
 router = APIRouter(route_class=PageRoute)
 
 
-@router.get("/jobs/new")
-@router.get("/data")
 @router.get("/models")
 @router.get("/settings")
 def elsewhere_page(request: Request, caller: Visitor) -> Response:

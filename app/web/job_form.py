@@ -1,0 +1,148 @@
+"""The form of a new job: which fields there are, and the request that their texts mean.
+
+A field is named as the last part of the API's `param`, so that an error finds the field it is about. The hyperparameters are those of
+`Recipe`, with its defaults, limits and descriptions.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pprint import pformat
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from app.error_handlers import refusal_of
+from app.errors import ApiError
+from app.jobs.requests import JobRequest, asked
+from app.models import Job
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.shapes import Shape, method_for
+
+Kind = Literal["integer", "number", "boolean", "list", "choice", "text"]
+Values = Mapping[str, str]
+Errors = dict[str, str]
+
+OFFICIAL = {"num_epochs": "n_epochs", "batch_size": "batch_size"}  # hyperparameters that OpenAI's request has a place for
+MAIN = ("num_epochs", "learning_rate", "batch_size", "rank")
+ELSEWHERE = ("method", "seed")  # of the recipe: by the file, and at the top of the request
+OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
+BUDGET: dict[str, Kind] = {"max_cost_usd": "text", "max_seconds": "integer"}
+
+
+class Field(NamedTuple):
+    name: str
+    label: str
+    kind: Kind
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> list[tuple[str, str]]:
+        return [(choice, choice) for choice in self.choices]
+
+
+def _field(name: str, schema: dict[str, Any]) -> Field:
+    kinds = schema.get("anyOf", [schema])
+    kind: Kind = "choice" if "enum" in kinds[0] else {"array": "list"}.get(kinds[0]["type"], kinds[0]["type"])
+    default = schema.get("default")
+    shown = "auto" if default is None else json.dumps(default).strip('"')
+    label = {"num_epochs": "Epochs"}.get(name, name.replace("_", " ").capitalize())
+    choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
+    return Field(OFFICIAL.get(name, name), label, kind, shown, schema.get("description", ""), choices)
+
+
+_FIELDS = {name: _field(name, schema) for name, schema in Recipe.model_json_schema()["properties"].items() if name not in ELSEWHERE}
+KNOBS = [_FIELDS[name] for name in MAIN]
+MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
+NAMES = ("model", "training_file", "validation_file", "suffix", "seed", *BUDGET, *(field.name for field in _FIELDS.values()))
+
+
+def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
+    """The request as JSON; what is left empty is left out. Texts that are no numbers stay texts, for the API to refuse."""
+    given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
+    body: dict[str, Any] = {name: given[name] for name in ("model", "training_file", "validation_file", "suffix") if name in given}
+    if "seed" in given:
+        body["seed"] = _read("integer", given["seed"])
+    settings = {name: _read(field.kind, given[field.name]) for name, field in _FIELDS.items() if field.name in given}
+    official = {OFFICIAL[name]: settings.pop(name) for name in OFFICIAL if name in settings}
+    method = "dpo" if shape and method_for(shape) == "dpo" else "supervised"
+    if official or method == "dpo":
+        body["method"] = {"type": method} | ({method: {"hyperparameters": official}} if official else {})
+    if budget := {name: _read(kind, given[name]) for name, kind in BUDGET.items() if name in given}:
+        settings["budget"] = budget
+    return body | ({"falqon": settings} if settings else {})
+
+
+def request_of(body: dict[str, Any]) -> JobRequest | Errors:
+    try:
+        return JobRequest.model_validate(body)
+    except ValidationError as error:
+        faults = [refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])}) for fault in error.errors(include_url=False)]
+        return dict(map(at_field, reversed(faults)))  # of several at one field, the first
+
+
+def at_field(error: ApiError) -> tuple[str, str]:
+    """Where it stands and what it says there; an error of no field stands at the top, by the empty name."""
+    last = (error.param or "").rpartition(".")[2]
+    name = OFFICIAL.get(last, OTHER_NAMES.get(last, last))
+    return (name if name in NAMES else ""), (error.message.removeprefix(f"{error.param}: ") if name in NAMES else error.message)
+
+
+def values_of(job: Job) -> dict[str, str]:
+    """The form as it would have been filled in for this job."""
+    request = JobRequest.model_validate(job.requested)
+    wanted = asked(request)
+    said: dict[str, Any] = {"model": request.model, "training_file": request.training_file, "validation_file": request.validation_file}
+    said |= {"suffix": request.suffix, "seed": wanted.recipe.seed if "seed" in wanted.recipe.model_fields_set else None}
+    said |= {field.name: getattr(wanted.recipe, name) for name, field in _FIELDS.items() if name in wanted.recipe.model_fields_set}
+    if wanted.learning_rate_multiplier != 1.0 and job.recipe:
+        said["learning_rate"] = job.recipe["learning_rate"]
+    if request.falqon.budget:
+        said |= request.falqon.budget.model_dump(mode="json")
+    return {name: _written(value) for name, value in said.items() if value is not None}
+
+
+def as_curl(body: dict[str, Any], origin: str) -> str:
+    headers = '-H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json"'
+    return f"curl {origin}/v1/fine_tuning/jobs \\\n  {headers} \\\n  -d {shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))}"
+
+
+def as_python(body: dict[str, Any], origin: str) -> str:
+    extra = {"extra_body": {"falqon": body["falqon"]}} if "falqon" in body else {}
+    arguments = {name: value for name, value in body.items() if name != "falqon"} | extra
+    lines = [f"    {name}={_indented(pformat(value, width=80, sort_dicts=False))}," for name, value in arguments.items()]
+    start = f'from openai import OpenAI\n\nclient = OpenAI(base_url="{origin}/v1")  # the key: OPENAI_API_KEY\n'
+    return start + "\n".join(["job = client.fine_tuning.jobs.create(", *lines, ")", "print(job.id)"])
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n        ")
+
+
+def _read(kind: Kind, text: str) -> Any:
+    try:
+        match kind:
+            case "integer":
+                return int(text)
+            case "number":
+                return float(text)
+            case "boolean":
+                return {"true": True, "false": False}.get(text, text)
+            case "list":
+                return [part.strip() for part in text.split(",")]
+            case _:
+                return text
+    except ValueError:
+        return text
+
+
+def _written(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return ", ".join(value)
+        case _:
+            return str(value)

@@ -1,0 +1,142 @@
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from app.catalogue import repository as catalogue
+from app.catalogue.service import NOT_TRAINABLE
+from app.dependencies import App, Services
+from app.errors import ApiError, NotFound
+from app.files import repository as files
+from app.jobs import endpoints, service
+from app.jobs.schemas import JobObject
+from app.keys.caller import Caller
+from app.models import FileStatus, Purpose
+from app.web import job_form, live
+from app.web.file_view import FileView, view
+from app.web.job_form import Errors, Values
+from app.web.rendering import fragment, page, shared
+from app.web.text import age
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from falqon_core.spec.config import Recipe
+from falqon_core.spec.devices import DEVICES
+
+MAX_FILES = 200  # to choose from; an older one is found among the data
+DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
+
+router = APIRouter(prefix="/jobs/new", route_class=PageRoute)
+
+
+class Plan(NamedTuple):
+    """What the filled-in form means. `job`: as it would be, when nothing is wrong."""
+
+    body: dict[str, Any]
+    data: FileView | None
+    job: JobObject | None
+    errors: Errors
+
+    @property
+    def waits(self) -> bool:
+        return self.data is not None and self.data.is_pending
+
+
+async def _values(request: Request) -> Values:
+    form = await request.form()
+    return {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
+
+
+FormValues = Annotated[Values, Depends(_values)]
+
+
+@router.get("")
+def new_job_page(app: App, request: Request, caller: Visitor, training_file: str = "", model: str = "", like: str = "") -> Response:
+    """`like`: a job whose form is filled in again."""
+    values: dict[str, str] = {}
+    if like:
+        with app.database.read() as session:
+            values = job_form.values_of(service.get(session, caller.project_id, like))
+    values |= {name: value for name, value in {"training_file": training_file, "model": model}.items() if value}
+    return _page(app, request, caller, values)
+
+
+@router.post("/estimate", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def estimate(app: App, request: Request, caller: Visitor, values: FormValues) -> Response:
+    """The page as it is filled in; for the script that asks on every change, the parts that say what follows."""
+    if "hx-request" not in request.headers:
+        return _page(app, request, caller, values)
+    plan = _plan(app, caller, values)
+    context = shared(request, caller) | _shown(plan, request)
+    parts = {name: fragment(f"new_job/{name}.html", **context) for name in ("report", "plan", "code")}
+    parts |= {f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors) for name in ("", *job_form.NAMES)}
+    return HTMLResponse("".join(live.partial(f"#{id_}", "outerMorph", html) for id_, html in parts.items()))
+
+
+@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def submit(app: App, request: Request, caller: WritingVisitor, values: FormValues) -> Response:
+    body = _body(app, caller, values)
+    wanted = job_form.request_of(body)
+    if isinstance(wanted, dict):
+        return _page(app, request, caller, values, refused=wanted)
+    try:
+        job = endpoints.create_job(app, caller, wanted)
+    except ApiError as error:
+        return _page(app, request, caller, values, refused=dict([job_form.at_field(error)]))
+    return RedirectResponse(f"/jobs/{job.id}", 303)
+
+
+def _page(app: Services, request: Request, caller: Caller, values: Values, *, refused: Errors | None = None) -> Response:
+    with app.database.read() as session:
+        models = [one.id for one in catalogue.visible(session, caller.project_id) if one.format not in NOT_TRAINABLE]
+        found = files.newest_first(session, caller.project_id, after=None, limit=MAX_FILES, order="desc", purpose=Purpose.FINE_TUNE)
+    values = {"model": models[0] if models else ""} | {name: value for name, value in values.items() if value}
+    plan = _plan(app, caller, values)
+    named = [(file.id, f"{file.filename}, {age(int(file.created_at.timestamp()))}") for file in found]
+    if plan.data and plan.data.file.id not in dict(named):
+        named.append((plan.data.file.id, plan.data.file.filename))
+    context = _shown(plan, request) | {"values": values, "form": job_form}
+    context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
+    context["files"] = {name: _with(values.get(name, ""), named) for name in ("training_file", "validation_file")}
+    if refused is not None:
+        context["errors"] = refused
+    context["opens_more"] = any(field.name in values or field.name in context["errors"] for field in job_form.MORE)
+    return page(request, "new_job/page.html", caller, status_code=400 if refused else 200, **context)
+
+
+def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is chosen stays chosen, be it among the newest or not."""
+    return [*options, (chosen, chosen)] if chosen and chosen not in dict(options) else options
+
+
+def _shown(plan: Plan, request: Request) -> dict[str, Any]:
+    origin = str(request.base_url).rstrip("/")
+    code = {"curl": job_form.as_curl(plan.body, origin), "Python": job_form.as_python(plan.body, origin)} if plan.job else {}
+    memory_gib = DEVICES[plan.job.estimate["device"]].memory_gib if plan.job and plan.job.estimate else None
+    return {"plan": plan, "data": plan.data, "errors": plan.errors, "code": code, "device_memory": memory_gib and memory_gib * 2**30}
+
+
+def _plan(app: Services, caller: Caller, values: Values) -> Plan:
+    body = _body(app, caller, values)
+    wanted = job_form.request_of(body)
+    errors = wanted if isinstance(wanted, dict) else {}
+    length = DEFAULT_MAX_SEQ_LENGTH if isinstance(wanted, dict) else wanted.falqon.max_seq_length
+    data, job = None, None
+    if training_file := values.get("training_file", ""):
+        try:
+            data = view(app, caller, training_file, values.get("model", ""), length)
+        except NotFound as error:
+            errors["training_file"] = error.message
+    else:
+        errors.pop("training_file", None)  # that none is chosen yet is no fault before the form is sent
+    if data and data.file.status == FileStatus.PROCESSED and not isinstance(wanted, dict):
+        try:
+            job = endpoints.create_job(app, caller, wanted, dry_run=True)
+        except ApiError as error:
+            errors = dict([job_form.at_field(error)])
+    return Plan(body, data, job, errors)
+
+
+def _body(app: Services, caller: Caller, values: Values) -> dict[str, Any]:
+    """What records train with follows from their shape."""
+    with app.database.read() as session:
+        file = files.find(session, caller.project_id, values.get("training_file", ""))
+    return job_form.body_of(values, (file.report or {}).get("shape") if file else None)

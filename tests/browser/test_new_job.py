@@ -1,0 +1,115 @@
+"""A job from a file on somebody's disk, through the pages alone: a bad line, its correction, what it costs, and the job."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.visit import SECONDS, Visits
+from tests.support.service import KEY, Service
+
+SOON = 120 * SECONDS
+GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]} for n in range(40)]
+
+
+def written(folder: Path, name: str, records: list[Any]) -> Path:
+    path = folder / name
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def drop(page: Page, path: Path) -> None:
+    """As a file manager does it."""
+    transfer = page.evaluate_handle(
+        """([name, text]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([text], name));
+            return transfer;
+        }""",
+        [path.name, path.read_text()],
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        page.locator("[data-drop]").dispatch_event(event, {"dataTransfer": transfer})
+
+
+def fact(page: Page, name: str) -> Locator:
+    return page.locator("#plan div", has=page.get_by_text(name, exact=True)).locator("dd")
+
+
+def test_a_file_is_dropped_corrected_and_trained_with(visits: Visits, service: Service, tmp_path: Path) -> None:
+    page = visits.sign_in(service.url, KEY)
+    page.get_by_role("link", name="New job").first.click()
+    page.get_by_label("Name").fill("counting")
+    bad: dict[str, Any] = {"messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": 4}]}
+    drop(page, written(tmp_path, "bad.jsonl", [*GOOD[:4], bad]))
+    fault = page.get_by_role("region", name="Bad lines").get_by_role("row").nth(1)
+    expect(fault).to_contain_text("messages[1].content", timeout=SOON)
+    assert fault.get_by_role("cell").first.text_content() == "5"
+    expect(page.locator("#report")).to_contain_text("not valid")
+
+    drop(page, written(tmp_path, "good.jsonl", GOOD))
+    expect(page.locator("#report")).to_contain_text("40 records (messages)", timeout=SOON)
+    expect(page.locator("#report .tokens mark").first).to_contain_text("It", timeout=SOON)
+    expect(page.get_by_role("img", name=re.compile("Most of 40 sequences"))).to_be_visible()
+    expect(page.get_by_label("Name")).to_have_value("counting")
+
+    # The estimate follows what is typed, and a mistake stands at its field.
+    expect(fact(page, "Tokens")).to_contain_text("counted")
+    expect(fact(page, "Steps")).to_contain_text("3 epochs of 40 records")
+    before = fact(page, "Cost").text_content()
+    page.get_by_label("Epochs").fill("40")
+    expect(fact(page, "Steps")).to_contain_text("40 epochs")
+    assert fact(page, "Cost").text_content() != before
+    page.get_by_label("Rank").fill("5000")
+    expect(page.locator("#error-rank")).to_contain_text("less than or equal to 1024")
+    page.get_by_label("Rank").fill("8")
+    expect(page.locator("#error-rank")).to_be_empty()
+    page.get_by_label("Epochs").fill("1")
+    expect(fact(page, "Steps")).to_contain_text("1 epoch of")
+    page.get_by_text("The same as curl and as Python").click()
+    expect(page.locator("#code")).to_contain_text('"n_epochs": 1')
+
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.locator("#job-title")).to_contain_text("counting")
+    made: Any = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
+    assert (made.suffix, made.config["rank"], made.config["num_epochs"]) == ("counting", 8, 1)
+    page.get_by_role("group", name="Actions").get_by_role("button", name="Clone").click()
+    page.get_by_role("link", name="Change it first").click()
+    expect(page.get_by_label("Rank")).to_have_value("8")
+    expect(page.locator("#report")).to_contain_text("good.jsonl")
+
+
+def test_data_is_looked_at_and_deleted(visits: Visits, service: Service, tmp_path: Path) -> None:
+    page = visits.sign_in(service.url, KEY)
+    page.goto("/data")
+    drop(page, written(tmp_path, "twice.jsonl", [*GOOD, GOOD[0]]))
+    expect(page.get_by_role("heading", name="twice.jsonl")).to_be_visible()
+    page.get_by_label("Model", exact=True).select_option("falqon-tiny", timeout=SOON)
+    page.get_by_label("Longest sequence").fill("12")
+    page.get_by_role("button", name="Look").click()
+    found = page.get_by_role("region", name="To a model")
+    expect(found).to_contain_text("1 record is exact copies: line 41 is like 1", timeout=SOON)
+    expect(found).to_contain_text(re.compile("tokens are cut away"))
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete the file").click()
+    expect(page.get_by_role("status")).to_contain_text("is deleted")
+    expect(page.get_by_role("link", name="twice.jsonl")).to_have_count(0)
+
+
+def test_it_works_without_javascript(visits: Visits, service: Service, tmp_path: Path) -> None:
+    page = visits.sign_in(service.url, KEY, java_script_enabled=False)
+    page.goto("/jobs/new")
+    page.get_by_label("A JSONL file").set_input_files(written(tmp_path, "plain.jsonl", GOOD))
+    page.get_by_role("button", name="Upload").click()
+    expect(page.locator("#report")).to_contain_text("plain.jsonl")
+    page.get_by_label("Epochs").fill("2")
+    page.get_by_role("button", name="Estimate").click()
+    expect(page.get_by_label("Epochs")).to_have_value("2")
+    page.get_by_label("Batch size").fill("0")
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.locator("#error-batch_size")).to_contain_text("greater than or equal to 1")
+    page.get_by_label("Batch size").fill("4")
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.locator("#events")).to_contain_text("Created fine-tuning job")
