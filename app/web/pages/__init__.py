@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import compare, elsewhere, job, job_actions, jobs, sign_in, workers
+from app.web.pages import compare, elsewhere, job, job_actions, jobs, models, settings, sign_in, workers
 
 router = APIRouter(include_in_schema=False)
-for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, workers):
+for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, models, workers, settings):
     router.include_router(screen.router)
-for screen_with_streams in (jobs, job, workers):
+for screen_with_streams in (jobs, job, models, workers, settings):
     router.include_router(screen_with_streams.streams)

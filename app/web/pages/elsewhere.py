@@ -21,8 +21,6 @@ SCREENS = {
         "falqon jobs create --model falqon-tiny --file examples.jsonl --watch",
     ),
     "/data": Elsewhere("Data", "Uploaded files and what their check found.", "falqon files list"),
-    "/models": Elsewhere("Models", "Base models and the ones your jobs made.", "falqon models list"),
-    "/settings": Elsewhere("Settings", "Projects and API keys.", "falqon projects list\nfalqon keys list"),
 }
 
 router = APIRouter(route_class=PageRoute)
@@ -30,7 +28,5 @@ router = APIRouter(route_class=PageRoute)
 
 @router.get("/jobs/new")
 @router.get("/data")
-@router.get("/models")
-@router.get("/settings")
 def elsewhere_page(request: Request, caller: Visitor) -> Response:
     return page(request, "elsewhere.html", caller, screen=SCREENS[request.url.path])
