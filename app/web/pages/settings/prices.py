@@ -1,3 +1,4 @@
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -20,10 +21,9 @@ router = APIRouter(prefix=PRICES, route_class=PageRoute)
 
 @router.get("")
 def prices_page(app: App, request: Request, caller: Visitor) -> Response:
-    by_device: dict[str, list[PriceObject]] = {}
-    for price in endpoints.list_prices(app, caller).data:
-        by_device.setdefault(price.device, []).append(price)
-    return settings_page(request, "prices.html", caller, PRICES, by_device=by_device, set_here=SET_HERE)
+    prices = endpoints.list_prices(app, caller).data
+    rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
+    return settings_page(request, "prices.html", caller, PRICES, rows=rows, set_here=SET_HERE)
 
 
 @router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -36,6 +36,12 @@ def set_prices(app: App, request: Request, caller: InstallationVisitor, device: 
         endpoints.replace_prices(app, caller, PricesRequest(overrides=[_override(*row) for row in rows]))
         notify(request, "The prices are set, at once for new estimates and running jobs.")
     return to(PRICES)
+
+
+def _others(prices: list[PriceObject], device: str) -> list[PriceObject]:
+    """Of one device, the lowest first."""
+    others = [price for price in prices if price.device == device and not price.in_force]
+    return sorted(others, key=lambda price: Decimal(price.usd_per_device_hour))
 
 
 def _override(device: str, usd: str, source: str) -> Override:
