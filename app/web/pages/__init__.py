@@ -5,7 +5,8 @@ from fastapi import APIRouter
 from app.web.pages import compare, elsewhere, job, job_actions, jobs, models, settings, sign_in, workers
 
 router = APIRouter(include_in_schema=False)
-for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, models, workers, settings):
-    router.include_router(screen.router)
+# First: the address of a model may hold slashes, so its page would take those of its parts.
 for screen_with_streams in (jobs, job, models, workers, settings):
     router.include_router(screen_with_streams.streams)
+for screen in (sign_in, elsewhere, jobs, job, job_actions, compare, models, workers, settings):
+    router.include_router(screen.router)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from app.models import Export, ExportStatus, Model, Scope
+from app.models import Artifact, Export, ExportStatus, Model, Scope
 from app.web.text import model_page
 from falqon_core.spec.certificate import CERTIFICATE
 from tests.app.web.test_pages import SAME_SITE, sign_in, token
@@ -39,6 +39,13 @@ def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
         yield client
 
 
+def a_model(tenant: Tenant) -> str:
+    """Of a job that has ended."""
+    job_id = tenant.job().id
+    tenant.client.fine_tuning.jobs.cancel(job_id)
+    return scene.a_model(tenant, job_id)
+
+
 def post(browser: httpx.Client, path: str, **form: str) -> httpx.Response:
     return browser.post(path, data={"csrf": token(browser.get("/")), **form}, headers=SAME_SITE)
 
@@ -52,11 +59,11 @@ def settle(tenant: Tenant, **values: object) -> None:
 def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenant: Tenant) -> None:
     assert "A job that succeeds leaves its model here" in browser.get("/models").text
     made = scene.scene(tenant)
-    other = scene.scene(Tenant(tenant.api))
+    other = a_model(Tenant(tenant.api))
     page = browser.get("/models").text
     for link in (model_page(made.model), model_page(tenant.base_model), f"/jobs/{made.succeeded}"):
         assert f'href="{link}"' in page
-    assert other.model not in page
+    assert other not in page
     assert made.model in browser.get(f"/models?q={made.model[-8:].upper()}").text
     assert "None has “nowhere” in its name" in browser.get("/models?q=nowhere").text
 
@@ -87,7 +94,7 @@ def test_a_model_tells_its_files_its_line_and_its_certificate(browser: httpx.Cli
 
 
 def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_breaks_nothing(browser: httpx.Client, tenant: Tenant) -> None:
-    model = scene.scene(tenant).model
+    model = a_model(tenant)
     path = tenant.api.storage.local_path(f"scene/{model}/{CERTIFICATE}")
     assert path is not None
     path.write_text(scene.certificate().model_dump_json().replace('"passed":true', '"passed":false', 1))
@@ -99,22 +106,22 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
 
 
 def test_the_line_goes_back_to_the_first_base_and_says_what_is_gone(browser: httpx.Client, tenant: Tenant) -> None:
-    made = scene.scene(tenant)
+    first, job_id = a_model(tenant), tenant.job().id
     second = f"ft:{tenant.base_model}:acme:again:00000000"
-    tenant.add_model(second, project_id=tenant.project_id, base=made.model, job_id=made.running)
-    tenant.add_model(f"{second}:bf16", project_id=tenant.project_id, base=made.model, job_id=made.running)
+    tenant.add_model(second, project_id=tenant.project_id, base=first, job_id=job_id)
+    tenant.add_model(f"{second}:bf16", project_id=tenant.project_id, base=first, job_id=job_id)
     with tenant.api.database.transaction() as session:
         session.execute(update(Model).where(Model.id == f"{second}:bf16").values(format="bf16"))
     lineage = browser.get(model_page(f"{second}:bf16")).text.partition('<ol class="line">')[2].partition("</ol>")[0]
-    assert re.findall(r'href="(/models/[^"]+)"', lineage) == [model_page(second), model_page(made.model), model_page(tenant.base_model)]
-    tenant.client.models.delete(made.model)
+    assert re.findall(r'href="(/models/[^"]+)"', lineage) == [model_page(second), model_page(first), model_page(tenant.base_model)]
+    tenant.client.models.delete(first)
     lineage = browser.get(model_page(second)).text.partition('<ol class="line">')[2].partition("</ol>")[0]
-    assert f"<code>{made.model}</code> <span" in lineage
+    assert f"<code>{first}</code> <span" in lineage
     assert tenant.base_model not in re.findall(r'href="/models/([^"]+)"', lineage)
 
 
 def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tenant) -> None:
-    model = scene.scene(tenant).model
+    model = a_model(tenant)
     here = model_page(model)
     assert 'value="gguf"' not in browser.get(here).text
     assert "there is no GGUF for the architecture" in post(browser, f"{here}/exports", format="gguf").text
@@ -137,14 +144,14 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
 
 
 def test_the_stream_brings_the_state_of_exports(browser: httpx.Client, tenant: Tenant) -> None:
-    here = model_page(scene.scene(tenant).model)
+    here = model_page(a_model(tenant))
     with browser.stream("GET", f"{here}/live") as stream:
         line = next(line for line in stream.iter_lines() if 'hx-target="#exports"' in line)
     assert line.startswith("data: <hx-partial")
 
 
 def test_files_come_one_by_one_as_a_tar_and_by_a_link(browser: httpx.Client, tenant: Tenant) -> None:
-    model = scene.scene(tenant).model
+    model = a_model(tenant)
     here = model_page(model)
     answer = browser.get(f"{here}/artifacts/config.json")
     assert (answer.content, answer.headers["content-disposition"][:10]) == (b"bytes", "attachment")
@@ -158,7 +165,7 @@ def test_files_come_one_by_one_as_a_tar_and_by_a_link(browser: httpx.Client, ten
 
 
 def test_deleting_says_what_follows_and_what_forbids_it(browser: httpx.Client, tenant: Tenant) -> None:
-    model = scene.scene(tenant).model
+    model = a_model(tenant)
     here = model_page(model)
     assert "3 files" in browser.get(here).text.partition('id="delete"')[2]
     job = tenant.job(model=model)
@@ -172,7 +179,7 @@ def test_deleting_says_what_follows_and_what_forbids_it(browser: httpx.Client, t
 
 def test_models_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
-    model = scene.scene(other).model
+    model = a_model(other)
     here = model_page(model)
     for path in ("", "/live", "/archive", "/artifacts/config.json"):
         assert browser.get(f"{here}{path}").status_code == 404, path
@@ -182,12 +189,12 @@ def test_models_of_another_project_are_not_there(browser: httpx.Client, tenant: 
 
 
 def test_who_may_only_read_downloads_and_changes_nothing(api: Api, tenant: Tenant) -> None:
-    model = scene.scene(tenant).model
+    model = a_model(tenant)
     here = model_page(model)
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as browser:
         browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
         page = browser.get(here).text
-        assert set(re.findall(r'action="([^"]+)"', page)) == {"/sign-out", f"{here}/links"}
+        assert set(re.findall(r'action="(/[^"]+)"', page)) == {"/sign-out", f"{here}/links"}
         for action in ("exports", "delete"):
             answer = post(browser, f"{here}/{action}", format="bf16")
             assert (answer.status_code, "needs an API key with the right" in answer.text) == (403, True)
@@ -198,6 +205,8 @@ def test_who_may_only_read_downloads_and_changes_nothing(api: Api, tenant: Tenan
 def test_a_name_stays_one_word_of_a_command(browser: httpx.Client, tenant: Tenant) -> None:
     model = f"x'; touch /tmp/y; $(id) {tenant.project_id}/<b>"
     tenant.add_model(model, project_id=tenant.project_id)
+    with tenant.api.database.transaction() as session:
+        session.add(Artifact(model_id=model, name="config.json", bytes=5, sha256="0" * 64, storage_key=model))
     page = browser.get(model_page(model))
     assert page.status_code == 200
     line = re.findall(r"<code>(falqon download [^<]*)</code>", page.text)[0]

@@ -213,7 +213,9 @@ def test_a_webhook_is_made_told_and_told_again(writer: Browser, tenant: Tenant, 
     assert first == second
     assert "answered the sample with 204" in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
     receiver.answers[0] = 500
-    assert "The test did not reach the endpoint" in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
+    assert (
+        'data-tone="bad">The endpoint answered the sample with 500' in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
+    )
 
 
 def test_a_webhook_is_changed_silenced_and_deleted(writer: Browser, tenant: Tenant, receiver: Receiver) -> None:
@@ -248,6 +250,7 @@ def test_webhooks_of_another_project_are_not_there(writer: Browser, tenant: Tena
         assert answer.status_code == 404 or answer.url.path == "/settings/webhooks", path
     assert writer.get(f"/settings/webhooks/{endpoint_id}").status_code == 404
     assert other.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()["enabled"] is True
+    other.http.close()
 
 
 @pytest.mark.parametrize("scope", [Scope.READ, Scope.WRITE])

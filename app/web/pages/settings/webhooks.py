@@ -105,8 +105,8 @@ def rotate_secret(app: App, request: Request, caller: WritingVisitor, endpoint_i
 @router.post("/{endpoint_id}/test", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
 def send_sample(app: App, request: Request, caller: WritingVisitor, endpoint_id: str, event_type: Field = None) -> Response:
     with told(request):
-        result = endpoints.test_endpoint(app, caller, endpoint_id, asked(TestRequest, event_type=event_type))
-        notify(request, f"The endpoint answered the sample with {result.status_code}.")
+        status = endpoints.test_endpoint(app, caller, endpoint_id, asked(TestRequest, event_type=event_type)).status_code
+        notify(request, f"The endpoint answered the sample with {status}.", failed=status >= 300)
     return to(f"{WEBHOOKS}/{endpoint_id}")
 
 
