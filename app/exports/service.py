@@ -13,7 +13,7 @@ from app.jobs.checkpoints import Name
 from app.jobs.lifecycle import TERMINAL
 from app.models import Export, ExportStatus, Job, Model
 from falqon_core.spec.config import Recipe
-from falqon_core.spec.formats import FormatName, FormatUnavailable, check_format
+from falqon_core.spec.formats import FORMATS, FormatName, FormatUnavailable, check_format
 
 MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
 
@@ -37,6 +37,17 @@ def get(session: Session, project_id: str, name: str, format: str) -> Export:
     if export is None:
         raise NotFound(f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.", param="format", code="export_not_found")
     return export
+
+
+def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, str]:
+    """The formats that it cannot be had in, each with the reason."""
+    source, reasons = _source(session, project_id, name), dict[FormatName, str]()
+    for format in FORMATS:
+        try:
+            _check(source, format)
+        except (InvalidRequest, IllegalState) as refusal:
+            reasons[format] = refusal.message.removeprefix("format: ")
+    return reasons
 
 
 def ask(session: Session, project_id: str, name: str, format: FormatName) -> Export:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from app.models import Desired, Job, JobStatus
 from app.web import svg
@@ -88,6 +89,11 @@ def said(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def model_page(model_id: str) -> str:
+    """The address of a model, whose id may hold slashes."""
+    return f"/models/{quote(model_id, safe='')}"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "age": age,
@@ -101,5 +107,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "usd": usd,
     "percent": percent,
     "said": said,
+    "model_page": model_page,
     "polyline": svg.polyline,
 }

@@ -78,6 +78,18 @@ def _writer(caller: Annotated[Caller, Depends(_visitor)]) -> Caller:
     return caller
 
 
+def _admin(caller: Annotated[Caller, Depends(_visitor)]) -> Caller:
+    caller.must_have(Scope.ADMIN)
+    return caller
+
+
+def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
+    caller.must_administer_installation()
+    return caller
+
+
 CHANGES = [Depends(refuse_forged_forms)]  # the dependencies of every route that changes something
 Visitor = Annotated[Caller, Depends(_visitor)]
 WritingVisitor = Annotated[Caller, Depends(_writer)]
+AdminVisitor = Annotated[Caller, Depends(_admin)]
+InstallationVisitor = Annotated[Caller, Depends(_installation_admin)]

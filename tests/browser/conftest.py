@@ -4,6 +4,7 @@ whatever else that test looks at."""
 import os
 import shutil
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def toy_service(short_tmp: Path) -> Iterator[Service]:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """An API without workers, for pages whose content a test writes itself."""
     folder = tmp_path_factory.mktemp("browser")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, webhook_networks=[ip_network("127.0.0.0/8")])
     yield api
     api.stop()
 

@@ -17,8 +17,11 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from app.web.text import model_page
+from app.webhooks.events import EVENT_TYPES
 from tests.browser.visit import CHROMIUMS, Visits
 from tests.support.house import ROOT
+from tests.support.receiver import Receiver, receiving
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
@@ -33,27 +36,34 @@ MAX_HEIGHT = {"light": 2600, "dark": 2600, "phone": 2400}  # of a picture, in th
 COLORS = 256  # the most frequent ones; flat screens need no more, and stay small
 RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 20, "validation_fraction": 0.1, "max_seq_length": 128}
 SECONDS = 300  # at most, for one job
+ENVIRONMENT = {
+    "FALQON_HEARTBEAT": "PT0.3S",
+    "FALQON_POLL": "PT0.5S",
+    "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
+    "OMP_NUM_THREADS": "2",
+}
 
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fq-", dir="/tmp"))
-    service = Service(folder / "service", {"FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S", "FALQON_NUM_THREADS": "1"}, toy=False)
+    service = Service(folder / "service", ENVIRONMENT, toy=False)
     try:
         service.wait_until_up()
         FOLDER.mkdir(exist_ok=True)
-        with sync_playwright() as playwright:
+        with sync_playwright() as playwright, receiving() as receiver:
             path = next(filter(None, map(shutil.which, CHROMIUMS)))
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
             photograph(browser, service, {"sign-in": "/sign-in", "first-job": "/"})
-            photograph(browser, service, screens(service))
+            photograph(browser, service, screens(service, receiver))
     finally:
         service.stop()
         service.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def screens(service: Service) -> dict[str, str]:
+def screens(service: Service, receiver: Receiver) -> dict[str, str]:
     jobs = service.client.fine_tuning.jobs
+    webhook = service.client.webhooks.create(name="ours", url=receiver.url, event_types=list(EVENT_TYPES)).id
     with (ROOT / "demo" / "support_desk.jsonl").open("rb") as data:
         file = service.client.files.create(file=data, purpose="fine-tune").id
     lost = submit(service, file, "support-desk", epochs=3, rank=32)
@@ -70,6 +80,8 @@ def screens(service: Service) -> dict[str, str]:
     notes = ("notes.jsonl", b'{"text": "fine"}\n' * 200_000 + b'{"text": 7}\n')
     submit(service, service.client.files.create(file=notes, purpose="fine-tune").id, "notes")
     wait_for(lambda: inspected(service, file), SECONDS)
+    model = exported(service, lost, "bf16")
+    receiver.answers[0] = 500
     jobs.cancel(submit(service, file, "mistaken"))
     running = submit(service, file, "support-desk-long", epochs=50)
     submit(service, file, "router")
@@ -83,6 +95,12 @@ def screens(service: Service) -> dict[str, str]:
         "new-job": f"/jobs/new?training_file={file}&model=falqon-tiny",
         "data": "/data",
         "file": f"/data/{file}?model=falqon-tiny",
+        "models": "/models",
+        "model": model_page(model),
+        "settings": "/settings",
+        "keys": "/settings/keys",
+        "prices": "/settings/prices",
+        "webhook": f"/settings/webhooks/{webhook}",
     }
 
 
@@ -110,6 +128,15 @@ def inspected(service: Service, file: str) -> bool:
 def end(service: Service, job_id: str) -> None:
     wait_for(lambda: service.client.fine_tuning.jobs.retrieve(job_id).finished_at, SECONDS, job_id)
     assert service.client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
+
+
+def exported(service: Service, job_id: str, format: str) -> str:
+    """The model of the job, once it is there in that form too."""
+    model = service.client.fine_tuning.jobs.retrieve(job_id).fine_tuned_model
+    assert model is not None
+    service.client.post(f"/models/{model}/exports", body={"format": format}, cast_to=object)
+    wait_for(lambda: f"{model}:{format}" in [one.id for one in service.client.models.list()], SECONDS)
+    return model
 
 
 def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> None:

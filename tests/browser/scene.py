@@ -10,11 +10,15 @@ from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
 from app.models import Artifact, Checkpoint, Inspection, InspectionStatus, JobStatus, Model, Worker
+from falqon_core.spec import certificate as certificates
+from falqon_core.spec.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
+from falqon_core.spec.config import Recipe
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import TINY_CONFIG, Tenant
 
 STEPS = 120
 EVALUATE_EVERY = 30
+CERTIFIED_COST = {"currency": "USD", "accrued": "0.0125", "usd_per_device_hour": "0.045", "price_source": "a large cloud"}
 
 
 class Scene(NamedTuple):
@@ -25,6 +29,7 @@ class Scene(NamedTuple):
     file: str
     bad_file: str
     model: str
+    base_model: str
 
 
 def scene(tenant: Tenant) -> Scene:
@@ -40,7 +45,7 @@ def scene(tenant: Tenant) -> Scene:
     queued = tenant.job(training_file=file).id
     inspected(tenant, file)
     bad_file = tenant.upload(b'{"text": 7}\n')
-    return Scene(running.job_id, succeeded.job_id, failed.job_id, queued, file, bad_file, tenant.base_model)
+    return Scene(running.job_id, succeeded.job_id, failed.job_id, queued, file, bad_file, model_id, tenant.base_model)
 
 
 def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
@@ -90,11 +95,34 @@ def a_model(tenant: Tenant, job_id: str) -> str:
             Model(id=model_id, project_id=tenant.project_id, base_model_id=tenant.base_model, job_id=job_id, config=TINY_CONFIG, bytes=5)
         )
         session.flush()
-        for name in ("config.json", "model.safetensors"):
-            stored = tenant.api.storage.put(f"scene/{model_id}/{name}", [b"bytes"])
+        contents = {"config.json": b"bytes", "model.safetensors": b"bytes", CERTIFICATE: certificate().model_dump_json().encode()}
+        for name, content in contents.items():
             key = f"scene/{model_id}/{name}"
+            stored = tenant.api.storage.put(key, [content])
             session.add(Artifact(model_id=model_id, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
     return model_id
+
+
+def certificate(answer: str = "Anything you like.") -> Certificate:
+    sha256 = "0" * 64
+    return Certificate(
+        checks=[
+            Check(name="codes_and_scales", passed=True, detail="28 tensors, bit for bit"),
+            Check(name="loss", passed=True, detail="1.2500 nats a token, the trainer's 1.2486", difference=0.0014, bound=0.05),
+        ],
+        held_out=HeldOut(source="validation", num_rows=4, num_tokens=305),
+        canary=Canary(prompt="user: What can you do?", trainer=answer, reloaded=answer),
+        base=certificates.Base(name="base", sha256=sha256),
+        data=Data(train=sha256, validation=None),
+        training=Training(
+            recipe=Recipe(), steps=STEPS, best_step=STEPS, num_records=12, trained_tokens=512 * STEPS, num_threads=2, num_processes=1,
+            metrics={"train_loss": 0.6843, "valid_loss": 0.7351},
+        ),
+        software=Software(falqon="1.0", source_sha256=sha256, python="3.12", libraries={"torch": "2.13"}),
+        device=Device(type="cpu", name="a processor"),
+        files=[],
+        service=certificates.Service(job="ftjob-1", model="ft", cost=Cost.model_validate(CERTIFIED_COST)),
+    )  # fmt: skip
 
 
 def drafts(step: int) -> list[Draft]:

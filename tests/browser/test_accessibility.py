@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from app.web import assets
 from tests.browser.scene import Scene, scene
 from tests.browser.visit import Visits
-from tests.support.api import Api, Tenant
+from tests.support.api import Api, Tenant, installation_admin
 
 AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
 SERIOUS = {"serious", "critical"}
@@ -29,9 +29,21 @@ PAGES = {
     "new job with a file": "/jobs/new?training_file={file}",
     "new job with a bad file": "/jobs/new?training_file={bad_file}",
     "data": "/data",
-    "a file": "/data/{file}?model={model}",
+    "a file": "/data/{file}?model={base_model}",
     "a bad file": "/data/{bad_file}",
+    "models": "/models",
+    "no model found": "/models?q=nowhere",
+    "a model": "/models/{model}",
+    "access": "/settings",
+    "webhooks": "/settings/webhooks",
+    "a webhook": "/settings/webhooks/{webhook}",
     "no such job": "/jobs/ftjob-none",
+}
+ADMIN_PAGES = {
+    "projects": "/settings",
+    "a project": "/settings/projects/{project}",
+    "keys": "/settings/keys",
+    "prices": "/settings/prices",
 }
 
 
@@ -63,17 +75,42 @@ def wait_for_charts(page: Page) -> None:
 def test_no_page_has_a_serious_fault_in_light_or_dark(visits: Visits, project: tuple[Tenant, Scene]) -> None:
     tenant, made = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
+    assert faults_of(page, PAGES, **made._asdict(), webhook=told(tenant)) == {}
+
+
+def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tenant, Scene]) -> None:
+    tenant, _ = project
+    tenant.limit(max_live_jobs=9)
+    with installation_admin(tenant.api) as http:
+        page = visits.sign_in(tenant.api.url, http.headers["authorization"].split()[1], reduced_motion="reduce")
+    assert faults_of(page, ADMIN_PAGES, project=tenant.project_id) == {}
+    page.goto("/settings/keys")
+    page.get_by_label("Name, such as").fill("axe")
+    page.get_by_role("button", name="Create key").click()
+    page.evaluate(AXE())
+    assert faults(page) == []
+
+
+def told(tenant: Tenant) -> str:
+    """A webhook endpoint, with a delivery that nobody took."""
+    endpoint_id = str(tenant.http.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}).json()["id"])
+    tenant.client.fine_tuning.jobs.cancel(tenant.job().id)
+    return endpoint_id
+
+
+def faults_of(page: Page, pages: dict[str, str], **ids: str) -> dict[str, list[str]]:
+    """By page, in light and dark; only pages that have some."""
     script = AXE()
     found: dict[str, list[str]] = {}
-    for name, path in PAGES.items():
-        page.goto(path.format(**made._asdict()))
+    for name, path in pages.items():
+        page.goto(path.format(**ids))
         wait_for_charts(page)
         page.evaluate(script)
         found[name] = faults(page)
         page.emulate_media(color_scheme="dark")
         found[f"{name}, dark"] = faults(page, "color-contrast")
         page.emulate_media(color_scheme="light")
-    assert {name: one for name, one in found.items() if one} == {}
+    return {name: one for name, one in found.items() if one}
 
 
 def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -> None:
@@ -87,7 +124,10 @@ def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -
     assert faults(page) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/jobs/{succeeded}", "/jobs/new", "/data", "/data/{file}", "/compare", "/workers"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/jobs/{succeeded}", "/jobs/new", "/data", "/data/{file}", "/compare", "/workers", "/models/{model}", "/settings/webhooks"],
+)
 def test_everything_is_reached_by_tab_and_seen(visits: Visits, project: tuple[Tenant, Scene], path: str) -> None:
     tenant, made = project
     page = visits.sign_in(tenant.api.url, tenant.key)

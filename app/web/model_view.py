@@ -1,0 +1,122 @@
+"""What a model's page shows beside what the API says of it: where it comes from, how to have it, and its certificate."""
+
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.artifacts import service as artifacts
+from app.artifacts.schemas import ArtifactObject
+from app.catalogue import service as catalogue
+from app.catalogue.naming import UNSAFE
+from app.catalogue.schemas import ModelObject
+from app.dependencies import Services
+from app.errors import NotFound
+from app.files import service as files
+from app.jobs import service as jobs
+from app.keys.caller import Caller
+from app.models import Job
+from falqon_core.spec.certificate import CERTIFICATE, Certificate
+
+MAX_GENERATIONS = 20
+CERTIFICATES = (CERTIFICATE, f"fp8-{CERTIFICATE}")  # an export carries that of the model it was made from
+MAX_CERTIFICATE_BYTES = 2**22
+
+
+class Command(NamedTuple):
+    label: str
+    text: str
+
+
+class TrainedOn(NamedTuple):
+    use: str
+    file_id: str
+    name: str | None  # None: it has been deleted
+
+
+class Generation(NamedTuple):
+    """One model of a line, and what made it."""
+
+    model_id: str
+    model: ModelObject | None  # None: it has been deleted
+    job: Job | None
+    began_from: str | None  # the checkpoint that its training began from
+    files: list[TrainedOn]
+
+
+def lineage(session: Session, project_id: str, model_id: str) -> list[Generation]:
+    """The model, what it was made from, and so on to the base model of all."""
+    line: list[Generation] = []
+    following: str | None = model_id
+    while following is not None and len(line) < MAX_GENERATIONS:
+        line.append(_generation(session, project_id, following))
+        model = line[-1].model
+        following = (exported_from(model) or model.base_model) if model else None
+    return line
+
+
+def exported_from(model: ModelObject) -> str | None:
+    """The model whose other form this one is."""
+    source = model.id.removesuffix(f":{model.format}")
+    return None if model.format is None or source == model.id else source
+
+
+def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Command]:
+    """Lines for a shell; what a name holds stays one word of it. `names`: of the model's files."""
+    folder = UNSAFE.sub("-", model.id).strip(".-") or "model"
+    hub = (
+        f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY hf download {shlex.quote(model.hub_id)} --local-dir {folder}"
+    )
+    found = [
+        Command("Download all of it, checked and resumable", f"falqon download {shlex.quote(model.id)} --output {folder}"),
+        Command("Or with Hugging Face's own command", f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}"),
+    ]
+    gguf = next((name for name in names if name.endswith(".gguf")), None)
+    if gguf is not None:
+        found.append(Command("Serve it with llama.cpp", f"llama-server -m ./{folder}/{shlex.quote(gguf)}"))
+    elif model.format == "lora":
+        found.append(Command("Put it on its base model, in Python", f'model = PeftModel.from_pretrained(base, "{folder}")'))
+    elif "config.json" in names:
+        found.append(Command("Serve it", f"vllm serve ./{folder}"))
+    return found
+
+
+def certificate(app: Services, caller: Caller, found: Sequence[ArtifactObject]) -> Certificate | None:
+    """None where there is none that can be read; the file itself stays among the others."""
+    named = next((one for one in found if one.name in CERTIFICATES and one.bytes <= MAX_CERTIFICATE_BYTES), None)
+    if named is None:
+        return None
+    with app.database.read() as session:
+        key = artifacts.get(session, caller.project_id, named.model, named.name).storage_key
+    try:
+        return Certificate.model_validate_json(b"".join(app.storage.chunks(key)))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _generation(session: Session, project_id: str, model_id: str) -> Generation:
+    try:
+        model = ModelObject.of(catalogue.get(session, project_id, model_id))
+    except NotFound:
+        return Generation(model_id, None, None, None, [])
+    job = _job(session, project_id, model.fine_tuning_job)
+    if job is None or exported_from(model) is not None:
+        return Generation(model_id, model, job, None, [])
+    uses = (("Trained on", job.training_file_id), ("Validated on", job.validation_file_id))
+    trained_on = [TrainedOn(use, id_, _filename(session, project_id, id_)) for use, id_ in uses if id_ is not None]
+    began_from = str(job.requested["model"]) if job.base_checkpoint_id else None
+    return Generation(model_id, model, job, began_from, trained_on)
+
+
+def _job(session: Session, project_id: str, job_id: str | None) -> Job | None:
+    try:
+        return None if job_id is None else jobs.get(session, project_id, job_id)
+    except NotFound:
+        return None
+
+
+def _filename(session: Session, project_id: str, file_id: str) -> str | None:
+    file = files.find(session, project_id, file_id)
+    return None if file is None else file.filename

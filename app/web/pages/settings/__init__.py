@@ -1,0 +1,10 @@
+"""Who may do what, what it costs, and who is told: four screens under one heading."""
+
+from fastapi import APIRouter
+
+from app.web.pages.settings import keys, prices, projects, webhooks
+
+router, streams = APIRouter(), APIRouter()
+for screen in (projects, keys, prices, webhooks):
+    router.include_router(screen.router)
+streams.include_router(webhooks.streams)

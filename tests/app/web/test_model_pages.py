@@ -1,0 +1,214 @@
+import hashlib
+import html
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from app.models import Artifact, Export, ExportStatus, Model, Scope
+from app.web.text import model_page
+from falqon_core.spec.certificate import CERTIFICATE
+from tests.app.web.test_pages import SAME_SITE, sign_in, token
+from tests.browser import scene
+from tests.support.api import Api, Tenant
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("models")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    yield api
+    api.stop()
+
+
+@pytest.fixture
+def tenant(api: Api) -> Iterator[Tenant]:
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+
+
+@pytest.fixture
+def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
+        sign_in(client, tenant)
+        yield client
+
+
+def a_model(tenant: Tenant) -> str:
+    """Of a job that has ended."""
+    job_id = tenant.job().id
+    tenant.client.fine_tuning.jobs.cancel(job_id)
+    return scene.a_model(tenant, job_id)
+
+
+def post(browser: httpx.Client, path: str, **form: str) -> httpx.Response:
+    return browser.post(path, data={"csrf": token(browser.get("/")), **form}, headers=SAME_SITE)
+
+
+def settle(tenant: Tenant, **values: object) -> None:
+    """What a worker makes of the exports of this project."""
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Export).where(Export.project_id == tenant.project_id).values(**values))
+
+
+def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenant: Tenant) -> None:
+    assert "A job that succeeds leaves its model here" in browser.get("/models").text
+    made = scene.scene(tenant)
+    other = a_model(Tenant(tenant.api))
+    page = browser.get("/models").text
+    for link in (model_page(made.model), model_page(tenant.base_model), f"/jobs/{made.succeeded}"):
+        assert f'href="{link}"' in page
+    assert other not in page
+    assert made.model in browser.get(f"/models?q={made.model[-8:].upper()}").text
+    assert "None has “nowhere” in its name" in browser.get("/models?q=nowhere").text
+
+
+def test_a_model_tells_its_files_its_line_and_its_certificate(browser: httpx.Client, tenant: Tenant) -> None:
+    made = scene.scene(tenant)
+    hub_id = tenant.http.get(f"/v1/models/{made.model}").json()["hub_id"]
+    page = browser.get(model_page(made.model)).text
+    folder = made.model.replace(":", "-")
+    for text in (
+        f"falqon download {made.model} --output {folder}",
+        f"HF_ENDPOINT={tenant.api.url}/hub HF_TOKEN=$FALQON_API_KEY hf download {hub_id} --local-dir {folder}",
+        f"vllm serve ./{folder}",
+        hashlib.sha256(b"bytes").hexdigest(),
+        f'href="/jobs/{made.succeeded}"',
+        "rows.jsonl",
+        f'href="{model_page(tenant.base_model)}"',
+        "all 2 checks passed",
+        "28 tensors, bit for bit",
+        "0.0014",
+        "0.7351",
+        "305 tokens of the validation data",
+    ):
+        assert text in page
+    base = browser.get(model_page(tenant.base_model)).text
+    assert "/delete" not in base
+    assert "A base model is used as it was added" in base
+
+
+def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_breaks_nothing(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    path = tenant.api.storage.local_path(f"scene/{model}/{CERTIFICATE}")
+    assert path is not None
+    path.write_text(scene.certificate().model_dump_json().replace('"passed":true', '"passed":false', 1))
+    assert "1 of 2 checks passed" in browser.get(model_page(model)).text
+    for damage in (lambda: path.write_text("{}"), path.unlink):
+        damage()
+        page = browser.get(model_page(model))
+        assert (page.status_code, "There is none among its files that can be read" in page.text) == (200, True)
+
+
+def test_the_line_goes_back_to_the_first_base_and_says_what_is_gone(browser: httpx.Client, tenant: Tenant) -> None:
+    first, job_id = a_model(tenant), tenant.job().id
+    second = f"ft:{tenant.base_model}:acme:again:00000000"
+    tenant.add_model(second, project_id=tenant.project_id, base=first, job_id=job_id)
+    tenant.add_model(f"{second}:bf16", project_id=tenant.project_id, base=first, job_id=job_id)
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Model).where(Model.id == f"{second}:bf16").values(format="bf16"))
+    lineage = browser.get(model_page(f"{second}:bf16")).text.partition('<ol class="line">')[2].partition("</ol>")[0]
+    assert re.findall(r'href="(/models/[^"]+)"', lineage) == [model_page(second), model_page(first), model_page(tenant.base_model)]
+    tenant.client.models.delete(first)
+    lineage = browser.get(model_page(second)).text.partition('<ol class="line">')[2].partition("</ol>")[0]
+    assert f"<code>{first}</code> <span" in lineage
+    assert tenant.base_model not in re.findall(r'href="/models/([^"]+)"', lineage)
+
+
+def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    here = model_page(model)
+    assert 'value="gguf"' not in browser.get(here).text
+    assert "there is no GGUF for the architecture" in post(browser, f"{here}/exports", format="gguf").text
+    assert "format: " in post(browser, f"{here}/exports", format="nothing").text
+    page = post(browser, f"{here}/exports", format="bf16").text
+    assert "A worker makes the bf16 form" in page
+    assert "being made" in page
+    assert f'hx-sse:connect="{here}/live"' in page
+    assert [one["status"] for one in tenant.http.get(f"/v1/models/{model}/exports").json()["data"]] == ["in_progress"]
+    settle(tenant, status=ExportStatus.FAILED, error_code="x", error_message="The disk is full.")
+    page = browser.get(here).text
+    assert "The disk is full." in page
+    assert 'value="bf16"' in page
+    assert "being made" in post(browser, f"{here}/exports", format="bf16").text
+    settle(tenant, status=ExportStatus.COMPLETED)
+    tenant.add_model(f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model, job_id="ftjob-1")
+    assert f'href="{model_page(f"{model}:bf16")}"' in browser.get(here).text
+    tenant.client.models.delete(f"{model}:bf16")
+    assert 'value="bf16"' in browser.get(here).text
+
+
+def test_the_stream_brings_the_state_of_exports(browser: httpx.Client, tenant: Tenant) -> None:
+    here = model_page(a_model(tenant))
+    with browser.stream("GET", f"{here}/live") as stream:
+        line = next(line for line in stream.iter_lines() if 'hx-target="#exports"' in line)
+    assert line.startswith("data: <hx-partial")
+
+
+def test_files_come_one_by_one_as_a_tar_and_by_a_link(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    here = model_page(model)
+    answer = browser.get(f"{here}/artifacts/config.json")
+    assert (answer.content, answer.headers["content-disposition"][:10]) == (b"bytes", "attachment")
+    with tarfile.open(fileobj=io.BytesIO(browser.get(f"{here}/archive").content)) as tar:
+        assert sorted(name.rpartition("/")[2] for name in tar.getnames()) == [CERTIFICATE, "config.json", "model.safetensors"]
+    page = post(browser, f"{here}/links", name="config.json", expires_in_seconds="3600").text
+    url = html.unescape(re.findall(r"<code>(http[^<]+)</code>", page)[0])
+    assert httpx.get(url, verify=False).content == b"bytes"
+    for name, seconds, says in (("nothing", "3600", "has no artifact"), ("config.json", "x", "expires_in_seconds: "), ("", "1", "name: ")):
+        assert says in post(browser, f"{here}/links", name=name, expires_in_seconds=seconds).text
+
+
+def test_deleting_says_what_follows_and_what_forbids_it(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    here = model_page(model)
+    assert "3 files" in browser.get(here).text.partition('id="delete"')[2]
+    job = tenant.job(model=model)
+    assert f"The model is used by {job.id}" in post(browser, f"{here}/delete").text
+    tenant.client.fine_tuning.jobs.cancel(job.id)
+    answer = post(browser, f"{here}/delete")
+    assert (answer.url.path, f"{model} is deleted." in answer.text) == ("/models", True)
+    assert browser.get(here).status_code == 404
+    assert "cannot be deleted" in post(browser, f"{model_page(tenant.base_model)}/delete").text
+
+
+def test_models_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
+    other = Tenant(tenant.api)
+    model = a_model(other)
+    here = model_page(model)
+    for path in ("", "/live", "/archive", "/artifacts/config.json"):
+        assert browser.get(f"{here}{path}").status_code == 404, path
+    for action, form in (("exports", {"format": "bf16"}), ("links", {"name": "config.json", "expires_in_seconds": "60"}), ("delete", {})):
+        assert post(browser, f"{here}/{action}", **form).status_code == 404, action
+    assert other.client.models.retrieve(model).id == model
+
+
+def test_who_may_only_read_downloads_and_changes_nothing(api: Api, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    here = model_page(model)
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as browser:
+        browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
+        page = browser.get(here).text
+        assert set(re.findall(r'action="(/[^"]+)"', page)) == {"/sign-out", f"{here}/links"}
+        for action in ("exports", "delete"):
+            answer = post(browser, f"{here}/{action}", format="bf16")
+            assert (answer.status_code, "needs an API key with the right" in answer.text) == (403, True)
+        assert "until your key is revoked" in post(browser, f"{here}/links", name="config.json", expires_in_seconds="60").text
+    assert tenant.http.get(f"/v1/models/{model}/exports").json()["data"] == []
+
+
+def test_a_name_stays_one_word_of_a_command(browser: httpx.Client, tenant: Tenant) -> None:
+    model = f"x'; touch /tmp/y; $(id) {tenant.project_id}/<b>"
+    tenant.add_model(model, project_id=tenant.project_id)
+    with tenant.api.database.transaction() as session:
+        session.add(Artifact(model_id=model, name="config.json", bytes=5, sha256="0" * 64, storage_key=model))
+    page = browser.get(model_page(model))
+    assert page.status_code == 200
+    line = re.findall(r"<code>(falqon download [^<]*)</code>", page.text)[0]
+    assert html.unescape(line).startswith("""falqon download 'x'"'"'; touch /tmp/y; $(id) """)
+    assert "<b>" not in page.text
