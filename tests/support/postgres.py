@@ -4,6 +4,7 @@ Never one that happens to listen.
 """
 
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ class PostgresServer:
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self.folder = folder
+        self._numbers = itertools.count()
         self._fsync = "on" if durable else "off"
         self.data = folder / "data"
         self._user = "nobody" if os.geteuid() == 0 else None  # postgres refuses to run as root
@@ -60,6 +62,8 @@ class PostgresServer:
             self._process = None
 
     def create_database(self, name: str) -> str:
+        """An empty one, whose name begins so."""
+        name = f"{name}_{next(self._numbers)}"
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
         return self.url.replace("/postgres?", f"/{name}?")
