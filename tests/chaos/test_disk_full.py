@@ -41,9 +41,8 @@ def test_a_full_disk_costs_nothing_but_time(fleet: Fleet, rng: random.Random, co
             job = house.job(job_id)
             assert (job.paused_reason, job.infra_failures, job.error_code) == ("disk_full", 0, None)
             assert (house.attempts(job_id)[-1].outcome, house.trainers()) == ("paused", [])
-        fired = sum(mark.exists() for mark in marks)
-        assert fired == len(paused)
-        full += fired
+        assert len(paused) <= sum(mark.exists() for mark in marks)  # a checkpoint without space at the very end costs nothing
+        full += len(paused)
         fleet.send_home(fleet.workers)
         fleet.resumes_full_disks = True
         fleet.start(2)
@@ -51,4 +50,6 @@ def test_a_full_disk_costs_nothing_but_time(fleet: Fleet, rng: random.Random, co
         fleet.start(0)
         fleet.send_home(fleet.workers)
         count(full_disks=full)
+    codes = {attempt.error_code for job_id in fleet.toys for attempt in house.attempts(job_id)}
+    assert "internal_error" not in codes, "a full disk that was taken for something else"
     count(full_disks=full, **check_all(house, fleet.toys))
