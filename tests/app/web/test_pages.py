@@ -162,7 +162,7 @@ def test_a_wrong_key_and_a_forged_cookie_get_nothing(browser: httpx.Client) -> N
     ],
 )
 def test_forms_of_other_sites_change_nothing(browser: httpx.Client, tenant: Tenant, headers: dict[str, str]) -> None:
-    """Every route that could and asks for no key: what is added later is asked too."""
+    """Every route that could and looks at the cookie: what is added later is asked too. /v1 and /hub take API keys alone."""
     sign_in(browser, tenant)
     changing = [
         (method, path)
