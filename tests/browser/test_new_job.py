@@ -60,10 +60,10 @@ def test_a_file_is_dropped_corrected_and_trained_with(visits: Visits, service: S
     # The estimate follows what is typed, and a mistake stands at its field.
     expect(fact(page, "Tokens")).to_contain_text("counted")
     expect(fact(page, "Steps")).to_contain_text("3 epochs of 40 records")
-    before = fact(page, "Cost").text_content()
+    before = fact(page, "Tokens").text_content()
     page.get_by_label("Epochs").fill("40")
     expect(fact(page, "Steps")).to_contain_text("40 epochs")
-    assert fact(page, "Cost").text_content() != before
+    assert fact(page, "Tokens").text_content() != before
     page.get_by_label("Rank").fill("5000")
     expect(page.locator("#error-rank")).to_contain_text("less than or equal to 1024")
     page.get_by_label("Rank").fill("8")
