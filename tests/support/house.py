@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from app.database import Database
 from app.ids import new_id
+from app.leash import leashed
 from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.settings import Settings
 from app.storage import Storage, keys
@@ -112,7 +113,7 @@ class House(Records):
         command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", queue]
         with (self.settings.data_dir / "worker.log").open("ab") as log:
             child = subprocess.Popen(
-                [*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"],
+                leashed([*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"]),
                 cwd=ROOT,
                 env=self.environment() | environment,
                 stdout=log,
