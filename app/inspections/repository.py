@@ -33,11 +33,12 @@ def of_file(session: Session, file_id: str) -> list[Inspection]:
     return list(session.scalars(select(Inspection).where(Inspection.file_id == file_id).order_by(Inspection.id)))
 
 
-def tokens_of(session: Session, file_ids: Sequence[str]) -> dict[str, int]:
+def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
     """Tokens of one epoch, as the newest completed inspection of each file counted them."""
     tokens = Inspection.result["tokens_per_epoch"].as_integer().label("tokens")
     completed = (Inspection.file_id.in_(file_ids), Inspection.status == InspectionStatus.COMPLETED)
-    statement = select(Inspection.file_id, tokens).where(*completed).order_by(Inspection.id)
+    mine = select(Inspection.file_id, tokens).join(File, File.id == Inspection.file_id).where(File.project_id == project_id)
+    statement = mine.where(*completed).order_by(Inspection.id)
     return {row.file_id: row.tokens for row in session.execute(statement)}
 
 

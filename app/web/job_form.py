@@ -26,6 +26,7 @@ Errors = dict[str, str]
 OFFICIAL = {"num_epochs": "n_epochs", "batch_size": "batch_size"}  # hyperparameters that OpenAI's request has a place for
 MAIN = ("num_epochs", "learning_rate", "batch_size", "rank")
 ELSEWHERE = ("method", "seed")  # of the recipe: by the file, and at the top of the request
+LABELS = {"num_epochs": "Epochs", "lr_schedule": "Learning rate schedule", "a_init": "Start of A", "simulate_fp8": "Simulate FP8"}
 OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
 BUDGET: dict[str, Kind] = {"max_cost_usd": "text", "max_seconds": "integer"}
 
@@ -48,7 +49,7 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     kind: Kind = "choice" if "enum" in kinds[0] else {"array": "list"}.get(kinds[0]["type"], kinds[0]["type"])
     default = schema.get("default")
     shown = "auto" if default is None else json.dumps(default).strip('"')
-    label = {"num_epochs": "Epochs"}.get(name, name.replace("_", " ").capitalize())
+    label = LABELS.get(name, name.replace("_", " ").capitalize())
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(OFFICIAL.get(name, name), label, kind, shown, schema.get("description", ""), choices)
 

@@ -80,7 +80,7 @@ def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
         scene.inspected(tenant, good := tenant.upload(), payload)
         for path in (f"/data/{file}", f"/jobs/new?training_file={file}"):
             page.goto(path)
-            expect(page.get_by_role("region", name="Bad lines")).to_be_visible()
+            expect(page.get_by_role("region", name="Bad lines").first).to_be_visible()
         for path in (f"/data/{good}?model={tenant.base_model}", f"/jobs/new?training_file={good}&model={tenant.base_model}"):
             page.goto(path)
             assert page.locator(".tokens mark").text_content() == payload.replace("\r\n", "\n")

@@ -51,7 +51,7 @@ def data_page(app: App, request: Request, caller: Visitor, after: Annotated[str 
     with app.database.read() as session:
         found = files.newest_first(session, caller.project_id, after=after, limit=PAGE, order="desc", purpose=None)
         ids = [file.id for file in found[:PAGE]]
-        counted, used = inspections.tokens_of(session, ids), jobs.num_using(session, caller.project_id, ids)
+        counted, used = inspections.tokens_of(session, caller.project_id, ids), jobs.num_using(session, caller.project_id, ids)
     rows = [_row(file, counted.get(file.id), used.get(file.id, 0)) for file in found[:PAGE]]
     return page(request, "data/page.html", caller, rows=rows, after=after, more=ids[-1] if len(found) > PAGE else "")
 
