@@ -66,7 +66,8 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> 
         raise OperationalError("BEGIN", {}, ConnectionError("gone"))
 
     event.listen(engine, "begin", away)
-    for path in ("/v1/models", "/v1/files", "/"):
+    assert tenant.http.get("/").status_code == 503
+    for path in ("/v1/models", "/v1/files"):
         answer = tenant.http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
         assert int(answer.headers["retry-after"]) > 0

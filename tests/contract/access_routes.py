@@ -288,26 +288,17 @@ ROUTES = {
     ("DELETE", "/v1/api_keys/{key_id}"): Route(ADMIN, a_key, without_key),
 }  # fmt: skip
 
-# Without a key, or with the dashboard's cookie, which has tests of its own.
+# Without a key. The pages of the dashboard are asked in tests/app/web/test_page_access.py.
 PUBLIC = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
-    ("GET", "/"),
-    ("POST", "/sign-in"),
-    ("POST", "/sign-out"),
     ("GET", "/docs"),
-    ("GET", "/jobs/new"),
-    ("POST", "/jobs/new"),
-    ("POST", "/jobs/new/estimate"),
-    ("GET", "/data"),
-    ("POST", "/data"),
-    ("GET", "/data/{file_id}"),
-    ("GET", "/data/{file_id}/content"),
-    ("POST", "/data/{file_id}/delete"),
     ("GET", "/links/{token}/{filename}"),  # the signature in it is the key
     ("HEAD", "/links/{token}/{filename}"),
     ("*", "/static"),
     ("*", "/docs/assets"),
+    ("*", "/assets/htmx"),
+    ("*", "/assets/uplot"),
 }

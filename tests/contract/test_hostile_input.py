@@ -46,6 +46,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs/{job_id}/clone": JOB,
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {"falqon": {"budget": {"max_cost_usd": "2.50", "max_seconds": 60}}},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_a"]},
+    "POST /v1/models/{model}/exports": {"format": "bf16"},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/uploads": {
         "filename": "a", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/jsonl",
@@ -136,6 +137,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "file_id": job.training_file, "held_out": tenant.upload(), "job_id": job.id, "upload_id": upload.id,
         "webhook_endpoint_id": endpoint.id, "delivery_id": "whd_x", "model": tenant.base_model, "name": "config.json",
         "checkpoint": checkpoint, "permission_id": "cp_x", "project_id": Tenant(api).project_id, "key_id": "key_x",
+        "format": "bf16",
     }  # fmt: skip
     yield Place(api, tenant, objects, httpx.get(f"{api.url}/openapi.json", verify=False).json())
     tenant.http.close()

@@ -73,4 +73,5 @@ def test_numbers_are_finite(value: float) -> None:
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
-    assert {code.name: code.value for code in ExitCode} == {"DONE": 0, "USER_ERROR": 65, "INTERNAL": 70, "OUT_OF_MEMORY": 71, "STOPPED": 75}
+    documented = {"DONE": 0, "USER_ERROR": 65, "INTERNAL": 70, "OUT_OF_MEMORY": 71, "CERTIFICATE_MISMATCH": 72, "STOPPED": 75}
+    assert {code.name: code.value for code in ExitCode} == documented
