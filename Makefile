@@ -56,8 +56,9 @@ lint: setup
 types: setup
 	mypy
 
+# A file of tests stays with one process; half of them wait for something most of the time.
 unit: setup $(VENV)/.smollm2
-	python -m pytest
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 format: setup
 	ruff check --fix .
