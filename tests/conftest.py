@@ -10,6 +10,7 @@ import pytest
 
 from app import migrate
 from app.database import Database
+from tests.chaos.summary import pytest_terminal_summary as pytest_terminal_summary
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import Valkey
 

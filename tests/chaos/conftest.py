@@ -8,10 +8,10 @@ import pytest
 
 from app.database import Database
 from tests.chaos.fleet import Fleet
+from tests.chaos.summary import COUNTS
 from tests.support.house import House
 
 Count = Callable[..., None]
-COUNTS = "chaos"
 SEED = "CHAOS_SEED"
 
 
@@ -49,12 +49,3 @@ def count(request: pytest.FixtureRequest, seed: int, record_property: Callable[[
     seen: dict[str, object] = {}
     yield lambda **counts: seen.update(counts)
     record_property(COUNTS, " ".join([f"{request.node.name}:", *(f"{name}={value}" for name, value in seen.items()), f"{SEED}={seed}"]))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    ends = [report for kind in ("", "error") for report in terminalreporter.stats.get(kind, []) if report.when == "teardown"]
-    lines = [value for report in ends for name, value in report.user_properties if name == COUNTS]
-    if lines:
-        terminalreporter.section("chaos")
-    for line in lines:
-        terminalreporter.line(str(line))

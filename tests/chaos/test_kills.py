@@ -11,7 +11,7 @@ from tests.chaos.invariants import check_all
 from tests.chaos.scale import SCALE
 
 NUM_WORKERS = 4
-PAUSE_SECONDS = (0.2, 1.5)
+PAUSE_SECONDS = (0.1, 0.8)
 
 
 def test_killed_at_random(fleet: Fleet, rng: random.Random, count: Count) -> None:
