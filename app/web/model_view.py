@@ -66,9 +66,7 @@ def exported_from(model: ModelObject) -> str | None:
 def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Command]:
     """Lines for a shell; what a name holds stays one word of it. `names`: of the model's files."""
     folder = UNSAFE.sub("-", model.id).strip(".-") or "model"
-    hub = (
-        f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY hf download {shlex.quote(model.hub_id)} --local-dir {folder}"
-    )
+    hub = f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY"
     found = [
         Command("Download all of it, checked and resumable", f"falqon download {shlex.quote(model.id)} --output {folder}"),
         Command("Or with Hugging Face's own command", f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}"),

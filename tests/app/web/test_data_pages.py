@@ -3,40 +3,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import pytest
 
 from app.models import Scope
 from app.web import job_form
 from falqon_core.spec.config import Recipe
-from tests.app.web.test_pages import SAME_SITE, sign_in, token
 from tests.browser import scene
-from tests.support.api import Api, Tenant, jsonl
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder: Path = tmp_path_factory.mktemp("web")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, max_file_bytes=2**20)
-    yield api
-    api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
-
-
-@pytest.fixture
-def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
-        sign_in(client, tenant)
-        yield client
+from tests.support.api import Tenant, jsonl
+from tests.support.pages import SAME_SITE, token
 
 
 def upload(browser: httpx.Client, content: bytes = b"", **data: str) -> httpx.Response:

@@ -2,8 +2,6 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,32 +15,9 @@ from app.keys.caller import Caller
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
 from app.web.pages.jobs import shown_table
 from app.web.rendering import fragment
-from tests.app.web.test_pages import SAME_SITE, sign_in, token
 from tests.browser import scene
 from tests.support.api import Api, Tenant
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder: Path = tmp_path_factory.mktemp("web")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
-    yield api
-    api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
-
-
-@pytest.fixture
-def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
-        sign_in(client, tenant)
-        yield client
-
+from tests.support.pages import SAME_SITE, token
 
 PATHS = ["", "/metrics", "/metrics?format=csv", "/artifacts/config.json", "/live"]
 ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]

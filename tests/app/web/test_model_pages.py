@@ -3,40 +3,16 @@ import html
 import io
 import re
 import tarfile
-from collections.abc import Iterator
 
 import httpx
-import pytest
 from sqlalchemy import update
 
 from app.models import Artifact, Export, ExportStatus, Model, Scope
 from app.web.text import model_page
 from falqon_core.spec.certificate import CERTIFICATE
-from tests.app.web.test_pages import SAME_SITE, sign_in, token
 from tests.browser import scene
 from tests.support.api import Api, Tenant
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder = tmp_path_factory.mktemp("models")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
-    yield api
-    api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
-
-
-@pytest.fixture
-def browser(api: Api, tenant: Tenant) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
-        sign_in(client, tenant)
-        yield client
+from tests.support.pages import SAME_SITE, token
 
 
 def a_model(tenant: Tenant) -> str:
@@ -74,9 +50,9 @@ def test_a_model_tells_its_files_its_line_and_its_certificate(browser: httpx.Cli
     page = browser.get(model_page(made.model)).text
     folder = made.model.replace(":", "-")
     for text in (
-        f"falqon download {made.model} --output {folder}",
-        f"HF_ENDPOINT={tenant.api.url}/hub HF_TOKEN=$FALQON_API_KEY hf download {hub_id} --local-dir {folder}",
-        f"vllm serve ./{folder}",
+        f"<code>falqon download {made.model} --output {folder}</code>",
+        f"<code>HF_ENDPOINT={tenant.api.url}/hub HF_TOKEN=$FALQON_API_KEY hf download {hub_id} --local-dir {folder}</code>",
+        f"<code>vllm serve ./{folder}</code>",
         hashlib.sha256(b"bytes").hexdigest(),
         f'href="/jobs/{made.succeeded}"',
         "rows.jsonl",

@@ -17,42 +17,19 @@ from app.web import assets
 from app.web.link import NAME, issue
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
+from tests.support.pages import SAME_SITE, sign_in, token
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'self'"
 )
-SAME_SITE = {"sec-fetch-site": "same-origin"}
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder = tmp_path_factory.mktemp("web")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
-    yield api
-    api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
 
 
 @pytest.fixture
 def browser(api: Api) -> Iterator[httpx.Client]:
+    """Not signed in yet."""
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as client:
         yield client
-
-
-def token(page: httpx.Response) -> str:
-    """What a form of this page carries."""
-    return re.findall(r'name="csrf" value="([^"]+)"', page.text)[0]
-
-
-def sign_in(browser: httpx.Client, tenant: Tenant) -> httpx.Response:
-    return browser.post("/sign-in", data={"key": f" {tenant.key} "}, headers=SAME_SITE)
 
 
 def test_jobs_are_shown_to_who_signed_in(browser: httpx.Client, tenant: Tenant) -> None:

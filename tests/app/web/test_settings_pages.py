@@ -1,13 +1,12 @@
 import re
 from collections.abc import Iterator
-from ipaddress import ip_network
 
 import httpx
 import pytest
 
 from app.models import Scope
-from tests.app.web.test_pages import SAME_SITE, token
 from tests.support.api import Api, Tenant, installation_admin
+from tests.support.pages import SAME_SITE, token
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import wait_for
 
@@ -29,21 +28,6 @@ CHANGES = {
     "/settings/webhooks/{endpoint}/delete": Scope.WRITE,
     "/settings/webhooks/{endpoint}/deliveries/whd_x/resend": Scope.WRITE,
 }
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder = tmp_path_factory.mktemp("settings")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, webhook_networks=[ip_network("127.0.0.0/8")])
-    yield api
-    api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
 
 
 class Browser:
