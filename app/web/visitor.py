@@ -62,7 +62,9 @@ def _refusal(request: Request, error: ApiError) -> Response:
         came_from = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         is_worth_a_return = request.method == "GET" and came_from != "/"
         return RedirectResponse(f"/sign-in?next={quote(came_from, safe='')}" if is_worth_a_return else "/sign-in", 303)
-    return page(request, "error.html", status_code=error.status, error=error)
+    refused = page(request, "error.html", status_code=error.status, error=error)
+    refused.headers.update(error.headers)
+    return refused
 
 
 def _visitor(app: App, request: Request) -> Caller:

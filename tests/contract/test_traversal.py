@@ -43,6 +43,7 @@ def test_nothing_outside_is_ever_read(api: Api) -> None:
                 assert CANARY.encode() not in body
                 assert b"root:" not in body
                 assert answer.status < 500, (place, name)
+                assert answer.status != 303 or answer.headers["location"].startswith("/sign-in"), (place, name)
                 statuses.add(answer.status)
     connection.close()
     tenant.http.close()
