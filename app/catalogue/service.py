@@ -15,6 +15,11 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     return model
 
 
+def trainable(session: Session, project_id: str) -> list[Model]:
+    """Those that a job may start from."""
+    return [model for model in repository.visible(session, project_id) if model.format not in NOT_TRAINABLE]
+
+
 def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     """The model that Hugging Face's libraries mean; its own id is as good where they take it."""
     found = repository.find(session, project_id, hub_id)

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.catalogue import service as catalogue
@@ -21,6 +23,10 @@ def get_file(session: Session, project_id: str, file_id: str) -> File:
 
 def all_of(session: Session, file: File) -> list[InspectionObject]:
     return [InspectionObject.of(row) for row in repository.of_file(session, file.id)]
+
+
+def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
+    return repository.tokens_of(session, project_id, file_ids)
 
 
 def checked(session: Session, project_id: str, question: Question) -> Question:

@@ -7,7 +7,6 @@ from fastapi.exceptions import RequestValidationError
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
-from app.catalogue.naming import fine_tuned_model_id
 from app.dependencies import After, ApiRoute, App, Reader, Services, Writer
 from app.errors import InvalidRequest
 from app.jobs import idempotency, metrics, queue, repository, service
@@ -158,7 +157,7 @@ def list_checkpoints(app: App, caller: Reader, job_id: str, after: After = None,
     with app.database.read() as session:
         job = service.get(session, caller.project_id, job_id)
         checkpoints = service.checkpoints(session, job, after=after, limit=limit)
-        model_id = fine_tuned_model_id(job, repository.project_name(session, job.project_id))
+        model_id = service.model_id(session, job)
     return Page[CheckpointObject].of([CheckpointObject.of(checkpoint, model_id) for checkpoint in checkpoints], limit)
 
 

@@ -29,12 +29,12 @@ class Prompt(NamedTuple):
     completions: list[tuple[int, str]]
 
 
-def stretches(session: Session, job: Job, attempts: Sequence[Attempt], messages: Sequence[Event]) -> list[Stretch]:
+def stretches(session: Session, job: Job, messages: Sequence[Event]) -> list[Stretch]:
     """`messages`: those of the job, among them how each attempt began."""
     began = {event.data["attempt"]: event.seq for event in messages if event.data and "worker" in event.data}
     found: list[Stretch] = []
     reached = 0
-    for attempt in attempts:
+    for attempt in repository.attempts(session, [job.id])[job.id]:
         next_began = began.get(attempt.number + 1, job.last_event_seq + 1)
         last = repository.step_before(session, job.id, next_began)
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)

@@ -1,9 +1,11 @@
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
 from app import orphans
+from app.catalogue.naming import fine_tuned_model_id
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
@@ -18,7 +20,7 @@ from app.jobs.lifecycle import TERMINAL, sources
 from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
 from app.jobs.settling import misfit, settle
-from app.models import Checkpoint, Desired, File, FileStatus, Job, JobMetadata, JobStatus, Model
+from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMetadata, JobStatus, Model
 from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
@@ -109,6 +111,27 @@ def page(session: Session, project_id: str, filters: Filters, *, after: str | No
     """Newest first, one more than `limit` where there is one."""
     check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
+
+
+def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
+    return repository.events_after(session, job_id, after=after, limit=limit)
+
+
+def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
+    return repository.messages(session, job_id, limit=limit)
+
+
+def model_id(session: Session, job: Job) -> str:
+    """That its model has, or will have."""
+    return fine_tuned_model_id(job, repository.project_name(session, job.project_id))
+
+
+def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
+    return repository.using(session, project_id, file_id, limit=limit)
+
+
+def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
+    return repository.num_using(session, project_id, file_ids)
 
 
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:

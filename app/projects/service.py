@@ -1,5 +1,6 @@
 from sqlalchemy.orm import Session
 
+from app.database import now
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
 from app.keys.caller import Caller
@@ -30,6 +31,11 @@ def page(session: Session, caller: Caller, *, after: str | None, limit: int) -> 
     if after is not None and _visible(session, caller, after) is None:
         raise invalid_cursor(after, "a project that you administer")
     return repository.newest_first(session, caller.administered_project, after=after, limit=limit)
+
+
+def this_month(session: Session) -> str:
+    """That quotas of device hours are counted in."""
+    return repository.month(now(session))
 
 
 def usage(session: Session, project: Project) -> Usage:

@@ -6,10 +6,10 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
-from app.catalogue.naming import fine_tuned_model_id, hub_id
+from app.catalogue.naming import hub_id
 from app.dependencies import Services
 from app.errors import NotFound
-from app.jobs import history, repository, service, table
+from app.jobs import history, service, table
 from app.jobs.checkpoints import best_of, checkpoint_name
 from app.jobs.lifecycle import LIVE, TERMINAL
 from app.jobs.requests import JobRequest, asked
@@ -77,13 +77,12 @@ def quick(session: Session, app: Services, caller: Caller, job_id: str) -> dict[
 
 
 def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
-    messages = repository.messages(session, job.id, limit=MAX_MESSAGES)
-    attempts = repository.attempts(session, [job.id])[job.id]
-    checkpoints = repository.checkpoints(session, job.id, after=None, limit=MAX_CHECKPOINTS)
-    model_id = fine_tuned_model_id(job, repository.project_name(session, job.project_id))
+    messages = service.messages(session, job.id, limit=MAX_MESSAGES)
+    checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[:MAX_CHECKPOINTS]
+    model_id = service.model_id(session, job)
     return {
         "lines": lines(messages),
-        "stretches": history.stretches(session, job, attempts, messages),
+        "stretches": history.stretches(session, job, messages),
         "prompts": history.prompts(messages),
         "checkpoints": [(checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints],
         "best": best_of(checkpoints),

@@ -3,19 +3,15 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
-from app.catalogue import repository as catalogue
-from app.catalogue.service import NOT_TRAINABLE
+from app.catalogue import service as catalogue
 from app.dependencies import App
 from app.errors import ApiError
 from app.files import endpoints
-from app.files import repository as files
-from app.files import service as file_service
-from app.files.schemas import FileForm
-from app.inspections import repository as inspections
-from app.jobs import repository as jobs
-from app.models import File as FileRow
+from app.files import service as files
+from app.files.schemas import FileForm, FileObject
+from app.inspections import service as inspections
+from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
-from app.pagination import check_cursor
 from app.web.file_view import view
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
@@ -34,7 +30,7 @@ uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
 
 
 class Row(NamedTuple):
-    file: FileRow
+    file: FileObject
     report: FileReport | None
     tokens: int | None
     are_counted: bool  # by a tokenizer; otherwise they are told from the characters
@@ -47,13 +43,12 @@ class Row(NamedTuple):
 
 @router.get("")
 def data_page(app: App, request: Request, caller: Visitor, after: Annotated[str | None, Query(max_length=256)] = None) -> Response:
-    check_cursor(after, "file-", "a file")
+    found = endpoints.list_files(app, caller, after, PAGE)
+    ids = [file.id for file in found.data]
     with app.database.read() as session:
-        found = files.newest_first(session, caller.project_id, after=after, limit=PAGE, order="desc", purpose=None)
-        ids = [file.id for file in found[:PAGE]]
         counted, used = inspections.tokens_of(session, caller.project_id, ids), jobs.num_using(session, caller.project_id, ids)
-    rows = [_row(file, counted.get(file.id), used.get(file.id, 0)) for file in found[:PAGE]]
-    return page(request, "data/page.html", caller, rows=rows, after=after, more=ids[-1] if len(found) > PAGE else "")
+    rows = [_row(file, counted.get(file.id), used.get(file.id, 0)) for file in found.data]
+    return page(request, "data/page.html", caller, rows=rows, after=after, more=found.last_id if found.has_more else "")
 
 
 @uploads.post("", dependencies=CHANGES)
@@ -74,13 +69,12 @@ def file_page(
     max_seq_length: Annotated[int, Query(ge=8, le=1_048_576)] = DEFAULT_MAX_SEQ_LENGTH,
 ) -> Response:
     with app.database.read() as session:
-        file_service.get(session, caller.project_id, file_id)
-        models = [one.id for one in catalogue.visible(session, caller.project_id) if one.format not in NOT_TRAINABLE]
-        asked = inspections.of_file(session, file_id)
+        asked = inspections.all_of(session, files.get(session, caller.project_id, file_id))
+        models = [one.id for one in catalogue.trainable(session, caller.project_id)]
         using = [(job, state(job)) for job in jobs.using(session, caller.project_id, file_id, limit=MAX_JOBS)]
         num_using = jobs.num_using(session, caller.project_id, [file_id]).get(file_id, 0)
     if not model and asked:
-        model, max_seq_length = asked[-1].model_id, asked[-1].max_seq_length
+        model, max_seq_length = asked[-1].model, asked[-1].max_seq_length
     context: dict[str, Any] = {"models": models, "model": model, "max_seq_length": max_seq_length, "using": using, "num_using": num_using}
     return page(request, "data/file.html", caller, data=view(app, caller, file_id, model, max_seq_length), **context)
 
@@ -101,7 +95,7 @@ def delete(app: App, request: Request, caller: WritingVisitor, file_id: str) -> 
     return RedirectResponse("/data", 303)
 
 
-def _row(file: FileRow, counted: int | None, num_jobs: int) -> Row:
+def _row(file: FileObject, counted: int | None, num_jobs: int) -> Row:
     report = FileReport.model_validate(file.report) if file.report else None
     told = tokens_from_characters(report.num_characters, report.num_sequences) if report and report.num_records else None
     return Row(file, report, told if counted is None else counted, counted is not None, num_jobs)

@@ -11,7 +11,7 @@ from app import downloads
 from app.artifacts import service as artifacts
 from app.dependencies import App, Services
 from app.errors import NotFound
-from app.jobs import endpoints, metrics, repository, service
+from app.jobs import endpoints, metrics, service
 from app.jobs.schemas import MetricsObject
 from app.keys.caller import Caller
 from app.models import Event
@@ -115,7 +115,7 @@ def _look(app: Services, caller: Caller, job_id: str, after: int, context: dict[
     with app.database.read() as session:
         found = job_view.quick(session, app, caller, job_id)
         row = found["row"]
-        events = repository.events_after(session, job_id, after=after, limit=PAGE)
+        events = service.events_after(session, job_id, after=after, limit=PAGE)
         messages = [event for event in reversed(events) if event.type == "message"]
         names: tuple[str, ...] = QUICK
         if is_first or messages:

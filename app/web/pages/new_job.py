@@ -3,11 +3,11 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from app.catalogue import repository as catalogue
-from app.catalogue.service import NOT_TRAINABLE
+from app.catalogue import service as catalogue
 from app.dependencies import App, Services
 from app.errors import ApiError, NotFound
-from app.files import repository as files
+from app.files import endpoints as file_endpoints
+from app.files import service as files
 from app.jobs import endpoints, service
 from app.jobs.schemas import JobObject
 from app.keys.caller import Caller
@@ -86,11 +86,11 @@ def submit(app: App, request: Request, caller: WritingVisitor, values: FormValue
 
 def _page(app: Services, request: Request, caller: Caller, values: Values, *, refused: Errors | None = None) -> Response:
     with app.database.read() as session:
-        models = [one.id for one in catalogue.visible(session, caller.project_id) if one.format not in NOT_TRAINABLE]
-        found = files.newest_first(session, caller.project_id, after=None, limit=MAX_FILES, order="desc", purpose=Purpose.FINE_TUNE)
+        models = [one.id for one in catalogue.trainable(session, caller.project_id)]
+    found = file_endpoints.list_files(app, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE).data
     values = {"model": models[0] if models else ""} | {name: value for name, value in values.items() if value}
     plan = _plan(app, caller, values)
-    named = [(file.id, f"{file.filename}, {age(int(file.created_at.timestamp()))}") for file in found]
+    named = [(file.id, f"{file.filename}, {age(file.created_at)}") for file in found]
     if plan.data and plan.data.file.id not in dict(named):
         named.append((plan.data.file.id, plan.data.file.filename))
     context = _shown(plan, request) | {"values": values, "form": job_form}

@@ -36,8 +36,7 @@ def test_what_an_attempt_did_again_is_told(house: House) -> None:
     attempt(house, 12, 20)
     with house.database.read() as session:
         job = session.get_one(Job, job_id)
-        attempts = repository.attempts(session, [job_id])[job_id]
-        found = history.stretches(session, job, attempts, repository.messages(session, job_id, limit=100))
+        found = history.stretches(session, job, repository.messages(session, job_id, limit=100))
     assert [one[1:] for one in found] == [(0, 8, 0), (5, 7, 3), (None, None, 0), (5, 12, 3), (12, 20, 0)]
 
 

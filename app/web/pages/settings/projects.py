@@ -2,12 +2,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app.database import now
 from app.dependencies import After, App
 from app.models import Scope
 from app.pagination import Page
 from app.projects import endpoints, service
-from app.projects.repository import month
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.web.forms import asked, to, told
 from app.web.pages.settings.shown import HERE, settings_page
@@ -25,7 +23,7 @@ def projects_page(app: App, request: Request, caller: Visitor, after: After = No
     """Everybody sees what their key may do, an admin also the projects that it administers."""
     projects: Page[ProjectObject] | None = None
     with app.database.read() as session:
-        this_month = month(now(session))
+        this_month = service.this_month(session)
         if caller.scope is Scope.ADMIN:
             found = service.page(session, caller, after=after, limit=LIMIT)
             shown = [ProjectObject.of(project, service.usage(session, project)) for project in found]
@@ -47,7 +45,7 @@ def create_project(app: App, request: Request, caller: InstallationVisitor, name
 def project_page(app: App, request: Request, caller: AdminVisitor, project_id: str) -> Response:
     project = endpoints.retrieve_project(app, caller, project_id)
     with app.database.read() as session:
-        this_month = month(now(session))
+        this_month = service.this_month(session)
     return settings_page(request, "project.html", caller, HERE, project=project, month=this_month)
 
 
