@@ -99,16 +99,18 @@ def run_tool(command: Sequence[str], arguments: Sequence[str], check: Callable[[
     """`check` is called meanwhile and may raise to give up. Raises `ToolFailed`."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as messages, tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            leashed([*command, *arguments, "--message-fd", str(write_end)]),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[write_end],
-            env=offline_environment(os.environ),
-            start_new_session=True,
-        )
-        os.close(write_end)
+        try:
+            process = subprocess.Popen(
+                leashed([*command, *arguments, "--message-fd", str(write_end)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[write_end],
+                env=offline_environment(os.environ),
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_end)
         try:
             while process.poll() is None:
                 check()
