@@ -10,7 +10,6 @@ from typing import NamedTuple
 import structlog
 from obstore.exceptions import BaseError
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.database import Database
 from app.exports import repository
@@ -26,6 +25,7 @@ from falqon_core.spec.faults import fault
 from worker.bases import BaseMissing, Bases
 from worker.checkpoints import discard, newest_first
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.looking import Looker
 from worker.outputs import files_of
 from worker.scratch import scratch
 from worker.space import require_space
@@ -57,29 +57,15 @@ class Wanted(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-class Exporter:
-    """One export at a time in this process; whoever rings meanwhile need not wait, the one who works looks again."""
-
+class Exporter(Looker):
     def __init__(self, settings: Settings, database: Database, storage: Storage, drain: threading.Event) -> None:
+        super().__init__(drain)
         self._settings = settings
         self._database = database
         self._storage = storage
-        self._drain = drain
         self._owner = new_id("export-")
-        self._lock = threading.Lock()
 
-    def look(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            while not self._drain.is_set() and self._export_next():
-                pass
-        except SQLAlchemyError as error:
-            log.warning("could not look for exports", error=str(error))
-        finally:
-            self._lock.release()
-
-    def _export_next(self) -> bool:
+    def _do_next(self) -> bool:
         with self._database.transaction() as session:
             export = repository.claim(session, self._settings.lease.total_seconds())
         if export is None:

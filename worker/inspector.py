@@ -13,7 +13,6 @@ import structlog
 from obstore.exceptions import BaseError
 from pydantic import ValidationError
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.child_environment import offline_environment
@@ -26,6 +25,7 @@ from app.storage import Storage, keys
 from falqon_core.spec.inspection import Inspection as Result
 from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed, decode
 from worker.fetching import BytesDiffer, fetch
+from worker.looking import Looker
 from worker.scratch import scratch
 
 LIMIT_SECONDS = 1800.0  # half an hour tokenizes a gigabyte on one core
@@ -35,28 +35,14 @@ WEIGHTS = ".safetensors"  # of a model only what its tokenizer needs is fetched
 log = structlog.get_logger()
 
 
-class Inspector:
-    """One inspection at a time in this process; whoever rings meanwhile need not wait, the one who works looks again."""
-
+class Inspector(Looker):
     def __init__(self, settings: Settings, database: Database, storage: Storage, drain: threading.Event) -> None:
+        super().__init__(drain)
         self._settings = settings
         self._database = database
         self._storage = storage
-        self._drain = drain
-        self._lock = threading.Lock()
 
-    def look(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            while not self._drain.is_set() and self._answer_next():
-                pass
-        except SQLAlchemyError as error:
-            log.warning("could not look for inspections", error=str(error))
-        finally:
-            self._lock.release()
-
-    def _answer_next(self) -> bool:
+    def _do_next(self) -> bool:
         with self._database.transaction() as session:
             claimed = repository.claim(session, self._settings.lease.total_seconds())
         if claimed is None:

@@ -1,7 +1,8 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Annotated, TypeVar
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query
@@ -22,6 +23,7 @@ PAGE = 200
 PING_SECONDS = 15
 AWAY_SECONDS = 1.0  # between two looks for the database
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
+T = TypeVar("T")
 CURSOR = r"^[0-9]{1,9}$"
 
 
@@ -66,11 +68,7 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
     """The cursor is the only state: a slow reader costs nothing but its connection."""
 
     async def read(after: int) -> Page:
-        while True:
-            try:
-                return await run_sync(_read, app.database, job_id, after)
-            except AWAY:  # readers that were sent away would only come back, all at once
-                await asyncio.sleep(AWAY_SECONDS)
+        return await patiently(partial(_read, app.database, job_id, after))
 
     with app.wakeups.watching(job_id, key_id) as job:
         while not app.wakeups.refuses(key_id):
@@ -84,6 +82,15 @@ async def _events(app: Services, key_id: str, job_id: str, last_sent: int) -> As
                 return
             if not page.is_full:
                 await changed.wait()
+
+
+async def patiently(look: Callable[[], T]) -> T:
+    """However long the database is away."""
+    while True:
+        try:
+            return await run_sync(look)
+        except AWAY:  # readers that were sent away would only come back, all at once
+            await asyncio.sleep(AWAY_SECONDS)
 
 
 def look(database: Database, followed: Sequence[str], key_ids: Sequence[str]) -> Seen:

@@ -3,16 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from typing import TypeVar
 
-from anyio.to_thread import run_sync
 from sse_starlette import ServerSentEvent
 
-from app.database import AWAY
 from app.dependencies import Services
-from app.stream.endpoints import AWAY_SECONDS
+from app.stream.endpoints import patiently
 
-T = TypeVar("T")
 PAUSE_SECONDS = 0.5  # between two messages, however much happens
 
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
@@ -37,14 +33,6 @@ async def rest(changed: asyncio.Event, at_most_seconds: float | None = None) -> 
     await asyncio.sleep(PAUSE_SECONDS)
     with suppress(TimeoutError):
         await asyncio.wait_for(changed.wait(), at_most_seconds)
-
-
-async def patiently(look: Callable[[], T]) -> T:
-    while True:
-        try:
-            return await run_sync(look)
-        except AWAY:  # readers that were sent away would only come back, all at once
-            await asyncio.sleep(AWAY_SECONDS)
 
 
 def replaced(before: Parts, now: Parts) -> str:

@@ -15,7 +15,7 @@ from app.jobs import endpoints, metrics, service
 from app.jobs.schemas import MetricsObject
 from app.keys.caller import Caller
 from app.models import Event
-from app.stream.endpoints import CURSOR, PAGE, event_stream
+from app.stream.endpoints import CURSOR, PAGE, event_stream, patiently
 from app.web import job_view, live
 from app.web.job_view import QUICK, SLOW
 from app.web.rendering import fragment, page, shared
@@ -87,7 +87,7 @@ async def _events(app: Services, request: Request, caller: Caller, job_id: str, 
     with app.wakeups.watching(job_id, caller.key_id) as watched:
         while not app.wakeups.refuses(caller.key_id):
             changed = watched.changed  # taken before the look: what comes after that is not slept through
-            news = await live.patiently(partial(_look, app, caller, job_id, seq, context, is_first=not sent))
+            news = await patiently(partial(_look, app, caller, job_id, seq, context, is_first=not sent))
             for message in _messages(news, sent, context):
                 yield message
             seq, sent = news.seq, {**sent, **news.parts}
