@@ -38,24 +38,24 @@ def visits(chromium: Browser) -> Iterator[Visits]:
     assert visits.faults == []
 
 
+@pytest.fixture(scope="module")
+def service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
+    """The whole service with the real trainer on falqon-tiny."""
+    yield from started(short_tmp / request.module.__name__.rpartition(".")[2], toy=False)
+
+
+@pytest.fixture(scope="module")
+def toy_service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
+    """The same with a trainer that starts at once."""
+    yield from started(short_tmp / f"{request.module.__name__.rpartition('.')[2]}-toy", toy=True)
+
+
 def started(folder: Path, *, toy: bool) -> Iterator[Service]:
     environment = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S"}
     service = Service(folder, environment, toy=toy)
     service.wait_until_up()
     yield service
     service.close()
-
-
-@pytest.fixture(scope="module")
-def service(short_tmp: Path) -> Iterator[Service]:
-    """The whole service with the real trainer on falqon-tiny."""
-    yield from started(short_tmp / "browser", toy=False)
-
-
-@pytest.fixture(scope="module")
-def toy_service(short_tmp: Path) -> Iterator[Service]:
-    """The same with a trainer that starts at once."""
-    yield from started(short_tmp / "browser-toy", toy=True)
 
 
 @pytest.fixture(scope="package")

@@ -101,6 +101,10 @@ class Submitters:
         begun_at = time.monotonic()
         wait_for(lambda: any(o.acknowledged and o.sent_at > begun_at for o in self.history[-100:]), 30, "another submission")
 
+    def wait_for_refusal(self) -> None:
+        begun_at = time.monotonic()
+        wait_for(lambda: any(o.status == 503 and o.ended_at > begun_at for o in self.history[-100:]), 30, "a submission that is refused")
+
     def _work(self, number: int, client: Client) -> None:
         chance = Random(f"{self.seed}.{number}")
         count = 0

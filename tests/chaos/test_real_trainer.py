@@ -27,8 +27,8 @@ ENVIRONMENT = {
     "FALQON_MAX_INFRA_FAILURES": "1000",
 }
 VICTIMS = {"trainer": ("falqon_core", "train"), "worker": ("gpu-",)}
-STEPS, EVERY = 60, 5
-RECIPE = {"learning_rate": 0.01, "checkpoint_every": EVERY, "max_seq_length": 64, "max_steps": STEPS}
+STEPS = 200  # far more than are made before progress is told, once a second, or the job would end before its kills
+RECIPE = {"max_steps": STEPS, "learning_rate": 0.01, "checkpoint_every": 20, "max_seq_length": 64}
 END_SECONDS = 240.0
 
 
@@ -41,7 +41,9 @@ def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: s
 
 
 def submit(service: Service, file_id: str) -> str:
-    job = service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file_id, seed=7, extra_body={"falqon": RECIPE})
+    job = service.client.fine_tuning.jobs.create(
+        model="falqon-tiny", training_file=file_id, seed=7, hyperparameters={"n_epochs": 20}, extra_body={"falqon": RECIPE}
+    )
     return job.id
 
 
@@ -67,7 +69,8 @@ def disturb(service: Service, records: Records, job_id: str, victim: str, after_
         return int((records.job(job_id).progress or {}).get("step", 0))
 
     attempt, wanted = records.job(job_id).attempt, step() + after_steps
-    wait_for(lambda: step() >= wanted, END_SECONDS, f"step {wanted}")
+    wait_for(lambda: step() >= wanted or records.job(job_id).status == JobStatus.SUCCEEDED, END_SECONDS, f"step {wanted}")
+    assert records.job(job_id).status == JobStatus.RUNNING, f"over before step {wanted} was told: nothing is left to kill"
     for pid in service.pids(*VICTIMS[victim]):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: records.job(job_id).attempt > max(attempt, 1), 60, "another attempt")

@@ -76,9 +76,6 @@ class Outage(NamedTuple):
     began_at: float
     ended_at: float
 
-    def during(self, history: Sequence[Operation]) -> list[Operation]:
-        return [operation for operation in history if self.began_at < operation.ended_at < self.ended_at]
-
     def explains(self, refused: Operation) -> bool:
         return self.began_at < refused.ended_at < self.ended_at + RECOVERY_SECONDS
 
@@ -129,6 +126,7 @@ def test_a_postgres_that_crashes_under_writes(
                 time.sleep(chance.uniform(0.5, 1))
                 began_at = time.monotonic()
                 durable.stop(signal.SIGQUIT)
+                submitters.wait_for_refusal()
                 time.sleep(seconds)
                 durable.start()
                 outages.append(Outage(began_at, time.monotonic()))
@@ -153,7 +151,6 @@ def test_a_postgres_that_crashes_under_writes(
     )
     assert {operation.status for operation in history} == {200, 503}
     assert all(int(operation.retry_after or 0) > 0 for operation in refused)
-    assert all(any(operation.status == 503 for operation in outage.during(history)) for outage in outages), "a restart that nobody met"
     assert slowest <= RECOVERY_SECONDS
     assert all(any(outage.explains(operation) for outage in outages) for operation in refused)
     judge(house, history)

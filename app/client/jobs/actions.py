@@ -11,6 +11,13 @@ from app.client.jobs.request import budget
 
 app = typer.Typer()
 
+# What an action means for a job that a worker is running; without one it has already happened.
+UNDER_WAY = {
+    "cancel": "its worker stops at the next step",
+    "pause": "its worker writes a checkpoint and stops",
+    "resume": "the pause is withdrawn",
+}
+
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
 
 
@@ -44,10 +51,8 @@ def delete_job(client: Client, job_id: JobId) -> None:
 
 
 def _act(client: Client, job_id: str, action: str, body: Json | None = None) -> None:
-    path = f"/fine_tuning/jobs/{segment(job_id)}"
-    job = client.api.post(f"{path}/{action}", body)
+    job = client.api.post(f"/fine_tuning/jobs/{segment(job_id)}/{action}", body)
     if client.out.as_json:
         client.out.document(job)
-        return
-    newest = client.api.get(f"{path}/events", {"limit": 1})["data"]
-    client.out.say(f"{job['id']} is {job['status']}. {newest[0]['message'] if newest else ''}".rstrip())
+    else:
+        client.out.say(f"{job['id']} is {job['status']}{'; ' + UNDER_WAY[action] if job['status'] == 'running' else ''}.")

@@ -90,7 +90,7 @@ def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Su
 
     wait_for(lambda: "step" in falqon("jobs", "show", job_id).stdout, 60, "its first steps")
     paused = falqon("jobs", "pause", job_id)
-    assert paused.stdout == f"{job_id} is running. Pause requested; the worker writes a checkpoint and stops\n"
+    assert paused.stdout == f"{job_id} is running; its worker writes a checkpoint and stops.\n"
     wait_for(lambda: status() == "paused", seconds=60, what="it pauses")
     assert "paused (requested)" in falqon("jobs", "show", job_id).stdout
     (checkpoint, *_) = json.loads(falqon("jobs", "checkpoints", job_id, "--json").stdout)["data"]
