@@ -21,20 +21,13 @@ from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobSt
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
 from tests.support.waiting import wait_for
 
-MEASURE_IMPORT = """
-import json, sys, time
-started = time.process_time()
-import app.main
-print(json.dumps({"seconds": time.process_time() - started, "modules": sorted(sys.modules)}))
-"""
+IMPORT = "import json, sys, app.main; print(json.dumps(sorted(sys.modules)))"
 
 
-def test_importing_is_quick_and_brings_no_torch(tmp_path: Path) -> None:
+def test_importing_brings_nothing_heavy_and_touches_nothing(tmp_path: Path) -> None:
     environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path / "data")}
-    done = subprocess.run([sys.executable, "-c", MEASURE_IMPORT], capture_output=True, text=True, check=True, env=environment)
-    measured = json.loads(done.stdout)
-    assert measured["seconds"] < 1.5
-    assert not {"torch", "transformers", "numpy", "triton", "worker"} & set(measured["modules"])
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
+    assert not {"torch", "transformers", "numpy", "triton", "worker"} & set(json.loads(done.stdout))
     assert not (tmp_path / "data").exists()
 
 

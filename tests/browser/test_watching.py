@@ -17,7 +17,7 @@ from tests.support.waiting import wait_for
 
 LOSS = 'figure[data-keys="train_loss valid_loss"]'
 RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 30, "validation_fraction": 0.1, "max_seq_length": 64}
-END = 60 * SECONDS
+END = 180 * SECONDS
 
 
 def submit(service: Service, suffix: str, epochs: int) -> Any:

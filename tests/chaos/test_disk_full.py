@@ -20,7 +20,7 @@ WRITES = {  # and at most how many of them an attempt makes
     "before_hand_in": 1,
     "during_result_upload": 4,
 }
-TOY = Toy(steps=80, step_seconds=0.01, checkpoint_every=10)
+TOY = Toy(steps=80, step_seconds=0.05, checkpoint_every=10)  # no faster than checkpoints are stored on a busy machine
 AT_ONCE = 5
 
 

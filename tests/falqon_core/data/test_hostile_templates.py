@@ -4,6 +4,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -75,7 +76,7 @@ BOMBS = [
 ]
 
 _seen: list[str] = []
-_watching = [False]
+_watched: list[int] = []  # the thread of the test: servers of other tests have theirs in this process
 FORBIDDEN = (
     "os.system",
     "os.exec",
@@ -91,7 +92,7 @@ FORBIDDEN = (
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if _watching[0] and (event.startswith(FORBIDDEN) or (event == "open" and set(str(arguments[1])) & set("wax+"))):
+    if threading.get_ident() in _watched and (event.startswith(FORBIDDEN) or (event == "open" and set(str(arguments[1])) & set("wax+"))):
         _seen.append(event)
 
 
@@ -102,9 +103,9 @@ sys.addaudithook(_watch)
 def canaries() -> Iterator[list[str]]:
     """What the interpreter itself saw happen while the test ran."""
     _seen.clear()
-    _watching[0] = True
+    _watched.append(threading.get_ident())
     yield _seen
-    _watching[0] = False
+    _watched.clear()
 
 
 def outcome(template: str, tokenizer: PreTrainedTokenizerBase) -> UserError | str:
