@@ -94,6 +94,12 @@ def an_export(tenant: Tenant) -> Parameters:
     return made | {"format": "bf16"}
 
 
+def a_trial(tenant: Tenant) -> Parameters:
+    made = a_model(tenant)
+    trial = tenant.http.post(f"/v1/models/{made['model']}/trials", json={"prompt": "Well?"}).raise_for_status()
+    return made | {"trial_id": trial.json()["id"]}
+
+
 def without_model(tenant: Tenant, made: Parameters) -> None:
     tenant.client.models.delete(made["model"])
 
@@ -273,6 +279,9 @@ ROUTES = {
     ("POST", "/v1/models/{model:path}/exports"): Route(WRITE, a_job_model, without_model, send=json({"format": "bf16"})),
     ("GET", "/v1/models/{model:path}/exports"): Route(READ, a_job_model, without_model),
     ("GET", "/v1/models/{model:path}/exports/{format}"): Route(READ, an_export, without_model),
+    ("POST", "/v1/models/{model:path}/trials"): Route(WRITE, a_model, without_model, send=json({"prompt": "Well?"})),
+    ("GET", "/v1/models/{model:path}/trials"): Route(READ, a_model, without_model),
+    ("GET", "/v1/models/{model:path}/trials/{trial_id}"): Route(READ, a_trial, without_model),
     ("POST", "/v1/projects"): Route(ADMIN, send=json({"name": "new"}), by_installation=True),
     ("GET", "/v1/projects"): Route(ADMIN, lists=lambda tenant: tenant.project_id),
     ("GET", "/v1/projects/{project_id}"): Route(ADMIN, the_project),
