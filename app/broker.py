@@ -17,6 +17,7 @@ CPU_QUEUE = "cpu"
 LOOK_FOR_JOB = "worker.tasks.look_for_job"
 CHECK_FILE = "worker.tasks.check_file"
 EXPORT_MODEL = "worker.tasks.export_model"
+ANSWER_PROMPT = "worker.tasks.answer_prompt"
 INSPECT_FILE = "worker.tasks.inspect_file"
 KEY_PREFIX = "falqon:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
@@ -85,6 +86,9 @@ class Bell:
 
     def ring_export(self, export_id: str) -> None:
         self._ring(EXPORT_MODEL, CPU_QUEUE, export_id)
+
+    def ring_trial(self, trial_id: str) -> None:
+        self._ring(ANSWER_PROMPT, CPU_QUEUE, trial_id)
 
     def _ring(self, task: str, queue: str, id_: str) -> None:
         try:

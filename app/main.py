@@ -37,6 +37,7 @@ from app.settings import Settings
 from app.storage import Storage
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
+from app.trials import endpoints as trials
 from app.uploads import endpoints as uploads
 from app.web import assets, docs, pages
 from app.web.session import CookieSessions
@@ -48,10 +49,10 @@ REDIS_TIMEOUT_SECONDS = 1
 # Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
 # up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# Artifacts and exports come before models, whose ids may hold a slash and would swallow the rest of the path.
+# What belongs to models comes before models, whose ids may hold a slash and would swallow the rest of the path.
 NOUNS = (
     *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, catalogue, hub, pages, docs),
+    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, trials, catalogue, hub, pages, docs),
 )
 
 log = structlog.get_logger()

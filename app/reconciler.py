@@ -17,6 +17,7 @@ from app.jobs import claims
 from app.models import Desired, File, FileStatus, Job, JobStatus
 from app.settings import Settings
 from app.storage import Storage
+from app.trials import service as trials
 from app.uploads import service as uploads
 from falqon_core.spec.faults import fault
 
@@ -78,6 +79,7 @@ class Reconciler:
         while not self._ended.is_set():
             try:
                 garbage.forget_deliveries(self._database)
+                trials.forget_old(self._database)
                 garbage.collect(self._database, self._storage)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))

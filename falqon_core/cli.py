@@ -1,4 +1,4 @@
-"""The command line: train | inspect | import | export | convert | bench. Nothing heavy is imported before a command needs it.
+"""The command line: train | inspect | import | export | convert | answer | bench. Nothing heavy is imported before a command needs it.
 
 This is the process edge: every error becomes a message and an exit code here, and only here. What is given up: an unexpected
 exception tells the user nothing but that it happened; its traceback goes to stderr.
@@ -121,6 +121,22 @@ def convert(
         from falqon_core.export.formats import write_format
 
         write_format(to, source, output, name, base_model)
+
+
+@app.command(epilog=EXIT_CODES)
+def answer(
+    models: Annotated[list[Path], typer.Argument(help="model folders, which answer one after the other")],
+    prompt: Annotated[typer.FileText, typer.Option(help="file with the prompt, - for stdin", encoding="utf-8")],
+    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines: the pieces of the answers")] = None,
+) -> None:
+    """Let models answer a prompt, on the CPU and greedily."""
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
+        _prepare_process(offline=True)
+        from falqon_core.train.answering import answer as answer_prompt
+
+        tell = MessagePort(message_fd) if message_fd is not None else lambda piece: typer.echo(piece.text, nl=False)
+        answer_prompt(models, prompt.read(), max_tokens, tell)
 
 
 @app.command(hidden=True)

@@ -1,9 +1,6 @@
 """Fulfilling wishes for other formats: a program of its own writes the files, here they are stored and become a model."""
 
 import json
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,41 +8,23 @@ import structlog
 from obstore.exceptions import BaseError
 from sqlalchemy import select
 
-from app.database import Database
 from app.exports import repository
-from app.ids import new_id
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
-from app.settings import Settings
-from app.storage import Storage, keys
+from app.storage import keys
 from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import is_disk_full
 from falqon_core.spec.faults import fault
-from worker.bases import BaseMissing, Bases
+from worker.bases import Bases
 from worker.checkpoints import discard, newest_first
-from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
-from worker.looking import Looker
+from worker.fetching import fetch, fetch_checkpoint
 from worker.outputs import files_of
 from worker.scratch import scratch
 from worker.space import require_space
-from worker.trainer import ToolFailed, run_tool
+from worker.trainer import run_tool
+from worker.wishes import Fulfiller, GivenUp, Heartbeat, Impossible
 
-MAX_TRIES = 3  # of workers that were killed, or whose disk or storage failed
-LIMIT_SECONDS = 3600.0
 log = structlog.get_logger()
-
-
-class GivenUp(Exception):
-    """This worker ends, or the wish is not ours any more."""
-
-
-class Impossible(Exception):
-    """To try again unchanged is useless; with a code and a sentence for the user."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(code, message)
-        self.code, self.message = code, message
 
 
 class Wanted(NamedTuple):
@@ -57,48 +36,15 @@ class Wanted(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-class Exporter(Looker):
-    def __init__(self, settings: Settings, database: Database, storage: Storage, drain: threading.Event) -> None:
-        super().__init__(drain)
-        self._settings = settings
-        self._database = database
-        self._storage = storage
-        self._owner = new_id("export-")
+class Exporter(Fulfiller[Export]):
+    kind = Export
+    limit_seconds = 3600.0
 
-    def _do_next(self) -> bool:
-        with self._database.transaction() as session:
-            export = repository.claim(session, self._settings.lease.total_seconds())
-        if export is None:
-            return False
-        try:
-            if export.tries > MAX_TRIES:
-                raise Impossible("export_failed", f"{MAX_TRIES} workers have not come to its end; the log of the last one may say why.")
-            self._fulfil(export)
-        except GivenUp:
-            with self._database.transaction() as session:
-                repository.release(session, export)
-        except Impossible as error:
-            with self._database.transaction() as session:
-                repository.fail(session, export, error.code, error.message)
-        except (OSError, BaseError) as error:  # the claim grows stale, and then it is tried again
-            log.warning("export not done", export_id=export.id, error=str(error), disk_full=is_disk_full(error))
-        return True
-
-    def _fulfil(self, export: Export) -> None:
-        check = self._heartbeat(export)
-        wanted = self._wanted(export)
-        try:
-            with scratch(self._settings.work_dir / "exports", f"{export.id}.{export.tries}") as folder:
-                made = self._make(export, wanted, folder, check)
-                self._hand_in(export, wanted, made, check)
-        except ToolFailed as error:
-            log.warning("export failed", export_id=export.id, error=str(error))
-            raise Impossible(error.failure.code, error.failure.message) from None
-        except BaseMissing as error:
-            raise Impossible("base_model_missing", str(error)) from None
-        except (FileNotFoundError, BytesDiffer) as error:
-            log.error("export impossible", export_id=export.id, error=str(error))
-            raise Impossible("bytes_missing", "What it is made from is not in the storage as it should be.") from None
+    def _fulfil(self, wish: Export, check: Heartbeat) -> None:
+        wanted = self._wanted(wish)
+        with scratch(self._settings.work_dir / "exports", f"{wish.id}.{wish.tries}") as folder:
+            made = self._make(wish, wanted, folder, check)
+            self._hand_in(wish, wanted, made, check)
 
     def _wanted(self, export: Export) -> Wanted:
         with self._database.read() as session:
@@ -110,7 +56,7 @@ class Exporter(Looker):
             raise Impossible("model_not_found", "The model has been deleted meanwhile.")
         return Wanted(source, list(artifacts), job, _checkpoint_of(export, job, checkpoints))
 
-    def _make(self, export: Export, wanted: Wanted, folder: Path, check: Callable[[], None]) -> Path:
+    def _make(self, export: Export, wanted: Wanted, folder: Path, check: Heartbeat) -> Path:
         """The folder of the exported model."""
         if export.step is None and export.format != "lora":
             require_space(folder, 3 * wanted.source.bytes)  # as it is, and in bf16
@@ -134,7 +80,7 @@ class Exporter(Looker):
         run_tool(self._settings.trainer_command, arguments, check)
         return folder / "made"
 
-    def _hand_in(self, export: Export, wanted: Wanted, folder: Path, check: Callable[[], None]) -> None:
+    def _hand_in(self, export: Export, wanted: Wanted, folder: Path, check: Heartbeat) -> None:
         artifacts = []
         try:
             for path in files_of(folder):
@@ -162,25 +108,6 @@ class Exporter(Looker):
             discard(self._storage, keys.export_prefix(export.project_id, export.id, export.tries))
             raise
         log.info("exported", export_id=export.id, model=export.exported_model_id)
-
-    def _heartbeat(self, export: Export) -> Callable[[], None]:
-        """To be called all the time. Raises `GivenUp`, and `Impossible` when it takes too long."""
-        started = renewed = time.monotonic()
-
-        def check() -> None:
-            nonlocal renewed
-            now = time.monotonic()
-            if self._drain.is_set():
-                raise GivenUp
-            if now > started + LIMIT_SECONDS:
-                raise Impossible("too_slow", f"The export took more than {LIMIT_SECONDS / 60:g} minutes.")
-            if now > renewed + self._settings.heartbeat.total_seconds():
-                with self._database.transaction() as session:
-                    if not repository.renew(session, export):
-                        raise GivenUp
-                renewed = now
-
-        return check
 
 
 def _checkpoint_of(export: Export, job: Job | None, checkpoints: list[Checkpoint]) -> Checkpoint | None:

@@ -13,6 +13,7 @@ from app.ids import new_id
 from app.prices.service import file_prices
 from app.settings import Settings
 from app.storage import Storage
+from worker.answerer import Answerer
 from worker.exporter import Exporter
 from worker.gpu import detect
 from worker.inspector import Inspector
@@ -63,6 +64,11 @@ def exporter() -> Exporter:
     return Exporter(settings(), database(), storage(), drain)
 
 
+@cache
+def answerer() -> Answerer:
+    return Answerer(settings(), database(), storage(), drain)
+
+
 def _look_for_files() -> None:
     """Checks first: jobs wait for them."""
     cpu_worker().look()
@@ -70,6 +76,11 @@ def _look_for_files() -> None:
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:
-    """For each of our queues that this process serves. Exports take long, so files have a thread of their own."""
-    looks = ((GPU_QUEUE, lambda: gpu_worker().look()), (CPU_QUEUE, _look_for_files), (CPU_QUEUE, lambda: exporter().look()))
+    """For each of our queues that this process serves. Exports take long, so what people wait for has threads of its own."""
+    looks = (
+        (GPU_QUEUE, lambda: gpu_worker().look()),
+        (CPU_QUEUE, _look_for_files),
+        (CPU_QUEUE, lambda: exporter().look()),
+        (CPU_QUEUE, lambda: answerer().look()),
+    )
     return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks if queue in queues]

@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from app.broker import CHECK_FILE, EXPORT_MODEL, INSPECT_FILE, LOOK_FOR_JOB
+from app.broker import ANSWER_PROMPT, CHECK_FILE, EXPORT_MODEL, INSPECT_FILE, LOOK_FOR_JOB
 from worker import process
 
 
@@ -25,3 +25,9 @@ def inspect_file(file_id: str) -> None:
 def export_model(export_id: str) -> None:
     """The id is for the log: the oldest wish is fulfilled, and then the next, until none is left."""
     process.exporter().look()
+
+
+@shared_task(name=ANSWER_PROMPT)  # type: ignore[untyped-decorator]
+def answer_prompt(trial_id: str) -> None:
+    """The id is for the log: the oldest prompt is answered, and then the next, until none is left."""
+    process.answerer().look()

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,10 +15,10 @@ from pydantic import ValidationError
 
 from app.child_environment import offline_environment
 from app.leash import leashed
-from falqon_core.spec.messages import ExitCode, Failed, decode
+from falqon_core.spec.messages import AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
-EXPORT_TICK_SECONDS = 0.1
+TICK_SECONDS = 0.1
 SAY_WHERE, SAY_WHERE_SECONDS = signal.SIGUSR1, 1.0  # the trainer writes the stacks of its threads
 
 
@@ -95,10 +96,13 @@ def export(command: Sequence[str], training: Path, step: int, base: Path, base_n
     run_tool(command, arguments, check)
 
 
-def run_tool(command: Sequence[str], arguments: Sequence[str], check: Callable[[], None]) -> None:
-    """`check` is called meanwhile and may raise to give up. Raises `ToolFailed`."""
+def run_tool(
+    command: Sequence[str], arguments: Sequence[str], check: Callable[[], None], hear: Callable[[AnyMessage], None] = lambda _: None
+) -> None:
+    """`check` is called meanwhile and may raise to give up; `hear` is given what the program says. Raises `ToolFailed`."""
     read_end, write_end = os.pipe()
-    with os.fdopen(read_end, "rb") as messages, tempfile.TemporaryFile() as log:
+    os.set_blocking(read_end, False)
+    with os.fdopen(read_end, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
                 leashed([*command, *arguments, "--message-fd", str(write_end)]),
@@ -111,11 +115,18 @@ def run_tool(command: Sequence[str], arguments: Sequence[str], check: Callable[[
             )
         finally:
             os.close(write_end)
+        told: Failed | None = None
+        messages = _messages(pipe)
         try:
-            while process.poll() is None:
+            has_ended = False
+            while not has_ended:
                 check()
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(EXPORT_TICK_SECONDS)
+                    process.wait(TICK_SECONDS)
+                has_ended = process.poll() is not None  # asked before the pipe is read, so that its last words are heard
+                for message in next(messages):
+                    told = message if isinstance(message, Failed) else told
+                    hear(message)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -123,11 +134,17 @@ def run_tool(command: Sequence[str], arguments: Sequence[str], check: Callable[[
         if process.returncode != ExitCode.DONE:
             log.seek(0)
             lines = b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace")
-            raise ToolFailed(_told(process.returncode, messages.read()), lines)
+            otherwise = f"The program ended with {process.returncode}; the log of the worker holds the details."
+            raise ToolFailed(told or Failed(code="internal_error", message=otherwise), lines)
 
 
-def _told(exit_code: int, line: bytes) -> Failed:
-    with suppress(ValidationError):
-        if isinstance(message := decode(line.strip()), Failed):
-            return message
-    return Failed(code="internal_error", message=f"The program ended with {exit_code}; the log of the worker holds the details.")
+def _messages(pipe: FileIO) -> Iterator[list[AnyMessage]]:
+    """Each time those that have arrived since; what is none is left out."""
+    rest = b""
+    while True:
+        *lines, rest = (rest + (pipe.read() or b"")).split(b"\n")
+        found = []
+        for line in lines:
+            with suppress(ValidationError):
+                found.append(decode(line))
+        yield found

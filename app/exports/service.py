@@ -11,7 +11,7 @@ from app.jobs import service as jobs
 from app.jobs.bases import own_checkpoint
 from app.jobs.checkpoints import Name
 from app.jobs.lifecycle import TERMINAL
-from app.models import Export, ExportStatus, Job, Model
+from app.models import Export, Job, Model, WishStatus
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.formats import FORMATS, FormatName, FormatUnavailable, check_format
 
@@ -104,9 +104,9 @@ def _check(source: Source, format: FormatName) -> None:
 
 
 def _is_over(session: Session, export: Export) -> bool:
-    if export.status == ExportStatus.COMPLETED:
+    if export.status == WishStatus.COMPLETED:
         return not _is_there(session, export.project_id, export.exported_model_id)
-    return export.status == ExportStatus.FAILED
+    return export.status == WishStatus.FAILED
 
 
 def _is_there(session: Session, project_id: str, model_id: str) -> bool:
@@ -131,6 +131,6 @@ def _wish(project_id: str, source: Source, format: FormatName) -> Export:
         step=source.step,
         format=format,
         exported_model_id=source.name if format == "fp8" else f"{source.name}:{format}",
-        status=ExportStatus.IN_PROGRESS,
+        status=WishStatus.IN_PROGRESS,
         tries=0,
     )

@@ -7,7 +7,7 @@ from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
-from app.models.export import Export, ExportStatus
+from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
 from app.models.inspection import Inspection, InspectionStatus
 from app.models.job import Desired, Job, JobStatus
@@ -17,10 +17,12 @@ from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.submission import Submission
+from app.models.trial import Trial
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
+from app.models.wish import WishStatus
 from app.models.worker import Worker
 
 __all__ = [
@@ -35,7 +37,6 @@ __all__ = [
     "Desired",
     "Event",
     "Export",
-    "ExportStatus",
     "File",
     "FileStatus",
     "Inspection",
@@ -50,10 +51,12 @@ __all__ = [
     "Purpose",
     "Scope",
     "Submission",
+    "Trial",
     "Upload",
     "UploadPart",
     "UploadStatus",
     "WebhookDelivery",
     "WebhookEndpoint",
+    "WishStatus",
     "Worker",
 ]

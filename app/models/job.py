@@ -37,7 +37,7 @@ class Job(Base):
             "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
         ),
         Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_queue", "status", "project_id", "desired", "priority", "id"),
+        Index("ix_jobs_queue", "status", "project_id", "desired", text("priority DESC"), "id"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
     )

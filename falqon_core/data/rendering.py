@@ -18,7 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.data.bounded import OutOfBounds, bounded
 from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, SupervisedRecord
+from falqon_core.spec.shapes import Chat, ChatMessage, ChatRecord, CompletionRecord, SupervisedRecord
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MAX_RENDERED_CHARACTERS = 32 * 2**20  # of one record; its line in the file has at most a quarter of that
@@ -43,6 +43,14 @@ def render(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase) -> Rend
         text = record.prompt + record.completion
         return Rendered(text, [(len(record.prompt), len(text))], plain=True)
     return Rendered(record.text, [(0, len(record.text))], plain=True)
+
+
+def render_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """What a model is given to answer: the text as a user's turn, or as it is where there is no chat template. Nothing of it is learned."""
+    if tokenizer.chat_template is None:
+        return Rendered(text, [], plain=True)
+    chat = _Chat(Chat(messages=[ChatMessage(role="user", content=text)]), tokenizer)
+    return Rendered(chat.render(1, generation_prompt=True)[0], [], plain=False)
 
 
 def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -70,7 +78,7 @@ def _weighted(marked: list[Span], messages: list[ChatMessage]) -> list[Span]:
 class _Chat:
     """One chat and the template that applies to it."""
 
-    def __init__(self, record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, record: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
         self.messages = [_template_message(message) for message in record.messages]
         self.tools = record.tools
         self.template = tokenizer.get_chat_template(tools=record.tools)

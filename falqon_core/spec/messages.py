@@ -119,6 +119,14 @@ class Log(Message):
     text: str
 
 
+class Answering(Message):
+    """The next piece of what a model answers to the prompt of the command `answer`."""
+
+    type: Literal["answering"] = "answering"
+    model: int = Field(description="its place on the command line")
+    text: str
+
+
 class Failed(Message):
     type: Literal["failed"] = "failed"
     code: str
@@ -138,7 +146,7 @@ class Finished(Message):
 
 
 AnyMessage = Annotated[
-    Started | StepMetrics | Evaluated | Sampled | CheckpointSaved | Exported | Log | Failed | Finished,
+    Started | StepMetrics | Evaluated | Sampled | CheckpointSaved | Exported | Answering | Log | Failed | Finished,
     Field(discriminator="type"),
 ]
 _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
@@ -81,6 +82,7 @@ def screens(service: Service, receiver: Receiver) -> dict[str, str]:
     submit(service, service.client.files.create(file=notes, purpose="fine-tune").id, "notes")
     wait_for(lambda: inspected(service, file), SECONDS)
     model = exported(service, lost, "bf16")
+    tried(service, model, "What is the code of the blue lamp?")
     receiver.answers[0] = 500
     jobs.cancel(submit(service, file, "mistaken"))
     running = submit(service, file, "support-desk-long", epochs=50)
@@ -97,6 +99,7 @@ def screens(service: Service, receiver: Receiver) -> dict[str, str]:
         "file": f"/data/{file}?model=falqon-tiny",
         "models": "/models",
         "model": model_page(model),
+        "try": f"{model_page(model)}/try",
         "settings": "/settings",
         "keys": "/settings/keys",
         "prices": "/settings/prices",
@@ -137,6 +140,12 @@ def exported(service: Service, job_id: str, format: str) -> str:
     service.client.post(f"/models/{model}/exports", body={"format": format}, cast_to=object)
     wait_for(lambda: f"{model}:{format}" in [one.id for one in service.client.models.list()], SECONDS)
     return model
+
+
+def tried(service: Service, model: str, prompt: str) -> None:
+    trials = f"/models/{quote(model, safe='')}/trials"
+    asked: Any = service.client.post(trials, body={"prompt": prompt, "max_tokens": 24}, cast_to=object)
+    wait_for(lambda: service.client.get(f"{trials}/{asked['id']}", cast_to=Any)["status"] == "completed", SECONDS)
 
 
 def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> None:

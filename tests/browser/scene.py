@@ -9,7 +9,7 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
-from app.models import Artifact, Checkpoint, Inspection, InspectionStatus, JobStatus, Model, Worker
+from app.models import Artifact, Checkpoint, Inspection, InspectionStatus, JobStatus, Model, Trial, WishStatus, Worker
 from falqon_core.spec import certificate as certificates
 from falqon_core.spec.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
 from falqon_core.spec.config import Recipe
@@ -39,6 +39,7 @@ def scene(tenant: Tenant) -> Scene:
     succeeded = job(tenant, file, "support-desk", STEPS)
     model_id = a_model(tenant, succeeded.job_id)
     finish(tenant, succeeded, JobStatus.SUCCEEDED, fine_tuned_model_id=model_id)
+    tried(tenant, model_id)
     running = job(tenant, file, "sql-writer", 80)
     with tenant.api.database.transaction() as session:
         session.add(Worker(id=new_id("worker-"), device="cpu", num_devices=2, seen_at=now_plus()))
@@ -101,6 +102,18 @@ def a_model(tenant: Tenant, job_id: str) -> str:
             stored = tenant.api.storage.put(key, [content])
             session.add(Artifact(model_id=model_id, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
     return model_id
+
+
+def tried(tenant: Tenant, model_id: str, prompt: str = "What is it?", answer: str = "It is four.", **values: Any) -> None:
+    answers = {"answer": answer, "base_answer": answer, "status": WishStatus.COMPLETED} | values
+    with tenant.api.database.transaction() as session:
+        base = session.get_one(Model, model_id).base_model_id
+        session.add(
+            Trial(
+                id=new_id("trial-"), project_id=tenant.project_id, model_id=model_id, base_model_id=base,
+                prompt=prompt, max_tokens=64, **answers,
+            )
+        )  # fmt: skip
 
 
 def certificate(answer: str = "Anything you like.") -> Certificate:

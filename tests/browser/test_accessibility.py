@@ -34,6 +34,7 @@ PAGES = {
     "models": "/models",
     "no model found": "/models?q=nowhere",
     "a model": "/models/{model}",
+    "a model that is tried": "/models/{model}/try",
     "access": "/settings",
     "webhooks": "/settings/webhooks",
     "a webhook": "/settings/webhooks/{webhook}",

@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 
 from app.jobs.claims import Failure
 from app.jobs.events import Draft
-from app.models import JobStatus
+from app.models import JobStatus, WishStatus
+from app.web.text import model_page
 from tests.browser import scene
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
@@ -85,3 +86,16 @@ def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
             page.goto(path)
             assert page.locator(".tokens mark").text_content() == payload.replace("\r\n", "\n")
     page.goto("/data")
+
+
+def test_what_models_are_asked_and_answer_is_text(visits: Visits, tenant: Tenant) -> None:
+    model = f"ft:{tenant.base_model}:acme::hostile"
+    tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    for payload in PAYLOADS[::10]:
+        scene.tried(tenant, model, payload, payload, status=WishStatus.IN_PROGRESS)
+    page.goto(f"{model_page(model)}/try")
+    scene.tried(tenant, model, "Through the stream?", PAYLOADS[1])
+    expect(page.get_by_text("Through the stream?").first).to_be_visible()
+    shown = [text.replace("\r\n", "\n") for text in page.locator(".sample .answers p").all_text_contents()]
+    assert shown[::2] == [PAYLOADS[1], *(payload.replace("\r\n", "\n") for payload in reversed(PAYLOADS[::10]))]

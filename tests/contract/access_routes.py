@@ -10,7 +10,7 @@ from app.database import now_plus
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.events import Draft
-from app.models import DEFAULT_PROJECT_ID, ApiKey, Artifact, Checkpoint, JobStatus, Scope, WebhookDelivery
+from app.models import DEFAULT_PROJECT_ID, ApiKey, Artifact, Checkpoint, JobStatus, Scope, Trial, WebhookDelivery, WishStatus
 from tests.support.api import Tenant, jsonl
 
 READ, WRITE, ADMIN = Scope.READ, Scope.WRITE, Scope.ADMIN
@@ -92,6 +92,19 @@ def an_export(tenant: Tenant) -> Parameters:
     made = a_job_model(tenant)
     tenant.http.post(f"/v1/models/{made['model']}/exports", json={"format": "bf16"}).raise_for_status()
     return made | {"format": "bf16"}
+
+
+def a_model_to_try(tenant: Tenant) -> Parameters:
+    """While few are tried: of those that are in progress there may not be many."""
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Trial).where(Trial.project_id == tenant.project_id).values(status=WishStatus.COMPLETED))
+    return a_model(tenant)
+
+
+def a_trial(tenant: Tenant) -> Parameters:
+    made = a_model_to_try(tenant)
+    trial = tenant.http.post(f"/v1/models/{made['model']}/trials", json={"prompt": "Well?"}).raise_for_status()
+    return made | {"trial_id": trial.json()["id"]}
 
 
 def without_model(tenant: Tenant, made: Parameters) -> None:
@@ -273,6 +286,9 @@ ROUTES = {
     ("POST", "/v1/models/{model:path}/exports"): Route(WRITE, a_job_model, without_model, send=json({"format": "bf16"})),
     ("GET", "/v1/models/{model:path}/exports"): Route(READ, a_job_model, without_model),
     ("GET", "/v1/models/{model:path}/exports/{format}"): Route(READ, an_export, without_model),
+    ("POST", "/v1/models/{model:path}/trials"): Route(WRITE, a_model_to_try, without_model, send=json({"prompt": "Well?"})),
+    ("GET", "/v1/models/{model:path}/trials"): Route(READ, a_model, without_model),
+    ("GET", "/v1/models/{model:path}/trials/{trial_id}"): Route(READ, a_trial, without_model),
     ("POST", "/v1/projects"): Route(ADMIN, send=json({"name": "new"}), by_installation=True),
     ("GET", "/v1/projects"): Route(ADMIN, lists=lambda tenant: tenant.project_id),
     ("GET", "/v1/projects/{project_id}"): Route(ADMIN, the_project),

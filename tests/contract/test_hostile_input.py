@@ -47,6 +47,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {"falqon": {"budget": {"max_cost_usd": "2.50", "max_seconds": 60}}},
     "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["proj_a"]},
     "POST /v1/models/{model}/exports": {"format": "bf16"},
+    "POST /v1/models/{model}/trials": {"prompt": "Well?", "max_tokens": 16},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/uploads": {
         "filename": "a", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/jsonl",

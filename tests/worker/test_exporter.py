@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app import orphans
+from app import orphans, wishes
 from app.exports import repository
 from app.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, ExportStatus, Model
+from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, Model, WishStatus
 from tests.support.house import House
 from tests.support.toy_trainer import Toy, weights_of
-from worker.exporter import MAX_TRIES, Exporter
+from worker.exporter import Exporter
+from worker.wishes import MAX_TRIES
 
 TOY = Toy(steps=20, checkpoint_every=5)
 
@@ -32,7 +33,7 @@ def ask(house: House, model_id: str, format: str, step: int | None = None) -> st
     with house.database.transaction() as session:
         export = Export(
             id=new_id("export-"), project_id=DEFAULT_PROJECT_ID, source=source, job_id=session.get_one(Model, model_id).job_id, step=step,
-            format=format, exported_model_id=source if format == "fp8" else f"{source}:{format}", status=ExportStatus.IN_PROGRESS, tries=0,
+            format=format, exported_model_id=source if format == "fp8" else f"{source}:{format}", status=WishStatus.IN_PROGRESS, tries=0,
         )  # fmt: skip
         repository.add(session, export)
     return export.id
@@ -55,15 +56,15 @@ def content(house: House, export_id: str, name: str) -> str:
 
 def test_each_is_made_from_what_it_should_and_becomes_a_model(house: House) -> None:
     model_id = model_of(house)
-    wishes = {
+    wanted = {
         "bf16": (ask(house, model_id, "bf16"), weights_of(20)),
         "lora": (ask(house, model_id, "lora"), weights_of(20)),
     }
     old = ask(house, model_id, "fp8", step=15)
     old_bf16 = ask(house, model_id, "bf16", step=15)
     exporter(house).look()
-    for format, (export_id, weights) in wishes.items():
-        assert found(house, export_id).status == ExportStatus.COMPLETED
+    for format, (export_id, weights) in wanted.items():
+        assert found(house, export_id).status == WishStatus.COMPLETED
         assert content(house, export_id, f"{format}.txt") == f"{model_id}:{format} {weights.decode()}"
     before = toy_state(15)
     assert content(house, old, "model.safetensors") == before
@@ -95,7 +96,7 @@ def test_what_the_program_refuses_is_told_in_its_words(embedded_house: House) ->
     exporter(embedded_house).look()
     export = found(embedded_house, export_id)
     assert (export.status, export.error_code, export.error_message) == (
-        ExportStatus.FAILED, "format_not_available", "format: a toy has no GGUF",
+        WishStatus.FAILED, "format_not_available", "format: a toy has no GGUF",
     )  # fmt: skip
     with embedded_house.database.read() as session:
         assert session.get(Model, export.exported_model_id) is None
@@ -123,14 +124,14 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     assert house.start_worker("cpu").wait(60) == 137
     assert (tmp_path / "marks" / point).exists()
     export = found(house, export_id)
-    assert (export.status, export.tries) == (ExportStatus.IN_PROGRESS, 1)
+    assert (export.status, export.tries) == (WishStatus.IN_PROGRESS, 1)
     with house.database.read() as session:
         assert session.get(Model, export.exported_model_id) is None
 
     with house.database.transaction() as session:  # what time would do
         session.execute(update(Export).values(claimed_at=None))
     exporter(house).look()
-    assert found(house, export_id).status == ExportStatus.COMPLETED
+    assert found(house, export_id).status == WishStatus.COMPLETED
     assert content(house, export_id, "bf16.txt").startswith(export.exported_model_id)
     prefix = f"projects/{export.project_id}/exports/{export_id}"
     with house.database.read() as session:
@@ -144,39 +145,39 @@ def test_workers_that_die_again_and_again_end_it(embedded_house: House) -> None:
         session.execute(update(Export).values(tries=MAX_TRIES))
     exporter(embedded_house).look()
     export = found(embedded_house, export_id)
-    assert (export.status, export.error_code) == (ExportStatus.FAILED, "export_failed")
+    assert (export.status, export.error_code) == (WishStatus.FAILED, "export_failed")
 
 
 def test_a_worker_that_ends_gives_it_back(embedded_house: House) -> None:
     export_id, drain = ask(embedded_house, model_of(embedded_house), "bf16"), threading.Event()
     worker = exporter(embedded_house, drain)
     with embedded_house.database.transaction() as session:
-        claimed = repository.claim(session, 60)
+        claimed = wishes.claim(session, Export, 60)
     assert claimed is not None
     worker.look()  # somebody holds it
     assert found(embedded_house, export_id).tries == 1
     with embedded_house.database.transaction() as session:
-        repository.release(session, claimed)
+        wishes.release(session, claimed)
     drain.set()
     worker.look()
     assert (found(embedded_house, export_id).tries, found(embedded_house, export_id).claimed_at) == (0, None)
     drain.clear()
     worker.look()
-    assert found(embedded_house, export_id).status == ExportStatus.COMPLETED
+    assert found(embedded_house, export_id).status == WishStatus.COMPLETED
 
 
 def test_a_ghost_writes_nothing(embedded_house: House) -> None:
     ask(embedded_house, model_of(embedded_house), "bf16")
     with embedded_house.database.transaction() as session:
-        ghost = repository.claim(session, 60)
+        ghost = wishes.claim(session, Export, 60)
     with embedded_house.database.transaction() as session:
         session.execute(update(Export).values(claimed_at=None))
-        winner = repository.claim(session, 60)
+        winner = wishes.claim(session, Export, 60)
     assert ghost is not None
     assert winner is not None
     with embedded_house.database.transaction() as session:
-        assert not repository.renew(session, ghost)
-        assert repository.renew(session, winner)
+        assert not wishes.renew(session, ghost)
+        assert wishes.renew(session, winner)
         model = Model(id=ghost.exported_model_id, config={}, bytes=1)
         assert not repository.complete(session, ghost, model, [])
 
@@ -191,7 +192,7 @@ def test_one_that_was_deleted_is_made_again(embedded_house: House) -> None:
         session.execute(update(Model).where(Model.id == model_id).values(deleted_at=Model.created_at))
         repository.ask_again(session, export_id)
     worker.look()
-    assert found(house, export_id).status == ExportStatus.COMPLETED
+    assert found(house, export_id).status == WishStatus.COMPLETED
     with house.database.read() as session:
         assert session.get_one(Model, model_id).deleted_at is None
     assert content(house, export_id, "bf16.txt").startswith(model_id)
