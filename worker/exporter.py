@@ -24,11 +24,13 @@ from worker.space import require_space
 from worker.trainer import run_tool
 from worker.wishes import Fulfiller, GivenUp, Heartbeat, Impossible
 
+PROVENANCE = ("README.md", "config.json", "LICENSE", "NOTICE")  # beginnings of the files that tell base model and licence
 log = structlog.get_logger()
 
 
 class Wanted(NamedTuple):
-    """`checkpoint`: the one that is exported, or that the model was made from, if it is still there."""
+    """`artifacts`: of `source`, which is the model that is exported, or the base of the checkpoint that is. `checkpoint`: the one that is
+    exported, or that the model was made from, if it is still there."""
 
     source: Model
     artifacts: list[Artifact]
@@ -51,7 +53,8 @@ class Exporter(Fulfiller[Export]):
             job = session.get(Job, export.job_id)
             source = session.get(Model, export.source if export.step is None else job.base_model_id if job else "")
             checkpoints = newest_first(session, export.job_id)
-            artifacts = session.scalars(select(Artifact).where(Artifact.model_id == export.source).order_by(Artifact.name)).all()
+            made_from = source.id if source else ""
+            artifacts = session.scalars(select(Artifact).where(Artifact.model_id == made_from).order_by(Artifact.name)).all()
         if source is None or (export.step is None and source.deleted_at is not None):
             raise Impossible("model_not_found", "The model has been deleted meanwhile.")
         return Wanted(source, list(artifacts), job, _checkpoint_of(export, job, checkpoints))
@@ -61,14 +64,14 @@ class Exporter(Fulfiller[Export]):
         if export.step is None and export.format != "lora":
             require_space(folder, 3 * wanted.source.bytes)  # as it is, and in bf16
             source = folder / "source"
-            for artifact in wanted.artifacts:
-                check()
-                fetch(self._storage, artifact.storage_key, source / keys.relative(artifact.name), artifact.sha256)
+            self._fetch(wanted.artifacts, source, check)
         elif wanted.checkpoint is None or wanted.job is None:
             raise Impossible("checkpoint_missing", "The checkpoint that it would be made from has been deleted or was never stored.")
         elif export.format == "lora":
             source = folder / "source"
             fetch_checkpoint(self._storage, wanted.checkpoint, source, check)
+            if wanted.source.deleted_at is None:
+                self._fetch([one for one in wanted.artifacts if one.name.startswith(PROVENANCE)], source, check)
         else:
             bases = Bases(self._database, self._storage, self._settings, self._owner, check)
             source = bases.merged(wanted.job, wanted.checkpoint)
@@ -79,6 +82,11 @@ class Exporter(Fulfiller[Export]):
         arguments += ["--name", export.exported_model_id, "--base-model", base_model]
         run_tool(self._settings.trainer_command, arguments, check)
         return folder / "made"
+
+    def _fetch(self, artifacts: list[Artifact], folder: Path, check: Heartbeat) -> None:
+        for artifact in artifacts:
+            check()
+            fetch(self._storage, artifact.storage_key, folder / keys.relative(artifact.name), artifact.sha256)
 
     def _hand_in(self, export: Export, wanted: Wanted, folder: Path, check: Heartbeat) -> None:
         artifacts = []

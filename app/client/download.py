@@ -22,18 +22,28 @@ def download(
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: one named after the model.", show_default=False)] = None,
 ) -> None:
     """Download every file of a model, each proved by its sha256. Run it again to go on after an interruption."""
+    manifest = client.api.get(f"/models/{segment(model)}/artifacts/manifest.json")
+    folder = output or Path(folder_name(model))
+    done = download_files(client, model, manifest, folder)
+    client.out.say(f"{folder}: {len(manifest['files'])} files, {text.size(done)}, every sha256 as the service says.")
+    if client.out.as_json:
+        client.out.document(manifest)
+
+
+def folder_name(model: str) -> str:
+    return UNSAFE.sub("-", model).strip(".-") or "model"
+
+
+def download_files(client: Client, model: str, manifest: Json, folder: Path) -> int:
+    """All that the manifest names, whole and proved; how many bytes that is."""
     path = f"/models/{segment(model)}/artifacts"
-    manifest = client.api.get(f"{path}/manifest.json")
-    folder = output or Path(UNSAFE.sub("-", model).strip(".-") or "model")
     targets = [(_source(path, file), _inside(folder, file["name"])) for file in manifest["files"]]
     done = 0
     with transfer(client, model, manifest["bytes"]) as moved:
         for source, target in targets:
             fetch(client.api, source, target, _behind(done, moved))
             done += source.bytes
-    client.out.say(f"{folder}: {len(targets)} files, {text.size(done)}, every sha256 as the service says.")
-    if client.out.as_json:
-        client.out.document(manifest)
+    return done
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from app.client import files, keys, models, projects
 from app.client.command import command
 from app.client.download import download
 from app.client.jobs import commands as jobs
+from app.client.publish import publish
 from app.client.workers import workers
 
 PANEL = "Use a service, on this machine or another"
@@ -15,4 +16,5 @@ def join(app: typer.Typer) -> None:
     for name, group in (("files", files), ("jobs", jobs), ("models", models), ("keys", keys), ("projects", projects)):
         app.add_typer(group.app, name=name, rich_help_panel=PANEL)
     command(app, "download", panel=PANEL)(download)
+    command(app, "publish", panel=PANEL)(publish)
     command(app, "workers", panel=PANEL)(workers)

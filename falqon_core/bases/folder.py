@@ -28,6 +28,7 @@ MODEL_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "README.md",
 )  # fmt: skip
+ORIGIN = "_name_or_path"  # in config.json, where transformers too writes what a model was loaded from
 
 Transfer = Callable[[Path, Path], object]
 
@@ -37,12 +38,12 @@ def copy_model(source: Path, output: Path) -> None:
     _take(source, output, shutil.copyfile)
 
 
-def move_model(source: Path, output: Path) -> None:
-    """As `copy_model`, for a source on the same file system that is not needed any more."""
-    _take(source, output, lambda a, b: os.replace(a.resolve(), b))
+def move_model(source: Path, output: Path, origin: str) -> None:
+    """As `copy_model`, for a source on the same file system that is not needed any more; `origin`: its name on the Hub."""
+    _take(source, output, lambda a, b: os.replace(a.resolve(), b), origin)
 
 
-def _take(source: Path, output: Path, transfer: Transfer) -> None:
+def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = None) -> None:
     config = check_model_folder(source)
     check_architecture(config)
     ModelDimensions.from_config(config)
@@ -55,7 +56,8 @@ def _take(source: Path, output: Path, transfer: Transfer) -> None:
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in MODEL_FILES):
             _check_file(path)
             transfer(path, output / path.name)
-    (output / "config.json").write_text(json.dumps(_without_private_keys(config), indent=2) + "\n", encoding="utf-8")
+    config = _without_private_keys(config) | ({ORIGIN: origin} if origin else {})
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_file(path: Path) -> None:

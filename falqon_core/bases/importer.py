@@ -27,8 +27,9 @@ def import_model(source: str, output: Path) -> None:
     with whole_folder(output) as staging:
         if source.startswith("hf:"):
             with tempfile.TemporaryDirectory(prefix=".download.", dir=output.parent) as folder:
-                download(source.removeprefix("hf:"), Path(folder))
-                move_model(Path(folder), staging)
+                repository = source.removeprefix("hf:")
+                download(repository, Path(folder))
+                move_model(Path(folder), staging, repository.partition("@")[0])
         elif source.lower().endswith(".gguf"):
             convert_gguf(Path(source), staging)
         else:

@@ -7,42 +7,47 @@ model computes, and no rounding is added. What is given up: they need memory for
 import shutil
 from pathlib import Path
 
+from huggingface_hub import ModelCardData
+
 from falqon_core.export.adapter import write_adapter
 from falqon_core.export.checksums import NAME as SUMS
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
+from falqon_core.export.provenance import HUB_ID, TAG, Fields, card_fields, copy_licence
 from falqon_core.files import whole_folder, write_whole
 from falqon_core.spec.certificate import CERTIFICATE
 from falqon_core.spec.formats import FORMATS, FormatName
 
 
 def write_format(format: FormatName, source: Path, output: Path, name: str, base_model: str) -> None:
-    """`source`: a checkpoint's folder for "lora", an exported model's otherwise. `name` and `base_model` are shown.
+    """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the card and licence of the model.
 
-    Writes `output`, whole or not at all. Raises `FormatUnavailable`, and the errors of reading `source`.
+    `name` is shown, and `base_model` where `source` does not say what the base is called on the Hub. Writes `output`, whole or not at
+    all. Raises `FormatUnavailable`, and the errors of reading `source`.
     """
+    fields = card_fields(source, base_model)
     with whole_folder(output) as staging:
         match format:
             case "lora":
-                write_adapter(source, staging, base_model)
+                on_the_hub = HUB_ID.fullmatch(base_model)  # what was trained from a fine-tuned model does not fit on that one's base
+                write_adapter(source, staging, str(fields["base_model"]) if on_the_hub else base_model)
             case "bf16":
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        write_whole(staging / "README.md", _card(format, name, base_model))
+        copy_licence(source, staging)
+        write_whole(staging / "README.md", _card(format, name, fields))
         if (source / CERTIFICATE).is_file():  # of the weights that these are; it names the files it was made for
             shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
         write_sha256sums(staging)
 
 
-def _card(format: FormatName, name: str, base_model: str) -> str:
+def _card(format: FormatName, name: str, fields: Fields) -> str:
     library = "peft" if format == "lora" else "gguf" if format == "gguf" else "transformers"
+    front_matter = ModelCardData(library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields)
     return f"""---
-base_model: {base_model!r}
-library_name: {library}
-pipeline_tag: text-generation
-tags: [falqon, {format}]
+{front_matter.to_yaml()}
 ---
 # {name}
 

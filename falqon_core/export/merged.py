@@ -7,10 +7,11 @@ from pathlib import Path
 from huggingface_hub import save_torch_state_dict
 
 from falqon_core.export.checksums import NAME as SUMS
+from falqon_core.export.curve import CURVE
 from falqon_core.export.reading import dequantized
 from falqon_core.spec.certificate import CERTIFICATE
 
-REPLACED = {"config.json", "README.md", SUMS, CERTIFICATE, "model.safetensors.index.json"}
+REPLACED = {"config.json", "README.md", CURVE, SUMS, CERTIFICATE, "model.safetensors.index.json"}
 
 
 def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None:

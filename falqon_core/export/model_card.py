@@ -1,12 +1,15 @@
-"""README.md of a trained model: front matter for the Hub, how to load it, how it was trained, and what it cannot do."""
+"""README.md of a trained model and the curve that it shows: front matter for the Hub, how to load it, how it was trained and on what,
+and what it cannot do."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
+from falqon_core.data.summary import DataSummary
+from falqon_core.export.curve import CURVE, draw_curve, evenly
+from falqon_core.export.provenance import TAG, Fields
 from falqon_core.files import write_whole
 from falqon_core.spec.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.spec.config import MethodName, Recipe
@@ -16,6 +19,8 @@ METHODS: dict[MethodName, str] = {
     "falqon": "Supervised fine-tuning",
     "dpo": "Direct preference optimization (DPO) against the base model",
 }
+HELD_OUT = "The validation loss says how well it predicts records like the training records, and nothing more."
+NOT_HELD_OUT = "There is no validation loss: nothing here says how well it does on what it has not seen."
 
 
 class TrainingRow(NamedTuple):
@@ -31,26 +36,25 @@ def write_model_card(
     folder: Path,
     *,
     base_model: str,
-    license: str | None,
+    fields: Fields,
     recipe: Recipe,
     rows: Sequence[TrainingRow],
     num_records: int,
-    num_tokens: int,
+    tokens_per_epoch: int,
+    trained_tokens: int,
+    data: DataSummary | None,
     device: str,
     certificate: Certificate | None = None,
 ) -> None:
-    """`recipe` is the resolved one; `num_tokens` counts the trained tokens; of many `rows` an even choice is shown."""
-    data = ModelCardData(
-        base_model=base_model,
-        library_name="transformers",
-        license=license,
-        pipeline_tag="text-generation",
-        tags=["fp8", "falqon", *(["dpo"] if recipe.method == "dpo" else [])],
-    )
+    """`base_model` is shown, `fields` are for the front matter; `recipe` is the resolved one."""
+    tags = ["fp8", TAG, *(["dpo"] if recipe.method == "dpo" else [])]
+    front_matter = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields)
+    valid_losses = [(row.step, row.valid_loss) for row in rows if row.valid_loss is not None]
+    write_whole(folder / CURVE, draw_curve([(row.step, row.train_loss) for row in rows], valid_losses))
     table = "\n".join(_row(row) for row in thinned(rows))
     settings = "\n".join(f"| {name} | {value} |" for name, value in recipe.model_dump(exclude_none=True).items())
     card = f"""---
-{data.to_yaml()}
+{front_matter.to_yaml()}
 ---
 # {base_model}, fine-tuned with FALQON
 
@@ -71,7 +75,9 @@ On hardware without FP8, `from_pretrained("PATH", quantization_config=Compressed
 `sha256sum -c SHA256SUMS` verifies a download.
 
 ## Training
-{METHODS[recipe.method]}: {num_records:,} records, {num_tokens:,} trained tokens, on {device}.
+{METHODS[recipe.method]}: {num_records:,} records, {trained_tokens:,} trained tokens, on {device}.{_best(recipe, certificate)}
+
+![Training and validation loss over the steps]({CURVE})
 
 | step | training loss | validation loss | learning rate |
 |---:|---:|---:|---:|
@@ -81,11 +87,39 @@ On hardware without FP8, `from_pretrained("PATH", quantization_config=Compressed
 |---|---|
 {settings}
 
+## Data
+| | |
+|---|---|
+{_data(num_records, tokens_per_epoch, recipe.max_seq_length, data, certificate)}
+
 {_proof(certificate)}## Limits
 It inherits the licence, the knowledge and the biases of its base model, and has learned only what the training records show.
 Losses are measured during training, before the activations are quantized by the serving engine.
+{HELD_OUT if valid_losses else NOT_HELD_OUT}
+It was put to no benchmark, and to no test of whether its answers are safe.
 """
     write_whole(folder / "README.md", card)
+
+
+def _best(recipe: Recipe, certificate: Certificate | None) -> str:
+    if certificate is None or certificate.training.best_step is None or recipe.early_stopping_patience is None:
+        return ""
+    return f" The weights are those of step {certificate.training.best_step}, which had the lowest validation loss."
+
+
+def _data(num_records: int, num_tokens: int, max_length: int | None, data: DataSummary | None, certificate: Certificate | None) -> str:
+    facts = {"training records": f"{num_records:,}", "their tokens": f"{num_tokens:,}, {num_tokens / num_records:,.1f} a record on average"}
+    if data is not None:
+        facts |= {
+            "tokens of the longest record": f"{data.longest:,}",
+            f"records cut at {max_length:,} tokens": f"{data.num_truncated:,}",
+            "records left out, bad or with nothing to learn": f"{data.num_left_out:,}",
+            "validation records": f"{data.num_validation_records:,}",
+        }
+    if certificate is not None:
+        files = {"training": certificate.data.train, "validation": certificate.data.validation}
+        facts |= {f"sha256 of the {name} file": f"`{sha256}`" for name, sha256 in files.items() if sha256}
+    return "\n".join(f"| {name} | {value} |" for name, value in facts.items())
 
 
 def _proof(certificate: Certificate | None) -> str:
@@ -111,23 +145,11 @@ def _outcome(check: Check) -> str:
 
 
 def thinned(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """At most `MAX_TABLE_ROWS` rows spread evenly, first and last among them, and besides those every row with a validation loss."""
-    if len(rows) <= MAX_TABLE_ROWS:
-        return list(rows)
-    kept = {round(index * (len(rows) - 1) / (MAX_TABLE_ROWS - 1)) for index in range(MAX_TABLE_ROWS)}
-    return [row for index, row in enumerate(rows) if index in kept or row.valid_loss is not None]
+    """At most `MAX_TABLE_ROWS` rows spread evenly, first and last among them, and as many of those with a validation loss."""
+    shown = evenly(rows, MAX_TABLE_ROWS) + evenly([row for row in rows if row.valid_loss is not None], MAX_TABLE_ROWS)
+    return sorted(set(shown))
 
 
 def _row(row: TrainingRow) -> str:
     valid = "" if row.valid_loss is None else f"{row.valid_loss:.4f}"
     return f"| {row.step} | {row.train_loss:.4f} | {valid} | {row.learning_rate:.2e} |"
-
-
-def license_of(model_folder: Path) -> str | None:
-    """The licence that a model folder's README.md declares in its front matter."""
-    readme = model_folder / "README.md"
-    if not readme.is_file():
-        return None
-    front_matter = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    declared = re.search(r"^license: *([\w.+-]+) *$", front_matter[1], re.MULTILINE) if front_matter else None
-    return declared[1] if declared else None

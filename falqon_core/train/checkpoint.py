@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from falqon_core.data.summary import DataSummary
 from falqon_core.files import whole_folder
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.errors import CheckpointCorrupt
@@ -27,7 +28,7 @@ from falqon_core.spec.weights import check_safetensors
 
 
 class Row(BaseModel):
-    """One line of the training table."""
+    """One line of the training table, one point of the curve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +48,7 @@ class Progress(BaseModel):
     num_tokens: int
     num_threads: int
     num_processes: int = 1
+    data: DataSummary | None = None  # unknown to trainings that began before it was kept
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from falqon_core.export.certify import files_of
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.fp8 import export_fp8
-from falqon_core.export.model_card import TrainingRow, license_of, write_model_card
+from falqon_core.export.model_card import TrainingRow, write_model_card
+from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods.falqon import Falqon
 from falqon_core.spec.certificate import CERTIFICATE, Certificate
@@ -35,15 +36,20 @@ def new_model(output: Path) -> Iterator[Path]:
 def document(
     staging: Path, progress: Progress, base_folder: Path, base_name: str, device: str, certificate: Certificate | None = None
 ) -> None:
-    """All that stands around the exported files. `base_name` is shown in the card; empty: the base folder's name."""
+    """All that stands around the exported files. `base_name`: for the card, if the base folder knows no other; empty: its name."""
+    base_name = base_name or base_folder.name
+    fields = card_fields(base_folder, base_name)
+    copy_licence(base_folder, staging)
     write_model_card(
         staging,
-        base_model=base_name or base_folder.name,
-        license=license_of(base_folder),
+        base_model=str(fields.get("base_model", base_name)),
+        fields=fields,
         recipe=progress.recipe,
         rows=[TrainingRow(**row.model_dump()) for row in progress.rows],
         num_records=progress.num_records,
-        num_tokens=progress.trained_tokens,
+        tokens_per_epoch=progress.num_tokens,
+        trained_tokens=progress.trained_tokens,
+        data=progress.data,
         device=device,
         certificate=certificate,
     )

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 from falqon_core.data.dataset import Dataset
+from falqon_core.data.summary import summarize
+from falqon_core.export.curve import MAX_POINTS
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.objective import objective_of
@@ -42,7 +44,6 @@ from falqon_core.train.witness import witness_of
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
 CERTIFIER_SECONDS = 10.0  # more than its libraries take to load
-NUM_ROWS = 20  # training-table rows kept beside those with a validation loss
 
 
 class Trainer:
@@ -70,6 +71,7 @@ class Trainer:
             num_tokens=train.num_tokens,
             num_threads=torch.get_num_threads(),
             num_processes=world.size,
+            data=summarize(train, self.validation),
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
         self._certifier: Certifier | None = None
@@ -146,9 +148,9 @@ class Trainer:
         return note_evaluation(self.progress, figures["loss"])
 
     def _note(self, metrics: StepMetrics) -> None:
-        """Keep a line for the model card: about `NUM_ROWS` evenly spread, and every evaluation."""
+        """Keep a point for the curve of the model card: about `MAX_POINTS` evenly spread, and every evaluation."""
         valid_loss = self.progress.metrics.get("valid_loss")
-        if valid_loss is not None or metrics.step in (1, self.total_steps) or metrics.step % math.ceil(self.total_steps / NUM_ROWS) == 0:
+        if valid_loss is not None or metrics.step in (1, self.total_steps) or metrics.step % math.ceil(self.total_steps / MAX_POINTS) == 0:
             row = Row(step=metrics.step, train_loss=metrics.train_loss, valid_loss=valid_loss, learning_rate=metrics.learning_rate)
             self.progress.rows.append(row)
 

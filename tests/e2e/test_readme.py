@@ -1,5 +1,6 @@
 """The commands of README.md and docs/, as they stand there, against a running service."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import hub
 from tests.support.environments import OPENAI, python_with
 from tests.support.house import ROOT
 from tests.support.service import KEY, Service, free_port
@@ -111,6 +113,15 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["role"] == "assistant"
+
+    with hub.serving() as there:
+        run(service, tmp_path, ["bash", "-ec", block("sh", "falqon publish")], **where, **there.environment(str(tmp_path / "hf")))
+    (published,) = there.repositories.values()
+    certified = json.loads(published.files["certificate.json"])["files"]
+    assert {file["name"]: file["sha256"] for file in certified}.items() <= {
+        name: hashlib.sha256(content).hexdigest() for name, content in published.files.items()
+    }.items()
+    assert published.files.keys() == {file["name"] for file in certified} | {"certificate.json", "SHA256SUMS"}
 
     step = str(service.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number)
     exports = block("sh", "falqon models export")

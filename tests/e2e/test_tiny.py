@@ -100,6 +100,7 @@ def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(service
     listing: Any = service.client.get(f"/models/{done.fine_tuned_model}/artifacts", cast_to=object)
     names = {artifact["name"] for artifact in listing["data"]}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "SHA256SUMS", "certificate.json"} <= names
+    assert "training_curve.svg" in names
     for artifact in listing["data"]:
         address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/{artifact['name']}"
         content = httpx.get(address, headers={"Authorization": f"Bearer {KEY}"}).content

@@ -186,13 +186,15 @@ def export(training: Path, step: int, model: Path, output: Path) -> int:
 
 
 def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> int:
-    """A file that says what it was made from; no GGUF can be had of a toy."""
+    """Files that say what it was made from; no GGUF can be had of a toy."""
     if to == "gguf":
         os.write(message_fd, encode(Failed(code="format_not_available", message="format: a toy has no GGUF", param="format")))
         return ExitCode.USER_ERROR
     (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
     output.mkdir()
     (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
+    if to == "lora":
+        (output / "source.txt").write_text(" ".join(path.name for path in source.iterdir()))
     return ExitCode.DONE
 
 

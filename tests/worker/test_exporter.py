@@ -4,13 +4,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from app import orphans, wishes
 from app.exports import repository
 from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, Model, WishStatus
-from tests.support.house import House
+from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
 from worker.exporter import Exporter
 from worker.wishes import MAX_TRIES
@@ -79,6 +79,19 @@ def test_each_is_made_from_what_it_should_and_becomes_a_model(house: House) -> N
         source.job_id,
     )
     assert sorted(path.name for path in (house.settings.work_dir / "exports").iterdir()) == [".lock"]
+
+
+@pytest.mark.parametrize("base_is_there", [True, False])
+def test_an_adapter_is_made_beside_what_tells_its_base_and_licence(base_is_there: bool, embedded_house: House) -> None:
+    house = embedded_house
+    model_id = model_of(house)
+    if not base_is_there:
+        with house.database.transaction() as session:
+            session.execute(update(Model).where(Model.id == BASE_MODEL).values(deleted_at=func.now()))
+    of_checkpoint, of_model = ask(house, model_id, "lora", step=15), ask(house, model_id, "lora")
+    exporter(house).look()
+    assert ("config.json" in content(house, of_checkpoint, "source.txt").split()) is base_is_there
+    assert "config.json" in content(house, of_model, "source.txt").split()
 
 
 def toy_state(step: int) -> str:

@@ -52,6 +52,13 @@ def test_the_hf_command_downloads(hub: Hub, tmp_path: Path) -> None:
     assert "not found" in refused.stderr
 
 
+def test_a_base_model_that_is_imported_from_a_hub_keeps_its_name_there(hub: Hub, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "falqon_core", "import", "hf:falqon-tiny@main", "--output", str(tmp_path / "model")]
+    done = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "falqon-tiny"
+
+
 @pytest.mark.slow
 def test_datasets_loads_an_uploaded_file(hub: Hub, tmp_path: Path) -> None:
     code = f"""

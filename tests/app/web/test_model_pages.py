@@ -126,6 +126,17 @@ def test_the_stream_brings_the_state_of_exports(browser: httpx.Client, tenant: T
     assert line.startswith("data: <hx-partial")
 
 
+def test_a_drawing_is_nothing_that_a_browser_shows(browser: httpx.Client, tenant: Tenant) -> None:
+    model, name = a_model(tenant), "training_curve.svg"
+    stored = tenant.api.storage.put(f"models/{model}/{name}", [b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"])
+    with tenant.api.database.transaction() as session:
+        session.add(Artifact(model_id=model, name=name, storage_key=f"models/{model}/{name}", **stored._asdict()))
+    for answer in (browser.get(f"{model_page(model)}/artifacts/{name}"), tenant.http.get(f"/v1/models/{model}/artifacts/{name}")):
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert (answer.headers["content-type"], answer.headers["x-content-type-options"]) == ("application/octet-stream", "nosniff")
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
 def test_files_come_one_by_one_as_a_tar_and_by_a_link(browser: httpx.Client, tenant: Tenant) -> None:
     model = a_model(tenant)
     here = model_page(model)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
+from falqon_core.bases.folder import move_model
 from falqon_core.bases.importer import BUILTIN, import_model
 from falqon_core.spec.errors import ModelError
 
@@ -170,3 +171,13 @@ def test_a_hub_that_does_not_answer_is_a_refusal(repository: str, match: str, tm
     with pytest.raises(ModelError, match=match):
         import_model(f"hf:{repository}", tmp_path / "models" / "model")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_came_from_a_hub_knows_its_name_there(tiny_folder: Path, tmp_path: Path) -> None:
+    edit_json(tiny_folder / "config.json", _name_or_path="/home/someone")
+    (tmp_path / "model").mkdir()
+
+    move_model(tiny_folder, tmp_path / "model", "acme/tiny")
+
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "acme/tiny"
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model")

@@ -1,6 +1,7 @@
 """The other formats of one trained model, read by those who read them elsewhere: PEFT, transformers, gguf and llama.cpp."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from gguf import GGUFReader
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +21,7 @@ from falqon_core.bases.gguf import convert_gguf
 from falqon_core.export.formats import write_format
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.formats import FormatUnavailable, check_format
+from falqon_core.spec.formats import FormatName, FormatUnavailable, check_format
 from falqon_core.spec.messages import ExitCode
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.conftest import train_file as train_file
@@ -115,6 +117,20 @@ def test_the_adapter_is_exact(trained: Trained, tmp_path: Path) -> None:
     assert torch.equal(adapter[f"base_model.model.{name}.lora_A.weight"], state[f"{name}.a"].float() * state[f"{name}.a_scale"])
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (16, 32.0, str(trained.base))
+
+
+@pytest.mark.parametrize("format", ["lora", "bf16", "gguf"])
+def test_every_form_carries_base_and_licence(format: FormatName, trained: Trained, tmp_path: Path) -> None:
+    source = shutil.copytree(trained.checkpoint if format == "lora" else trained.model, tmp_path / "source")
+    shutil.copyfile(trained.model / "README.md", source / "README.md")
+    (source / "LICENSE").write_text("free")
+    write_format(format, source, tmp_path / "made", "ft:tiny", "called-otherwise-here")
+    data = ModelCard.load(tmp_path / "made" / "README.md").data
+    assert (data.base_model, data.license, data.tags) == ("falqon-tiny", "apache-2.0", ["falqon", format])
+    assert (tmp_path / "made" / "LICENSE").read_text() == "free"
+    assert not (tmp_path / "made" / "training_curve.svg").exists(), "its card shows none"
+    if format == "lora":
+        assert json.loads((tmp_path / "made" / "adapter_config.json").read_text())["base_model_name_or_path"] == "falqon-tiny"
 
 
 def test_an_adapter_of_some_linears_names_only_those(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:

@@ -1,17 +1,23 @@
 from pathlib import Path
 
-import pytest
 from huggingface_hub import ModelCard
 
-from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, license_of, thinned, write_model_card
+from falqon_core.data.summary import DataSummary
+from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thinned, write_model_card
+from falqon_core.export.provenance import Fields
 from falqon_core.spec.config import MethodName, Recipe
 
+SUMMARY = DataSummary(longest=64, num_truncated=3, num_left_out=2, num_validation_records=120)
+FIELDS: Fields = {"base_model": "acme/small-1b", "license": "other", "license_name": "acme-1", "license_link": "LICENSE"}
+ROWS = [TrainingRow(1, 2.5, None, 1e-3), TrainingRow(2, 1.25, 1.5, 5e-4)]
 
-def write(folder: Path, base_model: str = "acme/small-1b", license: str | None = "apache-2.0", method: MethodName = "falqon") -> ModelCard:
-    rows = [TrainingRow(1, 2.5, None, 1e-3), TrainingRow(2, 1.25, 1.5, 5e-4)]
+
+def write(
+    folder: Path, fields: Fields = FIELDS, method: MethodName = "falqon", rows: list[TrainingRow] = ROWS, data: DataSummary | None = SUMMARY
+) -> ModelCard:
     write_model_card(
-        folder, base_model=base_model, license=license, recipe=Recipe(rank=8, method=method).resolved(100), rows=rows, num_records=1234,
-        num_tokens=56789, device="cpu",
+        folder, base_model="small", fields=fields, recipe=Recipe(rank=8, method=method).resolved(100), rows=rows, num_records=1234,
+        tokens_per_epoch=24680, trained_tokens=56789, data=data, device="cpu",
     )  # fmt: skip
     return ModelCard.load(folder / "README.md")
 
@@ -19,24 +25,44 @@ def write(folder: Path, base_model: str = "acme/small-1b", license: str | None =
 def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
     data = write(tmp_path).data
 
-    assert (data.base_model, data.license, data.library_name, data.pipeline_tag) == (
-        "acme/small-1b", "apache-2.0", "transformers", "text-generation",
-    )  # fmt: skip
+    assert (data.base_model, data.library_name, data.pipeline_tag) == ("acme/small-1b", "transformers", "text-generation")
+    assert (data.license, data.license_name, data.license_link) == ("other", "acme-1", "LICENSE")
     assert data.tags == ["fp8", "falqon"]
 
 
-def test_an_unknown_licence_is_left_out(tmp_path: Path) -> None:
-    assert write(tmp_path, license=None).data.license is None
-    assert "license" not in (tmp_path / "README.md").read_text().split("---")[1]
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    assert write(tmp_path, fields={}).data.license is None
+    front_matter = (tmp_path / "README.md").read_text().split("---")[1]
+    assert "license" not in front_matter
+    assert "base_model" not in front_matter
 
 
-def test_a_name_cannot_break_the_front_matter(tmp_path: Path) -> None:
+def test_a_licence_cannot_break_the_front_matter(tmp_path: Path) -> None:
     name = "odd: 'name' # \n---\nlicense: mit"
 
-    data = write(tmp_path, base_model=name).data
+    data = write(tmp_path, fields=FIELDS | {"license_name": name}).data
 
-    assert data.base_model == name
-    assert data.license == "apache-2.0"
+    assert (data.license_name, data.license) == (name, "other")
+
+
+def test_it_shows_the_curve_beside_it(tmp_path: Path) -> None:
+    assert "](training_curve.svg)" in write(tmp_path).text
+    assert ">validation</text>" in (tmp_path / "training_curve.svg").read_text()
+
+
+def test_it_tells_of_the_data(tmp_path: Path) -> None:
+    text = write(tmp_path).text
+
+    assert "| their tokens | 24,680, 20.0 a record on average |" in text
+    assert "| records cut at 2,048 tokens | 3 |" in text
+    assert "| records left out, bad or with nothing to learn | 2 |" in text
+    assert "| validation records | 120 |" in text
+    assert "validation records" not in write(tmp_path, data=None).text
+
+
+def test_its_limits_follow_from_what_was_measured(tmp_path: Path) -> None:
+    assert "There is no validation loss" not in write(tmp_path).text
+    assert "There is no validation loss" in write(tmp_path, rows=ROWS[:1]).text
 
 
 def test_it_tells_training_recipe_and_use(tmp_path: Path) -> None:
@@ -60,7 +86,7 @@ def test_it_names_the_method(tmp_path: Path) -> None:
     assert card.data.tags == ["fp8", "falqon", "dpo"]
 
 
-def test_long_tables_are_thinned_but_keep_every_validation() -> None:
+def test_long_tables_are_thinned_but_keep_validations() -> None:
     rows = [TrainingRow(step, 1.0, 1.0 if step % 100 == 50 else None, 1e-3) for step in range(1, 1001)]
 
     kept = thinned(rows)
@@ -69,19 +95,5 @@ def test_long_tables_are_thinned_but_keep_every_validation() -> None:
     assert kept[-1] == rows[-1]
     assert [row for row in kept if row.valid_loss is not None] == [row for row in rows if row.valid_loss is not None]
     assert len(kept) <= MAX_TABLE_ROWS + 10
-
-
-@pytest.mark.parametrize(
-    ("text", "license"),
-    [
-        ("---\nbase_model: a\nlicense: apache-2.0\n---\nText", "apache-2.0"),
-        ("---\nbase_model: a\n---\nlicense: mit", None),
-        ("no front matter\nlicense: mit", None),
-        (None, None),
-    ],
-)
-def test_the_licence_of_a_base_model(text: str | None, license: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / "README.md").write_text(text)
-
-    assert license_of(tmp_path) == license
+    every = [row._replace(valid_loss=1.0) for row in rows]
+    assert len(thinned(every)) == MAX_TABLE_ROWS

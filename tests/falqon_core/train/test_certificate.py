@@ -88,6 +88,7 @@ def test_every_file_is_in_the_certificate_or_in_the_sums(trained: Trained) -> No
     found = certificate_of(trained.folder)
     sums = dict(reversed(line.split("  ", 1)) for line in (trained.folder / "SHA256SUMS").read_text().splitlines())
     assert {file.name: file.sha256 for file in found.files} | {"certificate.json": sums["certificate.json"]} == sums
+    assert {"README.md", "training_curve.svg"} <= sums.keys()
     assert sums.keys() | {"SHA256SUMS"} == {path.name for path in trained.folder.iterdir()}
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=trained.folder, check=False).returncode == 0
 
@@ -96,6 +97,7 @@ def test_the_card_shows_it(trained: Trained) -> None:
     card = (trained.folder / "README.md").read_text()
     assert "| codes and scales | none | 28 tensors, bit for bit |" in card
     assert "4 rows of the validation data" in card
+    assert f"| sha256 of the training file | `{certificate_of(trained.folder).data.train}` |" in card
 
 
 def test_nothing_is_left_beside_the_model(trained: Trained) -> None:

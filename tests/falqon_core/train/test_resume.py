@@ -57,4 +57,5 @@ def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], t
     assert starts[2] >= 17
     told = {(one.step, one.train_loss) for attempt in attempts for one in attempt.messages if isinstance(one, StepMetrics)}
     assert sorted(told) == losses
-    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path / "parts") == (whole := bytes_of(tmp_path / "whole"))
+    assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, "a point for every step, whichever attempt took it"

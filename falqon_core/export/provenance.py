@@ -1,0 +1,62 @@
+"""What a model takes over from the folder that it was made from: the base model's name on the Hub, and its licence.
+
+A folder that came from the Hub says so in its config.json (`bases.importer`); one that we made says in its card what its base was.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from falqon_core.bases.folder import ORIGIN
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+TAG = "falqon"  # of cards that are ours
+LICENCE_FIELDS = ("license", "license_name", "license_link")
+LICENCE_FILE = re.compile(r"(LICENSE|NOTICE)[A-Za-z0-9_-]*(\.(txt|md))?")
+FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---(\s|$)", re.DOTALL)
+MAX_FIELD, MAX_FILE_BYTES = 500, 2**20
+
+Fields = dict[str, str | list[str]]
+
+
+def card_fields(source: Path, name: str) -> Fields:
+    """For the front matter of a card: `base_model`, unless the Hub would not take it, and the licence that `source` declares.
+
+    `name`: by which the base goes here.
+    """
+    declared = _front_matter(source / "README.md")
+    ours = TAG in declared["tags"] if isinstance(declared.get("tags"), list) else False
+    base = _origin(source / "config.json") or (declared.get("base_model") if ours else None) or name
+    fields = {field: declared[field] for field in LICENCE_FIELDS if _is_plain(declared.get(field))}
+    return ({"base_model": base} if isinstance(base, str) and HUB_ID.fullmatch(base) else {}) | fields
+
+
+def copy_licence(source: Path, folder: Path) -> None:
+    """Its text, where `source` has it as files of at most 1 MiB."""
+    for path in source.iterdir():
+        if LICENCE_FILE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _front_matter(readme: Path) -> dict[str, Any]:
+    """Anybody may have written it."""
+    found = FRONT_MATTER.match(readme.read_text(encoding="utf-8-sig", errors="replace")) if readme.is_file() else None
+    try:
+        declared = yaml.safe_load(found[1]) if found else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return declared if isinstance(declared, dict) else {}
+
+
+def _origin(config: Path) -> Any:
+    content = json.loads(config.read_bytes()) if config.is_file() else {}
+    return content.get(ORIGIN)
+
+
+def _is_plain(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(one, str) and 0 < len(one) <= MAX_FIELD for one in values)
