@@ -149,6 +149,7 @@ class Progress:
                 "memory_bytes": last.memory_bytes,
                 "mfu": None if last.mfu is None else round(last.mfu, 4),
                 "gpu_utilization": last.gpu_utilization,
+                "gpu_temperature": last.gpu_temperature,
                 "elapsed_seconds": round(last.elapsed_seconds, 1),
                 "cost": self._cost(left),
             }

@@ -68,6 +68,7 @@ class StepMetrics(Message):
     memory_bytes: int = Field(description="most bytes held so far: of the process on a CPU, of the device's allocator on a GPU")
     mfu: float | None = Field(None, description="model FLOP/s over the peak of the device; null when the peak is not known")
     gpu_utilization: float | None = Field(None, description="percent; null on a CPU")
+    gpu_temperature: float | None = Field(None, description="degrees Celsius; null on a CPU")
 
 
 class Evaluated(Message):

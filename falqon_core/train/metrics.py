@@ -6,6 +6,7 @@ first step of an attempt includes what is warmed up.
 
 import resource
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -51,6 +52,7 @@ class Meter:
             memory_bytes=memory_bytes(self._device),
             mfu=None if self._peak_flops is None else flops / seconds / self._peak_flops,
             gpu_utilization=gpu_utilization(self._device),
+            gpu_temperature=gpu_temperature(self._device),
         )
 
 
@@ -71,9 +73,18 @@ def memory_bytes(device: torch.device) -> int:
 
 def gpu_utilization(device: torch.device) -> float | None:
     """Percent of the driver's last sampling period in which a kernel ran; None on a CPU and where NVML's binding is not installed."""
+    return _told_by_the_driver(torch.cuda.utilization, device)
+
+
+def gpu_temperature(device: torch.device) -> float | None:
+    """Degrees Celsius; None as above."""
+    return _told_by_the_driver(torch.cuda.temperature, device)
+
+
+def _told_by_the_driver(ask: Callable[[torch.device], int], device: torch.device) -> float | None:
     if device.type == "cpu":
         return None
     try:
-        return torch.cuda.utilization(device)
+        return ask(device)
     except (ModuleNotFoundError, RuntimeError):
         return None

@@ -49,7 +49,7 @@ def test_what_a_step_says_of_its_device_reaches_job_and_event() -> None:
     progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(1))
     now, event = progress.snapshot(), progress.metrics(step(1))
-    assert (now["memory_bytes"], now["mfu"], now["gpu_utilization"]) == (2**30, 0.125, None)
+    assert (now["memory_bytes"], now["mfu"], now["gpu_utilization"], now["gpu_temperature"]) == (2**30, 0.125, None, None)
     assert (event["codes_changed"], event["memory_bytes"], event["mfu"]) == (0.25, 2**30, 0.125)
     assert "gpu_utilization" not in event, "an event leaves out what is not known"
 

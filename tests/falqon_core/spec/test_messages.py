@@ -20,7 +20,8 @@ from falqon_core.spec.messages import (
 
 STEP = StepMetrics(
     step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=0.75, tokens=800,
-    trained_tokens=2400, tokens_per_second=321.5, elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5, gpu_utilization=99,
+    trained_tokens=2400, tokens_per_second=321.5, elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5,
+    gpu_utilization=99, gpu_temperature=71,
 )  # fmt: skip
 MESSAGES: list[Message] = [
     Started(

@@ -74,7 +74,7 @@ def test_every_step_tells_its_figures(run: Any) -> None:
         assert 0 < one.mfu < 1
         # Four operations a weight and token at least.
         assert one.mfu * peak / one.tokens_per_second > 4 * 14 * 8 * 8
-        assert one.gpu_utilization is None
+        assert (one.gpu_utilization, one.gpu_temperature) == (None, None)
     assert [one.memory_bytes for one in steps] == sorted(one.memory_bytes for one in steps)
 
 
