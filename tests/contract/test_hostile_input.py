@@ -138,7 +138,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "file_id": job.training_file, "held_out": tenant.upload(), "job_id": job.id, "upload_id": upload.id,
         "webhook_endpoint_id": endpoint.id, "delivery_id": "whd_x", "model": tenant.base_model, "name": "config.json",
         "checkpoint": checkpoint, "permission_id": "cp_x", "project_id": Tenant(api).project_id, "key_id": "key_x",
-        "format": "bf16",
+        "format": "bf16", "trial_id": "trial-x",
     }  # fmt: skip
     yield Place(api, tenant, objects, httpx.get(f"{api.url}/openapi.json", verify=False).json())
     tenant.http.close()

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from falqon_core.spec.messages import (
+    Answering,
     CheckpointSaved,
     Evaluated,
     ExitCode,
@@ -40,6 +41,7 @@ MESSAGES: list[Message] = [
     Sampled(step=3, samples=[Sample(prompt="two\nlines", completion="ünïcode 🙂", expected="")]),
     CheckpointSaved(step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}),
     Exported(path="/out/model"),
+    Answering(model=1, text=" ünïcode\n"),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),
     Failed(code="out_of_memory", message="too large", param=None),
     Finished(steps=10, trained_tokens=8000, elapsed_seconds=25.0, early_stop="2 evaluations", best_step=8),
