@@ -110,7 +110,7 @@ def test_a_library_that_is_not_installed_is_one_warning(house: House, tmp_path: 
 FAILING = """
 import os
 class SummaryWriter:
-    def __init__(self, logdir): print("noise " * 20_000)
+    def __init__(self, logdir, filename_suffix): print("noise " * 20_000)
     def add_text(self, *_): pass
     def add_scalar(self, name, value, step):
         if step == 5: raise RuntimeError("no access with " + os.environ["SOME_API_KEY"] + "\\nsecond line")
@@ -163,7 +163,7 @@ ENVIRONMENT = """
 import os
 open("environment", "w").write(" ".join(os.environ))
 class SummaryWriter:
-    def __init__(self, logdir): pass
+    def __init__(self, logdir, filename_suffix): pass
     def add_text(self, *_): pass
     def add_scalar(self, *_): pass
     def close(self): pass
