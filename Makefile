@@ -56,10 +56,9 @@ lint: setup
 types: setup
 	mypy
 
-# A file of tests stays with one process. In their own order, or the few slow tests of tests/chaos would be left for the end. One thread
-# each: two processes with two threads on two cores took 54 s where two threads took 19 s, because threads that wait for others spin.
+# In their own order, or the few slow tests of tests/chaos would be left for the end. One thread each: two processes with two threads on two cores took 54 s where two threads took 19 s, because threads that wait for others spin.
 unit: setup $(VENV)/.smollm2
-	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
 format: setup
 	ruff check --fix .
