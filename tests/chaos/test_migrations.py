@@ -44,6 +44,7 @@ def used(house: House) -> Database:
             tenant.client.fine_tuning.checkpoints.permissions.create(newest.fine_tuned_model_checkpoint, project_ids=[other.project_id])
             model = house.job(job_id).fine_tuned_model_id
             tenant.http.post(f"/v1/models/{model}/exports", json={"format": "bf16"}).raise_for_status()
+            tenant.http.post(f"/v1/models/{model}/trials", json={"prompt": "Well?"}).raise_for_status()
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
     for one in (tenant, other):
         one.http.close()
