@@ -23,9 +23,8 @@ from falqon_core.files import whole_folder
 
 @runtime_checkable
 class QuantizedLinear(Protocol):
-    """A linear that holds FP8 codes. `bias` is float [O] or None."""
-
-    bias: torch.Tensor | None
+    """A linear that holds FP8 codes, and perhaps a `bias`, float [O]. That is not named here: since Python 3.12 `isinstance` overlooks
+    what a module keeps among its parameters, and with it the whole linear."""
 
     def quantized_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
         """codes float8_e4m3fn [O, I] and scale float32 [O, 1]; weight = codes * scale."""
@@ -59,8 +58,8 @@ def _tensors(model: PreTrainedModel, quantized: dict[str, QuantizedLinear]) -> d
         codes, scale = module.quantized_weight()
         tensors[f"{name}.weight"] = codes.detach().cpu().contiguous()
         tensors[f"{name}.weight_scale"] = scale.detach().cpu().contiguous()
-        if module.bias is not None:
-            tensors[f"{name}.bias"] = _plain(module.bias)
+        if (bias := getattr(module, "bias", None)) is not None:
+            tensors[f"{name}.bias"] = _plain(bias)
     return tensors
 
 

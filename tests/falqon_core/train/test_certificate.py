@@ -1,5 +1,6 @@
 """A trained model against its own files, whole and damaged; the process that compares them is the real one."""
 
+import importlib.metadata
 import json
 import shutil
 import signal
@@ -73,7 +74,7 @@ def test_it_says_what_was_trained_from_what_and_how(trained: Trained) -> None:
     assert found.data.train == lines.split()[0]
     assert (found.training.recipe, found.training.recipe.seed) == (trained.checkpoint.progress.recipe, 5)
     assert (found.training.steps, found.training.metrics) == (4, trained.checkpoint.progress.metrics)
-    assert found.software.libraries["torch"] == torch.__version__
+    assert found.software.libraries["torch"] == importlib.metadata.version("torch")
     assert (found.device.type, found.service) == ("cpu", None)
 
 
