@@ -145,7 +145,12 @@ def exported(service: Service, job_id: str, format: str) -> str:
 def tried(service: Service, model: str, prompt: str) -> None:
     trials = f"/models/{quote(model, safe='')}/trials"
     asked: Any = service.client.post(trials, body={"prompt": prompt, "max_tokens": 24}, cast_to=object)
-    wait_for(lambda: service.client.get(f"{trials}/{asked['id']}", cast_to=Any)["status"] == "completed", SECONDS)
+
+    def status() -> str:
+        trial: Any = service.client.get(f"{trials}/{asked['id']}", cast_to=object)
+        return str(trial["status"])
+
+    wait_for(lambda: status() == "completed", SECONDS, "the prompt is answered")
 
 
 def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> None:
