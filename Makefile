@@ -56,7 +56,8 @@ lint: setup
 types: setup
 	mypy
 
-# In their own order, or the few slow tests of tests/chaos would be left for the end. One thread each: two processes with two threads on two cores took 54 s where two threads took 19 s, because threads that wait for others spin.
+# In their own order, or the few slow tests of tests/chaos would be left for the end. With one thread a process, because threads that wait
+# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one.
 unit: setup $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
 from falqon_core.spec.formats import FormatName
-from falqon_core.spec.messages import ExitCode, Failed, Message
+from falqon_core.spec.messages import Answering, ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.stopping import Stopping
 
@@ -135,8 +135,7 @@ def answer(
         _prepare_process(offline=True)
         from falqon_core.train.answering import answer as answer_prompt
 
-        tell = MessagePort(message_fd) if message_fd is not None else lambda piece: typer.echo(piece.text, nl=False)
-        answer_prompt(models, prompt.read(), max_tokens, tell)
+        answer_prompt(models, prompt.read(), max_tokens, _aloud(models) if message_fd is None else MessagePort(message_fd))
 
 
 @app.command(hidden=True)
@@ -215,6 +214,20 @@ def _exit_code(error: FalqonError) -> ExitCode:
     if isinstance(error, CertificateMismatch):
         return ExitCode.CERTIFICATE_MISMATCH
     return ExitCode.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else ExitCode.INTERNAL
+
+
+def _aloud(models: list[Path]) -> Callable[[Answering], None]:
+    """Each answer below the name of who gives it."""
+    speaking = None
+
+    def speak(piece: Answering) -> None:
+        nonlocal speaking
+        if piece.model != speaking:
+            speaking = piece.model
+            typer.echo(f"\n{models[piece.model]}:")
+        typer.echo(piece.text, nl=False)
+
+    return speak
 
 
 def _to_stderr(message: Message) -> None:

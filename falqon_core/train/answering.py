@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from falqon_core.data.rendering import render_prompt
 from falqon_core.spec.errors import DatasetError, OutOfMemory
 from falqon_core.spec.messages import Answering
 from falqon_core.train.memory import GIB, available_bytes, usable_bytes
 from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
+from falqon_core.train.samples import generate
 
 MAX_PROMPT_TOKENS = 4096
 BYTES_PER_PARAMETER = 2
@@ -31,7 +32,6 @@ def answer(models: Sequence[Path], prompt: str, max_tokens: int, tell: Callable[
         _answer_one(folder, prompt, max_tokens, lambda text, place=place: tell(Answering(model=place, text=text)))  # type: ignore[misc]
 
 
-@torch.no_grad()
 def _answer_one(folder: Path, prompt: str, max_tokens: int, tell: Callable[[str], None]) -> None:
     dimensions = load_dimensions(folder)
     needed, usable = BYTES_PER_PARAMETER * dimensions.num_parameters, usable_bytes(available_bytes(CPU))
@@ -39,21 +39,11 @@ def _answer_one(folder: Path, prompt: str, max_tokens: int, tell: Callable[[str]
         raise OutOfMemory(f"the model needs about {needed / GIB:.2f} GiB on the CPU, and {usable / GIB:.2f} GiB can be used")
     tokenizer = load_tokenizer(folder)
     rendered = render_prompt(prompt, tokenizer)
-    input_ids = tokenizer(rendered.text, add_special_tokens=rendered.plain, return_tensors="pt")["input_ids"]
-    length = input_ids.shape[1]
+    ids = tokenizer(rendered.text, add_special_tokens=rendered.plain, return_tensors="np")["input_ids"][0]
     most = min(MAX_PROMPT_TOKENS, dimensions.max_position_embeddings - 1)
-    if not 0 < length <= most:
-        raise DatasetError(f"the prompt has {length:,} tokens; from 1 to {most:,} can be answered", "prompt")
-    model = load_base_model(folder, CPU)
-    ends = model.generation_config.eos_token_id
-    config = GenerationConfig(
-        max_new_tokens=min(max_tokens, dimensions.max_position_embeddings - length),
-        do_sample=False,
-        eos_token_id=ends if ends is not None else tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id or 0,
-    )
-    mask = torch.ones_like(input_ids)
-    model.generate(input_ids, attention_mask=mask, generation_config=config, streamer=_Streamer(tokenizer, tell))
+    if not 0 < len(ids) <= most:
+        raise DatasetError(f"the prompt has {len(ids):,} tokens; from 1 to {most:,} can be answered", "prompt")
+    generate(load_base_model(folder, CPU), ids, max_tokens, tokenizer.eos_token_id, _Streamer(tokenizer, tell))
 
 
 class _Streamer(TextStreamer):

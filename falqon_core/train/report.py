@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from falqon_core.spec.messages import (
-    Answering,
     CheckpointSaved,
     Evaluated,
     ExitCode,
@@ -130,8 +129,6 @@ def describe(message: Message) -> str:
         case Finished():
             early = f", stopped early after {message.early_stop}" if message.early_stop else ""
             return f"finished: {message.steps} steps, {message.trained_tokens:,} tokens in {message.elapsed_seconds:.0f} s{early}"
-        case Answering():
-            return message.text
         case Failed():
             return f"failed ({message.code}): {message.message}"
         case Log():

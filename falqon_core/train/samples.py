@@ -10,6 +10,7 @@ from collections.abc import Sequence as Items
 import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.spec.messages import Sample
@@ -38,8 +39,13 @@ def complete(
 
 
 @torch.no_grad()
-def generate(model: PreTrainedModel, prompt: np.ndarray, num_tokens: int, eos_token_id: int | None) -> np.ndarray:
-    """Token ids [n] that the model most probably continues `prompt` with: at most `num_tokens`, the end-of-sequence token included."""
+def generate(
+    model: PreTrainedModel, prompt: np.ndarray, num_tokens: int, eos_token_id: int | None, streamer: BaseStreamer | None = None
+) -> np.ndarray:
+    """Token ids [n] that the model most probably continues `prompt` with: at most `num_tokens`, the end-of-sequence token included.
+
+    `streamer` is given the prompt and then each token as it is found.
+    """
     input_ids = torch.from_numpy(prompt.astype(np.int64))[None].to(model.device)
     room = model.config.max_position_embeddings - len(prompt)
     ends = {eos_token_id, *_as_list(model.generation_config.eos_token_id)} - {None}
@@ -48,7 +54,7 @@ def generate(model: PreTrainedModel, prompt: np.ndarray, num_tokens: int, eos_to
     config = GenerationConfig(
         max_new_tokens=min(num_tokens, room), do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=eos_token_id or 0
     )
-    output = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config)
+    output = model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config, streamer=streamer)
     return output[0, len(prompt) :].cpu().numpy()
 
 
