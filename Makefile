@@ -72,7 +72,7 @@ fuzz: setup
 	python -m tests.fuzz --requests 50000
 
 chaos: setup
-	CHAOS=release python -m pytest tests/chaos
+	CHAOS=release OMP_NUM_THREADS=1 python -m pytest -n 2 tests/chaos
 
 load: setup
 	python -m benchmarks.api_load

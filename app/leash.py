@@ -22,7 +22,8 @@ def leashed(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def main(parent: int, command: list[str]) -> None:
+def hold(parent: int) -> None:
+    """This process, which `parent` has started."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
@@ -30,6 +31,10 @@ def main(parent: int, command: list[str]) -> None:
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
+
+
+def main(parent: int, command: list[str]) -> None:
+    hold(parent)
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -24,10 +24,12 @@ _numbers = itertools.count()
 
 
 class Scheduling(LoadFileScheduling):
-    """A file of tests stays with one process, and all of tests/chaos with one: two of those at a time are more than two cores carry."""
+    """A file of tests stays with one process, and with tests/chaos all that use one of the two databases: most of their time is waiting."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/chaos" if nodeid.startswith("tests/chaos/") else super()._split_scope(nodeid)
+        if nodeid.startswith("tests/chaos/"):
+            return f"tests/chaos on {'sqlite' if 'sqlite' in nodeid else 'postgres'}"
+        return str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:

@@ -1,19 +1,13 @@
 """The API in a process of its own, there to be killed."""
 
-import multiprocessing
-import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 import httpx
 
+from tests.support.forks import Fork
 from tests.support.house import House
 from tests.support.waiting import wait_for
-
-# Forks of a process that has imported the API: starting one again takes no second.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["app.main", "pytest", __name__])
 
 
 class ApiProcess:
@@ -29,42 +23,33 @@ class ApiProcess:
         self.url = f"http://127.0.0.1:{self._port}"
         self.process = self.start()
 
-    def start(self, environment: Mapping[str, str] | None = None) -> "multiprocessing.process.BaseProcess":
-        arguments = (self._port, self._environment | dict(environment or {}), self._output)
-        self.process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
-        self.process.start()
+    def start(self, environment: Mapping[str, str] | None = None) -> Fork:
+        self.process = Fork(_serve, self._port, environment=self._environment | dict(environment or {}), output=self._output)
         wait_for(self._answers, 30, f"the API is up; see {self._output}")
         return self.process
 
     def kill(self) -> None:
-        assert self.process.is_alive(), "there is nothing to kill"
+        assert self.process.poll() is None, "there is nothing to kill"
         self.process.kill()
-        self.process.join()
+        self.process.wait()
 
     def close(self) -> None:
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+        self.process.kill()
+        self.process.wait()
         self._held.close()
 
     def _answers(self) -> bool:
         try:
             return httpx.get(f"{self.url}/healthz", timeout=5).is_success
         except httpx.TransportError:
-            assert self.process.is_alive(), self._output.read_text()[-3000:]
+            assert self.process.poll() is None, self._output.read_text()[-3000:]
             return False
 
 
-def _serve(port: int, environment: Mapping[str, str], output: Path) -> None:
+def _serve(port: int) -> None:
     import uvicorn
 
     from app.main import create_app
     from app.settings import Settings
-    from falqon_core.spec import faults
 
-    with output.open("ab") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-    os.environ.update(environment)
-    faults.arm(environment.get("FAULT_POINTS", ""), environment.get("FAULT_MARKS", ""))
     uvicorn.run(create_app(Settings(_env_file=None)), host="127.0.0.1", port=port, log_config=None)

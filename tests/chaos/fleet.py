@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from app.jobs import service
 from app.jobs.lifecycle import TERMINAL
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
 from app.reconciler import Reconciler
+from tests.support.forks import Fork
 from tests.support.house import House
 from tests.support.toy_trainer import Toy
 from tests.support.valkey import Valkey
@@ -37,8 +37,8 @@ class Fleet:
         self.house = house
         self.rng = rng
         self.toys: dict[str, Toy] = {}
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self._frozen: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Fork] = []
+        self._frozen: list[Fork] = []
         self.resumes_full_disks = True
         self._num_workers = 0
         self._valkey = Valkey(house.settings.data_dir)
@@ -89,7 +89,7 @@ class Fleet:
             return False
         return True
 
-    def freeze(self) -> list[subprocess.Popen[bytes]]:
+    def freeze(self) -> list[Fork]:
         """All workers with their trainers; others take their places. None of them inside a write: SQLite's lock would stay with it."""
         while True:
             self._signal(self.workers, signal.SIGSTOP)
@@ -102,15 +102,15 @@ class Fleet:
         self._frozen += frozen
         return frozen
 
-    def wake(self, frozen: list[subprocess.Popen[bytes]]) -> None:
+    def wake(self, frozen: list[Fork]) -> None:
         self._signal(frozen, signal.SIGCONT)
 
-    def send_home(self, workers: list[subprocess.Popen[bytes]]) -> None:
+    def send_home(self, workers: list[Fork]) -> None:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
         self.run_until(lambda: all(worker.poll() is not None for worker in workers), 30, "workers end that are told to")
 
-    def _signal(self, workers: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    def _signal(self, workers: list[Fork], number: signal.Signals) -> None:
         for pid in [*(worker.pid for worker in workers), *self.house.trainers()]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -133,7 +133,7 @@ def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path
         house.set(job_id, lease_expires_at=now_plus(-1))
         wait_for(mark.exists, 30, "a rescue fails")
         if action == "exit":
-            api.process.join()
+            api.process.wait()
             api.start()
         if action == "stop":
             time.sleep(FROZEN_SECONDS)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from datetime import timedelta
@@ -13,19 +12,18 @@ from sqlalchemy import update
 
 from app.database import Database
 from app.ids import new_id
-from app.leash import leashed
 from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.settings import Settings
 from app.storage import Storage, keys
 from falqon_core.spec.config import Recipe
 from tests.support.api import TINY_CONFIG
+from tests.support.forks import ROOT, Fork
 from tests.support.records import Records
 from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 from worker.gpu import Machine
 from worker.supervisor import Supervisor
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "toy_trainer.py")]
 BASE_MODEL = "toy/base"
 DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang")
@@ -45,7 +43,7 @@ class House(Records):
             num_threads=2,
         )
         super().__init__(database, Storage(self.settings.resolved_storage_url))
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[Fork] = []
         with database.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
             session.add(Model(id=BASE_MODEL, config=TINY_CONFIG, bytes=1))
@@ -109,19 +107,10 @@ class House(Records):
     def wait_for_checkpoint(self, job_id: str) -> None:
         wait_for(lambda: self.checkpoints(job_id), what="a checkpoint")
 
-    def start_worker(self, queue: str = "gpu", **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-P", "threads", "-c", "1", "-Q", queue]
-        with (self.settings.data_dir / "worker.log").open("ab") as log:
-            child = subprocess.Popen(
-                leashed([*command, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"]),
-                cwd=ROOT,
-                env=self.environment() | environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._children.append(child)
-        return child
+    def start_worker(self, queue: str = "gpu", **environment: str) -> Fork:
+        output = self.settings.data_dir / "worker.log"
+        self._children.append(Fork(_work, queue, environment=self.environment() | environment, output=output))
+        return self._children[-1]
 
     def environment(self) -> dict[str, str]:
         settings = self.settings
@@ -146,6 +135,13 @@ class House(Records):
             if child.poll() is None:
                 child.kill()
             child.wait()
+
+
+def _work(queue: str) -> None:
+    from celery.bin.celery import celery
+
+    options = ["-P", "threads", "-c", "1", "-Q", queue, "--without-gossip", "--without-mingle", "-n", f"{new_id('')}@test", "-l", "info"]
+    celery.main(["-A", "worker.celery_app", "worker", *options], prog_name="celery")
 
 
 def processes(*words: str) -> list[int]:
