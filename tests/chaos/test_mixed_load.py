@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from app.database import Database
 from app.jobs.lifecycle import TERMINAL
-from app.models import JobStatus
+from app.models import JobStatus, Project
 from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
@@ -24,6 +25,7 @@ from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 NUM_USERS, NUM_READERS = 3, 4
+LIVE_JOBS = 40  # quota of the users' project: about two minutes of work for its worker, however long the load lasts
 VICTIMS = {"api": "uvicorn", "worker of jobs": "gpu-", "worker of files": "cpu-", "trainer": "toy_trainer.py", "redis": "valkey-server"}
 ENVIRONMENT = {
     "FALQON_ADMIN_KEY": KEY,
@@ -39,6 +41,8 @@ END_SECONDS = 300.0
 def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: str) -> Iterator[Service]:
     service = Service(short_tmp / f"mixed-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url})
     service.wait_until_up()
+    with database.transaction() as session:
+        session.execute(update(Project).values(max_live_jobs=LIVE_JOBS))
     yield service
     service.close()
 

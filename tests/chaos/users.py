@@ -13,7 +13,9 @@ from openai import APIConnectionError, APIStatusError, OpenAI
 from tests.support.toy_trainer import Toy
 
 TOY = Toy(steps=60, step_seconds=0.02, checkpoint_every=20)
-REFUSED = {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT, httpx.codes.NOT_FOUND}  # too late, most of the time
+# Too late, most of the time; or more jobs than the project may have.
+REFUSED = {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT, httpx.codes.NOT_FOUND, httpx.codes.TOO_MANY_REQUESTS}
+ENDED = {"succeeded", "failed", "cancelled"}
 AWAY = httpx.codes.SERVICE_UNAVAILABLE
 
 
@@ -33,7 +35,7 @@ class User(threading.Thread):
         actions: list[tuple[Callable[[], None], int]] = [
             (self.submit, 3), (self.cancel, 1), (self.pause, 2), (self.resume, 3), (self.look, 3), (self.download, 1),
         ]  # fmt: skip
-        while not self.ending.wait(self._rng.uniform(0, 0.5)):
+        while not self.ending.wait(self._rng.uniform(0, 1)):
             (action,) = self._rng.choices([action for action, _ in actions], [weight for _, weight in actions])
             try:
                 action()
@@ -53,22 +55,26 @@ class User(threading.Thread):
         self.jobs.append(job.id)
 
     def cancel(self) -> None:
-        if self.jobs:
-            job = self._client.fine_tuning.jobs.cancel(self._rng.choice(self.jobs))
+        if live := self._live():
+            job = self._client.fine_tuning.jobs.cancel(self._rng.choice(live))
             self.cancelled.append(job.id)
 
     def pause(self) -> None:
-        if self.jobs:
-            self._client.fine_tuning.jobs.pause(self._rng.choice(self.jobs))
+        if live := self._live():
+            self._client.fine_tuning.jobs.pause(self._rng.choice(live))
 
     def resume(self) -> None:
-        if self.jobs:
-            self._client.fine_tuning.jobs.resume(self._rng.choice(self.jobs))
+        if live := self._live():
+            self._client.fine_tuning.jobs.resume(self._rng.choice(live))
 
     def look(self) -> None:
         if self.jobs:
             self._client.fine_tuning.jobs.retrieve(self._rng.choice(self.jobs))
-        self._client.fine_tuning.jobs.list(limit=20)
+        self._live()
+
+    def _live(self) -> list[str]:
+        """Of everybody's newest jobs, those that had not ended when we looked."""
+        return [job.id for job in self._client.fine_tuning.jobs.list(limit=100).data if job.status not in ENDED]
 
     def download(self) -> None:
         models = [model.id for model in self._client.models.list() if model.id.startswith("ft:")]
