@@ -96,14 +96,17 @@ def export(
         int | None, typer.Option(min=1, help="of which checkpoint; default: the newest, or the best with early stopping")
     ] = None,
     base_model: Annotated[str, typer.Option(help="name of the base model, for the card; default: the folder's")] = "",
+    train_file: Annotated[Path | None, typer.Option(help="what it was trained on; with it the model is certified")] = None,
+    validation_file: Annotated[Path | None, typer.Option(help="what it was evaluated on, if there was such a file")] = None,
     message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
 ) -> None:
     """Write a checkpoint of a training as a merged FP8 model."""
     with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
-        from falqon_core.train.finish import export_training
+        from falqon_core.train.finish import DataFiles, export_training
 
-        export_training(training, model, output, step, base_model)
+        data = None if train_file is None else DataFiles(train_file, validation_file)
+        export_training(training, model, output, step, base_model, data)
 
 
 @app.command(epilog=EXIT_CODES)

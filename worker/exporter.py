@@ -15,12 +15,16 @@ from app.models.base import JsonObject
 from app.storage import keys
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.faults import fault
+from falqon_core.spec.layout import checkpoint_folder
+from worker import certificate
 from worker.bases import Bases
 from worker.checkpoints import discard, newest_first
 from worker.fetching import fetch, fetch_checkpoint
 from worker.outputs import files_of
 from worker.scratch import scratch
 from worker.space import require_space
+from worker.staging import data_files, fetch_data
+from worker.trainer import export as run_export
 from worker.trainer import run_tool
 from worker.wishes import Fulfiller, GivenUp, Heartbeat, Impossible
 
@@ -73,8 +77,8 @@ class Exporter(Fulfiller[Export]):
             if wanted.source.deleted_at is None:
                 self._fetch([one for one in wanted.artifacts if one.name.startswith(PROVENANCE)], source, check)
         else:
-            bases = Bases(self._database, self._storage, self._settings, self._owner, check)
-            source = bases.merged(wanted.job, wanted.checkpoint)
+            require_space(folder, 2 * wanted.source.bytes)  # in FP8 and in bf16; this is its base
+            source = self._merge(export, wanted.job, wanted.checkpoint, folder, check)
         if export.format == "fp8":
             return source
         base_model = wanted.job.requested["model"] if wanted.job else wanted.source.base_model_id or ""
@@ -82,6 +86,26 @@ class Exporter(Fulfiller[Export]):
         arguments += ["--name", export.exported_model_id, "--base-model", base_model]
         run_tool(self._settings.trainer_command, arguments, check)
         return folder / "made"
+
+    def _merge(self, export: Export, job: Job, checkpoint: Checkpoint, folder: Path, check: Heartbeat) -> Path:
+        """The checkpoint as an FP8 model; with a certificate, unless the files that it was trained on have been deleted."""
+        base = Bases(self._database, self._storage, self._settings, self._owner, check).stage(job)
+        training, merged = folder / "training", folder / "source"
+        fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), check)
+        data = self._data(job, folder, check)
+        name = job.requested["model"]
+        run_export(self._settings.trainer_command, training, checkpoint.step, base, name, merged, check, data)
+        if data:
+            certificate.complete(merged, job.id, export.source, None)
+        return merged
+
+    def _data(self, job: Job, folder: Path, check: Heartbeat) -> list[Path]:
+        """Nothing if any of the files is gone: certified is what was trained on all of them."""
+        with self._database.read() as session:
+            files = data_files(session, job)
+        if any(file.deleted_at is not None for file in files):
+            return []
+        return fetch_data(self._storage, files, folder, check)
 
     def _fetch(self, artifacts: list[Artifact], folder: Path, check: Heartbeat) -> None:
         for artifact in artifacts:

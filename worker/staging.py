@@ -1,11 +1,12 @@
 """Bringing everything one attempt reads to this machine, verified by sha256. No transaction is open meanwhile."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
+from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.jobs.checkpoints import best_of
@@ -38,11 +39,7 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
     inputs = _inputs(database, job)
     output = folder / "output"
     output.mkdir(parents=True)
-    paths = []
-    for name, file in zip(("train.jsonl", "validation.jsonl"), inputs.files, strict=False):
-        check()
-        fetch(storage, file.storage_key, folder / name, file.sha256)
-        paths.append(folder / name)
+    paths = fetch_data(storage, inputs.files, folder, check)
     model = Bases(database, storage, settings, job.lease_owner or "", check).stage(job)
     check_space(database, storage, settings, job)
     _stage_checkpoints(storage, inputs.checkpoints, output, check)
@@ -61,9 +58,21 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
 
 def _inputs(database: Database, job: Job) -> _Inputs:
     with database.read() as session:
-        wanted = [id_ for id_ in (job.training_file_id, job.validation_file_id) if id_]
-        files = [session.get_one(File, id_) for id_ in wanted]
-        return _Inputs(files, newest_first(session, job.id))
+        return _Inputs(data_files(session, job), newest_first(session, job.id))
+
+
+def data_files(session: Session, job: Job) -> list[File]:
+    """The training file and, if the job has one, the validation file."""
+    return [session.get_one(File, id_) for id_ in (job.training_file_id, job.validation_file_id) if id_]
+
+
+def fetch_data(storage: Storage, files: Sequence[File], folder: Path, check: Callable[[], None]) -> list[Path]:
+    paths = []
+    for name, file in zip(("train.jsonl", "validation.jsonl"), files, strict=False):
+        check()
+        fetch(storage, file.storage_key, folder / name, file.sha256)
+        paths.append(folder / name)
+    return paths
 
 
 def _stage_checkpoints(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:

@@ -90,9 +90,20 @@ class ToolFailed(Exception):
         self.failure = failure
 
 
-def export(command: Sequence[str], training: Path, step: int, base: Path, base_name: str, output: Path, check: Callable[[], None]) -> None:
-    """Have the trainer write the checkpoint of a step as a model, as `run_tool` does."""
+def export(
+    command: Sequence[str],
+    training: Path,
+    step: int,
+    base: Path,
+    base_name: str,
+    output: Path,
+    check: Callable[[], None],
+    data: Sequence[Path] = (),
+) -> None:
+    """Have the trainer write the checkpoint of a step as a model, as `run_tool` does. `data`: what the model is certified on."""
     arguments = ["export", str(training), "--step", str(step), "--model", str(base), "--base-model", base_name, "--output", str(output)]
+    for name, path in zip(("--train-file", "--validation-file"), data, strict=False):
+        arguments += [name, str(path)]
     run_tool(command, arguments, check)
 
 

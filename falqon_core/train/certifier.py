@@ -17,6 +17,7 @@ from falqon_core.spec.certificate import Certificate, Training
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import CertificateMismatch, FalqonError, OutOfMemory
 from falqon_core.spec.messages import ExitCode
+from falqon_core.train.checkpoint import Progress
 
 
 class Certifier:
@@ -32,12 +33,12 @@ class Certifier:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._tell(config.model_dump_json())
 
-    def certify(self, folder: Path, witness: Witness, training: Training, device: torch.device) -> Certificate:
+    def certify(self, folder: Path, witness: Witness, progress: Progress, device: torch.device) -> Certificate:
         """Raises `CertificateMismatch` when the files are not what was trained, `FalqonError` or `OutOfMemory` when that cannot be told."""
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
             path = Path(temporary) / "witness.safetensors"
             save_witness(witness, path)
-            request = Request(folder=folder, witness=path, device=str(device), training=training)
+            request = Request(folder=folder, witness=path, device=str(device), training=_training(progress))
             self._tell(request.model_dump_json())
             answer, _ = self._process.communicate()
         if self._process.returncode == ExitCode.OUT_OF_MEMORY:
@@ -61,3 +62,16 @@ class Certifier:
             self._process.stdin.flush()
         except BrokenPipeError:  # it has ended already; its exit code says why
             pass
+
+
+def _training(progress: Progress) -> Training:
+    return Training(
+        recipe=progress.recipe,
+        steps=progress.step,
+        best_step=progress.best_step,
+        num_records=progress.num_records,
+        trained_tokens=progress.trained_tokens,
+        num_threads=progress.num_threads,
+        num_processes=progress.num_processes,
+        metrics=progress.metrics,
+    )

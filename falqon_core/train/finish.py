@@ -3,8 +3,9 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -17,11 +18,15 @@ from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods.falqon import Falqon
 from falqon_core.spec.certificate import CERTIFICATE, Certificate
+from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.errors import ModelError
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import checkpoint_folder
+from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
+from falqon_core.train.inputs import load_data
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
+from falqon_core.train.witness import witness_of
 
 
 @contextmanager
@@ -60,22 +65,49 @@ def document(
     write_sha256sums(staging)
 
 
-def export_training(training: Path, base_folder: Path, output: Path, step: int | None = None, base_name: str = "") -> None:
+class DataFiles(NamedTuple):
+    """What a training read."""
+
+    train: Path
+    validation: Path | None
+
+
+def export_training(
+    training: Path, base_folder: Path, output: Path, step: int | None = None, base_name: str = "", data: DataFiles | None = None
+) -> None:
     """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole one, or its best when it stops early.
 
-    Raises `ModelError` when there is none and `CheckpointCorrupt` when the chosen one is damaged.
+    With `data` it is certified as the trainer certifies what it exports; without, there are no held-out rows to compare on.
+    Raises `ModelError` when there is no checkpoint, `CheckpointCorrupt` when the chosen one is damaged, what `load_data` raises, and
+    `CertificateMismatch`.
     """
+    warn = logging.getLogger(__name__).warning
     if step is not None:
         newest = chosen = load_checkpoint(checkpoint_folder(training, step))
     else:
-        found = newest_checkpoint(training, logging.getLogger(__name__).warning)
+        found = newest_checkpoint(training, warn)
         if found is None:
             raise ModelError(f"{training.name} holds no checkpoint", "training")
         newest, chosen = found, best_checkpoint(training, found.progress) or found
-    model = restored_model(base_folder, chosen, select_device("auto"))  # a GPU rounds the fold as the training on it did
+    device, progress = select_device("auto"), newest.progress  # a GPU rounds the fold as the training on it did
+    model, tokenizer, certificate = restored_model(base_folder, chosen, device), load_tokenizer(base_folder), None
     with new_model(output) as staging:
-        export_fp8(model, load_tokenizer(base_folder), staging)
-        document(staging, newest.progress, base_folder, base_name, model.device.type)
+        export_fp8(model, tokenizer, staging)
+        if data is not None:
+            config = TrainConfig(
+                model=base_folder,
+                train_file=data.train,
+                validation_file=data.validation,
+                recipe=progress.recipe,
+                base_model_name=base_name,
+                num_threads=progress.num_threads,
+            )
+            with closing(Certifier(config)) as certifier:
+                train, validation = load_data(config, tokenizer, warn)
+                witness = witness_of(model, tokenizer, validation, train)
+                del model  # another is about to be loaded
+                certificate = certifier.certify(staging, witness, progress, device)
+        document(staging, progress, base_folder, base_name, device.type, certificate)
 
 
 def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:

@@ -20,7 +20,7 @@ from falqon_core.export.curve import MAX_POINTS
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.objective import objective_of
-from falqon_core.spec.certificate import Certificate, Training
+from falqon_core.spec.certificate import Certificate
 from falqon_core.spec.config import TrainConfig
 from falqon_core.spec.layout import model_folder
 from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Sampled, Started, StepMetrics
@@ -193,7 +193,7 @@ class Trainer:
         certifier = self._start_certifier()
         witness = witness_of(self.model, self.tokenizer, self.validation, self.train)
         self._let_go()
-        return certifier.certify(folder, witness, self._training(), self.device)
+        return certifier.certify(folder, witness, self.progress, self.device)
 
     def _expect_the_end(self, metrics: StepMetrics) -> None:
         """Have the certifier load its libraries while the last steps are computed."""
@@ -212,19 +212,6 @@ class Trainer:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _training(self) -> Training:
-        progress = self.progress
-        return Training(
-            recipe=progress.recipe,
-            steps=progress.step,
-            best_step=progress.best_step,
-            num_records=progress.num_records,
-            trained_tokens=progress.trained_tokens,
-            num_threads=progress.num_threads,
-            num_processes=progress.num_processes,
-            metrics=progress.metrics,
-        )
 
     def _prepare_or_restore(self, train: Dataset, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:

@@ -72,9 +72,10 @@ def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: P
     assert lines[-1].startswith("finished: 3 steps")
     assert done.stderr == ""
 
-    again = run("export", output, "--model", model, "--output", tmp_path / "again")
+    again = run("export", output, "--model", model, "--output", tmp_path / "again", "--train-file", train_file)
     assert again.returncode == ExitCode.DONE, again.stderr
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (output / "model" / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "certificate.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (output / "model" / name).read_bytes(), name
 
 
 def test_messages_arrive_on_the_descriptor(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:

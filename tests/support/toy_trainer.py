@@ -36,6 +36,8 @@ from falqon_core.spec.messages import (
     encode,
 )
 
+DIGEST = "0" * 64
+
 
 class Toy(BaseModel):
     steps: int = 20
@@ -151,37 +153,42 @@ class Trainer:
 
     def export(self) -> None:
         folder = model_folder(self.output)
-        shutil.copytree(self.model, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
-        fault("export_write")
-        (folder / "model.safetensors").write_text(self.state)
-        (folder / CERTIFICATE).write_text(certificate().model_dump_json())
-        sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
-        (folder / "SHA256SUMS").write_text(sums)
+        write_model(self.model, folder, self.state, certificate())
         if self.toy.damaged_export:
             (folder / "model.safetensors").write_text("not what was hashed")
         self.send(Exported(path=str(folder)))
 
 
-def certificate() -> Certificate:
-    digest = "0" * 64
+def write_model(base: Path, folder: Path, state: str, certificate: Certificate | None) -> None:
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    fault("export_write")
+    (folder / "model.safetensors").write_text(state)
+    if certificate is not None:
+        (folder / CERTIFICATE).write_text(certificate.model_dump_json())
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    (folder / "SHA256SUMS").write_text(sums)
+
+
+def certificate(train: str = DIGEST, validation: str | None = None) -> Certificate:
+    """Of a model that was trained on files with these hashes."""
     return Certificate(
         checks=[Check(name="codes_and_scales", passed=True, detail="2 tensors, bit for bit")],
         held_out=HeldOut(source="training", num_rows=1, num_tokens=10),
         canary=Canary(prompt="Hello", trainer="toy", reloaded="toy"),
-        base=Base(name="toy/base", sha256=digest),
-        data=Data(train=digest, validation=None),
+        base=Base(name="toy/base", sha256=DIGEST),
+        data=Data(train=train, validation=validation),
         training=Training(
             recipe=Recipe(), steps=1, best_step=None, num_records=1, trained_tokens=10, num_threads=1, num_processes=1, metrics={}
         ),
-        software=Software(falqon="0", source_sha256=digest, python="3", libraries={}),
+        software=Software(falqon="0", source_sha256=DIGEST, python="3", libraries={}),
         device=Device(type="cpu", name="toy"),
         files=[],
     )
 
 
-def export(training: Path, step: int, model: Path, output: Path) -> int:
-    shutil.copytree(model, output)
-    (output / "model.safetensors").write_text((checkpoint_folder(training, step) / "state.bin").read_text())
+def export(training: Path, step: int, model: Path, output: Path, data: list[Path]) -> int:
+    state = (checkpoint_folder(training, step) / "state.bin").read_text()
+    write_model(model, output, state, certificate(*map(sha256, data)) if data else None)
     return ExitCode.DONE
 
 
@@ -227,6 +234,8 @@ def main() -> int:
     for name in ("--model", "--output"):
         write.add_argument(name, type=Path, required=True)
     write.add_argument("--base-model", required=True)
+    for name in ("--train-file", "--validation-file"):
+        write.add_argument(name, type=Path)
     write.add_argument("--message-fd", type=int)
     other = commands.add_parser("convert")
     other.add_argument("source", type=Path)
@@ -238,7 +247,8 @@ def main() -> int:
     if arguments.command == "convert":
         return convert(arguments.source, arguments.to, arguments.name, arguments.output, arguments.message_fd)
     if arguments.command == "export":
-        return export(arguments.training, arguments.step, arguments.model, arguments.output)
+        data = [path for path in (arguments.train_file, arguments.validation_file) if path]
+        return export(arguments.training, arguments.step, arguments.model, arguments.output, data)
     if arguments.command == "import":
         return import_folder(arguments.source, arguments.output)
     config = TrainConfig.model_validate_json(arguments.config.read_bytes())

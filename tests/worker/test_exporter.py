@@ -9,7 +9,8 @@ from sqlalchemy import func, select, update
 from app import orphans, wishes
 from app.exports import repository
 from app.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, Model, WishStatus
+from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, File, Job, Model, WishStatus
+from falqon_core.spec.certificate import CERTIFICATE, Certificate
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
 from worker.exporter import Exporter
@@ -92,6 +93,28 @@ def test_an_adapter_is_made_beside_what_tells_its_base_and_licence(base_is_there
     exporter(house).look()
     assert ("config.json" in content(house, of_checkpoint, "source.txt").split()) is base_is_there
     assert "config.json" in content(house, of_model, "source.txt").split()
+
+
+@pytest.mark.parametrize("data_is_there", [True, False])
+def test_a_checkpoint_is_certified_on_the_data_of_its_training(data_is_there: bool, embedded_house: House) -> None:
+    house = embedded_house
+    model_id = model_of(house)
+    if not data_is_there:
+        with house.database.transaction() as session:
+            session.execute(update(File).values(deleted_at=func.now()))
+    export_id = ask(house, model_id, "fp8", step=15)
+    exporter(house).look()
+    with house.database.read() as session:
+        names = session.scalars(select(Artifact.name).where(Artifact.model_id == f"{model_id}:ckpt-step-15")).all()
+        trained_on = select(File.sha256).join(Job, Job.training_file_id == File.id).where(Job.fine_tuned_model_id == model_id)
+        sha256 = session.scalars(trained_on).one()
+    assert {"model.safetensors", "SHA256SUMS"} <= set(names)
+    assert (CERTIFICATE in names) is data_is_there
+    if data_is_there:
+        certificate = Certificate.model_validate_json(content(house, export_id, CERTIFICATE))
+        assert certificate.data.train == sha256
+        assert certificate.service is not None
+        assert (certificate.service.model, certificate.service.cost) == (f"{model_id}:ckpt-step-15", None)
 
 
 def toy_state(step: int) -> str:

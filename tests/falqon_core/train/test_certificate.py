@@ -198,7 +198,7 @@ def test_a_mismatch_is_an_error_that_says_which(trained: Trained, tmp_path: Path
     certifier = Certifier(trained.config)
     certifier._process.send_signal(signal.SIGTERM)  # a wish to stop is the trainer's to answer
     with pytest.raises(CertificateMismatch, match=f"codes_and_scales: 1 tensors differ, the first is {CODES}"):
-        certifier.certify(folder, trained.witness, certificate_of(trained.folder).training, torch.device("cpu"))
+        certifier.certify(folder, trained.witness, trained.checkpoint.progress, torch.device("cpu"))
     certifier.close()
 
 
@@ -206,6 +206,6 @@ def test_a_process_that_is_killed_says_nothing_of_the_model(trained: Trained) ->
     certifier = Certifier(trained.config)
     certifier._process.kill()
     with pytest.raises(FalqonError, match="ended with -9") as caught:
-        certifier.certify(trained.folder, trained.witness, certificate_of(trained.folder).training, torch.device("cpu"))
+        certifier.certify(trained.folder, trained.witness, trained.checkpoint.progress, torch.device("cpu"))
     assert caught.value.code == "internal_error"
     certifier.close()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from falqon_core.spec.certificate import CERTIFICATE, Certificate
 from falqon_core.spec.config import Recipe, TrainConfig
 from falqon_core.spec.errors import CheckpointCorrupt, ModelError
 from falqon_core.spec.layout import checkpoint_folder, model_folder
 from falqon_core.spec.messages import ExitCode, Message
-from falqon_core.train.finish import export_training
+from falqon_core.train.finish import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from falqon_core.train.trainer import Trainer
 
@@ -93,9 +94,12 @@ def test_a_scale_that_is_missing_is_not_made_up(training: Path, tmp_path: Path) 
         load_base_model(folder)
 
 
-def test_an_earlier_checkpoint_is_exported_by_its_step(training: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_earlier_checkpoint_is_exported_by_its_step(training: Path, tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
     export_training(training, tiny_folder, tmp_path / "four", step=4)
-    export_training(training, tiny_folder, tmp_path / "two", step=2)
+    export_training(training, tiny_folder, tmp_path / "two", step=2, data=DataFiles(train_file, None))
+    certificate = Certificate.model_validate_json((tmp_path / "two" / CERTIFICATE).read_bytes())
+    assert (certificate.failed, certificate.training.steps) == ([], 2)
+    assert not (tmp_path / "four" / CERTIFICATE).exists(), "there was nothing to compare on"
     final = (model_folder(training) / "model.safetensors").read_bytes()
     assert (tmp_path / "four" / "model.safetensors").read_bytes() == final
     assert (tmp_path / "two" / "model.safetensors").read_bytes() != final
