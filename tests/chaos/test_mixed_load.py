@@ -65,7 +65,8 @@ def test_nothing_is_lost_under_mixed_load(service: Service, database: Database, 
     killed: Counter[str] = Counter()
     end, kill_at = time.monotonic() + SCALE.mixed_load_seconds, time.monotonic() + SCALE.mixed_load_kill_every
     while time.monotonic() < end:
-        if len(readers) < NUM_READERS and (known := [job_id for user in users for job_id in user.jobs]):
+        reading = sum(reader.is_alive() for reader in readers)
+        if reading < NUM_READERS and (known := [job_id for user in users for job_id in user.jobs[-NUM_READERS:]]):
             readers.append(Reader(service.client, rng.choice(known)))
             readers[-1].start()
         if time.monotonic() > kill_at and kill(service, victim := rng.choice(list(VICTIMS))):
@@ -82,14 +83,15 @@ def test_nothing_is_lost_under_mixed_load(service: Service, database: Database, 
         reader.join(30)
         assert reader.seqs == list(range(1, records.job(reader.job_id).last_event_seq + 1)), "a reader saw an event twice, or not at all"
     done = sum((user.done for user in users), Counter[str]())
-    count(**done, killed=sum(killed.values()), connections=sum(reader.connections for reader in readers))
+    seen = {"readers": len(readers), "connections": sum(reader.connections for reader in readers)}
+    count(**done, killed=sum(killed.values()), **seen)
     assert [fault for user in users for fault in user.faults] == []
     assert killed
     service.stop()
     expected = {job_id: JobStatus(records.job(job_id).status) for job_id in jobs} | dict.fromkeys(cancelled, JobStatus.CANCELLED)
     assert set(expected.values()) <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
     tally = check_all(records, dict.fromkeys(jobs, TOY), expected)
-    count(**done, killed=sum(killed.values()), connections=sum(reader.connections for reader in readers), **tally)
+    count(**done, killed=sum(killed.values()), **seen, **tally)
 
 
 def has_ended(service: Service, records: Records, jobs: list[str]) -> bool:
