@@ -10,7 +10,8 @@ loops over further blocks vanish, which halves the registers.
 
 What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, and
 casts to bf16 truncate, so `to_e4m3` and `round_to` round by arithmetic first there, and `dot_bf16`
-multiplies in fp32; on a GPU the instructions do all of it.
+multiplies in fp32; on a GPU the instructions do all of it. Triton before 3.9 casts to e4m3 on sm_89 by way of fp16, cutting off what
+fp16 has no bits for (found by the PTX that 3.7 and 3.8 write), so with those `to_e4m3` rounds by arithmetic first, too.
 """
 
 import os
@@ -32,7 +33,10 @@ except ImportError:  # pragma: no cover
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 MAX_BLOCK = 16384  # columns that one program holds at a time, 16 in each of the 1024 threads that it may have
-CVT_E4M3 = "cvt.rn.satfinite.e4m3x2.f32"  # the PTX of every kernel that writes codes holds it
+CASTS_TWICE = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+ROUNDS_FIRST = tl.constexpr(CASTS_TWICE or os.environ.get("TRITON_INTERPRET") == "1")
+# The PTX of every kernel that writes codes holds it.
+CVT_E4M3 = "cvt.rn.satfinite.e4m3x2" if CASTS_TWICE else "cvt.rn.satfinite.e4m3x2.f32"
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -100,7 +104,7 @@ def dot_bf16(left, right):
 @jit
 def to_e4m3(value):
     """fp32 with |value| <= 448 -> e4m3, nearest, ties to even."""
-    if INTERPRETED:
+    if ROUNDS_FIRST:
         binade = (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
         magic = tl.maximum(binade, 0.015625) * 1572864.0
         value = (value + magic) - magic

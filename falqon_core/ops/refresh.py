@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import Build, dot_bf16, jit, power_of_two, power_of_two_exponent, round_to, tl, to_e4m3
+from falqon_core.ops.kernels import CVT_E4M3, Build, dot_bf16, jit, power_of_two, power_of_two_exponent, round_to, tl, to_e4m3
 from falqon_core.ops.quantize import codes_of, power_of_two_scale, round_to_grid_, row_amax
 
 BLOCK_ELEMENTS = 2**18  # 1 MiB of fp32: measured best from 2^17 to 2^19 with 1 MiB of L2 per core
@@ -174,7 +174,7 @@ BUILDS = [
         refresh_kernel,
         _SIGNATURE | dict.fromkeys(TILE_CONSTANTS, "constexpr"),
         TILE_CONSTANTS,
-        ptx=("cvt.rn.satfinite.e4m3x2.f32", "bf16.bf16.f32", "atom.global"),
+        ptx=(CVT_E4M3, "bf16.bf16.f32", "atom.global"),
         num_stages=NUM_STAGES,
     ),
 ]

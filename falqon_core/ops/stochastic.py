@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import Build, jit, power_of_two, power_of_two_exponent, tl
+from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, power_of_two_exponent, tl
 from falqon_core.ops.quantize import codes_of, power_of_two_scale, row_amax
 from falqon_core.ops.refresh import (
     BLOCK_COLUMNS,
@@ -195,7 +195,7 @@ BUILDS = [
         stochastic_kernel,
         _SIGNATURE | dict.fromkeys(TILE_CONSTANTS, "constexpr"),
         TILE_CONSTANTS,
-        ptx=("cvt.rn.satfinite.e4m3x2.f32", "bf16.bf16.f32", "atom.global"),
+        ptx=(CVT_E4M3, "bf16.bf16.f32", "atom.global"),
         num_stages=NUM_STAGES,
     ),
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import Build, jit, power_of_two, tl, to_e4m3
+from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, tl, to_e4m3
 from falqon_core.ops.quantize import E4M3_MAX, codes_of, round_to_grid_
 
 
@@ -79,4 +79,4 @@ fold_rows.kernels["cuda"] = fold_rows_triton
 
 _SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "delta": "*fp32", "a": "*bf16", "rows": "*i64"}
 _SIGNATURE |= {"changed": "*i64", "num_columns": "i32", "rank": "i32", "stride_t": "i32", "HAS_T": "constexpr", "BLOCK": "constexpr"}
-BUILDS = [Build(fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=("cvt.rn.satfinite.e4m3x2.f32", "atom.global"))]
+BUILDS = [Build(fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=(CVT_E4M3, "atom.global"))]
