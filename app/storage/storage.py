@@ -62,6 +62,7 @@ class Storage:
             return self._compared(key, hashes.stored())
         with obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE) as writer:
             writer.write(bytes(held))
+            held.clear()  # a part less in memory
             for chunk in rest:
                 writer.write(chunk)
         self._sync(key)

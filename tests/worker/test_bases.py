@@ -50,7 +50,8 @@ def test_a_checkpoint_is_merged_into_a_base_once(embedded_house: House, trained:
     assert house.job(continue_from(house, middle)).status == JobStatus.SUCCEEDED
     assert state in staged_weights(house)
     folders = list((house.settings.work_dir / "models").iterdir())
-    assert sorted(path.name for path in _with(folders, state).iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    whole = ["SHA256SUMS", "config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in _with(folders, state).iterdir()) == whole
     second = continue_from(house, middle)
     assert house.job(second).status == JobStatus.SUCCEEDED
     assert sorted((house.settings.work_dir / "models").iterdir()) == sorted(folders)

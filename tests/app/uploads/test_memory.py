@@ -7,9 +7,12 @@ from typing import BinaryIO
 
 import pytest
 
+from app.storage import storage
 from tests.support.api_process import ApiProcess
 
-FILE_BYTES, PART_BYTES, MAY_GROW_BYTES = 192 * 2**20, 64 * 2**20, 80 * 2**20
+FILE_BYTES, PART_BYTES = 256 * 2**20, 64 * 2**20
+# A part that gathers, one that is handed over, and those under way; twice, since malloc keeps apart what two threads have freed.
+MAY_GROW_BYTES = 2 * (storage.PARTS_AT_ONCE + 2) * storage.PART_BYTES
 
 
 @pytest.fixture
