@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,15 +51,19 @@ class Bases:
         folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
         if not folder.is_dir():
             with self._whole(folder) as staging:
-                training = staging / "training"
-                fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
-                name = trained.requested["model"]
-                export(self._settings.trainer_command, training, checkpoint.step, base, name, staging / "model", self._check)
-                shutil.rmtree(training)
-                for path in (staging / "model").iterdir():
+                model = self.merge(base, trained, checkpoint, staging)
+                shutil.rmtree(staging / "training")
+                for path in model.iterdir():
                     path.rename(staging / path.name)
-                (staging / "model").rmdir()
+                model.rmdir()
         return folder
+
+    def merge(self, base: Path, trained: Job, checkpoint: Checkpoint, folder: Path, data: Sequence[Path] = ()) -> Path:
+        """`folder`/model: the checkpoint merged into its base; certified on `data`, if there is any. `folder`/training can go then."""
+        training, model = folder / "training", folder / "model"
+        fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
+        export(self._settings.trainer_command, training, checkpoint.step, base, trained.requested["model"], model, self._check, data)
+        return model
 
     def model(self, model_id: str) -> Path:
         """The folder of a model of the catalogue."""

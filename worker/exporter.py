@@ -15,7 +15,6 @@ from app.models.base import JsonObject
 from app.storage import keys
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import checkpoint_folder
 from worker import certificate
 from worker.bases import Bases
 from worker.checkpoints import discard, newest_first
@@ -24,7 +23,6 @@ from worker.outputs import files_of
 from worker.scratch import scratch
 from worker.space import require_space
 from worker.staging import data_files, fetch_data
-from worker.trainer import export as run_export
 from worker.trainer import run_tool
 from worker.wishes import Fulfiller, GivenUp, Heartbeat, Impossible
 
@@ -89,12 +87,9 @@ class Exporter(Fulfiller[Export]):
 
     def _merge(self, export: Export, job: Job, checkpoint: Checkpoint, folder: Path, check: Heartbeat) -> Path:
         """The checkpoint as an FP8 model; with a certificate, unless the files that it was trained on have been deleted."""
-        base = Bases(self._database, self._storage, self._settings, self._owner, check).stage(job)
-        training, merged = folder / "training", folder / "source"
-        fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), check)
+        bases = Bases(self._database, self._storage, self._settings, self._owner, check)
         data = self._data(job, folder, check)
-        name = job.requested["model"]
-        run_export(self._settings.trainer_command, training, checkpoint.step, base, name, merged, check, data)
+        merged = bases.merge(bases.stage(job), job, checkpoint, folder, data)
         if data:
             certificate.complete(merged, job.id, export.source, None)
         return merged
