@@ -25,9 +25,9 @@ JOBS_AT_ONCE = 20
 STUCK_SECONDS = 90.0
 TICK_SECONDS = 0.1
 RECONCILE_SECONDS = 1.0
-TOYS = (  # none faster than its checkpoints are stored on a busy machine
+TOYS = (
     Toy(steps=80, step_seconds=0.02, checkpoint_every=20),
-    Toy(steps=40, step_seconds=0.03, checkpoint_every=10),
+    Toy(steps=40, step_seconds=0.03, checkpoint_every=10),  # no faster than checkpoints are stored on a busy machine
     Toy(steps=3_000, step_seconds=0, checkpoint_every=1_000),  # more events in a second than many a database takes
 )
 
