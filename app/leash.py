@@ -23,7 +23,7 @@ def leashed(command: Sequence[str]) -> list[str]:
 
 
 def hold(parent: int) -> None:
-    """This process, which `parent` has started."""
+    """Let this process end with `parent`, which has started it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl

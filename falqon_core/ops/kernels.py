@@ -31,10 +31,11 @@ try:
 except ImportError:  # pragma: no cover
     triton, tl = None, SimpleNamespace(constexpr=lambda value: value)
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = tl.constexpr(_INTERPRETED)
 MAX_BLOCK = 16384  # columns that one program holds at a time, 16 in each of the 1024 threads that it may have
 CASTS_TWICE = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
-ROUNDS_FIRST = tl.constexpr(CASTS_TWICE or os.environ.get("TRITON_INTERPRET") == "1")
+ROUNDS_FIRST = tl.constexpr(CASTS_TWICE or _INTERPRETED)
 # The PTX of every kernel that writes codes holds it.
 CVT_E4M3 = "cvt.rn.satfinite.e4m3x2" if CASTS_TWICE else "cvt.rn.satfinite.e4m3x2.f32"
 

@@ -1,4 +1,4 @@
-"""Programs of ours as forks of a process that has imported them: starting one takes hundredths of a second, not one of CPU."""
+"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a second of CPU to start, not a whole one."""
 
 import multiprocessing
 import os
