@@ -83,7 +83,7 @@ def _check_storage(session: Session, project: Project, *, more: int) -> None:
     if used + max(1, more) > limit:
         asked = f", {more} more are asked for," if more else ""
         raise QuotaExceeded(
-            f"max_storage_bytes: files, models and checkpoints of this project hold {used} bytes{asked} and its quota is {limit}. "
+            f"max_storage_bytes: files, uploads, models and checkpoints of this project hold {used} bytes{asked} and its quota is {limit}. "
             "Delete some, or ask the administrator for more.",
             param="max_storage_bytes",
         )

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.database import now, now_plus
 from app.jobs.lifecycle import LIVE
-from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project
+from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project, Upload, UploadPart
 
 _UNSYNCED = {"synchronize_session": False}
 
@@ -53,7 +53,8 @@ def storage_bytes(session: Session, project_id: str) -> int:
     files = select(func.sum(File.bytes)).where(File.project_id == project_id, File.deleted_at.is_(None))
     models = select(func.sum(Model.bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
     checkpoints = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id).where(Job.project_id == project_id)
-    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints))
+    parts = select(func.sum(UploadPart.bytes)).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.project_id == project_id)
+    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints, parts))
 
 
 def device_seconds(session: Session, project: Project) -> float:

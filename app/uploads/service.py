@@ -56,6 +56,7 @@ def add_part(database: Database, storage: Storage, project_id: str, upload_id: s
     stored = orphans.put(database, storage, key, iter(lambda: content.read(CHUNK_BYTES), b""))
     with database.transaction() as session:
         _must_take(session, _pending(session, project_id, upload_id, lock=True), stored.bytes)
+        quotas.admit_bytes(session, project_id, stored.bytes)
         orphans.adopt(session, key)
         part = UploadPart(id=part_id, upload_id=upload_id, bytes=stored.bytes, storage_key=key)
         session.add(part)
@@ -81,6 +82,7 @@ def complete(
         if _completed_with(upload, part_ids):  # by the same call on another connection
             return upload, _file_of(session, upload)
         _must_be_pending(session, upload)
+        _drop_parts(session, [upload.id])
         quotas.admit_bytes(session, project_id, stored.bytes)
         file = files.add(
             session,
@@ -92,7 +94,6 @@ def complete(
             lifetime_seconds=upload.file_lifetime_seconds,
         )
         upload.status, upload.file_id, upload.part_ids = UploadStatus.COMPLETED, file.id, part_ids
-        _drop_parts(session, [upload.id])
     return upload, file
 
 

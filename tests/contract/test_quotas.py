@@ -10,7 +10,7 @@ from app.database import now_plus
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import Draft
-from app.models import Attempt, Event, File, Job, JobStatus
+from app.models import Attempt, Event, File, Job, JobStatus, UploadPart
 from app.storage import keys
 from tests.support.api import Tenant, jsonl
 
@@ -87,13 +87,27 @@ def test_of_many_uploads_at_once_only_as_many_pass_as_fit(tenant: Tenant) -> Non
     assert tenant.num_rows(File) == [before + 2]
 
 
-def test_a_file_in_parts_is_refused_before_and_after_its_bytes(tenant: Tenant) -> None:
+def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenant) -> None:
+    uploads = tenant.client.uploads
+    first, second, third = (uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="text/plain") for _ in range(3))
+    part, _ = (uploads.parts.create(upload.id, data=jsonl()) for upload in (first, second))
+    tenant.limit(max_storage_bytes=2 * SIZE)
+    before = tenant.num_rows(UploadPart)
+    refusal(lambda: uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=1, mime_type="text/plain"))
+    assert refusal(lambda: uploads.parts.create(third.id, data=jsonl())).param == "max_storage_bytes"
+    assert tenant.num_rows(UploadPart) == before
+    assert uploads.complete(first.id, part_ids=[part.id]).status == "completed"
+    refusal(lambda: tenant.upload(check=False))
+    uploads.cancel(second.id)
+    assert tenant.upload()
+
+
+def test_a_file_in_parts_is_refused_after_its_bytes_too(tenant: Tenant) -> None:
     uploads = tenant.client.uploads
     upload = uploads.create(filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl")
     part = uploads.parts.create(upload.id, data=jsonl())
-    tenant.limit(max_storage_bytes=SIZE)
     file_id = tenant.upload()
-    refusal(lambda: uploads.create(filename="rows.jsonl", purpose="fine-tune", bytes=1, mime_type="application/jsonl"))
+    tenant.limit(max_storage_bytes=SIZE)
     assert refusal(lambda: uploads.complete(upload.id, part_ids=[part.id])).param == "max_storage_bytes"
     tenant.client.files.delete(file_id)
     assert uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
