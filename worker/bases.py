@@ -13,11 +13,11 @@ from app.database import Database
 from app.models import Artifact, Checkpoint, Job
 from app.private import private_folder
 from app.settings import Settings
-from app.storage import Storage, keys
+from app.storage import Storage
 from falqon_core.spec.layout import checkpoint_folder
-from worker.fetching import fetch, fetch_checkpoint
+from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.space import require_space
-from worker.trainer import export
+from worker.trainer import run_tool
 
 
 class BaseMissing(Exception):
@@ -62,7 +62,11 @@ class Bases:
         """`folder`/model: the checkpoint merged into its base; certified on `data`, if there is any. `folder`/training can go then."""
         training, model = folder / "training", folder / "model"
         fetch_checkpoint(self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check)
-        export(self._settings.trainer_command, training, checkpoint.step, base, trained.requested["model"], model, self._check, data)
+        arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
+        arguments += ["--base-model", trained.requested["model"], "--output", str(model)]
+        for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
+            arguments += [option, str(path)]
+        run_tool(self._settings.trainer_command, arguments, self._check)
         return model
 
     def model(self, model_id: str) -> Path:
@@ -74,9 +78,7 @@ class Bases:
         if not folder.is_dir():
             require_space(self._settings.work_dir, sum(artifact.bytes for artifact in artifacts))
             with self._whole(folder) as staging:
-                for artifact in artifacts:
-                    self._check()
-                    fetch(self._storage, artifact.storage_key, staging / keys.relative(artifact.name), artifact.sha256)
+                fetch_artifacts(self._storage, artifacts, staging, self._check)
         return folder
 
     def _folder(self, content: str) -> Path:

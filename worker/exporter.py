@@ -18,7 +18,7 @@ from falqon_core.spec.faults import fault
 from worker import certificate
 from worker.bases import Bases
 from worker.checkpoints import discard, newest_first
-from worker.fetching import fetch, fetch_checkpoint
+from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.outputs import files_of
 from worker.scratch import scratch
 from worker.space import require_space
@@ -66,14 +66,15 @@ class Exporter(Fulfiller[Export]):
         if export.step is None and export.format != "lora":
             require_space(folder, 3 * wanted.source.bytes)  # as it is, and in bf16
             source = folder / "source"
-            self._fetch(wanted.artifacts, source, check)
+            fetch_artifacts(self._storage, wanted.artifacts, source, check)
         elif wanted.checkpoint is None or wanted.job is None:
             raise Impossible("checkpoint_missing", "The checkpoint that it would be made from has been deleted or was never stored.")
         elif export.format == "lora":
             source = folder / "source"
             fetch_checkpoint(self._storage, wanted.checkpoint, source, check)
             if wanted.source.deleted_at is None:
-                self._fetch([one for one in wanted.artifacts if one.name.startswith(PROVENANCE)], source, check)
+                provenance = (one for one in wanted.artifacts if one.name.startswith(PROVENANCE))
+                fetch_artifacts(self._storage, provenance, source, check)
         else:
             require_space(folder, 2 * wanted.source.bytes)  # in FP8 and in bf16; this is its base
             source = self._merge(export, wanted.job, wanted.checkpoint, folder, check)
@@ -101,11 +102,6 @@ class Exporter(Fulfiller[Export]):
         if any(file.deleted_at is not None for file in files):
             return []
         return fetch_data(self._storage, files, folder, check)
-
-    def _fetch(self, artifacts: list[Artifact], folder: Path, check: Heartbeat) -> None:
-        for artifact in artifacts:
-            check()
-            fetch(self._storage, artifact.storage_key, folder / keys.relative(artifact.name), artifact.sha256)
 
     def _hand_in(self, export: Export, wanted: Wanted, folder: Path, check: Heartbeat) -> None:
         artifacts = []

@@ -1,10 +1,10 @@
-"""From storage to this machine, verified by sha256."""
+"""From storage to this machine, verified by sha256. `check` is called between files and may raise to give up."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from app.models import Checkpoint
+from app.models import Artifact, Checkpoint
 from app.storage import Storage, keys
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST
@@ -20,8 +20,13 @@ def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
         raise BytesDiffer(f"{key} is not what was stored")
 
 
+def fetch_artifacts(storage: Storage, artifacts: Iterable[Artifact], folder: Path, check: Callable[[], None]) -> None:
+    for artifact in artifacts:
+        check()
+        fetch(storage, artifact.storage_key, folder / keys.relative(artifact.name), artifact.sha256)
+
+
 def fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]) -> None:
-    """`check` is called between files and may raise to give up."""
     fetch(storage, f"{checkpoint.storage_prefix}/{MANIFEST}", target / MANIFEST, checkpoint.manifest_sha256)
     for name, entry in json.loads((target / MANIFEST).read_bytes())["files"].items():
         check()

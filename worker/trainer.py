@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from app.child_environment import offline_environment
 from app.leash import leashed
-from falqon_core.spec.messages import AnyMessage, ExitCode, Failed, decode
+from falqon_core.spec.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
 TICK_SECONDS = 0.1
@@ -90,35 +90,19 @@ class ToolFailed(Exception):
         self.failure = failure
 
 
-def export(
-    command: Sequence[str],
-    training: Path,
-    step: int,
-    base: Path,
-    base_name: str,
-    output: Path,
-    check: Callable[[], None],
-    data: Sequence[Path] = (),
-) -> None:
-    """Have the trainer write the checkpoint of a step as a model, as `run_tool` does. `data`: what the model is certified on."""
-    arguments = ["export", str(training), "--step", str(step), "--model", str(base), "--base-model", base_name, "--output", str(output)]
-    for name, path in zip(("--train-file", "--validation-file"), data, strict=False):
-        arguments += [name, str(path)]
-    run_tool(command, arguments, check)
-
-
 def run_tool(
     command: Sequence[str], arguments: Sequence[str], check: Callable[[], None], hear: Callable[[AnyMessage], None] = lambda _: None
-) -> None:
-    """`check` is called meanwhile and may raise to give up; `hear` is given what the program says. Raises `ToolFailed`."""
+) -> bytes:
+    """What the program writes to its standard output. `check` is called meanwhile and may raise to give up; `hear` is given the program's
+    messages. Raises `ToolFailed`."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
-    with os.fdopen(read_end, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as log:
+    with os.fdopen(read_end, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
                 leashed([*command, *arguments, "--message-fd", str(write_end)]),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=log,
                 pass_fds=[write_end],
                 env=offline_environment(os.environ),
@@ -145,8 +129,15 @@ def run_tool(
         if process.returncode != ExitCode.DONE:
             log.seek(0)
             lines = b"".join(deque(log, KEPT_LOG_LINES)).decode(errors="replace")
-            otherwise = f"The program ended with {process.returncode}; the log of the worker holds the details."
-            raise ToolFailed(told or Failed(code="internal_error", message=otherwise), lines)
+            raise ToolFailed(told or _untold(process.returncode), lines)
+        output.seek(0)
+        return output.read()
+
+
+def _untold(exit_code: int) -> Failed:
+    if exit_code == ENDLESS_TEMPLATE:
+        return Failed(code="model_refused", message="The model's chat template does not come to an end.", param="model")
+    return Failed(code="internal_error", message=f"The program ended with {exit_code}; the log of the worker holds the details.")
 
 
 def _messages(pipe: FileIO) -> Iterator[list[AnyMessage]]:

@@ -2,6 +2,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.failures import FailureObject
 from app.models import Export
 from app.pagination import Object
 from falqon_core.spec.formats import FormatName
@@ -16,32 +17,24 @@ class ExportRequest(BaseModel):
     ]
 
 
-class ExportError(BaseModel):
-    code: str
-    message: str
-
-
 class ExportObject(Object):
     object: Literal["model.export"] = "model.export"
     model: Annotated[str, Field(description="the model or checkpoint that is exported")]
     format: FormatName
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[ExportError | None, Field(description="why it failed; asking again tries again")]
+    error: Annotated[FailureObject | None, Field(description="why it failed; asking again tries again")]
     exported_model: Annotated[str | None, Field(description="the model that it is, once completed: its files are its artifacts")]
     created_at: int
 
     @classmethod
     def of(cls, export: Export) -> Self:
-        error = None
-        if export.error_code is not None:
-            error = ExportError(code=export.error_code, message=export.error_message or "")
         return cls.model_validate(
             {
                 "id": export.id,
                 "model": export.source,
                 "format": export.format,
                 "status": export.status,
-                "error": error,
+                "error": FailureObject.of(export),
                 "exported_model": export.exported_model_id if export.status == "completed" else None,
                 "created_at": int(export.created_at.timestamp()),
             }

@@ -2,15 +2,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.failures import FailureObject
 from app.models import File, Inspection
 from app.pagination import Object
 from falqon_core.spec.inspection import Inspection as Result
 from falqon_core.spec.records import FileReport
-
-
-class InspectionError(BaseModel):
-    code: str
-    message: str
 
 
 class InspectionObject(BaseModel):
@@ -20,19 +16,18 @@ class InspectionObject(BaseModel):
     max_seq_length: int
     validation_file: str | None
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[InspectionError | None, Field(description="why it failed")] = None
+    error: Annotated[FailureObject | None, Field(description="why it failed")] = None
     result: Annotated[Result | None, Field(description="null until it has completed")] = None
 
     @classmethod
     def of(cls, row: Inspection) -> Self:
-        failed = row.error_code is not None
         return cls.model_validate(
             {
                 "model": row.model_id,
                 "max_seq_length": row.max_seq_length,
                 "validation_file": row.validation_file_id or None,
                 "status": row.status,
-                "error": {"code": row.error_code, "message": row.error_message} if failed else None,
+                "error": FailureObject.of(row),
                 "result": row.result,
             }
         )

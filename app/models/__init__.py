@@ -9,7 +9,7 @@ from app.models.checkpoint_permission import CheckpointPermission
 from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
-from app.models.inspection import Inspection, InspectionStatus
+from app.models.inspection import Inspection
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
@@ -40,7 +40,6 @@ __all__ = [
     "File",
     "FileStatus",
     "Inspection",
-    "InspectionStatus",
     "Job",
     "JobMetadata",
     "JobStatus",

@@ -2,6 +2,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.failures import FailureObject
 from app.models import Trial
 from app.pagination import Object
 
@@ -16,11 +17,6 @@ class TrialRequest(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS, description="of each answer")] = 128
 
 
-class TrialError(BaseModel):
-    code: str
-    message: str
-
-
 class TrialObject(Object):
     object: Literal["model.trial"] = "model.trial"
     model: str
@@ -28,7 +24,7 @@ class TrialObject(Object):
     prompt: str
     max_tokens: int
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[TrialError | None, Field(description="why it failed")]
+    error: Annotated[FailureObject | None, Field(description="why it failed")]
     answer: Annotated[str, Field(description="of the model; grows while the trial is in progress")]
     base_answer: Annotated[str | None, Field(description="of the base model, which answers second")]
     created_at: int
@@ -43,7 +39,7 @@ class TrialObject(Object):
                 "prompt": trial.prompt,
                 "max_tokens": trial.max_tokens,
                 "status": trial.status,
-                "error": {"code": trial.error_code, "message": trial.error_message} if trial.error_code else None,
+                "error": FailureObject.of(trial),
                 "answer": trial.answer,
                 "base_answer": trial.base_answer if trial.base_model_id else None,
                 "created_at": int(trial.created_at.timestamp()),

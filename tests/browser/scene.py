@@ -9,7 +9,7 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
-from app.models import Artifact, Checkpoint, Inspection, InspectionStatus, JobStatus, Model, Trial, WishStatus, Worker
+from app.models import Artifact, Checkpoint, Inspection, JobStatus, Model, Trial, WishStatus, Worker
 from falqon_core.spec import certificate as certificates
 from falqon_core.spec.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
 from falqon_core.spec.config import Recipe
@@ -61,7 +61,7 @@ def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
     }  # fmt: skip
     with tenant.api.database.transaction() as session:
         question = {"file_id": file, "model_id": tenant.base_model, "max_seq_length": 2048, "validation_file_id": ""}
-        session.add(Inspection(id=new_id("inspection-"), status=InspectionStatus.COMPLETED, result=result, **question))
+        session.add(Inspection(id=new_id("inspection-"), status=WishStatus.COMPLETED, result=result, **question))
 
 
 def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:

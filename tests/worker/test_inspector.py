@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
-from app.database import Database
+from app import wishes
+from app.database import Database, now_plus
 from app.ids import new_id
 from app.inspections import repository
 from app.inspections.repository import Question
-from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, InspectionStatus
+from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, WishStatus
 from app.storage import keys
 from tests.support.house import BASE_MODEL, ROOT, House, processes
 from tests.support.waiting import wait_for
-from worker import inspector
 from worker.inspector import Inspector
+from worker.wishes import MAX_TRIES
 
 
 def record(answer: str) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def test_what_the_program_refuses_is_told_in_its_words(embedded_house: House, mo
     inspector_of(embedded_house, [sys.executable, "-m", "falqon_core"]).look()
 
     failed = answered(embedded_house.database, question)
-    assert (failed.status, failed.error_code, failed.result) == (InspectionStatus.FAILED, "model_refused", None)
+    assert (failed.status, failed.error_code, failed.result) == (WishStatus.FAILED, "model_refused", None)
     assert "tokenizer" in str(failed.error_message)
     assert [path.name for path in (embedded_house.settings.work_dir / "inspections").iterdir()] == [".lock"]
 
@@ -81,7 +82,7 @@ def test_one_question_after_the_other_until_none_is_left(house: House, tmp_path:
 
     inspector_of(house, program(tmp_path, "raise SystemExit(70)")).look()
 
-    assert [answered(house.database, question).status for question in questions] == [InspectionStatus.FAILED] * 3
+    assert [answered(house.database, question).status for question in questions] == [WishStatus.FAILED] * 3
 
 
 @pytest.mark.parametrize(
@@ -96,14 +97,42 @@ def test_one_question_after_the_other_until_none_is_left(house: House, tmp_path:
 def test_a_child_that_fails_fails_its_question(
     code: str, error: str, embedded_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspector, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(Inspector, "limit_seconds", 1.0)
     question = ask(embedded_house, add_file(embedded_house, record("Yes.")))
 
     inspector_of(embedded_house, program(tmp_path, code)).look()
 
     found = answered(embedded_house.database, question)
-    assert (found.status, found.error_code) == (InspectionStatus.FAILED, error)
+    assert (found.status, found.error_code) == (WishStatus.FAILED, error)
     assert processes("program.py", str(tmp_path)) == []
+
+
+def test_a_question_that_kills_its_workers_is_given_up(embedded_house: House, tmp_path: Path) -> None:
+    question, ran = ask(embedded_house, add_file(embedded_house, record("Yes."))), tmp_path / "ran"
+    with embedded_house.database.transaction() as session:
+        session.execute(update(Inspection).values(tries=MAX_TRIES, claimed_at=now_plus(-embedded_house.settings.lease.total_seconds() - 1)))
+
+    inspector_of(embedded_house, program(tmp_path, f"open({str(ran)!r}, 'w')")).look()
+
+    found = answered(embedded_house.database, question)
+    assert (found.status, found.error_code) == (WishStatus.FAILED, "inspection_failed")
+    assert not ran.exists()
+
+
+def test_who_has_been_overtaken_answers_nothing(house: House, tmp_path: Path) -> None:
+    question, go = ask(house, add_file(house, record("Yes."))), tmp_path / "go"
+    waits = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)\nraise SystemExit(70)"
+    thread = threading.Thread(target=inspector_of(house, program(tmp_path, waits)).look)
+    thread.start()
+    wait_for(lambda: processes("program.py", str(tmp_path)), what="the child")
+    with house.database.transaction() as session:
+        winner = wishes.claim(session, Inspection, stale_seconds=-60.0)
+    go.touch()
+    thread.join(10)
+    assert answered(house.database, question).status == WishStatus.IN_PROGRESS
+    with house.database.transaction() as session:
+        assert winner is not None
+        assert wishes.write(session, winner, status=WishStatus.COMPLETED, result={})
 
 
 def test_a_worker_that_ends_leaves_the_question_to_others(embedded_house: House, tmp_path: Path) -> None:
@@ -117,7 +146,7 @@ def test_a_worker_that_ends_leaves_the_question_to_others(embedded_house: House,
     drain.set()
     thread.join(10)
     found = answered(embedded_house.database, question)
-    assert (found.status, found.claimed_at) == (InspectionStatus.IN_PROGRESS, None)
+    assert (found.status, found.claimed_at) == (WishStatus.IN_PROGRESS, None)
     assert processes("program.py", str(tmp_path)) == []
 
 
