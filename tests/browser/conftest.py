@@ -8,10 +8,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from app.web import assets
-from tests.browser.visit import CHROMIUMS, Visits
+from tests.browser.visit import CHROMIUMS, PATIENCE, Visits
 from tests.support.api import Api, Tenant
 from tests.support.service import Service
 
@@ -24,6 +24,7 @@ def chromium() -> Iterator[Browser]:
     if not assets.are_installed() or not (assets.PACKAGES / "axe-core").exists():
         pytest.skip("the browser assets are not installed: make assets")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=[*as_root, "--disable-dev-shm-usage"])
         yield browser

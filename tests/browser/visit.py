@@ -7,6 +7,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROKEN_POLICY = ("Content Security Policy", "Content-Security-Policy")
 SECONDS = 1000.0
+PATIENCE = 20 * SECONDS  # a page that shows by itself what has changed asks every few seconds, and the machine may be busy
 
 
 class Visits:
@@ -18,7 +19,7 @@ class Visits:
     def page(self, **options: Any) -> Page:
         """A window of its own, without a session."""
         context = self._browser.new_context(**options)
-        context.set_default_timeout(20 * SECONDS)
+        context.set_default_timeout(PATIENCE)
         self._contexts.append(context)
         context.on("dialog", self._on_dialog)
         context.on("console", self._on_console)

@@ -1,4 +1,5 @@
-"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a second of CPU to start, not a whole one."""
+"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a second of CPU to start, not a whole one,
+and a trainer not the four seconds in which torch and transformers are imported."""
 
 import multiprocessing
 import os
@@ -10,7 +11,10 @@ from app import leash
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the programs import, but for `worker.celery_app`, which reads the environment as it is imported.
-PRELOADED = ["app.main", "celery.apps.worker", "celery.bin.celery", "pytest", "uvicorn", "worker.tasks", __name__]
+PRELOADED = [
+    *("app.main", "celery.apps.worker", "celery.bin.celery", "falqon_core.cli", "falqon_core.train.trainer", "pytest", "uvicorn"),
+    *("worker.tasks", __name__),
+]
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(PRELOADED)
 

@@ -2,26 +2,30 @@
 
 import json
 import os
-import subprocess
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from torch.distributed import TCPStore
 
+from falqon_core.cli import app
 from falqon_core.spec.messages import AnyMessage, decode
+from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[3]
+NOT_INHERITED = 1_000
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 
 
 class Running:
-    def __init__(self, process: "subprocess.Popen[bytes]", pipe: int) -> None:
+    def __init__(self, process: Fork, pipe: Connection) -> None:
         self.process = process
         self.messages: list[AnyMessage] = []
-        self.pipe = open(pipe, "rb")  # noqa: SIM115, closed by `trainer`
+        self.pipe = open(pipe.fileno(), "rb", closefd=False)  # noqa: SIM115, closed by `ranks` with what it reads from
 
     def read(self) -> Iterator[AnyMessage]:
         """Messages as they arrive, until the process closes its end."""
@@ -49,21 +53,20 @@ def trainer(config: Path, output: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list["subprocess.Popen[bytes]"]]]:
+def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list[Fork]]]:
     """The first rank and the others, one per configuration, all with one command line and the environment that torchrun gives.
 
     As under torchrun the store belongs to whoever starts them. Only the first inherits the pipe.
     """
-    read, write = os.pipe()
-    processes: list[subprocess.Popen[bytes]] = []
+    read, write = Pipe(duplex=False)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if len(configs) > 1 else None
-    with (output.parent / f"{output.name}.log").open("ab") as log:
-        for rank, config in enumerate(configs):
-            command = [sys.executable, "-m", "falqon_core", "train", "--config", config, "--output", output, "--message-fd", str(write)]
-            environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
-            fds = [write] if rank == 0 else []
-            processes.append(subprocess.Popen(command, pass_fds=fds, env=environment, cwd=output.parent, stdout=log, stderr=log))
-    os.close(write)
+    processes = []
+    for rank, config in enumerate(configs):
+        environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
+        arguments = ["train", "--config", str(config), "--output", str(output)]
+        log = output.parent / f"{output.name}.log"
+        processes.append(Fork(_run, arguments, write if rank == 0 else None, environment=environment, output=log))
+    write.close()
     running = Running(processes[0], read)
     try:
         yield running, processes[1:]
@@ -72,6 +75,12 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
             process.kill()
             process.wait()
         running.pipe.close()
+        read.close()
+
+
+def _run(arguments: list[str], messages: Connection | None) -> None:
+    warnings.simplefilter("error")  # as `PYTHONWARNINGS` does for a process that is started anew
+    app([*arguments, "--message-fd", str(messages.fileno() if messages else NOT_INHERITED)])
 
 
 def _of_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
