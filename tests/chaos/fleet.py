@@ -4,8 +4,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from sqlalchemy import select, update
 
@@ -21,7 +21,6 @@ from tests.support.house import House
 from tests.support.toy_trainer import Toy
 from tests.support.valkey import Valkey
 
-JOBS_AT_ONCE = 20
 STUCK_SECONDS = 90.0
 TICK_SECONDS = 0.1
 RECONCILE_SECONDS = 1.0
@@ -64,11 +63,11 @@ class Fleet:
         statuses = self.statuses()
         return [statuses[job_id] for job_id in job_ids]
 
-    def top_up(self) -> None:
-        """As far as the database takes writes: with SQLite a stopped worker may hold its lock."""
+    def top_up(self, num_jobs: int) -> None:
+        """So many live ones, as far as the database takes writes: with SQLite a stopped worker may hold its lock."""
         live = sum(status not in TERMINAL for status in self.statuses().values())
         with suppress(AWAY):
-            self.add(*(self.rng.choice(TOYS) for _ in range(JOBS_AT_ONCE - live)))
+            self.add(*(self.rng.choice(TOYS) for _ in range(num_jobs - live)))
 
     def kill_worker(self) -> None:
         self.rng.choice(self.workers).kill()
@@ -90,12 +89,14 @@ class Fleet:
         return True
 
     def freeze(self) -> list[Fork]:
-        """All workers with their trainers; others take their places. None of them inside a write: SQLite's lock would stay with it."""
+        """All workers with their trainers; others take their places. None of them inside a write: the lock would stay with it. So they are
+        stopped while we have it, and again if one that waited for it has got it from us."""
         while True:
-            self._signal(self.workers, signal.SIGSTOP)
             try:
-                self.hold_database(0)
-                break
+                with self.writing():
+                    self._signal(self.workers, signal.SIGSTOP)
+                with self.writing():
+                    break
             except AWAY:
                 self.wake(self.workers)
         frozen, self.workers = self.workers, []
@@ -134,11 +135,12 @@ class Fleet:
             self._reconcile_at = time.monotonic() + RECONCILE_SECONDS
         time.sleep(TICK_SECONDS)
 
-    def hold_database(self, seconds: float) -> None:
-        """No job's row can be written meanwhile."""
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """No job's row can be written by others meanwhile."""
         with self.house.database.transaction() as session:
             session.execute(update(Job).values(priority=Job.priority))
-            time.sleep(seconds)
+            yield
 
     def run_for(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -45,7 +45,7 @@ def test_a_full_disk_costs_nothing_but_time(fleet: Fleet, rng: random.Random, co
         full += len(paused)
         fleet.send_home(fleet.workers)
         fleet.resumes_full_disks = True
-        fleet.start(2)
+        fleet.start(AT_ONCE)
         fleet.drain_queue()
         fleet.start(0)
         fleet.send_home(fleet.workers)

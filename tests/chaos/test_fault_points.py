@@ -29,6 +29,8 @@ OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_ring", "befo
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/test_exporter.py
 AT_ONCE = 6
 HEALTHY_WORKERS = 1
+JOBS_AT_ONCE = 10  # some more than workers, so that each of these has one
+NUM_AFTERWARDS = 4  # workers for the jobs that are left
 FIRES_SECONDS = 300.0
 FROZEN_LEASES = 1.5
 FROZEN_SECONDS = 2.0
@@ -87,11 +89,11 @@ class Armed:
 
 @pytest.fixture
 def cases(database_url: str, rng: random.Random) -> list[Case]:
-    """One half for each of the two databases; a release has all of it on both."""
+    """One half for each of the two databases; a release has all of it on both. Last, so first taken, what stops, which takes longest."""
     names = [case.point for case in CASES]
     half = 0 if database_url.startswith("sqlite") else 1
     mine = [case for i, case in enumerate(CASES) if SCALE is RELEASE or (i + names.index(case.point) // len(faults.ACTIONS)) % 2 == half]
-    return rng.sample(mine, len(mine))
+    return sorted(rng.sample(mine, len(mine)), key=lambda case: case.action == "stop")
 
 
 def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: Count, tmp_path: Path) -> None:
@@ -99,17 +101,18 @@ def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: 
     fleet.start(HEALTHY_WORKERS)
     waiting, armed = list(cases), list[Armed]()
     while waiting or armed:
-        fleet.top_up()
+        fleet.top_up(JOBS_AT_ONCE)
         while waiting and len(armed) < AT_ONCE:
             case = waiting.pop()
             armed.append(Armed(house, case, tmp_path / "marks" / f"{case.point}-{case.action}"))
         fleet.tick()
         armed = [one for one in armed if not one.is_over()]
         if any(one.case.point == "spool_write" for one in armed):
-            with suppress(AWAY):
-                fleet.hold_database(HOLD_SECONDS)  # a spool is written only while the database does not answer
+            with suppress(AWAY), fleet.writing():
+                time.sleep(HOLD_SECONDS)  # a spool is written only while the database does not answer
             fleet.run_for(HOLD_SECONDS / 2)
         count(fired=len(cases) - len(waiting) - len(armed), of=len(cases))
+    fleet.start(NUM_AFTERWARDS)
     fleet.drain_queue()
     poisoned = crashed_twice_alike(fleet)
     tally = check_all(house, fleet.toys, dict.fromkeys(poisoned, JobStatus.FAILED), database_stood=False)
@@ -120,16 +123,17 @@ def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: 
 def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path: Path, action: str) -> None:
     """The reconciler's own point; it is the only one around."""
     house.settings = house.settings.model_copy(update={"lease": timedelta(seconds=60)})
-    mark = tmp_path / "marks" / "before_rescue_commit"
+    mark, hurry = tmp_path / "marks" / "before_rescue_commit", tmp_path / "hurry"
     with ExitStack() as stack:
         api = ApiProcess(house)
         stack.callback(api.close)
         api.kill()
         api.start({"FAULT_POINTS": f"{mark.name}={action}", "FAULT_MARKS": str(mark.parent)})
-        job_id = house.add_job(Toy(steps=200, step_seconds=0.02))
+        job_id = house.add_job(Toy(steps=200, step_seconds=0.05, hurry=hurry))
         worker = house.start_worker()
         house.wait_for_step(job_id, 5)
         worker.kill()
+        hurry.touch()
         house.set(job_id, lease_expires_at=now_plus(-1))
         wait_for(mark.exists, 30, "a rescue fails")
         if action == "exit":

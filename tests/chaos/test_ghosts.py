@@ -9,7 +9,7 @@ from tests.chaos.invariants import check_all, state_of
 from tests.chaos.scale import SCALE
 from tests.support.toy_trainer import Toy
 
-NUM_GHOSTS, NUM_OTHERS = 5, 2
+NUM_GHOSTS, NUM_OTHERS = 5, 4
 TOY = Toy(steps=150, step_seconds=0.02, checkpoint_every=10)
 FROZEN_AFTER = (0.5, 2.5)  # seconds
 GONE_SECONDS = 5.0

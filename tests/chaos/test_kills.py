@@ -11,6 +11,7 @@ from tests.chaos.invariants import check_all
 from tests.chaos.scale import SCALE
 
 NUM_WORKERS = 4
+JOBS_AT_ONCE = 20
 PAUSE_SECONDS = (0.1, 0.8)
 
 
@@ -18,7 +19,7 @@ def test_killed_at_random(fleet: Fleet, rng: random.Random, count: Count) -> Non
     killed = {"workers": 0, "trainers": 0}
     fleet.start(NUM_WORKERS)
     while sum(killed.values()) < SCALE.kills:
-        fleet.top_up()
+        fleet.top_up(JOBS_AT_ONCE)
         fleet.run_for(rng.uniform(*PAUSE_SECONDS))
         if rng.random() < 0.5:
             fleet.kill_worker()
