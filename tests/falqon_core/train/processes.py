@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "P
 
 
 class Running:
-    def __init__(self, process: Fork, pipe: Connection) -> None:
+    def __init__(self, process: Fork, pipe: int) -> None:
         self.process = process
         self.messages: list[AnyMessage] = []
-        self.pipe = open(pipe.fileno(), "rb", closefd=False)  # noqa: SIM115, closed by `ranks` with what it reads from
+        self.pipe = open(pipe, "rb")  # noqa: SIM115, closed by `ranks`
 
     def read(self) -> Iterator[AnyMessage]:
         """Messages as they arrive, until the process closes its end."""
@@ -58,15 +57,16 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
 
     As under torchrun the store belongs to whoever starts them. Only the first inherits the pipe.
     """
-    read, write = Pipe(duplex=False)
+    read, write = os.pipe()
+    inherited = Connection(write, readable=False)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if len(configs) > 1 else None
     processes = []
     for rank, config in enumerate(configs):
         environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
         arguments = ["train", "--config", str(config), "--output", str(output)]
         log = output.parent / f"{output.name}.log"
-        processes.append(Fork(_run, arguments, write if rank == 0 else None, environment=environment, output=log))
-    write.close()
+        processes.append(Fork(_run, arguments, inherited if rank == 0 else None, environment=environment, output=log))
+    inherited.close()
     running = Running(processes[0], read)
     try:
         yield running, processes[1:]
@@ -75,7 +75,6 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
             process.kill()
             process.wait()
         running.pipe.close()
-        read.close()
 
 
 def _run(arguments: list[str], messages: Connection | None) -> None:
