@@ -1,4 +1,4 @@
-"""Trainer processes as a supervisor starts them: messages arrive over a pipe while the process runs."""
+"""Trainer processes: messages arrive over a pipe while they run, as at a supervisor."""
 
 import json
 import os
