@@ -13,14 +13,14 @@ from tests.support.toy_trainer import Toy
 WRITES = {  # and at most how many of them an attempt makes
     "during_staging": 4,
     "storage_fetch": 4,
-    "checkpoint_write": 8,
-    "storage_write": 16,
-    "during_checkpoint_upload": 16,
+    "checkpoint_write": 4,
+    "storage_write": 8,
+    "during_checkpoint_upload": 8,
     "export_write": 1,
     "before_hand_in": 1,
     "during_result_upload": 4,
 }
-TOY = Toy(steps=80, step_seconds=0.05, checkpoint_every=10)  # no faster than checkpoints are stored on a busy machine
+TOY = Toy(steps=80, step_seconds=0.05, checkpoint_every=20)
 AT_ONCE = 5
 
 

@@ -10,8 +10,8 @@ from tests.chaos.scale import SCALE
 from tests.support.toy_trainer import Toy
 
 NUM_GHOSTS, NUM_OTHERS = 5, 4
-TOY = Toy(steps=150, step_seconds=0.02, checkpoint_every=10)
-FROZEN_AFTER = (0.5, 2.5)  # seconds
+TOY = Toy(steps=100, step_seconds=0.05, checkpoint_every=20)
+FROZEN_AFTER = (1.5, 4.0)  # seconds
 GONE_SECONDS = 5.0
 
 

@@ -12,7 +12,7 @@ from openai import APIConnectionError, APIStatusError, OpenAI
 
 from tests.support.toy_trainer import Toy
 
-TOY = Toy(steps=60, step_seconds=0.02, checkpoint_every=20)
+TOY = Toy(steps=60, step_seconds=0.04, checkpoint_every=20)
 # Too late, most of the time; or more jobs than the project may have.
 REFUSED = {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT, httpx.codes.NOT_FOUND, httpx.codes.TOO_MANY_REQUESTS}
 ENDED = {"succeeded", "failed", "cancelled"}
