@@ -49,14 +49,15 @@ def create(
 
 
 def add_part(database: Database, storage: Storage, project_id: str, upload_id: str, content: BinaryIO, num_bytes: int) -> UploadPart:
-    with database.read() as session:
+    with database.transaction() as session:
         _must_take(session, _pending(session, project_id, upload_id), num_bytes)
+        quotas.admit_bytes(session, project_id, num_bytes)
     part_id = new_id("part_")
     key = keys.upload_part(project_id, upload_id, part_id)
     stored = orphans.put(database, storage, key, iter(lambda: content.read(CHUNK_BYTES), b""))
     with database.transaction() as session:
         _must_take(session, _pending(session, project_id, upload_id, lock=True), stored.bytes)
-        quotas.admit_bytes(session, project_id, stored.bytes)
+        quotas.admit_bytes(session, project_id, stored.bytes)  # again: others wrote meanwhile
         orphans.adopt(session, key)
         part = UploadPart(id=part_id, upload_id=upload_id, bytes=stored.bytes, storage_key=key)
         session.add(part)

@@ -96,6 +96,7 @@ def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenan
     refusal(lambda: uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=1, mime_type="text/plain"))
     assert refusal(lambda: uploads.parts.create(third.id, data=jsonl())).param == "max_storage_bytes"
     assert tenant.num_rows(UploadPart) == before
+    assert tenant.api.storage.keys(keys.upload_part(tenant.project_id, third.id, "")) == [], "bytes were written before it was refused"
     assert uploads.complete(first.id, part_ids=[part.id]).status == "completed"
     refusal(lambda: tenant.upload(check=False))
     uploads.cancel(second.id)
