@@ -12,8 +12,15 @@ from app import leash
 ROOT = Path(__file__).resolve().parents[2]
 # What the programs import, but for `worker.celery_app`, which reads the environment as it is imported.
 PRELOADED = [
-    *("app.main", "celery.apps.worker", "celery.bin.celery", "falqon_core.cli", "falqon_core.train.trainer", "pytest", "uvicorn"),
-    *("worker.tasks", __name__),
+    "app.main",
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "falqon_core.cli",
+    "falqon_core.train.trainer",
+    "pytest",
+    "uvicorn",
+    "worker.tasks",
+    __name__,
 ]
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(PRELOADED)

@@ -16,7 +16,7 @@ from falqon_core.spec.messages import AnyMessage, decode
 from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[3]
-NOT_INHERITED = 1_000
+NOT_INHERITED = 1_000  # a descriptor that nobody has open: the other ranks must not write to theirs
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 
 
