@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """One unit, for columns; `times.js` keeps it up to date by the same rule."""
+    """One unit, for columns; `page.js` keeps it up to date by the same rule."""
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
         if seconds >= unit:
             return f"{int(seconds // unit)} {name} ago"

@@ -36,7 +36,8 @@ def run(script: str, service: Service, folder: Path) -> str:
 
 @pytest.fixture
 def folder(toy_file: Callable[..., Path], tmp_path: Path) -> Path:
-    toy_file().rename(tmp_path / "support.jsonl")
+    (tmp_path / "demo").mkdir()
+    toy_file().rename(tmp_path / "demo" / "support_desk.jsonl")
     return tmp_path
 
 

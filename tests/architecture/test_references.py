@@ -1,0 +1,52 @@
+"""Every file that a comment, a docstring or a page names must be in the repository."""
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAME = re.compile(r"(?<![\w/.:-])((?:\.{1,2}/)*[\w/-]*\w\.(?:md|py|js|css|html|toml|yml))\b(?!\()")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+# Files that a training or an upload makes, or that belong to somebody else.
+NOT_OURS = {"README.md", "LICENSE.md", "sitecustomize.py"}
+
+
+def tracked() -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return subprocess.check_output(command, cwd=ROOT, text=True).split("\n")[:-1]
+
+
+def prose_of(source: str) -> Iterator[str]:
+    """Comments and docstrings."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def is_there(name: str, beside: Path, names: set[str]) -> bool:
+    """Whether a tracked file ends with the name, or stands there seen from the file that names it."""
+    reached = (beside / name).resolve()
+    tail = name.rsplit("../", 1)[-1].removeprefix("./")
+    return reached.exists() or any(path == tail or path.endswith(f"/{tail}") for path in names)
+
+
+def test_files_that_are_named_exist() -> None:
+    names = set(tracked())
+    missing = []
+    for path in sorted(names):
+        if not path.endswith((".py", ".md")) or path.startswith("benchmarks/results/"):
+            continue
+        text = (ROOT / path).read_text()
+        if path.endswith(".py"):
+            named = set(NAME.findall("\n".join(prose_of(text))))
+        else:
+            named = set(LINK.findall(text)) | set(NAME.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)))
+        missing += [f"{path}: {name}" for name in sorted(named - NOT_OURS) if not is_there(name, (ROOT / path).parent, names)]
+    assert missing == []
