@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,8 +22,10 @@ from app.keys.failures import Failures
 from app.keys.rate_limit import RateLimiter
 from app.middleware import LOGGED, RESPONSE_HEADERS
 from app.models import Scope
+from app.probes import HealthMonitor
 from app.settings import Settings
 from app.storage import Storage
+from app.storage_limit import storage_turn
 from app.stream.wakeup import Wakeups
 from app.strict import StrictRequest, refuse_nul
 
@@ -43,6 +45,7 @@ class Services:
     limiter: RateLimiter
     failures: Failures
     wakeups: Wakeups
+    health: HealthMonitor
 
 
 def services(connection: HTTPConnection) -> Services:
@@ -109,6 +112,14 @@ async def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Cal
     return caller
 
 
+async def _storage_turn() -> AsyncIterator[None]:
+    async with storage_turn():
+        yield
+
+
+# Of every route whose function reads or writes the storage. It ends with that function, so a slow
+# client holds no turn: the body was read before, and the answer is sent after.
+TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
 After = Annotated[str | None, Query(description="id of the last object of the page before", max_length=256)]
 App = Annotated[Services, Depends(_services)]
 Reader = Annotated[Caller, Depends(_reader)]

@@ -2,8 +2,9 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from itertools import chain, islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from app.errors import BytesMissing, RangeNotSatisfiable
 from app.storage import Storage
 from app.storage.storage import CHUNK_BYTES
+from app.storage_limit import read_in_threads
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _VALIDATORS = {
@@ -72,8 +74,7 @@ def send(
     path = storage.local_path(content.key)
     if path is not None:
         if not path.is_file():
-            log.error("bytes are missing", key=content.key)
-            raise BytesMissing("The bytes are missing in the server's storage; whoever runs it finds in its log which.")
+            raise _missing(content)
         if wanted is None:  # what we do not honour, the response class must not see
             request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
         return _File(path, headers=headers, media_type="application/octet-stream")
@@ -83,8 +84,26 @@ def send(
     headers["content-length"] = str(end - start)
     if wanted:
         headers["content-range"] = f"bytes {start}-{end - 1}/{content.bytes}"
-    chunks = iter(()) if request.method == "HEAD" else storage.chunks(content.key, wanted)
-    return StreamingResponse(chunks, 206 if wanted else 200, headers, "application/octet-stream")
+    try:
+        chunks = iter(()) if request.method == "HEAD" else begun(storage.chunks(content.key, wanted))
+    except FileNotFoundError:
+        raise _missing(content) from None
+    return StreamingResponse(
+        read_in_threads(chunks),
+        206 if wanted else 200,
+        headers,
+        "application/octet-stream",
+    )
+
+
+def begun(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
+    """Read the first chunks now, while a failure can still become an answer of its own."""
+    return chain(list(islice(chunks, num_chunks)), chunks)
+
+
+def _missing(content: Content) -> BytesMissing:
+    log.error("bytes are missing", key=content.key)
+    return BytesMissing("The bytes are missing in the server's storage; whoever runs it finds in its log which.")
 
 
 def disposition(filename: str) -> str:

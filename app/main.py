@@ -31,10 +31,12 @@ from app.middleware import KnownHosts, RequestContext
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
+from app.probes import HealthMonitor
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
+from app.storage.storage import FOR_PROBES, FOR_REQUESTS
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.trials import endpoints as trials
@@ -93,12 +95,13 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     held = Services(
         settings,
         database,
-        Storage(settings.resolved_storage_url),
+        Storage(settings.resolved_storage_url, FOR_REQUESTS),
         Bell(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),
         Failures(settings.wrong_keys_per_minute),
         Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
+        HealthMonitor(database, Storage(settings.resolved_storage_url, FOR_PROBES), redis),
     )
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
@@ -107,10 +110,12 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     reconciler, dispatcher = Reconciler(database, held.storage, held.bell, settings), Dispatcher(database, settings)
     reconciler.start()
     dispatcher.start()
+    await run_in_threadpool(held.health.start)
     try:
         async with held.wakeups.running():
             yield
     finally:
+        held.health.stop()
         await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
         redis.close()

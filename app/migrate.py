@@ -1,24 +1,117 @@
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
 
 import migrations
 from app.database import Database
 
+Schema = Literal["current", "newer", "older"]
+
+# Any number that nothing else in the database takes a lock by: the letters "falq" in ASCII.
+ADVISORY_LOCK = 0x66616C71
+LOCK_WAIT_SECONDS = 600.0  # a migration of large tables may take minutes
+LOCK_TICK_SECONDS = 0.1
+
+
+class MigrationBusy(Exception):
+    """With a sentence for the person who asked."""
+
 
 def upgrade(database: Database) -> None:
-    with database.engine.connect() as connection:
+    """Bring the schema up to date, once however many processes ask for it."""
+    with one_at_a_time(database), database.engine.connect() as connection:
         command.upgrade(_config(connection), "head")
         connection.commit()
 
 
-def at_head(database: Database) -> bool:
-    with database.engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_heads()
-        return set(current) == set(ScriptDirectory.from_config(_config(connection)).get_heads())
+def compare_schema(database: Database) -> Schema:
+    """Compare the database's schema with the one that this code was written for.
+
+    A revision that this code does not know belongs to a newer version: migrations only add, so
+    this code works on it, and a rolling upgrade needs it to.
+    """
+    with database.read() as session:
+        connection = session.connection()
+        if not inspect(connection).has_table("alembic_version"):
+            return "older"
+        found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    heads, known = _revisions()
+    if not found <= known:
+        return "newer"
+    return "current" if found == heads else "older"
+
+
+@contextmanager
+def one_at_a_time(database: Database) -> Iterator[None]:
+    """Hold the lock that everybody who prepares this database holds. It ends with its holder.
+
+    Raises `MigrationBusy` when somebody else holds it for too long.
+    """
+    lock = _postgres_lock if database.engine.dialect.name == "postgresql" else _sqlite_lock
+    with lock(database):
+        yield
+
+
+@contextmanager
+def _postgres_lock(database: Database) -> Iterator[None]:
+    # Asked again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits for all
+    # transactions, so one that waits for the lock meanwhile would wait for ever.
+    engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        take = text("SELECT pg_try_advisory_lock(:number)").bindparams(number=ADVISORY_LOCK)
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while not connection.scalar(take):
+            _wait_a_tick(deadline)
+        try:
+            yield
+        finally:
+            connection.invalidate()  # the session ends, and its lock with it
+
+
+@contextmanager
+def _sqlite_lock(database: Database) -> Iterator[None]:
+    # Of its own, not the database's: that one is let go between two migrations.
+    path = database.engine.url.database
+    assert path, "a database in memory has one process"
+    with Path(f"{path}.migration-lock").open("a") as file:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while not _take(file.fileno()):
+            _wait_a_tick(deadline)
+        yield
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_a_tick(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise MigrationBusy(
+            f"Another process has been migrating this database for {LOCK_WAIT_SECONDS / 60:g} min. "
+            "Look whether it still works, then run `falqon migrate` again."
+        )
+    time.sleep(LOCK_TICK_SECONDS)
+
+
+@cache
+def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the newest revisions of this code, and all of them."""
+    scripts = ScriptDirectory.from_config(_config(None))
+    known = frozenset(script.revision for script in scripts.walk_revisions())
+    return frozenset(scripts.get_heads()), known
 
 
 def _config(connection: object) -> Config:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -10,11 +11,12 @@ from app.artifacts import archive, service
 from app.artifacts.links import Links
 from app.artifacts.schemas import ArtifactObject, LinkObject, LinkRequest, Manifest
 from app.catalogue.naming import UNSAFE
-from app.dependencies import ApiRoute, App, Reader, Services
+from app.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
 from app.downloads import Content
 from app.models import Artifact
 from app.pagination import Page
 from app.server_secret import server_secret
+from app.storage_limit import read_in_threads
 
 ARCHIVE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}}}
 
@@ -35,7 +37,12 @@ def retrieve_manifest(app: App, caller: Reader, model: str) -> Manifest:
 
 
 @router.head("/artifacts/{name:path}", include_in_schema=False)
-@router.get("/artifacts/{name:path}", response_class=Response, responses=downloads.RESPONSES)
+@router.get(
+    "/artifacts/{name:path}",
+    response_class=Response,
+    responses=downloads.RESPONSES,
+    dependencies=TOUCHES_STORAGE,
+)
 def download_artifact(
     app: App,
     caller: Reader,
@@ -50,7 +57,7 @@ def download_artifact(
 
 
 @router.head("/archive", include_in_schema=False)
-@router.get("/archive", response_class=Response, responses=ARCHIVE)
+@router.get("/archive", response_class=Response, responses=ARCHIVE, dependencies=TOUCHES_STORAGE)
 def download_archive(app: App, caller: Reader, request: Request, model: str) -> Response:
     """Every file in one tar, made while it is sent. It cannot be taken up where it broke; single files can."""
     with app.database.read() as session:
@@ -61,8 +68,10 @@ def download_archive(app: App, caller: Reader, request: Request, model: str) -> 
         "content-disposition": downloads.disposition(f"{folder}.tar"),
         "cache-control": "private, no-cache",
     }
-    chunks = iter(()) if request.method == "HEAD" else archive.stream(app.storage, folder, artifacts)
-    return StreamingResponse(chunks, headers=headers, media_type="application/x-tar")
+    chunks: Iterator[bytes] = iter(())
+    if request.method != "HEAD":  # the first header, and the first bytes of that file
+        chunks = downloads.begun(archive.stream(app.storage, folder, artifacts), 2)
+    return StreamingResponse(read_in_threads(chunks), headers=headers, media_type="application/x-tar")
 
 
 @router.post("/links")
@@ -76,7 +85,12 @@ def create_link(app: App, caller: Reader, request: Request, model: str, body: Li
 
 
 @followed.head("/links/{token}/{filename}", include_in_schema=False)
-@followed.get("/links/{token}/{filename}", include_in_schema=False, response_class=Response)
+@followed.get(
+    "/links/{token}/{filename}",
+    include_in_schema=False,
+    response_class=Response,
+    dependencies=TOUCHES_STORAGE,
+)
 def follow_link(app: App, request: Request, token: str, filename: str) -> Response:
     """The name at the end only tells a tool what to call the file."""
     link = Links(server_secret(app.settings)).read(token)

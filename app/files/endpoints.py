@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request, Response
 
 from app import downloads, orphans
-from app.dependencies import After, App, Reader, UploadRoute, Writer
+from app.dependencies import TOUCHES_STORAGE, After, App, Reader, UploadRoute, Writer
 from app.downloads import Content
 from app.errors import TooLarge
 from app.files import repository, service
@@ -18,7 +18,7 @@ MAX_PAGE = 10_000
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
 
 
-@router.post("")
+@router.post("", dependencies=TOUCHES_STORAGE)
 def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_type="multipart/form-data")]) -> FileObject:
     """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept."""
     size = form.file.size or 0
@@ -70,7 +70,12 @@ def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
 
 
 @router.head("/{file_id}/content", include_in_schema=False)
-@router.get("/{file_id}/content", response_class=Response, responses=downloads.RESPONSES)
+@router.get(
+    "/{file_id}/content",
+    response_class=Response,
+    responses=downloads.RESPONSES,
+    dependencies=TOUCHES_STORAGE,
+)
 def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -> Response:
     with app.database.read() as session:
         file = service.get(session, caller.project_id, file_id)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 
 from app import downloads
-from app.dependencies import ApiRoute, App, Reader, Services
+from app.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
 from app.downloads import Content
 from app.errors import ApiError, InvalidApiKey
 from app.hub import service, tree
@@ -104,13 +104,13 @@ def describe(app: App, caller: Reader, kind: Kind, repo: str) -> Json:
 
 
 @router.head("/datasets/{repo:path}/resolve/{revision}/{path:path}")
-@router.get("/datasets/{repo:path}/resolve/{revision}/{path:path}")
+@router.get("/datasets/{repo:path}/resolve/{revision}/{path:path}", dependencies=TOUCHES_STORAGE)
 def download_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
     return _send(app, caller, request, "datasets", repo, revision, path)
 
 
 @router.head("/{repo:path}/resolve/{revision}/{path:path}")
-@router.get("/{repo:path}/resolve/{revision}/{path:path}")
+@router.get("/{repo:path}/resolve/{revision}/{path:path}", dependencies=TOUCHES_STORAGE)
 def download_model_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
     return _send(app, caller, request, "models", repo, revision, path)
 

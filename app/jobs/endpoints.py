@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
-from app.dependencies import After, ApiRoute, App, Reader, Services, Writer
+from app.dependencies import TOUCHES_STORAGE, After, ApiRoute, App, Reader, Services, Writer
 from app.errors import InvalidRequest
 from app.jobs import idempotency, metrics, queue, repository, service
 from app.jobs.overrides import overridden
@@ -81,7 +81,7 @@ def retrieve_job(app: App, caller: Reader, job_id: str) -> JobObject:
         return show_one(session, app.settings, service.get(session, caller.project_id, job_id))
 
 
-@router.delete("/{job_id}")
+@router.delete("/{job_id}", dependencies=TOUCHES_STORAGE)
 def delete_job(app: App, caller: Writer, job_id: str) -> JobDeleted:
     """Only a job that has ended. Its events and checkpoints go with it; its fine-tuned model stays, with a delete call of its own."""
     with app.database.transaction() as session:

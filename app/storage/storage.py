@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -23,6 +24,40 @@ UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a f
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
+# What the client reads from the environment (AWS_ALLOW_HTTP, …) unless it is given options.
+OF_ENVIRONMENT = (
+    *("allow_http", "allow_invalid_certificates", "user_agent"),
+    *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),
+)
+PREFIXES = ("AWS", "GOOGLE", "AZURE")
+
+
+class Patience(NamedTuple):
+    """How long an object store may take before an operation fails."""
+
+    connect: timedelta
+    silence: timedelta  # until the answer begins, and between two pieces of it
+    whole: timedelta  # for one request with all of its answer
+    retries: timedelta  # no request is repeated later than this after the first
+    num_retries: int
+
+
+FOR_REQUESTS = Patience(
+    connect=timedelta(seconds=5),
+    silence=timedelta(seconds=20),
+    whole=timedelta(hours=1),
+    retries=timedelta(seconds=15),
+    num_retries=3,
+)
+FOR_PROBES = Patience(
+    connect=timedelta(seconds=2),
+    silence=timedelta(seconds=4),
+    whole=timedelta(seconds=5),
+    retries=timedelta(0),
+    num_retries=0,
+)
+
+
 class KeyTaken(BaseError):
     """A key is written once."""
 
@@ -30,17 +65,22 @@ class KeyTaken(BaseError):
 class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
+        """`patience`: of who waits for an object store; without it the client's own limits hold."""
         parts = urlsplit(url)
+        options = _client_options(patience) if patience else {}
         self._root: Path | None = None
         self._store: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
             self._store = LocalStore(private_folder(self._root))
         elif parts.scheme in ("s3", "s3a"):
-            self._store = S3Store.from_url(url, checksum_algorithm="SHA256")  # the store refuses bytes that changed on the way to it
-        else:
+            # the store refuses bytes that changed on the way to it
+            self._store = S3Store.from_url(url, checksum_algorithm="SHA256", **options)
+        elif parts.scheme == "memory":
             self._store = from_url(url)
+        else:
+            self._store = from_url(url, **options)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
         """Write an object from a stream, which may come from this storage; it appears whole or not at all.
@@ -172,6 +212,23 @@ class Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _client_options(patience: Patience) -> dict[str, Any]:
+    """Say it as obstore does, which then reads no client options from the environment."""
+    names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
+    return {
+        "client_options": {
+            **{name: os.environ[given] for given, name in names.items() if given in os.environ},
+            "connect_timeout": patience.connect,
+            "read_timeout": patience.silence,
+            "timeout": patience.whole,
+        },
+        "retry_config": {
+            "max_retries": patience.num_retries,
+            "retry_timeout": patience.retries,
+        },
+    }
 
 
 def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form
 
-from app.dependencies import MULTIPART_OVERHEAD_BYTES, ApiRoute, App, Writer
+from app.dependencies import MULTIPART_OVERHEAD_BYTES, TOUCHES_STORAGE, ApiRoute, App, Writer
 from app.models import FileStatus
 from app.settings import Settings
 from app.uploads import service
@@ -37,14 +37,14 @@ def create_upload(app: App, caller: Writer, body: UploadRequest) -> UploadObject
     return UploadObject.of(upload)
 
 
-@parts.post("/{upload_id}/parts")
+@parts.post("/{upload_id}/parts", dependencies=TOUCHES_STORAGE)
 def create_part(app: App, caller: Writer, upload_id: str, form: Annotated[PartForm, Form(media_type="multipart/form-data")]) -> PartObject:
     """At most 64 MiB; several may be sent at once, and in any order."""
     content = form.data
     return PartObject.of(service.add_part(app.database, app.storage, caller.project_id, upload_id, content.file, content.size or 0))
 
 
-@router.post("/{upload_id}/complete")
+@router.post("/{upload_id}/complete", dependencies=TOUCHES_STORAGE)
 def complete_upload(app: App, caller: Writer, upload_id: str, body: CompleteRequest) -> UploadObject:
     """Make the file out of the parts, in this order. Saying it twice is the same as once."""
     upload, file = service.complete(app.database, app.storage, caller.project_id, upload_id, body.part_ids, body.md5)

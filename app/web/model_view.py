@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
@@ -90,7 +91,7 @@ def certificate(app: Services, caller: Caller, found: Sequence[ArtifactObject]) 
         key = artifacts.get(session, caller.project_id, named.model, named.name).storage_key
     try:
         return Certificate.model_validate_json(b"".join(app.storage.chunks(key)))
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, StorageError, ValidationError):
         return None
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_importing_brings_nothing_heavy_and_touches_nothing(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setattr("app.probes.PROBE_SECONDS", 0.05)
     api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
     yield api
     api.stop()
@@ -48,8 +50,20 @@ def test_health(api: Api) -> None:
 def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
     with api.database.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM alembic_version")
+    answer = wait_for(lambda: readiness(api, "database", "not migrated"), 5)
+    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_newer_schema_is_served_and_nobody_writes_of_it(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """A rolling upgrade migrates before the old processes end."""
+    with api.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of-tomorrow'")
+    caplog.clear()
+    time.sleep(1)  # many probes
     answer = httpx.get(f"{api.url}/readyz", verify=False)
-    assert (answer.status_code, answer.json()["checks"]["database"]) == (503, "not migrated")
+    assert (answer.status_code, answer.json()["checks"]["database"]) == (200, "ok")
+    assert [record for record in caplog.records if record.name.startswith("alembic")] == []
 
 
 def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> None:
@@ -66,7 +80,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> 
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
         assert int(answer.headers["retry-after"]) > 0
         assert "x-should-retry" not in answer.headers
-    assert tenant.http.get("/readyz").json()["checks"]["database"] == "unreachable"
+    assert wait_for(lambda: readiness(api, "database", "unreachable"), 5).status_code == 503
     event.remove(engine, "begin", away)
     assert tenant.http.get("/v1/models").status_code == 200
     tenant.http.close()
@@ -114,6 +128,12 @@ def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Pa
         process.kill()
         process.wait()
         database.dispose()
+
+
+def readiness(api: Api, part: str, verdict: str) -> httpx.Response | None:
+    """The answer of /readyz once it says this of this part."""
+    answer = httpx.get(f"{api.url}/readyz", verify=False)
+    return answer if answer.json()["checks"][part] == verdict else None
 
 
 def free_port() -> int:

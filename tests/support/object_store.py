@@ -1,6 +1,7 @@
 """An S3 server as a process of its own: moto's, which speaks the protocol over HTTP and keeps objects in memory."""
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,13 @@ class ObjectStore:
     def requests(self) -> list[str]:
         """Method and path of each, from its log."""
         return re.findall(r"((?:GET|HEAD|PUT|POST|DELETE) \S+) HTTP", self._log.read_text())
+
+    def fall_silent(self) -> None:
+        """Connections are still taken, by the kernel; nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def answer_again(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self._process.kill()

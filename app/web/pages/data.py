@@ -4,7 +4,7 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.catalogue import service as catalogue
-from app.dependencies import App
+from app.dependencies import TOUCHES_STORAGE, App
 from app.errors import ApiError
 from app.files import endpoints
 from app.files import service as files
@@ -51,7 +51,7 @@ def data_page(app: App, request: Request, caller: Visitor, after: Annotated[str 
     return page(request, "data/page.html", caller, rows=rows, after=after, more=found.last_id if found.has_more else "")
 
 
-@uploads.post("", dependencies=CHANGES)
+@uploads.post("", dependencies=[*CHANGES, *TOUCHES_STORAGE])
 def upload(
     app: App, request: Request, caller: WritingVisitor, file: Annotated[UploadFile, File()], back: Annotated[str, Form()] = ""
 ) -> Response:
@@ -79,7 +79,7 @@ def file_page(
     return page(request, "data/file.html", caller, data=view(app, caller, file_id, model, max_seq_length), **context)
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", dependencies=TOUCHES_STORAGE)
 def file_content(app: App, request: Request, caller: Visitor, file_id: str) -> Response:
     return endpoints.retrieve_content(app, caller, request, file_id)
 

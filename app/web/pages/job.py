@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app import downloads
 from app.artifacts import service as artifacts
-from app.dependencies import App, Services
+from app.dependencies import TOUCHES_STORAGE, App, Services
 from app.errors import NotFound
 from app.jobs import endpoints, metrics, service
 from app.jobs.schemas import MetricsObject
@@ -56,7 +56,7 @@ def job_metrics(app: App, caller: Visitor, job_id: str, format: str = "json") ->
     return answer
 
 
-@streams.get("/jobs/{job_id}/artifacts/{name:path}")
+@streams.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
 def job_artifact(app: App, request: Request, caller: Visitor, job_id: str, name: str) -> Response:
     with app.database.read() as session:
         job = service.get(session, caller.project_id, job_id)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
-from app.dependencies import App
+from app.dependencies import TOUCHES_STORAGE, App
 from app.errors import ApiError, InvalidRequest
 from app.jobs import endpoints
 from app.jobs.extras import Budget
@@ -68,7 +68,7 @@ def clone(app: App, request: Request, caller: WritingVisitor, job_id: str) -> Re
     return _to(f"/jobs/{copy.id}")
 
 
-@router.post("/delete", max_body_size=MAX_FORM_BYTES)
+@router.post("/delete", max_body_size=MAX_FORM_BYTES, dependencies=TOUCHES_STORAGE)
 def delete(app: App, request: Request, caller: WritingVisitor, job_id: str) -> RedirectResponse:
     try:
         endpoints.delete_job(app, caller, job_id)

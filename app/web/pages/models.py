@@ -7,7 +7,7 @@ from app.artifacts import endpoints as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.catalogue import endpoints as catalogue
 from app.catalogue.schemas import ModelObject
-from app.dependencies import App, Services
+from app.dependencies import TOUCHES_STORAGE, App, Services
 from app.exports import endpoints as exports
 from app.exports import service as export_service
 from app.exports.schemas import ExportRequest
@@ -50,12 +50,12 @@ def model_stream(app: App, request: Request, caller: Visitor, model: str) -> Eve
     return event_stream(live.parts(app, caller.key_id, caller.project_id, render, LOOK_SECONDS))
 
 
-@streams.get("/{model:path}/artifacts/{name:path}")
+@streams.get("/{model:path}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
 def model_artifact(app: App, request: Request, caller: Visitor, model: str, name: str) -> Response:
     return artifacts.download_artifact(app, caller, request, model, name)
 
 
-@streams.get("/{model:path}/archive")
+@streams.get("/{model:path}/archive", dependencies=TOUCHES_STORAGE)
 def model_archive(app: App, request: Request, caller: Visitor, model: str) -> Response:
     return artifacts.download_archive(app, caller, request, model)
 
@@ -93,7 +93,7 @@ def delete_model(app: App, request: Request, caller: WritingVisitor, model: str)
     return to(model_page(model))
 
 
-@router.get("/{model:path}")
+@router.get("/{model:path}", dependencies=TOUCHES_STORAGE)
 def show_model(app: App, request: Request, caller: Visitor, model: str) -> Response:
     shown = catalogue.retrieve_model(app, caller, model)
     files = artifacts.list_artifacts(app, caller, model).data

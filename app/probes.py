@@ -1,0 +1,137 @@
+"""Probes of what an API process needs, in the background, so that nobody who asks has to wait."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+from obstore.exceptions import BaseError as StorageError
+from pydantic import BaseModel
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Database
+from app.storage import Storage
+
+PROBE_SECONDS = 5.0  # between two probes of a part
+MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
+FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
+OK, UNKNOWN = "ok", "unknown"
+# Without it hardly any request succeeds. Without the others most do, so the process stays in use.
+NEEDED = {"database"}
+
+Probe = Callable[[], str]
+
+log = structlog.get_logger()
+
+
+class Readiness(BaseModel):
+    """Without Redis everything works, only later; without storage all but files and downloads:
+    that is degraded, not unavailable."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, str]
+
+
+class Watch:
+    """The last verdict on one part, from a thread of its own: one that is silent spoils no other."""
+
+    def __init__(self, name: str, probe: Probe) -> None:
+        self._name = name
+        self._probe = probe
+        self._last = (UNKNOWN, time.monotonic())  # replaced as a whole, so it needs no lock
+        self._probed = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"probe-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_for_first(self, seconds: float) -> None:
+        """Return with the first verdict, or after so long without one."""
+        self._probed.wait(seconds)
+
+    def stop(self) -> None:
+        """Make no more probes; one that is under way dies with the process."""
+        self._ended.set()
+
+    @property
+    def verdict(self) -> str:
+        """Tell what the last probe found, `unknown` when that was too long ago."""
+        found, probed_at = self._last
+        return found if time.monotonic() - probed_at <= MAX_AGE_SECONDS else UNKNOWN
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            found, (before, _) = self._ask(), self._last
+            self._last = (found, time.monotonic())
+            self._probed.set()
+            if found != before and {found, before} != {OK, UNKNOWN}:
+                log.warning("readiness changed", part=self._name, before=before, now=found)
+            self._ended.wait(PROBE_SECONDS)
+
+    def _ask(self) -> str:
+        try:
+            return self._probe()
+        except Exception:  # the edge of a thread: the next probe has to come
+            log.exception("a probe failed", part=self._name)
+            return UNKNOWN
+
+
+class HealthMonitor:
+    """A watch on everything that this process needs."""
+
+    def __init__(self, database: Database, storage: Storage, redis: Redis) -> None:
+        """`storage` should give up soon: its probes must come more often than verdicts grow old."""
+        self._watches = {
+            "database": Watch("database", lambda: probe_database(database)),
+            "redis": Watch("redis", lambda: probe_redis(redis)),
+            "storage": Watch("storage", lambda: probe_storage(storage)),
+        }
+
+    def start(self) -> None:
+        """Begin, and wait a moment for first verdicts, so that the first answer is no guess."""
+        deadline = time.monotonic() + FIRST_SECONDS
+        for watch in self._watches.values():
+            watch.start()
+        for watch in self._watches.values():
+            watch.wait_for_first(max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        for watch in self._watches.values():
+            watch.stop()
+
+    def read(self) -> Readiness:
+        checks = {name: watch.verdict for name, watch in self._watches.items()}
+        missing = {name for name, verdict in checks.items() if verdict != OK}
+        status: Literal["ok", "degraded", "unavailable"] = "degraded" if missing else "ok"
+        if missing & NEEDED:
+            status = "unavailable"
+        return Readiness(status=status, checks=checks)
+
+
+def probe_database(database: Database) -> str:
+    from app import migrate  # alembic costs a quarter of a second that a start need not wait for
+
+    try:
+        return "not migrated" if migrate.compare_schema(database) == "older" else OK
+    except SQLAlchemyError:
+        return "unreachable"
+
+
+def probe_storage(storage: Storage) -> str:
+    try:
+        storage.probe()
+    except (StorageError, OSError):
+        return "not writable"
+    return OK
+
+
+def probe_redis(redis: Redis) -> str:
+    try:
+        redis.ping()
+    except (RedisError, OSError):
+        return "unreachable"
+    return OK

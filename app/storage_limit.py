@@ -1,0 +1,56 @@
+"""How much of an API process the storage may hold up."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from anyio import CapacityLimiter, Semaphore, move_on_after
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+
+from app.errors import Unavailable
+
+REQUESTS_AT_ONCE = 20  # half of the threads that answer requests, so the other half is always left
+STREAMS_AT_ONCE = 20  # threads beside those, for answers whose bytes come through this process
+WAIT_SECONDS = 20.0  # shorter than most load balancers wait for an answer
+
+_turns: RunVar[Semaphore] = RunVar("storage_turns")  # one for each event loop
+_streams: RunVar[CapacityLimiter] = RunVar("storage_streams")
+
+
+@asynccontextmanager
+async def storage_turn() -> AsyncIterator[None]:
+    """Wait, without a thread, until few enough others are at the storage.
+
+    Raises `Unavailable` after a while.
+    """
+    turns = _turns_of_this_loop()
+    with move_on_after(WAIT_SECONDS) as wait:
+        await turns.acquire()
+    if wait.cancelled_caught:
+        raise Unavailable(
+            f"The storage is busy or silent: {REQUESTS_AT_ONCE} requests are at it, and none of them "
+            f"ended within {WAIT_SECONDS:g} s. Try again.",
+            code="storage_unavailable",
+        )
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+async def read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Read from the storage in threads that no other request needs."""
+    try:
+        limiter = _streams.get()
+    except LookupError:
+        _streams.set(limiter := CapacityLimiter(STREAMS_AT_ONCE))
+    while (chunk := await run_sync(next, chunks, None, limiter=limiter)) is not None:
+        yield chunk
+
+
+def _turns_of_this_loop() -> Semaphore:
+    try:
+        return _turns.get()
+    except LookupError:
+        _turns.set(turns := Semaphore(REQUESTS_AT_ONCE))
+        return turns

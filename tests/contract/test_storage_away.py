@@ -1,0 +1,97 @@
+"""A store that is silent or gone costs those who need it an answer of 503, and nobody else anything."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import storage_limit
+from app.storage.storage import FOR_REQUESTS
+from tests.support.api import Api, Tenant, jsonl
+from tests.support.object_store import ObjectStore
+from tests.support.waiting import wait_for
+
+NUM_REQUESTS = 60  # half as many again as there are threads
+SILENCE = timedelta(seconds=4)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    # As in production, only sooner.
+    impatient = FOR_REQUESTS._replace(silence=SILENCE, retries=timedelta(seconds=1))
+    monkeypatch.setattr("app.main.FOR_REQUESTS", impatient)
+    monkeypatch.setattr("app.probes.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(storage_limit, "WAIT_SECONDS", 2.0)
+    api = Api(
+        f"sqlite:///{tmp_path / 'falqon.db'}",
+        tmp_path,
+        storage_url=f"{store.url}/objects",
+        download_redirects=False,
+    )
+    tenant = Tenant(api)
+    yield tenant
+    store.answer_again()
+    tenant.http.close()
+    api.stop()
+
+
+def assert_unavailable(answer: httpx.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["error"]["code"] == "storage_unavailable"
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_silent_store_stops_nobody_who_does_not_need_it(tenant: Tenant, store: ObjectStore) -> None:
+    file_id = tenant.upload(check=False)
+    job_id = tenant.job().id
+    assert tenant.http.get("/readyz").json()["checks"]["storage"] == "ok"
+    store.fall_silent()
+
+    def touch(number: int) -> httpx.Response:
+        headers, base = {"authorization": f"Bearer {tenant.key}"}, tenant.api.url
+        with httpx.Client(base_url=base, headers=headers, timeout=60, verify=False) as http:
+            if number % 2:
+                return http.get(f"/v1/files/{file_id}/content")
+            form = {"purpose": "fine-tune"}
+            return http.post("/v1/files", data=form, files={"file": ("a.jsonl", jsonl())})
+
+    with ThreadPoolExecutor(NUM_REQUESTS) as pool:
+        answers = [pool.submit(touch, number) for number in range(NUM_REQUESTS)]
+        time.sleep(1)  # they have all arrived
+        for path in ("/healthz", "/readyz", f"/v1/fine_tuning/jobs/{job_id}", "/readyz"):
+            started = time.monotonic()
+            assert tenant.http.get(path).status_code == 200, path
+            assert time.monotonic() - started < 1, path
+        assert not all(answer.done() for answer in answers), "they wait for the store"
+        for answer in answers:
+            assert_unavailable(answer.result())
+    said = wait_for(lambda: not_writable(tenant), 10)
+    assert (said.status_code, said.json()["status"]) == (200, "degraded"), "in use all the same"
+    store.answer_again()
+    wait_for(lambda: tenant.http.get("/readyz").json()["checks"]["storage"] == "ok", 10)
+    assert tenant.http.get(f"/v1/files/{file_id}/content").content == jsonl()
+
+
+def not_writable(tenant: Tenant) -> httpx.Response | None:
+    answer = tenant.http.get("/readyz")
+    return answer if answer.json()["checks"]["storage"] == "not writable" else None
+
+
+def test_bytes_that_somebody_removed_are_no_broken_download(tenant: Tenant) -> None:
+    file_id = tenant.upload(check=False)
+    tenant.api.storage.delete(f"projects/{tenant.project_id}/files/{file_id}")
+    answer = tenant.http.get(f"/v1/files/{file_id}/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bytes_missing")
