@@ -5,6 +5,8 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.operations import create_index, has_table
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -14,6 +16,17 @@ WITHOUT_METADATA = sa.text("metadata IS NULL")
 
 
 def upgrade() -> None:
+    if not has_table("submissions"):
+        _create_tables()
+    create_index(op.f("ix_jobs_base_checkpoint_id"), "jobs", ["base_checkpoint_id"])
+    create_index("ix_jobs_project_id_status_id", "jobs", ["project_id", "status", "id"])
+    of_model = ["project_id", "base_model_id", "id"]
+    create_index("ix_jobs_project_id_base_model_id_id", "jobs", of_model)
+    bare = {"sqlite_where": WITHOUT_METADATA, "postgresql_where": WITHOUT_METADATA}
+    create_index("ix_jobs_without_metadata", "jobs", ["project_id", "id"], **bare)
+
+
+def _create_tables() -> None:
     op.create_table(
         "submissions",
         sa.Column("project_id", sa.String(), nullable=False),
@@ -52,14 +65,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("checkpoint_id", "project_id", name=op.f("uq_checkpoint_permissions_checkpoint_id_project_id")),
     )
     op.create_index(op.f("ix_checkpoint_permissions_project_id"), "checkpoint_permissions", ["project_id"])
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("base_checkpoint_id", sa.String(), nullable=True))
-        batch_op.create_index(batch_op.f("ix_jobs_base_checkpoint_id"), ["base_checkpoint_id"])
-        batch_op.create_index("ix_jobs_project_id_status_id", ["project_id", "status", "id"])
-        batch_op.create_index("ix_jobs_project_id_base_model_id_id", ["project_id", "base_model_id", "id"])
-        batch_op.create_index(
-            "ix_jobs_without_metadata", ["project_id", "id"], sqlite_where=WITHOUT_METADATA, postgresql_where=WITHOUT_METADATA
-        )
+    op.add_column("jobs", sa.Column("base_checkpoint_id", sa.String(), nullable=True))
     _copy_metadata()
 
 

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.operations import create_index, has_column
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -10,6 +12,12 @@ depends_on = None
 
 
 def upgrade() -> None:
+    if not has_column("jobs", "priority"):
+        _add_columns()
+    create_index("ix_jobs_queue", "jobs", ["status", "project_id", "desired", "priority", "id"])
+
+
+def _add_columns() -> None:
     op.add_column("projects", sa.Column("archived_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("projects", sa.Column("requests_per_minute", sa.Integer(), nullable=True))
     op.add_column("projects", sa.Column("max_live_jobs", sa.Integer(), nullable=True))
@@ -22,7 +30,6 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("api_keys", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("jobs", sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
-    op.create_index("ix_jobs_queue", "jobs", ["status", "project_id", "desired", "priority", "id"])
 
 
 def downgrade() -> None:

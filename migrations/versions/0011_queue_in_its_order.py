@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations.operations import create_index
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -10,8 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.drop_index("ix_jobs_queue", "jobs")
-    op.create_index("ix_jobs_queue", "jobs", ["status", "project_id", "desired", sa.text("priority DESC"), "id"])
+    in_order = ["status", "project_id", "desired", sa.text("priority DESC"), "id"]
+    create_index("ix_jobs_queue", "jobs", in_order)
 
 
 def downgrade() -> None:
