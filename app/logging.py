@@ -3,7 +3,10 @@
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +29,9 @@ SECRETS = re.compile(
 SECRET_FIELDS = {"authorization", "cookie", "set-cookie", "api_key", "secret", "signing_secret", "password"}
 MIN_SECRET_CHARACTERS = 8  # shorter ones are parts of ordinary words
 HANDLER_NAME = "falqon"
+REPEAT_SECONDS = 1.0
+MAX_REPEATS_KNOWN = 1000
+PLACE = re.compile(r'File "[^"]*", line \d+')
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
@@ -74,6 +80,54 @@ class Redact:
         return redact_text(self._known.sub("***", text))
 
 
+class OncePerSecond(logging.Filter):
+    """Let a warning or error that repeats pass once a second, saying how often it was left out.
+
+    What strangers can repeat at will is what libraries say, and errors with a traceback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()  # when it passed, and how many since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = _kind(record) if record.levelno >= logging.WARNING else None
+        if kind is None:
+            return True
+        now = time.monotonic()
+        with self._lock:
+            passed_at, left_out = self._seen.pop(kind, (now - REPEAT_SECONDS, 0))
+            passes = now - passed_at >= REPEAT_SECONDS
+            self._seen[kind] = (now, 0) if passes else (passed_at, left_out + 1)
+            if len(self._seen) > MAX_REPEATS_KNOWN:
+                self._seen.popitem(last=False)
+        if passes and left_out:
+            _tell(record, left_out)
+        return passes
+
+
+def _kind(record: logging.LogRecord) -> Hashable | None:
+    """What is the same in two records of one error; None for those that may repeat."""
+    if isinstance(record.msg, dict):
+        trace = record.msg.get("exception")
+        if not isinstance(trace, str):
+            return None
+        return record.msg.get("event"), *PLACE.findall(trace)[-1:], trace.splitlines()[-1].partition(":")[0]
+    if record.exc_info and (trace_end := record.exc_info[2]):
+        while trace_end.tb_next:
+            trace_end = trace_end.tb_next
+        return record.name, record.exc_info[0], trace_end.tb_frame.f_code, trace_end.tb_lineno
+    return record.name, str(record.msg)
+
+
+def _tell(record: logging.LogRecord, left_out: int) -> None:
+    if isinstance(record.msg, dict):
+        record.msg["left_out"] = left_out
+    else:
+        record.msg = f"{record.msg} ({left_out} more of these were left out)"
+
+
 def configure(secrets: Iterable[str] = ()) -> None:
     """For this process: structlog's and the standard library's loggers write the same lines to stderr, without these secrets."""
     shared: list[Processor] = [
@@ -91,6 +145,7 @@ def configure(secrets: Iterable[str] = ()) -> None:
     renderer: Processor = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     handler = logging.StreamHandler()
     handler.name = HANDLER_NAME
+    handler.addFilter(OncePerSecond())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]

@@ -18,6 +18,7 @@ SAFE_HEADERS = {
     "referrer-policy": "same-origin",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+MAX_LOGGED_CHARACTERS = 300  # of what a stranger chose
 QUIET = {"/healthz", "/readyz"}
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method, path = cut(scope["method"]), cut(scope["path"])
         request_id, started, status = new_id("req_"), time.monotonic(), 0
         headers: dict[str, str] = {"x-request-id": request_id}
         logged: dict[str, str] = {"address": scope["client"][0] if scope.get("client") else ""}
@@ -52,14 +54,19 @@ class RequestContext:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:  # the edge of the process
-                log.exception("unhandled error", method=scope["method"], path=scope["path"])
+                log.exception("unhandled error", method=method, path=path)
                 if status:
                     raise  # too late for another answer: the connection breaks, and the client sees that
                 await error_handlers.internal_error()(scope, receive, send_with_id)
             finally:
                 write = log.debug if scope["path"] in QUIET else log.info
                 milliseconds = round((time.monotonic() - started) * 1000, 1)
-                write("request", method=scope["method"], path=scope["path"], status=status, milliseconds=milliseconds, **logged)
+                write("request", method=method, path=path, status=status, milliseconds=milliseconds, **logged)
+
+
+def cut(text: str) -> str:
+    """Keep the beginning, with a sign that there was more."""
+    return text if len(text) <= MAX_LOGGED_CHARACTERS else text[:MAX_LOGGED_CHARACTERS] + "…"
 
 
 class KnownHosts:

@@ -1,6 +1,9 @@
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -93,3 +96,57 @@ def test_what_this_process_was_told_is_known_whatever_it_looks_like() -> None:
         "home": "/home/someone",
         "count": 3,
     }
+
+
+ENDLESS = """
+import logging, structlog, time
+from app.logging import configure
+configure()
+end, number = time.monotonic() + 1.5, 0
+while time.monotonic() < end:
+    number += 1
+    logging.getLogger("uvicorn.error").warning("Invalid request %d", number)
+    structlog.get_logger().info("ours, which may repeat") if number <= 50 else None
+    structlog.get_logger().warning("also ours", number=number) if number <= 50 else None
+    try:
+        raise ValueError(number)
+    except ValueError:
+        structlog.get_logger().exception("unhandled error", number=number)
+        logging.getLogger("asyncio").error("accepting from <socket %d>" % number, exc_info=True)
+"""
+
+
+def test_an_error_that_repeats_is_written_once_a_second_and_counted() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len([line for line in lines if "ours" in line["event"]]) == 100
+    for repeated in ("Invalid request", "unhandled error", "accepting from"):
+        first, second = (line for line in lines if repeated in line["event"])
+        assert second.get("left_out", 0) > 10 or "more of these were left out" in second["event"]
+        assert "left out" not in first["event"]
+
+
+ACCEPTS = """
+import asyncio, resource, sys
+from app.logging import configure
+configure()
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+async def main():
+    server = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_a_server_without_open_files_left_says_so_once_a_second() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ACCEPTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    with contextlib.ExitStack() as crowd:
+        for _ in range(100):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        time.sleep(2.5)
+        process.kill()
+        _, errors = process.communicate()
+    assert 1 <= errors.count("out of system resource") <= 4

@@ -1,9 +1,12 @@
+import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.api import Api
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,19 @@ def test_no_answer_can_become_a_page_of_another_site(api: Api, path: str) -> Non
     assert headers.get_list("referrer-policy") == ["same-origin"]
     assert len(headers.get_list("content-security-policy")) == 1
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_a_long_path_is_cut_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    path, method = "/" + "a" * 60_000, "B" * 5_000
+    for request in (f"GET {path}", f"{method} /b"):
+        host, port = api.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(f"{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+            assert b" 404 " in b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    def lines() -> list[Any]:
+        events = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+        return [event for event in events if event["event"] == "request"]
+
+    wait_for(lambda: len(lines()) == 2)
+    assert [(line["path"], line["method"]) for line in lines()] == [("/" + "a" * 299 + "…", "GET"), ("/b", "B" * 300 + "…")]
