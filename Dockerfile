@@ -24,7 +24,7 @@ COPY --from=assets /srv/node_modules node_modules
 USER falqon
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]
+CMD ["falqon", "api", "--host", "0.0.0.0", "--port", "8000", "--grace", "20"]
 
 FROM base AS worker
 RUN pip install --editable '.[worker]'

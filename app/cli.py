@@ -30,6 +30,18 @@ def up(
 
 
 @app.command(rich_help_panel=PANEL)
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    grace: Annotated[int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)] = 20,
+) -> None:
+    """Run the API alone in the foreground."""
+    from app.server import serve
+
+    serve(host, port, grace)
+
+
+@app.command(rich_help_panel=PANEL)
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
     from app.keys.service import WeakAdminKey

@@ -24,6 +24,7 @@ from app.children import Child, say
 from app.client import local
 from app.keys.service import WeakAdminKey
 from app.prepare import key_for_this_machine, prepare, sign_in_link
+from app.server import raise_open_files
 from app.settings import Settings
 
 EXIT_REFUSED = 2
@@ -60,6 +61,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         if not settings.hosts and not allow_remote:
             os.environ["FALQON_HOSTS"] = json.dumps(sorted({*LOOPBACK_NAMES, host}))
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        raise_open_files()
         with _only_one(folder, url):
             _refuse_taken_port(host, port)
             return Embedded(settings, host, port, url).serve()
@@ -77,8 +79,8 @@ class Embedded:
         self._logs.mkdir(mode=0o700, exist_ok=True)
         self._stops_asked = 0
         self._valkey = [] if settings.redis_url else [self._child("valkey", valkey.command(settings))]
-        serve = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(GRACEFUL_REQUESTS_SECONDS)]
-        self._api = self._child("api", [sys.executable, "-m", "uvicorn", "app.main:app", *serve])
+        serve = ["--host", host, "--port", str(port), "--grace", str(GRACEFUL_REQUESTS_SECONDS)]
+        self._api = self._child("api", [sys.executable, "-m", "app.cli", "api", *serve])
         self._workers = [self._child(f"worker-{queue}", worker_command(queue)) for queue in (GPU_QUEUE, CPU_QUEUE)]
 
     def serve(self) -> int:

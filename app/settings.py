@@ -1,9 +1,10 @@
 import sys
 from datetime import timedelta
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 
-from pydantic import Field, IPvAnyNetwork, SecretStr
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
@@ -27,6 +28,20 @@ class Settings(BaseSettings):
     requests_per_minute: int = Field(6000, ge=1, le=1_000_000, description="of each API key, unless its project has a limit of its own")
     wrong_keys_per_minute: int = Field(10, ge=1, le=1_000_000, description="of each address, before unknown keys from there must wait")
     hosts: list[str] = Field([], description="names that requests may call this service by (the Host header); empty: any")
+    forwarded_allow_ips: str = Field(
+        "",
+        validation_alias="FORWARDED_ALLOW_IPS",
+        description="proxies whose X-Forwarded-For and -Proto are believed: addresses and networks, with commas; empty: none",
+    )
+    max_connections: int = Field(
+        5000, ge=1, le=1_000_000, description="open at once in each API process; no more than half of its open files"
+    )
+    head_timeout: timedelta = Field(
+        timedelta(seconds=10), gt=timedelta(0), description="a request's head that is not whole by then is refused"
+    )
+    body_timeout: timedelta = Field(
+        timedelta(seconds=60), gt=timedelta(0), description="a body of which nothing arrives for so long is refused"
+    )
     webhook_networks: list[IPvAnyNetwork] = Field(
         [], description="networks that webhooks may reach although they are not public, also without TLS, such as 127.0.0.0/8"
     )
@@ -46,6 +61,17 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(None, description="CPU threads of the trainer; empty: all cores")
     prices: Path | None = Field(None, description="JSON file with what an hour of a device costs here; empty: the table that comes along")
     device: str = Field("auto", description="price table entry of the device that trains; auto: the CPU")
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _refuse_names(cls, value: str) -> str:
+        """Believe nobody by a name: a connection has an address only."""
+        for proxy in filter(None, map(str.strip, value.split(","))):
+            try:
+                ip_network("0.0.0.0/0" if proxy == "*" else proxy)
+            except ValueError as error:
+                raise ValueError(f"{error}; FORWARDED_ALLOW_IPS takes addresses of proxies, such as 10.0.0.7, and networks") from None
+        return value.strip(", ")
 
     @cached_property
     def resolved_database_url(self) -> str:

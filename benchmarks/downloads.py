@@ -5,7 +5,7 @@
 
 Both get the file out of the page cache and send it over loopback; the client is curl, which throws it away. Rounds interleave the two, so
 that a busy machine hits both; the ratio is the median of the rounds' ratios. nginx is the distribution's (`apt-get install nginx-light`),
-one worker process with `sendfile`, and asks nobody for a key; ours is `uvicorn app.main:app` as `falqon up` starts it, one process.
+one worker process with `sendfile`, and asks nobody for a key; ours is `falqon api` as `falqon up` starts it, one process.
 """
 
 import argparse

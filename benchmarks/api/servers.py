@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 START_SECONDS = 60
 STOP_SECONDS = 20
+SERVE = "import sys; from app.server import serve; serve('127.0.0.1', 0, 5, sys.argv[1])"
 KEY = "a-key-for-the-load-benchmark"
 # The benchmark is one very busy user; what one user may ask in a minute is not what it measures.
 REQUESTS_PER_MINUTE = 1_000_000
@@ -83,9 +84,9 @@ def services() -> Iterator[Services]:
 
 @contextmanager
 def served(services: Services, app: str) -> Iterator[Server]:
-    """uvicorn as `falqon up` starts it, on a port that the kernel chooses."""
+    """uvicorn as `falqon api` starts it, on a port that the kernel chooses."""
     log = services.folder / f"{app}.log"
-    command = [sys.executable, "-m", "uvicorn", app, "--port", "0", "--no-access-log"]
+    command = [sys.executable, "-c", SERVE, app]
     with log.open("wb") as output:
         process = subprocess.Popen(leashed(command), env=services.environment, cwd=services.folder, stdout=output, stderr=output)
     try:

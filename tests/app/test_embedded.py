@@ -77,7 +77,7 @@ def test_a_second_one_says_who_was_first(service: Service) -> None:
     assert service.url in second.stderr
 
 
-@pytest.mark.parametrize("words", [("valkey-server",), ("uvicorn",), ("celery", "gpu")], ids=" ".join)
+@pytest.mark.parametrize("words", [("valkey-server",), ("app.cli", "--grace"), ("celery", "gpu")], ids=" ".join)
 def test_a_killed_child_comes_back_and_work_goes_on(service: Service, words: tuple[str, ...]) -> None:
     job = create_job(service, Toy(steps=100, step_seconds=0.01))
     old = kill(service, *words)

@@ -109,7 +109,7 @@ def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Pa
     environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": key}
     environment.pop("DATABASE_URL", None)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--timeout-graceful-shutdown", "20"]
+    command = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stderr=log)
     try:

@@ -50,6 +50,8 @@ def _serve(port: int) -> None:
     import uvicorn
 
     from app.main import create_app
+    from app.server import options
     from app.settings import Settings
 
-    uvicorn.run(create_app(Settings(_env_file=None)), host="127.0.0.1", port=port, log_config=None)
+    settings = Settings(_env_file=None)
+    uvicorn.run(create_app(settings), host="127.0.0.1", port=port, log_config=None, **options(settings))

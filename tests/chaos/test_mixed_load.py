@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 
 NUM_USERS, NUM_READERS = 3, 4
 LIVE_JOBS = 40  # quota of the users' project: about two minutes of work for its worker, however long the load lasts
-VICTIMS = {"api": "uvicorn", "worker of jobs": "gpu-", "worker of files": "cpu-", "trainer": "toy_trainer.py", "redis": "valkey-server"}
+VICTIMS = {"api": "--grace", "worker of jobs": "gpu-", "worker of files": "cpu-", "trainer": "toy_trainer.py", "redis": "valkey-server"}
 ENVIRONMENT = {
     "FALQON_ADMIN_KEY": KEY,
     "FALQON_LEASE": "PT5S",

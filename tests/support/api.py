@@ -11,7 +11,7 @@ import uvicorn
 from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 
-from app import migrate
+from app import migrate, server
 from app.database import Database
 from app.files import checking
 from app.ids import new_id
@@ -52,7 +52,9 @@ class Api:
         self.storage = Storage(self.settings.resolved_storage_url)
         migrate.upgrade(self.database)
         self.app = create_app(self.settings)
-        self._server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2))
+        served = server.options(self.settings)
+        config = uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2, **served)
+        self._server = uvicorn.Server(config)
         # asyncio turns Nagle's algorithm off only where the protocol is spelled out; with it every answer waits 40 ms.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))

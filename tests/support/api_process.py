@@ -41,7 +41,7 @@ class ApiProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(self.port)]
+        command = [sys.executable, "-m", "app.cli", "api", "--port", str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log)
         try:

@@ -103,7 +103,7 @@ def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted, tmp_
         environment = service.environment | {"FALQON_DATA_DIR": str(service.folder)}
         watching = subprocess.Popen(service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output)
     wait_for(lambda: printed.stat().st_size, 60, "the first event")
-    (api,) = service.pids("uvicorn")
+    (api,) = service.pids("--grace")
     os.kill(api, signal.SIGKILL)
     assert watching.wait(60) == 0
     assert len(told(printed.read_text(), job_id, service)) > 150
