@@ -9,6 +9,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from logging import LogRecord, makeLogRecord
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from app.client.text import plain
@@ -16,7 +19,9 @@ from app.leash import leashed
 
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 30.0  # who ran this long and then crashes is not in a crash loop
-MAX_LOG_BYTES = 10 * 2**20
+MAX_LOG_BYTES = 10 * 2**20  # of a log, and of the one before it
+MAX_LINE_BYTES = 2**16  # a longer one is several
+LINES_AT_ONCE, LINES_PER_SECOND = 20, 1  # of trouble, on the terminal
 TROUBLE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
 
 
@@ -28,6 +33,8 @@ class Child:
         self._command = command
         self._environment = environment
         self._log_path = logs / f"{name}.log"
+        self._log = ChildLog(self._log_path)
+        self._pace = Pace()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._crashes = 0
@@ -78,15 +85,49 @@ class Child:
 
     def _keep_log(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        if self._log_path.exists() and self._log_path.stat().st_size > MAX_LOG_BYTES:
-            self._log_path.replace(self._log_path.with_suffix(".old.log"))
-        with process.stdout as stream, self._log_path.open("ab") as log:
-            for line in stream:
-                log.write(line)
-                log.flush()
+        with process.stdout as stream:
+            for line in iter(partial(stream.readline, MAX_LINE_BYTES), b""):
                 text = line.decode(errors="replace").rstrip()
+                self._log.handle(makeLogRecord({"msg": text}))
                 if TROUBLE.search(text):
-                    say(f"{self.name}: {text}")
+                    self._say_trouble(text)
+        self._log.close()
+
+    def _say_trouble(self, text: str) -> None:
+        left_out = self._pace.take()
+        if left_out:
+            say(f"{self.name}: {left_out} more lines of trouble are in {self._log_path}")
+        if left_out is not None:
+            say(f"{self.name}: {text}")
+
+
+class ChildLog(RotatingFileHandler):
+    """Turned over while it is written: when it is full it becomes the old one, and the old one goes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+        self.namer = lambda _: str(path.with_suffix(".old.log"))
+
+    def handleError(self, record: LogRecord) -> None:
+        """Lose the line: a child that nobody reads stands still, whatever the disk says."""
+
+
+class Pace:
+    """Lets some lines pass at once and then one a second, and counts those between."""
+
+    def __init__(self) -> None:
+        self._full_at = 0.0  # when as many may pass at once as at first
+        self._left_out = 0
+
+    def take(self) -> int | None:
+        """How many were left out before this one; None if this one is."""
+        now = time.monotonic()
+        full_at = max(now, self._full_at) + 1 / LINES_PER_SECOND
+        if full_at - now > LINES_AT_ONCE / LINES_PER_SECOND:
+            self._left_out += 1
+            return None
+        left_out, self._left_out, self._full_at = self._left_out, 0, full_at
+        return left_out
 
 
 def say(text: str) -> None:
