@@ -45,12 +45,12 @@ def api(
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
     from app.keys.service import WeakAdminKey
-    from app.prepare import prepare
+    from app.prepare import NotPrepared, prepare
     from app.settings import Settings
 
     try:
         secret = prepare(Settings())
-    except WeakAdminKey as error:
+    except (NotPrepared, WeakAdminKey) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if secret is not None:

@@ -23,7 +23,7 @@ from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.children import Child, say
 from app.client import local
 from app.keys.service import WeakAdminKey
-from app.prepare import key_for_this_machine, prepare, sign_in_link
+from app.prepare import NotPrepared, key_for_this_machine, prepare, sign_in_link
 from app.server import raise_open_files
 from app.settings import Settings
 
@@ -65,7 +65,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         with _only_one(folder, url):
             _refuse_taken_port(host, port)
             return Embedded(settings, host, port, url).serve()
-    except (NotStarted, valkey.ValkeyMissing, WeakAdminKey) as error:
+    except (NotPrepared, NotStarted, valkey.ValkeyMissing, WeakAdminKey) as error:
         say(str(error))
         return error.exit_code if isinstance(error, NotStarted) else EXIT_FAILED
 

@@ -1,10 +1,13 @@
 """What must be there before the first request: tables, the default project with a key, the small model."""
 
+from obstore.exceptions import BaseError as StorageError
+from sqlalchemy.exc import ArgumentError
+
 from app import migrate
-from app.catalogue.importer import ensure_tiny_model
+from app.catalogue.importer import ModelNotAdded, ensure_tiny_model
 from app.client import local
 from app.client.errors import NoConnection
-from app.database import Database
+from app.database import AWAY, Database
 from app.errors import InvalidApiKey
 from app.keys.service import authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
@@ -13,16 +16,39 @@ from app.storage import Storage
 from app.web import link
 
 
+class NotPrepared(Exception):
+    """With a sentence for the person who asked."""
+
+
 def prepare(settings: Settings) -> str | None:
     """Returns the API key if one was generated. Doing it twice changes nothing."""
-    database = Database(settings.resolved_database_url)
+    try:
+        database = Database(settings.resolved_database_url)
+    except ArgumentError as error:
+        raise NotPrepared(f"DATABASE_URL cannot be read: {error}") from None
     try:
         migrate.upgrade(database)
-        secret = ensure_admin_key(database, settings)
-        ensure_tiny_model(database, Storage(settings.resolved_storage_url), settings)
-        return secret
+        with migrate.one_at_a_time(database):
+            return _bootstrap(database, settings)
+    except AWAY as error:
+        where, reason = database.engine.url.render_as_string(), str(error.__cause__ or error)
+        raise NotPrepared(
+            f"The database {where} does not answer: {reason.strip().splitlines()[0]}. See that it runs and that DATABASE_URL is right."
+        ) from None
+    except StorageError as error:
+        raise NotPrepared(
+            f"The storage {settings.resolved_storage_url} takes nothing: {str(error).splitlines()[0]}. `falqon check` says more."
+        ) from None
+    except (ModelNotAdded, migrate.MigrationBusy) as error:
+        raise NotPrepared(str(error)) from None
     finally:
         database.dispose()
+
+
+def _bootstrap(database: Database, settings: Settings) -> str | None:
+    # The key last: one that was made before something failed would never be shown.
+    ensure_tiny_model(database, Storage(settings.resolved_storage_url), settings)
+    return ensure_admin_key(database, settings)
 
 
 def key_for_this_machine(settings: Settings, generated: str | None) -> str:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,16 @@ from tests.support.house import ROOT, TOY_TRAINER
 from tests.support.service import free_port
 
 
+def environment_of(folder: Path) -> dict[str, str]:
+    return {
+        "FALQON_DATA_DIR": str(folder),
+        "FALQON_TRAINER_COMMAND": str(TOY_TRAINER).replace("'", '"'),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
 def falqon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = {"FALQON_DATA_DIR": str(folder), "FALQON_TRAINER_COMMAND": str(TOY_TRAINER).replace("'", '"'), "PYTHONPATH": str(ROOT)}
+    settings = environment_of(folder)
     return subprocess.run(
         [sys.executable, "-m", "app.cli", *arguments], capture_output=True, text=True, env=os.environ | settings, check=False
     )
@@ -47,6 +56,35 @@ def test_migrate_models_and_keys(tmp_path: Path) -> None:
         assert authenticate(session, secret).scope is Scope.READ
         assert {model.id for model in session.query(Model)} == {"falqon-tiny", "house/tiny"}
     database.dispose()
+
+
+def test_three_migrations_at_once_all_succeed(tmp_path: Path, database_url: str) -> None:
+    """Two of three failed on an empty Postgres: each saw no table, and each made all of them."""
+    environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "app.cli", "migrate"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    said = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert sum("shown this once: ft_live_" in out for out, _ in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("postgresql://falqon:secret-word@127.0.0.1:1/falqon", "does not answer"),
+        ("mysterious://somewhere", "cannot be read"),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path, url: str, word: str) -> None:
+    environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": url}
+    command = [sys.executable, "-m", "app.cli", "migrate"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert word in done.stderr
+    assert "DATABASE_URL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "secret-word" not in done.stderr
 
 
 def test_a_key_that_can_be_guessed_opens_nothing_to_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
