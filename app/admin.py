@@ -24,10 +24,10 @@ def add_model(
     """Add a base model to the catalogue."""
     from app.catalogue.importer import ModelNotAdded, add_base_model
     from app.client.text import plain
-    from app.settings import Settings
+    from app.settings import load_settings
     from app.storage import Storage
 
-    settings = Settings()
+    settings = load_settings()
     try:
         added = add_base_model(_database(settings), Storage(settings.resolved_storage_url), settings, model_id, source)
     except ModelNotAdded as error:
@@ -44,9 +44,9 @@ def create_key(
     """Make an API key of the default project and show it once."""
     from app.keys import service
     from app.models import DEFAULT_PROJECT_ID, Scope
-    from app.settings import Settings
+    from app.settings import load_settings
 
-    with _database(Settings()).transaction() as session:
+    with _database(load_settings()).transaction() as session:
         _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
 

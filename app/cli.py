@@ -46,10 +46,10 @@ def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
     from app.keys.service import WeakAdminKey
     from app.prepare import NotPrepared, prepare
-    from app.settings import Settings
+    from app.settings import load_settings
 
     try:
-        secret = prepare(Settings())
+        secret = prepare(load_settings())
     except (NotPrepared, WeakAdminKey) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -58,10 +58,26 @@ def migrate() -> None:
 
 
 @app.command(rich_help_panel=PANEL)
+def check() -> None:
+    """Prove that settings, database, Redis and storage are what the service needs."""
+    from app import check
+    from app.client.output import Output
+    from app.settings import load_settings
+
+    results = list(check.check(load_settings()))
+    rows = [(result.part, "ok" if result.is_ok else "WRONG", result.found, "" if result.is_ok else result.advice) for result in results]
+    Output(as_json=False).table(("check", "", "found", "what to do"), rows)
+    if not all(result.is_ok for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
 def worker(queue: Annotated[Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")]) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
     from app.broker import worker_command
+    from app.settings import load_settings
 
+    load_settings()  # what is wrong with them is better said here than below Celery
     command = worker_command(queue)
     os.execv(command[0], command)
 

@@ -25,7 +25,7 @@ from app.client import local
 from app.keys.service import WeakAdminKey
 from app.prepare import NotPrepared, key_for_this_machine, prepare, sign_in_link
 from app.server import raise_open_files
-from app.settings import Settings
+from app.settings import Settings, load_settings
 
 EXIT_REFUSED = 2
 EXIT_ALREADY_UP = 3
@@ -53,7 +53,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         os.environ.update({name: value for name, value in PACE.items() if name not in os.environ})
         if data_dir is not None:
             os.environ["FALQON_DATA_DIR"] = str(data_dir)
-        settings = Settings()
+        settings = load_settings()
         folder = settings.data_dir.resolve()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)

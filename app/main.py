@@ -34,7 +34,7 @@ from app.prices.service import file_prices
 from app.probes import HealthMonitor
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from app.storage import Storage
 from app.storage.storage import FOR_PROBES, FOR_REQUESTS
 from app.stream import endpoints as stream
@@ -122,4 +122,4 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         database.dispose()
 
 
-app = create_app(Settings())
+app = create_app(load_settings())

@@ -1,19 +1,43 @@
+import os
+import re
 import sys
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from falqon_core.spec.devices import DEVICES
+
+PREFIX = "FALQON_"
+ENV_FILE = ".env"
+OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL"}  # what the client commands read
+# Kubernetes tells every pod of a service named falqon or falqon-… by such variables.
+OF_KUBERNETES = re.compile(r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+MIN_HEARTBEATS = 2  # in a lease: one that comes late must not cost the job
+MAX_DURATION = timedelta(days=1)
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
+
+
+Duration = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_DURATION)]
 
 
 class Settings(BaseSettings):
     """Everything the service can be told from outside; each field is an environment variable `FALQON_…` or the alias beside it."""
 
-    model_config = SettingsConfigDict(env_prefix="FALQON_", env_file=".env", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+    )
 
     data_dir: Path = Field(Path(".falqon"), description="embedded database, objects, sockets, worker scratch")
     database_url: str = Field("", validation_alias="DATABASE_URL", description="empty: SQLite in data_dir")
@@ -49,16 +73,16 @@ class Settings(BaseSettings):
     download_redirects: bool = Field(
         True, description="downloads are sent on to the object store; false where clients cannot reach it: then the API carries the bytes"
     )
-    max_file_bytes: int = 512 * 2**20  # of a file that comes in one request; both as the API this one replaces
-    max_upload_bytes: int = 8 * 2**30  # of a file that comes in parts
-    lease: timedelta = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
-    heartbeat: timedelta = timedelta(seconds=10)
-    poll: timedelta = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
-    hang: timedelta = timedelta(minutes=10)  # a trainer without a step for so long, and for 20 steps of the usual length, is killed
-    max_infra_failures: int = 3  # executions lost to machines before a job is given up
-    stop_grace: timedelta = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
-    trainer_command: list[str] = [sys.executable, "-m", "falqon_core"]
-    num_threads: int | None = Field(None, description="CPU threads of the trainer; empty: all cores")
+    max_file_bytes: int = Field(512 * 2**20, ge=1)  # of a file that comes in one request; both as the API this one replaces
+    max_upload_bytes: int = Field(8 * 2**30, ge=1)  # of a file that comes in parts
+    lease: Duration = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
+    heartbeat: Duration = timedelta(seconds=10)
+    poll: Duration = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
+    hang: Duration = timedelta(minutes=10)  # a trainer without a step for so long, and for 20 steps of the usual length, is killed
+    max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job is given up
+    stop_grace: Duration = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
+    trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of the trainer; empty: all cores")
     prices: Path | None = Field(None, description="JSON file with what an hour of a device costs here; empty: the table that comes along")
     device: str = Field("auto", description="price table entry of the device that trains; auto: the CPU")
 
@@ -72,6 +96,16 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError(f"{error}; FORWARDED_ALLOW_IPS takes addresses of proxies, such as 10.0.0.7, and networks") from None
         return value.strip(", ")
+
+    @model_validator(mode="after")
+    def _hear_the_worker_in_time(self) -> Self:
+        if self.lease < MIN_HEARTBEATS * self.heartbeat:
+            lease, heartbeat = self.lease.total_seconds(), self.heartbeat.total_seconds()
+            raise ValueError(
+                f"FALQON_LEASE is {lease:g} s and FALQON_HEARTBEAT {heartbeat:g} s: a lease must "
+                f"last {MIN_HEARTBEATS} heartbeats or more, or healthy workers lose their jobs."
+            )
+        return self
 
     @cached_property
     def resolved_database_url(self) -> str:
@@ -104,3 +138,61 @@ class Settings(BaseSettings):
     def reports_dir(self) -> Path:
         """Where experiment trackers leave what they keep on the worker's machine: TensorBoard's event files, W&B's offline runs."""
         return self.data_dir.resolve() / "reports"
+
+
+class WrongSettings(SystemExit):
+    """Ends the process with a sentence for whoever started it; a traceback would hide it."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("\n".join(sentences))
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process. Raises `WrongSettings` for what cannot be meant."""
+    names = [*os.environ, *dotenv_values(ENV_FILE)]
+    if sentences := _refuse_unknown(names):
+        raise WrongSettings(sentences)
+    try:
+        settings = Settings()
+    except SettingsError as error:  # its message quotes the field, and nothing of the value
+        field = str(error).split('"')[1]
+        sentence = f'{variable_of(field)}: this must be JSON, such as ["one", "two"].'
+        raise WrongSettings([sentence]) from None
+    except ValidationError as error:
+        raise WrongSettings([_sentence(fault) for fault in error.errors()]) from None
+    if settings.device not in ("auto", *DEVICES):
+        known = ", ".join(sorted(DEVICES))
+        raise WrongSettings([f"FALQON_DEVICE is '{settings.device}'; known are auto, {known}"])
+    return settings
+
+
+def variable_of(field: str) -> str:
+    """Return the environment variable that a field of the settings is read from."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
+
+
+def _refuse_unknown(names: list[str]) -> list[str]:
+    """Say what is wrong with each variable that looks like a setting and is none."""
+    known = {variable_of(field) for field in Settings.model_fields}
+    ours = {name for name in names if name.upper().startswith(PREFIX)}
+    unknown = sorted(name for name in ours if name.upper() not in known | OF_CLIENT)
+    return [_unknown(name, known) for name in unknown if not OF_KUBERNETES.fullmatch(name)]
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    close = get_close_matches(name.upper(), known, 1)
+    advice = f"did you mean {close[0]}?" if close else "docs/operations.md lists all of them."
+    return f"{name} is no setting of this service; {advice}"
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """Say one of pydantic's faults with the name of the variable that an operator has set."""
+    message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    field = str(fault["loc"][0])
+    name = variable_of(field) if field in Settings.model_fields else field
+    if fault["type"] == "time_delta_parsing":
+        message = "a duration is written as PT0.5S, PT30S, PT5M or PT1H"
+    return f"{name}: {message}"

@@ -11,7 +11,7 @@ from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.database import Database
 from app.ids import new_id
 from app.prices.service import file_prices
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from app.storage import Storage
 from worker.answerer import Answerer
 from worker.exporter import Exporter
@@ -26,7 +26,7 @@ REDIS_TIMEOUT_SECONDS = 1.0
 
 @cache
 def settings() -> Settings:
-    return Settings()
+    return load_settings()
 
 
 @cache

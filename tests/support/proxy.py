@@ -20,6 +20,7 @@ class Proxy:
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.requests: list[str] = []  # heads, as they were sent
+        self.forget = b""  # a header's name, of which the upstream hears nothing
         self.cut_after: int | None = None  # bytes towards the client, on every connection
         self.lose = "nothing"  # the answer to the next request that begins like this regular expression, once
         self.lost = 0
@@ -71,7 +72,7 @@ class Proxy:
                     if ready is client:
                         losing_now, unread = self._note(unread + data)
                         losing = losing or losing_now  # a body follows its head
-                        server.sendall(data)
+                        server.sendall(self._without_forgotten(data))
                         continue
                     client.sendall(data[:left])
                     if left is not None:
@@ -79,6 +80,9 @@ class Proxy:
                         if left <= 0:
                             self.lost += 1
                             return
+
+    def _without_forgotten(self, data: bytes) -> bytes:
+        return data.replace(self.forget, b"x" * len(self.forget)) if self.forget else data
 
     def _note(self, sent: bytes) -> tuple[bool, bytes]:
         """Whether the answer is to be lost, and what may be the beginning of the next head: one comes in pieces, or close behind the

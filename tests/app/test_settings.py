@@ -1,0 +1,111 @@
+"""Settings that cannot be meant are refused in one sentence before anything starts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, WrongSettings, load_settings, variable_of
+from tests.support.house import ROOT
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without the developer's own .env."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"FALQON_LEASE": "PT5S", "FALQON_HEARTBEAT": "PT10S"}, "FALQON_LEASE is 5 s and FALQON_HEARTBEAT 10 s"),
+        ({"FALQON_POLL": "PT0S"}, "FALQON_POLL: "),
+        ({"FALQON_POLL": "10"}, "FALQON_POLL: a duration is written as PT0.5S"),
+        ({"FALQON_HANG": "-PT1S"}, "FALQON_HANG: "),
+        ({"FALQON_STOP_GRACE": "P2D"}, "FALQON_STOP_GRACE: "),
+        ({"FALQON_NUM_THREADS": "0"}, "FALQON_NUM_THREADS: "),
+        ({"FALQON_TRAINER_COMMAND": "[]"}, "FALQON_TRAINER_COMMAND: "),
+        ({"FALQON_HOSTS": "a.example"}, "FALQON_HOSTS: this must be JSON"),
+        ({"FALQON_POL": "1"}, "FALQON_POL is no setting of this service; did you mean FALQON_POLL?"),
+        ({"FALQON_DEVICE": "abacus"}, "FALQON_DEVICE is 'abacus'; known are auto, "),
+        ({"FALQON_COLOUR": "red"}, "FALQON_COLOUR is no setting"),
+        ({"falqon_hostz": "[]"}, "falqon_hostz is no setting of this service; did you mean FALQON_HOSTS?"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WrongSettings) as refused:
+        load_settings()
+    assert words in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_name_is_looked_at_in_the_file_too(elsewhere: Path) -> None:
+    (elsewhere / ".env").write_text("FALQON_HEARTBEET=PT5S\nPOSTGRES_PASSWORD=x\n")
+    with pytest.raises(WrongSettings, match="did you mean FALQON_HEARTBEAT"):
+        load_settings()
+
+
+def test_names_of_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the client, and those that Kubernetes sets for a service named falqon."""
+    for name in (
+        "FALQON_API_KEY",
+        "FALQON_BASE_URL",
+        "FALQON_PORT",
+        "FALQON_SERVICE_HOST",
+        "FALQON_PORT_8000_TCP_ADDR",
+        "FALQON_API_SERVICE_PORT_HTTP",
+        "FALQONS_OWN",
+    ):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("FALQON_NUM_THREADS", "")  # as a line of .env that nobody filled in
+    monkeypatch.setenv("FALQON_HEARTBEAT", "PT30S")
+    settings = load_settings()
+    assert settings.num_threads is None
+    assert settings.heartbeat == timedelta(seconds=30)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    missing = [name for field in Settings.model_fields if f"`{(name := variable_of(field))}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "uvicorn", "app.main:app", "--port", "0"],
+        ["-m", "app.cli", "worker", "--queue", "gpu"],
+        ["-m", "celery", "-A", "worker.celery_app", "worker"],
+        ["-m", "app.cli", "up", "--port", "0"],
+        ["-m", "app.cli", "migrate"],
+    ],
+    ids=["api", "worker", "celery", "up", "migrate"],
+)
+def test_every_process_says_it_without_a_traceback(command: list[str], elsewhere: Path) -> None:
+    environment = os.environ | {"FALQON_POL": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=environment,
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "did you mean FALQON_POLL?" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_client_does_not_mind(elsewhere: Path) -> None:
+    environment = os.environ | {"FALQON_POL": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "app.cli", "jobs", "list", "--base-url", "http://127.0.0.1:1"]
+    done = subprocess.run([*command, "--api-key", "x"], env=environment, capture_output=True, text=True, check=False)
+    assert "FALQON_POL" not in done.stderr
