@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 from alembic import command
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 
 from app import migrate
 from app.database import Database
@@ -45,3 +45,35 @@ def test_every_revision_can_be_taken_back(old: Database) -> None:
         assert connection.execute(text("SELECT id FROM files ORDER BY id")).scalars().all() == ["gone", "kept"]
     migrate.upgrade(old)
     assert migrate.compare_schema(old) == "current"
+
+
+def test_a_migration_that_was_interrupted_is_done_again(old: Database) -> None:
+    """On Postgres an index ends the transaction before it: the tables may stand without it."""
+    with old.engine.connect() as connection:
+        command.upgrade(migrate._config(connection), "0005")
+        connection.execute(text("DROP INDEX ix_jobs_queue"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        connection.commit()
+    migrate.upgrade(old)
+    assert migrate.compare_schema(old) == "current"
+    with old.engine.connect() as connection:
+        names = {index["name"] for index in inspect(connection).get_indexes("jobs")}
+    assert {"ix_jobs_queue", "ix_jobs_base_checkpoint_id"} <= names
+
+
+def test_an_older_and_an_empty_database_are_told_from_a_newer(old: Database) -> None:
+    assert migrate.compare_schema(old) == "older"
+    migrate.upgrade(old)
+    with old.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'of-tomorrow'"))
+    assert migrate.compare_schema(old) == "newer"
+    with old.engine.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    assert migrate.compare_schema(old) == "older"
+
+
+def test_who_waits_too_long_for_a_migration_is_told(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_WAIT_SECONDS", 0.3)
+    with migrate.one_at_a_time(old), pytest.raises(migrate.MigrationBusy, match="falqon migrate"):
+        migrate.upgrade(old)
+    migrate.upgrade(old)
