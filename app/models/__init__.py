@@ -6,6 +6,7 @@ from app.models.attempt import Attempt
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
+from app.models.ended_session import EndedSession
 from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
@@ -35,6 +36,7 @@ __all__ = [
     "CheckpointPermission",
     "DeliveryStatus",
     "Desired",
+    "EndedSession",
     "Event",
     "Export",
     "File",

@@ -1,5 +1,5 @@
-"""The dashboard's cookie: signed, it holds the id of an API key, a token for forms, and what the next page shall say. `/v1` never
-looks at it."""
+"""The dashboard's cookie: signed, it holds the ids of a session and of an API key, a token for forms, and what the next page shall say.
+`/v1` never looks at it."""
 
 import secrets
 from hmac import compare_digest
@@ -7,17 +7,24 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Form, Request
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.database import insert_or, now_plus
 from app.errors import Forbidden
+from app.ids import new_id
+from app.models import EndedSession
 from app.server_secret import server_secret
 from app.settings import Settings
 
+SESSION_ID = "session_id"
 KEY_ID = "key_id"
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
 COOKIE = "falqon_session"
+MAX_AGE_SECONDS = 14 * 86_400  # since it was last signed
 MAX_NOTICE_CHARACTERS = 500  # a cookie has 4 KB
 
 
@@ -26,8 +33,10 @@ class CookieSessions:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         secret = server_secret(settings)
-        self._plain = SessionMiddleware(app, secret, session_cookie=COOKIE, same_site="lax")
-        self._secure = SessionMiddleware(app, secret, session_cookie=f"__Host-{COOKIE}", same_site="lax", https_only=True)
+        self._plain = SessionMiddleware(app, secret, max_age=MAX_AGE_SECONDS, session_cookie=COOKIE, same_site="lax")
+        self._secure = SessionMiddleware(
+            app, secret, max_age=MAX_AGE_SECONDS, session_cookie=f"__Host-{COOKIE}", same_site="lax", https_only=True
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sessions = self._secure if scope.get("scheme") == "https" else self._plain
@@ -36,7 +45,24 @@ class CookieSessions:
 
 def begin(request: Request, key_id: str) -> None:
     request.session.clear()
-    request.session.update({KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)})
+    request.session.update({SESSION_ID: new_id("sess_"), KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)})
+
+
+def key_of(database: Session, request: Request) -> str:
+    """Find the id of the key that this session was begun with; empty where there is none, or it was ended."""
+    session_id = request.session.get(SESSION_ID)
+    if not session_id or database.get(EndedSession, session_id) is not None:
+        return ""
+    return str(request.session.get(KEY_ID, ""))
+
+
+def end(database: Session, request: Request) -> None:
+    """Make its cookie worthless, of which anybody may have kept a copy."""
+    if session_id := request.session.get(SESSION_ID):
+        ended = insert_or(database, EndedSession).values(id=session_id, ended_at=now_plus())
+        database.execute(ended.on_conflict_do_nothing())
+    database.execute(delete(EndedSession).where(EndedSession.ended_at < now_plus(-MAX_AGE_SECONDS)))
+    request.session.clear()
 
 
 def form_token(request: Request) -> str:

@@ -18,7 +18,7 @@ from app.keys.caller import Caller
 from app.models import Scope
 from app.strict import refuse_nul
 from app.web.rendering import page
-from app.web.session import KEY_ID, refuse_forged_forms, refuse_other_sites
+from app.web.session import key_of, refuse_forged_forms, refuse_other_sites
 
 MAX_FORM_BYTES = 2**14  # a stranger may send one
 
@@ -69,7 +69,7 @@ def _refusal(request: Request, error: ApiError) -> Response:
 
 def _visitor(app: App, request: Request) -> Caller:
     with app.database.read() as session:
-        caller = keys.still_valid(session, request.session.get(KEY_ID, ""))
+        caller = keys.still_valid(session, key_of(session, request))
     if caller is None:
         raise InvalidApiKey("Sign in first.")
     return caller

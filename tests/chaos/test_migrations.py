@@ -14,6 +14,7 @@ from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.house import BASE_MODEL, House
+from tests.support.pages import SAME_SITE, token
 from tests.support.toy_trainer import Toy
 
 VERSION = "alembic_version"
@@ -46,6 +47,8 @@ def used(house: House) -> Database:
             tenant.http.post(f"/v1/models/{model}/exports", json={"format": "bf16"}).raise_for_status()
             tenant.http.post(f"/v1/models/{model}/trials", json={"prompt": "Well?"}).raise_for_status()
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
+    page = tenant.http.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE, follow_redirects=True)
+    tenant.http.post("/sign-out", data={"csrf": token(page)}, headers=SAME_SITE)
     for one in (tenant, other):
         one.http.close()
     api.stop()

@@ -39,8 +39,9 @@ def sign_in(app: App, request: Request, key: Annotated[str, Form()], next: Annot
 
 
 @router.post("/sign-out", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
-def sign_out(request: Request) -> Response:
-    request.session.clear()
+def sign_out(app: App, request: Request) -> Response:
+    with app.database.transaction() as database:
+        session.end(database, request)
     return RedirectResponse("/sign-in", 303)
 
 

@@ -1,5 +1,7 @@
+import json
 import os
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,14 +9,17 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import update
+from itsdangerous import TimestampSigner
+from sqlalchemy import delete, select, update
 
 from app.database import now_plus
 from app.jobs import claims
 from app.keys.service import authenticate
-from app.models import ApiKey
+from app.models import ApiKey, EndedSession
+from app.server_secret import server_secret
 from app.web import assets
 from app.web.link import NAME, issue
+from app.web.session import COOKIE, MAX_AGE_SECONDS, SESSION_ID
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
@@ -62,6 +67,47 @@ def test_signing_out(browser: httpx.Client, tenant: Tenant) -> None:
     csrf = token(sign_in(browser, tenant))
     assert "Sign out" not in browser.post("/sign-out", data={"csrf": csrf}, headers=SAME_SITE).text
     assert "Sign out" not in browser.get("/").text
+
+
+def test_signing_out_ends_the_session_and_not_only_the_cookie(browser: httpx.Client, tenant: Tenant, api: Api) -> None:
+    csrf = token(sign_in(browser, tenant))
+    cookie = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as other:
+        assert "Sign out" in sign_in(other, tenant).text
+        assert browser.post("/sign-out", data={"csrf": csrf}, headers=SAME_SITE).url.path == "/sign-in"
+        assert "Sign out" in other.get("/").text, "another session of the same key goes on"
+    elsewhere = Api(api.settings.resolved_database_url, api.settings.data_dir)  # another process with the same secret
+    try:
+        for url in (api.url, elsewhere.url):
+            for path, refusal in (("/", 303), ("/live?", 401), ("/settings/keys", 303)):
+                assert httpx.get(url + path, headers=cookie, verify=False).status_code == refusal, path
+            again = httpx.post(f"{url}/sign-out", data={"csrf": csrf}, headers=cookie | SAME_SITE, verify=False)
+            assert again.status_code == 303
+    finally:
+        elsewhere.stop()
+
+
+def test_ended_sessions_are_kept_as_long_as_their_cookies(browser: httpx.Client, tenant: Tenant, api: Api) -> None:
+    with api.database.transaction() as session:
+        session.execute(delete(EndedSession))
+        session.add(EndedSession(id="sess_old", ended_at=now_plus(-MAX_AGE_SECONDS - 10)))
+        session.add(EndedSession(id="sess_young", ended_at=now_plus(-MAX_AGE_SECONDS + 60)))
+    browser.post("/sign-out", data={"csrf": token(sign_in(browser, tenant))}, headers=SAME_SITE)
+    with api.database.read() as session:
+        left = session.scalars(select(EndedSession.id)).all()
+    assert ("sess_old" in left, "sess_young" in left, len(left)) == (False, True, 2)
+
+
+def test_a_cookie_that_names_no_session_opens_nothing(browser: httpx.Client, tenant: Tenant, api: Api) -> None:
+    """As those before sessions had ids: nobody could end it."""
+    sign_in(browser, tenant)
+    signer = TimestampSigner(server_secret(api.settings))
+    held = json.loads(b64decode(signer.unsign(browser.cookies[COOKIE])))
+    for left_out, is_signed_in in (("nothing", True), (SESSION_ID, False)):
+        kept = {name: value for name, value in held.items() if name != left_out}
+        signed = signer.sign(b64encode(json.dumps(kept).encode())).decode()
+        page = httpx.get(f"{api.url}/", headers={"cookie": f"{COOKIE}={signed}"}, verify=False, follow_redirects=True)
+        assert ("Sign out" in page.text) is is_signed_in
 
 
 def test_a_form_of_another_session_changes_nothing(browser: httpx.Client, tenant: Tenant, api: Api) -> None:

@@ -1,0 +1,15 @@
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import now_plus
+from app.models.base import Base
+
+
+class EndedSession(Base):
+    """Somebody signed out of it, so its cookie, which cannot be called back, opens nothing. Kept as long as a cookie is valid."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(default=now_plus(), index=True)
