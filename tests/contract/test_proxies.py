@@ -1,6 +1,12 @@
 """Whom the service believes when a header says who asks and how."""
 
+import os
+import re
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -10,8 +16,12 @@ from pydantic import ValidationError
 from app.settings import Settings
 from tests.contract.access_routes import a_model
 from tests.support.api import Api, Tenant
+from tests.support.house import ROOT
 from tests.support.pages import SAME_SITE
+from tests.support.service import free_port
+from tests.support.waiting import wait_for
 
+NGINX = shutil.which("nginx")
 GUESSES_A_MINUTE = 10
 
 
@@ -98,3 +108,50 @@ def test_over_https_the_cookie_belongs_to_this_host_alone(behind_proxy: Tenant) 
 def test_a_proxy_that_can_never_match_is_refused(nonsense: str) -> None:
     with pytest.raises(ValidationError, match="FORWARDED_ALLOW_IPS"):
         Settings(_env_file=None, forwarded_allow_ips=nonsense)
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_nginx_as_the_documentation_sets_it_up(behind_proxy: Tenant, tmp_path: Path) -> None:
+    """But for TLS, which it only claims to have."""
+    port = free_port()
+    with nginx(tmp_path, port, behind_proxy.api.url) as url, httpx.Client(base_url=url, timeout=20, verify=False) as client:
+        client.headers["authorization"] = f"Bearer {behind_proxy.key}"
+        made = a_model(behind_proxy)
+        forged = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "http"}
+        link = client.post(f"/v1/models/{made['model']}/links", json={"name": made["name"]}, headers=forged)
+        assert link.json()["url"].startswith(f"https://127.0.0.1:{port}/")
+        page = client.post("/sign-in", data={"key": behind_proxy.key}, headers=SAME_SITE)
+        assert "; secure" in page.headers["set-cookie"].lower()
+        wrong = {"authorization": "Bearer a-guess"}
+        statuses = [
+            client.get("/v1/models", headers=wrong | {"x-forwarded-for": f"203.0.113.{number}"}).status_code for number in range(15)
+        ]
+        assert (statuses[0], statuses[-1]) == (401, 429), "they come from one address, whatever they say"
+        job = behind_proxy.job()
+        with client.stream("GET", f"/v1/fine_tuning/jobs/{job.id}/stream") as stream:
+            assert next(stream.iter_raw()), "what happens arrives at once"
+
+
+@contextmanager
+def nginx(folder: Path, port: int, upstream: str) -> Iterator[str]:
+    """The server of docs/operations.md."""
+    (server,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.S)
+    server = server.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace("$scheme", "https")
+    server = re.sub(r"ssl_certificate.*", "", server).replace("http://127.0.0.1:8000", upstream)
+    config = folder / "nginx.conf"
+    paths = "".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    user = "user root;" if os.getuid() == 0 else ""
+    config.write_text(f"daemon off; pid {folder}/pid; {user} events {{}} http {{ access_log off; {paths} {server} }}")
+    process = subprocess.Popen([str(NGINX), "-c", str(config), "-e", str(folder / "nginx.log")])
+    try:
+        wait_for(lambda: listens(port), 20, "nginx listens")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
