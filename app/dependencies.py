@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from redis import Redis
@@ -54,7 +55,10 @@ def services(connection: HTTPConnection) -> Services:
 
 
 class ApiRoute(APIRoute):
-    """Asks for the key, and looks at the size, before it reads the body: a stranger can make us neither parse nor store anything."""
+    """Asks for the key and its right, and looks at the size, before it reads the body.
+
+    A stranger can make us neither parse nor store anything.
+    """
 
     body_param: str | None = None  # what makes a body large, where one field does
 
@@ -63,10 +67,13 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        scopes = _scopes(self.dependant)
 
         async def guarded(request: Request) -> Response:
             held = services(request)
-            request.state.caller = await run_in_threadpool(_admit, held, request)
+            request.state.caller = caller = await run_in_threadpool(_admit, held, request)
+            for scope in scopes:
+                caller.must_have(scope)
             receive = limited(request, self.max_body_bytes(held.settings), self.body_param)
             refuse_nul(request)
             return await handler(StrictRequest(request.scope, receive))
@@ -126,6 +133,13 @@ Reader = Annotated[Caller, Depends(_reader)]
 Writer = Annotated[Caller, Depends(_writer)]
 Admin = Annotated[Caller, Depends(_admin)]
 InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
+
+
+def _scopes(dependant: Dependant) -> list[Scope]:
+    """Return the rights that an endpoint asks for, through whatever it depends on."""
+    needed = {_reader: Scope.READ, _writer: Scope.WRITE, _admin: Scope.ADMIN}
+    own = [scope for call, scope in needed.items() if dependant.call is call]
+    return own + [scope for inner in dependant.dependencies for scope in _scopes(inner)]
 
 
 def _admit(held: Services, request: Request) -> Caller:

@@ -55,7 +55,7 @@ class ShareGptTurn(StrictRecord):
 class ShareGptRecord(StrictRecord):
     id: str | int | None = None
     system: Text | None = None
-    conversations: Annotated[list[ShareGptTurn], Field(min_length=1)]
+    conversations: Annotated[list[ShareGptTurn], Field(min_length=1, fail_fast=True)]
     chosen: ShareGptTurn | None = None
     rejected: ShareGptTurn | None = None
 

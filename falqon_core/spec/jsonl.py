@@ -21,6 +21,8 @@ MAX_VALUES = 100_000  # of one line; a message has about four
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
 
+_STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)  # also one without its end, so that none is tried twice
+_DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")  # brackets of which none is closed between
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
@@ -108,7 +110,9 @@ def decode_line(raw: bytes, line: int) -> str:
     return text
 
 
-def parse_line(text: str, line: int) -> Any:
+def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
+    """Return the value that a line holds. Too many values are refused before any is made."""
+    _refuse_crowd(text, line, max_values)
     try:
         value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, 0)
         if end < len(text):  # white space around it, something else than an object, or more than one value
@@ -124,9 +128,9 @@ def parse_line(text: str, line: int) -> Any:
         raise bad(line, 1, "", f"{error} is not JSON", "write a number or null") from None
     except ValueError:  # Python converts no longer ones
         raise bad(line, 1, "", "a number has too many digits", "write it as a string") from None
-    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_NESTING or text.count(",") > MAX_VALUES:
+    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_NESTING or text.count(",") > max_values:
         try:
-            _Look().at(value, ())
+            _Look(max_values).at(value, ())
         except Unusable as error:
             raise bad(line, column_of(text, error.path), field_of(error.path), error.message, error.advice) from None
     return value
@@ -135,13 +139,14 @@ def parse_line(text: str, line: int) -> Any:
 class _Look:
     """Through everything in a line, for what cannot be kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_values: int) -> None:
+        self._max_values = max_values
         self._values = 0
 
     def at(self, value: object, path: tuple[int | str, ...]) -> None:
         self._values += 1
-        if self._values > MAX_VALUES:
-            raise Unusable((), f"the line holds too many values, the limit is {MAX_VALUES}", "split the record")
+        if self._values > self._max_values:
+            raise Unusable((), _too_many(self._max_values), "split the record")
         if isinstance(value, str):
             _refuse_text(value, path)
         elif isinstance(value, dict | list):
@@ -168,6 +173,21 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _refuse_crowd(text: str, line: int, max_values: int) -> None:
+    """Refuse what surely holds more values: each comma is followed by one, and each bracket opens one."""
+    if text.count(",") <= max_values and text.count("[") + text.count("{") <= max_values:
+        return
+    structure = _STRING.sub("", text)
+    if _DEEP.search(structure):
+        raise _too_deep(line)
+    if structure.count(",") >= max_values or structure.count("[") + structure.count("{") > max_values:
+        raise bad(line, column_of(text, ()), "", _too_many(max_values), "split the record")
+
+
+def _too_many(max_values: int) -> str:
+    return f"the JSON holds too many values, the limit is {max_values}"
+
+
 def _too_deep(line: int) -> BadRecord:
     return bad(line, 1, "", f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels", "write a flatter record")
 
@@ -181,9 +201,18 @@ def _printable(text: str) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _SecondKey(next(key for index, key in enumerate(keys) if key in keys[:index]))
+        raise _SecondKey(_first_repeated(key for key, _ in pairs))
     return found
+
+
+def _first_repeated(keys: Iterable[str]) -> str:
+    """Return the first key that occurs a second time; there is one."""
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    raise AssertionError("no key is repeated")
 
 
 def _refuse_constant(name: str) -> NoReturn:

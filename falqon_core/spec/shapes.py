@@ -34,7 +34,7 @@ class ChatMessage(StrictRecord):
     content: str | None = None
     name: str | None = None
     weight: Annotated[int, Field(ge=0, le=1)] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -51,8 +51,8 @@ class ChatMessage(StrictRecord):
 class Chat(StrictRecord):
     """What a chat template takes."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     parallel_tool_calls: bool | None = None
 
     @field_validator("tools")

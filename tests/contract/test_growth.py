@@ -1,0 +1,172 @@
+"""Whatever a stranger sends, four times as much of it takes four times as long, and never sixteen.
+
+Each entry is measured in CPU time of this process, at one size and at four times that size; the best of some tries counts.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.models import Scope
+from falqon_core.spec.jsonl import BadRecord
+from falqon_core.spec.records import parse_record
+from tests.support.api import Api, Tenant
+
+TRIES = 3
+MAY_GROW = 9  # four times as much: 4 where the work is linear, 16 where it is quadratic
+MIB = 2**20
+Make = Callable[[int], bytes]
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """Return the least CPU time that a call takes, the collection of garbage aside."""
+    taken = []
+    gc.disable()
+    for _ in range(TRIES):
+        started = time.process_time()
+        function()
+        taken.append(time.process_time() - started)
+    gc.enable()
+    return min(taken)
+
+
+def assert_grows_like_its_size(send: Callable[[bytes], object], make: Make, size: int) -> None:
+    small, large = make(size), make(4 * size)
+    assert cpu_seconds(lambda: send(large)) < MAY_GROW * max(cpu_seconds(lambda: send(small)), 0.005)
+
+
+def joined(head: bytes, part: Callable[[int], bytes], tail: bytes) -> Make:
+    return lambda size: head + b",".join(map(part, range(size))) + tail
+
+
+def message(role: str) -> bytes:
+    return json.dumps({"role": role, "content": "Well?"}).encode()
+
+
+ANSWER = message("assistant")
+# What one line may hold, and how many of it.
+LINES: dict[str, tuple[Make, int]] = {
+    "keys": (joined(b'{"text": "a", ', lambda i: b'"k%d": 1' % i, b"}"), 5_000),
+    "keys of which the last stands twice": (joined(b"{", lambda i: b'"k%d": 1' % i, b', "k1": 1}'), 5_000),
+    "keys past the limit": (joined(b"{", lambda i: b'"k%d": 1' % i, b', "k1": 1}'), 40_000),
+    "values": (joined(b'{"text": [', lambda i: b"1", b"]}"), 24_000),
+    "values past the limit": (joined(b'{"text": [', lambda i: b"1", b"]}"), MIB // 4),
+    "brackets": (lambda size: b'{"text": ' + b"[" * size, MIB),
+    "brackets that close again": (joined(b'{"text": [', lambda i: b"[" * 900 + b"]" * 900, b"]}"), 500),
+    "objects": (lambda size: b'{"text": ' * size + b"1" + b"}" * size, MIB // 10),
+    "escapes": (lambda size: b'{"text": "' + b"\\u00e9" * size + b'"}', MIB // 4),
+    "quotes in a text without an end": (lambda size: b'{"text": "' + b'[,\\"' * size, MIB // 2),
+    "spaces": (lambda size: b" " * size + b'{"text": "a"}' + b" " * size, MIB // 4),
+    "digits": (lambda size: b'{"text": ' + b"1" * size + b".5}", MIB),
+    "numbers": (joined(b'{"text": [', lambda i: b"1" * 4000, b"]}"), 100),
+    "bytes before one that is no UTF-8": (lambda size: b'{"text": "' + b"a" * size + b"\xff", MIB),
+    "messages": (joined(b'{"messages": [', lambda i: ANSWER, b"]}"), 1_500),
+    "messages that are none": (joined(b'{"messages": [', lambda i: b"1", b"]}"), 24_000),
+    "messages of which the last is none": (joined(b'{"messages": [', lambda i: ANSWER, b", 1]}"), 1_500),
+    "tools": (joined(b'{"messages": [' + ANSWER + b'], "tools": [', lambda i: b'{"a": [1, 2]}', b"]}"), 1_500),
+    "turns of ShareGPT": (joined(b'{"conversations": [', lambda i: b'{"from": "gpt", "value": "a"}', b"]}"), 1_500),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line(name: str) -> None:
+    make, size = LINES[name]
+    assert_grows_like_its_size(read_line, make, size)
+
+
+def read_line(raw: bytes) -> None:
+    with suppress(BadRecord):
+        parse_record(raw)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One database is enough: nothing here comes as far."""
+    folder: Path = tmp_path_factory.mktemp("growth")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
+    yield api
+    api.stop()
+
+
+@pytest.fixture(scope="module")
+def tenant(api: Api) -> Iterator[Tenant]:
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+
+
+BODIES: dict[str, tuple[Make, int]] = {
+    "keys": (joined(b"{", lambda i: b'"k%d": 1' % i, b"}"), 4_500),
+    "keys of which the last stands twice": (joined(b"{", lambda i: b'"k%d": 1' % i, b', "k1": 1}'), 4_500),
+    "keys up to the limit of bytes": (joined(b"{", lambda i: b'"%x": 1' % i, b', "1": 1}'), 20_000),
+    "values": (joined(b'{"model": [', lambda i: b"1", b"]}"), 4_500),
+    "brackets": (lambda size: b"[" * size, MIB // 4),
+    "escapes": (lambda size: b'{"model": "' + b"\\u00e9" * size + b'"}', MIB // 25),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body(tenant: Tenant, name: str) -> None:
+    make, size = BODIES[name]
+    assert_grows_like_its_size(lambda body: refused(send_json(tenant, body)), make, size)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/fine_tuning/jobs", "/v1/nothing"])
+def test_the_parameters_of_an_address(tenant: Tenant, path: str) -> None:
+    def ask(query: bytes) -> None:
+        assert tenant.http.get(f"{path}?{query.decode()}").status_code in (200, 400, 404)
+
+    assert_grows_like_its_size(ask, lambda size: b"&".join(b"k%d=%%41" % i for i in range(size)), 1_500)
+
+
+FORMS: dict[str, tuple[Make, int]] = {
+    "fields": (lambda size: part(b"colour", b"red") * size, 240),
+    "one long field": (lambda size: part(b"colour", b"r" * size), MIB // 5),
+    "one long name": (lambda size: part(b"n" * size, b"red"), MIB // 5),
+    "lines that are nearly an end": (lambda size: part(b"colour", b"\r\n--" * size), MIB // 20),
+    "headers": (lambda size: b"--x\r\n" + b"a: b\r\n" * size + b"\r\n", 10_000),
+}
+
+
+def part(name: bytes, content: bytes) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name, content)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form(tenant: Tenant, name: str) -> None:
+    make, size = FORMS[name]
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert_grows_like_its_size(
+        lambda form: refused(tenant.http.post("/v1/files", content=form + b"--x--\r\n", headers=headers)), make, size
+    )
+
+
+def test_a_full_body_is_answered_quickly(tenant: Tenant) -> None:
+    body = joined(b"{", lambda i: b'"%x":1' % i, b',"1":1}')(111_000)
+    assert 0.9 * MIB < len(body) <= MIB
+    started = time.process_time()
+    error = refused(send_json(tenant, body))
+    assert time.process_time() - started < 1
+    assert (error["code"], "too many values, the limit is 20000" in error["message"]) == ("invalid_json", True)
+
+
+def test_the_right_of_a_key_is_looked_at_before_the_body(api: Api) -> None:
+    reader = Tenant(api, Scope.READ)
+    assert send_json(reader, b"[" * MIB).status_code == 403
+    reader.http.close()
+
+
+def send_json(tenant: Tenant, body: bytes) -> httpx.Response:
+    return tenant.http.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+
+
+def refused(answer: httpx.Response) -> dict[str, str]:
+    assert answer.status_code == 400, answer.text[:200]
+    error: dict[str, str] = answer.json()["error"]
+    return error
