@@ -2,13 +2,12 @@
 
 from app.database import Database
 from app.files import repository
+from app.files.check_process import check_records
 from app.jobs import repository as jobs
 from app.jobs.settling import settle
 from app.models import File, FileStatus, JobStatus
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.jsonl import lines_of
-from falqon_core.spec.records import check_file
 
 
 def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
@@ -18,7 +17,7 @@ def check(database: Database, storage: Storage, file_id: str, settings: Settings
     if file is None:
         return []
     if file.status == FileStatus.UPLOADED:
-        report = check_file(lines_of(storage.chunks(file.storage_key)))
+        report = check_records(storage.chunks(file.storage_key), file.bytes)
         verdict = FileStatus.PROCESSED if report.ok else FileStatus.ERROR
     with database.transaction() as session:
         if file.status == FileStatus.UPLOADED:

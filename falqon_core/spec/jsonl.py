@@ -112,7 +112,8 @@ def decode_line(raw: bytes, line: int) -> str:
 
 def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
     """Return the value that a line holds. Too many values are refused before any is made."""
-    _refuse_crowd(text, line, max_values)
+    if len(text) > max_values:
+        _refuse_crowd(text, line, max_values)
     try:
         value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, 0)
         if end < len(text):  # white space around it, something else than an object, or more than one value

@@ -1,8 +1,11 @@
 import threading
+import time
 
+import pytest
 from sqlalchemy import update
 
 from app.broker import Bell
+from app.files import check_process
 from app.models import File, FileStatus, JobStatus
 from tests.support.house import House
 from worker.workers import CpuWorker
@@ -30,6 +33,26 @@ def test_one_file_that_cannot_be_read_keeps_no_other_waiting(house: House) -> No
     house.storage.delete(file_of(house, lost).storage_key)
     CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event()).look()
     assert file_of(house, lost).status == FileStatus.UPLOADED
+    assert file_of(house, good).status == FileStatus.PROCESSED
+
+
+def test_a_check_that_exceeds_its_deadline_ends_with_a_reason_and_the_next_follows(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, good = house.add_job(), house.add_job()
+    with house.database.transaction() as session:
+        session.execute(update(File).values(status=FileStatus.UPLOADED))
+    key = file_of(house, slow).storage_key
+    house.storage.delete(key)
+    house.storage.put(key, (b'{"text":"a"}\n' * 80_000 for _ in range(100)))  # half a minute of work
+    with house.database.transaction() as session:
+        session.execute(update(File).where(File.storage_key == key).values(bytes=104_000_000))
+    monkeypatch.setattr(check_process, "BASE_SECONDS", 1)
+    monkeypatch.setattr(check_process, "BYTES_PER_SECOND", 10**9)
+    started = time.monotonic()
+    CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event()).look()
+    assert time.monotonic() - started < 20
+    refused = file_of(house, slow)
+    assert refused.status == FileStatus.ERROR
+    assert "was ended after 1 seconds, the limit for 104000000 bytes; split the file" in str(refused.status_details)
     assert file_of(house, good).status == FileStatus.PROCESSED
 
 
