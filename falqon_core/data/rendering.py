@@ -137,7 +137,7 @@ def _template_message(message: ChatMessage) -> dict[str, Any]:
     for call in plain.get("tool_calls", ()):
         try:
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        except ValueError:
+        except (ValueError, RecursionError):
             name = call["function"]["name"]
             raise DatasetError(f"the arguments of the call to {name!r} are not a JSON object in a string", "training_file") from None
     return plain

@@ -20,6 +20,7 @@ MAX_NESTING = 64
 MAX_VALUES = 100_000  # of one line; a message has about four
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
+BOM = b"\xef\xbb\xbf"
 
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)  # also one without its end, so that none is tried twice
 _DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")  # brackets of which none is closed between
@@ -97,7 +98,7 @@ def decode_line(raw: bytes, line: int) -> str:
     if len(raw) > MAX_LINE_BYTES:
         raise bad(line, 1, "", f"the line is too long; the limit is {MAX_LINE_BYTES} bytes", "shorten the record or split it")
     if line == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
+        raw = raw.removeprefix(BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from falqon_core.spec.config import MAX_BAD_RECORD_FRACTION
 from falqon_core.spec.conversions import RULES, AlpacaRecord, Dialect, ShareGptRecord
-from falqon_core.spec.jsonl import BadRecord, RecordError, bad, decode_line, parse_line
+from falqon_core.spec.jsonl import BOM, BadRecord, RecordError, bad, decode_line, parse_line
 from falqon_core.spec.places import column_of, field_of
 from falqon_core.spec.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, Shape, TextRecord, num_characters, shape_of
 
@@ -54,6 +54,8 @@ _ADVICE = {
     "greater_than_equal": "write 0 or 1",
     "less_than_equal": "write 0 or 1",
     "bool_type": "write true or false",
+    "arguments": 'write an object as text, such as "{}"',
+    "tool_call_id": "write the id of a call among the 'tool_calls' of an earlier assistant message, or remove the message",
 }
 
 
@@ -155,7 +157,7 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadReco
             yield number, TooManyLines(RecordError(line=number, column=1, field="", message=message, advice="split it"))
             return
         raw = raw.rstrip(b"\r\n")
-        if not raw or raw.isspace():
+        if _is_blank(raw.removeprefix(BOM) if number == 1 else raw):
             continue
         try:
             parsed = _parse(raw, number)
@@ -165,6 +167,10 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadReco
             yield number, error
         else:
             yield number, parsed
+
+
+def _is_blank(raw: bytes) -> bool:
+    return not raw or raw.isspace()
 
 
 def check_file(lines: Iterable[bytes]) -> FileReport:
@@ -213,7 +219,8 @@ def _parse(raw: bytes, line: int) -> Parsed:
         written = _KINDS[key].model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path, message = first["loc"], first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
+        path = (*first["loc"], *first.get("ctx", {}).get("path", ()))
+        message = first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
         advice = _ADVICE.get(first["type"], "correct the line or remove it")
         raise bad(line, column_of(text, path), field_of(path), message, advice) from None
     if isinstance(written, AlpacaRecord):

@@ -8,8 +8,10 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from falqon_core.spec.config import MethodName
+from falqon_core.spec.jsonl import BadRecord, parse_line
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -21,6 +23,21 @@ class StrictRecord(BaseModel):
 class FunctionCall(StrictRecord):
     name: Text
     arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def _arguments_are_an_object(cls, arguments: str) -> str:
+        """Refuse what no reader of JSON takes for one object, nested as deeply as a line may be."""
+        try:
+            value = parse_line(arguments, 1)
+            found = type(value).__name__ if arguments else "nothing"
+            reason = "" if isinstance(value, dict) else f"found {found}"
+        except BadRecord as error:
+            reason = error.error.message
+        if reason:
+            message = "the arguments of a call are not a JSON object in a string: {reason}"
+            raise PydanticCustomError("arguments", message, {"reason": reason})
+        return arguments
 
 
 class ToolCall(StrictRecord):
@@ -63,6 +80,25 @@ class Chat(StrictRecord):
         except (ValueError, RecursionError) as error:  # a number such as 1e999, half a surrogate pair, deep nesting
             raise ValueError(f"tools cannot be written as JSON again: {error}") from None
         return tools
+
+    @model_validator(mode="after")
+    def _answers_name_their_calls(self) -> Self:
+        """Refuse a tool's answer to no earlier call. Calls may be answered in any order, several times, or not at all."""
+        call_ids: set[str] = set()
+        for index, message in enumerate(self.messages):
+            call_ids.update(call.id for call in message.tool_calls or ())
+            if message.role == "tool" and message.tool_call_id not in call_ids:
+                raise _orphaned_answer(index, message.tool_call_id)
+        return self
+
+
+def _orphaned_answer(index: int, call_id: str | None) -> PydanticCustomError:
+    """Return the refusal of a tool's answer; `path` leads from the chat to what is at fault."""
+    if call_id is None:
+        message = "a message of role 'tool' answers a call and must name it in 'tool_call_id'"
+        return PydanticCustomError("tool_call_id", message, {"path": ("messages", index)})
+    message = "no assistant message before this one makes a call with the id '{id}'"
+    return PydanticCustomError("tool_call_id", message, {"path": ("messages", index, "tool_call_id"), "id": call_id})
 
 
 class ChatRecord(Chat):

@@ -4,7 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.sequences import Sequence, encode
 from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.shapes import ChatRecord, CompletionRecord, TextRecord
+from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, FunctionCall, TextRecord, ToolCall
 
 TWO_TURNS = ChatRecord.model_validate(
     {
@@ -117,9 +117,11 @@ def test_tools_and_parsed_arguments_reach_the_template(unmarked: PreTrainedToken
     assert targets(sequence, unmarked) == ["price(lamp)<|im_end|>"]
 
 
-def test_arguments_that_are_not_json_are_refused(unmarked: PreTrainedTokenizerBase) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "lamp"}}
-    record = ChatRecord.model_validate({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]})
+@pytest.mark.parametrize("arguments", ["lamp", '{"a":' * 5000 + "1" + "}" * 5000])
+def test_arguments_that_no_check_has_seen_are_refused(arguments: str, unmarked: PreTrainedTokenizerBase) -> None:
+    call = ToolCall(id="1", function=FunctionCall.model_construct(name="price", arguments=arguments))
+    answer = ChatMessage(role="assistant", tool_calls=[call])
+    record = ChatRecord(messages=[ChatMessage(role="user", content="?"), answer])
 
     with pytest.raises(DatasetError, match="arguments of the call to 'price'"):
         encode(record, unmarked, 512)

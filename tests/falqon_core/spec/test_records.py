@@ -55,6 +55,77 @@ def test_tool_calls_and_their_answers() -> None:
     assert parse_record(line(value)).model_dump(exclude_none=True) == value
 
 
+def call(id: str, arguments: str = "{}") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": "price", "arguments": arguments}}
+
+
+def calls(*made: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": list(made)}
+
+
+def answer(id: str) -> dict[str, str]:
+    return {"role": "tool", "content": "5", "tool_call_id": id}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER, calls(call("1"), call("2")), answer("2"), answer("1"), ASSISTANT],  # parallel, in any order
+        [USER, calls(call("1"), call("2")), answer("1"), ASSISTANT],  # one without an answer
+        [USER, calls(call("1"))],  # nobody has answered yet
+        [USER, calls(call("1")), answer("1"), calls(call("1")), answer("1"), ASSISTANT],  # an id that comes again
+        [USER, calls(call("1")), USER, ASSISTANT, answer("1"), ASSISTANT],  # an answer that comes late
+        [USER, calls(call("1", ' { "a": [1, {"b": null}], "c": "\u00fc" } '))],
+    ],
+)
+def test_conversations_with_tools(messages: list[dict[str, Any]]) -> None:
+    assert parse_record(line({"messages": messages})).model_dump(exclude_none=True) == {"messages": messages}
+
+
+ORPHAN_ADVICE = "write the id of a call among the 'tool_calls' of an earlier assistant message, or remove the message"
+ARGUMENTS_FIELD, ARGUMENTS_ADVICE = "messages[1].tool_calls[0].function.arguments", 'write an object as text, such as "{}"'
+
+
+@pytest.mark.parametrize(
+    ("messages", "field", "message", "advice"),
+    [
+        ([USER, calls(call("1", arguments)), answer("1"), ASSISTANT], ARGUMENTS_FIELD, message, ARGUMENTS_ADVICE)
+        for arguments, message in [
+            ("", "found nothing"),
+            ("{x: 1", "not JSON: Expecting property name"),
+            ("[1]", "found list"),
+            ("5", "found int"),
+            ("null", "found NoneType"),
+            ('{"x": NaN}', "NaN is not JSON"),
+            ('{"x": 1, "x": 2}', "this key occurs twice"),
+            (r'{"x": "\u0000"}', "a NUL character"),
+            ('{"a":' * 5000 + "1" + "}" * 5000, f"nested too deeply, the limit is {MAX_NESTING} levels"),
+            ('{"x": ' + "9" * 5000 + "}", "too many digits"),
+        ]
+    ]
+    + [
+        ([USER, calls(call("1")), answer("2"), ASSISTANT], "messages[2].tool_call_id", "a call with the id '2'", ORPHAN_ADVICE),
+        ([USER, answer("1"), calls(call("1")), ASSISTANT], "messages[1].tool_call_id", "a call with the id '1'", ORPHAN_ADVICE),
+        ([USER, {"role": "tool", "content": "5"}, ASSISTANT], "messages[1]", "must name it in 'tool_call_id'", ORPHAN_ADVICE),
+        ([USER, {"role": "tool", "content": "5", "tool_call_id": "1"}, ASSISTANT], "messages[1].tool_call_id", "id '1'", ORPHAN_ADVICE),
+    ],
+)
+def test_calls_and_answers_that_fit_nothing(messages: list[dict[str, Any]], field: str, message: str, advice: str) -> None:
+    raw = line({"messages": messages})
+    error = fault(raw, 4)
+
+    assert (error.line, error.field, error.advice) == (4, field, advice)
+    assert message in error.message
+    assert raw[error.column - 1 :].startswith((b'"', b'{"role": "tool"'))
+
+
+def test_the_answer_of_a_preference_follows_a_call() -> None:
+    written = {"input": {"messages": [USER, answer("1")]}, "preferred_output": [ASSISTANT], "non_preferred_output": [USER]}
+    error = fault(line(written | {"non_preferred_output": [{"role": "assistant", "content": "Six."}]}))
+
+    assert error.field == "input.messages[1].tool_call_id"
+
+
 # Each fault: the line, the column (from 1, in characters), the field, and words of the message.
 FAULTS: list[tuple[bytes, int, str, str]] = [
     (b'{"text": "\xff"}', 11, "", "byte 0xff is not UTF-8"),
@@ -125,6 +196,15 @@ def test_a_byte_order_mark_is_passed_over_on_the_first_line_only() -> None:
 
     assert parse_record(raw, 1) == TextRecord(text="a")
     assert "BOM" in fault(raw, 2).message
+
+
+def test_a_byte_order_mark_may_stand_on_a_line_of_its_own() -> None:
+    report = check_file([b"\xef\xbb\xbf", b'{"text": "a"}', b"", b'{"text": "b"}'])
+    assert (report.num_records, report.num_errors) == (2, 0)
+    for empty in ([b"\xef\xbb\xbf"], [b"\xef\xbb\xbf  \r", b"\r"]):
+        assert [error.message for error in check_file(empty).errors] == ["the file is empty"]
+    assert "BOM" in check_file([b"\xef\xbb\xbf", b'\xef\xbb\xbf{"text": "a"}']).errors[0].message
+    assert "BOM" in check_file([b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}']).errors[0].message
 
 
 @given(
