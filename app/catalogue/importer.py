@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -51,6 +52,9 @@ def _bring(settings: Settings, source: str, output: Path) -> None:
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
     environment = (hub_environment if source.startswith("hf:") else offline_environment)(os.environ)
     done = subprocess.run(leashed(command), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        ended = signal.Signals(-done.returncode).name
+        raise ModelNotAdded(f"The import was ended by {ended}; docs/models.md tells its limits of time and memory.")
     if done.returncode != 0:
         raise ModelNotAdded(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"The import ended with {done.returncode}.")
 

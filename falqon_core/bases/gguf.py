@@ -18,7 +18,10 @@ from gguf import GGUFReader, ReaderTensor, dequantize
 from transformers import PreTrainedTokenizerFast
 
 from falqon_core.bases.bfloat16 import save_bfloat16, to_bfloat16
+from falqon_core.bases.gguf_header import check_gguf
+from falqon_core.bases.soundness import blamed_on_model, check_tensors, check_tokenizer
 from falqon_core.spec.errors import ModelError
+from falqon_core.spec.models import ModelDimensions
 
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -35,13 +38,20 @@ LICENCE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 def convert_gguf(source: Path, output: Path) -> None:
     """Convert into the existing, empty folder `output`. Raises `ModelError` for an unreadable or unsupported file."""
     try:
+        check_gguf(source)
         reader = GGUFReader(source)
-    except (OSError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, IndexError, KeyError) as error:
         raise ModelError(f"{source.name} cannot be read as GGUF: {error}", "model") from None
     config = _config(reader)
-    _save_weights(reader, config, output / "model.safetensors")
-    _save_tokenizer(source, config, output)
+    dimensions = ModelDimensions.from_config(config)
+    tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
+    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
     _write_json(output / "config.json", config)
+    check_tensors(output, shapes)
+    _save_tokenizer(source, config, output)
+    _drop_foreign_tokens(output / "tokenizer.json", len(_field(reader, "tokenizer.ggml.tokens", [])))
+    check_tokenizer(output, dimensions.vocab_size)
+    _save_weights(tensors, shapes, config, output / "model.safetensors")
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
     _write_json(output / "generation_config.json", ids)
     licence = _field(reader, "general.license")
@@ -57,7 +67,7 @@ def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
 def _config(reader: GGUFReader) -> dict[str, Any]:
     architecture = _field(reader, "general.architecture")
     names = {tensor.name for tensor in reader.tensors}
-    if architecture not in CLASSES:
+    if not isinstance(architecture, str) or architecture not in CLASSES:
         raise ModelError(f"GGUF architecture {architecture!r} is not supported; supported: {', '.join(CLASSES)}", "model")
     if _field(reader, f"{architecture}.expert_count", 0):
         raise ModelError("mixtures of experts are not supported", "model")
@@ -72,7 +82,13 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
             raise ModelError(f"the GGUF file lacks {architecture}.{key}", "model")
         return found
 
-    heads, hidden = value("attention.head_count"), value("embedding_length")
+    def count(key: str) -> int:
+        found = value(key)
+        if type(found) is not int or found < 1:
+            raise ModelError(f"{architecture}.{key} of the GGUF file is no count", "model")
+        return found
+
+    heads, hidden = count("attention.head_count"), count("embedding_length")
     embeddings = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     if embeddings is None:
         raise ModelError("the GGUF file has no token embeddings", "model")
@@ -90,7 +106,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
         "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
         "rope_theta": _field(reader, f"{architecture}.rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in names,
-        "vocab_size": int(embeddings.shape[1]),
+        "vocab_size": int(embeddings.shape[-1]),
         "torch_dtype": "bfloat16",
     }
     if architecture == "llama":
@@ -102,9 +118,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     return config
 
 
-def _save_weights(reader: GGUFReader, config: dict[str, Any], path: Path) -> None:
-    tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
-    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
+def _save_weights(tensors: dict[str, ReaderTensor], shapes: dict[str, tuple[int, ...]], config: dict[str, Any], path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         save_bfloat16(path, shapes, _in_order(pool, lambda name: _bits(name, tensors[name], shapes[name], config), list(tensors)))
 
@@ -127,7 +141,10 @@ def _name(gguf_name: str) -> str:
 
 
 def _bits(name: str, tensor: ReaderTensor, shape: tuple[int, ...], config: dict[str, Any]) -> np.ndarray:
-    values = dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+    try:
+        values = dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+    except NotImplementedError:
+        raise ModelError(f"{tensor.name} is of type {tensor.tensor_type.name}, which cannot be converted", "model") from None
     if config["model_type"] == "llama":
         if ".q_proj." in name:
             values = _rotary_halves(values, config["num_attention_heads"])
@@ -142,9 +159,20 @@ def _rotary_halves(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name)
+    except Exception as error:  # the tokens of a stranger can go wrong in any way
+        raise blamed_on_model("the tokenizer of the GGUF file cannot be read", error) from error
     tokenizer.model_max_length = config["max_position_embeddings"]
     tokenizer.save_pretrained(output)
+
+
+def _drop_foreign_tokens(path: Path, num_tokens: int) -> None:
+    """Without those that transformers adds to what the file holds (`<|endoftext|>`): no embedding is theirs."""
+    content = json.loads(path.read_bytes())
+    own = [token for token in content["added_tokens"] if token["id"] < num_tokens]
+    if len(own) < len(content["added_tokens"]):
+        _write_json(path, content | {"added_tokens": own})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """Bring a base model into a folder that holds only what training and serving read: config, safetensors, tokenizer, licence.
 
 The source decides how: a folder, a `.gguf` file, `hf:REPO` on the Hugging Face Hub, or `builtin:falqon-tiny`. Nothing in a
-source is ever executed, and the output appears whole or not at all. What is given up: weights in any other format.
+source is ever executed, it is read within limits of time and memory (`limits`), and the output appears whole or not at all.
+What is given up: weights in any other format.
 """
 
 import tempfile
 from pathlib import Path
 
-from falqon_core.bases.folder import copy_model, move_model
-from falqon_core.bases.gguf import convert_gguf
-from falqon_core.bases.hub import download
+from falqon_core.bases.limits import limited, size_of
 from falqon_core.bases.tiny import build_tiny
 from falqon_core.files import whole_folder
 from falqon_core.spec.errors import ModelError
@@ -24,13 +23,21 @@ def import_model(source: str, output: Path) -> None:
     if source == BUILTIN:
         build_tiny(output)
         return
+    # These load torch, which takes seconds, and what is built here does without.
+    from falqon_core.bases.folder import copy_model, move_model
+    from falqon_core.bases.gguf import convert_gguf
+    from falqon_core.bases.hub import download
+
     with whole_folder(output) as staging:
         if source.startswith("hf:"):
             with tempfile.TemporaryDirectory(prefix=".download.", dir=output.parent) as folder:
                 repository = source.removeprefix("hf:")
                 download(repository, Path(folder))
-                move_model(Path(folder), staging, repository.partition("@")[0])
-        elif source.lower().endswith(".gguf"):
-            convert_gguf(Path(source), staging)
-        else:
-            copy_model(Path(source), staging)
+                with limited(size_of(Path(folder))):
+                    move_model(Path(folder), staging, repository.partition("@")[0])
+            return
+        with limited(size_of(Path(source))):
+            if source.lower().endswith(".gguf"):
+                convert_gguf(Path(source), staging)
+            else:
+                copy_model(Path(source), staging)

@@ -49,6 +49,10 @@ class Dataset:
     def num_tokens(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
 
+    @property
+    def largest_token_id(self) -> int:
+        return max((one.largest_token_id for one in self.sequences), default=0)
+
     def split(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset"]:
         """(train, held out): `round(fraction * N)` records held out, at least one when `fraction` > 0; both keep the file's order."""
         count = len(self.sequences)

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -53,6 +54,16 @@ def render_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     return Rendered(chat.render(1, generation_prompt=True)[0], [], plain=False)
 
 
+def check_template(template: str) -> None:
+    """Raise `ModelError` for a chat template that is no Jinja; it is read once and remembered, and nothing is rendered."""
+    try:
+        bounded(lambda: render_jinja_template([], chat_template=template))
+    except TemplateSyntaxError as error:
+        raise ModelError(f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model") from None
+    except Exception as error:  # anything may go wrong in reading a stranger's program
+        raise ModelError(f"the model's chat template cannot be read: {_reason(error)}", "model") from None
+
+
 def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if tokenizer.chat_template is None:
         raise ModelError("the training file holds chats, but the model's tokenizer has no chat template", "model")
@@ -82,6 +93,7 @@ class _Chat:
         self.messages = [_template_message(message) for message in record.messages]
         self.tools = record.tools
         self.template = tokenizer.get_chat_template(tools=record.tools)
+        check_template(self.template)
         self.has_marks = _GENERATION_MARK.search(self.template) is not None
         self.special_tokens = tokenizer.special_tokens_map
         self.end_tokens = tuple(tokenizer.all_special_tokens)

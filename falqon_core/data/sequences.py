@@ -31,6 +31,10 @@ class Sequence:
         return len(self.input_ids)
 
     @property
+    def largest_token_id(self) -> int:
+        return int(self.input_ids.max(initial=0))
+
+    @property
     def num_labels(self) -> int:
         """Positions with loss: nothing predicts the first token."""
         return int(self.loss_mask[1:].sum())
@@ -50,6 +54,10 @@ class Pair:
 
     def __len__(self) -> int:
         return len(self.chosen) + len(self.rejected)
+
+    @property
+    def largest_token_id(self) -> int:
+        return max(self.chosen.largest_token_id, self.rejected.largest_token_id)
 
     @property
     def num_pairs(self) -> int:
@@ -158,5 +166,7 @@ def _melts(text: str, start: int) -> DatasetError:
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that the tokenizer puts before any plain text: usually one begin-of-sequence token, or none."""
     body = tokenizer("a", add_special_tokens=False)["input_ids"]
+    if not body:
+        raise ModelError("the model's tokenizer is empty: it finds no token in 'a'", "model")
     whole = tokenizer("a")["input_ids"]
     return whole[: whole.index(body[0])]

@@ -23,6 +23,8 @@ CODE_STARTS = (b"\x7fELF",)
 CODE_KEYS = {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"}
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # their keys are words, which may be any
 MAX_TEMPLATE_BYTES = 64 * 2**10
+SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILE_SUFFIXES = {".safetensors", ".json", ".jinja"}  # no folder is called so
 
 
 def check_model_folder(folder: Path) -> dict[str, Any]:
@@ -41,10 +43,16 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_model_files(folder: Path) -> None:
-    """Raises `ModelError` for pickles, programs, JSON that names code, and chat templates of more than 64 KiB."""
+    """Raises `ModelError` for pickles, programs, JSON that names code, and chat templates of more than 64 KiB.
+
+    So it does for what is neither a file nor a folder, before anything opens it: a pipe would make its reader wait for ever.
+    """
     if not folder.is_dir():
         raise ModelError(f"{folder.name} is not a folder", "model")
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    paths = sorted(folder.rglob("*"))
+    for path in paths:
+        _check_regular(path, path.relative_to(folder).as_posix())
+    for path in (path for path in paths if path.is_file()):
         _check_kind(path, path.relative_to(folder).as_posix())
         if path.suffix == ".jinja" and path.stat().st_size > MAX_TEMPLATE_BYTES:
             raise _template_too_long(path)
@@ -71,6 +79,44 @@ def check_weights(folder: Path) -> None:
             raise ModelError(str(error), "model") from None
 
 
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in the files that transformers loads, by name; only headers are read.
+
+    Raises `ModelError` for an unsound header, no such file, or two tensors of one name.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(folder):
+        try:
+            found = check_safetensors(path)
+        except UnsoundWeights as error:
+            raise ModelError(str(error), "model") from None
+        if twice := sorted(found.keys() & shapes.keys()):
+            raise ModelError(f"two files hold a tensor {twice[0][:100]!r}", "model")
+        shapes |= found
+    return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    if (folder / INDEX).is_file():
+        return [folder / name for name in check_index(folder / INDEX)]
+    raise ModelError(f"the folder holds neither {SINGLE_FILE} nor {INDEX}, which tells what is in which file", "model")
+
+
+def check_index(path: Path) -> list[str]:
+    """The names of the files that an index of safetensors files is of. Raises `ModelError` for any that is not in its folder."""
+    content = read_json(path)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict):
+        raise ModelError(f"{path.name} has no 'weight_map'", "model")
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise ModelError(f"{path.name} names {name!r}, which is not a file of the folder", "model")
+    return names
+
+
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
@@ -81,6 +127,14 @@ def read_json(path: Path) -> Any:
 def chooses_implementation(key: str) -> bool:
     """Whether a key of a config tells which program computes something; a value like "owner/name" would be fetched and run."""
     return "implementation" in key or key in ("use_kernels", "kernel_config")
+
+
+def _check_regular(path: Path, name: str) -> None:
+    if path.is_dir():
+        if path.suffix.lower() in FILE_SUFFIXES:
+            raise ModelError(f"{name} is a folder, and has the name of a file; remove it", "model")
+    elif not path.is_file():
+        raise ModelError(f"{name} is no regular file (a pipe, a socket, a device, or a link to nothing); remove it", "model")
 
 
 def _check_kind(path: Path, name: str) -> None:

@@ -1,14 +1,32 @@
 """Dimensions and parameter counts of a base model, read from its config.json.
 
 Covers decoder-only models whose layers are q, k, v, o and gate, up, down projections (Llama, Mistral, Qwen2, Qwen3, SmolLM).
-What is given up: mixtures of experts and other layer shapes are refused here, although `convert_to_melded` may cope with them.
+Every number of a config is a stranger's and is bounded here, for all who compute with it.
+What is given up: mixtures of experts and other layer shapes are refused here, although `convert_to_melded` may cope with them; so are
+models larger than any that is known (the maxima below).
 """
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.spec.errors import ModelError
+
+MAX_LAYERS = 512
+MAX_HEADS = 1_024
+MAX_HEAD_DIM = 8_192
+MAX_HIDDEN_SIZE = 2**17
+MAX_INTERMEDIATE_SIZE = 2**20
+MAX_VOCABULARY = 2**20
+MAX_POSITIONS = 2**27
+MAX_NUMBER = 2**40  # of every other number, above and below zero
+# What transformers takes where a config.json does not say.
+DEFAULTS: dict[Any, dict[str, int]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
 
 
 class ModelDimensions(BaseModel):
@@ -29,13 +47,23 @@ class ModelDimensions(BaseModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """From the parsed config.json. Raises `ModelError` when a size is missing."""
+        """From the parsed config.json. Raises `ModelError` for a number that is missing or that no model has."""
         try:
-            heads = int(config["num_attention_heads"])
-            hidden = int(config["hidden_size"])
-            kv_heads = int(config.get("num_key_value_heads") or heads)
-            head_dim = int(config.get("head_dim") or hidden // heads)
-            intermediate = int(config["intermediate_size"])
+            _check_numbers(config)
+            told = DEFAULTS.get(config.get("model_type"), {}) | config
+            heads = _count(told, "num_attention_heads", MAX_HEADS)
+            hidden = _count(told, "hidden_size", MAX_HIDDEN_SIZE)
+            kv_heads = _count(told, "num_key_value_heads", MAX_HEADS, heads)
+            head_dim = _count(told, "head_dim", MAX_HEAD_DIM, hidden // heads)
+            intermediate = _count(told, "intermediate_size", MAX_INTERMEDIATE_SIZE)
+            vocabulary = _count(told, "vocab_size", MAX_VOCABULARY)
+            if told.get("head_dim") is None and hidden % heads:
+                raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+            if heads % kv_heads:
+                raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+            if head_dim % 2:
+                raise ValueError(f"head_dim {head_dim} is odd, so it has no pairs to rotate")
+            _check_token_ids(config, vocabulary)
             vectors = 0
             if config.get("model_type") == "qwen2" or config.get("attention_bias"):
                 vectors += (heads + 2 * kv_heads) * head_dim
@@ -48,17 +76,18 @@ class ModelDimensions(BaseModel):
             return cls(
                 hidden_size=hidden,
                 intermediate_size=intermediate,
-                num_layers=int(config["num_hidden_layers"]),
+                num_layers=_count(told, "num_hidden_layers", MAX_LAYERS),
                 num_heads=heads,
                 num_kv_heads=kv_heads,
                 head_dim=head_dim,
-                vocab_size=int(config["vocab_size"]),
-                max_position_embeddings=int(config["max_position_embeddings"]),
+                vocab_size=vocabulary,
+                max_position_embeddings=_count(told, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(config.get("tie_word_embeddings", False)),
                 num_layer_vector_parameters=vectors,
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ModelError(f"config.json describes no supported decoder: {type(error).__name__} at {error}", "model") from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+            raise ModelError(f"config.json describes no supported decoder: {reason}", "model") from None
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
@@ -88,3 +117,48 @@ class ModelDimensions(BaseModel):
         """Elements of all A [rank, I] and of all B [O, rank]."""
         shapes = self.linear_shapes.values()
         return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(o for o, _ in shapes)
+
+
+def _count(config: dict[str, Any], key: str, most: int, default: int | None = None) -> int:
+    value = config[key] if default is None else config.get(key)
+    value = default if value is None else value
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{key} is {_shown(value)}, and not a whole number from 1 to {most}")
+    return value
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    for key, value in _numbers(config):
+        if not abs(value) <= MAX_NUMBER:  # so written NaN is refused, too
+            raise ValueError(f"{key} is {_shown(value)}, beyond any that a model has")
+    for key in ("rms_norm_eps", "rope_theta"):
+        value = config.get(key, 1)
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{key} is {_shown(value)}, and not a number above 0")
+    if config.get("sliding_window") is not None:
+        _count(config, "sliding_window", MAX_POSITIONS)
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number at any depth, with the key that it stands under."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _numbers(child, str(name))
+    elif isinstance(value, list):
+        for child in value:
+            yield from _numbers(child, key)
+    elif isinstance(value, int | float):
+        yield key, value
+
+
+def _check_token_ids(config: dict[str, Any], vocabulary: int) -> None:
+    """-1 is how some say that there is none."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        found = config.get(key)
+        for value in found if isinstance(found, list) else [] if found is None else [found]:
+            if type(value) is not int or not -1 <= value < vocabulary:
+                raise ValueError(f"{key} is {_shown(value)}, and not the number of one of {vocabulary} tokens")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40]

@@ -23,8 +23,11 @@ class UnsoundWeights(ValueError):
     """With a sentence that names the file."""
 
 
-def check_safetensors(path: Path) -> None:
-    """Raises `UnsoundWeights` for any other file, a renamed pickle among them; only the header is read."""
+def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors, by name; only the header is read.
+
+    Raises `UnsoundWeights` for any other file, a renamed pickle among them.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little") if size >= LENGTH_BYTES else -1
@@ -35,7 +38,7 @@ def check_safetensors(path: Path) -> None:
     try:
         if len(header) < length:
             raise UnsoundWeights("its header is cut off")
-        _check_header(_parse(header), size - LENGTH_BYTES - length)
+        return _check_header(_parse(header), size - LENGTH_BYTES - length)
     except UnsoundWeights as error:
         raise UnsoundWeights(f"{path.name} is not a sound safetensors file: {error}") from None
 
@@ -57,7 +60,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_header(header: dict[str, Any], num_bytes: int) -> None:
+def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, ...]]:
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     if len(tensors) > MAX_TENSORS:
         raise UnsoundWeights(f"it holds {len(tensors)} tensors, the limit is {MAX_TENSORS}")
@@ -68,6 +71,7 @@ def _check_header(header: dict[str, Any], num_bytes: int) -> None:
         end = stop
     if end != num_bytes:
         raise UnsoundWeights(f"its tensors take {end} bytes, but {num_bytes} are there")
+    return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
 
 
 def _place(name: str, entry: Any) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from falqon_core.data.rendering import render_prompt
 from falqon_core.spec.errors import DatasetError, OutOfMemory
 from falqon_core.spec.messages import Answering
 from falqon_core.train.memory import GIB, available_bytes, usable_bytes
-from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
+from falqon_core.train.model import check_token_id, load_base_model, load_dimensions, load_tokenizer
 from falqon_core.train.samples import generate
 
 MAX_PROMPT_TOKENS = 4096
@@ -43,6 +43,7 @@ def _answer_one(folder: Path, prompt: str, max_tokens: int, tell: Callable[[str]
     most = min(MAX_PROMPT_TOKENS, dimensions.max_position_embeddings - 1)
     if not 0 < len(ids) <= most:
         raise DatasetError(f"the prompt has {len(ids):,} tokens; from 1 to {most:,} can be answered", "prompt")
+    check_token_id(int(ids.max()), dimensions.vocab_size, tokenizer)
     generate(load_base_model(folder, CPU), ids, max_tokens, tokenizer.eos_token_id, _Streamer(tokenizer, tell))
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
+from falqon_core.bases.soundness import check_tensors, check_token_id, load_tokenizer
 from falqon_core.export.reading import dequantized, is_ours
 from falqon_core.ops import attention
 from falqon_core.spec.config import DeviceChoice
 from falqon_core.spec.errors import ConfigError, ModelError
-from falqon_core.spec.model_folder import check_architecture, check_model_files, check_model_folder, check_weights
+from falqon_core.spec.model_folder import check_architecture, check_model_folder, check_weights, weight_shapes
 from falqon_core.spec.models import ModelDimensions
+
+__all__ = ["check_token_id", "load_base_model", "load_dimensions", "load_tokenizer", "select_device"]
 
 
 def load_dimensions(folder: Path) -> ModelDimensions:
@@ -47,6 +50,8 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
         if hasattr(config, "quantization_config"):
             del config.quantization_config
             source = None, dequantized(folder)
+        else:
+            check_tensors(folder, weight_shapes(folder))
         model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
             source[0],
             state_dict=source[1],
@@ -63,12 +68,3 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
     if missing := sorted(loading["missing_keys"]):  # transformers would train on random numbers there
         raise ModelError(f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model")
     return model.eval().to(device or "cpu")
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Raises `ModelError` when the folder has no usable tokenizer, or holds what is refused."""
-    check_model_files(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the tokenizer cannot be loaded: {error}", "model") from error

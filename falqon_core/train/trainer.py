@@ -35,7 +35,7 @@ from falqon_core.train.finish import best_checkpoint, document, new_model, resto
 from falqon_core.train.inputs import load_data, training_loader, validation_microbatches
 from falqon_core.train.memory import Guard
 from falqon_core.train.metrics import Meter
-from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer, select_device
+from falqon_core.train.model import check_token_id, load_base_model, load_dimensions, load_tokenizer, select_device
 from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.samples import complete
@@ -60,6 +60,9 @@ class Trainer:
         self.dimensions = load_dimensions(config.model)
         self.tokenizer = load_tokenizer(config.model)
         train, self.validation = load_data(config, self.tokenizer, self._warn)
+        for data in (train, self.validation):
+            if data is not None:
+                check_token_id(data.largest_token_id, self.dimensions.vocab_size, self.tokenizer)
         self.train, self.num_truncated = train, train.num_truncated
         checkpoint = world.first_alone(lambda: newest_checkpoint(output, self._warn))
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
