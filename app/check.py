@@ -16,7 +16,7 @@ from app.ids import new_id
 from app.prices.service import file_prices
 from app.settings import Settings
 from app.storage import Storage
-from app.storage.storage import FOR_PROBES, KeyTaken
+from app.storage.reach import FOR_PROBES, KeyTaken
 
 REDIS_TIMEOUT_SECONDS = 2
 MAX_SKEW = timedelta(seconds=30)  # signed addresses and certificates of TLS stand no more than minutes

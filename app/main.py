@@ -36,7 +36,7 @@ from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.settings import Settings, load_settings
 from app.storage import Storage
-from app.storage.storage import FOR_PROBES, FOR_REQUESTS
+from app.storage.reach import FOR_PROBES
 from app.stream import endpoints as stream
 from app.stream.wakeup import Wakeups
 from app.trials import endpoints as trials
@@ -95,7 +95,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     held = Services(
         settings,
         database,
-        Storage(settings.resolved_storage_url, FOR_REQUESTS),
+        Storage(settings.resolved_storage_url),
         Bell(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),

@@ -14,7 +14,7 @@ from app.broker import Bell
 from app.database import Database, now_plus
 from app.files import service as files
 from app.jobs import claims
-from app.models import Desired, File, FileStatus, Job, JobStatus
+from app.models import File, FileStatus, Job
 from app.settings import Settings
 from app.storage import Storage
 from app.trials import service as trials
@@ -89,7 +89,11 @@ class Reconciler:
 
     def _rescue(self) -> None:
         with self._database.transaction() as session:
-            if rescued := claims.rescue(session, max_infra_failures=self._settings.max_infra_failures):
+            if rescued := claims.rescue(
+                session,
+                max_infra_failures=self._settings.max_infra_failures,
+                retry_seconds=self._settings.retry_delay.total_seconds(),
+            ):
                 fault("before_rescue_commit")
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
@@ -102,7 +106,7 @@ class Reconciler:
 
     def _unheard_jobs(self) -> list[str]:
         """Of the oldest few; their `rung_at` is set first, so that of many reconcilers one rings."""
-        waiting = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        waiting = claims.is_due(Job)
         unheard = or_(Job.rung_at.is_(None), Job.rung_at < now_plus(-RING_AGAIN_SECONDS))
         with self._database.read() as session:
             oldest = session.scalars(select(Job.id).where(*waiting).order_by(Job.id).limit(RINGS_PER_TICK)).all()

@@ -26,6 +26,7 @@ MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
 
 Duration = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_DURATION)]
+Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
 
 
 class Settings(BaseSettings):
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     poll: Duration = timedelta(seconds=10)  # idle workers look for jobs this often even if nobody rings
     hang: Duration = timedelta(minutes=10)  # a trainer without a step for so long, and for 20 steps of the usual length, is killed
     max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job is given up
+    retry_delay: Delay = timedelta(seconds=2)  # after a first lost execution; doubled with each further one, up to a minute
     stop_grace: Duration = timedelta(seconds=60)  # for the trainer to end its step and write a checkpoint before it is killed
     trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
     num_threads: int | None = Field(None, ge=1, description="CPU threads of the trainer; empty: all cores")

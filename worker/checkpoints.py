@@ -15,7 +15,7 @@ from app.jobs import claims
 from app.jobs.checkpoints import best_of
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
-from app.storage import Storage, keys
+from app.storage import Storage, StorageAway, keys
 from falqon_core.spec.errors import is_disk_full
 from falqon_core.spec.faults import fault
 from falqon_core.spec.layout import MANIFEST, checkpoint_folder
@@ -37,11 +37,14 @@ class CheckpointUploads:
         self._output = output
         self._keep = keep
         self.disk_full = False
+        self._storage_away = False
+        self._newest_step = 0
         self._queue: queue.Queue[CheckpointSaved | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
     def add(self, saved: CheckpointSaved) -> None:
+        self._newest_step = saved.step
         self._queue.put(saved)
 
     def finish(self) -> None:
@@ -52,11 +55,15 @@ class CheckpointUploads:
     def _work(self) -> None:
         while (saved := self._queue.get()) is not None:
             try:
+                if self._storage_away and saved.step < self._newest_step:
+                    raise StorageAway("not tried, a newer checkpoint waits")
                 self._store(saved)
+                self._storage_away = False
             except LeaseLost:
                 return
             except Exception as error:  # the edge of a thread; storage away, most likely: training goes on, the next one may succeed
                 log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error))
+                self._storage_away = isinstance(error, StorageAway)
                 self.disk_full = self.disk_full or is_disk_full(error)
                 self._journal.say(Draft(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
 
@@ -64,6 +71,8 @@ class CheckpointUploads:
         prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
         try:
             self._upload(saved, prefix)
+        except StorageAway:
+            raise
         except (OSError, BaseError):
             discard(self._storage, prefix)
             raise

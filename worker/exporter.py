@@ -12,7 +12,7 @@ from app.exports import repository
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
-from app.storage import keys
+from app.storage import StorageAway, keys
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.faults import fault
 from worker import certificate
@@ -127,6 +127,8 @@ class Exporter(Fulfiller[Export]):
             with self._database.transaction() as session:
                 if not repository.complete(session, export, model, artifacts):
                     raise GivenUp
+        except StorageAway:
+            raise
         except (GivenUp, OSError, BaseError):
             discard(self._storage, keys.export_prefix(export.project_id, export.id, export.tries))
             raise

@@ -14,9 +14,18 @@ class BytesDiffer(Exception):
     """What storage gave is not what the database says was stored."""
 
 
+class BytesMissing(BytesDiffer):
+    """What the database names is not in the storage, which does answer."""
+
+
 def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
     fault("during_staging")
-    if storage.fetch(key, path).sha256 != sha256:
+    try:
+        stored = storage.fetch(key, path)
+    except FileNotFoundError as error:
+        storage.probe()  # where the whole bucket is gone, nothing is known of one object
+        raise BytesMissing(f"{key} is not in the storage") from error
+    if stored.sha256 != sha256:
         raise BytesDiffer(f"{key} is not what was stored")
 
 

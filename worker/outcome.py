@@ -15,6 +15,7 @@ class Verdict(Enum):
     SUCCEEDED = auto()
     FAILED = auto()  # the user's to solve; never tried again
     DISK_FULL = auto()  # paused until somebody has made space; tried again at once it would only fill up again
+    STORAGE_AWAY = auto()  # handed back uncounted; whoever met it begins nothing before the storage answers
     STOPPED = auto()  # handed back where the user or the machine wants it; costs nothing
     LOST = auto()  # a fault of ours or of the machine; tried again, up to a limit
 

@@ -16,7 +16,7 @@ from app.jobs.extras import Budget
 from app.models import Desired, Job, JobStatus
 from app.prices.service import price_of
 from app.settings import Settings
-from app.storage import Storage, keys
+from app.storage import Storage, StorageAway, keys
 from app.workers import service as workers
 from falqon_core.spec.errors import DiskFull, is_disk_full
 from falqon_core.spec.faults import fault
@@ -26,10 +26,12 @@ from falqon_core.spec.prices import Price
 from worker import certificate, results
 from worker.bases import BaseMissing
 from worker.checkpoints import CheckpointUploads, discard
+from worker.fetching import BytesMissing
 from worker.gpu import Machine
 from worker.journal import Journal
 from worker.lease import Lease, LeaseLost
 from worker.metrics_file import MetricsFile
+from worker.outage import StorageOutage
 from worker.outcome import End, Outcome, Verdict, classify
 from worker.progress import Progress
 from worker.relay import Relay
@@ -46,12 +48,14 @@ REPORTED: dict[Verdict, OutcomeName] = {
     Verdict.SUCCEEDED: "succeeded",
     Verdict.FAILED: "failed",
     Verdict.DISK_FULL: "stopped",
+    Verdict.STORAGE_AWAY: "stopped",
     Verdict.STOPPED: "stopped",
     Verdict.LOST: "stopped",
 }
 # Of one attempt after the other, at the same step: trying again will not help. A kill from outside says nothing about the job.
 POISON = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
 POISON_SECONDS = 60.0
+BYTES_MISSING = "What the job starts from is not in the storage; whoever runs the service finds in its log what is missing."
 log = structlog.get_logger()
 
 
@@ -68,9 +72,12 @@ class Supervisor:
         self.machine = machine
         self.owner = owner
         self.drain = drain
+        self.outage = StorageOutage(storage, drain)
 
     def execute_next(self) -> bool:
-        """Claim and execute the oldest runnable job; False when there is none."""
+        """Claim and execute the oldest runnable job; False when there is none. While the storage is away it waits."""
+        if not self.outage.wait_for_end():
+            return False
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
             workers.seen(session, self.owner, self.machine.device, self.machine.num_devices)
@@ -100,6 +107,7 @@ class Execution:
     def __init__(self, supervisor: Supervisor, job: Job, claimed_at: float, price: Price) -> None:
         self._settings, self._storage, self._database = supervisor.settings, supervisor.storage, supervisor.database
         self._drain, self._price_now = supervisor.drain, supervisor.price_now
+        self._outage = supervisor.outage
         self._job = job
         self._budget = Budget.model_validate(job.budget or {})
         self._trainer: TrainerProcess | None = None
@@ -128,7 +136,8 @@ class Execution:
                 verdict = outcome.verdict
         except LeaseLost:
             self._log.warning("attempt given up: the job is not ours any more")
-        if verdict not in (Verdict.SUCCEEDED, None):  # None: the success may have been written, only its confirmation lost
+        # None: the success may have been written, only its confirmation lost
+        if verdict not in (Verdict.SUCCEEDED, None) and not self._outage.is_on:
             discard(self._storage, keys.result_prefix(self._job.project_id, self._job.id, self._job.attempt))
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
 
@@ -142,7 +151,13 @@ class Execution:
             raise
         except BaseMissing as error:
             return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
-        except Exception as error:  # the edge of the process: a full disk, storage away, a fault of ours
+        except StorageAway as error:
+            self._outage.begin(error)
+            return Outcome(Verdict.STORAGE_AWAY)
+        except BytesMissing:
+            self._log.exception("attempt failed")
+            return Outcome(Verdict.LOST, Failure("bytes_missing", BYTES_MISSING))
+        except Exception as error:  # the edge of the process: a full disk, a fault of ours
             self._log.exception("attempt failed")
             if is_disk_full(error):
                 return Outcome(Verdict.DISK_FULL)
@@ -154,7 +169,7 @@ class Execution:
         with Reporting(self._journal, self._job, self._settings.reports_dir, folder) as reporting:
             outcome, finished = self._train(staged, folder / "trainer.log", reporting)
             reporting.finish(REPORTED[outcome.verdict])
-        if outcome.verdict is Verdict.SUCCEEDED and not self._hand_in(model_folder(staged.output), finished):
+        if outcome.verdict is Verdict.SUCCEEDED and not self._insist_on_handing_in(model_folder(staged.output), finished):
             return Outcome(Verdict.STOPPED)  # a wish to cancel came first
         return outcome
 
@@ -202,11 +217,25 @@ class Execution:
                 trainer.kill_hung()
         return End(exit_code, kill_at is not None, hung)
 
-    def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
+    def _insist_on_handing_in(self, folder: Path, finished: Finished | None) -> bool:
+        """Hand in the result, and wait for a storage that is away as long as the lease lasts and nobody wants a stop."""
         fault("before_hand_in")
         with self._database.read() as session:
             model_id = results.model_id_of(session, self._job)
         certificate.complete(folder, self._job.id, model_id, self._progress.snapshot()["cost"])
+        is_told = False
+        while True:
+            try:
+                return self._hand_in(folder, finished)
+            except StorageAway as error:
+                self._outage.begin(error)
+            if not is_told:
+                self._journal.say(Draft("The storage does not answer; the trained model waits until it does", level="warn"))
+                is_told = True
+            if not self._outage.wait_for_end(self._check):
+                raise StopAsked
+
+    def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
         artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
         metrics = MetricsFile(self._database, self._storage, self._job)
@@ -234,6 +263,7 @@ class Execution:
                 self._release_draft(outcome, cap),
                 counts_as_failure=outcome.verdict is Verdict.LOST,
                 max_infra_failures=0 if hopeless else self._settings.max_infra_failures,
+                retry_seconds=self._settings.retry_delay.total_seconds(),
                 failure=failure,
                 **self._progress.columns,
             )
@@ -256,6 +286,9 @@ class Execution:
             case Desired.RUN if cap is not None:
                 data = {"code": "budget_exhausted", "param": f"falqon.budget.{cap.split()[0]}"}
                 return Draft(f"The job is paused: {cap} of its budget is used up; with a higher cap it can be resumed", "warn", data=data)
+            case Desired.RUN if outcome.verdict is Verdict.STORAGE_AWAY:
+                text = "The storage does not answer; the job waits for it in the queue and continues from its newest checkpoint"
+                return Draft(text, level="warn", data={"code": "storage_unavailable"})
             case Desired.RUN:
                 return Draft("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
 

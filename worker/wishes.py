@@ -13,11 +13,12 @@ from app.database import Database
 from app.ids import new_id
 from app.models.wish import Wish
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, StorageAway
 from falqon_core.spec.errors import is_disk_full
 from worker.bases import BaseMissing
 from worker.fetching import BytesDiffer
 from worker.looking import Looker
+from worker.outage import StorageOutage
 from worker.trainer import ToolFailed
 
 MAX_TRIES = 3  # of workers that were killed, or whose disk or storage failed
@@ -46,6 +47,7 @@ class Fulfiller(Looker, Generic[T]):
         self._settings = settings
         self._database = database
         self._storage = storage
+        self._outage = StorageOutage(storage, drain)
         self._owner = new_id(f"{self.kind.__name__.lower()}-")
 
     @abstractmethod
@@ -53,6 +55,8 @@ class Fulfiller(Looker, Generic[T]):
         """`check` has to be called all the time. May raise `GivenUp`, `Impossible`, and what `_do_next` knows how to tell."""
 
     def _do_next(self) -> bool:
+        if not self._outage.wait_for_end():
+            return False
         with self._database.transaction() as session:
             wish = wishes.claim(session, self.kind, self._settings.lease.total_seconds())
         if wish is None:
@@ -63,8 +67,10 @@ class Fulfiller(Looker, Generic[T]):
                 raise Impossible(f"{self.kind.__name__.lower()}_failed", told)
             self._fulfil(wish, Heartbeat(wish, self._database, self._settings, self._drain, self.limit_seconds))
         except GivenUp:
-            with self._database.transaction() as session:
-                wishes.release(session, wish)
+            self._release(wish)
+        except StorageAway as error:
+            self._outage.begin(error)
+            self._release(wish)
         except Impossible as error:
             self._fail(wish, error.code, error.message)
         except ToolFailed as error:
@@ -78,6 +84,10 @@ class Fulfiller(Looker, Generic[T]):
         except (OSError, BaseError) as error:  # the claim grows stale, and then it is tried again
             log.warning("wish not fulfilled", wish_id=wish.id, error=str(error), disk_full=is_disk_full(error))
         return True
+
+    def _release(self, wish: T) -> None:
+        with self._database.transaction() as session:
+            wishes.release(session, wish)
 
     def _fail(self, wish: T, code: str, message: str) -> None:
         with self._database.transaction() as session:

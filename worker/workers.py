@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -13,9 +14,11 @@ from app.database import Database
 from app.files import checking
 from app.models import File, FileStatus
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, StorageAway
+from worker.outage import StorageOutage
 from worker.supervisor import Supervisor
 
+MISSING_TRIES = 3  # before bytes that are not in the storage count as missing: a folder of several machines may show them late
 CHANCE = random.Random()  # not the one generator that everything in the process shares, and tests seed
 
 log = structlog.get_logger()
@@ -46,6 +49,8 @@ class CpuWorker:
         self._storage = storage
         self._bell = bell
         self._drain = drain
+        self._outage = StorageOutage(storage, drain)
+        self._misses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def look(self) -> None:
@@ -62,11 +67,27 @@ class CpuWorker:
 
     def check(self, file_id: str) -> None:
         with self._lock:
+            if not self._outage.wait_for_end():
+                return
             try:
                 for job_id in checking.check(self._database, self._storage, file_id, self._settings):
                     self._bell.ring_job(job_id)
+            except StorageAway as error:
+                self._outage.begin(error)
+            except FileNotFoundError:
+                self._miss(file_id)
             except Exception:  # the edge of the process: one bad file must not keep the others waiting
                 log.exception("file not checked", file_id=file_id)
+
+    def _miss(self, file_id: str) -> None:
+        """Judge a file whose bytes the storage has not for the third time."""
+        if not self._outage.answers():  # where the whole bucket is gone, nothing is known of one file
+            return
+        self._misses[file_id] += 1
+        log.error("bytes are missing", file_id=file_id, tries=self._misses[file_id])
+        if self._misses[file_id] >= MISSING_TRIES:
+            del self._misses[file_id]
+            checking.judge_missing(self._database, file_id, self._settings)
 
 
 class Poller:

@@ -9,6 +9,8 @@ from app.models import File, FileStatus, JobStatus
 from app.settings import Settings
 from app.storage import Storage
 
+BYTES_MISSING = "its bytes are not in the storage; whoever runs the service has to see to it that API and workers share one"
+
 
 def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
     """Judge the file, then settle its jobs; returns the ids of those that may run now. Doing it twice changes nothing."""
@@ -24,3 +26,11 @@ def check(database: Database, storage: Storage, file_id: str, settings: Settings
             repository.judge(session, file_id, verdict, report.summary(), report.model_dump(mode="json"))
         waiting = jobs.validating_with(session, file_id)
         return [job.id for job in waiting if settle(session, job, settings) is JobStatus.QUEUED]
+
+
+def judge_missing(database: Database, file_id: str, settings: Settings) -> None:
+    """Record that the storage does not hold the file, which fails the jobs that wait for it."""
+    with database.transaction() as session:
+        repository.judge(session, file_id, FileStatus.ERROR, BYTES_MISSING, None)
+        for job in jobs.validating_with(session, file_id):
+            settle(session, job, settings)

@@ -61,7 +61,7 @@ def mark_deleted(session: Session, ids: Sequence[str]) -> None:
     session.execute(delete(Inspection).where(quotes), execution_options={"synchronize_session": False})
 
 
-def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject) -> None:
+def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject | None) -> None:
     """Only the first verdict counts."""
     statement = update(File).where(File.id == file_id, File.status == FileStatus.UPLOADED)
     session.execute(

@@ -5,9 +5,10 @@ matches no row, learns that it is a ghost, and must stop without writing anythin
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import case, exists, func, literal, select, update
+from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect
@@ -19,6 +20,7 @@ from app.projects import quotas
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 _UNSYNCED = {"synchronize_session": False}
+MAX_RETRY_SECONDS = 60.0
 LOST = "lost"
 
 
@@ -45,12 +47,18 @@ class Failure(NamedTuple):
     param: str | None = None
 
 
+def is_due(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which a worker may take a job."""
+    has_waited = job.not_before.is_(None) | (job.not_before <= now_plus())
+    return job.status == JobStatus.QUEUED, job.desired == Desired.RUN, has_waited
+
+
 def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
     """Take the job whose turn it is, or None. The returned job carries the new attempt number."""
     next_job = _next_job()
     statement = (
         update(Job)
-        .where(Job.id == next_job, Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        .where(Job.id == next_job, *is_due(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -79,23 +87,31 @@ def _next_job() -> ScalarSelect[str]:
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs of one project only.
     """
     waiting, head, running = aliased(Job), aliased(Job), aliased(Job)
-    runnable = (waiting.status == JobStatus.QUEUED, waiting.desired == Desired.RUN)
     num_running = (
         select(func.count())
         .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
         .correlate(Project)
         .scalar_subquery()
     )
+    # Ordered as its index is, so that no planner reads the table for it.
+    first_waiting = (
+        select(waiting.id)
+        .where(*is_due(waiting), waiting.project_id == Project.id)
+        .correlate(Project)
+        .order_by(waiting.priority.desc(), waiting.id)
+        .limit(1)
+        .scalar_subquery()
+    )
     next_project = (
         select(Project.id)
-        .where(exists().where(*runnable, waiting.project_id == Project.id).correlate(Project))
+        .where(first_waiting.is_not(None))
         .order_by(num_running * 1.0 / Project.weight, Project.turn, Project.id)
         .limit(1)
         .scalar_subquery()
     )
     return (
         select(head.id)
-        .where(head.status == JobStatus.QUEUED, head.desired == Desired.RUN, head.project_id == next_project)
+        .where(*is_due(head), head.project_id == next_project)
         .order_by(head.priority.desc(), head.id)
         .limit(1)
         .scalar_subquery()
@@ -177,10 +193,14 @@ def release(
     *,
     counts_as_failure: bool,
     max_infra_failures: int,
+    retry_seconds: float = 0.0,
     failure: Failure | None = None,
     **values: object,
 ) -> bool:
-    """Give the job back: queued again, or where the user wished it to be, or failed when it was lost too often."""
+    """Give the job back: queued again, or where the user wished it to be, or failed when it was lost too often.
+
+    After a first loss it is taken again no sooner than `retry_seconds` later, after each further one twice as late.
+    """
     return _hand_back(
         session,
         claim.job_id,
@@ -188,12 +208,13 @@ def release(
         draft,
         counts_as_failure=counts_as_failure,
         max_infra_failures=max_infra_failures,
+        retry_seconds=retry_seconds,
         failure=failure,
         **values,
     )
 
 
-def rescue(session: Session, *, max_infra_failures: int) -> list[str]:
+def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 0.0) -> list[str]:
     """Take jobs from workers whose lease ran out; returns their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
     lost = Failure("worker_lost", "The worker stopped answering, more often than this service retries.")
@@ -202,7 +223,16 @@ def rescue(session: Session, *, max_infra_failures: int) -> list[str]:
     return [
         job_id
         for job_id in ids
-        if _hand_back(session, job_id, expired, draft, counts_as_failure=True, max_infra_failures=max_infra_failures, failure=lost)
+        if _hand_back(
+            session,
+            job_id,
+            expired,
+            draft,
+            counts_as_failure=True,
+            max_infra_failures=max_infra_failures,
+            retry_seconds=retry_seconds,
+            failure=lost,
+        )
     ]
 
 
@@ -214,6 +244,7 @@ def _hand_back(
     *,
     counts_as_failure: bool,
     max_infra_failures: int,
+    retry_seconds: float,
     failure: Failure | None,
     **values: object,
 ) -> bool:
@@ -228,6 +259,7 @@ def _hand_back(
             else_=JobStatus.QUEUED,
         ),
         "infra_failures": failures,
+        "not_before": _retry_at(failures, retry_seconds) if counts_as_failure else None,
         "finished_at": case((ended, now_plus()), else_=Job.finished_at),
         "rung_at": None,
     }
@@ -240,6 +272,15 @@ def _hand_back(
     outcome = LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
     _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
     return True
+
+
+def _retry_at(failures: ColumnElement[int], retry_seconds: float) -> ColumnElement[datetime]:
+    """Return `retry_seconds` after the first failure, twice as much after each further one, and no more than the maximum."""
+    delays = [retry_seconds]
+    while 0 < delays[-1] < MAX_RETRY_SECONDS:
+        delays.append(min(2 * delays[-1], MAX_RETRY_SECONDS))
+    steps = [(failures <= number, now_plus(delay)) for number, delay in enumerate(delays, 1)]
+    return case(*steps, else_=now_plus(delays[-1]))
 
 
 def _end_attempt(session: Session, job_id: str, number: int, outcome: str, failure: Failure | None) -> None:

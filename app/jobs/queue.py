@@ -17,6 +17,7 @@ from sqlalchemy import bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
+from app.jobs.claims import is_due
 from app.models import Desired, Job, JobStatus, Project
 from app.settings import Settings
 from app.workers import service as workers
@@ -141,7 +142,7 @@ def _lines(session: Session) -> dict[str, Line]:
 
 # Built once: every submission looks, and building them takes a quarter of a millisecond.
 _SECONDS_LEFT = func.coalesce(Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float())
-_RUNNABLE = (Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+_RUNNABLE = is_due(Job)  # one that has to wait after a loss has no place in the queue before its time
 _RUNNING = select(Job.lease_owner, Job.project_id, _SECONDS_LEFT).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
 _SERVED = select(func.max(Project.turn - 1.0 / Project.weight))
 _WAITING_PROJECTS = (

@@ -184,7 +184,8 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
     if status is not JobStatus.PAUSED and not is_pausing:
         raise IllegalState(f"The job is {_state(job)}; only a paused job can be resumed.", code="job_not_paused")
     budget = _left_of_budget(job, change)
-    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": budget.model_dump(mode="json") if budget else None}
+    left = budget.model_dump(mode="json") if budget else None
+    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": left, "not_before": None}
     if is_pausing:
         return _write(session, job, "The pause is withdrawn", **wish)
     quotas.admit_execution(session, project_id)

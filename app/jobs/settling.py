@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
+from app.errors import BytesMissing
 from app.estimates import service as estimates
 from app.inspections.repository import exact_tokens
 from app.jobs import repository
@@ -27,7 +28,8 @@ def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft]
     files = repository.files_of(session, job)
     for param, file in files.items():
         if file.status == FileStatus.ERROR:
-            return _fail(session, job, told, param, f"{file.filename}: {file.status_details}")
+            code = f"invalid_{param}" if file.report is not None else BytesMissing.code  # of what nobody could read there is no report
+            return _fail(session, job, told, param, f"{file.filename}: {file.status_details}", code)
     if any(file.status != FileStatus.PROCESSED for file in files.values()):
         if told:
             append(session, job.id, told)
@@ -35,7 +37,7 @@ def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft]
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
         if reason := misfit(file, wanted.recipe):
-            return _fail(session, job, told, param, reason)
+            return _fail(session, job, told, param, reason, f"invalid_{param}")
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
@@ -72,7 +74,7 @@ def _budget_warning(job: Job, estimate: Estimate) -> list[Draft]:
     return [Draft(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
 
 
-def _fail(session: Session, job: Job, told: Sequence[Draft], param: str, reason: str) -> JobStatus:
+def _fail(session: Session, job: Job, told: Sequence[Draft], param: str, reason: str, code: str) -> JobStatus:
     message = f"{param} is not valid: {reason}"
     append(
         session,
@@ -81,7 +83,7 @@ def _fail(session: Session, job: Job, told: Sequence[Draft], param: str, reason:
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.FAILED,
         finished_at=now_plus(),
-        error_code=f"invalid_{param}",
+        error_code=code,
         error_message=message,
         error_param=param,
     )

@@ -37,7 +37,7 @@ class Job(Base):
             "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
         ),
         Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_queue", "status", "project_id", "desired", text("priority DESC"), "id"),
+        Index("ix_jobs_queue", "status", "project_id", "desired", text("priority DESC"), "id", "not_before"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
     )
@@ -66,6 +66,7 @@ class Job(Base):
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     infra_failures: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]  # after a lost execution, when the next one may begin
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JsonObject | None]  # step, eta and cost as last reported
     device_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts, as last reported

@@ -1,4 +1,5 @@
 from app.storage.hashing import BLOCK_BYTES, Stored
+from app.storage.reach import StorageAway
 from app.storage.storage import Storage
 
-__all__ = ["BLOCK_BYTES", "Storage", "Stored"]
+__all__ = ["BLOCK_BYTES", "Storage", "StorageAway", "Stored"]

@@ -2,19 +2,19 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from app.private import private_folder
-from app.storage import keys
+from app.storage import keys, reach
 from app.storage.hashing import Hashes, Stored
+from app.storage.reach import KeyTaken, Patience, client_limits, reaching
 from falqon_core.spec.faults import fault
 
 CHUNK_BYTES = 2**20
@@ -24,63 +24,28 @@ UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a f
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
-# What the client reads from the environment (AWS_ALLOW_HTTP, …) unless it is given options.
-OF_ENVIRONMENT = (
-    *("allow_http", "allow_invalid_certificates", "user_agent"),
-    *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),
-)
-PREFIXES = ("AWS", "GOOGLE", "AZURE")
-
-
-class Patience(NamedTuple):
-    """How long an object store may take before an operation fails."""
-
-    connect: timedelta
-    silence: timedelta  # until the answer begins, and between two pieces of it
-    whole: timedelta  # for one request with all of its answer
-    retries: timedelta  # no request is repeated later than this after the first
-    num_retries: int
-
-
-FOR_REQUESTS = Patience(
-    connect=timedelta(seconds=5),
-    silence=timedelta(seconds=20),
-    whole=timedelta(hours=1),
-    retries=timedelta(seconds=15),
-    num_retries=3,
-)
-FOR_PROBES = Patience(
-    connect=timedelta(seconds=2),
-    silence=timedelta(seconds=4),
-    whole=timedelta(seconds=5),
-    retries=timedelta(0),
-    num_retries=0,
-)
-
-
-class KeyTaken(BaseError):
-    """A key is written once."""
-
-
 class Storage:
-    """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out."""
+    """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out.
+
+    Whatever needs the store raises `StorageAway` while it is away.
+    """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
-        """`patience`: of who waits for an object store; without it the client's own limits hold."""
+        """Wait for an object store as long as `patience` says, or else as long as a request may."""
+        limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
-        options = _client_options(patience) if patience else {}
         self._root: Path | None = None
         self._store: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
             self._store = LocalStore(private_folder(self._root))
-        elif parts.scheme in ("s3", "s3a"):
-            # the store refuses bytes that changed on the way to it
-            self._store = S3Store.from_url(url, checksum_algorithm="SHA256", **options)
         elif parts.scheme == "memory":
             self._store = from_url(url)
+        elif parts.scheme in ("s3", "s3a"):
+            # the store refuses bytes that changed on the way to it
+            self._store = S3Store.from_url(url, checksum_algorithm="SHA256", **limits)
         else:
-            self._store = from_url(url, **options)
+            self._store = from_url(url, **limits)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
         """Write an object from a stream, which may come from this storage; it appears whole or not at all.
@@ -100,17 +65,23 @@ class Storage:
             for _ in rest:
                 pass
             return self._compared(key, hashes.stored())
-        with obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE) as writer:
-            writer.write(bytes(held))
+        with ExitStack() as opened:
+            writer = opened.enter_context(obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE))
+            with reaching():
+                writer.write(bytes(held))
             held.clear()  # a part less in memory
-            for chunk in rest:
-                writer.write(chunk)
+            for chunk in rest:  # whose own errors are none of the store's
+                with reaching():
+                    writer.write(chunk)
+            with reaching():
+                opened.close()
         self._sync(key)
         return hashes.stored()
 
     def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
         try:
-            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+            with reaching():
+                obstore.put(self._store, key, content, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return self._compared(key, stored)
         self._sync(key)
@@ -126,7 +97,8 @@ class Storage:
 
     def _stands(self, key: str) -> bool:
         try:
-            obstore.head(self._store, key)
+            with reaching():
+                obstore.head(self._store, key)
         except FileNotFoundError:
             return False
         return True
@@ -138,11 +110,13 @@ class Storage:
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
         """The object, or [start, end) of it, in one request."""
         if (path := self.local_path(key)) is not None:  # the store reads it in small pieces, at a third of the speed
-            yield from _of_file(path, part)
+            with reaching():
+                yield from _of_file(path, part)
             return
-        found = obstore.get(self._store, key, options={"range": part} if part else {})
-        for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
-            yield bytes(chunk)
+        with reaching():
+            found = obstore.get(self._store, key, options={"range": part} if part else {})
+            for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
 
     def signed_url(self, key: str, lifetime: timedelta) -> str | None:
         """Where anybody may read the object for so long, if the store gives out such addresses."""
@@ -161,17 +135,20 @@ class Storage:
 
     def probe(self) -> None:
         """Learn whether the storage takes writes."""
-        obstore.put(self._store, keys.probe(), b"ok")
+        with reaching():
+            obstore.put(self._store, keys.probe(), b"ok")
 
     def keys(self, prefix: str) -> list[str]:
-        return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
+        with reaching():
+            return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def old_keys(self, prefix: str, age: timedelta) -> Iterator[list[str]]:
         """Objects that have stood for so long by the storage's own clock, in batches."""
         self.probe()
-        latest = obstore.head(self._store, keys.probe())["last_modified"] - age
-        for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
-            yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
+        with reaching():
+            latest = obstore.head(self._store, keys.probe())["last_modified"] - age
+            for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
+                yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
 
     def remove_unfinished(self, age: timedelta) -> None:
         """What writers that were killed left in a local folder, under names that are no keys. Buckets have a rule of their own for it."""
@@ -186,10 +163,11 @@ class Storage:
     def delete(self, *keys: str) -> None:
         """Those that are there."""
         try:
-            obstore.delete(self._store, list(keys))
+            with reaching():
+                obstore.delete(self._store, list(keys))
         except FileNotFoundError:  # a local folder stops at what is gone already
             for key in keys:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError), reaching():
                     obstore.delete(self._store, key)
 
     @property
@@ -212,23 +190,6 @@ class Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def _client_options(patience: Patience) -> dict[str, Any]:
-    """Say it as obstore does, which then reads no client options from the environment."""
-    names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
-    return {
-        "client_options": {
-            **{name: os.environ[given] for given, name in names.items() if given in os.environ},
-            "connect_timeout": patience.connect,
-            "read_timeout": patience.silence,
-            "timeout": patience.whole,
-        },
-        "retry_config": {
-            "max_retries": patience.num_retries,
-            "retry_timeout": patience.retries,
-        },
-    }
 
 
 def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:

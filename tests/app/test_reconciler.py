@@ -8,7 +8,8 @@ from sqlalchemy import update
 from app import migrate, orphans
 from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.database import Database, now
-from app.models import File, FileStatus, JobStatus, Orphan
+from app.jobs import queue, service
+from app.models import DEFAULT_PROJECT_ID, File, FileStatus, JobStatus, Orphan
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -122,3 +123,30 @@ def test_it_survives_a_database_that_is_away(tmp_path: Path, monkeypatch: pytest
     wait_for(lambda: bell.rung == [(GPU_QUEUE, job_id)])
     reconciler.stop()
     database.dispose()
+
+
+def test_a_job_that_waits_after_a_loss_is_rung_when_its_time_has_come(house: House, bell: CountingBell, tmp_path: Path) -> None:
+    settings = house.settings.model_copy(update={"retry_delay": timedelta(seconds=30)})
+    reconciler = Reconciler(house.database, house.storage, bell, settings)
+    job_id = house.add_job()
+    past = house.job(job_id).created_at - timedelta(seconds=1)
+    house.set(job_id, status=JobStatus.RUNNING, attempt=1, lease_owner="w", lease_expires_at=past)
+    reconciler.tick()
+    assert (house.job(job_id).status, bell.rung) == (JobStatus.QUEUED, [])
+    with house.database.read() as session:
+        assert queue.look(session, settings).place(job_id) is None
+    house.set(job_id, not_before=past)
+    reconciler.tick()
+    assert bell.rung == [(GPU_QUEUE, job_id)]
+    with house.database.read() as session:
+        place = queue.look(session, settings).place(job_id)
+    assert place is not None
+    assert place.position == 1
+
+
+def test_whoever_resumes_a_job_does_not_wait(house: House) -> None:
+    job_id = house.add_job()
+    house.set(job_id, status=JobStatus.PAUSED, not_before=house.job(job_id).created_at + timedelta(hours=1))
+    with house.database.transaction() as session:
+        service.resume(session, DEFAULT_PROJECT_ID, job_id, house.settings)
+    assert house.job(job_id).not_before is None

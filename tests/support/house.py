@@ -26,18 +26,20 @@ from worker.supervisor import Supervisor
 
 TOY_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "toy_trainer.py")]
 BASE_MODEL = "toy/base"
-DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang")
+DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang", "retry_delay")
 
 
 class House(Records):
-    def __init__(self, folder: Path, database: Database, database_url: str) -> None:
+    def __init__(self, folder: Path, database: Database, database_url: str, storage_url: str = "") -> None:
         self.settings = Settings(
             data_dir=folder,
             database_url=database_url,
+            storage_url=storage_url,
             lease=timedelta(seconds=5),  # a busy machine must not take a healthy worker for a dead one
             heartbeat=timedelta(seconds=0.3),
             poll=timedelta(seconds=0.5),
             stop_grace=timedelta(seconds=1.5),
+            retry_delay=timedelta(0),  # what waits after a loss is the subject of few tests
             trainer_command=TOY_TRAINER,
             device="cpu",
             num_threads=2,
@@ -118,6 +120,7 @@ class House(Records):
             "PYTHONPATH": str(ROOT),
             "DATABASE_URL": settings.resolved_database_url,
             "FALQON_DATA_DIR": str(settings.data_dir),
+            "STORAGE_URL": settings.resolved_storage_url,
             "REDIS_URL": settings.redis_url,
             "FALQON_TRAINER_COMMAND": json.dumps(settings.trainer_command),
             "FALQON_DEVICE": "cpu",

@@ -268,6 +268,17 @@ def test_inputs_are_verified(embedded_house: House) -> None:
     assert list((house.settings.work_dir / "attempts").glob("[!.]*")) == []
 
 
+def test_a_job_whose_file_is_missing_in_the_storage_fails_with_that_code(embedded_house: House) -> None:
+    house = embedded_house
+    job_id = house.add_job()
+    house.storage.delete(keys.file_content(house.job(job_id).project_id, house.job(job_id).training_file_id))
+    supervisor = house.supervisor(max_infra_failures=2)
+    while supervisor.execute_next():
+        pass
+    job = house.job(job_id)
+    assert (job.status, job.attempt, job.error_code) == (JobStatus.FAILED, 3, "bytes_missing")
+
+
 def test_a_database_that_is_away_loses_no_event_and_stops_no_trainer(
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from app.broker import Bell
 from app.files import check_process
 from app.models import File, FileStatus, JobStatus
 from tests.support.house import House
-from worker.workers import CpuWorker
+from worker.workers import MISSING_TRIES, CpuWorker
 
 
 def test_files_that_nobody_announced_are_checked_and_their_jobs_queued(house: House) -> None:
@@ -54,6 +54,23 @@ def test_a_check_that_exceeds_its_deadline_ends_with_a_reason_and_the_next_follo
     assert refused.status == FileStatus.ERROR
     assert "was ended after 1 seconds, the limit for 104000000 bytes; split the file" in str(refused.status_details)
     assert file_of(house, good).status == FileStatus.PROCESSED
+
+
+def test_a_file_whose_bytes_are_missing_fails_after_a_few_tries(house: House) -> None:
+    job_id = house.add_job()
+    house.set(job_id, status=JobStatus.VALIDATING_FILES, recipe=None)
+    with house.database.transaction() as session:
+        session.execute(update(File).values(status=FileStatus.UPLOADED))
+    house.storage.delete(file_of(house, job_id).storage_key)
+    worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
+    for _ in range(MISSING_TRIES):
+        assert (file_of(house, job_id).status, house.job(job_id).status) == (FileStatus.UPLOADED, JobStatus.VALIDATING_FILES)
+        worker.look()
+    file, job = file_of(house, job_id), house.job(job_id)
+    assert (file.status, job.status, job.error_code, job.error_param) == (
+        FileStatus.ERROR, JobStatus.FAILED, "bytes_missing", "training_file",
+    )  # fmt: skip
+    assert "not in the storage" in (file.status_details or "")
 
 
 def file_of(house: House, job_id: str) -> File:

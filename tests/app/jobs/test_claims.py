@@ -1,7 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from app.database import Database, now_plus
 from app.ids import new_id
@@ -171,3 +171,33 @@ def test_events_have_no_gaps_whoever_writes_them(database: Database, jobs: list[
         assert session.scalar(select(now_plus())) is not None
     assert numbers == list(range(1, 32))
     assert read(database, mine.job_id).last_event_seq == 31
+
+
+def test_a_lost_job_waits_twice_as_long_each_time_and_holds_up_no_other(database: Database, jobs: list[str]) -> None:
+    with database.transaction() as session:
+        session.execute(delete(Job).where(Job.id == jobs[2]))
+    waits = []
+    for _ in range(4):
+        mine = must_take(database)
+        with database.transaction() as session:
+            assert claims.release(session, mine, Draft("lost"), counts_as_failure=True, max_infra_failures=9, retry_seconds=25)
+            lost = session.scalar(select(now_plus()))
+        job = read(database, mine.job_id)
+        assert job.not_before is not None
+        assert lost is not None
+        waits.append(round((job.not_before - lost).total_seconds()))
+        other = must_take(database, "worker-2")
+        assert other.job_id == jobs[1], "the next one is taken meanwhile"
+        assert take(database) is None
+        with database.transaction() as session:
+            claims.release(session, other, Draft("drained"), counts_as_failure=False, max_infra_failures=9)
+            session.execute(update(Job).where(Job.id == jobs[0]).values(not_before=now_plus(-1)))
+    assert waits == [25, 50, 60, 60]
+    assert read(database, jobs[1]).not_before is None
+
+
+def test_what_is_released_uncounted_does_not_wait(database: Database, jobs: list[str]) -> None:
+    mine = must_take(database)
+    with database.transaction() as session:
+        claims.release(session, mine, Draft("drained"), counts_as_failure=False, max_infra_failures=3, retry_seconds=25)
+    assert must_take(database).job_id == mine.job_id
