@@ -255,7 +255,10 @@ class Execution:
             elif cap is not None:
                 claims.pause(session, claim, f"budget: {cap} is used up")
             hopeless = (
-                failure is not None and failure.code in POISON and claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)
+                failure is not None
+                and failure.code in POISON
+                and self._trainer is not None  # before it, the fault is this machine's, and another may do better
+                and claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)
             )
             return claims.release(
                 session,

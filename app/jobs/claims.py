@@ -173,13 +173,14 @@ def pause(session: Session, claim: Claim, reason: str) -> None:
 
 
 def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: float) -> bool:
-    """Whether the attempt before this one ended with the same failure at the same step, both soon after their start."""
+    """Whether the attempt before this one ended with the same failure, both soon after their start and from the same step, or both
+    before the training began."""
     attempts = select(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number.in_([claim.attempt - 1, claim.attempt]))
     both = session.scalars(attempts.order_by(Attempt.number)).all()
     if len(both) < 2:
         return False
     before, this = both
-    if before.start_step is None or before.ended_at is None:
+    if before.ended_at is None:
         return False
     lengths = (before.ended_at - before.created_at, now(session) - this.created_at)
     alike = (before.outcome, before.error_code, before.start_step) == (LOST, code, this.start_step)

@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -312,6 +313,26 @@ def test_a_job_that_crashes_the_same_way_at_once_is_not_tried_for_ever(house: Ho
     assert supervisor.execute_next() is False
     job = house.job(job_id)
     assert (job.status, job.attempt, job.error_code) == (JobStatus.FAILED, 2, "internal_error")
+
+
+def test_a_trainer_that_crashes_the_same_way_before_its_first_step_is_not_tried_for_ever(house: House) -> None:
+    job_id = house.add_job()
+    supervisor = house.supervisor(trainer_command=[sys.executable, "-c", "raise SystemExit(70)"])
+    while supervisor.execute_next():
+        pass
+    job = house.job(job_id)
+    assert (job.status, job.attempt, job.error_code) == (JobStatus.FAILED, 2, "internal_error")
+    assert [attempt.start_step for attempt in house.attempts(job_id)] == [None, None]
+
+
+def test_a_worker_that_cannot_prepare_a_job_does_not_end_it_at_the_second_time(embedded_house: House) -> None:
+    house = embedded_house
+    job_id = house.add_job()
+    house.damage(keys.base_model_file("toy/base", "model.safetensors"))
+    supervisor = house.supervisor()
+    while supervisor.execute_next():
+        pass
+    assert (house.job(job_id).status, house.job(job_id).attempt) == (JobStatus.FAILED, 4)
 
 
 def test_whoever_gets_further_each_time_is_not_given_up(embedded_house: House) -> None:
