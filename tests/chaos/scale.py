@@ -12,6 +12,8 @@ class Scale:
     half_open_links: int
     postgres_restarts: int
     postgres_outage_seconds: float
+    storage_outage_seconds: float
+    jobs_in_storage_outage: int  # that wait, beside three that run
     full_disks: int
     torn_checkpoints: int
     state_machine_steps: int
@@ -29,6 +31,8 @@ EVERY_RUN = Scale(
     half_open_links=2,
     postgres_restarts=3,
     postgres_outage_seconds=4,
+    storage_outage_seconds=0,
+    jobs_in_storage_outage=0,
     full_disks=10,
     torn_checkpoints=30,
     state_machine_steps=2_000,
@@ -45,6 +49,8 @@ RELEASE = Scale(
     half_open_links=10,
     postgres_restarts=30,
     postgres_outage_seconds=30,
+    storage_outage_seconds=300,
+    jobs_in_storage_outage=20,
     full_disks=60,
     torn_checkpoints=300,
     state_machine_steps=20_000,

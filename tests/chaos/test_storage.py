@@ -1,0 +1,84 @@
+"""A storage that is away, refusing or silent, for minutes: jobs wait for it, and none of them fails or counts it.
+
+`tests/worker/test_outage.py` does it in seconds, with less patience than the processes here have.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from app import migrate
+from app.database import Database
+from app.models import JobStatus
+from tests.chaos.conftest import Count
+from tests.chaos.scale import SCALE
+from tests.support.house import House
+from tests.support.object_store import ObjectStore
+from tests.support.outage import Switch
+from tests.support.toy_trainer import Toy, weights_of
+from tests.support.waiting import wait_for
+
+NUM_WORKERS = 3
+TOY = Toy(steps=60, step_seconds=0.05, checkpoint_every=20)
+END_SECONDS = 180.0
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def switch(store: ObjectStore) -> Iterator[Switch]:
+    with Switch(urlsplit(store.endpoint).port or 0) as switch:
+        yield switch
+
+
+@pytest.fixture
+def remote_house(tmp_path: Path, store: ObjectStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """Its objects lie in a store behind a switch."""
+    for name, value in (store.environment | {"AWS_ENDPOINT_URL": switch.url}).items():
+        monkeypatch.setenv(name, value)
+    url = f"sqlite:///{tmp_path / 'data' / 'falqon.db'}"
+    database = Database(url)
+    migrate.upgrade(database)
+    house = House(tmp_path / "data", database, url, storage_url=f"{store.url}/{tmp_path.name}")
+    yield house
+    house.close()
+    database.dispose()
+
+
+@pytest.mark.skipif(not SCALE.storage_outage_seconds, reason="takes minutes")
+@pytest.mark.parametrize("how", ["refusing", "silent"])
+def test_a_storage_that_is_away_fails_nothing(remote_house: House, switch: Switch, count: Count, how: str) -> None:
+    house = remote_house
+    jobs = [house.add_job(TOY) for _ in range(NUM_WORKERS + SCALE.jobs_in_storage_outage)]
+    running = jobs[:NUM_WORKERS]
+    for _ in range(NUM_WORKERS):
+        house.start_worker()
+    for job_id in running:
+        house.wait_for_step(job_id, 1)
+    switch.away(how)
+    time.sleep(SCALE.storage_outage_seconds)
+    waiting = {job_id: house.job(job_id).status for job_id in jobs}
+    assert set(waiting.values()) <= {JobStatus.RUNNING, JobStatus.QUEUED}, waiting
+    switch.back()
+    back_at = time.monotonic()
+    wait_for(lambda: house.job(running[0]).status == JobStatus.SUCCEEDED, END_SECONDS, "the first result is handed in")
+    first = time.monotonic() - back_at
+    for job_id in jobs:
+        house.wait_for_status(job_id, JobStatus.SUCCEEDED, JobStatus.FAILED, seconds=END_SECONDS)
+    attempts = [attempt for job_id in jobs for attempt in house.attempts(job_id)]
+    count(jobs=len(jobs), attempts=len(attempts), away=f"{SCALE.storage_outage_seconds:g}s", first_result_after=f"{first:.1f}s")
+    for job_id in jobs:
+        job = house.job(job_id)
+        assert (job.status, job.infra_failures, job.error_code) == (JobStatus.SUCCEEDED, 0, None)
+        assert house.weights(job_id) == weights_of(TOY.steps)
+        assert [event.seq for event in house.events(job_id)] == list(range(1, job.last_event_seq + 1))
+    assert {attempt.outcome for attempt in attempts} <= {"released", "succeeded"}
+    assert len(attempts) <= len(jobs) + NUM_WORKERS, "a worker meets the outage once"
