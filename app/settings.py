@@ -7,6 +7,7 @@ from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
@@ -130,6 +131,12 @@ class Settings(BaseSettings):
     @cached_property
     def resolved_storage_url(self) -> str:
         return self.storage_url or (self.data_dir.resolve() / "objects").as_uri()
+
+    @cached_property
+    def storage_folder(self) -> Path | None:
+        """The folder that is the storage, where it is one."""
+        parts = urlsplit(self.resolved_storage_url)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
     @cached_property
     def work_dir(self) -> Path:

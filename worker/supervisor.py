@@ -13,6 +13,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
 from app.jobs.extras import Budget
+from app.jobs.space import TOO_LARGE
 from app.models import Desired, Job, JobStatus
 from app.prices.service import price_of
 from app.settings import Settings
@@ -38,6 +39,7 @@ from worker.relay import Relay
 from worker.reporters.protocol import OutcomeName
 from worker.reporting import Reporting
 from worker.scratch import scratch
+from worker.space import NeverFits
 from worker.spool import Spool
 from worker.staging import Staged, stage
 from worker.trainer import TrainerProcess
@@ -151,6 +153,9 @@ class Execution:
             raise
         except BaseMissing as error:
             return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
+        except NeverFits as error:
+            message = f"{error} Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
+            return Outcome(Verdict.FAILED, Failure(TOO_LARGE, message, "model"))
         except StorageAway as error:
             self._outage.begin(error)
             return Outcome(Verdict.STORAGE_AWAY)

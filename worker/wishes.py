@@ -19,6 +19,7 @@ from worker.bases import BaseMissing
 from worker.fetching import BytesDiffer
 from worker.looking import Looker
 from worker.outage import StorageOutage
+from worker.space import NeverFits
 from worker.trainer import ToolFailed
 
 MAX_TRIES = 3  # of workers that were killed, or whose disk or storage failed
@@ -76,6 +77,8 @@ class Fulfiller(Looker, Generic[T]):
         except ToolFailed as error:
             log.warning("wish failed", wish_id=wish.id, error=str(error))
             self._fail(wish, error.failure.code, error.failure.message)
+        except NeverFits as error:
+            self._fail(wish, f"{self.kind.__name__.lower()}_too_large", str(error))
         except BaseMissing as error:
             self._fail(wish, "base_model_missing", str(error))
         except (FileNotFoundError, BytesDiffer) as error:

@@ -12,7 +12,7 @@ from app.estimates import service as estimates
 from app.files import service as files
 from app.ids import new_id
 from app.inspections.repository import exact_tokens
-from app.jobs import idempotency, repository
+from app.jobs import idempotency, repository, space
 from app.jobs.bases import base_of
 from app.jobs.events import Draft, append
 from app.jobs.extras import Budget
@@ -24,6 +24,7 @@ from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMet
 from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
+from falqon_core.spec.config import Recipe
 from falqon_core.spec.estimate import Estimate
 from falqon_core.spec.records import FileReport
 
@@ -50,6 +51,7 @@ def plan(session: Session, project_id: str, request: JobRequest, settings: Setti
     estimates.check_device(request.falqon.gpu, settings)
     model, checkpoint = base_of(session, project_id, request.model, lock=lock)
     estimates.check_fits_model(model.config, wanted.recipe)
+    _check_fits_disk(model, wanted.recipe, settings)
     planned = Plan(
         wanted, model, checkpoint, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock)
     )
@@ -62,6 +64,16 @@ def plan(session: Session, project_id: str, request: JobRequest, settings: Setti
             f"falqon.validation_fraction: {report.num_records} records are too few to hold some out.", param="falqon.validation_fraction"
         )
     return planned
+
+
+def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
+    """Raise `InvalidRequest` for what the storage can never hold, where that is a folder of this machine."""
+    folder = settings.storage_folder
+    if folder is None or not folder.is_dir():
+        return
+    if reason := space.excess(folder, space.expected_bytes(model.config, recipe), "the storage"):
+        advice = "Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
+        raise InvalidRequest(f"model: {reason}. {advice}", param="model", code=space.TOO_LARGE)
 
 
 def create_once(session: Session, asking: idempotency.Request, request: JobRequest, settings: Settings) -> Job:

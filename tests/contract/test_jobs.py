@@ -4,8 +4,8 @@ from typing import Any
 import openai
 import pytest
 
-from app.models import Event, Job
-from tests.support.api import Tenant, jsonl
+from app.models import Event, Job, Model
+from tests.support.api import TINY_CONFIG, Tenant, jsonl
 
 PROGRESS = {
     "step": 4,
@@ -229,3 +229,14 @@ def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         stranger.job(training_file=tenant.upload(jsonl(3)))
     assert caught.value.code == "invalid_training_file"
+
+
+def test_a_model_that_no_disk_of_the_storage_holds_is_refused_with_numbers(tenant: Tenant) -> None:
+    training_file, config = tenant.upload(), TINY_CONFIG | {"num_hidden_layers": 10**9}
+    with tenant.api.database.transaction() as session:
+        session.add(Model(id=f"{tenant.project_id}/huge", project_id=tenant.project_id, config=config, bytes=1))
+    before = tenant.num_rows(Job, Event)
+    with pytest.raises(openai.BadRequestError, match=r"about [\d.]+ PB of disk are needed, and the disk of the storage has") as caught:
+        tenant.job(model=f"{tenant.project_id}/huge", training_file=training_file)
+    assert (caught.value.param, caught.value.code) == ("model", "job_too_large")
+    assert tenant.num_rows(Job, Event) == before

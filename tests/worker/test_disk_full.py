@@ -1,5 +1,7 @@
 """A disk that fills up at any write of an attempt pauses the job, and costs nothing of what was there before."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import pytest
 from sqlalchemy import update
 
 from app.jobs import service
+from app.jobs.space import MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core.spec import faults
+from falqon_core.spec.config import Recipe
+from tests.support.api import TINY_CONFIG
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
 
@@ -76,13 +81,31 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     assert bool(house.attempts(job_id)[1].start_step) is (num_checkpoints > 0)
 
 
-def test_what_cannot_fit_is_not_begun(embedded_house: House) -> None:
-    house = embedded_house
+def job_with_layers(house: House, num_layers: int) -> str:
     with house.database.transaction() as session:
         model = session.get_one(Model, BASE_MODEL)
-        huge = model.config | {"num_hidden_layers": 10**12}
+        huge = model.config | {"num_hidden_layers": num_layers}
         session.execute(update(Model).where(Model.id == BASE_MODEL).values(config=huge))
-    job_id = house.add_job()
+    return house.add_job()
+
+
+def test_what_does_not_fit_now_is_not_begun(embedded_house: House) -> None:
+    house = embedded_house
+    disk = shutil.disk_usage(house.settings.data_dir)
+    one, two = (expected_bytes(TINY_CONFIG | {"num_hidden_layers": number}, Recipe()) for number in (1, 2))
+    job_id = job_with_layers(house, int((disk.free + disk.total) / 2 / MARGIN / (two - one)))
     house.supervisor().execute_next()
     assert (house.job(job_id).status, house.job(job_id).paused_reason) == (JobStatus.PAUSED, "disk_full")
+    assert not any(event.message.startswith("Training started") for event in house.events(job_id))
+
+
+@pytest.mark.parametrize("num_layers", [10**9, 10**12])
+def test_what_can_never_fit_fails_at_once_with_numbers(embedded_house: House, num_layers: int) -> None:
+    house = embedded_house
+    job_id = job_with_layers(house, num_layers)
+    house.supervisor().execute_next()
+    job = house.job(job_id)
+    assert (job.status, job.attempt, job.error_code, job.error_param) == (JobStatus.FAILED, 1, "job_too_large", "model")
+    needed = r"About [\d.]+ [KMGTPE]B of disk are needed, and the disk of this worker has [\d.]+ [MGTP]B in all\."
+    assert re.match(needed, job.error_message or ""), job.error_message
     assert not any(event.message.startswith("Training started") for event in house.events(job_id))
