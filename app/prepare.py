@@ -13,6 +13,7 @@ from app.keys.service import authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.settings import Settings
 from app.storage import Storage
+from app.storage.storage import FOR_REQUESTS
 from app.web import link
 
 
@@ -47,7 +48,8 @@ def prepare(settings: Settings) -> str | None:
 
 def _bootstrap(database: Database, settings: Settings) -> str | None:
     # The key last: one that was made before something failed would never be shown.
-    ensure_tiny_model(database, Storage(settings.resolved_storage_url), settings)
+    storage = Storage(settings.resolved_storage_url, FOR_REQUESTS)
+    ensure_tiny_model(database, storage, settings)
     return ensure_admin_key(database, settings)
 
 

@@ -87,6 +87,22 @@ def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path, url: str, 
     assert "secret-word" not in done.stderr
 
 
+def test_a_storage_that_is_not_there_is_one_sentence_and_makes_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was made and not shown could never be shown again."""
+    with monkeypatch.context() as patch:
+        patch.setenv("STORAGE_URL", "s3://models/objects")
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        patch.setenv("AWS_ALLOW_HTTP", "true")
+        patch.setenv("AWS_ACCESS_KEY_ID", "a")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        refused = falqon(tmp_path, "migrate")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "The storage s3://models/objects takes nothing" in refused.stderr
+    assert "falqon check" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "shown this once" in falqon(tmp_path, "migrate").stdout
+
+
 def test_a_key_that_can_be_guessed_opens_nothing_to_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FALQON_ADMIN_KEY", "changeme" * 3)
     for arguments in (("up", "--host", "0.0.0.0", "--allow-remote", "--port", str(free_port())), ("migrate",)):
