@@ -1,6 +1,6 @@
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response, Security
@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive
 
 from app.broker import Bell
+from app.catalogue.listing import ModelLists
 from app.database import Database
 from app.errors import InvalidApiKey, RateLimited, TooLarge, UnsupportedEncoding
 from app.keys import secrets
@@ -47,6 +48,7 @@ class Services:
     failures: Failures
     wakeups: Wakeups
     health: HealthMonitor
+    model_lists: ModelLists = field(default_factory=ModelLists)
 
 
 def services(connection: HTTPConnection) -> Services:

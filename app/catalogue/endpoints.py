@@ -1,6 +1,6 @@
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from app.catalogue import repository, service
+from app.catalogue import service
 from app.catalogue.schemas import ModelDeleted, ModelObject
 from app.dependencies import ApiRoute, App, Reader, Writer
 from app.pagination import Page
@@ -8,10 +8,10 @@ from app.pagination import Page
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 
 
-@router.get("")
-def list_models(app: App, caller: Reader) -> Page[ModelObject]:
+@router.get("", response_model=Page[ModelObject])
+def list_models(app: App, caller: Reader) -> Response:
     with app.database.read() as session:
-        return Page[ModelObject].of([ModelObject.of(model) for model in repository.visible(session, caller.project_id)])
+        return Response(app.model_lists.page(session, caller.project_id), media_type="application/json")
 
 
 @router.get("/{model:path}")

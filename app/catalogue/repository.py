@@ -1,16 +1,79 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import ColumnElement, Select, extract, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
+from app.jobs.table import MAX_COUNTED
 from app.models import Artifact, Job, Model
 
+ROWS_AT_ONCE = 1_000
 
-def visible(session: Session, project_id: str) -> list[Model]:
-    """Base models, then the project's own, oldest first."""
-    return list(session.scalars(_of(project_id).order_by(Model.project_id.is_not(None), Model.created_at, Model.id)))
+
+class Listed(NamedTuple):
+    """What a list tells of a model; its `config`, which is long, is left where it is."""
+
+    id: str
+    project_id: str | None
+    base_model_id: str | None
+    job_id: str | None
+    format: str | None
+    bytes: int
+    created_at: datetime
+
+
+class Tally(NamedTuple):
+    """What changes whenever the list of a project's models does: an export that was deleted may come back."""
+
+    num_models: int  # with deleted ones, whose rows stay
+    num_deleted: int
+    deleted_at: Decimal | int | None  # the sum of all, in seconds
+
+
+_LISTED = (Model.id, Model.project_id, Model.base_model_id, Model.job_id, Model.format, Model.bytes, Model.created_at)
+
+
+def tally(session: Session, project_id: str | None) -> Tally:
+    """Look whether the list has changed. None means the base models, here and below."""
+    columns = (func.count(), func.count(Model.deleted_at), func.sum(extract("epoch", Model.deleted_at)))
+    return Tally(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
+
+
+def listed(session: Session, project_id: str | None, *, after: tuple[datetime, str], limit: int) -> list[Listed]:
+    """Read those that were made after one, oldest first."""
+    later = tuple_(Model.created_at, Model.id) > after
+    rows = session.execute(_list(project_id).where(later).order_by(Model.created_at, Model.id).limit(limit))
+    return [Listed(*row) for row in rows]
+
+
+def listed_in_parts(session: Session, project_id: str | None) -> Iterator[list[Listed]]:
+    """Read all, oldest first."""
+    rows = session.execute(_list(project_id).order_by(Model.created_at, Model.id))
+    for part in rows.partitions(ROWS_AT_ONCE):
+        yield [Listed(*row) for row in part]
+
+
+def newest(session: Session, project_id: str | None, *, limit: int, search: str = "", without: Sequence[str] = ()) -> list[Listed]:
+    """Read the newest first: of those with a part of the id as it is written, and in other formats than some."""
+    statement = _searched(_list(project_id), search).order_by(Model.created_at.desc(), Model.id.desc())
+    if without:
+        statement = statement.where(or_(Model.format.is_(None), Model.format.not_in(without)))
+    return [Listed(*row) for row in session.execute(statement.limit(limit))]
+
+
+def num_like(session: Session, project_id: str | None, search: str = "") -> int:
+    """Count them; above `MAX_COUNTED` there are more than that."""
+    some = _searched(select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search)
+    return session.scalar(select(func.count()).select_from(some.limit(MAX_COUNTED + 1).subquery())) or 0
+
+
+def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
+    """Tell which of these exist."""
+    return set(session.scalars(select(Model.id).where(Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None))))
 
 
 def find(session: Session, project_id: str, model_id: str) -> Model | None:
@@ -46,6 +109,18 @@ def mark_deleted(session: Session, project_id: str, model_id: str) -> None:
 def storage_keys(session: Session, project_id: str, model_id: str) -> Sequence[str]:
     mine = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
     return session.scalars(mine.where(Model.id == model_id, Model.project_id == project_id)).all()
+
+
+def _belongs_to(project_id: str | None) -> ColumnElement[bool]:
+    return Model.project_id.is_(None) if project_id is None else Model.project_id == project_id
+
+
+def _list(project_id: str | None) -> Select[Any]:
+    return select(*_LISTED).where(_belongs_to(project_id), Model.deleted_at.is_(None))
+
+
+def _searched(statement: Select[Any], search: str) -> Select[Any]:
+    return statement.where(Model.id.icontains(search, autoescape=True)) if search else statement
 
 
 def _visible(project_id: str, model_id: str) -> Select[Model]:

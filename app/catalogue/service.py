@@ -1,11 +1,21 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from sqlalchemy.orm import Session
 
 from app import orphans
 from app.catalogue import naming, repository
+from app.catalogue.schemas import ModelObject
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.models import Model
 
 NOT_TRAINABLE = ("lora", "gguf")
+MAX_OFFERED = 200  # of base models, and of the project's own
+
+
+class Newest(NamedTuple):
+    models: list[ModelObject]
+    num_models: int  # with those that are not shown; above `app.jobs.table.MAX_COUNTED` there are more
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:
@@ -15,9 +25,21 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
     return model
 
 
-def trainable(session: Session, project_id: str) -> list[Model]:
-    """Those that a job may start from."""
-    return [model for model in repository.visible(session, project_id) if model.format not in NOT_TRAINABLE]
+def newest(session: Session, project_id: str | None, *, limit: int, search: str = "") -> Newest:
+    """Some of the project's own models, the newest first; those whose id has `search` in it. None means the base models."""
+    models = [ModelObject.of(one) for one in repository.newest(session, project_id, limit=limit, search=search)]
+    return Newest(models, repository.num_like(session, project_id, search) if len(models) == limit else len(models))
+
+
+def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
+    """Those of the project's own models that are there."""
+    return repository.present(session, project_id, model_ids)
+
+
+def trainable(session: Session, project_id: str) -> list[str]:
+    """Those that a job may start from, as a form offers them: base models, then the newest of the project's own, oldest first."""
+    parts = [repository.newest(session, owner, limit=MAX_OFFERED, without=NOT_TRAINABLE) for owner in (None, project_id)]
+    return [model.id for part in parts for model in reversed(part)]
 
 
 def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
@@ -10,6 +10,10 @@ class Model(Base):
     """A base model of the catalogue (no project) or the result of a job. Its files are `artifacts`."""
 
     __tablename__ = "models"
+    __table_args__ = (
+        Index("ix_models_project_id_created_at_id", "project_id", "created_at", "id"),
+        Index("ix_models_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"),  # for quotas: summed by itself
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
+from app.jobs.table import MAX_COUNTED
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 
@@ -61,6 +62,11 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def counted(value: int) -> str:
+    """A count that ends at `MAX_COUNTED`."""
+    return number(value) if value <= MAX_COUNTED else f"{number(MAX_COUNTED)}+"
+
+
 def metric(value: float) -> str:
     """A loss, a rate, a norm: four digits that count."""
     return f"{value:.4g}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.2e}"
@@ -102,6 +108,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "moment": moment,
     "iso": iso,
     "number": number,
+    "counted": counted,
     "metric": metric,
     "size": size,
     "usd": usd,

@@ -70,11 +70,13 @@ def file_page(
 ) -> Response:
     with app.database.read() as session:
         asked = inspections.all_of(session, files.get(session, caller.project_id, file_id))
-        models = [one.id for one in catalogue.trainable(session, caller.project_id)]
+        models = catalogue.trainable(session, caller.project_id)
         using = [(job, state(job)) for job in jobs.using(session, caller.project_id, file_id, limit=MAX_JOBS)]
         num_using = jobs.num_using(session, caller.project_id, [file_id]).get(file_id, 0)
     if not model and asked:
         model, max_seq_length = asked[-1].model, asked[-1].max_seq_length
+    if model and model not in models:  # older than those that are offered
+        models.append(model)
     context: dict[str, Any] = {"models": models, "model": model, "max_seq_length": max_seq_length, "using": using, "num_using": num_using}
     return page(request, "data/file.html", caller, data=view(app, caller, file_id, model, max_seq_length), **context)
 

@@ -6,6 +6,7 @@ from sse_starlette import EventSourceResponse
 from app.artifacts import endpoints as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.catalogue import endpoints as catalogue
+from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.dependencies import TOUCHES_STORAGE, App, Services
 from app.exports import endpoints as exports
@@ -32,10 +33,13 @@ streams = APIRouter(prefix=HERE)
 
 @router.get("")
 def models_page(app: App, request: Request, caller: Visitor, q: Annotated[str, Query(max_length=256)] = "") -> Response:
-    every = catalogue.list_models(app, caller).data
-    found = [model for model in reversed(every) if q.strip().lower() in model.id.lower()]
-    own, bases = _parted(found)
-    return page(request, "models/list.html", caller, own=own, bases=bases, q=q, is_new=not _parted(every)[0], most=MAX_ROWS)
+    search = q.strip()
+    with app.database.read() as session:
+        own, bases = (models.newest(session, owner, limit=MAX_ROWS, search=search) for owner in (caller.project_id, None))
+        is_new = not own.models and not (search and models.newest(session, caller.project_id, limit=1).models)
+    counts = {"num_own": own.num_models, "num_bases": bases.num_models}
+    shown = [(model, kind(model)) for model in own.models]
+    return page(request, "models/list.html", caller, own=shown, bases=bases.models, q=q, is_new=is_new, **counts)
 
 
 @streams.get("/{model:path}/live")
@@ -120,11 +124,6 @@ def kind(model: ModelObject) -> str:
     return model.format or ("fine-tuned" if model.fine_tuning_job else "base")
 
 
-def _parted(models: list[ModelObject]) -> tuple[list[tuple[ModelObject, str]], list[ModelObject]]:
-    own = [(model, kind(model)) for model in models if model.owned_by != "system"]
-    return own, [model for model in models if model.owned_by == "system"]
-
-
 def _exports(app: Services, caller: Caller, model: ModelObject) -> dict[str, Any]:
     """Nothing for a model that is no result of a job."""
     if kind(model) != "fine-tuned":
@@ -132,7 +131,8 @@ def _exports(app: Services, caller: Caller, model: ModelObject) -> dict[str, Any
     found = {export.format: export for export in exports.list_exports(app, caller, model.id).data}
     with app.database.read() as session:
         refused = export_service.refusals(session, caller.project_id, model.id)
-    present = {one.id for one in catalogue.list_models(app, caller).data}
+        made = [export.exported_model for export in found.values() if export.exported_model]
+        present = models.present(session, caller.project_id, made)
     forms = [(name, says, found.get(name), refused.get(name)) for name, says in FORMATS.items() if name != "fp8"]
     in_progress = any(export.status == "in_progress" for export in found.values())
     return {"forms": forms, "present": present, "in_progress": in_progress}

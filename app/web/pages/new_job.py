@@ -86,7 +86,7 @@ def submit(app: App, request: Request, caller: WritingVisitor, values: FormValue
 
 def _page(app: Services, request: Request, caller: Caller, values: Values, *, refused: Errors | None = None) -> Response:
     with app.database.read() as session:
-        models = [one.id for one in catalogue.trainable(session, caller.project_id)]
+        models = catalogue.trainable(session, caller.project_id)
     found = file_endpoints.list_files(app, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE).data
     values = {"model": models[0] if models else ""} | {name: value for name, value in values.items() if value}
     plan = _plan(app, caller, values)
