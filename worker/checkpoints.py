@@ -97,6 +97,7 @@ class CheckpointUploads:
         row = Checkpoint(
             id=new_id("ftckpt_"),
             job_id=self._job.id,
+            project_id=self._job.project_id,
             attempt=self._job.attempt,
             step=saved.step,
             storage_prefix=prefix,

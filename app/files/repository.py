@@ -5,7 +5,7 @@ from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.jobs.lifecycle import TERMINAL
+from app.jobs.lifecycle import LIVE
 from app.models import File, FileStatus, Inspection, Job
 from app.models.base import JsonObject
 
@@ -41,13 +41,13 @@ def newest_first(session: Session, project_id: str, *, after: str | None, limit:
 
 def live_job_using(session: Session, project_id: str, file_id: str) -> str | None:
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    return session.scalar(select(Job.id).where(Job.project_id == project_id, uses, Job.status.not_in(TERMINAL)).limit(1))
+    return session.scalar(select(Job.id).where(Job.project_id == project_id, uses, Job.status.in_(LIVE)).limit(1))
 
 
 def expired(session: Session, *, lock: bool) -> list[File]:
     """Some whose time has come, without those that jobs still need. Locked ones no new job can take."""
     uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
-    needed = select(Job.id).where(uses, Job.status.not_in(TERMINAL)).exists()
+    needed = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()
     statement = (
         select(File).where(File.expires_at < now_plus(), File.deleted_at.is_(None), ~needed).order_by(File.id).limit(REMOVED_AT_ONCE)
     )

@@ -1,7 +1,8 @@
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, select, union
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
@@ -182,10 +183,13 @@ def using(session: Session, project_id: str, file_id: str, *, limit: int) -> lis
 
 def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
     """How many jobs train or validate with each file; those without any are left out."""
-    roles = (Job.training_file_id, Job.validation_file_id)
-    pairs = union(*(select(Job.id, role.label("file_id")).where(Job.project_id == project_id, role.in_(file_ids)) for role in roles))
-    used = pairs.subquery().c.file_id
-    return {row.file_id: row.num_jobs for row in session.execute(select(used, func.count().label("num_jobs")).group_by(used))}
+    training, validation = Job.training_file_id, Job.validation_file_id
+    found: Counter[str] = Counter()
+    # A job that does both with one file counts once.
+    for role, more in ((training, true()), (validation, validation != training)):
+        counted = select(role, func.count()).where(Job.project_id == project_id, role.in_(file_ids), more).group_by(role)
+        found.update(dict(session.execute(counted).all()))
+    return dict(found)
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:

@@ -1,4 +1,4 @@
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
@@ -8,10 +8,14 @@ class Checkpoint(Base):
     """Resumable state of a job after `step` steps. The row is written after the bytes, so a row means that they are there."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "step", "attempt"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "step", "attempt"),
+        Index("ix_checkpoints_project_id_bytes", "project_id", "bytes"),  # for quotas: summed by itself
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    project_id: Mapped[str | None]  # the job's, once more; null where an older worker wrote the row
     attempt: Mapped[int]
     step: Mapped[int]
     storage_prefix: Mapped[str] = mapped_column(index=True)

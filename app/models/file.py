@@ -29,6 +29,7 @@ class File(Base):
     __tablename__ = "files"
     __table_args__ = (
         Index("ix_files_project_id_id", "project_id", "id"),
+        Index("ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"),  # for quotas: summed by itself
         Index("ix_files_status", "status"),
         Index("ix_files_expires_at", "expires_at", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")),
     )

@@ -37,6 +37,9 @@ class Job(Base):
             "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
         ),
         Index("ix_jobs_status_id", "status", "id"),
+        # For files in use; with the project and the id, jobs are counted without a look at the table.
+        Index("ix_jobs_training_file_id_status_project_id_id", "training_file_id", "status", "project_id", "id"),
+        Index("ix_jobs_validation_file_id_status_project_id_id", "validation_file_id", "status", "project_id", "id"),
         Index("ix_jobs_queue", "status", "project_id", "desired", text("priority DESC"), "id", "not_before"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),

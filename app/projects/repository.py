@@ -52,9 +52,11 @@ def live_jobs(session: Session, project_id: str) -> int:
 def storage_bytes(session: Session, project_id: str) -> int:
     files = select(func.sum(File.bytes)).where(File.project_id == project_id, File.deleted_at.is_(None))
     models = select(func.sum(Model.bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
-    checkpoints = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id).where(Job.project_id == project_id)
+    checkpoints = select(func.sum(Checkpoint.bytes)).where(Checkpoint.project_id == project_id)
+    older = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id)
+    older = older.where(Checkpoint.project_id.is_(None), Job.project_id == project_id)
     parts = select(func.sum(UploadPart.bytes)).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.project_id == project_id)
-    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints, parts))
+    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints, older, parts))
 
 
 def device_seconds(session: Session, project: Project) -> float:

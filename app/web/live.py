@@ -1,6 +1,7 @@
 """Pages that go on: one stream a page. It carries parts of the page by the id of their element, each only when it has changed."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 
@@ -10,6 +11,10 @@ from app.dependencies import Services
 from app.stream.endpoints import patiently
 
 PAUSE_SECONDS = 0.5  # between two messages, however much happens
+# A look that takes long, such as a search through all jobs, is followed by a longer pause: it takes a tenth of the time at most, until
+# that would be too long to wait for.
+LOOKS_IN_PAUSE = 9
+MAX_PAUSE_SECONDS = 5.0
 
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
 
@@ -22,17 +27,25 @@ async def parts(
     with app.wakeups.watching(followed, key_id) as watched:
         while not app.wakeups.refuses(key_id):
             changed = watched.changed  # taken before the look: what comes after that is not slept through
+            began = time.monotonic()
             now = await patiently(render)
+            took = time.monotonic() - began
             if message := replaced(sent, now):
                 yield ServerSentEvent(message).encode()
             sent = now
-            await rest(changed, every_seconds)
+            await rest(changed, every_seconds, took)
 
 
-async def rest(changed: asyncio.Event, at_most_seconds: float | None = None) -> None:
-    await asyncio.sleep(PAUSE_SECONDS)
+async def rest(changed: asyncio.Event, at_most_seconds: float | None = None, took: float = 0.0) -> None:
+    """Wait until something has changed. `took`: how many seconds the last look did."""
+    await asyncio.sleep(pause(took))
     with suppress(TimeoutError):
         await asyncio.wait_for(changed.wait(), at_most_seconds)
+
+
+def pause(took: float) -> float:
+    """Tell how many seconds to leave the database alone after a look that took so many."""
+    return min(max(PAUSE_SECONDS, took * LOOKS_IN_PAUSE), MAX_PAUSE_SECONDS)
 
 
 def replaced(before: Parts, now: Parts) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 import migrations
 from app.database import Database
+from tests.support.postgres import PostgresServer
 
 COLUMNS = (
     "id, project_id, status, desired, base_model_id, training_file_id, requested, metadata, "
@@ -53,3 +54,17 @@ def test_metadata_of_older_jobs_is_found_and_nothing_is_lost_on_the_way_back(con
 def _revision(connection: Connection) -> str | None:
     there = connection.dialect.has_table(connection, "alembic_version")
     return connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None
+
+
+def test_indexes_for_large_projects_are_made_after_a_run_that_broke_between_them(postgres: PostgresServer) -> None:
+    database = Database(postgres.create_database("broken"))
+    with database.engine.connect() as connection:
+        migrate(connection, "0013")
+        # What concurrent statements have done stays, and the revision is not noted.
+        connection.execute(text("ALTER TABLE checkpoints ADD COLUMN project_id VARCHAR"))
+        connection.execute(text("CREATE INDEX ix_models_project_id_created_at_id ON models (id)"))
+        connection.commit()
+        migrate(connection, "0016")
+        columns = {one["name"]: one["column_names"] for one in inspect(connection).get_indexes("models")}
+        assert columns["ix_models_project_id_created_at_id"] == ["project_id", "created_at", "id"]
+    database.dispose()
