@@ -5,6 +5,7 @@ A field is named as the last part of the API's `param`, so that an error finds t
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pprint import pformat
@@ -19,7 +20,7 @@ from app.models import Job
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.shapes import Shape, method_for
 
-Kind = Literal["integer", "number", "boolean", "list", "choice", "text"]
+Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json", "pairs"]
 Values = Mapping[str, str]
 Errors = dict[str, str]
 
@@ -29,6 +30,11 @@ ELSEWHERE = ("method", "seed")  # of the recipe: by the file, and at the top of 
 LABELS = {"num_epochs": "Epochs", "lr_schedule": "Learning rate schedule", "a_init": "Start of A", "simulate_fp8": "Simulate FP8"}
 OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
 BUDGET: dict[str, Kind] = {"max_cost_usd": "text", "max_seconds": "integer"}
+JOB: dict[str, Kind] = {"seed": "integer", "priority": "integer", "metadata": "pairs", "integrations": "json"}
+UNREADABLE = {  # what stands at a field whose text means nothing to the API
+    "metadata": "Write one key=value on each line.",
+    "integrations": "Write a list as JSON, as the API takes it.",
+}
 
 
 class Field(NamedTuple):
@@ -57,15 +63,15 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
 _FIELDS = {name: _field(name, schema) for name, schema in Recipe.model_json_schema()["properties"].items() if name not in ELSEWHERE}
 KNOBS = [_FIELDS[name] for name in MAIN]
 MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
-NAMES = ("model", "training_file", "validation_file", "suffix", "seed", *BUDGET, *(field.name for field in _FIELDS.values()))
+TEXTS = ("model", "training_file", "validation_file", "suffix")
+NAMES = (*TEXTS, *JOB, *BUDGET, *(field.name for field in _FIELDS.values()))
 
 
 def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
     """The request as JSON; what is left empty is left out. Texts that are no numbers stay texts, for the API to refuse."""
     given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
-    body: dict[str, Any] = {name: given[name] for name in ("model", "training_file", "validation_file", "suffix") if name in given}
-    if "seed" in given:
-        body["seed"] = _read("integer", given["seed"])
+    body: dict[str, Any] = {name: given[name] for name in TEXTS if name in given}
+    body |= {name: _read(kind, given[name]) for name, kind in JOB.items() if name in given}
     settings = {name: _read(field.kind, given[field.name]) for name, field in _FIELDS.items() if field.name in given}
     official = {OFFICIAL[name]: settings.pop(name) for name in OFFICIAL if name in settings}
     method = "dpo" if shape and method_for(shape) == "dpo" else "supervised"
@@ -77,6 +83,8 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
 
 
 def request_of(body: dict[str, Any]) -> JobRequest | Errors:
+    if unread := {name: said for name, said in UNREADABLE.items() if isinstance(body.get(name), str)}:
+        return unread
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
@@ -86,8 +94,8 @@ def request_of(body: dict[str, Any]) -> JobRequest | Errors:
 
 def at_field(error: ApiError) -> tuple[str, str]:
     """Where it stands and what it says there; an error of no field stands at the top, by the empty name."""
-    last = (error.param or "").rpartition(".")[2]
-    name = OFFICIAL.get(last, OTHER_NAMES.get(last, last))
+    first, last = (error.param or "").partition(".")[0], (error.param or "").rpartition(".")[2]
+    name = first if first in UNREADABLE else OFFICIAL.get(last, OTHER_NAMES.get(last, last))
     return (name if name in NAMES else ""), (error.message.removeprefix(f"{error.param}: ") if name in NAMES else error.message)
 
 
@@ -97,11 +105,16 @@ def values_of(job: Job) -> dict[str, str]:
     wanted = asked(request)
     said: dict[str, Any] = {"model": request.model, "training_file": request.training_file, "validation_file": request.validation_file}
     said |= {"suffix": request.suffix, "seed": wanted.recipe.seed if "seed" in wanted.recipe.model_fields_set else None}
+    said |= {"priority": request.priority or None}
     said |= {field.name: getattr(wanted.recipe, name) for name, field in _FIELDS.items() if name in wanted.recipe.model_fields_set}
     if wanted.learning_rate_multiplier != 1.0 and job.recipe:
         said["learning_rate"] = job.recipe["learning_rate"]
     if request.falqon.budget:
         said |= request.falqon.budget.model_dump(mode="json")
+    if request.metadata:
+        said["metadata"] = _written_pairs(request.metadata)
+    if trackers := job.requested.get("integrations"):
+        said["integrations"] = json.dumps(trackers, indent=2, ensure_ascii=False)
     return {name: _written(value) for name, value in said.items() if value is not None}
 
 
@@ -111,8 +124,9 @@ def as_curl(body: dict[str, Any], origin: str) -> str:
 
 
 def as_python(body: dict[str, Any], origin: str) -> str:
-    extra = {"extra_body": {"falqon": body["falqon"]}} if "falqon" in body else {}
-    arguments = {name: value for name, value in body.items() if name != "falqon"} | extra
+    beyond = {name: body[name] for name in ("priority", "falqon") if name in body}  # OpenAI's
+    extra = {"extra_body": beyond} if beyond else {}
+    arguments = {name: value for name, value in body.items() if name not in beyond} | extra
     lines = [f"    {name}={_indented(pformat(value, width=80, sort_dicts=False))}," for name, value in arguments.items()]
     start = f'from openai import OpenAI\n\nclient = OpenAI(base_url="{origin}/v1")  # the key: OPENAI_API_KEY\n'
     return start + "\n".join(["job = client.fine_tuning.jobs.create(", *lines, ")", "print(job.id)"])
@@ -133,10 +147,33 @@ def _read(kind: Kind, text: str) -> Any:
                 return {"true": True, "false": False}.get(text, text)
             case "list":
                 return [part.strip() for part in text.split(",")]
+            case "json":
+                return json.loads(text)
+            case "pairs":
+                return _read_pairs(text)
             case _:
                 return text
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _read_pairs(text: str) -> dict[str, str]:
+    """Read `key=value` lines or a JSON object. Raises `ValueError`."""
+    if text.startswith("{"):
+        found: dict[str, str] = json.loads(text)
+        return found
+    lines = [line.partition("=") for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    pairs = {key.strip(): value.strip() for key, equals, value in lines if equals and key.strip()}
+    if len(pairs) < len(lines):
+        raise ValueError("a line without a key of its own")
+    return pairs
+
+
+def _written_pairs(pairs: dict[str, str]) -> str:
+    """Write `key=value` lines, or JSON where these would not be read back as the same pairs."""
+    lines = "\n".join(f"{key}={value}" for key, value in pairs.items())
+    same = not lines.startswith("{") and _read("pairs", lines.strip()) == pairs
+    return lines if same else json.dumps(pairs, indent=2, ensure_ascii=False)
 
 
 def _written(value: Any) -> str:

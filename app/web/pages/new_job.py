@@ -17,11 +17,12 @@ from app.web.file_view import FileView, view
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
 from app.web.text import age
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
 from falqon_core.spec.config import Recipe
 from falqon_core.spec.devices import DEVICES
 
 MAX_FILES = 200  # to choose from; an older one is found among the data
+MAX_JOB_FORM_BYTES = 2**18  # the longest metadata alone is 110 KiB when percent-encoded
 DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
 
 router = APIRouter(prefix="/jobs/new", route_class=PageRoute)
@@ -59,7 +60,7 @@ def new_job_page(app: App, request: Request, caller: Visitor, training_file: str
     return _page(app, request, caller, values)
 
 
-@router.post("/estimate", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.post("/estimate", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
 def estimate(app: App, request: Request, caller: Visitor, values: FormValues) -> Response:
     """The page as it is filled in; for the script that asks on every change, the parts that say what follows."""
     if "hx-request" not in request.headers:
@@ -71,7 +72,7 @@ def estimate(app: App, request: Request, caller: Visitor, values: FormValues) ->
     return HTMLResponse("".join(live.partial(f"#{id_}", "outerMorph", html) for id_, html in parts.items()))
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.post("", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
 def submit(app: App, request: Request, caller: WritingVisitor, values: FormValues) -> Response:
     body = _body(app, caller, values)
     wanted = job_form.request_of(body)
@@ -98,7 +99,8 @@ def _page(app: Services, request: Request, caller: Caller, values: Values, *, re
     context["files"] = {name: _with(values.get(name, ""), named) for name in ("training_file", "validation_file")}
     if refused is not None:
         context["errors"] = refused
-    context["opens_more"] = any(field.name in values or field.name in context["errors"] for field in job_form.MORE)
+    folded = ("priority", *job_form.UNREADABLE, *(field.name for field in job_form.MORE))
+    context["opens_more"] = any(name in values or name in context["errors"] for name in folded)
     return page(request, "new_job/page.html", caller, status_code=400 if refused else 200, **context)
 
 

@@ -3,8 +3,10 @@ import re
 import shlex
 import subprocess
 import sys
+from html import unescape
 
 import httpx
+import pytest
 
 from app.models import Scope
 from app.web import job_form
@@ -153,20 +155,81 @@ def test_a_job_is_filled_in_again_as_it_was(browser: httpx.Client, tenant: Tenan
     assert filled == fields
 
 
+def form_of(page: httpx.Response) -> dict[str, str]:
+    """What a browser would send of the page's form of a job."""
+    boxes = r'<(?:input|textarea) id="\w+" name="(\w+)"(?: value="([^"]*)")?[^>]*>(?:([^<]*)</textarea>)?'
+    filled = {name: unescape(value or text) for name, value, text in re.findall(boxes, page.text)}
+    for name, options in re.findall(r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', page.text, re.DOTALL):
+        chosen = re.search(r'value="([^"]*)" selected', options)
+        filled[name] = unescape(chosen[1]) if chosen else ""
+    return {name: text.replace("\n", "\r\n") for name, text in filled.items()}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"team": "support", "note": "a = b, c: d", "empty": ""},
+        {"two\nlines": "x\r\ny", "=": " kept ", "": "none"},
+        {f"{n}": "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 512 for n in range(16)},
+    ],
+    ids=["lines", "not-lines", "largest"],
+)
+def test_a_clone_through_the_form_keeps_metadata_priority_and_trackers(
+    browser: httpx.Client, tenant: Tenant, metadata: dict[str, str]
+) -> None:
+    wandb = {"project": "desk", "tags": ["a<b", "c"]}
+    said_before = {
+        "metadata": metadata,
+        "priority": -3,
+        "integrations": [{"type": "tensorboard"}, {"type": "wandb", "wandb": wandb}],
+    }
+    body = {"model": tenant.base_model, "training_file": tenant.upload()} | said_before
+    first = tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
+    page = browser.get(f"/jobs/new?like={first['id']}")
+    assert "<details open>" in page.text
+    second = tenant.http.get(f"/v1/fine_tuning/jobs/{send(browser, **form_of(page)).url.path[6:]}").json()
+    assert second["id"] != first["id"]
+    assert {name: second[name] for name in said_before} == {name: first[name] for name in said_before}
+    assert second["metadata"] == metadata
+
+
+def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_fields(browser: httpx.Client, tenant: Tenant) -> None:
+    filled = {"training_file": tenant.upload(), "model": tenant.base_model}
+    pairs = {"metadata": "team = support\r\n\r\nrank=8", "priority": "2", "integrations": '[{"type": "tensorboard"}]'}
+    job = tenant.http.get(f"/v1/fine_tuning/jobs/{send(browser, **filled, **pairs).url.path[6:]}").json()
+    assert (job["metadata"], job["priority"]) == ({"team": "support", "rank": "8"}, 2)
+    assert [one["type"] for one in job["integrations"]] == ["tensorboard"]
+    for wrong, name in (
+        ({"metadata": "team"}, "metadata"),
+        ({"metadata": "a=1\na=2"}, "metadata"),
+        ({"metadata": f"rank={'x' * 513}"}, "metadata"),
+        ({"priority": "11"}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"integrations": "wandb"}, "integrations"),
+        ({"integrations": '[{"type": "wandb"}]'}, "integrations"),
+    ):
+        assert list(said(send(browser, **filled, **wrong))) == [name]
+
+
 def test_the_same_request_as_curl_and_as_python(browser: httpx.Client, tenant: Tenant) -> None:
     """What is shown is run, with a key, and makes the same job."""
-    file = tenant.upload()
-    page = send(browser, "/estimate", training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60")
+    file, more = tenant.upload(), {"priority": "2", "metadata": "team=support"}
+    page = send(
+        browser, "/estimate", training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60", **more
+    )
     curl, python = (unescaped(code) for code in re.findall(r"<code>((?:curl|from openai).*?)</code>", page.text, re.DOTALL))
     environment = {"OPENAI_API_KEY": tenant.key, "PATH": "/usr/bin:/bin"}
     ids = [
         json.loads(subprocess.run(["/bin/sh", "-c", curl], env=environment, capture_output=True, check=True).stdout)["id"],
         subprocess.run([sys.executable, "-c", python], env=environment, capture_output=True, check=True, text=True).stdout.strip(),
-        send(browser, training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60").url.path[6:],
+        send(
+            browser, training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60", **more
+        ).url.path[6:],
     ]
     jobs = [tenant.http.get(f"/v1/fine_tuning/jobs/{id_}").json() for id_ in ids]
     assert len(set(ids)) == 3
     assert all((job["config"], job["budget"], job["suffix"]) == (jobs[0]["config"], jobs[0]["budget"], "told") for job in jobs)
+    assert all((job["priority"], job["metadata"]) == (2, {"team": "support"}) for job in jobs)
     assert shlex.split(curl)[-1].startswith("{")
 
 
