@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import pairwise
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -25,7 +26,24 @@ def size(num_bytes: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def usd(amount: object) -> str:
+    """Say as the service wrote it what it costs, unless that is less than a cent."""
+    written = one_line(amount)
+    try:
+        return "< $0.01" if 0 < Decimal(written) < Decimal("0.01") else f"${written}"
+    except ArithmeticError:
+        return f"${written}"
+
+
+def cost_of(accrued: object, projected: object) -> str:
+    """Say what a job has cost, and what it will have cost where that is known and reads differently."""
+    now, at_end = usd(accrued), "" if projected is None else usd(projected)
+    return f"{now} of about {at_end}" if at_end not in ("", now) else now
+
+
 def duration(seconds: float) -> str:
+    if 0 < seconds < 1:
+        return "< 1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

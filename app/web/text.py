@@ -22,6 +22,8 @@ def state(job: Job) -> str:
 
 
 def duration(seconds: float) -> str:
+    if 0 < seconds < 1:
+        return "< 1 s"
     minutes, rest = divmod(round(seconds), MINUTE)
     hours, minutes = divmod(minutes, 60)
     if hours >= 48:
@@ -81,9 +83,15 @@ def size(num_bytes: float) -> str:
 
 
 def usd(amount: str | Decimal) -> str:
-    """Cents where there are dollars, four digits where there are not."""
+    """Cents where there are dollars, four digits where there are not; less than a cent is not counted out."""
     value = Decimal(amount)
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
+    return "< $0.01" if 0 < value < Decimal("0.01") else rate(value)
+
+
+def rate(amount: str | Decimal) -> str:
+    """Dollars for an hour or a million tokens, which stay apart however small they are."""
+    value = Decimal(amount)
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
 
 
 def percent(share: float) -> str:
@@ -112,6 +120,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "metric": metric,
     "size": size,
     "usd": usd,
+    "rate": rate,
     "percent": percent,
     "said": said,
     "model_page": model_page,

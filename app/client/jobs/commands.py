@@ -110,7 +110,7 @@ def _cost(job: Json) -> str:
     cost = job.get("cost") or {}
     if cost.get("accrued") is None:
         return ""
-    return f"${cost['accrued']}" + (f" of about ${cost['projected']}" if cost.get("projected") not in (None, cost["accrued"]) else "")
+    return text.cost_of(cost["accrued"], cost.get("projected"))
 
 
 def _against(ratio: float | None) -> str:

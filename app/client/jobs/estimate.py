@@ -18,7 +18,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "tokens": f"{estimate['trained_tokens']:,}",
             "steps": f"{estimate['steps']:,}",
             "time": f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to {text.duration(seconds['high'])})",
-            "cost": f"${cost['expected']} (${cost['low']} to ${cost['high']})",
+            "cost": _between(*(text.usd(cost[name]) for name in ("expected", "low", "high"))),
             "memory": f"{memory}, {fits} on {estimate['device']}" if fits else f"{memory} on {estimate['device']}",
             "place in the queue": place(estimate["queue"]) if estimate.get("queue") else "",
             "known from": estimate.get("explanation") or estimate["basis"],
@@ -26,6 +26,10 @@ def show_estimate(client: Client, estimate: Json) -> None:
     )
     if estimate.get("reason"):
         client.out.console.print(Text(f"The service warns: {text.one_line(_words(estimate['reason']))}", "yellow"))
+
+
+def _between(expected: str, low: str, high: str) -> str:
+    return expected if expected == low == high else f"{expected} ({low} to {high})"
 
 
 def place(queue: Json) -> str:

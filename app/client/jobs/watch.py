@@ -113,7 +113,7 @@ def _conclude(client: Client, job: Json) -> None:
     if not client.out.as_json:
         cost = (job.get("cost") or {}).get("accrued")
         tokens = "" if job.get("trained_tokens") is None else f", {job['trained_tokens']:,} tokens"
-        client.out.say(f"{job['id']} succeeded{tokens}" + (f", ${cost}" if cost is not None else ""), "green")
+        client.out.say(f"{job['id']} succeeded{tokens}" + (f", {text.usd(cost)}" if cost is not None else ""), "green")
         client.out.say(f"Download it with: falqon download {job['fine_tuned_model']}")
 
 

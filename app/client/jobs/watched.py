@@ -95,4 +95,4 @@ class Watched:
         accrued, projected = self.latest.get("cost_accrued"), self.latest.get("cost_projected")
         if accrued is None:
             return ""
-        return f"${accrued}" + (f" of about ${projected}" if projected is not None else "")
+        return text.cost_of(accrued, projected)
