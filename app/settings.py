@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
     num_threads: int | None = Field(None, ge=1, description="CPU threads of the trainer; empty: all cores")
     prices: Path | None = Field(None, description="JSON file with what an hour of a device costs here; empty: the table that comes along")
+    alive_file: Path | None = Field(None, description="a worker touches it while it moves, for health checks; empty: none")
     device: str = Field("auto", description="price table entry of the device that trains; auto: the CPU")
 
     @field_validator("forwarded_allow_ips")

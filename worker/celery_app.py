@@ -6,7 +6,7 @@ from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, 
 
 from app import logging
 from app.broker import celery_settings
-from worker import process
+from worker import process, pulse
 from worker.workers import Poller
 
 app = Celery("falqon", include=["worker.tasks"])
@@ -21,6 +21,7 @@ def _configure_logging(**_: object) -> None:
 
 def _start_polling(instance: Any, **_: object) -> None:
     # Before Celery reaches for the broker, which may be dead.
+    pulse.show_in(process.settings().alive_file)
     _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
     for poller in _pollers:
         poller.start()

@@ -14,6 +14,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
 from falqon_core.spec.faults import fault
+from worker import pulse
 
 FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another
 TRY_AGAIN_SECONDS = 1.0  # the database may be back just before the fence
@@ -92,6 +93,7 @@ class Lease:
                 self.lose()
                 return
             pause, self._confirmed_at = self._heartbeat_seconds, asked_at
+            pulse.beat()
             self.desired = desired
 
     def _watch(self) -> None:

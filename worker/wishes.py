@@ -15,6 +15,7 @@ from app.models.wish import Wish
 from app.settings import Settings
 from app.storage import Storage, StorageAway
 from falqon_core.spec.errors import is_disk_full
+from worker import pulse
 from worker.bases import BaseMissing
 from worker.fetching import BytesDiffer
 from worker.looking import Looker
@@ -119,3 +120,4 @@ class Heartbeat:
                 if not wishes.renew(session, self._wish):
                     raise GivenUp
             self._renewed = now
+            pulse.beat()

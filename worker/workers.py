@@ -15,6 +15,7 @@ from app.files import checking
 from app.models import File, FileStatus
 from app.settings import Settings
 from app.storage import Storage, StorageAway
+from worker import pulse
 from worker.outage import StorageOutage
 from worker.supervisor import Supervisor
 
@@ -111,3 +112,4 @@ class Poller:
                 self._look()
             except Exception:  # the edge of the process: whatever it was, somebody has to look again
                 log.exception("looking failed")
+            pulse.beat()
