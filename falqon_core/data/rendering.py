@@ -4,12 +4,15 @@ Chat goes through the tokenizer's own template, so training sees what serving wi
 template marks with `{% generation %}`; without marks they are found by difference: an assistant turn is what the text gains
 over the rendered prompt before it. Trailing whitespace after the end-of-turn token is no target, since serving stops there.
 A template is a stranger's program: transformers runs it in Jinja's immutable sandbox, and here its time, memory and output are bounded.
+Finding turns without marks renders the chat up to each of them, which goes by the square of their number: turns past the tokens that
+are kept are not looked for, and the others have a limit.
 What is given up: a template that renders a turn differently once later turns follow (Qwen3 drops its thinking) cannot train
 on that turn, and says so.
 """
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +27,19 @@ from falqon_core.spec.shapes import Chat, ChatMessage, ChatRecord, CompletionRec
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MAX_RENDERED_CHARACTERS = 32 * 2**20  # of one record; its line in the file has at most a quarter of that
 MAX_REASON_CHARACTERS = 300
+MAX_RENDERED_MESSAGES = 2_000_000  # of one chat, to find its turns without marks: up to message 2,000, about two seconds
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """`targets` are [start, end) ranges of characters. `plain`: no template, so the tokenizer's own begin and end tokens apply."""
+    """A record as text. `plain`: no template, so the tokenizer's own begin and end tokens apply.
+
+    `find_targets` returns the learned ranges [start, end) of characters, of those that start after its argument perhaps none.
+    """
 
     text: str
-    targets: list[Span]
+    find_targets: Callable[[int], list[Span]]
     plain: bool
 
 
@@ -42,16 +49,16 @@ def render(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase) -> Rend
         return _render_chat(record, tokenizer)
     if isinstance(record, CompletionRecord):
         text = record.prompt + record.completion
-        return Rendered(text, [(len(record.prompt), len(text))], plain=True)
-    return Rendered(record.text, [(0, len(record.text))], plain=True)
+        return Rendered(text, lambda _: [(len(record.prompt), len(text))], plain=True)
+    return Rendered(record.text, lambda _: [(0, len(record.text))], plain=True)
 
 
 def render_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """What a model is given to answer: the text as a user's turn, or as it is where there is no chat template. Nothing of it is learned."""
     if tokenizer.chat_template is None:
-        return Rendered(text, [], plain=True)
+        return Rendered(text, lambda _: [], plain=True)
     chat = _Chat(Chat(messages=[ChatMessage(role="user", content=text)]), tokenizer)
-    return Rendered(chat.render(1, generation_prompt=True)[0], [], plain=False)
+    return Rendered(chat.render(1, generation_prompt=True)[0], lambda _: [], plain=False)
 
 
 def check_template(template: str) -> None:
@@ -71,8 +78,9 @@ def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rend
     text, marked = chat.render(len(chat.messages))
     learned = [index for index, message in enumerate(record.messages) if message.role == "assistant" and message.weight != 0]
     if chat.has_marks:
-        return Rendered(text, _weighted(marked, record.messages), plain=False)
-    return Rendered(text, [chat.turn(index, text) for index in learned], plain=False)
+        spans = _weighted(marked, record.messages)
+        return Rendered(text, lambda last: [span for span in spans if span[0] <= last], plain=False)
+    return Rendered(text, lambda last: chat.turns(learned, text, last), plain=False)
 
 
 def _weighted(marked: list[Span], messages: list[ChatMessage]) -> list[Span]:
@@ -119,6 +127,24 @@ class _Chat:
         if len(texts[0]) > MAX_RENDERED_CHARACTERS:
             raise ModelError("the model's chat template makes more than 32 Mi characters of one record, so it is not used", "model")
         return texts[0], spans[0] if spans else []
+
+    def turns(self, indices: Iterable[int], text: str, last_start: int) -> list[Span]:
+        """Return the ranges of these assistant messages, in their order, as far as they start at `last_start` or before."""
+        spans: list[Span] = []
+        num_rendered = 0
+        for index in indices:
+            span = self.turn(index, text)
+            if span[0] > last_start:
+                break
+            spans.append(span)
+            num_rendered += 2 * index + 1
+            if num_rendered > MAX_RENDERED_MESSAGES:
+                raise DatasetError(
+                    f"messages[{index}]: the model's chat template does not mark what is learned, so the chat is rendered up to each "
+                    f"learned turn, and {len(spans)} turns are too many for that; split the chat, or give earlier turns weight 0",
+                    "training_file",
+                )
+        return spans
 
     def turn(self, index: int, text: str) -> Span:
         """The range of `text` that assistant message `index` adds, up to and with its end-of-turn token."""

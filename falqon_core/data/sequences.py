@@ -115,13 +115,15 @@ class Encoder:
 
     def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, int]:
         """Mask and cut one tokenized text, and how many tokens were cut away; see `encode`."""
-        for start, _ in rendered.targets:
-            if not self._is_boundary(rendered.text, tokens, start):
+        targets = rendered.find_targets(self._last_start(rendered, tokens))
+        specials = np.flatnonzero(np.isin(tokens.ids, self._special_ids))
+        for start, _ in targets:
+            if not self._is_boundary(rendered.text, tokens, specials, start):
                 if not rendered.plain:
                     raise _melts(rendered.text, start)
                 tokens = self._tokenize_apart(rendered.text, start)
         ids, mask = tokens.ids, np.zeros(len(tokens.ids), dtype=bool)
-        for start, end in rendered.targets:
+        for start, end in targets:
             mask[np.searchsorted(tokens.starts, start) : np.searchsorted(tokens.starts, end)] = True
         if rendered.plain:
             ids = np.array([*self._begin, *ids, self._end_id()], dtype=np.int32)
@@ -130,12 +132,17 @@ class Encoder:
         limit = self.max_seq_length
         return Sequence(ids[:limit], mask[:limit]), max(0, len(ids) - limit)
 
-    def _is_boundary(self, text: str, tokens: Tokens, start: int) -> bool:
-        """Whether the tokens before `start` are those of the text before it alone."""
+    def _last_start(self, rendered: Rendered, tokens: Tokens) -> int:
+        """Return where a target may start so that something of it is kept."""
+        is_cut = not rendered.plain and len(tokens.ids) > self.max_seq_length
+        return int(tokens.starts[self.max_seq_length - 1]) if is_cut else len(rendered.text)
+
+    def _is_boundary(self, text: str, tokens: Tokens, specials: np.ndarray, start: int) -> bool:
+        """Whether the tokens before `start` are those of the text before it alone. `specials`: the indices of special tokens."""
         first = int(np.searchsorted(tokens.starts, start))
-        specials = np.flatnonzero(np.isin(tokens.ids[:first], self._special_ids))
-        tail = int(specials[-1]) if len(specials) else 0
-        prompt = text[tokens.starts[tail] if len(specials) else 0 : start]
+        num_before = int(np.searchsorted(specials, first))
+        tail = int(specials[num_before - 1]) if num_before else 0
+        prompt = text[tokens.starts[tail] if num_before else 0 : start]
         if prompt not in self._tails:
             self._tails[prompt] = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
         return self._tails[prompt] == tokens.ids[tail:first].tolist()

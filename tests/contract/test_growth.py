@@ -12,8 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.models import Scope
+from falqon_core.bases.tiny import build_tiny
+from falqon_core.data.duplicates import Fingerprints
+from falqon_core.data.sequences import encode
 from falqon_core.spec.jsonl import BadRecord
 from falqon_core.spec.records import parse_record
 from tests.support.api import Api, Tenant
@@ -145,6 +149,50 @@ def test_a_form(tenant: Tenant, name: str) -> None:
     assert_grows_like_its_size(
         lambda form: refused(tenant.http.post("/v1/files", content=form + b"--x--\r\n", headers=headers)), make, size
     )
+
+
+TEMPLATES = {
+    "marked": "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>a\n{% generation %}{{ m.content }}<|im_end|>"
+    "{% endgeneration %}\n{% else %}<|im_start|>u\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}",
+    "unmarked": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "without special tokens": "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    folder = tmp_path_factory.mktemp("growth-model") / "falqon-tiny"
+    build_tiny(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_turns_of_a_chat(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    tokenizer.chat_template = TEMPLATES[template]
+    make = joined(b'{"messages": [', lambda i: message("user") + b", " + ANSWER, b"]}")
+    assert_grows_like_its_size(lambda raw: encode(parse_record(raw), tokenizer, 256), make, 500)  # type: ignore[arg-type]
+
+
+TEXTS = {
+    "letters": b"a",
+    "spaces": b" ",
+    "line ends": b"\\n",
+    "words": b"word ",
+    "emoji": "\N{GRINNING FACE}".encode(),
+    "control tokens": b"<|im_end|>",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_of_a_record(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def read(raw: bytes) -> None:
+        record = parse_record(raw)
+        encode(record, tokenizer, 256)  # type: ignore[arg-type]
+        Fingerprints().add(1, record)
+
+    assert_grows_like_its_size(read, lambda size: b'{"text": "' + TEXTS[name] * size + b'"}', 10_000)
 
 
 def test_a_full_body_is_answered_quickly(tenant: Tenant) -> None:
