@@ -7,7 +7,7 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos downloads gpu clean
+.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos downloads gpu image-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -19,6 +19,7 @@ help:
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
 	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
+	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
 setup: $(VENV)/.installed assets
 
@@ -87,6 +88,10 @@ gpu: setup $(VENV)/.bench
 	card=$$(python -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))') && \
 	python -m falqon_core bench --json benchmarks/results/gpu-$$card.json > $(VENV)/gpu.md && \
 	mv $(VENV)/gpu.md benchmarks/results/gpu-$$card.md && cat benchmarks/results/gpu-$$card.md
+
+# Needs debootstrap (apt-get install debootstrap).
+image-check:
+	$(PYTHON) -m tests.deployment.image_check
 
 $(VENV)/.bench: $(VENV)/.installed
 	pip install --quiet --disable-pip-version-check --editable '.[worker,bench]'
