@@ -1,7 +1,7 @@
 """`falqon admin`: what reaches into the database and storage of the installation on this machine, without its API."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -22,17 +22,19 @@ def add_model(
     source: Annotated[str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")],
 ) -> None:
     """Add a base model to the catalogue."""
+    from app import installation
     from app.catalogue.importer import ModelNotAdded, add_base_model
-    from app.client.text import plain
+    from app.installation import Mismatch
     from app.settings import load_settings
     from app.storage import Storage
 
     settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
     try:
-        added = add_base_model(_database(settings), Storage(settings.resolved_storage_url), settings, model_id, source)
-    except ModelNotAdded as error:
-        typer.echo(plain(error), err=True)
-        raise typer.Exit(1) from None
+        installation.mark(database, storage)
+        added = add_base_model(database, storage, settings, model_id, source)
+    except (ModelNotAdded, Mismatch) as error:
+        _refuse(error)
     typer.echo(f"{model_id} is in the catalogue." if added else f"{model_id} was in the catalogue already.")
 
 
@@ -49,6 +51,55 @@ def create_key(
     with _database(load_settings()).transaction() as session:
         _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
+
+
+@app.command("garbage")
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")] = False,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Let it go, also what is held back.")] = False,
+) -> None:
+    """Look through the storage for objects that no row of the database names."""
+    from app import garbage
+    from app.installation import Refused
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    if dry_run == confirm:
+        raise typer.BadParameter("give one of --dry-run and --confirm")
+    settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    try:
+        if dry_run:
+            typer.echo(garbage.describe(database, storage))
+        else:
+            count = garbage.confirm(database, storage)
+            typer.echo(f"{count:,} objects without a row are removed in an hour, while an API runs.")
+    except Refused as error:
+        _refuse(error)
+
+
+@app.command("adopt-storage")
+def adopt_storage() -> None:
+    """Make the storage this database's own, after a restore or a copy; nothing of it is removed before `garbage --confirm`."""
+    from app import installation
+    from app.installation import Refused
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    try:
+        adopted = installation.adopt(database, storage)
+    except Refused as error:
+        _refuse(error)
+    typer.echo(f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database.")
+
+
+def _refuse(error: Exception) -> NoReturn:
+    from app.client.text import plain
+
+    typer.echo(plain(error), err=True)
+    raise typer.Exit(1)
 
 
 def _database(settings: "Settings") -> "Database":

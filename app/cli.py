@@ -44,13 +44,14 @@ def api(
 @app.command(rich_help_panel=PANEL)
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
+    from app.installation import Mismatch
     from app.keys.service import WeakAdminKey
     from app.prepare import NotPrepared, prepare
     from app.settings import load_settings
 
     try:
         secret = prepare(load_settings())
-    except (NotPrepared, WeakAdminKey) as error:
+    except (Mismatch, NotPrepared, WeakAdminKey) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if secret is not None:

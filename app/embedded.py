@@ -22,6 +22,7 @@ from app import valkey
 from app.broker import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.children import Child, say
 from app.client import local
+from app.installation import Mismatch
 from app.keys.service import WeakAdminKey
 from app.prepare import NotPrepared, key_for_this_machine, prepare, sign_in_link
 from app.server import raise_open_files
@@ -65,7 +66,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         with _only_one(folder, url):
             _refuse_taken_port(host, port)
             return Embedded(settings, host, port, url).serve()
-    except (NotPrepared, NotStarted, valkey.ValkeyMissing, WeakAdminKey) as error:
+    except (NotPrepared, NotStarted, valkey.ValkeyMissing, WeakAdminKey, Mismatch) as error:
         say(str(error))
         return error.exit_code if isinstance(error, NotStarted) else EXIT_FAILED
 

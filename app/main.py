@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
-from app import error_handlers, graders, health, logging, openapi
+from app import error_handlers, graders, health, installation, logging, openapi
 from app.artifacts import endpoints as artifacts
 from app.broker import Bell
 from app.catalogue import endpoints as catalogue
@@ -103,6 +103,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
         HealthMonitor(database, Storage(settings.resolved_storage_url, FOR_PROBES), redis),
     )
+    await run_in_threadpool(installation.refuse_mismatch, database, held.storage)
     app.state.services = held
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log

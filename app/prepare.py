@@ -3,7 +3,7 @@
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import ArgumentError
 
-from app import migrate
+from app import installation, migrate
 from app.catalogue.importer import ModelNotAdded, ensure_tiny_model
 from app.client import local
 from app.client.errors import NoConnection
@@ -13,7 +13,6 @@ from app.keys.service import authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.settings import Settings
 from app.storage import Storage
-from app.storage.storage import FOR_REQUESTS
 from app.web import link
 
 
@@ -22,7 +21,7 @@ class NotPrepared(Exception):
 
 
 def prepare(settings: Settings) -> str | None:
-    """Returns the API key if one was generated. Doing it twice changes nothing."""
+    """Return the API key if one was generated; idempotent. Raises `NotPrepared` and `installation.Mismatch`."""
     try:
         database = Database(settings.resolved_database_url)
     except ArgumentError as error:
@@ -48,7 +47,8 @@ def prepare(settings: Settings) -> str | None:
 
 def _bootstrap(database: Database, settings: Settings) -> str | None:
     # The key last: one that was made before something failed would never be shown.
-    storage = Storage(settings.resolved_storage_url, FOR_REQUESTS)
+    storage = Storage(settings.resolved_storage_url)
+    installation.mark(database, storage)
     ensure_tiny_model(database, storage, settings)
     return ensure_admin_key(database, settings)
 

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import installation
 from app.database import Database
 from app.storage import Storage
 
@@ -19,6 +20,7 @@ PROBE_SECONDS = 5.0  # between two probes of a part
 MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
 FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
 OK, UNKNOWN = "ok", "unknown"
+MISMATCH = "belongs to another database"
 # Without it hardly any request succeeds. Without the others most do, so the process stays in use.
 NEEDED = {"database"}
 
@@ -88,7 +90,7 @@ class HealthMonitor:
         self._watches = {
             "database": Watch("database", lambda: probe_database(database)),
             "redis": Watch("redis", lambda: probe_redis(redis)),
-            "storage": Watch("storage", lambda: probe_storage(storage)),
+            "storage": Watch("storage", lambda: probe_storage(database, storage)),
         }
 
     def start(self) -> None:
@@ -107,7 +109,7 @@ class HealthMonitor:
         checks = {name: watch.verdict for name, watch in self._watches.items()}
         missing = {name for name, verdict in checks.items() if verdict != OK}
         status: Literal["ok", "degraded", "unavailable"] = "degraded" if missing else "ok"
-        if missing & NEEDED:
+        if missing & NEEDED or MISMATCH in checks.values():
             status = "unavailable"
         return Readiness(status=status, checks=checks)
 
@@ -121,9 +123,15 @@ def probe_database(database: Database) -> str:
         return "unreachable"
 
 
-def probe_storage(storage: Storage) -> str:
+def probe_storage(database: Database, storage: Storage) -> str:
     try:
         storage.probe()
+        installation.check(database, storage)
+    except installation.Mismatch as error:  # the log has the names of both
+        log.error("not ready", reason=str(error))
+        return MISMATCH
+    except (installation.NotMarked, SQLAlchemyError):
+        return OK
     except (StorageError, OSError):
         return "not writable"
     return OK

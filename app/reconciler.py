@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from obstore.exceptions import BaseError as StorageError
@@ -13,6 +14,7 @@ from app import garbage, orphans
 from app.broker import Bell
 from app.database import Database, now_plus
 from app.files import service as files
+from app.installation import Guard, Refused
 from app.jobs import claims
 from app.models import File, FileStatus, Job
 from app.settings import Settings
@@ -38,13 +40,15 @@ class Reconciler:
         self._bell = bell
         self._settings = settings
         self._files_rung_at: dict[str, float] = {}
+        self._guard = Guard(database, storage)
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in self._loops.items()]
 
     @property
     def _loops(self) -> dict[str, Callable[[], None]]:
-        """Two, because looking through a large storage takes long, and jobs of silent workers must not wait for it."""
-        return {"reconciler": self._work, "garbage": self._collect}
+        """Looking through a large storage takes long, and so does a silent one: jobs of silent workers must not wait for it."""
+        repeat = self._repeat
+        return {"reconciler": partial(repeat, self.tick), "sweeper": partial(repeat, self.sweep), "garbage": self._collect}
 
     def start(self) -> None:
         for thread in self._threads:
@@ -64,12 +68,19 @@ class Reconciler:
             self._bell.ring_file(file_id)
         uploads.expire(self._database)
         files.remove_expired(self._database)
-        self._sweep()
 
-    def _work(self) -> None:
+    def sweep(self) -> None:
+        """Raises `SQLAlchemyError` when the database is away."""
+        try:
+            if self._guard.allows():
+                orphans.sweep(self._database, self._storage)
+        except (OSError, StorageError) as error:  # the rows stay, and the next sweep tries again
+            log.warning("reconciler: the storage is away", error=str(error))
+
+    def _repeat(self, work: Callable[[], None]) -> None:
         while not self._ended.wait(TICK_SECONDS):
             try:
-                self.tick()
+                work()
             except SQLAlchemyError as error:
                 log.warning("reconciler: the database is away", error=str(error))
             except Exception:  # the edge of a thread: whatever it was, the next tick has to come
@@ -83,6 +94,8 @@ class Reconciler:
                 garbage.collect(self._database, self._storage)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
+            except Refused as error:
+                log.error("reconciler: garbage not collected", reason=str(error))
             except Exception:  # as above
                 log.exception("reconciler: garbage not collected")
             self._ended.wait(COLLECT_SECONDS)
@@ -97,12 +110,6 @@ class Reconciler:
                 fault("before_rescue_commit")
         for job_id in rescued:
             log.warning("rescued from a silent worker", job_id=job_id)
-
-    def _sweep(self) -> None:
-        try:
-            orphans.sweep(self._database, self._storage)
-        except (OSError, StorageError) as error:  # the rows stay, and the next tick tries again
-            log.warning("reconciler: the storage is away", error=str(error))
 
     def _unheard_jobs(self) -> list[str]:
         """Of the oldest few; their `rung_at` is set first, so that of many reconcilers one rings."""

@@ -4,7 +4,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
-from app import logging
+from app import installation, logging
 from app.broker import celery_settings
 from worker import process, pulse
 from worker.workers import Poller
@@ -20,6 +20,10 @@ def _configure_logging(**_: object) -> None:
 
 
 def _start_polling(instance: Any, **_: object) -> None:
+    try:
+        installation.wait_until_known(process.database(), process.storage())
+    except installation.Mismatch as error:
+        raise SystemExit(str(error)) from None
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
     _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))

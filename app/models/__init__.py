@@ -11,6 +11,7 @@ from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
 from app.models.inspection import Inspection
+from app.models.installation import Installation
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
@@ -42,6 +43,7 @@ __all__ = [
     "File",
     "FileStatus",
     "Inspection",
+    "Installation",
     "Job",
     "JobMetadata",
     "JobStatus",

@@ -47,6 +47,16 @@ def probe() -> str:
     return "probe"
 
 
+def installation() -> str:
+    """Holds the id by which the storage knows its database."""
+    return "installation"
+
+
+def generation() -> str:
+    """Counts up with the database; see `app.installation`."""
+    return "installation-generation"
+
+
 def relative(name: str) -> str:
     """`name`, if as a path it leads downwards and nowhere else, on any system. Raises `ValueError`."""
     parts = name.split("/")

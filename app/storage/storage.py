@@ -3,8 +3,9 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -24,6 +25,12 @@ UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a f
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
+class Listed(NamedTuple):
+    key: str
+    bytes: int
+    modified: datetime  # by the storage's clock
+
+
 class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out.
 
@@ -34,6 +41,7 @@ class Storage:
         """Wait for an object store as long as `patience` says, or else as long as a request may."""
         limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without what may be a secret
         self._root: Path | None = None
         self._store: ObjectStore
         if parts.scheme == "file":
@@ -142,13 +150,37 @@ class Storage:
         with reaching():
             return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
-    def old_keys(self, prefix: str, age: timedelta) -> Iterator[list[str]]:
-        """Objects that have stood for so long by the storage's own clock, in batches."""
+    def now(self) -> datetime:
+        """The storage's own clock."""
         self.probe()
         with reaching():
-            latest = obstore.head(self._store, keys.probe())["last_modified"] - age
+            modified: datetime = obstore.head(self._store, keys.probe())["last_modified"]
+        return modified
+
+    def objects(self, prefix: str) -> Iterator[list[Listed]]:
+        """All of them, in batches."""
+        with reaching():
             for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
-                yield [meta["path"] for meta in batch if meta["last_modified"] < latest]
+                yield [Listed(meta["path"], meta["size"], meta["last_modified"]) for meta in batch]
+
+    def holds_any(self, prefix: str) -> bool:
+        """Whether an object begins so."""
+        with reaching():
+            return any(obstore.list(self._store, prefix, chunk_size=1))
+
+    def read(self, key: str) -> bytes | None:
+        """A small object whole; None where there is none."""
+        with reaching():
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError:
+                return None
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Write an object that no row names and that does change."""
+        with reaching():
+            obstore.put(self._store, key, content)
+            self._sync(key)
 
     def remove_unfinished(self, age: timedelta) -> None:
         """What writers that were killed left in a local folder, under names that are no keys. Buckets have a rule of their own for it."""

@@ -6,7 +6,7 @@ from alembic import op
 from migrations.operations import create_index, has_column
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 

@@ -1,18 +1,36 @@
 import os
+import threading
 import time
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
-from app import garbage, orphans
+from app import garbage, installation, migrate, orphans
+from app.broker import Bell
 from app.catalogue import service as catalogue
 from app.database import Database, now, now_plus
 from app.files import service as files
 from app.jobs import service as jobs
-from app.models import DEFAULT_PROJECT_ID, Artifact, DeliveryStatus, File, JobStatus, Model, Orphan, WebhookDelivery, WebhookEndpoint
+from app.models import (
+    DEFAULT_PROJECT_ID,
+    Artifact,
+    DeliveryStatus,
+    File,
+    Installation,
+    JobStatus,
+    Model,
+    Orphan,
+    Project,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from app.reconciler import Reconciler
+from app.storage import Storage
 from tests.support.house import House
 
 
@@ -24,7 +42,9 @@ def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[Hou
 
 
 def age(house: House, hours: float = 23) -> None:
-    """Of everything that is stored now."""
+    """Of everything that is stored now, and of the database."""
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(created_at=now_plus(-3600 * hours - 60)))
     moment = time.time() - 3600 * hours
     for path in (house.settings.data_dir / "objects").rglob("*"):
         os.utime(path, (moment, moment))
@@ -150,3 +170,167 @@ def test_a_job_that_ended_keeps_its_checkpoints(house: House) -> None:
     assert garbage.collect(house.database, house.storage) == 0
     assert house.job(job_id).status == JobStatus.SUCCEEDED
     assert len(house.checkpoints(job_id)) == 2
+
+
+def leave(house: House, count: int, folder: str = "lost") -> set[str]:
+    """What looks like the work of others to whoever has no rows of it."""
+    left = {f"projects/{folder}/{number}" for number in range(count)}
+    path = house.settings.data_dir / "objects" / "projects" / folder
+    path.mkdir(parents=True)
+    for key in left:
+        (path / key.rpartition("/")[2]).write_bytes(b"1")
+    return left
+
+
+def announced(house: House) -> set[str]:
+    with house.database.read() as session:
+        return set(session.scalars(select(Orphan.storage_key)))
+
+
+def test_a_wrong_database_lets_nothing_go(house: House, tmp_path: Path) -> None:
+    house.add_job()
+    wrong = Database(f"sqlite:///{tmp_path / 'wrong.db'}")
+    migrate.upgrade(wrong)
+    with wrong.transaction() as session:
+        session.add(Project(id=DEFAULT_PROJECT_ID, name="default", created_at=now(session) - timedelta(days=9)))
+    age(house)
+    kept = objects(house)
+    for database in (wrong, Database(house.settings.resolved_database_url)):
+        reconciler = Reconciler(database, house.storage, Bell(house.settings), house.settings)
+        if database is wrong:
+            with pytest.raises(installation.Mismatch):
+                garbage.collect(database, house.storage)
+            with pytest.raises(installation.Mismatch):
+                garbage.confirm(database, house.storage)
+            orphans.put(wrong, house.storage, "projects/p/announced", [b"1"])
+        with database.transaction() as session:
+            session.execute(update(Orphan).values(due_at=now_plus(-1)))
+        reconciler.sweep()
+        database.dispose()
+    assert objects(house) == kept | {"projects/p/announced"}
+
+
+def test_a_restored_copy_lets_nothing_go_until_confirmed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a dump of yesterday: it has the right id, and no row of what was made since then."""
+    with house.database.transaction() as session:
+        orphans.abandon(session, ["projects/lost/0"])  # being written while the dump was made
+    garbage.collect(house.database, house.storage)
+    with house.database.read() as session:
+        dumped = session.query(Installation).one().generation
+    garbage.collect(house.database, house.storage)
+    left = leave(house, 3)
+    age(house)
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(generation=dumped))
+        session.execute(update(Orphan).values(due_at=now_plus(-1)))
+    reconciler = Reconciler(house.database, house.storage, Bell(house.settings), house.settings)
+    with pytest.raises(installation.Restored, match="older copy"):
+        garbage.collect(house.database, house.storage)
+    reconciler.sweep()
+    assert left <= objects(house)
+    assert announced(house) == {"projects/lost/0"}
+    said = garbage.describe(house.database, house.storage)
+    assert "Without a row for 22 hours: 2 (2 bytes)" in said
+    assert "older copy" in said
+    assert garbage.confirm(house.database, house.storage) == 2
+    monkeypatch.setattr(installation, "ADVANCE_SECONDS", 0.0)
+    Reconciler(house.database, house.storage, Bell(house.settings), house.settings).sweep()
+    sweep_an_hour_later(house)
+    assert not left & objects(house)
+    assert "Nothing is held back" in garbage.describe(house.database, house.storage)
+
+
+def test_more_than_a_thousand_wait_for_an_admin(house: House) -> None:
+    left = leave(house, garbage.NAMELESS)
+    age(house)
+    assert garbage.collect(house.database, house.storage) == len(left)
+    with house.database.transaction() as session:
+        session.execute(delete(Orphan))
+    more = leave(house, 1, "more")
+    age(house)
+    with pytest.raises(garbage.Held, match=r"1,001 of 1,004 objects have no row.*--dry-run"):
+        garbage.collect(house.database, house.storage)
+    assert announced(house) == set()
+    assert "1,001 of 1,004" in garbage.describe(house.database, house.storage)
+    assert garbage.confirm(house.database, house.storage) == 1001
+    assert announced(house) == left | more
+
+
+def test_of_many_objects_one_in_a_hundred_may_go() -> None:
+    assert garbage.Survey(listed=500_000, nameless=5000).held() is None
+    assert "more than 5,000" in (garbage.Survey(listed=500_000, nameless=5001).held() or "")
+
+
+def test_a_database_younger_than_the_objects_lets_nothing_go(house: House) -> None:
+    left = leave(house, 2)
+    age(house)
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(created_at=now_plus(-3600)))
+    with pytest.raises(garbage.Held, match="2 objects without a row are older than the database"):
+        garbage.collect(house.database, house.storage)
+    assert announced(house) == set()
+    assert garbage.confirm(house.database, house.storage) == 2
+    assert announced(house) == left
+
+
+def test_many_more_than_fit_into_memory_are_announced_in_turns(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "ANNOUNCED_AT_ONCE", 2)
+    left = leave(house, 5)
+    age(house)
+    assert garbage.collect(house.database, house.storage) == 2
+    assert garbage.confirm(house.database, house.storage) == 3
+    assert announced(house) == left
+
+
+def test_one_collects_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = leave(house, 3)
+    age(house)
+    storage = Storage(house.settings.resolved_storage_url)
+    listing, go_on = threading.Event(), threading.Event()
+    now_of_storage = storage.now
+
+    def slowly() -> datetime:
+        listing.set()
+        assert go_on.wait(30)
+        return now_of_storage()
+
+    monkeypatch.setattr(storage, "now", slowly)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(garbage.collect, house.database, storage)
+        assert listing.wait(30)
+        assert garbage.collect(house.database, house.storage) == 0
+        with pytest.raises(garbage.Held, match="try again"):
+            garbage.confirm(house.database, house.storage)
+        assert announced(house) == set()
+        go_on.set()
+        assert first.result() == len(left)
+    leave(house, 1, "later")
+    age(house)
+    assert garbage.collect(house.database, house.storage) == 1, "the turn was given back"
+
+
+def test_the_turn_of_a_collector_that_was_killed_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(house, 1)
+    age(house)
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(collector="killed", collecting_until=now_plus(3600)))
+    assert garbage.collect(house.database, house.storage) == 0
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(collecting_until=now_plus(-1)))
+    assert garbage.collect(house.database, house.storage) == 1
+
+
+def test_who_was_too_slow_lets_nothing_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "TURN_SECONDS", 0.0)
+    leave(house, 1)
+    age(house)
+    monkeypatch.setattr(house.storage, "now", partial(_lose_the_turn, house, house.storage.now))
+    with pytest.raises(garbage.Held, match="too slow"):
+        garbage.collect(house.database, house.storage)
+    assert announced(house) == set()
+
+
+def _lose_the_turn(house: House, now_of_storage: Callable[[], datetime]) -> datetime:
+    with house.database.transaction() as session:
+        session.execute(update(Installation).values(collector="another"))
+    return now_of_storage()

@@ -101,11 +101,11 @@ def test_a_storage_that_cannot_delete_is_asked_again_later(house: House, reconci
     with house.database.transaction() as session:
         orphans.abandon(session, ["stone/part"])
     let_an_hour_pass()
-    reconciler.tick()
+    reconciler.sweep()
     assert orphans_left() == 2
     house.storage.delete("stone")
     let_an_hour_pass()
-    reconciler.tick()
+    reconciler.sweep()
     assert orphans_left() == 0
     assert "pebble" not in house.storage.keys("")
 

@@ -13,12 +13,13 @@ from sqlalchemy import select, update
 from app import garbage, orphans
 from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
-from app.models import Artifact, Checkpoint, Event, Job, JobStatus, Model, Orphan
+from app.models import Artifact, Checkpoint, Event, Installation, Job, JobStatus, Model, Orphan
 from app.storage import keys
 from falqon_core.spec.layout import MANIFEST
 from tests.support.records import Records
 from tests.support.toy_trainer import Toy, sha256, weights_of
 
+OWN = {keys.probe(), keys.installation(), keys.generation()}  # what the storage holds of its own
 OLD = timedelta(days=2).total_seconds()
 STORED_SECONDS = 1.5  # a checkpoint of the toy trainer, on a busy machine
 
@@ -136,12 +137,14 @@ def check_nothing_nameless(records: Records) -> None:
     for path in root.rglob("*"):
         if path.is_file():
             os.utime(path, times=(time.time() - OLD,) * 2)
-    garbage.collect(records.database, records.storage)
+    with records.database.transaction() as session:
+        session.execute(update(Installation).values(collecting_until=None))  # of an API that was killed
+    garbage.confirm(records.database, records.storage)
     with records.database.transaction() as session:
         session.execute(update(Orphan).values(due_at=now_plus(-1)))
     while orphans.sweep(records.database, records.storage):
         pass
-    stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {keys.probe()}
+    stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - OWN
     with records.database.read() as session:
         assert orphans.named(session, stored) == stored, "bytes that nothing names"
 

@@ -38,7 +38,7 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     api = Api(
         f"sqlite:///{tmp_path / 'falqon.db'}",
         tmp_path,
-        storage_url=f"{store.url}/objects",
+        storage_url=f"{store.url}/{tmp_path.name}",
         download_redirects=False,
     )
     tenant = Tenant(api)

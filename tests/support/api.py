@@ -11,7 +11,7 @@ import uvicorn
 from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 
-from app import migrate, server
+from app import installation, migrate, server
 from app.database import Database
 from app.files import checking
 from app.ids import new_id
@@ -51,6 +51,7 @@ class Api:
         self.database = Database(self.settings.resolved_database_url)
         self.storage = Storage(self.settings.resolved_storage_url)
         migrate.upgrade(self.database)
+        installation.mark(self.database, self.storage)
         self.app = create_app(self.settings)
         served = server.options(self.settings)
         config = uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2, **served)

@@ -10,6 +10,7 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy import update
 
+from app import installation
 from app.database import Database
 from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
@@ -45,6 +46,7 @@ class House(Records):
             num_threads=2,
         )
         super().__init__(database, Storage(self.settings.resolved_storage_url))
+        installation.mark(database, self.storage)
         self._children: list[Fork] = []
         with database.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))

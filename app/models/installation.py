@@ -1,0 +1,21 @@
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+ONLY = 1
+
+
+class Installation(Base):
+    """The one row by which this database and its storage know each other; see `app.installation`."""
+
+    __tablename__ = "installation"
+
+    number: Mapped[int] = mapped_column(primary_key=True, default=ONLY)  # so that there is one row
+    id: Mapped[str]
+    created_at: Mapped[CreatedAt]  # since when the database exists
+    stored: Mapped[bool] = mapped_column(default=False)  # the storage has been given the id
+    generation: Mapped[int] = mapped_column(default=0)  # never behind the storage's
+    collector: Mapped[str | None]  # who looks through the storage, and until when nobody else may
+    collecting_until: Mapped[datetime | None]
