@@ -73,7 +73,7 @@ def collect_garbage(
             typer.echo(garbage.describe(database, storage))
         else:
             count = garbage.confirm(database, storage)
-            typer.echo(f"{count:,} objects without a row are removed in an hour, while an API runs.")
+            typer.echo(f"Objects without a row, to be removed in an hour by a running API: {count:,}")
     except Refused as error:
         _refuse(error)
 

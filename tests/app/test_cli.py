@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,3 +111,28 @@ def test_a_key_that_can_be_guessed_opens_nothing_to_other_machines(tmp_path: Pat
         assert refused.returncode == 1
         assert "FALQON_ADMIN_KEY can be guessed" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_garbage_and_a_storage_of_another(tmp_path: Path) -> None:
+    left, right = tmp_path / "left", tmp_path / "right"
+    for folder in (left, right):
+        assert falqon(folder, "migrate").returncode == 0
+    lost = left / "objects" / "projects" / "p" / "lost"
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"12345")
+    os.utime(lost, (1, 1))
+    said = falqon(left, "admin", "garbage", "--dry-run")
+    assert "Without a row for 22 hours: 1 (5 bytes)" in said.stdout, said.stderr
+    assert "projects/p/lost" in said.stdout
+    assert "older than the database" in said.stdout
+    assert falqon(left, "admin", "garbage").returncode == 2
+    assert "running API: 1\n" in falqon(left, "admin", "garbage", "--confirm").stdout
+    shutil.copy(left / "falqon.db", right / "falqon.db")
+    for arguments in (("migrate",), ("admin", "garbage", "--confirm"), ("up", "--port", str(free_port()))):
+        refused = falqon(right, *arguments)
+        assert refused.returncode == 1
+        assert "falqon admin adopt-storage" in refused.stderr.replace("\n", " ")
+        assert "Traceback" not in refused.stderr
+    assert "belongs to this database" in falqon(right, "admin", "adopt-storage").stdout
+    assert falqon(right, "migrate").returncode == 0
+    assert "older copy" in falqon(right, "admin", "garbage", "--dry-run").stdout

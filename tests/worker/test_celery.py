@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from app.broker import Bell
 from app.jobs import claims
 from app.models import JobStatus
+from app.storage import keys
 from tests.support.house import ROOT, House
 from tests.support.toy_trainer import Toy
 from tests.support.valkey import Valkey
@@ -136,3 +138,23 @@ def test_the_worker_imports_neither_torch_nor_fastapi() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_with_the_storage_of_another_claims_nothing(silent_house: House) -> None:
+    house = silent_house
+    job_id = house.add_job()
+    house.storage.replace(keys.installation(), b"inst_of_another")
+    worker = house.start_worker()
+    assert worker.wait(30) == 1
+    said = (house.settings.data_dir / "worker.log").read_text()
+    assert "inst_of_another" in said
+    assert "run `falqon admin adopt-storage`" in said
+    assert (house.job(job_id).status, house.attempts(job_id)) == (JobStatus.QUEUED, [])
+
+
+def test_a_worker_with_an_empty_folder_of_its_own_says_so(silent_house: House, tmp_path: Path) -> None:
+    """As on a machine that does not share the storage with the API."""
+    url = (tmp_path / "own").as_uri()
+    worker = silent_house.start_worker("cpu", STORAGE_URL=url)
+    assert worker.wait(30) == 1
+    assert url in (silent_house.settings.data_dir / "worker.log").read_text()
