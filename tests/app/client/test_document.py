@@ -60,8 +60,10 @@ def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
-    _, make_key = block(DOCUMENT, "falqon admin")
+    _, make_key, dry_run, adopt = block(DOCUMENT, "falqon admin")
     assert run(make_key, service, folder).startswith("ft_live_")
+    assert "Nothing is held back" in run(dry_run, service, folder)
+    assert "belonged already" in run(adopt, service, folder)
 
 
 @pytest.mark.parametrize(
