@@ -1,5 +1,7 @@
 """A wrong or a restored database must not be taken for the one that the storage was filled by."""
 
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -220,6 +222,22 @@ def test_a_storage_that_is_away_is_no_mismatch(make: Make) -> None:
     database = make("a")
     away = Storage("http://127.0.0.1:1/")
     installation.refuse_mismatch(database, away)
+
+
+def test_a_worker_waits_until_it_is_known(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "RETRY_SECONDS", 0.01)
+    database = Database(f"sqlite:///{tmp_path / 'late.db'}")
+    (tmp_path / "objects" / "installation" / "in_the_way").mkdir(parents=True)  # cannot be read
+    waiting = threading.Thread(target=installation.wait_until_known, args=[database, storage], daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    migrate.upgrade(database)
+    shutil.rmtree(tmp_path / "objects" / "installation")
+    installation.mark(database, storage)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    database.dispose()
 
 
 def test_the_api_refuses_to_start_and_says_why(make: Make, tmp_path: Path, storage: Storage) -> None:

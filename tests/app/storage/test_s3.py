@@ -188,3 +188,16 @@ def test_where_clients_cannot_reach_the_store_the_api_carries_the_bytes(
         assert (part.status_code, part.content, part.headers["content-range"]) == (206, WEIGHTS[5:10], f"bytes 5-9/{len(WEIGHTS)}")
     finally:
         server.close()
+
+
+def test_a_small_object_is_read_replaced_and_listed(storage: Storage) -> None:
+    assert storage.read("marks/one") is None
+    assert not storage.holds_any("marks/")
+    for content in (b"1", b"22"):
+        storage.replace("marks/one", content)
+        assert storage.read("marks/one") == content
+    assert storage.holds_any("marks/")
+    ((listed,),) = storage.objects("marks/")
+    assert (listed.key, listed.bytes) == ("marks/one", 2)
+    assert abs(storage.now() - listed.modified) < timedelta(minutes=5)
+    assert storage.address == "s3://models/tests"
