@@ -130,6 +130,7 @@ class Fleet:
         if time.monotonic() > self._reconcile_at:
             try:
                 self._reconciler.tick()
+                self._reconciler.sweep()
                 if self.resumes_full_disks:
                     self._resume()
             except AWAY:

@@ -55,7 +55,7 @@ def test_a_file_expires_once_no_job_needs_it(house: House) -> None:
     assert deleted(house, file_id)
     assert house.storage.keys("projects") == [key], "a download may be under way"
     let_an_hour_pass(house)
-    reconciler.tick()
+    reconciler.sweep()
     assert house.storage.keys("projects") == []
     assert service.remove_expired(house.database) == 0
 
