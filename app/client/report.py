@@ -71,6 +71,8 @@ def _facts(inspection: Json) -> Iterator[tuple[str, object]]:
     yield "bad records", result["bad_records"] or ""
     for number, error in enumerate(result["errors"], 1):
         yield f"error {number}", error
+    for number, warning in enumerate(result.get("warnings", ()), 1):  # none from a service that is older
+        yield f"warning {number}", warning["message"]
 
 
 def _alike(found: Json) -> str:

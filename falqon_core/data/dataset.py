@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.rendering import Rendered, render
 from falqon_core.data.sequences import Encoder, Pair, Sequence
+from falqon_core.data.warnings import WarningCounts, control_tokens
 from falqon_core.spec.config import MethodName
 from falqon_core.spec.errors import DatasetError
+from falqon_core.spec.inspection import DataWarning
 from falqon_core.spec.jsonl import BadRecord, lines_of_file
 from falqon_core.spec.records import MixedShapes, read_records, too_many_bad
 from falqon_core.spec.shapes import PreferenceRecord, Record, method_for, shape_of, wrong_kind
@@ -40,6 +42,7 @@ class Dataset:
     num_without_targets: int = 0
     num_bad: int = 0
     first_bad: str = ""
+    warnings: tuple[DataWarning, ...] = ()
 
     @property
     def num_truncated(self) -> int:
@@ -86,6 +89,7 @@ class Encoded(NamedTuple):
     record: Record
     item: Sequence | Pair
     cut: tuple[int, ...]
+    rendered: list[Rendered]
 
     @property
     def lengths(self) -> list[int]:
@@ -110,12 +114,15 @@ def load_dataset(
     """
     sequences, truncated, num_without_targets = [], [], 0
     num_bad, first_bad = 0, ""
+    counts = WarningCounts(control_tokens(tokenizer))
     for found in encode_file(path, tokenizer, max_seq_length, param, method):
         if isinstance(found, DatasetError):
             if max_bad_fraction == 0:
                 raise found
             num_bad, first_bad = num_bad + 1, first_bad or str(found)
-        elif found.item.has_targets:
+            continue
+        counts.add(found.line, found.record, found.rendered)
+        if found.item.has_targets:
             sequences.append(found.item)
             truncated.append(any(found.cut))
         else:
@@ -128,7 +135,7 @@ def load_dataset(
             "the file is empty" if num_without_targets == 0 else f"nothing to learn is left within {max_seq_length} tokens of any record"
         )
         raise DatasetError(reason, param)
-    return Dataset(sequences, np.array(truncated, dtype=bool), num_without_targets, num_bad, first_bad)
+    return Dataset(sequences, np.array(truncated, dtype=bool), num_without_targets, num_bad, first_bad, tuple(counts.warnings()))
 
 
 def encode_file(
@@ -176,7 +183,7 @@ def _encode_batch(batch: list[tuple[int, Record | DatasetError]], encoder: Encod
             yield _blamed(number, error, param)
             continue
         item = encoded[0][0] if len(encoded) == 1 else Pair(encoded[0][0], encoded[1][0])
-        yield Encoded(number, record, item, tuple(num_cut for _, num_cut in encoded))
+        yield Encoded(number, record, item, tuple(num_cut for _, num_cut in encoded), ones)
 
 
 def _rendered(line: int, record: Record | DatasetError, encoder: Encoder, param: str) -> list[Rendered] | DatasetError:

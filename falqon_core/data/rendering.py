@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
@@ -29,6 +29,7 @@ MAX_RENDERED_CHARACTERS = 32 * 2**20  # of one record; its line in the file has 
 MAX_REASON_CHARACTERS = 300
 MAX_RENDERED_MESSAGES = 2_000_000  # of one chat, to find its turns without marks: up to message 2,000, about two seconds
 Span = tuple[int, int]
+DroppedField = Literal["tool_calls", "tools"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Rendered:
     """A record as text. `plain`: no template, so the tokenizer's own begin and end tokens apply.
 
     `find_targets` returns the learned ranges [start, end) of characters, of those that start after its argument perhaps none.
+    `dropped`: the fields of the record without which the template writes the same.
     """
 
     text: str
     find_targets: Callable[[int], list[Span]]
     plain: bool
+    dropped: tuple[DroppedField, ...] = ()
 
 
 def render(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -79,8 +82,8 @@ def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rend
     learned = [index for index, message in enumerate(record.messages) if message.role == "assistant" and message.weight != 0]
     if chat.has_marks:
         spans = _weighted(marked, record.messages)
-        return Rendered(text, lambda last: [span for span in spans if span[0] <= last], plain=False)
-    return Rendered(text, lambda last: chat.turns(learned, text, last), plain=False)
+        return Rendered(text, lambda last: [span for span in spans if span[0] <= last], plain=False, dropped=chat.dropped(text))
+    return Rendered(text, lambda last: chat.turns(learned, text, last), plain=False, dropped=chat.dropped(text))
 
 
 def _weighted(marked: list[Span], messages: list[ChatMessage]) -> list[Span]:
@@ -108,11 +111,34 @@ class _Chat:
 
     def render(self, num_messages: int, generation_prompt: bool = False) -> tuple[str, list[Span]]:
         """The text of the first `num_messages` messages, and the ranges that the template marks."""
+        return self._render(self.messages[:num_messages], self.tools, generation_prompt)
+
+    def dropped(self, text: str) -> tuple[DroppedField, ...]:
+        """Return the fields of the chat that leave no trace in `text`, which is the whole chat's."""
+        fields: list[DroppedField] = []
+        if any("tool_calls" in message for message in self.messages):
+            bare = [{name: value for name, value in message.items() if name != "tool_calls"} for message in self.messages]
+            if self._writes(text, bare, self.tools):
+                fields.append("tool_calls")
+        if self.tools and self._writes(text, self.messages, None):
+            fields.append("tools")
+        return tuple(fields)
+
+    def _writes(self, text: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> bool:
+        """Return whether the template makes just this text of them; one that refuses them does not."""
+        try:
+            return self._render(messages, tools, generation_prompt=False)[0] == text
+        except (DatasetError, ModelError):
+            return False
+
+    def _render(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generation_prompt: bool
+    ) -> tuple[str, list[Span]]:
         try:
             texts, spans = bounded(
                 lambda: render_jinja_template(
-                    [self.messages[:num_messages]],
-                    tools=self.tools,
+                    [messages],
+                    tools=tools,
                     chat_template=self.template,
                     return_assistant_tokens_mask=self.has_marks,
                     add_generation_prompt=generation_prompt,
@@ -122,7 +148,7 @@ class _Chat:
         except OutOfBounds as error:
             raise ModelError(f"the model's chat template {error} for one record, so it is not used", "model") from None
         except Exception as error:  # the template's own, which may be any
-            what = "refuses the messages" if num_messages else "cannot begin with an assistant message"
+            what = "refuses the messages" if messages else "cannot begin with an assistant message"
             raise DatasetError(f"the model's chat template {what}: {_reason(error)}", "training_file") from None
         if len(texts[0]) > MAX_RENDERED_CHARACTERS:
             raise ModelError("the model's chat template makes more than 32 Mi characters of one record, so it is not used", "model")

@@ -3,7 +3,7 @@
 Tokens are counted with the model's own tokenizer and chat template. A preference record is two sequences, one with each answer.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,6 +61,15 @@ class Preview(_Part):
     shortened: bool = Field(description="whether the record has more tokens than are shown")
 
 
+class DataWarning(_Part):
+    """Something that a model makes of records and that their author may not expect. Nothing is refused for it."""
+
+    code: Literal["tool_calls_dropped", "tools_dropped", "control_tokens"]
+    records: int
+    first_line: int
+    message: Annotated[str, Field(description="a sentence with both numbers and what to do")]
+
+
 class Inspection(_Part):
     records: int = Field(description="good ones; each is trained on, but for those without targets")
     records_without_targets: int = Field(description="nothing to learn is left of them within max_seq_length; training leaves them out")
@@ -78,3 +87,4 @@ class Inspection(_Part):
     duplicates: Duplicates
     leakage: Leakage | None = None
     preview: list[Preview]
+    warnings: list[DataWarning] = []

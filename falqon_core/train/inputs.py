@@ -21,6 +21,8 @@ def load_data(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, warn: Cal
         data = load_dataset(path, tokenizer, recipe.max_seq_length, param, recipe.method, recipe.max_bad_record_fraction)
         if data.num_bad:
             warn(f"{param}: {data.num_bad} bad records are left out; the first: {data.first_bad}")
+        for warning in data.warnings:
+            warn(f"{param}: {warning.message}")
         return data
 
     train = load(config.train_file, "training_file")

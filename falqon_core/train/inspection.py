@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from falqon_core.data.dataset import Encoded, encode_file
 from falqon_core.data.duplicates import Fingerprints, duplicates, leakage
 from falqon_core.data.sequences import Pair, Sequence
+from falqon_core.data.warnings import WarningCounts, control_tokens
 from falqon_core.spec.errors import DatasetError
 from falqon_core.spec.inspection import Histogram, Inspection, Preview
 from falqon_core.spec.jsonl import BadRecord, lines_of_file
@@ -29,6 +30,7 @@ def inspect_dataset(dataset: Path, model: Path, max_seq_length: int, validation_
     """Raises `DatasetError` for a file of mixed kinds or without a good record, and `ModelError`, as training would."""
     tokenizer = load_tokenizer(model)
     prints, lengths, preview, errors = Fingerprints(), array("Q"), [], []
+    warning_counts = WarningCounts(control_tokens(tokenizer))
     records = without_targets = bad_records = truncated = tokens = targets = tokens_cut = 0
     for found in encode_file(dataset, tokenizer, max_seq_length, "training_file"):
         if isinstance(found, DatasetError):
@@ -38,6 +40,7 @@ def inspect_dataset(dataset: Path, model: Path, max_seq_length: int, validation_
             continue
         records += 1
         prints.add(found.line, found.record)
+        warning_counts.add(found.line, found.record, found.rendered)
         lengths.extend(found.lengths)
         truncated += any(found.cut)
         tokens_cut += sum(found.cut)
@@ -68,6 +71,7 @@ def inspect_dataset(dataset: Path, model: Path, max_seq_length: int, validation_
         duplicates=duplicates(prints),
         leakage=leakage(prints, _fingerprints(validation_file)) if validation_file is not None else None,
         preview=preview,
+        warnings=warning_counts.warnings(),
     )
 
 

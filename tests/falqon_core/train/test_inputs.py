@@ -45,3 +45,18 @@ def test_what_is_beyond_the_tolerance_names_the_file(tiny_folder: Path, tmp_path
     with pytest.raises(DatasetError, match=r"2 of 20 records are bad \(10.00%\)") as caught:
         load_data(config, AutoTokenizer.from_pretrained(tiny_folder), print)
     assert caught.value.param == "validation_file"
+
+
+def test_what_a_model_makes_of_records_is_told_and_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
+    calling = {"messages": [RECORD["messages"][0], {"role": "assistant", "tool_calls": [call]}]}
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in (RECORD, calling, {"messages": RECORD["messages"], "tools": [{}]})))
+    said: list[str] = []
+
+    train, _ = load_data(TrainConfig(model=tiny_folder, train_file=path), AutoTokenizer.from_pretrained(tiny_folder), said.append)
+
+    assert len(train.sequences) == 3
+    assert [text.partition(" are left out")[0] for text in said] == [
+        "training_file: Tool calls of 1 record", "training_file: The tools of 1 record"
+    ]  # fmt: skip
