@@ -86,7 +86,10 @@ def advance(database: Database, storage: Storage) -> Installation:
     row, seen = _compare(database, storage)
     if row.generation < seen:
         raise Restored(_restored(database, storage, row, seen))
-    _raise_generation(database, storage, 0)
+    try:
+        _raise_generation(database, storage, 0)
+    except (StorageError, OSError) as error:  # a full one must still be cleaned
+        log.warning("the storage did not take the generation", error=str(error))
     return row
 
 

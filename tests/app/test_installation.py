@@ -1,5 +1,6 @@
 """A wrong or a restored database must not be taken for the one that the storage was filled by."""
 
+import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -216,6 +217,19 @@ def test_a_guard_looks_again(make: Make, storage: Storage, monkeypatch: pytest.M
     assert guard.allows()
     storage.delete(keys.installation())
     assert not guard.allows()
+
+
+class FullStorage(Storage):
+    def replace(self, key: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", key)
+
+
+def test_a_full_storage_may_still_be_cleaned(make: Make, storage: Storage) -> None:
+    """As one that is full, and gets no space if nothing goes."""
+    database = make("a")
+    installation.mark(database, storage)
+    assert installation.Guard(database, FullStorage(storage.address)).allows()
+    assert row(database).generation == 1
 
 
 def test_a_storage_that_is_away_is_no_mismatch(make: Make) -> None:
