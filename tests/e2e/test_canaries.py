@@ -142,7 +142,8 @@ def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
     ]
-    job_id = create(http, upload(http, json.dumps({"messages": turns}), json.dumps(row("Hi", "Yes."))), max_bad_record_fraction=0.0)
+    too_long = [json.dumps(row(f"{ROWS['Question']} " * 60, "Yes.")) for _ in range(11)]  # nothing of the answers is kept
+    job_id = create(http, upload(http, json.dumps({"messages": turns}), *too_long))
     wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 90, "the job ends")
     assert job(http, job_id)["error"]["code"] == "invalid_training_file"
     found["jobs"].append(job_id)
