@@ -12,7 +12,7 @@ from app.errors import InvalidRequest
 from app.jobs import idempotency, metrics, queue, repository, service
 from app.jobs.overrides import overridden
 from app.jobs.repository import Filters
-from app.jobs.requests import JobRequest, ResumeRequest
+from app.jobs.requests import MAX_METADATA_PAIRS, JobRequest, ResumeRequest
 from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObject, MetricsObject, Series, event_seq
 from app.jobs.shown import show, show_one
 from app.models import Job, JobStatus
@@ -210,6 +210,9 @@ def _metadata_filter(request: Request) -> dict[str, str] | None:
             raise InvalidRequest("metadata: filter with metadata[key]=value, or metadata=null for jobs without.", param="metadata")
         elif name not in FILTERS:
             raise InvalidRequest(f"{name}: jobs are not filtered by it.", param=name, code="unknown_parameter")
+    if len(wanted) > MAX_METADATA_PAIRS:
+        message = f"metadata: a job has at most {MAX_METADATA_PAIRS} pairs; filter by no more of them."
+        raise InvalidRequest(message, param="metadata")
     if nothing and wanted:
         raise InvalidRequest("metadata: metadata=null and metadata[key]=value exclude each other.", param="metadata")
     return None if nothing else wanted

@@ -129,6 +129,13 @@ def test_the_parameters_of_an_address(tenant: Tenant, path: str) -> None:
     assert_grows_like_its_size(ask, lambda size: b"&".join(b"k%d=%%41" % i for i in range(size)), 1_500)
 
 
+def test_jobs_are_filtered_by_as_many_pairs_as_they_have(tenant: Tenant) -> None:
+    answers = [tenant.http.get("/v1/fine_tuning/jobs", params={f"metadata[k{i}]": "1" for i in range(count)}) for count in (16, 17, 1500)]
+    assert answers[0].status_code == 200
+    for answer in answers[1:]:
+        assert refused(answer)["message"] == "metadata: a job has at most 16 pairs; filter by no more of them."
+
+
 FORMS: dict[str, tuple[Make, int]] = {
     "fields": (lambda size: part(b"colour", b"red") * size, 240),
     "one long field": (lambda size: part(b"colour", b"r" * size), MIB // 5),
