@@ -53,6 +53,15 @@ def message(role: str) -> bytes:
     return json.dumps({"role": role, "content": "Well?"}).encode()
 
 
+def called(number: int, text: bytes = b"lamp") -> bytes:
+    function = b'{"name": "price", "arguments": "{\\"item\\": \\"%b\\"}"}' % text
+    return b'{"role": "assistant", "tool_calls": [{"id": "%d", "type": "function", "function": %b}]}' % (number, function)
+
+
+def answered(number: int) -> bytes:
+    return b'{"role": "tool", "content": "5", "tool_call_id": "%d"}' % number
+
+
 ANSWER = message("assistant")
 # What one line may hold, and how many of it.
 LINES: dict[str, tuple[Make, int]] = {
@@ -74,6 +83,8 @@ LINES: dict[str, tuple[Make, int]] = {
     "messages that are none": (joined(b'{"messages": [', lambda i: b"1", b"]}"), 24_000),
     "messages of which the last is none": (joined(b'{"messages": [', lambda i: ANSWER, b", 1]}"), 1_500),
     "tools": (joined(b'{"messages": [' + ANSWER + b'], "tools": [', lambda i: b'{"a": [1, 2]}', b"]}"), 1_500),
+    "calls and their answers": (joined(b'{"messages": [', lambda i: called(i) + b", " + answered(i), b", " + ANSWER + b"]}"), 700),
+    "arguments": (lambda size: b'{"messages": [' + called(1, b"x" * size) + b"]}", MIB),
     "turns of ShareGPT": (joined(b'{"conversations": [', lambda i: b'{"from": "gpt", "value": "a"}', b"]}"), 1_500),
 }
 
