@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from app.database import AWAY
 from app.errors import ApiError, InvalidRequest, Unavailable
 from app.logging import redact_keys
-from falqon_core.spec.errors import is_disk_full
+from falqon_core.contract.errors import is_disk_full
 
 HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}

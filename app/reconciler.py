@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.storage import Storage
 from app.trials import service as trials
 from app.uploads import service as uploads
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 
 TICK_SECONDS = 5.0
 COLLECT_SECONDS = 3600.0

@@ -14,7 +14,7 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from falqon_core.spec.devices import DEVICES
+from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
 ENV_FILE = ".env"

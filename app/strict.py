@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app.errors import InvalidRequest
-from falqon_core.spec.jsonl import BadRecord, decode_line, parse_line
+from falqon_core.records.jsonl import BadRecord, decode_line, parse_line
 
 MAX_BODY_VALUES = 20_000  # the largest list of a request is that of an upload's 10,000 parts
 PARSED_AT_ONCE_BYTES = 2**14  # which takes less time than to wait for a thread

@@ -28,11 +28,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.rows import chat_dataset
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.data.sequences import Sequence
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
-from falqon_core.spec.config import Recipe
 from falqon_core.train.model import load_base_model, load_tokenizer
 
 Step = Callable[[list[Microbatch]], float]

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, microbatches
 from falqon_core.methods import Method
 from falqon_core.methods.falqon import Falqon
@@ -31,7 +32,6 @@ from falqon_core.methods.lora import Lora
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.methods.objective import Supervised
 from falqon_core.ops.quantize import quantize_rows
-from falqon_core.spec.config import Recipe
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.optimizer import Optimizer, learning_rate

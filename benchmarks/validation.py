@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from falqon_core.spec.jsonl import CHUNK_BYTES, lines_of
-from falqon_core.spec.records import check_file
+from falqon_core.records.file_check import check_file
+from falqon_core.records.jsonl import CHUNK_BYTES, lines_of
 
 
 def chunks(block: bytes, size: int) -> Iterator[bytes]:

@@ -17,12 +17,12 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
-from falqon_core.spec.formats import FormatName
-from falqon_core.spec.messages import Answering, ExitCode, Failed, Message
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
+from falqon_core.contract.formats import FormatName
+from falqon_core.contract.messages import Answering, ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
-from falqon_core.train.stopping import Stopping
+from falqon_core.train.signals import Stopping
 
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the program or the machine; "
@@ -82,7 +82,7 @@ def import_(
     """Bring a base model into a folder of safetensors and tokenizer."""
     with _errors_become_exit_codes(_to_stderr):
         _prepare_process(offline=False)
-        from falqon_core.bases.importer import import_model
+        from falqon_core.importers.importer import import_model
 
         import_model(source, output)
 
@@ -136,7 +136,7 @@ def answer(
     """Let models answer a prompt, on the CPU and greedily."""
     with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
-        from falqon_core.train.answering import answer as answer_prompt
+        from falqon_core.train.generation import answer as answer_prompt
 
         answer_prompt(models, prompt.read(), max_tokens, _aloud(models) if message_fd is None else MessagePort(message_fd))
 

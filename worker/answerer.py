@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from app import wishes
 from app.models import Model, Trial, WishStatus
-from falqon_core.spec.messages import Answering, Message
+from falqon_core.contract.messages import Answering, Message
 from worker.bases import Bases
 from worker.scratch import scratch
 from worker.trainer import run_tool

@@ -14,7 +14,7 @@ from app.models import Artifact, Checkpoint, Job
 from app.private import private_folder
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.layout import checkpoint_folder
+from falqon_core.contract.layout import checkpoint_folder
 from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.space import require_space
 from worker.trainer import run_tool

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.models.base import JsonObject
-from falqon_core.spec.certificate import CERTIFICATE, Certificate, Cost, Service
+from falqon_core.contract.certificate import CERTIFICATE, Certificate, Cost, Service
 
 SUMS = "SHA256SUMS"
 

@@ -16,10 +16,10 @@ from app.jobs.checkpoints import best_of
 from app.jobs.events import Draft
 from app.models import Checkpoint, Job
 from app.storage import Storage, StorageAway, keys
-from falqon_core.spec.errors import is_disk_full
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import MANIFEST, checkpoint_folder
-from falqon_core.spec.messages import CheckpointSaved
+from falqon_core.contract.errors import is_disk_full
+from falqon_core.contract.layout import MANIFEST, checkpoint_folder
+from falqon_core.contract.messages import CheckpointSaved
+from falqon_core.fault_points import fault
 from worker.journal import Journal
 from worker.lease import LeaseLost
 from worker.outputs import files_of

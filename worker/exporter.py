@@ -13,8 +13,8 @@ from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
 from app.storage import StorageAway, keys
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.faults import fault
+from falqon_core.contract.config import Recipe
+from falqon_core.fault_points import fault
 from worker import certificate
 from worker.bases import Bases
 from worker.checkpoints import discard, newest_first

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.models import Artifact, Checkpoint
 from app.storage import Storage, keys
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.contract.layout import MANIFEST
+from falqon_core.fault_points import fault
 
 
 class BytesDiffer(Exception):

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from app import wishes
 from app.models import Artifact, File, Inspection, WishStatus
-from falqon_core.spec.inspection import Inspection as Result
+from falqon_core.contract.inspection import Inspection as Result
 from worker.fetching import fetch_artifacts
 from worker.scratch import scratch
 from worker.staging import fetch_data

@@ -13,7 +13,7 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 from worker import pulse
 
 FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another

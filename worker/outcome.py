@@ -5,8 +5,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from app.jobs.claims import Failure
-from falqon_core.spec.errors import DiskFull
-from falqon_core.spec.messages import ENDLESS_TEMPLATE, ExitCode, Failed
+from falqon_core.contract.errors import DiskFull
+from falqon_core.contract.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # an operator, or a kernel that is out of memory
 

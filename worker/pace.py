@@ -4,9 +4,9 @@ import math
 import statistics
 from collections import deque
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.messages import Started
-from falqon_core.spec.remaining import Pauses, Remaining, num_left, remaining_seconds
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.messages import Started
+from falqon_core.estimate.eta import Pauses, Remaining, num_left, remaining_seconds
 
 HANG_STEPS, HANG_PAUSES = 20, 5  # so many times what is usual
 HANG_CLOSING = 6  # loading, and merging after the last step, take longer than steps, and nothing is known of them

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 from app.models import Job
 from app.models.base import JsonObject
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.estimate import Actual, Range, compare
-from falqon_core.spec.messages import Started, StepMetrics
-from falqon_core.spec.prices import Price, cents, usd
-from falqon_core.spec.remaining import Remaining
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.messages import Started, StepMetrics
+from falqon_core.estimate.estimate import Actual, Range, compare
+from falqon_core.estimate.eta import Remaining
+from falqon_core.estimate.prices import Price, cents, usd
 from worker.gpu import Machine
 from worker.pace import Pace
 

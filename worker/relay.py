@@ -13,9 +13,9 @@ from app.database import AWAY
 from app.jobs import claims
 from app.jobs.events import Draft
 from app.models.base import JsonObject
-from falqon_core.spec.faults import fault
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
-from falqon_core.spec.prices import Price
+from falqon_core.contract.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
+from falqon_core.estimate.prices import Price
+from falqon_core.fault_points import fault
 from worker.journal import MAX_BACKOFF_SECONDS, Journal
 from worker.progress import Progress
 from worker.spool import Spool

@@ -11,7 +11,7 @@ from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import Artifact, Job, JobStatus, Model, Project
 from app.storage import Storage, keys
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 from worker.certificate import SUMS, ExportDamaged, sums
 from worker.journal import Journal
 from worker.lease import Lease

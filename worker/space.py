@@ -13,7 +13,7 @@ from app.jobs.space import MARGIN, excess, expected_bytes
 from app.models import Checkpoint, Job, Model
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 
 
 class NeverFits(Exception):

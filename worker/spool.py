@@ -14,7 +14,7 @@ from typing import BinaryIO
 import structlog
 
 from app.jobs.events import Draft
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 
 IN_MEMORY = 1_000  # events
 MAX_BYTES = 64 * 2**20

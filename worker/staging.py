@@ -13,8 +13,8 @@ from app.jobs.checkpoints import best_of
 from app.models import Checkpoint, File, Job
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.layout import checkpoint_folder
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.layout import checkpoint_folder
 from worker.bases import Bases
 from worker.checkpoints import newest_first
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint

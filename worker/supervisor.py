@@ -19,11 +19,11 @@ from app.prices.service import price_of
 from app.settings import Settings
 from app.storage import Storage, StorageAway, keys
 from app.workers import service as workers
-from falqon_core.spec.errors import DiskFull, is_disk_full
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import model_folder
-from falqon_core.spec.messages import Finished
-from falqon_core.spec.prices import Price
+from falqon_core.contract.errors import DiskFull, is_disk_full
+from falqon_core.contract.layout import model_folder
+from falqon_core.contract.messages import Finished
+from falqon_core.estimate.prices import Price
+from falqon_core.fault_points import fault
 from worker import certificate, results
 from worker.bases import BaseMissing
 from worker.checkpoints import CheckpointUploads, discard

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from app.child_environment import offline_environment
 from app.leash import leashed
-from falqon_core.spec.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
+from falqon_core.contract.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
 TICK_SECONDS = 0.1

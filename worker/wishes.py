@@ -14,7 +14,7 @@ from app.ids import new_id
 from app.models.wish import Wish
 from app.settings import Settings
 from app.storage import Storage, StorageAway
-from falqon_core.spec.errors import is_disk_full
+from falqon_core.contract.errors import is_disk_full
 from worker import pulse
 from worker.bases import BaseMissing
 from worker.fetching import BytesDiffer

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.models import Attempt, Job, JobStatus
 from app.models.base import JsonObject
-from falqon_core.spec.throughput import Sample
+from falqon_core.estimate.throughput import Sample
 
 NEWEST_ATTEMPTS = 50  # enough for a median; machines and versions change
 NEWEST_JOBS = 1000

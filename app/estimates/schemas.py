@@ -4,7 +4,7 @@ from pydantic import Field
 
 from app.jobs.queue import QueueObject
 from app.pagination import Object
-from falqon_core.spec.estimate import Estimate
+from falqon_core.estimate.estimate import Estimate
 
 
 class EstimateObject(Estimate):

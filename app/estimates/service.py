@@ -11,13 +11,13 @@ from app.models import Model
 from app.models.base import JsonObject
 from app.prices import service as prices
 from app.settings import Settings
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.devices import DEVICES, Device
-from falqon_core.spec.errors import ModelError
-from falqon_core.spec.estimate import Estimate, estimate, tokens_from_characters
-from falqon_core.spec.models import ModelDimensions
-from falqon_core.spec.records import FileReport
-from falqon_core.spec.throughput import throughput
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.devices import DEVICES, Device
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.estimate import Estimate, estimate, tokens_from_characters
+from falqon_core.estimate.throughput import throughput
+from falqon_core.records.file_check import FileReport
 
 
 class Target(NamedTuple):

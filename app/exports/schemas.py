@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.failures import FailureObject
 from app.models import Export
 from app.pagination import Object
-from falqon_core.spec.formats import FormatName
+from falqon_core.contract.formats import FormatName
 
 
 class ExportRequest(BaseModel):

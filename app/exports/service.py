@@ -12,8 +12,8 @@ from app.jobs.bases import own_checkpoint
 from app.jobs.checkpoints import Name
 from app.jobs.lifecycle import TERMINAL
 from app.models import Export, Job, Model, WishStatus
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.formats import FORMATS, FormatName, FormatUnavailable, check_format
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.formats import FORMATS, FormatName, FormatUnavailable, check_format
 
 MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
 

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from app.child_environment import offline_environment
 from app.leash import leashed
-from falqon_core.spec import checker
-from falqon_core.spec.jsonl import RecordError, lines_of
-from falqon_core.spec.records import FileReport, check_file
+from falqon_core.records import checker
+from falqon_core.records.file_check import FileReport, check_file
+from falqon_core.records.jsonl import RecordError, lines_of
 
 SMALL_BYTES = 2**16  # checked without a process of its own, which costs more than the check
 BASE_SECONDS = 60  # of CPU time, as all here

@@ -7,7 +7,7 @@ from app.errors import InvalidRequest
 from app.inspections import service
 from app.inspections.repository import Question
 from app.inspections.schemas import FileReportObject
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 
 DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
 

@@ -5,8 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.failures import FailureObject
 from app.models import File, Inspection
 from app.pagination import Object
-from falqon_core.spec.inspection import Inspection as Result
-from falqon_core.spec.records import FileReport
+from falqon_core.contract.inspection import Inspection as Result
+from falqon_core.records.file_check import FileReport
 
 
 class InspectionObject(BaseModel):

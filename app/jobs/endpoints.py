@@ -17,7 +17,7 @@ from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObjec
 from app.jobs.shown import show, show_one
 from app.models import Job, JobStatus
 from app.pagination import Page
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 FILTERS = {"after", "limit", "status", "model"}

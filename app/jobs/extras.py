@@ -5,8 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.prices import Dollars
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.prices import Dollars
 
 
 class Budget(BaseModel):

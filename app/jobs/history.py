@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.models import Attempt, Event, Job
-from falqon_core.spec.messages import Sample
+from falqon_core.contract.messages import Sample
 
 MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between them
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.models import Job
-from falqon_core.spec.messages import Evaluated, StepMetrics
+from falqon_core.contract.messages import Evaluated, StepMetrics
 
 DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
 KEYS = (*sorted((StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}), "eta_seconds", DOLLARS)

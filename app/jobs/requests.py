@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app.errors import InvalidRequest
 from app.jobs.extras import Budget, Extras
 from app.jobs.integrations import Integration, each_once
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 
 MAX_METADATA_PAIRS = 16
 

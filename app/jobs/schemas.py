@@ -12,8 +12,8 @@ from app.jobs.requests import JobRequest, asked
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.pagination import Object
-from falqon_core.spec import estimate as spec
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Cost as EstimatedCost
 
 
 class ErrorObject(BaseModel):
@@ -59,7 +59,7 @@ class Cost(BaseModel):
             return cls.model_validate(job.progress["cost"])
         if job.estimate is None:
             return None
-        cost = spec.Cost.model_validate(job.estimate["cost"])
+        cost = EstimatedCost.model_validate(job.estimate["cost"])
         return cls(
             currency=cost.currency,
             usd_per_device_hour=str(cost.usd_per_device_hour),

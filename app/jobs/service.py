@@ -24,9 +24,9 @@ from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMet
 from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.estimate import Estimate
-from falqon_core.spec.records import FileReport
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Estimate
+from falqon_core.records.file_check import FileReport
 
 PAUSED_BY_USER = "requested"
 

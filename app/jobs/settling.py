@@ -14,10 +14,10 @@ from app.jobs.extras import Budget
 from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.settings import Settings
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.estimate import Estimate
-from falqon_core.spec.records import FileReport
-from falqon_core.spec.shapes import wrong_kind
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Estimate
+from falqon_core.records.file_check import FileReport
+from falqon_core.records.shapes import wrong_kind
 
 
 def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft] = ()) -> JobStatus:

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from app.models.base import JsonObject
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import ModelError
-from falqon_core.spec.models import ModelDimensions
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.dimensions import ModelDimensions
 
 MARGIN = 1.1
 TOO_LARGE = "job_too_large"

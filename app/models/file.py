@@ -24,7 +24,7 @@ class Purpose(StrEnum):
 
 
 class File(Base):
-    """Bytes that a user uploaded, or that a job left for one. `report` is a `falqon_core.spec.records.FileReport`."""
+    """Bytes that a user uploaded, or that a job left for one. `report` is a `falqon_core.records.file_check.FileReport`."""
 
     __tablename__ = "files"
     __table_args__ = (

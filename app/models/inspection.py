@@ -6,8 +6,10 @@ from app.models.wish import Wish
 
 
 class Inspection(Wish, Base):
-    """For the answer to what a file is to a model. `result` is a `falqon_core.spec.inspection.Inspection`. A failure is for good: who asks
-    the same again is told it again."""
+    """For the answer to what a file is to a model. `result` is an `Inspection` of `falqon_core.contract.inspection`.
+
+    A failure is for good: who asks the same again is told it again.
+    """
 
     __tablename__ = "inspections"
     __table_args__ = (UniqueConstraint("file_id", "model_id", "max_seq_length", "validation_file_id", name="uq_inspections_question"),)

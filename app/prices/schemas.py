@@ -5,8 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.pagination import Object
 from app.prices.service import Listed, Source
-from falqon_core.spec.devices import DEVICES
-from falqon_core.spec.prices import Dollars, PriceKind
+from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.prices import Dollars, PriceKind
 
 
 class PriceObject(Object):

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from app.models import PriceOverride
 from app.prices import repository
 from app.settings import Settings
-from falqon_core.spec.devices import DEVICES
-from falqon_core.spec.prices import PRICES, Dollars, Price, default_price
+from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 
 HERE, FILE = "this installation", "price file"
 Source = Annotated[str, Field(min_length=1, max_length=200)]

@@ -16,7 +16,7 @@ from obstore.exceptions import (
     UnknownConfigurationKeyError,
 )
 
-from falqon_core.spec.errors import is_disk_full
+from falqon_core.contract.errors import is_disk_full
 
 # Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read here.
 OF_ENVIRONMENT = (

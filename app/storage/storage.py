@@ -16,7 +16,7 @@ from app.private import private_folder
 from app.storage import keys, reach
 from app.storage.hashing import Hashes, Stored
 from app.storage.reach import KeyTaken, Patience, client_limits, reaching
-from falqon_core.spec.faults import fault
+from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
 LISTED_AT_ONCE = 1000

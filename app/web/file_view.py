@@ -10,7 +10,7 @@ from app.inspections import endpoints as inspections
 from app.inspections.schemas import InspectionObject
 from app.keys.caller import Caller
 from app.models import FileStatus
-from falqon_core.spec.records import FileReport
+from falqon_core.records.file_check import FileReport
 
 
 class FileView(NamedTuple):

@@ -17,8 +17,8 @@ from app.error_handlers import refusal_of
 from app.errors import ApiError
 from app.jobs.requests import JobRequest, asked
 from app.models import Job
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.shapes import Shape, method_for
+from falqon_core.contract.config import Recipe
+from falqon_core.records.shapes import Shape, method_for
 
 Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json", "pairs"]
 Values = Mapping[str, str]

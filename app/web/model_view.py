@@ -19,7 +19,7 @@ from app.files import service as files
 from app.jobs import service as jobs
 from app.keys.caller import Caller
 from app.models import Job
-from falqon_core.spec.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.certificate import CERTIFICATE, Certificate
 
 MAX_GENERATIONS = 20
 CERTIFICATES = (CERTIFICATE, f"fp8-{CERTIFICATE}")  # an export carries that of the model it was made from

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from falqon_core.bench.timing import median_seconds, what_went_wrong
+from falqon_core.contract.errors import ConfigError
 from falqon_core.ops.scaled_mm import rowwise
-from falqon_core.spec.errors import ConfigError
 
 
 class Sizes(NamedTuple):

@@ -8,8 +8,8 @@ on numbers staying finite. What is given up: losses mean nothing.
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.ops import attention
-from falqon_core.spec.models import ModelDimensions
 
 
 def llama_7b() -> LlamaConfig:

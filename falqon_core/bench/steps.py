@@ -29,19 +29,19 @@ from transformers import LlamaConfig
 
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
 from falqon_core.bench.timing import Deadline, what_went_wrong
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
+from falqon_core.estimate.estimate import training_flops
+from falqon_core.estimate.memory import fitted
 from falqon_core.methods import Method
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.objective import Supervised
 from falqon_core.methods.qlora import QLora
 from falqon_core.methods.torchao import TorchAO
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import is_allocation_failure
-from falqon_core.spec.estimate import training_flops
-from falqon_core.spec.memory import fitted
-from falqon_core.train.inputs import BUCKET_TOKENS
+from falqon_core.train.data import BUCKET_TOKENS
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepResult as StepOutcome

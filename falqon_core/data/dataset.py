@@ -17,15 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data.rendering import Rendered, render
+from falqon_core.contract.config import MethodName
+from falqon_core.contract.errors import DatasetError
+from falqon_core.contract.inspection import DataWarning
+from falqon_core.data.chat_template import Rendered, render
 from falqon_core.data.sequences import Encoder, Pair, Sequence
 from falqon_core.data.warnings import WarningCounts, control_tokens
-from falqon_core.spec.config import MethodName
-from falqon_core.spec.errors import DatasetError
-from falqon_core.spec.inspection import DataWarning
-from falqon_core.spec.jsonl import BadRecord, lines_of_file
-from falqon_core.spec.records import MixedShapes, read_records, too_many_bad
-from falqon_core.spec.shapes import PreferenceRecord, Record, method_for, shape_of, wrong_kind
+from falqon_core.records.file_check import MixedShapes, read_records, too_many_bad
+from falqon_core.records.jsonl import BadRecord, lines_of_file
+from falqon_core.records.shapes import PreferenceRecord, Record, method_for, shape_of, wrong_kind
 
 BATCH_SIZE = 512
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from falqon_core.spec.inspection import Alike, Duplicates, Leakage, Likeness
-from falqon_core.spec.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, TextRecord
+from falqon_core.contract.inspection import Alike, Duplicates, Leakage, Likeness
+from falqon_core.records.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, TextRecord
 
 NEAR_THRESHOLD = 0.8
 PIECE_CHARACTERS = 8

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data.rendering import Rendered, render
-from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.shapes import SupervisedRecord
+from falqon_core.contract.errors import DatasetError, ModelError
+from falqon_core.data.chat_template import Rendered, render
+from falqon_core.records.shapes import SupervisedRecord
 
 
 @dataclass(frozen=True)

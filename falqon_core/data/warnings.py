@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data.rendering import Rendered
-from falqon_core.spec.inspection import DataWarning
-from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, PreferenceRecord, Record, TextRecord
+from falqon_core.contract.inspection import DataWarning
+from falqon_core.data.chat_template import Rendered
+from falqon_core.records.shapes import ChatMessage, ChatRecord, CompletionRecord, PreferenceRecord, Record, TextRecord
 
 MAX_TOKEN_CHARACTERS = 40  # shown of a control token, which the model's author has named
 

@@ -1,7 +1,7 @@
 """The trained delta as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer holds them.
 
 What was trained is `W + alpha / r * B A`, with A as its dequantized FP8 value and B the fp32 master, which is PEFT's own formula. The
-trainer then rounds the sum to FP8; an adapter on the unrounded base does not. What is given up: rules that keep no B (`spec.formats`).
+trainer then rounds the sum to FP8; an adapter on the unrounded base does not. What is given up: rules that keep no B (`contract.formats`).
 """
 
 import json
@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.formats import check_format
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.formats import check_format
 
 PEFT_PREFIX = "base_model.model."
 

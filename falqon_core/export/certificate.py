@@ -32,9 +32,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )  # fmt: skip
 
+from falqon_core.contract.certificate import Canary, Check, CheckName
 from falqon_core.export.reading import SCALE
 from falqon_core.export.witness import CANARY_TOKENS, Row, Witness, canary_prompt, sha256_of
-from falqon_core.spec.certificate import Canary, Check, CheckName
 
 
 class Bounds(NamedTuple):

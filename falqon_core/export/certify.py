@@ -15,11 +15,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import falqon_core
+from falqon_core.contract.certificate import CERTIFICATE, Base, Certificate, Data, Device, FileHash, Software, Training
+from falqon_core.contract.config import TrainConfig
 from falqon_core.export.certificate import compare, load_libraries
 from falqon_core.export.checksums import file_names, file_sha256, sha256_lines
 from falqon_core.export.witness import load_witness
-from falqon_core.spec.certificate import CERTIFICATE, Base, Certificate, Data, Device, FileHash, Software, Training
-from falqon_core.spec.config import TrainConfig
 
 LIBRARIES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy")
 

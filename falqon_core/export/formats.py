@@ -9,6 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from falqon_core.contract.certificate import CERTIFICATE
+from falqon_core.contract.formats import FORMATS, FormatName
 from falqon_core.export.adapter import write_adapter
 from falqon_core.export.checksums import NAME as SUMS
 from falqon_core.export.checksums import write_sha256sums
@@ -16,8 +18,6 @@ from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
 from falqon_core.export.provenance import HUB_ID, TAG, Fields, card_fields, copy_licence
 from falqon_core.files import whole_folder, write_whole
-from falqon_core.spec.certificate import CERTIFICATE
-from falqon_core.spec.formats import FORMATS, FormatName
 
 
 def write_format(format: FormatName, source: Path, output: Path, name: str, base_model: str) -> None:

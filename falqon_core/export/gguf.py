@@ -1,6 +1,6 @@
 """An FP8 folder as one GGUF file: matrices in bf16, vectors in fp32, tokenizer and chat template inside.
 
-Writing is the `gguf` library's; names are those that `bases.gguf` reads, the other way round. llama.cpp wants q and k of Llama models
+Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round. llama.cpp wants q and k of Llama models
 with the two halves of each rotary pair interleaved. Which splitting of text into words llama.cpp has to imitate is told by a name; it
 is found by the tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would differ silently.
 What is given up: tokenizers that are not byte-level BPE, scaled rotary embeddings, sliding windows, and smaller types than bf16.
@@ -14,10 +14,10 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from falqon_core.bases.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
 from falqon_core.export.reading import dequantized
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
+from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
 
+from falqon_core.contract.certificate import CERTIFICATE
 from falqon_core.export.checksums import NAME as SUMS
 from falqon_core.export.curve import CURVE
 from falqon_core.export.reading import dequantized
-from falqon_core.spec.certificate import CERTIFICATE
 
 REPLACED = {"config.json", "README.md", CURVE, SUMS, CERTIFICATE, "model.safetensors.index.json"}
 

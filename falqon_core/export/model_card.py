@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
+from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
+from falqon_core.contract.config import MethodName, Recipe
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.curve import CURVE, draw_curve, evenly
 from falqon_core.export.provenance import TAG, Fields
 from falqon_core.files import write_whole
-from falqon_core.spec.certificate import CERTIFICATE, Certificate, Check
-from falqon_core.spec.config import MethodName, Recipe
 
 MAX_TABLE_ROWS = 20
 METHODS: dict[MethodName, str] = {

@@ -1,6 +1,6 @@
 """What a model takes over from the folder that it was made from: the base model's name on the Hub, and its licence.
 
-A folder that came from the Hub says so in its config.json (`bases.importer`); one that we made says in its card what its base was.
+A folder that came from the Hub says so in its config.json (`importers.importer`); one that we made says in its card what its base was.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from falqon_core.bases.folder import ORIGIN
+from falqon_core.importers.folder import ORIGIN
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 TAG = "falqon"  # of cards that are ours

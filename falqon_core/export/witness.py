@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data.bounded import OutOfBounds, bounded
-from falqon_core.spec.certificate import HeldOut
+from falqon_core.contract.certificate import HeldOut
+from falqon_core.data.resource_limits import OutOfBounds, bounded
 
 CANARY = "Hello! What can you do for me?"
 CANARY_TOKENS = 16

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError
 from falqon_core.meld import init
 from falqon_core.meld.blocks import ATTENTIONS, SWIGLU_MLPS, Attention, SwiGLU
 from falqon_core.meld.fused import fuse_decoder_layers
@@ -19,8 +21,6 @@ from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import ConfigError
 
 RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 

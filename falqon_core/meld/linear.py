@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from falqon_core.contract.config import BaseCopy
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.rows import Rows, new_rows
-from falqon_core.spec.config import BaseCopy
 
 
 class MeldedLinear(nn.Module):

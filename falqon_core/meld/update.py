@@ -20,9 +20,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from falqon_core.contract.config import Recipe
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
-from falqon_core.spec.config import Recipe
 
 
 class UpdateRule(Protocol):

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
 from falqon_core.methods.objective import objective_of
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import LossNotFinite
 
 
 class Falqon:

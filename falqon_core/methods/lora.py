@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
-from falqon_core.spec.config import Recipe
 
 
 class Lora:

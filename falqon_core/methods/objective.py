@@ -10,11 +10,11 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.methods.dpo import Preference
 from falqon_core.methods.loss import microbatch_loss
-from falqon_core.spec.config import Recipe
 
 
 class Objective(Protocol):

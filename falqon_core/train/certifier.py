@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from falqon_core.contract.certificate import Certificate, Training
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.errors import CertificateMismatch, FalqonError, OutOfMemory
+from falqon_core.contract.messages import ExitCode
 from falqon_core.export.certify import Request
 from falqon_core.export.witness import Witness, save_witness
-from falqon_core.spec.certificate import Certificate, Training
-from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import CertificateMismatch, FalqonError, OutOfMemory
-from falqon_core.spec.messages import ExitCode
 from falqon_core.train.checkpoint import Progress
 
 

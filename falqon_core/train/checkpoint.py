@@ -1,6 +1,6 @@
 """Checkpoints: folders that are complete and verified, or do not count.
 
-`OUTPUT/checkpoints/50/` (spec.layout) holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest
+`OUTPUT/checkpoints/50/` (contract.layout) holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest
 lists size and sha256 of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none
 or all of it. Reading verifies every hash; a folder that fails is reported, removed, and the one before it is used. The newest few are
 kept, and the one with the lowest validation loss. What is given up: no incremental checkpoints, each holds the full trainable state.
@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import CheckpointCorrupt
+from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_folders
+from falqon_core.contract.weights import check_safetensors
 from falqon_core.data.summary import DataSummary
+from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import CheckpointCorrupt
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders
-from falqon_core.spec.weights import check_safetensors
 
 
 class Row(BaseModel):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from falqon_core.spec.errors import ConfigError, FalqonError, as_falqon_error
+from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
 
 TIME_LIMIT = timedelta(minutes=10)  # longer than the first rank takes to write its files while the others wait
 NUM_VALUES = 8  # of one small exchange

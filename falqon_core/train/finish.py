@@ -10,21 +10,21 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
+from falqon_core.contract.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.errors import ModelError
+from falqon_core.contract.layout import checkpoint_folder
 from falqon_core.export.certify import files_of
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, write_model_card
 from falqon_core.export.provenance import card_fields, copy_licence
+from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods.falqon import Falqon
-from falqon_core.spec.certificate import CERTIFICATE, Certificate
-from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ModelError
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import checkpoint_folder
 from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
-from falqon_core.train.inputs import load_data
+from falqon_core.train.data import load_data
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
 from falqon_core.train.witness import witness_of
 

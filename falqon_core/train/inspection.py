@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from falqon_core.contract.errors import DatasetError
+from falqon_core.contract.inspection import Histogram, Inspection, Preview
 from falqon_core.data.dataset import Encoded, encode_file
 from falqon_core.data.duplicates import Fingerprints, duplicates, leakage
 from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.data.warnings import WarningCounts, control_tokens
-from falqon_core.spec.errors import DatasetError
-from falqon_core.spec.inspection import Histogram, Inspection, Preview
-from falqon_core.spec.jsonl import BadRecord, lines_of_file
-from falqon_core.spec.records import MAX_ERRORS, read_records
+from falqon_core.records.file_check import MAX_ERRORS, read_records
+from falqon_core.records.jsonl import BadRecord, lines_of_file
 from falqon_core.train.model import load_tokenizer
 
 NUM_BINS = 20

@@ -1,6 +1,6 @@
 """How much memory is free, what a training makes of it, and what is said when it is not enough.
 
-The estimate of `spec.memory` decides once, before the model is loaded, into how many tokens a step is cut and whether activations are
+The estimate of `estimate.memory` decides once, before the model is loaded, into how many tokens a step is cut and whether activations are
 computed again. On a CPU what is free is the least of what the machine has, what the process's control groups (version 2) leave and what
 is left of its address space; on a GPU what the driver says. What is given up: memory that others take later is not foreseen; then an
 allocation fails and says so, or the kernel ends the process.
@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import OutOfMemory, is_allocation_failure
-from falqon_core.spec.memory import fitted, largest_fitting, largest_microbatch_tokens, training_memory_bytes
-from falqon_core.spec.models import ModelDimensions
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.memory import fitted, largest_fitting, largest_microbatch_tokens, training_memory_bytes
 
 T = TypeVar("T")
 GIB, MIB = 2**30, 2**20

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import torch
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.devices import DEVICES, reported_device
-from falqon_core.spec.estimate import training_flops
-from falqon_core.spec.messages import StepMetrics
-from falqon_core.spec.models import ModelDimensions
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.messages import StepMetrics
+from falqon_core.estimate.devices import DEVICES, reported_device
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.estimate import training_flops
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.step import StepResult
 
@@ -57,7 +57,7 @@ class Meter:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of the arithmetic the trainer uses there, in FLOP/s; None for a GPU that `spec.devices` does not know."""
+    """Of the arithmetic the trainer uses there, in FLOP/s; None for a GPU that `estimate.devices` does not know."""
     if device.type == "cpu":
         return DEVICES["cpu"].tflops * 1e12 * torch.get_num_threads()
     known = reported_device(torch.cuda.get_device_name(device))

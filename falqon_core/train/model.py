@@ -1,7 +1,7 @@
 """Load a base model for training: from a folder that was checked, offline, in bf16, without remote code.
 
 A model that was fine-tuned here is one too: its FP8 weights come back as bf16.
-What is given up: every architecture but those of `spec.model_folder`.
+What is given up: every architecture but those of `contract.model_folder`.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
-from falqon_core.bases.soundness import check_tensors, check_token_id, load_tokenizer
+from falqon_core.contract.config import DeviceChoice
+from falqon_core.contract.errors import ConfigError, ModelError
+from falqon_core.contract.model_folder import check_architecture, check_model_folder, check_weights, weight_shapes
+from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.reading import dequantized, is_ours
+from falqon_core.importers.soundness import check_tensors, check_token_id, load_tokenizer
 from falqon_core.ops import attention
-from falqon_core.spec.config import DeviceChoice
-from falqon_core.spec.errors import ConfigError, ModelError
-from falqon_core.spec.model_folder import check_architecture, check_model_folder, check_weights, weight_shapes
-from falqon_core.spec.models import ModelDimensions
 
 __all__ = ["check_token_id", "load_base_model", "load_dimensions", "load_tokenizer", "select_device"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

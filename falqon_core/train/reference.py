@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError
 from falqon_core.data.dataset import Dataset, with_reference
 from falqon_core.data.microbatch import collate, groups
 from falqon_core.methods.loss import sequence_log_probabilities
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import ConfigError
 
 PREFIX = "reference."  # of the names under which a checkpoint keeps them, beside the method's own tensors
 

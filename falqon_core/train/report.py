@@ -12,7 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from falqon_core.spec.messages import (
+from falqon_core.contract.messages import (
     CheckpointSaved,
     Evaluated,
     ExitCode,

@@ -12,8 +12,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from falqon_core.contract.messages import Sample
 from falqon_core.data.sequences import Pair, Sequence
-from falqon_core.spec.messages import Sample
 
 MAX_CHARACTERS = 2000  # of each text; of a prompt the end is kept
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
+from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Method
 from falqon_core.methods.objective import Objective, means
-from falqon_core.spec.errors import LossNotFinite
 from falqon_core.train.distributed import ALONE, World
 from falqon_core.train.optimizer import Optimizer
 

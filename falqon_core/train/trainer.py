@@ -14,30 +14,41 @@ from pathlib import Path
 
 import torch
 
+from falqon_core.contract.certificate import Certificate
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.layout import model_folder
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Exported,
+    Finished,
+    Log,
+    Message,
+    Sampled,
+    Started,
+    StepMetrics,
+)
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.summary import summarize
 from falqon_core.export.curve import MAX_POINTS
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.objective import objective_of
-from falqon_core.spec.certificate import Certificate
-from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.layout import model_folder
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Sampled, Started, StepMetrics
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
-from falqon_core.train.continuing import check_same_training, placed_recipe
+from falqon_core.train.data import load_data, training_loader, validation_microbatches
 from falqon_core.train.distributed import ALONE, World
 from falqon_core.train.early_stopping import early_stop_reason, note_evaluation
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.finish import best_checkpoint, document, new_model, restored_model
-from falqon_core.train.inputs import load_data, training_loader, validation_microbatches
 from falqon_core.train.memory import Guard
 from falqon_core.train.metrics import Meter
 from falqon_core.train.model import check_token_id, load_base_model, load_dimensions, load_tokenizer, select_device
 from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
+from falqon_core.train.resume import check_same_training, placed_recipe
 from falqon_core.train.samples import complete
 from falqon_core.train.step import Work, train_step
 from falqon_core.train.witness import witness_of
@@ -52,7 +63,7 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool], world: World = ALONE
     ) -> None:
-        """Loads data, model and checkpoint. Raises the errors of `spec.errors`."""
+        """Loads data, model and checkpoint. Raises the errors of `contract.errors`."""
         self.config, self.output, self.send, self.stop, self.world = config, output, send, stop, world
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from falqon_core.contract.certificate import HeldOut
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Pair, Sequence
@@ -20,8 +21,7 @@ from falqon_core.export.witness import CANARY_TOKENS, Record, Row, Witness, cana
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.methods.loss import states_and_labels
 from falqon_core.ops.cross_entropy import token_cross_entropy
-from falqon_core.spec.certificate import HeldOut
-from falqon_core.train.inputs import bucket
+from falqon_core.train.data import bucket
 from falqon_core.train.samples import generate
 
 NUM_ROWS = 4

@@ -19,7 +19,7 @@ from app.database import Database
 from app.models import Artifact, Checkpoint, File, Installation, JobStatus
 from app.settings import Settings
 from app.storage import Storage
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.contract.layout import MANIFEST
 from tests.support.house import House
 from tests.support.postgres import PostgresServer
 from tests.support.toy_trainer import Toy

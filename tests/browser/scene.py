@@ -10,9 +10,9 @@ from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
 from app.models import Artifact, Checkpoint, Inspection, JobStatus, Model, Trial, WishStatus, Worker
-from falqon_core.spec import certificate as certificates
-from falqon_core.spec.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
-from falqon_core.spec.config import Recipe
+from falqon_core.contract import certificate as certificates
+from falqon_core.contract.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
+from falqon_core.contract.config import Recipe
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import TINY_CONFIG, Tenant
 

@@ -15,7 +15,7 @@ from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
 from app.models import Artifact, Checkpoint, Event, Installation, Job, JobStatus, Model, Orphan
 from app.storage import keys
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.contract.layout import MANIFEST
 from tests.support.records import Records
 from tests.support.toy_trainer import Toy, sha256, weights_of
 

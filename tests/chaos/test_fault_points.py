@@ -14,7 +14,7 @@ import pytest
 
 from app.database import AWAY, now_plus
 from app.models import JobStatus
-from falqon_core.spec import faults
+from falqon_core import fault_points
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
 from tests.chaos.fleet import Fleet
@@ -49,7 +49,7 @@ def named_points() -> set[str]:
     return {point for path in files for point in re.findall(r'\bfault\("(\w+)"\)', path.read_text())}
 
 
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API - OF_EXPORTS) for action in faults.ACTIONS]
+CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API - OF_EXPORTS) for action in fault_points.ACTIONS]
 
 
 def has_fired(mark: Path) -> bool:
@@ -98,7 +98,9 @@ def cases(database_url: str, rng: random.Random) -> list[Case]:
     """One half for each of the two databases; a release has all of it on both. Last, so first taken, what stops, which takes longest."""
     names = [case.point for case in CASES]
     half = 0 if database_url.startswith("sqlite") else 1
-    mine = [case for i, case in enumerate(CASES) if SCALE is RELEASE or (i + names.index(case.point) // len(faults.ACTIONS)) % 2 == half]
+    mine = [
+        case for i, case in enumerate(CASES) if SCALE is RELEASE or (i + names.index(case.point) // len(fault_points.ACTIONS)) % 2 == half
+    ]
     return sorted(rng.sample(mine, len(mine)), key=lambda case: case.action == "stop")
 
 
@@ -125,7 +127,7 @@ def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: 
     count(fired=len(cases), of=len(cases), poisoned=len(poisoned), **tally)
 
 
-@pytest.mark.parametrize("action", faults.ACTIONS)
+@pytest.mark.parametrize("action", fault_points.ACTIONS)
 def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path: Path, action: str) -> None:
     """The reconciler's own point; it is the only one around."""
     house.settings = house.settings.model_copy(update={"lease": timedelta(seconds=60)})

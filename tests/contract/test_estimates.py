@@ -11,7 +11,7 @@ from app.jobs import claims
 from app.jobs.events import Draft
 from app.models import JobStatus
 from app.workers import service as workers
-from falqon_core.spec.estimate import STEP_SECONDS
+from falqon_core.estimate.estimate import STEP_SECONDS
 from tests.support.api import Tenant
 from tests.support.quiet import quiet
 

@@ -10,7 +10,7 @@ from app.exports import repository
 from app.ids import new_id
 from app.models import Artifact, Checkpoint, Export, Job, JobStatus, Model
 from app.storage import keys
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant
 
 

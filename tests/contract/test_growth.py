@@ -15,11 +15,11 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from app.models import Scope
-from falqon_core.bases.tiny import build_tiny
 from falqon_core.data.duplicates import Fingerprints
 from falqon_core.data.sequences import encode
-from falqon_core.spec.jsonl import BadRecord
-from falqon_core.spec.records import parse_record
+from falqon_core.importers.tiny import build_tiny
+from falqon_core.records.file_check import parse_record
+from falqon_core.records.jsonl import BadRecord
 from tests.support.api import Api, Tenant
 
 TRIES = 3

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.models import DEFAULT_PROJECT_ID, PriceOverride, Scope
-from falqon_core.spec.devices import DEVICES
-from falqon_core.spec.prices import default_price
+from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.prices import default_price
 from tests.support.api import Api, Tenant
 
 PATH = "/v1/prices"

@@ -11,7 +11,7 @@ from app.ids import new_id
 from app.inspections.service import MAX_IN_PROGRESS
 from app.models import Artifact, File, Inspection
 from app.storage import keys
-from falqon_core.bases.tiny import build_tiny
+from falqon_core.importers.tiny import build_tiny
 from tests.support.api import Tenant, jsonl
 from worker.inspector import Inspector
 

@@ -13,8 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from falqon_core import cli
-from falqon_core.bases.tiny import build_tiny
-from falqon_core.spec.errors import (
+from falqon_core.contract.errors import (
     CertificateMismatch,
     CheckpointCorrupt,
     ConfigError,
@@ -24,7 +23,8 @@ from falqon_core.spec.errors import (
     OutOfMemory,
     as_falqon_error,
 )
-from falqon_core.spec.messages import CheckpointSaved, ExitCode, Exported, Failed, Finished, Started, StepMetrics
+from falqon_core.contract.messages import CheckpointSaved, ExitCode, Exported, Failed, Finished, Started, StepMetrics
+from falqon_core.importers.tiny import build_tiny
 from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}

@@ -6,7 +6,7 @@ from app.ids import new_id
 from app.jobs import metrics
 from app.jobs.events import Draft, append
 from app.models import Artifact, Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery
-from falqon_core.spec.devices import DEVICES
+from falqon_core.estimate.devices import DEVICES
 from tests.support.api import Tenant
 
 NUM_DOOMED = 8  # of each kind, to be deleted or ended

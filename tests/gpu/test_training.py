@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from falqon_core.contract.config import DeviceChoice, Recipe, TrainConfig
+from falqon_core.contract.messages import ExitCode, StepMetrics
 from falqon_core.meld.rows import CodeRows
-from falqon_core.spec.config import DeviceChoice, Recipe, TrainConfig
-from falqon_core.spec.messages import ExitCode, StepMetrics
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.meld.noise import decoder_layer_noise, too_noisy
 from tests.falqon_core.train.test_resume import bytes_of

@@ -57,7 +57,7 @@ class Fork:
 
 
 def _become(function: Callable[..., None], arguments: tuple[object, ...], environment: Mapping[str, str], output: Path) -> None:
-    from falqon_core.spec import faults
+    from falqon_core import fault_points
 
     os.setsid()
     leash.hold(os.getppid())
@@ -67,5 +67,5 @@ def _become(function: Callable[..., None], arguments: tuple[object, ...], enviro
             os.dup2(log.fileno(), stream)
     os.environ.clear()
     os.environ.update(environment)
-    faults.arm(environment.get("FAULT_POINTS", ""), environment.get("FAULT_MARKS", ""))
+    fault_points.arm(environment.get("FAULT_POINTS", ""), environment.get("FAULT_MARKS", ""))
     function(*arguments)

@@ -16,7 +16,7 @@ from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Artifact, Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.settings import Settings
 from app.storage import Storage, keys
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 from tests.support.api import TINY_CONFIG
 from tests.support.forks import ROOT, Fork
 from tests.support.records import Records

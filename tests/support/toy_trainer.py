@@ -16,13 +16,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from falqon_core.files import whole_folder
-from falqon_core.spec.certificate import CERTIFICATE, Base, Canary, Certificate, Check, Data, Device, HeldOut, Software, Training
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.errors import ModelError, as_falqon_error, is_disk_full
-from falqon_core.spec.faults import fault
-from falqon_core.spec.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
-from falqon_core.spec.messages import (
+from falqon_core.contract.certificate import CERTIFICATE, Base, Canary, Certificate, Check, Data, Device, HeldOut, Software, Training
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ModelError, as_falqon_error, is_disk_full
+from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_folders, model_folder
+from falqon_core.contract.messages import (
     CheckpointSaved,
     Evaluated,
     ExitCode,
@@ -35,6 +33,8 @@ from falqon_core.spec.messages import (
     StepMetrics,
     encode,
 )
+from falqon_core.fault_points import fault
+from falqon_core.files import whole_folder
 
 DIGEST = "0" * 64
 
@@ -206,7 +206,7 @@ def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> 
 
 
 def import_folder(source: str, output: Path) -> int:
-    from falqon_core.bases.importer import import_model  # takes seconds, and trainings do without
+    from falqon_core.importers.importer import import_model  # takes seconds, and trainings do without
 
     try:
         import_model(source, output)

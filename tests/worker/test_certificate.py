@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.spec.certificate import Certificate, Check
+from falqon_core.contract.certificate import Certificate, Check
 from tests.support.house import House
 from tests.support.toy_trainer import Toy, certificate
 from worker.certificate import ExportDamaged, complete

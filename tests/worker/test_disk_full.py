@@ -11,8 +11,8 @@ from sqlalchemy import update
 from app.jobs import service
 from app.jobs.space import MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
-from falqon_core.spec import faults
-from falqon_core.spec.config import Recipe
+from falqon_core import fault_points
+from falqon_core.contract.config import Recipe
 from tests.support.api import TINY_CONFIG
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
@@ -24,7 +24,7 @@ BEFORE_ANY_CHECKPOINT, AFTER_ONE = 0, 1
 @pytest.fixture(autouse=True)
 def disarmed() -> Iterator[None]:
     yield
-    faults.arm("")
+    fault_points.arm("")
 
 
 def everything(folder: Path) -> set[str]:
@@ -57,7 +57,7 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     before = everything(house.settings.data_dir / "objects")
     monkeypatch.setenv("FAULT_POINTS", point if name == "checkpoint_write" else "")
     monkeypatch.setenv("FAULT_MARKS", str(tmp_path / "marks"))
-    faults.arm(point, str(tmp_path / "marks"))
+    fault_points.arm(point, str(tmp_path / "marks"))
     supervisor = house.supervisor()
     assert supervisor.execute_next()
     assert (tmp_path / "marks" / name).exists()
@@ -73,7 +73,7 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     assert list((house.settings.work_dir / "attempts").glob("[!.]*")) == []
     assert supervisor.execute_next() is False, "it waits for somebody to make space"
     monkeypatch.setenv("FAULT_POINTS", "")
-    faults.arm("")
+    fault_points.arm("")
     resume(house, job_id)
     assert supervisor.execute_next()
     assert house.job(job_id).status == JobStatus.SUCCEEDED

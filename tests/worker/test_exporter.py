@@ -10,7 +10,7 @@ from app import orphans, wishes
 from app.exports import repository
 from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, File, Job, Model, WishStatus
-from falqon_core.spec.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
 from worker.exporter import Exporter

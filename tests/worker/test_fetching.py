@@ -6,7 +6,7 @@ import pytest
 
 from app.models import Checkpoint
 from app.storage import Storage
-from falqon_core.spec.layout import MANIFEST
+from falqon_core.contract.layout import MANIFEST
 from tests.support.traversal import NAMES
 from worker.fetching import BytesDiffer, fetch_checkpoint
 from worker.outputs import files_of

@@ -6,9 +6,9 @@ from app.estimates import repository
 from app.estimates import service as estimates
 from app.jobs import queue
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.estimate import Estimate
-from falqon_core.spec.records import FileReport
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Estimate
+from falqon_core.records.file_check import FileReport
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy
 from tests.worker.test_budget import patient

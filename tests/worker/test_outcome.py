@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from falqon_core.spec.messages import ExitCode, Failed
+from falqon_core.contract.messages import ExitCode, Failed
 from worker.outcome import End, Verdict, classify
 
 SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 
 from app.models import Job
 from app.models.base import JsonObject
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.devices import DEVICES
-from falqon_core.spec.estimate import estimate
-from falqon_core.spec.messages import Started, StepMetrics
-from falqon_core.spec.models import ModelDimensions
-from falqon_core.spec.prices import default_price
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.messages import Started, StepMetrics
+from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.estimate import estimate
+from falqon_core.estimate.prices import default_price
 from tests.support.api import TINY_CONFIG
 from worker.gpu import Machine
 from worker.progress import Progress

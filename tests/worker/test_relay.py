@@ -9,8 +9,8 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import Draft
 from app.models import Attempt
-from falqon_core.spec.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
-from falqon_core.spec.prices import default_price
+from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
+from falqon_core.estimate.prices import default_price
 from tests.support.house import House
 from worker.journal import Journal
 from worker.lease import Lease

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.jobs.events import Draft
-from falqon_core.spec import faults
+from falqon_core import fault_points
 from worker import spool as spools
 from worker.spool import Spool
 
@@ -72,10 +72,10 @@ def test_what_does_not_fit_is_counted(path: Path, spool: Spool, monkeypatch: pyt
 
 
 def test_a_full_disk_costs_events_and_nothing_else(path: Path, spool: Spool) -> None:
-    faults.arm("spool_write=enospc*2")
+    fault_points.arm("spool_write=enospc*2")
     for number in range(6):
         spool.add(draft(number))
-    faults.arm("")
+    fault_points.arm("")
     assert spool.take(9) == [draft(number) for number in (0, 1, 2, 3, 5)]
     assert spool.take_lost() == 1
 

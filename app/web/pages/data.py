@@ -18,8 +18,8 @@ from app.web.rendering import page
 from app.web.session import notify
 from app.web.text import state
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, UploadPageRoute, Visitor, WritingVisitor
-from falqon_core.spec.estimate import tokens_from_characters
-from falqon_core.spec.records import FileReport
+from falqon_core.estimate.estimate import tokens_from_characters
+from falqon_core.records.file_check import FileReport
 
 PAGE = 50
 MAX_JOBS = 20  # of one file, shown on its page

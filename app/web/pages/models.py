@@ -20,7 +20,7 @@ from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
-from falqon_core.spec.formats import FORMATS
+from falqon_core.contract.formats import FORMATS
 
 MAX_ROWS = 200
 LOOK_SECONDS = 2.0

@@ -18,8 +18,8 @@ from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
 from app.web.text import age
 from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.devices import DEVICES
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.devices import DEVICES
 
 MAX_FILES = 200  # to choose from; an older one is found among the data
 MAX_JOB_FORM_BYTES = 2**18  # the longest metadata alone is 110 KiB when percent-encoded

@@ -13,7 +13,7 @@ from app.database import Database
 from app.models import Artifact, Model
 from app.settings import Settings
 from app.storage import Storage, Stored
-from falqon_core.bases.tiny import build_tiny
+from falqon_core.importers.tiny import build_tiny
 from tests.support.house import TOY_TRAINER
 from tests.support.traversal import NAMES
 

@@ -7,7 +7,7 @@ from app.database import Database
 from app.prices import service
 from app.prices.service import Wanted
 from app.settings import Settings
-from falqon_core.spec.prices import default_price
+from falqon_core.estimate.prices import default_price
 from tests.support.api import Api
 
 GOOD = '{"h100": {"usd_per_device_hour": "2.10", "source": "contract", "as_of": "2026-11-01"}}'

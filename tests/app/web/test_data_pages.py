@@ -10,7 +10,7 @@ import pytest
 
 from app.models import Scope
 from app.web import job_form
-from falqon_core.spec.config import Recipe
+from falqon_core.contract.config import Recipe
 from tests.browser import scene
 from tests.support.api import Tenant, jsonl
 from tests.support.pages import SAME_SITE, token

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.models import Artifact, Export, Model, Scope, WishStatus
 from app.web.text import model_page
-from falqon_core.spec.certificate import CERTIFICATE
+from falqon_core.contract.certificate import CERTIFICATE
 from tests.browser import scene
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, token

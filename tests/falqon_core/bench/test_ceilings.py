@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from falqon_core.bench.ceilings import Sizes, measure_ceilings, require_gpu
-from falqon_core.spec.errors import ConfigError
+from falqon_core.contract.errors import ConfigError
 
 
 def test_a_machine_without_a_gpu_is_told_what_is_missing() -> None:

@@ -11,9 +11,9 @@ from falqon_core.bench import steps
 from falqon_core.bench.steps import Placement, System, lengths, measure_steps, placements, workloads
 from falqon_core.bench.timing import Deadline
 from falqon_core.data.loader import Microbatch
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.estimate import training_flops
 from falqon_core.methods.falqon import Falqon
-from falqon_core.spec.estimate import training_flops
-from falqon_core.spec.models import ModelDimensions
 from tests.falqon_core.bench.test_report import SETUP
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from falqon_core.bases.tiny import build_tiny
+from falqon_core.importers.tiny import build_tiny
 
 CHATML = (
     "{% for message in messages %}"

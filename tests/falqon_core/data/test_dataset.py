@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data import dataset
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import Pair, encode
-from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.records import parse_record
+from falqon_core.records.file_check import parse_record
 
 
 def chat(answer: str, question: str = "What?") -> dict[str, object]:

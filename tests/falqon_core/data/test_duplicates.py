@@ -12,7 +12,7 @@ from falqon_core.data.duplicates import (
     most_similar,
     signature,
 )
-from falqon_core.spec.shapes import ChatMessage, ChatRecord, TextRecord
+from falqon_core.records.shapes import ChatMessage, ChatRecord, TextRecord
 
 
 def words(seed: int, count: int) -> list[str]:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data import bounded, rendering
-from falqon_core.data.rendering import render
-from falqon_core.spec.errors import DatasetError, ModelError, UserError
-from falqon_core.spec.messages import ENDLESS_TEMPLATE
-from falqon_core.spec.records import parse_record
+from falqon_core.contract.errors import DatasetError, ModelError, UserError
+from falqon_core.contract.messages import ENDLESS_TEMPLATE
+from falqon_core.data import chat_template, resource_limits
+from falqon_core.data.chat_template import render
+from falqon_core.records.file_check import parse_record
 from tests.support.house import ROOT
 
 CHAT = parse_record(b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}')
@@ -131,13 +131,13 @@ def test_nothing_of_python_is_reached(template: str, unmarked: PreTrainedTokeniz
 
 @pytest.mark.parametrize("template", BOMBS, ids=lambda template: template[:40])
 def test_time_memory_and_output_have_an_end(template: str, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "CPU_SECONDS", 0.3)
-    monkeypatch.setattr(bounded, "MEMORY_BYTES", 2**28)
+    monkeypatch.setattr(resource_limits, "CPU_SECONDS", 0.3)
+    monkeypatch.setattr(resource_limits, "MEMORY_BYTES", 2**28)
 
     found = outcome(template, unmarked)
 
     assert isinstance(found, UserError)
-    assert len(str(found)) < 2 * rendering.MAX_REASON_CHARACTERS
+    assert len(str(found)) < 2 * chat_template.MAX_REASON_CHARACTERS
 
 
 def test_what_cannot_be_interrupted_ends_the_process() -> None:
@@ -161,4 +161,4 @@ def test_a_reason_written_by_the_template_steers_no_terminal(unmarked: PreTraine
     found = outcome(r"{{ raise_exception('\x1b[2J\x00\x9b31m gone ' ~ 'x' * 100000) }}", unmarked)
 
     assert str(found).isprintable()
-    assert len(str(found)) < 2 * rendering.MAX_REASON_CHARACTERS
+    assert len(str(found)) < 2 * chat_template.MAX_REASON_CHARACTERS

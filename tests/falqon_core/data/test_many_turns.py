@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from falqon_core.data import rendering
+from falqon_core.contract.errors import DatasetError
+from falqon_core.data import chat_template
 from falqon_core.data.sequences import encode
-from falqon_core.spec.errors import DatasetError
-from falqon_core.spec.shapes import ChatMessage, ChatRecord
+from falqon_core.records.shapes import ChatMessage, ChatRecord
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_train.jsonl"
 LONG = 10**6  # tokens: nothing is cut
@@ -46,7 +46,7 @@ def test_a_target_at_the_last_kept_token_is_kept(unmarked: PreTrainedTokenizerBa
 
 def test_turns_past_the_kept_tokens_are_not_rendered(unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     record = chat(*[("How much?", "Five.")] * 500)
-    monkeypatch.setattr(rendering, "MAX_RENDERED_MESSAGES", 10_000)
+    monkeypatch.setattr(chat_template, "MAX_RENDERED_MESSAGES", 10_000)
     sequence, was_cut = encode(record, unmarked, 512)
     assert was_cut
     assert sequence.num_labels >= 100
@@ -55,5 +55,5 @@ def test_turns_past_the_kept_tokens_are_not_rendered(unmarked: PreTrainedTokeniz
 
 
 def test_marked_turns_have_no_such_limit(marked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "MAX_RENDERED_MESSAGES", 0)
+    monkeypatch.setattr(chat_template, "MAX_RENDERED_MESSAGES", 0)
     assert encode(chat(*[("How much?", "Five.")] * 500), marked, LONG)[0].num_labels > 1000

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.sequences import Sequence, encode
-from falqon_core.spec.errors import DatasetError, ModelError
-from falqon_core.spec.shapes import ChatMessage, ChatRecord, CompletionRecord, FunctionCall, TextRecord, ToolCall
+from falqon_core.records.shapes import ChatMessage, ChatRecord, CompletionRecord, FunctionCall, TextRecord, ToolCall
 
 TWO_TURNS = ChatRecord.model_validate(
     {

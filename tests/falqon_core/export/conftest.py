@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from falqon_core.bases.tiny import build_tiny
+from falqon_core.importers.tiny import build_tiny
 
 
 class CodesAndScale(nn.Module):

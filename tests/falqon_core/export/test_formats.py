@@ -17,12 +17,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.bases.gguf import convert_gguf
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.formats import FormatName, FormatUnavailable, check_format
+from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
+from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.formats import FormatName, FormatUnavailable, check_format
-from falqon_core.spec.messages import ExitCode
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.conftest import train_file as train_file
 

@@ -2,10 +2,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
+from falqon_core.contract.config import MethodName, Recipe
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thinned, write_model_card
 from falqon_core.export.provenance import Fields
-from falqon_core.spec.config import MethodName, Recipe
 
 SUMMARY = DataSummary(longest=64, num_truncated=3, num_left_out=2, num_validation_records=120)
 FIELDS: Fields = {"base_model": "acme/small-1b", "license": "other", "license_name": "acme-1", "license_link": "LICENSE"}

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from falqon_core.contract.config import Recipe
 from falqon_core.methods.falqon import Falqon
 from falqon_core.ops import attention
-from falqon_core.spec.config import Recipe
 
 
 class Branched(nn.Module):

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from falqon_core.contract.config import Recipe
 from falqon_core.meld.blocks import Attention, SwiGLU
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_rows
-from falqon_core.spec.config import Recipe
 from tests.falqon_core.meld.models import CONFIGS, tiny_model
 
 RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)

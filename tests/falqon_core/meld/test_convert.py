@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
 from falqon_core.ops.quantize import quantize_rows
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import ConfigError
 from tests.falqon_core.meld.models import CONFIGS, tiny_model
 
 RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from falqon_core.contract.config import Recipe
 from falqon_core.meld import convert, linear
 from falqon_core.meld import rows as rows_module
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
@@ -19,7 +20,6 @@ from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
-from falqon_core.spec.config import Recipe
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from tests.falqon_core.meld.models import ALIGNED, code_rows, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.methods.dpo import Preference
@@ -12,7 +13,6 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import sequence_log_probabilities
 from falqon_core.methods.objective import means
 from falqon_core.ops import cross_entropy
-from falqon_core.spec.config import Recipe
 from tests.falqon_core.meld.models import tiny_model
 
 LENGTHS = ((9, 14), (5, 4), (12, 7))

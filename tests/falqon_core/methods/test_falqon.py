@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.meld import linear
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
 from falqon_core.ops import attention
-from falqon_core.spec.config import Recipe
 from tests.falqon_core.meld.models import ALIGNED, SIZES, code_rows, tiny_model
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from falqon_core.contract.config import Recipe
 from falqon_core.meld.init import orthonormal
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.loss import microbatch_loss
-from falqon_core.spec.config import Recipe
 from tests.falqon_core.meld.models import tiny_model
 from tests.falqon_core.methods.test_falqon import batch
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from falqon_core.bases.tiny import build_tiny
+from falqon_core.importers.tiny import build_tiny
 
 WORDS = [
     "the",

@@ -12,7 +12,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from falqon_core.cli import app
-from falqon_core.spec.messages import AnyMessage, decode
+from falqon_core.contract.messages import AnyMessage, decode
 from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[3]

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from falqon_core.contract.config import Recipe
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.loader import microbatches
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.loss import microbatch_loss
-from falqon_core.spec.config import Recipe
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.model import load_base_model, load_tokenizer
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.errors import ModelError
-from falqon_core.train.answering import answer
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ModelError
+from falqon_core.train.generation import answer
 from falqon_core.train.trainer import Trainer
 
 

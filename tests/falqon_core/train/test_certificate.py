@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from falqon_core.contract.certificate import Certificate
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import CertificateMismatch, FalqonError
+from falqon_core.contract.messages import ExitCode
 from falqon_core.export.certificate import compare
 from falqon_core.export.witness import Witness, load_witness, save_witness
-from falqon_core.spec.certificate import Certificate
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.errors import CertificateMismatch, FalqonError
-from falqon_core.spec.messages import ExitCode
 from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
+from falqon_core.train.data import load_data
 from falqon_core.train.finish import restored_model
-from falqon_core.train.inputs import load_data
 from falqon_core.train.model import load_tokenizer
 from falqon_core.train.trainer import Trainer
 from falqon_core.train.witness import witness_of

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from falqon_core.spec import faults
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import CheckpointCorrupt, as_falqon_error
-from falqon_core.spec.faults import InjectedFault
+from falqon_core import fault_points
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import CheckpointCorrupt, as_falqon_error
+from falqon_core.fault_points import InjectedFault
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 
 
@@ -47,7 +47,7 @@ def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None
 @pytest.mark.parametrize("action", ["enospc", "raise"])
 def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(tmp_path: Path, action: str) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
-    faults.arm(f"checkpoint_write={action}", str(tmp_path / "marks"))
+    fault_points.arm(f"checkpoint_write={action}", str(tmp_path / "marks"))
     with pytest.raises((OSError, InjectedFault)) as failed:
         save_checkpoint(tmp_path, checkpoint(2), keep=2)
     assert as_falqon_error(failed.value).code == {"enospc": "disk_full", "raise": "internal_error"}[action]
@@ -56,7 +56,7 @@ def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(tmp_p
     loaded = newest_checkpoint(tmp_path, pytest.fail)
     assert loaded is not None
     assert loaded.progress.step == 1
-    faults.arm("")
+    fault_points.arm("")
 
 
 @pytest.mark.parametrize(

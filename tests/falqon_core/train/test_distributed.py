@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from falqon_core.spec.config import TrainConfig
-from falqon_core.spec.errors import ConfigError
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Failed, Finished, Log, Message, Started, StepMetrics
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Failed, Finished, Log, Message, Started, StepMetrics
 from falqon_core.train.distributed import ALONE, World, join_world, shares
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ranks, write_config

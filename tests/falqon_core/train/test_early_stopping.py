@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Finished, Log, Message, Started, StepMetrics
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Finished, Log, Message, Started, StepMetrics
 from falqon_core.train.finish import export_training
 from falqon_core.train.trainer import Trainer
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from falqon_core.spec.certificate import CERTIFICATE, Certificate
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.errors import CheckpointCorrupt, ModelError
-from falqon_core.spec.layout import checkpoint_folder, model_folder
-from falqon_core.spec.messages import ExitCode, Message
+from falqon_core.contract.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import CheckpointCorrupt, ModelError
+from falqon_core.contract.layout import checkpoint_folder, model_folder
+from falqon_core.contract.messages import ExitCode, Message
 from falqon_core.train.finish import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from falqon_core.train.trainer import Trainer

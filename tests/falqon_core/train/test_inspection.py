@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import Pair
-from falqon_core.spec.errors import DatasetError, ModelError
 from falqon_core.train import inspection
 from falqon_core.train.inspection import inspect_dataset
 

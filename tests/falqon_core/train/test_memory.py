@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from falqon_core.spec.config import Recipe
-from falqon_core.spec.errors import OutOfMemory
-from falqon_core.spec.messages import ExitCode
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import OutOfMemory
+from falqon_core.contract.messages import ExitCode
 from falqon_core.train import memory
 from falqon_core.train.memory import available_bytes, place
 from falqon_core.train.model import load_dimensions

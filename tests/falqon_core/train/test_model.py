@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from falqon_core.spec.errors import ConfigError, ModelError
+from falqon_core.contract.errors import ConfigError, ModelError
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from falqon_core.spec.config import LrSchedule, Recipe
+from falqon_core.contract.config import LrSchedule, Recipe
 from falqon_core.train.optimizer import Optimizer, learning_rate
 
 

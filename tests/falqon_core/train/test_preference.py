@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ConfigError, DatasetError
+from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Message, Started, StepMetrics
 from falqon_core.data.dataset import load_dataset
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.errors import ConfigError, DatasetError
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Message, Started, StepMetrics
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import reference_log_probabilities

@@ -1,6 +1,6 @@
 import pytest
 
-from falqon_core.spec.messages import Failed, Finished, Sample, Sampled, Started, StepMetrics
+from falqon_core.contract.messages import Failed, Finished, Sample, Sampled, Started, StepMetrics
 from falqon_core.train.report import PlainLog, describe
 
 STEP = StepMetrics(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from falqon_core.spec.messages import ExitCode, Started, StepMetrics
+from falqon_core.contract.messages import ExitCode, Started, StepMetrics
 from tests.falqon_core.train.processes import Running, trainer, write_config
 
 RECIPE = {"rank": 16, "max_seq_length": 64, "batch_size": 4, "max_steps": 60, "checkpoint_every": 5, "validation_fraction": 0.1}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.messages import Evaluated, Message, Sampled, StepMetrics
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import Sequence
 from falqon_core.methods.falqon import Falqon
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.messages import Evaluated, Message, Sampled, StepMetrics
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.samples import MAX_CHARACTERS, complete, generate
 from falqon_core.train.trainer import Trainer

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from falqon_core.spec.config import Recipe, TrainConfig
-from falqon_core.spec.devices import DEVICES
-from falqon_core.spec.errors import ConfigError, DatasetError, LossNotFinite
-from falqon_core.spec.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ConfigError, DatasetError, LossNotFinite
+from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
+from falqon_core.estimate.devices import DEVICES
 from falqon_core.train.trainer import Trainer
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 8, "max_steps": 6, "checkpoint_every": 2}

@@ -1,0 +1,57 @@
+"""Run what a stranger wrote, a chat template, for a bounded time and in bounded memory.
+
+Both limits are the kernel's. Time is CPU time of this process, so a busy machine changes nothing. After `CPU_SECONDS` a signal becomes
+`OutOfBounds`; what cannot be interrupted then, one long operation inside Python, ends the process with SIGPROF after
+`FATAL_CPU_SECONDS`, which its supervisor understands (`contract.messages.ENDLESS_TEMPLATE`). What is given up: it works in the main thread
+only, and memory is bounded on Linux only.
+"""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+CPU_SECONDS = 2.0
+FATAL_CPU_SECONDS = 10.0
+MEMORY_BYTES = 2**30  # beyond what the process has taken before
+
+Result = TypeVar("Result")
+
+
+class OutOfBounds(Exception):
+    pass
+
+
+def bounded(function: Callable[[], Result]) -> Result:
+    """What `function` returns. Raises `OutOfBounds` and whatever it raises itself."""
+    before = signal.signal(signal.SIGVTALRM, _too_slow)
+    memory = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, _memory_limit(memory))
+        signal.setitimer(signal.ITIMER_PROF, FATAL_CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+        return function()
+    except MemoryError:
+        raise OutOfBounds(f"needs more than {MEMORY_BYTES >> 30} GiB of memory") from None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, memory)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _too_slow(*_: object) -> None:
+    raise OutOfBounds(f"needs more than {CPU_SECONDS:g} seconds")
+
+
+def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
+    soft, hard = now
+    if sys.platform != "linux":
+        return now
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    known = [most for most in (soft, hard) if most != resource.RLIM_INFINITY]
+    return min([limit, *known]), hard

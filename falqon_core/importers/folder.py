@@ -1,0 +1,99 @@
+"""Take over a Hugging Face model folder, leaving behind everything that is not data.
+
+Only known file names are taken, from the folder itself or from where the Hub's cache keeps its files; what `contract.model_folder` refuses
+is refused; weights must be safetensors with sound headers, and config, tokenizer and weights must fit one another (`soundness`).
+What is given up: models that are quantized already.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from falqon_core.contract.errors import ModelError
+from falqon_core.contract.model_folder import (
+    VOCABULARIES,
+    check_architecture,
+    check_index,
+    check_model_folder,
+    check_weights,
+    chooses_implementation,
+    read_json,
+    weight_shapes,
+)
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.importers.soundness import check_tensors, check_tokenizer
+
+MODEL_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "README.md",
+)  # fmt: skip
+WEIGHTS = ".safetensors"
+ORIGIN = "_name_or_path"  # in config.json, where transformers too writes what a model was loaded from
+
+Transfer = Callable[[Path, Path], object]
+
+
+def copy_model(source: Path, output: Path) -> None:
+    """Copy `source` into the existing, empty folder `output`. Raises `ModelError`; see the module."""
+    _take(source, output, shutil.copyfile)
+
+
+def move_model(source: Path, output: Path, origin: str) -> None:
+    """As `copy_model`, for a source on the same file system that is not needed any more; `origin`: its name on the Hub."""
+    _take(source, output, lambda a, b: os.replace(a.resolve(), b), origin)
+
+
+def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = None) -> None:
+    config = check_model_folder(source)
+    check_architecture(config)
+    dimensions = ModelDimensions.from_config(config)
+    if "quantization_config" in config:
+        raise ModelError("the model is quantized already; provide its bf16 or fp32 weights", "model")
+    if not (source / "tokenizer.json").is_file():
+        raise ModelError("the folder holds no tokenizer.json", "model")
+    check_weights(source)
+    shapes = weight_shapes(source)
+    wanted = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
+    for path in wanted:
+        _check_file(path)
+    for path in wanted:
+        if path.suffix != WEIGHTS:
+            transfer(path, output / path.name)
+    config = _without_private_keys(config) | ({ORIGIN: origin} if origin else {})
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    check_tensors(output, shapes)
+    check_tokenizer(output, dimensions.vocab_size)
+    for path in wanted:  # last, because they are large
+        if path.suffix == WEIGHTS:
+            transfer(path, output / path.name)
+
+
+def _is_wanted(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+
+
+def _check_file(path: Path) -> None:
+    if path.name in VOCABULARIES:
+        read_json(path)
+    elif path.name.endswith(".index.json"):
+        check_index(path)
+    # A link to anywhere else would publish that file as part of the model.
+    homes = [path.parent.resolve()]
+    if path.parent.parent.name == "snapshots":
+        homes.append((path.parents[2] / "blobs").resolve())
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ModelError(f"{path.name} is a link that leads out of the folder", "model")
+
+
+def _without_private_keys(value: Any) -> Any:
+    """Keys such as `_attn_implementation` or `_name_or_path` tell how or where a model was loaded, not what it is."""
+    if isinstance(value, dict):
+        return {
+            key: _without_private_keys(child) for key, child in value.items() if not key.startswith("_") and not chooses_implementation(key)
+        }
+    return value

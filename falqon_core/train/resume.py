@@ -1,0 +1,39 @@
+"""What a continued training takes over from its checkpoint, and when it refuses to."""
+
+from collections.abc import Callable
+
+import torch
+
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.train.checkpoint import Progress
+from falqon_core.train.distributed import World
+from falqon_core.train.memory import available_bytes, place
+
+
+def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device, world: World) -> Recipe:
+    """`recipe` with what depends on memory decided: now at a first start, as `before` when continued, because it changes the last bits.
+
+    The first rank's free memory decides for all; ranks on CPUs are taken to share one machine.
+
+    Raises `OutOfMemory` when the estimate says that nothing fits.
+    """
+    if before is None:
+        sharing = world.size if device.type == "cpu" else 1
+        (available,) = world.add_up(available_bytes(device) // sharing if world.is_first else 0)
+        return place(recipe, dimensions, device, int(available))
+    decided = ("microbatch_tokens", "activation_checkpointing")
+    return recipe.model_copy(update={name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None})
+
+
+def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:
+    """Raises `ConfigError` for another recipe or other data; warns when the bits will differ."""
+    if before.recipe != now.recipe:
+        raise ConfigError("the output folder holds a checkpoint of another recipe; choose another folder", "recipe")
+    if (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
+        raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
+    if before.num_threads != now.num_threads:
+        warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
+    if before.num_processes != now.num_processes:
+        warn(f"continuing with {now.num_processes} processes after {before.num_processes}: results differ in the last bits")

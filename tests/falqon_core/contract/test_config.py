@@ -1,0 +1,138 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from falqon_core.contract.config import ANCHORED_LEARNING_RATE, PUBLISHED_LEARNING_RATE, PUBLISHED_NUM_UPDATE_ROWS, Recipe, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"update_rule": "topk", "alpha": 16.0}, "alpha: update_rule 'topk'"),
+        ({"num_update_rows": 10}, "num_update_rows: only update_rule 'topk'"),
+        ({"update_rule": "topk", "base_copy": "host"}, "base_copy: update_rule 'topk'"),
+        ({"update_rule": "topk", "weight_decay": 0.1}, "weight_decay: without a base"),
+        ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
+        ({"max_seq_length": 512, "microbatch_tokens": 256}, "microbatch_tokens: must be at least max_seq_length"),
+        ({"method": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023}, "microbatch_tokens: must be at least twice max_seq_length"),
+        ({"beta": 0.1}, "beta: only method 'dpo' has it"),
+        ({"method": "dpo", "beta": 0.0}, "beta"),
+        ({"target_modules": ()}, "target_modules: name at least one"),
+        ({"rank": 0}, "rank"),
+        ({"rank": 2000}, "rank"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio"),
+        ({"num_epochs": 0}, "num_epochs"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"validation_fraction": 0.6}, "validation_fraction"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience"),
+        ({"num_samples": 9}, "num_samples"),
+        ({"sample_tokens": 513}, "sample_tokens"),
+        ({"update_rule": "other"}, "update_rule"),
+        ({"lora_dropout": 0.1}, "lora_dropout"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=match):
+        Recipe(**arguments)
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().rank = 8  # type: ignore[misc]
+
+
+recipes = st.builds(
+    Recipe,
+    method=st.sampled_from(["falqon", "dpo"]),
+    rank=st.integers(1, 1024),
+    update_rule=st.sampled_from(["anchored", "topk"]),
+    num_epochs=st.none() | st.integers(1, 50),
+    max_steps=st.none() | st.integers(1, 1000),
+    batch_size=st.none() | st.integers(1, 64),
+    learning_rate=st.none() | st.floats(1e-6, 1e-2),
+    max_seq_length=st.integers(8, 8192),
+)
+
+
+@given(recipes, st.integers(1, 10**6))
+def test_resolving_twice_changes_nothing(recipe: Recipe, num_records: int) -> None:
+    once = recipe.resolved(num_records, learning_rate_multiplier=0.5)
+
+    assert once.resolved(num_records, learning_rate_multiplier=0.5) == once
+    assert Recipe.model_validate_json(once.model_dump_json()) == once
+
+
+@given(recipes, st.integers(1, 10**6))
+def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) -> None:
+    resolved = recipe.resolved(num_records)
+
+    assert {name: getattr(resolved, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None} == {
+        name: getattr(recipe, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None
+    }
+    assert all(getattr(resolved, name) is not None for name in ("num_epochs", "batch_size", "learning_rate"))
+    assert resolved.microbatch_tokens == recipe.microbatch_tokens, "only a device's memory decides it"
+
+
+def test_each_rule_has_its_defaults() -> None:
+    anchored, topk = Recipe(rank=32).resolved(1000), Recipe(rank=32, update_rule="topk").resolved(1000)
+
+    assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, ANCHORED_LEARNING_RATE["gradient"])
+    assert Recipe(a_init="orthonormal").resolved(1000).learning_rate == ANCHORED_LEARNING_RATE["orthonormal"]
+    assert (anchored.a_init, topk.a_init) == ("gradient", "quant_error")
+    assert (anchored.base_copy, topk.base_copy) == ("device", None)
+    assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, PUBLISHED_LEARNING_RATE)
+
+
+def test_preferences_have_defaults_of_their_own() -> None:
+    supervised, dpo = Recipe(max_seq_length=4096).resolved(100), Recipe(method="dpo", max_seq_length=4096).resolved(100)
+
+    assert (supervised.beta, dpo.beta) == (None, 0.1)
+    assert supervised.learning_rate is not None
+    assert dpo.learning_rate is not None
+    assert 5e-5 <= dpo.learning_rate < supervised.learning_rate
+    assert (supervised.longest_record, dpo.longest_record) == (4096, 8192)
+
+
+def test_the_multiplier_scales_the_automatic_rate_only() -> None:
+    assert Recipe().resolved(100, learning_rate_multiplier=0.5).learning_rate == ANCHORED_LEARNING_RATE["gradient"] / 2
+    assert Recipe(learning_rate=1e-4).resolved(100, learning_rate_multiplier=0.5).learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(("num_records", "batch_size"), [(1, 4), (2000, 4), (5000, 10), (10**6, 16)])
+def test_batch_size_follows_the_records(num_records: int, batch_size: int) -> None:
+    assert Recipe().resolved(num_records).batch_size == batch_size
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (5, 5), (100, 9)])
+def test_steps_are_epochs_of_full_batches_and_a_rest(max_steps: int | None, steps: int) -> None:
+    recipe = Recipe(batch_size=4, num_epochs=3, max_steps=max_steps).resolved(10)
+
+    assert recipe.num_steps(10) == steps
+
+
+def test_there_is_one_source_of_validation() -> None:
+    paths = {"model": Path("m"), "train_file": Path("t"), "validation_file": Path("v")}
+
+    assert TrainConfig(**paths).recipe == Recipe()
+    with pytest.raises(ValidationError, match="validation_fraction: there is a validation_file already"):
+        TrainConfig(**paths, recipe=Recipe(validation_fraction=0.1))
+
+
+def test_early_stopping_needs_validation_data() -> None:
+    paths = {"model": Path("m"), "train_file": Path("t")}
+    recipe = Recipe(early_stopping_patience=2)
+
+    with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
+        TrainConfig(**paths, recipe=recipe)
+    assert TrainConfig(**paths, validation_file=Path("v"), recipe=recipe).recipe == recipe

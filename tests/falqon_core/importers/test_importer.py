@@ -1,0 +1,183 @@
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from falqon_core.contract.errors import ModelError
+from falqon_core.importers.folder import move_model
+from falqon_core.importers.importer import BUILTIN, import_model
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def assert_refused(source: Path, match: str) -> None:
+    """Refused with the sentence, and nothing is left where the model would have been."""
+    before = set(source.parent.iterdir())
+    with pytest.raises(ModelError, match=match) as caught:
+        import_model(str(source), source.parent / "model")
+    assert caught.value.param == "model"
+    assert set(source.parent.iterdir()) == before
+
+
+def test_a_folder_is_copied_without_what_is_not_needed(tiny_folder: Path) -> None:
+    (tiny_folder / "notes.txt").write_text("private")
+    (tiny_folder / "LICENSE").write_text("free")
+    edit_json(tiny_folder / "config.json", _attn_implementation="eager", _name_or_path="/home/someone", attn_implementation="x")
+    output = tiny_folder.parent / "catalogue" / "model"
+
+    import_model(str(tiny_folder), output)
+
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        ["LICENSE", "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+         "tokenizer.json", "tokenizer_config.json"]
+    )  # fmt: skip
+    config = json.loads((output / "config.json").read_text())
+    assert not {"_attn_implementation", "_name_or_path", "attn_implementation"} & set(config)
+    assert (output / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+    AutoModelForCausalLM.from_pretrained(output)
+
+
+def test_the_builtin_model(tmp_path: Path, tiny_folder: Path) -> None:
+    import_model(BUILTIN, tmp_path / "model")
+
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("source", [BUILTIN, "folder"])
+def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> None:
+    (tiny_folder.parent / "model").mkdir()
+
+    with pytest.raises(ModelError, match="exists already"):
+        import_model(str(tiny_folder) if source == "folder" else source, tiny_folder.parent / "model")
+
+
+def test_a_source_that_does_not_exist_is_refused(tiny_folder: Path) -> None:
+    shutil.rmtree(tiny_folder)
+
+    assert_refused(tiny_folder, "not a folder")
+
+
+def test_pickles_are_refused(tiny_folder: Path) -> None:
+    (tiny_folder / "pytorch_model.bin").write_bytes(b"")
+
+    assert_refused(tiny_folder, "pytorch_model.bin may hold a pickle")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "modeling.Model"}}),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "modeling.Model"}}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "tokenizing.Tokenizer"}}),
+        ("generation_config.json", {"custom_generate": "someone/code"}),
+    ],
+)
+def test_json_that_names_code_is_refused(name: str, change: dict[str, Any], tiny_folder: Path) -> None:
+    edit_json(tiny_folder / name, **change)
+
+    assert_refused(tiny_folder, "remote code")
+
+
+def test_a_quantized_model_is_refused(tiny_folder: Path) -> None:
+    edit_json(tiny_folder / "config.json", quantization_config={"quant_method": "gptq"})
+
+    assert_refused(tiny_folder, "quantized already")
+
+
+def test_a_model_without_a_tokenizer_is_refused(tiny_folder: Path) -> None:
+    (tiny_folder / "tokenizer.json").unlink()
+
+    assert_refused(tiny_folder, "no tokenizer.json")
+
+
+def test_an_unknown_architecture_is_refused(tiny_folder: Path) -> None:
+    edit_json(tiny_folder / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])
+
+    assert_refused(tiny_folder, "not supported")
+
+
+def test_a_kernel_of_the_hub_is_refused(tiny_folder: Path) -> None:
+    edit_json(tiny_folder / "config.json", _attn_implementation_internal="someone/kernel")
+
+    assert_refused(tiny_folder, "may name code")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json"])
+def test_a_link_out_of_the_folder_is_refused(name: str, tiny_folder: Path) -> None:
+    elsewhere = tiny_folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    secret = elsewhere / "secret.json"
+    secret.write_text("{}")
+    (tiny_folder / name).unlink(missing_ok=True)
+    (tiny_folder / name).symlink_to(secret)
+
+    assert_refused(tiny_folder, "leads out of the folder")
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tiny_folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "repository" / "snapshots" / "abc", tmp_path / "repository" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in tiny_folder.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+
+    import_model(str(snapshot), tmp_path / "model")
+
+    assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+
+
+def header(content: Any, length: int | None = None) -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "not a safetensors file"),
+        (b"\x01\x02", "not a safetensors file"),
+        (header({}, length=17 * 2**20), "larger than 16 MiB"),
+        (header({}, length=1000), "not a sound safetensors file"),
+        (header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}), "not a sound safetensors file"),
+        (header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 6]}}) + b"\0" * 6, "not a sound safetensors file"),
+        (struct.pack("<Q", 4) + b"nope", "not a sound safetensors file"),
+    ],
+)
+def test_broken_weights_are_refused(content: bytes, match: str, tiny_folder: Path) -> None:
+    (tiny_folder / "model.safetensors").write_bytes(content)
+
+    assert_refused(tiny_folder, match)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "missing.safetensors"])
+def test_an_index_stays_inside_the_folder(shard: str, tiny_folder: Path) -> None:
+    (tiny_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+
+    assert_refused(tiny_folder, "not a file of the folder")
+
+
+@pytest.mark.parametrize(("repository", "match"), [("not//a name", "not//a name"), ("someone/something", "someone/something")])
+def test_a_hub_that_does_not_answer_is_a_refusal(repository: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    with pytest.raises(ModelError, match=match):
+        import_model(f"hf:{repository}", tmp_path / "models" / "model")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_what_came_from_a_hub_knows_its_name_there(tiny_folder: Path, tmp_path: Path) -> None:
+    edit_json(tiny_folder / "config.json", _name_or_path="/home/someone")
+    (tmp_path / "model").mkdir()
+
+    move_model(tiny_folder, tmp_path / "model", "acme/tiny")
+
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "acme/tiny"
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model")
