@@ -116,7 +116,8 @@ def _belongs_to(project_id: str | None) -> ColumnElement[bool]:
 
 
 def _list(project_id: str | None) -> Select[Any]:
-    return select(*_LISTED).where(_belongs_to(project_id), Model.deleted_at.is_(None))
+    columns: tuple[Any, ...] = _LISTED
+    return select(*columns).where(_belongs_to(project_id), Model.deleted_at.is_(None))
 
 
 def _searched(statement: Select[Any], search: str) -> Select[Any]:

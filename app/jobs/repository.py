@@ -188,7 +188,7 @@ def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
     # A job that does both with one file counts once.
     for role, more in ((training, true()), (validation, validation != training)):
         counted = select(role, func.count()).where(Job.project_id == project_id, role.in_(file_ids), more).group_by(role)
-        found.update(dict(session.execute(counted).all()))
+        found.update({file_id: num_jobs for file_id, num_jobs in session.execute(counted) if file_id is not None})
     return dict(found)
 
 

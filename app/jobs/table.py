@@ -81,7 +81,7 @@ def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
     rows = session.execute(live.where(Job.project_id.in_(project_ids), Job.status.in_(LIVE)).order_by(Job.id)).all()
     # For each project the last entry of its index; grouped, all of its entries were read.
     newest = select(Job.id).where(Job.project_id == Project.id).order_by(Job.id.desc()).limit(1).scalar_subquery()
-    newest_ids = dict(session.execute(select(Project.id, newest).where(Project.id.in_(project_ids))).all())
+    newest_ids: dict[str, str] = dict(session.execute(select(Project.id, newest).where(Project.id.in_(project_ids))).all())
     return {id_: (newest_ids.get(id_), tuple(row[1:] for row in rows if row[0] == id_)) for id_ in project_ids}
 
 

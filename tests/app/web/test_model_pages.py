@@ -3,16 +3,21 @@ import html
 import io
 import re
 import tarfile
+from datetime import UTC, datetime, timedelta
 
 import httpx
 from sqlalchemy import update
 
+from app.catalogue.service import MAX_OFFERED
+from app.jobs.table import MAX_COUNTED
 from app.models import Artifact, Export, Model, Scope, WishStatus
-from app.web.text import model_page
+from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE
 from tests.browser import scene
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, token
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def a_model(tenant: Tenant) -> str:
@@ -199,3 +204,19 @@ def test_a_name_stays_one_word_of_a_command(browser: httpx.Client, tenant: Tenan
     line = re.findall(r"<code>(falqon download [^<]*)</code>", page.text)[0]
     assert html.unescape(line).startswith("""falqon download 'x'"'"'; touch /tmp/y; $(id) """)
     assert "<b>" not in page.text
+
+
+def test_pages_offer_the_newest_of_many_models(browser: httpx.Client, tenant: Tenant) -> None:
+    names = [f"ft:{tenant.base_model}:many::{number:08}" for number in range(MAX_OFFERED + 1)]
+    with tenant.api.database.transaction() as session:
+        made = {"project_id": tenant.project_id, "config": {}, "bytes": 1}
+        session.add_all(Model(id=name, created_at=START + timedelta(seconds=place), **made) for place, name in enumerate(names))
+    assert len(tenant.client.models.list().data) > MAX_OFFERED
+    page = browser.get("/models").text
+    assert f"The newest {MAX_OFFERED} of {MAX_OFFERED + 1} are shown" in page
+    assert names[1] in page
+    assert names[0] not in page
+    assert names[0] in browser.get(f"/models?q={names[0][-8:]}").text
+    form = browser.get("/jobs/new").text
+    assert (names[0] in form, names[1] in form) == (False, True)
+    assert counted(MAX_COUNTED + 1) == f"{counted(MAX_COUNTED)}+"
