@@ -74,8 +74,8 @@ def measure(prepared: Services, arguments: argparse.Namespace) -> tuple[str, lis
         with database.engine.connect() as connection:
             version = str(connection.exec_driver_sql("SHOW server_version").scalar_one())
         with served(prepared, SERVICE) as server:
-            training_file = _upload(server, database, prepared)
-            streamed = [_create(server, training_file) for _ in range(STREAMED_JOBS)]
+            training_file = upload(server, database, prepared)
+            streamed = [create_job(server, training_file) for _ in range(STREAMED_JOBS)]
             filled = rows.fill(database, streamed[0], num_jobs=arguments.jobs, num_events=arguments.events)
             with served(prepared, BARE) as bare:
                 measured = [_measure(case, server, bare, arguments) for case in _cases(training_file, filled)]
@@ -149,7 +149,7 @@ def _measure_bare_streams(prepared: Services, jobs: list[str], arguments: argpar
         return asyncio.run(readers.measure(streams, num_readers=arguments.readers, seconds=arguments.seconds))
 
 
-def _upload(server: Server, database: Database, prepared: Services) -> str:
+def upload(server: Server, database: Database, prepared: Services) -> str:
     """A file that has passed its check, which a worker would make."""
     url = f"http://127.0.0.1:{server.port}/v1/files"
     answer = httpx.post(url, headers=_headers(), data={"purpose": "fine-tune"}, files={"file": ("rows.jsonl", RECORD * 50)})
@@ -158,7 +158,7 @@ def _upload(server: Server, database: Database, prepared: Services) -> str:
     return file_id
 
 
-def _create(server: Server, training_file: str) -> str:
+def create_job(server: Server, training_file: str) -> str:
     url = f"http://127.0.0.1:{server.port}{JOBS}"
     answer = httpx.post(url, headers=_headers(), json={"model": MODEL, "training_file": training_file})
     return str(answer.raise_for_status().json()["id"])
