@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -150,3 +151,35 @@ def test_a_refused_source_leaves_nothing_behind(database: Database, storage: Sto
     assert rows(database) == ([], [])
     assert storage.keys("models") == []
     assert list((settings.work_dir / "imports").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"vocab_size": 1000}, "config.json makes it"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ],
+)
+def test_a_model_that_cannot_train_is_not_taken(
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    write_model: WriteModel,
+    change: dict[str, int],
+    reason: str,
+) -> None:
+    folder = write_model("one")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelNotAdded, match=reason):
+        add_base_model(database, storage, settings, "bad", str(folder))
+    assert rows(database) == ([], [])
+    assert list((settings.work_dir / "imports").iterdir()) == []
+
+
+def test_an_import_that_the_kernel_ends_says_so(database: Database, storage: Storage, tmp_path: Path) -> None:
+    ended = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGXCPU)"]
+    settings = Settings(data_dir=tmp_path / "data", trainer_command=ended)
+    with pytest.raises(ModelNotAdded, match=r"ended by SIGXCPU; docs/models\.md tells its limits of time and memory"):
+        add_base_model(database, storage, settings, "bad", "anything")

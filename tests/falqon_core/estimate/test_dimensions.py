@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
@@ -13,7 +14,7 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.dimensions import DEFAULTS, ModelDimensions
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -58,3 +59,46 @@ def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
         ModelDimensions.from_config(SIZES | change)
     with pytest.raises(ModelError, match="no supported decoder"):
         ModelDimensions.from_config({"model_type": "t5"})
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
+    plain = AutoConfig.for_model(kind)
+    told = {key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
+
+    dimensions = ModelDimensions.from_config(told | {"model_type": kind, "hidden_size": 64, "num_attention_heads": 32})
+
+    assert dimensions.num_kv_heads == plain.num_key_value_heads
+    assert dimensions.head_dim == (plain.head_dim if "head_dim" in DEFAULTS[kind] else 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1, and not a whole number from 1 to 512"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+        ({"num_hidden_layers": 3.0}, "num_hidden_layers is 3.0"),
+        ({"num_attention_heads": 0, "head_dim": 8}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "hidden_size 32 is no multiple"),
+        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads 3"),
+        ({"num_key_value_heads": -2}, "num_key_value_heads is -2"),
+        ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"head_dim": 2**14}, "head_dim is 16384"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000"),
+        ({"intermediate_size": 2**21}, "intermediate_size is 2097152"),
+        ({"vocab_size": 2**40}, "vocab_size is 1099511627776"),
+        ({"max_position_embeddings": 2**30}, "max_position_embeddings is 1073741824"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
+        ({"rope_theta": -1.0}, "rope_theta is -1.0"),
+        ({"rope_scaling": {"factor": float("nan")}}, "factor is nan"),
+        ({"anything": [{"deep": -(2**41)}]}, "deep is -2199023255552"),
+        ({"pad_token_id": 80}, "pad_token_id is 80"),
+        ({"eos_token_id": [1, "2"]}, "eos_token_id is '2'"),
+        ({"model_type": ["llama"]}, "unhashable"),
+    ],
+)  # fmt: skip
+def test_every_number_is_bounded(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        ModelDimensions.from_config(SIZES | change)
