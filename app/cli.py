@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from app import admin
 from app.client import root as client
+from app.local import admin
 
 PANEL = "Run a service on this machine"
 
@@ -24,7 +24,7 @@ def up(
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")] = False,
 ) -> None:
     """Run the whole service here: Valkey, API, one worker for jobs and one for files."""
-    from app import embedded
+    from app.local import embedded
 
     raise typer.Exit(embedded.up(host, port, data_dir, allow_remote))
 
@@ -36,7 +36,7 @@ def api(
     grace: Annotated[int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)] = 20,
 ) -> None:
     """Run the API alone in the foreground."""
-    from app.server import serve
+    from app.http.server import serve
 
     serve(host, port, grace)
 
@@ -46,7 +46,7 @@ def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
     from app.installation import Mismatch
     from app.keys.service import WeakAdminKey
-    from app.prepare import NotPrepared, prepare
+    from app.local.bootstrap import NotPrepared, prepare
     from app.settings import load_settings
 
     try:
@@ -61,8 +61,8 @@ def migrate() -> None:
 @app.command(rich_help_panel=PANEL)
 def check() -> None:
     """Prove that settings, database, Redis and storage are what the service needs."""
-    from app import check
     from app.client.output import Output
+    from app.local import check
     from app.settings import load_settings
 
     results = list(check.check(load_settings()))
@@ -75,7 +75,7 @@ def check() -> None:
 @app.command(rich_help_panel=PANEL)
 def worker(queue: Annotated[Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")]) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
-    from app.broker import worker_command
+    from app.notifier.broker import worker_command
     from app.settings import load_settings
 
     load_settings()  # what is wrong with them is better said here than below Celery

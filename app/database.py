@@ -17,7 +17,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-from app.private import private_folder
+from app.private_dir import private_folder
 
 # The database does not answer, has just cut us off, takes no writes, is full, or somebody else held what we need for too long. The same
 # may succeed a moment later; anything else that it says is a fault of ours.

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from structlog.typing import Processor
 
-from app.child_environment import SECRET
+from app.processes.subprocess_env import SECRET
 from app.settings import Settings
 
 # What is kept of each tells which secret it was.

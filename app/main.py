@@ -10,28 +10,29 @@ from fastapi import FastAPI
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
-from app import error_handlers, graders, health, installation, logging, openapi
+from app import installation, logging
 from app.artifacts import endpoints as artifacts
-from app.broker import Bell
+from app.auth.failures import Failures
+from app.auth.rate_limit import RateLimiter
 from app.catalogue import endpoints as catalogue
 from app.database import Database
-from app.dependencies import Services
 from app.estimates import endpoints as estimates
 from app.estimates.service import device_of
 from app.exports import endpoints as exports
 from app.files import endpoints as files
+from app.http import error_handlers, graders, health, openapi
+from app.http.dependencies import Services
+from app.http.middleware import KnownHosts, RequestContext
+from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
 from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
-from app.keys.failures import Failures
-from app.keys.rate_limit import RateLimiter
 from app.keys.service import ensure_admin_key
-from app.middleware import KnownHosts, RequestContext
+from app.notifier.broker import Bell
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
-from app.probes import HealthMonitor
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.settings import Settings, load_settings

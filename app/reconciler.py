@@ -10,13 +10,13 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import garbage, orphans
-from app.broker import Bell
 from app.database import Database, now_plus
 from app.files import service as files
+from app.garbage import collector, orphans
 from app.installation import Guard, Refused
 from app.jobs import claims
 from app.models import File, FileStatus, Job
+from app.notifier.broker import Bell
 from app.settings import Settings
 from app.storage import Storage
 from app.trials import service as trials
@@ -89,9 +89,9 @@ class Reconciler:
     def _collect(self) -> None:
         while not self._ended.is_set():
             try:
-                garbage.forget_deliveries(self._database)
+                collector.forget_deliveries(self._database)
                 trials.forget_old(self._database)
-                garbage.collect(self._database, self._storage)
+                collector.collect(self._database, self._storage)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
             except Refused as error:

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import httpx
 from redis import Redis
 
-from app.children import say
 from app.database import Database
 from app.files import checking
 from app.jobs.events import Draft, append
 from app.models import Job
+from app.processes.supervised_process import say
 from app.storage import Storage
 from app.stream.wakeup import publish
 from benchmarks.api import load, readers, report, rows

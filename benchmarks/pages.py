@@ -23,17 +23,17 @@ from redis import Redis
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.catalogue import repository as models
 from app.catalogue import service as catalogue
-from app.children import say
 from app.database import Database
 from app.files import repository as files
+from app.jobs import listing
 from app.jobs import repository as jobs
-from app.jobs import table
 from app.jobs.events import Draft, append
-from app.jobs.table import Wanted
-from app.keys.caller import Caller
+from app.jobs.listing import Wanted
 from app.models import DEFAULT_PROJECT_ID, File, Job, JobStatus, Scope
+from app.processes.supervised_process import say
 from app.projects import repository as projects
 from app.stream.wakeup import publish
 from app.web.pages.jobs import shown_table
@@ -161,7 +161,7 @@ def _looks(database: Database, prepared: Services) -> Iterator[Look]:
         name = session.scalars(select(Job.id).where(Job.project_id == project).order_by(Job.id).limit(1)).one()[-8:]
 
     def found(wanted: Wanted) -> Callable[[Session], object]:
-        return lambda session: table.find(session, project, wanted)
+        return lambda session: listing.find(session, project, wanted)
 
     yield Look("jobs page, everything on it", lambda session: shown_table(session, app, caller, Wanted()))  # type: ignore[arg-type]
     yield Look("the same, once its curves are known", lambda session: shown_table(session, app, caller, Wanted()))  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def _looks(database: Database, prepared: Services) -> Iterator[Look]:
     yield Look("jobs page 1000", found(Wanted(page=1000)))
     yield Look("jobs page, sorted by cost", found(Wanted(sort="cost")))
     yield Look("jobs page, a search", found(Wanted(search=name)))
-    yield Look("what streams look at each second", lambda session: table.states(session, [project]))
+    yield Look("what streams look at each second", lambda session: listing.states(session, [project]))
     yield Look("Data page, jobs of each file", lambda session: jobs.num_using(session, project, file_ids))
     yield Look("a file's page, its newest jobs", lambda session: jobs.using(session, project, "file-old", limit=20))
     yield Look("is a file in use (delete)", lambda session: files.live_job_using(session, project, "file-old"))

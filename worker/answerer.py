@@ -4,8 +4,8 @@ import time
 
 from sqlalchemy import select
 
-from app import wishes
 from app.models import Model, Trial, WishStatus
+from app.operations import claims
 from falqon_core.contract.messages import Answering, Message
 from worker.bases import Bases
 from worker.scratch import scratch
@@ -52,5 +52,5 @@ class Answerer(Fulfiller[Trial]):
     def _write(self, wish: Trial, answers: list[str], **values: object) -> None:
         values |= dict(zip(("answer", "base_answer"), answers, strict=False))
         with self._database.transaction() as session:
-            if not wishes.write(session, wish, **values):
+            if not claims.write(session, wish, **values):
                 raise GivenUp

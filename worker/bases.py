@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from app.database import Database
 from app.models import Artifact, Checkpoint, Job
-from app.private import private_folder
+from app.private_dir import private_folder
 from app.settings import Settings
 from app.storage import Storage
 from falqon_core.contract.layout import checkpoint_folder

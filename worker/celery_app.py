@@ -5,7 +5,7 @@ from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
 from app import installation, logging
-from app.broker import celery_settings
+from app.notifier.broker import celery_settings
 from worker import process, pulse
 from worker.workers import Poller
 

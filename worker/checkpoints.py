@@ -9,7 +9,7 @@ from obstore.exceptions import BaseError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app import orphans
+from app.garbage import orphans
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.checkpoints import best_of

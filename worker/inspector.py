@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from app import wishes
 from app.models import Artifact, File, Inspection, WishStatus
+from app.operations import claims
 from falqon_core.contract.inspection import Inspection as Result
 from worker.fetching import fetch_artifacts
 from worker.scratch import scratch
@@ -26,7 +26,7 @@ class Inspector(Fulfiller[Inspection]):
             written = run_tool(self._settings.trainer_command, arguments, check)
         result = Result.model_validate_json(written).model_dump(mode="json")
         with self._database.transaction() as session:
-            if not wishes.write(session, wish, status=WishStatus.COMPLETED, result=result):
+            if not claims.write(session, wish, status=WishStatus.COMPLETED, result=result):
                 raise GivenUp
 
     def _inputs(self, asked: Inspection, folder: Path, check: Heartbeat) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import orphans
 from app.database import Database
 from app.files import service as files
+from app.garbage import orphans
 from app.models import Attempt, Event, File, Job, Purpose
 from app.models.base import JsonObject
 from app.storage import Storage, Stored

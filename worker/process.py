@@ -7,9 +7,9 @@ from functools import cache
 
 from redis import Redis
 
-from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.database import Database
 from app.ids import new_id
+from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.prices.service import file_prices
 from app.settings import Settings, load_settings
 from app.storage import Storage

@@ -18,10 +18,10 @@ import structlog
 
 from app.jobs.events import Draft
 from app.jobs.integrations import Integration
-from app.leash import leashed
 from app.models import Job
 from app.models.base import JsonObject
-from app.private import private_folder
+from app.private_dir import private_folder
+from app.processes.parent_death import leashed
 from worker.journal import Journal
 from worker.lease import LeaseLost
 from worker.reporters.protocol import Line, Metrics, Outcome, OutcomeName, Run

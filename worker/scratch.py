@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.private import private_folder
+from app.private_dir import private_folder
 
 GUARD = ".lock"
 

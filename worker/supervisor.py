@@ -12,7 +12,7 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import Draft
-from app.jobs.extras import Budget
+from app.jobs.falqon_options import Budget
 from app.jobs.space import TOO_LARGE
 from app.models import Desired, Job, JobStatus
 from app.prices.service import price_of

@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from app.broker import ANSWER_PROMPT, CHECK_FILE, EXPORT_MODEL, INSPECT_FILE, LOOK_FOR_JOB
+from app.notifier.broker import ANSWER_PROMPT, CHECK_FILE, EXPORT_MODEL, INSPECT_FILE, LOOK_FOR_JOB
 from worker import process
 
 

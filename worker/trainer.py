@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from app.child_environment import offline_environment
-from app.leash import leashed
+from app.processes.parent_death import leashed
+from app.processes.subprocess_env import offline_environment
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200

@@ -8,10 +8,10 @@ from typing import ClassVar, Generic, TypeVar
 import structlog
 from obstore.exceptions import BaseError
 
-from app import wishes
 from app.database import Database
 from app.ids import new_id
 from app.models.wish import Wish
+from app.operations import claims
 from app.settings import Settings
 from app.storage import Storage, StorageAway
 from falqon_core.contract.errors import is_disk_full
@@ -60,7 +60,7 @@ class Fulfiller(Looker, Generic[T]):
         if not self._outage.wait_for_end():
             return False
         with self._database.transaction() as session:
-            wish = wishes.claim(session, self.kind, self._settings.lease.total_seconds())
+            wish = claims.claim(session, self.kind, self._settings.lease.total_seconds())
         if wish is None:
             return False
         try:
@@ -91,11 +91,11 @@ class Fulfiller(Looker, Generic[T]):
 
     def _release(self, wish: T) -> None:
         with self._database.transaction() as session:
-            wishes.release(session, wish)
+            claims.release(session, wish)
 
     def _fail(self, wish: T, code: str, message: str) -> None:
         with self._database.transaction() as session:
-            wishes.fail(session, wish, code, message)
+            claims.fail(session, wish, code, message)
 
 
 class Heartbeat:
@@ -117,7 +117,7 @@ class Heartbeat:
             raise Impossible("too_slow", f"It took more than {self._limit_seconds / 60:g} minutes.")
         if now > self._renewed + self._every:
             with self._database.transaction() as session:
-                if not wishes.renew(session, self._wish):
+                if not claims.renew(session, self._wish):
                     raise GivenUp
             self._renewed = now
             pulse.beat()

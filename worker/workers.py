@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.broker import Bell
 from app.database import Database
 from app.files import checking
 from app.models import File, FileStatus
+from app.notifier.broker import Bell
 from app.settings import Settings
 from app.storage import Storage, StorageAway
 from worker import pulse

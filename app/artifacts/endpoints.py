@@ -6,17 +6,17 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from app import downloads
 from app.artifacts import archive, service
 from app.artifacts.links import Links
 from app.artifacts.schemas import ArtifactObject, LinkObject, LinkRequest, Manifest
+from app.auth.server_secret import server_secret
 from app.catalogue.naming import UNSAFE
-from app.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
-from app.downloads import Content
+from app.http import downloads
+from app.http.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
+from app.http.downloads import Content
+from app.http.pagination import Page
+from app.http.storage_limit import read_in_threads
 from app.models import Artifact
-from app.pagination import Page
-from app.server_secret import server_secret
-from app.storage_limit import read_in_threads
 
 ARCHIVE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}}}
 

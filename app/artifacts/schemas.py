@@ -3,8 +3,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.http.pagination import Object
 from app.models import Artifact
-from app.pagination import Object
 from app.storage import BLOCK_BYTES
 
 MAX_LINK_SECONDS = 7 * 24 * 3600

@@ -2,11 +2,11 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import links, repository
 from app.artifacts.links import Link
+from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.database import now
 from app.errors import NotFound
 from app.keys import service as keys
-from app.keys.caller import Caller
 from app.models import Artifact
 
 

@@ -2,8 +2,8 @@ from fastapi import APIRouter, Response
 
 from app.catalogue import service
 from app.catalogue.schemas import ModelDeleted, ModelObject
-from app.dependencies import ApiRoute, App, Reader, Writer
-from app.pagination import Page
+from app.http.dependencies import ApiRoute, App, Reader, Writer
+from app.http.pagination import Page
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from app.child_environment import hub_environment, offline_environment
 from app.database import Database
 from app.ids import new_id
-from app.leash import leashed
 from app.models import Artifact, Model
-from app.private import private_folder
+from app.private_dir import private_folder
+from app.processes.parent_death import leashed
+from app.processes.subprocess_env import hub_environment, offline_environment
 from app.settings import Settings
 from app.storage import Storage, keys
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.database import now_plus
 from app.jobs.lifecycle import TERMINAL
-from app.jobs.table import MAX_COUNTED
+from app.jobs.listing import MAX_COUNTED
 from app.models import Artifact, Job, Model
 
 ROWS_AT_ONCE = 1_000

@@ -4,8 +4,8 @@ from pydantic import Field
 
 from app.catalogue.naming import hub_id
 from app.catalogue.repository import Listed
+from app.http.pagination import Object
 from app.models import Model
-from app.pagination import Object
 
 
 class ModelObject(Object):

@@ -3,10 +3,10 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app import orphans
 from app.catalogue import naming, repository
 from app.catalogue.schemas import ModelObject
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
+from app.garbage import orphans
 from app.models import Model
 
 NOT_TRAINABLE = ("lora", "gguf")
@@ -15,7 +15,7 @@ MAX_OFFERED = 200  # of base models, and of the project's own
 
 class Newest(NamedTuple):
     models: list[ModelObject]
-    num_models: int  # with those that are not shown; above `app.jobs.table.MAX_COUNTED` there are more
+    num_models: int  # with those that are not shown; above `app.jobs.listing.MAX_COUNTED` there are more
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:

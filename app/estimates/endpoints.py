@@ -2,13 +2,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import ApiRoute, App, Reader
 from app.estimates import service
 from app.estimates.schemas import AccuracyObject, EstimateObject
-from app.jobs import queue
+from app.http.dependencies import ApiRoute, App, Reader
+from app.http.pagination import Page
+from app.jobs import queue_forecast
 from app.jobs import service as jobs
 from app.jobs.requests import JobRequest
-from app.pagination import Page
 
 MAX_DEVICES = 1024
 
@@ -27,7 +27,7 @@ def create_estimate(
     target = None if device is None else service.target_named(device, num_devices)
     with app.database.read() as session:
         found = jobs.estimate(session, caller.project_id, body, app.settings, target)
-        place = queue.place_of_new(session, app.settings, caller.project_id, body.priority)
+        place = queue_forecast.place_of_new(session, app.settings, caller.project_id, body.priority)
     return EstimateObject(**dict(found), queue=place)
 
 

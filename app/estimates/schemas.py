@@ -2,8 +2,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from app.jobs.queue import QueueObject
-from app.pagination import Object
+from app.http.pagination import Object
+from app.jobs.queue_forecast import QueueObject
 from falqon_core.estimate.estimate import Estimate
 
 

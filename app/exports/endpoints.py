@@ -1,9 +1,9 @@
 from fastapi import APIRouter
 
-from app.dependencies import ApiRoute, App, Reader, Writer
 from app.exports import service
 from app.exports.schemas import ExportObject, ExportRequest
-from app.pagination import Page
+from app.http.dependencies import ApiRoute, App, Reader, Writer
+from app.http.pagination import Page
 
 router = APIRouter(prefix="/v1/models/{model:path}/exports", tags=["models"], route_class=ApiRoute)
 

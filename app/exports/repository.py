@@ -7,8 +7,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import orphans, wishes
+from app.garbage import orphans
 from app.models import Artifact, Export, Model, WishStatus
+from app.operations import claims
 
 _UNSYNCED = {"synchronize_session": False}
 
@@ -43,7 +44,7 @@ def ask_again(session: Session, export_id: str) -> None:
 
 def complete(session: Session, export: Export, model: Model, artifacts: Sequence[Artifact]) -> bool:
     """The model, its files and the end of the wish at once. False when it is not ours any more."""
-    if not wishes.write(session, export, status=WishStatus.COMPLETED):
+    if not claims.write(session, export, status=WishStatus.COMPLETED):
         return False
     before = select(Artifact.storage_key).where(Artifact.model_id == model.id)
     orphans.abandon(session, session.scalars(before).all())  # of the one that was deleted

@@ -2,9 +2,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.failures import FailureObject
+from app.http.pagination import Object
 from app.models import Export
-from app.pagination import Object
+from app.operations.schemas import FailureObject
 from falqon_core.contract.formats import FormatName
 
 

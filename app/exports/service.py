@@ -8,7 +8,7 @@ from app.errors import IllegalState, InvalidRequest, NotFound
 from app.exports import repository
 from app.ids import new_id
 from app.jobs import service as jobs
-from app.jobs.bases import own_checkpoint
+from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import Name
 from app.jobs.lifecycle import TERMINAL
 from app.models import Export, Job, Model, WishStatus

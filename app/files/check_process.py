@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import BinaryIO
 
-from app.child_environment import offline_environment
-from app.leash import leashed
+from app.processes.parent_death import leashed
+from app.processes.subprocess_env import offline_environment
 from falqon_core.records import checker
 from falqon_core.records.file_check import FileReport, check_file
 from falqon_core.records.jsonl import RecordError, lines_of

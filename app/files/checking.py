@@ -4,7 +4,7 @@ from app.database import Database
 from app.files import repository
 from app.files.check_process import check_records
 from app.jobs import repository as jobs
-from app.jobs.settling import settle
+from app.jobs.validation import settle
 from app.models import File, FileStatus, JobStatus
 from app.settings import Settings
 from app.storage import Storage

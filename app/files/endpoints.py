@@ -2,14 +2,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
-from app import downloads, orphans
-from app.dependencies import TOUCHES_STORAGE, After, App, Reader, UploadRoute, Writer
-from app.downloads import Content
 from app.errors import TooLarge
 from app.files import repository, service
 from app.files.schemas import FileDeleted, FileForm, FileObject
+from app.garbage import orphans
+from app.http import downloads
+from app.http.dependencies import TOUCHES_STORAGE, After, App, Reader, UploadRoute, Writer
+from app.http.downloads import Content
+from app.http.pagination import Page, check_cursor
 from app.models import FileStatus
-from app.pagination import Page, check_cursor
 from app.projects import quotas
 from app.storage.storage import CHUNK_BYTES
 

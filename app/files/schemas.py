@@ -3,8 +3,8 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.http.pagination import Object
 from app.models import File, Purpose
-from app.pagination import Object
 
 MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS = 3600, 30 * 24 * 3600
 

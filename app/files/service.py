@@ -3,10 +3,10 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from app import orphans
 from app.database import Database, now
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.files import repository
+from app.garbage import orphans
 from app.ids import new_id
 from app.models import File, FileStatus, Purpose
 from app.storage import Stored, keys

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app import downloads
-from app.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
-from app.downloads import Content
+from app.auth.caller import Caller
 from app.errors import ApiError, InvalidApiKey
+from app.http import downloads
+from app.http.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
+from app.http.downloads import Content
 from app.hub import service, tree
 from app.hub.service import Kind
-from app.keys.caller import Caller
 
 Json = dict[str, Any]
 WRONG_KEY = "Invalid credentials in Authorization header"  # clients know it by this sentence

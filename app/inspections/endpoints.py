@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import ApiRoute, App, Reader
 from app.errors import InvalidRequest
+from app.http.dependencies import ApiRoute, App, Reader
 from app.inspections import service
 from app.inspections.repository import Question
 from app.inspections.schemas import FileReportObject

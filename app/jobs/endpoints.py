@@ -7,16 +7,16 @@ from fastapi.exceptions import RequestValidationError
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
-from app.dependencies import TOUCHES_STORAGE, After, ApiRoute, App, Reader, Services, Writer
 from app.errors import InvalidRequest
-from app.jobs import idempotency, metrics, queue, repository, service
-from app.jobs.overrides import overridden
+from app.http.dependencies import TOUCHES_STORAGE, After, ApiRoute, App, Reader, Services, Writer
+from app.http.pagination import Page
+from app.jobs import idempotency, metrics, queue_forecast, repository, service
+from app.jobs.clone import overridden
+from app.jobs.presenter import show, show_one
 from app.jobs.repository import Filters
 from app.jobs.requests import MAX_METADATA_PAIRS, JobRequest, ResumeRequest
 from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObject, MetricsObject, Series, event_seq
-from app.jobs.shown import show, show_one
 from app.models import Job, JobStatus
-from app.pagination import Page
 from falqon_core.fault_points import fault
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
@@ -46,7 +46,9 @@ def create_job(
     if dry_run:
         with app.database.read() as session:
             job = service.preview(session, caller.project_id, body, app.settings)
-            return JobObject.of(job, queue=queue.place_of_new(session, app.settings, caller.project_id, body.priority), dry_run=True)
+            return JobObject.of(
+                job, queue=queue_forecast.place_of_new(session, app.settings, caller.project_id, body.priority), dry_run=True
+            )
     asking = idempotency.Request(caller, "create", body.model_dump(mode="json", exclude_unset=True), idempotency_key, retry_count)
     with app.database.transaction() as session:
         job = service.create_once(session, asking, body, app.settings)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, false, select, true
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.database import insert_or, now_plus
 from app.errors import IdempotencyMismatch
-from app.keys.caller import Caller
 from app.models import Job, Submission
 from app.models.base import JsonObject
 

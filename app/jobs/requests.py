@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from app.errors import InvalidRequest
-from app.jobs.extras import Budget, Extras
+from app.jobs.falqon_options import Budget, Extras
 from app.jobs.integrations import Integration, each_once
 from falqon_core.contract.config import Recipe
 

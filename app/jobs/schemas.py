@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from app.http.pagination import Object
 from app.jobs.checkpoints import checkpoint_name
-from app.jobs.queue import QueueObject
+from app.jobs.queue_forecast import QueueObject
 from app.jobs.requests import JobRequest, asked
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
-from app.pagination import Object
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Cost as EstimatedCost
 

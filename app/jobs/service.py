@@ -4,24 +4,24 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app import orphans
 from app.catalogue.naming import fine_tuned_model_id
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
 from app.files import service as files
+from app.garbage import orphans
+from app.http.pagination import check_cursor
 from app.ids import new_id
 from app.inspections.repository import exact_tokens
 from app.jobs import idempotency, repository, space
-from app.jobs.bases import base_of
+from app.jobs.base_model import base_of
 from app.jobs.events import Draft, append
-from app.jobs.extras import Budget
+from app.jobs.falqon_options import Budget
 from app.jobs.lifecycle import TERMINAL, sources
 from app.jobs.repository import Filters
 from app.jobs.requests import Asked, JobRequest, asked
-from app.jobs.settling import misfit, settle
+from app.jobs.validation import misfit, settle
 from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMetadata, JobStatus, Model
-from app.pagination import check_cursor
 from app.projects import quotas
 from app.settings import Settings
 from falqon_core.contract.config import Recipe

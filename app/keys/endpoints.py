@@ -2,10 +2,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from app.dependencies import Admin, After, ApiRoute, App
+from app.http.dependencies import Admin, After, ApiRoute, App
+from app.http.pagination import Page
 from app.keys import service
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
-from app.pagination import Page
 from app.projects import service as projects
 
 router = APIRouter(prefix="/v1/api_keys", tags=["projects and keys"], route_class=ApiRoute)

@@ -2,8 +2,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.http.pagination import Object
 from app.models import ApiKey, Scope
-from app.pagination import Object
 from app.projects.schemas import Name
 
 LAST_SECOND = 253_402_300_799  # of the year 9999, after which databases keep no time

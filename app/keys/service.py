@@ -5,15 +5,16 @@ from hmac import compare_digest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.auth import secrets
+from app.auth.caller import Caller
 from app.database import Database, now
 from app.errors import IllegalState, InvalidApiKey, InvalidRequest, NotFound
+from app.http.pagination import invalid_cursor
 from app.ids import new_id
-from app.keys import repository, secrets
-from app.keys.caller import Caller
+from app.keys import repository
 from app.keys.repository import Found
 from app.keys.schemas import KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
-from app.pagination import invalid_cursor
 from app.projects import service as projects
 from app.settings import Settings
 

@@ -46,4 +46,4 @@ class File(Base):
     report: Mapped[JsonObject | None]
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
-    deleted_at: Mapped[datetime | None]  # its bytes go a while later, see `app.orphans`
+    deleted_at: Mapped[datetime | None]  # its bytes go a while later, see `app.garbage.orphans`

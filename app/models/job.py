@@ -62,7 +62,7 @@ class Job(Base):
     recipe: Mapped[JsonObject | None]  # what really runs; set once the files are checked, with every "auto" resolved
     estimate: Mapped[JsonObject | None]  # the one given at submission
     actual: Mapped[JsonObject | None]  # beside it, once the job has succeeded
-    budget: Mapped[JsonObject | None]  # an `app.jobs.extras.Budget`
+    budget: Mapped[JsonObject | None]  # an `app.jobs.falqon_options.Budget`
     job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
 
     attempt: Mapped[int] = mapped_column(default=0)  # executions so far; the newest one's number is the fencing token

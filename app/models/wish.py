@@ -13,7 +13,7 @@ class WishStatus(StrEnum):
 
 
 class Wish:
-    """What a user has asked a cpu worker for, besides what is particular to its kind. `app.wishes` takes and ends it."""
+    """What a user has asked a cpu worker for, besides what is particular to its kind. `app.operations.claims` takes and ends it."""
 
     id: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(index=True)

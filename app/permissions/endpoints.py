@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import After, ApiRoute, App, Reader, Writer
-from app.pagination import Page
+from app.http.dependencies import After, ApiRoute, App, Reader, Writer
+from app.http.pagination import Page
 from app.permissions import service
 from app.permissions.repository import Order
 from app.permissions.schemas import PermissionDeleted, PermissionObject, PermissionRequest

@@ -2,8 +2,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.http.pagination import Object
 from app.models import CheckpointPermission
-from app.pagination import Object
 
 MAX_PROJECTS = 100
 ProjectId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]

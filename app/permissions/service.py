@@ -3,9 +3,9 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest, NotFound
-from app.jobs.bases import own_checkpoint
+from app.http.pagination import check_cursor
+from app.jobs.base_model import own_checkpoint
 from app.models import CheckpointPermission
-from app.pagination import check_cursor
 from app.permissions import repository
 from app.permissions.repository import Order
 

@@ -1,7 +1,7 @@
 from fastapi import APIRouter
 
-from app.dependencies import ApiRoute, App, InstallationAdmin, Reader
-from app.pagination import Page
+from app.http.dependencies import ApiRoute, App, InstallationAdmin, Reader
+from app.http.pagination import Page
 from app.prices import service
 from app.prices.schemas import PriceObject, PricesRequest
 from app.prices.service import Wanted

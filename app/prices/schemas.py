@@ -3,7 +3,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.pagination import Object
+from app.http.pagination import Object
 from app.prices.service import Listed, Source
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, PriceKind

@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import Admin, After, ApiRoute, App
-from app.pagination import Page
+from app.http.dependencies import Admin, After, ApiRoute, App
+from app.http.pagination import Page
 from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 

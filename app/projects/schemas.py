@@ -2,8 +2,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.http.pagination import Object
 from app.models import Project
-from app.pagination import Object
 from app.projects.repository import Usage
 
 MAX_BYTES = 2**53  # what JSON numbers hold exactly

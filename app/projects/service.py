@@ -1,11 +1,11 @@
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.database import now
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
+from app.http.pagination import invalid_cursor
 from app.ids import new_id
-from app.keys.caller import Caller
 from app.models import DEFAULT_PROJECT_ID, Project
-from app.pagination import invalid_cursor
 from app.projects import repository
 from app.projects.repository import Usage
 from app.projects.schemas import ProjectChange, ProjectRequest

@@ -12,7 +12,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
-from app.private import private_folder
+from app.private_dir import private_folder
 from app.storage import keys, reach
 from app.storage.hashing import Hashes, Stored
 from app.storage.reach import KeyTaken, Patience, client_limits, reaching

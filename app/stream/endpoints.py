@@ -9,8 +9,8 @@ from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.database import AWAY, Database
-from app.dependencies import ApiRoute, App, Reader, Services
-from app.jobs import repository, table
+from app.http.dependencies import ApiRoute, App, Reader, Services
+from app.jobs import listing, repository
 from app.jobs import service as jobs
 from app.jobs.lifecycle import TERMINAL
 from app.jobs.schemas import EventObject
@@ -100,7 +100,7 @@ def look(database: Database, followed: Sequence[str], key_ids: Sequence[str]) ->
     with database.read() as session:
         states: dict[str, object] = {**repository.states(session, job_ids)}
         if project_ids:
-            states |= table.states(session, project_ids)
+            states |= listing.states(session, project_ids)
         return Seen(states, keys.refused(session, key_ids))
 
 

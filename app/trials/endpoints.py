@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import ApiRoute, App, Reader, Writer
-from app.pagination import Page
+from app.http.dependencies import ApiRoute, App, Reader, Writer
+from app.http.pagination import Page
 from app.trials import service
 from app.trials.schemas import TrialObject, TrialRequest
 

@@ -2,9 +2,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.failures import FailureObject
+from app.http.pagination import Object
 from app.models import Trial
-from app.pagination import Object
+from app.operations.schemas import FailureObject
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_TOKENS = 512

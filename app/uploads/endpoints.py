@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form
 
-from app.dependencies import MULTIPART_OVERHEAD_BYTES, TOUCHES_STORAGE, ApiRoute, App, Writer
+from app.http.dependencies import MULTIPART_OVERHEAD_BYTES, TOUCHES_STORAGE, ApiRoute, App, Writer
 from app.models import FileStatus
 from app.settings import Settings
 from app.uploads import service

@@ -4,8 +4,8 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.files.schemas import FileObject, Lifetime, UploadPurpose
+from app.http.pagination import Object
 from app.models import File, Upload, UploadPart
-from app.pagination import Object
 from app.uploads.service import MAX_PARTS
 
 

@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from sqlalchemy.orm import Session
 
-from app import orphans
 from app.database import Database, now
 from app.errors import IllegalState, InvalidRequest, NotFound, TooLarge
 from app.files import service as files
+from app.garbage import orphans
 from app.ids import new_id
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-from app.dependencies import Services
+from app.auth.caller import Caller
 from app.errors import ApiError
 from app.files import endpoints as files
 from app.files.schemas import FileObject
+from app.http.dependencies import Services
 from app.inspections import endpoints as inspections
 from app.inspections.schemas import InspectionObject
-from app.keys.caller import Caller
 from app.models import FileStatus
 from falqon_core.records.file_check import FileReport
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from app.error_handlers import refusal_of
 from app.errors import ApiError
+from app.http.error_handlers import refusal_of
 from app.jobs.requests import JobRequest, asked
 from app.models import Job
 from falqon_core.contract.config import Recipe

@@ -6,16 +6,16 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
+from app.auth.caller import Caller
 from app.catalogue.naming import hub_id
-from app.dependencies import Services
 from app.errors import NotFound
-from app.jobs import history, service, table
+from app.http.dependencies import Services
+from app.jobs import history, listing, service
 from app.jobs.checkpoints import best_of, checkpoint_name
 from app.jobs.lifecycle import LIVE, TERMINAL
+from app.jobs.presenter import show_one
 from app.jobs.requests import JobRequest, asked
 from app.jobs.schemas import EventObject
-from app.jobs.shown import show_one
-from app.keys.caller import Caller
 from app.models import Desired, Event, Job, JobStatus
 from app.web.text import state
 
@@ -92,7 +92,7 @@ def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
 
 
 def outline(session: Session, job: Job) -> list[tuple[int, float]]:
-    return table.sparks(session, [job], OUTLINE_POINTS).get(job.id, [])
+    return listing.sparks(session, [job], OUTLINE_POINTS).get(job.id, [])
 
 
 def lines(messages: list[Event]) -> list[Line]:

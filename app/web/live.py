@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from sse_starlette import ServerSentEvent
 
-from app.dependencies import Services
+from app.http.dependencies import Services
 from app.stream.endpoints import patiently
 
 PAUSE_SECONDS = 0.5  # between two messages, however much happens

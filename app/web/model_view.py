@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
+from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.catalogue.naming import UNSAFE
 from app.catalogue.schemas import ModelObject
-from app.dependencies import Services
 from app.errors import NotFound
 from app.files import service as files
+from app.http.dependencies import Services
 from app.jobs import service as jobs
-from app.keys.caller import Caller
 from app.models import Job
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 

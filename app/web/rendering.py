@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
-from app.keys.caller import RIGHTS, Caller
+from app.auth.caller import RIGHTS, Caller
 from app.models import Scope
 from app.web import assets, session, text
 from app.web.headers import page_headers

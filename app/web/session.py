@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.auth.server_secret import server_secret
 from app.database import insert_or, now_plus
 from app.errors import Forbidden
 from app.ids import new_id
 from app.models import EndedSession
-from app.server_secret import server_secret
 from app.settings import Settings
 
 SESSION_ID = "session_id"

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from app.jobs.table import MAX_COUNTED
+from app.jobs.listing import MAX_COUNTED
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 

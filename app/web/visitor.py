@@ -10,13 +10,13 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
+from app.auth.caller import Caller
 from app.database import AWAY
-from app.dependencies import App, limited, max_upload_bytes, services
 from app.errors import ApiError, InvalidApiKey, InvalidRequest, Unavailable
+from app.http.dependencies import App, limited, max_upload_bytes, services
+from app.http.strict_json import refuse_nul
 from app.keys import service as keys
-from app.keys.caller import Caller
 from app.models import Scope
-from app.strict import refuse_nul
 from app.web.rendering import page
 from app.web.session import key_of, refuse_forged_forms, refuse_other_sites
 

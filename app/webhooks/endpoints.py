@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dependencies import After, ApiRoute, App, Reader, Writer
-from app.pagination import Page, check_cursor
+from app.http.dependencies import After, ApiRoute, App, Reader, Writer
+from app.http.pagination import Page, check_cursor
 from app.webhooks import repository, service
 from app.webhooks.events import EVENT_TYPES
 from app.webhooks.schemas import (

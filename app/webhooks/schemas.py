@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
+from app.http.pagination import Object
 from app.models import WebhookDelivery, WebhookEndpoint
-from app.pagination import Object
 from app.webhooks.events import DEFAULT_EVENT_TYPES, EventType
 
 MAX_NAME_LENGTH = 128

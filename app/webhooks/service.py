@@ -4,11 +4,11 @@ from urllib.parse import urlsplit
 from pydantic import HttpUrl
 from sqlalchemy.orm import Session
 
+from app.auth.server_secret import server_secret
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
 from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from app.server_secret import server_secret
 from app.settings import Settings
 from app.webhooks import addresses, events, repository, signing
 from app.webhooks.posting import Undelivered, post

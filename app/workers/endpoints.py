@@ -1,7 +1,7 @@
 from fastapi import APIRouter
 
-from app.dependencies import ApiRoute, App, Reader
-from app.pagination import Page
+from app.http.dependencies import ApiRoute, App, Reader
+from app.http.pagination import Page
 from app.workers import service
 from app.workers.schemas import WorkerObject
 

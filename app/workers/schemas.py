@@ -2,7 +2,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from app.pagination import Object
+from app.http.pagination import Object
 from app.workers.service import Live
 
 

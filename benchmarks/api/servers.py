@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.children import say
-from app.leash import leashed
-from app.prepare import prepare
+from app.local.bootstrap import prepare
+from app.processes.parent_death import leashed
+from app.processes.supervised_process import say
 from app.settings import Settings
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import Valkey
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 START_SECONDS = 60
 STOP_SECONDS = 20
-SERVE = "import sys; from app.server import serve; serve('127.0.0.1', 0, 5, sys.argv[1])"
+SERVE = "import sys; from app.http.server import serve; serve('127.0.0.1', 0, 5, sys.argv[1])"
 KEY = "a-key-for-the-load-benchmark"
 # The benchmark is one very busy user; what one user may ask in a minute is not what it measures.
 REQUESTS_PER_MINUTE = 1_000_000

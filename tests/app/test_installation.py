@@ -13,9 +13,9 @@ from sqlalchemy import update
 
 from app import installation, migrate
 from app.database import Database
+from app.local.bootstrap import prepare
 from app.main import create_app
 from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Installation, Project
-from app.prepare import prepare
 from app.settings import Settings
 from app.storage import Storage, keys
 from tests.support.api import Api
@@ -270,7 +270,7 @@ def test_the_api_refuses_to_start_and_says_why(make: Make, tmp_path: Path, stora
 
 
 def test_an_api_that_finds_out_later_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.probes.PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.1)
     api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path / "data")
     try:
         assert httpx.get(f"{api.url}/readyz").json()["checks"]["storage"] == "ok"

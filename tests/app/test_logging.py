@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.keys import secrets
+from app.auth import secrets
 from app.logging import Redact, redact_keys, redact_text, secrets_of
 from app.settings import Settings
 

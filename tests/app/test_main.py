@@ -34,7 +34,7 @@ def test_importing_brings_nothing_heavy_and_touches_nothing(tmp_path: Path) -> N
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr("app.probes.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
     api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
     yield api
     api.stop()

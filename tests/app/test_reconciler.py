@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import migrate, orphans
-from app.broker import CPU_QUEUE, GPU_QUEUE, Bell
+from app import migrate
 from app.database import Database, now
-from app.jobs import queue, service
+from app.garbage import orphans
+from app.jobs import queue_forecast, service
 from app.models import DEFAULT_PROJECT_ID, File, FileStatus, JobStatus, Orphan
+from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.reconciler import Reconciler
 from app.settings import Settings
 from app.storage import Storage
@@ -25,7 +26,7 @@ class CountingBell(Bell):
         self.rung: list[tuple[str, str]] = []
 
     def _ring(self, task: str, queue: str, id_: str) -> None:
-        self.rung.append((queue, id_))
+        self.rung.append((queue_forecast, id_))
 
 
 @pytest.fixture
@@ -134,12 +135,12 @@ def test_a_job_that_waits_after_a_loss_is_rung_when_its_time_has_come(house: Hou
     reconciler.tick()
     assert (house.job(job_id).status, bell.rung) == (JobStatus.QUEUED, [])
     with house.database.read() as session:
-        assert queue.look(session, settings).place(job_id) is None
+        assert queue_forecast.look(session, settings).place(job_id) is None
     house.set(job_id, not_before=past)
     reconciler.tick()
     assert bell.rung == [(GPU_QUEUE, job_id)]
     with house.database.read() as session:
-        place = queue.look(session, settings).place(job_id)
+        place = queue_forecast.look(session, settings).place(job_id)
     assert place is not None
     assert place.position == 1
 

@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
-from app import garbage, installation, migrate
+from app import installation, migrate
 from app.database import Database
+from app.garbage import collector
 from app.models import Artifact, Checkpoint, File, Installation, JobStatus
 from app.settings import Settings
 from app.storage import Storage
@@ -121,12 +122,12 @@ def test_a_backup_is_restored_onto_an_empty_machine(house: House, copies: Copies
     for path in (tmp_path / "new" / "data" / "objects").rglob("*"):
         os.utime(path, (1, 1))
     with pytest.raises(installation.Restored):
-        garbage.collect(restored.database, restored.storage)
+        collector.collect(restored.database, restored.storage)
     while restored.supervisor().execute_next():
         pass
     assert restored.job(waiting).status == JobStatus.SUCCEEDED
     assert restored.weights(waiting)
-    assert garbage.confirm(restored.database, restored.storage) > 0
+    assert collector.confirm(restored.database, restored.storage) > 0
     with restored.database.read() as session:
         before = session.scalars(select(Installation.generation)).one()
     installation.advance(restored.database, restored.storage)

@@ -49,8 +49,8 @@ class ApiProcess:
 def _serve(port: int) -> None:
     import uvicorn
 
+    from app.http.server import options
     from app.main import create_app
-    from app.server import options
     from app.settings import Settings
 
     settings = Settings(_env_file=None)

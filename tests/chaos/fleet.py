@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import select, update
 
-from app.broker import Bell
 from app.database import AWAY
 from app.errors import IllegalState
 from app.jobs import service
 from app.jobs.lifecycle import TERMINAL
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
+from app.notifier.broker import Bell
 from app.reconciler import Reconciler
 from tests.support.forks import Fork
 from tests.support.house import House

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import select, update
 
-from app import garbage, orphans
 from app.database import now_plus
+from app.garbage import collector, orphans
 from app.jobs.lifecycle import TERMINAL
 from app.models import Artifact, Checkpoint, Event, Installation, Job, JobStatus, Model, Orphan
 from app.storage import keys
@@ -139,7 +139,7 @@ def check_nothing_nameless(records: Records) -> None:
             os.utime(path, times=(time.time() - OLD,) * 2)
     with records.database.transaction() as session:
         session.execute(update(Installation).values(collecting_until=None))  # of an API that was killed
-    garbage.confirm(records.database, records.storage)
+    collector.confirm(records.database, records.storage)
     with records.database.transaction() as session:
         session.execute(update(Orphan).values(due_at=now_plus(-1)))
     while orphans.sweep(records.database, records.storage):

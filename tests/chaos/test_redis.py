@@ -11,8 +11,8 @@ from random import Random
 import pytest
 from redis import Redis
 
-from app.broker import GPU_QUEUE, KEY_PREFIX
 from app.models import JobStatus
+from app.notifier.broker import GPU_QUEUE, KEY_PREFIX
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
 from tests.chaos.scale import SCALE

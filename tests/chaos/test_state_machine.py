@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.database import now_plus
 from app.errors import IllegalState, NotFound
 from app.files import checking
@@ -20,7 +21,6 @@ from app.jobs.claims import Claim
 from app.jobs.events import Draft
 from app.jobs.lifecycle import TERMINAL, TRANSITIONS
 from app.jobs.requests import JobRequest
-from app.keys.caller import Caller
 from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, File, FileStatus, Job, JobStatus, Scope
 from app.storage import keys
 from tests.chaos.conftest import Count

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app import wishes
 from app.exports import repository
 from app.ids import new_id
 from app.models import Artifact, Checkpoint, Export, Job, JobStatus, Model
+from app.operations import claims
 from app.storage import keys
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant
@@ -42,7 +42,7 @@ def ask(tenant: Tenant, model: str, format: str) -> Any:
 def finish(tenant: Tenant) -> None:
     """What a worker does with the oldest wish."""
     with tenant.api.database.transaction() as session:
-        export = wishes.claim(session, Export, 60)
+        export = claims.claim(session, Export, 60)
         assert export is not None
         model = Model(
             id=export.exported_model_id, project_id=export.project_id, base_model_id=tenant.base_model, job_id=export.job_id,
@@ -78,9 +78,9 @@ def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
     model = a_model(tenant)
     ask(tenant, model, "bf16")
     with tenant.api.database.transaction() as session:
-        export = wishes.claim(session, Export, 60)
+        export = claims.claim(session, Export, 60)
         assert export is not None
-        wishes.fail(session, export, "too_slow", "The export took more than 60 minutes.")
+        claims.fail(session, export, "too_slow", "The export took more than 60 minutes.")
     failed = tenant.http.get(url(model, "/bf16")).json()
     assert (failed["status"], failed["error"]) == ("failed", {"code": "too_slow", "message": "The export took more than 60 minutes."})
     assert ask(tenant, model, "bf16").json()["status"] == "in_progress"

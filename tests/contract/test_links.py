@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from app.artifacts.links import Links
+from app.auth.server_secret import server_secret
 from app.models import Scope
-from app.server_secret import server_secret
 from tests.contract.access_routes import a_model, without_key, without_model
 from tests.support.api import Tenant
 from tests.support.waiting import wait_for

@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from app.keys import rate_limit
+from app.auth import rate_limit
 from app.models import Scope
 from tests.support.api import Api, Tenant
 from tests.support.valkey import Valkey

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.broker import GPU_QUEUE, Bell
 from app.models import JobStatus
+from app.notifier.broker import GPU_QUEUE, Bell
 from app.reconciler import Reconciler
 from tests.app.test_reconciler import CountingBell
 from tests.support.api import Api, Tenant

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import storage_limit
+from app.http import storage_limit
 from app.storage.reach import FOR_REQUESTS
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.object_store import ObjectStore
@@ -33,7 +33,7 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # As in production, only sooner.
     impatient = FOR_REQUESTS._replace(silence=SILENCE, retries=timedelta(seconds=1))
     monkeypatch.setattr("app.storage.reach.FOR_REQUESTS", impatient)
-    monkeypatch.setattr("app.probes.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.2)
     monkeypatch.setattr(storage_limit, "WAIT_SECONDS", 2.0)
     api = Api(
         f"sqlite:///{tmp_path / 'falqon.db'}",

@@ -11,9 +11,10 @@ import uvicorn
 from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 
-from app import installation, migrate, server
+from app import installation, migrate
 from app.database import Database
 from app.files import checking
+from app.http import server
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim

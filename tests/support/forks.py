@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from app import leash
+from app.processes import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the programs import, but for `worker.celery_app`, which reads the environment as it is imported.
@@ -60,7 +60,7 @@ def _become(function: Callable[..., None], arguments: tuple[object, ...], enviro
     from falqon_core import fault_points
 
     os.setsid()
-    leash.hold(os.getppid())
+    parent_death.hold(os.getppid())
     os.chdir(ROOT)
     with output.open("ab") as log:
         for stream in (1, 2):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import wishes
 from app.database import now_plus
 from app.models import DEFAULT_PROJECT_ID, Model, Trial
+from app.operations import claims
 from app.trials import service
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy
@@ -120,12 +120,12 @@ def test_a_model_that_was_deleted_meanwhile(house: House, tmp_path: Path) -> Non
 def test_a_worker_that_has_lost_it_writes_nothing(house: House, tmp_path: Path) -> None:
     trial_id = ask(house, a_model(house))
     with house.database.transaction() as session:
-        ghost = wishes.claim(session, Trial, 60)
+        ghost = claims.claim(session, Trial, 60)
         session.execute(update(Trial).values(claimed_at=None))
     assert ghost is not None
     answerer(house, tmp_path, "say(0, 'Yes')").look()
     with house.database.transaction() as session:
-        assert not wishes.write(session, ghost, answer="No")
+        assert not claims.write(session, ghost, answer="No")
     assert trial(house, trial_id).answer == "Yes"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import IllegalState
 from app.jobs import service as jobs
-from app.jobs.extras import Budget
+from app.jobs.falqon_options import Budget
 from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus
 from app.models.base import JsonObject
 from app.prices import service as prices

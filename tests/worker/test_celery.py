@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.broker import Bell
 from app.jobs import claims
 from app.models import JobStatus
+from app.notifier.broker import Bell
 from app.storage import keys
 from tests.support.house import ROOT, House
 from tests.support.toy_trainer import Toy

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from app import orphans, wishes
 from app.exports import repository
+from app.garbage import orphans
 from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, File, Job, Model, WishStatus
+from app.operations import claims
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
@@ -144,9 +145,9 @@ def test_a_checkpoint_that_is_gone_is_said_to_be(embedded_house: House) -> None:
     with house.database.transaction() as session:
         for checkpoint in session.scalars(select(Checkpoint)):
             session.delete(checkpoint)
-    wishes = [ask(house, model_id, "lora"), ask(house, model_id, "fp8", step=15)]
+    claims = [ask(house, model_id, "lora"), ask(house, model_id, "fp8", step=15)]
     exporter(house).look()
-    assert [found(house, one).error_code for one in wishes] == ["checkpoint_missing"] * 2
+    assert [found(house, one).error_code for one in claims] == ["checkpoint_missing"] * 2
 
 
 @pytest.mark.parametrize("point", ["during_export_upload", "before_export_row"])
@@ -188,12 +189,12 @@ def test_a_worker_that_ends_gives_it_back(embedded_house: House) -> None:
     export_id, drain = ask(embedded_house, model_of(embedded_house), "bf16"), threading.Event()
     worker = exporter(embedded_house, drain)
     with embedded_house.database.transaction() as session:
-        claimed = wishes.claim(session, Export, 60)
+        claimed = claims.claim(session, Export, 60)
     assert claimed is not None
     worker.look()  # somebody holds it
     assert found(embedded_house, export_id).tries == 1
     with embedded_house.database.transaction() as session:
-        wishes.release(session, claimed)
+        claims.release(session, claimed)
     drain.set()
     worker.look()
     assert (found(embedded_house, export_id).tries, found(embedded_house, export_id).claimed_at) == (0, None)
@@ -205,15 +206,15 @@ def test_a_worker_that_ends_gives_it_back(embedded_house: House) -> None:
 def test_a_ghost_writes_nothing(embedded_house: House) -> None:
     ask(embedded_house, model_of(embedded_house), "bf16")
     with embedded_house.database.transaction() as session:
-        ghost = wishes.claim(session, Export, 60)
+        ghost = claims.claim(session, Export, 60)
     with embedded_house.database.transaction() as session:
         session.execute(update(Export).values(claimed_at=None))
-        winner = wishes.claim(session, Export, 60)
+        winner = claims.claim(session, Export, 60)
     assert ghost is not None
     assert winner is not None
     with embedded_house.database.transaction() as session:
-        assert not wishes.renew(session, ghost)
-        assert wishes.renew(session, winner)
+        assert not claims.renew(session, ghost)
+        assert claims.renew(session, winner)
         model = Model(id=ghost.exported_model_id, config={}, bytes=1)
         assert not repository.complete(session, ghost, model, [])
 

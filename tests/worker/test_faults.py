@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app import orphans
+from app.garbage import orphans
 from app.jobs import claims
 from app.models import JobStatus
 from tests.support.house import House

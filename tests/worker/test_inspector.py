@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from app import wishes
 from app.database import Database, now_plus
 from app.ids import new_id
 from app.inspections import repository
 from app.inspections.repository import Question
 from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, WishStatus
+from app.operations import claims
 from app.storage import keys
 from tests.support.house import BASE_MODEL, ROOT, House, processes
 from tests.support.waiting import wait_for
@@ -126,13 +126,13 @@ def test_who_has_been_overtaken_answers_nothing(house: House, tmp_path: Path) ->
     thread.start()
     wait_for(lambda: processes("program.py", str(tmp_path)), what="the child")
     with house.database.transaction() as session:
-        winner = wishes.claim(session, Inspection, stale_seconds=-60.0)
+        winner = claims.claim(session, Inspection, stale_seconds=-60.0)
     go.touch()
     thread.join(10)
     assert answered(house.database, question).status == WishStatus.IN_PROGRESS
     with house.database.transaction() as session:
         assert winner is not None
-        assert wishes.write(session, winner, status=WishStatus.COMPLETED, result={})
+        assert claims.write(session, winner, status=WishStatus.COMPLETED, result={})
 
 
 def test_a_worker_that_ends_leaves_the_question_to_others(embedded_house: House, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from app.estimates import repository
 from app.estimates import service as estimates
-from app.jobs import queue
+from app.jobs import queue_forecast
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
@@ -57,5 +57,5 @@ def test_a_worker_that_looks_is_counted(embedded_house: House) -> None:
     assert not patient(house).execute_next()
     house.set(house.add_job(), status=JobStatus.PAUSED)
     with house.database.read() as session:
-        place = queue.place_of_new(session, house.settings, DEFAULT_PROJECT_ID, 0)
+        place = queue_forecast.place_of_new(session, house.settings, DEFAULT_PROJECT_ID, 0)
     assert (place.position, place.num_workers) == (1, 1)

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import update
 
 from app import migrate
-from app.broker import Bell
 from app.database import Database
 from app.models import Desired, File, FileStatus, JobStatus
+from app.notifier.broker import Bell
 from app.storage import Storage, StorageAway, reach
 from tests.support.house import House
 from tests.support.object_store import ObjectStore

@@ -4,9 +4,9 @@ import time
 import pytest
 from sqlalchemy import update
 
-from app.broker import Bell
 from app.files import check_process
 from app.models import File, FileStatus, JobStatus
+from app.notifier.broker import Bell
 from tests.support.house import House
 from worker.workers import MISSING_TRIES, CpuWorker
 

@@ -4,12 +4,12 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app.dependencies import App, Services
-from app.jobs import service, table
+from app.auth.caller import Caller
+from app.http.dependencies import App, Services
+from app.jobs import listing, service
+from app.jobs.listing import Wanted
+from app.jobs.presenter import show
 from app.jobs.schemas import JobObject
-from app.jobs.shown import show
-from app.jobs.table import Wanted
-from app.keys.caller import Caller
 from app.web import job_view
 from app.web.rendering import page
 from app.web.text import state
@@ -38,7 +38,7 @@ def compare_page(app: App, request: Request, caller: Visitor, job: Jobs = (), q:
 
 
 def _choice(session: Session, caller: Caller, chosen: list[str], search: str) -> dict[str, Any]:
-    found = table.find(session, caller.project_id, Wanted(search=search.strip()))
+    found = listing.find(session, caller.project_id, Wanted(search=search.strip()))
     jobs = [(job, state(job)) for job in found.jobs]
     return {"jobs": jobs, "chosen": set(chosen), "fewest": FEWEST, "most": MOST, "q": search}
 

@@ -4,11 +4,11 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.catalogue import service as catalogue
-from app.dependencies import TOUCHES_STORAGE, App
 from app.errors import ApiError
 from app.files import endpoints
 from app.files import service as files
 from app.files.schemas import FileForm, FileObject
+from app.http.dependencies import TOUCHES_STORAGE, App
 from app.inspections import service as inspections
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose

@@ -7,13 +7,13 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app import downloads
 from app.artifacts import service as artifacts
-from app.dependencies import TOUCHES_STORAGE, App, Services
+from app.auth.caller import Caller
 from app.errors import NotFound
+from app.http import downloads
+from app.http.dependencies import TOUCHES_STORAGE, App, Services
 from app.jobs import endpoints, metrics, service
 from app.jobs.schemas import MetricsObject
-from app.keys.caller import Caller
 from app.models import Event
 from app.stream.endpoints import CURSOR, PAGE, event_stream, patiently
 from app.web import job_view, live

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Form, Request
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
-from app.dependencies import TOUCHES_STORAGE, App
 from app.errors import ApiError, InvalidRequest
+from app.http.dependencies import TOUCHES_STORAGE, App
 from app.jobs import endpoints
-from app.jobs.extras import Budget
+from app.jobs.falqon_options import Budget
 from app.jobs.requests import ResumeExtras, ResumeRequest
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, WritingVisitor

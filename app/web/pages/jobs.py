@@ -5,14 +5,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
-from app.dependencies import App, Services
+from app.auth.caller import Caller
 from app.errors import InvalidRequest
-from app.jobs import table
+from app.http.dependencies import App, Services
+from app.jobs import listing
 from app.jobs.lifecycle import LIVE
+from app.jobs.listing import SORTS, Wanted
+from app.jobs.presenter import show
 from app.jobs.schemas import JobObject
-from app.jobs.shown import show
-from app.jobs.table import SORTS, Wanted
-from app.keys.caller import Caller
 from app.models import Job, JobStatus
 from app.stream.endpoints import event_stream
 from app.web import live
@@ -85,8 +85,8 @@ def address(wanted: Wanted, **changed: Any) -> str:
 
 
 def shown_table(session: Session, app: Services, caller: Caller, wanted: Wanted) -> dict[str, Any]:
-    found = table.find(session, caller.project_id, wanted)
-    sparks = table.sparks(session, found.jobs)
+    found = listing.find(session, caller.project_id, wanted)
+    sparks = listing.sparks(session, found.jobs)
     shown = show(session, app.settings, found.jobs)
     rows = [_row(job, object_, sparks) for job, object_ in zip(found.jobs, shown, strict=True)]
     return {"rows": rows, "found": found, "wanted": wanted, "address": address, "statuses": list(JobStatus)}

@@ -5,14 +5,14 @@ from sse_starlette import EventSourceResponse
 
 from app.artifacts import endpoints as artifacts
 from app.artifacts.schemas import LinkRequest
+from app.auth.caller import Caller
 from app.catalogue import endpoints as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
-from app.dependencies import TOUCHES_STORAGE, App, Services
 from app.exports import endpoints as exports
 from app.exports import service as export_service
 from app.exports.schemas import ExportRequest
-from app.keys.caller import Caller
+from app.http.dependencies import TOUCHES_STORAGE, App, Services
 from app.stream.endpoints import event_stream
 from app.web import live, model_view
 from app.web.forms import asked, to, told

@@ -3,14 +3,14 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from app.auth.caller import Caller
 from app.catalogue import service as catalogue
-from app.dependencies import App, Services
 from app.errors import ApiError, NotFound
 from app.files import endpoints as file_endpoints
 from app.files import service as files
+from app.http.dependencies import App, Services
 from app.jobs import endpoints, service
 from app.jobs.schemas import JobObject
-from app.keys.caller import Caller
 from app.models import FileStatus, Purpose
 from app.web import job_form, live
 from app.web.file_view import FileView, view

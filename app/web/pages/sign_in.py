@@ -3,8 +3,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.dependencies import App, address_of, authenticate
 from app.errors import InvalidApiKey, RateLimited
+from app.http.dependencies import App, address_of, authenticate
 from app.keys import service as keys
 from app.web import link as links
 from app.web import session

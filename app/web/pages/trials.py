@@ -5,10 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 from sse_starlette import EventSourceResponse
 
+from app.auth.caller import Caller
 from app.catalogue import endpoints as catalogue
 from app.catalogue.schemas import ModelObject
-from app.dependencies import App, Services
-from app.keys.caller import Caller
+from app.http.dependencies import App, Services
 from app.stream.endpoints import event_stream
 from app.trials import endpoints
 from app.trials.schemas import MAX_PROMPT_CHARACTERS, MAX_TOKENS, TrialRequest

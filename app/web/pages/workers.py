@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
-from app.dependencies import App, Services
-from app.jobs import queue, table
-from app.jobs.table import Wanted
-from app.keys.caller import Caller
+from app.auth.caller import Caller
+from app.http.dependencies import App, Services
+from app.jobs import listing, queue_forecast
+from app.jobs.listing import Wanted
 from app.models import JobStatus
 from app.stream.endpoints import event_stream
 from app.web import live
@@ -42,10 +42,10 @@ def workers_stream(app: App, request: Request, caller: Visitor) -> EventSourceRe
 
 def _state(session: Session, app: Services, caller: Caller) -> dict[str, Any]:
     rows = [(WorkerObject.of(one, caller.project_id), one.job) for one in workers.live(session, app.settings)]
-    line = queue.look(session, app.settings)
-    waiting = table.find(session, caller.project_id, Wanted(status=JobStatus.QUEUED, descending=False))
-    places = [(job, line.place(job.id)) for job in waiting.jobs if queue.waits(job)]
-    places.sort(key=lambda one: one[1].position if one[1] and one[1].position else queue.FORESEEN)
+    line = queue_forecast.look(session, app.settings)
+    waiting = listing.find(session, caller.project_id, Wanted(status=JobStatus.QUEUED, descending=False))
+    places = [(job, line.place(job.id)) for job in waiting.jobs if queue_forecast.waits(job)]
+    places.sort(key=lambda one: one[1].position if one[1] and one[1].position else queue_forecast.FORESEEN)
     # What a job of another project does is not this visitor's to see.
     shown = [(worker, job if job and worker.job else None) for worker, job in rows]
     return {"workers": shown, "places": places, "num_waiting": waiting.num_jobs}

@@ -11,8 +11,8 @@ from app.catalogue import listing
 from app.catalogue.listing import ModelLists
 from app.catalogue.schemas import ModelObject
 from app.database import Database
+from app.http.pagination import Page
 from app.models import Model, Project
-from app.pagination import Page
 from tests.support.plans import statements
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

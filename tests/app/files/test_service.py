@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import orphans
-from app.broker import Bell
 from app.database import Database, now
 from app.errors import InvalidRequest
 from app.files import service
+from app.garbage import orphans
 from app.models import DEFAULT_PROJECT_ID, File, JobStatus, Orphan
+from app.notifier.broker import Bell
 from app.reconciler import Reconciler
 from tests.support.house import House
 

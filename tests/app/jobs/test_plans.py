@@ -13,9 +13,9 @@ from app import migrate
 from app.catalogue import repository as catalogue
 from app.database import Database
 from app.files import repository as files
+from app.jobs import listing
 from app.jobs import repository as jobs
-from app.jobs import table
-from app.jobs.table import ROWS, Wanted
+from app.jobs.listing import ROWS, Wanted
 from app.models import DEFAULT_PROJECT_ID, Base, File, Job, JobStatus, Model
 from app.projects import repository as projects
 from tests.support.house import House
@@ -73,7 +73,7 @@ def insert(connection: Any, kind: type[Base], values: dict[str, str]) -> None:
 
 
 def find(**wanted: Any) -> Ask:
-    return lambda session: table.find(session, PROJECT, Wanted(**wanted))
+    return lambda session: listing.find(session, PROJECT, Wanted(**wanted))
 
 
 LOOKS: dict[str, Ask] = {
@@ -83,7 +83,7 @@ LOOKS: dict[str, Ask] = {
     "jobs page, by status": find(sort="status", descending=False),
     "jobs page, by model": find(sort="model"),
     "last page": find(page=NUM_JOBS // 2 // ROWS),
-    "streams": lambda session: table.states(session, [PROJECT, "proj_other"]),
+    "streams": lambda session: listing.states(session, [PROJECT, "proj_other"]),
     "Data page": lambda session: jobs.num_using(session, PROJECT, [f"file-{number:04}" for number in range(50)]),
     "jobs of a file": lambda session: jobs.using(session, PROJECT, FILE, limit=20),
     "a file in use": lambda session: files.live_job_using(session, PROJECT, FILE),
@@ -110,11 +110,11 @@ def test_what_streams_look_at_each_second_does_not_grow(large: Database) -> None
 
 
 def test_jobs_of_a_status_are_counted_up_to_a_limit(large: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MAX_COUNTED", 100)
+    monkeypatch.setattr(listing, "MAX_COUNTED", 100)
     assert max(plan.most_rows for plan in plans(large, LOOKS["jobs page"])) <= 101
     with large.read() as session:
-        found = table.find(session, PROJECT, Wanted())
-        last, beyond = (table.find(session, PROJECT, Wanted(page=number)) for number in (61, 62))
+        found = listing.find(session, PROJECT, Wanted())
+        last, beyond = (listing.find(session, PROJECT, Wanted(page=number)) for number in (61, 62))
     assert found.by_status == {JobStatus.SUCCEEDED: 101, JobStatus.PAUSED: 1}
     assert (found.is_counted, found.has_more, len(found.jobs)) == (False, True, ROWS)
     assert (len(last.jobs), last.has_more, beyond.jobs) == (1, False, [])
@@ -123,13 +123,13 @@ def test_jobs_of_a_status_are_counted_up_to_a_limit(large: Database, monkeypatch
 def test_curves_are_picked_event_by_event(large: Database) -> None:
     """Of jobs with thousands of them, without reading the others."""
     with large.read() as session:
-        shown = table.find(session, PROJECT, Wanted()).jobs[1:6]
+        shown = listing.find(session, PROJECT, Wanted()).jobs[1:6]
     with large.engine.begin() as connection:
         values = "SELECT id, n, 1, 'info', 'metrics', '', jsonb_build_object('step', n, 'train_loss', 1.5), now()"
         events = f"INSERT INTO events {values} FROM jobs, generate_series(1, 5000) n WHERE id = ANY(:ids)"
         connection.execute(text(events), {"ids": [job.id for job in shown]})
         connection.execute(text("ANALYZE events"))
-    plan, *_ = plans(large, lambda session: table.sparks(session, shown))
-    assert plan.most_rows <= len(shown) * table.SPARK_POINTS
+    plan, *_ = plans(large, lambda session: listing.sparks(session, shown))
+    assert plan.most_rows <= len(shown) * listing.SPARK_POINTS
     # They have ended: the next page asks for none of them.
-    assert plans(large, lambda session: table.sparks(session, shown)) == []
+    assert plans(large, lambda session: listing.sparks(session, shown)) == []

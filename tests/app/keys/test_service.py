@@ -1,9 +1,9 @@
 import pytest
 from sqlalchemy import select
 
+from app.auth import secrets
 from app.database import Database
 from app.errors import InvalidApiKey
-from app.keys import secrets
 from app.keys.service import WeakAdminKey, authenticate, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Scope
 from app.settings import Settings

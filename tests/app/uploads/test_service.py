@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app import orphans
 from app.database import Database, now
 from app.errors import IllegalState
+from app.garbage import orphans
 from app.models import DEFAULT_PROJECT_ID, Orphan, Project, Purpose, Upload, UploadPart, UploadStatus
 from app.settings import Settings
 from app.storage import Storage

@@ -7,11 +7,11 @@ import httpx
 import pytest
 from sqlalchemy import insert, update
 
+from app.auth.caller import Caller
 from app.database import now_plus
 from app.ids import new_id
 from app.jobs.events import Draft
-from app.jobs.table import Wanted
-from app.keys.caller import Caller
+from app.jobs.listing import Wanted
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
 from app.web.pages.jobs import shown_table
 from app.web.rendering import fragment

@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import update
 
 from app.catalogue.service import MAX_OFFERED
-from app.jobs.table import MAX_COUNTED
+from app.jobs.listing import MAX_COUNTED
 from app.models import Artifact, Export, Model, Scope, WishStatus
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE

@@ -12,11 +12,11 @@ from fastapi.routing import iter_route_contexts
 from itsdangerous import TimestampSigner
 from sqlalchemy import delete, select, update
 
+from app.auth.server_secret import server_secret
 from app.database import now_plus
 from app.jobs import claims
 from app.keys.service import authenticate
 from app.models import ApiKey, EndedSession
-from app.server_secret import server_secret
 from app.web import assets
 from app.web.link import NAME, issue
 from app.web.session import COOKIE, MAX_AGE_SECONDS, SESSION_ID

@@ -3,7 +3,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app.dependencies import After, App
+from app.http.dependencies import After, App
 from app.keys import endpoints
 from app.keys.schemas import KeyRequest
 from app.models import Scope

@@ -3,8 +3,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app.dependencies import App
 from app.errors import InvalidRequest
+from app.http.dependencies import App
 from app.prices import endpoints
 from app.prices.schemas import Override, PriceObject, PricesRequest
 from app.prices.service import HERE as SET_HERE

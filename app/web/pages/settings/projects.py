@@ -2,9 +2,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from app.dependencies import After, App
+from app.http.dependencies import After, App
+from app.http.pagination import Page
 from app.models import Scope
-from app.pagination import Page
 from app.projects import endpoints, service
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.web.forms import asked, to, told

@@ -2,7 +2,7 @@ from typing import Any, NamedTuple
 
 from fastapi import Request, Response
 
-from app.keys.caller import Caller
+from app.auth.caller import Caller
 from app.models import Scope
 from app.web.rendering import page
 

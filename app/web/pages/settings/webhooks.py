@@ -3,9 +3,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 from sse_starlette import EventSourceResponse
 
-from app.dependencies import After, App, Services
+from app.auth.caller import Caller
 from app.errors import InvalidRequest
-from app.keys.caller import Caller
+from app.http.dependencies import After, App, Services
 from app.stream.endpoints import event_stream
 from app.web import live
 from app.web.forms import asked, to, told

@@ -1,0 +1,20 @@
+"""Graders belong to reinforcement fine-tuning, which is not here; their calls say so."""
+
+from typing import NoReturn
+
+from fastapi import APIRouter
+
+from app.errors import NotFound
+from app.http.dependencies import ApiRoute, Reader
+
+router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", route_class=ApiRoute, include_in_schema=False)
+
+
+@router.post("/run", response_model=None)
+@router.post("/validate", response_model=None)
+def refuse(caller: Reader) -> NoReturn:
+    raise NotFound(
+        "Graders serve method 'reinforcement', which this service does not have; it has 'supervised' and 'dpo'.",
+        param="grader",
+        code="graders_not_supported",
+    )

@@ -1,0 +1,28 @@
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.http.dependencies import App
+from app.http.probes import Readiness
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    return Health()
+
+
+# From memory and without a thread: however many ask, they take nothing from other requests.
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(app: App, response: Response) -> Readiness:
+    readiness = app.health.read()
+    if readiness.status == "unavailable":
+        response.status_code = 503
+        response.headers["retry-after"] = "2"
+    return readiness

@@ -1,0 +1,95 @@
+import time
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import InvalidRequest
+from app.http import error_handlers
+from app.ids import new_id
+
+RESPONSE_HEADERS = "response_headers"
+LOGGED = "logged"
+# Of answers that say nothing else. What is no page may not become one, whatever a browser makes of its bytes.
+SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+MAX_LOGGED_CHARACTERS = 300  # of what a stranger chose
+QUIET = {"/healthz", "/readyz"}
+
+log = structlog.get_logger()
+
+
+class RequestContext:
+    """Outermost: gives the request an id that its log lines and its answer carry, and turns what nobody caught into a 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        method, path = cut(scope["method"]), cut(scope["path"])
+        request_id, started, status = new_id("req_"), time.monotonic(), 0
+        headers: dict[str, str] = {"x-request-id": request_id}
+        logged: dict[str, str] = {"address": scope["client"][0] if scope.get("client") else ""}
+        scope.setdefault("state", {})[RESPONSE_HEADERS] = headers  # for what else every answer should carry
+        scope["state"][LOGGED] = logged
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                said = {name.lower() for name, _ in message["headers"]}
+                more = {name: value for name, value in SAFE_HEADERS.items() if name.encode() not in said} | headers
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in more.items())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception:  # the edge of the process
+                log.exception("unhandled error", method=method, path=path)
+                if status:
+                    raise  # too late for another answer: the connection breaks, and the client sees that
+                await error_handlers.internal_error()(scope, receive, send_with_id)
+            finally:
+                write = log.debug if scope["path"] in QUIET else log.info
+                milliseconds = round((time.monotonic() - started) * 1000, 1)
+                write("request", method=method, path=path, status=status, milliseconds=milliseconds, **logged)
+
+
+def cut(text: str) -> str:
+    """Keep the beginning, with a sign that there was more."""
+    return text if len(text) <= MAX_LOGGED_CHARACTERS else text[:MAX_LOGGED_CHARACTERS] + "…"
+
+
+class KnownHosts:
+    """Refuses requests for any other name: a page of another site whose name was bound to our address is a stranger here."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._hosts and scope["type"] == "http":
+            host = _name(Headers(scope=scope).get("host", ""))
+            if host not in self._hosts:
+                known = ", ".join(sorted(self._hosts))
+                message = f"This service is not known by the name {host!r}. It is known as {known}; FALQON_HOSTS adds others."
+                await error_handlers.answer(InvalidRequest(message, param="host", code="unknown_host"))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _name(host: str) -> str:
+    """Without port and brackets, in small letters; empty when it cannot be read."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,112 @@
+"""`falqon admin`: what reaches into the database and storage of the installation on this machine, without its API."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="The installation on this machine, with or without its API running.")
+models = typer.Typer(no_args_is_help=True, help="The catalogue of base models.")
+keys = typer.Typer(no_args_is_help=True, help="API keys, for when there is none to make one with.")
+app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
+
+
+@models.command("add")
+def add_model(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="The name that jobs will use; one slash is allowed.")],
+    source: Annotated[str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")],
+) -> None:
+    """Add a base model to the catalogue."""
+    from app import installation
+    from app.catalogue.importer import ModelNotAdded, add_base_model
+    from app.installation import Mismatch
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    try:
+        installation.mark(database, storage)
+        added = add_base_model(database, storage, settings, model_id, source)
+    except (ModelNotAdded, Mismatch) as error:
+        _refuse(error)
+    typer.echo(f"{model_id} is in the catalogue." if added else f"{model_id} was in the catalogue already.")
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[Literal["read", "write", "admin"], typer.Option(help="Each includes those before it.")] = "write",
+) -> None:
+    """Make an API key of the default project and show it once."""
+    from app.keys import service
+    from app.models import DEFAULT_PROJECT_ID, Scope
+    from app.settings import load_settings
+
+    with _database(load_settings()).transaction() as session:
+        _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
+    sys.stdout.write(f"{secret}\n")
+
+
+@app.command("garbage")
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")] = False,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Let it go, also what is held back.")] = False,
+) -> None:
+    """Look through the storage for objects that no row of the database names."""
+    from app.garbage import collector
+    from app.installation import Refused
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    if dry_run == confirm:
+        raise typer.BadParameter("give one of --dry-run and --confirm")
+    settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    try:
+        if dry_run:
+            typer.echo(collector.describe(database, storage))
+        else:
+            count = collector.confirm(database, storage)
+            typer.echo(f"Objects without a row, to be removed in an hour by a running API: {count:,}")
+    except Refused as error:
+        _refuse(error)
+
+
+@app.command("adopt-storage")
+def adopt_storage() -> None:
+    """Make the storage this database's own, after a restore or a copy; nothing of it is removed before `garbage --confirm`."""
+    from app import installation
+    from app.installation import Refused
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    settings = load_settings()
+    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    try:
+        adopted = installation.adopt(database, storage)
+    except Refused as error:
+        _refuse(error)
+    typer.echo(f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database.")
+
+
+def _refuse(error: Exception) -> NoReturn:
+    from app.client.text import plain
+
+    typer.echo(plain(error), err=True)
+    raise typer.Exit(1)
+
+
+def _database(settings: "Settings") -> "Database":
+    """Up to date, so that these commands also work before the service has ever run."""
+    from app import migrate
+    from app.database import Database
+
+    database = Database(settings.resolved_database_url)
+    migrate.upgrade(database)
+    return database
