@@ -13,11 +13,11 @@ from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Bell
 from app.prices.service import file_prices
 from app.settings import Settings, load_settings
 from app.storage import Storage
-from worker.answerer import Answerer
-from worker.exporter import Exporter
+from worker.attempt.supervisor import Supervisor
 from worker.gpu import detect
-from worker.inspector import Inspector
-from worker.supervisor import Supervisor
+from worker.operations.dataset_stats import Inspector
+from worker.operations.export import Exporter
+from worker.operations.generation import Answerer
 from worker.workers import CpuWorker, GpuWorker, Poller
 
 drain = threading.Event()

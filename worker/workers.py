@@ -16,8 +16,8 @@ from app.notifier.broker import Bell
 from app.settings import Settings
 from app.storage import Storage, StorageAway
 from worker import pulse
+from worker.attempt.supervisor import Supervisor
 from worker.outage import StorageOutage
-from worker.supervisor import Supervisor
 
 MISSING_TRIES = 3  # before bytes that are not in the storage count as missing: a folder of several machines may show them late
 CHANCE = random.Random()  # not the one generator that everything in the process shares, and tests seed

@@ -23,10 +23,10 @@ from tests.chaos.scale import RELEASE, SCALE
 from tests.support.house import ROOT, House
 from tests.support.toy_trainer import Toy, weights_of
 from tests.support.waiting import wait_for
-from worker.supervisor import POISON
+from worker.attempt.supervisor import POISON
 
 OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_ring", "before_rescue_commit"}
-OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/test_exporter.py
+OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py
 AT_ONCE = 6
 HEALTHY_WORKERS = 1
 JOBS_AT_ONCE = 10  # some more than workers, so that each of these has one

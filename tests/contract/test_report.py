@@ -13,7 +13,7 @@ from app.models import Artifact, File, Inspection
 from app.storage import keys
 from falqon_core.importers.tiny import build_tiny
 from tests.support.api import Tenant, jsonl
-from worker.inspector import Inspector
+from worker.operations.dataset_stats import Inspector
 
 
 def lines(*values: Any) -> bytes:

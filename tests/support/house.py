@@ -22,8 +22,8 @@ from tests.support.forks import ROOT, Fork
 from tests.support.records import Records
 from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
+from worker.attempt.supervisor import Supervisor
 from worker.gpu import Machine
-from worker.supervisor import Supervisor
 
 TOY_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "toy_trainer.py")]
 BASE_MODEL = "toy/base"

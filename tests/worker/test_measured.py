@@ -11,7 +11,7 @@ from falqon_core.estimate.estimate import Estimate
 from falqon_core.records.file_check import FileReport
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy
-from tests.worker.test_budget import patient
+from tests.worker.attempt.test_budget import patient
 
 REPORT = FileReport(shape="text", num_records=20, num_characters=720)
 

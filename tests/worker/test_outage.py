@@ -22,7 +22,7 @@ from tests.support.outage import Switch
 from tests.support.toy_trainer import Toy, weights_of
 from tests.support.waiting import wait_for
 from worker import outage
-from worker.supervisor import Supervisor
+from worker.attempt.supervisor import Supervisor
 from worker.workers import MISSING_TRIES, CpuWorker
 
 QUEUED, RUNNING = 2, 1

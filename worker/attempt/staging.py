@@ -1,0 +1,97 @@
+"""Bringing everything one attempt reads to this machine, verified by sha256. No transaction is open meanwhile."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.jobs.checkpoints import best_of
+from app.models import Checkpoint, File, Job
+from app.settings import Settings
+from app.storage import Storage
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.layout import checkpoint_folder
+from worker.attempt.checkpoint_upload import newest_first
+from worker.attempt.space import check_space
+from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.model_cache import Bases
+
+log = structlog.get_logger()
+
+
+class Staged(NamedTuple):
+    config: Path
+    output: Path
+    recipe: Recipe
+
+
+class _Inputs(NamedTuple):
+    files: list[File]
+    checkpoints: list[Checkpoint]
+
+
+def stage(database: Database, storage: Storage, settings: Settings, job: Job, folder: Path, check: Callable[[], None]) -> Staged:
+    """`check` is called between files and may raise to give up. Raises `BaseMissing`."""
+    inputs = _inputs(database, job)
+    output = folder / "output"
+    output.mkdir(parents=True)
+    paths = fetch_data(storage, inputs.files, folder, check)
+    model = Bases(database, storage, settings, job.lease_owner or "", check).stage(job)
+    check_space(database, storage, settings, job)
+    _stage_checkpoints(storage, inputs.checkpoints, output, check)
+    recipe = Recipe.model_validate(job.recipe)
+    config = TrainConfig(
+        model=model,
+        train_file=paths[0],
+        validation_file=paths[1] if len(paths) > 1 else None,
+        recipe=recipe,
+        base_model_name=job.requested["model"],
+        num_threads=settings.num_threads,
+    )
+    (folder / "config.json").write_text(config.model_dump_json())
+    return Staged(folder / "config.json", output, recipe)
+
+
+def _inputs(database: Database, job: Job) -> _Inputs:
+    with database.read() as session:
+        return _Inputs(data_files(session, job), newest_first(session, job.id))
+
+
+def data_files(session: Session, job: Job) -> list[File]:
+    """The training file and, if the job has one, the validation file."""
+    return [session.get_one(File, id_) for id_ in (job.training_file_id, job.validation_file_id) if id_]
+
+
+def fetch_data(storage: Storage, files: Sequence[File], folder: Path, check: Callable[[], None]) -> list[Path]:
+    paths = []
+    for name, file in zip(("train.jsonl", "validation.jsonl"), files, strict=False):
+        check()
+        fetch(storage, file.storage_key, folder / name, file.sha256)
+        paths.append(folder / name)
+    return paths
+
+
+def _stage_checkpoints(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:
+    """The newest checkpoint whose bytes are what they should be, and the best one, whose model early stopping hands out.
+
+    None at all means a start from step 0.
+    """
+    usable = next((checkpoint for checkpoint in newest if _stage_checkpoint(storage, checkpoint, output, check)), None)
+    best = best_of(newest)
+    if usable is not None and best is not None and best.step < usable.step:
+        _stage_checkpoint(storage, best, output, check)
+
+
+def _stage_checkpoint(storage: Storage, checkpoint: Checkpoint, output: Path, check: Callable[[], None]) -> bool:
+    target = checkpoint_folder(output, checkpoint.step)
+    try:
+        fetch_checkpoint(storage, checkpoint, target, check)
+        return True
+    except (BytesDiffer, FileNotFoundError, KeyError, ValueError) as error:
+        log.warning("checkpoint cannot be used", job_id=checkpoint.job_id, step=checkpoint.step, error=str(error))
+        shutil.rmtree(target, ignore_errors=True)
+        return False

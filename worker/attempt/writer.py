@@ -1,0 +1,56 @@
+"""Guarded writes about one attempt: each carries the claim, and the first that matches no row ends the attempt."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from redis import Redis
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.database import AWAY, Database
+from app.jobs import claims
+from app.jobs.events import Draft
+from app.models import Job
+from app.stream import wakeup
+from worker.attempt.lease import Lease, LeaseLost
+
+MAX_BACKOFF_SECONDS = 5.0
+log = structlog.get_logger()
+
+
+class Journal:
+    def __init__(self, database: Database, redis: Redis, lease: Lease) -> None:
+        self._database = database
+        self._redis = redis
+        self.claim = lease.claim
+        self.lease = lease
+
+    def write(self, action: Callable[[Session], bool]) -> bool:
+        """Run `action` in one transaction and wake the readers. False: its guard matched no row. Raises one of `AWAY`, `LeaseLost`."""
+        self.lease.check()
+        with self._database.transaction() as session:
+            held = action(session)
+            seq = session.scalar(select(Job.last_event_seq).where(Job.id == self.claim.job_id)) if held else None
+        if seq is not None:
+            wakeup.publish(self._redis, self.claim.job_id, seq)
+        return held
+
+    def insist(self, action: Callable[[Session], bool]) -> bool:
+        """As `write`, but waits for the database as long as the lease lasts."""
+        backoff = 0.1
+        while True:
+            try:
+                return self.write(action)
+            except AWAY as error:
+                log.warning("the database is away", job_id=self.claim.job_id, error=str(error))
+                time.sleep(backoff)
+                backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
+
+    def say(self, draft: Draft) -> None:
+        if not self.insist(lambda session: claims.record(session, self.claim, [draft])):
+            self.lost()
+
+    def lost(self) -> None:
+        self.lease.lose()
+        raise LeaseLost
