@@ -29,7 +29,7 @@ from app.inspections import endpoints as inspections
 from app.jobs import endpoints as jobs
 from app.keys import endpoints as keys
 from app.keys.service import ensure_admin_key
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
@@ -97,7 +97,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         settings,
         database,
         Storage(settings.resolved_storage_url),
-        Bell(settings),
+        Notifier(settings),
         redis,
         RateLimiter(redis, settings.requests_per_minute),
         Failures(settings.wrong_keys_per_minute),
@@ -109,7 +109,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
-    reconciler, dispatcher = Reconciler(database, held.storage, held.bell, settings), Dispatcher(database, settings)
+    reconciler, dispatcher = Reconciler(database, held.storage, held.notifier, settings), Dispatcher(database, settings)
     reconciler.start()
     dispatcher.start()
     await run_in_threadpool(held.health.start)

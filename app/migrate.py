@@ -63,7 +63,7 @@ def one_at_a_time(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _postgres_lock(database: Database) -> Iterator[None]:
-    # Asked again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits for all
+    # RequestedRecipe again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits for all
     # transactions, so one that waits for the lock meanwhile would wait for ever.
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

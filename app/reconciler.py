@@ -16,7 +16,7 @@ from app.garbage import collector, orphans
 from app.installation import Guard, Refused
 from app.jobs import claims
 from app.models import File, FileStatus, Job
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.settings import Settings
 from app.storage import Storage
 from app.trials import service as trials
@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 
 class Reconciler:
-    def __init__(self, database: Database, storage: Storage, bell: Bell, settings: Settings) -> None:
+    def __init__(self, database: Database, storage: Storage, notifier: Notifier, settings: Settings) -> None:
         self._database = database
         self._storage = storage
-        self._bell = bell
+        self._notifier = notifier
         self._settings = settings
         self._files_rung_at: dict[str, float] = {}
         self._guard = Guard(database, storage)
@@ -63,9 +63,9 @@ class Reconciler:
         """Raises `SQLAlchemyError` when the database is away."""
         self._rescue()
         for job_id in self._unheard_jobs():
-            self._bell.ring_job(job_id)
+            self._notifier.notify_job(job_id)
         for file_id in self._unheard_files():
-            self._bell.ring_file(file_id)
+            self._notifier.notify_file(file_id)
         uploads.expire(self._database)
         files.remove_expired(self._database)
 

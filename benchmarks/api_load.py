@@ -22,7 +22,7 @@ from redis import Redis
 
 from app.database import Database
 from app.files import checking
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.models import Job
 from app.processes.supervised_process import say
 from app.storage import Storage
@@ -125,7 +125,7 @@ def _measure_streams(prepared: Services, database: Database, jobs: list[str], ar
         def append_and_wake(job: str, text: str) -> None:
             """As a worker does."""
             with database.transaction() as session:
-                append(session, job, [Draft(text)])
+                append(session, job, [NewEvent(text)])
             publish(redis, job, 0)
 
         async def tell(job: str, text: str) -> None:

@@ -30,7 +30,7 @@ from app.database import Database
 from app.files import repository as files
 from app.jobs import listing
 from app.jobs import repository as jobs
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.jobs.listing import Wanted
 from app.models import DEFAULT_PROJECT_ID, File, Job, JobStatus, Scope
 from app.processes.supervised_process import say
@@ -273,7 +273,7 @@ def _go_on(database: Database, redis: Redis, job_id: str, stop: threading.Event)
         step += 1
         metrics = {"step": step, "train_loss": 1.5, "tokens_per_second": 5000.0}
         with database.transaction() as session:
-            append(session, job_id, [Draft(f"Step {step}", type="metrics", data=metrics)])
+            append(session, job_id, [NewEvent(f"Step {step}", type="metrics", data=metrics)])
             job = session.get_one(Job, job_id)
             job.progress = {"step": step, "total_steps": 100_000, "percent": step / 1000, "train_loss": 1.5}
         publish(redis, job_id, 0)

@@ -47,10 +47,10 @@ def train(
         with _errors_become_exit_codes(to_all(ports)):
             train_config = _read_config(config)
             _prepare_process(offline=True)
-            from falqon_core.train.distributed import join_world
+            from falqon_core.train.distributed import join_process_group
             from falqon_core.train.trainer import Trainer
 
-            with join_world() as world, world.together():
+            with join_process_group() as world, world.barrier_or_raise():
                 code = Trainer(train_config, output, to_all(ports), stopping, world).run()
     finally:
         for port in ports:

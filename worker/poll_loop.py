@@ -7,21 +7,21 @@ from sqlalchemy.exc import SQLAlchemyError
 log = structlog.get_logger()
 
 
-class Looker(ABC):
+class PollLoop(ABC):
     """One piece of work at a time in this process; whoever rings meanwhile need not wait, the one who works looks again."""
 
     def __init__(self, drain: threading.Event) -> None:
         self._drain = drain
         self._lock = threading.Lock()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         if not self._lock.acquire(blocking=False):
             return
         try:
             while not self._drain.is_set() and self._do_next():
                 pass
         except SQLAlchemyError as error:
-            log.warning("could not look for work", kind=type(self).__name__, error=str(error))
+            log.warning("poll failed", kind=type(self).__name__, error=str(error))
         finally:
             self._lock.release()
 

@@ -9,7 +9,7 @@ from redis import Redis
 
 from app.database import Database
 from app.ids import new_id
-from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Bell
+from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Notifier
 from app.prices.service import file_prices
 from app.settings import Settings, load_settings
 from app.storage import Storage
@@ -51,7 +51,7 @@ def gpu_worker() -> GpuWorker:
 
 @cache
 def cpu_worker() -> CpuWorker:
-    return CpuWorker(settings(), database(), storage(), Bell(settings()), drain)
+    return CpuWorker(settings(), database(), storage(), Notifier(settings()), drain)
 
 
 @cache
@@ -69,18 +69,18 @@ def answerer() -> Answerer:
     return Answerer(settings(), database(), storage(), drain)
 
 
-def _look_for_files() -> None:
+def _poll_files() -> None:
     """Checks first: jobs wait for them."""
-    cpu_worker().look()
-    inspector().look()
+    cpu_worker().poll()
+    inspector().poll()
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:
     """For each of our queues that this process serves. Exports take long, so what people wait for has threads of its own."""
-    looks = (
-        (GPU_QUEUE, lambda: gpu_worker().look()),
-        (CPU_QUEUE, _look_for_files),
-        (CPU_QUEUE, lambda: exporter().look()),
-        (CPU_QUEUE, lambda: answerer().look()),
+    polls = (
+        (GPU_QUEUE, lambda: gpu_worker().poll()),
+        (CPU_QUEUE, _poll_files),
+        (CPU_QUEUE, lambda: exporter().poll()),
+        (CPU_QUEUE, lambda: answerer().poll()),
     )
-    return [Poller(look, settings().poll.total_seconds(), drain) for queue, look in looks if queue in queues]
+    return [Poller(poll, settings().poll.total_seconds(), drain) for queue, poll in polls if queue in queues]

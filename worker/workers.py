@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.database import Database
 from app.files import checking
 from app.models import File, FileStatus
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.settings import Settings
 from app.storage import Storage, StorageAway
 from worker import pulse
@@ -32,35 +32,35 @@ class GpuWorker:
         self._supervisor = supervisor
         self._lock = threading.Lock()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         with self._lock:
             try:
                 while not self._supervisor.drain.is_set() and self._supervisor.execute_next():
                     pass
             except SQLAlchemyError as error:
-                log.warning("could not look for jobs", error=str(error))
+                log.warning("poll for jobs failed", error=str(error))
 
 
 class CpuWorker:
     """A file in status `uploaded` is its own outbox."""
 
-    def __init__(self, settings: Settings, database: Database, storage: Storage, bell: Bell, drain: threading.Event) -> None:
+    def __init__(self, settings: Settings, database: Database, storage: Storage, notifier: Notifier, drain: threading.Event) -> None:
         self._settings = settings
         self._database = database
         self._storage = storage
-        self._bell = bell
+        self._notifier = notifier
         self._drain = drain
         self._outage = StorageOutage(storage, drain)
         self._misses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         waiting = select(File.id).where(File.status == FileStatus.UPLOADED, File.deleted_at.is_(None)).order_by(File.id)
         try:
             with self._database.read() as session:
                 ids = session.scalars(waiting).all()
         except SQLAlchemyError as error:
-            log.warning("could not look for files", error=str(error))
+            log.warning("poll for files failed", error=str(error))
             return
         for file_id in ids:
             if not self._drain.is_set():
@@ -72,7 +72,7 @@ class CpuWorker:
                 return
             try:
                 for job_id in checking.check(self._database, self._storage, file_id, self._settings):
-                    self._bell.ring_job(job_id)
+                    self._notifier.notify_job(job_id)
             except StorageAway as error:
                 self._outage.begin(error)
             except FileNotFoundError:
@@ -94,8 +94,8 @@ class CpuWorker:
 class Poller:
     """Looks every `seconds`, more or less, so that neither a lost message nor a dead Redis leaves work undone."""
 
-    def __init__(self, look: Callable[[], None], seconds: float, drain: threading.Event) -> None:
-        self._look = look
+    def __init__(self, poll: Callable[[], None], seconds: float, drain: threading.Event) -> None:
+        self._poll = poll
         self._seconds = seconds
         self._drain = drain
         self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
@@ -109,7 +109,7 @@ class Poller:
     def _work(self) -> None:
         while not self._drain.wait(self._seconds * CHANCE.uniform(0.8, 1.2)):
             try:
-                self._look()
+                self._poll()
             except Exception:  # the edge of the process: whatever it was, somebody has to look again
-                log.exception("looking failed")
+                log.exception("poll failed")
             pulse.beat()

@@ -15,7 +15,7 @@ def create_export(app: App, caller: Writer, model: str, body: ExportRequest) -> 
     with app.database.transaction() as session:
         export = ExportObject.of(service.ask(session, caller.project_id, model, body.format))
     if export.status == "in_progress":
-        app.bell.ring_export(export.id)
+        app.notifier.notify_export(export.id)
     return export
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.garbage import orphans
-from app.models import Artifact, Export, Model, WishStatus
+from app.models import Artifact, Export, Model, OperationStatus
 from app.operations import claims
 
 _UNSYNCED = {"synchronize_session": False}
@@ -26,7 +26,7 @@ def find(session: Session, project_id: str, source: str, format: str) -> Export 
 
 def num_in_progress(session: Session, project_id: str) -> int:
     statement = select(func.count()).select_from(Export)
-    return session.scalars(statement.where(Export.project_id == project_id, Export.status == WishStatus.IN_PROGRESS)).one()
+    return session.scalars(statement.where(Export.project_id == project_id, Export.status == OperationStatus.IN_PROGRESS)).one()
 
 
 def add(session: Session, export: Export) -> None:
@@ -37,14 +37,14 @@ def add(session: Session, export: Export) -> None:
 
 def ask_again(session: Session, export_id: str) -> None:
     """Of one that has failed, or whose model has been deleted."""
-    values = {"status": WishStatus.IN_PROGRESS, "tries": 0, "error_code": None, "error_message": None, "claimed_at": None}
-    ended = (Export.id == export_id, Export.status != WishStatus.IN_PROGRESS)
+    values = {"status": OperationStatus.IN_PROGRESS, "tries": 0, "error_code": None, "error_message": None, "claimed_at": None}
+    ended = (Export.id == export_id, Export.status != OperationStatus.IN_PROGRESS)
     session.execute(update(Export).where(*ended).values(**values), execution_options=_UNSYNCED)
 
 
 def complete(session: Session, export: Export, model: Model, artifacts: Sequence[Artifact]) -> bool:
-    """The model, its files and the end of the wish at once. False when it is not ours any more."""
-    if not claims.write(session, export, status=WishStatus.COMPLETED):
+    """The model, its files and the end of the operation at once. False when it is not ours any more."""
+    if not claims.write(session, export, status=OperationStatus.COMPLETED):
         return False
     before = select(Artifact.storage_key).where(Artifact.model_id == model.id)
     orphans.abandon(session, session.scalars(before).all())  # of the one that was deleted

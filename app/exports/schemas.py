@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.pagination import Object
 from app.models import Export
-from app.operations.schemas import FailureObject
+from app.operations.schemas import OperationError
 from falqon_core.contract.formats import FormatName
 
 
@@ -22,7 +22,7 @@ class ExportObject(Object):
     model: Annotated[str, Field(description="the model or checkpoint that is exported")]
     format: FormatName
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[FailureObject | None, Field(description="why it failed; asking again tries again")]
+    error: Annotated[OperationError | None, Field(description="why it failed; asking again tries again")]
     exported_model: Annotated[str | None, Field(description="the model that it is, once completed: its files are its artifacts")]
     created_at: int
 
@@ -34,7 +34,7 @@ class ExportObject(Object):
                 "model": export.source,
                 "format": export.format,
                 "status": export.status,
-                "error": FailureObject.of(export),
+                "error": OperationError.of(export),
                 "exported_model": export.exported_model_id if export.status == "completed" else None,
                 "created_at": int(export.created_at.timestamp()),
             }

@@ -11,7 +11,7 @@ from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import Name
 from app.jobs.lifecycle import TERMINAL
-from app.models import Export, Job, Model, WishStatus
+from app.models import Export, Job, Model, OperationStatus
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FORMATS, FormatName, FormatUnavailable, check_format
 
@@ -61,7 +61,7 @@ def ask(session: Session, project_id: str, name: str, format: FormatName) -> Exp
                 f"{MAX_IN_PROGRESS} exports of this project are in progress; ask again when one has ended.", code="too_many_exports"
             )
         if found is None:
-            repository.add(session, _wish(project_id, source, format))
+            repository.add(session, _operation(project_id, source, format))
         else:
             repository.ask_again(session, found.id)
     session.expire_all()
@@ -104,9 +104,9 @@ def _check(source: Source, format: FormatName) -> None:
 
 
 def _is_over(session: Session, export: Export) -> bool:
-    if export.status == WishStatus.COMPLETED:
+    if export.status == OperationStatus.COMPLETED:
         return not _is_there(session, export.project_id, export.exported_model_id)
-    return export.status == WishStatus.FAILED
+    return export.status == OperationStatus.FAILED
 
 
 def _is_there(session: Session, project_id: str, model_id: str) -> bool:
@@ -122,7 +122,7 @@ def _job(session: Session, project_id: str, job_id: str) -> Job | None:
     return None
 
 
-def _wish(project_id: str, source: Source, format: FormatName) -> Export:
+def _operation(project_id: str, source: Source, format: FormatName) -> Export:
     return Export(
         id=new_id("export-"),
         project_id=project_id,
@@ -131,6 +131,6 @@ def _wish(project_id: str, source: Source, format: FormatName) -> Export:
         step=source.step,
         format=format,
         exported_model_id=source.name if format == "fp8" else f"{source.name}:{format}",
-        status=WishStatus.IN_PROGRESS,
+        status=OperationStatus.IN_PROGRESS,
         tries=0,
     )

@@ -38,7 +38,7 @@ def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_t
             session, caller.project_id, file_id, stored, filename=filename, purpose=form.purpose, lifetime_seconds=form.seconds
         )
     if file.status == FileStatus.UPLOADED:
-        app.bell.ring_file(file.id)
+        app.notifier.notify_file(file.id)
     return FileObject.of(file)
 
 

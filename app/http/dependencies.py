@@ -26,7 +26,7 @@ from app.http.storage_limit import storage_turn
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.keys import service as keys
 from app.models import Scope
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.settings import Settings
 from app.storage import Storage
 from app.stream.wakeup import Wakeups
@@ -42,7 +42,7 @@ class Services:
     settings: Settings
     database: Database
     storage: Storage
-    bell: Bell
+    notifier: Notifier
     redis: Redis
     limiter: RateLimiter
     failures: Failures

@@ -41,6 +41,6 @@ def retrieve_report(
     if found is None:
         with app.database.transaction() as session:
             service.ask(session, caller.project_id, question)
-        app.bell.ring_inspection(file_id)
+        app.notifier.notify_inspection(file_id)
         found = service.in_progress(question)
     return FileReportObject.of(file, [found])

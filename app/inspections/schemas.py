@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.pagination import Object
 from app.models import File, Inspection
-from app.operations.schemas import FailureObject
+from app.operations.schemas import OperationError
 from falqon_core.contract.inspection import Inspection as Result
 from falqon_core.records.file_check import FileReport
 
@@ -16,7 +16,7 @@ class InspectionObject(BaseModel):
     max_seq_length: int
     validation_file: str | None
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[FailureObject | None, Field(description="why it failed")] = None
+    error: Annotated[OperationError | None, Field(description="why it failed")] = None
     result: Annotated[Result | None, Field(description="null until it has completed")] = None
 
     @classmethod
@@ -27,7 +27,7 @@ class InspectionObject(BaseModel):
                 "max_seq_length": row.max_seq_length,
                 "validation_file": row.validation_file_id or None,
                 "status": row.status,
-                "error": FailureObject.of(row),
+                "error": OperationError.of(row),
                 "result": row.result,
             }
         )

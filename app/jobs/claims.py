@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect
 
 from app.database import now, now_plus
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus, Project
 from app.projects import quotas
 
@@ -76,7 +76,7 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
     attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
     attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
     session.add(attempt)
-    draft = Draft(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
+    draft = NewEvent(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
     append(session, job.id, [draft], status=JobStatus.RUNNING)
     return job
 
@@ -133,12 +133,12 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | Non
     return None if desired is None else Desired(desired)
 
 
-def record(session: Session, claim: Claim, drafts: Sequence[Draft], **values: object) -> bool:
+def record(session: Session, claim: Claim, drafts: Sequence[NewEvent], **values: object) -> bool:
     """Add events and set columns of the job; False when the lease is lost."""
     return append(session, claim.job_id, drafts, guard=claim.guard, **values)
 
 
-def relay(session: Session, claim: Claim, drafts: Sequence[Draft], before: int, **values: object) -> bool:
+def relay(session: Session, claim: Claim, drafts: Sequence[NewEvent], before: int, **values: object) -> bool:
     """As `record`, for the trainer's events, of which `before` came earlier. Those that are written already, by a transaction whose
     success nobody heard of, are not written again: the job's row is locked first, so that transaction has ended."""
     if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
@@ -150,8 +150,8 @@ def relay(session: Session, claim: Claim, drafts: Sequence[Draft], before: int, 
     return held
 
 
-def finish(session: Session, claim: Claim, status: JobStatus, draft: Draft, *, failure: Failure | None = None, **values: object) -> bool:
-    """End the job for good: succeeded, failed or cancelled. A wish to cancel that arrived first wins over success."""
+def finish(session: Session, claim: Claim, status: JobStatus, draft: NewEvent, *, failure: Failure | None = None, **values: object) -> bool:
+    """End the job for good: succeeded, failed or cancelled. A cancel that arrived first wins over success."""
     guard = claim.guard if status is not JobStatus.SUCCEEDED else (*claim.guard, Job.desired != Desired.CANCEL)
     values |= _NO_LEASE | {"status": status, "finished_at": now_plus()} | _error_columns(failure)
     if not append(session, claim.job_id, [draft], guard=guard, **values):
@@ -167,7 +167,7 @@ def measure(session: Session, claim: Claim, **values: object) -> None:
 
 
 def pause(session: Session, claim: Claim, reason: str) -> None:
-    """Wish it for the user, unless they have a wish of their own; `release` in the same transaction makes it so."""
+    """Set the desired state for the user, unless they have set one; `release` in the same transaction makes it so."""
     statement = update(Job).where(*claim.guard, Job.desired == Desired.RUN).values(desired=Desired.PAUSE, paused_reason=reason)
     session.execute(statement, execution_options=_UNSYNCED)
 
@@ -190,7 +190,7 @@ def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: fl
 def release(
     session: Session,
     claim: Claim,
-    draft: Draft,
+    draft: NewEvent,
     *,
     counts_as_failure: bool,
     max_infra_failures: int,
@@ -198,7 +198,7 @@ def release(
     failure: Failure | None = None,
     **values: object,
 ) -> bool:
-    """Give the job back: queued again, or where the user wished it to be, or failed when it was lost too often.
+    """Give the job back: queued again, or in the state that the user desires, or failed when it was lost too often.
 
     After a first loss it is taken again no sooner than `retry_seconds` later, after each further one twice as late.
     """
@@ -219,7 +219,7 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
     """Take jobs from workers whose lease ran out; returns their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
     lost = Failure("worker_lost", "The worker stopped answering, more often than this service retries.")
-    draft = Draft("The worker stopped answering; the job goes back to the queue", level="warn")
+    draft = NewEvent("The worker stopped answering; the job goes back to the queue", level="warn")
     ids = session.scalars(select(Job.id).where(*expired).with_for_update(skip_locked=True)).all()
     return [
         job_id
@@ -241,7 +241,7 @@ def _hand_back(
     session: Session,
     job_id: str,
     guard: Sequence[ColumnElement[bool]],
-    draft: Draft,
+    draft: NewEvent,
     *,
     counts_as_failure: bool,
     max_infra_failures: int,

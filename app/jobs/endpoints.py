@@ -189,7 +189,7 @@ def retrieve_metrics(
 
 def _ring(app: Services, job: Job) -> None:
     if job.status == JobStatus.QUEUED:
-        app.bell.ring_job(job.id)
+        app.notifier.notify_job(job.id)
 
 
 def _remove(app: Services, prefix: str) -> None:

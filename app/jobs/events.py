@@ -14,7 +14,7 @@ from app.webhooks import events as webhooks
 Level = Literal["info", "warn", "error"]
 
 
-class Draft(NamedTuple):
+class NewEvent(NamedTuple):
     """An event that has no number yet."""
 
     message: str
@@ -23,7 +23,9 @@ class Draft(NamedTuple):
     data: JsonObject | None = None
 
 
-def append(session: Session, job_id: str, drafts: Sequence[Draft], *, guard: Sequence[ColumnElement[bool]] = (), **values: object) -> bool:
+def append(
+    session: Session, job_id: str, drafts: Sequence[NewEvent], *, guard: Sequence[ColumnElement[bool]] = (), **values: object
+) -> bool:
     """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing written otherwise.
 
     Every change of a job's status passes here, so here it also becomes known to webhooks.

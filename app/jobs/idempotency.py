@@ -13,7 +13,7 @@ from app.errors import IdempotencyMismatch
 from app.models import Job, Submission
 from app.models.base import JsonObject
 
-REPEAT_SECONDS = 600  # a client without a key repeats within this time; later the same body is a new wish
+REPEAT_SECONDS = 600  # a client without a key repeats within this time; later the same body is a new request
 MAX_KEY_LENGTH = 255
 
 

@@ -114,7 +114,7 @@ class ResumeRequest(_Request):
     falqon: ResumeExtras = ResumeExtras()
 
 
-class Asked(NamedTuple):
+class RequestedRecipe(NamedTuple):
     recipe: Recipe  # with "auto" where the user left it open
     learning_rate_multiplier: float
 
@@ -122,7 +122,7 @@ class Asked(NamedTuple):
         return self.recipe.resolved(num_records, self.learning_rate_multiplier)
 
 
-def asked(request: JobRequest) -> Asked:
+def asked(request: JobRequest) -> RequestedRecipe:
     """One recipe from the official fields and ours. Raises `InvalidRequest` where they contradict each other or cannot be honoured."""
     official, extras = request.asked_hyperparameters, request.falqon.recipe_fields
     pairs = {
@@ -146,7 +146,7 @@ def asked(request: JobRequest) -> Asked:
             code="conflict",
         )
     try:
-        found = Asked(Recipe.model_validate(extras), multiplier or 1.0)
+        found = RequestedRecipe(Recipe.model_validate(extras), multiplier or 1.0)
         found.resolved(num_records=1)
     except ValidationError as error:
         raise _impossible(error) from None

@@ -15,12 +15,12 @@ from app.ids import new_id
 from app.inspections.repository import exact_tokens
 from app.jobs import idempotency, repository, space
 from app.jobs.base_model import base_of
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.jobs.falqon_options import Budget
 from app.jobs.lifecycle import TERMINAL, sources
 from app.jobs.repository import Filters
-from app.jobs.requests import Asked, JobRequest, asked
-from app.jobs.validation import misfit, settle
+from app.jobs.requests import JobRequest, RequestedRecipe, asked
+from app.jobs.validation import incompatibility, settle
 from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMetadata, JobStatus, Model
 from app.projects import quotas
 from app.settings import Settings
@@ -34,7 +34,7 @@ PAUSED_BY_USER = "requested"
 class Plan(NamedTuple):
     """A request that can be honoured."""
 
-    asked: Asked
+    asked: RequestedRecipe
     model: Model
     checkpoint: Checkpoint | None  # of a training of that model, to continue from
     training: File
@@ -56,7 +56,7 @@ def plan(session: Session, project_id: str, request: JobRequest, settings: Setti
         wanted, model, checkpoint, *files.get_for_job(session, project_id, request.training_file, request.validation_file, lock=lock)
     )
     for param, file in (("training_file", planned.training), ("validation_file", planned.validation)):
-        if file and file.status == FileStatus.PROCESSED and (reason := misfit(file, wanted.recipe)):
+        if file and file.status == FileStatus.PROCESSED and (reason := incompatibility(file, wanted.recipe)):
             raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
     report = planned.report
     if report is not None and estimates.num_training_records(wanted.recipe, report.num_records) < 1:
@@ -91,7 +91,7 @@ def create(session: Session, project_id: str, request: JobRequest, settings: Set
     session.flush()
     pairs = (request.metadata or {}).items()
     session.add_all(JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value) for name, value in pairs)
-    settle(session, job, settings, told=[Draft(f"Created fine-tuning job: {job.id}"), Draft("Validating files")])
+    settle(session, job, settings, told=[NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")])
     session.refresh(job)
     return job
 
@@ -168,7 +168,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
-    """At once where nobody works on it; otherwise a wish that its worker reads with the next heartbeat. Twice is once."""
+    """At once where nobody works on it; otherwise a desired state that its worker reads with the next heartbeat. Twice is once."""
     job, status = _locked(session, project_id, job_id)
     if status is JobStatus.CANCELLED or (status is JobStatus.RUNNING and job.desired == Desired.CANCEL):
         return job
@@ -183,10 +183,10 @@ def pause(session: Session, project_id: str, job_id: str) -> Job:
     job, status = _locked(session, project_id, job_id)
     if status not in sources(JobStatus.PAUSED) or job.desired == Desired.CANCEL:
         raise IllegalState(f"The job is {_state(job)}; it cannot be paused.", code="job_not_pausable")
-    wish: dict[str, object] = {"desired": Desired.PAUSE, "paused_reason": PAUSED_BY_USER}
+    desired: dict[str, object] = {"desired": Desired.PAUSE, "paused_reason": PAUSED_BY_USER}
     if status is JobStatus.RUNNING:
-        return _write(session, job, "Pause requested; the worker writes a checkpoint and stops", **wish)
-    return _write(session, job, "The job is paused", status=JobStatus.PAUSED, **wish)
+        return _write(session, job, "Pause requested; the worker writes a checkpoint and stops", **desired)
+    return _write(session, job, "The job is paused", status=JobStatus.PAUSED, **desired)
 
 
 def resume(session: Session, project_id: str, job_id: str, settings: Settings, change: Budget | None = None) -> Job:
@@ -197,13 +197,13 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
         raise IllegalState(f"The job is {_state(job)}; only a paused job can be resumed.", code="job_not_paused")
     budget = _left_of_budget(job, change)
     left = budget.model_dump(mode="json") if budget else None
-    wish: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": left, "not_before": None}
+    desired: dict[str, object] = {"desired": Desired.RUN, "paused_reason": None, "budget": left, "not_before": None}
     if is_pausing:
-        return _write(session, job, "The pause is withdrawn", **wish)
+        return _write(session, job, "The pause is withdrawn", **desired)
     quotas.admit_execution(session, project_id)
     if job.recipe is not None:
-        return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **wish)
-    _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **wish)
+        return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **desired)
+    _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **desired)
     settle(session, job, settings)  # the check may have ended meanwhile
     session.refresh(job)
     return job
@@ -273,7 +273,7 @@ def _locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobSta
 
 
 def _write(session: Session, job: Job, message: str, **values: object) -> Job:
-    append(session, job.id, [Draft(message)], guard=(Job.status == job.status,), **values)
+    append(session, job.id, [NewEvent(message)], guard=(Job.status == job.status,), **values)
     session.refresh(job)
     return job
 

@@ -9,7 +9,7 @@ from app.errors import BytesMissing
 from app.estimates import service as estimates
 from app.inspections.repository import exact_tokens
 from app.jobs import repository
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.jobs.falqon_options import Budget
 from app.jobs.requests import JobRequest, asked
 from app.models import File, FileStatus, Job, JobStatus, Model
@@ -20,7 +20,7 @@ from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import wrong_kind
 
 
-def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft] = ()) -> JobStatus:
+def settle(session: Session, job: Job, settings: Settings, told: Sequence[NewEvent] = ()) -> JobStatus:
     """`queued` with its recipe resolved, or `failed` by its data, or unchanged while a check is still to come. The job is locked.
 
     `told`: events that come before its own, written together with them.
@@ -36,14 +36,14 @@ def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft]
         return JobStatus(job.status)
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
-        if reason := misfit(file, wanted.recipe):
+        if reason := incompatibility(file, wanted.recipe):
             return _fail(session, job, told, param, reason, f"invalid_{param}")
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
     num_tokens = exact_tokens(session, job.training_file_id, model.id, recipe.max_seq_length)
     estimate = estimates.estimate_job(session, model, recipe, report, settings, num_tokens=num_tokens)
-    valid = Draft("Files are valid; the job waits for a worker", data={"num_records": report.num_records, "steps": estimate.steps})
+    valid = NewEvent("Files are valid; the job waits for a worker", data={"num_records": report.num_records, "steps": estimate.steps})
     append(
         session,
         job.id,
@@ -56,14 +56,14 @@ def settle(session: Session, job: Job, settings: Settings, told: Sequence[Draft]
     return JobStatus.QUEUED
 
 
-def misfit(file: File, recipe: Recipe) -> str | None:
+def incompatibility(file: File, recipe: Recipe) -> str | None:
     """Why a file that passed its check cannot train with this recipe; None when it can."""
     report = FileReport.model_validate(file.report)
     reason = report.too_bad(recipe.max_bad_record_fraction) or (wrong_kind(report.shape, recipe.method) if report.shape else None)
     return f"{file.filename}: {reason}" if reason else None
 
 
-def _budget_warning(job: Job, estimate: Estimate) -> list[Draft]:
+def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
     """A job that may well hit its cap is accepted: estimates err, and at the cap it loses nothing."""
     budget = Budget.model_validate(job.budget or {})
     cap = budget.reached(estimate.seconds.low, estimate.cost.low)
@@ -71,15 +71,15 @@ def _budget_warning(job: Job, estimate: Estimate) -> list[Draft]:
         return []
     at_best = f"{estimate.seconds.low:.0f} s and ${estimate.cost.low}"
     text = f"The budget is less than this job is estimated to take at best ({at_best}); it will pause at {cap}"
-    return [Draft(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
+    return [NewEvent(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
 
 
-def _fail(session: Session, job: Job, told: Sequence[Draft], param: str, reason: str, code: str) -> JobStatus:
+def _fail(session: Session, job: Job, told: Sequence[NewEvent], param: str, reason: str, code: str) -> JobStatus:
     message = f"{param} is not valid: {reason}"
     append(
         session,
         job.id,
-        [*told, Draft(message, level="error")],
+        [*told, NewEvent(message, level="error")],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.FAILED,
         finished_at=now_plus(),

@@ -15,6 +15,7 @@ from app.models.installation import Installation
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
+from app.models.operation import OperationStatus
 from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
@@ -24,7 +25,6 @@ from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
-from app.models.wish import WishStatus
 from app.models.worker import Worker
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "JobMetadata",
     "JobStatus",
     "Model",
+    "OperationStatus",
     "Orphan",
     "PriceOverride",
     "Project",
@@ -60,6 +61,5 @@ __all__ = [
     "UploadStatus",
     "WebhookDelivery",
     "WebhookEndpoint",
-    "WishStatus",
     "Worker",
 ]

@@ -2,10 +2,10 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
-from app.models.wish import Wish
+from app.models.operation import Operation
 
 
-class Export(Wish, Base):
+class Export(Operation, Base):
     """For a fine-tuned model, or a checkpoint of its job, in another format. Completed, it is the model `exported_model_id`, unless that
     has been deleted since."""
 

@@ -2,10 +2,10 @@ from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, JsonObject
-from app.models.wish import Wish
+from app.models.operation import Operation
 
 
-class Inspection(Wish, Base):
+class Inspection(Operation, Base):
     """For the answer to what a file is to a model. `result` is an `Inspection` of `falqon_core.contract.inspection`.
 
     A failure is for good: who asks the same again is told it again.

@@ -20,7 +20,7 @@ class JobStatus(StrEnum):
 
 
 class Desired(StrEnum):
-    """What the user wants; a wish beside the status, read by the worker with each heartbeat."""
+    """What the user wants, beside the status; read by the worker with each heartbeat."""
 
     RUN = "run"
     PAUSE = "pause"

@@ -2,10 +2,10 @@ from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
-from app.models.wish import Wish
+from app.models.operation import Operation
 
 
-class Trial(Wish, Base):
+class Trial(Operation, Base):
     """For the answer of a model to a prompt, and that of its base model beside it. Answers grow while they are written."""
 
     __tablename__ = "trials"

@@ -69,32 +69,32 @@ def worker_command(queue: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
 
 
-class Bell:
+class Notifier:
     """Tells workers to look. Best effort within about a second: a broker that is down costs a warning, and the reconciler rings again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def ring_job(self, job_id: str) -> None:
+    def notify_job(self, job_id: str) -> None:
         self._ring(LOOK_FOR_JOB, GPU_QUEUE, job_id)
 
-    def ring_file(self, file_id: str) -> None:
+    def notify_file(self, file_id: str) -> None:
         self._ring(CHECK_FILE, CPU_QUEUE, file_id)
 
-    def ring_inspection(self, file_id: str) -> None:
+    def notify_inspection(self, file_id: str) -> None:
         self._ring(INSPECT_FILE, CPU_QUEUE, file_id)
 
-    def ring_export(self, export_id: str) -> None:
+    def notify_export(self, export_id: str) -> None:
         self._ring(EXPORT_MODEL, CPU_QUEUE, export_id)
 
-    def ring_trial(self, trial_id: str) -> None:
+    def notify_trial(self, trial_id: str) -> None:
         self._ring(ANSWER_PROMPT, CPU_QUEUE, trial_id)
 
     def _ring(self, task: str, queue: str, id_: str) -> None:
         try:
             self._producer.send_task(task, args=[id_], queue=queue, retry=False)
         except (OperationalError, KombuError, RedisError, OSError) as error:
-            log.warning("nobody heard the bell", queue=queue, id=id_, error=str(error))
+            log.warning("notify failed", queue=queue, id=id_, error=str(error))
 
     @cached_property
     def _producer(self) -> Celery:

@@ -2,14 +2,14 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from app.models.wish import Wish
+from app.models.operation import Operation
 
 
-class FailureObject(BaseModel):
+class OperationError(BaseModel):
     code: str
     message: str
 
     @classmethod
-    def of(cls, wish: Wish) -> Self | None:
-        """None for a wish that has not failed."""
-        return None if wish.error_code is None else cls(code=wish.error_code, message=wish.error_message or "")
+    def of(cls, operation: Operation) -> Self | None:
+        """None for a operation that has not failed."""
+        return None if operation.error_code is None else cls(code=operation.error_code, message=operation.error_message or "")

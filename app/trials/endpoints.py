@@ -16,7 +16,7 @@ def create_trial(app: App, caller: Writer, model: str, body: TrialRequest) -> Tr
     grow meanwhile. For a look at what the training has done: serving is not done here."""
     with app.database.transaction() as session:
         trial = TrialObject.of(service.ask(session, caller.project_id, model, body.prompt, body.max_tokens))
-    app.bell.ring_trial(trial.id)
+    app.notifier.notify_trial(trial.id)
     return trial
 
 

@@ -2,7 +2,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.models import Trial, WishStatus
+from app.models import OperationStatus, Trial
 
 _UNSYNCED = {"synchronize_session": False}
 
@@ -19,7 +19,7 @@ def newest(session: Session, project_id: str, model_id: str, limit: int) -> list
 
 def num_in_progress(session: Session, project_id: str) -> int:
     statement = select(func.count()).select_from(Trial)
-    return session.scalars(statement.where(Trial.project_id == project_id, Trial.status == WishStatus.IN_PROGRESS)).one()
+    return session.scalars(statement.where(Trial.project_id == project_id, Trial.status == OperationStatus.IN_PROGRESS)).one()
 
 
 def forget(session: Session, older_than_seconds: float) -> None:

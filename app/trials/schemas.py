@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.pagination import Object
 from app.models import Trial
-from app.operations.schemas import FailureObject
+from app.operations.schemas import OperationError
 
 MAX_PROMPT_CHARACTERS = 8_000
 MAX_TOKENS = 512
@@ -24,7 +24,7 @@ class TrialObject(Object):
     prompt: str
     max_tokens: int
     status: Literal["in_progress", "completed", "failed"]
-    error: Annotated[FailureObject | None, Field(description="why it failed")]
+    error: Annotated[OperationError | None, Field(description="why it failed")]
     answer: Annotated[str, Field(description="of the model; grows while the trial is in progress")]
     base_answer: Annotated[str | None, Field(description="of the base model, which answers second")]
     created_at: int
@@ -39,7 +39,7 @@ class TrialObject(Object):
                 "prompt": trial.prompt,
                 "max_tokens": trial.max_tokens,
                 "status": trial.status,
-                "error": FailureObject.of(trial),
+                "error": OperationError.of(trial),
                 "answer": trial.answer,
                 "base_answer": trial.base_answer if trial.base_model_id else None,
                 "created_at": int(trial.created_at.timestamp()),

@@ -9,7 +9,7 @@ from app.catalogue import service as catalogue
 from app.database import Database
 from app.errors import IllegalState, InvalidRequest, NotFound
 from app.ids import new_id
-from app.models import Model, Trial, WishStatus
+from app.models import Model, OperationStatus, Trial
 from app.trials import repository
 
 MAX_IN_PROGRESS = 3  # of one project; each holds a cpu worker for up to five minutes
@@ -30,7 +30,7 @@ def ask(session: Session, project_id: str, model_id: str, prompt: str, max_token
         base_model_id=_base_of(session, project_id, model),
         prompt=prompt,
         max_tokens=max_tokens,
-        status=WishStatus.IN_PROGRESS,
+        status=OperationStatus.IN_PROGRESS,
         tries=0,
     )
     session.add(trial)

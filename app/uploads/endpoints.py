@@ -49,7 +49,7 @@ def complete_upload(app: App, caller: Writer, upload_id: str, body: CompleteRequ
     """Make the file out of the parts, in this order. Saying it twice is the same as once."""
     upload, file = service.complete(app.database, app.storage, caller.project_id, upload_id, body.part_ids, body.md5)
     if file is not None and file.status == FileStatus.UPLOADED:
-        app.bell.ring_file(file.id)
+        app.notifier.notify_file(file.id)
     return UploadObject.of(upload, file)
 
 

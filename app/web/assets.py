@@ -14,7 +14,7 @@ NEEDED = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.esm.js")
 
 
 class Assets(StaticFiles):
-    """Asked for again each time, answered with 304 while nothing has changed: a new version is seen at once."""
+    """RequestedRecipe for again each time, answered with 304 while nothing has changed: a new version is seen at once."""
 
     async def check_config(self) -> None:
         """A folder that is not there is no fault of the request: nothing is found in it, and the page says how to get it."""

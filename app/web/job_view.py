@@ -110,12 +110,12 @@ def _artifacts(session: Session, caller: Caller, job: Job) -> list[ArtifactObjec
 
 def _possible(job: Job) -> set[str]:
     """What a user may ask of it now; the services refuse the rest."""
-    running, wished = job.status == JobStatus.RUNNING, job.desired
+    running, desired = job.status == JobStatus.RUNNING, job.desired
     may = {"clone"}
     if job.status in TERMINAL:
         may.add("delete")
-    elif wished != Desired.CANCEL:
+    elif desired != Desired.CANCEL:
         may.add("cancel")
-        pausing = running and wished == Desired.PAUSE
+        pausing = running and desired == Desired.PAUSE
         may.add("resume" if pausing or job.status == JobStatus.PAUSED else "pause")
     return may

@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
     pass
 
 
-class Asked(Base):
+class RequestedRecipe(Base):
     __tablename__ = "bare_jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -63,7 +63,7 @@ streams: defaultdict[str, set[asyncio.Queue[tuple[int, str]]]] = defaultdict(set
 def create_job(body: Asking) -> dict[str, Any]:
     asked = {"id": new_id("bare-"), "body": body.model_dump()}
     with Session(engine) as session, session.begin():
-        session.add(Asked(**asked))
+        session.add(RequestedRecipe(**asked))
     return asked
 
 

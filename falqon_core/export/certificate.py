@@ -34,7 +34,7 @@ from transformers import (
 
 from falqon_core.contract.certificate import Canary, Check, CheckName
 from falqon_core.export.reading import SCALE
-from falqon_core.export.witness import CANARY_TOKENS, Row, Witness, canary_prompt, sha256_of
+from falqon_core.export.reference import CANARY_TOKENS, ReferenceOutputs, Row, canary_prompt, sha256_of
 
 
 class Bounds(NamedTuple):
@@ -48,33 +48,38 @@ FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
 @torch.no_grad()
-def compare(folder: Path, witness: Witness, device: torch.device) -> tuple[list[Check], Canary]:
+def compare(folder: Path, reference_outputs: ReferenceOutputs, device: torch.device) -> tuple[list[Check], Canary]:
     """Raises the errors of reading the folder."""
-    bounds = FP8 if witness.record.rounds_activations else BF16
+    bounds = FP8 if reference_outputs.record.rounds_activations else BF16
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    checks = [*compare_bits(folder, witness), _tokenizer(tokenizer, witness)]
+    checks = [*compare_bits(folder, reference_outputs), _tokenizer(tokenizer, reference_outputs)]
     model = _load(folder, device)
-    summed, different, told = (sum(column) for column in zip(*(_row(model, row) for row in witness.rows), strict=True))
-    held_out = witness.record.held_out
+    summed, different, told = (sum(column) for column in zip(*(_row(model, row) for row in reference_outputs.rows), strict=True))
+    held_out = reference_outputs.record.held_out
     loss = summed / (held_out.num_tokens - held_out.num_rows)
-    answer, behind = _canary(model, witness)
+    answer, behind = _canary(model, reference_outputs)
     checks += [
-        _bounded("loss", abs(loss - witness.record.loss), bounds.loss, f"{loss:.4f} nats a token, the trainer's {witness.record.loss:.4f}"),
+        _bounded(
+            "loss",
+            abs(loss - reference_outputs.record.loss),
+            bounds.loss,
+            f"{loss:.4f} nats a token, the trainer's {reference_outputs.record.loss:.4f}",
+        ),
         _bounded(
             "logits",
             math.sqrt(different / told),
             bounds.noise,
-            f"relative difference at {sum(len(row.positions) for row in witness.rows)} positions",
+            f"relative difference at {sum(len(row.positions) for row in reference_outputs.rows)} positions",
         ),
         _bounded("canary", behind, bounds.canary, "nats that the trainer's answer is behind the reloaded model's choice, at most"),
     ]
-    texts = tokenizer.batch_decode([witness.prompt, witness.answer, answer], skip_special_tokens=True)
+    texts = tokenizer.batch_decode([reference_outputs.prompt, reference_outputs.answer, answer], skip_special_tokens=True)
     return checks, Canary(prompt=texts[0], trainer=texts[1], reloaded=texts[2])
 
 
-def compare_bits(folder: Path, witness: Witness) -> list[Check]:
+def compare_bits(folder: Path, reference_outputs: ReferenceOutputs) -> list[Check]:
     """Of every tensor in the folder, without loading a model."""
-    expected, found = witness.record.sha256, dict(_hashes(folder))
+    expected, found = reference_outputs.record.sha256, dict(_hashes(folder))
     quantized = {name for name in expected if name.endswith(SCALE) or name + SCALE in expected}
     stored = set(found.values())
     # A tied tensor is written once, under one of its names.
@@ -98,8 +103,8 @@ def _equal(name: CheckName, count: int, different: list[str]) -> Check:
     return Check(name=name, passed=not different, detail=detail)
 
 
-def _tokenizer(tokenizer: PreTrainedTokenizerBase, witness: Witness) -> Check:
-    same = torch.equal(canary_prompt(tokenizer), witness.prompt)
+def _tokenizer(tokenizer: PreTrainedTokenizerBase, reference_outputs: ReferenceOutputs) -> Check:
+    same = torch.equal(canary_prompt(tokenizer), reference_outputs.prompt)
     return Check(name="tokenizer", passed=same, detail="the canary prompt becomes " + ("the same tokens" if same else "other tokens"))
 
 
@@ -131,9 +136,9 @@ def _row(model: PreTrainedModel, row: Row) -> tuple[float, float, float]:
     return summed, (logits[row.positions] - told).pow(2).sum().item(), (told - told.mean()).pow(2).sum().item()
 
 
-def _canary(model: PreTrainedModel, witness: Witness) -> tuple[Tensor, float]:
+def _canary(model: PreTrainedModel, reference_outputs: ReferenceOutputs) -> tuple[Tensor, float]:
     """-> (the reloaded model's own answer, how far the trainer's is behind the best choice at any of its places)."""
-    prompt, answer = witness.prompt, witness.answer
+    prompt, answer = reference_outputs.prompt, reference_outputs.answer
     config = GenerationConfig(
         max_new_tokens=CANARY_TOKENS,
         do_sample=False,

@@ -1,7 +1,8 @@
 """The certificate of one exported model, made by a process of its own.
 
 `main` reads two lines of JSON: first what is being trained, which it hashes at once, while the trainer still has work to do; then
-where the exported files and the trainer's witness are. It answers with the certificate on stdout, whether the checks passed or not.
+where the exported files and the trainer's reference outputs are. It answers with the certificate on stdout, whether the checks passed or
+not.
 The end of its input without a second line ends it: the trainer has stopped or failed.
 """
 
@@ -19,7 +20,7 @@ from falqon_core.contract.certificate import CERTIFICATE, Base, Certificate, Dat
 from falqon_core.contract.config import TrainConfig
 from falqon_core.export.certificate import compare, load_libraries
 from falqon_core.export.checksums import file_names, file_sha256, sha256_lines
-from falqon_core.export.witness import load_witness
+from falqon_core.export.reference import load_reference
 
 LIBRARIES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy")
 
@@ -28,7 +29,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
-    witness: Path
+    reference_outputs: Path
     device: str
     training: Training
 
@@ -48,11 +49,11 @@ def main(requests: TextIO, answers: TextIO) -> None:
 def certify(base: Base, data: Data, request: Request) -> Certificate:
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
-    witness = load_witness(request.witness)
-    checks, canary = compare(request.folder, witness, device)
+    reference_outputs = load_reference(request.reference_outputs)
+    checks, canary = compare(request.folder, reference_outputs, device)
     return Certificate(
         checks=checks,
-        held_out=witness.record.held_out,
+        held_out=reference_outputs.record.held_out,
         canary=canary,
         base=base,
         data=data,

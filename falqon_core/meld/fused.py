@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from falqon_core.meld.blocks import Attention, SwiGLU
 from falqon_core.meld.linear import MeldedLinear, add_biases
 from falqon_core.meld.matmul import grad_deltas, o_a_of, outputs_of, side_by_side
-from falqon_core.meld.rows import CodeRows
+from falqon_core.meld.rows import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_backward, rms_norm_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 
@@ -67,7 +67,7 @@ class NormedMatmul(torch.autograd.Function):
     """(x [.., H], weight of the norm, eps, rows, factor, delta fp32 [O_j, r] of each linear) -> y_j [.., O_j] of each."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rows: CodeRows, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rows: Fp8Weight, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
         codes, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
         both = rows.output_of_codes(codes, scale)
         of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()  # the first layer reads embeddings, which are frozen
@@ -92,7 +92,15 @@ class NormedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float, gate_up: CodeRows, down: CodeRows, factor: float, *deltas: Tensor
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor,
+        eps: float,
+        gate_up: Fp8Weight,
+        down: Fp8Weight,
+        factor: float,
+        *deltas: Tensor,
     ) -> Tensor:
         num_columns = x.shape[-1]
         codes, scale, total, inverse_rms = rms_norm_codes(x.reshape(-1, num_columns), residual.reshape(-1, num_columns), weight, eps)
@@ -130,4 +138,4 @@ def _on_codes(group: Sequence[nn.Module]) -> bool:
     if not all(isinstance(linear, MeldedLinear) for linear in group):
         return False
     rows = group[0].rows
-    return isinstance(rows, CodeRows) and rows.fp8 and len(rows.sizes) == len(group)
+    return isinstance(rows, Fp8Weight) and rows.fp8 and len(rows.sizes) == len(group)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from falqon_core.contract.config import BaseCopy
 from falqon_core.meld.matmul import MeldedMatmul
-from falqon_core.meld.rows import Rows, new_rows
+from falqon_core.meld.rows import PackedWeight, new_rows
 
 
 class MeldedLinear(nn.Module):
@@ -23,7 +23,7 @@ class MeldedLinear(nn.Module):
 
     base: Tensor | None
 
-    def __init__(self, rows: Rows, index: int, bias: nn.Parameter | None, factor: float, base: Tensor | None) -> None:
+    def __init__(self, rows: PackedWeight, index: int, bias: nn.Parameter | None, factor: float, base: Tensor | None) -> None:
         """Linear `index` of those whose rows are `rows`; `factor` is alpha / rank."""
         super().__init__()
         self.rows, self.index, self.factor = rows, index, factor

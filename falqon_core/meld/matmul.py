@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falqon_core.meld.rows import Rows
+from falqon_core.meld.rows import PackedWeight
 
 
 class MeldedMatmul(torch.autograd.Function):
     """(x [..., I], rows, factor, delta fp32 [O_j, r] of each linear) -> y_j [..., O_j] of each, views of one buffer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Rows, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, rows: PackedWeight, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
         both = rows.output(x.reshape(-1, x.shape[-1]))
         ctx.save_for_backward(o_a_of(both, rows))
         ctx.rows, ctx.factor = rows, factor
@@ -41,12 +41,12 @@ class MeldedMatmul(torch.autograd.Function):
         return grad_x, None, None, *deltas
 
 
-def outputs_of(both: Tensor, rows: Rows, leading: Sequence[int]) -> tuple[Tensor, ...]:
+def outputs_of(both: Tensor, rows: PackedWeight, leading: Sequence[int]) -> tuple[Tensor, ...]:
     """The y_j [*leading, O_j] in the product `both` [T, sum O + n r ..] of x with `rows`; views."""
     return both[:, : rows.num_outputs].view(*leading, -1).split(rows.sizes, -1)
 
 
-def o_a_of(both: Tensor, rows: Rows) -> Tensor:
+def o_a_of(both: Tensor, rows: PackedWeight) -> Tensor:
     """The o_a [T, n r] in it. A copy, not a view: a view would keep all of `both` alive."""
     return both[:, rows.num_outputs : rows.num_outputs + len(rows.sizes) * rows.rank].clone()
 

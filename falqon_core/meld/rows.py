@@ -8,10 +8,10 @@ so that forward is one GEMM for all outputs and all x A^T, and grad_input one GE
 its weight, its A and their scales through slices; who updates them need not know that there are neighbours.
 
 Two storages, chosen by device once, when a model is converted:
-  ShadowRows  CPU. The dequantized values in the working dtype (bf16 holds them exactly, see ops/quantize.py); codes are derived when
+  EmulatedWeight  CPU. The dequantized values in the working dtype (bf16 holds them exactly, see ops/quantize.py); codes are derived when
               a file is written. 2 bytes a weight, because GEMMs on codes are three times slower there. `simulate_fp8` rounds
               activations and gradients as an FP8 GPU does.
-  CodeRows    GPU. e4m3 codes, 1 byte a weight. With FP8 GEMMs a second copy of the W part, transposed, because grad_input contracts
+  Fp8Weight    GPU. e4m3 codes, 1 byte a weight. With FP8 GEMMs a second copy of the W part, transposed, because grad_input contracts
               over the outputs and FP8 operands lie along the contraction; without them (`fp8=False`) codes are dequantized to bf16
               layer by layer and multiplied with unrounded activations: the same memory less a copy, the same checkpoint, no speed.
 
@@ -35,7 +35,7 @@ from falqon_core.ops.topk import fold_rows
 HOST_BLOCK_ELEMENTS = 2**24  # of a base copy in host memory, on the device at a time: 32 MiB in bf16
 
 
-class Rows(nn.Module, ABC):
+class PackedWeight(nn.Module, ABC):
     """Buffers stay out of the state dict: base, A and delta say everything."""
 
     scale: Tensor
@@ -90,7 +90,7 @@ class Rows(nn.Module, ABC):
         """Add factor * delta . a to weight rows, rounded stochastically, see ops/stochastic.py; -> changed values, int64 []."""
 
 
-class ShadowRows(Rows):
+class EmulatedWeight(PackedWeight):
     shadow: Tensor
 
     def __init__(self, sizes: Sequence[int], in_features: int, rank: int, like: Tensor, simulate_fp8: bool) -> None:
@@ -141,7 +141,7 @@ class ShadowRows(Rows):
         return changed
 
 
-class CodeRows(Rows):
+class Fp8Weight(PackedWeight):
     codes: Tensor
     codes_t: Tensor | None
     unit: Tensor
@@ -211,7 +211,7 @@ class CodeRows(Rows):
         return self.codes[at], None if self.codes_t is None else self.codes_t[:, at], self.scale[at]
 
 
-def new_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
+def new_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:
     """Empty rows for linears of `sizes` outputs on the device of `like`, one of their weights [O, I] in the working dtype.
 
     On a GPU `simulate_fp8` asks for FP8 rounding where its hardware would not give it. Linears whose sizes no FP8 GEMM takes are
@@ -219,6 +219,6 @@ def new_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) 
     """
     in_features = like.shape[1]
     if like.device.type == "cpu":
-        return ShadowRows(sizes, in_features, rank, like, simulate_fp8)
+        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8)
     fits = sum(sizes) % ALIGNMENT == 0 and in_features % ALIGNMENT == 0
-    return CodeRows(sizes, in_features, rank, like.device, fp8=fits and (simulate_fp8 or has_fp8_gemm(like.device)))
+    return Fp8Weight(sizes, in_features, rank, like.device, fp8=fits and (simulate_fp8 or has_fp8_gemm(like.device)))

@@ -32,7 +32,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Sized)
 
 
-class World:
+class ProcessGroup:
     """This process among `size`. Every method that takes part in an exchange must be called by all ranks in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
@@ -42,7 +42,7 @@ class World:
         self._ended = size == 1  # no exchange any more: the ranks have failed together, or one is lost
 
     @property
-    def is_first(self) -> bool:
+    def is_rank0(self) -> bool:
         """The rank that tells and writes."""
         return self.rank == 0
 
@@ -50,21 +50,27 @@ class World:
         """The records of a step that this rank computes, in their order: possibly none."""
         return [records[index] for index in shares([len(record) for record in records], self.size)[self.rank]]
 
-    def add_up(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """Sums over ranks of at most `NUM_VALUES` numbers. Raises what another rank has failed with, or `FalqonError` when one is lost."""
         return list(values) if self.size == 1 else self._exchange(values)
 
-    def any(self, wish: bool) -> bool:
+    def any_rank(self, value: bool) -> bool:
         """Whether it is true on any rank."""
-        return self.add_up(wish)[0] > 0
+        return self.all_reduce_sum(value)[0] > 0
 
-    def add_up_tensor(self, values: Tensor) -> None:
-        """Sum in place over ranks, any shape. Call `add_up` or leave `together` right before it, so that no rank fails in between."""
+    def all_reduce_sum_tensor(self, values: Tensor) -> None:
+        """Sum in place over ranks, any shape.
+
+        Call `all_reduce_sum` or leave `barrier_or_raise` right before it, so that no rank fails in between.
+        """
         if self.size > 1:
             self._all_reduce(values)
 
-    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none counts as zero. As `add_up_tensor`."""
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none counts as zero.
+
+        What `all_reduce_sum_tensor` asks for holds here too.
+        """
         if self.size == 1:
             return
         all_of_them = list(parameters)
@@ -74,7 +80,7 @@ class World:
             one.grad = grad.view_as(one)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def barrier_or_raise(self) -> Iterator[None]:
         """All ranks leave the block after all have come to its end; an error of one is raised on all."""
         try:
             yield
@@ -85,12 +91,12 @@ class World:
         if not self._ended:
             self._exchange(())
 
-    def first_alone(self, action: Callable[[], T]) -> T:
+    def rank0_first(self, action: Callable[[], T]) -> T:
         """`action()` of the first rank, and only after it of the others: what it tidies up they find tidy."""
-        if self.is_first:
-            with self.together():
+        if self.is_rank0:
+            with self.barrier_or_raise():
                 return action()
-        with self.together():
+        with self.barrier_or_raise():
             pass
         return action()
 
@@ -99,8 +105,8 @@ class World:
         if self.size == 1:
             return
         mine = _digest(tensors)
-        with self.together():
-            if self.add_up(mine) != [self.size * mine]:
+        with self.barrier_or_raise():
+            if self.all_reduce_sum(mine) != [self.size * mine]:
                 raise FalqonError("the processes of this training hold different models; nothing of it is kept")
 
     def _exchange(self, values: Sequence[float], error: FalqonError | None = None) -> list[float]:
@@ -132,11 +138,11 @@ class World:
             raise FalqonError(f"process {self.rank} of {self.size} has lost another process of this training") from error
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def join_world() -> Iterator[World]:
+def join_process_group() -> Iterator[ProcessGroup]:
     """The world that torchrun's environment variables describe, left again at the end; without them a world of one.
 
     Small exchanges go through gloo on the CPU, gradients through the backend of their device (NCCL on CUDA).
@@ -157,7 +163,7 @@ def join_world() -> Iterator[World]:
     except RuntimeError as error:
         raise FalqonError(f"process {rank} of {size} has not found the others") from error
     try:
-        yield World(rank, size, device)
+        yield ProcessGroup(rank, size, device)
     finally:
         dist.destroy_process_group()
 

@@ -10,18 +10,20 @@ from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.objective import Objective
-from falqon_core.train.distributed import ALONE, World, shares
+from falqon_core.train.distributed import ALONE, ProcessGroup, shares
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, microbatches: Sequence[Microbatch], objective: Objective, world: World = ALONE) -> dict[str, float]:
+def evaluate(
+    model: PreTrainedModel, microbatches: Sequence[Microbatch], objective: Objective, world: ProcessGroup = ALONE
+) -> dict[str, float]:
     """-> the mean of each of the objective's figures, the same on every rank."""
     sums = torch.zeros(len(microbatches), len(objective.figures), dtype=torch.float64)
-    with world.together():
+    with world.barrier_or_raise():
         for index in shares([one.num_tokens for one in microbatches], world.size)[world.rank]:
             if objective.count(microbatches[index]):
                 figures = objective.loss(model, microbatches[index])[1]
                 sums[index] = torch.tensor([figures[name] for name in objective.figures], dtype=torch.float64)
-    world.add_up_tensor(sums)
+    world.all_reduce_sum_tensor(sums)
     count = max(1, sum(objective.count(one) for one in microbatches))
     return {name: sum(column) / count for name, column in zip(objective.figures, sums.t().tolist(), strict=True)}

@@ -22,11 +22,11 @@ from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods.falqon import Falqon
-from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.model import load_base_model, load_tokenizer, select_device
-from falqon_core.train.witness import witness_of
+from falqon_core.train.reference_outputs import capture_reference
+from falqon_core.train.verifier import VerifierProcess
 
 
 @contextmanager
@@ -102,11 +102,11 @@ def export_training(
                 base_model_name=base_name,
                 num_threads=progress.num_threads,
             )
-            with closing(Certifier(config)) as certifier:
+            with closing(VerifierProcess(config)) as verifier:
                 train, validation = load_data(config, tokenizer, warn)
-                witness = witness_of(model, tokenizer, validation, train)
+                reference_outputs = capture_reference(model, tokenizer, validation, train)
                 del model  # another is about to be loaded
-                certificate = certifier.certify(staging, witness, progress, device)
+                certificate = verifier.certify(staging, reference_outputs, progress, device)
         document(staging, progress, base_folder, base_name, device.type, certificate)
 
 

@@ -8,11 +8,13 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.train.checkpoint import Progress
-from falqon_core.train.distributed import World
+from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.memory import available_bytes, place
 
 
-def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device, world: World) -> Recipe:
+def placed_recipe(
+    recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device, world: ProcessGroup
+) -> Recipe:
     """`recipe` with what depends on memory decided: now at a first start, as `before` when continued, because it changes the last bits.
 
     The first rank's free memory decides for all; ranks on CPUs are taken to share one machine.
@@ -21,7 +23,7 @@ def placed_recipe(recipe: Recipe, before: Progress | None, dimensions: ModelDime
     """
     if before is None:
         sharing = world.size if device.type == "cpu" else 1
-        (available,) = world.add_up(available_bytes(device) // sharing if world.is_first else 0)
+        (available,) = world.all_reduce_sum(available_bytes(device) // sharing if world.is_rank0 else 0)
         return place(recipe, dimensions, device, int(available))
     decided = ("microbatch_tokens", "activation_checkpointing")
     return recipe.model_copy(update={name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None})

@@ -13,7 +13,7 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Method
 from falqon_core.methods.objective import Objective, means
-from falqon_core.train.distributed import ALONE, World
+from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
 
@@ -46,7 +46,7 @@ def train_step(
     optimizer: Optimizer,
     work: Work,
     learning_rate: float,
-    world: World = ALONE,
+    world: ProcessGroup = ALONE,
 ) -> StepResult:
     """Raises `LossNotFinite`, which leaves the parameters as they were."""
     sums = []
@@ -56,8 +56,8 @@ def train_step(
             (summed / work.count).backward()
             sums.append(one)
     mine = means(objective, sums, work.count)
-    figures = dict(zip(mine, world.add_up(*mine.values()), strict=True))
-    world.add_up_gradients(method.parameters().values())
+    figures = dict(zip(mine, world.all_reduce_sum(*mine.values()), strict=True))
+    world.all_reduce_gradients(method.parameters().values())
     grad_norm = optimizer.clip()
     loss = figures["loss"]
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):

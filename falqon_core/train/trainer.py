@@ -36,10 +36,9 @@ from falqon_core.export.fp8 import export_fp8
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.objective import objective_of
 from falqon_core.train.activation_checkpointing import checkpoint_activations
-from falqon_core.train.certifier import Certifier
 from falqon_core.train.checkpoint import Checkpoint, Progress, Row, newest_checkpoint, save_checkpoint
 from falqon_core.train.data import load_data, training_loader, validation_microbatches
-from falqon_core.train.distributed import ALONE, World
+from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason, note_evaluation
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.finish import best_checkpoint, document, new_model, restored_model
@@ -48,10 +47,11 @@ from falqon_core.train.metrics import Meter
 from falqon_core.train.model import check_token_id, load_base_model, load_dimensions, load_tokenizer, select_device
 from falqon_core.train.optimizer import Optimizer, learning_rate
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
+from falqon_core.train.reference_outputs import capture_reference
 from falqon_core.train.resume import check_same_training, placed_recipe
 from falqon_core.train.samples import complete
 from falqon_core.train.step import Work, train_step
-from falqon_core.train.witness import witness_of
+from falqon_core.train.verifier import VerifierProcess
 
 NUM_PREPARING_STEPS = 4  # batches a method may look at before training, e.g. for the gradient's directions
 CERTIFIER_SECONDS = 10.0  # more than its libraries take to load
@@ -61,7 +61,7 @@ class Trainer:
     """One training in the folder `output`; continues by itself from the newest checkpoint found there."""
 
     def __init__(
-        self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool], world: World = ALONE
+        self, config: TrainConfig, output: Path, send: Callable[[Message], None], stop: Callable[[], bool], world: ProcessGroup = ALONE
     ) -> None:
         """Loads data, model and checkpoint. Raises the errors of `contract.errors`."""
         self.config, self.output, self.send, self.stop, self.world = config, output, send, stop, world
@@ -75,7 +75,7 @@ class Trainer:
             if data is not None:
                 check_token_id(data.largest_token_id, self.dimensions.vocab_size, self.tokenizer)
         self.train, self.num_truncated = train, train.num_truncated
-        checkpoint = world.first_alone(lambda: newest_checkpoint(output, self._warn))
+        checkpoint = world.rank0_first(lambda: newest_checkpoint(output, self._warn))
         recipe, before = config.recipe.resolved(len(train.sequences)), checkpoint.progress if checkpoint else None
         self.recipe = placed_recipe(recipe, before, self.dimensions, self.device, world)
         self.objective = objective_of(self.recipe)
@@ -88,7 +88,7 @@ class Trainer:
             data=summarize(train, self.validation),
         )
         self.total_steps = self.recipe.num_steps(len(train.sequences))
-        self._certifier: Certifier | None = None
+        self._verifier: VerifierProcess | None = None
         self.guard = Guard(self.recipe, self.dimensions, self.device)
         self.model = load_base_model(config.model, self.device)
         if self.recipe.activation_checkpointing:
@@ -106,7 +106,7 @@ class Trainer:
         self._start_step = self._saved_step = self.progress.step
         self.send(self._started())
         while not self._ended():
-            if self.world.any(self.stop()):
+            if self.world.any_rank(self.stop()):
                 self._checkpoint()
                 return ExitCode.STOPPED
             metrics = self.guard(self._step)
@@ -116,8 +116,8 @@ class Trainer:
             self._expect_the_end(metrics)
             if is_best or self.progress.step % self.recipe.checkpoint_every == 0 or self._ended():
                 self._checkpoint()
-        with self.world.together():
-            if self.world.is_first:
+        with self.world.barrier_or_raise():
+            if self.world.is_rank0:
                 self._export()
         self.send(self._finished())
         return ExitCode.DONE
@@ -155,8 +155,8 @@ class Trainer:
         told = {f"valid_{name}": value for name, value in figures.items()}
         self.progress.metrics |= told
         self.send(Evaluated(step=step, **told))
-        with self.world.together():
-            if recipe.num_samples and self.world.is_first:
+        with self.world.barrier_or_raise():
+            if recipe.num_samples and self.world.is_rank0:
                 samples = complete(self.model, self.tokenizer, sequences, recipe.num_samples, recipe.sample_tokens)
                 self.send(Sampled(step=step, samples=samples))
         return note_evaluation(self.progress, figures["loss"])
@@ -174,8 +174,8 @@ class Trainer:
             return
         self._saved_step = self.progress.step
         self.world.check_same(self.method.state())
-        with self.world.together():
-            if self.world.is_first:
+        with self.world.barrier_or_raise():
+            if self.world.is_rank0:
                 self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
@@ -204,21 +204,21 @@ class Trainer:
 
     def _certify(self, folder: Path) -> Certificate:
         """Raises `CertificateMismatch` when the files are not the model."""
-        certifier = self._start_certifier()
-        witness = witness_of(self.model, self.tokenizer, self.validation, self.train)
+        verifier = self._start_certifier()
+        reference_outputs = capture_reference(self.model, self.tokenizer, self.validation, self.train)
         self._let_go()
-        return certifier.certify(folder, witness, self.progress, self.device)
+        return verifier.certify(folder, reference_outputs, self.progress, self.device)
 
     def _expect_the_end(self, metrics: StepMetrics) -> None:
-        """Have the certifier load its libraries while the last steps are computed."""
+        """Have the verifier load its libraries while the last steps are computed."""
         seconds_left = metrics.elapsed_seconds / (metrics.step - self._start_step) * (self.total_steps - metrics.step)
-        if self.config.certificate and self.world.is_first and seconds_left < CERTIFIER_SECONDS:
+        if self.config.certificate and self.world.is_rank0 and seconds_left < CERTIFIER_SECONDS:
             self._start_certifier()
 
-    def _start_certifier(self) -> Certifier:
-        if self._certifier is None:
-            self._certifier = self._stack.enter_context(closing(Certifier(self.config)))
-        return self._certifier
+    def _start_certifier(self) -> VerifierProcess:
+        if self._verifier is None:
+            self._verifier = self._stack.enter_context(closing(VerifierProcess(self.config)))
+        return self._verifier
 
     def _let_go(self) -> None:
         """Of the model and all that holds it: another is about to be loaded, here or in another process."""

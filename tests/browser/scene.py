@@ -8,8 +8,8 @@ from app.database import now_plus
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
-from app.jobs.events import Draft
-from app.models import Artifact, Checkpoint, Inspection, JobStatus, Model, Trial, WishStatus, Worker
+from app.jobs.events import NewEvent
+from app.models import Artifact, Checkpoint, Inspection, JobStatus, Model, OperationStatus, Trial, Worker
 from falqon_core.contract import certificate as certificates
 from falqon_core.contract.certificate import CERTIFICATE, Canary, Certificate, Check, Cost, Data, Device, HeldOut, Software, Training
 from falqon_core.contract.config import Recipe
@@ -61,12 +61,12 @@ def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
     }  # fmt: skip
     with tenant.api.database.transaction() as session:
         question = {"file_id": file, "model_id": tenant.base_model, "max_seq_length": 2048, "validation_file_id": ""}
-        session.add(Inspection(id=new_id("inspection-"), status=WishStatus.COMPLETED, result=result, **question))
+        session.add(Inspection(id=new_id("inspection-"), status=OperationStatus.COMPLETED, result=result, **question))
 
 
 def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:
     claim = tenant.claim(tenant.job(training_file=file, suffix=suffix).id)
-    start = Draft(f"Training started: {STEPS} steps over 12 records on cpu", data={"total_steps": STEPS, "start_step": 0})
+    start = NewEvent(f"Training started: {STEPS} steps over 12 records on cpu", data={"total_steps": STEPS, "start_step": 0})
     write(tenant, claim, [start, *(draft for step in range(1, steps + 1) for draft in drafts(step))], progress(steps))
     with tenant.api.database.transaction() as session:
         claims.measure(session, claim, start_step=0, tokens=512 * steps, train_seconds=0.6 * steps)
@@ -79,14 +79,14 @@ def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:
     return claim
 
 
-def write(tenant: Tenant, claim: Claim, drafts: list[Draft], progress: dict[str, Any]) -> None:
+def write(tenant: Tenant, claim: Claim, drafts: list[NewEvent], progress: dict[str, Any]) -> None:
     with tenant.api.database.transaction() as session:
         assert claims.record(session, claim, drafts, progress=progress, execution_seconds=progress["elapsed_seconds"])
 
 
 def finish(tenant: Tenant, claim: Claim, status: JobStatus, **values: Any) -> None:
     with tenant.api.database.transaction() as session:
-        assert claims.finish(session, claim, status, Draft(f"The job has {status}"), **values)
+        assert claims.finish(session, claim, status, NewEvent(f"The job has {status}"), **values)
 
 
 def a_model(tenant: Tenant, job_id: str) -> str:
@@ -105,7 +105,7 @@ def a_model(tenant: Tenant, job_id: str) -> str:
 
 
 def tried(tenant: Tenant, model_id: str, prompt: str = "What is it?", answer: str = "It is four.", **values: Any) -> None:
-    answers = {"answer": answer, "base_answer": answer, "status": WishStatus.COMPLETED} | values
+    answers = {"answer": answer, "base_answer": answer, "status": OperationStatus.COMPLETED} | values
     with tenant.api.database.transaction() as session:
         base = session.get_one(Model, model_id).base_model_id
         session.add(
@@ -138,19 +138,19 @@ def certificate(answer: str = "Anything you like.") -> Certificate:
     )  # fmt: skip
 
 
-def drafts(step: int) -> list[Draft]:
+def drafts(step: int) -> list[NewEvent]:
     """What one step tells: its numbers, and every so often an evaluation."""
     loss = 0.4 + 2.0 * math.exp(-step / 30) + random.Random(step).gauss(0, 0.05)
-    told = [Draft(f"Step {step}/{STEPS}: training loss={loss:.2f}", type="metrics", data=metrics(step, loss))]
+    told = [NewEvent(f"Step {step}/{STEPS}: training loss={loss:.2f}", type="metrics", data=metrics(step, loss))]
     if step % EVALUATE_EVERY == 0:
-        told.append(Draft(f"Step {step}/{STEPS}: validation loss", type="metrics", data={"step": step, "valid_loss": loss + 0.1}))
+        told.append(NewEvent(f"Step {step}/{STEPS}: validation loss", type="metrics", data={"step": step, "valid_loss": loss + 0.1}))
         told.append(sampled(step, f"It is {step}."))
     return told
 
 
-def sampled(step: int, completion: str, prompt: str = "user: What is it?", expected: str = "It is four.") -> Draft:
+def sampled(step: int, completion: str, prompt: str = "user: What is it?", expected: str = "It is four.") -> NewEvent:
     samples = [{"prompt": prompt, "completion": completion, "expected": expected}]
-    return Draft(f"Step {step}/{STEPS}: answers to 1 validation prompts", data={"step": step, "samples": samples})
+    return NewEvent(f"Step {step}/{STEPS}: answers to 1 validation prompts", data={"step": step, "samples": samples})
 
 
 def metrics(step: int, loss: float) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from playwright.sync_api import expect
 
 from app.jobs.claims import Failure
-from app.jobs.events import Draft
-from app.models import JobStatus, WishStatus
+from app.jobs.events import NewEvent
+from app.models import JobStatus, OperationStatus
 from app.web.text import model_page
 from tests.browser import scene
 from tests.browser.visit import Visits
@@ -32,7 +32,7 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
     before = page.title()
     # Through the stream, while the page is open.
     samples = [{"prompt": payload, "completion": payload, "expected": payload} for payload in PAYLOADS]
-    drafts = [*map(Draft, PAYLOADS), Draft("answers", data={"step": 1, "samples": samples})]
+    drafts = [*map(NewEvent, PAYLOADS), NewEvent("answers", data={"step": 1, "samples": samples})]
     scene.write(tenant, claim, drafts, scene.progress(1))
     expect(page.locator("#events li > span", has_text="answers")).to_be_visible()
     expect(page.locator(".sample")).to_have_count(len(PAYLOADS))
@@ -93,7 +93,7 @@ def test_what_models_are_asked_and_answer_is_text(visits: Visits, tenant: Tenant
     tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
     page = visits.sign_in(tenant.api.url, tenant.key)
     for payload in PAYLOADS[::10]:
-        scene.tried(tenant, model, payload, payload, status=WishStatus.IN_PROGRESS)
+        scene.tried(tenant, model, payload, payload, status=OperationStatus.IN_PROGRESS)
     page.goto(f"{model_page(model)}/try")
     scene.tried(tenant, model, "Through the stream?", PAYLOADS[1])
     expect(page.get_by_text("Through the stream?").first).to_be_visible()

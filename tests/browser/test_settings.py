@@ -6,7 +6,7 @@ import httpx
 from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
-from app.models import Export, Scope, WishStatus
+from app.models import Export, OperationStatus, Scope
 from app.web.text import model_page
 from tests.browser import scene
 from tests.browser.visit import Visits
@@ -55,7 +55,7 @@ def test_an_export_is_asked_for_and_comes_by_itself(visits: Visits, tenant: Tena
     expect(forms.get_by_text("being made")).to_be_visible()
     tenant.add_model(f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model)
     with tenant.api.database.transaction() as session:
-        session.execute(update(Export).where(Export.project_id == tenant.project_id).values(status=WishStatus.COMPLETED))
+        session.execute(update(Export).where(Export.project_id == tenant.project_id).values(status=OperationStatus.COMPLETED))
     expect(forms.get_by_text("ready")).to_be_visible()
     forms.get_by_role("link", name="Its files").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{model}:bf16")

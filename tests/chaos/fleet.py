@@ -14,7 +14,7 @@ from app.errors import IllegalState
 from app.jobs import service
 from app.jobs.lifecycle import TERMINAL
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from tests.support.forks import Fork
 from tests.support.house import House
@@ -43,7 +43,7 @@ class Fleet:
         self.resumes_full_disks = True
         self._num_workers = 0
         self._valkey = Valkey(house.settings.data_dir)
-        self._reconciler = Reconciler(house.database, house.storage, Bell(house.settings), house.settings)
+        self._reconciler = Reconciler(house.database, house.storage, Notifier(house.settings), house.settings)
         self._reconcile_at = 0.0
 
     def start(self, num_workers: int) -> None:

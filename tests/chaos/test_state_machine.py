@@ -18,7 +18,7 @@ from app.files import checking
 from app.ids import new_id
 from app.jobs import claims, idempotency, service
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.jobs.lifecycle import TERMINAL, TRANSITIONS
 from app.jobs.requests import JobRequest
 from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, File, FileStatus, Job, JobStatus, Scope
@@ -33,7 +33,7 @@ MAX_JOBS = 12
 WORKERS = ("worker-1", "worker-2", "worker-3", "worker-4")
 CALLER = Caller("key_a", DEFAULT_PROJECT_ID, Scope.WRITE, None, use_is_due=False)
 LEASE_SECONDS = 600.0
-TOLD = Draft("told")
+TOLD = NewEvent("told")
 CONTENT = {True: b'{"text": "sound"}\n', False: b"no json\n"}
 any_of = strategies.integers(0, 50)  # which one, of however many there are
 few = strategies.integers(1, 3)

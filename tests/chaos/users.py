@@ -33,7 +33,7 @@ class User(threading.Thread):
 
     def run(self) -> None:
         actions: list[tuple[Callable[[], None], int]] = [
-            (self.submit, 3), (self.cancel, 1), (self.pause, 2), (self.resume, 3), (self.look, 3), (self.download, 1),
+            (self.submit, 3), (self.cancel, 1), (self.pause, 2), (self.resume, 3), (self.poll, 3), (self.download, 1),
         ]  # fmt: skip
         while not self.ending.wait(self._rng.uniform(0, 1)):
             (action,) = self._rng.choices([action for action, _ in actions], [weight for _, weight in actions])
@@ -67,7 +67,7 @@ class User(threading.Thread):
         if live := self._live():
             self._client.fine_tuning.jobs.resume(self._rng.choice(live))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         if self.jobs:
             self._client.fine_tuning.jobs.retrieve(self._rng.choice(self.jobs))
         self._live()

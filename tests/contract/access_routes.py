@@ -9,8 +9,8 @@ from app.catalogue.naming import hub_id
 from app.database import now_plus
 from app.ids import new_id
 from app.jobs import claims
-from app.jobs.events import Draft
-from app.models import DEFAULT_PROJECT_ID, ApiKey, Artifact, Checkpoint, JobStatus, Scope, Trial, WebhookDelivery, WishStatus
+from app.jobs.events import NewEvent
+from app.models import DEFAULT_PROJECT_ID, ApiKey, Artifact, Checkpoint, JobStatus, OperationStatus, Scope, Trial, WebhookDelivery
 from tests.support.api import Tenant, jsonl
 
 READ, WRITE, ADMIN = Scope.READ, Scope.WRITE, Scope.ADMIN
@@ -97,7 +97,7 @@ def an_export(tenant: Tenant) -> Parameters:
 def a_model_to_try(tenant: Tenant) -> Parameters:
     """While few are tried: of those that are in progress there may not be many."""
     with tenant.api.database.transaction() as session:
-        session.execute(update(Trial).where(Trial.project_id == tenant.project_id).values(status=WishStatus.COMPLETED))
+        session.execute(update(Trial).where(Trial.project_id == tenant.project_id).values(status=OperationStatus.COMPLETED))
     return a_model(tenant)
 
 
@@ -178,7 +178,7 @@ def an_accuracy(tenant: Tenant) -> str:
     claim = tenant.claim(tenant.job().id)
     actual = {"seconds": 12.0, "cost": "0.0100", "ratio": 1.5, "inside_band": True}
     with tenant.api.database.transaction() as session:
-        assert claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), actual=actual)
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
     return f"{tenant.base_model}:falqon:cpu"
 
 

@@ -22,7 +22,7 @@ LOWER = {READ: None, WRITE: READ, ADMIN: WRITE}
 every_route = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=lambda part: part)
 
 
-class World(NamedTuple):
+class ProcessGroup(NamedTuple):
     own: Tenant
     other: Tenant
     keys: dict[Scope, str]  # of the project of `own`
@@ -40,13 +40,13 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(api: Api) -> Iterator[World]:
+def world(api: Api) -> Iterator[ProcessGroup]:
     own, other = Tenant(api), Tenant(api)
     revoked = own.new_key(ADMIN)
     without_key(own, {"key_id": f"key_{revoked.removeprefix('ft_live_').partition('_')[0]}"})
     with installation_admin(api) as client:
         installation = client.headers["authorization"].removeprefix("Bearer ")
-    yield World(own, other, {scope: own.new_key(scope) for scope in Scope}, revoked, installation)
+    yield ProcessGroup(own, other, {scope: own.new_key(scope) for scope in Scope}, revoked, installation)
     own.http.close()
     other.http.close()
 
@@ -91,7 +91,7 @@ def test_every_route_has_a_line_here(api: Api) -> None:
 
 
 @every_route
-def test_the_owner_is_served(world: World, method: str, path: str) -> None:
+def test_the_owner_is_served(world: ProcessGroup, method: str, path: str) -> None:
     route = ROUTES[method, path]
     made = route.make(world.own) if route.make else {}
     answer = world.ask(world.key_for(route), method, path, made, **route.send(world.own, made))
@@ -99,7 +99,7 @@ def test_the_owner_is_served(world: World, method: str, path: str) -> None:
 
 
 @every_route
-def test_nobody_else_is(world: World, method: str, path: str) -> None:
+def test_nobody_else_is(world: ProcessGroup, method: str, path: str) -> None:
     """Before anything of the path or the body is looked at."""
     route = ROUTES[method, path]
     made = route.make(world.own) if route.make else {}
@@ -116,7 +116,7 @@ def test_nobody_else_is(world: World, method: str, path: str) -> None:
 
 
 @every_route
-def test_what_is_not_theirs_or_not_there_looks_the_same(world: World, method: str, path: str) -> None:
+def test_what_is_not_theirs_or_not_there_looks_the_same(world: ProcessGroup, method: str, path: str) -> None:
     route = ROUTES[method, path]
     key = world.key_for(route)
     if route.make is not None:
@@ -139,7 +139,7 @@ def test_what_is_not_theirs_or_not_there_looks_the_same(world: World, method: st
 
 
 @pytest.mark.parametrize("path", [path for (method, path), route in sorted(ROUTES.items()) if route.lists])
-def test_lists_show_ones_own_only(world: World, path: str) -> None:
+def test_lists_show_ones_own_only(world: ProcessGroup, path: str) -> None:
     route = ROUTES["GET", path]
     assert route.lists is not None
     mine, theirs = route.lists(world.own), route.lists(world.other)

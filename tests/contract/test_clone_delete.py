@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 
 from app.ids import new_id
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
 from tests.support.api import Tenant
 
@@ -161,7 +161,7 @@ def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tena
         prefix = gone.removesuffix("/state.bin")
         row = {"job_id": job.id, "attempt": 1, "step": 1, "storage_prefix": prefix, "manifest_sha256": "0", "bytes": 1, "metrics": {}}
         session.add(Checkpoint(id=new_id("ftckpt_"), **row))
-        claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), fine_tuned_model_id=model)
+        claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), fine_tuned_model_id=model)
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").status_code == 200
     with tenant.api.database.read() as session:
         for table in (Event, Attempt, Checkpoint, JobMetadata, Submission):

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.ids import new_id
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Checkpoint, CheckpointPermission, Job, JobStatus
 from tests.support.api import Tenant
 
@@ -105,7 +105,7 @@ def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(tenant: Te
     second = tenant.job(model=checkpoint)
     claim = tenant.claim(second.id)
     with tenant.api.database.transaction() as session:
-        claims.finish(session, claim, JobStatus.CANCELLED, Draft("ended"))
+        claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("ended"))
     third = tenant.job(model=add_checkpoint(tenant, second.id))
     for job_id in (first, second.id):
         response = tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}")

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import JobStatus
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS
@@ -30,7 +30,7 @@ def finish(tenant: Tenant, *, tokens: int | None, actual: dict[str, Any] | None 
     with tenant.api.database.transaction() as session:
         if tokens is not None:
             claims.measure(session, claim, tokens=tokens, train_seconds=10.0, overhead_seconds=4.0)
-        assert claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), actual=actual)
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
     return str(job.id)
 
 
@@ -60,7 +60,7 @@ def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
     claim = tenant.claim(failed.id)
     with tenant.api.database.transaction() as session:
         claims.measure(session, claim, tokens=77, train_seconds=1.0)
-        claims.finish(session, claim, JobStatus.FAILED, Draft("no"), failure=claims.Failure("loss_not_finite", "no"))
+        claims.finish(session, claim, JobStatus.FAILED, NewEvent("no"), failure=claims.Failure("loss_not_finite", "no"))
     assert estimate_of(tenant)["n"] == 1
     assert estimate_of(stranger)["n"] == 0, "another model"
     assert estimate_of(tenant, {"device": "h100"})["n"] == 0, "another device"
@@ -169,7 +169,7 @@ def test_an_exhausted_budget_must_be_raised_to_resume(tenant: Tenant) -> None:
     with tenant.api.database.transaction() as session:
         claims.pause(session, claim, "budget: max_cost_usd 0.5000 is used up")
         spent = {"progress": {"cost": job.cost | {"accrued": "0.5000"}}, "execution_seconds": 30.0}
-        assert claims.release(session, claim, Draft("paused"), counts_as_failure=False, max_infra_failures=3, **spent)
+        assert claims.release(session, claim, NewEvent("paused"), counts_as_failure=False, max_infra_failures=3, **spent)
     paused = jobs.retrieve(job.id)
     assert (paused.status, paused.paused_reason) == ("paused", "budget: max_cost_usd 0.5000 is used up")
     assert (paused.execution_seconds, paused.cost["accrued"]) == (30.0, "0.5000")

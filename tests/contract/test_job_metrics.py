@@ -6,13 +6,13 @@ import openai
 import pytest
 
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Attempt, JobStatus
 from tests.support.api import Tenant
 
 
 def record(tenant: Tenant, claim: claims.Claim, start_step: int, metrics: list[dict[str, Any]]) -> None:
-    drafts = [Draft(f"Step {one['step']}", type="metrics", data=one | {"total_steps": 5000}) for one in metrics]
+    drafts = [NewEvent(f"Step {one['step']}", type="metrics", data=one | {"total_steps": 5000}) for one in metrics]
     with tenant.api.database.transaction() as session:
         session.get_one(Attempt, (claim.job_id, claim.attempt)).start_step = start_step
         assert claims.record(session, claim, drafts)
@@ -62,18 +62,18 @@ def test_steps_that_were_done_again_count_once_as_the_last_time(tenant: Tenant) 
     claim = tenant.claim(job.id)
     record(tenant, claim, 0, losses(range(1, 9)))
     with tenant.api.database.transaction() as session:
-        claims.release(session, claim, Draft("lost"), counts_as_failure=True, max_infra_failures=3)
+        claims.release(session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3)
     claim = tenant.claim(job.id)
     record(tenant, claim, 5, losses(range(6, 8), offset=0.5))
     first = get(tenant, job.id, keys="train_loss")["train_loss"]
     assert first == {"steps": [1, 2, 3, 4, 5, 6, 7], "values": [1, 2, 3, 4, 5, 6.5, 7.5]}
     with tenant.api.database.transaction() as session:
-        claims.release(session, claim, Draft("lost"), counts_as_failure=True, max_infra_failures=3)
+        claims.release(session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3)
     claim = tenant.claim(job.id)
     record(tenant, claim, 2, [])
     assert get(tenant, job.id, keys="train_loss")["train_loss"]["steps"] == [1, 2]
     with tenant.api.database.transaction() as session:
-        claims.finish(session, claim, JobStatus.CANCELLED, Draft("ended"))
+        claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("ended"))
 
 
 def test_as_csv(tenant: Tenant) -> None:

@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import JobStatus
 from tests.contract.test_jobs import COST, PROGRESS, jobs_of, messages
 from tests.support.api import Tenant
@@ -30,7 +30,7 @@ def test_a_running_job_is_asked_to_stop(tenant: Tenant) -> None:
     assert caught.value.code == "job_not_pausable"
     with tenant.api.database.transaction() as session:
         assert claims.renew(session, claim, 60) == "cancel"
-        claims.finish(session, claim, JobStatus.CANCELLED, Draft("stopped"))
+        claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("stopped"))
     assert jobs_of(tenant).retrieve(job.id).status == "cancelled"
 
 
@@ -57,7 +57,7 @@ def test_ended_jobs_stay_as_they_are(tenant: Tenant) -> None:
     job = tenant.job()
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
-        claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"), fine_tuned_model_id="ft:x", trained_tokens=99)
+        claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), fine_tuned_model_id="ft:x", trained_tokens=99)
     done = jobs_of(tenant).retrieve(job.id)
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", "ft:x", 99)
     codes = {

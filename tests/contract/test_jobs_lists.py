@@ -4,7 +4,7 @@ import pytest
 from app.catalogue.naming import fine_tuned_model_id
 from app.ids import new_id
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Checkpoint, Job
 from tests.contract.test_jobs import jobs_of
 from tests.support.api import Tenant
@@ -82,7 +82,7 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     metrics = {"step": 1, "train_loss": 2.5}
     with tenant.api.database.transaction() as session:
-        claims.record(session, claim, [Draft("Step 1/9: training loss=2.50", type="metrics", data=metrics)])
+        claims.record(session, claim, [NewEvent("Step 1/9: training loss=2.50", type="metrics", data=metrics)])
     events = list(jobs_of(tenant).list_events(job.id, limit=2))
     bare = job.id.removeprefix("ftjob-")
     assert [event.id for event in events] == [f"ftevent-{bare}-{seq}" for seq in range(len(events), 0, -1)]

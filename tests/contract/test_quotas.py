@@ -9,7 +9,7 @@ from sqlalchemy import delete, update
 from app.database import now_plus
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Attempt, Event, File, Job, JobStatus, UploadPart
 from app.storage import keys
 from tests.support.api import Tenant, jsonl
@@ -126,7 +126,7 @@ def test_device_hours_count_running_and_ended_attempts_even_of_deleted_jobs(tena
     assert "its quota is 0.001 a month" in error.message
     assert refusal(lambda: tenant.client.fine_tuning.jobs.resume(paused.id)).param == "max_device_hours"
     with tenant.api.database.transaction() as session:
-        assert claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"))
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
         session.execute(delete(Job).where(Job.id == job.id))
     assert submit(tenant, file_id).status_code == 429
     tenant.limit(max_device_hours=None)

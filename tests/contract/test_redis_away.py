@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.models import JobStatus
-from app.notifier.broker import GPU_QUEUE, Bell
+from app.notifier.broker import GPU_QUEUE, Notifier
 from app.reconciler import Reconciler
-from tests.app.test_reconciler import CountingBell
+from tests.app.test_reconciler import CountingNotifier
 from tests.support.api import Api, Tenant
 from tests.support.valkey import Valkey
 
@@ -45,9 +45,9 @@ def test_what_a_wiped_redis_forgot_is_rung_again(tmp_path: Path, valkey: Valkey)
     job_id = tenant.job().id
     valkey.kill()
     valkey.start()
-    bell = CountingBell(api.settings)
-    assert isinstance(bell, Bell)
-    Reconciler(api.database, api.storage, bell, api.settings).tick()
-    assert bell.rung == [(GPU_QUEUE, job_id)]
+    notifier = CountingNotifier(api.settings)
+    assert isinstance(notifier, Notifier)
+    Reconciler(api.database, api.storage, notifier, api.settings).tick()
+    assert notifier.rung == [(GPU_QUEUE, job_id)]
     tenant.http.close()
     api.stop()

@@ -10,7 +10,7 @@ from sse_starlette import ServerSentEvent
 
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Job, JobStatus
 from app.stream.endpoints import Ping
 from tests.support.api import Tenant
@@ -22,13 +22,13 @@ def stream(tenant: Tenant, job_id: str, **extra: Any) -> openai.Stream[Any]:
 
 def step(tenant: Tenant, claim: Claim, number: int) -> None:
     with tenant.api.database.transaction() as session:
-        drafts = [Draft(f"Step {number}", type="metrics", data={"step": number, "train_loss": 1.0})]
+        drafts = [NewEvent(f"Step {number}", type="metrics", data={"step": number, "train_loss": 1.0})]
         assert claims.record(session, claim, drafts)
 
 
 def finish(tenant: Tenant, claim: Claim) -> None:
     with tenant.api.database.transaction() as session:
-        assert claims.finish(session, claim, JobStatus.SUCCEEDED, Draft("done"))
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
 
 
 def raw_events(tenant: Tenant, job_id: str, query: str = "", **headers: str) -> Iterator[tuple[int | None, str]]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from app.ids import new_id
 from app.jobs import metrics
-from app.jobs.events import Draft, append
+from app.jobs.events import NewEvent, append
 from app.models import Artifact, Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery
 from falqon_core.estimate.devices import DEVICES
 from tests.support.api import Tenant
@@ -73,7 +73,7 @@ def _ended_job(tenant: Tenant) -> str:
     job_id = _queued_job(tenant)
     data = {"step": 1, "total_steps": 2, "train_loss": 0.5}
     with tenant.api.database.transaction() as session:
-        append(session, job_id, [Draft("Step 1/2: training loss=0.50", type="metrics", data=data)])
+        append(session, job_id, [NewEvent("Step 1/2: training loss=0.50", type="metrics", data=data)])
     tenant.client.fine_tuning.jobs.cancel(job_id)
     return job_id
 

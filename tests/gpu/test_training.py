@@ -7,7 +7,7 @@ import torch
 
 from falqon_core.contract.config import DeviceChoice, Recipe, TrainConfig
 from falqon_core.contract.messages import ExitCode, StepMetrics
-from falqon_core.meld.rows import CodeRows
+from falqon_core.meld.rows import Fp8Weight
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.meld.noise import decoder_layer_noise, too_noisy
 from tests.falqon_core.train.test_resume import bytes_of
@@ -49,7 +49,7 @@ def test_the_loss_falls_as_on_the_cpu_with_simulated_fp8(tiny_folder: Path, trai
     on_card, found = train(tiny_folder, train_file, tmp_path / "card", CARD, **steps)
     _, expected = train(tiny_folder, train_file, tmp_path / "cpu", "cpu", **steps)
     rows = [layer.rows for layer in on_card.method.layers.values()]
-    assert all(isinstance(one, CodeRows) and one.fp8 for one in rows)
+    assert all(isinstance(one, Fp8Weight) and one.fp8 for one in rows)
     assert len(found) == len(expected) == 100
     apart = [found[step] / expected[step] - 1 for step in expected]
     assert max(map(abs, apart)) < 0.04

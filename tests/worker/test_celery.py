@@ -12,7 +12,7 @@ import pytest
 
 from app.jobs import claims
 from app.models import JobStatus
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.storage import keys
 from tests.support.house import ROOT, House
 from tests.support.toy_trainer import Toy
@@ -25,7 +25,7 @@ DRAIN_SECONDS = 10
 
 @pytest.fixture
 def rung_house(embedded_house: House, valkey: Valkey) -> House:
-    """Its workers hear the bell and hardly ever look by themselves."""
+    """Its workers hear the notifier and hardly ever look by themselves."""
     redis_url = valkey.settings.resolved_redis_url
     embedded_house.settings = embedded_house.settings.model_copy(update={"redis_url": redis_url, "poll": timedelta(minutes=10)})
     return embedded_house
@@ -46,7 +46,7 @@ def rescue(house: House) -> list[str]:
 def test_one_ring_empties_the_queue_one_job_at_a_time(rung_house: House) -> None:
     house = rung_house
     jobs = [house.add_job(Toy(steps=30, step_seconds=0.02)) for _ in range(3)]
-    Bell(house.settings).ring_job("whichever")
+    Notifier(house.settings).notify_job("whichever")
     house.start_worker()
     for job_id in jobs:
         house.wait_for_status(job_id, JobStatus.SUCCEEDED)
@@ -67,7 +67,7 @@ def test_a_dead_redis_slows_the_start_and_stops_nothing(silent_house: House) -> 
 def test_sigterm_drains_within_seconds(rung_house: House) -> None:
     house = rung_house
     job_id = house.add_job(LONG)
-    Bell(house.settings).ring_job(job_id)
+    Notifier(house.settings).notify_job(job_id)
     worker = house.start_worker()
     house.wait_for_step(job_id, 5)
     worker.send_signal(signal.SIGTERM)

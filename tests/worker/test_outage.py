@@ -14,7 +14,7 @@ from sqlalchemy import update
 from app import migrate
 from app.database import Database
 from app.models import Desired, File, FileStatus, JobStatus
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.storage import Storage, StorageAway, reach
 from tests.support.house import House
 from tests.support.object_store import ObjectStore
@@ -134,9 +134,9 @@ def test_a_file_is_neither_judged_nor_counted_while_the_storage_is_away(remote_h
     house.set(job_id, status=JobStatus.VALIDATING_FILES, recipe=None)
     with house.database.transaction() as session:
         session.execute(update(File).values(status=FileStatus.UPLOADED))
-    worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
+    worker = CpuWorker(house.settings, house.database, house.storage, Notifier(house.settings), threading.Event())
     switch.away("refusing")
-    looks = threading.Thread(target=lambda: [worker.look() for _ in range(MISSING_TRIES + 1)])
+    looks = threading.Thread(target=lambda: [worker.poll() for _ in range(MISSING_TRIES + 1)])
     looks.start()
     time.sleep(2)
     assert house.job(job_id).status == JobStatus.VALIDATING_FILES

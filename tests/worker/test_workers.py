@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from app.files import check_process
 from app.models import File, FileStatus, JobStatus
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from tests.support.house import House
 from worker.workers import MISSING_TRIES, CpuWorker
 
@@ -18,8 +18,8 @@ def test_files_that_nobody_announced_are_checked_and_their_jobs_queued(house: Ho
     with house.database.transaction() as session:
         session.execute(update(File).values(status=FileStatus.UPLOADED))
     house.damage(file_of(house, bad).storage_key)
-    worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
-    worker.look()
+    worker = CpuWorker(house.settings, house.database, house.storage, Notifier(house.settings), threading.Event())
+    worker.poll()
     assert (file_of(house, good).status, house.job(good).status) == (FileStatus.PROCESSED, JobStatus.QUEUED)
     assert house.job(good).recipe is not None
     failed = house.job(bad)
@@ -31,7 +31,7 @@ def test_one_file_that_cannot_be_read_keeps_no_other_waiting(house: House) -> No
     with house.database.transaction() as session:
         session.execute(update(File).values(status=FileStatus.UPLOADED))
     house.storage.delete(file_of(house, lost).storage_key)
-    CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event()).look()
+    CpuWorker(house.settings, house.database, house.storage, Notifier(house.settings), threading.Event()).poll()
     assert file_of(house, lost).status == FileStatus.UPLOADED
     assert file_of(house, good).status == FileStatus.PROCESSED
 
@@ -48,7 +48,7 @@ def test_a_check_that_exceeds_its_deadline_ends_with_a_reason_and_the_next_follo
     monkeypatch.setattr(check_process, "BASE_SECONDS", 1)
     monkeypatch.setattr(check_process, "BYTES_PER_SECOND", 10**9)
     started = time.monotonic()
-    CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event()).look()
+    CpuWorker(house.settings, house.database, house.storage, Notifier(house.settings), threading.Event()).poll()
     assert time.monotonic() - started < 20
     refused = file_of(house, slow)
     assert refused.status == FileStatus.ERROR
@@ -62,10 +62,10 @@ def test_a_file_whose_bytes_are_missing_fails_after_a_few_tries(house: House) ->
     with house.database.transaction() as session:
         session.execute(update(File).values(status=FileStatus.UPLOADED))
     house.storage.delete(file_of(house, job_id).storage_key)
-    worker = CpuWorker(house.settings, house.database, house.storage, Bell(house.settings), threading.Event())
+    worker = CpuWorker(house.settings, house.database, house.storage, Notifier(house.settings), threading.Event())
     for _ in range(MISSING_TRIES):
         assert (file_of(house, job_id).status, house.job(job_id).status) == (FileStatus.UPLOADED, JobStatus.VALIDATING_FILES)
-        worker.look()
+        worker.poll()
     file, job = file_of(house, job_id), house.job(job_id)
     assert (file.status, job.status, job.error_code, job.error_param) == (
         FileStatus.ERROR, JobStatus.FAILED, "bytes_missing", "training_file",

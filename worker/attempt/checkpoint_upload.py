@@ -13,7 +13,7 @@ from app.garbage import orphans
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.checkpoints import best_of
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Checkpoint, Job
 from app.storage import Storage, StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
@@ -21,7 +21,7 @@ from falqon_core.contract.layout import MANIFEST, checkpoint_folder
 from falqon_core.contract.messages import CheckpointSaved
 from falqon_core.fault_points import fault
 from worker.attempt.lease import LeaseLost
-from worker.attempt.writer import Journal
+from worker.attempt.writer import AttemptWriter
 from worker.outputs import files_of
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 class CheckpointUploads:
     """A thread of its own, so that a slow upload holds up neither training nor metrics."""
 
-    def __init__(self, storage: Storage, journal: Journal, job: Job, output: Path, keep: int) -> None:
+    def __init__(self, storage: Storage, journal: AttemptWriter, job: Job, output: Path, keep: int) -> None:
         self._storage = storage
         self._journal = journal
         self._job = job
@@ -65,7 +65,7 @@ class CheckpointUploads:
                 log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error))
                 self._storage_away = isinstance(error, StorageAway)
                 self.disk_full = self.disk_full or is_disk_full(error)
-                self._journal.say(Draft(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
+                self._journal.say(NewEvent(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
         prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
@@ -109,7 +109,7 @@ class CheckpointUploads:
 
         def write(session: Session) -> bool:
             dropped.clear()
-            draft = Draft(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
+            draft = NewEvent(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
             known = newest_first(session, self._job.id)
             if any(one.id == row.id for one in known):  # written by a transaction whose success nobody heard of
                 return claims.record(session, self._journal.claim, [])
@@ -123,7 +123,7 @@ class CheckpointUploads:
             orphans.abandon(session, [f"{old}/" for old in dropped])  # should they not be removed now
             return True
 
-        if not self._journal.insist(write):
+        if not self._journal.write_with_retry(write):
             self._journal.lost()
         return dropped
 

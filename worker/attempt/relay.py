@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 
 from app.database import AWAY
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models.base import JsonObject
 from falqon_core.contract.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
 from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 from worker.attempt.progress import Progress
 from worker.attempt.spool import Spool
-from worker.attempt.writer import MAX_BACKOFF_SECONDS, Journal
+from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
 
 BATCH_SECONDS = 1.0
 BATCH_MESSAGES = 50
@@ -32,7 +32,7 @@ class Relay:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: AttemptWriter,
         progress: Progress,
         price_now: Callable[[Session], Price],
         spool: Spool,
@@ -45,7 +45,7 @@ class Relay:
         self._on_checkpoint = on_checkpoint
         self._on_metrics = on_metrics
         self._waiting = spool
-        self._batch: list[Draft] = []
+        self._batch: list[NewEvent] = []
         self._num_written = 0
         self._tried_at = time.monotonic()
         self._backoff = 0.0
@@ -98,7 +98,7 @@ class Relay:
         self._batch += self._waiting.take(MAX_BATCH - len(self._batch))
         if not self._waiting and (lost := self._waiting.take_lost()):
             text = f"{lost} events are lost: they came while the database was away, and there was no room to keep them"
-            self._batch.append(Draft(text, level="warn", data={"lost_events": lost}))
+            self._batch.append(NewEvent(text, level="warn", data={"lost_events": lost}))
 
     def _record(self, session: Session) -> bool:
         self._progress.reprice(self._price_now(session))
@@ -138,31 +138,31 @@ class Relay:
                 self._progress.sampled()
                 total = self._started.total_steps if self._started else "?"
                 text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
-                self._waiting.add(Draft(text, data=message.model_dump(exclude={"type"})))
+                self._waiting.add(NewEvent(text, data=message.model_dump(exclude={"type"})))
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
             case Exported():
-                self._waiting.add(Draft("The model is merged and written; uploading it"))
+                self._waiting.add(NewEvent("The model is merged and written; uploading it"))
             case Log() as message:
-                self._waiting.add(Draft(message.text, level=message.level))
+                self._waiting.add(NewEvent(message.text, level=message.level))
             case Failed() as message:
                 self.failed = message
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
                     text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
-                    self._waiting.add(Draft(text, data={"step": message.steps, "best_step": message.best_step}))
+                    self._waiting.add(NewEvent(text, data={"step": message.steps, "best_step": message.best_step}))
 
     def _tell_metrics(self, step: int, text: str, data: JsonObject) -> None:
-        self._waiting.add(Draft(text, type="metrics", data=data))
+        self._waiting.add(NewEvent(text, type="metrics", data=data))
         self._on_metrics(step, data)
 
 
-def _start_draft(message: Started) -> Draft:
+def _start_draft(message: Started) -> NewEvent:
     data = message.model_dump(exclude={"type"})
     if message.start_step:
-        return Draft(f"Training continues from step {message.start_step} of {message.total_steps} on {message.device}", data=data)
+        return NewEvent(f"Training continues from step {message.start_step} of {message.total_steps} on {message.device}", data=data)
     text = f"Training started: {message.total_steps} steps over {message.num_records} records on {message.device}"
     cut = message.num_truncated_records
-    return Draft(text + (f"; {cut} records are longer than the recipe allows and are cut" if cut else ""), data=data)
+    return NewEvent(text + (f"; {cut} records are longer than the recipe allows and are cut" if cut else ""), data=data)

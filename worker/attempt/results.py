@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Artifact, Job, JobStatus, Model, Project
 from app.storage import Storage, keys
 from falqon_core.fault_points import fault
@@ -16,7 +16,7 @@ from worker.attempt.certificate import SUMS, ExportDamaged, sums
 from worker.attempt.lease import Lease
 from worker.attempt.metrics_file import MetricsFile
 from worker.attempt.progress import Progress
-from worker.attempt.writer import Journal
+from worker.attempt.writer import AttemptWriter
 from worker.outputs import files_of
 
 
@@ -44,7 +44,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
 
 
 def succeed(
-    journal: Journal,
+    journal: AttemptWriter,
     progress: Progress,
     job: Job,
     folder: Path,
@@ -70,7 +70,7 @@ def succeed(
             session,
             journal.claim,
             JobStatus.SUCCEEDED,
-            Draft(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
+            NewEvent(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
             fine_tuned_model_id=model_id,
             trained_tokens=trained_tokens,
             result_file_id=metrics.id,
@@ -96,6 +96,6 @@ def succeed(
         return held
 
     fault("before_finish")
-    held = journal.insist(write)
+    held = journal.write_with_retry(write)
     fault("after_finish")
     return held

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import structlog
 
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from falqon_core.fault_points import fault
 
 IN_MEMORY = 1_000  # events
@@ -30,7 +30,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._memory: deque[Draft] = deque()
+        self._memory: deque[NewEvent] = deque()
         self._file: BinaryIO | None = None
         self._start = self._end = 0  # what of the file is still to be taken
         self._in_file = 0
@@ -41,7 +41,7 @@ class Spool:
         with self._lock:
             return len(self._memory) + self._in_file
 
-    def add(self, draft: Draft) -> None:
+    def add(self, draft: NewEvent) -> None:
         with self._lock:
             if not self._in_file and len(self._memory) < IN_MEMORY:
                 self._memory.append(draft)
@@ -53,7 +53,7 @@ class Spool:
                     log.warning("an event is lost", error=str(error))
                 self._lost += 1
 
-    def take(self, count: int) -> list[Draft]:
+    def take(self, count: int) -> list[NewEvent]:
         """The oldest ones."""
         with self._lock:
             drafts = [self._memory.popleft() for _ in range(min(count, len(self._memory)))]
@@ -89,7 +89,7 @@ class Spool:
         self._end += len(line)
         self._in_file += 1
 
-    def _read(self, count: int) -> list[Draft]:
+    def _read(self, count: int) -> list[NewEvent]:
         assert self._file is not None
         data = os.pread(self._file.fileno(), min(READ_BYTES, self._end - self._start), self._start)
         lines = data[: data.rindex(b"\n") + 1].splitlines(keepends=True)[:count]
@@ -98,4 +98,4 @@ class Spool:
         if not self._in_file:
             self._file.truncate(0)
             self._start = self._end = 0
-        return [Draft(**json.loads(line)) for line in lines]
+        return [NewEvent(**json.loads(line)) for line in lines]

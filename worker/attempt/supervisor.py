@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.jobs.falqon_options import Budget
 from app.jobs.space import TOO_LARGE
 from app.models import Desired, Job, JobStatus
@@ -37,7 +37,7 @@ from worker.attempt.spool import Spool
 from worker.attempt.staging import Staged, stage
 from worker.attempt.trackers import Reporting
 from worker.attempt.trainer import TrainerProcess
-from worker.attempt.writer import Journal
+from worker.attempt.writer import AttemptWriter
 from worker.fetching import BytesMissing
 from worker.gpu import Machine
 from worker.model_cache import BaseMissing
@@ -123,7 +123,7 @@ class Execution:
             claimed_at=claimed_at,
             on_lost=self._kill_trainer,
         )
-        self._journal = Journal(supervisor.database, supervisor.redis, self._lease)
+        self._journal = AttemptWriter(supervisor.database, supervisor.redis, self._lease)
         self._progress = Progress(job, supervisor.machine, lambda: time.monotonic() - claimed_at, price)
 
     def run(self) -> None:
@@ -235,7 +235,7 @@ class Execution:
             except StorageAway as error:
                 self._outage.begin(error)
             if not is_told:
-                self._journal.say(Draft("The storage does not answer; the trained model waits until it does", level="warn"))
+                self._journal.say(NewEvent("The storage does not answer; the trained model waits until it does", level="warn"))
                 is_told = True
             if not self._outage.wait_for_end(self._check):
                 raise StopAsked
@@ -253,7 +253,9 @@ class Execution:
         def write(session: Session) -> bool:
             if outcome.verdict is Verdict.FAILED:
                 assert failure is not None
-                draft = Draft(f"The job has failed: {failure.message}", level="error", data={"code": failure.code, "param": failure.param})
+                draft = NewEvent(
+                    f"The job has failed: {failure.message}", level="error", data={"code": failure.code, "param": failure.param}
+                )
                 return claims.finish(session, claim, JobStatus.FAILED, draft, failure=failure, **self._progress.columns)
             if outcome.verdict is Verdict.DISK_FULL:
                 claims.pause(session, claim, DiskFull.code)
@@ -276,29 +278,31 @@ class Execution:
                 **self._progress.columns,
             )
 
-        if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.insist(write):
+        if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.write_with_retry(write):
             self._journal.lost()
 
-    def _release_draft(self, outcome: Outcome, cap: str | None) -> Draft:
+    def _release_draft(self, outcome: Outcome, cap: str | None) -> NewEvent:
         failure = outcome.failure
         if outcome.verdict is Verdict.DISK_FULL and self._lease.desired is not Desired.CANCEL:
             text = "The job is paused: the disk of the worker or of the storage is full; resumed once there is space it continues"
-            return Draft(f"{text} from its newest checkpoint", "warn", data={"code": DiskFull.code})
+            return NewEvent(f"{text} from its newest checkpoint", "warn", data={"code": DiskFull.code})
         if failure is not None:
-            return Draft(f"Attempt {self._job.attempt} was lost: {failure.message}", level="warn", data={"code": failure.code})
+            return NewEvent(f"Attempt {self._job.attempt} was lost: {failure.message}", level="warn", data={"code": failure.code})
         match self._lease.desired:
             case Desired.CANCEL:
-                return Draft("The job was cancelled")
+                return NewEvent("The job was cancelled")
             case Desired.PAUSE:
-                return Draft("The job is paused; resuming it continues from its newest checkpoint")
+                return NewEvent("The job is paused; resuming it continues from its newest checkpoint")
             case Desired.RUN if cap is not None:
                 data = {"code": "budget_exhausted", "param": f"falqon.budget.{cap.split()[0]}"}
-                return Draft(f"The job is paused: {cap} of its budget is used up; with a higher cap it can be resumed", "warn", data=data)
+                return NewEvent(
+                    f"The job is paused: {cap} of its budget is used up; with a higher cap it can be resumed", "warn", data=data
+                )
             case Desired.RUN if outcome.verdict is Verdict.STORAGE_AWAY:
                 text = "The storage does not answer; the job waits for it in the queue and continues from its newest checkpoint"
-                return Draft(text, level="warn", data={"code": "storage_unavailable"})
+                return NewEvent(text, level="warn", data={"code": "storage_unavailable"})
             case Desired.RUN:
-                return Draft("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
+                return NewEvent("The worker is being stopped; the job goes back to the queue and continues from its newest checkpoint")
 
     def _should_stop(self) -> bool:
         wanted = self._lease.desired is Desired.RUN and not self._drain.is_set()

@@ -16,14 +16,14 @@ from typing import Self
 
 import structlog
 
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.jobs.integrations import Integration
 from app.models import Job
 from app.models.base import JsonObject
 from app.private_dir import private_folder
 from app.processes.parent_death import leashed
 from worker.attempt.lease import LeaseLost
-from worker.attempt.writer import Journal
+from worker.attempt.writer import AttemptWriter
 from worker.trackers.protocol import Line, Metrics, Outcome, OutcomeName, Run
 
 FINISH_SECONDS = 15.0  # for all of them together, after the trainer has ended
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 class Reporting:
     """`home` is where reporters leave what they keep on this machine; what their libraries print goes to `logs`."""
 
-    def __init__(self, journal: Journal, job: Job, home: Path, logs: Path) -> None:
+    def __init__(self, journal: AttemptWriter, job: Job, home: Path, logs: Path) -> None:
         asked = [Integration.model_validate(integration) for integration in job.requested.get("integrations") or []]
         self._feeds = [_Feed(journal, _run(job, integration), home, logs) for integration in asked]
 
@@ -71,7 +71,7 @@ class Reporting:
 class _Feed:
     """A thread owns the process: it starts it, writes to it, and waits for it. Whoever else is tired of it only kills it."""
 
-    def __init__(self, journal: Journal, run: Run, home: Path, logs: Path) -> None:
+    def __init__(self, journal: AttemptWriter, run: Run, home: Path, logs: Path) -> None:
         self._journal = journal
         self._run = run
         self._home = home
@@ -111,7 +111,7 @@ class _Feed:
         log.warning("reporter stopped", job_id=self._run.job_id, integration=self._run.type, reason=reason, output=self._last_lines())
         with suppress(LeaseLost):
             text = f"Reporting to {self._run.type} has stopped: {reason}. The job goes on without it."
-            self._journal.say(Draft(text, level="warn", data={"integration": self._run.type}))
+            self._journal.say(NewEvent(text, level="warn", data={"integration": self._run.type}))
 
     def _feed(self) -> str | None:
         """Until its process has ended; why it did not end well."""

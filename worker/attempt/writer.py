@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.database import AWAY, Database
 from app.jobs import claims
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Job
 from app.stream import wakeup
 from worker.attempt.lease import Lease, LeaseLost
@@ -19,7 +19,7 @@ MAX_BACKOFF_SECONDS = 5.0
 log = structlog.get_logger()
 
 
-class Journal:
+class AttemptWriter:
     def __init__(self, database: Database, redis: Redis, lease: Lease) -> None:
         self._database = database
         self._redis = redis
@@ -36,7 +36,7 @@ class Journal:
             wakeup.publish(self._redis, self.claim.job_id, seq)
         return held
 
-    def insist(self, action: Callable[[Session], bool]) -> bool:
+    def write_with_retry(self, action: Callable[[Session], bool]) -> bool:
         """As `write`, but waits for the database as long as the lease lasts."""
         backoff = 0.1
         while True:
@@ -47,8 +47,8 @@ class Journal:
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 
-    def say(self, draft: Draft) -> None:
-        if not self.insist(lambda session: claims.record(session, self.claim, [draft])):
+    def say(self, draft: NewEvent) -> None:
+        if not self.write_with_retry(lambda session: claims.record(session, self.claim, [draft])):
             self.lost()
 
     def lost(self) -> None:

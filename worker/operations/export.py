@@ -1,4 +1,4 @@
-"""Fulfilling wishes for other formats: a program of its own writes the files, here they are stored and become a model."""
+"""Fulfilling operations for other formats: a program of its own writes the files, here they are stored and become a model."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from worker.attempt.staging import data_files, fetch_data
 from worker.attempt.trainer import run_tool
 from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.model_cache import Bases
-from worker.operations.runner import Fulfiller, GivenUp, Heartbeat, Impossible
+from worker.operations.runner import Heartbeat, OperationAbandoned, OperationRunner, PermanentError
 from worker.outputs import files_of
 
 PROVENANCE = ("README.md", "config.json", "LICENSE", "NOTICE")  # beginnings of the files that tell base model and licence
@@ -40,15 +40,15 @@ class Wanted(NamedTuple):
     checkpoint: Checkpoint | None
 
 
-class Exporter(Fulfiller[Export]):
+class Exporter(OperationRunner[Export]):
     kind = Export
     limit_seconds = 3600.0
 
-    def _fulfil(self, wish: Export, check: Heartbeat) -> None:
-        wanted = self._wanted(wish)
-        with scratch(self._settings.work_dir / "exports", f"{wish.id}.{wish.tries}") as folder:
-            made = self._make(wish, wanted, folder, check)
-            self._hand_in(wish, wanted, made, check)
+    def _run(self, operation: Export, check: Heartbeat) -> None:
+        wanted = self._wanted(operation)
+        with scratch(self._settings.work_dir / "exports", f"{operation.id}.{operation.tries}") as folder:
+            made = self._make(operation, wanted, folder, check)
+            self._hand_in(operation, wanted, made, check)
 
     def _wanted(self, export: Export) -> Wanted:
         with self._database.read() as session:
@@ -58,7 +58,7 @@ class Exporter(Fulfiller[Export]):
             made_from = source.id if source else ""
             artifacts = session.scalars(select(Artifact).where(Artifact.model_id == made_from).order_by(Artifact.name)).all()
         if source is None or (export.step is None and source.deleted_at is not None):
-            raise Impossible("model_not_found", "The model has been deleted meanwhile.")
+            raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return Wanted(source, list(artifacts), job, _checkpoint_of(export, job, checkpoints))
 
     def _make(self, export: Export, wanted: Wanted, folder: Path, check: Heartbeat) -> Path:
@@ -68,7 +68,7 @@ class Exporter(Fulfiller[Export]):
             source = folder / "source"
             fetch_artifacts(self._storage, wanted.artifacts, source, check)
         elif wanted.checkpoint is None or wanted.job is None:
-            raise Impossible("checkpoint_missing", "The checkpoint that it would be made from has been deleted or was never stored.")
+            raise PermanentError("checkpoint_missing", "The checkpoint that it would be made from has been deleted or was never stored.")
         elif export.format == "lora":
             source = folder / "source"
             fetch_checkpoint(self._storage, wanted.checkpoint, source, check)
@@ -126,10 +126,10 @@ class Exporter(Fulfiller[Export]):
             fault("before_export_row")
             with self._database.transaction() as session:
                 if not repository.complete(session, export, model, artifacts):
-                    raise GivenUp
+                    raise OperationAbandoned
         except StorageAway:
             raise
-        except (GivenUp, OSError, BaseError):
+        except (OperationAbandoned, OSError, BaseError):
             discard(self._storage, keys.export_prefix(export.project_id, export.id, export.tries))
             raise
         log.info("exported", export_id=export.id, model=export.exported_model_id)

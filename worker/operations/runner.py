@@ -1,4 +1,4 @@
-"""Fulfilling wishes of one kind, one after the other."""
+"""Fulfilling operations of one kind, one after the other."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from obstore.exceptions import BaseError
 
 from app.database import Database
 from app.ids import new_id
-from app.models.wish import Wish
+from app.models.operation import Operation
 from app.operations import claims
 from app.settings import Settings
 from app.storage import Storage, StorageAway
@@ -21,18 +21,18 @@ from worker.attempt.trainer import ToolFailed
 from worker.fetching import BytesDiffer
 from worker.model_cache import BaseMissing
 from worker.outage import StorageOutage
-from worker.poll_loop import Looker
+from worker.poll_loop import PollLoop
 
 MAX_TRIES = 3  # of workers that were killed, or whose disk or storage failed
-T = TypeVar("T", bound=Wish)
+T = TypeVar("T", bound=Operation)
 log = structlog.get_logger()
 
 
-class GivenUp(Exception):
-    """This worker ends, or the wish is not ours any more."""
+class OperationAbandoned(Exception):
+    """This worker ends, or the operation is not ours any more."""
 
 
-class Impossible(Exception):
+class PermanentError(Exception):
     """To try again unchanged is useless; with a code and a sentence for the user."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -40,7 +40,7 @@ class Impossible(Exception):
         self.code, self.message = code, message
 
 
-class Fulfiller(Looker, Generic[T]):
+class OperationRunner(PollLoop, Generic[T]):
     kind: type[T]
     limit_seconds: ClassVar[float]
 
@@ -53,56 +53,59 @@ class Fulfiller(Looker, Generic[T]):
         self._owner = new_id(f"{self.kind.__name__.lower()}-")
 
     @abstractmethod
-    def _fulfil(self, wish: T, check: "Heartbeat") -> None:
-        """`check` has to be called all the time. May raise `GivenUp`, `Impossible`, and what `_do_next` knows how to tell."""
+    def _run(self, operation: T, check: "Heartbeat") -> None:
+        """Do the work, calling `check` all the time.
+
+        May raise `OperationAbandoned`, `PermanentError`, and what `_do_next` knows how to tell.
+        """
 
     def _do_next(self) -> bool:
         if not self._outage.wait_for_end():
             return False
         with self._database.transaction() as session:
-            wish = claims.claim(session, self.kind, self._settings.lease.total_seconds())
-        if wish is None:
+            operation = claims.claim(session, self.kind, self._settings.lease.total_seconds())
+        if operation is None:
             return False
         try:
-            if wish.tries > MAX_TRIES:
+            if operation.tries > MAX_TRIES:
                 told = f"{MAX_TRIES} workers have not come to its end; the log of the last one may say why."
-                raise Impossible(f"{self.kind.__name__.lower()}_failed", told)
-            self._fulfil(wish, Heartbeat(wish, self._database, self._settings, self._drain, self.limit_seconds))
-        except GivenUp:
-            self._release(wish)
+                raise PermanentError(f"{self.kind.__name__.lower()}_failed", told)
+            self._run(operation, Heartbeat(operation, self._database, self._settings, self._drain, self.limit_seconds))
+        except OperationAbandoned:
+            self._release(operation)
         except StorageAway as error:
             self._outage.begin(error)
-            self._release(wish)
-        except Impossible as error:
-            self._fail(wish, error.code, error.message)
+            self._release(operation)
+        except PermanentError as error:
+            self._fail(operation, error.code, error.message)
         except ToolFailed as error:
-            log.warning("wish failed", wish_id=wish.id, error=str(error))
-            self._fail(wish, error.failure.code, error.failure.message)
+            log.warning("operation failed", wish_id=operation.id, error=str(error))
+            self._fail(operation, error.failure.code, error.failure.message)
         except NeverFits as error:
-            self._fail(wish, f"{self.kind.__name__.lower()}_too_large", str(error))
+            self._fail(operation, f"{self.kind.__name__.lower()}_too_large", str(error))
         except BaseMissing as error:
-            self._fail(wish, "base_model_missing", str(error))
+            self._fail(operation, "base_model_missing", str(error))
         except (FileNotFoundError, BytesDiffer) as error:
-            log.error("wish impossible", wish_id=wish.id, error=str(error))
-            self._fail(wish, "bytes_missing", "What it is made from is not in the storage as it should be.")
+            log.error("operation impossible", wish_id=operation.id, error=str(error))
+            self._fail(operation, "bytes_missing", "What it is made from is not in the storage as it should be.")
         except (OSError, BaseError) as error:  # the claim grows stale, and then it is tried again
-            log.warning("wish not fulfilled", wish_id=wish.id, error=str(error), disk_full=is_disk_full(error))
+            log.warning("operation not fulfilled", wish_id=operation.id, error=str(error), disk_full=is_disk_full(error))
         return True
 
-    def _release(self, wish: T) -> None:
+    def _release(self, operation: T) -> None:
         with self._database.transaction() as session:
-            claims.release(session, wish)
+            claims.release(session, operation)
 
-    def _fail(self, wish: T, code: str, message: str) -> None:
+    def _fail(self, operation: T, code: str, message: str) -> None:
         with self._database.transaction() as session:
-            claims.fail(session, wish, code, message)
+            claims.fail(session, operation, code, message)
 
 
 class Heartbeat:
-    """To be called all the time. Raises `GivenUp`, and `Impossible` when it takes too long."""
+    """To be called all the time. Raises `OperationAbandoned`, and `PermanentError` when it takes too long."""
 
-    def __init__(self, wish: Wish, database: Database, settings: Settings, drain: threading.Event, limit_seconds: float) -> None:
-        self._wish = wish
+    def __init__(self, operation: Operation, database: Database, settings: Settings, drain: threading.Event, limit_seconds: float) -> None:
+        self._operation = operation
         self._database = database
         self._every = settings.heartbeat.total_seconds()
         self._drain = drain
@@ -112,12 +115,12 @@ class Heartbeat:
     def __call__(self) -> None:
         now = time.monotonic()
         if self._drain.is_set():
-            raise GivenUp
+            raise OperationAbandoned
         if now > self._started + self._limit_seconds:
-            raise Impossible("too_slow", f"It took more than {self._limit_seconds / 60:g} minutes.")
+            raise PermanentError("too_slow", f"It took more than {self._limit_seconds / 60:g} minutes.")
         if now > self._renewed + self._every:
             with self._database.transaction() as session:
-                if not claims.renew(session, self._wish):
-                    raise GivenUp
+                if not claims.renew(session, self._operation):
+                    raise OperationAbandoned
             self._renewed = now
             pulse.beat()

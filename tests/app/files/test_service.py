@@ -10,7 +10,7 @@ from app.errors import InvalidRequest
 from app.files import service
 from app.garbage import orphans
 from app.models import DEFAULT_PROJECT_ID, File, JobStatus, Orphan
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from tests.support.house import House
 
@@ -43,7 +43,7 @@ def test_a_file_expires_once_no_job_needs_it(house: House) -> None:
     file_id = house.job(job_id).training_file_id
     with house.database.read() as session:
         key = session.get_one(File, file_id).storage_key
-    reconciler = Reconciler(house.database, house.storage, Bell(house.settings), house.settings)
+    reconciler = Reconciler(house.database, house.storage, Notifier(house.settings), house.settings)
     age(house, file_id, -60)
     house.set(job_id, rung_at=house.job(job_id).created_at, status=JobStatus.PAUSED)
     reconciler.tick()

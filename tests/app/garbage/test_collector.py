@@ -29,7 +29,7 @@ from app.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from app.notifier.broker import Bell
+from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from app.storage import Storage
 from tests.support.house import House
@@ -197,7 +197,7 @@ def test_a_wrong_database_lets_nothing_go(house: House, tmp_path: Path) -> None:
     age(house)
     kept = objects(house)
     for database in (wrong, Database(house.settings.resolved_database_url)):
-        reconciler = Reconciler(database, house.storage, Bell(house.settings), house.settings)
+        reconciler = Reconciler(database, house.storage, Notifier(house.settings), house.settings)
         if database is wrong:
             with pytest.raises(installation.Mismatch):
                 collector.collect(database, house.storage)
@@ -224,7 +224,7 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(house: House, monkeypat
     with house.database.transaction() as session:
         session.execute(update(Installation).values(generation=dumped))
         session.execute(update(Orphan).values(due_at=now_plus(-1)))
-    reconciler = Reconciler(house.database, house.storage, Bell(house.settings), house.settings)
+    reconciler = Reconciler(house.database, house.storage, Notifier(house.settings), house.settings)
     with pytest.raises(installation.Restored, match="older copy"):
         collector.collect(house.database, house.storage)
     reconciler.sweep()
@@ -235,7 +235,7 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(house: House, monkeypat
     assert "older copy" in said
     assert collector.confirm(house.database, house.storage) == 2
     monkeypatch.setattr(installation, "ADVANCE_SECONDS", 0.0)
-    Reconciler(house.database, house.storage, Bell(house.settings), house.settings).sweep()
+    Reconciler(house.database, house.storage, Notifier(house.settings), house.settings).sweep()
     sweep_an_hour_later(house)
     assert not left & objects(house)
     assert "Nothing is held back" in collector.describe(house.database, house.storage)

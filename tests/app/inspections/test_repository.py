@@ -4,7 +4,7 @@ from app.database import Database
 from app.files import repository as files
 from app.inspections import repository
 from app.inspections.repository import Question
-from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, Model, Project, WishStatus
+from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Inspection, Model, OperationStatus, Project
 from app.models.base import JsonObject
 from app.operations import claims
 
@@ -31,7 +31,7 @@ def prepare(database: Database, *questions: Question) -> None:
 def complete(session: Session, result: JsonObject) -> None:
     claimed = claims.claim(session, Inspection, stale_seconds=60.0)
     assert claimed is not None
-    assert claims.write(session, claimed, status=WishStatus.COMPLETED, result=result)
+    assert claims.write(session, claimed, status=OperationStatus.COMPLETED, result=result)
 
 
 def test_asking_twice_is_asking_once(database: Database) -> None:

@@ -7,7 +7,7 @@ from app.database import Database, now_plus
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, File, FileStatus, Job, JobStatus, Model, Project
 
 LEASE = 60.0
@@ -96,8 +96,8 @@ def test_renewal_answers_the_wish_and_a_ghost_gets_none(database: Database, jobs
     assert second == Claim(mine.job_id, 2, "worker-2")
     with database.transaction() as session:
         assert claims.renew(session, mine, LEASE) is None
-        assert not claims.record(session, mine, [Draft("from the grave")])
-        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
+        assert not claims.record(session, mine, [NewEvent("from the grave")])
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
     assert read(database, mine.job_id).status == JobStatus.RUNNING
 
 
@@ -130,7 +130,7 @@ def test_release_goes_where_the_user_wishes_and_costs_no_attempt(
     mine = must_take(database)
     wish(database, mine.job_id, desired)
     with database.transaction() as session:
-        assert claims.release(session, mine, Draft("Stopped"), counts_as_failure=False, max_infra_failures=0)
+        assert claims.release(session, mine, NewEvent("Stopped"), counts_as_failure=False, max_infra_failures=0)
     job = read(database, mine.job_id)
     assert (job.status, job.infra_failures, job.lease_owner, job.error_code) == (expected, 0, None, None)
 
@@ -139,8 +139,8 @@ def test_a_cancel_that_came_first_beats_success(database: Database, jobs: list[s
     mine = must_take(database)
     wish(database, mine.job_id, Desired.CANCEL)
     with database.transaction() as session:
-        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
-        assert claims.finish(session, mine, JobStatus.CANCELLED, Draft("cancelled"))
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
+        assert claims.finish(session, mine, JobStatus.CANCELLED, NewEvent("cancelled"))
     assert read(database, mine.job_id).status == JobStatus.CANCELLED
 
 
@@ -148,9 +148,9 @@ def test_a_failure_is_kept_on_job_and_attempt(database: Database, jobs: list[str
     mine = must_take(database)
     with database.transaction() as session:
         assert claims.finish(
-            session, mine, JobStatus.FAILED, Draft("bad", level="error"), failure=Failure("loss_not_finite", "NaN", "learning_rate")
+            session, mine, JobStatus.FAILED, NewEvent("bad", level="error"), failure=Failure("loss_not_finite", "NaN", "learning_rate")
         )
-        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, Draft("done"))
+        assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
     job = read(database, mine.job_id)
     assert (job.error_code, job.error_message, job.error_param) == ("loss_not_finite", "NaN", "learning_rate")
     with database.read() as session:
@@ -162,7 +162,7 @@ def test_events_have_no_gaps_whoever_writes_them(database: Database, jobs: list[
 
     def write(index: int) -> bool:
         with database.transaction() as session:
-            return claims.record(session, mine, [Draft(f"{index}.{part}") for part in range(3)], progress={"step": index})
+            return claims.record(session, mine, [NewEvent(f"{index}.{part}") for part in range(3)], progress={"step": index})
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(write, range(10)))
@@ -180,7 +180,7 @@ def test_a_lost_job_waits_twice_as_long_each_time_and_holds_up_no_other(database
     for _ in range(4):
         mine = must_take(database)
         with database.transaction() as session:
-            assert claims.release(session, mine, Draft("lost"), counts_as_failure=True, max_infra_failures=9, retry_seconds=25)
+            assert claims.release(session, mine, NewEvent("lost"), counts_as_failure=True, max_infra_failures=9, retry_seconds=25)
             lost = session.scalar(select(now_plus()))
         job = read(database, mine.job_id)
         assert job.not_before is not None
@@ -190,7 +190,7 @@ def test_a_lost_job_waits_twice_as_long_each_time_and_holds_up_no_other(database
         assert other.job_id == jobs[1], "the next one is taken meanwhile"
         assert take(database) is None
         with database.transaction() as session:
-            claims.release(session, other, Draft("drained"), counts_as_failure=False, max_infra_failures=9)
+            claims.release(session, other, NewEvent("drained"), counts_as_failure=False, max_infra_failures=9)
             session.execute(update(Job).where(Job.id == jobs[0]).values(not_before=now_plus(-1)))
     assert waits == [25, 50, 60, 60]
     assert read(database, jobs[1]).not_before is None
@@ -199,5 +199,5 @@ def test_a_lost_job_waits_twice_as_long_each_time_and_holds_up_no_other(database
 def test_what_is_released_uncounted_does_not_wait(database: Database, jobs: list[str]) -> None:
     mine = must_take(database)
     with database.transaction() as session:
-        claims.release(session, mine, Draft("drained"), counts_as_failure=False, max_infra_failures=3, retry_seconds=25)
+        claims.release(session, mine, NewEvent("drained"), counts_as_failure=False, max_infra_failures=3, retry_seconds=25)
     assert must_take(database).job_id == mine.job_id

@@ -5,7 +5,7 @@ import pytest
 from app.database import Database
 from app.jobs import claims, history, repository
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Event, Job
 from tests.support.house import House
 
@@ -20,11 +20,11 @@ def attempt(house: House, start: int | None, end: int, *, lost: bool = False) ->
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
         taken = Claim(job.id, job.attempt, "w")
-        drafts = [Draft("step", type="metrics", data={"step": step}) for step in range((start or 0) + 1, end + 1)]
-        claims.record(session, taken, [Draft("began"), *drafts])
+        drafts = [NewEvent("step", type="metrics", data={"step": step}) for step in range((start or 0) + 1, end + 1)]
+        claims.record(session, taken, [NewEvent("began"), *drafts])
         if start is not None:
             claims.measure(session, taken, start_step=start)
-        claims.release(session, taken, Draft("handed back"), counts_as_failure=lost, max_infra_failures=9)
+        claims.release(session, taken, NewEvent("handed back"), counts_as_failure=lost, max_infra_failures=9)
 
 
 def test_what_an_attempt_did_again_is_told(house: House) -> None:

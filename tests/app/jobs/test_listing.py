@@ -7,7 +7,7 @@ from sqlalchemy import update
 from app.database import Database
 from app.jobs import claims, listing
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.jobs.listing import ROWS, Wanted
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus, Project
 from tests.support.house import House
@@ -91,10 +91,10 @@ def test_whoever_follows_a_project_learns_of_every_change(house: House) -> None:
     taken = claim(house)
     seen.append(state())
     with house.database.transaction() as session:
-        claims.record(session, taken, [Draft("one")])
+        claims.record(session, taken, [NewEvent("one")])
     seen.append(state())
     with house.database.transaction() as session:
-        claims.finish(session, taken, JobStatus.SUCCEEDED, Draft("done"))
+        claims.finish(session, taken, JobStatus.SUCCEEDED, NewEvent("done"))
     seen.append(state())
     assert all(before != after for before, after in pairwise(seen))
     assert state() == seen[-1]
@@ -105,11 +105,11 @@ def test_a_spark_is_the_whole_course_in_few_points_without_what_was_done_again(h
 
     def run(steps: range) -> None:
         taken = claim(house)
-        drafts = [Draft("step", type="metrics", data={"step": step, "train_loss": 1 / step + taken.attempt}) for step in steps]
-        evaluated = Draft("evaluated", type="metrics", data={"step": steps[-1], "valid_loss": 9.0})
+        drafts = [NewEvent("step", type="metrics", data={"step": step, "train_loss": 1 / step + taken.attempt}) for step in steps]
+        evaluated = NewEvent("evaluated", type="metrics", data={"step": steps[-1], "valid_loss": 9.0})
         with house.database.transaction() as session:
             claims.record(session, taken, [*drafts, evaluated])
-            claims.release(session, taken, Draft("again"), counts_as_failure=False, max_infra_failures=3)
+            claims.release(session, taken, NewEvent("again"), counts_as_failure=False, max_infra_failures=3)
 
     def spark() -> list[tuple[int, float]]:
         with house.database.read() as session:

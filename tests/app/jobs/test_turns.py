@@ -14,7 +14,7 @@ from app.database import Database
 from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import File, FileStatus, Job, JobStatus, Model, Project
 
 QUEUED, ENDED = 10_000, 10_000
@@ -62,7 +62,7 @@ def execute_next(database: Database) -> Job:
     job = take(database)
     assert job is not None
     with database.transaction() as session:
-        assert claims.finish(session, Claim(job.id, job.attempt, "w"), JobStatus.SUCCEEDED, Draft("done"))
+        assert claims.finish(session, Claim(job.id, job.attempt, "w"), JobStatus.SUCCEEDED, NewEvent("done"))
     return job
 
 

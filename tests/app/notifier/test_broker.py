@@ -4,7 +4,7 @@ from pathlib import Path
 
 import redis
 
-from app.notifier.broker import GPU_QUEUE, KEY_PREFIX, Bell
+from app.notifier.broker import GPU_QUEUE, KEY_PREFIX, Notifier
 from app.settings import Settings
 from tests.support.valkey import Valkey
 
@@ -12,9 +12,9 @@ BOUND_SECONDS = 2.5
 
 
 def test_a_ring_is_one_message_that_holds_only_the_id(valkey: Valkey) -> None:
-    bell = Bell(valkey.settings)
-    bell.ring_job("ftjob-1")
-    bell.ring_file("file-1")
+    notifier = Notifier(valkey.settings)
+    notifier.notify_job("ftjob-1")
+    notifier.notify_file("file-1")
     client = redis.Redis.from_url(valkey.settings.resolved_redis_url)
     message = client.lindex(KEY_PREFIX + GPU_QUEUE, 0)
     assert isinstance(message, bytes)
@@ -25,25 +25,25 @@ def test_a_ring_is_one_message_that_holds_only_the_id(valkey: Valkey) -> None:
 
 def test_a_dead_broker_costs_a_warning(tmp_path: Path) -> None:
     started = time.monotonic()
-    Bell(Settings(data_dir=tmp_path)).ring_job("ftjob-1")
-    Bell(Settings(redis_url="redis://127.0.0.1:1/0")).ring_job("ftjob-1")
+    Notifier(Settings(data_dir=tmp_path)).notify_job("ftjob-1")
+    Notifier(Settings(redis_url="redis://127.0.0.1:1/0")).notify_job("ftjob-1")
     assert time.monotonic() - started < BOUND_SECONDS
 
 
 def test_a_silent_broker_is_given_up_on() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        Bell(Settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).ring_job("ftjob-1")
+        Notifier(Settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")).notify_job("ftjob-1")
         assert time.monotonic() - started < BOUND_SECONDS
 
 
 def test_the_same_bell_rings_again_after_a_restart(valkey: Valkey) -> None:
-    bell = Bell(valkey.settings)
-    bell.ring_job("ftjob-1")
+    notifier = Notifier(valkey.settings)
+    notifier.notify_job("ftjob-1")
     valkey.kill()
-    bell.ring_job("ftjob-2")
+    notifier.notify_job("ftjob-2")
     valkey.start()
-    bell.ring_job("ftjob-3")
+    notifier.notify_job("ftjob-3")
     client = redis.Redis.from_url(valkey.settings.resolved_redis_url)
     assert client.llen(KEY_PREFIX + GPU_QUEUE) >= 1
     client.close()

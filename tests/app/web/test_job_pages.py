@@ -10,7 +10,7 @@ from sqlalchemy import insert, update
 from app.auth.caller import Caller
 from app.database import now_plus
 from app.ids import new_id
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.jobs.listing import Wanted
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
 from app.web.pages.jobs import shown_table
@@ -185,7 +185,9 @@ def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Te
         session.execute(insert(Job), [columns | ended | {"id": id_} for id_ in ids])
         row = {"number": 1, "worker": "w", "device": "cpu", "num_devices": 2}
         session.execute(insert(Attempt), [row | {"job_id": id_} for id_ in ids])
-        told = [Draft("", type="metrics", data=scene.metrics(step, 1.0))._asdict() | {"seq": step, "attempt": 1} for step in range(1, 101)]
+        told = [
+            NewEvent("", type="metrics", data=scene.metrics(step, 1.0))._asdict() | {"seq": step, "attempt": 1} for step in range(1, 101)
+        ]
         session.execute(insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in told])
 
     def first_paint() -> float:

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from app.catalogue.service import MAX_OFFERED
 from app.jobs.listing import MAX_COUNTED
-from app.models import Artifact, Export, Model, Scope, WishStatus
+from app.models import Artifact, Export, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE
 from tests.browser import scene
@@ -112,12 +112,12 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
     assert "being made" in page
     assert f'hx-sse:connect="{here}/live"' in page
     assert [one["status"] for one in tenant.http.get(f"/v1/models/{model}/exports").json()["data"]] == ["in_progress"]
-    settle(tenant, status=WishStatus.FAILED, error_code="x", error_message="The disk is full.")
+    settle(tenant, status=OperationStatus.FAILED, error_code="x", error_message="The disk is full.")
     page = browser.get(here).text
     assert "The disk is full." in page
     assert 'value="bf16"' in page
     assert "being made" in post(browser, f"{here}/exports", format="bf16").text
-    settle(tenant, status=WishStatus.COMPLETED)
+    settle(tenant, status=OperationStatus.COMPLETED)
     tenant.add_model(f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model, job_id="ftjob-1")
     assert f'href="{model_page(f"{model}:bf16")}"' in browser.get(here).text
     tenant.client.models.delete(f"{model}:bf16")

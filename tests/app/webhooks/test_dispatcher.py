@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.database import Database, now_plus
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import DEFAULT_PROJECT_ID, DeliveryStatus, JobStatus, WebhookDelivery, WebhookEndpoint
 from app.settings import Settings
 from app.webhooks import repository, service
@@ -52,7 +52,7 @@ def end_a_job(house: House, status: JobStatus = JobStatus.FAILED) -> str:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
         failure = Failure("bad", "bad") if status is JobStatus.FAILED else None
-        assert claims.finish(session, Claim(job.id, job.attempt, "w"), status, Draft("end"), failure=failure)
+        assert claims.finish(session, Claim(job.id, job.attempt, "w"), status, NewEvent("end"), failure=failure)
     return job_id
 
 
@@ -98,7 +98,7 @@ def test_a_job_that_its_worker_hands_back_is_told_as_what_it_became(
         assert job is not None
     house.set(job_id, desired=desired)
     with house.database.transaction() as session:
-        assert claims.release(session, Claim(job_id, 1, "w"), Draft("stop"), counts_as_failure=False, max_infra_failures=3)
+        assert claims.release(session, Claim(job_id, 1, "w"), NewEvent("stop"), counts_as_failure=False, max_infra_failures=3)
     assert [row.event_type for row in deliveries(house)] == [f"fine_tuning.job.{status}" for status in told]
 
 
@@ -119,7 +119,7 @@ def test_a_transaction_that_is_rolled_back_tells_nobody(house: House, receiver: 
     with house.database.transaction() as session:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
-        assert claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, Draft("end"))
+        assert claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, NewEvent("end"))
         session.rollback()
     assert deliveries(house) == []
 
@@ -128,7 +128,7 @@ def test_a_ghost_tells_nobody(house: House, receiver: Receiver) -> None:
     add_endpoint(house, receiver.url)
     job_id = end_a_job(house)
     with house.database.transaction() as session:
-        assert not claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, Draft("end"))
+        assert not claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, NewEvent("end"))
     assert [row.event_type for row in deliveries(house)] == ["fine_tuning.job.failed"]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
-from falqon_core.meld.rows import CodeRows, Rows
+from falqon_core.meld.rows import Fp8Weight, PackedWeight
 from falqon_core.ops import attention
 
 # 40 and 56 are no multiples of 16.
@@ -37,9 +37,9 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 ALIGNED = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 12}
 
 
-def code_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> Rows:
+def code_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:
     """Stands in for `linear.new_rows`: the storage of an FP8 GPU, whose operators run as oracles on a CPU."""
-    return CodeRows(sizes, like.shape[1], rank, like.device, fp8=True)
+    return Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=True)
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.bfloat16, attn_implementation: str = attention.NAME, **sizes: int) -> PreTrainedModel:

@@ -15,7 +15,7 @@ from falqon_core.meld import rows as rows_module
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.fused import FusedDecoderLayer, normed_linears, normed_swiglu
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.meld.rows import CodeRows
+from falqon_core.meld.rows import Fp8Weight
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes
@@ -233,7 +233,7 @@ def test_a_model_on_a_cpu_is_never_fused() -> None:
 
 
 def test_codes_that_are_dequantized_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "new_rows", lambda sizes, rank, like, _: CodeRows(sizes, like.shape[1], rank, like.device, fp8=False))
+    monkeypatch.setattr(linear, "new_rows", lambda sizes, rank, like, _: Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=False))
     model = tiny_model("llama", **ALIGNED)
     melded(model)
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from falqon_core.meld import rows as rows_module
 from falqon_core.meld.linear import MeldedLinear, call_together, meld
 from falqon_core.meld.matmul import side_by_side
-from falqon_core.meld.rows import CodeRows, Rows, ShadowRows, new_rows
+from falqon_core.meld.rows import EmulatedWeight, Fp8Weight, PackedWeight, new_rows
 from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
@@ -17,23 +17,23 @@ SIZES, NUM_INPUTS, RANK, TOKENS = (64, 32, 32), 96, 5, 37  # the rank is no mult
 DEVICE = torch.device(KERNEL_DEVICE)
 
 
-def shadow(sizes: tuple[int, ...], like: Tensor) -> Rows:
-    return ShadowRows(sizes, NUM_INPUTS, RANK, like, simulate_fp8=False)
+def shadow(sizes: tuple[int, ...], like: Tensor) -> PackedWeight:
+    return EmulatedWeight(sizes, NUM_INPUTS, RANK, like, simulate_fp8=False)
 
 
-def simulated(sizes: tuple[int, ...], like: Tensor) -> Rows:
-    return ShadowRows(sizes, NUM_INPUTS, RANK, like, simulate_fp8=True)
+def simulated(sizes: tuple[int, ...], like: Tensor) -> PackedWeight:
+    return EmulatedWeight(sizes, NUM_INPUTS, RANK, like, simulate_fp8=True)
 
 
-def codes(sizes: tuple[int, ...], like: Tensor) -> Rows:
-    return CodeRows(sizes, NUM_INPUTS, RANK, like.device, fp8=True)
+def codes(sizes: tuple[int, ...], like: Tensor) -> PackedWeight:
+    return Fp8Weight(sizes, NUM_INPUTS, RANK, like.device, fp8=True)
 
 
-def dequantized(sizes: tuple[int, ...], like: Tensor) -> Rows:
-    return CodeRows(sizes, NUM_INPUTS, RANK, like.device, fp8=False)
+def dequantized(sizes: tuple[int, ...], like: Tensor) -> PackedWeight:
+    return Fp8Weight(sizes, NUM_INPUTS, RANK, like.device, fp8=False)
 
 
-NewRows = Callable[[tuple[int, ...], Tensor], Rows]
+NewRows = Callable[[tuple[int, ...], Tensor], PackedWeight]
 STORAGES = [shadow, simulated, codes, dequantized]
 RULES: list[UpdateRule] = [Anchored(), TopK(7), Stochastic(3)]
 
@@ -129,7 +129,7 @@ def test_what_a_checkpoint_holds_brings_every_storage_back(new: NewRows, rule: U
 @pytest.mark.parametrize("rule", RULES)
 def test_both_layouts_of_codes_say_the_same(rule: UpdateRule) -> None:
     rows = group(codes, rule, num_steps=3)[0].rows
-    assert isinstance(rows, CodeRows)
+    assert isinstance(rows, Fp8Weight)
     assert rows.codes_t is not None
     assert torch.equal(rows.codes_t.float(), rows.codes[: rows.num_outputs].float().t())
     assert len(rows.codes) % 16 == 0
@@ -174,7 +174,7 @@ def test_ranks_and_sizes_that_fp8_gemms_do_not_take(monkeypatch: pytest.MonkeyPa
     for width in (40, 48):
         like = torch.empty(32, width, dtype=torch.bfloat16, device="meta")
         made = new_rows([32, 16], 3, like, simulate_fp8=False)
-        assert isinstance(made, CodeRows)
+        assert isinstance(made, Fp8Weight)
         kinds[width] = (made.fp8, len(made.codes))
     assert kinds == {40: (False, 64), 48: (True, 64)}
 
@@ -185,7 +185,7 @@ def test_a_gpu_without_fp8_dequantizes_unless_its_rounding_is_asked_for(
 ) -> None:
     monkeypatch.setattr(rows_module, "has_fp8_gemm", lambda device: hardware)
     made = new_rows([32], 3, torch.empty(32, 48, dtype=torch.bfloat16, device="meta"), simulate)
-    assert isinstance(made, CodeRows)
+    assert isinstance(made, Fp8Weight)
     assert made.fp8 is fp8
     assert (made.codes_t is not None) is fp8
 

@@ -18,14 +18,14 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.certificate import compare
-from falqon_core.export.witness import Witness, load_witness, save_witness
-from falqon_core.train.certifier import Certifier
+from falqon_core.export.reference import ReferenceOutputs, load_reference, save_reference
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.finish import restored_model
 from falqon_core.train.model import load_tokenizer
+from falqon_core.train.reference_outputs import capture_reference
 from falqon_core.train.trainer import Trainer
-from falqon_core.train.witness import witness_of
+from falqon_core.train.verifier import VerifierProcess
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 8, "max_steps": 4, "learning_rate": 0.01, "seed": 5}
 
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
     config: TrainConfig
     folder: Path
     checkpoint: Checkpoint
-    witness: Witness
+    reference_outputs: ReferenceOutputs
 
 
 def train(tiny: Path, data: Path, output: Path, *, certificate: bool = True, **recipe: Any) -> Trained:
@@ -48,7 +48,7 @@ def train(tiny: Path, data: Path, output: Path, *, certificate: bool = True, **r
     tokenizer = load_tokenizer(tiny)
     model = restored_model(tiny, checkpoint, torch.device("cpu"))
     training, validation = load_data(config, tokenizer, lambda text: None)
-    return Trained(config, output / "model", checkpoint, witness_of(model, tokenizer, validation, training))
+    return Trained(config, output / "model", checkpoint, capture_reference(model, tokenizer, validation, training))
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,16 @@ def test_nothing_is_left_beside_the_model(trained: Trained) -> None:
 
 
 def test_a_witness_survives_its_file(trained: Trained, tmp_path: Path) -> None:
-    save_witness(trained.witness, tmp_path / "witness")
-    read = load_witness(tmp_path / "witness")
-    assert read.record == trained.witness.record
+    save_reference(trained.reference_outputs, tmp_path / "reference_outputs")
+    read = load_reference(tmp_path / "reference_outputs")
+    assert read.record == trained.reference_outputs.record
     assert all(
-        torch.equal(a, b) for one, other in zip(read.rows, trained.witness.rows, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b)
+        for one, other in zip(read.rows, trained.reference_outputs.rows, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
-    assert torch.equal(read.prompt, trained.witness.prompt)
-    assert torch.equal(read.answer, trained.witness.answer)
+    assert torch.equal(read.prompt, trained.reference_outputs.prompt)
+    assert torch.equal(read.answer, trained.reference_outputs.answer)
 
 
 def change_tensor(name: str, change: Callable[[torch.Tensor], None]) -> Callable[[Path], None]:
@@ -159,7 +161,7 @@ CODES, SCALES = "model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.k
 def test_damage_is_found(damage: Callable[[Path], None], failed: set[str], trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     damage(folder)
-    checks, _ = compare(folder, trained.witness, torch.device("cpu"))
+    checks, _ = compare(folder, trained.reference_outputs, torch.device("cpu"))
     found = {check.name for check in checks if not check.passed}
     assert failed <= found, checks
     assert not {"codes_and_scales", "other_tensors", "tokenizer"} & (found - failed)
@@ -170,9 +172,9 @@ def test_damage_is_found(damage: Callable[[Path], None], failed: set[str], train
 )
 def test_every_way_to_train_has_one(recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
     one = train(tiny_folder, train_file, tmp_path / "out", certificate=False, **recipe)
-    assert one.witness.record.rounds_activations == ("simulate_fp8" in recipe)
-    assert one.witness.record.held_out.source == "training"
-    checks, _ = compare(one.folder, one.witness, torch.device("cpu"))
+    assert one.reference_outputs.record.rounds_activations == ("simulate_fp8" in recipe)
+    assert one.reference_outputs.record.held_out.source == "training"
+    checks, _ = compare(one.folder, one.reference_outputs, torch.device("cpu"))
     assert all(check.passed for check in checks), checks
     assert not (one.folder / "certificate.json").exists()
 
@@ -185,27 +187,27 @@ def test_of_pairs_the_chosen_answers_are_read(tiny_folder: Path, tmp_path: Path)
     }
     (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 16)
     one = train(tiny_folder, tmp_path / "pairs.jsonl", tmp_path / "out", certificate=False, method="dpo", num_epochs=2)
-    rendered = load_tokenizer(tiny_folder).decode(one.witness.rows[0].input_ids)
+    rendered = load_tokenizer(tiny_folder).decode(one.reference_outputs.rows[0].input_ids)
     assert "the blue kettle" in rendered
     assert "ropes" not in rendered
-    checks, _ = compare(one.folder, one.witness, torch.device("cpu"))
+    checks, _ = compare(one.folder, one.reference_outputs, torch.device("cpu"))
     assert all(check.passed for check in checks), checks
 
 
 def test_a_mismatch_is_an_error_that_says_which(trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     change_tensor(CODES, flip_a_bit)(folder)
-    certifier = Certifier(trained.config)
-    certifier._process.send_signal(signal.SIGTERM)  # a wish to stop is the trainer's to answer
+    verifier = VerifierProcess(trained.config)
+    verifier._process.send_signal(signal.SIGTERM)  # a wish to stop is the trainer's to answer
     with pytest.raises(CertificateMismatch, match=f"codes_and_scales: 1 tensors differ, the first is {CODES}"):
-        certifier.certify(folder, trained.witness, trained.checkpoint.progress, torch.device("cpu"))
-    certifier.close()
+        verifier.certify(folder, trained.reference_outputs, trained.checkpoint.progress, torch.device("cpu"))
+    verifier.close()
 
 
 def test_a_process_that_is_killed_says_nothing_of_the_model(trained: Trained) -> None:
-    certifier = Certifier(trained.config)
-    certifier._process.kill()
+    verifier = VerifierProcess(trained.config)
+    verifier._process.kill()
     with pytest.raises(FalqonError, match="ended with -9") as caught:
-        certifier.certify(trained.folder, trained.witness, trained.checkpoint.progress, torch.device("cpu"))
+        verifier.certify(trained.folder, trained.reference_outputs, trained.checkpoint.progress, torch.device("cpu"))
     assert caught.value.code == "internal_error"
-    certifier.close()
+    verifier.close()

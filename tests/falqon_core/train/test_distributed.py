@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Failed, Finished, Log, Message, Started, StepMetrics
-from falqon_core.train.distributed import ALONE, World, join_world, shares
+from falqon_core.train.distributed import ALONE, ProcessGroup, join_process_group, shares
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ranks, write_config
 
@@ -209,17 +209,17 @@ def test_a_variable_that_is_missing_is_named(tiny_folder: Path, train_file: Path
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="RANK is not set; start them with torchrun"), join_world():
+    with pytest.raises(ConfigError, match="RANK is not set; start them with torchrun"), join_process_group():
         pass
 
 
 def test_without_torchrun_the_world_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_world() as world:
+    with join_process_group() as world:
         assert world is ALONE
     assert ALONE.share(["one", "two"]) == ["one", "two"]
-    assert ALONE.add_up(1.5, 2) == [1.5, 2]
-    with pytest.raises(ZeroDivisionError), ALONE.together():
+    assert ALONE.all_reduce_sum(1.5, 2) == [1.5, 2]
+    with pytest.raises(ZeroDivisionError), ALONE.barrier_or_raise():
         _ = 1 / 0
 
 
@@ -232,4 +232,4 @@ def test_shares_are_whole_and_balanced(lengths: list[int], size: int) -> None:
     loads = [sum(lengths[index] for index in share) for share in result]
     assert max(loads) - min(loads) <= max(lengths, default=0)
     records = ["x" * length for length in lengths]
-    assert [World(rank, size).share(records) for rank in range(size)] == [[records[index] for index in share] for share in result]
+    assert [ProcessGroup(rank, size).share(records) for rank in range(size)] == [[records[index] for index in share] for share in result]

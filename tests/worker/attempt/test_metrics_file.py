@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Attempt, Desired, File, FileStatus, JobStatus, Orphan, Purpose
 from app.models.base import JsonObject
 from tests.support.house import House
@@ -35,8 +35,8 @@ def attempt(house: House, job_id: str, start_step: int, *measured: JsonObject) -
         assert job is not None
         claim = Claim(job.id, job.attempt, "w")
         session.get_one(Attempt, (job.id, job.attempt)).start_step = start_step
-        claims.record(session, claim, [Draft("said")] + [Draft("", type="metrics", data=data) for data in measured])
-        claims.release(session, claim, Draft("released"), counts_as_failure=False, max_infra_failures=3)
+        claims.record(session, claim, [NewEvent("said")] + [NewEvent("", type="metrics", data=data) for data in measured])
+        claims.release(session, claim, NewEvent("released"), counts_as_failure=False, max_infra_failures=3)
 
 
 def test_a_job_that_succeeds_leaves_its_metrics(house: House) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from app.models import Attempt
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
 from falqon_core.estimate.prices import default_price
@@ -16,7 +16,7 @@ from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
 from worker.attempt.relay import MAX_BATCH, Relay
 from worker.attempt.spool import Spool
-from worker.attempt.writer import Journal
+from worker.attempt.writer import AttemptWriter
 
 
 def ignore(_saved: CheckpointSaved) -> None: ...
@@ -35,7 +35,7 @@ def relayed(
     price = default_price("cpu")
     progress = Progress(house.job(job_id), supervisor.machine, lambda: 0, price)
     spool = Spool(house.settings.data_dir / "events.spool")
-    relay = Relay(Journal(house.database, supervisor.redis, lease), progress, lambda _: price, spool, on_checkpoint)
+    relay = Relay(AttemptWriter(house.database, supervisor.redis, lease), progress, lambda _: price, spool, on_checkpoint)
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)
@@ -90,6 +90,6 @@ def test_a_batch_whose_commit_nobody_confirmed_is_written_once(house: House) -> 
 def test_a_ghost_relays_nothing(house: House) -> None:
     job_id = relayed(house, encode(Log(text="mine")))
     with house.database.transaction() as session:
-        assert not claims.relay(session, Claim(job_id, 1, "somebody else"), [Draft("not mine")], 1)
-        assert not claims.relay(session, Claim(job_id, 2, "me"), [Draft("not mine")], 1)
+        assert not claims.relay(session, Claim(job_id, 1, "somebody else"), [NewEvent("not mine")], 1)
+        assert not claims.relay(session, Claim(job_id, 2, "me"), [NewEvent("not mine")], 1)
     assert [event.message for event in house.events(job_id)] == ["mine"]

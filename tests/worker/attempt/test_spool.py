@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.events import Draft
+from app.jobs.events import NewEvent
 from falqon_core import fault_points
 from worker.attempt import spool as spools
 from worker.attempt.spool import Spool
@@ -24,8 +24,8 @@ def spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
     spool.close()
 
 
-def draft(number: int) -> Draft:
-    return Draft(f"event {number}", level="warn", type="metrics", data={"step": number, "text": "…\n"})
+def draft(number: int) -> NewEvent:
+    return NewEvent(f"event {number}", level="warn", type="metrics", data={"step": number, "text": "…\n"})
 
 
 def test_a_few_stay_in_memory(path: Path, spool: Spool) -> None:
@@ -53,7 +53,7 @@ def test_order_and_content_survive_the_disk(path: Path, spool: Spool) -> None:
 
 
 def test_one_adds_while_another_takes(path: Path, spool: Spool) -> None:
-    taken: list[Draft] = []
+    taken: list[NewEvent] = []
     writer = threading.Thread(target=lambda: [spool.add(draft(number)) for number in range(2000)])
     writer.start()
     while writer.is_alive() or spool:

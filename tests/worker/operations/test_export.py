@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from app.exports import repository
 from app.garbage import orphans
 from app.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, File, Job, Model, WishStatus
+from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Export, File, Job, Model, OperationStatus
 from app.operations import claims
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from tests.support.house import BASE_MODEL, House
@@ -35,7 +35,8 @@ def ask(house: House, model_id: str, format: str, step: int | None = None) -> st
     with house.database.transaction() as session:
         export = Export(
             id=new_id("export-"), project_id=DEFAULT_PROJECT_ID, source=source, job_id=session.get_one(Model, model_id).job_id, step=step,
-            format=format, exported_model_id=source if format == "fp8" else f"{source}:{format}", status=WishStatus.IN_PROGRESS, tries=0,
+            format=format, exported_model_id=source if format == "fp8" else f"{source}:{format}",
+            status=OperationStatus.IN_PROGRESS, tries=0,
         )  # fmt: skip
         repository.add(session, export)
     return export.id
@@ -64,9 +65,9 @@ def test_each_is_made_from_what_it_should_and_becomes_a_model(house: House) -> N
     }
     old = ask(house, model_id, "fp8", step=15)
     old_bf16 = ask(house, model_id, "bf16", step=15)
-    exporter(house).look()
+    exporter(house).poll()
     for format, (export_id, weights) in wanted.items():
-        assert found(house, export_id).status == WishStatus.COMPLETED
+        assert found(house, export_id).status == OperationStatus.COMPLETED
         assert content(house, export_id, f"{format}.txt") == f"{model_id}:{format} {weights.decode()}"
     before = toy_state(15)
     assert content(house, old, "model.safetensors") == before
@@ -91,7 +92,7 @@ def test_an_adapter_is_made_beside_what_tells_its_base_and_licence(base_is_there
         with house.database.transaction() as session:
             session.execute(update(Model).where(Model.id == BASE_MODEL).values(deleted_at=func.now()))
     of_checkpoint, of_model = ask(house, model_id, "lora", step=15), ask(house, model_id, "lora")
-    exporter(house).look()
+    exporter(house).poll()
     assert ("config.json" in content(house, of_checkpoint, "source.txt").split()) is base_is_there
     assert "config.json" in content(house, of_model, "source.txt").split()
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_is_certified_on_the_data_of_its_training(data_is_there: bo
         with house.database.transaction() as session:
             session.execute(update(File).values(deleted_at=func.now()))
     export_id = ask(house, model_id, "fp8", step=15)
-    exporter(house).look()
+    exporter(house).poll()
     with house.database.read() as session:
         names = session.scalars(select(Artifact.name).where(Artifact.model_id == f"{model_id}:ckpt-step-15")).all()
         trained_on = select(File.sha256).join(Job, Job.training_file_id == File.id).where(Job.fine_tuned_model_id == model_id)
@@ -130,10 +131,10 @@ def toy_state(step: int) -> str:
 
 def test_what_the_program_refuses_is_told_in_its_words(embedded_house: House) -> None:
     export_id = ask(embedded_house, model_of(embedded_house), "gguf")
-    exporter(embedded_house).look()
+    exporter(embedded_house).poll()
     export = found(embedded_house, export_id)
     assert (export.status, export.error_code, export.error_message) == (
-        WishStatus.FAILED, "format_not_available", "format: a toy has no GGUF",
+        OperationStatus.FAILED, "format_not_available", "format: a toy has no GGUF",
     )  # fmt: skip
     with embedded_house.database.read() as session:
         assert session.get(Model, export.exported_model_id) is None
@@ -146,7 +147,7 @@ def test_a_checkpoint_that_is_gone_is_said_to_be(embedded_house: House) -> None:
         for checkpoint in session.scalars(select(Checkpoint)):
             session.delete(checkpoint)
     claims = [ask(house, model_id, "lora"), ask(house, model_id, "fp8", step=15)]
-    exporter(house).look()
+    exporter(house).poll()
     assert [found(house, one).error_code for one in claims] == ["checkpoint_missing"] * 2
 
 
@@ -161,14 +162,14 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     assert house.start_worker("cpu").wait(60) == 137
     assert (tmp_path / "marks" / point).exists()
     export = found(house, export_id)
-    assert (export.status, export.tries) == (WishStatus.IN_PROGRESS, 1)
+    assert (export.status, export.tries) == (OperationStatus.IN_PROGRESS, 1)
     with house.database.read() as session:
         assert session.get(Model, export.exported_model_id) is None
 
     with house.database.transaction() as session:  # what time would do
         session.execute(update(Export).values(claimed_at=None))
-    exporter(house).look()
-    assert found(house, export_id).status == WishStatus.COMPLETED
+    exporter(house).poll()
+    assert found(house, export_id).status == OperationStatus.COMPLETED
     assert content(house, export_id, "bf16.txt").startswith(export.exported_model_id)
     prefix = f"projects/{export.project_id}/exports/{export_id}"
     with house.database.read() as session:
@@ -180,9 +181,9 @@ def test_workers_that_die_again_and_again_end_it(embedded_house: House) -> None:
     export_id = ask(embedded_house, model_of(embedded_house), "bf16")
     with embedded_house.database.transaction() as session:
         session.execute(update(Export).values(tries=MAX_TRIES))
-    exporter(embedded_house).look()
+    exporter(embedded_house).poll()
     export = found(embedded_house, export_id)
-    assert (export.status, export.error_code) == (WishStatus.FAILED, "export_failed")
+    assert (export.status, export.error_code) == (OperationStatus.FAILED, "export_failed")
 
 
 def test_a_worker_that_ends_gives_it_back(embedded_house: House) -> None:
@@ -191,16 +192,16 @@ def test_a_worker_that_ends_gives_it_back(embedded_house: House) -> None:
     with embedded_house.database.transaction() as session:
         claimed = claims.claim(session, Export, 60)
     assert claimed is not None
-    worker.look()  # somebody holds it
+    worker.poll()  # somebody holds it
     assert found(embedded_house, export_id).tries == 1
     with embedded_house.database.transaction() as session:
         claims.release(session, claimed)
     drain.set()
-    worker.look()
+    worker.poll()
     assert (found(embedded_house, export_id).tries, found(embedded_house, export_id).claimed_at) == (0, None)
     drain.clear()
-    worker.look()
-    assert found(embedded_house, export_id).status == WishStatus.COMPLETED
+    worker.poll()
+    assert found(embedded_house, export_id).status == OperationStatus.COMPLETED
 
 
 def test_a_ghost_writes_nothing(embedded_house: House) -> None:
@@ -223,13 +224,13 @@ def test_one_that_was_deleted_is_made_again(embedded_house: House) -> None:
     house = embedded_house
     export_id = ask(house, model_of(house), "bf16")
     worker = exporter(house)
-    worker.look()
+    worker.poll()
     model_id = found(house, export_id).exported_model_id
     with house.database.transaction() as session:
         session.execute(update(Model).where(Model.id == model_id).values(deleted_at=Model.created_at))
         repository.ask_again(session, export_id)
-    worker.look()
-    assert found(house, export_id).status == WishStatus.COMPLETED
+    worker.poll()
+    assert found(house, export_id).status == OperationStatus.COMPLETED
     with house.database.read() as session:
         assert session.get_one(Model, model_id).deleted_at is None
     assert content(house, export_id, "bf16.txt").startswith(model_id)

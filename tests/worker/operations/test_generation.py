@@ -56,7 +56,7 @@ def answerer(house: House, tmp_path: Path, code: str, drain: threading.Event | N
 
 def test_both_answers_are_written_and_the_prompt_reaches_the_program_as_it_is(house: House, tmp_path: Path) -> None:
     trial_id = ask(house, a_model(house), "Wie heißt er?\n--model 💡")
-    answerer(house, tmp_path, "say(0, prompt); say(1, str(len(models))); say(0, '!')").look()
+    answerer(house, tmp_path, "say(0, prompt); say(1, str(len(models))); say(0, '!')").poll()
 
     done = trial(house, trial_id)
     assert (done.status, done.answer, done.base_answer) == ("completed", "Wie heißt er?\n--model 💡!", "2")
@@ -65,7 +65,7 @@ def test_both_answers_are_written_and_the_prompt_reaches_the_program_as_it_is(ho
 
 def test_a_base_model_answers_alone(house: House, tmp_path: Path) -> None:
     trial_id = ask(house, BASE_MODEL)
-    answerer(house, tmp_path, "say(0, str(len(models)))").look()
+    answerer(house, tmp_path, "say(0, str(len(models)))").poll()
 
     done = trial(house, trial_id)
     assert (done.status, done.answer, done.base_model_id) == ("completed", "1", None)
@@ -82,7 +82,7 @@ while not os.path.exists({str(go_on)!r}):
 say(1, "Second")
 """
     worker = answerer(house, tmp_path, code)
-    thread = threading.Thread(target=worker.look)
+    thread = threading.Thread(target=worker.poll)
     thread.start()
     wait_for(lambda: trial(house, trial_id).answer.startswith("First"), what="the first piece is there")
     assert trial(house, trial_id).status == "in_progress"
@@ -93,7 +93,7 @@ say(1, "Second")
 
 def test_what_the_program_refuses_is_told_in_its_words(house: House, tmp_path: Path) -> None:
     trial_id = ask(house, a_model(house))
-    answerer(house, tmp_path, FAILS).look()
+    answerer(house, tmp_path, FAILS).poll()
 
     failed = trial(house, trial_id)
     assert (failed.status, failed.error_code, failed.error_message) == ("failed", "out_of_memory", "the model needs more")
@@ -102,7 +102,7 @@ def test_what_the_program_refuses_is_told_in_its_words(house: House, tmp_path: P
 def test_a_program_that_never_ends_is_stopped(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Answerer, "limit_seconds", 0.5)
     trial_id = ask(house, a_model(house))
-    answerer(house, tmp_path, "time.sleep(600)").look()
+    answerer(house, tmp_path, "time.sleep(600)").poll()
 
     assert (trial(house, trial_id).status, trial(house, trial_id).error_code) == ("failed", "too_slow")
 
@@ -112,7 +112,7 @@ def test_a_model_that_was_deleted_meanwhile(house: House, tmp_path: Path) -> Non
     trial_id = ask(house, model_id)
     with house.database.transaction() as session:
         session.execute(update(Model).where(Model.id == model_id).values(deleted_at=now_plus()))
-    answerer(house, tmp_path, "say(0, 'Yes')").look()
+    answerer(house, tmp_path, "say(0, 'Yes')").poll()
 
     assert (trial(house, trial_id).status, trial(house, trial_id).error_code) == ("failed", "model_not_found")
 
@@ -123,7 +123,7 @@ def test_a_worker_that_has_lost_it_writes_nothing(house: House, tmp_path: Path) 
         ghost = claims.claim(session, Trial, 60)
         session.execute(update(Trial).values(claimed_at=None))
     assert ghost is not None
-    answerer(house, tmp_path, "say(0, 'Yes')").look()
+    answerer(house, tmp_path, "say(0, 'Yes')").poll()
     with house.database.transaction() as session:
         assert not claims.write(session, ghost, answer="No")
     assert trial(house, trial_id).answer == "Yes"

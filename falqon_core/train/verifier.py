@@ -16,16 +16,16 @@ from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError, OutOfMemory
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.certify import Request
-from falqon_core.export.witness import Witness, save_witness
+from falqon_core.export.reference import ReferenceOutputs, save_reference
 from falqon_core.train.checkpoint import Progress
 
 
-class Certifier:
+class VerifierProcess:
     """`close` ends the process, whatever it does."""
 
     def __init__(self, config: TrainConfig) -> None:
         command = [sys.executable, "-m", "falqon_core", "certify"]
-        # A wish to stop reaches the whole process group; the trainer alone decides what becomes of it.
+        # A signal to stop reaches the whole process group; the trainer alone decides what becomes of it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -33,12 +33,12 @@ class Certifier:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._tell(config.model_dump_json())
 
-    def certify(self, folder: Path, witness: Witness, progress: Progress, device: torch.device) -> Certificate:
+    def certify(self, folder: Path, reference_outputs: ReferenceOutputs, progress: Progress, device: torch.device) -> Certificate:
         """Raises `CertificateMismatch` when the files are not what was trained, `FalqonError` or `OutOfMemory` when that cannot be told."""
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
-            path = Path(temporary) / "witness.safetensors"
-            save_witness(witness, path)
-            request = Request(folder=folder, witness=path, device=str(device), training=_training(progress))
+            path = Path(temporary) / "reference_outputs.safetensors"
+            save_reference(reference_outputs, path)
+            request = Request(folder=folder, reference_outputs=path, device=str(device), training=_training(progress))
             self._tell(request.model_dump_json())
             answer, _ = self._process.communicate()
         if self._process.returncode == ExitCode.OUT_OF_MEMORY:

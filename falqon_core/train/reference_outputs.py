@@ -17,7 +17,7 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Pair, Sequence
 from falqon_core.export.fp8 import QuantizedLinear
-from falqon_core.export.witness import CANARY_TOKENS, Record, Row, Witness, canary_prompt, sha256_of
+from falqon_core.export.reference import CANARY_TOKENS, Record, ReferenceOutputs, Row, canary_prompt, sha256_of
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.methods.loss import states_and_labels
 from falqon_core.ops.cross_entropy import token_cross_entropy
@@ -30,7 +30,9 @@ NUM_POSITIONS = 8  # of a row, whose logits are kept
 
 
 @torch.no_grad()
-def witness_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, validation: Dataset | None, training: Dataset) -> Witness:
+def capture_reference(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, validation: Dataset | None, training: Dataset
+) -> ReferenceOutputs:
     """`model` as it is exported; without validation data rows of the training data are read, and the record says so."""
     sequences = [_cut(item) for item in (training if validation is None else validation).sequences[:NUM_ROWS]]
     told = [_row(model, sequence) for sequence in sequences]
@@ -43,7 +45,7 @@ def witness_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, valid
         loss=sum(summed for summed, _ in told) / (num_tokens - len(sequences)),
         rounds_activations=any(module.rows.rounds_activations for module in model.modules() if isinstance(module, MeldedLinear)),
     )
-    return Witness(record, [row for _, row in told], prompt, torch.from_numpy(answer))
+    return ReferenceOutputs(record, [row for _, row in told], prompt, torch.from_numpy(answer))
 
 
 def _cut(item: Sequence | Pair) -> Sequence:

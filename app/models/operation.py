@@ -6,13 +6,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import CreatedAt
 
 
-class WishStatus(StrEnum):
+class OperationStatus(StrEnum):
     IN_PROGRESS = "in_progress"  # asked for; a worker holds it while `claimed_at` is fresh
     COMPLETED = "completed"
     FAILED = "failed"
 
 
-class Wish:
+class Operation:
     """What a user has asked a cpu worker for, besides what is particular to its kind. `app.operations.claims` takes and ends it."""
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -21,7 +21,7 @@ from falqon_core.data.resource_limits import OutOfBounds, bounded
 
 CANARY = "Hello! What can you do for me?"
 CANARY_TOKENS = 16
-_RECORD = "witness"
+_RECORD = "reference_outputs"
 
 
 class Record(BaseModel):
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     logits: Tensor
 
 
-class Witness(NamedTuple):
+class ReferenceOutputs(NamedTuple):
     """`prompt` and `answer` int64: the tokens of the canary prompt, and those that the trainer's model most probably continues it with."""
 
     record: Record
@@ -52,17 +52,19 @@ class Witness(NamedTuple):
     answer: Tensor
 
 
-def save_witness(witness: Witness, path: Path) -> None:
-    tensors = {f"{index}.{name}": value for index, row in enumerate(witness.rows) for name, value in row._asdict().items()}
-    tensors |= {"prompt": witness.prompt, "answer": witness.answer}
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, {_RECORD: witness.record.model_dump_json()})
+def save_reference(reference_outputs: ReferenceOutputs, path: Path) -> None:
+    tensors = {f"{index}.{name}": value for index, row in enumerate(reference_outputs.rows) for name, value in row._asdict().items()}
+    tensors |= {"prompt": reference_outputs.prompt, "answer": reference_outputs.answer}
+    save_file(
+        {name: value.cpu().contiguous() for name, value in tensors.items()}, path, {_RECORD: reference_outputs.record.model_dump_json()}
+    )
 
 
-def load_witness(path: Path) -> Witness:
+def load_reference(path: Path) -> ReferenceOutputs:
     with safe_open(path, "pt") as file:
         record = Record.model_validate_json(file.metadata()[_RECORD])
         rows = [Row(*(file.get_tensor(f"{index}.{name}") for name in Row._fields)) for index in range(record.held_out.num_rows)]
-        return Witness(record, rows, file.get_tensor("prompt"), file.get_tensor("answer"))
+        return ReferenceOutputs(record, rows, file.get_tensor("prompt"), file.get_tensor("answer"))
 
 
 def sha256_of(tensor: Tensor) -> str:
