@@ -26,7 +26,7 @@ class CountingNotifier(Notifier):
         self.rung: list[tuple[str, str]] = []
 
     def _ring(self, task: str, queue: str, id_: str) -> None:
-        self.rung.append((queue_forecast, id_))
+        self.rung.append((queue, id_))
 
 
 @pytest.fixture

@@ -60,7 +60,8 @@ def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
-    _, make_key, dry_run, adopt = block(DOCUMENT, "falqon admin")
+    check, _, make_key, dry_run, adopt = block(DOCUMENT, "falqon admin")
+    assert "wrong" not in run(check, service, folder)
     assert run(make_key, service, folder).startswith("ft_live_")
     assert "Nothing is held back" in run(dry_run, service, folder)
     assert "belonged already" in run(adopt, service, folder)

@@ -146,9 +146,9 @@ def test_a_checkpoint_that_is_gone_is_said_to_be(embedded_house: House) -> None:
     with house.database.transaction() as session:
         for checkpoint in session.scalars(select(Checkpoint)):
             session.delete(checkpoint)
-    claims = [ask(house, model_id, "lora"), ask(house, model_id, "fp8", step=15)]
+    exports = [ask(house, model_id, "lora"), ask(house, model_id, "fp8", step=15)]
     exporter(house).poll()
-    assert [found(house, one).error_code for one in claims] == ["checkpoint_missing"] * 2
+    assert [found(house, one).error_code for one in exports] == ["checkpoint_missing"] * 2
 
 
 @pytest.mark.parametrize("point", ["during_export_upload", "before_export_row"])
