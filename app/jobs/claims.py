@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.sql.selectable import Select
 
 from app.database import now, now_plus
 from app.jobs.events import NewEvent, append
@@ -21,6 +21,7 @@ from app.projects import quotas
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 _UNSYNCED = {"synchronize_session": False}
 MAX_RETRY_SECONDS = 60.0
+CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
 LOST = "lost"
 
 
@@ -55,10 +56,10 @@ def is_due(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
 
 def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
     """Take the job whose turn it is, or None. The returned job carries the new attempt number."""
-    next_job = _next_job()
+    _wait_for_other_claims(session)
     statement = (
         update(Job)
-        .where(Job.id == next_job, *is_due(Job))
+        .where(Job.id == _next_job().with_for_update(skip_locked=True).scalar_subquery(), *is_due(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -69,32 +70,34 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
         .returning(Job)
     )
     while (job := session.scalars(statement, execution_options=_UNSYNCED).one_or_none()) is None:
-        if session.scalar(select(next_job)) is None:
+        # Others hold all that could be taken: their claims, or somebody who may leave it as it is. Wait for the first of it.
+        if session.scalar(_next_job().with_for_update()) is None:
             return None
-        # On Postgres another claim was quicker and this one waited for it: look again, at the queue as that one left it.
-    _pass_the_turn(session, job.project_id)
     attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
     attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
     session.add(attempt)
     draft = NewEvent(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
     append(session, job.id, [draft], status=JobStatus.RUNNING)
+    session.flush()
+    _charge_virtual_time(session, job.project_id)  # last: claims of one project wait for each other from here to the commit only
     return job
 
 
-def _next_job() -> ScalarSelect[str]:
-    """Of the project that has the fewest running jobs for its weight; where several have as few, whose turn is the lowest.
+def _wait_for_other_claims(session: Session) -> None:
+    """Let claims pass one by one where several projects wait, as each has to see what the one before it has taken.
 
-    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs of one project only.
+    Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
     """
-    waiting, head, running = aliased(Job), aliased(Job), aliased(Job)
-    num_running = (
-        select(func.count())
-        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
-        .correlate(Project)
-        .scalar_subquery()
-    )
-    # Ordered as its index is, so that no planner reads the table for it.
-    first_waiting = (
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    if len(session.scalars(select(Project.id).where(_has_due_job()).limit(2)).all()) > 1:
+        session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
+
+
+def _has_due_job() -> ColumnElement[bool]:
+    """Say of a project whether a job of it may be taken; ordered as its index is, so that no planner reads the table for it."""
+    waiting = aliased(Job)
+    first = (
         select(waiting.id)
         .where(*is_due(waiting), waiting.project_id == Project.id)
         .correlate(Project)
@@ -102,23 +105,32 @@ def _next_job() -> ScalarSelect[str]:
         .limit(1)
         .scalar_subquery()
     )
+    return first.is_not(None)
+
+
+def _next_job() -> Select[str]:
+    """Of the project that has the fewest running jobs for its weight; where several have as few, whose turn is the lowest.
+
+    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs of one project only.
+    """
+    head, running = aliased(Job), aliased(Job)
+    num_running = (
+        select(func.count())
+        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
+        .correlate(Project)
+        .scalar_subquery()
+    )
     next_project = (
         select(Project.id)
-        .where(first_waiting.is_not(None))
+        .where(_has_due_job())
         .order_by(num_running * 1.0 / Project.weight, Project.turn, Project.id)
         .limit(1)
         .scalar_subquery()
     )
-    return (
-        select(head.id)
-        .where(*is_due(head), head.project_id == next_project)
-        .order_by(head.priority.desc(), head.id)
-        .limit(1)
-        .scalar_subquery()
-    )
+    return select(head.id).where(*is_due(head), head.project_id == next_project).order_by(head.priority.desc(), head.id).limit(1)
 
 
-def _pass_the_turn(session: Session, project_id: str) -> None:
+def _charge_virtual_time(session: Session, project_id: str) -> None:
     """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others stand instead of catching up."""
     served = aliased(Project)
     here = select(func.max(served.turn - 1.0 / served.weight)).scalar_subquery()

@@ -83,6 +83,7 @@ class Supervisor:
         claimed_at = time.monotonic()
         with self.database.transaction() as session:
             workers.seen(session, self.owner, self.machine.device, self.machine.num_devices)
+            price = self.price_now(session)
             job = claims.claim(
                 session,
                 owner=self.owner,
@@ -90,7 +91,6 @@ class Supervisor:
                 num_devices=self.machine.num_devices,
                 lease_seconds=self.settings.lease.total_seconds(),
             )
-            price = self.price_now(session)
         if job is None:
             return False
         fault("after_claim_commit")
