@@ -4,7 +4,7 @@ from app.database import Database
 from app.files import repository
 from app.files.check_process import check_records
 from app.jobs import repository as jobs
-from app.jobs.validation import settle
+from app.jobs.validation import finish_validation
 from app.models import File, FileStatus, JobStatus
 from app.settings import Settings
 from app.storage import Storage
@@ -13,7 +13,7 @@ BYTES_MISSING = "its bytes are not in the storage; whoever runs the service has 
 
 
 def check(database: Database, storage: Storage, file_id: str, settings: Settings) -> list[str]:
-    """Judge the file, then settle its jobs; returns the ids of those that may run now. Doing it twice changes nothing."""
+    """Judge the file, then end the validation of its jobs; return the ids of those that may run now. Idempotent."""
     with database.read() as session:
         file = session.get(File, file_id)
     if file is None:
@@ -25,7 +25,7 @@ def check(database: Database, storage: Storage, file_id: str, settings: Settings
         if file.status == FileStatus.UPLOADED:
             repository.judge(session, file_id, verdict, report.summary(), report.model_dump(mode="json"))
         waiting = jobs.validating_with(session, file_id)
-        return [job.id for job in waiting if settle(session, job, settings) is JobStatus.QUEUED]
+        return [job.id for job in waiting if finish_validation(session, job, settings) is JobStatus.QUEUED]
 
 
 def judge_missing(database: Database, file_id: str, settings: Settings) -> None:
@@ -33,4 +33,4 @@ def judge_missing(database: Database, file_id: str, settings: Settings) -> None:
     with database.transaction() as session:
         repository.judge(session, file_id, FileStatus.ERROR, BYTES_MISSING, None)
         for job in jobs.validating_with(session, file_id):
-            settle(session, job, settings)
+            finish_validation(session, job, settings)

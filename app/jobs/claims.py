@@ -1,4 +1,4 @@
-"""Who executes a job: claim, renew, record, finish, release, rescue.
+"""Who executes a job: claim, renew, append events, finish, release, rescue.
 
 Each is one guarded statement in one transaction. A claim's attempt number is the fencing token: whoever holds an older one
 matches no row, learns that it is a ghost, and must stop without writing anything.
@@ -57,9 +57,13 @@ def is_due(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
 def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
     """Take the job whose turn it is, or None. The returned job carries the new attempt number."""
     _wait_for_other_claims(session)
+    # What somebody else holds is passed over: their claim takes it, or the next poll finds it again.
+    job_id = session.scalar(_next_job().with_for_update(skip_locked=True))
+    if job_id is None:
+        return None
     statement = (
         update(Job)
-        .where(Job.id == _next_job().with_for_update(skip_locked=True).scalar_subquery(), *is_due(Job))
+        .where(Job.id == job_id, *is_due(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -69,10 +73,7 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
         )
         .returning(Job)
     )
-    while (job := session.scalars(statement, execution_options=_UNSYNCED).one_or_none()) is None:
-        # Others hold all that could be taken: their claims, or somebody who may leave it as it is. Wait for the first of it.
-        if session.scalar(_next_job().with_for_update()) is None:
-            return None
+    job = session.scalars(statement, execution_options=_UNSYNCED).one()
     attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
     attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
     session.add(attempt)
@@ -145,19 +146,19 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | Non
     return None if desired is None else Desired(desired)
 
 
-def record(session: Session, claim: Claim, drafts: Sequence[NewEvent], **values: object) -> bool:
+def append_events(session: Session, claim: Claim, drafts: Sequence[NewEvent], **values: object) -> bool:
     """Add events and set columns of the job; False when the lease is lost."""
     return append(session, claim.job_id, drafts, guard=claim.guard, **values)
 
 
-def relay(session: Session, claim: Claim, drafts: Sequence[NewEvent], before: int, **values: object) -> bool:
-    """As `record`, for the trainer's events, of which `before` came earlier. Those that are written already, by a transaction whose
+def append_trainer_events(session: Session, claim: Claim, drafts: Sequence[NewEvent], before: int, **values: object) -> bool:
+    """As `append_events`, for the trainer's events, of which `before` came earlier. Those that are written already, by a transaction whose
     success nobody heard of, are not written again: the job's row is locked first, so that transaction has ended."""
     if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
         return False
     attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
     known = session.scalars(select(Attempt.relayed).where(*attempt)).one()
-    held = record(session, claim, drafts[known - before :], **values)
+    held = append_events(session, claim, drafts[known - before :], **values)
     session.execute(update(Attempt).where(*attempt).values(relayed=before + len(drafts)), execution_options=_UNSYNCED)
     return held
 
@@ -172,7 +173,7 @@ def finish(session: Session, claim: Claim, status: JobStatus, draft: NewEvent, *
     return True
 
 
-def measure(session: Session, claim: Claim, **values: object) -> None:
+def update_attempt(session: Session, claim: Claim, **values: object) -> None:
     """Set columns of the attempt, after a guarded write in the same transaction."""
     statement = update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt).values(**values)
     session.execute(statement, execution_options=_UNSYNCED)
@@ -214,7 +215,7 @@ def release(
 
     After a first loss it is taken again no sooner than `retry_seconds` later, after each further one twice as late.
     """
-    return _hand_back(
+    return _requeue(
         session,
         claim.job_id,
         claim.guard,
@@ -236,7 +237,7 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
     return [
         job_id
         for job_id in ids
-        if _hand_back(
+        if _requeue(
             session,
             job_id,
             expired,
@@ -249,7 +250,7 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
     ]
 
 
-def _hand_back(
+def _requeue(
     session: Session,
     job_id: str,
     guard: Sequence[ColumnElement[bool]],

@@ -20,7 +20,7 @@ from app.jobs.falqon_options import Budget
 from app.jobs.lifecycle import TERMINAL, sources
 from app.jobs.repository import Filters
 from app.jobs.requests import JobRequest, RequestedRecipe, asked
-from app.jobs.validation import incompatibility, settle
+from app.jobs.validation import finish_validation, incompatibility
 from app.models import Checkpoint, Desired, Event, File, FileStatus, Job, JobMetadata, JobStatus, Model
 from app.projects import quotas
 from app.settings import Settings
@@ -91,7 +91,7 @@ def create(session: Session, project_id: str, request: JobRequest, settings: Set
     session.flush()
     pairs = (request.metadata or {}).items()
     session.add_all(JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value) for name, value in pairs)
-    settle(session, job, settings, told=[NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")])
+    finish_validation(session, job, settings, prior_events=[NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")])
     session.refresh(job)
     return job
 
@@ -204,7 +204,7 @@ def resume(session: Session, project_id: str, job_id: str, settings: Settings, c
     if job.recipe is not None:
         return _write(session, job, "The job is resumed and waits for a worker", status=JobStatus.QUEUED, rung_at=None, **desired)
     _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **desired)
-    settle(session, job, settings)  # the check may have ended meanwhile
+    finish_validation(session, job, settings)  # the check may have ended meanwhile
     session.refresh(job)
     return job
 

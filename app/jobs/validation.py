@@ -20,24 +20,24 @@ from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import wrong_kind
 
 
-def settle(session: Session, job: Job, settings: Settings, told: Sequence[NewEvent] = ()) -> JobStatus:
+def finish_validation(session: Session, job: Job, settings: Settings, prior_events: Sequence[NewEvent] = ()) -> JobStatus:
     """`queued` with its recipe resolved, or `failed` by its data, or unchanged while a check is still to come. The job is locked.
 
-    `told`: events that come before its own, written together with them.
+    `prior_events`: events that come before its own, written together with them.
     """
     files = repository.files_of(session, job)
     for param, file in files.items():
         if file.status == FileStatus.ERROR:
             code = f"invalid_{param}" if file.report is not None else BytesMissing.code  # of what nobody could read there is no report
-            return _fail(session, job, told, param, f"{file.filename}: {file.status_details}", code)
+            return _fail(session, job, prior_events, param, f"{file.filename}: {file.status_details}", code)
     if any(file.status != FileStatus.PROCESSED for file in files.values()):
-        if told:
-            append(session, job.id, told)
+        if prior_events:
+            append(session, job.id, prior_events)
         return JobStatus(job.status)
     wanted = asked(JobRequest.model_validate(job.requested))
     for param, file in files.items():
         if reason := incompatibility(file, wanted.recipe):
-            return _fail(session, job, told, param, reason, f"invalid_{param}")
+            return _fail(session, job, prior_events, param, reason, f"invalid_{param}")
     report = FileReport.model_validate(files["training_file"].report)
     recipe = wanted.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
@@ -47,7 +47,7 @@ def settle(session: Session, job: Job, settings: Settings, told: Sequence[NewEve
     append(
         session,
         job.id,
-        [*told, valid, *_budget_warning(job, estimate)],
+        [*prior_events, valid, *_budget_warning(job, estimate)],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.QUEUED,
         recipe=recipe.model_dump(mode="json"),
@@ -74,12 +74,12 @@ def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
     return [NewEvent(text, level="warn", data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"})]
 
 
-def _fail(session: Session, job: Job, told: Sequence[NewEvent], param: str, reason: str, code: str) -> JobStatus:
+def _fail(session: Session, job: Job, prior_events: Sequence[NewEvent], param: str, reason: str, code: str) -> JobStatus:
     message = f"{param} is not valid: {reason}"
     append(
         session,
         job.id,
-        [*told, NewEvent(message, level="error")],
+        [*prior_events, NewEvent(message, level="error")],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.FAILED,
         finished_at=now_plus(),

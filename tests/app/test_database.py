@@ -23,7 +23,7 @@ def test_migrations_build_exactly_the_declared_tables(database: Database) -> Non
         assert compare_metadata(context, Base.metadata) == []
         if is_sqlite:
             (queue,) = connection.scalars(text("SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_queue'"))
-            assert queue.endswith("(status, project_id, desired, priority DESC, id)")
+            assert queue.endswith("(status, project_id, desired, priority DESC, id, not_before)")
     assert migrate.compare_schema(database) == "current"
 
 

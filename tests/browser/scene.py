@@ -69,7 +69,7 @@ def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:
     start = NewEvent(f"Training started: {STEPS} steps over 12 records on cpu", data={"total_steps": STEPS, "start_step": 0})
     write(tenant, claim, [start, *(draft for step in range(1, steps + 1) for draft in drafts(step))], progress(steps))
     with tenant.api.database.transaction() as session:
-        claims.measure(session, claim, start_step=0, tokens=512 * steps, train_seconds=0.6 * steps)
+        claims.update_attempt(session, claim, start_step=0, tokens=512 * steps, train_seconds=0.6 * steps)
         session.add(
             Checkpoint(
                 id=new_id("ftckpt_"), job_id=claim.job_id, attempt=1, step=EVALUATE_EVERY, storage_prefix=f"p/{claim.job_id}",
@@ -81,7 +81,7 @@ def job(tenant: Tenant, file: str, suffix: str, steps: int) -> Claim:
 
 def write(tenant: Tenant, claim: Claim, drafts: list[NewEvent], progress: dict[str, Any]) -> None:
     with tenant.api.database.transaction() as session:
-        assert claims.record(session, claim, drafts, progress=progress, execution_seconds=progress["elapsed_seconds"])
+        assert claims.append_events(session, claim, drafts, progress=progress, execution_seconds=progress["elapsed_seconds"])
 
 
 def finish(tenant: Tenant, claim: Claim, status: JobStatus, **values: Any) -> None:

@@ -122,7 +122,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.taken["record"] += 1
         job = self._one(self._running(), which)
         with self.database.transaction() as session:
-            assert claims.record(session, self._claim_of(job), [TOLD] * num_drafts)
+            assert claims.append_events(session, self._claim_of(job), [TOLD] * num_drafts)
         job.seq += num_drafts
 
     @precondition(lambda self: self._running())
@@ -134,7 +134,7 @@ class JobsMachine(RuleBasedStateMachine):
         before = job.relayed
         for count in (num_unheard, num_unheard + num_drafts):
             with self.database.transaction() as session:
-                assert claims.relay(session, self._claim_of(job), [TOLD] * count, before)
+                assert claims.append_trainer_events(session, self._claim_of(job), [TOLD] * count, before)
             job.relay(before, count)
 
     @precondition(lambda self: self._running())
@@ -205,8 +205,8 @@ class JobsMachine(RuleBasedStateMachine):
         with self.database.transaction() as session:
             claims.pause(session, ghost, "haunted")
             assert claims.renew(session, ghost, LEASE_SECONDS) is None
-            assert not claims.record(session, ghost, [TOLD], progress={"step": 666})
-            assert not claims.relay(session, ghost, [TOLD], 0, progress={"step": 666})
+            assert not claims.append_events(session, ghost, [TOLD], progress={"step": 666})
+            assert not claims.append_trainer_events(session, ghost, [TOLD], 0, progress={"step": 666})
             assert not claims.finish(session, ghost, JobStatus.SUCCEEDED, TOLD)
             assert not claims.release(session, ghost, TOLD, counts_as_failure=True, max_infra_failures=0)
 

@@ -29,7 +29,7 @@ def finish(tenant: Tenant, *, tokens: int | None, actual: dict[str, Any] | None 
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
         if tokens is not None:
-            claims.measure(session, claim, tokens=tokens, train_seconds=10.0, overhead_seconds=4.0)
+            claims.update_attempt(session, claim, tokens=tokens, train_seconds=10.0, overhead_seconds=4.0)
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
     return str(job.id)
 
@@ -59,7 +59,7 @@ def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
     failed = tenant.job()
     claim = tenant.claim(failed.id)
     with tenant.api.database.transaction() as session:
-        claims.measure(session, claim, tokens=77, train_seconds=1.0)
+        claims.update_attempt(session, claim, tokens=77, train_seconds=1.0)
         claims.finish(session, claim, JobStatus.FAILED, NewEvent("no"), failure=claims.Failure("loss_not_finite", "no"))
     assert estimate_of(tenant)["n"] == 1
     assert estimate_of(stranger)["n"] == 0, "another model"
@@ -96,7 +96,7 @@ def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:
         job = claims.claim(session, owner="busy", device="cpu", num_devices=2, lease_seconds=600)
         assert job is not None
         assert job.id == first.id
-        claims.record(session, claims.Claim(job.id, job.attempt, "busy"), [], progress={"eta_seconds": 500.0})
+        claims.append_events(session, claims.Claim(job.id, job.attempt, "busy"), [], progress={"eta_seconds": 500.0})
     jobs = tenant.client.fine_tuning.jobs
     running, waiting = jobs.retrieve(first.id), jobs.retrieve(second.id)
     assert running.queue is None

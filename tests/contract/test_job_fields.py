@@ -135,5 +135,5 @@ def test_an_estimated_finish_only_while_it_runs(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None
     with tenant.api.database.transaction() as session:
-        claims.record(session, claim, [], progress={"step": 1, "total_steps": 2, "eta_seconds": 30.0, "cost": None})
+        claims.append_events(session, claim, [], progress={"step": 1, "total_steps": 2, "eta_seconds": 30.0, "cost": None})
     assert 20 < tenant.client.fine_tuning.jobs.retrieve(job.id).estimated_finish - time.time() < 40

@@ -15,7 +15,7 @@ def record(tenant: Tenant, claim: claims.Claim, start_step: int, metrics: list[d
     drafts = [NewEvent(f"Step {one['step']}", type="metrics", data=one | {"total_steps": 5000}) for one in metrics]
     with tenant.api.database.transaction() as session:
         session.get_one(Attempt, (claim.job_id, claim.attempt)).start_step = start_step
-        assert claims.record(session, claim, drafts)
+        assert claims.append_events(session, claim, drafts)
 
 
 def losses(steps: range, offset: float = 0) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def test_progress_cost_and_attempts_of_a_running_job(tenant: Tenant) -> None:
     job = tenant.job()
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
-        claims.record(session, claim, [], progress=PROGRESS | {"cost": COST})
+        claims.append_events(session, claim, [], progress=PROGRESS | {"cost": COST})
     running = jobs_of(tenant).retrieve(job.id)
     assert running.progress == PROGRESS
     assert running.cost == COST

@@ -82,7 +82,7 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     metrics = {"step": 1, "train_loss": 2.5}
     with tenant.api.database.transaction() as session:
-        claims.record(session, claim, [NewEvent("Step 1/9: training loss=2.50", type="metrics", data=metrics)])
+        claims.append_events(session, claim, [NewEvent("Step 1/9: training loss=2.50", type="metrics", data=metrics)])
     events = list(jobs_of(tenant).list_events(job.id, limit=2))
     bare = job.id.removeprefix("ftjob-")
     assert [event.id for event in events] == [f"ftevent-{bare}-{seq}" for seq in range(len(events), 0, -1)]

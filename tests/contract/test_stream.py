@@ -23,7 +23,7 @@ def stream(tenant: Tenant, job_id: str, **extra: Any) -> openai.Stream[Any]:
 def step(tenant: Tenant, claim: Claim, number: int) -> None:
     with tenant.api.database.transaction() as session:
         drafts = [NewEvent(f"Step {number}", type="metrics", data={"step": number, "train_loss": 1.0})]
-        assert claims.record(session, claim, drafts)
+        assert claims.append_events(session, claim, drafts)
 
 
 def finish(tenant: Tenant, claim: Claim) -> None:

@@ -30,9 +30,9 @@ log = structlog.get_logger()
 class CheckpointUploads:
     """A thread of its own, so that a slow upload holds up neither training nor metrics."""
 
-    def __init__(self, storage: Storage, journal: AttemptWriter, job: Job, output: Path, keep: int) -> None:
+    def __init__(self, storage: Storage, writer: AttemptWriter, job: Job, output: Path, keep: int) -> None:
         self._storage = storage
-        self._journal = journal
+        self._writer = writer
         self._job = job
         self._output = output
         self._keep = keep
@@ -65,7 +65,7 @@ class CheckpointUploads:
                 log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error))
                 self._storage_away = isinstance(error, StorageAway)
                 self.disk_full = self.disk_full or is_disk_full(error)
-                self._journal.say(NewEvent(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
+                self._writer.add_event(NewEvent(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
         prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
@@ -86,7 +86,7 @@ class CheckpointUploads:
         folder = checkpoint_folder(self._output, saved.step)
         fault("before_checkpoint_upload")
         for path in files_of(folder):
-            self._journal.lease.check()
+            self._writer.lease.check()
             fault("during_checkpoint_upload")
             stored = self._storage.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
             if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:
@@ -112,10 +112,10 @@ class CheckpointUploads:
             draft = NewEvent(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
             known = newest_first(session, self._job.id)
             if any(one.id == row.id for one in known):  # written by a transaction whose success nobody heard of
-                return claims.record(session, self._journal.claim, [])
+                return claims.append_events(session, self._writer.claim, [])
             # Failures count in a row: who gets further each time is not in a loop.
             further = {"infra_failures": 0} if all(one.step < saved.step for one in known) else {}
-            if not claims.record(session, self._journal.claim, [draft], **further):
+            if not claims.append_events(session, self._writer.claim, [draft], **further):
                 return False
             session.merge(row)
             session.flush()
@@ -123,8 +123,8 @@ class CheckpointUploads:
             orphans.abandon(session, [f"{old}/" for old in dropped])  # should they not be removed now
             return True
 
-        if not self._journal.write_with_retry(write):
-            self._journal.lost()
+        if not self._writer.write_with_retry(write):
+            self._writer.raise_lease_lost()
         return dropped
 
 

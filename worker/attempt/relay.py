@@ -32,14 +32,14 @@ class Relay:
 
     def __init__(
         self,
-        journal: AttemptWriter,
+        writer: AttemptWriter,
         progress: Progress,
         price_now: Callable[[Session], Price],
         spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],
         on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
     ) -> None:
-        self._journal = journal
+        self._writer = writer
         self._progress = progress
         self._price_now = price_now
         self._on_checkpoint = on_checkpoint
@@ -82,12 +82,12 @@ class Relay:
         self._fill_batch()
         try:
             fault("before_batch")
-            if not self._journal.write(self._record):
-                self._journal.lost()
+            if not self._writer.write(self._record):
+                self._writer.raise_lease_lost()
             fault("after_batch")
         except AWAY as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
-            log.warning("events not written yet", job_id=self._journal.claim.job_id, waiting=len(self._batch), error=str(error))
+            log.warning("events not written yet", job_id=self._writer.claim.job_id, waiting=len(self._batch), error=str(error))
             return False
         self._num_written += len(self._batch)
         self._backoff, self._batch = 0.0, []
@@ -102,12 +102,12 @@ class Relay:
 
     def _record(self, session: Session) -> bool:
         self._progress.reprice(self._price_now(session))
-        claim = self._journal.claim
-        if not claims.relay(session, claim, self._batch, self._num_written, **self._progress.columns):
+        claim = self._writer.claim
+        if not claims.append_trainer_events(session, claim, self._batch, self._num_written, **self._progress.columns):
             return False
         fault("in_batch")
         if self._started is not None:
-            claims.measure(session, claim, start_step=self._started.start_step, **self._progress.measured)
+            claims.update_attempt(session, claim, start_step=self._started.start_step, **self._progress.measured)
         return True
 
     def _read(self, messages: BinaryIO) -> None:
@@ -117,7 +117,7 @@ class Relay:
                     self._take(line)
                 except ValidationError as error:
                     reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
-                    log.warning("not a message of the trainer", job_id=self._journal.claim.job_id, reason=reason)
+                    log.warning("not a message of the trainer", job_id=self._writer.claim.job_id, reason=reason)
 
     def _take(self, line: bytes) -> None:
         match decode(line):

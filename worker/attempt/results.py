@@ -44,7 +44,7 @@ def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artif
 
 
 def succeed(
-    journal: AttemptWriter,
+    writer: AttemptWriter,
     progress: Progress,
     job: Job,
     folder: Path,
@@ -68,7 +68,7 @@ def succeed(
         )
         held = claims.finish(
             session,
-            journal.claim,
+            writer.claim,
             JobStatus.SUCCEEDED,
             NewEvent(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
             fine_tuned_model_id=model_id,
@@ -79,7 +79,7 @@ def succeed(
         )
         if held:
             metrics.add_row(session)
-            claims.measure(session, journal.claim, overhead_seconds=progress.overhead_seconds, **progress.measured)
+            claims.update_attempt(session, writer.claim, overhead_seconds=progress.overhead_seconds, **progress.measured)
             session.add(model)
             session.flush()
             session.add_all(
@@ -96,6 +96,6 @@ def succeed(
         return held
 
     fault("before_finish")
-    held = journal.write_with_retry(write)
+    held = writer.write_with_retry(write)
     fault("after_finish")
     return held

@@ -123,7 +123,7 @@ class Execution:
             claimed_at=claimed_at,
             on_lost=self._kill_trainer,
         )
-        self._journal = AttemptWriter(supervisor.database, supervisor.redis, self._lease)
+        self._writer = AttemptWriter(supervisor.database, supervisor.redis, self._lease)
         self._progress = Progress(job, supervisor.machine, lambda: time.monotonic() - claimed_at, price)
 
     def run(self) -> None:
@@ -133,7 +133,7 @@ class Execution:
             with self._lease:
                 outcome = self._attempt()
                 fault("before_settle")
-                self._settle(outcome)
+                self._record_outcome(outcome)
                 fault("after_settle")
                 verdict = outcome.verdict
         except LeaseLost:
@@ -171,7 +171,7 @@ class Execution:
     def _execute(self, folder: Path) -> Outcome:
         staged = stage(self._database, self._storage, self._settings, self._job, folder, self._check)
         fault("after_staging")
-        with Reporting(self._journal, self._job, self._settings.reports_dir, folder) as reporting:
+        with Reporting(self._writer, self._job, self._settings.reports_dir, folder) as reporting:
             outcome, finished = self._train(staged, folder / "trainer.log", reporting)
             reporting.finish(REPORTED[outcome.verdict])
         if outcome.verdict is Verdict.SUCCEEDED and not self._insist_on_handing_in(model_folder(staged.output), finished):
@@ -180,9 +180,9 @@ class Execution:
 
     def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
         self._check()
-        uploads = self._uploads = CheckpointUploads(self._storage, self._journal, self._job, staged.output, staged.recipe.keep_checkpoints)
+        uploads = self._uploads = CheckpointUploads(self._storage, self._writer, self._job, staged.output, staged.recipe.keep_checkpoints)
         spool = Spool(trainer_log.with_name("events.spool"))
-        relay = Relay(self._journal, self._progress, self._price_now, spool, uploads.add, reporting.add)
+        relay = Relay(self._writer, self._progress, self._price_now, spool, uploads.add, reporting.add)
         trainer = self._trainer = TrainerProcess(self._settings.trainer_command, staged.config, staged.output, trainer_log)
         try:
             fault("after_trainer_start")
@@ -231,22 +231,22 @@ class Execution:
         is_told = False
         while True:
             try:
-                return self._hand_in(folder, finished)
+                return self._publish_result(folder, finished)
             except StorageAway as error:
                 self._outage.begin(error)
             if not is_told:
-                self._journal.say(NewEvent("The storage does not answer; the trained model waits until it does", level="warn"))
+                self._writer.add_event(NewEvent("The storage does not answer; the trained model waits until it does", level="warn"))
                 is_told = True
             if not self._outage.wait_for_end(self._check):
                 raise StopAsked
 
-    def _hand_in(self, folder: Path, finished: Finished | None) -> bool:
+    def _publish_result(self, folder: Path, finished: Finished | None) -> bool:
         artifacts = results.upload(self._storage, self._lease, self._job, folder)
         tokens = finished.trained_tokens if finished else 0
         metrics = MetricsFile(self._database, self._storage, self._job)
-        return results.succeed(self._journal, self._progress, self._job, folder, artifacts, metrics, tokens)
+        return results.succeed(self._writer, self._progress, self._job, folder, artifacts, metrics, tokens)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _record_outcome(self, outcome: Outcome) -> None:
         """Say in the database how the attempt ended. Success has been written together with its model."""
         claim, failure, cap = self._lease.claim, outcome.failure, self._cap_reached()
 
@@ -278,8 +278,8 @@ class Execution:
                 **self._progress.columns,
             )
 
-        if outcome.verdict is not Verdict.SUCCEEDED and not self._journal.write_with_retry(write):
-            self._journal.lost()
+        if outcome.verdict is not Verdict.SUCCEEDED and not self._writer.write_with_retry(write):
+            self._writer.raise_lease_lost()
 
     def _release_draft(self, outcome: Outcome, cap: str | None) -> NewEvent:
         failure = outcome.failure

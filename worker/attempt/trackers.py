@@ -41,9 +41,9 @@ log = structlog.get_logger()
 class Reporting:
     """`home` is where reporters leave what they keep on this machine; what their libraries print goes to `logs`."""
 
-    def __init__(self, journal: AttemptWriter, job: Job, home: Path, logs: Path) -> None:
+    def __init__(self, writer: AttemptWriter, job: Job, home: Path, logs: Path) -> None:
         asked = [Integration.model_validate(integration) for integration in job.requested.get("integrations") or []]
-        self._feeds = [_Feed(journal, _run(job, integration), home, logs) for integration in asked]
+        self._feeds = [_Feed(writer, _run(job, integration), home, logs) for integration in asked]
 
     def __enter__(self) -> Self:
         return self
@@ -71,8 +71,8 @@ class Reporting:
 class _Feed:
     """A thread owns the process: it starts it, writes to it, and waits for it. Whoever else is tired of it only kills it."""
 
-    def __init__(self, journal: AttemptWriter, run: Run, home: Path, logs: Path) -> None:
-        self._journal = journal
+    def __init__(self, writer: AttemptWriter, run: Run, home: Path, logs: Path) -> None:
+        self._writer = writer
         self._run = run
         self._home = home
         self._log = logs / f"{run.type}.log"
@@ -111,7 +111,7 @@ class _Feed:
         log.warning("reporter stopped", job_id=self._run.job_id, integration=self._run.type, reason=reason, output=self._last_lines())
         with suppress(LeaseLost):
             text = f"Reporting to {self._run.type} has stopped: {reason}. The job goes on without it."
-            self._journal.say(NewEvent(text, level="warn", data={"integration": self._run.type}))
+            self._writer.add_event(NewEvent(text, level="warn", data={"integration": self._run.type}))
 
     def _feed(self) -> str | None:
         """Until its process has ended; why it did not end well."""

@@ -47,10 +47,10 @@ class AttemptWriter:
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 
-    def say(self, draft: NewEvent) -> None:
-        if not self.write_with_retry(lambda session: claims.record(session, self.claim, [draft])):
-            self.lost()
+    def add_event(self, draft: NewEvent) -> None:
+        if not self.write_with_retry(lambda session: claims.append_events(session, self.claim, [draft])):
+            self.raise_lease_lost()
 
-    def lost(self) -> None:
+    def raise_lease_lost(self) -> None:
         self.lease.lose()
         raise LeaseLost

@@ -96,7 +96,7 @@ def test_renewal_answers_the_wish_and_a_ghost_gets_none(database: Database, jobs
     assert second == Claim(mine.job_id, 2, "worker-2")
     with database.transaction() as session:
         assert claims.renew(session, mine, LEASE) is None
-        assert not claims.record(session, mine, [NewEvent("from the grave")])
+        assert not claims.append_events(session, mine, [NewEvent("from the grave")])
         assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
     assert read(database, mine.job_id).status == JobStatus.RUNNING
 
@@ -162,7 +162,7 @@ def test_events_have_no_gaps_whoever_writes_them(database: Database, jobs: list[
 
     def write(index: int) -> bool:
         with database.transaction() as session:
-            return claims.record(session, mine, [NewEvent(f"{index}.{part}") for part in range(3)], progress={"step": index})
+            return claims.append_events(session, mine, [NewEvent(f"{index}.{part}") for part in range(3)], progress={"step": index})
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(write, range(10)))

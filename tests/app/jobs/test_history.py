@@ -21,9 +21,9 @@ def attempt(house: House, start: int | None, end: int, *, lost: bool = False) ->
         assert job is not None
         taken = Claim(job.id, job.attempt, "w")
         drafts = [NewEvent("step", type="metrics", data={"step": step}) for step in range((start or 0) + 1, end + 1)]
-        claims.record(session, taken, [NewEvent("began"), *drafts])
+        claims.append_events(session, taken, [NewEvent("began"), *drafts])
         if start is not None:
-            claims.measure(session, taken, start_step=start)
+            claims.update_attempt(session, taken, start_step=start)
         claims.release(session, taken, NewEvent("handed back"), counts_as_failure=lost, max_infra_failures=9)
 
 

@@ -91,7 +91,7 @@ def test_whoever_follows_a_project_learns_of_every_change(house: House) -> None:
     taken = claim(house)
     seen.append(state())
     with house.database.transaction() as session:
-        claims.record(session, taken, [NewEvent("one")])
+        claims.append_events(session, taken, [NewEvent("one")])
     seen.append(state())
     with house.database.transaction() as session:
         claims.finish(session, taken, JobStatus.SUCCEEDED, NewEvent("done"))
@@ -108,7 +108,7 @@ def test_a_spark_is_the_whole_course_in_few_points_without_what_was_done_again(h
         drafts = [NewEvent("step", type="metrics", data={"step": step, "train_loss": 1 / step + taken.attempt}) for step in steps]
         evaluated = NewEvent("evaluated", type="metrics", data={"step": steps[-1], "valid_loss": 9.0})
         with house.database.transaction() as session:
-            claims.record(session, taken, [*drafts, evaluated])
+            claims.append_events(session, taken, [*drafts, evaluated])
             claims.release(session, taken, NewEvent("again"), counts_as_failure=False, max_infra_failures=3)
 
     def spark() -> list[tuple[int, float]]:

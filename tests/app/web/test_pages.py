@@ -41,7 +41,7 @@ def test_jobs_are_shown_to_who_signed_in(browser: httpx.Client, tenant: Tenant) 
     job, other = tenant.job(suffix="mine"), Tenant(tenant.api).job()
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
-        claims.record(session, claim, [], progress=PROGRESS | {"cost": COST})
+        claims.append_events(session, claim, [], progress=PROGRESS | {"cost": COST})
     assert job.id not in browser.get("/").text
     page = sign_in(browser, tenant)
     assert page.url.path == "/"

@@ -35,7 +35,7 @@ def attempt(house: House, job_id: str, start_step: int, *measured: JsonObject) -
         assert job is not None
         claim = Claim(job.id, job.attempt, "w")
         session.get_one(Attempt, (job.id, job.attempt)).start_step = start_step
-        claims.record(session, claim, [NewEvent("said")] + [NewEvent("", type="metrics", data=data) for data in measured])
+        claims.append_events(session, claim, [NewEvent("said")] + [NewEvent("", type="metrics", data=data) for data in measured])
         claims.release(session, claim, NewEvent("released"), counts_as_failure=False, max_infra_failures=3)
 
 

@@ -90,6 +90,6 @@ def test_a_batch_whose_commit_nobody_confirmed_is_written_once(house: House) -> 
 def test_a_ghost_relays_nothing(house: House) -> None:
     job_id = relayed(house, encode(Log(text="mine")))
     with house.database.transaction() as session:
-        assert not claims.relay(session, Claim(job_id, 1, "somebody else"), [NewEvent("not mine")], 1)
-        assert not claims.relay(session, Claim(job_id, 2, "me"), [NewEvent("not mine")], 1)
+        assert not claims.append_trainer_events(session, Claim(job_id, 1, "somebody else"), [NewEvent("not mine")], 1)
+        assert not claims.append_trainer_events(session, Claim(job_id, 2, "me"), [NewEvent("not mine")], 1)
     assert [event.message for event in house.events(job_id)] == ["mine"]
