@@ -164,7 +164,7 @@ def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) 
         connection.exec_driver_sql("ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE")
     with statements(database) as seen:
         assert take(database) is not None
-    claim, parameters = next(entry for entry in seen if entry[0].startswith("UPDATE jobs"))
+    claim, parameters = next(entry for entry in seen if entry[0].startswith("SELECT jobs_"))
     sqlite = database.engine.dialect.name == "sqlite"
     with database.engine.connect() as connection:
         rows = connection.exec_driver_sql(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + claim, parameters).all()
