@@ -232,11 +232,13 @@ def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
 
 
 def test_a_model_that_no_disk_of_the_storage_holds_is_refused_with_numbers(tenant: Tenant) -> None:
-    training_file, config = tenant.upload(), TINY_CONFIG | {"num_hidden_layers": 10**9}
+    training_file = tenant.upload()
+    largest = {"num_hidden_layers": 512, "hidden_size": 2**17, "intermediate_size": 2**20, "num_attention_heads": 1024}
+    config = TINY_CONFIG | largest
     with tenant.api.database.transaction() as session:
         session.add(Model(id=f"{tenant.project_id}/huge", project_id=tenant.project_id, config=config, bytes=1))
     before = tenant.num_rows(Job, Event)
-    with pytest.raises(openai.BadRequestError, match=r"about [\d.]+ PB of disk are needed, and the disk of the storage has") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"about [\d.]+ TB of disk are needed, and the disk of the storage has") as caught:
         tenant.job(model=f"{tenant.project_id}/huge", training_file=training_file)
     assert (caught.value.param, caught.value.code) == ("model", "job_too_large")
     assert tenant.num_rows(Job, Event) == before

@@ -152,7 +152,7 @@ def inspected(tenant: Tenant, file_id: str, **query: Any) -> dict[str, Any]:
 
 
 def work(tenant: Tenant) -> None:
-    Inspector(tenant.api.settings, tenant.api.database, tenant.api.storage, threading.Event()).look()
+    Inspector(tenant.api.settings, tenant.api.database, tenant.api.storage, threading.Event()).poll()
 
 
 def test_what_a_file_is_to_a_model(tenant: Tenant, tiny_files: dict[str, bytes]) -> None:
