@@ -13,6 +13,7 @@ from app.jobs.space import MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.dimensions import MAX_LAYERS
 from tests.support.api import TINY_CONFIG
 from tests.support.house import BASE_MODEL, House
 from tests.support.toy_trainer import Toy, weights_of
@@ -81,28 +82,46 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
     assert bool(house.attempts(job_id)[1].start_step) is (num_checkpoints > 0)
 
 
-def job_with_layers(house: House, num_layers: int) -> str:
+def sizes(hidden: int, num_layers: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_attention_heads": hidden // 128,
+        "num_hidden_layers": num_layers,
+    }
+
+
+def sizes_between(low: int, high: int) -> dict[str, int]:
+    """Return those of a model whose job writes so many bytes."""
+    for hidden in (2**exponent for exponent in range(10, 17)):
+        one, two = (expected_bytes(TINY_CONFIG | sizes(hidden, number), Recipe()) for number in (1, 2))
+        layers = int((low + high) / 2 / MARGIN / (two - one))
+        needed = MARGIN * expected_bytes(TINY_CONFIG | sizes(hidden, layers), Recipe()) if 0 < layers <= MAX_LAYERS else 0
+        if low < needed < high:
+            return sizes(hidden, layers)
+    raise AssertionError(f"no model needs between {low} and {high} bytes")
+
+
+def job_on_model_of(house: House, changed: dict[str, int]) -> str:
     with house.database.transaction() as session:
         model = session.get_one(Model, BASE_MODEL)
-        huge = model.config | {"num_hidden_layers": num_layers}
-        session.execute(update(Model).where(Model.id == BASE_MODEL).values(config=huge))
+        session.execute(update(Model).where(Model.id == BASE_MODEL).values(config=model.config | changed))
     return house.add_job()
 
 
 def test_what_does_not_fit_now_is_not_begun(embedded_house: House) -> None:
     house = embedded_house
     disk = shutil.disk_usage(house.settings.data_dir)
-    one, two = (expected_bytes(TINY_CONFIG | {"num_hidden_layers": number}, Recipe()) for number in (1, 2))
-    job_id = job_with_layers(house, int((disk.free + disk.total) / 2 / MARGIN / (two - one)))
+    job_id = job_on_model_of(house, sizes_between(disk.free, disk.total))
     house.supervisor().execute_next()
     assert (house.job(job_id).status, house.job(job_id).paused_reason) == (JobStatus.PAUSED, "disk_full")
     assert not any(event.message.startswith("Training started") for event in house.events(job_id))
 
 
-@pytest.mark.parametrize("num_layers", [10**9, 10**12])
+@pytest.mark.parametrize("num_layers", [128, 512])
 def test_what_can_never_fit_fails_at_once_with_numbers(embedded_house: House, num_layers: int) -> None:
     house = embedded_house
-    job_id = job_with_layers(house, num_layers)
+    job_id = job_on_model_of(house, sizes(2**17, num_layers))
     house.supervisor().execute_next()
     job = house.job(job_id)
     assert (job.status, job.attempt, job.error_code, job.error_param) == (JobStatus.FAILED, 1, "job_too_large", "model")

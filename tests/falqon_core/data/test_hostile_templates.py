@@ -141,9 +141,8 @@ def test_time_memory_and_output_have_an_end(template: str, unmarked: PreTrainedT
 
 
 def test_what_cannot_be_interrupted_ends_the_process() -> None:
-    program = (
-        "from falqon_core.data import bounded as b; b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3; b.bounded(lambda: sum(range(10**12)))"
-    )
+    limits = "from falqon_core.data import resource_limits as b; b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3"
+    program = f"{limits}; b.bounded(lambda: sum(range(10**12)))"
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
 
