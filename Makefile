@@ -7,10 +7,11 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo test serve lint types unit format benchmark load fuzz chaos downloads gpu image-check clean
+.PHONY: help setup assets demo check test serve lint types unit format benchmark load fuzz chaos downloads gpu image-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
+	@echo "make check      formatting, types and the quick tests, for every commit"
 	@echo "make test       set up and run every check"
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
@@ -48,6 +49,12 @@ serve: setup
 	exec falqon up --data-dir $(DATA_DIR)
 
 test: setup lint types unit
+
+# What most changes break first; no browser, no chaos, no other client, no real model.
+QUICK := architecture falqon_core/contract falqon_core/records falqon_core/estimate falqon_core/data \
+  app/auth app/http app/jobs app/webhooks worker/attempt
+check: setup lint types
+	OMP_NUM_THREADS=1 python -m pytest -q -n auto --maxprocesses 4 $(addprefix tests/,$(QUICK))
 
 lint: setup
 	ruff check .
