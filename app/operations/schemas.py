@@ -11,5 +11,5 @@ class OperationError(BaseModel):
 
     @classmethod
     def of(cls, operation: Operation) -> Self | None:
-        """None for a operation that has not failed."""
+        """Return what went wrong; None for an operation that has not failed."""
         return None if operation.error_code is None else cls(code=operation.error_code, message=operation.error_message or "")

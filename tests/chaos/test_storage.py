@@ -6,18 +6,15 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
-from app import migrate
-from app.database import Database
 from app.models import JobStatus
 from tests.chaos.conftest import Count
 from tests.chaos.scale import SCALE
 from tests.support.house import House
 from tests.support.object_store import ObjectStore
-from tests.support.outage import Switch
+from tests.support.outage import Switch, house_behind_a_switch
 from tests.support.toy_trainer import Toy, weights_of
 from tests.support.waiting import wait_for
 
@@ -33,30 +30,14 @@ def store() -> Iterator[ObjectStore]:
     store.close()
 
 
-@pytest.fixture
-def switch(store: ObjectStore) -> Iterator[Switch]:
-    with Switch(urlsplit(store.endpoint).port or 0) as switch:
-        yield switch
-
-
-@pytest.fixture
-def remote_house(tmp_path: Path, store: ObjectStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """Its objects lie in a store behind a switch."""
-    for name, value in (store.environment | {"AWS_ENDPOINT_URL": switch.url}).items():
-        monkeypatch.setenv(name, value)
-    url = f"sqlite:///{tmp_path / 'data' / 'falqon.db'}"
-    database = Database(url)
-    migrate.upgrade(database)
-    house = House(tmp_path / "data", database, url, storage_url=f"{store.url}/{tmp_path.name}")
-    yield house
-    house.close()
-    database.dispose()
-
-
 @pytest.mark.skipif(not SCALE.storage_outage_seconds, reason="takes minutes")
 @pytest.mark.parametrize("how", ["refusing", "silent"])
-def test_a_storage_that_is_away_fails_nothing(remote_house: House, switch: Switch, count: Count, how: str) -> None:
-    house = remote_house
+def test_a_storage_that_is_away_fails_nothing(tmp_path: Path, store: ObjectStore, count: Count, how: str) -> None:
+    with house_behind_a_switch(tmp_path, store) as (house, switch):
+        check_an_outage(house, switch, count, how)
+
+
+def check_an_outage(house: House, switch: Switch, count: Count, how: str) -> None:
     jobs = [house.add_job(TOY) for _ in range(NUM_WORKERS + SCALE.jobs_in_storage_outage)]
     running = jobs[:NUM_WORKERS]
     for _ in range(NUM_WORKERS):

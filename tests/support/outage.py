@@ -3,8 +3,19 @@
 import select
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+
+from app import migrate
+from app.database import Database
+from tests.support.house import House
+from tests.support.object_store import ObjectStore
 
 CHUNK_BYTES = 65_536
 TICK_SECONDS = 0.05
@@ -83,3 +94,18 @@ class Switch:
     def _wait_in_silence(self) -> None:
         while self._is_silent and not self._closing.wait(TICK_SECONDS):
             pass
+
+
+@contextmanager
+def house_behind_a_switch(folder: Path, store: ObjectStore) -> Iterator[tuple[House, Switch]]:
+    """Its objects lie in the store, under the folder's name, and are reached through the switch."""
+    with Switch(urlsplit(store.endpoint).port or 0) as switch, pytest.MonkeyPatch.context() as patch:
+        for name, value in (store.environment | {"AWS_ENDPOINT_URL": switch.url}).items():
+            patch.setenv(name, value)
+        url = f"sqlite:///{folder / 'data' / 'falqon.db'}"
+        database = Database(url)
+        migrate.upgrade(database)
+        house = House(folder / "data", database, url, storage_url=f"{store.url}/{folder.name}")
+        yield house, switch
+        house.close()
+        database.dispose()

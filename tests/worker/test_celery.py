@@ -25,7 +25,7 @@ DRAIN_SECONDS = 10
 
 @pytest.fixture
 def rung_house(embedded_house: House, valkey: Valkey) -> House:
-    """Its workers hear the notifier and hardly ever look by themselves."""
+    """Its workers are notified and hardly ever poll by themselves."""
     redis_url = valkey.settings.resolved_redis_url
     embedded_house.settings = embedded_house.settings.model_copy(update={"redis_url": redis_url, "poll": timedelta(minutes=10)})
     return embedded_house

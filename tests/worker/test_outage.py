@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import update
 
-from app import migrate
-from app.database import Database
 from app.models import Desired, File, FileStatus, JobStatus
 from app.notifier.broker import Notifier
 from app.storage import Storage, StorageAway, reach
 from tests.support.house import House
 from tests.support.object_store import ObjectStore
-from tests.support.outage import Switch
+from tests.support.outage import Switch, house_behind_a_switch
 from tests.support.toy_trainer import Toy, weights_of
 from tests.support.waiting import wait_for
 from worker import outage
@@ -38,26 +35,23 @@ def store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def switch(store: ObjectStore) -> Iterator[Switch]:
-    with Switch(urlsplit(store.endpoint).port or 0) as switch:
-        yield switch
-
-
-@pytest.fixture
-def remote_house(tmp_path: Path, store: ObjectStore, switch: Switch, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """Its objects lie in a store behind a switch, whose silence is noticed after a second."""
+def behind_switch(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[House, Switch]]:
+    """Silence is noticed after a second."""
     impatient = reach.FOR_REQUESTS._replace(silence=timedelta(seconds=1), retries=timedelta(seconds=0.5))
     monkeypatch.setattr(reach, "FOR_REQUESTS", impatient)
     monkeypatch.setattr(outage, "MAX_PAUSE_SECONDS", 1.0)
-    for name, value in (store.environment | {"AWS_ENDPOINT_URL": switch.url}).items():
-        monkeypatch.setenv(name, value)
-    url = f"sqlite:///{tmp_path / 'data' / 'falqon.db'}"
-    database = Database(url)
-    migrate.upgrade(database)
-    house = House(tmp_path / "data", database, url, storage_url=f"{store.url}/{tmp_path.name}")
-    yield house
-    house.close()
-    database.dispose()
+    with house_behind_a_switch(tmp_path, store) as both:
+        yield both
+
+
+@pytest.fixture
+def remote_house(behind_switch: tuple[House, Switch]) -> House:
+    return behind_switch[0]
+
+
+@pytest.fixture
+def switch(behind_switch: tuple[House, Switch]) -> Switch:
+    return behind_switch[1]
 
 
 @contextmanager

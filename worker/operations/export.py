@@ -1,4 +1,4 @@
-"""Fulfilling operations for other formats: a program of its own writes the files, here they are stored and become a model."""
+"""Run exports: a program of its own writes the files, here they are stored and become a model."""
 
 import json
 from pathlib import Path

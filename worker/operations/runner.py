@@ -1,4 +1,4 @@
-"""Fulfilling operations of one kind, one after the other."""
+"""Run operations of one kind, one after the other."""
 
 import threading
 import time
