@@ -174,8 +174,8 @@ class Execution:
         with Reporting(self._writer, self._job, self._settings.reports_dir, folder) as reporting:
             outcome, finished = self._train(staged, folder / "trainer.log", reporting)
             reporting.finish(REPORTED[outcome.verdict])
-        if outcome.verdict is Verdict.SUCCEEDED and not self._insist_on_handing_in(model_folder(staged.output), finished):
-            return Outcome(Verdict.STOPPED)  # a wish to cancel came first
+        if outcome.verdict is Verdict.SUCCEEDED and not self._publish_with_retry(model_folder(staged.output), finished):
+            return Outcome(Verdict.STOPPED)  # a cancel came first
         return outcome
 
     def _train(self, staged: Staged, trainer_log: Path, reporting: Reporting) -> tuple[Outcome, Finished | None]:
@@ -222,8 +222,8 @@ class Execution:
                 trainer.kill_hung()
         return End(exit_code, kill_at is not None, hung)
 
-    def _insist_on_handing_in(self, folder: Path, finished: Finished | None) -> bool:
-        """Hand in the result, and wait for a storage that is away as long as the lease lasts and nobody wants a stop."""
+    def _publish_with_retry(self, folder: Path, finished: Finished | None) -> bool:
+        """Publish the result, and wait for a storage that is away as long as the lease lasts and nobody wants a stop."""
         fault("before_hand_in")
         with self._database.read() as session:
             model_id = results.model_id_of(session, self._job)
