@@ -1,10 +1,12 @@
-"""The command line: train | inspect | import | export | convert | answer | bench. Nothing heavy is imported before a command needs it.
+"""The command line: train | inspect | import | export | convert | bench. Nothing heavy is
+imported before a command needs it.
 
-This is the process edge: every error becomes a message and an exit code here, and only here. What is given up: an unexpected
-exception tells the user nothing but that it happened; its traceback goes to stderr.
+This is the process edge: every error becomes a message and an exit code here, and only here. An
+unexpected exception tells the user nothing but that it happened; its traceback goes to stderr.
 """
 
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -12,37 +14,66 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from falqon_core.contract.config import TrainConfig
-from falqon_core.contract.errors import CertificateMismatch, ConfigError, FalqonError, OutOfMemory, UserError, as_falqon_error
+from falqon_core.contract.errors import (
+    CertificateMismatch,
+    ConfigError,
+    FalqonError,
+    OutOfMemory,
+    UserError,
+    as_falqon_error,
+)
 from falqon_core.contract.formats import FormatName
-from falqon_core.contract.messages import Answering, ExitCode, Failed, Message
+from falqon_core.contract.messages import ExitCode, Failed, Message
+from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.signals import Stopping
 
+FailureFd = Annotated[
+    int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
+]
 EXIT_CODES = (
-    "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the program or the machine; "
+    "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the "
+    "program or the machine; "
     "71 out of memory; 72 the exported files are not the trained model; "
     "75 stopped on request after writing a checkpoint, the same command continues."
 )
 
-app = typer.Typer(help="FP8 melded-LoRA fine-tuning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="FP8 melded-LoRA fine-tuning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command(epilog=EXIT_CODES)
 def train(
     config: Annotated[Path, typer.Option(help="TrainConfig as JSON", exists=True, dir_okay=False)],
-    output: Annotated[Path, typer.Option(help="folder for checkpoints/ and model/; training continues from a checkpoint found here")],
-    message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="folder for checkpoints/ and model/; a checkpoint found here is continued"
+        ),
+    ],
+    message_fd: Annotated[
+        int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")
+    ] = None,
 ) -> None:
-    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started by torchrun it uses several devices."""
-    faulthandler.register(signal.SIGUSR1, file=2)  # whoever takes this process for hung learns where
+    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started
+    by torchrun it uses several devices.
+    """
+    # Whoever takes this process for hung learns where.
+    faulthandler.register(signal.SIGUSR1, file=2)
     stopping = Stopping(watch_parent=message_fd is not None or "TORCHELASTIC_RUN_ID" in os.environ)
-    ports = _ports(message_fd) if os.environ.get("RANK", "0") == "0" else []  # of several processes one tells
+    ports = []
+    if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+        ports = _create_ports(message_fd)
     try:
         with _errors_become_exit_codes(to_all(ports)):
             train_config = _read_config(config)
@@ -50,8 +81,8 @@ def train(
             from falqon_core.train.distributed import join_process_group
             from falqon_core.train.trainer import Trainer
 
-            with join_process_group() as world, world.barrier_or_raise():
-                code = Trainer(train_config, output, to_all(ports), stopping, world).run()
+            with join_process_group() as group, group.barrier_or_raise():
+                code = Trainer(train_config, output, to_all(ports), stopping, group).run()
     finally:
         for port in ports:
             port.close()
@@ -63,28 +94,64 @@ def inspect(
     dataset: Annotated[Path, typer.Argument(help="JSONL file of records")],
     model: Annotated[Path, typer.Option(help="folder whose tokenizer counts")],
     max_seq_length: Annotated[int, typer.Option(min=8)] = 2048,
-    validation_file: Annotated[Path | None, typer.Option(help="JSONL file whose records should not be among those of DATASET")] = None,
-    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
+    validation_file: Annotated[
+        Path | None,
+        typer.Option(help="JSONL file whose records should not be among those of DATASET"),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        Any,
+        typer.Option(
+            parser=read_template_kwargs,
+            metavar="JSON",
+            help="variables of the chat template, as in the recipe",
+        ),
+    ] = None,
+    message_fd: FailureFd = None,
 ) -> None:
-    """Tokenize a data set for a model and print what it finds as JSON: counts, lengths, duplicates, the first records token by token."""
+    """Tokenize a data set for a model and print what it finds as JSON: counts, lengths, duplicates,
+    the first records token by token.
+    """
     with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
         from falqon_core.train.inspection import inspect_dataset
 
-        sys.stdout.write(inspect_dataset(dataset, model, max_seq_length, validation_file).model_dump_json() + "\n")
+        inspection = inspect_dataset(
+            dataset, model, max_seq_length, validation_file, chat_template_kwargs
+        )
+        sys.stdout.write(inspection.model_dump_json() + "\n")
+
+
+@app.command(hidden=True)
+def held_out(
+    config: Annotated[Path, typer.Option(help="TrainConfig as JSON", exists=True, dir_okay=False)],
+    message_fd: FailureFd = None,
+) -> None:
+    """Print as JSON which lines of its file a training holds out."""
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
+        train_config = _read_config(config)
+        _prepare_process(offline=True)
+        from falqon_core.train.held_out import held_out_lines
+
+        sys.stdout.write(json.dumps(held_out_lines(train_config)) + "\n")
 
 
 @app.command("import")
 def import_(
-    source: Annotated[str, typer.Argument(help="FOLDER, FILE.gguf, hf:REPO or builtin:falqon-tiny")],
+    source: Annotated[
+        str, typer.Argument(help="FOLDER, FILE.gguf, hf:REPO or builtin:falqon-tiny")
+    ],
     output: Annotated[Path, typer.Option(help="model folder to write; must not exist")],
+    message_fd: Annotated[
+        int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
+    ] = None,
 ) -> None:
-    """Bring a base model into a folder of safetensors and tokenizer."""
-    with _errors_become_exit_codes(_to_stderr):
+    """Bring a base model into a folder of safetensors and tokenizer, and say what was converted."""
+    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=False)
         from falqon_core.importers.importer import import_model
 
-        import_model(source, output)
+        for conversion in import_model(source, output):
+            typer.echo(conversion)
 
 
 @app.command()
@@ -93,30 +160,47 @@ def export(
     model: Annotated[Path, typer.Option(help="the base model it was trained from")],
     output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
     step: Annotated[
-        int | None, typer.Option(min=1, help="of which checkpoint; default: the newest, or the best with early stopping")
+        int | None,
+        typer.Option(
+            min=1, help="of which checkpoint; default: the newest, or the best with early stopping"
+        ),
     ] = None,
-    base_model: Annotated[str, typer.Option(help="name of the base model, for the card; default: the folder's")] = "",
-    train_file: Annotated[Path | None, typer.Option(help="what it was trained on; with it the model is certified")] = None,
-    validation_file: Annotated[Path | None, typer.Option(help="what it was evaluated on, if there was such a file")] = None,
-    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
+    base_model: Annotated[
+        str, typer.Option(help="name of the base model, for the card; default: the folder's")
+    ] = "",
+    train_file: Annotated[
+        Path | None, typer.Option(help="what it was trained on; with it the model is certified")
+    ] = None,
+    validation_file: Annotated[
+        Path | None, typer.Option(help="what it was evaluated on, if there was such a file")
+    ] = None,
+    message_fd: FailureFd = None,
 ) -> None:
     """Write a checkpoint of a training as a merged FP8 model."""
     with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
         _prepare_process(offline=True)
-        from falqon_core.train.finish import DataFiles, export_training
+        from falqon_core.train.exporter import DataFiles, export_training
 
-        data = None if train_file is None else DataFiles(train_file, validation_file)
-        export_training(training, model, output, step, base_model, data)
+        files = None if train_file is None else DataFiles(train_file, validation_file)
+        export_training(training, model, output, step, base_model, files)
 
 
 @app.command(epilog=EXIT_CODES)
 def convert(
-    source: Annotated[Path, typer.Argument(help="for lora the folder of a checkpoint, otherwise that of an exported model")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="for lora the folder of a checkpoint, otherwise that of an exported model"
+        ),
+    ],
     to: Annotated[FormatName, typer.Option(help="lora, bf16 or gguf")],
     output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
     name: Annotated[str, typer.Option(help="of the model, as it is shown")] = "model",
-    base_model: Annotated[str, typer.Option(help="name of the base model, for the adapter's configuration and the card")] = "base",
-    message_fd: Annotated[int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")] = None,
+    base_model: Annotated[
+        str,
+        typer.Option(help="name of the base model, for the adapter's configuration and the card"),
+    ] = "base",
+    message_fd: FailureFd = None,
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
     with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
@@ -126,51 +210,53 @@ def convert(
         write_format(to, source, output, name, base_model)
 
 
-@app.command(epilog=EXIT_CODES)
-def answer(
-    models: Annotated[list[Path], typer.Argument(help="model folders, which answer one after the other")],
-    prompt: Annotated[typer.FileText, typer.Option(help="file with the prompt, - for stdin", encoding="utf-8")],
-    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    message_fd: Annotated[int | None, typer.Option(help="file descriptor for JSON lines: the pieces of the answers")] = None,
-) -> None:
-    """Let models answer a prompt, on the CPU and greedily."""
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        _prepare_process(offline=True)
-        from falqon_core.train.generation import answer as answer_prompt
-
-        answer_prompt(models, prompt.read(), max_tokens, _aloud(models) if message_fd is None else MessagePort(message_fd))
-
-
 @app.command(hidden=True)
 def certify() -> None:
-    """Compare an exported model with what its trainer says of it; asked by the trainer, on stdin."""
+    """Compare an exported model with what its trainer says of it; the trainer asks on stdin."""
     with _errors_become_exit_codes(_to_stderr):
         _prepare_process(offline=True)
-        from falqon_core.export.certify import main
+        from falqon_core.verification.process import main
 
         main(sys.stdin, sys.stdout)
 
 
 @app.command(epilog=EXIT_CODES)
 def bench(
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write everything measured here", dir_okay=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="short measurements and one round, to see that everything runs")] = False,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="also write everything measured here", dir_okay=False),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="short measurements and one round, to see that everything runs"
+        ),
+    ] = False,
 ) -> None:
-    """Measure this GPU: its ceilings, every kernel, and training steps against LoRA, QLoRA and torchao. Takes up to 8 minutes."""
+    """Measure this GPU: its ceilings, every kernel, and training steps against LoRA, QLoRA and
+    torchao. Takes up to 8 minutes.
+    """
     with _errors_become_exit_codes(_to_stderr):
         _prepare_process(offline=True)
         from falqon_core.bench.ceilings import require_gpu
         from falqon_core.bench.report import FULL, QUICK, SEVEN_B, measure, write_json
         from falqon_core.bench.table import markdown
 
-        report = measure(require_gpu(), SEVEN_B, QUICK if quick else FULL, lambda line: typer.echo(line, err=True))
+        report = measure(
+            require_gpu(),
+            SEVEN_B,
+            QUICK if quick else FULL,
+            lambda line: typer.echo(line, err=True),
+        )
         if json_file is not None:
             write_json(report, json_file)
         sys.stdout.write(markdown(report))
 
 
-def _ports(message_fd: int | None) -> list[Port]:
-    return [person_port(discreet=message_fd is not None)] + ([MessagePort(message_fd)] if message_fd is not None else [])
+def _create_ports(message_fd: int | None) -> list[Port]:
+    if message_fd is None:
+        return [person_port(discreet=False)]
+    return [person_port(discreet=True), MessagePort(message_fd)]
 
 
 def _read_config(path: Path) -> TrainConfig:
@@ -181,16 +267,21 @@ def _read_config(path: Path) -> TrainConfig:
         message = first["msg"].removeprefix("Value error, ")
         names = [str(part) for part in first["loc"] if part != "recipe"]
         param = ".".join(names) or message.partition(":")[0]
-        raise ConfigError(message if message.startswith(param) else f"{param}: {message}", param) from None
+        raise ConfigError(
+            message if message.startswith(param) else f"{param}: {message}", param
+        ) from None
 
 
 def _prepare_process(offline: bool) -> None:
-    """Before transformers is imported: no network unless asked for, no progress bars and notices of its own."""
+    """Prepare the process before transformers is imported: no network unless asked for, no progress
+    bars and notices of its own.
+    """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Threads that wait may spin only briefly: as soon as anything else runs on this machine they take the core from the thread they
-    # wait for. Eight steps of SmolLM2 on two cores, quiet and beside one busy process: spinning 14 and 79 s, sleeping at once
-    # (OMP_WAIT_POLICY=PASSIVE) 24 and 22 s, spinning this long 15 and 13 s.
+    # Threads that wait may spin only briefly: as soon as anything else runs on this machine they
+    # take the core from the thread they wait for. Eight steps of SmolLM2 on two cores, quiet and
+    # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
+    # and 22 s, spinning this long 15 and 13 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -206,9 +297,9 @@ def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]
     except Exception as error:  # the edge of the process
         if not isinstance(error, UserError):
             traceback.print_exc()
-        known = as_falqon_error(error)
-        send(Failed(code=known.code, message=str(known), param=known.param))
-        raise typer.Exit(_exit_code(known)) from None
+        failure = as_falqon_error(error)
+        send(Failed(code=failure.code, message=str(failure), param=failure.param))
+        raise typer.Exit(_exit_code(failure)) from None
 
 
 def _exit_code(error: FalqonError) -> ExitCode:
@@ -216,21 +307,9 @@ def _exit_code(error: FalqonError) -> ExitCode:
         return ExitCode.USER_ERROR
     if isinstance(error, CertificateMismatch):
         return ExitCode.CERTIFICATE_MISMATCH
-    return ExitCode.OUT_OF_MEMORY if isinstance(error, OutOfMemory) else ExitCode.INTERNAL
-
-
-def _aloud(models: list[Path]) -> Callable[[Answering], None]:
-    """Each answer below the name of who gives it."""
-    speaking = None
-
-    def speak(piece: Answering) -> None:
-        nonlocal speaking
-        if piece.model != speaking:
-            speaking = piece.model
-            typer.echo(f"\n{models[piece.model]}:")
-        typer.echo(piece.text, nl=False)
-
-    return speak
+    if isinstance(error, OutOfMemory):
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.INTERNAL
 
 
 def _to_stderr(message: Message) -> None:

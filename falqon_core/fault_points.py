@@ -1,10 +1,13 @@
-"""Named places at which a test makes this process fail, to see what is left behind. Not armed, one costs a look into an empty dict.
+"""Named places at which a test makes this process fail, to see what is left behind. Not armed, one
+costs a look into an empty dict.
 
-`FAULT_POINTS` arms them: `after_claim_commit=exit checkpoint_write=enospc*3`. A fault fires at the first passage, `*3` at the third,
-`*` at every one. What it does: `exit` (137, as a SIGKILL leaves it), `stop` (SIGSTOP; somebody has to send SIGCONT), `enospc` (the disk
-is full), `raise` (a fault of ours). `FAULT_MARKS` names a folder, in which each firing leaves a line in a file of the point's name:
-a test whose fault never fired has tested nothing. A mark that is there also keeps a fault that fires once from firing again in the
-process that takes over. What is given up: points in the trainer of a job see only what the worker's environment holds.
+`FAULT_POINTS` arms them: `after_claim_commit=exit checkpoint_write=enospc*3`. A fault fires at the
+first passage, `*3` at the third, `*` at every one. What it does: `exit` (137, as a SIGKILL leaves
+it), `stop` (SIGSTOP; somebody has to send SIGCONT), `enospc` (the disk is full), `raise` (a fault
+of ours). `FAULT_MARKS` names a folder, in which each firing leaves a line in a file of the point's
+name: a test whose fault never fired has tested nothing. A mark that is there also keeps a fault
+that fires once from firing again in the process that takes over. What is given up: points in the
+trainer of a job see only what the worker's environment holds.
 """
 
 import errno
@@ -24,7 +27,9 @@ class InjectedFault(Exception):
 
 class _Armed:
     def __init__(self, action: str, passage: int, always: bool) -> None:
-        self.action, self.passage, self.always = action, passage, always
+        self.action = action
+        self.passage = passage
+        self.always = always
         self.passages = 0
 
 
@@ -49,17 +54,28 @@ def _raise() -> None:
     raise InjectedFault
 
 
-ACTIONS: dict[str, Callable[[], None]] = {"exit": _exit, "stop": _stop, "enospc": _no_space, "raise": _raise}
+ACTIONS: dict[str, Callable[[], None]] = {
+    "exit": _exit,
+    "stop": _stop,
+    "enospc": _no_space,
+    "raise": _raise,
+}
 
 
 def read(text: str, marks: str) -> Arming:
-    """Raises `ValueError` for what cannot be understood: a fault that is misspelt must not pass for one that is survived."""
+    """Read the arming. Raises `ValueError` for what cannot be understood: a fault that is misspelt
+    must not pass for one that is survived.
+    """
     points = {}
     for word in text.split():
         match = PATTERN.fullmatch(word)
         if match is None or match["action"] not in ACTIONS:
-            raise ValueError(f"FAULT_POINTS: '{word}' is not point=action, with one of {', '.join(ACTIONS)}")
-        points[match["point"]] = _Armed(match["action"], int(match["passage"] or 1), always=match["when"] == "*")
+            raise ValueError(
+                f"FAULT_POINTS: '{word}' is not point=action, with one of {', '.join(ACTIONS)}"
+            )
+        points[match["point"]] = _Armed(
+            match["action"], int(match["passage"] or 1), always=match["when"] == "*"
+        )
     return Arming(points, Path(marks) if marks else None)
 
 
@@ -67,7 +83,7 @@ _arming = read(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS",
 
 
 def arm(text: str, marks: str = "") -> None:
-    """For this process, in place of what the environment says."""
+    """Arm the points of this process, in place of what the environment says."""
     global _arming
     _arming = read(text, marks)
 
@@ -79,7 +95,9 @@ def fault(point: str) -> None:
 
 def _pass(point: str, armed: _Armed, marks: Path | None) -> None:
     armed.passages += 1
-    if not armed.always and (armed.passages != armed.passage or (marks is not None and (marks / point).exists())):
+    if not armed.always and (
+        armed.passages != armed.passage or (marks is not None and (marks / point).exists())
+    ):
         return
     if marks is not None:
         marks.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Files and folders that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, flushed to disk,
+then renamed.
+"""
 
 import os
 import shutil
@@ -10,7 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
-    """A temporary sibling of `output` to write into; on success it takes `output`'s place, on any error it is removed."""
+    """Yield a temporary sibling of `output` to write into; on success it takes `output`'s place, on
+    any error it is removed.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:

@@ -1,13 +1,15 @@
-"""What is run the day a GPU is at hand: `python -m falqon_core bench` prints one table of everything that only a GPU can tell.
+"""What is run the day a GPU is at hand: `python -m falqon_core bench` prints one table of
+everything that only a GPU can tell.
 
   timing.py    the median time of a call, and how long the whole may take
   ceilings.py  what the card can do at most: copies, bf16 and FP8 products, through torch
-  kernels.py   every kernel of `ops` at the shapes of a 7B model, against its oracle and those ceilings
+  kernels.py   every kernel of `ops` at the shapes of a 7B model, against its oracle and those
+               ceilings
   model.py     a Llama of random weights, made on the device
   steps.py     seconds of an optimizer step, ours against the peers of `methods`, in turn
   report.py    all of it in order, within a time limit
   table.py     what was measured as Markdown, with the arithmetic that makes shares and rates of it
 
-Everything takes the device and the sizes as arguments, so that the tests run the same code on a CPU with tiny ones. What is given up:
-one card and one process only, and no figure that needs real text or a real model.
+Everything takes the device and the sizes as arguments, so that the tests run the same code on a CPU
+with tiny ones. It measures one card and one process, on random weights.
 """

@@ -1,8 +1,10 @@
-"""What a card can do at most, measured through torch: a copy in memory, a bf16 product, an FP8 product.
+"""What a card can do at most, measured through torch: a copy in memory, a bf16 product, an FP8
+product.
 
-Everything else in the table is a share of these, so that a card that runs slower than its data sheet (power limit, heat, a smaller bus)
-does not make our kernels look worse than they are. The FP8 product is the faster of per-row and per-tensor scales with fast
-accumulation. What is given up: one large square product stands for all shapes.
+Everything else in the table is a share of these, so that a card that runs slower than its data
+sheet (power limit, heat, a smaller bus) does not make our kernels look worse than they are. The FP8
+product is the faster of per-row and per-tensor scales with fast accumulation. One large
+square product stands for all shapes.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,9 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes per second (read and written together) and floating-point operations per second; `fp8_flops` is None without FP8 hardware."""
+    """Bytes per second (read and written together) and floating-point operations per second;
+    `fp8_flops` is None without FP8 hardware.
+    """
 
     device: str
     capability: str | None
@@ -41,28 +45,40 @@ class Ceilings:
 
 
 def require_gpu() -> torch.device:
-    """Raises `ConfigError` (param `device`) with what is missing."""
+    """Return the GPU. Raises `ConfigError` (param `device`) with what is missing."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.version.cuda is None:
-        missing = f"this torch ({torch.__version__}) is built for CPUs only; install a CUDA build, see pytorch.org/get-started"
+        missing = (
+            f"this torch ({torch.__version__}) is built for CPUs only; install a CUDA build, "
+            "see pytorch.org/get-started"
+        )
     else:
-        missing = "torch sees no GPU; see whether `nvidia-smi` lists one and what CUDA_VISIBLE_DEVICES says"
-    raise ConfigError(f"device: the benchmark measures an NVIDIA GPU, and there is none to use here: {missing}", "device")
+        missing = (
+            "torch sees no GPU; see whether `nvidia-smi` lists one and what CUDA_VISIBLE_DEVICES "
+            "says"
+        )
+    raise ConfigError(
+        f"device: the benchmark measures an NVIDIA GPU, and there is none to use here: {missing}",
+        "device",
+    )
 
 
 def measure_ceilings(device: torch.device, budget_seconds: float, sizes: Sizes) -> Ceilings:
-    """`budget_seconds` for each of the figures."""
-    is_cuda = device.type == "cuda"
-    properties = torch.cuda.get_device_properties(device) if is_cuda else None
-    left, right = (torch.randn(sizes.gemm, sizes.gemm, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """Measure each of the figures for `budget_seconds`."""
+    left, right = (
+        torch.randn(sizes.gemm, sizes.gemm, device=device, dtype=torch.bfloat16) for _ in range(2)
+    )
     flops = 2.0 * sizes.gemm**3
     bf16 = flops / median_seconds(lambda: left @ right.t(), device, budget_seconds)
-    fp8, missing = _fp8_flops(left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn), flops, budget_seconds)
+    fp8, missing = _fp8_flops(
+        left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn), flops, budget_seconds
+    )
+    name, capability, memory_bytes = _describe(device)
     return Ceilings(
-        device=properties.name if properties else "cpu",
-        capability=f"sm_{properties.major}{properties.minor}" if properties else None,
-        memory_bytes=properties.total_memory if properties else None,
+        device=name,
+        capability=capability,
+        memory_bytes=memory_bytes,
         torch=torch.__version__,
         copy_bytes_per_second=_copy_rate(sizes.copy_bytes, device, budget_seconds),
         bf16_flops=bf16,
@@ -71,28 +87,47 @@ def measure_ceilings(device: torch.device, budget_seconds: float, sizes: Sizes) 
     )
 
 
+def _describe(device: torch.device) -> tuple[str, str | None, int | None]:
+    """Return the name, the compute capability and the memory of `device`."""
+    if device.type != "cuda":
+        return "cpu", None, None
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, f"sm_{properties.major}{properties.minor}", properties.total_memory
+
+
 def _copy_rate(num_bytes: int, device: torch.device, budget_seconds: float) -> float:
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * num_bytes / median_seconds(lambda: target.copy_(source), device, budget_seconds)
 
 
-def _fp8_flops(left: Tensor, right: Tensor, flops: float, budget_seconds: float) -> tuple[float | None, str | None]:
+def _fp8_flops(
+    left: Tensor, right: Tensor, flops: float, budget_seconds: float
+) -> tuple[float | None, str | None]:
     """-> (FLOP/s, None), or (None, why there are none)."""
-    rows, one = torch.ones(len(left), 1, device=left.device), torch.ones((), device=left.device)
+    rows = torch.ones(len(left), 1, device=left.device)
+    unit = torch.ones((), device=left.device)
 
     def per_row() -> Tensor:
         return rowwise(left, rows, right, rows, True)
 
     def per_tensor() -> Tensor:
-        return torch._scaled_mm(left, right.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
+        return torch._scaled_mm(
+            left,
+            right.t(),
+            scale_a=unit,
+            scale_b=unit,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
 
-    found: list[float] = []
+    rates: list[float] = []
     missing = None
     gemms: tuple[Callable[[], Tensor], ...] = (per_row, per_tensor)
     for gemm in gemms:
         try:
-            found.append(flops / median_seconds(gemm, left.device, budget_seconds))
-        except Exception as error:  # a card without FP8, or without one of the two, says so in its own way
+            rates.append(flops / median_seconds(gemm, left.device, budget_seconds))
+        except Exception as error:
+            # a card without FP8, or without one of the two, says so in its own way
             missing = what_went_wrong(error)
-    return (max(found), None) if found else (None, missing)
+    return (max(rates), None) if rates else (None, missing)

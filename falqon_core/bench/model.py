@@ -1,8 +1,9 @@
 """A Llama of random weights, made on the device that trains it.
 
-It is built without memory (torch's meta device) and filled parameter by parameter where it will live, so that 7B parameters never pass
-through the host. Weights are normal with deviation 1/sqrt(inputs) and norms are one: speed does not depend on what a model knows, only
-on numbers staying finite. What is given up: losses mean nothing.
+It is built without memory (torch's meta device) and filled parameter by parameter where it will
+live, so that 7B parameters never pass through the host. Weights are normal with deviation
+1/sqrt(inputs) and norms are one: speed does not depend on what a model knows, only on numbers
+staying finite. Its losses mean nothing.
 """
 
 import torch
@@ -13,7 +14,7 @@ from falqon_core.ops import attention
 
 
 def llama_7b() -> LlamaConfig:
-    """The dimensions of Llama-7B, the first of the name: 6.7 billion parameters."""
+    """Return the dimensions of Llama-7B, the first of the name: 6.7 billion parameters."""
     return LlamaConfig(
         vocab_size=32000,
         hidden_size=4096,
@@ -27,12 +28,17 @@ def llama_7b() -> LlamaConfig:
 
 
 def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
-    """bf16, frozen, in eval mode, with our attention; the same weights at every call on the same kind of device."""
+    """bf16, frozen, in eval mode, with our attention; the same weights at every call on the same
+    kind of device.
+    """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention.NAME)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+        )
     model.to_empty(device=device)
     decoder = model.base_model
-    decoder.rotary_emb = type(decoder.rotary_emb)(config).to(device)  # its frequencies are computed, not loaded
+    # its frequencies are computed, not loaded
+    decoder.rotary_emb = type(decoder.rotary_emb)(config).to(device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,6 +1,7 @@
 """The whole benchmark in order, within its time limit: ceilings, kernels, steps.
 
-What is given up: a single compilation or step that hangs is not interrupted; the limit decides what is begun.
+A single compilation or step that hangs is not interrupted; the limit decides what
+is begun.
 """
 
 import json
@@ -22,7 +23,9 @@ from falqon_core.ops.scaled_mm import gemm_for
 
 
 class Limits(NamedTuple):
-    """Seconds: of everything, for each ceiling, for each kernel, for each system and workload in a round."""
+    """Seconds: of everything, for each ceiling, for each kernel, for each system and workload in a
+    round.
+    """
 
     total: float
     ceiling: float
@@ -31,7 +34,8 @@ class Limits(NamedTuple):
     rounds: int
 
 
-FULL = Limits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)  # 30 s of the 8 minutes are for loading and writing
+# 30 s of the 8 minutes are for loading and writing
+FULL = Limits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)
 QUICK = Limits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
 
 
@@ -46,32 +50,46 @@ class Scale(NamedTuple):
 SEVEN_B = Scale(Sizes(), Shapes(), Setup())
 
 
-def measure(device: torch.device, scale: Scale, limits: Limits, tell: Callable[[str], None]) -> Report:
+def measure(
+    device: torch.device, scale: Scale, limits: Limits, tell: Callable[[str], None]
+) -> Report:
     """`tell` is given a line of progress now and then."""
-    start, deadline = time.monotonic(), Deadline(limits.total)
+    start = time.monotonic()
+    deadline = Deadline(limits.total)
     tell("ceilings")
     ceilings = measure_ceilings(device, limits.ceiling, scale.ceilings)
     kernels = []
-    for one in measure_kernels(scale.kernels, device, ceilings.capability, limits.kernel):
-        tell(f"kernel {one.name}: {one.status}")
-        kernels.append(one)
+    for result in measure_kernels(scale.kernels, device, ceilings.capability, limits.kernel):
+        tell(f"kernel {result.name}: {result.status}")
+        kernels.append(result)
     torch.cuda.empty_cache()
     sums = {"output": True, "grad_input": False}
-    gemms = {name: gemm_for(device, scale.kernels.tokens, fast).__name__ for name, fast in sums.items()}
+    gemms = {
+        name: gemm_for(device, scale.kernels.tokens, fast).__name__ for name, fast in sums.items()
+    }
     steps = measure_steps(scale.steps, device, deadline, limits.step, tell, limits.rounds)
-    return Report(ceilings, gemms, scale.kernels, kernels, in_words(scale.steps), steps, time.monotonic() - start)
+    return Report(
+        ceilings,
+        gemms,
+        scale.kernels,
+        kernels,
+        in_words(scale.steps),
+        steps,
+        time.monotonic() - start,
+    )
 
 
 def in_words(setup: Setup) -> str:
     size = dimensions_of(setup.config).num_parameters / 1e9
     return (
-        f"A Llama of {size:.2f}B random parameters, all {setup.config.num_hidden_layers} layers; rank {setup.rank} on every linear; "
+        f"A Llama of {size:.2f}B random parameters, all {setup.config.num_hidden_layers} layers; "
+        f"rank {setup.rank} on every linear; "
         f"{setup.num_records} records a step, at most {setup.record_tokens} tokens each"
     )
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Everything measured, unrounded; a null SQNR means equal bit for bit."""
+    """Write everything measured, unrounded; a null SQNR means equal bit for bit."""
     content = asdict(report)
     for step, result in zip(content["steps"], report.steps, strict=True):
         step["bound_seconds"] = bound_seconds(result, report.ceilings)

@@ -1,13 +1,17 @@
-"""Seconds of one optimizer step of a whole model: ours against the peers of `methods`, on the same microbatches, in turn.
+"""Seconds of one optimizer step of a whole model: ours against the peers of `methods`, on the same
+microbatches, in turn.
 
-Two workloads. *published*: records of one length, every token a label, as FALQON was measured. *packed*: as many records of real
-lengths, packed; lengths are quantiles of a log-normal distribution (median 180 tokens, sigma 0.6, cut at the published length), so every
-run and every system sees the same ones.
+Two workloads. *published*: records of one length, every token a label, as FALQON was measured.
+*packed*: as many records of real lengths, packed; lengths are quantiles of a log-normal
+distribution (median 180 tokens, sigma 0.6, cut at the published length), so every run and every
+system sees the same ones.
 
-Models of 7B do not fit beside each other, so a round makes, measures and frees one system after the other, and rounds follow each
-other while time remains: whatever drifts (heat, clocks) hits all of them. Each system gets the fastest of a fixed list of placements
-that its memory allows: the largest microbatch, first without activation checkpointing. Steps are the trainer's own (train/step.py):
-forward, backward, clipping, AdamW, refresh. Peers get our attention and loss, and ours of norms and SwiGLU where they are not compiled.
+Models of 7B do not fit beside each other, so a round makes, measures and frees one system after the
+other, and rounds follow each other while time remains: whatever drifts (heat, clocks) hits all of
+them. Each system gets the fastest of a fixed list of placements that its memory allows: the largest
+microbatch, first without activation checkpointing. Steps are the trainer's own (train/step.py):
+forward, backward, clipping, AdamW, refresh. Peers get our attention and loss, and ours of norms and
+SwiGLU where they are not compiled.
 
 What is given up: loading data and what a trainer does between steps are not timed.
 """
@@ -31,25 +35,24 @@ from falqon_core.bench.model import dimensions_of, llama_7b, random_model
 from falqon_core.bench.timing import Deadline, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import is_allocation_failure
-from falqon_core.data.loader import Microbatch, microbatches
+from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.estimate.estimate import training_flops
-from falqon_core.estimate.memory import fitted
-from falqon_core.methods import Method
-from falqon_core.methods.falqon import Falqon
-from falqon_core.methods.lora import Lora
-from falqon_core.methods.objective import Supervised
-from falqon_core.methods.qlora import QLora
-from falqon_core.methods.torchao import TorchAO
-from falqon_core.train.data import BUCKET_TOKENS
+from falqon_core.estimate.memory import fit_recipe
+from falqon_core.methods import METHODS, Method
+from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
+from falqon_core.train.step import StepBatch, train_step
 from falqon_core.train.step import StepResult as StepOutcome
-from falqon_core.train.step import Work, train_step
 
 LEARNING_RATE = 1e-5
-MEDIAN_LENGTH, SIGMA, SHORTEST = 180, 0.6, 8
-WARM_UP_STEPS, MIN_STEPS, MAX_ROUNDS = 2, 2, 5
+MEDIAN_LENGTH = 180
+SIGMA = 0.6
+SHORTEST = 8
+WARM_UP_STEPS = 2
+MIN_STEPS = 2
+MAX_ROUNDS = 5
 MEASURED = "measured"
 
 
@@ -59,12 +62,12 @@ class System(NamedTuple):
     method: Callable[[Recipe], Method]
 
 
-OURS = System("FALQON, anchored (ours)", (), Falqon)
+OURS = System("FALQON, anchored (ours)", (), METHODS["falqon"])
 SYSTEMS = (
     OURS,
-    System("LoRA, bf16 (PEFT)", ("peft",), Lora),
-    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), QLora),
-    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
+    System("LoRA, bf16 (PEFT)", ("peft",), METHODS["lora"]),
+    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), METHODS["qlora"]),
+    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), METHODS["torchao"]),
 )
 
 
@@ -77,10 +80,25 @@ class Setup(NamedTuple):
     record_tokens: int = 528
 
     def recipe(self, device: torch.device) -> Recipe:
-        """With a base copy on the device where it fits, otherwise without one; which A it is changes nothing about speed."""
-        asked = {"rank": self.rank, "batch_size": self.num_records, "max_seq_length": self.record_tokens, "a_init": "orthonormal"}
-        recipe = Recipe.model_validate(asked).resolved(self.num_records)
-        if fitted(dimensions_of(self.config), recipe, usable_bytes(available_bytes(device)), device.type == "cpu") is None:
+        """Return the recipe with a base copy on the device where it fits, otherwise without one;
+        which A it is changes nothing about speed.
+        """
+        options = {
+            "rank": self.rank,
+            "batch_size": self.num_records,
+            "max_seq_length": self.record_tokens,
+            "a_init": "orthonormal",
+        }
+        recipe = Recipe.model_validate(options).resolved(self.num_records)
+        if (
+            fit_recipe(
+                dimensions_of(self.config),
+                recipe,
+                usable_bytes(available_bytes(device)),
+                device.type == "cpu",
+            )
+            is None
+        ):
             return recipe.model_copy(update={"base_copy": "none"})
         return recipe
 
@@ -99,7 +117,9 @@ class Workload(NamedTuple):
         return sum(len(record) * (len(record) + 1) / 2 for record in self.records) / self.num_tokens
 
     def microbatches(self, tokens: int) -> list[Microbatch]:
-        return microbatches(self.records, tokens, self.packing, BUCKET_TOKENS if self.packing else 1)
+        return microbatches(
+            self.records, tokens, self.packing, GPU_ROW_MULTIPLE if self.packing else 1
+        )
 
 
 class Placement(NamedTuple):
@@ -109,9 +129,11 @@ class Placement(NamedTuple):
 
 @dataclass
 class StepResult:
-    """One system on one workload. `status` is "measured", or why there are no figures; `seconds` of each timed step of all rounds.
+    """One system on one workload. `status` is "measured", or why there are no figures; `seconds` of
+    each timed step of all rounds.
 
-    `bound_flops` are the operations of our method without recomputation, the same for all systems (method.md section 4).
+    `bound_flops` are the operations of our method without recomputation, the same for all systems
+    (method.md section 4).
     """
 
     system: str
@@ -149,12 +171,14 @@ def workloads(setup: Setup) -> tuple[Workload, Workload]:
 def lengths(count: int, longest: int) -> list[int]:
     """`count` quantiles of the log-normal distribution, shortest first."""
     normal = statistics.NormalDist()
-    found = (MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count))
-    return [min(longest, max(SHORTEST, round(float(length)))) for length in found]
+    quantiles = (
+        MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)
+    )
+    return [min(longest, max(SHORTEST, round(float(length)))) for length in quantiles]
 
 
 def placements(setup: Setup) -> list[Placement]:
-    """From the one expected to be fastest to the one that needs least."""
+    """Return them from the one expected to be fastest to the one that needs least."""
     sizes = [setup.num_records * setup.record_tokens]
     while sizes[-1] > setup.record_tokens:
         sizes.append(max(setup.record_tokens, sizes[-1] // 2))
@@ -170,13 +194,24 @@ def measure_steps(
     max_rounds: int = MAX_ROUNDS,
     systems: Items[System] = SYSTEMS,
 ) -> list[StepResult]:
-    """All systems on both workloads, `budget_seconds` each a round; at least one round, more while another fits before `deadline`."""
-    loads, recipe = workloads(setup), setup.recipe(device)
-    results = {(system.name, load.name): _empty(system, load, setup, recipe) for system in systems for load in loads}
+    """Measure all systems on both workloads, `budget_seconds` each a round; at least one round,
+    more while another fits before `deadline`.
+    """
+    loads = workloads(setup)
+    recipe = setup.recipe(device)
+    results = {
+        (system.name, load.name): _empty(system, load, setup, recipe)
+        for system in systems
+        for load in loads
+    }
     for round_ in range(max_rounds):
         before = deadline.left
         for system in systems:
-            mine = [(load, result) for load in loads if (result := results[system.name, load.name]).status == MEASURED]
+            mine = [
+                (load, result)
+                for load in loads
+                if (result := results[system.name, load.name]).status == MEASURED
+            ]
             if mine and deadline.left > 0:
                 tell(f"round {round_ + 1}: {system.name}")
                 _measure_system(system, mine, setup, recipe, device, budget_seconds)
@@ -191,15 +226,15 @@ def measure_steps(
 
 def _empty(system: System, load: Workload, setup: Setup, recipe: Recipe) -> StepResult:
     missing = [name for name in system.packages if importlib.util.find_spec(name) is None]
-    flops = training_flops(dimensions_of(setup.config), recipe, load.num_tokens, load.keys_per_token)
-    return StepResult(
-        system.name,
-        load.name,
-        load.num_tokens,
-        flops,
-        status=f"not installed: {', '.join(missing)}" if missing else MEASURED,
-        base_copy=recipe.base_copy if system is OURS else None,
+    flops = training_flops(
+        dimensions_of(setup.config), recipe, load.num_tokens, load.keys_per_token
     )
+    result = StepResult(system.name, load.name, load.num_tokens, flops)
+    if missing:
+        result.status = f"not installed: {', '.join(missing)}"
+    if system is OURS:
+        result.base_copy = recipe.base_copy
+    return result
 
 
 def _measure_system(
@@ -210,10 +245,11 @@ def _measure_system(
     device: torch.device,
     budget_seconds: float,
 ) -> None:
-    """One round of one system, into its results; a failure is written there."""
+    """Measure one round of one system, into its results; a failure is written there."""
     try:
         training = Training(system, setup, recipe, device)
-    except Exception as error:  # a peer that does not work on this card is a line of the table, not the end of it
+    # a peer that does not work on this card is a line of the table, not the end of it
+    except Exception as error:
         for _, result in mine:
             result.status = what_went_wrong(error)
         return
@@ -235,10 +271,16 @@ class Training:
         self.optimizer = Optimizer(self.method.parameters(), weight_decay=0.0, max_grad_norm=1.0)
         self._forwards = [layer.forward for layer in self.model.base_model.layers]
 
-    def measure(self, load: Workload, result: StepResult, choices: Items[Placement], budget_seconds: float) -> None:
-        """Add timed steps to `result`, after some that warm up in the first placement that fits (that of the round before, if any)."""
+    def measure(
+        self, load: Workload, result: StepResult, choices: Items[Placement], budget_seconds: float
+    ) -> None:
+        """Add timed steps to `result`, after some that warm up in the first placement that fits
+        (that of the round before, if any).
+        """
         if result.microbatch_tokens is not None:
-            choices = choices[choices.index(Placement(result.microbatch_tokens, bool(result.checkpointing))) :]
+            choices = choices[
+                choices.index(Placement(result.microbatch_tokens, bool(result.checkpointing))) :
+            ]
         chosen, batches = self._place(load, choices)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -249,9 +291,13 @@ class Training:
         result.rounds += 1
         result.microbatch_tokens, result.checkpointing = chosen
         if self.device.type == "cuda":
-            result.peak_bytes = max(result.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device))
+            result.peak_bytes = max(
+                result.peak_bytes or 0, torch.cuda.max_memory_allocated(self.device)
+            )
 
-    def _place(self, load: Workload, choices: Items[Placement]) -> tuple[Placement, list[Microbatch]]:
+    def _place(
+        self, load: Workload, choices: Items[Placement]
+    ) -> tuple[Placement, list[Microbatch]]:
         """Warm up in the first of `choices` that memory allows. Raises what the last one raises."""
         for choice in choices:
             self._set_checkpointing(choice.checkpointing)
@@ -264,11 +310,14 @@ class Training:
                     raise
             else:
                 return choice, batches
-            self.optimizer.zero_grad()  # outside of the handler, whose traceback holds the activations
+            # outside of the handler, whose traceback holds the activations
+            self.optimizer.zero_grad()
             _free(self.device)
         raise AssertionError("there is at least one placement")
 
-    def _timed_steps(self, load: Workload, batches: Items[Microbatch], deadline: Deadline) -> Iterator[float]:
+    def _timed_steps(
+        self, load: Workload, batches: Items[Microbatch], deadline: Deadline
+    ) -> Iterator[float]:
         number = 0
         while number < MIN_STEPS or deadline.left > 0:
             self._wait()
@@ -278,15 +327,22 @@ class Training:
             yield time.perf_counter() - start
             number += 1
 
-    def step(self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE) -> StepOutcome:
+    def step(
+        self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE
+    ) -> StepOutcome:
         objective = Supervised()
-        work = Work(1, batches, sum(objective.count(one) for one in batches), load.num_tokens)
-        return train_step(self.model, self.method, objective, self.optimizer, work, learning_rate)
+        count = sum(objective.count(microbatch) for microbatch in batches)
+        batch = StepBatch(1, batches, count, load.num_tokens)
+        return train_step(self.model, self.method, objective, self.optimizer, batch, learning_rate)
 
-    def _set_checkpointing(self, wanted: bool) -> None:
-        """Around whatever the method made of a layer's forward, a compiled one included."""
+    def _set_checkpointing(self, on: bool) -> None:
+        """Wrap whatever the method made of a layer's forward, a compiled one included."""
         for layer, forward in zip(self.model.base_model.layers, self._forwards, strict=True):
-            layer.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False) if wanted else forward
+            layer.forward = (
+                partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+                if on
+                else forward
+            )
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -1,7 +1,8 @@
 """How long a call takes on a device, and what is left of a time limit.
 
-On a GPU by CUDA events around each call, with the L2 cache emptied in between (Triton's own benchmark function), so that a kernel reads
-from memory as it does within a training step. What is given up: caches that a real predecessor would have left warm.
+On a GPU by CUDA events around each call, with the L2 cache emptied in between (Triton's own
+benchmark function), so that a kernel reads from memory as it does within a training step. What is
+given up: caches that a real predecessor would have left warm.
 """
 
 import statistics
@@ -15,13 +16,20 @@ from falqon_core.ops.kernels import triton
 WARM_UP_MS = 50
 
 
-def median_seconds(call: Callable[[], object], device: torch.device, budget_seconds: float) -> float:
-    """Of as many calls as `budget_seconds` allows, after some that warm up."""
+def median_seconds(
+    call: Callable[[], object], device: torch.device, budget_seconds: float
+) -> float:
+    """Return the median of as many calls as `budget_seconds` allows, after some that warm up."""
     if device.type == "cuda":
-        return triton.testing.do_bench(call, warmup=WARM_UP_MS, rep=1000 * budget_seconds, return_mode="median") / 1000
+        return (
+            triton.testing.do_bench(
+                call, warmup=WARM_UP_MS, rep=1000 * budget_seconds, return_mode="median"
+            )
+            / 1000
+        )
     call()
     deadline = Deadline(budget_seconds)
-    measured = []
+    measured: list[float] = []
     while not measured or deadline.left > 0:
         start = time.perf_counter()
         call()
@@ -31,7 +39,7 @@ def median_seconds(call: Callable[[], object], device: torch.device, budget_seco
 
 class Deadline:
     def __init__(self, seconds: float) -> None:
-        """Seconds from now."""
+        """Set the deadline this many seconds from now."""
         self._end = time.monotonic() + seconds
 
     @property
@@ -41,6 +49,6 @@ class Deadline:
 
 
 def what_went_wrong(error: Exception) -> str:
-    """One line for the table."""
+    """Return one line for the table."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"failed: {type(error).__name__}: {text}"[:160]

@@ -1,7 +1,8 @@
 """`certificate.json`: the proof, in the folder of a model, that its files are what was trained.
 
-A process that knows nothing of the training reloads the finished files and compares them with what the trainer held when it ended.
-The same training on the same machine gives the same certificate: no time of day is part of it.
+A process that knows nothing of the training reloads the finished files and compares them with what
+the trainer held when it ended. The same training on the same machine gives the same certificate: no
+time of day is part of it.
 """
 
 from decimal import Decimal
@@ -33,7 +34,9 @@ class Check(Part):
 class HeldOut(Part):
     """The rows whose loss and logits were compared; each is cut to its first tokens."""
 
-    source: Literal["validation", "training"] = Field(description="training: there was no validation data")
+    source: Literal["validation", "training"] = Field(
+        description="training: there was no validation data"
+    )
     num_rows: int
     num_tokens: int
 
@@ -54,7 +57,9 @@ class FileHash(Part):
 
 class Base(Part):
     name: str
-    sha256: str = Field(description="of the lines 'sha256  name' of the folder's files, sorted by name")
+    sha256: str = Field(
+        description="of the lines 'sha256  name' of the folder's files, sorted by name"
+    )
 
 
 class Data(Part):
@@ -65,7 +70,9 @@ class Data(Part):
 
 
 class Training(Part):
-    """`recipe` is what ran, every "auto" resolved, seed included; `metrics` those of the last step and evaluation."""
+    """`recipe` is what ran, every "auto" resolved, seed included; `metrics` those of the last step
+    and evaluation.
+    """
 
     recipe: Recipe
     steps: int
@@ -79,7 +86,9 @@ class Training(Part):
 
 class Software(Part):
     falqon: str
-    source_sha256: str = Field(description="of the trainer's own source files, as `Base.sha256` is made")
+    source_sha256: str = Field(
+        description="of the trainer's own source files, as `Base.sha256` is made"
+    )
     python: str
     libraries: dict[str, str]
 
@@ -91,13 +100,18 @@ class Device(Part):
 
 class Cost(Part):
     currency: str
-    accrued: Decimal = Field(description="of all attempts, until the model was trained, compared and about to be uploaded")
+    accrued: Decimal = Field(
+        description="of all attempts, until the model was trained, compared and about to be "
+        "uploaded"
+    )
     usd_per_device_hour: Decimal
     price_source: str
 
 
 class Service(Part):
-    """What only the service knows; null for a training by hand. `cost` is null where no price is known."""
+    """What only the service knows; null for a training by hand. `cost` is null where no price is
+    known.
+    """
 
     job: str
     model: str
@@ -114,7 +128,9 @@ class Certificate(Part):
     training: Training
     software: Software
     device: Device
-    files: list[FileHash] = Field(description="every file of the folder but this one and SHA256SUMS, which names this one")
+    files: list[FileHash] = Field(
+        description="every file of the folder but this one and SHA256SUMS, which names this one"
+    )
     service: Service | None = None
 
     @property

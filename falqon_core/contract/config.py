@@ -1,63 +1,92 @@
 """What a training is told to do: every hyperparameter is declared here, once.
 
-`Recipe` holds the hyperparameters; the HTTP API, the database and the trainer all use this class. `None` means "auto";
-`Recipe.resolved` turns every "auto" that needs no device into the number that really runs, and what is stored beside a job is that form.
-`TrainConfig` adds the paths of one execution. Everything is frozen, refuses unknown fields, and refuses combinations that
-the method cannot honour instead of ignoring them.
+`Recipe` holds the hyperparameters; the HTTP API, the database and the trainer all use this class.
+`None` means "auto"; `Recipe.resolved` turns every "auto" that needs no device into the number that
+really runs, and what is stored beside a job is that form. `TrainConfig` adds the paths of one
+execution. Everything is frozen, refuses unknown fields, and refuses combinations that the method
+cannot honour instead of ignoring them.
 """
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MethodName = Literal["falqon", "dpo"]
+from falqon_core.contract.template_kwargs import TemplateKwargs
+
+ObjectiveName = Literal["supervised", "dpo"]
+MethodName = Literal["falqon"]
+ApiMethod = Literal["falqon", "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 BaseCopy = Literal["device", "host", "none"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-# Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate of the others. The published rule's
-# 2e-3 is the published rate; it only compensates for lost updates.
+# Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate
+# of the others. The published rule's 2e-3 is the published rate; it only compensates for lost
+# updates.
 DEFAULT_A_INIT: dict[UpdateRule, AInit] = {"anchored": "gradient", "topk": "quant_error"}
-ANCHORED_LEARNING_RATE: dict[AInit, float] = {"gradient": 5e-4, "orthonormal": 1e-3, "quant_error": 1e-3}
+ANCHORED_LEARNING_RATE: dict[AInit, float] = {
+    "gradient": 5e-4,
+    "orthonormal": 1e-3,
+    "quant_error": 1e-3,
+}
 PUBLISHED_LEARNING_RATE = 2e-3
-DPO_LEARNING_RATE_FACTOR = 0.1  # preferences are learned at a tenth of the supervised rate, as is usual in the literature
+# preferences are learned at a tenth of the supervised rate, as is usual in the literature
+DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
-MAX_BAD_RECORD_FRACTION = 0.1  # a file with more bad lines than this is taken for a mistake as a whole
+# a file with more bad lines than this is taken for a mistake as a whole
+MAX_BAD_RECORD_FRACTION = 0.1
 
 
-class Recipe(BaseModel):
-    """Hyperparameters of one fine-tune. Units: tokens and steps are counts, rates are per optimizer step."""
+class RecipeOptions(BaseModel):
+    """The numbers and choices of a recipe. Units: tokens and steps are counts, rates are per
+    optimizer step.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    method: MethodName = Field("falqon", description="falqon: supervised; dpo: direct preference optimization. Both train the melded model")
     beta: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="dpo only: how strongly the model is held to its base, higher holds more; auto: 0.1"
+        None,
+        description="dpo only: how strongly the model is held to its base, higher holds more; "
+        "auto: 0.1",
     )
     rank: Annotated[int, Field(ge=1, le=1024)] = 64
-    alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="the delta counts alpha/rank; auto: alpha = rank")
+    alpha: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="the delta counts alpha/rank; auto: alpha = rank"
+    )
     target_modules: tuple[str, ...] | None = Field(
-        None, strict=False, description="last part of the names of the linears to meld; auto: all but lm_head"
+        None,
+        strict=False,
+        description="last part of the names of the linears to meld; auto: all but lm_head",
     )
     update_rule: UpdateRule = "anchored"
-    a_init: AInit | None = Field(None, description="auto: gradient; topk: quant_error, as published")
-    num_update_rows: Annotated[int, Field(ge=1)] | None = Field(None, description="topk only: rows folded per linear and step; auto: 10")
+    a_init: AInit | None = Field(
+        None, description="auto: gradient; topk: quant_error, as published"
+    )
+    num_update_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="topk only: rows folded per linear and step; auto: 10"
+    )
     base_copy: BaseCopy | None = Field(
         None,
-        description="anchored only: where the unquantized weights are kept; none: nowhere, steps are rounded stochastically; auto: device",
+        description="anchored only: where the unquantized weights are kept; none: nowhere, steps "
+        "are rounded stochastically; auto: device",
     )
-    simulate_fp8: bool = Field(False, description="round activations and gradients as an FP8 GPU does where the device would not")
+    simulate_fp8: bool = Field(
+        False,
+        description="round activations and gradients as an FP8 GPU does where the device would not",
+    )
 
     num_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="stop after this many steps, whatever num_epochs says"
     )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="records per optimizer step")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="records, or sequences of long texts, per optimizer step"
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     lr_schedule: LrSchedule = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
@@ -66,94 +95,179 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
-        2048, description="longer records are cut and counted; dpo: each half"
+        2048,
+        description="longer records are cut and counted, longer texts split; dpo: each half",
+    )
+    text_overlap_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="text that is longer than max_seq_length: the last tokens of a sequence that "
+        "the next one reads again, without learning them; at most half of max_seq_length; auto: 0",
     )
     microbatch_tokens: Annotated[int, Field(ge=8)] | None = Field(
-        None, description="tokens in one forward pass; auto: what fits into the memory that is free when the training first starts"
+        None,
+        description="tokens in one forward pass; auto: what fits into the memory that is free "
+        "when the training first starts",
     )
     activation_checkpointing: bool | None = Field(
-        None, description="keep only the inputs of layers and compute the rest again; auto: only when it does not fit otherwise"
+        None,
+        description="keep only the inputs of layers and compute the rest again; auto: only when "
+        "it does not fit otherwise",
     )
-    packing: bool = Field(True, description="False pads the records of a microbatch to one length instead")
+    packing: bool = Field(
+        True, description="False pads the records of a microbatch to one length instead"
+    )
     max_bad_record_fraction: Annotated[float, Field(ge=0, le=MAX_BAD_RECORD_FRACTION)] = Field(
         0.0, description="a file with no larger share of bad records than this is used without them"
+    )
+    chat_template_kwargs: TemplateKwargs | None = Field(
+        None,
+        description='variables of the chat template, such as {"enable_thinking": false}; the '
+        "trained model's template has them as defaults",
     )
 
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0, description="held out of the training file when there is no validation file"
     )
-    eval_every: Annotated[int, Field(ge=1)] | None = Field(None, description="steps; auto: once per epoch")
-    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="end after this many evaluations without a lower validation loss, with the model of the lowest one"
+    eval_every: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="steps; auto: once per epoch"
     )
-    num_samples: Annotated[int, Field(ge=0, le=8)] = Field(2, description="validation prompts completed at each evaluation; 0: none")
-    sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(48, description="most tokens of such a completion")
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="end after this many evaluations without a lower validation loss, with the "
+        "model of the lowest one",
+    )
+    num_samples: Annotated[int, Field(ge=0, le=8)] = Field(
+        2, description="validation prompts completed at each evaluation; 0: none"
+    )
+    sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(
+        48, description="most tokens of such a completion"
+    )
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
+
+
+class Recipe(RecipeOptions):
+    """Everything that decides what a training computes."""
+
+    objective: ObjectiveName = Field("supervised", description="what is learned")
+    method: MethodName = Field("falqon", description="how it is learned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one_name_for_both(cls, value: Any) -> Any:
+        """Read the API's form, in which older recipes are stored: `method` says both."""
+        match value:
+            case {"method": "dpo", **rest} if "objective" not in rest:
+                return rest | {"objective": "dpo", "method": "falqon"}
+        return value
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_honoured(self) -> Self:
         if self.update_rule == "topk" and self.alpha is not None:
-            raise ValueError("alpha: update_rule 'topk' folds the unscaled delta (published rule); leave alpha out or use 'anchored'")
+            raise ValueError(
+                "alpha: update_rule 'topk' folds the unscaled delta (published rule); leave alpha "
+                "out or use 'anchored'"
+            )
         if self.update_rule != "topk" and self.num_update_rows is not None:
-            raise ValueError("num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all of them")
+            raise ValueError(
+                "num_update_rows: only update_rule 'topk' selects rows; 'anchored' refreshes all "
+                "of them"
+            )
         if self.update_rule == "topk" and self.base_copy is not None:
-            raise ValueError("base_copy: update_rule 'topk' writes to the quantized weights in place and keeps no base; leave it out")
+            raise ValueError(
+                "base_copy: update_rule 'topk' writes to the quantized weights in place and keeps "
+                "no base; leave it out"
+            )
         if self.weight_decay > 0 and (self.update_rule == "topk" or self.base_copy == "none"):
             raise ValueError(
-                "weight_decay: without a base the delta is zero again after each step, so there is nothing to decay; leave it at 0"
+                "weight_decay: without a base the delta is zero again after each step, so there "
+                "is nothing to decay; leave it at 0"
             )
-        if self.method != "dpo" and self.beta is not None:
+        if self.objective != "dpo" and self.beta is not None:
             raise ValueError("beta: only method 'dpo' has it; leave beta out or use 'dpo'")
         if self.microbatch_tokens is not None and self.microbatch_tokens < self.longest_record:
-            least = "twice max_seq_length, because a pair has two halves" if self.method == "dpo" else "max_seq_length"
-            raise ValueError(f"microbatch_tokens: must be at least {least}, or the longest record would not fit")
+            least = (
+                "twice max_seq_length, because a pair has two halves"
+                if self.objective == "dpo"
+                else "max_seq_length"
+            )
+            raise ValueError(
+                f"microbatch_tokens: must be at least {least}, or the longest record would not fit"
+            )
+        if 2 * (self.text_overlap_tokens or 0) > self.max_seq_length:
+            raise ValueError("text_overlap_tokens: must be at most half of max_seq_length")
         if self.target_modules is not None and not self.target_modules:
-            raise ValueError("target_modules: name at least one linear layer, or leave it out for all")
+            raise ValueError(
+                "target_modules: name at least one linear layer, or leave it out for all"
+            )
         return self
 
     @property
+    def api_method(self) -> ApiMethod:
+        """Return the one name that the API has for objective and method."""
+        if self.objective == "dpo":
+            return "dpo"
+        return self.method
+
+    def api_fields(self) -> dict[str, Any]:
+        """Return the recipe as the API shows it."""
+        options = self.model_dump(mode="json", exclude={"objective", "method"})
+        return {"method": self.api_method} | options
+
+    @property
     def longest_record(self) -> int:
-        """Tokens; a record of method "dpo" is two sequences."""
-        return self.max_seq_length * (2 if self.method == "dpo" else 1)
+        """Return the tokens of the longest record; one of objective "dpo" is two sequences."""
+        return self.max_seq_length * (2 if self.objective == "dpo" else 1)
 
     @property
     def default_learning_rate(self) -> float:
-        """What an automatic rate is before the multiplier."""
-        a_init = self.a_init or DEFAULT_A_INIT[self.update_rule]
-        rate = ANCHORED_LEARNING_RATE[a_init] if self.update_rule == "anchored" else PUBLISHED_LEARNING_RATE
-        return rate * (DPO_LEARNING_RATE_FACTOR if self.method == "dpo" else 1.0)
+        """Return the automatic rate before the multiplier."""
+        rate = PUBLISHED_LEARNING_RATE
+        if self.update_rule == "anchored":
+            rate = ANCHORED_LEARNING_RATE[self.a_init or DEFAULT_A_INIT[self.update_rule]]
+        if self.objective == "dpo":
+            rate *= DPO_LEARNING_RATE_FACTOR
+        return rate
 
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
-        """The recipe with every "auto" that decides steps or rates made a number.
+        """Return the recipe with every "auto" that decides steps or rates made a number.
 
-        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`) stays open; `estimate.memory` decides it.
-        Batch size follows 0.2 % of the records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
-        `learning_rate_multiplier` scales the automatic one only.
+        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`)
+        stays open; `estimate.memory` decides it. Batch size follows 0.2 % of the records, between 4
+        and 16; three epochs. An explicit `learning_rate` is absolute, so `learning_rate_multiplier`
+        scales the automatic one only.
         """
         auto: dict[str, object] = {
-            "beta": DEFAULT_BETA if self.method == "dpo" else None,
-            "alpha": None if self.update_rule == "topk" else float(self.rank),
             "a_init": DEFAULT_A_INIT[self.update_rule],
-            "num_update_rows": PUBLISHED_NUM_UPDATE_ROWS if self.update_rule == "topk" else None,
-            "base_copy": None if self.update_rule == "topk" else "device",
             "num_epochs": 3,
             "batch_size": min(16, max(4, round(num_records * 0.002))),
             "learning_rate": self.default_learning_rate * learning_rate_multiplier,
         }
-        missing = {name: value for name, value in auto.items() if getattr(self, name) is None and value is not None}
-        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)) | missing)
+        if self.objective == "dpo":
+            auto["beta"] = DEFAULT_BETA
+        if self.update_rule == "topk":
+            auto["num_update_rows"] = PUBLISHED_NUM_UPDATE_ROWS
+        else:
+            auto |= {"alpha": float(self.rank), "base_copy": "device"}
+        missing = {name: value for name, value in auto.items() if getattr(self, name) is None}
+        return Recipe.model_validate(self.model_dump() | missing)
 
-    def num_steps(self, num_records: int) -> int:
-        """Optimizer steps of a *resolved* recipe over `num_records` training records; packing never changes it."""
+    def num_steps(self, num_examples: int) -> int:
+        """Optimizer steps of a *resolved* recipe over `num_examples` training records or sequences
+        of long texts; packing never changes it.
+        """
         assert self.num_epochs is not None, "resolve the recipe first"
         assert self.batch_size is not None, "resolve the recipe first"
-        steps = self.num_epochs * math.ceil(num_records / self.batch_size)
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        steps = self.num_epochs * math.ceil(num_examples / self.batch_size)
+        if self.max_steps is None:
+            return steps
+        return min(steps, self.max_steps)
 
 
 class TrainConfig(BaseModel):
-    """One execution of the trainer: what to read, and the recipe. Output always goes to the folder named on the command line."""
+    """One execution of the trainer: what to read, and the recipe. Output always goes to the folder
+    named on the command line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -161,15 +275,32 @@ class TrainConfig(BaseModel):
     train_file: Path
     validation_file: Path | None = None
     recipe: Recipe = Recipe()
-    base_model_name: str = Field("", description="shown in the model card; empty: the folder's name")
+    base_model_name: str = Field(
+        "", description="shown in the model card; empty: the folder's name"
+    )
     device: DeviceChoice = Field("auto", description="auto: a GPU if there is one")
-    certificate: bool = Field(True, description="reload the exported files in another process and prove that they are the trained model")
-    num_threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; bit-exact resume needs the same number")
+    certificate: bool = Field(
+        True,
+        description="reload the exported files in another process and prove that they are the "
+        "trained model",
+    )
+    num_threads: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="CPU threads; bit-exact resume needs the same number"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
         if self.validation_file is not None and self.recipe.validation_fraction > 0:
-            raise ValueError("validation_fraction: there is a validation_file already; leave one of them out")
-        if self.recipe.early_stopping_patience is not None and self.validation_file is None and self.recipe.validation_fraction == 0:
-            raise ValueError("early_stopping_patience: needs validation data; give a validation_file or a validation_fraction")
+            raise ValueError(
+                "validation_fraction: there is a validation_file already; leave one of them out"
+            )
+        if (
+            self.recipe.early_stopping_patience is not None
+            and self.validation_file is None
+            and self.recipe.validation_fraction == 0
+        ):
+            raise ValueError(
+                "early_stopping_patience: needs validation data; give a validation_file or a "
+                "validation_fraction"
+            )
         return self

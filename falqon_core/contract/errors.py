@@ -1,7 +1,8 @@
 """The error tree of the trainer.
 
-Every error carries a stable `code` that reaches the user in `job.error.code`, a sentence for the user (`str(error)`) and,
-where one input is to blame, the name of that input (`param`). What is given up: tracebacks never travel; they stay in the log.
+Every error carries a stable `code` that reaches the user in `job.error.code`, a sentence for the
+user (`str(error)`) and, where one input is to blame, the name of that input (`param`). What is
+given up: tracebacks never travel; they stay in the log.
 """
 
 import errno
@@ -36,6 +37,22 @@ class DatasetError(UserError):
     code = "invalid_training_file"
 
 
+class ColumnsUnknown(UserError):
+    """A table has no columns that are fields of a record, or not those that a mapping names."""
+
+    code = "unknown_columns"
+
+
+class SourceUnreadable(UserError):
+    """A file is not of the format that it has by its name, or is damaged."""
+
+    code = "source_unreadable"
+
+
+class SourceTooLarge(UserError):
+    code = "source_too_large"
+
+
 class ModelError(UserError):
     """A base model is missing, unsupported, or refused as unsafe (pickles, remote code)."""
 
@@ -57,7 +74,9 @@ class DiskFull(FalqonError):
 
 
 class CertificateMismatch(FalqonError):
-    """The exported files are not the trained model. Nothing is handed out; to try again unchanged would most likely end alike."""
+    """The exported files are not the trained model. Nothing is handed out; to try again unchanged
+    would most likely end alike.
+    """
 
     code = "certificate_mismatch"
 
@@ -66,22 +85,32 @@ class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
 
 
-# How torch's CPU allocator, its callers and CUDA say that memory is out; the first raise a plain RuntimeError.
+# How torch's CPU allocator, its callers and CUDA say that memory is out; the first raise a plain
+# RuntimeError.
 _ALLOCATORS_SAY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def is_allocation_failure(error: BaseException) -> bool:
-    """Whether `error` is Python's or torch's way to say that memory ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY))
+    """Return whether `error` is Python's or torch's way to say that memory ran out."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY)
+    )
 
 
-# Libraries written in Rust (safetensors, the object store) say it in words only; 28 is ENOSPC, 122 EDQUOT.
+# Libraries written in Rust (safetensors, the object store) say it in words only; 28 is ENOSPC, 122
+# EDQUOT.
 _DISKS_SAY = re.compile(r"No space left on device|Disk quota exceeded|os error (28|122)\b")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether `error`, or what it came from, says that there is no space left, or none that we may use."""
-    return any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _DISKS_SAY.search(str(one)) for one in _causes(error))
+    """Return whether `error`, or what it came from, says that there is no space left, or none that
+    we may use.
+    """
+    return any(
+        getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or _DISKS_SAY.search(str(cause))
+        for cause in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -91,11 +120,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def as_falqon_error(error: Exception) -> FalqonError:
-    """What may be told of any error: itself when it is ours, out of memory when it means that, otherwise only that it happened."""
+    """Return what may be told of any error: itself when it is ours, out of memory when it means
+    that, otherwise only that it happened.
+    """
     if isinstance(error, FalqonError):
         return error
     if is_disk_full(error):
         return DiskFull("the disk is full")
     if is_allocation_failure(error):
-        return OutOfMemory("memory ran out while loading; a smaller base model, rank or max_seq_length needs less")
-    return FalqonError(f"unexpected {type(error).__name__}; the log of the trainer holds the details")
+        return OutOfMemory(
+            "memory ran out while loading; a smaller base model, rank or max_seq_length needs less"
+        )
+    return FalqonError(
+        f"unexpected {type(error).__name__}; the log of the trainer holds the details"
+    )

@@ -8,14 +8,24 @@ from falqon_core.contract.errors import UserError
 FormatName = Literal["fp8", "lora", "bf16", "gguf"]
 
 FORMATS: dict[FormatName, str] = {
-    "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and vLLM load it.",
-    "lora": "The adapter as it was trained, A and B exactly: `PeftModel.from_pretrained` puts it on the untouched base model. On the base "
-    "in bf16 the answers may differ a little from the FP8 model's, whose merged weights are rounded to FP8.",
-    "bf16": "The FP8 model's weights as plain bf16, which holds them exactly: for tools that do not read compressed-tensors.",
-    "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp and what is built on it load it; "
+    "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
+    "vLLM load it.",
+    "lora": "The adapter as it was trained, A and B exactly: `PeftModel.from_pretrained` puts it "
+    "on the untouched base model. On the base "
+    "in bf16 the answers may differ a little from the FP8 model's, whose merged weights are "
+    "rounded to FP8.",
+    "bf16": "The FP8 model's weights as plain bf16, which holds them exactly: for tools that do "
+    "not read compressed-tensors.",
+    "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
+    "and what is built on it load it; "
     "`llama-quantize` makes it smaller.",
 }
-GGUF_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # by model_type; what llama.cpp calls it
+GGUF_ARCHITECTURES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}  # by model_type; what llama.cpp calls it
 
 
 class FormatUnavailable(UserError):
@@ -25,16 +35,21 @@ class FormatUnavailable(UserError):
 
 
 def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:
-    """What can be told without a file: `model_config` is a parsed config.json. Raises `FormatUnavailable`."""
+    """Check what needs no file; `model_config` is a parsed config.json.
+
+    Raises `FormatUnavailable`.
+    """
     if format == "lora" and recipe.update_rule == "topk":
         raise FormatUnavailable(
-            "format: with update_rule 'topk' there is no adapter: each step's B is rounded into the FP8 weights and then forgotten, so no "
+            "format: with update_rule 'topk' there is no adapter: each step's B is rounded into "
+            "the FP8 weights and then forgotten, so no "
             "pair of A and B gives them back; take fp8, bf16 or gguf",
             "format",
         )
     if format == "lora" and recipe.base_copy == "none":
         raise FormatUnavailable(
-            "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 weights by chance and then forgotten, so "
+            "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 "
+            "weights by chance and then forgotten, so "
             "no pair of A and B gives them back; take fp8, bf16 or gguf",
             "format",
         )
@@ -45,14 +60,22 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
 def _check_gguf(model_config: dict[str, object]) -> None:
     kind = model_config.get("model_type")
     if kind not in GGUF_ARCHITECTURES:
-        raise FormatUnavailable(f"format: there is no GGUF for the architecture {kind!r}; take fp8 or bf16", "format")
+        raise FormatUnavailable(
+            f"format: there is no GGUF for the architecture {kind!r}; take fp8 or bf16", "format"
+        )
     rope = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
     assert isinstance(rope, dict)
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise FormatUnavailable(
-            "format: the model's rotary embeddings are scaled, which the GGUF export does not do; take fp8 or bf16", "format"
+            "format: the model's rotary embeddings are scaled, which the GGUF export does not do; "
+            "take fp8 or bf16",
+            "format",
         )
-    if model_config.get("use_sliding_window") or (kind == "mistral" and model_config.get("sliding_window")):
+    if model_config.get("use_sliding_window") or (
+        kind == "mistral" and model_config.get("sliding_window")
+    ):
         raise FormatUnavailable(
-            "format: the model's attention has a sliding window, which its GGUF would not have; take fp8 or bf16", "format"
+            "format: the model's attention has a sliding window, which its GGUF would not have; "
+            "take fp8 or bf16",
+            "format",
         )

@@ -1,12 +1,14 @@
 """Where a training keeps what in its output folder; trainer and supervisor both read it here.
 
-OUTPUT/checkpoints/<step>/   complete checkpoints, each with manifest.json (bytes and sha256 of its other files)
+OUTPUT/checkpoints/<step>/   complete checkpoints, each with manifest.json: bytes and sha256 of the
+                             rest
 OUTPUT/model/                the merged FP8 checkpoint, there only when the training has ended
 """
 
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+SHA256SUMS = "SHA256SUMS"
 
 
 def model_folder(output: Path) -> Path:
@@ -18,6 +20,10 @@ def checkpoint_folder(output: Path, step: int) -> Path:
 
 
 def checkpoint_folders(output: Path) -> list[Path]:
-    """Newest first."""
-    found = (path for path in (output / "checkpoints").glob("*") if path.name.isdecimal() and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
+    """Return the folders of all steps, newest first."""
+    folders = (
+        path
+        for path in (output / "checkpoints").glob("*")
+        if path.name.isdecimal() and path.is_dir()
+    )
+    return sorted(folders, key=lambda path: int(path.name), reverse=True)

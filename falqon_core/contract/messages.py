@@ -1,7 +1,9 @@
-"""What the trainer tells its supervisor: typed JSON lines on one file descriptor, and the exit code.
+"""What the trainer tells its supervisor: typed JSON lines on one file descriptor, and the exit
+code.
 
-One message is one line of UTF-8 JSON whose `type` names the class. Order is the order of events; nothing is ever resent.
-What is given up: there is no channel back. Wishes (stop) arrive as SIGTERM, answered with a checkpoint and `ExitCode.STOPPED`.
+One message is one line of UTF-8 JSON whose `type` names the class. Order is the order of events;
+nothing is ever resent. There is no channel back: a request to stop arrives as SIGTERM, answered
+with a checkpoint and `ExitCode.STOPPED`.
 """
 
 import signal
@@ -16,15 +18,19 @@ class ExitCode(IntEnum):
     USER_ERROR = 65  # EX_DATAERR: bad configuration, data or model; never retried
     INTERNAL = 70  # EX_SOFTWARE: a fault of ours or of the machine; may be retried
     OUT_OF_MEMORY = 71  # EX_OSERR
-    CERTIFICATE_MISMATCH = 72  # EX_OSFILE: the exported files are not the trained model; never retried
+    # EX_OSFILE: the exported files are not the trained model; never retried
+    CERTIFICATE_MISMATCH = 72
     STOPPED = 75  # EX_TEMPFAIL: asked to stop, a checkpoint was written, the same command continues
 
 
-ENDLESS_TEMPLATE = -int(signal.SIGPROF)  # how a process ends whose chat template cannot be interrupted (data.bounded)
+# how a process ends whose chat template cannot be interrupted (data.bounded)
+ENDLESS_TEMPLATE = -int(signal.SIGPROF)
 
 
 class Message(BaseModel):
-    """Numbers are finite: JSON has no others, and a loss that is not stops the training before it is told."""
+    """Numbers are finite: JSON has no others, and a loss that is not stops the training before it
+    is told.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -32,8 +38,13 @@ class Message(BaseModel):
 class Started(Message):
     type: Literal["started"] = "started"
     total_steps: int
-    start_step: int = Field(description="0, or the step of the checkpoint that training continues from")
+    start_step: int = Field(
+        description="0, or the step of the checkpoint that training continues from"
+    )
     num_records: int
+    num_examples: int = Field(
+        description="what a step counts: records, and the sequences that long texts become"
+    )
     num_truncated_records: int
     num_validation_records: int = 0
     tokens_per_epoch: int
@@ -44,10 +55,12 @@ class Started(Message):
 
 
 class StepMetrics(Message):
-    """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and count this attempt only.
+    """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and
+    count this attempt only.
 
-    Supervised training has a loss per label and a token accuracy; method "dpo" has a loss per pair, the share of pairs whose chosen
-    answer has the greater reward, and the mean difference of the two rewards.
+    Supervised training has a loss per label and a token accuracy; method "dpo" has a loss per pair,
+    the share of pairs whose chosen answer has the greater reward, and the mean difference of the
+    two rewards.
     """
 
     type: Literal["step"] = "step"
@@ -61,12 +74,22 @@ class StepMetrics(Message):
     learning_rate: float
     grad_norm: float
     tokens: int
-    trained_tokens: int = Field(description="all tokens of all steps up to this one, earlier attempts included")
+    trained_tokens: int = Field(
+        description="all tokens of all steps up to this one, earlier attempts included"
+    )
     tokens_per_second: float
     elapsed_seconds: float
-    codes_changed: float = Field(description="share of the quantized values that this step changed, 0 to 1")
-    memory_bytes: int = Field(description="most bytes held so far: of the process on a CPU, of the device's allocator on a GPU")
-    mfu: float | None = Field(None, description="model FLOP/s over the peak of the device; null when the peak is not known")
+    codes_changed: float = Field(
+        description="share of the quantized values that this step changed, 0 to 1"
+    )
+    memory_bytes: int = Field(
+        description="most bytes held so far: of the process on a CPU, of the device's allocator "
+        "on a GPU"
+    )
+    mfu: float | None = Field(
+        None,
+        description="model FLOP/s over the peak of the device; null when the peak is not known",
+    )
     gpu_utilization: float | None = Field(None, description="percent; null on a CPU")
     gpu_temperature: float | None = Field(None, description="degrees Celsius; null on a CPU")
 
@@ -81,7 +104,9 @@ class Evaluated(Message):
 
 
 class Sample(BaseModel):
-    """A validation prompt with what the model says now and what the record says. Texts are cut to bounded lengths."""
+    """A validation prompt with what the model says now and what the record says. Texts are cut to
+    bounded lengths.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -120,12 +145,13 @@ class Log(Message):
     text: str
 
 
-class Answering(Message):
-    """The next piece of what a model answers to the prompt of the command `answer`."""
+class RecordsWritten(Message):
+    """How far a table has become JSON lines. What was written by then can be read."""
 
-    type: Literal["answering"] = "answering"
-    model: int = Field(description="its place on the command line")
-    text: str
+    type: Literal["records_written"] = "records_written"
+    num_records: int
+    fraction: float = Field(description="how much of the table is read, 0 to 1")
+    ignored_columns: list[str] = Field([], description="columns that are no field of a record")
 
 
 class Failed(Message):
@@ -142,22 +168,33 @@ class Finished(Message):
     elapsed_seconds: float
     early_stop: str | None = Field(None, description="why it ended before its last step")
     best_step: int | None = Field(
-        None, description="step of the lowest validation loss; with early stopping the exported model is this one"
+        None,
+        description="step of the lowest validation loss; with early stopping the exported model "
+        "is this one",
     )
 
 
 AnyMessage = Annotated[
-    Started | StepMetrics | Evaluated | Sampled | CheckpointSaved | Exported | Answering | Log | Failed | Finished,
+    Started
+    | StepMetrics
+    | Evaluated
+    | Sampled
+    | CheckpointSaved
+    | Exported
+    | Log
+    | RecordsWritten
+    | Failed
+    | Finished,
     Field(discriminator="type"),
 ]
 _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 
 def encode(message: Message) -> bytes:
-    """One line, newline included."""
+    """Write one line, newline included."""
     return message.model_dump_json().encode() + b"\n"
 
 
 def decode(line: bytes) -> AnyMessage:
-    """Raises `pydantic.ValidationError` when the line is not one of ours."""
+    """Read a line. Raises `pydantic.ValidationError` when it is not one of ours."""
     return _adapter.validate_json(line)

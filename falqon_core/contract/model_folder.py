@@ -1,37 +1,42 @@
 """What a folder must be before anything loads a model or tokenizer from it: data and nothing else.
 
-Files are judged by name and by their first bytes, JSON by its keys. What is given up: models that need code of their own, weights in
-any other format than safetensors, and every architecture that training does not know.
+Files are judged by name and by their first bytes, JSON by its keys. Refused are models that
+need code of their own, weights in any other format than safetensors, and what is no dense decoder
+by its config. What its modules are, only transformers can tell (`importers.decoder`).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.weights import UnsoundWeights, check_safetensors
 
-# Decoders whose layers and head are plain, because the loss computes logits itself.
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
-}  # fmt: skip
+CLASS_SUFFIX = "ForCausalLM"
+# how transformers' configs count the experts of a mixture
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
-PICKLE_STARTS = (*(bytes([0x80, protocol]) for protocol in range(1, 6)), b"PK\x03\x04", b"\x89HDF")  # torch writes zip files
+PICKLE_STARTS = (
+    *(bytes([0x80, protocol]) for protocol in range(1, 6)),
+    b"PK\x03\x04",
+    b"\x89HDF",
+)  # torch writes zip files
 CODE_SUFFIXES = {".py", ".pyc", ".so"}
 CODE_STARTS = (b"\x7fELF",)
 CODE_KEYS = {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"}
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # their keys are words, which may be any
 MAX_TEMPLATE_BYTES = 64 * 2**10
-SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 FILE_SUFFIXES = {".safetensors", ".json", ".jinja"}  # no folder is called so
 
 
 def check_model_folder(folder: Path) -> dict[str, Any]:
     """Refuse a folder that is more than a plain model; return its parsed config.json.
 
-    Raises `ModelError` as `check_model_files` does, for a missing config.json and for weights that are not safetensors. Their
-    headers are not read yet (`check_weights`).
+    Raises `ModelError` as `check_model_files` does, for a missing config.json and for weights that
+    are not safetensors. Their headers are not read yet (`check_weights`).
     """
     check_model_files(folder)
     config = read_json(folder / "config.json")
@@ -43,9 +48,11 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_model_files(folder: Path) -> None:
-    """Raises `ModelError` for pickles, programs, JSON that names code, and chat templates of more than 64 KiB.
+    """Refuse pickles, programs, JSON that names code, and chat templates of more than 64 KiB.
+    Raises `ModelError`.
 
-    So it does for what is neither a file nor a folder, before anything opens it: a pipe would make its reader wait for ever.
+    Refuse also what is neither a file nor a folder, before anything opens it: a pipe would make its
+    reader wait for ever.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder.name} is not a folder", "model")
@@ -62,16 +69,38 @@ def check_model_files(folder: Path) -> None:
 
 
 def check_architecture(config: dict[str, Any]) -> None:
-    """Raises `ModelError` for a parsed config.json of anything that training does not know."""
-    kind, classes = config.get("model_type"), config.get("architectures")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ModelError(f"model type {kind!r} is not supported; supported are {', '.join(ARCHITECTURES)}", "model")
-    if classes not in (None, [], [ARCHITECTURES[kind]]):
-        raise ModelError(f"architectures {classes!r} is not supported; of a {kind} model it is [{ARCHITECTURES[kind]!r}]", "model")
+    """Refuse a parsed config.json that describes no decoder, or one of experts. Raises
+    `ModelError`.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise ModelError(f"model type {kind!r} is not supported; it is a name", "model")
+    for key, value in _pairs(config):
+        if key in EXPERT_KEYS and isinstance(value, int) and value > 1:
+            raise ModelError(
+                f"{kind} is a mixture of experts ({key} is {value}), which is not supported; "
+                "choose a dense model",
+                "model",
+            )
+    classes = config.get("architectures") or []
+    if classes and not _is_decoder(classes):
+        raise ModelError(
+            f"architectures {classes!r} is not supported; of a decoder it is one class whose name "
+            f"ends with {CLASS_SUFFIX}",
+            "model",
+        )
+
+
+def _is_decoder(classes: object) -> bool:
+    """Return whether the value of "architectures" names one causal language model."""
+    match classes:
+        case [str(name)]:
+            return name.endswith(CLASS_SUFFIX)
+    return False
 
 
 def check_weights(folder: Path) -> None:
-    """Raises `ModelError` unless every safetensors file has a sound header."""
+    """Raise `ModelError` unless every safetensors file has a sound header."""
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             check_safetensors(path)
@@ -80,19 +109,20 @@ def check_weights(folder: Path) -> None:
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in the files that transformers loads, by name; only headers are read.
+    """Return the shape of each tensor in the files that transformers loads, by name; only headers
+    are read.
 
     Raises `ModelError` for an unsound header, no such file, or two tensors of one name.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in _weight_files(folder):
         try:
-            found = check_safetensors(path)
+            tensors = check_safetensors(path)
         except UnsoundWeights as error:
             raise ModelError(str(error), "model") from None
-        if twice := sorted(found.keys() & shapes.keys()):
+        if twice := sorted(tensors.keys() & shapes.keys()):
             raise ModelError(f"two files hold a tensor {twice[0][:100]!r}", "model")
-        shapes |= found
+        shapes |= tensors
     return shapes
 
 
@@ -101,11 +131,16 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / SINGLE_FILE]
     if (folder / INDEX).is_file():
         return [folder / name for name in check_index(folder / INDEX)]
-    raise ModelError(f"the folder holds neither {SINGLE_FILE} nor {INDEX}, which tells what is in which file", "model")
+    raise ModelError(
+        f"the folder holds neither {SINGLE_FILE} nor {INDEX}, which tells what is in which file",
+        "model",
+    )
 
 
 def check_index(path: Path) -> list[str]:
-    """The names of the files that an index of safetensors files is of. Raises `ModelError` for any that is not in its folder."""
+    """Return the names of the files that an index of safetensors files is of. Raises `ModelError`
+    for any that is not in its folder.
+    """
     content = read_json(path)
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict):
@@ -113,7 +148,9 @@ def check_index(path: Path) -> list[str]:
     names = sorted({str(name) for name in shards.values()})
     for name in names:
         if Path(name).name != name or not (path.parent / name).is_file():
-            raise ModelError(f"{path.name} names {name!r}, which is not a file of the folder", "model")
+            raise ModelError(
+                f"{path.name} names {name!r}, which is not a file of the folder", "model"
+            )
     return names
 
 
@@ -125,7 +162,9 @@ def read_json(path: Path) -> Any:
 
 
 def chooses_implementation(key: str) -> bool:
-    """Whether a key of a config tells which program computes something; a value like "owner/name" would be fetched and run."""
+    """Return whether a key of a config tells which program computes something; a value like
+    "owner/name" would be fetched and run.
+    """
     return "implementation" in key or key in ("use_kernels", "kernel_config")
 
 
@@ -134,16 +173,26 @@ def _check_regular(path: Path, name: str) -> None:
         if path.suffix.lower() in FILE_SUFFIXES:
             raise ModelError(f"{name} is a folder, and has the name of a file; remove it", "model")
     elif not path.is_file():
-        raise ModelError(f"{name} is no regular file (a pipe, a socket, a device, or a link to nothing); remove it", "model")
+        raise ModelError(
+            f"{name} is no regular file (a pipe, a socket, a device, or a link to nothing); "
+            "remove it",
+            "model",
+        )
 
 
 def _check_kind(path: Path, name: str) -> None:
     suffix = path.suffix.lower()
-    start = b"" if suffix == ".safetensors" else _first_bytes(path)  # of those the header is checked, whose first bytes are a number
+    # of those the header is checked, whose first bytes are a number
+    start = b"" if suffix == ".safetensors" else _first_bytes(path)
     if suffix in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
-        raise ModelError(f"{name} may hold a pickle, which can run code when loaded; provide safetensors only", "model")
+        raise ModelError(
+            f"{name} may hold a pickle, which can run code when loaded; provide safetensors only",
+            "model",
+        )
     if suffix in CODE_SUFFIXES or start.startswith(CODE_STARTS):
-        raise ModelError(f"{name} is program code; models that need remote code are refused", "model")
+        raise ModelError(
+            f"{name} is program code; models that need remote code are refused", "model"
+        )
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -154,19 +203,35 @@ def _first_bytes(path: Path) -> bytes:
 def _check_keys(path: Path) -> None:
     for key, value in _pairs(read_json(path)):
         if key in CODE_KEYS:
-            raise ModelError(f"{path.name} has {key!r}, so the model needs remote code, which is refused", "model")
+            raise ModelError(
+                f"{path.name} has {key!r}, so the model needs remote code, which is refused",
+                "model",
+            )
         if chooses_implementation(key) and "/" in json.dumps(value):
-            raise ModelError(f"{path.name} has {key!r} with a path in it, which may name code; remove it", "model")
-        if key in ("chat_template", "template") and isinstance(value, str) and len(value.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
+            raise ModelError(
+                f"{path.name} has {key!r} with a path in it, which may name code; remove it",
+                "model",
+            )
+        if (
+            key in ("chat_template", "template")
+            and isinstance(value, str)
+            and len(value.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES
+        ):
             raise _template_too_long(path)
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    children: Iterable[Any] = ()
     if isinstance(value, dict):
         yield from value.items()
-    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        children = value.values()
+    elif isinstance(value, list):
+        children = value
+    for child in children:
         yield from _pairs(child)
 
 
 def _template_too_long(path: Path) -> ModelError:
-    return ModelError(f"the chat template in {path.name} is longer than {MAX_TEMPLATE_BYTES >> 10} KiB", "model")
+    return ModelError(
+        f"the chat template in {path.name} is longer than {MAX_TEMPLATE_BYTES >> 10} KiB", "model"
+    )

@@ -1,8 +1,9 @@
 """The header of a safetensors file, checked before any library reads it.
 
-A file is 8 bytes with the header's length, the header as JSON, and the tensors' bytes in one piece. Accepted are headers of at most
-16 MiB and 20,000 tensors whose places follow one another from the first byte to the last, each as long as its shape and dtype say.
-What is given up: dtypes that no model here has, and files with holes, which other programs may accept.
+A file is 8 bytes with the header's length, the header as JSON, and the tensors' bytes in one piece.
+Accepted are headers of at most 16 MiB and 20,000 tensors whose places follow one another from the
+first byte to the last, each as long as its shape and dtype say. Refused are dtypes that no
+model here has, and files with holes, which other programs may accept.
 """
 
 import json
@@ -15,7 +16,8 @@ MAX_AXES = 16
 LENGTH_BYTES = 8
 BYTES_OF = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 
 
@@ -24,7 +26,7 @@ class UnsoundWeights(ValueError):
 
 
 def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors, by name; only the header is read.
+    """Return the shapes of the tensors, by name; only the header is read.
 
     Raises `UnsoundWeights` for any other file, a renamed pickle among them.
     """
@@ -33,7 +35,9 @@ def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little") if size >= LENGTH_BYTES else -1
         if not 0 <= length <= MAX_HEADER_BYTES:
             limit = f"{MAX_HEADER_BYTES >> 20} MiB"
-            raise UnsoundWeights(f"{path.name} is not a safetensors file, or its header is larger than {limit}")
+            raise UnsoundWeights(
+                f"{path.name} is not a safetensors file, or its header is larger than {limit}"
+            )
         header = file.read(length)
     try:
         if len(header) < length:
@@ -54,10 +58,10 @@ def _parse(header: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return content
 
 
 def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, ...]]:
@@ -65,7 +69,7 @@ def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int
     if len(tensors) > MAX_TENSORS:
         raise UnsoundWeights(f"it holds {len(tensors)} tensors, the limit is {MAX_TENSORS}")
     end = 0
-    for start, stop in sorted(_place(name, entry) for name, entry in tensors.items()):
+    for start, stop in sorted(_extent(name, entry) for name, entry in tensors.items()):
         if start != end:
             raise UnsoundWeights(f"its tensors leave a hole or overlap at byte {min(start, end)}")
         end = stop
@@ -74,22 +78,28 @@ def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int
     return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
 
 
-def _place(name: str, entry: Any) -> tuple[int, int]:
-    """[start, end) of a tensor."""
-    shown = repr(name[:100])
+def _extent(name: str, entry: Any) -> tuple[int, int]:
+    """Return where a tensor stands, [start, end)."""
+    quoted = repr(name[:100])
     try:
-        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        dtype = entry["dtype"]
+        shape = entry["shape"]
+        (start, end) = entry["data_offsets"]
         width = BYTES_OF[dtype]
-        if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(map(_is_count, (*shape, start, end))):
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_AXES
+            or not all(map(_is_count, (*shape, start, end)))
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise UnsoundWeights(f"the entry of {shown} is not understood") from None
+        raise UnsoundWeights(f"the entry of {quoted} is not understood") from None
     for axis in shape:  # stops early, so that hostile shapes make no large numbers
         width *= axis
         if width > end:
             break
     if end - start != width:
-        raise UnsoundWeights(f"the bytes of {shown} do not fit its shape")
+        raise UnsoundWeights(f"the bytes of {quoted} do not fit its shape")
     return start, end
 
 

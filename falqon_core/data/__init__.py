@@ -1,1 +1,3 @@
-"""Records become token sequences with a loss mask, and sequences become the microbatches of a resumable, endless loader."""
+"""Records become token sequences with a loss mask, and sequences become the microbatches of a
+resumable, endless loader.
+"""

@@ -1,19 +1,19 @@
-"""A record becomes the text that the model reads, with the character ranges it has to learn.
+"""A record becomes the texts that the model reads, with the character ranges it has to learn.
 
-Chat goes through the tokenizer's own template, so training sees what serving will produce. The learned ranges are those the
-template marks with `{% generation %}`; without marks they are found by difference: an assistant turn is what the text gains
-over the rendered prompt before it. Trailing whitespace after the end-of-turn token is no target, since serving stops there.
-A template is a stranger's program: transformers runs it in Jinja's immutable sandbox, and here its time, memory and output are bounded.
-Finding turns without marks renders the chat up to each of them, which goes by the square of their number: turns past the tokens that
-are kept are not looked for, and the others have a limit.
-What is given up: a template that renders a turn differently once later turns follow (Qwen3 drops its thinking) cannot train
-on that turn, and says so.
+A turn is trained as it would be served: its prompt is what the tokenizer's own template renders of
+the messages before it with `add_generation_prompt`, and its target is what the template adds when
+the turn ends the chat, up to and with its end-of-turn token. Where a turn stays as it is once later
+turns follow, one text holds them all; where the template rewrites it (Qwen3 drops its thinking),
+each such turn has a text of its own. A template is a stranger's program: transformers runs it in
+Jinja's immutable sandbox, and here its time, memory and output are bounded. Two renderings a
+learned turn go by the square of their number: turns past the tokens that are kept are not looked
+for, and the others have a limit. `{% generation %}` marks are not read: they may begin or end
+elsewhere than serving does.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
@@ -21,187 +21,352 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.contract.errors import DatasetError, ModelError
+from falqon_core.data.content_parts import content_for
 from falqon_core.data.resource_limits import OutOfBounds, bounded
-from falqon_core.records.shapes import Chat, ChatMessage, ChatRecord, CompletionRecord, SupervisedRecord
+from falqon_core.data.template_message import reasoning_field, template_message
+from falqon_core.data.turn_end import control_tokens, end_before_prompt, end_token
+from falqon_core.records.shapes import (
+    Chat,
+    ChatRecord,
+    CompletionRecord,
+    SupervisedRecord,
+)
 
-_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-MAX_RENDERED_CHARACTERS = 32 * 2**20  # of one record; its line in the file has at most a quarter of that
+# of one record, all its texts together; its line in the file has at most a quarter of that
+MAX_RENDERED_CHARACTERS = 32 * 2**20
 MAX_REASON_CHARACTERS = 300
-MAX_RENDERED_MESSAGES = 2_000_000  # of one chat, to find its turns without marks: up to message 2,000, about two seconds
+MAX_EXCERPT_CHARACTERS = 40
+# of one chat, to find its turns: up to message 2,000, about two seconds
+MAX_RENDERED_MESSAGES = 2_000_000
+# of one chat, whose template rewrites turns; they share an optimizer step
+MAX_SEQUENCES = 256
 Span = tuple[int, int]
-DroppedField = Literal["tool_calls", "tools"]
+DroppedField = Literal["tool_calls", "tools", "reasoning"]
+
+
+@dataclass(frozen=True)
+class LearnedText:
+    """A text that the model reads whole, and the ranges [start, end) of characters it learns."""
+
+    text: str
+    spans: list[Span]
 
 
 @dataclass(frozen=True)
 class Rendered:
     """A record as text. `plain`: no template, so the tokenizer's own begin and end tokens apply.
 
-    `find_targets` returns the learned ranges [start, end) of characters, of those that start after its argument perhaps none.
+    `find_learned` returns what is read and learned, at least one text: `text`, or in its stead
+    those of single turns; of turns that start in `text` after its argument perhaps none.
     `dropped`: the fields of the record without which the template writes the same.
     """
 
     text: str
-    find_targets: Callable[[int], list[Span]]
+    find_learned: Callable[[int], list[LearnedText]]
     plain: bool
     dropped: tuple[DroppedField, ...] = ()
 
 
 def render(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Raises `ModelError` for chat without a chat template, `DatasetError` when the template refuses the record."""
+    """Raises `ModelError` for chat without a chat template, `DatasetError` when the template
+    refuses the record.
+    """
     if isinstance(record, ChatRecord):
         return _render_chat(record, tokenizer)
     if isinstance(record, CompletionRecord):
         text = record.prompt + record.completion
-        return Rendered(text, lambda _: [(len(record.prompt), len(text))], plain=True)
-    return Rendered(record.text, lambda _: [(0, len(record.text))], plain=True)
+        return _plain(text, [(len(record.prompt), len(text))])
+    return _plain(record.text, [(0, len(record.text))])
 
 
-def render_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """What a model is given to answer: the text as a user's turn, or as it is where there is no chat template. Nothing of it is learned."""
-    if tokenizer.chat_template is None:
-        return Rendered(text, lambda _: [], plain=True)
-    chat = _Chat(Chat(messages=[ChatMessage(role="user", content=text)]), tokenizer)
-    return Rendered(chat.render(1, generation_prompt=True)[0], lambda _: [], plain=False)
+def _plain(text: str, spans: list[Span]) -> Rendered:
+    return Rendered(text, lambda _: [LearnedText(text, spans)], plain=True)
 
 
 def check_template(template: str) -> None:
-    """Raise `ModelError` for a chat template that is no Jinja; it is read once and remembered, and nothing is rendered."""
+    """Raise `ModelError` for a chat template that is no Jinja; it is read once and remembered, and
+    nothing is rendered.
+    """
     try:
         bounded(lambda: render_jinja_template([], chat_template=template))
     except TemplateSyntaxError as error:
-        raise ModelError(f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model") from None
+        raise ModelError(
+            f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model"
+        ) from None
     except Exception as error:  # anything may go wrong in reading a stranger's program
-        raise ModelError(f"the model's chat template cannot be read: {_reason(error)}", "model") from None
+        raise ModelError(
+            f"the model's chat template cannot be read: {_reason(error)}", "model"
+        ) from None
 
 
 def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if tokenizer.chat_template is None:
-        raise ModelError("the training file holds chats, but the model's tokenizer has no chat template", "model")
-    chat = _Chat(record, tokenizer)
-    text, marked = chat.render(len(chat.messages))
-    learned = [index for index, message in enumerate(record.messages) if message.role == "assistant" and message.weight != 0]
-    if chat.has_marks:
-        spans = _weighted(marked, record.messages)
-        return Rendered(text, lambda last: [span for span in spans if span[0] <= last], plain=False, dropped=chat.dropped(text))
-    return Rendered(text, lambda last: chat.turns(learned, text, last), plain=False, dropped=chat.dropped(text))
-
-
-def _weighted(marked: list[Span], messages: list[ChatMessage]) -> list[Span]:
-    weights = [message.weight for message in messages if message.role == "assistant"]
-    if 0 not in weights:
-        return marked
-    if len(marked) != len(weights):
-        raise DatasetError(
-            f"the chat template marks {len(marked)} turns of {len(weights)}, so 'weight' cannot be honoured", "training_file"
+        raise ModelError(
+            "the training file holds chats, but the model's tokenizer has no chat template", "model"
         )
-    return [span for span, weight in zip(marked, weights, strict=True) if weight != 0]
+    chat = RenderedChat(record, tokenizer)
+    text = chat.render(len(chat.messages))
+    learned = [
+        index
+        for index, message in enumerate(record.messages)
+        if message.role == "assistant" and message.weight != 0
+    ]
+    return Rendered(
+        text,
+        lambda last_start: chat.find_learned(learned, text, last_start),
+        plain=False,
+        dropped=chat.dropped(text, learned),
+    )
 
 
-class _Chat:
+class RenderedChat:
     """One chat and the template that applies to it."""
 
     def __init__(self, record: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.messages = [_template_message(message) for message in record.messages]
         self.tools = record.tools
         self.template = tokenizer.get_chat_template(tools=record.tools)
         check_template(self.template)
-        self.has_marks = _GENERATION_MARK.search(self.template) is not None
+        self.reasoning_field = reasoning_field(self.template)
+        self.messages = [
+            template_message(message, self.template, self.reasoning_field)
+            for message in record.messages
+        ]
         self.special_tokens = tokenizer.special_tokens_map
-        self.end_tokens = tuple(tokenizer.all_special_tokens)
+        self.end_tokens = control_tokens(tokenizer)
 
-    def render(self, num_messages: int, generation_prompt: bool = False) -> tuple[str, list[Span]]:
-        """The text of the first `num_messages` messages, and the ranges that the template marks."""
-        return self._render(self.messages[:num_messages], self.tools, generation_prompt)
+    def render(self, num_messages: int, generation_prompt: bool = False, **variables: bool) -> str:
+        """Return the text of the first `num_messages` messages; `variables` are the template's."""
+        messages = self.messages[:num_messages]
+        return self._render(messages, self.tools, generation_prompt, **variables)
 
-    def dropped(self, text: str) -> tuple[DroppedField, ...]:
-        """Return the fields of the chat that leave no trace in `text`, which is the whole chat's."""
+    @cached_property
+    def always_prompts(self) -> bool:
+        """Whether the template writes a generation prompt behind every chat, asked for or not."""
+        question = [self._question()]
+        try:
+            return self._render(question, None) == self._render(question, None, True)
+        except (DatasetError, ModelError):
+            return False
+
+    def dropped(self, text: str, learned: list[int]) -> tuple[DroppedField, ...]:
+        """Return the fields of the chat that leave no trace in `text`, that of the whole chat, nor
+        in the first learned turn that has them.
+        """
         fields: list[DroppedField] = []
-        if any("tool_calls" in message for message in self.messages):
-            bare = [{name: value for name, value in message.items() if name != "tool_calls"} for message in self.messages]
-            if self._writes(text, bare, self.tools):
-                fields.append("tool_calls")
+        if self._writes_without("tool_calls", text):
+            fields.append("tool_calls")
+        if self._drops_reasoning(text, learned):
+            fields.append("reasoning")
         if self.tools and self._writes(text, self.messages, None):
             fields.append("tools")
         return tuple(fields)
 
-    def _writes(self, text: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> bool:
-        """Return whether the template makes just this text of them; one that refuses them does not."""
+    def _drops_reasoning(self, text: str, learned: list[int]) -> bool:
+        """Return whether reasoning is written nowhere: templates leave out that of earlier turns,
+        and write it where the turn ends the chat.
+        """
+        field = self.reasoning_field
+        if not self._writes_without(field, text):
+            return False
+        index = next((index for index in learned if field in self.messages[index]), None)
+        if index is None:
+            return True
+        messages = self.messages[: index + 1]
+        return self._writes(
+            self._render(messages, self.tools), _without(messages, field), self.tools
+        )
+
+    def _writes_without(self, field: str, text: str) -> bool:
+        """Return whether messages have the field and the template writes the same without it."""
+        if not any(field in message for message in self.messages):
+            return False
+        return self._writes(text, _without(self.messages, field), self.tools)
+
+    def _writes(
+        self, text: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+    ) -> bool:
+        """Return whether the template takes them and makes just this text of them."""
         try:
-            return self._render(messages, tools, generation_prompt=False)[0] == text
+            return self._render(messages, tools) == text
         except (DatasetError, ModelError):
             return False
 
     def _render(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generation_prompt: bool
-    ) -> tuple[str, list[Span]]:
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        generation_prompt: bool = False,
+        **variables: bool,
+    ) -> str:
         try:
-            texts, spans = bounded(
+            (text,), _ = bounded(
                 lambda: render_jinja_template(
                     [messages],
                     tools=tools,
                     chat_template=self.template,
-                    return_assistant_tokens_mask=self.has_marks,
                     add_generation_prompt=generation_prompt,
-                    **self.special_tokens,
+                    **(self.special_tokens | variables),
                 )
             )
         except OutOfBounds as error:
-            raise ModelError(f"the model's chat template {error} for one record, so it is not used", "model") from None
+            raise ModelError(
+                f"the model's chat template {error} for one record, so it is not used", "model"
+            ) from None
         except Exception as error:  # the template's own, which may be any
             what = "refuses the messages" if messages else "cannot begin with an assistant message"
-            raise DatasetError(f"the model's chat template {what}: {_reason(error)}", "training_file") from None
-        if len(texts[0]) > MAX_RENDERED_CHARACTERS:
-            raise ModelError("the model's chat template makes more than 32 Mi characters of one record, so it is not used", "model")
-        return texts[0], spans[0] if spans else []
-
-    def turns(self, indices: Iterable[int], text: str, last_start: int) -> list[Span]:
-        """Return the ranges of these assistant messages, in their order, as far as they start at `last_start` or before."""
-        spans: list[Span] = []
-        num_rendered = 0
-        for index in indices:
-            span = self.turn(index, text)
-            if span[0] > last_start:
-                break
-            spans.append(span)
-            num_rendered += 2 * index + 1
-            if num_rendered > MAX_RENDERED_MESSAGES:
-                raise DatasetError(
-                    f"messages[{index}]: the model's chat template does not mark what is learned, so the chat is rendered up to each "
-                    f"learned turn, and {len(spans)} turns are too many for that; split the chat, or give earlier turns weight 0",
-                    "training_file",
-                )
-        return spans
-
-    def turn(self, index: int, text: str) -> Span:
-        """The range of `text` that assistant message `index` adds, up to and with its end-of-turn token."""
-        before, _ = self.render(index, generation_prompt=True)
-        after = text if index + 1 == len(self.messages) else self.render(index + 1)[0]
-        if not after.startswith(before) or not text.startswith(after):
             raise DatasetError(
-                f"messages[{index}]: the model's chat template renders this turn differently inside the whole chat than on its own, "
-                "so the trained tokens would not be the served ones; give it weight 0, or end the chat there",
-                "training_file",
+                f"the model's chat template {what}: {_reason(error)}", "training_file"
+            ) from None
+        if len(text) > MAX_RENDERED_CHARACTERS:
+            raise ModelError(
+                "the model's chat template makes more than 32 Mi characters of one record, so it "
+                "is not used",
+                "model",
             )
-        turn = after[len(before) :]
-        if turn.rstrip().endswith(self.end_tokens):
-            turn = turn.rstrip()
-        return len(before), len(before) + len(turn)
+        return str(text)
+
+    def find_learned(self, indices: Iterable[int], text: str, last_start: int) -> list[LearnedText]:
+        """Return what is read and learned of these assistant messages, in their order, as far as
+        they start in `text`, that of the whole chat, at `last_start` or before.
+        """
+        parts: list[LearnedText] = []
+        num_rendered = 0
+        is_cut = False
+        for index in indices:
+            prompt = self.render(index, generation_prompt=True)
+            is_cut = len(prompt) > last_start and text.startswith(prompt)
+            if is_cut:
+                break
+            _extend(parts, self._turn(index, prompt, text))
+            num_rendered += 2 * index + 1
+            self._check_limits(index, parts, num_rendered)
+        if is_cut or text.startswith(_up_to_end(parts[-1])):  # what follows is cut, or not learned
+            _extend(parts, LearnedText(text, []))
+        return parts
+
+    def _turn(self, index: int, prompt: str, text: str) -> LearnedText:
+        """Return the chat up to assistant message `index` and the range that the message adds to
+        `prompt`, up to and with its end-of-turn token.
+        """
+        if index + 1 < len(self.messages):
+            text = self.render(index + 1)
+        if not text.startswith(prompt):
+            text = prompt + self._answer(index, prompt, text)
+        return LearnedText(text, [(len(prompt), self._turn_end(index, len(prompt), text))])
+
+    def _answer(self, index: int, prompt: str, text: str) -> str:
+        """Return what `text` writes of the turn behind its header, where the template rewrites the
+        history because of the turn (Qwen3, when an assistant speaks twice; Mistral, which writes
+        the system message into a question that ends the chat).
+        """
+        header, role = self._header(index, prompt)
+        roles = [message["role"] for message in self.messages[: index + 1]]
+        if not header or text.count(header) != roles.count(role):
+            raise self._not_served(index, prompt, text)
+        return text[text.rindex(header) + len(header) :]
+
+    def _header(self, index: int, prompt: str) -> tuple[str, str]:
+        """Return what stands before the answer, and the role of the messages that it comes with:
+        the generation prompt, or where a template has none, what closes the question.
+        """
+        header = prompt.removeprefix(self.render(index)) if index else prompt
+        if header:
+            return header, "assistant"
+        question = self.messages[index - 1]
+        content = str(question["content"]).strip()
+        if not content:
+            return "", question["role"]
+        return prompt.rpartition(content)[2], question["role"]
+
+    def _turn_end(self, index: int, start: int, text: str) -> int:
+        """Return where the turn ends: trailing white space is no target, since serving stops at the
+        token before it, nor is a token that the template writes only at the end of a chat.
+        """
+        if self.always_prompts:
+            return end_before_prompt(text[:start], text, self.end_tokens)
+        turn = text[start:].rstrip()
+        last_token = end_token(turn, self.end_tokens)
+        if not last_token:
+            return len(text)
+        shorter = turn.removesuffix(last_token).rstrip()
+        if end_token(shorter, self.end_tokens):
+            try:
+                more = [*self.messages[: index + 1], self._question()]
+                longer = self._render(more, self.tools)
+            except DatasetError:  # no user may follow here
+                longer = text
+            if longer.startswith(text[:start] + shorter) and not longer.startswith(
+                text[:start] + turn
+            ):
+                turn = shorter
+        return start + len(turn)
+
+    def _question(self) -> dict[str, Any]:
+        return {"role": "user", "content": content_for(self.template, "user", ["?"])}
+
+    def _check_limits(self, index: int, parts: list[LearnedText], num_rendered: int) -> None:
+        """Raise `DatasetError` for more turns than a chat may cost."""
+        num_turns = sum(len(part.spans) for part in parts)
+        too_many = (
+            f"messages[{index}]: {{reason}}, and {num_turns} turns are too many for that; split "
+            "the chat, or give earlier turns weight 0"
+        )
+        if num_rendered > MAX_RENDERED_MESSAGES:
+            reason = "the chat is rendered up to each learned turn"
+            raise DatasetError(too_many.format(reason=reason), "training_file")
+        num_characters = sum(len(part.text) for part in parts)
+        if len(parts) > MAX_SEQUENCES or num_characters > MAX_RENDERED_CHARACTERS:
+            reason = (
+                "the model's chat template rewrites turns once later ones follow, so that each is "
+                "a sequence of its own"
+            )
+            raise DatasetError(too_many.format(reason=reason), "training_file")
+
+    def _not_served(self, index: int, prompt: str, text: str) -> DatasetError:
+        same = next(
+            (
+                place
+                for place, pair in enumerate(zip(prompt, text, strict=False))
+                if pair[0] != pair[1]
+            ),
+            min(len(prompt), len(text)),
+        )
+        served = prompt[same:][:MAX_EXCERPT_CHARACTERS]
+        written = text[same:][:MAX_EXCERPT_CHARACTERS]
+        advice = "write its reasoning (reasoning_content), have the model not reason"
+        if self.reasoning_field in self.messages[index]:
+            advice = "leave out its reasoning, have the model reason"
+        return DatasetError(
+            f"messages[{index}]: the model's chat template does not write this turn as the "
+            f"continuation of its prompt: serving sends {served!r} where the turn has {written!r}, "
+            f"so the trained tokens would not be the served ones; {advice} (chat_template_kwargs), "
+            "or give it weight 0",
+            "training_file",
+        )
+
+
+def _extend(parts: list[LearnedText], turn: LearnedText) -> None:
+    """Add a turn to the last text, if that stays as it is once the turn follows; else by itself."""
+    if parts and turn.text.startswith(_up_to_end(parts[-1])):
+        turn = LearnedText(turn.text, parts.pop().spans + turn.spans)
+    parts.append(turn)
+
+
+def _up_to_end(part: LearnedText) -> str:
+    return part.text[: part.spans[-1][1]]
+
+
+def _without(messages: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in message.items() if name != field} for message in messages
+    ]
 
 
 def _reason(error: Exception) -> str:
-    """The template may have written it: short, and nothing that steers a terminal or that no database keeps."""
+    """The template may have written it: short, and nothing that steers a terminal or that no
+    database keeps.
+    """
     text = str(error) or type(error).__name__
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_REASON_CHARACTERS])
-
-
-def _template_message(message: ChatMessage) -> dict[str, Any]:
-    """The message as templates expect it: arguments of tool calls parsed, content always a string, no weight."""
-    plain = message.model_dump(exclude_none=True, exclude={"weight"})
-    plain.setdefault("content", "")
-    for call in plain.get("tool_calls", ()):
-        try:
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        except (ValueError, RecursionError):
-            name = call["function"]["name"]
-            raise DatasetError(f"the arguments of the call to {name!r} are not a JSON object in a string", "training_file") from None
-    return plain
+    return "".join(
+        character if character.isprintable() else " " for character in text[:MAX_REASON_CHARACTERS]
+    )

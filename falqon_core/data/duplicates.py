@@ -1,12 +1,14 @@
 """Records that a file has twice, or that a validation file shares with the training file.
 
-Exact copies are found by a hash of the whole record. Near copies by MinHash: a record's text, without system messages, lower-cased and
-with single spaces, is the set of its pieces of `PIECE_CHARACTERS` characters; one hash of every piece falls into one of
-`SIGNATURE_SIZE` buckets, of which each keeps its smallest (an empty one borrows from the next). Two records agree in a bucket with the
-probability of their Jaccard similarity, so the share of buckets in which they agree estimates it. Candidates are records that agree in
-all buckets of one of the bands; each is compared with the first of its band's group only, which keeps the work linear.
-Memory: 144 bytes a record. What is given up: similarity beyond the first `MAX_CHARACTERS` of a record and among records past
-`MAX_COMPARED`.
+Exact copies are found by a hash of the whole record. Near copies by MinHash: a record's text,
+without system messages, lower-cased and with single spaces, is the set of its pieces of
+`PIECE_CHARACTERS` characters; one hash of every piece falls into one of `SIGNATURE_SIZE` buckets,
+of which each keeps its smallest (an empty one borrows from the next). Two records agree in a bucket
+with the probability of their Jaccard similarity, so the share of buckets in which they agree
+estimates it. Candidates are records that agree in all buckets of one of the bands; each is compared
+with the first of its band's group only, which keeps the work linear. Memory: 144 bytes a record.
+Similarity beyond the first `MAX_CHARACTERS` of a record and among records past `MAX_COMPARED` is
+not seen.
 """
 
 import hashlib
@@ -16,7 +18,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from falqon_core.contract.inspection import Alike, Duplicates, Leakage, Likeness
-from falqon_core.records.shapes import ChatRecord, CompletionRecord, PreferenceRecord, Record, TextRecord
+from falqon_core.records.shapes import (
+    ChatRecord,
+    CompletionRecord,
+    PreferenceRecord,
+    Record,
+    TextRecord,
+)
 
 NEAR_THRESHOLD = 0.8
 PIECE_CHARACTERS = 8
@@ -28,7 +36,9 @@ SIGNATURE_SIZE = 2**BUCKET_BITS
 BAND_SIZE = 4  # 16 bands of 4: a pair of similarity 0.8 meets in one with probability 0.9998
 COMPARED_AT_ONCE = 65_536
 
-_POWERS = np.array([pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(PIECE_CHARACTERS)], dtype=np.uint64)
+_POWERS = np.array(
+    [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(PIECE_CHARACTERS)], dtype=np.uint64
+)
 _BOUNDS = np.arange(SIGNATURE_SIZE, dtype=np.uint64) << np.uint64(64 - BUCKET_BITS)
 
 
@@ -36,14 +46,18 @@ class Fingerprints:
     """What is kept of the records of one file."""
 
     def __init__(self) -> None:
-        self._lines, self._hashes, self._signatures = array("Q"), array("Q"), bytearray()
+        self._lines = array("Q")
+        self._hashes = array("Q")
+        self._signatures = bytearray()
 
     def add(self, line: int, record: Record) -> None:
         self._lines.append(line)
-        digest = hashlib.blake2b(record.model_dump_json(exclude_none=True).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            record.model_dump_json(exclude_none=True).encode(), digest_size=8
+        ).digest()
         self._hashes.append(int.from_bytes(digest, "little"))
         if len(self._lines) <= MAX_COMPARED:
-            self._signatures += signature(_said(record)).tobytes()
+            self._signatures += signature(_content_of(record)).tobytes()
 
     @property
     def lines(self) -> np.ndarray:
@@ -72,11 +86,14 @@ def duplicates(prints: Fingerprints) -> Duplicates:
 
 
 def leakage(training: Fingerprints, validation: Fingerprints) -> Leakage:
-    num_training, num_compared = len(training.lines), len(training.signatures)
+    num_training = len(training.lines)
+    num_compared = len(training.signatures)
     first = _first_with_hash(np.concatenate([training.hashes, validation.hashes]))[num_training:]
     copied = np.where(first < num_training, first, -1)
     both = np.concatenate([training.signatures, validation.signatures])
-    near, similarity = (found[num_compared:] for found in most_similar(both, num_references=num_compared))
+    near, similarity = (
+        values[num_compared:] for values in most_similar(both, num_references=num_compared)
+    )
     near[copied[: len(near)] >= 0] = -1
     return Leakage(
         validation_records=len(validation.lines),
@@ -91,7 +108,9 @@ def signature(text: str) -> np.ndarray:
     text = " ".join(text[:MAX_CHARACTERS].lower().split()).ljust(PIECE_CHARACTERS)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     count = len(codes) - PIECE_CHARACTERS + 1
-    pieces = _mixed(np.lib.stride_tricks.sliding_window_view(codes, PIECE_CHARACTERS)[:count] @ _POWERS)
+    pieces = _mixed(
+        np.lib.stride_tricks.sliding_window_view(codes, PIECE_CHARACTERS)[:count] @ _POWERS
+    )
     pieces.sort()
     starts = np.searchsorted(pieces, _BOUNDS)
     filled = starts < np.append(starts[1:], len(pieces))
@@ -101,8 +120,10 @@ def signature(text: str) -> np.ndarray:
     return _mixed(pieces[starts[nearest]] + distance.astype(np.uint64)).astype(np.uint16)
 
 
-def most_similar(signatures: np.ndarray, num_references: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Per record the index of an earlier one that is alike (-1: none), and how much.
+def most_similar(
+    signatures: np.ndarray, num_references: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return per record the index of an earlier one that is alike (-1: none), and how much.
 
     With `num_references`, only the first so many count as earlier, and only for those after them.
     """
@@ -111,23 +132,29 @@ def most_similar(signatures: np.ndarray, num_references: int | None = None) -> t
     for record, earlier in _candidates(signatures):
         if num_references is not None:
             across = (record >= num_references) & (earlier < num_references)
-            record, earlier = record[across], earlier[across]
+            record = record[across]
+            earlier = earlier[across]
         agreement = (signatures[record] == signatures[earlier]).mean(axis=1, dtype=np.float32)
         better = (agreement >= NEAR_THRESHOLD) & (agreement > similarity[record])
-        other[record[better]], similarity[record[better]] = earlier[better], agreement[better]
+        other[record[better]] = earlier[better]
+        similarity[record[better]] = agreement[better]
     return other, similarity
 
 
 def _first_with_hash(hashes: np.ndarray) -> np.ndarray:
-    """Per record the index of the first that has the same hash, which may be itself."""
+    """Return per record the index of the first that has the same hash, which may be itself."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     return first[inverse]
 
 
 def _candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(record, the first record that agrees with it in a whole band); a record comes at most once in each of these pairs of arrays."""
+    """(record, the first record that agrees with it in a whole band); a record comes at most once
+    in each of these pairs of arrays.
+    """
     for start in range(0, SIGNATURE_SIZE, BAND_SIZE):
-        keys = np.ascontiguousarray(signatures[:, start : start + BAND_SIZE]).view(np.uint64).ravel()
+        keys = (
+            np.ascontiguousarray(signatures[:, start : start + BAND_SIZE]).view(np.uint64).ravel()
+        )
         order = np.argsort(keys, kind="stable")
         begins = np.append(True, keys[order[1:]] != keys[order[:-1]])[: len(order)]
         firsts = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
@@ -136,30 +163,38 @@ def _candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
             yield order[chunk], firsts[chunk]
 
 
-def _alike(lines: np.ndarray, other_lines: np.ndarray, other: np.ndarray, similarity: np.ndarray | None) -> Alike:
-    found = np.flatnonzero(other >= 0)
+def _alike(
+    lines: np.ndarray, other_lines: np.ndarray, other: np.ndarray, similarity: np.ndarray | None
+) -> Alike:
+    matches = np.flatnonzero(other >= 0)
     examples = [
         Likeness(
             line=int(lines[index]),
             like_line=int(other_lines[other[index]]),
             similarity=1.0 if similarity is None else round(float(similarity[index]), 2),
         )
-        for index in found[:MAX_EXAMPLES]
+        for index in matches[:MAX_EXAMPLES]
     ]
-    return Alike(records=len(found), examples=examples)
+    return Alike(records=len(matches), examples=examples)
 
 
-def _said(record: Record) -> str:
+def _content_of(record: Record) -> str:
     match record:
         case ChatRecord():
-            return "\n".join(message.content or "" for message in record.messages if message.role != "system")
+            return "\n".join(
+                message.text for message in record.messages if message.role != "system"
+            )
         case CompletionRecord():
             return f"{record.prompt}\n{record.completion}"
         case TextRecord():
             return record.text
         case PreferenceRecord():
-            prompt, (preferred,), (other,) = record.input.messages, record.preferred_output, record.non_preferred_output
-            return "\n".join(message.content or "" for message in [*prompt, preferred, other] if message.role != "system")
+            prompt = record.input.messages
+            (preferred,) = record.preferred_output
+            (other,) = record.non_preferred_output
+            return "\n".join(
+                message.text for message in [*prompt, preferred, other] if message.role != "system"
+            )
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:

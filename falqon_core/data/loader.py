@@ -1,19 +1,29 @@
 """An endless, resumable stream of optimizer steps over a list of sequences or pairs.
 
-A step is `batch_size` records (the last of an epoch may have fewer), cut into microbatches. Each epoch has its own order, drawn
-from a counter-based generator keyed by (seed, epoch), so the whole position is two integers and resuming is exact.
-What is given up: packing across steps, which would fill microbatches better but let packing decide what a step is.
+A step is `batch_size` records (the last of an epoch may have fewer), cut into microbatches. Each
+epoch has its own order, drawn from a counter-based generator keyed by (seed, epoch), so the whole
+position is two integers and resuming is exact. Nothing is packed across steps: microbatches would
+be fuller, but packing would decide what a step is.
 """
 
 import math
 from collections.abc import Sequence as Items
 
 import numpy as np
+import torch
 
 from falqon_core.data.microbatch import Microbatch, microbatches
-from falqon_core.data.sequences import Pair, Sequence
+from falqon_core.data.sequences import Item
 
-__all__ = ["Loader", "Microbatch", "microbatches"]
+__all__ = ["Loader", "Microbatch", "microbatches", "row_multiple"]
+
+# Packed rows on a GPU have a multiple of this length, so that kernels and graphs see few shapes.
+GPU_ROW_MULTIPLE = 256
+
+
+def row_multiple(device: torch.device) -> int:
+    """Return the number of tokens to a multiple of which packed rows are filled up."""
+    return GPU_ROW_MULTIPLE if device.type == "cuda" else 1
 
 
 class Loader:
@@ -21,7 +31,7 @@ class Loader:
 
     def __init__(
         self,
-        sequences: Items[Sequence] | Items[Pair],
+        sequences: Items[Item],
         batch_size: int,
         microbatch_tokens: int,
         packing: bool,
@@ -44,15 +54,15 @@ class Loader:
         return self._epoch + self._step / self.steps_per_epoch
 
     def next_step(self) -> list[Microbatch]:
-        """The microbatches of the next optimizer step."""
+        """Return the microbatches of the next optimizer step."""
         return self.microbatches(self.next_records())
 
-    def microbatches(self, records: Items[Sequence] | Items[Pair]) -> list[Microbatch]:
+    def microbatches(self, records: Items[Item]) -> list[Microbatch]:
         """`records` of one step as this loader's settings cut them."""
         return microbatches(records, self._microbatch_tokens, self._packing, self._multiple_of)
 
-    def next_records(self) -> list[Sequence | Pair]:
-        """The records of the next optimizer step."""
+    def next_records(self) -> list[Item]:
+        """Return the records of the next optimizer step."""
         start = self._step * self._batch_size
         chosen = [self._sequences[index] for index in self._order[start : start + self._batch_size]]
         if self._step + 1 < self.steps_per_epoch:
@@ -69,6 +79,9 @@ class Loader:
         self._start(state["epoch"], state["step"])
 
     def _start(self, epoch: int, step: int) -> None:
-        self._epoch, self._step = epoch, step
+        self._epoch = epoch
+        self._step = step
         key = np.array([self._seed, epoch], dtype=np.uint64)
-        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(len(self._sequences))
+        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(
+            len(self._sequences)
+        )

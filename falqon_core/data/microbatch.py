@@ -1,11 +1,14 @@
-"""Sequences become the tensors of forward passes: packed end to end in one row, or padded to one length.
+"""Sequences become the tensors of forward passes: packed end to end in one row, or padded to one
+length.
 
-Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where there is no loss, so the
-model never predicts across records. Packed rows carry `cu_seqlens` and positions that restart per record, which is what keeps
-attention inside a record. Packed rows can be filled up to a multiple of some length, so that kernels and graphs on GPUs see few
-shapes; what fills is a segment of its own without labels. The halves of a pair stand one after the other in one microbatch, chosen
-first, so that their loss can be computed there. What is given up: padded batches (`packing=False`) are not filled up, and a pair's
-prompt is read twice.
+Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where
+there is no loss, so the model never predicts across records. Packed rows carry `cu_seqlens` and
+positions that restart per record, which is what keeps attention inside a record. Packed rows can be
+filled up to a multiple of some length, so that kernels and graphs on GPUs see few shapes; what
+fills is a segment of its own without labels. The halves of a pair stand one after the other in one
+microbatch, chosen first, so that their loss can be computed there; other sequences of one record
+may be in several. Padded batches (`packing=False`)
+are not filled up, and a pair's prompt is read twice.
 """
 
 from collections.abc import Iterator
@@ -16,18 +19,19 @@ import numpy as np
 import torch
 
 from falqon_core.data.packing import pack
-from falqon_core.data.sequences import Pair, Sequence
+from falqon_core.data.sequences import Item, Pair, Sequence, SequenceGroup, sequences_of
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One forward pass of S sequences. `num_tokens` counts real tokens, `label_counts` per sequence the positions with loss.
+    """One forward pass of S sequences. `num_tokens` counts real tokens, `label_counts` per sequence
+    the positions with loss.
 
-    Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A last segment may be filling, with
-    all its positions 0.
-    Padded: `attention_mask` is True on real tokens (padding on the right), `cu_seqlens` is None.
+    Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A
+    last segment may be filling, with all its positions 0. Padded: `attention_mask` is True on real
+    tokens (padding on the right), `cu_seqlens` is None.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
@@ -37,7 +41,8 @@ class Microbatch:
     attention_mask: torch.Tensor | None  # bool [B, T]
     num_tokens: int
     label_counts: tuple[int, ...]  # [S], in the order of the flattened labels
-    reference: torch.Tensor | None = None  # fp32 [S/2, 2], of pairs: the base's log-probabilities of (chosen, rejected)
+    # fp32 [S/2, 2], of pairs: the base's log-probabilities of (chosen, rejected)
+    reference: torch.Tensor | None = None
 
     @property
     def num_labels(self) -> int:
@@ -45,46 +50,70 @@ class Microbatch:
 
     @property
     def num_pairs(self) -> int:
-        """When these are pairs."""
+        """Count the pairs, when these are pairs."""
         return len(self.label_counts) // 2
 
     def to(self, device: torch.device) -> "Microbatch":
-        """The same with every tensor on `device`."""
-        tensors = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), torch.Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        """Return the same with every tensor on `device`."""
+        tensors = {
+            field.name: value
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(
+            self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        )
 
     @property
     def max_seqlen(self) -> int | None:
-        """Length of the longest packed record."""
-        return None if self.cu_seqlens is None else int(self.cu_seqlens.diff().max())
+        """Return the length of the longest packed record."""
+        if self.cu_seqlens is None:
+            return None
+        return int(self.cu_seqlens.diff().max())
 
 
-def microbatches(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool, multiple_of: int = 1) -> list[Microbatch]:
-    """All `items`, each once, in forward passes of at most `microbatch_tokens` positions.
+def microbatches(
+    items: Items[Item],
+    microbatch_tokens: int,
+    packing: bool,
+    multiple_of: int = 1,
+) -> list[Microbatch]:
+    """Return all `items`, each once, in forward passes of at most `microbatch_tokens` positions.
 
-    Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens` when that is no multiple itself.
+    Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens`
+    when that is no multiple itself.
     """
-    return [collate([items[index] for index in group], packing, multiple_of) for group in groups(items, microbatch_tokens, packing)]
+    apart = [part for item in items for part in _parts(item)]
+    return [
+        collate([apart[index] for index in group], packing, multiple_of)
+        for group in groups(apart, microbatch_tokens, packing)
+    ]
 
 
-def groups(items: Items[Sequence] | Items[Pair], microbatch_tokens: int, packing: bool) -> list[list[int]]:
-    """Which `items` (by index) share a forward pass."""
+def _parts(item: Item) -> tuple[Item, ...]:
+    """Return what may stand in different forward passes: the halves of a pair may not."""
+    return item.sequences if isinstance(item, SequenceGroup) else (item,)
+
+
+def groups(items: Items[Item], microbatch_tokens: int, packing: bool) -> list[list[int]]:
+    """Decide which `items` (by index) share a forward pass."""
     if packing:
         return pack([len(item) for item in items], microbatch_tokens)
-    rows = max((len(_sequences(item)) for item in items), default=1)
-    return list(_rectangles([max(map(len, _sequences(item))) for item in items], microbatch_tokens // rows))
+    rows = max((len(sequences_of(item)) for item in items), default=1)
+    lengths = [max(map(len, sequences_of(item))) for item in items]
+    return list(_rectangles(lengths, microbatch_tokens // rows))
 
 
-def collate(items: Items[Sequence] | Items[Pair], packing: bool, multiple_of: int = 1) -> Microbatch:
-    """One forward pass of `items`; `multiple_of` as in `microbatches`."""
-    sequences = [sequence for item in items for sequence in _sequences(item)]
-    references = [item.reference for item in items if isinstance(item, Pair) and item.reference is not None]
+def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbatch:
+    """Make one forward pass of `items`; `multiple_of` as in `microbatches`."""
+    sequences = [sequence for item in items for sequence in sequences_of(item)]
+    references = [
+        item.reference for item in items if isinstance(item, Pair) and item.reference is not None
+    ]
     reference = torch.tensor(references, dtype=torch.float32) if references else None
-    return _packed(sequences, reference, multiple_of) if packing else _padded(sequences, reference)
-
-
-def _sequences(item: Sequence | Pair) -> tuple[Sequence, ...]:
-    return (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
+    if packing:
+        return _packed(sequences, reference, multiple_of)
+    return _padded(sequences, reference)
 
 
 def _shifted_labels(sequence: Sequence) -> np.ndarray:
@@ -93,7 +122,9 @@ def _shifted_labels(sequence: Sequence) -> np.ndarray:
     return labels
 
 
-def _packed(sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int) -> Microbatch:
+def _packed(
+    sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int
+) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
     nothing = np.zeros(filling, dtype=np.int64)
@@ -102,18 +133,22 @@ def _packed(sequences: list[Sequence], reference: torch.Tensor | None, multiple_
         input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), nothing])),
         position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), nothing])),
         labels=_row(np.concatenate([*labels, np.full(filling, IGNORED)])),
-        cu_seqlens=torch.tensor([0, *np.cumsum([*lengths, filling] if filling else lengths)], dtype=torch.int32),
+        cu_seqlens=torch.tensor(
+            [0, *np.cumsum([*lengths, filling] if filling else lengths)], dtype=torch.int32
+        ),
         attention_mask=None,
         num_tokens=sum(lengths),
-        label_counts=tuple(int((one != IGNORED).sum()) for one in labels),
+        label_counts=tuple(int((row != IGNORED).sum()) for row in labels),
         reference=reference,
     )
 
 
 def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
-    input_ids, position_ids = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    labels, real = np.full(shape, IGNORED, dtype=np.int64), np.zeros(shape, dtype=bool)
+    input_ids = np.zeros(shape, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
+    real = np.zeros(shape, dtype=bool)
     for row, sequence in enumerate(sequences):
         length = len(sequence)
         input_ids[row, :length] = sequence.input_ids
@@ -133,7 +168,9 @@ def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microb
 
 
 def _rectangles(lengths: list[int], capacity: int) -> Iterator[list[int]]:
-    """Indices from long to short, in groups whose count times longest stays within `capacity`."""
+    """Yield indices from long to short, in groups whose count times longest stays within
+    `capacity`.
+    """
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if group and lengths[group[0]] * (len(group) + 1) > capacity:

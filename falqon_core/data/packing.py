@@ -1,7 +1,8 @@
-"""Best-fit-decreasing packing: lengths go into as few bins of one capacity as a greedy rule finds (at most 11/9 of the best, plus one).
+"""Best-fit-decreasing packing: lengths go into as few bins of one capacity as a greedy rule finds
+(at most 11/9 of the best, plus one).
 
-The longest comes first and goes into the fullest bin that still has room; ties go to the oldest bin, so the result depends on
-the lengths alone.
+The longest comes first and goes into the fullest bin that still has room; ties go to the oldest
+bin, so the result depends on the lengths alone.
 """
 
 from bisect import bisect_left, insort
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of indices into `lengths`, each index once. Raises `ValueError` when one length exceeds `capacity`."""
+    """Bins of indices into `lengths`, each index once. Raises `ValueError` when one length exceeds
+    `capacity`.
+    """
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free, bin), ascending
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -20,7 +23,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         if place < len(room):
             free, target = room.pop(place)
         else:
-            free, target = capacity, len(bins)
+            free = capacity
+            target = len(bins)
             bins.append([])
         bins[target].append(index)
         insort(room, (free - length, target))

@@ -1,9 +1,10 @@
 """Run what a stranger wrote, a chat template, for a bounded time and in bounded memory.
 
-Both limits are the kernel's. Time is CPU time of this process, so a busy machine changes nothing. After `CPU_SECONDS` a signal becomes
-`OutOfBounds`; what cannot be interrupted then, one long operation inside Python, ends the process with SIGPROF after
-`FATAL_CPU_SECONDS`, which its supervisor understands (`contract.messages.ENDLESS_TEMPLATE`). What is given up: it works in the main thread
-only, and memory is bounded on Linux only.
+Both limits are the kernel's. Time is CPU time of this process, so a busy machine changes nothing.
+After `CPU_SECONDS` a signal becomes `OutOfBounds`; what cannot be interrupted then, one long
+operation inside Python, ends the process with SIGPROF after `FATAL_CPU_SECONDS`, which its
+supervisor understands (`contract.messages.ENDLESS_TEMPLATE`). It works in the main thread only, and
+memory is bounded on Linux only.
 """
 
 import os
@@ -26,7 +27,7 @@ class OutOfBounds(Exception):
 
 
 def bounded(function: Callable[[], Result]) -> Result:
-    """What `function` returns. Raises `OutOfBounds` and whatever it raises itself."""
+    """Return what `function` returns. Raises `OutOfBounds` and whatever it raises itself."""
     before = signal.signal(signal.SIGVTALRM, _too_slow)
     memory = resource.getrlimit(resource.RLIMIT_AS)
     try:
@@ -53,5 +54,5 @@ def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
         return now
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
-    known = [most for most in (soft, hard) if most != resource.RLIM_INFINITY]
-    return min([limit, *known]), hard
+    limits = [value for value in (soft, hard) if value != resource.RLIM_INFINITY]
+    return min([limit, *limits]), hard

@@ -1,28 +1,31 @@
-"""A record becomes a `Sequence`: token ids [n] and, per token, whether it is a training target.
+"""A record becomes a `Sequence`, or several: token ids [n] and, per token, whether it is a target.
 
-The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets. Before each learned range
-the prompt must tokenize to the same tokens as it will alone in serving. It is tokenized again only from its last special token
-on, because special tokens cut the text before any merging; those tails are few and are remembered. Where a completion melts into
-its prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is refused, since its template is
-to blame.
-What is given up: tokenizers without offsets (no tokenizer.json). A tokenizer that puts a space before any text puts one before a
-completion that is tokenized apart.
+The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets.
+Before each learned range the prompt must tokenize to the same tokens as it will alone in serving.
+It is tokenized again only from its last special token on, because special tokens cut the text
+before any merging; those tails are few and are remembered. Where a completion melts into its
+prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is
+refused, since its template is to blame. Tokenizers without offsets (no tokenizer.json) are refused.
+A tokenizer that puts a space before any text puts one before a completion that is tokenized apart.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError, ModelError
-from falqon_core.data.chat_template import Rendered, render
+from falqon_core.data.chat_template import LearnedText, Rendered, render
 from falqon_core.records.shapes import SupervisedRecord
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """`input_ids` int32 [n]; `loss_mask` bool [n]: token t is a training target (token 0 never is: nothing predicts it)."""
+    """`input_ids` int32 [n]; `loss_mask` bool [n]: token t is a training target (token 0 never is:
+    nothing predicts it).
+    """
 
     input_ids: np.ndarray
     loss_mask: np.ndarray
@@ -36,7 +39,7 @@ class Sequence:
 
     @property
     def num_labels(self) -> int:
-        """Positions with loss: nothing predicts the first token."""
+        """Count the positions with loss: nothing predicts the first token."""
         return int(self.loss_mask[1:].sum())
 
     @property
@@ -45,8 +48,32 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class SequenceGroup:
+    """The sequences of one record, which share an optimizer step; each has targets."""
+
+    sequences: tuple[Sequence, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sequences))
+
+    @property
+    def largest_token_id(self) -> int:
+        return max(sequence.largest_token_id for sequence in self.sequences)
+
+    @property
+    def num_labels(self) -> int:
+        return sum(sequence.num_labels for sequence in self.sequences)
+
+    @property
+    def has_targets(self) -> bool:
+        return self.num_labels > 0
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the base gives to the targets of both, once known."""
+    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the base gives to
+    the targets of both, once known.
+    """
 
     chosen: Sequence
     rejected: Sequence
@@ -69,82 +96,154 @@ class Pair:
 
     @property
     def has_targets(self) -> bool:
-        """Both answers reach into what was not cut away, and differ there."""
+        """Return whether both answers reach into what was not cut away, and differ there."""
         differ = not np.array_equal(self.chosen.input_ids, self.rejected.input_ids)
         return differ and self.chosen.has_targets and self.rejected.has_targets
 
 
+Item = Sequence | SequenceGroup | Pair  # what a record becomes
+
+
+def sequences_of(item: Item) -> tuple[Sequence, ...]:
+    """Return what the model reads of a record: of a pair the chosen answer comes first."""
+    match item:
+        case Sequence():
+            return (item,)
+        case SequenceGroup():
+            return item.sequences
+        case Pair():
+            return (item.chosen, item.rejected)
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenized text without begin or end token: `ids` int32 [n], `starts` and `ends` int [n] in characters."""
+    """One tokenized text without begin or end token: `ids` int32 [n], `starts` and `ends` int [n]
+    in characters.
+    """
 
     ids: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
 
 
-def encode(record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> tuple[Sequence, bool]:
-    """The sequence, cut on the right to `max_seq_length` tokens, and whether it was cut.
+class Encoding(NamedTuple):
+    """What the model reads of one record. `lengths`: the tokens of each sequence before it was cut,
+    also of those that are left out because all their targets were cut away.
+    """
 
-    Raises `DatasetError` when template or tokenizer cannot render the record as serving will, and `ModelError` when the
-    tokenizer lacks what the record needs.
+    item: Sequence | SequenceGroup
+    lengths: list[int]
+
+    @property
+    def num_cut(self) -> int:
+        return sum(self.lengths) - len(self.item)
+
+
+def encode(
+    record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> Encoding:
+    """Encode one record, each sequence cut on the right to `max_seq_length` tokens.
+
+    Raises `DatasetError` when template or tokenizer cannot render the record as serving will, and
+    `ModelError` when the tokenizer lacks what the record needs.
     """
     encoder = Encoder(tokenizer, max_seq_length)
     rendered = render(record, tokenizer)
-    sequence, num_cut = encoder.sequence(rendered, next(encoder.tokenize([rendered.text])))
-    return sequence, num_cut > 0
+    return encoder.encode(rendered, next(encoder.tokenize([rendered.text])))
 
 
 class Encoder:
     """What `encode` needs of the tokenizer, worked out once for many records."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_seq_length: int,
+        text_overlap_tokens: int | None = 0,
+    ) -> None:
+        """`text_overlap_tokens`: None cuts long texts instead of splitting them."""
         if not tokenizer.is_fast:
-            raise ModelError("the model has no tokenizer.json, which is needed to place the loss on the right tokens", "model")
+            raise ModelError(
+                "the model has no tokenizer.json, which is needed to place the loss on the right "
+                "tokens",
+                "model",
+            )
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
-        self._begin = _begin_ids(tokenizer)
+        self.text_overlap_tokens = text_overlap_tokens
+        self.begin_ids = _begin_ids(tokenizer)
         self._special_ids = np.array(sorted(tokenizer.added_tokens_decoder), dtype=np.int32)
         self._tails: dict[str, list[int]] = {}
 
     def tokenize(self, texts: list[str]) -> Iterator[Tokens]:
-        batch = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+        batch = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
         for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True):
             places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
             yield Tokens(np.array(ids, dtype=np.int32), places[:, 0], places[:, 1])
 
-    def sequence(self, rendered: Rendered, tokens: Tokens) -> tuple[Sequence, int]:
-        """Mask and cut one tokenized text, and how many tokens were cut away; see `encode`."""
-        targets = rendered.find_targets(self._last_start(rendered, tokens))
-        specials = np.flatnonzero(np.isin(tokens.ids, self._special_ids))
-        for start, _ in targets:
-            if not self._is_boundary(rendered.text, tokens, specials, start):
-                if not rendered.plain:
-                    raise _melts(rendered.text, start)
-                tokens = self._tokenize_apart(rendered.text, start)
-        ids, mask = tokens.ids, np.zeros(len(tokens.ids), dtype=bool)
-        for start, end in targets:
-            mask[np.searchsorted(tokens.starts, start) : np.searchsorted(tokens.starts, end)] = True
-        if rendered.plain:
-            ids = np.array([*self._begin, *ids, self._end_id()], dtype=np.int32)
-            mask = np.array([*[False] * len(self._begin), *mask, True])
-        mask[:1] = False
+    def encode(self, rendered: Rendered, tokens: Tokens) -> Encoding:
+        """Mask and cut a record, whose text is tokenized; see `encode`."""
+        sequences = self.whole_sequences(rendered, tokens)
         limit = self.max_seq_length
-        return Sequence(ids[:limit], mask[:limit]), max(0, len(ids) - limit)
+        cut = [Sequence(whole.input_ids[:limit], whole.loss_mask[:limit]) for whole in sequences]
+        kept = [sequence for sequence in cut if sequence.has_targets] or cut[:1]
+        item = kept[0] if len(kept) == 1 else SequenceGroup(tuple(kept))
+        return Encoding(item, [len(sequence) for sequence in sequences])
+
+    def whole_sequences(self, rendered: Rendered, tokens: Tokens) -> list[Sequence]:
+        """Mask a record, whose text is tokenized, as far as something of it is kept."""
+        parts = rendered.find_learned(self._last_start(rendered, tokens))
+        others = [part.text for part in parts if part.text != rendered.text]
+        tokenized = self.tokenize(others) if others else iter(())
+        sequences = []
+        for part in parts:
+            own = tokens if part.text == rendered.text else next(tokenized)
+            sequences.append(self._sequence(part, own, rendered.plain))
+        return sequences
+
+    def _sequence(self, part: LearnedText, tokens: Tokens, plain: bool) -> Sequence:
+        """Place the loss on a tokenized text. `tokens`: of the text."""
+        specials = np.flatnonzero(np.isin(tokens.ids, self._special_ids))
+        for start, _ in part.spans:
+            if not self._is_boundary(part.text, tokens, specials, start):
+                if not plain:
+                    raise _melts(part.text, start)
+                tokens = self._tokenize_apart(part.text, start)
+        ids = tokens.ids
+        mask = np.zeros(len(tokens.ids), dtype=bool)
+        for start, end in part.spans:
+            mask[np.searchsorted(tokens.starts, start) : np.searchsorted(tokens.starts, end)] = True
+        if plain:
+            ids = np.array([*self.begin_ids, *ids, self._end_id()], dtype=np.int32)
+            mask = np.array([*[False] * len(self.begin_ids), *mask, True])
+        mask[:1] = False
+        return Sequence(ids, mask)
 
     def _last_start(self, rendered: Rendered, tokens: Tokens) -> int:
         """Return where a target may start so that something of it is kept."""
         is_cut = not rendered.plain and len(tokens.ids) > self.max_seq_length
-        return int(tokens.starts[self.max_seq_length - 1]) if is_cut else len(rendered.text)
+        if is_cut:
+            return int(tokens.starts[self.max_seq_length - 1])
+        return len(rendered.text)
 
     def _is_boundary(self, text: str, tokens: Tokens, specials: np.ndarray, start: int) -> bool:
-        """Whether the tokens before `start` are those of the text before it alone. `specials`: the indices of special tokens."""
+        """Return whether the tokens before `start` are those of the text before it alone.
+        `specials`: the indices of special tokens.
+        """
         first = int(np.searchsorted(tokens.starts, start))
         num_before = int(np.searchsorted(specials, first))
         tail = int(specials[num_before - 1]) if num_before else 0
         prompt = text[tokens.starts[tail] if num_before else 0 : start]
         if prompt not in self._tails:
-            self._tails[prompt] = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+            self._tails[prompt] = self.tokenizer(prompt, add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
         return self._tails[prompt] == tokens.ids[tail:first].tolist()
 
     def _tokenize_apart(self, text: str, start: int) -> Tokens:
@@ -157,21 +256,29 @@ class Encoder:
 
     def _end_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
-            raise ModelError("the model's tokenizer has no end-of-sequence token, which plain text and prompt/completion need", "model")
+            raise ModelError(
+                "the model's tokenizer has no end-of-sequence token, which plain text and "
+                "prompt/completion need",
+                "model",
+            )
         return self.tokenizer.eos_token_id
 
 
 def _melts(text: str, start: int) -> DatasetError:
     return DatasetError(
-        f"the tokenizer joins the end of the prompt {text[max(0, start - 12) : start]!r} with the start of what follows "
-        f"{text[start : start + 12]!r}, so the trained tokens would not be the served ones; move the white space between them to the "
+        f"the tokenizer joins the end of the prompt {text[max(0, start - 12) : start]!r} with the "
+        "start of what follows "
+        f"{text[start : start + 12]!r}, so the trained tokens would not be the served ones; move "
+        "the white space between them to the "
         "other side or remove it",
         "training_file",
     )
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that the tokenizer puts before any plain text: usually one begin-of-sequence token, or none."""
+    """Return the tokens that the tokenizer puts before any plain text: usually one
+    begin-of-sequence token, or none.
+    """
     body = tokenizer("a", add_special_tokens=False)["input_ids"]
     if not body:
         raise ModelError("the model's tokenizer is empty: it finds no token in 'a'", "model")

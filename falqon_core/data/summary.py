@@ -1,4 +1,6 @@
-"""What the data of a training came to besides its records and tokens: numbers that checkpoints keep and the card shows."""
+"""What the data of a training came to besides its records and tokens: numbers that checkpoints keep
+and the card shows.
+"""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -6,11 +8,15 @@ from falqon_core.data.dataset import Dataset
 
 
 class DataSummary(BaseModel):
-    """`longest`: the tokens of the longest record, after cutting; of a pair both halves count."""
+    """`longest`: the tokens of the longest sequence, after cutting; of a pair both halves count.
+    `num_examples`: records, and the sequences that long texts become; unknown to trainings that
+    began when texts were cut.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     longest: int
+    num_examples: int | None = None
     num_truncated: int
     num_left_out: int
     num_validation_records: int
@@ -19,6 +25,7 @@ class DataSummary(BaseModel):
 def summarize(train: Dataset, validation: Dataset | None) -> DataSummary:
     return DataSummary(
         longest=max(len(sequence) for sequence in train.sequences),
+        num_examples=len(train.sequences),
         num_truncated=train.num_truncated,
         num_left_out=train.num_bad + train.num_without_targets,
         num_validation_records=len(validation.sequences) if validation else 0,

@@ -1,10 +1,13 @@
-"""The kinds of device that trainings run on: how fast at best, how large, and what their driver calls them."""
+"""The kinds of device that trainings run on: how fast at best, how large, and what their driver
+calls them.
+"""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Device(BaseModel):
-    """`tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per core).
+    """`tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per
+    core).
 
     `reported_as`: the names that the driver gives to this kind, and to none with another peak.
     """
@@ -17,19 +20,26 @@ class Device(BaseModel):
     reported_as: tuple[str, ...] = ()
 
 
-# Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM per core with AVX512-bf16.
-# Memory: what the driver lets a program have, rounded down.
+# Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM
+# per core with AVX512-bf16. Memory: what the driver lets a program have, rounded down.
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
         Device(name="cpu", tflops=0.2),
-        Device(name="rtx-4090", tflops=330, memory_gib=24, reported_as=("NVIDIA GeForce RTX 4090",)),
+        Device(
+            name="rtx-4090", tflops=330, memory_gib=24, reported_as=("NVIDIA GeForce RTX 4090",)
+        ),
         Device(name="l40s", tflops=733, memory_gib=48, reported_as=("NVIDIA L40S",)),
         Device(
             name="a100",
             tflops=312,
             memory_gib=80,
-            reported_as=("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe", "NVIDIA A100-PCIE-40GB"),
+            reported_as=(
+                "NVIDIA A100-SXM4-80GB",
+                "NVIDIA A100-SXM4-40GB",
+                "NVIDIA A100 80GB PCIe",
+                "NVIDIA A100-PCIE-40GB",
+            ),
         ),
         Device(name="h100", tflops=1979, memory_gib=80, reported_as=("NVIDIA H100 80GB HBM3",)),
         Device(name="h200", tflops=1979, memory_gib=139, reported_as=("NVIDIA H200",)),
@@ -39,5 +49,5 @@ DEVICES: dict[str, Device] = {
 
 
 def reported_device(name: str) -> Device | None:
-    """The device that the driver calls `name`; None when its peak is not known here."""
+    """Return the device that the driver calls `name`; None when its peak is not known here."""
     return next((device for device in DEVICES.values() if name in device.reported_as), None)

@@ -1,9 +1,9 @@
 """Dimensions and parameter counts of a base model, read from its config.json.
 
-Covers decoder-only models whose layers are q, k, v, o and gate, up, down projections (Llama, Mistral, Qwen2, Qwen3, SmolLM).
-Every number of a config is a stranger's and is bounded here, for all who compute with it.
-What is given up: mixtures of experts and other layer shapes are refused here, although `convert_to_melded` may cope with them; so are
-models larger than any that is known (the maxima below).
+Covers decoders whose layers are q, k, v, o and gate, up, down projections, or q, k, v in one and
+gate, up in one (Phi-3). Whether a model's modules are what is counted here, only its import can
+tell (`importers.decoder`). Every number of a config is a stranger's and is bounded here, for all
+who compute with it; models larger than any that exists (the maxima below) are refused.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,15 @@ MAX_VOCABULARY = 2**20
 MAX_POSITIONS = 2**27
 MAX_NUMBER = 2**40  # of every other number, above and below zero
 # What transformers takes where a config.json does not say.
-DEFAULTS: dict[Any, dict[str, int]] = {
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "mistral": {"num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
+FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
 
 
 class ModelDimensions(BaseModel):
@@ -43,57 +47,71 @@ class ModelDimensions(BaseModel):
     vocab_size: int
     max_position_embeddings: int
     tied_embeddings: bool
-    num_layer_vector_parameters: int = 0  # biases and query-key norms of one layer, beside its two norms
+    fused_projections: bool = False
+    # of one layer, beside two norms of the hidden size: further norms and biases
+    num_layer_vector_parameters: int = 0
+    # numbers of a token that a layer keeps for backward beside those that a Llama's keeps
+    num_extra_activations: int = 0
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """From the parsed config.json. Raises `ModelError` for a number that is missing or that no model has."""
+        """Read them from the parsed config.json. Raises `ModelError` for a number that is missing
+        or that no model has.
+        """
         try:
             _check_numbers(config)
-            told = DEFAULTS.get(config.get("model_type"), {}) | config
-            heads = _count(told, "num_attention_heads", MAX_HEADS)
-            hidden = _count(told, "hidden_size", MAX_HIDDEN_SIZE)
-            kv_heads = _count(told, "num_key_value_heads", MAX_HEADS, heads)
-            head_dim = _count(told, "head_dim", MAX_HEAD_DIM, hidden // heads)
-            intermediate = _count(told, "intermediate_size", MAX_INTERMEDIATE_SIZE)
-            vocabulary = _count(told, "vocab_size", MAX_VOCABULARY)
-            if told.get("head_dim") is None and hidden % heads:
-                raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+            filled = DEFAULTS.get(config.get("model_type"), {}) | config
+            heads = _count(filled, "num_attention_heads", MAX_HEADS)
+            hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
+            kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
+            head_dim = _count(filled, "head_dim", MAX_HEAD_DIM, hidden // heads)
+            intermediate = _count(filled, "intermediate_size", MAX_INTERMEDIATE_SIZE)
+            vocabulary = _count(filled, "vocab_size", MAX_VOCABULARY)
+            if filled.get("head_dim") is None and hidden % heads:
+                raise ValueError(
+                    f"hidden_size {hidden} is no multiple of num_attention_heads {heads}"
+                )
             if heads % kv_heads:
-                raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+                raise ValueError(
+                    f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+                )
             if head_dim % 2:
                 raise ValueError(f"head_dim {head_dim} is odd, so it has no pairs to rotate")
             _check_token_ids(config, vocabulary)
-            vectors = 0
-            if config.get("model_type") == "qwen2" or config.get("attention_bias"):
-                vectors += (heads + 2 * kv_heads) * head_dim
-            if config.get("attention_bias"):
-                vectors += hidden
-            if config.get("mlp_bias"):
-                vectors += 2 * intermediate + hidden
-            if config.get("model_type") == "qwen3":
-                vectors += 2 * head_dim
             return cls(
                 hidden_size=hidden,
                 intermediate_size=intermediate,
-                num_layers=_count(told, "num_hidden_layers", MAX_LAYERS),
+                num_layers=_count(filled, "num_hidden_layers", MAX_LAYERS),
                 num_heads=heads,
                 num_kv_heads=kv_heads,
                 head_dim=head_dim,
                 vocab_size=vocabulary,
-                max_position_embeddings=_count(told, "max_position_embeddings", MAX_POSITIONS),
-                tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-                num_layer_vector_parameters=vectors,
+                max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
+                tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
+                fused_projections=config.get("model_type") in FUSED,
+                num_layer_vector_parameters=_count_vectors(
+                    config, hidden, intermediate, heads * head_dim, kv_heads * head_dim, head_dim
+                ),
+                num_extra_activations=_count_extra_activations(config, hidden, intermediate),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise ModelError(f"config.json describes no supported decoder: {reason}", "model") from None
+            raise ModelError(
+                f"config.json describes no supported decoder: {reason}", "model"
+            ) from None
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """[O, I] of each linear of one layer."""
-        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        h, i = self.hidden_size, self.intermediate_size
+        q = self.num_heads * self.head_dim
+        kv = self.num_kv_heads * self.head_dim
+        h = self.hidden_size
+        i = self.intermediate_size
+        if self.fused_projections:
+            return {
+                "o_proj": (h, q), "qkv_proj": (q + 2 * kv, h),
+                "gate_up_proj": (2 * i, h), "down_proj": (h, i),
+            }  # fmt: skip
         return {
             "q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q),
             "gate_proj": (i, h), "up_proj": (i, h), "down_proj": (h, i),
@@ -101,7 +119,7 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_linear_parameters(self) -> int:
-        """Weights of all decoder linears, the part that is quantized and melded."""
+        """Count the weights of all decoder linears, the part that is quantized and melded."""
         return self.num_layers * sum(o * i for o, i in self.linear_shapes.values())
 
     @property
@@ -110,37 +128,71 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_parameters(self) -> int:
-        vectors = self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters) + self.hidden_size
+        vectors = (
+            self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters)
+            + self.hidden_size
+        )
         return self.num_linear_parameters + self.num_embedding_parameters + vectors
 
     def num_adapter_parameters(self, rank: int) -> tuple[int, int]:
-        """Elements of all A [rank, I] and of all B [O, rank]."""
+        """Count the elements of all A [rank, I] and of all B [O, rank]."""
         shapes = self.linear_shapes.values()
-        return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(o for o, _ in shapes)
+        return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(
+            o for o, _ in shapes
+        )
+
+
+def _count_vectors(
+    config: dict[str, Any], hidden: int, intermediate: int, queries: int, keys: int, head_dim: int
+) -> int:
+    kind = config.get("model_type")
+    count = 0
+    if kind == "qwen2" or config.get("attention_bias"):
+        count += queries + 2 * keys
+    if config.get("attention_bias"):
+        count += hidden
+    if config.get("mlp_bias"):
+        count += 2 * intermediate + hidden
+    if kind in ("qwen3", "gemma3_text"):
+        count += 2 * head_dim
+    if kind in ("gemma2", "gemma3_text"):
+        count += 2 * hidden
+    if kind == "olmo2":
+        count += queries + keys
+    return count
+
+
+def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: int) -> int:
+    match config.get("model_type"):
+        case "gemma2" | "gemma3_text":
+            return 2 * hidden  # the inputs of two more norms
+        case "phi3":
+            return intermediate  # what the activation made of gate
+    return 0
 
 
 def _count(config: dict[str, Any], key: str, most: int, default: int | None = None) -> int:
     value = config[key] if default is None else config.get(key)
     value = default if value is None else value
     if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{key} is {_shown(value)}, and not a whole number from 1 to {most}")
+        raise ValueError(f"{key} is {_shorten(value)}, and not a whole number from 1 to {most}")
     return value
 
 
 def _check_numbers(config: dict[str, Any]) -> None:
     for key, value in _numbers(config):
         if not abs(value) <= MAX_NUMBER:  # so written NaN is refused, too
-            raise ValueError(f"{key} is {_shown(value)}, beyond any that a model has")
+            raise ValueError(f"{key} is {_shorten(value)}, beyond any that a model has")
     for key in ("rms_norm_eps", "rope_theta"):
         value = config.get(key, 1)
         if not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"{key} is {_shown(value)}, and not a number above 0")
+            raise ValueError(f"{key} is {_shorten(value)}, and not a number above 0")
     if config.get("sliding_window") is not None:
         _count(config, "sliding_window", MAX_POSITIONS)
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
-    """Every number at any depth, with the key that it stands under."""
+    """Yield every number at any depth, with the key that it stands under."""
     if isinstance(value, dict):
         for name, child in value.items():
             yield from _numbers(child, str(name))
@@ -154,11 +206,15 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 def _check_token_ids(config: dict[str, Any], vocabulary: int) -> None:
     """-1 is how some say that there is none."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        found = config.get(key)
-        for value in found if isinstance(found, list) else [] if found is None else [found]:
+        token_ids = config.get(key)
+        if token_ids is None:
+            continue
+        for value in token_ids if isinstance(token_ids, list) else [token_ids]:
             if type(value) is not int or not -1 <= value < vocabulary:
-                raise ValueError(f"{key} is {_shown(value)}, and not the number of one of {vocabulary} tokens")
+                raise ValueError(
+                    f"{key} is {_shorten(value)}, and not the number of one of {vocabulary} tokens"
+                )
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     return repr(value)[:40]

@@ -1,9 +1,11 @@
-"""How long a training will take and what it costs, before it starts: arithmetic only. Its memory is in `estimate.memory`.
+"""How long a training will take and what it costs, before it starts: arithmetic only. Its memory is
+in `estimate.memory`.
 
-`basis` says where the rate comes from. "measured": what earlier attempts of the same model, method and device really reached
-(`estimate.throughput`). "roofline": floating-point operations of the melded method over the device's peak times a stated efficiency, with
-fixed times for a step, the start and the export. What is given up: those are of one machine, and token counts come from characters when
-no tokenizer has seen the file; both are told.
+`basis` says where the rate comes from. "measured": what earlier attempts of the same model, method
+and device really reached (`estimate.throughput`). "roofline": floating-point operations of the
+melded method over the device's peak times a stated efficiency, with fixed times for a step, the
+start and the export, which are of one machine. Token counts come from characters when no tokenizer
+has seen the file; the explanation says so.
 """
 
 import math
@@ -15,32 +17,44 @@ from pydantic import BaseModel, ConfigDict
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.devices import Device
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import fitted, training_memory_bytes
+from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
 from falqon_core.estimate.prices import Price, default_price, dollars
 from falqon_core.estimate.throughput import Throughput
 
-# English text and the chat templates of the supported models, counted on the rows that ship with the project and on GSM8K.
+# English text and the chat templates of the supported models, counted on the rows that ship with
+# the project and on GSM8K.
 CHARACTERS_PER_TOKEN = 3.6
 TEMPLATE_TOKENS_PER_SEQUENCE = 25
-CHARACTERS_FACTOR = 1.2  # how far such a count may be off, on both sides; a roofline's band is wide enough as it is
+# how far such a count, or one of another tokenizer, may be off, on both sides; a roofline's band is
+# wide enough as it is
+UNCOUNTED_FACTOR = 1.2
 
 GIB = 2**30
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
-ROOFLINE_BAND = (0.6, 2.5)  # low and high as multiples of the expected seconds: a roofline knows no more than that
+ROOFLINE_BAND = (
+    0.6,
+    2.5,
+)  # low and high as multiples of the expected seconds: a roofline knows no more than that
 
-# What no arithmetic tells, until an attempt has been measured here. CPU: a job of falqon-tiny on two shared cores (2026-11-26; 300 steps
-# of 400 records; of two jobs the one with less beside it) took 8.5 s until its first step, 35 s for its steps and 17 s for merge,
-# certificate, export and upload. GPU: not measured.
+# What no arithmetic tells, until an attempt has been measured here. CPU: a job of falqon-tiny on
+# two shared cores (2026-11-26; 300 steps of 400 records; of two jobs the one with less beside it)
+# took 8.5 s until its first step, 35 s for its steps and 17 s for merge, certificate, export and
+# upload. GPU: not measured.
 START_SECONDS = {"cpu": 8.0, "gpu": 20.0}
 EXPORT_SECONDS = {"cpu": 15.0, "gpu": 15.0}
 STEP_SECONDS = {"cpu": 0.1, "gpu": 0.05}
-# Of the base model in bf16: fetched, read, written, hashed, verified and uploaded. Not measured: about 300 MB/s, three times over.
+# Of the base model in bf16: fetched, read, written, hashed, verified and uploaded. Not measured:
+# about 300 MB/s, three times over.
 SECONDS_PER_GIB = {"cpu": 10.0, "gpu": 10.0}
 FIXED_BAND = (0.3, 2.5)  # a machine of one's own is faster
 
 Basis = Literal["measured", "roofline"]
-TokensBasis = Literal["counted", "characters"]
-TOKENS_FROM: dict[TokensBasis, str] = {"counted": "tokens counted by the tokenizer", "characters": "tokens from characters"}
+TokensBasis = Literal["counted", "characters", "stated"]
+TOKENS_FROM: dict[TokensBasis, str] = {
+    "counted": "tokens counted by the tokenizer",
+    "characters": "tokens from characters",
+    "stated": "tokens as the request says",
+}
 
 
 class Range(BaseModel):
@@ -67,13 +81,16 @@ class Cost(BaseModel):
 
 
 class Estimate(BaseModel):
-    """`n`: measured attempts behind it. `overhead_seconds`: the part of the seconds that is no training; null where it is not known."""
+    """`n`: measured attempts behind it. `overhead_seconds`: the part of the seconds that is no
+    training; null where it is not known.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     device: str
     num_devices: int
     num_records: int
+    num_examples: int | None = None  # unknown to estimates from before texts were split
     tokens_per_epoch: int
     trained_tokens: int
     steps: int
@@ -91,10 +108,11 @@ class Estimate(BaseModel):
 
 
 class Actual(BaseModel):
-    """What a job took in the end, beside its estimate: all its attempts, staging and export included.
+    """What a job took in the end, beside its estimate: all its attempts, staging and export
+    included.
 
-    `ratio`: actual over expected seconds; `inside_band`: whether they lie between low and high. Both are null where they would compare
-    unlike things.
+    `ratio`: actual over expected seconds; `inside_band`: whether they lie between low and high.
+    Both are null where they would compare unlike things.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -114,31 +132,45 @@ class _Speed(NamedTuple):
 
 
 def tokens_from_characters(num_characters: int, num_sequences: int) -> int:
-    """Tokens of a file, template included, when only its characters are known."""
-    return round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_SEQUENCE * num_sequences
+    """Estimate the tokens of a file, template included, when only its characters are known."""
+    return (
+        round(num_characters / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS_PER_SEQUENCE * num_sequences
+    )
 
 
-def training_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int, keys_per_token: float | None = None) -> float:
-    """Floating-point operations for `tokens` tokens: forward and grad_input of every linear, grad of B, lm_head, attention.
+def training_flops(
+    dimensions: ModelDimensions, recipe: Recipe, tokens: int, keys_per_token: float | None = None
+) -> float:
+    """Count the floating-point operations for `tokens` tokens: forward and grad_input of every
+    linear, grad of B, lm_head, attention.
 
-    There is no weight gradient (A and W are frozen), so a linear costs 4 per weight and token instead of 6.
-    `keys_per_token`: how many keys a token attends to on average. Before a training that is not known; then a quarter of
-    `max_seq_length` is taken: records half as long as allowed, of which a token sees half.
+    There is no weight gradient (A and W are frozen), so a linear costs 4 per weight and token
+    instead of 6. `keys_per_token`: how many keys a token attends to on average. Before a training
+    that is not known; then a quarter of `max_seq_length` is taken: records half as long as allowed,
+    of which a token sees half.
     """
     _, b_elements = dimensions.num_adapter_parameters(recipe.rank)
     linear = 4 * dimensions.num_linear_parameters + 4 * b_elements
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
-    return float(tokens) * (linear + head + 3 * _attention_flops(dimensions, recipe, keys_per_token))
+    return float(tokens) * (
+        linear + head + 3 * _attention_flops(dimensions, recipe, keys_per_token)
+    )
 
 
 def reference_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
-    """Floating-point operations for the one forward pass of the untouched base over `tokens` tokens that method "dpo" begins with."""
+    """Count the floating-point operations for the one forward pass of the untouched base over
+    `tokens` tokens that objective "dpo" begins with.
+    """
     head = 2 * dimensions.vocab_size * dimensions.hidden_size
-    return float(tokens) * (2 * dimensions.num_linear_parameters + head + _attention_flops(dimensions, recipe, None))
+    return float(tokens) * (
+        2 * dimensions.num_linear_parameters + head + _attention_flops(dimensions, recipe, None)
+    )
 
 
-def _attention_flops(dimensions: ModelDimensions, recipe: Recipe, keys_per_token: float | None) -> float:
-    """Of one token in forward; backward takes twice as much."""
+def _attention_flops(
+    dimensions: ModelDimensions, recipe: Recipe, keys_per_token: float | None
+) -> float:
+    """Count those of one token in forward; backward takes twice as much."""
     if keys_per_token is None:
         keys_per_token = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 4
     return 4 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * keys_per_token
@@ -149,6 +181,7 @@ def estimate(
     recipe: Recipe,
     *,
     num_records: int,
+    num_examples: int | None = None,
     tokens_per_epoch: int,
     device: Device,
     num_devices: int = 1,
@@ -158,39 +191,44 @@ def estimate(
 ) -> Estimate:
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
 
-    `throughput`: of the same model, method, device and number of devices; without it a roofline answers. `memory_bytes` is what the
-    trainer would use of the device: an open `microbatch_tokens` is chosen as it would. The tokens of a preference record are those of
-    both its halves.
+    `throughput`: of the same model, method, device and number of devices; without it a roofline
+    answers. `num_examples`: what a step counts, where long texts become more than the records.
+    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens`
+    is chosen as it would. The tokens of a preference record are those of both its halves.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
-    steps = recipe.num_steps(num_records)
-    tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_records / recipe.batch_size)))
+    num_examples = num_examples or num_records
+    steps = recipe.num_steps(num_examples)
+    tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_examples / recipe.batch_size)))
     if throughput is not None:
         speed = _measured_speed(throughput, tokens, tokens_basis)
     else:
         flops = training_flops(dimensions, recipe, tokens)
-        if recipe.method == "dpo":
+        if recipe.objective == "dpo":
             flops += reference_flops(dimensions, recipe, tokens_per_epoch)
         speed = _roofline_speed(flops, steps, dimensions, device, num_devices)
     is_cpu = device.name == "cpu"
-    placed = fitted(dimensions, recipe, math.inf if device.memory_gib is None else device.memory_gib * GIB, is_cpu)
-    fits = None if device.memory_gib is None else placed is not None
+    device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
+    fitted_recipe = fit_recipe(dimensions, recipe, device_bytes, is_cpu)
+    fits = None if device.memory_gib is None else fitted_recipe is not None
     training_seconds = speed.seconds.expected - (speed.overhead_seconds or 0.0)
+    tokens_per_second = round(tokens / training_seconds, 1) if training_seconds > 0 else 0.0
     return Estimate(
         device=device.name,
         num_devices=num_devices,
         num_records=num_records,
+        num_examples=num_examples,
         tokens_per_epoch=tokens_per_epoch,
         trained_tokens=tokens,
         steps=steps,
-        memory_bytes=training_memory_bytes(dimensions, placed or recipe, is_cpu),
+        memory_bytes=training_memory_bytes(dimensions, fitted_recipe or recipe, is_cpu),
         fits=fits,
         seconds=speed.seconds,
         overhead_seconds=speed.overhead_seconds,
         cost=_cost(price or default_price(device.name), num_devices, speed.seconds),
         basis=speed.basis,
         n=speed.n,
-        tokens_per_second=round(tokens / training_seconds, 1) if training_seconds > 0 else 0.0,
+        tokens_per_second=tokens_per_second,
         tokens_basis=tokens_basis,
         explanation=f"{speed.explanation}; {TOKENS_FROM[tokens_basis]}",
         reason="memory_exceeds_device" if fits is False else None,
@@ -207,22 +245,32 @@ def compare(expected: Range, seconds: float, cost: Decimal | None) -> Actual:
 
 
 def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBasis) -> _Speed:
-    rate, overhead = throughput.tokens_per_second, throughput.overhead_seconds
-    factor = rate.factor * (CHARACTERS_FACTOR if tokens_basis == "characters" else 1.0)
-    training = tokens / rate.median
-    low, expected, high = training / factor, training, training * factor
-    if overhead is not None:
-        low, expected, high = low + overhead.median / overhead.factor, expected + overhead.median, high + overhead.median * overhead.factor
+    rate = throughput.tokens_per_second
+    factor = rate.factor
+    if tokens_basis != "counted":
+        factor *= UNCOUNTED_FACTOR
+    expected = tokens / rate.median
+    low = expected / factor
+    high = expected * factor
+    overhead_seconds = None
+    if (overhead := throughput.overhead_seconds) is not None:
+        overhead_seconds = overhead.median
+        low += overhead.median / overhead.factor
+        expected += overhead.median
+        high += overhead.median * overhead.factor
+    attempts = "attempt" if throughput.n == 1 else "attempts"
     return _Speed(
         seconds=Range(low=low, expected=expected, high=high),
-        overhead_seconds=None if overhead is None else overhead.median,
+        overhead_seconds=overhead_seconds,
         basis="measured",
         n=throughput.n,
-        explanation=f"median of {throughput.n} finished {'attempt' if throughput.n == 1 else 'attempts'} of this installation",
+        explanation=f"median of {throughput.n} finished {attempts} of this installation",
     )
 
 
-def _roofline_speed(flops: float, steps: int, dimensions: ModelDimensions, device: Device, num_devices: int) -> _Speed:
+def _roofline_speed(
+    flops: float, steps: int, dimensions: ModelDimensions, device: Device, num_devices: int
+) -> _Speed:
     kind = "cpu" if device.name == "cpu" else "gpu"
     efficiency = ROOFLINE_EFFICIENCY[kind]
     computed = flops / (device.tflops * 1e12 * num_devices * efficiency)

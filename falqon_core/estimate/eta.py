@@ -1,25 +1,25 @@
-"""How long a running training still takes, from what this attempt has measured and from nothing else.
-
-What is given up: no trend. A machine that becomes slower is believed as its slower steps come in.
+"""How long a running training still takes, from what this attempt has measured and from nothing
+else: a machine that becomes slower is believed as its slower steps come in.
 """
 
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-CLOSING_DOUBT = 0.5  # share of the closing seconds that the band adds on both sides
+CLOSING_UNCERTAINTY = 0.5  # share of the closing seconds that the band adds on both sides
 
 
-class Remaining(NamedTuple):
+class Eta(NamedTuple):
     low: float
     expected: float
     high: float
 
 
-class Pauses(NamedTuple):
-    """Interruptions of one kind between steps: evaluations, or checkpoints.
+class Interruptions(NamedTuple):
+    """What of one kind comes between steps: evaluations, or checkpoints.
 
-    `assumed`: the seconds of one as long as none has been measured; the band then reaches from none at all to twice as much.
+    `assumed`: the seconds of one as long as none has been measured; the band then reaches from none
+    at all to twice as much.
     """
 
     measured: Sequence[float]
@@ -27,27 +27,33 @@ class Pauses(NamedTuple):
     assumed: float
 
 
-def remaining_seconds(
-    step_seconds: Sequence[float], steps_left: int, pauses: Sequence[Pauses] = (), closing_seconds: float = 0.0
-) -> Remaining | None:
-    """Time left from the measured seconds of this attempt's latest steps; None before two steps are known.
+def estimate_eta(
+    step_seconds: Sequence[float],
+    steps_left: int,
+    interruptions: Sequence[Interruptions] = (),
+    closing_seconds: float = 0.0,
+) -> Eta | None:
+    """Return the time left, from the measured seconds of this attempt's latest steps; None before
+    two steps are known.
 
-    Expected: the mean of each part times how often it is still to come. The band: two standard errors of the sum of so many such
-    parts, plus the uncertainty of their mean itself; it narrows as they come in and never promises more than they support.
-    `closing_seconds`: what follows the last step, as earlier attempts took for it.
+    Expected: the mean of each part times how often it is still to come. The band: two standard
+    errors of the sum of so many such parts, plus the uncertainty of their mean itself; it narrows
+    as they come in and never promises more than they support. `closing_seconds`: what follows the
+    last step, as earlier attempts took for it.
     """
     if len(step_seconds) < 2:
         return None
-    parts = [_sum_of(step_seconds, steps_left), *(_pauses(one) for one in pauses if one.left)]
+    parts = [_sum_of(step_seconds, steps_left), *map(_interruptions, interruptions)]
     expected = sum(part.expected for part in parts) + closing_seconds
-    spread = sum(part.spread for part in parts) + CLOSING_DOUBT * closing_seconds
-    return Remaining(max(0.0, expected - spread), expected, expected + spread)
+    spread = sum(part.spread for part in parts) + CLOSING_UNCERTAINTY * closing_seconds
+    return Eta(max(0.0, expected - spread), expected, expected + spread)
 
 
 def num_left(every: int, step: int, total_steps: int) -> int:
-    """How many of the steps after `step` are a multiple of `every` or the last one."""
+    """Return how many of the steps after `step` are a multiple of `every` or the last one."""
     multiples = total_steps // every - step // every
-    return multiples + (1 if step < total_steps and total_steps % every else 0)
+    ends_between = step < total_steps and total_steps % every != 0
+    return multiples + ends_between
 
 
 class _Sum(NamedTuple):
@@ -55,15 +61,19 @@ class _Sum(NamedTuple):
     spread: float
 
 
-def _pauses(pauses: Pauses) -> _Sum:
-    if not pauses.measured:
-        assumed = pauses.assumed * pauses.left
+def _interruptions(kind: Interruptions) -> _Sum:
+    if kind.left == 0:
+        return _Sum(0.0, 0.0)
+    if not kind.measured:
+        assumed = kind.assumed * kind.left
         return _Sum(assumed, assumed)
-    return _sum_of(pauses.measured, pauses.left)
+    return _sum_of(kind.measured, kind.left)
 
 
 def _sum_of(measured: Sequence[float], left: int) -> _Sum:
-    """A single measurement says nothing of its deviation; half of it is taken."""
+    """Sum up `left` more of them. A single measurement says nothing of its deviation; half of it is
+    taken.
+    """
     mean = statistics.fmean(measured)
     deviation = statistics.stdev(measured) if len(measured) > 1 else mean / 2
     return _Sum(mean * left, 2 * deviation * (left**0.5 + left / len(measured) ** 0.5))

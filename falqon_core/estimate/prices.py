@@ -1,7 +1,8 @@
 """What an hour of a device costs: a dated table, and the arithmetic of dollars.
 
-Rates differ by a factor of four and more between providers of one and the same device, so every figure says whose it is, of what kind
-and when it was read. What is given up: nothing is fetched; who pays another rate overrides it (FALQON_PRICES, `PUT /v1/prices`).
+Rates differ by a factor of four and more between providers of one and the same device, so every
+figure says whose it is, of what kind and when it was read. Nothing is fetched; who pays another
+rate overrides it (FALQON_PRICES, `PUT /v1/prices`).
 """
 
 import re
@@ -16,12 +17,14 @@ PriceKind = Literal["typical", "on_demand", "marketplace", "spot", "override"]
 
 
 def _decimal_string(value: object) -> object:
-    """A float has lost the cents already, so a number is refused."""
+    """Refuse a number: a float has lost the cents already."""
     if isinstance(value, Decimal):
         return value
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         return Decimal(value)
-    raise ValueError('expected dollars as a decimal string with at most four places, such as "2.50"')
+    raise ValueError(
+        'expected dollars as a decimal string with at most four places, such as "2.50"'
+    )
 
 
 Dollars = Annotated[
@@ -33,7 +36,9 @@ Dollars = Annotated[
 
 
 class Price(BaseModel):
-    """`kind` "typical": what such a device usually costs, nobody's quote. Every other kind was read at `source` on `as_of`."""
+    """`kind` "typical": what such a device usually costs, nobody's quote. Every other kind was read
+    at `source` on `as_of`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,34 +51,134 @@ class Price(BaseModel):
 
     @property
     def label(self) -> str:
-        """Beside an amount, in a few words."""
+        """Describe the price beside an amount, in a few words."""
         return f"{self.provider}, {self.kind.replace('_', ' ')}, {self.as_of.isoformat()}"
 
 
 def _rows() -> list[Price]:
-    """device, provider, kind, dollars an hour, as of, where it was read; the first row of a device is its default."""
+    """device, provider, kind, dollars an hour, as of, where it was read; the first row of a device
+    is its default.
+    """
     table: list[tuple[str, str, PriceKind, str, str, str]] = [
-        ("cpu", "cloud vCPU", "typical", "0.045", "2026-11-01", "one general-purpose vCPU of a large cloud"),
-        ("rtx-4090", "market place", "typical", "0.35", "2026-11-01", "also the rate that the published cost table implies"),
+        (
+            "cpu",
+            "cloud vCPU",
+            "typical",
+            "0.045",
+            "2026-11-01",
+            "one general-purpose vCPU of a large cloud",
+        ),
+        (
+            "rtx-4090",
+            "market place",
+            "typical",
+            "0.35",
+            "2026-11-01",
+            "also the rate that the published cost table implies",
+        ),
         ("rtx-4090", "OpenRelay", "on_demand", "0.29", "2026-09-20", "openrelay.inc/pricing"),
-        ("l40s", "large cloud", "typical", "1.861", "2026-11-01", "also the rate that the published cost table implies"),
+        (
+            "l40s",
+            "large cloud",
+            "typical",
+            "1.861",
+            "2026-11-01",
+            "also the rate that the published cost table implies",
+        ),
         ("l40s", "Verda", "spot", "0.93", "2026-10-29", "verda.com/pricing"),
-        ("a100", "RunPod Secure", "on_demand", "1.79", "2026-11-09", "www.runpod.io/pricing, A100 SXM 80 GB"),
-        ("a100", "RunPod Community", "marketplace", "1.39", "2026-11-09", "www.runpod.io/pricing, A100 SXM 80 GB"),
-        ("a100", "Lambda", "on_demand", "2.79", "2026-09-20", "lambda.ai/instances, A100 SXM 80 GB, in eights"),
-        ("h100", "RunPod Community", "marketplace", "2.69", "2026-11-09", "www.runpod.io/pricing, H100 SXM"),
-        ("h100", "RunPod Secure", "on_demand", "3.99", "2026-11-09", "www.runpod.io/pricing, H100 SXM"),
-        ("h100", "AWS", "on_demand", "6.88", "2026-11-09", "p5.48xlarge, an eighth; also the rate that the published cost table implies"),
+        (
+            "a100",
+            "RunPod Secure",
+            "on_demand",
+            "1.79",
+            "2026-11-09",
+            "www.runpod.io/pricing, A100 SXM 80 GB",
+        ),
+        (
+            "a100",
+            "RunPod Community",
+            "marketplace",
+            "1.39",
+            "2026-11-09",
+            "www.runpod.io/pricing, A100 SXM 80 GB",
+        ),
+        (
+            "a100",
+            "Lambda",
+            "on_demand",
+            "2.79",
+            "2026-09-20",
+            "lambda.ai/instances, A100 SXM 80 GB, in eights",
+        ),
+        (
+            "h100",
+            "RunPod Community",
+            "marketplace",
+            "2.69",
+            "2026-11-09",
+            "www.runpod.io/pricing, H100 SXM",
+        ),
+        (
+            "h100",
+            "RunPod Secure",
+            "on_demand",
+            "3.99",
+            "2026-11-09",
+            "www.runpod.io/pricing, H100 SXM",
+        ),
+        (
+            "h100",
+            "AWS",
+            "on_demand",
+            "6.88",
+            "2026-11-09",
+            "p5.48xlarge, an eighth; also the rate that the published cost table implies",
+        ),
         ("h100", "Azure", "on_demand", "12.29", "2026-11-09", "ND96isr_H100_v5, an eighth"),
-        ("h200", "Akash", "marketplace", "4.45", "2026-09-20", "akash.network/pricing/gpus, starting at"),
-        ("h200", "Hyperstack", "on_demand", "3.99", "2026-10-24", "gpu_providers_latest.csv of a public price index"),
-        ("h200", "Nebius", "on_demand", "5.40", "2026-10-24", "gpu_providers_latest.csv of a public price index"),
+        (
+            "h200",
+            "Akash",
+            "marketplace",
+            "4.45",
+            "2026-09-20",
+            "akash.network/pricing/gpus, starting at",
+        ),
+        (
+            "h200",
+            "Hyperstack",
+            "on_demand",
+            "3.99",
+            "2026-10-24",
+            "gpu_providers_latest.csv of a public price index",
+        ),
+        (
+            "h200",
+            "Nebius",
+            "on_demand",
+            "5.40",
+            "2026-10-24",
+            "gpu_providers_latest.csv of a public price index",
+        ),
         ("b200", "Lambda", "on_demand", "6.69", "2026-09-20", "lambda.ai/instances, in eights"),
         ("b200", "RunPod Community", "marketplace", "5.98", "2026-08-19", "www.runpod.io/pricing"),
-        ("b200", "Akash", "marketplace", "5.00", "2026-09-20", "akash.network/pricing/gpus, starting at"),
+        (
+            "b200",
+            "Akash",
+            "marketplace",
+            "5.00",
+            "2026-09-20",
+            "akash.network/pricing/gpus, starting at",
+        ),
     ]
     return [
-        Price(device=device, provider=provider, kind=kind, usd_per_device_hour=Decimal(usd), as_of=date.fromisoformat(day), source=source)
+        Price(
+            device=device,
+            provider=provider,
+            kind=kind,
+            usd_per_device_hour=Decimal(usd),
+            as_of=date.fromisoformat(day),
+            source=source,
+        )
         for device, provider, kind, usd, day, source in table
     ]
 
@@ -86,12 +191,12 @@ def default_price(device: str) -> Price:
 
 
 def usd(usd_per_hour: Decimal, seconds: float) -> Decimal:
-    """Cost, not rounded: amounts that are added up must not lose their small parts."""
+    """Return the cost, not rounded: amounts that are added up must not lose their small parts."""
     return usd_per_hour * Decimal(str(seconds)) / 3600
 
 
 def cents(amount: Decimal) -> Decimal:
-    """To a hundredth of a cent, as money is shown."""
+    """Round to a hundredth of a cent, as money is shown."""
     return amount.quantize(Decimal("0.0001"), ROUND_HALF_UP)
 
 

@@ -1,6 +1,8 @@
-"""How fast trainings of one kind really went: from the attempts that an installation has seen, a rate with a band.
+"""How fast trainings of one kind really went: from the attempts that an installation has seen, a
+rate with a band.
 
-Robust: medians, and the median distance from them. What is given up: attempts are not weighted, neither by age nor by length.
+Robust: medians, and the median distance from them; attempts are not weighted, neither by age nor by
+length.
 """
 
 import statistics
@@ -10,15 +12,17 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 DEVIATIONS = 2.0  # of the band, in robust standard deviations
-DOUBT = 0.5  # of a single attempt; of n attempts it is this share divided by n
+UNCERTAINTY = 0.5  # of a single attempt; of n attempts it is this share divided by n
 LEAST_FACTOR = 1.1  # recipes of one method differ among themselves
 NORMAL_MAD = 1.4826  # from the median distance to the standard deviation of a normal distribution
 
 
 class Sample(NamedTuple):
-    """One attempt. The rate counts all seconds from its first step to its last, evaluations and checkpoints among them.
+    """One attempt. The rate counts all seconds from its first step to its last, evaluations and
+    checkpoints among them.
 
-    `overhead_seconds`: all others, for staging, loading, export and upload; null for an attempt that did not come to its end.
+    `overhead_seconds`: all others, for staging, loading, export and upload; null for an attempt
+    that did not come to its end.
     """
 
     tokens_per_second: float
@@ -43,10 +47,12 @@ class Throughput(BaseModel):
 
 
 def throughput(samples: Sequence[Sample]) -> Throughput | None:
-    """None without samples. Every rate must be above zero."""
+    """Return the rate with its band; None without samples. Every rate must be above zero."""
     if not samples:
         return None
-    overheads = [sample.overhead_seconds for sample in samples if sample.overhead_seconds is not None]
+    overheads = [
+        sample.overhead_seconds for sample in samples if sample.overhead_seconds is not None
+    ]
     return Throughput(
         n=len(samples),
         tokens_per_second=_measured([sample.tokens_per_second for sample in samples]),
@@ -58,4 +64,5 @@ def _measured(values: Sequence[float]) -> Measured:
     median = statistics.median(values)
     distance = statistics.median(abs(value - median) for value in values)
     spread = NORMAL_MAD * distance / median if median else 0.0
-    return Measured(median=median, factor=max(LEAST_FACTOR, 1 + DEVIATIONS * spread + DOUBT / len(values)))
+    factor = 1 + DEVIATIONS * spread + UNCERTAINTY / len(values)
+    return Measured(median=median, factor=max(LEAST_FACTOR, factor))

@@ -1,7 +1,9 @@
-"""The trained delta as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer holds them.
+"""The trained delta as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer
+holds them.
 
-What was trained is `W + alpha / r * B A`, with A as its dequantized FP8 value and B the fp32 master, which is PEFT's own formula. The
-trainer then rounds the sum to FP8; an adapter on the unrounded base does not. What is given up: rules that keep no B (`contract.formats`).
+What was trained is `W + alpha / r * B A`, with A as its dequantized FP8 value and B the fp32
+master, which is PEFT's own formula. The trainer then rounds the sum to FP8; an adapter on the
+unrounded base does not. Rules that keep no B have no adapter (`contract.formats`).
 """
 
 import json
@@ -17,9 +19,11 @@ from falqon_core.contract.formats import check_format
 PEFT_PREFIX = "base_model.model."
 
 
-def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> None:
-    """Into an existing folder. Raises `FormatUnavailable`."""
-    recipe = Recipe.model_validate(json.loads((checkpoint / "progress.json").read_bytes())["recipe"])
+def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
+    """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`."""
+    recipe = Recipe.model_validate(
+        json.loads((checkpoint / "progress.json").read_bytes())["recipe"]
+    )
     check_format("lora", recipe, {})
     names, tensors = _read(checkpoint / "method.safetensors")
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -35,7 +39,10 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
+    return recipe
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
@@ -44,6 +51,8 @@ def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
         names = [name.removesuffix(".delta") for name in file.keys() if name.endswith(".delta")]  # noqa: SIM118, it is no mapping
         tensors = {}
         for name in names:
-            tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = file.get_tensor(f"{name}.a").float() * file.get_tensor(f"{name}.a_scale")
+            tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = file.get_tensor(
+                f"{name}.a"
+            ).float() * file.get_tensor(f"{name}.a_scale")
             tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = file.get_tensor(f"{name}.delta")
     return names, tensors

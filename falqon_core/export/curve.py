@@ -1,7 +1,8 @@
 """The training curve of a model card: losses over steps as one SVG file.
 
-It paints its own background, so it reads the same on light and dark pages, and holds shapes and text only: no script, no style sheet,
-nothing that is fetched. Equal points give equal bytes. What is given up: of more points than `MAX_POINTS` an even choice is drawn.
+It paints its own background, so it reads the same on light and dark pages, and holds shapes and
+text only: no script, no style sheet, nothing that is fetched. Equal points give equal bytes. Of
+more points than `MAX_POINTS` an even choice is drawn.
 """
 
 import math
@@ -14,15 +15,23 @@ Point = tuple[int, float]  # step, loss
 CURVE = "training_curve.svg"
 MAX_POINTS = 300
 WIDTH, HEIGHT = 720, 360
-LEFT, RIGHT, TOP, BOTTOM = 64, 680, 40, 308  # of the plot
+# of the plot
+LEFT = 64
+RIGHT = 680
+TOP = 40
+BOTTOM = 308
 TRAIN, VALID, INK, GRID = "#2563eb", "#c2410c", "#374151", "#e5e7eb"
 
 
 def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
     """`train` has a finite loss at least; what is not finite is left out."""
-    lines = [evenly([point for point in points if math.isfinite(point[1])], MAX_POINTS) for points in (train, valid)]
+    lines = [
+        evenly([point for point in points if math.isfinite(point[1])], MAX_POINTS)
+        for points in (train, valid)
+    ]
     points = [point for line in lines for point in line]
-    steps, losses = _axis([step for step, _ in points], smallest=1), _axis([loss for _, loss in points])
+    steps = _axis([step for step, _ in points], smallest=1)
+    losses = _axis([loss for _, loss in points])
 
     def x(step: float) -> float:
         return LEFT + (step - steps[0]) / (steps[-1] - steps[0]) * (RIGHT - LEFT)
@@ -31,22 +40,39 @@ def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
         return BOTTOM - (loss - losses[0]) / (losses[-1] - losses[0]) * (BOTTOM - TOP)
 
     parts = [
-        *(_line(f"M{LEFT} {y(tick):.1f}H{RIGHT}", GRID, 1) + _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end") for tick in losses),
-        *(_line(f"M{x(tick):.1f} {BOTTOM}v5", INK, 1) + _text(x(tick), BOTTOM + 20, f"{tick:,.0f}", "middle") for tick in steps),
+        *(
+            _line(f"M{LEFT} {y(tick):.1f}H{RIGHT}", GRID, 1)
+            + _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
+            for tick in losses
+        ),
+        *(
+            _line(f"M{x(tick):.1f} {BOTTOM}v5", INK, 1)
+            + _text(x(tick), BOTTOM + 20, f"{tick:,.0f}", "middle")
+            for tick in steps
+        ),
         _line(f"M{LEFT} {BOTTOM}H{RIGHT}", INK, 1),
         _text((LEFT + RIGHT) / 2, HEIGHT - 10, "step", "middle"),
-        f'<g transform="rotate(-90 16 {(TOP + BOTTOM) / 2:g})">{_text(16, (TOP + BOTTOM) / 2, "loss", "middle")}</g>',
+        f'<g transform="rotate(-90 16 {(TOP + BOTTOM) / 2:g})">'
+        f"{_text(16, (TOP + BOTTOM) / 2, 'loss', 'middle')}</g>",
     ]
-    for index, (name, colour, line) in enumerate((("training", TRAIN, lines[0]), ("validation", VALID, lines[1]))):
+    for index, (name, colour, line) in enumerate(
+        (("training", TRAIN, lines[0]), ("validation", VALID, lines[1]))
+    ):
         if line:
-            placed = [(x(step), y(loss)) for step, loss in line]
-            parts.append(_line("M" + "L".join(f"{one:.1f} {other:.1f}" for one, other in placed), colour, 2))
-            if name == "validation" or len(placed) == 1:
-                parts += [f'<circle cx="{one:.1f}" cy="{other:.1f}" r="3" fill="{colour}"/>' for one, other in placed]
+            vertices = [(x(step), y(loss)) for step, loss in line]
+            parts.append(
+                _line("M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in vertices), colour, 2)
+            )
+            if name == "validation" or len(vertices) == 1:
+                parts += [
+                    f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour}"/>'
+                    for left, top in vertices
+                ]
             at = LEFT + 120 * index
             parts.append(_line(f"M{at} 20h24", colour, 2) + _text(at + 30, 24, name, "start"))
     content = "\n".join(parts)
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">
 <title>Loss over the steps of the training</title>
 <rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff"/>
 {content}
@@ -55,25 +81,35 @@ def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them at even distances, first and last among them."""
+    """Return at most `count` of them at even distances, first and last among them."""
     if len(items) <= count:
         return list(items)
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
 def _axis(values: Sequence[float], smallest: float = 0) -> list[float]:
-    """A few round numbers, `smallest` or more apart from each other; all values lie between the first and the last."""
-    low, high = min(values), max(values)
+    """Return a few round numbers, `smallest` or more apart from each other; all values lie between
+    the first and the last.
+    """
+    low = min(values)
+    high = max(values)
     apart = max((high - low or abs(high) or 1) / 5, smallest)
     unit = 10 ** math.floor(math.log10(apart))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= apart)
-    first, last = math.floor(low / step), math.ceil(high / step)
+    first = math.floor(low / step)
+    last = math.ceil(high / step)
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
 def _line(path: str, colour: str, width: int) -> str:
-    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round"/>'
+    return (
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width}" '
+        'stroke-linejoin="round"/>'
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-family="sans-serif" font-size="13" fill="{INK}">{text}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-family="sans-serif" '
+        f'font-size="13" fill="{INK}">{text}</text>'
+    )

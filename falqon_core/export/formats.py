@@ -1,7 +1,8 @@
 """Other forms of a trained model than the FP8 folder, each made from what is kept of it anyway.
 
-`lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in bf16: those two compute what the FP8
-model computes, and no rounding is added. What is given up: they need memory for the model in bf16.
+`lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
+bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for
+the model in bf16.
 """
 
 import shutil
@@ -11,8 +12,9 @@ from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE
 from falqon_core.contract.formats import FORMATS, FormatName
+from falqon_core.contract.layout import SHA256SUMS
+from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.export.adapter import write_adapter
-from falqon_core.export.checksums import NAME as SUMS
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
@@ -20,32 +22,48 @@ from falqon_core.export.provenance import HUB_ID, TAG, Fields, card_fields, copy
 from falqon_core.files import whole_folder, write_whole
 
 
-def write_format(format: FormatName, source: Path, output: Path, name: str, base_model: str) -> None:
-    """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the card and licence of the model.
+def write_format(
+    format: FormatName, source: Path, output: Path, name: str, base_model: str
+) -> None:
+    """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the
+    card and licence of the model.
 
-    `name` is shown, and `base_model` where `source` does not say what the base is called on the Hub. Writes `output`, whole or not at
-    all. Raises `FormatUnavailable`, and the errors of reading `source`.
+    `name` is shown, and `base_model` where `source` does not say what the base is called on the
+    Hub. Writes `output`, whole or not at all. Raises `FormatUnavailable`, and the errors of reading
+    `source`.
     """
     fields = card_fields(source, base_model)
+    use = ""
     with whole_folder(output) as staging:
         match format:
             case "lora":
-                on_the_hub = HUB_ID.fullmatch(base_model)  # what was trained from a fine-tuned model does not fit on that one's base
-                write_adapter(source, staging, str(fields["base_model"]) if on_the_hub else base_model)
+                # what was trained from a fine-tuned model does not fit on that one's base
+                on_the_hub = HUB_ID.fullmatch(base_model)
+                recipe = write_adapter(
+                    source, staging, str(fields["base_model"]) if on_the_hub else base_model
+                )
+                if kwargs := write_template_kwargs(recipe.chat_template_kwargs):
+                    use = (
+                        "It was trained with variables of the base model's chat template, which "
+                        f"serving has to give it: `chat_template_kwargs` = `{kwargs}`\n\n"
+                    )
             case "bf16":
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
         copy_licence(source, staging)
-        write_whole(staging / "README.md", _card(format, name, fields))
-        if (source / CERTIFICATE).is_file():  # of the weights that these are; it names the files it was made for
+        write_whole(staging / "README.md", _card(format, name, fields, use))
+        # of the weights that these are; it names the files it was made for
+        if (source / CERTIFICATE).is_file():
             shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
         write_sha256sums(staging)
 
 
-def _card(format: FormatName, name: str, fields: Fields) -> str:
-    library = "peft" if format == "lora" else "gguf" if format == "gguf" else "transformers"
-    front_matter = ModelCardData(library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields)
+def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
+    library = {"lora": "peft", "gguf": "gguf"}.get(format, "transformers")
+    front_matter = ModelCardData(
+        library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields
+    )
     return f"""---
 {front_matter.to_yaml()}
 ---
@@ -53,5 +71,5 @@ def _card(format: FormatName, name: str, fields: Fields) -> str:
 
 {FORMATS[format]}
 
-`sha256sum -c {SUMS}` verifies a download.
+{use}`sha256sum -c {SHA256SUMS}` verifies a download.
 """

@@ -1,12 +1,15 @@
-"""The merged FP8 checkpoint: compressed-tensors `float-quantized`, readable by transformers and vLLM as it stands.
+"""The merged FP8 checkpoint: compressed-tensors `float-quantized`, readable by transformers and
+vLLM as it stands.
 
-Every melded linear becomes `weight` F8_E4M3 [O, I] (codes) and `weight_scale` [O, 1] with weight = codes * scale; A is not part
-of it, since the codes hold the trained fold. Activations are quantized per token while serving. Everything else is bf16, tied
-embeddings are written once, and each linear left unquantized is named in `ignore`. Scales are one per output row because vLLM
-merges q, k, v and gate, up into one matrix: rows keep their scales there, while per-tensor scales would be rounded again.
-Scales are stored in fp32, as trained: vLLM and `CompressedTensorsConfig(dequantize=True)` compute with them as they are;
-transformers' compressed modules round them to the model's dtype, so its bf16 default is exact for scales that bf16 can hold.
-What is given up: FP8 for embeddings, lm_head and the key-value cache.
+Every melded linear becomes `weight` F8_E4M3 [O, I] (codes) and `weight_scale` [O, 1] with weight =
+codes * scale; A is not part of it, since the codes hold the trained fold. Activations are quantized
+per token while serving. Everything else is bf16, tied embeddings are written once, and each linear
+left unquantized is named in `ignore`. Scales are one per output row because vLLM merges q, k, v and
+gate, up into one matrix: rows keep their scales there, while per-tensor scales would be rounded
+again. Scales are stored in fp32, as trained: vLLM and `CompressedTensorsConfig(dequantize=True)`
+compute with them as they are; transformers' compressed modules round them to the model's dtype, so
+its bf16 default is exact for scales that bf16 can hold. Embeddings, lm_head and the key-value cache
+are not FP8.
 """
 
 import json
@@ -23,28 +26,49 @@ from falqon_core.files import whole_folder
 
 @runtime_checkable
 class QuantizedLinear(Protocol):
-    """A linear that holds FP8 codes, and perhaps a `bias`, float [O]. That is not named here: since Python 3.12 `isinstance` overlooks
-    what a module keeps among its parameters, and with it the whole linear."""
+    """A linear that holds FP8 codes, and perhaps a `bias`, float [O]. That is not named here: since
+    Python 3.12 `isinstance` overlooks what a module keeps among its parameters, and with it the
+    whole linear.
+    """
 
     def quantized_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """codes float8_e4m3fn [O, I] and scale float32 [O, 1]; weight = codes * scale."""
+        """qdata float8_e4m3fn [O, I] and scale float32 [O, 1]; weight = codes * scale."""
         ...
 
 
-def export_fp8(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, max_shard_size: str = "5GB") -> None:
-    """Write the checkpoint folder, whole or not at all; an existing one is replaced. Larger checkpoints get several files and an index."""
-    quantized = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-    unquantized = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in quantized]
+def export_fp8(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write the checkpoint folder, whole or not at all; an existing one is replaced. Larger
+    checkpoints get several files and an index.
+    """
+    quantized = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear)
+    }
+    unquantized = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in quantized
+    ]
     with whole_folder(folder) as staging:
         save_torch_state_dict(_tensors(model, quantized), staging, max_shard_size=max_shard_size)
-        (staging / "config.json").write_text(json.dumps(_config(model, unquantized), indent=2) + "\n", encoding="utf-8")
+        (staging / "config.json").write_text(
+            json.dumps(_config(model, unquantized), indent=2) + "\n", encoding="utf-8"
+        )
         if model.generation_config is not None:
             model.generation_config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
 
 
-def _tensors(model: PreTrainedModel, quantized: dict[str, QuantizedLinear]) -> dict[str, torch.Tensor]:
-    """Everything to write, on the CPU."""
+def _tensors(
+    model: PreTrainedModel, quantized: dict[str, QuantizedLinear]
+) -> dict[str, torch.Tensor]:
+    """Return everything to write, on the CPU."""
     tensors: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, value in model.state_dict().items():
@@ -55,8 +79,8 @@ def _tensors(model: PreTrainedModel, quantized: dict[str, QuantizedLinear]) -> d
             written.add(identity)
             tensors[name] = _plain(value)
     for name, module in quantized.items():
-        codes, scale = module.quantized_weight()
-        tensors[f"{name}.weight"] = codes.detach().cpu().contiguous()
+        qdata, scale = module.quantized_weight()
+        tensors[f"{name}.weight"] = qdata.detach().cpu().contiguous()
         tensors[f"{name}.weight_scale"] = scale.detach().cpu().contiguous()
         if (bias := getattr(module, "bias", None)) is not None:
             tensors[f"{name}.bias"] = _plain(bias)
@@ -69,7 +93,11 @@ def _plain(value: torch.Tensor) -> torch.Tensor:
 
 
 def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
-    config = {key: value for key, value in json.loads(model.config.to_json_string()).items() if not key.startswith("_")}
+    config = {
+        key: value
+        for key, value in json.loads(model.config.to_json_string()).items()
+        if not key.startswith("_")
+    }
     config.pop("dtype", None)
     return config | {
         "architectures": [type(model).__name__],
@@ -88,8 +116,18 @@ def quantization_config(ignore: list[str]) -> dict[str, Any]:
         "block_structure": None,
         "actorder": None,
     }
-    weights = common | {"strategy": "channel", "dynamic": False, "observer": "minmax", "observer_kwargs": {}}
-    activations = common | {"strategy": "token", "dynamic": True, "observer": None, "observer_kwargs": {}}
+    weights = common | {
+        "strategy": "channel",
+        "dynamic": False,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    }
+    activations = common | {
+        "strategy": "token",
+        "dynamic": True,
+        "observer": None,
+        "observer_kwargs": {},
+    }
     return {
         "quant_method": "compressed-tensors",
         "format": "float-quantized",
@@ -98,6 +136,11 @@ def quantization_config(ignore: list[str]) -> dict[str, Any]:
         "kv_cache_scheme": None,
         "ignore": ignore,
         "config_groups": {
-            "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations, "output_activations": None}
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": weights,
+                "input_activations": activations,
+                "output_activations": None,
+            }
         },
     }

@@ -1,9 +1,12 @@
-"""An FP8 folder as one GGUF file: matrices in bf16, vectors in fp32, tokenizer and chat template inside.
+"""An FP8 folder as one GGUF file: matrices in bf16, vectors in fp32, tokenizer and chat template
+inside.
 
-Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round. llama.cpp wants q and k of Llama models
-with the two halves of each rotary pair interleaved. Which splitting of text into words llama.cpp has to imitate is told by a name; it
-is found by the tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would differ silently.
-What is given up: tokenizers that are not byte-level BPE, scaled rotary embeddings, sliding windows, and smaller types than bf16.
+Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round.
+llama.cpp wants q and k of Llama models with the two halves of each rotary pair interleaved. Which
+splitting of text into words llama.cpp has to imitate is told by a name; it is found by the
+tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
+differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
+windows are refused; there is no smaller type than bf16.
 """
 
 import json
@@ -54,19 +57,25 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+    writer.add_rope_freq_base(
+        config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
+    )
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> None:
+def _add_tokenizer(
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
+) -> None:
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(described))
     tokens, types = _tokens(described, config["vocab_size"])
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in described["model"]["merges"]])
+    writer.add_token_merges(
+        [pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"]]
+    )
     for token_id, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
@@ -74,13 +83,19 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, confi
     ):
         if token_id is not None:
             add(token_id)
-    writer.add_add_bos_token(tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+    writer.add_add_bos_token(
+        tokenizer.bos_token_id is not None
+        and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    )
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:
-    """llama.cpp's name for how this tokenizer splits text into words. Raises `FormatUnavailable`."""
+    """Return llama.cpp's name for how this tokenizer splits text into words.
+
+    Raises `FormatUnavailable`.
+    """
     pre = described["pre_tokenizer"] or {}
     parts = pre.get("pretokenizers", [pre])
     match [part.get("type") for part in parts]:
@@ -88,32 +103,48 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
             return "gpt-2"
         case ["Digits", "ByteLevel"] if parts[0]["individual_digits"] and parts[1]["use_regex"]:
             return "smollm"
-        case ["Split", "ByteLevel"] if (found := SPLITS.get(parts[0]["pattern"].get("Regex", ""))) is not None:
-            return found
-    raise FormatUnavailable("format: the GGUF export does not know how this model's tokenizer splits text; take fp8 or bf16", "format")
+        case ["Split", "ByteLevel"] if (
+            name := SPLITS.get(parts[0]["pattern"].get("Regex", ""))
+        ) is not None:
+            return name
+    raise FormatUnavailable(
+        "format: the GGUF export does not know how this model's tokenizer splits text; take fp8 or "
+        "bf16",
+        "format",
+    )
 
 
 def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     """-> (texts by id, `TokenType`s); ids that the tokenizer does not use are filled up."""
-    tokens, types = [f"[PAD{index}]" for index in range(size)], [int(TokenType.UNUSED)] * size
+    tokens = [f"[PAD{index}]" for index in range(size)]
+    types = [int(TokenType.UNUSED)] * size
     for text, index in described["model"]["vocab"].items():
-        tokens[index], types[index] = text, int(TokenType.NORMAL)
+        tokens[index] = text
+        types[index] = int(TokenType.NORMAL)
     for added in described["added_tokens"]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     return tokens, types
 
 
-def _add_tensor(writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]) -> None:
+def _add_tensor(
+    writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]
+) -> None:
     if config["model_type"] in ("llama", "mistral"):
         if ".q_proj." in name:
             tensor = _rotary_pairs(tensor, config["num_attention_heads"])
         elif ".k_proj." in name:
-            tensor = _rotary_pairs(tensor, config.get("num_key_value_heads") or config["num_attention_heads"])
+            tensor = _rotary_pairs(
+                tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
+            )
     if tensor.ndim == 1:
         writer.add_tensor(_gguf_name(name), tensor.float().numpy())
     else:
-        writer.add_tensor(_gguf_name(name), tensor.contiguous().view(torch.uint8).numpy(), raw_dtype=GGMLQuantizationType.BF16)
+        writer.add_tensor(
+            _gguf_name(name),
+            tensor.contiguous().view(torch.uint8).numpy(),
+            raw_dtype=GGMLQuantizationType.BF16,
+        )
 
 
 def _gguf_name(name: str) -> str:
@@ -126,5 +157,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _rotary_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of each head from halves (0, 0, ..., 1, 1, ...) to interleaved pairs (0, 1, 0, 1, ...); [O, I] or [O]."""
+    """Order the rows of each head from halves (0, 0, ..., 1, 1, ...) to interleaved pairs (0, 1, 0,
+    1, ...); [O, I] or [O].
+    """
     return values.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(values.shape)

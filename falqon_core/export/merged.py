@@ -1,4 +1,6 @@
-"""An FP8 folder as plain bf16: the same folder with weight = codes * scale, exact in bf16, and without its `quantization_config`."""
+"""An FP8 folder as plain bf16: the same folder with weight = codes * scale, exact in bf16, and
+without its `quantization_config`.
+"""
 
 import json
 import shutil
@@ -7,11 +9,18 @@ from pathlib import Path
 from huggingface_hub import save_torch_state_dict
 
 from falqon_core.contract.certificate import CERTIFICATE
-from falqon_core.export.checksums import NAME as SUMS
+from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.export.curve import CURVE
 from falqon_core.export.reading import dequantized
 
-REPLACED = {"config.json", "README.md", CURVE, SUMS, CERTIFICATE, "model.safetensors.index.json"}
+REPLACED = {
+    "config.json",
+    "README.md",
+    CURVE,
+    SHA256SUMS,
+    CERTIFICATE,
+    "model.safetensors.index.json",
+}
 
 
 def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None:

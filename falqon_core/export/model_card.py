@@ -1,6 +1,8 @@
-"""README.md of a trained model and the curve that it shows: front matter for the Hub, how to load it, how it was trained and on what,
-and what it cannot do."""
+"""README.md of a trained model and the curve that it shows: front matter for the Hub, how to load
+it, how it was trained and on what, and what it cannot do.
+"""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,23 +10,30 @@ from typing import NamedTuple
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
-from falqon_core.contract.config import MethodName, Recipe
+from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.curve import CURVE, draw_curve, evenly
 from falqon_core.export.provenance import TAG, Fields
 from falqon_core.files import write_whole
 
 MAX_TABLE_ROWS = 20
-METHODS: dict[MethodName, str] = {
-    "falqon": "Supervised fine-tuning",
+OBJECTIVES: dict[ObjectiveName, str] = {
+    "supervised": "Supervised fine-tuning",
     "dpo": "Direct preference optimization (DPO) against the base model",
 }
-HELD_OUT = "The validation loss says how well it predicts records like the training records, and nothing more."
-NOT_HELD_OUT = "There is no validation loss: nothing here says how well it does on what it has not seen."
+HELD_OUT = (
+    "The validation loss says how well it predicts records like the training records, "
+    "and nothing more."
+)
+NOT_HELD_OUT = (
+    "There is no validation loss: nothing here says how well it does on what it has not seen."
+)
 
 
 class TrainingRow(NamedTuple):
-    """One line of the training table. Losses are means, in nats: over the labels, or with method "dpo" over the pairs."""
+    """One line of the training table. Losses are means, in nats: over the labels, or with
+    objective "dpo" over the pairs.
+    """
 
     step: int
     train_loss: float
@@ -47,35 +56,47 @@ def write_model_card(
     certificate: Certificate | None = None,
 ) -> None:
     """`base_model` is shown, `fields` are for the front matter; `recipe` is the resolved one."""
-    tags = ["fp8", TAG, *(["dpo"] if recipe.method == "dpo" else [])]
-    front_matter = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields)
+    tags = ["fp8", TAG, *(["dpo"] if recipe.objective == "dpo" else [])]
+    front_matter = ModelCardData(
+        library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields
+    )
     valid_losses = [(row.step, row.valid_loss) for row in rows if row.valid_loss is not None]
-    write_whole(folder / CURVE, draw_curve([(row.step, row.train_loss) for row in rows], valid_losses))
+    write_whole(
+        folder / CURVE, draw_curve([(row.step, row.train_loss) for row in rows], valid_losses)
+    )
     table = "\n".join(_row(row) for row in thinned(rows))
-    settings = "\n".join(f"| {name} | {value} |" for name, value in recipe.model_dump(exclude_none=True).items())
+    settings = "\n".join(
+        f"| {name} | {_setting(value)} |"
+        for name, value in recipe.model_dump(exclude_none=True).items()
+    )
+    amount = f"{num_records:,} records, {trained_tokens:,} trained tokens"
     card = f"""---
 {front_matter.to_yaml()}
 ---
 # {base_model}, fine-tuned with FALQON
 
-A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one scale per output row, activations are
-quantized per token while serving, everything else is bf16. The format is compressed-tensors `float-quantized`.
+A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one scale per
+output row, activations are quantized per token while serving, everything else is bf16. The format
+is compressed-tensors `float-quantized`.
 
 ## Use
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = AutoModelForCausalLM.from_pretrained("PATH")  # needs: pip install transformers compressed-tensors
+# needs: pip install transformers compressed-tensors
+model = AutoModelForCausalLM.from_pretrained("PATH")
 ```
 ```sh
 vllm serve PATH
 ```
-On hardware without FP8, `from_pretrained("PATH", quantization_config=CompressedTensorsConfig(dequantize=True))` gives plain bf16 weights.
+On hardware without FP8,
+`from_pretrained("PATH", quantization_config=CompressedTensorsConfig(dequantize=True))` gives plain
+bf16 weights.
 `sha256sum -c SHA256SUMS` verifies a download.
-
+{_template(recipe)}
 ## Training
-{METHODS[recipe.method]}: {num_records:,} records, {trained_tokens:,} trained tokens, on {device}.{_best(recipe, certificate)}
+{OBJECTIVES[recipe.objective]}: {amount}, on {device}.{_best(recipe, certificate)}
 
 ![Training and validation loss over the steps]({CURVE})
 
@@ -93,7 +114,8 @@ On hardware without FP8, `from_pretrained("PATH", quantization_config=Compressed
 {_data(num_records, tokens_per_epoch, recipe.max_seq_length, data, certificate)}
 
 {_proof(certificate)}## Limits
-It inherits the licence, the knowledge and the biases of its base model, and has learned only what the training records show.
+It inherits the licence, the knowledge and the biases of its base model, and has learned only what
+the training records show.
 Losses are measured during training, before the activations are quantized by the serving engine.
 {HELD_OUT if valid_losses else NOT_HELD_OUT}
 It was put to no benchmark, and to no test of whether its answers are safe.
@@ -101,36 +123,78 @@ It was put to no benchmark, and to no test of whether its answers are safe.
     write_whole(folder / "README.md", card)
 
 
-def _best(recipe: Recipe, certificate: Certificate | None) -> str:
-    if certificate is None or certificate.training.best_step is None or recipe.early_stopping_patience is None:
+def _setting(value: object) -> str:
+    """Write a setting into a cell of a table."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False).replace("|", "\\|")
+    return str(value)
+
+
+def _template(recipe: Recipe) -> str:
+    """Return a paragraph, or nothing."""
+    if not recipe.chat_template_kwargs:
         return ""
-    return f" The weights are those of step {certificate.training.best_step}, which had the lowest validation loss."
+    names = ", ".join(f"`{name}`" for name in recipe.chat_template_kwargs)
+    return (
+        f"\nIts chat template has {names} as in training by default (see below), so it is asked as "
+        "it was trained.\nA request that sets them otherwise asks for what was not trained.\n"
+    )
 
 
-def _data(num_records: int, num_tokens: int, max_length: int | None, data: DataSummary | None, certificate: Certificate | None) -> str:
-    facts = {"training records": f"{num_records:,}", "their tokens": f"{num_tokens:,}, {num_tokens / num_records:,.1f} a record on average"}
+def _best(recipe: Recipe, certificate: Certificate | None) -> str:
+    if (
+        certificate is None
+        or certificate.training.best_step is None
+        or recipe.early_stopping_patience is None
+    ):
+        return ""
+    return (
+        f" The weights are those of step {certificate.training.best_step}, which had the lowest "
+        "validation loss."
+    )
+
+
+def _data(
+    num_records: int,
+    num_tokens: int,
+    max_length: int | None,
+    data: DataSummary | None,
+    certificate: Certificate | None,
+) -> str:
+    facts = {
+        "training records": f"{num_records:,}",
+        "their tokens": f"{num_tokens:,}, {num_tokens / num_records:,.1f} a record on average",
+    }
     if data is not None:
+        if data.num_examples not in (None, num_records):
+            facts["sequences that long texts become"] = f"{data.num_examples:,}"
         facts |= {
-            "tokens of the longest record": f"{data.longest:,}",
+            "tokens of the longest sequence": f"{data.longest:,}",
             f"records cut at {max_length:,} tokens": f"{data.num_truncated:,}",
             "records left out, bad or with nothing to learn": f"{data.num_left_out:,}",
             "validation records": f"{data.num_validation_records:,}",
         }
     if certificate is not None:
         files = {"training": certificate.data.train, "validation": certificate.data.validation}
-        facts |= {f"sha256 of the {name} file": f"`{sha256}`" for name, sha256 in files.items() if sha256}
+        facts |= {
+            f"sha256 of the {name} file": f"`{sha256}`" for name, sha256 in files.items() if sha256
+        }
     return "\n".join(f"| {name} | {value} |" for name, value in facts.items())
 
 
 def _proof(certificate: Certificate | None) -> str:
-    """A section, or nothing."""
+    """Return a section, or nothing."""
     if certificate is None:
         return ""
-    checks = "\n".join(f"| {check.name.replace('_', ' ')} | {_outcome(check)} | {check.detail} |" for check in certificate.checks)
+    checks = "\n".join(
+        f"| {check.name.replace('_', ' ')} | {_outcome(check)} | {check.detail} |"
+        for check in certificate.checks
+    )
     held_out = certificate.held_out
     return f"""## Certificate
-Before this model was handed out, another process loaded these files and compared them with what the trainer held: on
-{held_out.num_rows} rows of the {held_out.source} data ({held_out.num_tokens:,} tokens) and on a prompt of its own.
+Before this model was handed out, another process loaded these files and compared them with what the
+trainer held: on {held_out.num_rows} rows of the {held_out.source} data
+({held_out.num_tokens:,} tokens) and on a prompt of its own.
 `{CERTIFICATE}` says so in full, with the hashes of data, base model and files.
 
 | compared | difference | |
@@ -141,13 +205,17 @@ Before this model was handed out, another process loaded these files and compare
 
 
 def _outcome(check: Check) -> str:
-    return "none" if check.bound is None else f"{check.difference:.4f} (bound {check.bound:g})"
+    if check.bound is None:
+        return "none"
+    return f"{check.difference:.4f} (bound {check.bound:g})"
 
 
 def thinned(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """At most `MAX_TABLE_ROWS` rows spread evenly, first and last among them, and as many of those with a validation loss."""
-    shown = evenly(rows, MAX_TABLE_ROWS) + evenly([row for row in rows if row.valid_loss is not None], MAX_TABLE_ROWS)
-    return sorted(set(shown))
+    """Return at most `MAX_TABLE_ROWS` rows spread evenly, first and last among them, and as many of
+    those with a validation loss.
+    """
+    validated = [row for row in rows if row.valid_loss is not None]
+    return sorted({*evenly(rows, MAX_TABLE_ROWS), *evenly(validated, MAX_TABLE_ROWS)})
 
 
 def _row(row: TrainingRow) -> str:

@@ -1,6 +1,8 @@
-"""What a model takes over from the folder that it was made from: the base model's name on the Hub, and its licence.
+"""What a model takes over from the folder that it was made from: the base model's name on the Hub,
+and its licence.
 
-A folder that came from the Hub says so in its config.json (`importers.importer`); one that we made says in its card what its base was.
+A folder that came from the Hub says so in its config.json (`importers.importer`); one that we made
+says in its card what its base was.
 """
 
 import json
@@ -18,13 +20,15 @@ TAG = "falqon"  # of cards that are ours
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 LICENCE_FILE = re.compile(r"(LICENSE|NOTICE)[A-Za-z0-9_-]*(\.(txt|md))?")
 FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---(\s|$)", re.DOTALL)
-MAX_FIELD, MAX_FILE_BYTES = 500, 2**20
+MAX_FIELD = 500
+MAX_FILE_BYTES = 2**20
 
-Fields = dict[str, str | list[str]]
+Fields = dict[str, Any]
 
 
 def card_fields(source: Path, name: str) -> Fields:
-    """For the front matter of a card: `base_model`, unless the Hub would not take it, and the licence that `source` declares.
+    """Return the front matter of a card: `base_model`, unless the Hub would not take it, and the
+    licence that `source` declares.
 
     `name`: by which the base goes here.
     """
@@ -32,21 +36,29 @@ def card_fields(source: Path, name: str) -> Fields:
     ours = TAG in declared["tags"] if isinstance(declared.get("tags"), list) else False
     base = _origin(source / "config.json") or (declared.get("base_model") if ours else None) or name
     fields = {field: declared[field] for field in LICENCE_FIELDS if _is_plain(declared.get(field))}
-    return ({"base_model": base} if isinstance(base, str) and HUB_ID.fullmatch(base) else {}) | fields
+    return (
+        {"base_model": base} if isinstance(base, str) and HUB_ID.fullmatch(base) else {}
+    ) | fields
 
 
 def copy_licence(source: Path, folder: Path) -> None:
-    """Its text, where `source` has it as files of at most 1 MiB."""
+    """Copy its text, where `source` has it as files of at most 1 MiB."""
     for path in source.iterdir():
-        if LICENCE_FILE.fullmatch(path.name) and path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
+        if (
+            LICENCE_FILE.fullmatch(path.name)
+            and path.is_file()
+            and path.stat().st_size <= MAX_FILE_BYTES
+        ):
             shutil.copyfile(path, folder / path.name)
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """Anybody may have written it."""
-    found = FRONT_MATTER.match(readme.read_text(encoding="utf-8-sig", errors="replace")) if readme.is_file() else None
+    """Read what anybody may have written."""
+    if not readme.is_file():
+        return {}
+    match = FRONT_MATTER.match(readme.read_text(encoding="utf-8-sig", errors="replace"))
     try:
-        declared = yaml.safe_load(found[1]) if found else None
+        declared = yaml.safe_load(match[1]) if match else None
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return declared if isinstance(declared, dict) else {}
@@ -59,4 +71,6 @@ def _origin(config: Path) -> Any:
 
 def _is_plain(value: object) -> bool:
     values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(one, str) and 0 < len(one) <= MAX_FIELD for one in values)
+    return bool(values) and all(
+        isinstance(text, str) and 0 < len(text) <= MAX_FIELD for text in values
+    )

@@ -1,6 +1,8 @@
-"""Read the weights of a checkpoint that `export.fp8` wrote, back as plain bf16, so that training can continue from it.
+"""Read the weights of a checkpoint that `export.fp8` wrote, back as plain bf16, so that training
+can continue from it.
 
-weight = codes * scale, computed in fp32 and rounded once, to bf16. What is given up: every other quantized format.
+weight = codes * scale, computed in fp32 and rounded once, to bf16. No other quantized format is
+read.
 """
 
 from pathlib import Path
@@ -16,15 +18,18 @@ SCALE = "_scale"
 
 
 def is_ours(config: dict[str, Any]) -> bool:
-    """Whether a parsed config.json describes the format of `export_fp8`."""
+    """Return whether a parsed config.json describes the format of `export_fp8`."""
     described = config.get("quantization_config")
-    return isinstance(described, dict) and described == quantization_config(described.get("ignore", []))
+    return isinstance(described, dict) and described == quantization_config(
+        described.get("ignore", [])
+    )
 
 
 def dequantized(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the folder by the name a plain model has, on the CPU.
+    """Return every tensor of the folder by the name a plain model has, on the CPU.
 
-    Raises `ValueError` for codes without their scale, or the reverse, and the errors of reading a file.
+    Raises `ValueError` for codes without their scale, or the reverse, and the errors of reading a
+    file.
     """
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):

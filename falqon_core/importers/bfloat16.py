@@ -1,7 +1,9 @@
-"""bfloat16 without torch: numpy has no such type, so values travel as their 16 bits in uint16 arrays.
+"""bfloat16 without torch: numpy has no such type, so values travel as their 16 bits in uint16
+arrays.
 
-The file is written tensor by tensor (a safetensors file is a JSON header and the raw bytes), so a model larger than memory
-can be converted; the `safetensors` library itself takes numpy arrays of numpy's own types only, all at once.
+The file is written tensor by tensor (a safetensors file is a JSON header and the raw bytes), so a
+model larger than memory can be converted; the `safetensors` library itself takes numpy arrays of
+numpy's own types only, all at once.
 """
 
 import json
@@ -14,7 +16,9 @@ import numpy as np
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 -> uint16 of the same shape, rounded to nearest, ties to even; values must be finite, as weights are."""
+    """float32 -> uint16 of the same shape, rounded to nearest, ties to even; values must be finite,
+    as weights are.
+    """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits >> 16) & 1
     rounded += 0x7FFF
@@ -22,12 +26,17 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
     return (rounded >> 16).astype(np.uint16)
 
 
-def save_bfloat16(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[np.ndarray]) -> None:
-    """Write a safetensors file of BF16 tensors named and shaped as `shapes`; `tensors` yields their bits in that order."""
+def save_bfloat16(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[np.ndarray]
+) -> None:
+    """Write a safetensors file of BF16 tensors named and shaped as `shapes`; `tensors` yields their
+    bits in that order.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
+        start = end
+        end = end + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -1,8 +1,9 @@
 """Take over a Hugging Face model folder, leaving behind everything that is not data.
 
-Only known file names are taken, from the folder itself or from where the Hub's cache keeps its files; what `contract.model_folder` refuses
-is refused; weights must be safetensors with sound headers, and config, tokenizer and weights must fit one another (`soundness`).
-What is given up: models that are quantized already.
+Only known file names are taken, from the folder itself or from where the Hub's cache keeps its
+files; what `contract.model_folder` refuses is refused; weights must be safetensors with sound
+headers, and config, tokenizer and weights must fit one another (`soundness`). What is no plain
+decoder is made one first, if it can be (`conversion`).
 """
 
 import json
@@ -11,10 +12,12 @@ import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
+    INDEX,
     VOCABULARIES,
     check_architecture,
     check_index,
@@ -25,52 +28,77 @@ from falqon_core.contract.model_folder import (
     weight_shapes,
 )
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.importers.conversion import (
+    check_quantization,
+    convert_decoder,
+    decoder_config,
+)
+from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_tensors, check_tokenizer
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*", "README.md",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*",
+    "README.md",
 )  # fmt: skip
 WEIGHTS = ".safetensors"
-ORIGIN = "_name_or_path"  # in config.json, where transformers too writes what a model was loaded from
+# in config.json, where transformers too writes what a model was loaded from
+ORIGIN = "_name_or_path"
 
 Transfer = Callable[[Path, Path], object]
 
 
-def copy_model(source: Path, output: Path) -> None:
-    """Copy `source` into the existing, empty folder `output`. Raises `ModelError`; see the module."""
-    _take(source, output, shutil.copyfile)
+def copy_model(source: Path, output: Path) -> list[str]:
+    """Copy `source` into the existing, empty folder `output`; return, in sentences, what was
+    changed. Raises `ModelError`.
+    """
+    return _take(source, output, shutil.copyfile)
 
 
-def move_model(source: Path, output: Path, origin: str) -> None:
-    """As `copy_model`, for a source on the same file system that is not needed any more; `origin`: its name on the Hub."""
-    _take(source, output, lambda a, b: os.replace(a.resolve(), b), origin)
+def move_model(source: Path, output: Path, origin: str) -> list[str]:
+    """Do as `copy_model` does, for a source on the same file system that is not needed any more;
+    `origin`: its name on the Hub.
+    """
+    return _take(source, output, _move, origin)
 
 
-def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = None) -> None:
+def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = None) -> list[str]:
     config = check_model_folder(source)
-    check_architecture(config)
-    dimensions = ModelDimensions.from_config(config)
-    if "quantization_config" in config:
-        raise ModelError("the model is quantized already; provide its bf16 or fp32 weights", "model")
+    plain = decoder_config(config)
+    check_architecture(plain)
+    check_quantization(config)
+    dimensions = ModelDimensions.from_config(plain)
     if not (source / "tokenizer.json").is_file():
         raise ModelError("the folder holds no tokenizer.json", "model")
     check_weights(source)
     shapes = weight_shapes(source)
-    wanted = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
-    for path in wanted:
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
+    for path in files:
         _check_file(path)
-    for path in wanted:
+    if plain != config:
+        with TemporaryDirectory(prefix=".plain.", dir=output.parent) as folder:
+            changes = convert_decoder(source, config, Path(folder))
+            for path in files:
+                if path.name != "config.json" and path.suffix != WEIGHTS and path.name != INDEX:
+                    transfer(path, Path(folder) / path.name)
+            return changes + _take(Path(folder), output, _move, origin)
+    for path in files:
         if path.suffix != WEIGHTS:
             transfer(path, output / path.name)
     config = _without_private_keys(config) | ({ORIGIN: origin} if origin else {})
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    check_tensors(output, shapes)
+    check_tensors(build_decoder(output, dimensions), shapes)
     check_tokenizer(output, dimensions.vocab_size)
-    for path in wanted:  # last, because they are large
+    for path in files:  # last, because they are large
         if path.suffix == WEIGHTS:
             transfer(path, output / path.name)
+    return []
+
+
+def _move(source: Path, target: Path) -> None:
+    os.replace(source.resolve(), target)
 
 
 def _is_wanted(name: str) -> bool:
@@ -91,9 +119,13 @@ def _check_file(path: Path) -> None:
 
 
 def _without_private_keys(value: Any) -> Any:
-    """Keys such as `_attn_implementation` or `_name_or_path` tell how or where a model was loaded, not what it is."""
+    """Keys such as `_attn_implementation` or `_name_or_path` tell how or where a model was loaded,
+    not what it is.
+    """
     if isinstance(value, dict):
         return {
-            key: _without_private_keys(child) for key, child in value.items() if not key.startswith("_") and not chooses_implementation(key)
+            key: _without_private_keys(child)
+            for key, child in value.items()
+            if not key.startswith("_") and not chooses_implementation(key)
         }
     return value

@@ -1,9 +1,11 @@
-"""A GGUF file becomes a Hugging Face folder: bf16 safetensors, fast tokenizer, chat template, generation config.
+"""A GGUF file becomes a Hugging Face folder: bf16 safetensors, fast tokenizer, chat template,
+generation config.
 
-Reading and dequantizing is the `gguf` library's; names and config keys are mapped here for the decoders we train (Llama and
-Mistral share one GGUF architecture, Qwen2, Qwen3), because transformers' own loader reads the file three times over. llama.cpp
-stores q and k of Llama models with the two halves of each rotary pair interleaved; they are put back.
-What is given up: mixtures of experts, and files with scaled rotary embeddings, whose parameters a GGUF holds only in part.
+Reading and dequantizing is the `gguf` library's; names and config keys are mapped here for the
+decoders we train (Llama and Mistral share one GGUF architecture, Qwen2, Qwen3), because
+transformers' own loader reads the file three times over. llama.cpp stores q and k of Llama models
+with the two halves of each rotary pair interleaved; they are put back. Mixtures of experts are
+refused, and files with scaled rotary embeddings, whose parameters a GGUF holds only in part.
 """
 
 import json
@@ -20,14 +22,16 @@ from transformers import PreTrainedTokenizerFast
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
+from falqon_core.importers.decoder import blamed_on_model, build_decoder
 from falqon_core.importers.gguf_header import check_gguf
-from falqon_core.importers.soundness import blamed_on_model, check_tensors, check_tokenizer
+from falqon_core.importers.soundness import check_tensors, check_tokenizer
 
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER_NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
@@ -35,8 +39,10 @@ WINDOW = 16
 LICENCE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 
 
-def convert_gguf(source: Path, output: Path) -> None:
-    """Convert into the existing, empty folder `output`. Raises `ModelError` for an unreadable or unsupported file."""
+def convert_gguf(source: Path, output: Path) -> list[str]:
+    """Convert into the existing, empty folder `output`; return what was done, in sentences. Raises
+    `ModelError` for an unreadable or unsupported file.
+    """
     try:
         check_gguf(source)
         reader = GGUFReader(source)
@@ -45,18 +51,31 @@ def convert_gguf(source: Path, output: Path) -> None:
     config = _config(reader)
     dimensions = ModelDimensions.from_config(config)
     tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
-    shapes = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
+    shapes = {
+        name: tuple(int(size) for size in reversed(tensor.shape))
+        for name, tensor in tensors.items()
+    }
     _write_json(output / "config.json", config)
-    check_tensors(output, shapes)
+    check_tensors(build_decoder(output, dimensions), shapes)
     _save_tokenizer(source, config, output)
-    _drop_foreign_tokens(output / "tokenizer.json", len(_field(reader, "tokenizer.ggml.tokens", [])))
+    _drop_foreign_tokens(
+        output / "tokenizer.json", len(_field(reader, "tokenizer.ggml.tokens", []))
+    )
     check_tokenizer(output, dimensions.vocab_size)
     _save_weights(tensors, shapes, config, output / "model.safetensors")
-    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    ids: dict[str, Any] = {
+        key: config[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if key in config
+    }
     _write_json(output / "generation_config.json", ids)
     licence = _field(reader, "general.license")
     if isinstance(licence, str) and LICENCE_NAME.fullmatch(licence):
-        (output / "README.md").write_text(f"---\nlicense: {licence}\n---\nConverted from {source.name}.\n", encoding="utf-8")
+        (output / "README.md").write_text(
+            f"---\nlicense: {licence}\n---\nConverted from {source.name}.\n", encoding="utf-8"
+        )
+    types = sorted({tensor.tensor_type.name for tensor in reader.tensors})
+    return [f"The weights were GGUF, {', '.join(types)}, and are bf16 now."]
 
 
 def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -68,28 +87,39 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     architecture = _field(reader, "general.architecture")
     names = {tensor.name for tensor in reader.tensors}
     if not isinstance(architecture, str) or architecture not in CLASSES:
-        raise ModelError(f"GGUF architecture {architecture!r} is not supported; supported: {', '.join(CLASSES)}", "model")
+        raise ModelError(
+            f"GGUF architecture {architecture!r} is not supported; supported: {', '.join(CLASSES)}",
+            "model",
+        )
     if _field(reader, f"{architecture}.expert_count", 0):
         raise ModelError("mixtures of experts are not supported", "model")
-    if _field(reader, f"{architecture}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in names:
+    if (
+        _field(reader, f"{architecture}.rope.scaling.type", "none") != "none"
+        or "rope_freqs.weight" in names
+    ):
         raise ModelError(
-            "the file has scaled rotary embeddings, which a GGUF describes only in part; import the safetensors model", "model"
+            "the file has scaled rotary embeddings, which a GGUF describes only in part; import "
+            "the safetensors model",
+            "model",
         )
 
     def value(key: str) -> Any:
-        found = _field(reader, f"{architecture}.{key}")
-        if found is None:
+        content = _field(reader, f"{architecture}.{key}")
+        if content is None:
             raise ModelError(f"the GGUF file lacks {architecture}.{key}", "model")
-        return found
+        return content
 
     def count(key: str) -> int:
-        found = value(key)
-        if type(found) is not int or found < 1:
+        content = value(key)
+        if type(content) is not int or content < 1:
             raise ModelError(f"{architecture}.{key} of the GGUF file is no count", "model")
-        return found
+        return content
 
-    heads, hidden = count("attention.head_count"), count("embedding_length")
-    embeddings = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    heads = count("attention.head_count")
+    hidden = count("embedding_length")
+    embeddings = next(
+        (tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None
+    )
     if embeddings is None:
         raise ModelError("the GGUF file has no token embeddings", "model")
     config = {
@@ -111,20 +141,37 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     }
     if architecture == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in names
-    for key, name in {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}.items():
+    for key, name in {
+        "bos": "bos_token_id",
+        "eos": "eos_token_id",
+        "padding": "pad_token_id",
+    }.items():
         token = _field(reader, f"tokenizer.ggml.{key}_token_id")
         if token is not None:
             config[name] = token
     return config
 
 
-def _save_weights(tensors: dict[str, ReaderTensor], shapes: dict[str, tuple[int, ...]], config: dict[str, Any], path: Path) -> None:
+def _save_weights(
+    tensors: dict[str, ReaderTensor],
+    shapes: dict[str, tuple[int, ...]],
+    config: dict[str, Any],
+    path: Path,
+) -> None:
     with ThreadPoolExecutor() as pool:
-        save_bfloat16(path, shapes, _in_order(pool, lambda name: _bits(name, tensors[name], shapes[name], config), list(tensors)))
+        save_bfloat16(
+            path,
+            shapes,
+            _in_order(
+                pool, lambda name: _bits(name, tensors[name], shapes[name], config), list(tensors)
+            ),
+        )
 
 
-def _in_order(pool: ThreadPoolExecutor, convert: Callable[[str], np.ndarray], names: list[str]) -> Iterator[np.ndarray]:
-    """As `pool.map`, but never more than `WINDOW` results ahead of the writer."""
+def _in_order(
+    pool: ThreadPoolExecutor, convert: Callable[[str], np.ndarray], names: list[str]
+) -> Iterator[np.ndarray]:
+    """Do as `pool.map` does, but never more than `WINDOW` results ahead of the writer."""
     for start in range(0, len(names), WINDOW):
         yield from pool.map(convert, names[start : start + WINDOW])
 
@@ -137,14 +184,21 @@ def _name(gguf_name: str) -> str:
             return f"{OUTER_NAMES[part]}.{kind}"
         if layer is not None and part in LAYER_NAMES:
             return f"model.layers.{layer}.{LAYER_NAMES[part]}.{kind}"
-    raise ModelError(f"the GGUF file has a tensor {gguf_name!r} that no supported decoder has", "model")
+    raise ModelError(
+        f"the GGUF file has a tensor {gguf_name!r} that no supported decoder has", "model"
+    )
 
 
-def _bits(name: str, tensor: ReaderTensor, shape: tuple[int, ...], config: dict[str, Any]) -> np.ndarray:
+def _bits(
+    name: str, tensor: ReaderTensor, shape: tuple[int, ...], config: dict[str, Any]
+) -> np.ndarray:
     try:
         values = dequantize(tensor.data, tensor.tensor_type).reshape(shape)
     except NotImplementedError:
-        raise ModelError(f"{tensor.name} is of type {tensor.tensor_type.name}, which cannot be converted", "model") from None
+        raise ModelError(
+            f"{tensor.name} is of type {tensor.tensor_type.name}, which cannot be converted",
+            "model",
+        ) from None
     if config["model_type"] == "llama":
         if ".q_proj." in name:
             values = _rotary_halves(values, config["num_attention_heads"])
@@ -154,7 +208,9 @@ def _bits(name: str, tensor: ReaderTensor, shape: tuple[int, ...], config: dict[
 
 
 def _rotary_halves(values: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from interleaved pairs (0, 1, 0, 1, ...) to halves (0, 0, ..., 1, 1, ...); [O, I] or [O]."""
+    """Order the rows of each head from interleaved pairs (0, 1, 0, 1, ...) to halves (0, 0, ..., 1,
+    1, ...); [O, I] or [O].
+    """
     return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
@@ -168,7 +224,9 @@ def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
 
 
 def _drop_foreign_tokens(path: Path, num_tokens: int) -> None:
-    """Without those that transformers adds to what the file holds (`<|endoftext|>`): no embedding is theirs."""
+    """Drop those that transformers adds to what the file holds (`<|endoftext|>`): no embedding is
+    theirs.
+    """
     content = json.loads(path.read_bytes())
     own = [token for token in content["added_tokens"] if token["id"] < num_tokens]
     if len(own) < len(content["added_tokens"]):

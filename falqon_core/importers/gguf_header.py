@@ -1,8 +1,9 @@
 """What stands before the tensors of a GGUF file, looked through before any library reads it.
 
-Every count is compared with the bytes that are left before anything is read by it, so a file of a few bytes cannot ask for memory or
-time. Refused are: more keys, tensors or elements of arrays than any model has, arrays of arrays, text that is not UTF-8, and tensors
-that together are larger than the file. What is given up: what the keys mean.
+Every count is compared with the bytes that are left before anything is read by it, so a file of a
+few bytes cannot ask for memory or time. Refused are: more keys, tensors or elements of arrays than
+any model has, arrays of arrays, text that is not UTF-8, and tensors that together are larger than
+the file.
 """
 
 import math
@@ -15,20 +16,28 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from falqon_core.contract.weights import MAX_TENSORS
 
 MAX_KEYS = 10_000
-MAX_ELEMENTS = 2**22  # of all arrays together; a vocabulary needs two to four for each of its tokens
+# of all arrays together; a vocabulary needs two to four for each of its tokens
+MAX_ELEMENTS = 2**22
 MAX_STRING_BYTES = 16 * 2**20
 MAX_AXES = 4
 VERSIONS = (2, 3)
-SMALLEST_KEY, SMALLEST_TENSOR = 13, 32  # bytes: an empty name, a type and a byte; an empty name, a shape, a type and a place
+SMALLEST_KEY, SMALLEST_TENSOR = (
+    13,
+    32,
+)  # bytes: an empty name, a type and a byte; an empty name, a shape, a type and a place
 SCALAR_BYTES = {
-    GGUFValueType.UINT8: 1, GGUFValueType.INT8: 1, GGUFValueType.BOOL: 1, GGUFValueType.UINT16: 2, GGUFValueType.INT16: 2,
-    GGUFValueType.UINT32: 4, GGUFValueType.INT32: 4, GGUFValueType.FLOAT32: 4, GGUFValueType.UINT64: 8, GGUFValueType.INT64: 8,
+    GGUFValueType.UINT8: 1, GGUFValueType.INT8: 1, GGUFValueType.BOOL: 1, GGUFValueType.UINT16: 2,
+    GGUFValueType.INT16: 2,
+    GGUFValueType.UINT32: 4, GGUFValueType.INT32: 4, GGUFValueType.FLOAT32: 4,
+    GGUFValueType.UINT64: 8, GGUFValueType.INT64: 8,
     GGUFValueType.FLOAT64: 8,
 }  # fmt: skip
 
 
 def check_gguf(path: Path) -> None:
-    """Raise `ValueError` with the reason for any other file, `OSError` for one that cannot be opened."""
+    """Raise `ValueError` with the reason for any other file, `OSError` for one that cannot be
+    opened.
+    """
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
@@ -39,7 +48,10 @@ class _Walk:
     """One walk from the first byte of a file to the last of its tensors' descriptions."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._left, self._order, self._elements = file, size, "<", 0
+        self._file = file
+        self._left = size
+        self._order = "<"
+        self._elements = 0
 
     def whole(self) -> None:
         if self._take(4) != b"GGUF":
@@ -48,7 +60,8 @@ class _Walk:
         self._order = "<" if version[:2] != b"\0\0" else ">"
         if self._unpack("I", version) not in VERSIONS:
             raise ValueError(f"its version is none of {', '.join(map(str, VERSIONS))}")
-        num_tensors, num_keys = self._number("Q"), self._number("Q")
+        num_tensors = self._number("Q")
+        num_keys = self._number("Q")
         self._check_count("keys", num_keys, MAX_KEYS, SMALLEST_KEY)
         self._check_count("tensors", num_tensors, MAX_TENSORS, SMALLEST_TENSOR)
         for _ in range(num_keys):
@@ -67,31 +80,33 @@ class _Walk:
             self._take(SCALAR_BYTES[kind])
 
     def _array(self, key: str, kind: GGUFValueType, count: int) -> None:
-        shown = repr(key[:100])
+        name = repr(key[:100])
         if kind == GGUFValueType.ARRAY:
-            raise ValueError(f"{shown} is an array of arrays, which no supported model has")
+            raise ValueError(f"{name} is an array of arrays, which no supported model has")
         width = SCALAR_BYTES.get(kind, 8)  # a string has at least its length
         self._elements += count
-        self._check_count(f"elements of {shown} and the arrays before it", self._elements, MAX_ELEMENTS, 0)
-        self._check_count(f"elements of {shown}", count, MAX_ELEMENTS, width)
+        self._check_count(
+            f"elements of {name} and the arrays before it", self._elements, MAX_ELEMENTS, 0
+        )
+        self._check_count(f"elements of {name}", count, MAX_ELEMENTS, width)
         if kind == GGUFValueType.STRING:
             for _ in range(count):
-                self._string(f"an element of {shown}")
+                self._string(f"an element of {name}")
         else:
             self._take(count * width)
 
     def _tensor(self) -> int:
-        """Bytes of the tensor whose description comes next."""
-        shown = repr(self._string("the name of a tensor")[:100])
+        """Return the bytes of the tensor whose description comes next."""
+        name = repr(self._string("the name of a tensor")[:100])
         num_axes = self._number("I")
         if not 1 <= num_axes <= MAX_AXES:
-            raise ValueError(f"{shown} has {num_axes} axes, and not 1 to {MAX_AXES}")
+            raise ValueError(f"{name} has {num_axes} axes, and not 1 to {MAX_AXES}")
         count = math.prod(self._number("Q") for _ in range(num_axes))
         kind = self._number("I")
         try:
             block, width = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (KeyError, ValueError):
-            raise ValueError(f"{shown} is of type {kind}, which is not known") from None
+            raise ValueError(f"{name} is of type {kind}, which is not known") from None
         self._take(8)  # its place; the reader finds one that leads out of the file
         return count * width // block
 
@@ -114,7 +129,10 @@ class _Walk:
         if count > most:
             raise ValueError(f"it says to hold {count} {what}, the limit is {most}")
         if count * width > self._left:
-            raise ValueError(f"it says to hold {count} {what}, for which its {self._left} remaining bytes are too few")
+            raise ValueError(
+                f"it says to hold {count} {what}, for which its {self._left} remaining bytes are "
+                "too few"
+            )
 
     def _number(self, code: str) -> int:
         return self._unpack(code, self._take(struct.calcsize(f"<{code}")))

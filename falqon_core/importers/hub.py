@@ -1,4 +1,6 @@
-"""Download a model repository from the Hugging Face Hub: safetensors, JSON and tokenizer files only."""
+"""Download a model repository from the Hugging Face Hub: safetensors, JSON and tokenizer files
+only.
+"""
 
 from pathlib import Path
 
@@ -9,10 +11,16 @@ from falqon_core.importers.folder import MODEL_FILES
 
 
 def download(repository: str, folder: Path) -> None:
-    """`repository` is OWNER/NAME or OWNER/NAME@REVISION. Raises `ModelError` with the first line of what went wrong."""
+    """`repository` is OWNER/NAME or OWNER/NAME@REVISION. Raises `ModelError` with the first line of
+    what went wrong.
+    """
     name, _, revision = repository.partition("@")
     try:
-        snapshot_download(name, revision=revision or None, local_dir=folder, allow_patterns=list(MODEL_FILES))
+        snapshot_download(
+            name, revision=revision or None, local_dir=folder, allow_patterns=list(MODEL_FILES)
+        )
     except (OSError, ValueError) as error:  # the library's own errors derive from these
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{name} cannot be fetched from the Hugging Face Hub: {reason}", "model") from None
+        raise ModelError(
+            f"{name} cannot be fetched from the Hugging Face Hub: {reason}", "model"
+        ) from None

@@ -1,8 +1,10 @@
-"""Bring a base model into a folder that holds only what training and serving read: config, safetensors, tokenizer, licence.
+"""Bring a base model into a folder that holds only what training and serving read: config,
+safetensors, tokenizer, licence.
 
-The source decides how: a folder, a `.gguf` file, `hf:REPO` on the Hugging Face Hub, or `builtin:falqon-tiny`. Nothing in a
-source is ever executed, it is read within limits of time and memory (`limits`), and the output appears whole or not at all.
-What is given up: weights in any other format.
+The source decides how: a folder, a `.gguf` file, `hf:REPO` on the Hugging Face Hub, or
+`builtin:falqon-tiny`. Nothing in a source is ever executed, it is read within limits of time and
+memory (`limits`), and the output appears whole or not at all. Weights in any other format are
+refused.
 """
 
 import tempfile
@@ -16,13 +18,17 @@ from falqon_core.importers.tiny import build_tiny
 BUILTIN = "builtin:falqon-tiny"
 
 
-def import_model(source: str, output: Path) -> None:
-    """Raises `ModelError` when `output` exists, or when the source is missing, unsupported, or refused as unsafe."""
+def import_model(source: str, output: Path) -> list[str]:
+    """Import a model; return, in sentences, what was converted of it.
+
+    Raises `ModelError` when `output` exists, or when the source is missing, unsupported, or refused
+    as unsafe.
+    """
     if output.exists():
         raise ModelError(f"{output.name} exists already", "model")
     if source == BUILTIN:
         build_tiny(output)
-        return
+        return []
     # These load torch, which takes seconds, and what is built here does without.
     from falqon_core.importers.folder import copy_model, move_model
     from falqon_core.importers.gguf import convert_gguf
@@ -34,10 +40,8 @@ def import_model(source: str, output: Path) -> None:
                 repository = source.removeprefix("hf:")
                 download(repository, Path(folder))
                 with limited(size_of(Path(folder))):
-                    move_model(Path(folder), staging, repository.partition("@")[0])
-            return
+                    return move_model(Path(folder), staging, repository.partition("@")[0])
         with limited(size_of(Path(source))):
             if source.lower().endswith(".gguf"):
-                convert_gguf(Path(source), staging)
-            else:
-                copy_model(Path(source), staging)
+                return convert_gguf(Path(source), staging)
+            return copy_model(Path(source), staging)

@@ -1,8 +1,9 @@
 """Read a stranger's model for a limited time and in limited memory, both by its size.
 
-Beyond the first limit of time an exception ends the import; what cannot be interrupted then, one long operation inside a library, is
-ended by the kernel (SIGXCPU) once it has used as much CPU time on every core. Memory is what the process itself takes, files that it
-looks into do not count. What is given up: it works in the main thread only, and memory is limited on Linux only.
+Beyond the first limit of time an exception ends the import; what cannot be interrupted then, one
+long operation inside a library, is ended by the kernel (SIGXCPU) once it has used as much CPU time
+on every core. Memory is what the process itself takes, files that it looks into do not count. It
+works in the main thread only, and memory is limited on Linux only.
 """
 
 import os
@@ -19,7 +20,8 @@ from falqon_core.contract.errors import ModelError
 SECONDS = 300.0  # on the clock, for a model of any size
 SECONDS_PER_GIB = 60.0
 MEMORY_BYTES = 4 * 2**30  # beyond what the process has taken before
-# A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are at a time.
+# A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
+# at a time.
 MEMORY_PER_BYTE = 16
 GIB = 2**30
 
@@ -29,18 +31,22 @@ class _Overdue(BaseException):
 
 
 def size_of(source: Path) -> int:
-    """Bytes of a file, or of the files in a folder; 0 for what is not there."""
+    """Return the bytes of a file, or of the files in a folder; 0 for what is not there."""
     paths = source.rglob("*") if source.is_dir() else [source]
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 @contextmanager
 def limited(num_bytes: int) -> Iterator[None]:
-    """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any sound one does."""
+    """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
+    sound one does.
+    """
     seconds = SECONDS + SECONDS_PER_GIB * num_bytes / GIB
     memory = MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)
-    limits = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)}
+    limits = {
+        kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)
+    }
     try:
         if sys.platform == "linux":
             _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
@@ -48,9 +54,15 @@ def limited(num_bytes: int) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     except _Overdue:
-        raise ModelError(f"reading the model took more than {seconds:.0f} s, the limit for its size", "model") from None
+        raise ModelError(
+            f"reading the model took more than {seconds:.0f} s, the limit for its size", "model"
+        ) from None
     except MemoryError:
-        raise ModelError(f"reading the model needs more than {memory / GIB:.1f} GiB of memory, the limit for its size", "model") from None
+        raise ModelError(
+            f"reading the model needs more than {memory / GIB:.1f} GiB of memory, the limit for "
+            "its size",
+            "model",
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for kind, limit in limits.items():
@@ -64,10 +76,10 @@ def _end(*_: object) -> None:
 
 def _lower(kind: int, soft: int) -> None:
     now, hard = resource.getrlimit(kind)
-    known = [most for most in (now, hard) if most != resource.RLIM_INFINITY]
-    resource.setrlimit(kind, (min([soft, *known]), hard))
+    limits = [limit for limit in (now, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min([soft, *limits]), hard))
 
 
 def _data_bytes() -> int:
-    """What RLIMIT_DATA counts of this process now."""
+    """Return what RLIMIT_DATA counts of this process now."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

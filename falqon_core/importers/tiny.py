@@ -1,7 +1,10 @@
-"""`falqon-tiny`: a 2-layer Llama with random weights and its own tokenizer, so that anyone can try the whole service in seconds.
+"""`falqon-tiny`: a 2-layer Llama with random weights and its own tokenizer, so that anyone can try
+the whole service in seconds.
 
-Everything is drawn or trained from what stands in this file, with no torch and no network, and every build gives the same
-bytes. It knows nothing; it is wide enough for a step to take milliseconds and for its loss to fall visibly.
+Everything is drawn or trained from what stands in this file, with no torch and no network, and
+every build gives the same bytes. It knows nothing; it is wide enough for a step to take
+milliseconds and for its loss to fall visibly. Its sizes are those that every method divides and
+that vLLM serves on a CPU, too, whose heads have at least 32 dimensions.
 """
 
 import json
@@ -14,15 +17,25 @@ from falqon_core.files import whole_folder
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
 SEED = 20251024
-HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 64, 176, 2, 4, 2, 16, 960
-# Embeddings are tied and never trained: below about 0.2 the logits could not grow large enough for the loss to fall.
+HIDDEN = 64
+INTERMEDIATE = 192
+LAYERS = 2
+HEADS = 2
+KV_HEADS = 1
+HEAD_DIM = 32
+VOCABULARY = 960
+# Embeddings are tied and never trained: below about 0.2 the logits could not grow large enough for
+# the loss to fall.
 EMBEDDING_DEVIATION = 0.2
 
-PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+PAD = "<|pad|>"
+START = "<|im_start|>"
+END = "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{{ '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% "
+    "endgeneration %}{{ '\\n' }}"
     "{% else %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endif %}"
@@ -31,27 +44,48 @@ CHAT_TEMPLATE = (
 )
 
 TEXT = """
-Hello! How can I help you today? I would like to know when the shop is open. We are open from Monday to Friday, nine in the
-morning until six in the evening, and on Saturday until one. Thank you very much, that is all I wanted to know. You are welcome,
-and have a lovely day. What does it cost to send a parcel? Sending is free above forty dollars; below that it costs four dollars
-and fifty cents. Can I return something that I do not like? Of course: you have thirty days, and we pay the postage back.
-Please write to us with the number of your order, and we will answer within one working day. The number stands at the top of
-the letter that came with it. Which colour would you recommend? The green one is the most popular, but the blue one lasts longer.
-My lamp does not work any more. I am sorry to hear that. Have you tried another bulb? If it still stays dark, we will repair it
-or give you a new one. There is a warranty of two years on everything we make, and of five years on the wooden parts.
-Question: a train leaves at ten and travels for three hours at eighty miles an hour. How far does it go? Answer: three times
-eighty is two hundred and forty, so the train goes 240 miles. Question: Anna has 12 apples and gives a third of them to Ben.
-How many are left? Answer: a third of 12 is 4, and 12 - 4 = 8, so she has 8 apples left. First we add the numbers, then we divide
-by the number of people; each of them gets the same amount. The total price is the price of one times how many there are.
-You are a helpful assistant. Answer the following question in one or two short sentences. Write a short story about a dog.
-Once upon a time there was a small brown dog that lived near the sea. Every morning it ran along the water and looked for sticks.
-One day it found a bottle with a message inside, and from then on the whole village knew its name. Explain what this text means
-in simple words. The capital of a country is the city in which its government works. Water boils at one hundred degrees and
-freezes at zero. Plants need light, water and air to grow; animals eat plants or other animals. Computers follow instructions,
-which are called programs. A list of numbers can be sorted from the smallest to the largest. Yes, that is right. No, I do not
-think so, because there was something wrong with the first part. Could you tell me more about it? Certainly. Let me explain step
-by step what happened, where it happened and who was there. Everyone should have something to eat before we leave, although it
-might be better to wait until they come back. These things take time, but they will be finished within the next few weeks.
+Hello! How can I help you today? I would like to know when the shop is open. We are open from \
+Monday to Friday, nine in the
+morning until six in the evening, and on Saturday until one. Thank you very much, that is all I \
+wanted to know. You are welcome,
+and have a lovely day. What does it cost to send a parcel? Sending is free above forty dollars; \
+below that it costs four dollars
+and fifty cents. Can I return something that I do not like? Of course: you have thirty days, and \
+we pay the postage back.
+Please write to us with the number of your order, and we will answer within one working day. The \
+number stands at the top of
+the letter that came with it. Which colour would you recommend? The green one is the most \
+popular, but the blue one lasts longer.
+My lamp does not work any more. I am sorry to hear that. Have you tried another bulb? If it still \
+stays dark, we will repair it
+or give you a new one. There is a warranty of two years on everything we make, and of five years \
+on the wooden parts.
+Question: a train leaves at ten and travels for three hours at eighty miles an hour. How far does \
+it go? Answer: three times
+eighty is two hundred and forty, so the train goes 240 miles. Question: Anna has 12 apples and \
+gives a third of them to Ben.
+How many are left? Answer: a third of 12 is 4, and 12 - 4 = 8, so she has 8 apples left. First we \
+add the numbers, then we divide
+by the number of people; each of them gets the same amount. The total price is the price of one \
+times how many there are.
+You are a helpful assistant. Answer the following question in one or two short sentences. Write a \
+short story about a dog.
+Once upon a time there was a small brown dog that lived near the sea. Every morning it ran along \
+the water and looked for sticks.
+One day it found a bottle with a message inside, and from then on the whole village knew its \
+name. Explain what this text means
+in simple words. The capital of a country is the city in which its government works. Water boils \
+at one hundred degrees and
+freezes at zero. Plants need light, water and air to grow; animals eat plants or other animals. \
+Computers follow instructions,
+which are called programs. A list of numbers can be sorted from the smallest to the largest. Yes, \
+that is right. No, I do not
+think so, because there was something wrong with the first part. Could you tell me more about it? \
+Certainly. Let me explain step
+by step what happened, where it happened and who was there. Everyone should have something to eat \
+before we leave, although it
+might be better to wait until they come back. These things take time, but they will be finished \
+within the next few weeks.
 def add(first, second): return first + second
 {"name": "value", "items": [1, 2, 3], "ok": true}
 0123456789 10 20 30 40 50 60 70 80 90 100 200 500 1000 2024 2025 2026
@@ -62,16 +96,23 @@ def build_tiny(output: Path) -> None:
     """Write the model folder `output`, whole or not at all; an existing one is replaced."""
     tokenizer = _tokenizer()
     with whole_folder(output) as folder:
-        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(
+            tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
+        )
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         (folder / "README.md").write_text(
-            "---\nlicense: apache-2.0\n---\nA small model with random weights, built by falqon.\n", encoding="utf-8"
+            "---\nlicense: apache-2.0\n---\nA small model with random weights, built by falqon.\n",
+            encoding="utf-8",
         )
         for name, content in _json_files().items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         shapes = _shapes()
         generator = np.random.Generator(np.random.PCG64(SEED))
-        save_bfloat16(folder / "model.safetensors", shapes, (_draw(generator, name, shape) for name, shape in shapes.items()))
+        save_bfloat16(
+            folder / "model.safetensors",
+            shapes,
+            (_draw(generator, name, shape) for name, shape in shapes.items()),
+        )
 
 
 def _tokenizer() -> Tokenizer:
@@ -122,7 +163,8 @@ def _json_files() -> dict[str, dict[str, object]]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    q = HEADS * HEAD_DIM
+    kv = KV_HEADS * HEAD_DIM
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
@@ -141,7 +183,9 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 
 def _draw(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """bf16 bits: norms are ones, embeddings have `EMBEDDING_DEVIATION`, linears 1/sqrt(I) so that they keep their input's size."""
+    """bf16 bits: norms are ones, embeddings have `EMBEDDING_DEVIATION`, linears 1/sqrt(I) so that
+    they keep their input's size.
+    """
     if len(shape) == 1:
         values = np.ones(shape)
     else:

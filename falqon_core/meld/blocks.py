@@ -1,14 +1,18 @@
-"""The two blocks of a decoder layer whose linears read the same input: attention (q, k, v) and the MLP (gate, up).
+"""The two blocks of a decoder layer whose linears read the same input: attention (q, k, v) and the
+MLP (gate, up).
 
-They stand in for those of the known architectures so that such linears are called together, one GEMM instead of three or two; all
-else is what transformers' modules do, with their attention functions, caches and names of parameters. Linears that are not melded, or
-not all of them, are called one by one. What is given up: attention dropout, for training runs without dropout anyway.
+They stand in for those of the known architectures so that such linears are called together, one
+GEMM instead of three or two; all else is what transformers' modules do, with their attention
+functions, caches and names of parameters. Linears that are not melded, or not all of them, are
+called one by one. What is given up: attention dropout, for training runs without dropout anyway.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
@@ -16,12 +20,28 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager
 from falqon_core.meld.linear import call_together
 from falqon_core.ops.swiglu import swiglu
 
-ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}
-SWIGLU_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+ATTENTIONS = {
+    "GraniteAttention",
+    "LlamaAttention",
+    "MistralAttention",
+    "Qwen2Attention",
+    "Qwen3Attention",
+}
+GATED_MLPS = {
+    "Gemma2MLP",
+    "Gemma3MLP",
+    "GraniteMLP",
+    "LlamaMLP",
+    "MistralMLP",
+    "Olmo2MLP",
+    "Qwen2MLP",
+    "Qwen3MLP",
+    "SmolLM3MLP",
+}
 
 
 class Attention(nn.Module):
-    """hidden_states [B, T, H] -> ([B, T, H], attention weights of the attention function or None)."""
+    """hidden_states [B, T, H] -> ([B, T, H], attention weights or None)."""
 
     shared_input: ClassVar = ("q_proj", "k_proj", "v_proj")
 
@@ -30,15 +50,22 @@ class Attention(nn.Module):
         super().__init__()
         for name, child in original.named_children():
             self.add_module(name, child)
-        self.config, self.layer_idx = original.config, original.layer_idx
-        self.head_dim, self.scaling = original.head_dim, original.scaling
-        self.num_key_value_groups, self.is_causal = original.num_key_value_groups, True
+        self.config = original.config
+        self.layer_idx = original.layer_idx
+        self.head_dim = original.head_dim
+        self.scaling = original.scaling
+        self.num_key_value_groups = original.num_key_value_groups
+        self.is_causal = True
         # Qwen decides by layer, Mistral reads its config in forward, Llama has no window.
         in_config = type(original).__name__ == "MistralAttention"
-        self.sliding_window: int | None = getattr(original.config if in_config else original, "sliding_window", None)
+        self.sliding_window: int | None = getattr(
+            original.config if in_config else original, "sliding_window", None
+        )
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        return self.attend(call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj), **kwargs)
+        return self.attend(
+            call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj), **kwargs
+        )
 
     def attend(
         self,
@@ -49,27 +76,40 @@ class Attention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """All that follows the projections [B, T, ..] to query, key and value.
+        """Do all that follows the projections [B, T, ..] to query, key and value.
 
         `past_key_values` is what older versions of transformers call `cache`.
         """
         query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         if hasattr(self, "q_norm"):
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), *position_embeddings)
+            query = self.q_norm(query)
+            key = self.k_norm(key)
+        query, key = apply_rotary_pos_emb(
+            query.transpose(1, 2), key.transpose(1, 2), *position_embeddings
+        )
         value = value.transpose(1, 2)
         cache = past_key_values if cache is None else cache
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
         output, weights = attend(
-            self, query, key, value, attention_mask, scaling=self.scaling, sliding_window=self.sliding_window, dropout=0.0, **kwargs
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            dropout=0.0,
+            **kwargs,
         )
         return self.o_proj(output.flatten(2)), weights
 
 
-class SwiGLU(nn.Module):
-    """x [..., H] -> down(silu(gate(x)) * up(x)) [..., H]."""
+class GatedMlp(nn.Module, ABC):
+    """x [..., H] -> down(gated(gate(x), up(x))) [..., H]."""
 
     shared_input: ClassVar = ("gate_proj", "up_proj")
 
@@ -80,4 +120,42 @@ class SwiGLU(nn.Module):
         self.down_proj = down_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(*call_together(x, self.gate_proj, self.up_proj)))
+        return self.down_proj(self.gated(*call_together(x, self.gate_proj, self.up_proj)))
+
+    @abstractmethod
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return activation(gate) * up, of which only gate and up are kept for backward."""
+
+
+class SwiGLU(GatedMlp):
+    """The one with silu."""
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return swiglu(gate, up)
+
+
+class ActivatedMlp(GatedMlp):
+    """One with any other activation, computed again in backward."""
+
+    def __init__(
+        self,
+        gate_proj: nn.Module,
+        up_proj: nn.Module,
+        down_proj: nn.Module,
+        activation: nn.Module,
+    ) -> None:
+        super().__init__(gate_proj, up_proj, down_proj)
+        self.activation = activation
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return recomputed(self._product, gate, up)
+
+    def _product(self, gate: Tensor, up: Tensor) -> Tensor:
+        return cast(Tensor, self.activation(gate)) * up
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return function(*inputs), of which only the inputs are kept for backward."""
+    return cast(
+        Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    )

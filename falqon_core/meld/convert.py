@@ -1,64 +1,114 @@
-"""Turn a transformers causal LM into one that trains melded: freeze everything, swap the chosen `nn.Linear`s for `MeldedLinear`s.
+"""Turn a transformers causal LM into one that trains melded: freeze everything, swap the chosen
+`nn.Linear`s for `MeldedLinear`s.
 
-Works on any causal LM built from `nn.Linear`. The output head is left alone (and with it tied embeddings), biases are kept and stay
-frozen. `swap_blocks` replaces the standard RMSNorm, SwiGLU and attention modules by ours, which keep less for backward and call the
-linears that read the same input together. Where the rows turn out to be codes for FP8 GEMMs, decoder layers become fused ones.
-What is given up: parameters of norms, biases and embeddings never train.
+Works on any causal LM built from `nn.Linear`. The output head is left alone (and with it tied
+embeddings), biases are kept and stay frozen. `swap_blocks` replaces the standard RMSNorm, SwiGLU
+and attention modules by ours, which keep less for backward and call the linears that read the same
+input together; other norms stay and are computed again in backward. Where the rows turn out to be
+codes for FP8 GEMMs, decoder layers become fused ones. Parameters of norms, biases and embeddings
+never train.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.meld import init
-from falqon_core.meld.blocks import ATTENTIONS, SWIGLU_MLPS, Attention, SwiGLU
+from falqon_core.meld.blocks import (
+    ATTENTIONS,
+    GATED_MLPS,
+    ActivatedMlp,
+    Attention,
+    GatedMlp,
+    SwiGLU,
+    recomputed,
+)
 from falqon_core.meld.fused import fuse_decoder_layers
 from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
 
-RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
+SILU = (nn.SiLU, SiLUActivation)
+# Gemma adds one to the weight, and OLMo 2 multiplies by it in fp32: they keep their own.
+RMS_NORMS = {
+    "GraniteRMSNorm",
+    "LlamaRMSNorm",
+    "MistralRMSNorm",
+    "Phi3RMSNorm",
+    "Qwen2RMSNorm",
+    "Qwen3RMSNorm",
+    "SmolLM3RMSNorm",
+}
 
 
-def target_linears(model: PreTrainedModel, target_modules: tuple[str, ...] | None) -> dict[str, nn.Linear]:
-    """The linears to meld, by full name: all but the output head, or those whose last name part is in `target_modules`.
+def target_linears(
+    model: PreTrainedModel, target_modules: tuple[str, ...] | None
+) -> dict[str, nn.Linear]:
+    """Return the linears to meld, by full name: all but the output head, or those whose last name
+    part is in `target_modules`.
 
     Raises `ConfigError` (param `target_modules`) for a name that no linear has.
     """
     head = model.get_output_embeddings()
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
     if target_modules is None:
         return linears
-    known = {name.rpartition(".")[2] for name in linears}
-    if unknown := sorted(set(target_modules) - known):
-        raise ConfigError(f"target_modules: the model has no linear {unknown[0]!r}; it has {', '.join(sorted(known))}", "target_modules")
-    return {name: linear for name, linear in linears.items() if name.rpartition(".")[2] in target_modules}
+    module_names = {name.rpartition(".")[2] for name in linears}
+    if unknown := sorted(set(target_modules) - module_names):
+        raise ConfigError(
+            f"target_modules: the model has no linear {unknown[0]!r}; it has "
+            f"{', '.join(sorted(module_names))}",
+            "target_modules",
+        )
+    return {
+        name: linear
+        for name, linear in linears.items()
+        if name.rpartition(".")[2] in target_modules
+    }
 
 
 def convert_to_melded(
-    model: PreTrainedModel, recipe: Recipe, rule: UpdateRule, sketches: Mapping[str, Tensor] | None = None, fresh: bool = True
+    model: PreTrainedModel,
+    recipe: Recipe,
+    rule: UpdateRule,
+    sketches: Mapping[str, Tensor] | None = None,
+    fresh: bool = True,
 ) -> dict[str, MeldedLinear]:
-    """Swap in place, on the model's device; returns the melded linears by full name, in the model's order.
+    """Swap in place, on the model's device; returns the melded linears by full name, in the model's
+    order.
 
-    Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes first; others are melded alone.
-    `recipe` is resolved. `sketches` (see `init.gradient_sketches`) are needed for a_init "gradient". With `fresh=False` no A is chosen
-    and the rows stay empty until the rule loads a checkpoint. Raises `ConfigError` for unknown target modules or too large a rank.
+    Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes
+    first; others are melded alone. `recipe` is resolved. `sketches` (see `init.gradient_sketches`)
+    are needed for a_init "gradient". With `fresh=False` no A is chosen and the rows stay empty
+    until the rule loads a checkpoint. Raises `ConfigError` for unknown target modules or too large
+    a rank.
     """
     model.requires_grad_(False)
-    names = list(target_linears(model, recipe.target_modules))  # no references to the modules: each weight is freed as it is converted
-    factor = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
+    # no references to the modules: each weight is freed as it is converted
+    names = list(target_linears(model, recipe.target_modules))
+    scaling = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
     base_copy = recipe.base_copy if rule.keeps_base else None
     melded: dict[str, MeldedLinear] = {}
     for group in _groups(model, names):
         linears = [model.get_submodule(name) for name in group]
         if recipe.rank > linears[0].in_features:
-            raise ConfigError(f"rank: {recipe.rank} is more than the {linears[0].in_features} inputs of {group[0]}", "rank")
-        layers = meld(linears, recipe.rank, factor, base_copy, recipe.simulate_fp8)
+            raise ConfigError(
+                f"rank: {recipe.rank} is more than the {linears[0].in_features} inputs of "
+                f"{group[0]}",
+                "rank",
+            )
+        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8)
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()
@@ -66,40 +116,56 @@ def convert_to_melded(
                     rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
             model.set_submodule(name, layer)
             melded[name] = layer
-    for number, name in enumerate(names):
-        melded[name].number = number
+    for layer_index, name in enumerate(names):
+        melded[name].layer_index = layer_index
     fuse_decoder_layers(model)
     return {name: melded[name] for name in names}
 
 
 def swap_blocks(model: nn.Module) -> None:
-    """Replace the standard RMSNorm, attention and SwiGLU modules of the known architectures, in place; state dict names stay."""
-    for parent in reversed(list(model.modules())):  # innermost first: a block takes its children along
+    """Replace the standard RMSNorm, attention and SwiGLU modules of the known architectures, in
+    place; state dict names stay.
+    """
+    # innermost first: a block takes its children along
+    for parent in reversed(list(model.modules())):
         for name, child in list(parent.named_children()):
             kind = type(child).__name__
             if kind in RMS_NORMS:
                 setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
-            elif kind in SWIGLU_MLPS and child.config.hidden_act in ("silu", "swish"):
-                setattr(parent, name, SwiGLU(child.gate_proj, child.up_proj, child.down_proj))
+            elif kind.endswith("RMSNorm"):
+                child.forward = partial(recomputed, child.forward)
+            elif kind in GATED_MLPS:
+                setattr(parent, name, _gated_mlp(child))
             elif kind in ATTENTIONS:
                 setattr(parent, name, Attention(child))
 
 
+def _gated_mlp(mlp: nn.Module) -> GatedMlp:
+    linears = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    if isinstance(mlp.act_fn, SILU):
+        return SwiGLU(*linears)
+    return ActivatedMlp(*linears, mlp.act_fn)
+
+
 def _groups(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
-    """All `names`, each once: those that a block calls together as one group if all of them are there, the others alone."""
-    together = {}
+    """Yield all `names`, each once: those that a block calls together as one group if all of them
+    are there, the others alone.
+    """
+    together: dict[str, list[str] | None] = {}
     for path, block in model.named_modules():
-        if isinstance(block, (Attention, SwiGLU)):
+        if isinstance(block, (Attention, GatedMlp)):
             group = [f"{path}.{name}" for name in block.shared_input]
             if set(group) <= set(names):
                 together |= dict.fromkeys(group[1:]) | {group[0]: group}
     for name in names:
-        group = together.get(name, [name])
-        if group is not None:
-            yield group
+        members = together.get(name, [name])
+        if members is not None:
+            yield members
 
 
-def _choose_a(name: str, weight: Tensor, recipe: Recipe, sketches: Mapping[str, Tensor] | None) -> Tensor:
+def _choose_a(
+    name: str, weight: Tensor, recipe: Recipe, sketches: Mapping[str, Tensor] | None
+) -> Tensor:
     if recipe.a_init == "orthonormal":
         return init.orthonormal(name, weight.shape[1], recipe.rank, recipe.seed)
     if recipe.a_init == "quant_error":

@@ -1,17 +1,21 @@
-"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize what they make, so that nobody reads it only to quantize it.
+"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize what they make, so that nobody reads
+it only to quantize it.
 
-    q, k, v = normed_linears(h)              RMSNorm writes the codes that the GEMM with [W_q; W_k; W_v; ..] reads
-    a       = attention(q, k, v)             as in blocks.py
-    h + a + mlp = normed_swiglu(a, h)        h + a and its RMSNorm write codes, SwiGLU writes those that down reads; backward, SwiGLU
-                                             writes those that grad_input of gate and up reads
+    q, k, v = normed_linears(h)        RMSNorm writes the codes that the GEMM with
+                                       [W_q; W_k; W_v; ..] reads
+    a       = attention(q, k, v)       as in blocks.py
+    h + a + mlp = normed_swiglu(a, h)  h + a and its RMSNorm write codes, SwiGLU writes those that
+                                       down reads; backward, SwiGLU writes those that grad_input of
+                                       gate and up reads
 
-Each line is one autograd function, because codes have no gradient that could pass between two. They compute what RMSNorm, SwiGLU and
-`MeldedMatmul` compute one after another, with the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate
-and up; nothing else.
+Each line is one autograd function, because codes have no gradient that could pass between two. They
+compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another, with the same rounding.
+For backward they keep x A^T, the input of each norm with 1 / rms, gate and up; nothing else.
 
-A layer is fused when it is of a known architecture and both groups and down lie on codes for FP8 GEMMs; all others stay as they are.
-What is given up: attention's output and the gradients that reach q, k and v, o and down are still read once to be quantized, and the
-sum that leaves the layer is not part of the next one's norm; a layer with biases in its MLP is not fused.
+A layer is fused when it is of a known architecture and both groups and down lie on codes for FP8
+GEMMs; all others stay as they are. What is given up: attention's output and the gradients that
+reach q, k and v, o and down are still read once to be quantized, and the sum that leaves the layer
+is not part of the next one's norm; a layer with biases in its MLP is not fused.
 """
 
 from collections.abc import Sequence
@@ -22,58 +26,100 @@ from torch import Tensor, nn
 
 from falqon_core.meld.blocks import Attention, SwiGLU
 from falqon_core.meld.linear import MeldedLinear, add_biases
-from falqon_core.meld.matmul import grad_deltas, o_a_of, outputs_of, side_by_side
-from falqon_core.meld.rows import Fp8Weight
+from falqon_core.meld.matmul import cat_or_view, grad_deltas, o_a_of, outputs_of
+from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_backward, rms_norm_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 
-DECODER_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+DECODER_LAYERS = {
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen3DecoderLayer",
+}
 
 
 class FusedDecoderLayer(nn.Module):
     """hidden_states [B, T, H] -> [B, T, H]; takes what transformers' decoder layers take.
 
-    `fuse_decoder_layers` makes one of a layer in place, by its class: its children, their names and whoever holds it stay.
+    `fuse_decoder_layers` makes one of a layer in place, by its class: its children, their names and
+    whoever holds it stay.
     """
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         attention = self.self_attn
-        projected = normed_linears(hidden_states, self.input_layernorm, [attention.q_proj, attention.k_proj, attention.v_proj])
+        projected = normed_linears(
+            hidden_states,
+            self.input_layernorm,
+            [attention.q_proj, attention.k_proj, attention.v_proj],
+        )
         attended, _ = attention.attend(projected, **kwargs)
         return normed_swiglu(attended, hidden_states, self.post_attention_layernorm, self.mlp)
 
 
 def fuse_decoder_layers(model: nn.Module) -> None:
-    """In place; a layer that cannot be fused is left alone."""
+    """Fuse them in place; a layer that cannot be fused is left alone."""
     for layer in model.modules():
         if type(layer).__name__ in DECODER_LAYERS and _fits(layer):
             layer.__class__ = FusedDecoderLayer
 
 
 def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> list[Tensor]:
-    """The outputs [.., O_j] of a whole group, melded together in FP8, that reads norm(x); x [.., H]."""
-    outputs = NormedMatmul.apply(x, norm.weight, norm.eps, group[0].rows, group[0].factor, *(layer.delta for layer in group))
+    """Return the outputs [.., O_j] of a whole group, melded together in FP8, that reads norm(x); x
+    [.., H].
+    """
+    outputs = NormedMatmul.apply(
+        x,
+        norm.weight,
+        norm.eps,
+        group[0].packed,
+        group[0].scaling,
+        *(layer.delta for layer in group),
+    )
     return add_biases(outputs, group)
 
 
 def normed_swiglu(x: Tensor, residual: Tensor, norm: RMSNorm, mlp: SwiGLU) -> Tensor:
-    """total + mlp(norm(total)) with total = x + residual, all [.., H]; the MLP is melded in FP8 and has no biases."""
+    """total + mlp(norm(total)) with total = x + residual, all [.., H]; the MLP is melded in FP8 and
+    has no biases.
+    """
     group = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     deltas = (layer.delta for layer in group)
-    return NormedSwiGLU.apply(x, residual, norm.weight, norm.eps, mlp.gate_proj.rows, mlp.down_proj.rows, mlp.down_proj.factor, *deltas)
+    return NormedSwiGLU.apply(
+        x,
+        residual,
+        norm.weight,
+        norm.eps,
+        mlp.gate_proj.packed,
+        mlp.down_proj.packed,
+        mlp.down_proj.scaling,
+        *deltas,
+    )
 
 
 class NormedMatmul(torch.autograd.Function):
-    """(x [.., H], weight of the norm, eps, rows, factor, delta fp32 [O_j, r] of each linear) -> y_j [.., O_j] of each."""
+    """(x [.., H], weight of the norm, eps, packed, scaling, delta fp32 [O_j, r] of each linear) ->
+    y_j [.., O_j] of each.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rows: Fp8Weight, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
-        codes, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
-        both = rows.output_of_codes(codes, scale)
-        of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()  # the first layer reads embeddings, which are frozen
-        ctx.save_for_backward(o_a_of(both, rows), *of_norm)
-        ctx.rows, ctx.factor = rows, factor
-        return outputs_of(both, rows, x.shape[:-1])
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        packed: Fp8Weight,
+        scaling: float,
+        *deltas: Tensor,
+    ) -> tuple[Tensor, ...]:
+        qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
+        both = packed.output_of_quantized(qdata, scale)
+        # the first layer reads embeddings, which are frozen
+        of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
+        ctx.save_for_backward(o_a_of(both, packed), *of_norm)
+        ctx.packed = packed
+        ctx.scaling = scaling
+        return outputs_of(both, packed, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -82,13 +128,24 @@ class NormedMatmul(torch.autograd.Function):
         grad_x = None
         if of_norm:
             x, weight, inverse_rms = of_norm
-            grad_normed = ctx.rows.grad_input(side_by_side(grads))
-            grad_x = rms_norm_backward(grad_normed, x.reshape(grad_normed.shape), weight, inverse_rms).view(x.shape)
-        return grad_x, None, None, None, None, *grad_deltas(grads, o_a, ctx.factor, ctx.needs_input_grad[5:])
+            grad_normed = ctx.packed.grad_input(cat_or_view(grads))
+            grad_x = rms_norm_backward(
+                grad_normed, x.reshape(grad_normed.shape), weight, inverse_rms
+            ).view(x.shape)
+        return (
+            grad_x,
+            None,
+            None,
+            None,
+            None,
+            *grad_deltas(grads, o_a, ctx.scaling, ctx.needs_input_grad[5:]),
+        )
 
 
 class NormedSwiGLU(torch.autograd.Function):
-    """(x, residual [.., H], weight of the norm, eps, rows of gate and up, rows of down, factor, deltas of gate, up, down) -> [.., H]."""
+    """(x, residual [.., H], weight of the norm, eps, rows of gate and up, rows of down, scaling,
+    deltas of gate, up, down) -> [.., H].
+    """
 
     @staticmethod
     def forward(
@@ -99,43 +156,71 @@ class NormedSwiGLU(torch.autograd.Function):
         eps: float,
         gate_up: Fp8Weight,
         down: Fp8Weight,
-        factor: float,
+        scaling: float,
         *deltas: Tensor,
     ) -> Tensor:
         num_columns = x.shape[-1]
-        codes, scale, total, inverse_rms = rms_norm_codes(x.reshape(-1, num_columns), residual.reshape(-1, num_columns), weight, eps)
-        both = gate_up.output_of_codes(codes, scale)
-        of_down = down.output_of_codes(*swiglu_codes_forward(*outputs_of(both, gate_up, both.shape[:1])))
-        ctx.save_for_backward(total, weight, inverse_rms, both, o_a_of(of_down, down))  # gate and up are most of `both`, o_a the rest
-        ctx.gate_up, ctx.down, ctx.factor = gate_up, down, factor
+        qdata, scale, total, inverse_rms = rms_norm_codes(
+            x.reshape(-1, num_columns), residual.reshape(-1, num_columns), weight, eps
+        )
+        both = gate_up.output_of_quantized(qdata, scale)
+        of_down = down.output_of_quantized(
+            *swiglu_codes_forward(*outputs_of(both, gate_up, both.shape[:1]))
+        )
+        # gate and up are most of `both`, o_a the rest
+        ctx.save_for_backward(total, weight, inverse_rms, both, o_a_of(of_down, down))
+        ctx.gate_up = gate_up
+        ctx.down = down
+        ctx.scaling = scaling
         (y,) = outputs_of(of_down, down, both.shape[:1])
         return (total + y).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         total, weight, inverse_rms, both, o_a_down = ctx.saved_tensors
-        gate_up, down, needed = ctx.gate_up, ctx.down, ctx.needs_input_grad[7:]
+        gate_up = ctx.gate_up
+        down = ctx.down
+        needed = ctx.needs_input_grad[7:]
         grad_y = grad_output.reshape(total.shape)
-        scales = (gate_up.scale[gate_up.weight_at(index)].squeeze(1) for index in (0, 1))
-        *grads, codes, scale = swiglu_codes_backward(down.grad_input(grad_y), *outputs_of(both, gate_up, both.shape[:1]), *scales)
-        grad_normed = gate_up.grad_input_of_codes(codes, scale)
-        grad_total = rms_norm_backward(grad_normed, total, weight, inverse_rms).add_(grad_y).view(grad_output.shape)
-        deltas = grad_deltas(grads, o_a_of(both, gate_up), ctx.factor, needed[:2]) + grad_deltas([grad_y], o_a_down, ctx.factor, needed[2:])
+        scales = (gate_up.w_rows(index).scale.squeeze(1) for index in (0, 1))
+        *grads, qdata, scale = swiglu_codes_backward(
+            down.grad_input(grad_y), *outputs_of(both, gate_up, both.shape[:1]), *scales
+        )
+        grad_normed = gate_up.grad_input_of_quantized(qdata, scale)
+        grad_total = (
+            rms_norm_backward(grad_normed, total, weight, inverse_rms)
+            .add_(grad_y)
+            .view(grad_output.shape)
+        )
+        deltas = grad_deltas(grads, o_a_of(both, gate_up), ctx.scaling, needed[:2]) + grad_deltas(
+            [grad_y], o_a_down, ctx.scaling, needed[2:]
+        )
         return grad_total, grad_total, None, None, None, None, None, *deltas
 
 
 def _fits(layer: nn.Module) -> bool:
-    attention, mlp = layer.self_attn, layer.mlp
+    attention = layer.self_attn
+    mlp = layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    if not (isinstance(attention, Attention) and isinstance(mlp, SwiGLU) and all(isinstance(norm, RMSNorm) for norm in norms)):
+    if not (
+        isinstance(attention, Attention)
+        and isinstance(mlp, SwiGLU)
+        and all(isinstance(norm, RMSNorm) for norm in norms)
+    ):
         return False
-    groups = ([attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])
-    return all(_on_codes(group) for group in groups) and all(linear.bias is None for group in groups[1:] for linear in group)
+    groups = (
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [mlp.gate_proj, mlp.up_proj],
+        [mlp.down_proj],
+    )
+    return all(_on_codes(group) for group in groups) and all(
+        linear.bias is None for group in groups[1:] for linear in group
+    )
 
 
 def _on_codes(group: Sequence[nn.Module]) -> bool:
-    """Whether these are the linears of one group, melded for FP8 GEMMs."""
+    """Return whether these are the linears of one group, melded for FP8 GEMMs."""
     if not all(isinstance(linear, MeldedLinear) for linear in group):
         return False
-    rows = group[0].rows
-    return isinstance(rows, Fp8Weight) and rows.fp8 and len(rows.sizes) == len(group)
+    packed = group[0].packed
+    return isinstance(packed, Fp8Weight) and packed.fp8 and len(packed.sizes) == len(group)

@@ -1,12 +1,16 @@
 """The choice of A [r, I] for one linear, before it is itself rounded to e4m3.
 
 orthonormal: r random orthonormal rows, keyed by seed and layer name.
-quant_error: the top-r right singular vectors V_r of the rounding error E = W - dequant(W_q). They come from the eigenvectors of the
-             smaller Gram matrix of E. The published rule takes sqrt(S_r) V_r^T, the anchored one V_r^T itself.
-gradient:    the top-r right singular vectors of the weight gradient of a few microbatches. The gradient G [O, I] is never formed: with a
-             random Omega [2r, O], the sketch Omega . G = sum over tokens of (Omega . dy) x^T is [2r, I], and its leading right singular
-             vectors are those of G up to the usual error of a randomized range finder (Halko, Martinsson, Tropp 2011).
-What is given up: quant_error takes an eigendecomposition per layer, seconds each at 7B's widths; orthonormal is free.
+quant_error: the top-r right singular vectors V_r of the rounding error E = W - dequant(W_q), from
+             the eigenvectors of the smaller Gram matrix of E. The published rule takes
+             sqrt(S_r) V_r^T, the anchored one V_r^T itself.
+gradient:    the top-r right singular vectors of the weight gradient of a few microbatches. The
+             gradient G [O, I] is never formed: with a random Omega [2r, O], the sketch Omega . G =
+             sum over tokens of (Omega . dy) x^T is [2r, I], and its leading right singular vectors
+             are those of G up to the usual error of a randomized range finder (Halko, Martinsson,
+             Tropp 2011).
+What is given up: quant_error takes an eigendecomposition per layer, seconds each at 7B's widths;
+orthonormal is free.
 """
 
 import zlib
@@ -15,6 +19,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from falqon_core.ops.matmul import matmul
 
 OVERSAMPLING = 2
 
@@ -26,7 +32,9 @@ def orthonormal(name: str, num_inputs: int, rank: int, seed: int) -> Tensor:
 
 
 def quant_error(error: Tensor, rank: int, scaled: bool) -> Tensor:
-    """error fp32 [O, I] -> V_r^T fp32 [rank, I], or sqrt(S_r) V_r^T when `scaled`. Directions beyond min(O, I) are zero rows."""
+    """error fp32 [O, I] -> V_r^T fp32 [rank, I], or sqrt(S_r) V_r^T when `scaled`. Directions
+    beyond min(O, I) are zero rows.
+    """
     num_outputs, num_inputs = error.shape
     k = min(rank, num_outputs, num_inputs)
     if num_inputs <= num_outputs:
@@ -47,27 +55,41 @@ def top_right_singular_vectors(sketch: Tensor, rank: int) -> Tensor:
 
 
 @contextmanager
-def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Within the context every backward pass through `model` adds to one sketch [2 * rank, I] (fp32) per named linear.
+def gradient_sketches(
+    model: nn.Module, linears: dict[str, nn.Linear], rank: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Let every backward pass through `model` within the context add to one sketch [2 * rank, I]
+    (fp32) per named linear.
 
     The model may be entirely frozen: the embeddings' output is made to require a gradient.
     """
-    sketches = {name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=linear.weight.device) for name, linear in linears.items()}
+    sketches = {
+        name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=linear.weight.device)
+        for name, linear in linears.items()
+    }
 
-    def watch(sketch: Tensor, omega: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def watch(
+        sketch: Tensor, omega: Tensor
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = inputs[0].detach().flatten(0, -2)
 
             def add(grad: Tensor) -> None:
-                sketch.add_((grad.flatten(0, -2) @ omega).t() @ x)
+                sketch.add_(matmul(matmul(grad.flatten(0, -2), omega).t(), x))
 
             output.register_hook(add)
 
         return hook
 
-    handles = [model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.requires_grad_())]
+    handles = [
+        model.get_input_embeddings().register_forward_hook(
+            lambda _m, _i, output: output.requires_grad_()
+        )
+    ]
     for name, linear in linears.items():
-        omega = torch.randn(linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)).to(linear.weight)
+        omega = torch.randn(
+            linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)
+        ).to(linear.weight)
         handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
     try:
         yield sketches
@@ -77,5 +99,7 @@ def gradient_sketches(model: nn.Module, linears: dict[str, nn.Linear], rank: int
 
 
 def _generator(name: str, seed: int) -> torch.Generator:
-    """Keyed by the layer's name, so that one layer's A does not depend on which others are melded; torch's CPU generator takes 32 bits."""
+    """Return a generator that the layer's name keys, so that one layer's A does not depend on which
+    others are melded; torch's CPU generator takes 32 bits.
+    """
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

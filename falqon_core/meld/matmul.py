@@ -1,14 +1,16 @@
 """The autograd function of the method: the linears of one group, forward and backward.
 
-Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. For backward only the o_a [T, n r] are kept, never x: the
-backbone and A are frozen, so no weight gradient needs it. Backward: grad_input = [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear
-grad of its delta = factor * dy^T . o_a, the exact gradient of folding factor * B . A into W, because A here is its own dequantized
-FP8 value. Rows are frozen between forward and backward; they are kept by reference, not as saved tensors.
+Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. For backward only
+the o_a [T, n r] are kept, never x: the backbone and A are frozen, so no weight gradient needs it.
+Backward: grad_input = [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear grad of its delta =
+scaling * dy^T . o_a, the exact gradient of folding scaling * B . A into W, because A here is its
+own dequantized FP8 value. Rows are frozen between forward and backward; they are kept by reference,
+not as saved tensors.
 
-The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up do (ops/swiglu.py).
-Its parts serve fused.py too, where norms and SwiGLU take part in the function.
-What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is added up in fp32. It is small, and
-cheaper than the FP8 transposes that it would need.
+The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up
+do (ops/swiglu.py). Its parts serve fused.py too, where norms and SwiGLU take part in the function.
+What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is
+added up in fp32. It is small, and cheaper than the FP8 transposes that it would need.
 """
 
 from collections.abc import Sequence
@@ -17,49 +19,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falqon_core.meld.rows import PackedWeight
+from falqon_core.meld.packed_weight import PackedWeight
+from falqon_core.ops.matmul import matmul
 
 
 class MeldedMatmul(torch.autograd.Function):
-    """(x [..., I], rows, factor, delta fp32 [O_j, r] of each linear) -> y_j [..., O_j] of each, views of one buffer."""
+    """(x [..., I], packed, scaling, delta fp32 [O_j, r] of each linear) -> y_j [..., O_j] of each,
+    views of one buffer.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: PackedWeight, factor: float, *deltas: Tensor) -> tuple[Tensor, ...]:
-        both = rows.output(x.reshape(-1, x.shape[-1]))
-        ctx.save_for_backward(o_a_of(both, rows))
-        ctx.rows, ctx.factor = rows, factor
-        return outputs_of(both, rows, x.shape[:-1])
+    def forward(
+        ctx: Any, x: Tensor, packed: PackedWeight, scaling: float, *deltas: Tensor
+    ) -> tuple[Tensor, ...]:
+        both = packed.output(x.reshape(-1, x.shape[-1]))
+        ctx.save_for_backward(o_a_of(both, packed))
+        ctx.packed = packed
+        ctx.scaling = scaling
+        return outputs_of(both, packed, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (o_a,) = ctx.saved_tensors
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
-        deltas = grad_deltas(grads, o_a, ctx.factor, ctx.needs_input_grad[3:])
+        deltas = grad_deltas(grads, o_a, ctx.scaling, ctx.needs_input_grad[3:])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = ctx.rows.grad_input(side_by_side(grads)).view(*grad_outputs[0].shape[:-1], -1)
+            grad_x = ctx.packed.grad_input(cat_or_view(grads)).view(*grad_outputs[0].shape[:-1], -1)
         return grad_x, None, None, *deltas
 
 
-def outputs_of(both: Tensor, rows: PackedWeight, leading: Sequence[int]) -> tuple[Tensor, ...]:
-    """The y_j [*leading, O_j] in the product `both` [T, sum O + n r ..] of x with `rows`; views."""
-    return both[:, : rows.num_outputs].view(*leading, -1).split(rows.sizes, -1)
+def outputs_of(both: Tensor, packed: PackedWeight, leading: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the y_j [*leading, O_j] in the product `both` [T, sum O + n r ..] of x with `packed`,
+    as views.
+    """
+    return both[:, : packed.num_outputs].view(*leading, -1).split(packed.sizes, -1)
 
 
-def o_a_of(both: Tensor, rows: PackedWeight) -> Tensor:
-    """The o_a [T, n r] in it. A copy, not a view: a view would keep all of `both` alive."""
-    return both[:, rows.num_outputs : rows.num_outputs + len(rows.sizes) * rows.rank].clone()
+def o_a_of(both: Tensor, packed: PackedWeight) -> Tensor:
+    """Return the o_a [T, n r] in it. A copy, not a view: a view would keep all of `both` alive."""
+    return both[
+        :, packed.num_outputs : packed.num_outputs + len(packed.sizes) * packed.rank
+    ].clone()
 
 
-def grad_deltas(grads: Sequence[Tensor], o_a: Tensor, factor: float, needed: Sequence[bool]) -> list[Tensor | None]:
-    """dy_j [T, O_j] of each linear and o_a [T, n r] -> grad of each delta, fp32 [O_j, r], None where it is not `needed`."""
+def grad_deltas(
+    grads: Sequence[Tensor], o_a: Tensor, scaling: float, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """dy_j [T, O_j] of each linear and o_a [T, n r] -> grad of each delta, fp32 [O_j, r], None
+    where it is not `needed`.
+    """
     parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
-    return [(grad.t() @ o).float().mul_(factor) if wanted else None for grad, o, wanted in parts]
+    return [
+        matmul(grad.t(), o).float().mul_(scaling) if is_needed else None
+        for grad, o, is_needed in parts
+    ]
 
 
-def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """[T, n_1], [T, n_2], .. -> [T, n_1 + n_2 + ..] with rows contiguous: a view if the parts are neighbours in memory, or a copy."""
-    first, total = parts[0], sum(part.shape[1] for part in parts)
+def cat_or_view(parts: Sequence[Tensor]) -> Tensor:
+    """[T, n_1], [T, n_2], .. -> [T, n_1 + n_2 + ..] with rows contiguous: a view if the parts are
+    neighbours in memory, or a copy.
+    """
+    first = parts[0]
+    total = sum(part.shape[1] for part in parts)
     expected = first.storage_offset()
     for part in parts:
         if (

@@ -1,18 +1,22 @@
-"""How the delta reaches the quantized rows: the update rules, each an object with `start`, `after_step` and its stored tensors.
+"""How the delta reaches the quantized rows: the update rules, each an object with `start`,
+`after_step` and its stored tensors.
 
-Anchored (ours): after each optimizer step every row is rebuilt from the immutable base,
-`W_q[i], s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
+Anchored (ours): after each optimizer step every row is rebuilt from the immutable base, `W_q[i],
+s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
 
-Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits nowhere. As in TopK the optimizer's step is
-B; all of it is added to the rows in place and rounded up or down by chance, so that it arrives on average, with noise.
+Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits
+nowhere. As in TopK the optimizer's step is B; all of it is added to the rows in place and rounded
+up or down by chance, so that it arrives on average, with noise.
 
-TopK (published, FALQON, arXiv 2510.24061): the row-wise proxy update. Reproduced: one scale shared by the whole [W; A]; B is a buffer
-that starts each step at zero, so the optimizer's step is B; the k rows with the largest ||B_i||_1 are folded in FP8 units,
-`W_q[i] += B_i . A_q`, clamped to +-448 and rounded to nearest; then all of B is zeroed, unselected rows included, while Adam's moments
-run on; alpha plays no part. With `a_init="quant_error"`, A = sqrt(S_r) V_r^T of the rounding error, as published. Not reproduced:
-per-tensor e5m2 gradients and per-tensor activations (here both are rounded per token, and on CPU only when asked); the shared scale is
-the next power of two; k is honoured (in the released code it is dead). What is given up by the rule itself: a step smaller than half a
-code is lost.
+TopK (published, FALQON, arXiv 2510.24061): the row-wise proxy update. Reproduced: one scale shared
+by the whole [W; A]; B is a buffer that starts each step at zero, so the optimizer's step is B; the
+k rows with the largest ||B_i||_1 are folded in FP8 units, `W_q[i] += B_i . A_q`, clamped to +-448
+and rounded to nearest; then all of B is zeroed, unselected rows included, while Adam's moments run
+on; alpha plays no part. With `a_init="quant_error"`, A = sqrt(S_r) V_r^T of the rounding error, as
+published. Not reproduced: per-tensor e5m2 gradients and per-tensor activations (here both are
+rounded per token, and on CPU only when asked); the shared scale is the next power of two; k is
+honoured (in the released code it is dead). What is given up by the rule itself: a step smaller than
+half a code is lost.
 """
 
 from typing import Protocol
@@ -22,6 +26,7 @@ from torch import Tensor
 
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.packed_weight import RandomKey
 from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
 
 
@@ -32,10 +37,12 @@ class UpdateRule(Protocol):
         """Fill the rows from the weight [O, I] and a chosen A [r, I] (fp32)."""
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        """Carry the delta, as the optimizer left it, into the rows. -> how many quantized values of the weight changed, int64 []."""
+        """Carry the delta, as the optimizer left it, into the rows. Return how many quantized
+        values of the weight changed, int64 [].
+        """
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        """What a checkpoint must hold of this layer."""
+        """Return what a checkpoint must hold of this layer."""
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None: ...
 
@@ -44,19 +51,21 @@ class Anchored:
     keeps_base = True
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        layer.set_a(*quantize_rows(a.to(weight)))
+        layer.a_rows.write(*quantize_rows(a.to(weight)))
         layer.refresh()
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
         return layer.refresh()
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        a, a_scale = layer.quantized_a()
+        a, a_scale = layer.a_rows.quantized()
         return {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         layer.delta.detach().copy_(state["delta"])
-        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.a_rows.write(
+            dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"]
+        )
         layer.refresh()
 
 
@@ -67,27 +76,29 @@ class TopK:
         self.num_update_rows = num_update_rows
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        values = [weight.float(), a.to(weight.device, torch.float32)]
-        scale = power_of_two_scale(torch.stack([one.abs().amax() for one in values]).amax())
-        layer.set_weight(round_to_grid_(values[0].clone(), scale), scale)
-        layer.set_a(round_to_grid_(values[1].clone(), scale), scale)
+        weight = weight.to(torch.float32, copy=True)
+        a = a.to(weight.device, torch.float32, copy=True)
+        scale = power_of_two_scale(torch.maximum(weight.abs().amax(), a.abs().amax()))
+        layer.w_rows.write(round_to_grid_(weight, scale), scale)
+        layer.a_rows.write(round_to_grid_(a, scale), scale)
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
         delta = layer.delta.detach()
-        chosen = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
-        changed = layer.fold(chosen)
+        rows = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
+        changed = layer.w_rows.fold(rows, delta, layer.a)
         delta.zero_()
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        (weight, scale), (a, _) = layer.quantized_weight(), layer.quantized_a()
-        both = torch.cat([weight.view(torch.uint8), a.view(torch.uint8)]).view(weight.dtype)
-        return {"rows": both, "scale": scale[0]}
+        weight, scale = layer.quantized_weight()
+        a = layer.a_rows.qdata
+        rows = torch.cat([weight.view(torch.uint8), a.view(torch.uint8)]).view(weight.dtype)
+        return {"rows": rows, "scale": scale[0]}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         values = dequantize(state["rows"], state["scale"], torch.float32)
-        layer.set_weight(values[: layer.out_features], state["scale"])
-        layer.set_a(values[layer.out_features :], state["scale"])
+        layer.w_rows.write(values[: layer.out_features], state["scale"])
+        layer.a_rows.write(values[layer.out_features :], state["scale"])
 
 
 class Stochastic:
@@ -97,26 +108,40 @@ class Stochastic:
         self.seed = seed
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
-        layer.set_weight(*quantize_rows(weight))
-        layer.set_a(*quantize_rows(a.to(weight)))
+        layer.w_rows.write(*quantize_rows(weight))
+        layer.a_rows.write(*quantize_rows(a.to(weight)))
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        changed = layer.fold_stochastic(self.seed)
-        layer.delta.detach().zero_()
+        delta = layer.delta.detach()
+        key = RandomKey(self.seed, layer.num_folds, layer.layer_index)
+        changed = layer.w_rows.fold_stochastic(delta, layer.a, layer.scaling, key)
+        layer.num_folds += 1
+        delta.zero_()
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        (weight, scale), (a, a_scale) = layer.quantized_weight(), layer.quantized_a()
-        return {"weight": weight, "scale": scale, "a": a, "a_scale": a_scale, "num_folds": torch.tensor(layer.num_folds)}
+        weight, scale = layer.quantized_weight()
+        a, a_scale = layer.a_rows.quantized()
+        return {
+            "weight": weight,
+            "scale": scale,
+            "a": a,
+            "a_scale": a_scale,
+            "num_folds": torch.tensor(layer.num_folds),
+        }
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
-        layer.set_weight(dequantize(state["weight"], state["scale"], torch.float32), state["scale"])
-        layer.set_a(dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"])
+        layer.w_rows.write(
+            dequantize(state["weight"], state["scale"], torch.float32), state["scale"]
+        )
+        layer.a_rows.write(
+            dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"]
+        )
         layer.num_folds = int(state["num_folds"])
 
 
 def update_rule(recipe: Recipe) -> UpdateRule:
-    """`recipe` is resolved."""
+    """Return the rule of a resolved recipe."""
     if recipe.base_copy == "none":
         return Stochastic(recipe.seed)
     if recipe.update_rule == "anchored":

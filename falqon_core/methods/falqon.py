@@ -1,4 +1,6 @@
-"""FALQON: low-rank adapters melded into the FP8 backbone (method.md), behind the protocol of `methods`."""
+"""FALQON: low-rank adapters melded into the FP8 backbone (method.md), behind the protocol of
+`methods`.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +15,7 @@ from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_line
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
-from falqon_core.methods.objective import objective_of
+from falqon_core.objectives import create_objective
 
 
 class Falqon:
@@ -25,7 +27,9 @@ class Falqon:
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         swap_blocks(model)
-        sketches = self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
+        sketches = (
+            self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
+        )
         self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
@@ -34,7 +38,14 @@ class Falqon:
         with torch.no_grad():
             for name, layer in self.layers.items():
                 prefix = name + "."
-                self.rule.load(layer, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+                self.rule.load(
+                    layer,
+                    {
+                        key.removeprefix(prefix): value
+                        for key, value in state.items()
+                        if key.startswith(prefix)
+                    },
+                )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
@@ -42,20 +53,33 @@ class Falqon:
     @torch.no_grad()
     def after_step(self) -> float:
         changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()
-        return changed.item() / sum(layer.out_features * layer.in_features for layer in self.layers.values())
+        return changed.item() / sum(
+            layer.out_features * layer.in_features for layer in self.layers.values()
+        )
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{name}.{key}": value for name, layer in self.layers.items() for key, value in self.rule.state(layer).items()}
+        return {
+            f"{name}.{key}": value
+            for name, layer in self.layers.items()
+            for key, value in self.rule.state(layer).items()
+        }
 
-    def _sketch(self, model: PreTrainedModel, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
+    def _sketch(
+        self, model: PreTrainedModel, microbatches: Sequence[Microbatch]
+    ) -> dict[str, Tensor]:
         assert microbatches, "a_init 'gradient' looks at data"
         model.requires_grad_(False)
-        linears, objective = target_linears(model, self.recipe.target_modules), objective_of(self.recipe)
+        linears = target_linears(model, self.recipe.target_modules)
+        objective = create_objective(self.recipe)
         with gradient_sketches(model, linears, self.recipe.rank, self.recipe.seed) as sketches:
             for microbatch in microbatches:
                 if objective.count(microbatch):
                     loss = objective.loss(model, microbatch)[0]
                     if not loss.isfinite():
-                        raise LossNotFinite("the base model's loss is not finite, before any training; is its checkpoint whole?", "model")
+                        raise LossNotFinite(
+                            "the base model's loss is not finite, before any training; is its "
+                            "checkpoint whole?",
+                            "model",
+                        )
                     loss.backward()
         return sketches

@@ -1,16 +1,21 @@
-"""Causal attention for packed and padded microbatches, registered with transformers under the name `falqon`.
+"""Causal attention for packed and padded microbatches, registered with transformers under the name
+`falqon`.
 
-query [B, H, T, D], key and value [B, K, T, D] with K dividing H (grouped queries). Packed: B = 1 and `cu_seqlens` [n + 1] marks the
-segments; each attends within itself, so samples never see each other. Padded on the right: no mask is needed, because a causal
-token never looks right and the outputs of padding are never read. Sliding windows (Mistral, Qwen2) are honoured.
+query [B, H, T, D], key and value [B, K, T, D] with K dividing H (grouped queries). Packed: B = 1
+and `cu_seqlens` [n + 1] marks the segments; each attends within itself, so samples never see each
+other. Padded on the right: no mask is needed, because a causal token never looks right and the
+outputs of padding are never read. Sliding windows are honoured.
 
-Short segments, up to `SHORT`, go through plain batched GEMMs with the scores of all heads kept for backward (at most SHORT numbers
-per token and head); torch's own CPU kernel needs twice the time there (11.9 against 5.5 ms forward and backward at 4 x 9 x 205 x 64 on
-two cores). Longer ones, and windows shorter than the segment, go through `scaled_dot_product_attention`.
+Short segments, up to `SHORT`, go through plain batched GEMMs with the scores of all heads kept for
+backward (at most SHORT numbers per token and head); torch's own CPU kernel needs twice the time
+there (11.9 against 5.5 ms forward and backward at 4 x 9 x 205 x 64 on two cores). Longer ones, and
+windows shorter than the segment, go through `scaled_dot_product_attention`.
 
-On a GPU all packed segments go through one call of torch's variable-length attention (FlashAttention), windows included; where this
-torch lacks it, and for padded batches, each segment through `scaled_dot_product_attention`.
-What is given up: short scores on the CPU are rounded to the dtype before softmax, like transformers' "eager".
+On a GPU all packed segments go through one call of torch's variable-length attention
+(FlashAttention), windows included; where this torch lacks it, and for padded batches, each segment
+through `scaled_dot_product_attention`. Capped scores (Gemma 2), which none of these computes, go
+through blocks of queries, each computed again in backward. What is given up: short scores on the
+CPU are rounded to the dtype before softmax, like transformers' "eager".
 """
 
 import inspect
@@ -21,9 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.matmul import is_widened, matmul
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -36,37 +43,57 @@ BLOCK = 128  # queries of one GEMM: they skip the keys that all of them may not 
 
 
 @operator
-def short_attention_forward(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, list[Tensor]]:
-    """-> (output [G, R, T, D], probabilities of each block of queries [G, R * block, keys seen]) of causal attention.
+def short_attention_forward(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> tuple[Tensor, list[Tensor]]:
+    """-> (output [G, R, T, D], probabilities of each block of queries [G, R * block, keys seen]) of
+    causal attention.
 
     query [G, R, T, D]: R heads share one of G = B * K groups; key and value [G, T, D].
     """
-    future = torch.full((BLOCK, BLOCK), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
-    output, probabilities = torch.empty_like(query, memory_format=torch.contiguous_format), []
+    future = torch.full(
+        (BLOCK, BLOCK), float("-inf"), dtype=query.dtype, device=query.device
+    ).triu_(1)
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    probabilities = []
     for start, end in _blocks(key.shape[1]):
         q = query[:, :, start:end].flatten(1, 2).mul(scaling)
-        scores = torch.bmm(q, key[:, :end].transpose(1, 2))
-        scores.unflatten(1, (-1, end - start))[..., start:].add_(future[: end - start, : end - start])
+        scores = matmul(q, key[:, :end].transpose(1, 2))
+        scores.unflatten(1, (-1, end - start))[..., start:].add_(
+            future[: end - start, : end - start]
+        )
         probabilities.append(torch.softmax(scores, -1))
-        output[:, :, start:end] = torch.bmm(probabilities[-1], value[:, :end]).unflatten(1, (-1, end - start))
+        output[:, :, start:end] = matmul(probabilities[-1], value[:, :end]).unflatten(
+            1, (-1, end - start)
+        )
     return output, probabilities
 
 
 @operator
 def short_attention_backward(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, probabilities: Sequence[Tensor], scaling: float
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    probabilities: Sequence[Tensor],
+    scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of query, key, value, shaped as in `short_attention_forward`."""
     grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
-    grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+    grad_key = torch.zeros_like(key)
+    grad_value = torch.zeros_like(value)
     for (start, end), p in zip(_blocks(key.shape[1]), probabilities, strict=True):
         grad = grad_output[:, :, start:end].flatten(1, 2)
         q = query[:, :, start:end].flatten(1, 2)
-        grad_value[:, :end] += torch.bmm(p.transpose(1, 2), grad)
-        grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, value[:, :end].transpose(1, 2)), p, -1, p.dtype)
+        grad_value[:, :end] += matmul(p.transpose(1, 2), grad)
+        grad_scores = torch.ops.aten._softmax_backward_data(
+            matmul(grad, value[:, :end].transpose(1, 2)), p, -1, p.dtype
+        )
         grad_scores.mul_(scaling)
-        grad_query[:, :, start:end] = torch.bmm(grad_scores, key[:, :end]).unflatten(1, (-1, end - start))
-        grad_key[:, :end] += torch.bmm(grad_scores.transpose(1, 2), q)
+        grad_query[:, :, start:end] = matmul(grad_scores, key[:, :end]).unflatten(
+            1, (-1, end - start)
+        )
+        grad_key[:, :end] += matmul(grad_scores.transpose(1, 2), q)
     return grad_query, grad_key, grad_value
 
 
@@ -80,7 +107,10 @@ class _ShortAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         num_groups = key.shape[0] * key.shape[1]
-        q, k, v = query.reshape(num_groups, -1, *query.shape[2:]), *(x.reshape(num_groups, *x.shape[2:]) for x in (key, value))
+        q, k, v = (
+            query.reshape(num_groups, -1, *query.shape[2:]),
+            *(x.reshape(num_groups, *x.shape[2:]) for x in (key, value)),
+        )
         output, probabilities = short_attention_forward(q, k, v, scaling)
         ctx.save_for_backward(q, k, v, *probabilities)
         ctx.scaling = scaling
@@ -89,46 +119,141 @@ class _ShortAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *probabilities = ctx.saved_tensors
-        grads = short_attention_backward(grad_output.reshape(q.shape), q, k, v, probabilities, ctx.scaling)
+        grads = short_attention_backward(
+            grad_output.reshape(q.shape), q, k, v, probabilities, ctx.scaling
+        )
         batch = grad_output.shape[0]
-        grad_query, grad_key, grad_value = (grad.view(batch, -1, *grad.shape[-2:]) for grad in grads)
+        grad_query, grad_key, grad_value = (
+            grad.view(batch, -1, *grad.shape[-2:]) for grad in grads
+        )
         return grad_query, grad_key, grad_value, None
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None = None) -> Tensor:
-    """Causal attention of one segment, or of B of one padded length: -> [B, H, T, D]. `window`: tokens seen, oneself included.
+def capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float, window: int | None
+) -> Tensor:
+    """Compute `causal_attention` with scores that are softcap * tanh(scores / softcap)."""
+    if is_widened(query):
+        q, k, v = (x.float() for x in (query, key, value))
+        return capped_attention(q, k, v, scaling, softcap, window).to(query.dtype)
+    num_tokens = query.shape[2]
+    num_keys = key.shape[2]
+    blocks = []
+    for start, end in _blocks(num_tokens):
+        keys_before = num_keys - num_tokens
+        first = 0 if window is None else max(0, keys_before + start - window + 1)
+        seen = slice(first, keys_before + end)
+        blocks.append(
+            checkpoint(
+                _capped_block,
+                query[:, :, start:end],
+                key[:, :, seen],
+                value[:, :, seen],
+                scaling,
+                softcap,
+                window,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        )
+    return torch.cat(blocks, dim=2)
 
-    Fewer queries than keys are the last tokens of the segment: a generation whose earlier keys come from a cache.
+
+def _capped_block(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float, window: int | None
+) -> Tensor:
+    """Attend with queries that are the last tokens of the keys."""
+    num_tokens = query.shape[2]
+    hidden = ~_visible(num_tokens, key.shape[2], window, query.device)
+    grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    scores = (grouped @ key.transpose(2, 3)).mul(scaling / softcap).tanh().mul(softcap)
+    scores = scores.unflatten(2, (-1, num_tokens)).masked_fill(hidden, float("-inf"))
+    probabilities = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    output = probabilities.flatten(2, 3) @ value
+    return output.unflatten(2, (-1, num_tokens)).flatten(1, 2)
+
+
+def _visible(num_tokens: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Return bool [T, N]: whether each of the last T of N tokens sees each of the N."""
+    distance = torch.arange(num_keys - num_tokens, num_keys, device=device)[:, None] - torch.arange(
+        num_keys, device=device
+    )
+    return (distance >= 0) & (distance < (window or num_keys))
+
+
+def causal_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Compute causal attention of one segment, or of B of one padded length: -> [B, H, T, D].
+    `window`: tokens seen, oneself included.
+
+    Fewer queries than keys are the last tokens of the segment: a generation whose earlier keys come
+    from a cache.
     """
-    num_tokens, num_keys = query.shape[2], key.shape[2]
+    if softcap is not None:
+        return capped_attention(query, key, value, scaling, softcap, window)
+    num_tokens = query.shape[2]
+    num_keys = key.shape[2]
     if num_tokens < num_keys or (window is not None and window < num_tokens):
-        distance = torch.arange(num_keys - num_tokens, num_keys, device=query.device)[:, None] - torch.arange(num_keys, device=query.device)
-        mask = (distance >= 0) & (distance < (window or num_keys))
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+        mask = _visible(num_tokens, num_keys, window, query.device)
+        return _sdpa(query, key, value, attn_mask=mask, scale=scaling)
     if num_tokens <= SHORT and query.device.type == "cpu":
         return _ShortAttention.apply(query, key, value, scaling)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    return _sdpa(query, key, value, is_causal=True, scale=scaling)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    if is_widened(query):
+        return _sdpa(query.float(), key.float(), value.float(), **options).to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, enable_gqa=True, **options)
 
 
 def _takes_windows_and_groups(function: Callable[..., Any] | None) -> bool:
     """Earlier versions of torch's variable-length attention lack one or both."""
-    return function is not None and {"window_size", "enable_gqa", "scale"} <= inspect.signature(function).parameters.keys()
+    return (
+        function is not None
+        and {"window_size", "enable_gqa", "scale"} <= inspect.signature(function).parameters.keys()
+    )
 
 
 HAS_VARLEN = _takes_windows_and_groups(varlen_attn)
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, cu_seqlens: Tensor, max_seqlen: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    window: int | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
 ) -> Tensor:
-    """Causal attention within each segment of one packed row: query [1, H, T, D], key and value [1, K, T, D] -> [1, H, T, D].
+    """Compute causal attention within each segment of one packed row: query [1, H, T, D], key and
+    value [1, K, T, D] -> [1, H, T, D].
 
     GPU only. `cu_seqlens` int32 [n + 1] on the GPU, `max_seqlen` the longest segment.
     """
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    window_size = (-1 if window is None else window - 1, 0)  # tokens to the left and to the right of oneself
+    window_size = (
+        -1 if window is None else window - 1,
+        0,
+    )  # tokens to the left and to the right of oneself
     out = varlen_attn(
-        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scaling, window_size=window_size, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        scale=scaling,
+        window_size=window_size,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.transpose(0, 1).unsqueeze(0)
 
@@ -144,20 +269,33 @@ def falqon_attention(
     sliding_window: int | None = None,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """What transformers calls. -> ([B, T, H, D], None). `cu_seqlens` (int32 [n + 1]) and `max_seqlen` come from the microbatch."""
+    """Attend as transformers calls it. -> ([B, T, H, D], None). `cu_seqlens` (int32 [n + 1]) and
+    `max_seqlen` come from the microbatch.
+    """
     assert attention_mask is None, "masks are never built for this attention"
     assert dropout == 0.0, "training runs without dropout"
     if cu_seqlens is None:
-        output = causal_attention(query, key, value, scaling, sliding_window)
-    elif HAS_VARLEN and query.is_cuda:
-        assert max_seqlen is not None, "a packed microbatch brings the length of its longest segment"
-        output = varlen_attention(query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen)
+        output = causal_attention(query, key, value, scaling, sliding_window, softcap)
+    elif HAS_VARLEN and query.is_cuda and softcap is None:
+        assert max_seqlen is not None, (
+            "a packed microbatch brings the length of its longest segment"
+        )
+        output = varlen_attention(
+            query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen
+        )
     else:
         lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
         parts = (x.split(lengths, dim=2) for x in (query, key, value))
-        output = torch.cat([causal_attention(*qkv, scaling, sliding_window) for qkv in zip(*parts, strict=True)], dim=2)
+        output = torch.cat(
+            [
+                causal_attention(q, k, v, scaling, sliding_window, softcap)
+                for q, k, v in zip(*parts, strict=True)
+            ],
+            dim=2,
+        )
     return output.transpose(1, 2).contiguous(), None
 
 

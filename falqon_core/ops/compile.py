@@ -1,14 +1,18 @@
-"""Compile every kernel to machine code for every architecture we claim, without a GPU: the gate of the test run.
+"""Compile every kernel to machine code for every architecture we claim, without a GPU: the gate of
+the test run.
 
-`python -m falqon_core.ops.compile > benchmarks/results/compile_matrix.csv` writes one line per kernel and architecture as CSV: kernel,
-architecture, bytes of cubin and of shared memory, registers of a thread and bytes of its stack (where spilled registers go). A kernel is
-refused when its PTX lacks an instruction that its `Build` claims, or when its shared memory exceeds what a block may have there. Pointers
-and integers are compiled as multiples of 16, as torch's allocations and the sizes of real models are: vector loads and pipelining depend
-on it.
-What is given up: speed is not judged here, only a GPU can.
+`python -m falqon_core.ops.compile TABLE` writes the file TABLE, one line per kernel and
+architecture as CSV: kernel, architecture, bytes of cubin and of shared memory, registers of a
+thread, bytes of its stack (where spilled registers go), and a hash of all that was compiled,
+Triton's version included. Where the hash has not changed TABLE keeps its line: compiling would give
+the same. A kernel is refused when its PTX lacks an instruction that its `Build` claims, or when its
+shared memory exceeds what a block may have there. Pointers and integers are compiled as multiples
+of 16, as torch's allocations and the sizes of real models are: vector loads and pipelining depend
+on it. Speed is not judged here, only a GPU can.
 """
 
 import csv
+import hashlib
 import importlib
 import pkgutil
 import re
@@ -16,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from falqon_core import ops
 from falqon_core.ops.kernels import Build, triton
 
-# Compute capability -> shared memory that one block may have, in bytes (CUDA C++ Programming Guide, table of technical specifications).
+# Compute capability -> shared memory that one block may have, in bytes (CUDA C++ Programming Guide,
+# table of technical specifications).
 SHARED_MEMORY = {89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 
@@ -32,6 +38,7 @@ class Compiled(NamedTuple):
     shared_bytes: int
     registers: int
     stack_bytes: int
+    source_hash: str
 
 
 class KernelRefused(Exception):
@@ -39,13 +46,13 @@ class KernelRefused(Exception):
 
 
 def builds() -> Iterator[Build]:
-    """The `BUILDS` of every module of `ops`."""
+    """Yield the `BUILDS` of every module of `ops`."""
     for module in pkgutil.iter_modules(ops.__path__):
         yield from getattr(importlib.import_module(f"{ops.__name__}.{module.name}"), "BUILDS", ())
 
 
 def registers_and_stack(cubin: bytes) -> tuple[int, int]:
-    """Of one thread, as the machine code says."""
+    """Return those of one thread, as the machine code says."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -57,33 +64,76 @@ def registers_and_stack(cubin: bytes) -> tuple[int, int]:
 
 
 def name_of(build: Build) -> str:
-    return f"{build.kernel.__name__}({', '.join(f'{key}={value}' for key, value in build.constants.items())})"
+    constants = ", ".join(f"{key}={value}" for key, value in build.constants.items())
+    return f"{build.kernel.__name__}({constants})"
+
+
+def source_of(build: Build) -> Any:
+    """Return what Triton compiles."""
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, kind in enumerate(build.signature.values())
+        if kind[0] in "*i"
+    }
+    return triton.compiler.ASTSource(
+        fn=build.kernel,
+        signature=dict(build.signature),
+        constexprs=dict(build.constants),
+        attrs=aligned,
+    )
+
+
+def hash_source(build: Build, capability: int) -> str:
+    """Return a hash of everything that decides what `compile_for` gives."""
+    options = (build.num_warps, build.num_stages)
+    claims = (build.ptx, build.ptx_of.get(capability), SHARED_MEMORY[capability])
+    decisive = (triton.__version__, source_of(build).hash(), capability, options, claims)
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
 
 def compile_for(build: Build, capability: int) -> Compiled:
-    """Raises `KernelRefused`, and whatever Triton raises for a kernel that does not compile."""
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(build.signature.values()) if kind[0] in "*i"}
-    source = triton.compiler.ASTSource(fn=build.kernel, signature=dict(build.signature), constexprs=dict(build.constants), attrs=aligned)
+    """Compile a kernel. Raises `KernelRefused`, and whatever Triton raises for one that does not
+    compile.
+    """
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": build.num_warps, "num_stages": build.num_stages})
+    compiled = triton.compile(
+        source_of(build),
+        target=target,
+        options={"num_warps": build.num_warps, "num_stages": build.num_stages},
+    )
     name = name_of(build)
     for instruction in (*build.ptx, *build.ptx_of.get(capability, ())):
         if instruction not in compiled.asm["ptx"]:
             raise KernelRefused(f"{name} for sm_{capability}: the PTX holds no {instruction!r}")
     if compiled.metadata.shared > SHARED_MEMORY[capability]:
-        raise KernelRefused(f"{name} for sm_{capability}: {compiled.metadata.shared} bytes of shared memory are too many")
+        raise KernelRefused(
+            f"{name} for sm_{capability}: {compiled.metadata.shared} bytes of shared memory are "
+            "too many"
+        )
     cubin = compiled.asm["cubin"]
-    return Compiled(name, f"sm_{capability}", len(cubin), compiled.metadata.shared, *registers_and_stack(cubin))
+    return Compiled(
+        name,
+        f"sm_{capability}",
+        len(cubin),
+        compiled.metadata.shared,
+        *registers_and_stack(cubin),
+        hash_source(build, capability),
+    )
 
 
-def main() -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(Compiled._fields)
+def main(table: Path) -> None:
+    # or the machine code would hold the paths of this checkout
+    triton.knobs.compilation.disable_line_info = True
+    earlier = [tuple(line) for line in csv.reader(table.read_text().splitlines())]
+    by_hash = {line[-1]: line for line in earlier}
+    lines: list[tuple[object, ...]] = [Compiled._fields]
     for build in builds():
         for capability in SHARED_MEMORY:
-            writer.writerow(compile_for(build, capability))
-            sys.stdout.flush()
+            line = by_hash.get(hash_source(build, capability))
+            lines.append(line or compile_for(build, capability))
+    with table.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -1,55 +1,104 @@
 """Cross entropy of a frozen output head, at label positions only, without ever holding all logits.
 
-hidden [N, H] are the states that have a label, weight [V, H] the head. Chunks of rows go through logits -> softmax -> gradient, so
-at most `CHUNK_BYTES` of fp32 logits live at once. The head is frozen, so the gradient of each position's loss with respect to its
-hidden state is known in forward and is the only thing kept: grad = (softmax - one_hot) . weight, as large as hidden itself. Backward
-only scales its rows, by one number for a plain mean or by one per position where a loss weighs sequences by what came out of them
-(DPO); that is why logits need no second computation. What is given up: no gradient for the head, and the gradient is computed even
-when nobody asks for it under `torch.enable_grad` (evaluation runs under `no_grad` and skips it).
+hidden [N, H] are the states that have a label. Chunks of rows go through logits -> softmax ->
+gradient, so at most `CHUNK_BYTES` of fp32 logits live at once. The head is frozen, so the gradient
+of each position's loss with respect to its hidden state is known in forward and is the only thing
+kept: grad = (softmax - one_hot) . weight, as large as hidden itself; what scales or caps the logits
+has its derivative between the two factors. Backward only scales its rows, by one number for a plain
+mean or by one per position where a loss weighs sequences by what came out of them (DPO); that is
+why logits need no second computation. What is given up: no gradient for the head, and the gradient
+is computed even when nobody asks for it under `torch.enable_grad` (evaluation runs under `no_grad`
+and skips it).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.matmul import matmul
 
-# glibc takes blocks of 32 MiB and more from the kernel anew each time: touching those pages costs ten times the arithmetic.
+# glibc takes blocks of 32 MiB and more from the kernel anew each time: touching those pages costs
+# ten times the arithmetic.
 CHUNK_BYTES = 24 * 2**20
 
 
-@operator
-def cross_entropy_forward(hidden: Tensor, weight: Tensor, labels: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """-> (losses fp32 [N], correct predictions int64 [], gradient of each loss to its hidden state [N, H] in hidden's dtype or None).
+class Head(NamedTuple):
+    """logits = cap * tanh(scale * hidden . weight^T / cap), without a cap scale * hidden .
+    weight^T.
+    """
 
-    hidden [N, H] and weight [V, H] of one dtype; labels int64 [N] without ignored positions. Logits are rounded to hidden's dtype,
-    as transformers' head does; softmax and loss are fp32.
+    weight: Tensor  # [V, H]
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.scale == 1.0 and self.cap is None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return [N, V]: rounded to hidden's dtype by the product, as transformers' head does, and
+        fp32 from there where they are scaled or capped.
+        """
+        logits = matmul(hidden, self.weight.t())
+        if self.is_plain:
+            return logits
+        logits = logits.float().mul_(self.scale)
+        if self.cap is not None:
+            logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits
+
+    def derivative_(self, logits: Tensor) -> Tensor:
+        """Replace the logits of a head that is not plain by their derivative with respect to
+        hidden . weight^T.
+        """
+        if self.cap is None:
+            return logits.fill_(self.scale)
+        return logits.div_(self.cap).square_().neg_().add_(1.0).mul_(self.scale)
+
+
+@operator
+def cross_entropy_forward(
+    hidden: Tensor, head: Head, labels: Tensor, with_grad: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """-> (losses fp32 [N], correct predictions int64 [], gradient of each loss to its hidden state
+    [N, H] in hidden's dtype or None).
+
+    hidden [N, H] and the head's weight of one dtype; labels int64 [N] without ignored positions.
+    Softmax and loss are fp32.
     """
     losses = torch.empty(hidden.shape[0], device=hidden.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     grad = torch.empty_like(hidden) if with_grad else None
-    chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+    chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
     for start in range(0, hidden.shape[0], chunk):
         at = slice(start, start + chunk)
-        logits = hidden[at] @ weight.t()
+        logits = head.logits(hidden[at])
         label = labels[at, None]
         top, predicted = logits.max(-1, keepdim=True)
         num_correct += (predicted == label).sum()
         probabilities = torch.softmax(logits.float(), -1)
-        # log sum exp from the largest probability, which never underflows: no second pass of exponentials.
+        # log sum exp from the largest probability, which never underflows: no second pass of
+        # exponentials.
         log_sum = top.float() - probabilities.gather(-1, predicted).log()
         losses[at] = (log_sum - logits.gather(-1, label).float()).squeeze(-1)
         if grad is not None:
-            probabilities.scatter_add_(-1, label, probabilities.new_full((), -1.0).expand(label.shape))
-            torch.mm(probabilities.to(hidden.dtype), weight, out=grad[at])
+            probabilities.scatter_add_(
+                -1, label, probabilities.new_full((), -1.0).expand(label.shape)
+            )
+            if not head.is_plain:
+                probabilities.mul_(head.derivative_(logits))
+            grad[at] = matmul(probabilities.to(hidden.dtype), head.weight)
     return losses, num_correct, grad
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        losses, num_correct, grad = cross_entropy_forward(hidden, weight, labels, ctx.needs_input_grad[0])
+    def forward(ctx: Any, hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+        losses, num_correct, grad = cross_entropy_forward(
+            hidden, head, labels, ctx.needs_input_grad[0]
+        )
         ctx.save_for_backward(*([] if grad is None else [grad]))
         ctx.mark_non_differentiable(num_correct)
         return losses, num_correct
@@ -60,12 +109,16 @@ class _CrossEntropy(torch.autograd.Function):
         return grad * grad_losses[:, None].to(grad.dtype), None, None
 
 
-def token_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (losses fp32 [N], differentiable with respect to hidden; number of correct predictions int64 [])."""
-    return _CrossEntropy.apply(hidden, weight, labels)
+def token_cross_entropy(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """-> (losses fp32 [N], differentiable with respect to hidden; number of correct predictions
+    int64 []).
+    """
+    return _CrossEntropy.apply(hidden, head, labels)
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (summed loss fp32 [], differentiable with respect to hidden; number of correct predictions int64 [])."""
-    losses, num_correct = token_cross_entropy(hidden, weight, labels)
+def cross_entropy(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """-> (summed loss fp32 [], differentiable with respect to hidden; number of correct predictions
+    int64 []).
+    """
+    losses, num_correct = token_cross_entropy(hidden, head, labels)
     return losses.sum(), num_correct

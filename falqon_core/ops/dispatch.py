@@ -1,8 +1,9 @@
 """The one dispatch point: an operator is its plain-torch oracle plus kernels by device type.
 
-`@operator` turns an oracle into a callable that looks at the device of its first tensor. A kernel for a device is added with
-`some_operator.kernels["cuda"] = kernel`; it takes the same arguments and is tested against `some_operator.oracle`.
-What is given up: no choice by shape or dtype here; a kernel that cannot do a shape must pad or call the oracle itself.
+`@operator` turns an oracle into a callable that looks at the device of its first tensor. A kernel
+for a device is added with `some_operator.kernels["cuda"] = kernel`; it takes the same arguments and
+is tested against `some_operator.oracle`. What is given up: no choice by shape or dtype here; a
+kernel that cannot do a shape must pad or call the oracle itself.
 """
 
 from collections.abc import Callable

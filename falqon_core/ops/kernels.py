@@ -1,17 +1,20 @@
-"""Where Triton enters: the decorator for kernels, what all of them share, and the list of what must compile.
+"""Where Triton enters: the decorator for kernels, what all of them share, and the list of what must
+compile.
 
-A kernel stands in the file of its operator, between its oracle and its launcher. On a GPU it is compiled at first use. Without a GPU it
-is tested two ways: run in Triton's interpreter on CPU tensors (environment TRITON_INTERPRET=1) against the oracle, and compiled to
-machine code for every architecture of `ops/compile.py`, for which no GPU is needed. Where the `triton` package does not exist
-(outside Linux) the decorator leaves functions as they are and nobody calls them.
+A kernel stands in the file of its operator, between its oracle and its launcher. On a GPU it is
+compiled at first use. Without a GPU it is tested two ways: run in Triton's interpreter on CPU
+tensors (environment TRITON_INTERPRET=1) against the oracle, and compiled to machine code for every
+architecture of `ops/compile.py`, for which no GPU is needed. Where the `triton` package does not
+exist (outside Linux) the decorator leaves functions as they are and nobody calls them.
 
-A kernel over rows takes their length as a constexpr, NUM_COLUMNS: a model has few widths, and where a row fits into one block the
-loops over further blocks vanish, which halves the registers.
+A kernel over rows takes their length as a constexpr, NUM_COLUMNS: a model has few widths, and where
+a row fits into one block the loops over further blocks vanish, which halves the registers.
 
-What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from zero and cut off subnormals, and
-casts to bf16 truncate, so `to_e4m3` and `round_to` round by arithmetic first there, and `dot_bf16`
-multiplies in fp32; on a GPU the instructions do all of it. Triton before 3.9 casts to e4m3 on sm_89 by way of fp16, cutting off what
-fp16 has no bits for (found by the PTX that 3.7 and 3.8 write), so with those `to_e4m3` rounds by arithmetic first, too.
+What is given up: in the interpreter casts to e4m3 wrap instead of saturating, round ties away from
+zero and cut off subnormals, and casts to bf16 truncate, so `to_e4m3` and `round_to` round by
+arithmetic first there, and `dot_bf16` multiplies in fp32; on a GPU the instructions do all of it.
+Triton before 3.9 casts to e4m3 on sm_89 by way of fp16, cutting off what fp16 has no bits for
+(found by the PTX that 3.7 and 3.8 write), so with those `to_e4m3` rounds by arithmetic first, too.
 """
 
 import os
@@ -22,18 +25,21 @@ from typing import Any
 
 from torch import Tensor
 
-# Triton 3.9 warns unless told; every product that must be exact is one by a power of two, so fusing changes nothing there.
+# Triton 3.9 warns unless told; every product that must be exact is one by a power of two, so fusing
+# changes nothing there.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # pragma: no cover
-    triton, tl = None, SimpleNamespace(constexpr=lambda value: value)
+    triton = None
+    tl = SimpleNamespace(constexpr=lambda value: value)
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INTERPRETED = tl.constexpr(_INTERPRETED)
-MAX_BLOCK = 16384  # columns that one program holds at a time, 16 in each of the 1024 threads that it may have
+# columns that one program holds at a time, 16 in each of the 1024 threads that it may have
+MAX_BLOCK = 16384
 CASTS_TWICE = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 ROUNDS_FIRST = tl.constexpr(CASTS_TWICE or _INTERPRETED)
 # The PTX of every kernel that writes codes holds it.
@@ -41,34 +47,49 @@ CVT_E4M3 = "cvt.rn.satfinite.e4m3x2" if CASTS_TWICE else "cvt.rn.satfinite.e4m3x
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """`@jit` or `@jit(do_not_specialize=[...])`, the latter for arguments that change at every call."""
+    """`@jit` or `@jit(do_not_specialize=[...])`, the latter for arguments that change at every
+    call.
+    """
     if function is None:
         return lambda function: jit(function, **options)
-    return function if triton is None else triton.jit(function, **options)
+    if triton is None:
+        return function
+    return triton.jit(function, **options)
 
 
 def block_of(num_columns: int) -> int:
-    """Columns of one block: the next power of two, or `MAX_BLOCK` / 2 for rows beyond `MAX_BLOCK`, which hold two blocks at a time."""
-    return 1 << (num_columns - 1).bit_length() if num_columns <= MAX_BLOCK else MAX_BLOCK // 2
+    """Return the columns of one block: the next power of two, or `MAX_BLOCK` / 2 for rows beyond
+    `MAX_BLOCK`, which hold two blocks at a time.
+    """
+    if num_columns <= MAX_BLOCK:
+        return 1 << (num_columns - 1).bit_length()
+    return MAX_BLOCK // 2
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that holds `block` columns: 16 columns for each thread, so that several tensors stay in its registers."""
+    """Warps of a program that holds `block` columns: 16 columns for each thread, so that several
+    tensors stay in its registers.
+    """
     return max(4, block // 512)
 
 
 def rows_of(x: Tensor) -> Tensor:
-    """x [..., C] as rows [R, C] at any stride, each contiguous; a copy only where that cannot be had otherwise."""
+    """x [..., C] as rows [R, C] at any stride, each contiguous; a copy only where that cannot be
+    had otherwise.
+    """
     rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    if rows.stride(1) == 1:
+        return rows
+    return rows.contiguous()
 
 
 @dataclass(frozen=True)
 class Build:
     """One kernel with the types of its arguments, as `ops/compile.py` is to compile it.
 
-    `signature` gives each argument's Triton type ("*bf16", "*fp8e4nv", "i32", "fp32", or "constexpr"), `constants` the values of the
-    constexprs, `ptx` what the PTX must hold on every architecture, `ptx_of` what it must hold on one (by compute capability, e.g. 90).
+    `signature` gives each argument's Triton type ("*bf16", "*fp8e4nv", "i32", "fp32", or
+    "constexpr"), `constants` the values of the constexprs, `ptx` what the PTX must hold on every
+    architecture, `ptx_of` what it must hold on one (by compute capability, e.g. 90).
     """
 
     kernel: Any
@@ -82,7 +103,7 @@ class Build:
 
 @jit
 def power_of_two_exponent(amax):
-    """The exponent of `quantize.power_of_two_scale`, int32; amax fp32, non-negative."""
+    """Return the exponent of `quantize.power_of_two_scale`, int32; amax fp32, non-negative."""
     bits = amax.to(tl.int32, bitcast=True)
     exponent = (bits >> 23) - 127 - 8 + ((bits & 0x7FFFFF) > 0x600000).to(tl.int32)
     return tl.where(amax == 0.0, -9, tl.maximum(exponent, -100))
@@ -96,7 +117,9 @@ def power_of_two(exponent):
 
 @jit
 def dot_bf16(left, right):
-    """bf16 [M, K] . bf16 [K, N] -> fp32. The interpreter would multiply the bits of bf16 as integers, so it multiplies in fp32."""
+    """bf16 [M, K] . bf16 [K, N] -> fp32. The interpreter would multiply the bits of bf16 as
+    integers, so it multiplies in fp32.
+    """
     if INTERPRETED:
         return tl.dot(left.to(tl.float32), right.to(tl.float32))
     return tl.dot(left, right)

@@ -1,16 +1,20 @@
-"""Rowwise quantization to e4m3: as values on the grid (what a CPU computes with), or as codes (what an FP8 GPU computes with).
+"""Rowwise quantization to e4m3: as values on the grid (what a CPU computes with), or as codes (what
+an FP8 GPU computes with).
 
-Row i of x [R, C] becomes `code * scale[i]`, code in e4m3 (torch.float8_e4m3fn: 3 mantissa bits, at most 448). The same operator
-serves weights (a row is an output channel) and activations (a row is a token).
+Row i of x [R, C] becomes `code * scale[i]`, code in e4m3 (torch.float8_e4m3fn: 3 mantissa bits, at
+most 448). The same operator serves weights (a row is an output channel) and activations (a row is a
+token).
 
-Scales are powers of two: the smallest with which the row's largest magnitude stays within 448, so nothing saturates. That costs
-one binade of e4m3's eighteen and no precision, and buys three things: a value on the grid has four significant bits, so a bf16
-tensor holds it *exactly*; rounding to the grid is rounding to four significant bits, without a multiplication by 1 / scale; and
-code = value / scale is exact, so codes are derived when a file is written and never kept.
+Scales are powers of two: the smallest with which the row's largest magnitude stays within 448, so
+nothing saturates. That costs one binade of e4m3's eighteen and no precision, and buys three things:
+a value on the grid has four significant bits, so a bf16 tensor holds it *exactly*; rounding to the
+grid is rounding to four significant bits, without a multiplication by 1 / scale; and code = value /
+scale is exact, so codes are derived when a file is written and never kept.
 
-Rounding is float arithmetic: adding and subtracting 1.5 * 2^20 * 2^e, where 2^e is the binade of the value, leaves the nearest
-multiple of 2^(e-3), ties to even. On CPU that takes half the time of casting to float8 and back (1.5 against 2.9 ms for a
-refresh of 1536 x 576 in row blocks on two cores with AVX512). What is given up: rows that hold NaN or infinity are undefined.
+Rounding is float arithmetic: adding and subtracting 1.5 * 2^20 * 2^e, where 2^e is the binade of
+the value, leaves the nearest multiple of 2^(e-3), ties to even. On CPU that takes half the time of
+casting to float8 and back (1.5 against 2.9 ms for a refresh of 1536 x 576 in row blocks on two
+cores with AVX512). What is given up: rows that hold NaN or infinity are undefined.
 """
 
 import torch
@@ -38,16 +42,22 @@ _MAGIC = 1.5 * 2.0**20  # 23 mantissa bits of fp32, of which 3 are to be left
 
 
 def power_of_two_scale(amax: Tensor) -> Tensor:
-    """The smallest power of two (fp32, same shape) with amax / scale <= 448; amax is non-negative fp32. Zero gives 2^-9."""
+    """Return the smallest power of two (fp32, same shape) with amax / scale <= 448; amax is
+    non-negative fp32. Zero gives 2^-9.
+    """
     fraction, exponent = torch.frexp(amax)
     exponent = exponent - 9 + (fraction > 0.875).to(exponent.dtype)
-    return torch.ldexp(torch.ones_like(amax), exponent.clamp(min=-100))  # far above fp32's subnormals even after 2^-9
+    # far above fp32's subnormals even after 2^-9
+    return torch.ldexp(torch.ones_like(amax), exponent.clamp(min=-100))
 
 
 def round_to_grid_(values: Tensor, scale: Tensor) -> Tensor:
-    """Round fp32 values [R, C], |values| <= 448 * scale, in place to e4m3 codes times scale ([R, 1] or one element, powers of two)."""
+    """Round fp32 values [R, C], |values| <= 448 * scale, in place to e4m3 codes times scale ([R, 1]
+    or one element, powers of two).
+    """
     binade = (values.view(torch.int32) & _EXPONENT_BITS).view(torch.float32)
-    torch.maximum(binade, scale * _MIN_NORMAL, out=binade)  # subnormals share the spacing of the smallest normal
+    # subnormals share the spacing of the smallest normal
+    torch.maximum(binade, scale * _MIN_NORMAL, out=binade)
     return values.add_(binade, alpha=_MAGIC).sub_(binade, alpha=_MAGIC)
 
 
@@ -58,28 +68,34 @@ def row_amax(values: Tensor) -> Tensor:
 
 @operator
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [R, C] of any float dtype -> (values on the grid [R, C] in x's dtype, scale fp32 [R, 1]). x is left as it is."""
+    """x [R, C] of any float dtype -> (values on the grid [R, C] in x's dtype, scale fp32 [R, 1]). x
+    is left as it is.
+    """
     values = x.to(torch.float32, copy=True)
     scale = power_of_two_scale(row_amax(values))
     return round_to_grid_(values, scale).to(x.dtype), scale
 
 
 def codes_of(values: Tensor, scale: Tensor) -> Tensor:
-    """The e4m3 codes (float8_e4m3fn) of values that lie on the grid of `scale`; exact."""
+    """Return the e4m3 codes (float8_e4m3fn) of values that lie on the grid of `scale`; exact."""
     return (values.float() / scale).to(torch.float8_e4m3fn)
 
 
-def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """codes float8_e4m3fn [R, C] times scale fp32 [R, 1] -> [R, C] in `dtype`; exact in bf16 and fp32."""
-    return codes.to(dtype).mul_(scale.to(dtype))
+def dequantize(qdata: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """qdata float8_e4m3fn [R, C] times scale fp32 [R, 1] -> [R, C] in `dtype`; exact in bf16 and
+    fp32.
+    """
+    return qdata.to(dtype).mul_(scale.to(dtype))
 
 
 @operator
 def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x [R, C] -> (codes float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as `quantize_rows`, in the form a GEMM on codes takes.
+    """x [R, C] -> (qdata float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as
+    `quantize_rows`, in the form a GEMM on codes takes.
 
-    With `column_scale` (fp32 [C]) x * column_scale is quantized, rounded to x's dtype in between: that is grad_output times the scales
-    of the weight's rows, which lie on the contraction axis of grad_input (method.md section 3).
+    With `column_scale` (fp32 [C]) x * column_scale is quantized, rounded to x's dtype in between:
+    that is grad_output times the scales of the weight's rows, which lie on the contraction axis of
+    grad_input (method.md section 3).
     """
     if column_scale is not None:
         x = (x * column_scale).to(x.dtype)
@@ -89,44 +105,64 @@ def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tenso
 
 @jit
 def _load_scaled(x, column_scale, columns, num_columns, HAS_SCALE: tl.constexpr):
-    """One block of x, times its columns' scales and rounded as the oracle does: fp32, zero beyond the row."""
+    """Load one block of x, times its columns' scales and rounded as the oracle does: fp32, zero
+    beyond the row.
+    """
     inside = columns < num_columns
     value = tl.load(x + columns, mask=inside, other=0.0)
     if HAS_SCALE:
-        value = round_to(value.to(tl.float32) * tl.load(column_scale + columns, mask=inside, other=0.0), value.dtype)
+        value = round_to(
+            value.to(tl.float32) * tl.load(column_scale + columns, mask=inside, other=0.0),
+            value.dtype,
+        )
     return value.to(tl.float32)
 
 
 @jit
-def quantize_kernel(x, column_scale, codes, scale, stride, HAS_SCALE: tl.constexpr, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a row: the largest magnitude, then the codes. The first block stays in registers; only what follows is read again."""
+def quantize_kernel(
+    x,
+    column_scale,
+    qdata,
+    scale,
+    stride,
+    HAS_SCALE: tl.constexpr,
+    NUM_COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Quantize one row a program: the largest magnitude, then the codes. The first block stays in
+    registers; only what follows is read again.
+    """
     row = tl.program_id(0).to(tl.int64)
     x += row * stride
-    codes += row * NUM_COLUMNS
+    qdata += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
     first = _load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
     largest = tl.abs(first)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
-        largest = tl.maximum(largest, tl.abs(_load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)))
+        largest = tl.maximum(
+            largest, tl.abs(_load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE))
+        )
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
-    tl.store(codes + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
+    tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
         value = _load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)
-        tl.store(codes + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS)
+        tl.store(
+            qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
+        )
 
 
 def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     x = rows_of(x)
-    codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    qdata = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, device=x.device)
     has_scale = column_scale is not None
     block = block_of(x.shape[1])
     quantize_kernel[(x.shape[0],)](
         x,
         column_scale if has_scale else x,
-        codes,
+        qdata,
         scale,
         x.stride(0),
         HAS_SCALE=has_scale,
@@ -134,12 +170,18 @@ def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tupl
         BLOCK=block,
         num_warps=warps_of(block),
     )
-    return codes, scale
+    return qdata, scale
 
 
 quantize_codes.kernels["cuda"] = quantize_codes_triton
 
-_SIGNATURE = {"x": "*bf16", "column_scale": "*fp32", "codes": "*fp8e4nv", "scale": "*fp32", "stride": "i32"}
+_SIGNATURE = {
+    "x": "*bf16",
+    "column_scale": "*fp32",
+    "qdata": "*fp8e4nv",
+    "scale": "*fp32",
+    "stride": "i32",
+}
 _SIGNATURE |= dict.fromkeys(("HAS_SCALE", "NUM_COLUMNS", "BLOCK"), "constexpr")
 BUILDS = [
     Build(

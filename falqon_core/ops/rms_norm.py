@@ -1,13 +1,16 @@
-"""RMSNorm whose weight is frozen: y = x / rms(x) * weight over the last axis, and its gradient with respect to x only.
+"""RMSNorm whose weight is frozen: y = x / rms(x) * weight over the last axis, and its gradient with
+respect to x only.
 
-Kept for backward: x and one fp32 number per row. The rounding is that of transformers' modules: x / rms(x) is rounded to x's dtype
-before the weight is applied, so outputs are bit-equal on the way forward. Autograd through the module's own operations costs 1.1 ms
-backward at [820, 576] on two cores, this one a third.
+Kept for backward: x and one fp32 number per row. The rounding is that of transformers' modules: x /
+rms(x) is rounded to x's dtype before the weight is applied, so outputs are bit-equal on the way
+forward. Autograd through the module's own operations costs 1.1 ms backward at [820, 576] on two
+cores, this one a third.
 
-On a GPU one program holds one row in registers, so x is read once; the kernels round where the oracles do and differ from them only in the
-order in which a row is summed in fp32. `rms_norm_codes` also adds the residual before and quantizes after, which saves an FP8 GPU two
-trips of the activations through memory. What is given up: no gradient for the weight, and rows longer than `MAX_BLOCK` (wider than
-the models we know) are left to the oracle.
+On a GPU one program holds one row in registers, so x is read once; the kernels round where the
+oracles do and differ from them only in the order in which a row is summed in fp32. `rms_norm_codes`
+also adds the residual before and quantizes after, which saves an FP8 GPU two trips of the
+activations through memory. What is given up: no gradient for the weight, and rows longer than
+`MAX_BLOCK` (wider than the models we know) are left to the oracle.
 """
 
 from typing import Any
@@ -34,7 +37,9 @@ from falqon_core.ops.quantize import quantize_codes
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The oracle, differentiable by autograd: x [..., H] in any dtype, weight [H] -> [..., H] in x's dtype."""
+    """Compute the oracle, differentiable by autograd: x [..., H] in any dtype, weight [H] -> [...,
+    H] in x's dtype.
+    """
     x32 = x.float()
     normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)
@@ -49,8 +54,12 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
 
 
 @operator
-def rms_norm_backward(grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
-    """-> grad_input [..., H] = (g - n * mean(g * n)) / rms, with n = x / rms and g = grad_output * weight, in fp32 inside."""
+def rms_norm_backward(
+    grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
+) -> Tensor:
+    """-> grad_input [..., H] = (g - n * mean(g * n)) / rms, with n = x / rms and g = grad_output *
+    weight, in fp32 inside.
+    """
     normed = x * inverse_rms
     grad = (grad_output * weight).float()
     mean = torch.linalg.vecdot(grad, normed).unsqueeze(-1).div_(x.shape[-1])
@@ -58,11 +67,15 @@ def rms_norm_backward(grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rm
 
 
 @operator
-def rms_norm_codes(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> (codes float8_e4m3fn [T, H], scale fp32 [T, 1], total [T, H] in x's dtype, 1 / rms fp32 [T, 1]).
+def rms_norm_codes(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """-> (qdata float8_e4m3fn [T, H], scale fp32 [T, 1], total [T, H] in x's dtype, 1 / rms fp32
+    [T, 1]).
 
-    total = x + residual, or x itself where there is none; codes * scale is rms_norm(total) quantized per token. x, residual [T, H] and
-    weight [H] of one dtype. The gradient with respect to total is `rms_norm_backward(grad_output, total, weight, 1 / rms)`.
+    total = x + residual, or x itself where there is none; codes * scale is rms_norm(total)
+    quantized per token. x, residual [T, H] and weight [H] of one dtype. The gradient with respect
+    to total is `rms_norm_backward(grad_output, total, weight, 1 / rms)`.
     """
     total = x if residual is None else x + residual
     y, inverse_rms = rms_norm_forward.oracle(total, weight, eps)
@@ -86,7 +99,7 @@ def rms_norm_forward_kernel(
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """y holds codes or x's dtype; `total` is written only with a residual, `scale` only with codes."""
+    """y holds codes or x's dtype; `total` is written with a residual only, `scale` with codes."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < NUM_COLUMNS
@@ -94,26 +107,40 @@ def rms_norm_forward_kernel(
     dtype: tl.constexpr = value.dtype
     value = value.to(tl.float32)
     if HAS_RESIDUAL:
-        value += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(
+            tl.float32
+        )
         rounded = round_to(value, dtype)
         tl.store(total + row * NUM_COLUMNS + columns, rounded, mask=inside)
         value = rounded.to(tl.float32)
     inverse = tl.rsqrt(tl.sum(value * value) / NUM_COLUMNS + eps)
     tl.store(inverse_rms + row, inverse)
     normed = round_to(value * inverse, dtype).to(tl.float32)
-    result = round_to(normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), dtype)
+    result = round_to(
+        normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), dtype
+    )
     if TO_CODES:
         values = result.to(tl.float32)
         exponent = power_of_two_exponent(tl.max(tl.abs(values)))
         tl.store(scale + row, power_of_two(exponent))
-        tl.store(y + row * NUM_COLUMNS + columns, to_e4m3(values * power_of_two(-exponent)), mask=inside)
+        tl.store(
+            y + row * NUM_COLUMNS + columns, to_e4m3(values * power_of_two(-exponent)), mask=inside
+        )
     else:
         tl.store(y + row * NUM_COLUMNS + columns, result, mask=inside)
 
 
 @jit
 def rms_norm_backward_kernel(
-    grad_output, x, weight, inverse_rms, grad_input, grad_stride, x_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+    grad_output,
+    x,
+    weight,
+    inverse_rms,
+    grad_input,
+    grad_stride,
+    x_stride,
+    NUM_COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -122,20 +149,35 @@ def rms_norm_backward_kernel(
     inverse = tl.load(inverse_rms + row)
     normed = value.to(tl.float32) * inverse
     grad = tl.load(grad_output + row * grad_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    grad = round_to(grad * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), value.dtype).to(tl.float32)
+    grad = round_to(
+        grad * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), value.dtype
+    ).to(tl.float32)
     mean = tl.sum(grad * normed) / NUM_COLUMNS
-    tl.store(grad_input + row * NUM_COLUMNS + columns, round_to((grad - normed * mean) * inverse, value.dtype), mask=inside)
+    tl.store(
+        grad_input + row * NUM_COLUMNS + columns,
+        round_to((grad - normed * mean) * inverse, value.dtype),
+        mask=inside,
+    )
 
 
 def _launch_forward(
-    x: Tensor, residual: Tensor | None, weight: Tensor, total: Tensor, y: Tensor, scale: Tensor | None, eps: float
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    total: Tensor,
+    y: Tensor,
+    scale: Tensor | None,
+    eps: float,
 ) -> Tensor:
-    """Rows [R, H] -> 1 / rms fp32 [R, 1]; the other outputs are written in place."""
+    """Norm rows [R, H] -> 1 / rms fp32 [R, 1]; the other outputs are written in place."""
     inverse_rms = torch.empty(x.shape[0], 1, device=x.device)
     block = block_of(x.shape[1])
+    residual_rows, residual_stride = x, 0
+    if residual is not None:
+        residual_rows, residual_stride = residual, residual.stride(0)
     rms_norm_forward_kernel[(x.shape[0],)](
         x,
-        x if residual is None else residual,
+        residual_rows,
         weight,
         total,
         inverse_rms,
@@ -143,7 +185,7 @@ def _launch_forward(
         inverse_rms if scale is None else scale,
         eps,
         x.stride(0),
-        0 if residual is None else residual.stride(0),
+        residual_stride,
         HAS_RESIDUAL=residual is not None,
         TO_CODES=scale is not None,
         NUM_COLUMNS=x.shape[1],
@@ -162,20 +204,33 @@ def rms_norm_forward_triton(x: Tensor, weight: Tensor, eps: float) -> tuple[Tens
     return y, inverse_rms.view(*x.shape[:-1], 1)
 
 
-def rms_norm_codes_triton(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rms_norm_codes_triton(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if x.shape[-1] > MAX_BLOCK:
         return rms_norm_codes.oracle(x, residual, weight, eps)
-    codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    qdata = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, device=x.device)
     total = x if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    inverse_rms = _launch_forward(rows_of(x), None if residual is None else rows_of(residual), weight, total, codes, scale, eps)
-    return codes, scale, total, inverse_rms
+    inverse_rms = _launch_forward(
+        rows_of(x),
+        None if residual is None else rows_of(residual),
+        weight,
+        total,
+        qdata,
+        scale,
+        eps,
+    )
+    return qdata, scale, total, inverse_rms
 
 
-def rms_norm_backward_triton(grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
+def rms_norm_backward_triton(
+    grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
+) -> Tensor:
     if x.shape[-1] > MAX_BLOCK:
         return rms_norm_backward.oracle(grad_output, x, weight, inverse_rms)
-    grad_rows, rows = rows_of(grad_output), rows_of(x)
+    grad_rows = rows_of(grad_output)
+    rows = rows_of(x)
     grad_input = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     block = block_of(rows.shape[1])
     rms_norm_backward_kernel[(rows.shape[0],)](
@@ -197,14 +252,25 @@ rms_norm_forward.kernels["cuda"] = rms_norm_forward_triton
 rms_norm_backward.kernels["cuda"] = rms_norm_backward_triton
 rms_norm_codes.kernels["cuda"] = rms_norm_codes_triton
 
-_FORWARD = dict.fromkeys(("x", "residual", "weight", "total", "y"), "*bf16") | dict.fromkeys(("inverse_rms", "scale"), "*fp32")
+_FORWARD = dict.fromkeys(("x", "residual", "weight", "total", "y"), "*bf16") | dict.fromkeys(
+    ("inverse_rms", "scale"), "*fp32"
+)
 _FORWARD |= {"eps": "fp32", "x_stride": "i32", "residual_stride": "i32"}
 _FORWARD |= dict.fromkeys(("HAS_RESIDUAL", "TO_CODES", "NUM_COLUMNS", "BLOCK"), "constexpr")
-_BACKWARD = dict.fromkeys(("grad_output", "x", "weight", "grad_input"), "*bf16") | {"inverse_rms": "*fp32"}
-_BACKWARD |= {"grad_stride": "i32", "x_stride": "i32"} | dict.fromkeys(("NUM_COLUMNS", "BLOCK"), "constexpr")
-_WIDTH = {"NUM_COLUMNS": 4096, "BLOCK": 4096}
+_BACKWARD = dict.fromkeys(("grad_output", "x", "weight", "grad_input"), "*bf16") | {
+    "inverse_rms": "*fp32"
+}
+_BACKWARD |= {"grad_stride": "i32", "x_stride": "i32"} | dict.fromkeys(
+    ("NUM_COLUMNS", "BLOCK"), "constexpr"
+)
+_WIDTH: dict[str, Any] = {"NUM_COLUMNS": 4096, "BLOCK": 4096}
 BUILDS = [
-    Build(rms_norm_forward_kernel, _FORWARD, {"HAS_RESIDUAL": False, "TO_CODES": False} | _WIDTH, num_warps=warps_of(4096)),
+    Build(
+        rms_norm_forward_kernel,
+        _FORWARD,
+        {"HAS_RESIDUAL": False, "TO_CODES": False} | _WIDTH,
+        num_warps=warps_of(4096),
+    ),
     Build(
         rms_norm_forward_kernel,
         _FORWARD | {"y": "*fp8e4nv"},
@@ -229,7 +295,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """Stands in for a transformers RMSNorm; same parameter name, so a state dict does not change."""
+    """Stands in for a transformers RMSNorm; its parameter has the same name in a state dict."""
 
     def __init__(self, weight: nn.Parameter, eps: float) -> None:
         super().__init__()

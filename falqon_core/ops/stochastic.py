@@ -1,37 +1,34 @@
-"""Fold a step into quantized rows in place, without a base: stochastic rounding, so that small steps survive on average.
+"""Fold a step into quantized rows in place, without a base: stochastic rounding, so that small
+steps survive on average.
 
-`codes[i], scale[i] = stochastic_quantize_row(codes[i] * scale[i] + factor * delta[i] . a)`: a value between two neighbours of the grid
-goes up with the probability of its distance from the lower one, so the expected value of what is stored is the exact sum, and a value
-on the grid stays. A fresh power-of-two scale is taken from the row's largest magnitude; where it grows, the coarser grid is rounded to
-the same way. What is given up against the anchored rule: noise of up to one code step per fold, that adds up over the steps, for not
-keeping a base (method.md section 3).
+`qdata[i], scale[i] = stochastic_quantize_row(qdata[i] * scale[i] + scaling * delta[i] . a)`: one
+between two neighbours of the grid goes up with the probability of its distance from the lower one,
+so the expected value of what is stored is the exact sum, and a value on the grid stays. A fresh
+power-of-two scale is taken from the row's largest magnitude; where it grows, the coarser grid is
+rounded to the same way. What is given up against the anchored rule: noise of up to one code step
+per fold, that adds up over the steps, for not keeping a base (method.md section 3).
 
-The random bits of an element are a pure function of (seed, step, layer, row, column), the same on every rank, after every resume, on CPU
-and on GPU: Philox-4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), counter (column // 4, row, step,
-layer), key (seed, 0), word column % 4. It is what torch, JAX and cuRAND use, passes BigCrush, has published test vectors, and
-its four words serve four columns. Twenty of the 32 bits are used: fp32 has 23 mantissa bits, e4m3 three, so adding twenty random bits
-below the last kept one and cutting off is stochastic rounding, carry included.
+The random bits of an element are a pure function of (seed, step, layer_index, row, column), the
+same on every rank, after every resume, on CPU and on GPU: Philox-4x32-10 (Salmon et al., "Parallel
+Random Numbers: As Easy as 1, 2, 3", SC 2011), counter (column // 4, row, step, layer_index), key
+(seed, 0), word column % 4. It is what torch, JAX and cuRAND use, passes BigCrush, has published
+test vectors, and its four words serve four columns. Twenty of the 32 bits are used: fp32 has 23
+mantissa bits, e4m3 three, so adding twenty random bits below the last kept one and cutting off is
+stochastic rounding, carry included.
 
-What is exact and what is not: bits and rounding agree everywhere. The sum delta . a is added in the device's order, so between CPU and
-GPU, as with any fp32 product, its last bits may differ, and once in about 2^20 elements such a bit decides a rounding. Ranks that run
-the same kernel agree in every bit.
+What is exact and what is not: bits and rounding agree everywhere. The sum delta . a is added in the
+device's order, so between CPU and GPU, as with any fp32 product, its last bits may differ, and once
+in about 2^20 elements such a bit decides a rounding. Ranks that run the same kernel agree in every
+bit.
 """
 
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, power_of_two_exponent, tl
+from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
 from falqon_core.ops.quantize import codes_of, power_of_two_scale, row_amax
-from falqon_core.ops.refresh import (
-    BLOCK_COLUMNS,
-    BLOCK_ROWS,
-    NUM_STAGES,
-    TILE_CONSTANTS,
-    block_rank,
-    low_rank_tile,
-    write_tile,
-)
+from falqon_core.ops.row_tiles import build, launch, low_rank_tile, write_tile
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -40,29 +37,44 @@ _MIN_NORMAL = 2.0**-6
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox-4x32-10: four counter words and two key words, integers in [0, 2^32) -> four words of random bits, int64 in [0, 2^32)."""
+    """Philox-4x32-10: four counter words and two key words, integers in [0, 2^32) -> four words of
+    random bits, int64 in [0, 2^32).
+    """
     c0, c1, c2, c3 = (torch.as_tensor(word, dtype=torch.int64) for word in counter)
     k0, k1 = key
     for _ in range(10):
-        low, high = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # 64-bit products; int64 wraps, and the mask drops the sign
-        c0, c1 = (high >> 32 & _WORD) ^ c1 ^ k0, high & _WORD
-        c2, c3 = (low >> 32 & _WORD) ^ c3 ^ k1, low & _WORD
-        k0, k1 = k0 + _WEYL[0] & _WORD, k1 + _WEYL[1] & _WORD
+        low, high = (
+            c0 * _MULTIPLIERS[0],
+            c2 * _MULTIPLIERS[1],
+        )  # 64-bit products; int64 wraps, and the mask drops the sign
+        c0 = (high >> 32 & _WORD) ^ c1 ^ k0
+        c1 = high & _WORD
+        c2 = (low >> 32 & _WORD) ^ c3 ^ k1
+        c3 = low & _WORD
+        k0 = k0 + _WEYL[0] & _WORD
+        k1 = k1 + _WEYL[1] & _WORD
     return c0, c1, c2, c3
 
 
-def random_bits(num_rows: int, num_columns: int, seed: int, step: int, layer: int, device: torch.device) -> Tensor:
-    """-> int64 [num_rows, num_columns], each 32 random bits; seed, step and layer in [0, 2^31)."""
+def random_bits(
+    num_rows: int, num_columns: int, seed: int, step: int, layer_index: int, device: torch.device
+) -> Tensor:
+    """Return int64 [num_rows, num_columns], each 32 random bits; seed, step and layer_index lie in
+    [0, 2^31).
+    """
     row = torch.arange(num_rows, device=device)[:, None]
     quad = torch.arange(-(-num_columns // 4), device=device)[None, :]
-    words = philox((quad, row, step, layer), (seed, 0))
+    words = philox((quad, row, step, layer_index), (seed, 0))
     return torch.stack(torch.broadcast_tensors(*words), 2).reshape(num_rows, -1)[:, :num_columns]
 
 
 def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
-    """fp32, |values| <= 448 -> a neighbour on e4m3's grid, in fp32; bits int64 of the same shape, of which the upper twenty count."""
+    """fp32, |values| <= 448 -> a neighbour on e4m3's grid, in fp32; bits int64 of the same shape,
+    of which the upper twenty count.
+    """
     magnitude = values.abs()
-    shift = (magnitude < _MIN_NORMAL).float() * _MIN_NORMAL  # lifts subnormals into the binade that has their spacing
+    # lifts subnormals into the binade that has their spacing
+    shift = (magnitude < _MIN_NORMAL).float() * _MIN_NORMAL
     raised = (magnitude + shift).view(torch.int32) + (bits >> 12).int()
     magnitude = (raised & -0x100000).view(torch.float32) - shift
     return torch.where(values < 0, 0.0 - magnitude, magnitude)
@@ -70,30 +82,43 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
 
 @operator
 def fold_stochastic(
-    codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, factor: float, seed: int, step: int, layer: int
+    qdata: Tensor,
+    qdata_t: Tensor | None,
+    scale: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    scaling: float,
+    seed: int,
+    step: int,
+    layer_index: int,
 ) -> Tensor:
-    """codes e4m3 [O, I], codes_t e4m3 [I, O] (or None) and scale fp32 [O, 1], powers of two, are overwritten.
+    """qdata e4m3 [O, I], qdata_t e4m3 [I, O] (or None) and scale fp32 [O, 1], powers of two, are
+    overwritten.
 
-    delta fp32 [O, r] is the step to fold, a bf16 [r, I] (dequantized, exact); factor * delta is rounded to bf16, their product is fp32.
-    seed, step and layer (the layer's number within the model) are integers in [0, 2^31). -> changed codes, int64 [].
+    delta fp32 [O, r] is the step to fold, a bf16 [r, I] (dequantized, exact); scaling * delta is
+    rounded to bf16, their product is fp32. seed, step and layer_index (the layer's place within
+    the model) are integers in [0, 2^31). -> changed codes, int64 [].
     """
-    values = (codes.float() * scale).addmm_((delta * factor).to(a.dtype).float(), a.float())
+    values = (qdata.float() * scale).addmm_((delta * scaling).to(a.dtype).float(), a.float())
     scale.copy_(power_of_two_scale(row_amax(values)))
-    bits = random_bits(*codes.shape, seed, step, layer, codes.device)
+    num_rows, num_columns = qdata.shape
+    bits = random_bits(num_rows, num_columns, seed, step, layer_index, qdata.device)
     new = codes_of(round_stochastically(values / scale, bits), torch.ones_like(scale))
-    changed = torch.count_nonzero(codes.float() != new.float())
-    codes.copy_(new)
-    if codes_t is not None:
-        codes_t.copy_(new.t())
+    changed = torch.count_nonzero(qdata.float() != new.float())
+    qdata.copy_(new)
+    if qdata_t is not None:
+        qdata_t.copy_(new.t())
     return changed
 
 
 @jit
-def random_tile(row, quad, seed, step, layer):
+def random_tile(row, quad, seed, step, layer_index):
     """`random_bits` of the rows [BR] and the quads of columns [BC / 4] given: uint32 [BR, BC]."""
     zero = tl.zeros((row.shape[0], quad.shape[0]), tl.uint32)
-    c0, c1 = zero + quad.to(tl.uint32)[None, :], zero + row.to(tl.uint32)[:, None]
-    c2, c3 = zero + step.to(tl.uint32), zero + layer.to(tl.uint32)
+    c0 = zero + quad.to(tl.uint32)[None, :]
+    c1 = zero + row.to(tl.uint32)[:, None]
+    c2 = zero + step.to(tl.uint32)
+    c3 = zero + layer_index.to(tl.uint32)
     w0, w1, w2, w3 = tl.philox_impl(c0, c1, c2, c3, zero + seed.to(tl.uint32), zero)
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
@@ -108,17 +133,17 @@ def stochastic_tile(value, bits):
     return tl.where(value < 0.0, 0.0 - magnitude, magnitude)
 
 
-@jit(do_not_specialize=["seed", "step", "layer"])
+@jit(do_not_specialize=["seed", "step", "layer_index"])
 def stochastic_kernel(
-    codes,
-    codes_t,
+    qdata,
+    qdata_t,
     scale,
     delta,
     a,
-    factor,
+    scaling,
     seed,
     step,
-    layer,
+    layer_index,
     changed,
     num_rows,
     num_columns,
@@ -129,7 +154,9 @@ def stochastic_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
 ):
-    """As `refresh.refresh_kernel`, with the codes in the place of the base: all are read before the first is written."""
+    """Do as `refresh.refresh_kernel` does, with the codes in the place of the base: all are read
+    before the first is written.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
     old_scale = tl.load(scale + row, mask=row < num_rows, other=0.0)[:, None]
@@ -137,8 +164,15 @@ def stochastic_kernel(
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = tl.load(codes + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0).to(tl.float32) * old_scale
-        value += low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BLOCK_RANK)
+        value = (
+            tl.load(
+                qdata + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
+            ).to(tl.float32)
+            * old_scale
+        )
+        value += low_rank_tile(
+            delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
+        )
         amax = tl.maximum(amax, tl.max(tl.abs(value), 1))
     exponent = power_of_two_exponent(amax)
     inverse = power_of_two(-exponent)[:, None]
@@ -148,54 +182,54 @@ def stochastic_kernel(
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = tl.load(codes + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0).to(tl.float32) * old_scale
-        value += low_rank_tile(delta, a, factor, row, column, num_rows, num_columns, rank, BLOCK_RANK)
-        bits = random_tile(row, start // 4 + tl.arange(0, BLOCK_COLUMNS // 4), seed, step, layer)
+        value = (
+            tl.load(
+                qdata + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
+            ).to(tl.float32)
+            * old_scale
+        )
+        value += low_rank_tile(
+            delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
+        )
+        bits = random_tile(
+            row, start // 4 + tl.arange(0, BLOCK_COLUMNS // 4), seed, step, layer_index
+        )
         value = stochastic_tile(value * inverse, bits)
-        count += write_tile(codes, codes_t, stride_t, value, row, column, num_rows, num_columns, HAS_T)
-    tl.atomic_add(changed, count.to(tl.int64))
+        count += write_tile(
+            qdata, qdata_t, stride_t, value, row, column, num_rows, num_columns, HAS_T
+        )
+    tl.atomic_add(changed, count.to(tl.int64))  # type: ignore[attr-defined]
 
 
 def fold_stochastic_triton(
-    codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, factor: float, seed: int, step: int, layer: int
+    qdata: Tensor,
+    qdata_t: Tensor | None,
+    scale: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    scaling: float,
+    seed: int,
+    step: int,
+    layer_index: int,
 ) -> Tensor:
-    num_rows, num_columns = codes.shape
-    changed = torch.zeros((), dtype=torch.int64, device=codes.device)
-    stochastic_kernel[(-(-num_rows // BLOCK_ROWS),)](
-        codes,
-        codes if codes_t is None else codes_t,
+    return launch(
+        stochastic_kernel,
+        qdata,
+        qdata_t,
         scale,
         delta,
         a,
-        factor,
+        scaling,
         seed,
         step,
-        layer,
-        changed,
-        num_rows,
-        num_columns,
-        a.shape[0],
-        0 if codes_t is None else codes_t.stride(0),
-        HAS_T=codes_t is not None,
-        BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_COLUMNS=BLOCK_COLUMNS,
-        BLOCK_RANK=block_rank(a.shape[0]),
-        num_stages=NUM_STAGES,
+        layer_index,
+        rank=a.shape[0],
     )
-    return changed
 
 
 fold_stochastic.kernels["cuda"] = fold_stochastic_triton
 
-_SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "delta": "*fp32", "a": "*bf16", "factor": "fp32"}
-_SIGNATURE |= {"seed": "i32", "step": "i32", "layer": "i32", "changed": "*i64", "num_rows": "i32", "num_columns": "i32", "rank": "i32"}
-_SIGNATURE |= {"stride_t": "i32"}
+_ARGUMENTS = {"delta": "*fp32", "a": "*bf16", "scaling": "fp32"}
 BUILDS = [
-    Build(
-        stochastic_kernel,
-        _SIGNATURE | dict.fromkeys(TILE_CONSTANTS, "constexpr"),
-        TILE_CONSTANTS,
-        ptx=(CVT_E4M3, "bf16.bf16.f32", "atom.global"),
-        num_stages=NUM_STAGES,
-    ),
+    build(stochastic_kernel, _ARGUMENTS | dict.fromkeys(("seed", "step", "layer_index"), "i32"))
 ]

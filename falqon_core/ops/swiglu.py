@@ -1,11 +1,14 @@
 """SwiGLU, y = silu(gate) * up elementwise, and its gradients with respect to both.
 
-Kept for backward: gate and up only; silu(gate) is computed again, which autograd would have kept as a third tensor of that size.
+Kept for backward: gate and up only; silu(gate) is computed again, which autograd would have kept as
+a third tensor of that size.
 
-`swiglu_codes_forward` and `swiglu_codes_backward` also quantize what they make, for the GEMM on codes that follows. There one program
-takes one row and keeps its first block in registers between finding the scale and writing the codes; columns beyond, of which only
-rows longer than `MAX_BLOCK` have any, are computed twice. The kernels round where the oracles do and differ from them only in the last
-bits of the fp32 exponential. What is given up: one silu more in backward, in exchange for a third of the memory of the widest activations.
+`swiglu_codes_forward` and `swiglu_codes_backward` also quantize what they make, for the GEMM on
+codes that follows. There one program takes one row and keeps its first block in registers between
+finding the scale and writing the codes; columns beyond, of which only rows longer than `MAX_BLOCK`
+have any, are computed twice. The kernels round where the oracles do and differ from them only in
+the last bits of the fp32 exponential. What is given up: one silu more in backward, in exchange for
+a third of the memory of the widest activations.
 """
 
 from typing import Any
@@ -43,7 +46,8 @@ def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
 def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """-> (grad of gate, grad of up), both [..., I]: the two halves of one buffer [..., 2 * I].
 
-    Side by side they are what grad_input of a melded gate and up multiplies, so nobody has to copy them together.
+    Side by side they are what grad_input of a melded gate and up multiplies, so nobody has to copy
+    them together.
     """
     grad_gate, grad_up = grad_output.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
     torch.mul(grad_output, up, out=grad_gate)
@@ -54,7 +58,9 @@ def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tens
 
 @operator
 def swiglu_codes_forward(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """gate, up [T, I] of one dtype, rows at any stride -> (codes float8_e4m3fn [T, I], scale fp32 [T, 1]) of swiglu, per token."""
+    """gate, up [T, I] of one dtype, rows at any stride -> (qdata float8_e4m3fn [T, I], scale fp32
+    [T, 1]) of swiglu, per token.
+    """
     return quantize_codes.oracle(swiglu_forward.oracle(gate, up))
 
 
@@ -62,44 +68,57 @@ def swiglu_codes_forward(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 def swiglu_codes_backward(
     grad_output: Tensor, gate: Tensor, up: Tensor, gate_scale: Tensor, up_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> (grad of gate, grad of up, codes float8_e4m3fn [T, 2I], scale fp32 [T, 1]).
+    """-> (grad of gate, grad of up, qdata float8_e4m3fn [T, 2I], scale fp32 [T, 1]).
 
-    The gradients [T, I] are the two halves of one tensor [T, 2I]. The codes are of [grad of gate * gate_scale | grad of up * up_scale],
-    per token: what the GEMM of grad_input reads where gate and up are melded in one weight, whose row scales (fp32 [I] each)
-    lie on its contraction axis.
+    The gradients [T, I] are the two halves of one tensor [T, 2I]. The codes are of [grad of gate *
+    gate_scale | grad of up * up_scale], per token: what the GEMM of grad_input reads where gate and
+    up are melded in one weight, whose row scales (fp32 [I] each) lie on its contraction axis.
     """
     grads = torch.cat(swiglu_backward.oracle(grad_output, gate, up), -1)
-    codes, scale = quantize_codes.oracle(grads, torch.cat([gate_scale, up_scale]))
+    qdata, scale = quantize_codes.oracle(grads, torch.cat([gate_scale, up_scale]))
     grad_gate, grad_up = grads.chunk(2, -1)
-    return grad_gate, grad_up, codes, scale
+    return grad_gate, grad_up, qdata, scale
 
 
 @jit
 def _forward(gate, up, columns, num_columns):
-    """One block of silu(gate) * up in gate's dtype, rounded as the oracle does; zero beyond the row."""
+    """One block of silu(gate) * up in gate's dtype, rounded as the oracle does; zero beyond the
+    row.
+    """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
     silu = round_to(gate.to(tl.float32) * tl.sigmoid(gate.to(tl.float32)), gate.dtype)
-    return round_to(silu.to(tl.float32) * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32), gate.dtype)
+    return round_to(
+        silu.to(tl.float32) * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32),
+        gate.dtype,
+    )
 
 
 @jit
 def _backward(grad_output, gate, up, columns, num_columns):
-    """One block of the gradients of gate and up in gate's dtype, rounded as the oracle does; zero beyond the row."""
+    """One block of the gradients of gate and up in gate's dtype, rounded as the oracle does; zero
+    beyond the row.
+    """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
     dtype: tl.constexpr = gate.dtype
     gate = gate.to(tl.float32)
     grad = tl.load(grad_output + columns, mask=inside, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
-    grad_silu = round_to(grad * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32), dtype).to(tl.float32)
+    grad_silu = round_to(
+        grad * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32), dtype
+    ).to(tl.float32)
     grad_gate = round_to(grad_silu * sigmoid * (1.0 + gate * (1.0 - sigmoid)), dtype)
     return grad_gate, round_to(round_to(gate * sigmoid, dtype).to(tl.float32) * grad, dtype)
 
 
 @jit
-def _backward_scaled(grad_output, gate, up, gate_scale, up_scale, grads, columns, num_columns, STORE: tl.constexpr):
-    """One block of both gradients times the scales of the weight's rows, as fp32; with STORE the gradients themselves go to `grads`."""
+def _backward_scaled(
+    grad_output, gate, up, gate_scale, up_scale, grads, columns, num_columns, STORE: tl.constexpr
+):
+    """One block of both gradients times the scales of the weight's rows, as fp32; with STORE the
+    gradients themselves go to `grads`.
+    """
     inside = columns < num_columns
     grad_gate, grad_up = _backward(grad_output, gate, up, columns, num_columns)
     if STORE:
@@ -107,11 +126,15 @@ def _backward_scaled(grad_output, gate, up, gate_scale, up_scale, grads, columns
         tl.store(grads + num_columns + columns, grad_up, mask=inside)
     scaled_gate = grad_gate.to(tl.float32) * tl.load(gate_scale + columns, mask=inside, other=0.0)
     scaled_up = grad_up.to(tl.float32) * tl.load(up_scale + columns, mask=inside, other=0.0)
-    return round_to(scaled_gate, grad_gate.dtype).to(tl.float32), round_to(scaled_up, grad_gate.dtype).to(tl.float32)
+    return round_to(scaled_gate, grad_gate.dtype).to(tl.float32), round_to(
+        scaled_up, grad_gate.dtype
+    ).to(tl.float32)
 
 
 @jit
-def swiglu_forward_kernel(gate, up, y, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+def swiglu_forward_kernel(
+    gate, up, y, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     result = _forward(gate + row * gate_stride, up + row * up_stride, columns, NUM_COLUMNS)
@@ -120,33 +143,54 @@ def swiglu_forward_kernel(gate, up, y, gate_stride, up_stride, NUM_COLUMNS: tl.c
 
 @jit
 def swiglu_backward_kernel(
-    grad_output, gate, up, grad_gate, grad_up, grad_stride, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+    grad_output,
+    gate,
+    up,
+    grad_gate,
+    grad_up,
+    grad_stride,
+    gate_stride,
+    up_stride,
+    NUM_COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    of_gate, of_up = _backward(grad_output + row * grad_stride, gate + row * gate_stride, up + row * up_stride, columns, NUM_COLUMNS)
+    of_gate, of_up = _backward(
+        grad_output + row * grad_stride,
+        gate + row * gate_stride,
+        up + row * up_stride,
+        columns,
+        NUM_COLUMNS,
+    )
     tl.store(grad_gate + row * 2 * NUM_COLUMNS + columns, of_gate, mask=columns < NUM_COLUMNS)
     tl.store(grad_up + row * 2 * NUM_COLUMNS + columns, of_up, mask=columns < NUM_COLUMNS)
 
 
 @jit
-def swiglu_codes_forward_kernel(gate, up, codes, scale, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+def swiglu_codes_forward_kernel(
+    gate, up, qdata, scale, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     gate += row * gate_stride
     up += row * up_stride
-    codes += row * NUM_COLUMNS
+    qdata += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
     first = _forward(gate, up, columns, NUM_COLUMNS).to(tl.float32)
     largest = tl.abs(first)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
-        largest = tl.maximum(largest, tl.abs(_forward(gate, up, start + columns, NUM_COLUMNS).to(tl.float32)))
+        largest = tl.maximum(
+            largest, tl.abs(_forward(gate, up, start + columns, NUM_COLUMNS).to(tl.float32))
+        )
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
-    tl.store(codes + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
+    tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
         value = _forward(gate, up, start + columns, NUM_COLUMNS).to(tl.float32)
-        tl.store(codes + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS)
+        tl.store(
+            qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
+        )
 
 
 @jit
@@ -157,7 +201,7 @@ def swiglu_codes_backward_kernel(
     gate_scale,
     up_scale,
     grads,
-    codes,
+    qdata,
     scale,
     grad_stride,
     gate_stride,
@@ -170,70 +214,103 @@ def swiglu_codes_backward_kernel(
     gate += row * gate_stride
     up += row * up_stride
     grads += row * 2 * NUM_COLUMNS
-    codes += row * 2 * NUM_COLUMNS
+    qdata += row * 2 * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
-    first_gate, first_up = _backward_scaled(grad_output, gate, up, gate_scale, up_scale, grads, columns, NUM_COLUMNS, True)
+    first_gate, first_up = _backward_scaled(
+        grad_output, gate, up, gate_scale, up_scale, grads, columns, NUM_COLUMNS, True
+    )
     largest = tl.maximum(tl.abs(first_gate), tl.abs(first_up))
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
-        of_gate, of_up = _backward_scaled(grad_output, gate, up, gate_scale, up_scale, grads, start + columns, NUM_COLUMNS, True)
+        of_gate, of_up = _backward_scaled(
+            grad_output, gate, up, gate_scale, up_scale, grads, start + columns, NUM_COLUMNS, True
+        )
         largest = tl.maximum(largest, tl.maximum(tl.abs(of_gate), tl.abs(of_up)))
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
-    tl.store(codes + columns, to_e4m3(first_gate * inverse), mask=columns < NUM_COLUMNS)
-    tl.store(codes + NUM_COLUMNS + columns, to_e4m3(first_up * inverse), mask=columns < NUM_COLUMNS)
+    tl.store(qdata + columns, to_e4m3(first_gate * inverse), mask=columns < NUM_COLUMNS)
+    tl.store(qdata + NUM_COLUMNS + columns, to_e4m3(first_up * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
         inside = start + columns < NUM_COLUMNS
-        of_gate, of_up = _backward_scaled(grad_output, gate, up, gate_scale, up_scale, grads, start + columns, NUM_COLUMNS, False)
-        tl.store(codes + start + columns, to_e4m3(of_gate * inverse), mask=inside)
-        tl.store(codes + NUM_COLUMNS + start + columns, to_e4m3(of_up * inverse), mask=inside)
+        of_gate, of_up = _backward_scaled(
+            grad_output, gate, up, gate_scale, up_scale, grads, start + columns, NUM_COLUMNS, False
+        )
+        tl.store(qdata + start + columns, to_e4m3(of_gate * inverse), mask=inside)
+        tl.store(qdata + NUM_COLUMNS + start + columns, to_e4m3(of_up * inverse), mask=inside)
 
 
 def swiglu_forward_triton(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
-    gate, up = rows_of(gate), rows_of(up)
+    gate = rows_of(gate)
+    up = rows_of(up)
     num_rows, num_columns = gate.shape
     grid = (num_rows, -(-num_columns // ELEMENTWISE_BLOCK))
-    swiglu_forward_kernel[grid](gate, up, y, gate.stride(0), up.stride(0), NUM_COLUMNS=num_columns, BLOCK=ELEMENTWISE_BLOCK)
+    swiglu_forward_kernel[grid](
+        gate, up, y, gate.stride(0), up.stride(0), NUM_COLUMNS=num_columns, BLOCK=ELEMENTWISE_BLOCK
+    )
     return y
 
 
 def swiglu_backward_triton(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     grad_gate, grad_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
-    grad, gate, up = rows_of(grad_output), rows_of(gate), rows_of(up)
+    grad = rows_of(grad_output)
+    gate = rows_of(gate)
+    up = rows_of(up)
     num_rows, num_columns = gate.shape
     grid = (num_rows, -(-num_columns // ELEMENTWISE_BLOCK))
     strides = grad.stride(0), gate.stride(0), up.stride(0)
-    swiglu_backward_kernel[grid](grad, gate, up, grad_gate, grad_up, *strides, NUM_COLUMNS=num_columns, BLOCK=ELEMENTWISE_BLOCK)
+    swiglu_backward_kernel[grid](
+        grad,
+        gate,
+        up,
+        grad_gate,
+        grad_up,
+        *strides,
+        NUM_COLUMNS=num_columns,
+        BLOCK=ELEMENTWISE_BLOCK,
+    )
     return grad_gate, grad_up
 
 
 def swiglu_codes_forward_triton(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    gate, up = rows_of(gate), rows_of(up)
+    gate = rows_of(gate)
+    up = rows_of(up)
     num_rows, num_columns = gate.shape
-    codes = torch.empty(num_rows, num_columns, dtype=torch.float8_e4m3fn, device=gate.device)
+    qdata = torch.empty(num_rows, num_columns, dtype=torch.float8_e4m3fn, device=gate.device)
     scale = torch.empty(num_rows, 1, device=gate.device)
     block = block_of(num_columns)
     swiglu_codes_forward_kernel[(num_rows,)](
-        gate, up, codes, scale, gate.stride(0), up.stride(0), NUM_COLUMNS=num_columns, BLOCK=block, num_warps=warps_of(block)
+        gate,
+        up,
+        qdata,
+        scale,
+        gate.stride(0),
+        up.stride(0),
+        NUM_COLUMNS=num_columns,
+        BLOCK=block,
+        num_warps=warps_of(block),
     )
-    return codes, scale
+    return qdata, scale
 
 
 def swiglu_codes_backward_triton(
     grad_output: Tensor, gate: Tensor, up: Tensor, gate_scale: Tensor, up_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad, gate, up = rows_of(grad_output), rows_of(gate), rows_of(up)
+    grad = rows_of(grad_output)
+    gate = rows_of(gate)
+    up = rows_of(up)
     num_rows, num_columns = gate.shape
     grads = torch.empty(num_rows, 2 * num_columns, dtype=gate.dtype, device=gate.device)
-    codes = torch.empty(grads.shape, dtype=torch.float8_e4m3fn, device=gate.device)
+    qdata = torch.empty(grads.shape, dtype=torch.float8_e4m3fn, device=gate.device)
     scale = torch.empty(num_rows, 1, device=gate.device)
     block = block_of(num_columns)
-    tensors = grad, gate, up, gate_scale.contiguous(), up_scale.contiguous(), grads, codes, scale
+    tensors = grad, gate, up, gate_scale.contiguous(), up_scale.contiguous(), grads, qdata, scale
     strides = grad.stride(0), gate.stride(0), up.stride(0)
-    swiglu_codes_backward_kernel[(num_rows,)](*tensors, *strides, NUM_COLUMNS=num_columns, BLOCK=block, num_warps=warps_of(block))
+    swiglu_codes_backward_kernel[(num_rows,)](
+        *tensors, *strides, NUM_COLUMNS=num_columns, BLOCK=block, num_warps=warps_of(block)
+    )
     grad_gate, grad_up = grads.chunk(2, -1)
-    return grad_gate, grad_up, codes, scale
+    return grad_gate, grad_up, qdata, scale
 
 
 swiglu_forward.kernels["cuda"] = swiglu_forward_triton
@@ -243,12 +320,14 @@ swiglu_codes_backward.kernels["cuda"] = swiglu_codes_backward_triton
 
 
 def _signature(tensors: dict[str, str], *strides: str) -> dict[str, str]:
-    return tensors | dict.fromkeys(strides, "i32") | {"NUM_COLUMNS": "constexpr", "BLOCK": "constexpr"}
+    return (
+        tensors | dict.fromkeys(strides, "i32") | {"NUM_COLUMNS": "constexpr", "BLOCK": "constexpr"}
+    )
 
 
 _INPUTS = {"gate": "*bf16", "up": "*bf16"}
 _SCALES = {"gate_scale": "*fp32", "up_scale": "*fp32"}
-_CODES = {"codes": "*fp8e4nv", "scale": "*fp32"}
+_CODES = {"qdata": "*fp8e4nv", "scale": "*fp32"}
 _FORWARD_STRIDES = ("gate_stride", "up_stride")
 _BACKWARD_STRIDES = ("grad_stride", "gate_stride", "up_stride")
 BUILDS = [
@@ -259,7 +338,10 @@ BUILDS = [
     ),
     Build(
         swiglu_backward_kernel,
-        _signature({"grad_output": "*bf16"} | _INPUTS | {"grad_gate": "*bf16", "grad_up": "*bf16"}, *_BACKWARD_STRIDES),
+        _signature(
+            {"grad_output": "*bf16"} | _INPUTS | {"grad_gate": "*bf16", "grad_up": "*bf16"},
+            *_BACKWARD_STRIDES,
+        ),
         {"NUM_COLUMNS": 11008, "BLOCK": ELEMENTWISE_BLOCK},
     ),
     Build(
@@ -271,7 +353,10 @@ BUILDS = [
     ),
     Build(
         swiglu_codes_backward_kernel,
-        _signature({"grad_output": "*bf16"} | _INPUTS | _SCALES | {"grads": "*bf16"} | _CODES, *_BACKWARD_STRIDES),
+        _signature(
+            {"grad_output": "*bf16"} | _INPUTS | _SCALES | {"grads": "*bf16"} | _CODES,
+            *_BACKWARD_STRIDES,
+        ),
         {"NUM_COLUMNS": 28672, "BLOCK": block_of(28672)},
         ptx=(CVT_E4M3,),
         num_warps=warps_of(block_of(28672)),

@@ -1,8 +1,9 @@
-"""Prove without a GPU that Triton could launch a kernel here: `python -m falqon_core.ops.toolchain`.
+"""Prove without a GPU that Triton could launch a kernel here: `python -m
+falqon_core.ops.toolchain`.
 
-At the first launch Triton compiles its driver module with a C compiler and Python's headers, and each kernel with its own ptxas. Here
-both happen: the module is loaded against a stand-in for the GPU driver's library that has its functions and no GPU.
-What is given up: nothing is launched.
+At the first launch Triton compiles its driver module with a C compiler and Python's headers, and
+each kernel with its own ptxas. Here both happen: the module is loaded against a stand-in for the
+GPU driver's library that has its functions and no GPU. Nothing is launched.
 """
 
 import os
@@ -22,7 +23,15 @@ def build_stand_in(folder: Path, driver_source: Path) -> None:
     names = sorted(set(re.findall(r"\bcu[A-Z]\w*", driver_source.read_text())))
     source = folder / "cuda.c"
     source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in names))
-    command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", str(source), "-o", str(folder / LIBRARY)]
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        f"-Wl,-soname,{LIBRARY}",
+        str(source),
+        "-o",
+        str(folder / LIBRARY),
+    ]
     subprocess.run(command, check=True)
     (folder / "libcuda.so").symlink_to(LIBRARY)  # the name that Triton before 3.8 links
 
@@ -34,7 +43,8 @@ def compile_driver_module(folder: Path) -> None:
     from triton.backends.nvidia import driver
 
     build_stand_in(folder, Path(driver.__file__).parent / "driver.c")
-    ctypes.CDLL(str(folder / LIBRARY), mode=ctypes.RTLD_GLOBAL)  # so that the loader finds it by its name
+    # so that the loader finds it by its name
+    ctypes.CDLL(str(folder / LIBRARY), mode=ctypes.RTLD_GLOBAL)
     driver.CudaUtils()
 
 
@@ -43,7 +53,10 @@ def main() -> None:
         os.environ |= {"TRITON_LIBCUDA_PATH": temporary, "TRITON_CACHE_DIR": f"{temporary}/cache"}
         compile_driver_module(Path(temporary))
         compiled = compile_for(next(builds()), min(SHARED_MEMORY))
-    sys.stdout.write(f"Triton's driver module compiles and loads; {compiled.kernel} compiles for {compiled.architecture}.\n")
+    sys.stdout.write(
+        f"Triton's driver module compiles and loads; {compiled.kernel} compiles for "
+        f"{compiled.architecture}.\n"
+    )
 
 
 if __name__ == "__main__":

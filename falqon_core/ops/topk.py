@@ -1,10 +1,13 @@
-"""The published row-wise proxy update (FALQON, arXiv 2510.24061) on codes: fold the delta into the chosen rows, in place.
+"""The published row-wise proxy update (FALQON, arXiv 2510.24061) on codes: fold the delta into the
+chosen rows, in place.
 
-`codes[i] = round(clamp(codes[i] + delta[i] . a / scale, +-448))` for the rows i chosen, to nearest, with the scale as it is: in the units
-of the codes that is `W_q[i] += B_i . A_q`, because W and A share their scale. `meld/update.py` holds the rule around it (which rows, and
-what becomes of the delta) and the same arithmetic on dequantized values. The delta stays fp32 in the product, as there: k is small (10
-as published), so the kernel multiplies without tensor cores, one program a row and block of columns, and the sum is that of fp32 in
-the order of the ranks. What is given up, by the rule: a step smaller than half a code is lost; by the kernel: reuse of A between rows.
+`qdata[i] = round(clamp(qdata[i] + delta[i] . a / scale, +-448))` for the rows i chosen, to nearest,
+with the scale as it is: in the units of the codes that is `W_q[i] += B_i . A_q`, because W and A
+share their scale. `meld/update.py` holds the rule around it (which rows, and what becomes of the
+delta) and the same arithmetic on dequantized values. The delta stays fp32 in the product, as there:
+k is small (10 as published), so the kernel multiplies without tensor cores, one program a row and
+block of columns, and the sum is that of fp32 in the order of the ranks. What is given up, by the
+rule: a step smaller than half a code is lost; by the kernel: reuse of A between rows.
 """
 
 import torch
@@ -16,51 +19,77 @@ from falqon_core.ops.quantize import E4M3_MAX, codes_of, round_to_grid_
 
 
 @operator
-def fold_rows(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor) -> Tensor:
-    """codes e4m3 [O, I] and codes_t e4m3 [I, O] (or None) are overwritten in the rows named, int64 [k], each at most once.
+def fold_rows(
+    qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
+) -> Tensor:
+    """qdata e4m3 [O, I] and qdata_t e4m3 [I, O] (or None) are overwritten in the rows named, int64
+    [k], each at most once.
 
-    scale fp32 [O, 1], powers of two, stays; delta fp32 [O, r], a bf16 [r, I] (dequantized, exact). -> changed codes, int64 [].
+    scale fp32 [O, 1], powers of two, stays; delta fp32 [O, r], a bf16 [r, I] (dequantized, exact).
+    -> changed codes, int64 [].
     """
     chosen = scale[rows]
-    old = codes.view(torch.uint8)[rows].view(codes.dtype)
+    old = qdata.view(torch.uint8)[rows].view(qdata.dtype)
     values = (old.float() * chosen).addmm_(delta[rows], a.float())
     limit = E4M3_MAX * chosen
-    new = codes_of(round_to_grid_(torch.minimum(torch.maximum(values, -limit), limit), chosen), chosen)
-    codes.view(torch.uint8)[rows] = new.view(torch.uint8)
-    if codes_t is not None:
-        codes_t.view(torch.uint8)[:, rows] = new.view(torch.uint8).t()
+    new = codes_of(
+        round_to_grid_(torch.minimum(torch.maximum(values, -limit), limit), chosen), chosen
+    )
+    qdata.view(torch.uint8)[rows] = new.view(torch.uint8)
+    if qdata_t is not None:
+        qdata_t.view(torch.uint8)[:, rows] = new.view(torch.uint8).t()
     return torch.count_nonzero(old.float() != new.float())
 
 
 @jit
-def fold_rows_kernel(codes, codes_t, scale, delta, a, rows, changed, num_columns, rank, stride_t, HAS_T: tl.constexpr, BLOCK: tl.constexpr):
+def fold_rows_kernel(
+    qdata,
+    qdata_t,
+    scale,
+    delta,
+    a,
+    rows,
+    changed,
+    num_columns,
+    rank,
+    stride_t,
+    HAS_T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     row = tl.load(rows + tl.program_id(0))
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
     total = tl.zeros((BLOCK,), tl.float32)
     for k in range(0, rank):
-        one = tl.load(a + tl.cast(k, tl.int64) * num_columns + column, mask=inside, other=0.0).to(tl.float32)
-        total += tl.load(delta + row * rank + k) * one
+        a_row = tl.load(a + tl.cast(k, tl.int64) * num_columns + column, mask=inside, other=0.0)
+        total += tl.load(delta + row * rank + k) * a_row.to(tl.float32)
     row_scale = tl.load(scale + row)
-    old = tl.load(codes + row * num_columns + column, mask=inside, other=0.0)
-    inverse = power_of_two(127 - (row_scale.to(tl.int32, bitcast=True) >> 23))  # exact, which a GPU's fast division need not be
+    old = tl.load(qdata + row * num_columns + column, mask=inside, other=0.0)
+    # exact, which a GPU's fast division need not be
+    inverse = power_of_two(127 - (row_scale.to(tl.int32, bitcast=True) >> 23))
     value = (old.to(tl.float32) * row_scale + total) * inverse
     new = to_e4m3(tl.minimum(tl.maximum(value, -448.0), 448.0))
-    tl.atomic_add(changed, tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)).to(tl.int64))
-    tl.store(codes + row * num_columns + column, new, mask=inside)
+    tl.atomic_add(
+        changed,
+        tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)).to(tl.int64),
+    )
+    tl.store(qdata + row * num_columns + column, new, mask=inside)
     if HAS_T:
-        tl.store(codes_t + column.to(tl.int64) * stride_t + row, new, mask=inside)
+        tl.store(qdata_t + column.to(tl.int64) * stride_t + row, new, mask=inside)
 
 
 BLOCK = 512
 
 
-def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor) -> Tensor:
-    num_columns = codes.shape[1]
-    changed = torch.zeros((), dtype=torch.int64, device=codes.device)
+def fold_rows_triton(
+    qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
+) -> Tensor:
+    num_columns = qdata.shape[1]
+    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    second, stride_t = (qdata, 0) if qdata_t is None else (qdata_t, qdata_t.stride(0))
     fold_rows_kernel[(rows.shape[0], -(-num_columns // BLOCK))](
-        codes,
-        codes if codes_t is None else codes_t,
+        qdata,
+        second,
         scale,
         delta,
         a,
@@ -68,8 +97,8 @@ def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta
         changed,
         num_columns,
         a.shape[0],
-        0 if codes_t is None else codes_t.stride(0),
-        HAS_T=codes_t is not None,
+        stride_t,
+        HAS_T=qdata_t is not None,
         BLOCK=BLOCK,
     )
     return changed
@@ -77,6 +106,24 @@ def fold_rows_triton(codes: Tensor, codes_t: Tensor | None, scale: Tensor, delta
 
 fold_rows.kernels["cuda"] = fold_rows_triton
 
-_SIGNATURE = {"codes": "*fp8e4nv", "codes_t": "*fp8e4nv", "scale": "*fp32", "delta": "*fp32", "a": "*bf16", "rows": "*i64"}
-_SIGNATURE |= {"changed": "*i64", "num_columns": "i32", "rank": "i32", "stride_t": "i32", "HAS_T": "constexpr", "BLOCK": "constexpr"}
-BUILDS = [Build(fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=(CVT_E4M3, "atom.global"))]
+_SIGNATURE = {
+    "qdata": "*fp8e4nv",
+    "qdata_t": "*fp8e4nv",
+    "scale": "*fp32",
+    "delta": "*fp32",
+    "a": "*bf16",
+    "rows": "*i64",
+}
+_SIGNATURE |= {
+    "changed": "*i64",
+    "num_columns": "i32",
+    "rank": "i32",
+    "stride_t": "i32",
+    "HAS_T": "constexpr",
+    "BLOCK": "constexpr",
+}
+BUILDS = [
+    Build(
+        fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=(CVT_E4M3, "atom.global")
+    )
+]

@@ -1,7 +1,8 @@
-"""The check of a file in a process of its own: `python -m falqon_core.records.checker SECONDS < FILE > REPORT`.
+"""The check of a file in a process of its own: `python -m falqon_core.records.checker SECONDS <
+FILE > REPORT`.
 
-The kernel ends it after that many seconds of its CPU time, within a single line as well; how slowly the file arrives, and what else
-the machine does, change nothing.
+The kernel ends it after that many seconds of its CPU time, within a single line as well; how slowly
+the file arrives, and what else the machine does, change nothing.
 """
 
 import resource

@@ -1,6 +1,6 @@
-"""Where in a line of JSON a value stands, so that a fault can be told with its field and column.
+"""Where in a line of JSON a value stands, so that a fault comes with its field and column.
 
-What is given up: speed; it reads the line again from its start, which only happens for a line that is at fault.
+The line is read again from its start, which only happens for a line that is at fault.
 """
 
 import json
@@ -11,15 +11,21 @@ _MARK = re.compile(r'["{}\[\]]')
 
 
 def field_of(path: tuple[int | str, ...]) -> str:
-    """The path as people write it: `messages[0].role`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    """Return the path as people write it: `messages[0].role`."""
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in path
+    ).removeprefix(".")
 
 
 def column_of(text: str, path: tuple[int | str, ...]) -> int:
-    """The column, from 1, where the value at `path` starts, or where its nearest present parent does."""
-    decoder, position = json.JSONDecoder(), _skip(text, 0)
+    """Return the column, from 1, where the value at `path` starts, or where its nearest present
+    parent does.
+    """
+    decoder = json.JSONDecoder()
+    position = _skip(text, 0)
     for part in path:
-        inner, index = position + 1, 0
+        inner = position + 1
+        index = 0
         while True:
             inner = _skip(text, inner)
             if inner >= len(text) or text[inner] in "]}":
@@ -45,8 +51,11 @@ def _skip(text: str, position: int) -> int:
 
 
 def column_of_second(text: str, key: str) -> int:
-    """The column where `key` stands the second time in one object of well-formed JSON; 1 where it does not."""
-    decoder, position = json.JSONDecoder(), 0
+    """Return the column where `key` stands the second time in one object of well-formed JSON; 1
+    where it does not.
+    """
+    decoder = json.JSONDecoder()
+    position = 0
     seen: list[bool] = []  # per object and array that is open, whether the key was there
     while mark := _MARK.search(text, position):
         start, position = mark.span()
@@ -55,8 +64,8 @@ def column_of_second(text: str, key: str) -> int:
         elif mark.group() in "}]":
             seen.pop()
         else:
-            found, position = decoder.raw_decode(text, start)
-            if found == key and _COLON.match(text, position):
+            string, position = decoder.raw_decode(text, start)
+            if string == key and _COLON.match(text, position):
                 if seen[-1]:
                     return start + 1
                 seen[-1] = True

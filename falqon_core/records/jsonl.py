@@ -1,8 +1,9 @@
-"""Bytes become lines, and a line becomes a JSON object: bounded in length and nesting, and without what JSON readers disagree on.
+"""Bytes become lines, and a line becomes a JSON object: bounded in length and nesting, and without
+what JSON readers disagree on.
 
-Refused are bytes that are not UTF-8, NUL characters and halves of surrogate pairs (no tokenizer and no database keeps them), keys that
-occur twice, NaN and its like. Every refusal is one `BadRecord` that says where and what to do. What is given up: the exact place of a
-value that is only found after parsing; the line is read again for it (`records.json_positions`).
+Refused are bytes that are not UTF-8, NUL characters and halves of surrogate pairs (no tokenizer and
+no database keeps them), keys that occur twice, NaN and its like. Every refusal is one `BadRecord`
+that says where and what to do.
 """
 
 import json
@@ -20,33 +21,55 @@ MAX_NESTING = 64
 MAX_VALUES = 100_000  # of one line; a message has about four
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
+QUOTED_CHARACTERS = 120  # of a bad line
+QUOTED_BEFORE = 40  # of those before its column
 BOM = b"\xef\xbb\xbf"
 
-_STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)  # also one without its end, so that none is tried twice
-_DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")  # brackets of which none is closed between
+# also one without its end, so that none is tried twice
+_STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+# brackets of which none is closed between
+_DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 class RecordError(BaseModel):
-    """One fault of one line. `line` and `column` count from 1; `column` is in characters. `advice` says what to do."""
+    """One fault of one line. `line` and `column` count from 1; `column` is in characters. `code`
+    names the rule or the feature, `advice` says what to do. `text` is what stands around the
+    column, which is its character number `mark`, from 0.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     line: int
     column: int
     field: str
+    code: str = "invalid_record"
     message: str
     advice: str = "correct the line or remove it"
+    text: str = ""
+    mark: int = 0
 
     def __str__(self) -> str:
-        place = f"line {self.line}, column {self.column}" + (f", {self.field}" if self.field else "")
-        return f"{place}: {self.message}; {self.advice}"
+        position = f"line {self.line}, column {self.column}"
+        if self.field:
+            position += f", {self.field}"
+        return f"{position}: {self.message}; {self.advice}"
 
 
 class BadRecord(ValueError):
     def __init__(self, error: RecordError) -> None:
         super().__init__(str(error))
         self.error = error
+        self.raw = b""  # the line, once a reader knows it
+
+    def quoted(self) -> RecordError:
+        """Return the error with the text around its column."""
+        raw = self.raw.removeprefix(BOM) if self.error.line == 1 else self.raw
+        column = self.error.column - 1
+        start = max(0, column - QUOTED_BEFORE)
+        text = raw.decode(errors="replace")[start : start + QUOTED_CHARACTERS]
+        text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+        return self.error.model_copy(update={"text": text, "mark": column - start})
 
 
 class _SecondKey(ValueError):
@@ -60,17 +83,22 @@ class _Constant(ValueError):
 
 
 class Unusable(ValueError):
-    """Something in a parsed value that cannot be kept; `path` leads there."""
+    """Something in a parsed value that cannot be used; `path` leads there."""
 
-    def __init__(self, path: tuple[int | str, ...], message: str, advice: str) -> None:
+    def __init__(
+        self, path: tuple[int | str, ...], message: str, advice: str, code: str = "invalid_json"
+    ) -> None:
         super().__init__(message)
         self.path = path
+        self.code = code
         self.message = message
         self.advice = advice
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their ends. A line longer than `MAX_LINE_BYTES` comes cut somewhere past it, so that memory stays flat."""
+    """Lines without their ends. A line longer than `MAX_LINE_BYTES` comes cut somewhere past it, so
+    that memory stays flat.
+    """
     rest = b""
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
@@ -89,23 +117,52 @@ def lines_of_file(path: Path) -> Iterator[bytes]:
         yield from lines_of(iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
-def bad(line: int, column: int, field: str, message: str, advice: str) -> BadRecord:
+def bad(
+    line: int, column: int, field: str, message: str, advice: str, code: str = "invalid_json"
+) -> BadRecord:
     """Keys of a hostile line may reach `field` and `message`; nothing unprintable leaves here."""
-    return BadRecord(RecordError(line=line, column=column, field=_printable(field), message=_printable(message), advice=advice))
+    return BadRecord(
+        RecordError(
+            line=line,
+            column=column,
+            field=printable(field),
+            code=code,
+            message=printable(message),
+            advice=advice,
+        )
+    )
 
 
 def decode_line(raw: bytes, line: int) -> str:
     if len(raw) > MAX_LINE_BYTES:
-        raise bad(line, 1, "", f"the line is too long; the limit is {MAX_LINE_BYTES} bytes", "shorten the record or split it")
+        raise bad(
+            line,
+            1,
+            "",
+            f"the line is too long; the limit is {MAX_LINE_BYTES} bytes",
+            "shorten the record or split it",
+        )
     if line == 1:
         raw = raw.removeprefix(BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         column = len(raw[: error.start].decode("utf-8")) + 1
-        raise bad(line, column, "", f"byte 0x{raw[error.start]:02x} is not UTF-8", "save the file as UTF-8") from None
+        raise bad(
+            line,
+            column,
+            "",
+            f"byte 0x{raw[error.start]:02x} is not UTF-8",
+            "save the file as UTF-8",
+        ) from None
     if (position := text.find("\0")) >= 0:
-        raise bad(line, position + 1, "", "a NUL byte, which is no text", "save the file as UTF-8, without NUL bytes")
+        raise bad(
+            line,
+            position + 1,
+            "",
+            "a NUL byte, which is no text",
+            "save the file as UTF-8, without NUL bytes",
+        )
     if text.startswith("\ufeff"):
         raise bad(line, 1, "", "a byte order mark (BOM), which may only begin a file", "remove it")
     return text
@@ -116,29 +173,43 @@ def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
     if len(text) > max_values:
         _refuse_crowd(text, line, max_values)
     try:
-        value, end = _decoder.raw_decode(text) if text.startswith("{") else (None, 0)
-        if end < len(text):  # white space around it, something else than an object, or more than one value
+        value = None
+        end = 0
+        if text.startswith("{"):
+            value, end = _decoder.raw_decode(text)
+        # white space around it, something else than an object, or more than one value
+        if end < len(text):
             value = _decoder.decode(text)
     except json.JSONDecodeError as error:
-        raise bad(line, error.colno, "", f"not JSON: {error.msg}", "write one JSON object a line") from None
+        raise bad(
+            line, error.colno, "", f"not JSON: {error.msg}", "write one JSON object a line"
+        ) from None
     except RecursionError:
         raise _too_deep(line) from None
     except _SecondKey as error:
         column = column_of_second(text, error.key)
-        raise bad(line, column, error.key, "this key occurs twice in one object", "keep one of the two") from None
+        raise bad(
+            line, column, error.key, "this key occurs twice in one object", "keep one of the two"
+        ) from None
     except _Constant as error:
         raise bad(line, 1, "", f"{error} is not JSON", "write a number or null") from None
     except ValueError:  # Python converts no longer ones
         raise bad(line, 1, "", "a number has too many digits", "write it as a string") from None
-    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_NESTING or text.count(",") > max_values:
+    if (
+        _SUSPICIOUS.search(text)
+        or text.count("[") + text.count("{") > MAX_NESTING
+        or text.count(",") > max_values
+    ):
         try:
-            _Look(max_values).at(value, ())
+            _ValueCheck(max_values).at(value, ())
         except Unusable as error:
-            raise bad(line, column_of(text, error.path), field_of(error.path), error.message, error.advice) from None
+            raise bad(
+                line, column_of(text, error.path), field_of(error.path), error.message, error.advice
+            ) from None
     return value
 
 
-class _Look:
+class _ValueCheck:
     """Through everything in a line, for what cannot be kept."""
 
     def __init__(self, max_values: int) -> None:
@@ -153,7 +224,11 @@ class _Look:
             _refuse_text(value, path)
         elif isinstance(value, dict | list):
             if len(path) >= MAX_NESTING:
-                raise Unusable(path[:1], f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels", "write a flatter record")
+                raise Unusable(
+                    path[:1],
+                    f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels",
+                    "write a flatter record",
+                )
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(key, str):
                     _refuse_text(key, path)
@@ -164,7 +239,11 @@ def _refuse_text(text: str, path: tuple[int | str, ...]) -> None:
     if "\0" in text:
         raise Unusable(path, "the text holds a NUL character (\\u0000)", "remove it")
     if not _is_unicode(text):
-        raise Unusable(path, "the text is not valid unicode: it holds half of a surrogate pair", "write the whole character, or remove it")
+        raise Unusable(
+            path,
+            "the text is not valid unicode: it holds half of a surrogate pair",
+            "write the whole character, or remove it",
+        )
 
 
 def _is_unicode(text: str) -> bool:
@@ -176,13 +255,18 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse_crowd(text: str, line: int, max_values: int) -> None:
-    """Refuse what surely holds more values: each comma is followed by one, and each bracket opens one."""
+    """Refuse what surely holds more values: each comma is followed by one, and each bracket opens
+    one.
+    """
     if text.count(",") <= max_values and text.count("[") + text.count("{") <= max_values:
         return
     structure = _STRING.sub("", text)
     if _DEEP.search(structure):
         raise _too_deep(line)
-    if structure.count(",") >= max_values or structure.count("[") + structure.count("{") > max_values:
+    if (
+        structure.count(",") >= max_values
+        or structure.count("[") + structure.count("{") > max_values
+    ):
         raise bad(line, column_of(text, ()), "", _too_many(max_values), "split the record")
 
 
@@ -191,20 +275,28 @@ def _too_many(max_values: int) -> str:
 
 
 def _too_deep(line: int) -> BadRecord:
-    return bad(line, 1, "", f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels", "write a flatter record")
+    return bad(
+        line,
+        1,
+        "",
+        f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels",
+        "write a flatter record",
+    )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     if not text.isprintable():
         text = repr(text)[1:-1]
-    return text if len(text) <= MAX_FIELD_CHARACTERS else f"{text[:MAX_FIELD_CHARACTERS]}…"
+    if len(text) <= MAX_FIELD_CHARACTERS:
+        return text
+    return f"{text[:MAX_FIELD_CHARACTERS]}…"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise _SecondKey(_first_repeated(key for key, _ in pairs))
-    return found
+    return content
 
 
 def _first_repeated(keys: Iterable[str]) -> str:

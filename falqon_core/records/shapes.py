@@ -1,16 +1,24 @@
-"""The accepted records: chat, prompt/completion, plain text, and preference (two answers to one chat, of which one is preferred).
+"""The accepted records: chat, prompt/completion, plain text, and preference (two answers to one
+chat, of which one is preferred).
 
-Each shape is one strict class; what a shape can train with stands here too. What other tools write is converted to these shapes by
-`records.dialects`.
+Each shape is one strict class; what a shape can train with stands here too. What other tools write
+is converted to these shapes by `records.dialects`.
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from falqon_core.contract.config import MethodName
+from falqon_core.contract.config import ObjectiveName
 from falqon_core.records.jsonl import BadRecord, parse_line
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -30,8 +38,8 @@ class FunctionCall(StrictRecord):
         """Refuse what no reader of JSON takes for one object, nested as deeply as a line may be."""
         try:
             value = parse_line(arguments, 1)
-            found = type(value).__name__ if arguments else "nothing"
-            reason = "" if isinstance(value, dict) else f"found {found}"
+            kind = type(value).__name__ if arguments else "nothing"
+            reason = "" if isinstance(value, dict) else f"found {kind}"
         except BadRecord as error:
             reason = error.error.message
         if reason:
@@ -48,11 +56,24 @@ class ToolCall(StrictRecord):
 
 class ChatMessage(StrictRecord):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
+    content: str | list[str] | None = None  # several text parts, where there are several
+    reasoning_content: Text | None = None
     name: str | None = None
     weight: Annotated[int, Field(ge=0, le=1)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """Return the texts of the content."""
+        if isinstance(self.content, list):
+            return self.content
+        return [self.content] if self.content else []
+
+    @property
+    def text(self) -> str:
+        """Return the content, a line for each of its parts."""
+        return "\n".join(self.parts)
 
     @model_validator(mode="after")
     def _content_fits_the_role(self) -> Self:
@@ -60,8 +81,13 @@ class ChatMessage(StrictRecord):
             raise ValueError("weight is allowed on assistant messages only")
         if self.tool_calls is not None and self.role != "assistant":
             raise ValueError("tool_calls are allowed on assistant messages only")
-        if not self.content and not self.tool_calls:
-            raise ValueError("a message needs non-empty content" + (" or tool_calls" if self.role == "assistant" else ""))
+        if self.reasoning_content is not None and self.role != "assistant":
+            raise ValueError("reasoning_content is allowed on assistant messages only")
+        if not self.content and not self.tool_calls and self.role != "tool":
+            raise ValueError(
+                "a message needs non-empty content"
+                + (" or tool_calls" if self.role == "assistant" else "")
+            )
         return self
 
 
@@ -74,16 +100,23 @@ class Chat(StrictRecord):
 
     @field_validator("tools")
     @classmethod
-    def _tools_are_plain_json(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    def _tools_are_plain_json(
+        cls, tools: list[dict[str, Any]] | None
+    ) -> list[dict[str, Any]] | None:
         try:
             json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, RecursionError) as error:  # a number such as 1e999, half a surrogate pair, deep nesting
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number such as 1e999, half a surrogate pair, deep nesting
             raise ValueError(f"tools cannot be written as JSON again: {error}") from None
         return tools
 
     @model_validator(mode="after")
     def _answers_name_their_calls(self) -> Self:
-        """Refuse a tool's answer to no earlier call. Calls may be answered in any order, several times, or not at all."""
+        """Refuse a tool's answer to no earlier call. Calls may be answered in any order, several
+        times, or not at all.
+        """
         call_ids: set[str] = set()
         for index, message in enumerate(self.messages):
             call_ids.update(call.id for call in message.tool_calls or ())
@@ -98,7 +131,9 @@ def _orphaned_answer(index: int, call_id: str | None) -> PydanticCustomError:
         message = "a message of role 'tool' answers a call and must name it in 'tool_call_id'"
         return PydanticCustomError("tool_call_id", message, {"path": ("messages", index)})
     message = "no assistant message before this one makes a call with the id '{id}'"
-    return PydanticCustomError("tool_call_id", message, {"path": ("messages", index, "tool_call_id"), "id": call_id})
+    return PydanticCustomError(
+        "tool_call_id", message, {"path": ("messages", index, "tool_call_id"), "id": call_id}
+    )
 
 
 class ChatRecord(Chat):
@@ -106,9 +141,14 @@ class ChatRecord(Chat):
     def _has_something_to_learn(self) -> Self:
         assistant = [m for m in self.messages if m.role == "assistant"]
         if not assistant:
-            raise ValueError("messages: at least one message must have role 'assistant', or there is nothing to learn")
+            raise ValueError(
+                "messages: at least one message must have role 'assistant', or there is nothing "
+                "to learn"
+            )
         if all(m.weight == 0 for m in assistant):
-            raise ValueError("messages: every assistant message has weight 0, so there is nothing to learn")
+            raise ValueError(
+                "messages: every assistant message has weight 0, so there is nothing to learn"
+            )
         if self.messages[-1].role != "assistant":
             raise ValueError("messages: the last message must have role 'assistant'")
         return self
@@ -129,9 +169,15 @@ class PreferenceInput(Chat):
     @model_validator(mode="after")
     def _asks_for_an_answer(self) -> Self:
         if self.messages[-1].role not in ("user", "tool"):
-            raise ValueError("messages: the last message of 'input' must have role 'user' or 'tool'; the two outputs answer it")
+            raise ValueError(
+                "messages: the last message of 'input' must have role 'user' or 'tool'; the two "
+                "outputs answer it"
+            )
         if any(message.weight is not None for message in self.messages):
-            raise ValueError("messages: weight does not apply here, only the two outputs are learned; leave it out")
+            raise ValueError(
+                "messages: weight does not apply here, only the two outputs are learned; leave it "
+                "out"
+            )
         return self
 
 
@@ -154,14 +200,23 @@ class PreferenceRecord(StrictRecord):
     @model_validator(mode="after")
     def _prefers_something(self) -> Self:
         if self.preferred_output == self.non_preferred_output:
-            raise ValueError("preferred_output and non_preferred_output are the same, so there is nothing to learn")
+            raise ValueError(
+                "preferred_output and non_preferred_output are the same, so there is nothing to "
+                "learn"
+            )
         return self
 
     @property
     def chats(self) -> tuple[ChatRecord, ChatRecord]:
-        """The whole chat with the preferred answer and with the other one; only the answer is learned."""
-        prompt = [m.model_copy(update={"weight": 0}) if m.role == "assistant" else m for m in self.input.messages]
-        tools, parallel = self.input.tools, self.input.parallel_tool_calls
+        """The whole chat with the preferred answer and with the other one; only the answer is
+        learned.
+        """
+        prompt = [
+            m.model_copy(update={"weight": 0}) if m.role == "assistant" else m
+            for m in self.input.messages
+        ]
+        tools = self.input.tools
+        parallel = self.input.parallel_tool_calls
         preferred, other = (
             ChatRecord(messages=prompt + output, tools=tools, parallel_tool_calls=parallel)
             for output in (self.preferred_output, self.non_preferred_output)
@@ -186,36 +241,65 @@ def shape_of(record: Record) -> Shape:
             return "preference"
 
 
-def method_for(shape: Shape) -> MethodName:
-    """What records of this shape train with."""
-    return "dpo" if shape == "preference" else "falqon"
+def objective_for(shape: Shape) -> ObjectiveName:
+    """Return the objective that records of this shape serve."""
+    return "dpo" if shape == "preference" else "supervised"
 
 
-def wrong_kind(shape: Shape, method: MethodName) -> str | None:
-    """What to do about records of this shape that are to train with `method`; None when they fit."""
-    if method_for(shape) == method:
+def wrong_kind(shape: Shape, objective: ObjectiveName) -> str | None:
+    """Return what to do about records of this shape under `objective`; None when they fit."""
+    if objective_for(shape) == objective:
         return None
-    if method == "dpo":
+    if objective == "dpo":
         return (
-            f"the record has shape '{shape}', but method dpo compares two answers and needs 'input', 'preferred_output' and "
+            f"the record has shape '{shape}', but method dpo compares two answers and needs "
+            "'input', 'preferred_output' and "
             "'non_preferred_output' in every line; write such records, or train without dpo"
         )
-    return "this is a preference record, which only method dpo learns from; choose dpo, or write chat, prompt/completion or text records"
+    return (
+        "this is a preference record, which only method dpo learns from; choose dpo, or write "
+        "chat, prompt/completion or text records"
+    )
 
 
 def num_characters(record: Record) -> int:
-    """Those that the model reads, without the template; the input of a preference record counts twice."""
+    """Return how many characters the model reads, without the template; the input of a preference
+    record counts twice.
+    """
     match record:
         case ChatRecord():
-            total = 0
-            for message in record.messages:
-                total += len(message.content or "")
-                for call in message.tool_calls or ():
-                    total += len(call.function.name) + len(call.function.arguments)
-            return total
+            return sum(map(_message_characters, record.messages))
         case CompletionRecord():
             return len(record.prompt) + len(record.completion)
         case TextRecord():
             return len(record.text)
         case PreferenceRecord():
             return sum(num_characters(chat) for chat in record.chats)
+
+
+class LearnedTurns(NamedTuple):
+    """The learned turns of a chat, and the characters that they come to where each is a sequence of
+    its own, with all that stands before it.
+    """
+
+    num_turns: int
+    num_characters: int
+
+
+def learned_turns(record: ChatRecord) -> LearnedTurns:
+    num_turns, num_read, total = 0, 0, 0
+    for message in record.messages:
+        num_read += _message_characters(message)
+        if message.role == "assistant" and message.weight != 0:
+            num_turns += 1
+            total += num_read
+    return LearnedTurns(num_turns, total)
+
+
+def _message_characters(message: ChatMessage) -> int:
+    calls = message.tool_calls or ()
+    return (
+        len(message.text)
+        + len(message.reasoning_content or "")
+        + sum(len(call.function.name) + len(call.function.arguments) for call in calls)
+    )

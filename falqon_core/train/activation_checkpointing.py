@@ -1,7 +1,8 @@
-"""Activation checkpointing: a decoder layer keeps only its input and computes the rest again in backward.
+"""Activation checkpointing: a decoder layer keeps only its input and computes the rest again in
+backward.
 
-The same operations on the same inputs give the same bits, so gradients do not change. What is given up: time, about one forward pass
-in three passes.
+The same operations on the same inputs give the same bits, so gradients do not change. It costs
+time: about one forward pass in three passes.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,17 @@ from transformers import PreTrainedModel
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """From now on every decoder layer of `model` runs so while gradients are wanted; nothing is random in them, so no state is kept."""
+    """Make every decoder layer of `model` run so from now on while gradients are wanted; nothing is
+    random in them, so no state is kept.
+    """
     for layer in model.base_model.layers:
         layer.forward = _recomputing(layer)
 
 
 def _recomputing(layer: nn.Module) -> Callable[..., Any]:
     def recomputing(*args: Any, **kwargs: Any) -> Any:
-        forward = partial(type(layer).forward, layer)  # looked up anew: a method may have made another kind of layer of it
+        # looked up anew: a method may have made another kind of layer of it
+        forward = partial(type(layer).forward, layer)
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

@@ -1,9 +1,11 @@
 """Checkpoints: folders that are complete and verified, or do not count.
 
-`OUTPUT/checkpoints/50/` (contract.layout) holds method.safetensors, optimizer.safetensors, progress.json and manifest.json; the manifest
-lists size and sha256 of the other three. A checkpoint is written beside its place, flushed to disk and renamed, so a crash leaves none
-or all of it. Reading verifies every hash; a folder that fails is reported, removed, and the one before it is used. The newest few are
-kept, and the one with the lowest validation loss. What is given up: no incremental checkpoints, each holds the full trainable state.
+`OUTPUT/checkpoints/50/` (contract.layout) holds method.safetensors, optimizer.safetensors,
+progress.json and manifest.json; the manifest lists size and sha256 of the other three. A checkpoint
+is written beside its place, flushed to disk and renamed, so a crash leaves none or all of it.
+Reading verifies every hash; a folder that fails is reported, removed, and the one before it is
+used. The newest few are kept, and the one with the lowest validation loss. Each holds the full
+trainable state.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder
 
 
-class Row(BaseModel):
+class CurvePoint(BaseModel):
     """One line of the training table, one point of the curve."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +55,7 @@ class Progress(BaseModel):
     trained_tokens: int = 0
     loader: dict[str, int] = {}
     metrics: dict[str, float] = {}
-    rows: list[Row] = []
+    rows: list[CurvePoint] = []
     best_step: int | None = None
     best_valid_loss: float | None = None
     num_stale_evaluations: int = 0
@@ -72,24 +74,35 @@ class Saved(NamedTuple):
 
 
 def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
-    """Write the checkpoint of this step and remove all but the `keep` newest and the one with the lowest validation loss."""
+    """Write the checkpoint of this step and remove all but the `keep` newest and the one with the
+    lowest validation loss.
+    """
     path = checkpoint_folder(output, checkpoint.progress.step)
     with whole_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
         fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
         (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(staging.iterdir())}
-        (staging / MANIFEST).write_text(json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n")
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            for file in sorted(staging.iterdir())
+        }
+        (staging / MANIFEST).write_text(
+            json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n"
+        )
     fault("checkpoint_written")
     for old in checkpoint_folders(output)[keep:]:
         if int(old.name) != checkpoint.progress.best_step:
             shutil.rmtree(old)
-    return Saved(path, sum(file.stat().st_size for file in path.iterdir()), _sha256(path / MANIFEST))
+    return Saved(
+        path, sum(file.stat().st_size for file in path.iterdir()), _sha256(path / MANIFEST)
+    )
 
 
 def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; corrupt ones are reported through `warn` and removed, leftovers of a crash are swept."""
+    """The newest checkpoint that is whole; corrupt ones are reported through `warn` and removed,
+    leftovers of a crash are swept.
+    """
     for leftover in (output / "checkpoints").glob(".*"):
         shutil.rmtree(leftover)
     for path in checkpoint_folders(output):
@@ -111,7 +124,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if name.endswith(".safetensors"):
                 check_safetensors(path / name)
         progress = Progress.model_validate_json((path / "progress.json").read_text())
-        return Checkpoint(progress, load_file(path / "method.safetensors"), load_file(path / "optimizer.safetensors"))
+        return Checkpoint(
+            progress,
+            load_file(path / "method.safetensors"),
+            load_file(path / "optimizer.safetensors"),
+        )
     except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
         raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {error}") from error
 

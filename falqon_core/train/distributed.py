@@ -1,13 +1,16 @@
-"""Several processes train one model, one device each, started by torchrun; a single process is a world of one, which sends nothing.
+"""Several processes train one model, one device each, started by torchrun; a single process is a
+group of one, which sends nothing.
 
-Every rank holds the whole model and knows the whole step. It computes the records of its share, balanced by tokens; the gradients of
-the deltas are summed in one all-reduce, and from there on all ranks do the same: the same clipping, the same optimizer step, the same
-refresh of the same rows. Weights are never sent, and nothing but the first rank writes or tells.
+Every rank holds the whole model and knows the whole step. It computes the records of its share,
+balanced by tokens; the gradients of the deltas are summed in one all-reduce, and from there on all
+ranks do the same: the same clipping, the same optimizer step, the same refresh of the same rows.
+Weights are never sent, and nothing but the first rank writes or tells.
 
-All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on one rank is raised on all of them by
-the next exchange, and nobody waits for who will never come. A rank that vanishes breaks the connection, or the time limit.
-What is given up: hiding the all-reduce behind the backward pass (O x r fp32 numbers per linear are little beside the backbone), and
-sharding of the frozen weights: each device must hold the model.
+All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on
+one rank is raised on all of them by the next exchange, and nobody waits for who will never come. A
+rank that vanishes breaks the connection, or the time limit. The all-reduce is not hidden behind the
+backward pass (O x r fp32 numbers per linear are little beside the backbone), and the frozen weights
+are not sharded: each device must hold the model.
 """
 
 import heapq
@@ -24,7 +27,8 @@ from torch import distributed as dist
 
 from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
 
-TIME_LIMIT = timedelta(minutes=10)  # longer than the first rank takes to write its files while the others wait
+# longer than rank 0 takes to write its files while the others wait
+TIME_LIMIT = timedelta(minutes=10)
 NUM_VALUES = 8  # of one small exchange
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -33,13 +37,17 @@ S = TypeVar("S", bound=Sized)
 
 
 class ProcessGroup:
-    """This process among `size`. Every method that takes part in an exchange must be called by all ranks in the same order."""
+    """This process among `size`. Every method that takes part in an exchange must be called by all
+    ranks in the same order.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
         """`device` is this rank's own; default: the CPU."""
-        self.rank, self.size = rank, size
+        self.rank = rank
+        self.size = size
         self.device = device or torch.device("cpu")
-        self._ended = size == 1  # no exchange any more: the ranks have failed together, or one is lost
+        # no exchange any more: the ranks have failed together, or one is lost
+        self._ended = size == 1
 
     @property
     def is_rank0(self) -> bool:
@@ -48,40 +56,56 @@ class ProcessGroup:
 
     def share(self, records: Sequence[S]) -> list[S]:
         """The records of a step that this rank computes, in their order: possibly none."""
-        return [records[index] for index in shares([len(record) for record in records], self.size)[self.rank]]
+        return [
+            records[index]
+            for index in shares([len(record) for record in records], self.size)[self.rank]
+        ]
 
     def all_reduce_sum(self, *values: float) -> list[float]:
-        """Sums over ranks of at most `NUM_VALUES` numbers. Raises what another rank has failed with, or `FalqonError` when one is lost."""
-        return list(values) if self.size == 1 else self._exchange(values)
+        """Sums over ranks of at most `NUM_VALUES` numbers. Raises what another rank has failed
+        with, or `FalqonError` when one is lost.
+        """
+        if self.size == 1:
+            return list(values)
+        return self._exchange(values)
 
     def any_rank(self, value: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Return whether it is true on any rank."""
         return self.all_reduce_sum(value)[0] > 0
 
     def all_reduce_sum_tensor(self, values: Tensor) -> None:
         """Sum in place over ranks, any shape.
 
-        Call `all_reduce_sum` or leave `barrier_or_raise` right before it, so that no rank fails in between.
+        Call `all_reduce_sum` or leave `barrier_or_raise` right before it, so that no rank fails in
+        between.
         """
         if self.size > 1:
             self._all_reduce(values)
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none counts as zero.
+        """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none
+        counts as zero.
 
         What `all_reduce_sum_tensor` asks for holds here too.
         """
         if self.size == 1:
             return
-        all_of_them = list(parameters)
-        flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in all_of_them])
+        trained = list(parameters)
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in trained
+        ]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         self._all_reduce(flat)
-        for one, grad in zip(all_of_them, torch.split(flat, [one.numel() for one in all_of_them]), strict=True):
-            one.grad = grad.view_as(one)
+        parts = torch.split(flat, [parameter.numel() for parameter in trained])
+        for parameter, part in zip(trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     @contextmanager
     def barrier_or_raise(self) -> Iterator[None]:
-        """All ranks leave the block after all have come to its end; an error of one is raised on all."""
+        """All ranks leave the block after all have come to its end; an error of one is raised on
+        all.
+        """
         try:
             yield
         except Exception as error:
@@ -92,7 +116,9 @@ class ProcessGroup:
             self._exchange(())
 
     def rank0_first(self, action: Callable[[], T]) -> T:
-        """`action()` of the first rank, and only after it of the others: what it tidies up they find tidy."""
+        """`action()` of the first rank, and only after it of the others: what it tidies up they
+        find tidy.
+        """
         if self.is_rank0:
             with self.barrier_or_raise():
                 return action()
@@ -107,7 +133,9 @@ class ProcessGroup:
         mine = _digest(tensors)
         with self.barrier_or_raise():
             if self.all_reduce_sum(mine) != [self.size * mine]:
-                raise FalqonError("the processes of this training hold different models; nothing of it is kept")
+                raise FalqonError(
+                    "the processes of this training hold different models; nothing of it is kept"
+                )
 
     def _exchange(self, values: Sequence[float], error: FalqonError | None = None) -> list[float]:
         sums = torch.zeros(1 + NUM_VALUES, dtype=torch.float64)
@@ -123,7 +151,7 @@ class ProcessGroup:
         errors: list[FalqonError | None] = [None] * self.size
         with self._nobody_lost():
             dist.all_gather_object(errors, error)
-        raise next(one for one in errors if one is not None)
+        raise next(failure for failure in errors if failure is not None)
 
     def _all_reduce(self, values: Tensor) -> None:
         with self._nobody_lost():
@@ -133,9 +161,12 @@ class ProcessGroup:
     def _nobody_lost(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # all that torch raises when a connection breaks or time is up
+        # all that torch raises when a connection breaks or time is up
+        except RuntimeError as error:
             self._ended = True
-            raise FalqonError(f"process {self.rank} of {self.size} has lost another process of this training") from error
+            raise FalqonError(
+                f"process {self.rank} of {self.size} has lost another process of this training"
+            ) from error
 
 
 ALONE = ProcessGroup()
@@ -143,23 +174,31 @@ ALONE = ProcessGroup()
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """The world that torchrun's environment variables describe, left again at the end; without them a world of one.
+    """Join the group that torchrun's environment variables describe, and leave it at the end;
+    without them a group of one.
 
-    Small exchanges go through gloo on the CPU, gradients through the backend of their device (NCCL on CUDA).
-    Raises `ConfigError` when variables are missing, `FalqonError` when not all ranks arrive in time.
+    Small exchanges go through gloo on the CPU, gradients through the backend of their device (NCCL
+    on CUDA). Raises `ConfigError` when variables are missing, `FalqonError` when not all ranks
+    arrive in time.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield ALONE
         return
     if missing := [name for name in _VARIABLES if not os.environ.get(name)]:
-        raise ConfigError(f"{missing[0]}: WORLD_SIZE asks for several processes, but {missing[0]} is not set; start them with torchrun")
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        raise ConfigError(
+            f"{missing[0]}: WORLD_SIZE asks for several processes, but {missing[0]} is not set; "
+            "start them with torchrun"
+        )
+    rank = int(os.environ["RANK"])
+    size = int(os.environ["WORLD_SIZE"])
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIME_LIMIT)
+        dist.init_process_group(
+            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIME_LIMIT
+        )
     except RuntimeError as error:
         raise FalqonError(f"process {rank} of {size} has not found the others") from error
     try:
@@ -169,7 +208,9 @@ def join_process_group() -> Iterator[ProcessGroup]:
 
 
 def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices of `lengths`, each once, in `size` shares of about the same sum: the longest first, to whoever has least so far."""
+    """Indices of `lengths`, each once, in `size` shares of about the same sum: the longest first,
+    to whoever has least so far.
+    """
     result: list[list[int]] = [[] for _ in range(size)]
     loads = [(0, rank) for rank in range(size)]
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -183,5 +224,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
     """32 bits that depend on every bit of the tensors."""
     result = 0
     for name in sorted(tensors):
-        result = zlib.crc32(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), result)
+        result = zlib.crc32(
+            tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), result
+        )
     return result

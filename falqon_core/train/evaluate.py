@@ -1,6 +1,7 @@
 """The figures of an objective over a validation set: sums over all labels or pairs, divided once.
 
-Each rank takes whole microbatches and all sum up in the same order, so the figures do not depend on the number of processes.
+Each rank takes whole microbatches and all sum up in the same order, so the figures do not depend on
+the number of processes.
 """
 
 from collections.abc import Sequence
@@ -9,21 +10,30 @@ import torch
 from transformers import PreTrainedModel
 
 from falqon_core.data.loader import Microbatch
-from falqon_core.methods.objective import Objective
+from falqon_core.objectives import Objective
 from falqon_core.train.distributed import ALONE, ProcessGroup, shares
 
 
 @torch.no_grad()
 def evaluate(
-    model: PreTrainedModel, microbatches: Sequence[Microbatch], objective: Objective, world: ProcessGroup = ALONE
+    model: PreTrainedModel,
+    microbatches: Sequence[Microbatch],
+    objective: Objective,
+    group: ProcessGroup = ALONE,
 ) -> dict[str, float]:
-    """-> the mean of each of the objective's figures, the same on every rank."""
+    """Return the mean of each of the objective's figures, the same on every rank."""
     sums = torch.zeros(len(microbatches), len(objective.figures), dtype=torch.float64)
-    with world.barrier_or_raise():
-        for index in shares([one.num_tokens for one in microbatches], world.size)[world.rank]:
+    lengths = [microbatch.num_tokens for microbatch in microbatches]
+    with group.barrier_or_raise():
+        for index in shares(lengths, group.size)[group.rank]:
             if objective.count(microbatches[index]):
-                figures = objective.loss(model, microbatches[index])[1]
-                sums[index] = torch.tensor([figures[name] for name in objective.figures], dtype=torch.float64)
-    world.all_reduce_sum_tensor(sums)
-    count = max(1, sum(objective.count(one) for one in microbatches))
-    return {name: sum(column) / count for name, column in zip(objective.figures, sums.t().tolist(), strict=True)}
+                _, figures = objective.loss(model, microbatches[index])
+                sums[index] = torch.tensor(
+                    [figures[name] for name in objective.figures], dtype=torch.float64
+                )
+    group.all_reduce_sum_tensor(sums)
+    count = max(1, sum(objective.count(microbatch) for microbatch in microbatches))
+    columns = sums.t().tolist()
+    return {
+        name: sum(column) / count for name, column in zip(objective.figures, columns, strict=True)
+    }

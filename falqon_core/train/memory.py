@@ -1,8 +1,9 @@
 """How much memory is free, what a training makes of it, and what is said when it is not enough.
 
-The estimate of `estimate.memory` decides once, before the model is loaded, into how many tokens a step is cut and whether activations are
-computed again. On a CPU what is free is the least of what the machine has, what the process's control groups (version 2) leave and what
-is left of its address space; on a GPU what the driver says. What is given up: memory that others take later is not foreseen; then an
+The estimate of `estimate.memory` decides once, before the model is loaded, into how many tokens a
+step is cut and whether activations are computed again. On a CPU what is free is the least of what
+the machine has, what the process's control groups (version 2) leave and what is left of its address
+space; on a GPU what the driver says. Memory that others take later is not foreseen; then an
 allocation fails and says so, or the kernel ends the process.
 """
 
@@ -16,94 +17,138 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import fitted, largest_fitting, largest_microbatch_tokens, training_memory_bytes
+from falqon_core.estimate.memory import (
+    fit_recipe,
+    largest_fitting,
+    largest_microbatch_tokens,
+    training_memory_bytes,
+)
 
 T = TypeVar("T")
-GIB, MIB = 2**30, 2**20
-# Of what is free, what the estimate may fill; the rest is for what it does not count: libraries' own buffers, and what allocators
-# round up and cannot put together again (60 MiB on a CPU even for the smallest model).
-USABLE, RESERVED_BYTES = 0.9, 64 * MIB
+GIB = 2**30
+MIB = 2**20
+# Of what is free, what the estimate may fill; the rest is for what it does not count: libraries'
+# own buffers, and what allocators round up and cannot put together again (60 MiB on a CPU even for
+# the smallest model).
+USABLE = 0.9
+RESERVED_BYTES = 64 * MIB
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
-    """What this process may still allocate on `device`."""
+    """Return what this process may still allocate on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return max(0, min(_free_memory()))
 
 
 def usable_bytes(available: int) -> float:
-    """Of `available` bytes, what a training may be planned to need."""
+    """Return the part of `available` bytes that a training may be planned to need."""
     return max(0.0, USABLE * available - RESERVED_BYTES)
 
 
-def place(recipe: Recipe, dimensions: ModelDimensions, device: torch.device, available: int) -> Recipe:
-    """`recipe` with `microbatch_tokens` and `activation_checkpointing` decided for `available` bytes.
+def fit_to_memory(
+    recipe: Recipe, dimensions: ModelDimensions, device: torch.device, available: int
+) -> Recipe:
+    """Decide `microbatch_tokens` and `activation_checkpointing` of `recipe` for `available` bytes.
 
-    Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that this one does not.
+    Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that
+    this one does not.
     """
-    is_cpu, usable = device.type == "cpu", usable_bytes(available)
-    if chosen := fitted(dimensions, recipe, usable, is_cpu):
+    is_cpu = device.type == "cpu"
+    usable = usable_bytes(available)
+    if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
         return chosen
-    smallest = recipe.model_copy(update={"activation_checkpointing": recipe.activation_checkpointing is not False})
+    smallest = recipe.model_copy(
+        update={"activation_checkpointing": recipe.activation_checkpointing is not False}
+    )
     needed = training_memory_bytes(dimensions, smallest, is_cpu)
-    short = f"the training needs about {needed / GIB:.2f} GiB, and {usable / GIB:.2f} GiB can be used"
+    short = (
+        f"the training needs about {needed / GIB:.2f} GiB, and {usable / GIB:.2f} GiB can be used"
+    )
     if largest := largest_fitting(dimensions, recipe, usable, is_cpu):
-        raise OutOfMemory(f"{short}; the largest configuration that fits is {_named(largest)}")
+        raise OutOfMemory(
+            f"{short}; the largest configuration that fits is {_describe_recipe(largest)}"
+        )
     parameters = dimensions.num_parameters * usable / needed / 1e6
-    raise OutOfMemory(f"{short}; no configuration of this model fits, one of about {parameters:.0f} million parameters may")
+    raise OutOfMemory(
+        f"{short}; no configuration of this model fits, one of about {parameters:.0f} million "
+        "parameters may"
+    )
 
 
-class Guard:
+class OutOfMemoryGuard:
     """Turns an allocation that fails in the middle of a training into an answer that helps."""
 
     def __init__(self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device) -> None:
-        """`recipe` is the placed one."""
-        self._recipe, self._dimensions, self._device = recipe, dimensions, device
+        """`recipe` is the one that was fit to memory."""
+        self._recipe = recipe
+        self._dimensions = dimensions
+        self._device = device
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """Raises `OutOfMemory` with what was tried and the largest `microbatch_tokens` that would fit."""
+        """Raises `OutOfMemory` with what was tried and the largest `microbatch_tokens` that would
+        fit.
+        """
         try:
             return work()
         except Exception as error:
             if not is_allocation_failure(error):
                 raise
-        raise OutOfMemory(self._answer())  # out here the frames of `work` and their tensors are gone, so what is free can be counted
+        # Out here the frames of `work` and their tensors are gone, so free memory can be counted.
+        raise OutOfMemory(self._describe())
 
-    def _answer(self) -> str:
-        is_cpu, tried = self._device.type == "cpu", self._recipe
+    def _describe(self) -> str:
+        is_cpu = self._device.type == "cpu"
+        tried = self._recipe
         if not is_cpu:
             torch.cuda.empty_cache()
         everything = training_memory_bytes(self._dimensions, tried, is_cpu)
-        held = training_memory_bytes(self._dimensions, tried.model_copy(update={"microbatch_tokens": 0}), is_cpu)
-        possible = min(held + usable_bytes(available_bytes(self._device)), everything - 1)
+        fixed = training_memory_bytes(
+            self._dimensions, tried.model_copy(update={"microbatch_tokens": 0}), is_cpu
+        )
+        possible = min(fixed + usable_bytes(available_bytes(self._device)), everything - 1)
         advice = largest_microbatch_tokens(self._dimensions, tried, possible, is_cpu)
         if advice is not None:
-            return f"memory ran out with {_named(tried)}; the largest microbatch_tokens that would fit is {advice}"
+            return (
+                f"memory ran out with {_describe_recipe(tried)}; "
+                f"the largest microbatch_tokens that would fit is {advice}"
+            )
         smaller = largest_fitting(self._dimensions, tried, possible, is_cpu)
-        return f"memory ran out with {_named(tried)}; " + (
-            f"the largest configuration that would fit is {_named(smaller)}" if smaller else "no configuration of this model would fit"
+        return f"memory ran out with {_describe_recipe(tried)}; " + (
+            f"the largest configuration that would fit is {_describe_recipe(smaller)}"
+            if smaller
+            else "no configuration of this model would fit"
         )
 
 
-def _named(recipe: Recipe) -> str:
+def _describe_recipe(recipe: Recipe) -> str:
     checkpointing = "with" if recipe.activation_checkpointing else "without"
     return (
-        f"rank {recipe.rank}, max_seq_length {recipe.max_seq_length}, microbatch_tokens {recipe.microbatch_tokens} "
+        f"rank {recipe.rank}, max_seq_length {recipe.max_seq_length}, microbatch_tokens "
+        f"{recipe.microbatch_tokens} "
         f"{checkpointing} activation_checkpointing"
     )
 
 
 def _free_memory() -> Iterator[int]:
     yield _kib_of(Path("/proc/meminfo"), "MemAvailable")
-    group = next((line[3:].strip("/") for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "")
+    group = next(
+        (
+            line[3:].strip("/")
+            for line in Path("/proc/self/cgroup").read_text().splitlines()
+            if line.startswith("0::")
+        ),
+        "",
+    )
     for folder in (CGROUPS / group, *(CGROUPS / group).parents):
         limit = folder / "memory.max"
         if limit.is_file() and (text := limit.read_text().strip()) != "max":
             used = int((folder / "memory.current").read_text())
             cache = next(
-                int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines() if line.startswith("inactive_file ")
+                int(line.split()[1])
+                for line in (folder / "memory.stat").read_text().splitlines()
+                if line.startswith("inactive_file ")
             )
             yield int(text) - used + cache
     if (limit_bytes := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
@@ -112,4 +157,8 @@ def _free_memory() -> Iterator[int]:
 
 def _kib_of(path: Path, name: str) -> int:
     """Bytes from a line `NAME: NUMBER kB`."""
-    return next(1024 * int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name + ":"))
+    return next(
+        1024 * int(line.split()[1])
+        for line in path.read_text().splitlines()
+        if line.startswith(name + ":")
+    )

@@ -1,7 +1,7 @@
 """What is told of every step: its figures beside time, memory and how busy the device was.
 
-Nothing here touches the model or reads a tensor. What is given up: seconds are those of the whole step on this process's clock, so the
-first step of an attempt includes what is warmed up.
+Nothing here touches the model or reads a tensor. Seconds are those of the whole step on this
+process's clock, so the first step of an attempt includes what is warmed up.
 """
 
 import resource
@@ -20,28 +20,37 @@ from falqon_core.train.step import StepResult
 
 
 class Meter:
-    def __init__(self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device, total_steps: int) -> None:
-        self._recipe, self._dimensions, self._device, self._total_steps = recipe, dimensions, device, total_steps
+    def __init__(
+        self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device, total_steps: int
+    ) -> None:
+        self._recipe = recipe
+        self._dimensions = dimensions
+        self._device = device
+        self._total_steps = total_steps
         self._peak_flops = peak_flops(device)
         self._started_at = self._step_at = time.monotonic()
 
     @property
     def elapsed_seconds(self) -> float:
-        """Of this attempt."""
+        """Return the seconds of this attempt."""
         return time.monotonic() - self._started_at
 
     def start_step(self) -> None:
         self._step_at = time.monotonic()
 
-    def measure(self, result: StepResult, progress: Progress, epoch: float, learning_rate: float) -> StepMetrics:
+    def measure(
+        self, result: StepResult, progress: Progress, epoch: float, learning_rate: float
+    ) -> StepMetrics:
         """The message of the step that `start_step` began; `progress` counts it already."""
         seconds = time.monotonic() - self._step_at
-        flops = training_flops(self._dimensions, self._recipe, result.num_tokens, result.keys_per_token)
+        flops = training_flops(
+            self._dimensions, self._recipe, result.num_tokens, result.keys_per_token
+        )
         return StepMetrics(
             step=progress.step,
             total_steps=self._total_steps,
             epoch=epoch,
-            **{f"train_{name}": value for name, value in result.figures.items()},
+            **{f"train_{name}": value for name, value in result.metrics.items()},
             learning_rate=learning_rate,
             grad_norm=result.grad_norm,
             tokens=result.num_tokens,
@@ -57,31 +66,37 @@ class Meter:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of the arithmetic the trainer uses there, in FLOP/s; None for a GPU that `estimate.devices` does not know."""
+    """Return the peak of the arithmetic the trainer uses there, in FLOP/s; None for a GPU that
+    `estimate.devices` does not know.
+    """
     if device.type == "cpu":
         return DEVICES["cpu"].tflops * 1e12 * torch.get_num_threads()
-    known = reported_device(torch.cuda.get_device_name(device))
-    return None if known is None else known.tflops * 1e12
+    known_device = reported_device(torch.cuda.get_device_name(device))
+    if known_device is None:
+        return None
+    return known_device.tflops * 1e12
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most that was held so far."""
+    """Return the most that was allocated so far."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return torch.cuda.max_memory_allocated(device)
 
 
 def gpu_utilization(device: torch.device) -> float | None:
-    """Percent of the driver's last sampling period in which a kernel ran; None on a CPU and where NVML's binding is not installed."""
-    return _told_by_the_driver(torch.cuda.utilization, device)
+    """Return in what percent of the driver's last sampling period a kernel ran; None on a CPU and
+    where NVML's binding is not installed.
+    """
+    return _ask_driver(torch.cuda.utilization, device)
 
 
 def gpu_temperature(device: torch.device) -> float | None:
-    """Degrees Celsius; None as above."""
-    return _told_by_the_driver(torch.cuda.temperature, device)
+    """Return degrees Celsius; None as above."""
+    return _ask_driver(torch.cuda.temperature, device)
 
 
-def _told_by_the_driver(ask: Callable[[torch.device], int], device: torch.device) -> float | None:
+def _ask_driver(ask: Callable[[torch.device], int], device: torch.device) -> float | None:
     if device.type == "cpu":
         return None
     try:

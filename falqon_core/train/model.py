@@ -1,58 +1,85 @@
-"""Load a base model for training: from a folder that was checked, offline, in bf16, without remote code.
+"""Load a base model for training: from a folder that was checked, offline, in bf16, without remote
+code.
 
-A model that was fine-tuned here is one too: its FP8 weights come back as bf16.
-What is given up: every architecture but those of `contract.model_folder`.
+A model that was fine-tuned here is one too: its FP8 weights come back as bf16. What is no decoder
+by `importers.decoder` is refused.
 """
 
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from falqon_core.contract.config import DeviceChoice
 from falqon_core.contract.errors import ConfigError, ModelError
-from falqon_core.contract.model_folder import check_architecture, check_model_folder, check_weights, weight_shapes
+from falqon_core.contract.model_folder import (
+    check_architecture,
+    check_model_folder,
+    check_weights,
+    weight_shapes,
+)
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.reading import dequantized, is_ours
+from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_tensors, check_token_id, load_tokenizer
 from falqon_core.ops import attention
+from falqon_core.ops.matmul import widen_linears
 
-__all__ = ["check_token_id", "load_base_model", "load_dimensions", "load_tokenizer", "select_device"]
+__all__ = [
+    "check_token_id",
+    "load_base_model",
+    "load_dimensions",
+    "load_tokenizer",
+    "select_device",
+]
 
 
 def load_dimensions(folder: Path) -> ModelDimensions:
-    """From the folder's config.json, without a weight being read. Raises `ModelError` for anything refused."""
+    """Read them from the folder's config.json, without a weight being read. Raises `ModelError` for
+    anything refused.
+    """
     config = check_model_folder(folder)
     check_architecture(config)
     if "quantization_config" in config and not is_ours(config):
-        raise ModelError("the model is quantized already, and not by this trainer; provide the bf16 or fp32 weights", "model")
+        raise ModelError(
+            "the model is quantized already, and not by this trainer; provide the bf16 or fp32 "
+            "weights",
+            "model",
+        )
     return ModelDimensions.from_config(config)
 
 
 def select_device(choice: DeviceChoice) -> torch.device:
-    """A GPU where torch sees one, unless the CPU is asked for. Raises `ConfigError` (param `device`) for "cuda" where there is none."""
+    """A GPU where torch sees one, unless the CPU is asked for. Raises `ConfigError` (param
+    `device`) for "cuda" where there is none.
+    """
     if choice == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: 'cuda' was asked for, but torch sees no GPU here; choose 'cpu' or 'auto'", "device")
+        raise ConfigError(
+            "device: 'cuda' was asked for, but torch sees no GPU here; choose 'cpu' or 'auto'",
+            "device",
+        )
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:
-    """The model in eval mode (training has no dropout) with our attention, on `device` (None: the CPU).
+    """The model in eval mode (training has no dropout) with our attention, on `device` (None: the
+    CPU).
 
     Raises `ModelError` for anything refused or broken.
     """
-    load_dimensions(folder)
+    dimensions = load_dimensions(folder)
     check_weights(folder)
+    skeleton = build_decoder(folder, dimensions)
+    config = skeleton.config
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         source: tuple[Path | None, dict[str, torch.Tensor] | None] = (folder, None)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
             source = None, dequantized(folder)
         else:
-            check_tensors(folder, weight_shapes(folder))
-        model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            check_tensors(skeleton, weight_shapes(folder))
+        model, loading = type(skeleton).from_pretrained(
             source[0],
             state_dict=source[1],
             config=config,
@@ -65,6 +92,11 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model cannot be loaded: {error}", "model") from error
-    if missing := sorted(loading["missing_keys"]):  # transformers would train on random numbers there
-        raise ModelError(f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model")
-    return model.eval().to(device or "cpu")
+    # transformers would train on random numbers there
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model"
+        )
+    model = model.eval().to(device or "cpu")
+    widen_linears(model)
+    return model

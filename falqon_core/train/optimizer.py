@@ -1,7 +1,8 @@
-"""AdamW over named parameters, the learning-rate schedule as a pure function of the step, and clipping.
+"""AdamW over named parameters, the learning-rate schedule as a pure function of the step, and
+clipping.
 
-The fused CPU AdamW is elementwise, so it gives the same bits on every run. The learning rate of step s depends on s alone: resuming
-needs no scheduler state. What is given up: parameter groups.
+The fused CPU AdamW is elementwise, so it gives the same bits on every run. The learning rate of
+step s depends on s alone: resuming needs no scheduler state.
 """
 
 import math
@@ -16,24 +17,36 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
-    """Of optimizer step `step`, counted from 0: linear warm-up to the peak, then constant, or down to 0 after the last step."""
+    """Return the rate of optimizer step `step`, counted from 0: linear warm-up to the peak, then
+    constant, or down to 0 after the last step.
+    """
     assert recipe.learning_rate is not None, "resolve the recipe first"
     warmup = math.ceil(recipe.warmup_ratio * num_steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, num_steps - warmup)
-    factor = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}[recipe.lr_schedule]
+    factor = {
+        "constant": 1.0,
+        "linear": 1.0 - progress,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+    }[recipe.lr_schedule]
     return recipe.learning_rate * factor
 
 
 class Optimizer:
-    def __init__(self, parameters: Mapping[str, nn.Parameter], weight_decay: float, max_grad_norm: float) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], weight_decay: float, max_grad_norm: float
+    ) -> None:
         self._parameters = dict(parameters)
         self._max_grad_norm = max_grad_norm
-        self._adamw = torch.optim.AdamW(list(self._parameters.values()), lr=0.0, weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW(
+            list(self._parameters.values()), lr=0.0, weight_decay=weight_decay, fused=True
+        )
 
     def clip(self) -> float:
-        """Scale all gradients so that their common norm is at most `max_grad_norm`; returns the norm before."""
+        """Scale all gradients so that their common norm is at most `max_grad_norm`; returns the
+        norm before.
+        """
         return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._max_grad_norm))
 
     def step(self, learning_rate: float) -> None:
@@ -49,9 +62,15 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter name; empty before the first step."""
         state = self._adamw.state
-        return {f"{name}.{key}": state[parameter][key] for name, parameter in self._parameters.items() for key in state.get(parameter, ())}
+        return {
+            f"{name}.{key}": state[parameter][key]
+            for name, parameter in self._parameters.items()
+            for key in state.get(parameter, ())
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():
             if f"{name}.step" in state:
-                self._adamw.state[parameter] = {key: state[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS}
+                self._adamw.state[parameter] = {
+                    key: state[f"{name}.{key}"].to(parameter.device) for key in _MOMENTS
+                }

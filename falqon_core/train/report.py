@@ -1,7 +1,7 @@
 """Where the trainer's messages go: JSON lines for a supervisor, and a terminal or a log for people.
 
-On a terminal a progress bar shows step, loss, tokens per second and time left; anywhere else each message is one plain line.
-What is given up: nothing is kept; who wants history reads the JSON lines.
+On a terminal a progress bar shows step, loss, tokens per second and time left; anywhere else each
+message is one plain line.
 """
 
 import os
@@ -35,7 +35,9 @@ class Port(Protocol):
 
 
 class MessagePort:
-    """JSON lines on an open file descriptor. A reader that is gone ends the process: nobody owns what it would write."""
+    """JSON lines on an open file descriptor. A reader that is gone ends the process: nobody owns
+    what it would write.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -69,7 +71,13 @@ class PlainLog:
 
 class ProgressBar:
     def __init__(self, console: Console) -> None:
-        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=console)
         self._task = self._progress.add_task("training", total=None, figures="loading")
         self._progress.start()
@@ -77,7 +85,9 @@ class ProgressBar:
     def __call__(self, message: Message) -> None:
         match message:
             case Started():
-                self._progress.update(self._task, total=message.total_steps, completed=message.start_step, figures="")
+                self._progress.update(
+                    self._task, total=message.total_steps, completed=message.start_step, figures=""
+                )
                 self._progress.console.print(describe(message), markup=False)
             case StepMetrics():
                 figures = f"loss {message.train_loss:.4f}  {_speed(message)}"
@@ -90,37 +100,55 @@ class ProgressBar:
 
 
 def person_port(*, discreet: bool) -> Port:
-    """For whoever reads stdout."""
+    """Make the port for whoever reads stdout."""
     console = Console()
-    return ProgressBar(console) if console.is_terminal else PlainLog(discreet)
+    if console.is_terminal:
+        return ProgressBar(console)
+    return PlainLog(discreet)
 
 
 def describe(message: Message) -> str:
     """One line for people; of samples, one for each."""
     match message:
         case Started():
-            where = f"continuing after step {message.start_step}" if message.start_step else "starting"
+            where = (
+                f"continuing after step {message.start_step}" if message.start_step else "starting"
+            )
             recomputed = ", activations computed twice" if message.activation_checkpointing else ""
             cut = f", {message.num_truncated_records} cut" if message.num_truncated_records else ""
+            is_split = message.num_examples > message.num_records
+            split = f" in {message.num_examples} sequences" if is_split else ""
             return (
-                f"{where}: {message.total_steps} steps, {message.num_records} records{cut}, {message.tokens_per_epoch:,} tokens an epoch, "
+                f"{where}: {message.total_steps} steps, {message.num_records} records{cut}{split}, "
+                f"{message.tokens_per_epoch:,} tokens an epoch, "
                 f"{message.num_trainable_parameters:,} trainable parameters on {message.device}, "
                 f"{message.microbatch_tokens:,} tokens a pass{recomputed}"
             )
         case StepMetrics():
-            quality = _quality(message.train_mean_token_accuracy, message.train_reward_accuracy, message.train_reward_margin)
+            quality = _quality(
+                message.train_mean_token_accuracy,
+                message.train_reward_accuracy,
+                message.train_reward_margin,
+            )
             return (
-                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  {quality}  lr {message.learning_rate:.2e}  "
-                f"grad norm {message.grad_norm:.3f}  codes changed {message.codes_changed:.2%}  {_speed(message)}  "
+                f"step {message.step}/{message.total_steps}  loss {message.train_loss:.4f}  "
+                f"{quality}  lr {message.learning_rate:.2e}  "
+                f"grad norm {message.grad_norm:.3f}  codes changed {message.codes_changed:.2%}  "
+                f"{_speed(message)}  "
                 f"{message.memory_bytes / 2**30:.2f} GiB"
             )
         case Evaluated():
-            quality = _quality(message.valid_mean_token_accuracy, message.valid_reward_accuracy, message.valid_reward_margin)
+            quality = _quality(
+                message.valid_mean_token_accuracy,
+                message.valid_reward_accuracy,
+                message.valid_reward_margin,
+            )
             return f"step {message.step}: validation loss {message.valid_loss:.4f}, {quality}"
         case Sampled():
             return "\n".join(
-                f"step {message.step}: asked {one.prompt!r}, answers {one.completion!r}, expected {one.expected!r}"
-                for one in message.samples
+                f"step {message.step}: asked {sample.prompt!r}, answers {sample.completion!r}, "
+                f"expected {sample.expected!r}"
+                for sample in message.samples
             )
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
@@ -128,7 +156,10 @@ def describe(message: Message) -> str:
             return f"model written to {message.path}"
         case Finished():
             early = f", stopped early after {message.early_stop}" if message.early_stop else ""
-            return f"finished: {message.steps} steps, {message.trained_tokens:,} tokens in {message.elapsed_seconds:.0f} s{early}"
+            return (
+                f"finished: {message.steps} steps, {message.trained_tokens:,} tokens "
+                f"in {message.elapsed_seconds:.0f} s{early}"
+            )
         case Failed():
             return f"failed ({message.code}): {message.message}"
         case Log():
@@ -141,7 +172,9 @@ def _speed(message: StepMetrics) -> str:
     return f"{message.tokens_per_second:,.0f} tokens/s{share}"
 
 
-def _quality(token_accuracy: float | None, reward_accuracy: float | None, reward_margin: float | None) -> str:
+def _quality(
+    token_accuracy: float | None, reward_accuracy: float | None, reward_margin: float | None
+) -> str:
     if token_accuracy is not None:
         return f"accuracy {token_accuracy:.3f}"
     return f"reward accuracy {reward_accuracy or 0:.3f} margin {reward_margin or 0:.3f}"

@@ -9,33 +9,65 @@ from falqon_core.contract.errors import ConfigError
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.memory import available_bytes, place
+from falqon_core.train.memory import available_bytes, fit_to_memory
 
 
-def placed_recipe(
-    recipe: Recipe, before: Progress | None, dimensions: ModelDimensions, device: torch.device, world: ProcessGroup
+def recipe_for_data(recipe: Recipe, before: Progress | None) -> Recipe:
+    """Decide how long texts are read: as `before` when continued. None in that one, which trainings
+    have that began before texts were split, goes on cutting them.
+    """
+    if recipe.text_overlap_tokens is not None:
+        return recipe
+    overlap = before.recipe.text_overlap_tokens if before else 0
+    return recipe.model_copy(update={"text_overlap_tokens": overlap})
+
+
+def recipe_fit_to_memory(
+    recipe: Recipe,
+    before: Progress | None,
+    dimensions: ModelDimensions,
+    device: torch.device,
+    group: ProcessGroup,
 ) -> Recipe:
-    """`recipe` with what depends on memory decided: now at a first start, as `before` when continued, because it changes the last bits.
+    """Decide what of `recipe` depends on memory: now at a first start, as `before` when continued,
+    because it changes the last bits.
 
-    The first rank's free memory decides for all; ranks on CPUs are taken to share one machine.
-
-    Raises `OutOfMemory` when the estimate says that nothing fits.
+    The free memory of rank 0 decides for all; ranks on CPUs are taken to share one machine. Raises
+    `OutOfMemory` when the estimate says that nothing fits.
     """
     if before is None:
-        sharing = world.size if device.type == "cpu" else 1
-        (available,) = world.all_reduce_sum(available_bytes(device) // sharing if world.is_rank0 else 0)
-        return place(recipe, dimensions, device, int(available))
+        sharing = group.size if device.type == "cpu" else 1
+        (available,) = group.all_reduce_sum(
+            available_bytes(device) // sharing if group.is_rank0 else 0
+        )
+        return fit_to_memory(recipe, dimensions, device, int(available))
     decided = ("microbatch_tokens", "activation_checkpointing")
-    return recipe.model_copy(update={name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None})
+    return recipe.model_copy(
+        update={
+            name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None
+        }
+    )
 
 
 def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:
     """Raises `ConfigError` for another recipe or other data; warns when the bits will differ."""
     if before.recipe != now.recipe:
-        raise ConfigError("the output folder holds a checkpoint of another recipe; choose another folder", "recipe")
+        raise ConfigError(
+            "the output folder holds a checkpoint of another recipe; choose another folder",
+            "recipe",
+        )
     if (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
-        raise ConfigError("the output folder holds a checkpoint of other training data; choose another folder", "train_file")
+        raise ConfigError(
+            "the output folder holds a checkpoint of other training data; choose another folder",
+            "train_file",
+        )
     if before.num_threads != now.num_threads:
-        warn(f"continuing with {now.num_threads} threads after {before.num_threads}: results differ in the last bits")
+        warn(
+            f"continuing with {now.num_threads} threads after {before.num_threads}: "
+            "results differ in the last bits"
+        )
     if before.num_processes != now.num_processes:
-        warn(f"continuing with {now.num_processes} processes after {before.num_processes}: results differ in the last bits")
+        warn(
+            f"continuing with {now.num_processes} processes after {before.num_processes}: "
+            "results differ in the last bits"
+        )

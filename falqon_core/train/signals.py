@@ -1,7 +1,7 @@
 """When to stop before the end: a signal asked for it, or the process that started us is gone.
 
-SIGTERM and the first SIGINT only set a flag, which the loop reads between steps; a second SIGINT ends the process at once.
-Imports nothing heavy, so that the handlers stand before torch is loaded.
+SIGTERM and the first SIGINT only set a flag, which the loop reads between steps; a second SIGINT
+ends the process at once. Imports nothing heavy, so that the handlers stand before torch is loaded.
 """
 
 import os
@@ -13,14 +13,18 @@ from falqon_core.contract.messages import ExitCode
 
 class Stopping:
     def __init__(self, watch_parent: bool) -> None:
-        """Installs the handlers. `watch_parent`: end at once when the parent process changes (it died)."""
+        """Installs the handlers. `watch_parent`: end at once when the parent process changes (it
+        died).
+        """
         self._requested = False
         self._parent = os.getppid() if watch_parent else None
         signal.signal(signal.SIGTERM, self._request)
         signal.signal(signal.SIGINT, self._request)
 
     def __call__(self) -> bool:
-        """Called once a step. Nobody is left to read or to own what an orphan would write, so an orphan writes nothing more."""
+        """Called once a step. Nobody is left to read or to own what an orphan would write, so an
+        orphan writes nothing more.
+        """
         if self._parent is not None and os.getppid() != self._parent:
             os._exit(ExitCode.STOPPED)
         return self._requested

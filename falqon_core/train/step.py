@@ -1,6 +1,8 @@
-"""One optimizer step: forward and backward of its microbatches, clipping, update, and the method's own work after it.
+"""One optimizer step: forward and backward of its microbatches, clipping, update, and the method's
+own work after it.
 
-The loss is the mean over all that the objective counts in the step (labels, pairs), however it is cut into microbatches.
+The loss is the mean over all that the objective counts in the step (labels, pairs), however it is
+cut into microbatches.
 """
 
 import math
@@ -12,27 +14,30 @@ from transformers import PreTrainedModel
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Method
-from falqon_core.methods.objective import Objective, means
+from falqon_core.objectives import Objective, mean_figures
 from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
 
-class Work(NamedTuple):
-    """Step `number`, counted from 1, as one rank does it: its own `microbatches`, and what all ranks together count and read."""
+class StepBatch(NamedTuple):
+    """Step `step`, counted from 1, as one rank does it: its own `microbatches`, and what all ranks
+    together count and read.
+    """
 
-    number: int
+    step: int
     microbatches: Sequence[Microbatch]
-    count: int
+    total_count: int
     num_tokens: int
 
 
 class StepResult(NamedTuple):
-    """`figures`: the objective's means, "loss" among them.
+    """`metrics`: the objective's means, "loss" among them.
 
-    `keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the quantized values, 0 to 1.
+    `keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the
+    quantized values, 0 to 1.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     grad_norm: float
     num_tokens: int
     keys_per_token: float
@@ -44,33 +49,38 @@ def train_step(
     method: Method,
     objective: Objective,
     optimizer: Optimizer,
-    work: Work,
+    batch: StepBatch,
     learning_rate: float,
-    world: ProcessGroup = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> StepResult:
-    """Raises `LossNotFinite`, which leaves the parameters as they were."""
+    """Run one optimizer step; `metrics` are the same on every rank.
+
+    Raises `LossNotFinite`, which leaves the parameters as they were.
+    """
     sums = []
-    for microbatch in work.microbatches:
+    for microbatch in batch.microbatches:
         if objective.count(microbatch):
-            summed, one = objective.loss(model, microbatch)
-            (summed / work.count).backward()
-            sums.append(one)
-    mine = means(objective, sums, work.count)
-    figures = dict(zip(mine, world.all_reduce_sum(*mine.values()), strict=True))
-    world.all_reduce_gradients(method.parameters().values())
+            loss, figures = objective.loss(model, microbatch)
+            (loss / batch.total_count).backward()
+            sums.append(figures)
+    means = mean_figures(objective, sums, batch.total_count)
+    metrics = dict(zip(means, group.all_reduce_sum(*means.values()), strict=True))
+    group.all_reduce_gradients(method.parameters().values())
     grad_norm = optimizer.clip()
-    loss = figures["loss"]
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+    if not (math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)):
         raise LossNotFinite(
-            f"step {work.number}: the loss ({loss}) or the gradient's norm ({grad_norm}) is not finite; a lower learning rate may help",
+            f"step {batch.step}: the loss ({metrics['loss']}) or the gradient's norm ({grad_norm}) "
+            "is not finite; a lower learning rate may help",
             "learning_rate",
         )
     optimizer.step(learning_rate)
     codes_changed = method.after_step()
-    return StepResult(figures, grad_norm, work.num_tokens, _keys_per_token(work.microbatches), codes_changed)
+    keys_per_token = _keys_per_token(batch.microbatches)
+    return StepResult(metrics, grad_norm, batch.num_tokens, keys_per_token, codes_changed)
 
 
 def _keys_per_token(microbatches: Sequence[Microbatch]) -> float:
-    num_tokens = sum(one.num_tokens for one in microbatches)
-    keys = num_tokens + sum(int(one.position_ids.sum()) for one in microbatches)  # a token sees itself and all before it
+    """Count what a token attends to: itself and all before it."""
+    num_tokens = sum(microbatch.num_tokens for microbatch in microbatches)
+    keys = num_tokens + sum(int(microbatch.position_ids.sum()) for microbatch in microbatches)
     return keys / max(1, num_tokens)

@@ -1,9 +1,9 @@
-"""The certificate of one exported model, made by a process of its own.
+"""The process that certifies one exported model.
 
-`main` reads two lines of JSON: first what is being trained, which it hashes at once, while the trainer still has work to do; then
-where the exported files and the trainer's reference outputs are. It answers with the certificate on stdout, whether the checks passed or
-not.
-The end of its input without a second line ends it: the trainer has stopped or failed.
+`main` reads two lines of JSON: first what is being trained, which it hashes at once, while the
+trainer still has work to do; then where the exported files and the trainer's reference outputs are.
+It answers with the certificate on stdout, whether the checks passed or not. The end of its input
+without a second line ends it: the trainer has stopped or failed.
 """
 
 import hashlib
@@ -16,13 +16,22 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import falqon_core
-from falqon_core.contract.certificate import CERTIFICATE, Base, Certificate, Data, Device, FileHash, Software, Training
+from falqon_core.contract.certificate import Base, Certificate, Data, Device, Software, Training
 from falqon_core.contract.config import TrainConfig
-from falqon_core.export.certificate import compare, load_libraries
-from falqon_core.export.checksums import file_names, file_sha256, sha256_lines
-from falqon_core.export.reference import load_reference
+from falqon_core.export.checksums import file_sha256, hash_files, sha256_lines
+from falqon_core.ops.matmul import LACKS_BF16
+from falqon_core.verification.compare import compare, load_libraries
+from falqon_core.verification.reference import load_reference
 
-LIBRARIES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "compressed-tensors", "numpy")
+LIBRARIES = (
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "compressed-tensors",
+    "numpy",
+)
 
 
 class Request(BaseModel):
@@ -37,41 +46,41 @@ class Request(BaseModel):
 def main(requests: TextIO, answers: TextIO) -> None:
     config = TrainConfig.model_validate_json(requests.readline())
     load_libraries(config.model)
-    base = Base(name=config.base_model_name or config.model.name, sha256=_folder_sha256(config.model))
+    base = Base(
+        name=config.base_model_name or config.model.name, sha256=_folder_sha256(config.model)
+    )
     data = Data(
         train=file_sha256(config.train_file),
         validation=None if config.validation_file is None else file_sha256(config.validation_file),
     )
     if line := requests.readline():
-        answers.write(certify(base, data, Request.model_validate_json(line)).model_dump_json() + "\n")
+        certificate = certify(base, data, Request.model_validate_json(line))
+        answers.write(certificate.model_dump_json() + "\n")
 
 
 def certify(base: Base, data: Data, request: Request) -> Certificate:
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
-    reference_outputs = load_reference(request.reference_outputs)
-    checks, canary = compare(request.folder, reference_outputs, device)
+    reference = load_reference(request.reference_outputs)
+    checks, canary = compare(request.folder, reference, device)
     return Certificate(
         checks=checks,
-        held_out=reference_outputs.record.held_out,
+        held_out=reference.summary.held_out,
         canary=canary,
         base=base,
         data=data,
         training=request.training,
-        software=_software(),
+        software=_describe_software(),
         device=Device(type=device.type, name=_device_name(device)),
-        files=files_of(request.folder),
+        files=hash_files(request.folder),
     )
 
 
-def files_of(folder: Path) -> list[FileHash]:
-    """Every file but the certificate itself."""
-    names = (name for name in file_names(folder) if name != CERTIFICATE)
-    return [FileHash(name=name, bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name)) for name in names]
-
-
-def _software() -> Software:
-    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+def _describe_software() -> Software:
+    installed = {
+        distribution.metadata["Name"].lower(): distribution.version
+        for distribution in importlib.metadata.distributions()
+    }
     return Software(
         falqon=installed["falqon"],
         source_sha256=_source_sha256(),
@@ -82,7 +91,10 @@ def _software() -> Software:
 
 def _source_sha256() -> str:
     root = Path(falqon_core.__file__).parent
-    lines = (f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in sorted(root.rglob("*.py")))
+    lines = (
+        f"{file_sha256(path)}  {path.relative_to(root).as_posix()}\n"
+        for path in sorted(root.rglob("*.py"))
+    )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -96,4 +108,5 @@ def _device_name(device: torch.device) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    name = names[0] if names else platform.machine()
+    return f"{name}, bf16 products in fp32" if LACKS_BF16 else name

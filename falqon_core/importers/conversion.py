@@ -1,0 +1,203 @@
+"""Make a plain bf16 decoder of a folder that holds one in another form.
+
+Two forms are read, both by transformers itself: weights that others have quantized, which are
+dequantized where an installed library can, and the text decoder within a model that also sees
+images (Gemma 3), which is taken out. What comes of it is checked as any folder is. It needs memory
+for the model in bf16.
+"""
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    CompressedTensorsConfig,
+    FineGrainedFP8Config,
+    PreTrainedModel,
+)
+from transformers.utils import is_bitsandbytes_available
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.importers.decoder import blamed_on_model, build_decoder
+
+TEXT = "text_config"
+QUANTIZED = "quantization_config"
+BNB_KIND = "bnb_4bit_quant_type"
+DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+)
+# where the tensors of a text decoder stand in the layouts that transformers has written over time
+TEXT_TENSORS = {
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^(?:model\.)?language_model\.(?!lm_head)(?:model\.)?": "model.",
+}
+
+
+def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the parsed config.json of the text decoder within, as if its weights were plain."""
+    inner = config.get(TEXT, config)
+    if not isinstance(inner, dict):
+        raise ModelError(f"{TEXT} of config.json is not a JSON object", "model")
+    plain = {key: value for key, value in inner.items() if key != QUANTIZED}
+    return plain if TEXT not in config else _defaults(plain.get("model_type")) | plain
+
+
+def check_quantization(config: dict[str, Any]) -> None:
+    """Raise `ModelError` for a quantization that no installed library undoes."""
+    if (quantization := _quantization(config)) is not None:
+        _loading_options(quantization)
+
+
+def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[str]:
+    """Write config.json and weights into the existing, empty folder `output`; return what was done,
+    in sentences. `config` is the parsed config.json of `source`. Raises `ModelError`.
+    """
+    plain = decoder_config(config)
+    dimensions = ModelDimensions.from_config(plain)
+    (output / "config.json").write_text(json.dumps(plain) + "\n", encoding="utf-8")
+    skeleton = build_decoder(output, dimensions)
+    quantization = _quantization(config)
+    model = _load(source, skeleton, quantization, TEXT in config)
+    model.save_pretrained(output, save_original_format=False)
+    notes = []
+    if quantization is not None:
+        notes.append(f"The weights were {_describe(quantization)} and are dequantized to bf16.")
+    if TEXT in config:
+        notes.append(
+            f"Of the {config.get('model_type')} model only the text decoder is taken; it sees no "
+            "images here."
+        )
+    return notes
+
+
+def _defaults(kind: object) -> dict[str, Any]:
+    """Return the dimensions that transformers takes where the config of a part leaves them out."""
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"model type {kind!r} is not supported", "model")
+    defaults = CONFIG_MAPPING[kind]().to_dict()
+    return {key: defaults[key] for key in DIMENSIONS if key in defaults}
+
+
+def _load(
+    source: Path, skeleton: PreTrainedModel, quantization: dict[str, Any] | None, is_part: bool
+) -> PreTrainedModel:
+    config = skeleton.config
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        config.quantization_config = quantization
+        options |= _loading_options(quantization)
+    if is_part:
+        options["key_mapping"] = TEXT_TENSORS
+    try:
+        with warnings.catch_warnings():
+            # transformers says so for every loader option that meets a quantized checkpoint
+            warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
+            model, loading = type(skeleton).from_pretrained(
+                source,
+                config=config,
+                dtype=torch.bfloat16,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+            if quantization and quantization["quant_method"] == "bitsandbytes":
+                _check_scales(model)
+                model.dequantize(torch.bfloat16)
+    except ModelError:
+        raise
+    # libraries that undo a stranger's quantization go wrong in any way
+    except Exception as error:
+        raise blamed_on_model("the weights cannot be converted to bf16", error) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model"
+        )
+    return model
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    inner = config.get(TEXT)
+    nested = inner.get(QUANTIZED) if isinstance(inner, dict) else None
+    described = config.get(QUANTIZED, nested)
+    if described is not None and not isinstance(described, dict):
+        raise ModelError(f"{QUANTIZED} of config.json is not a JSON object", "model")
+    return described
+
+
+def _check_scales(model: PreTrainedModel) -> None:
+    """Raise `ModelError` unless each 4-bit weight has a scale for each of its blocks: bitsandbytes
+    would read beyond their end.
+    """
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is None:
+            continue
+        num_blocks = _num_blocks(module.in_features * module.out_features, state.blocksize)
+        is_sound = state.shape == (module.out_features, module.in_features)
+        is_sound &= state.absmax.numel() == num_blocks
+        if state.nested:
+            num_outer_blocks = _num_blocks(num_blocks, state.state2.blocksize)
+            is_sound &= state.state2.absmax.numel() == num_outer_blocks
+            is_sound &= state.state2.code.numel() == 256
+        if not is_sound:
+            raise ModelError(f"{name}.weight has not the scales that its blocks need", "model")
+
+
+def _num_blocks(num_values: int, block_size: object) -> int:
+    if not isinstance(block_size, int) or block_size < 1:
+        raise ModelError(f"the weights are in blocks of {str(block_size)[:40]}", "model")
+    return math.ceil(num_values / block_size)
+
+
+def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConfigMixin]:
+    """Return how transformers loads such weights so that they are dequantized, or can be. Raises
+    `ModelError` where it does not.
+    """
+    method = quantization.get("quant_method")
+    if method == "compressed-tensors":
+        return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    if method == "fp8":
+        return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
+    if method == "bitsandbytes":
+        if is_bitsandbytes_available():
+            return {}
+        raise ModelError(
+            f"the model is quantized already ({_describe(quantization)}); for its import run "
+            "`pip install bitsandbytes` where the workers run, or provide its bf16 or fp32 weights",
+            "model",
+        )
+    raise ModelError(
+        f"the model is quantized already ({_describe(quantization)}), which cannot be undone here; "
+        "provide its bf16 or fp32 weights",
+        "model",
+    )
+
+
+def _describe(quantization: dict[str, Any]) -> str:
+    """Name the format in a few words."""
+    method = str(quantization.get("quant_method"))[:40]
+    match method:
+        case "compressed-tensors":
+            return f"compressed-tensors, {str(quantization.get('format'))[:40]}"
+        case "fp8":
+            return "FP8 in blocks with weight_scale_inv"
+        case "bitsandbytes":
+            kind = "int8" if quantization.get("load_in_8bit") else quantization.get(BNB_KIND)
+            return f"bitsandbytes, {str(kind)[:40]}"
+    return method

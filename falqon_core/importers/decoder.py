@@ -1,0 +1,110 @@
+"""Whether a model is a decoder that training knows, found by looking at its modules.
+
+transformers builds it without memory for its weights (torch's meta device). Accepted is every
+decoder of transformers whose layers hold the linears that `estimate.dimensions` counts, each an
+`nn.Linear`, and no other matrix: so mixtures of experts, convolutions and state spaces are refused,
+whatever they are called. Soft caps, norms of queries and keys, scales and windows are part of a
+model's own modules; that training computes them as transformers does, `train.agreement` shows.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from falqon_core.contract.errors import ModelError, is_allocation_failure, is_disk_full
+from falqon_core.estimate.dimensions import ModelDimensions
+
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def build_decoder(folder: Path, dimensions: ModelDimensions) -> PreTrainedModel:
+    """Build the model of the folder's config.json on the meta device. Raises `ModelError` for
+    anything else than a decoder of `dimensions`, which were read from the same config.json.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # a config can go wrong in any way, and nothing else is looked at here
+    except Exception as error:
+        raise blamed_on_model("config.json describes no model that can be built", error) from error
+    model_class = decoder_class(config)
+    try:
+        with torch.device("meta"):
+            model = model_class(config)
+    except Exception as error:  # as above
+        raise blamed_on_model("config.json describes no model that can be built", error) from error
+    _check_modules(model, dimensions)
+    return model
+
+
+def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return transformers' class for a causal language model of this config. Raises `ModelError`
+    where it has none, or one that is no decoder of attention alone.
+    """
+    kind = config.model_type
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is None or model_class._is_stateful:
+        raise _unsupported(kind, "transformers has no decoder of attention layers for it")
+    if config.architectures not in (None, [], [model_class.__name__]):
+        raise ModelError(
+            f"architectures {config.architectures!r} is not supported; of a {kind} model it is "
+            f"[{model_class.__name__!r}]",
+            "model",
+        )
+    unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
+    if unknown:
+        raise _unsupported(kind, f"it has layers of the type {sorted(unknown)[0]!r}")
+    return model_class
+
+
+def _check_modules(model: PreTrainedModel, dimensions: ModelDimensions) -> None:
+    kind = model.config.model_type
+    layers = getattr(model.base_model, "layers", None)
+    head = model.get_output_embeddings()
+    if not isinstance(layers, nn.ModuleList) or len(layers) != dimensions.num_layers:
+        raise _unsupported(kind, "its decoder layers are not one list")
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise _unsupported(kind, "its output head is no linear layer without a bias")
+    if model.config.tie_word_embeddings != dimensions.tied_embeddings:
+        raise _unsupported(kind, "config.json does not say whether its head is tied")
+    for index, layer in enumerate(layers):
+        for name, module in _matrices(layer):
+            if not isinstance(module, nn.Linear):
+                raise _unsupported(
+                    kind, f"{name} of layer {index} is a {type(module).__name__}, no nn.Linear"
+                )
+        shapes = {
+            name.rpartition(".")[2]: tuple(module.weight.shape) for name, module in _matrices(layer)
+        }
+        if shapes != dimensions.linear_shapes:
+            raise _unsupported(
+                kind,
+                f"layer {index} has the linears {_describe(shapes)}, and not "
+                f"{_describe(dimensions.linear_shapes)}",
+            )
+
+
+def _matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a layer that hold parameters of two or more axes, by name."""
+    for name, module in layer.named_modules():
+        if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False)):
+            yield name, module
+
+
+def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+
+
+def _unsupported(kind: str, reason: str) -> ModelError:
+    return ModelError(f"model type {kind!r} is not supported: {reason}", "model")
+
+
+def blamed_on_model(what: str, error: Exception) -> Exception:
+    """Return what to raise for whatever a model's files have caused; a machine without memory or
+    space is not their fault.
+    """
+    if is_allocation_failure(error) or is_disk_full(error):
+        return error
+    return ModelError(f"{what}: {str(error) or type(error).__name__}", "model")

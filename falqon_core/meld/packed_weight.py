@@ -1,0 +1,327 @@
+"""Where the quantized rows of linears that read the same input lie, and the two GEMMs that read
+them.
+
+q, k and v (or gate and up, or one linear by itself) with O_1..O_n outputs, I inputs and rank r own
+one matrix
+
+    [W_1; W_2; ..; A_1; A_2; ..]   [sum O + n r, I], one fp32 scale [.., 1] a row,
+
+so that forward is one GEMM for all outputs and all x A^T, and grad_input one GEMM with the
+contiguous [W_1; W_2; ..]. A linear reads and updates its W and its A through `RowsView`s, which
+know no neighbours.
+
+Two storages, chosen by device once, when a model is converted:
+  EmulatedWeight  CPU. The dequantized values in the working dtype (bf16 holds them exactly, see
+                  ops/quantize.py); qdata is derived when a file is written. 2 bytes a weight,
+                  because GEMMs on e4m3 are three times slower there. `simulate_fp8` rounds
+                  activations and gradients as an FP8 GPU does.
+  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs a second copy of the W part,
+                  transposed, because grad_input contracts over the outputs and FP8 operands lie
+                  along the contraction; without them (`fp8=False`) qdata is dequantized to bf16
+                  layer by layer and multiplied with unrounded activations: the same memory less a
+                  copy, the same checkpoint, no speed.
+
+Backward of FP8: a weight's scale lies on the contraction axis of grad_input, so it is folded into
+the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_output * scale)
+(method.md section 3). A packed weight cannot move to another kind of device.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from falqon_core.ops.matmul import matmul
+from falqon_core.ops.quantize import (
+    E4M3_MAX,
+    codes_of,
+    dequantize,
+    quantize_codes,
+    quantize_rows,
+    round_to_grid_,
+)
+from falqon_core.ops.refresh import refresh_codes, refresh_rows
+from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
+from falqon_core.ops.stochastic import fold_stochastic
+from falqon_core.ops.topk import fold_rows
+
+# of a base copy in host memory, on the device at a time: 32 MiB in bf16
+HOST_BLOCK_ELEMENTS = 2**24
+
+
+class RandomKey(NamedTuple):
+    """What decides the random bits of a fold, each in [0, 2^31)."""
+
+    seed: int
+    step: int
+    layer_index: int
+
+
+class RowsView(ABC):
+    """The rows of one W or A in a packed weight, to read and to write."""
+
+    scale: Tensor  # fp32 [rows, 1]
+
+    @property
+    @abstractmethod
+    def values(self) -> Tensor:
+        """Return the dequantized rows, exact; not to be written to."""
+
+    @property
+    @abstractmethod
+    def qdata(self) -> Tensor:
+        """Return float8_e4m3fn [rows, I]; values = qdata * scale exactly."""
+
+    @abstractmethod
+    def write(self, values: Tensor, scale: Tensor) -> None:
+        """Replace the rows by values on the grid of `scale` (fp32, [rows, 1] or one number)."""
+
+    @abstractmethod
+    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+        """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
+        Return how many values changed, int64 [].
+        """
+
+    @abstractmethod
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py. Return how
+        many values changed, int64 [].
+        """
+
+    @abstractmethod
+    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py. Return how
+        many values changed, int64 [].
+        """
+
+    def quantized(self) -> tuple[Tensor, Tensor]:
+        """Return copies of qdata and scale."""
+        return self.qdata.clone(), self.scale.clone()
+
+
+class PackedWeight(nn.Module, ABC):
+    """Buffers stay out of the state dict: base, A and delta say everything."""
+
+    scale: Tensor
+    rounds_activations: bool  # to e4m3, as an engine that serves the model does
+
+    def __init__(
+        self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.in_features = in_features
+        self.rank = rank
+        self.num_outputs = sum(sizes)
+        self.register_buffer("scale", torch.ones(num_rows, 1, device=device), persistent=False)
+
+    def w_rows(self, index: int) -> RowsView:
+        """Return the W of linear `index`."""
+        start = sum(self.sizes[:index])
+        return self._view(slice(start, start + self.sizes[index]))
+
+    def a_rows(self, index: int) -> RowsView:
+        """Return the A of linear `index`."""
+        start = self.num_outputs + index * self.rank
+        return self._view(slice(start, start + self.rank))
+
+    @abstractmethod
+    def _view(self, at: slice) -> RowsView: ...
+
+    @abstractmethod
+    def output(self, x: Tensor) -> Tensor:
+        """Return x [T, I] . rows^T, at least sum O + n r columns, [y_1 | y_2 | .. | o_a_1 | o_a_2 |
+        .. ].
+        """
+
+    @abstractmethod
+    def grad_input(self, grad_output: Tensor) -> Tensor:
+        """[T, sum O] -> [T, I]."""
+
+
+class EmulatedRows(RowsView):
+    def __init__(self, values: Tensor, scale: Tensor) -> None:
+        self._values = values
+        self.scale = scale
+
+    @property
+    def values(self) -> Tensor:
+        return self._values
+
+    @property
+    def qdata(self) -> Tensor:
+        return codes_of(self._values, self.scale)
+
+    def write(self, values: Tensor, scale: Tensor) -> None:
+        self._values.copy_(values)
+        self.scale.copy_(scale)
+
+    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+        return refresh_rows(self._values, self.scale, base, delta, a, scaling)
+
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        scale = self.scale[rows]
+        limit = E4M3_MAX * scale
+        old = self._values[rows]
+        values = old.float().addmm_(delta[rows], a.float()).clamp_(-limit, limit)
+        new = round_to_grid_(values, scale).to(old.dtype)
+        self._values[rows] = new
+        return torch.count_nonzero(old != new)
+
+    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+        """Fold by way of qdata: three passes more than there need be, for a choice that is about a
+        GPU's memory.
+        """
+        qdata = self.qdata
+        changed = fold_stochastic(qdata, None, self.scale, delta, a, scaling, *key)
+        self._values.copy_(dequantize(qdata, self.scale, self._values.dtype))
+        return changed
+
+
+class EmulatedWeight(PackedWeight):
+    values: Tensor
+
+    def __init__(
+        self, sizes: Sequence[int], in_features: int, rank: int, like: Tensor, simulate_fp8: bool
+    ) -> None:
+        """`like` gives the working dtype and the device."""
+        super().__init__(sizes, in_features, rank, sum(sizes) + len(sizes) * rank, like.device)
+        self.rounds_activations = simulate_fp8
+        self.register_buffer(
+            "values", like.new_zeros(len(self.scale), in_features), persistent=False
+        )
+
+    def _view(self, at: slice) -> EmulatedRows:
+        return EmulatedRows(self.values[at], self.scale[at])
+
+    def output(self, x: Tensor) -> Tensor:
+        if self.rounds_activations:
+            x, _ = quantize_rows(x)
+        return matmul(x, self.values.t())
+
+    def grad_input(self, grad_output: Tensor) -> Tensor:
+        weight = self.values[: self.num_outputs]
+        if self.rounds_activations:
+            scale = self.scale[: self.num_outputs]
+            grad_output, _ = quantize_rows((grad_output * scale.t()).to(grad_output.dtype))
+            weight = (weight / scale).to(weight.dtype)
+        return matmul(grad_output, weight)
+
+
+class Fp8Rows(RowsView):
+    def __init__(self, qdata: Tensor, qdata_t: Tensor | None, scale: Tensor) -> None:
+        """`qdata_t` is the second layout; an A has none."""
+        self._qdata = qdata
+        self._qdata_t = qdata_t
+        self.scale = scale
+
+    @property
+    def values(self) -> Tensor:
+        return dequantize(self._qdata, self.scale)
+
+    @property
+    def qdata(self) -> Tensor:
+        return self._qdata
+
+    def write(self, values: Tensor, scale: Tensor) -> None:
+        self.scale.copy_(scale)
+        self._qdata.copy_(codes_of(values, scale))
+        if self._qdata_t is not None:
+            self._qdata_t.copy_(self._qdata.t())
+
+    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+        """Refresh the rows; a base in host memory passes through the device in blocks of them."""
+        num_rows, in_features = base.shape
+        device = self._qdata.device
+        block = num_rows
+        if base.device != device:
+            block = max(1, HOST_BLOCK_ELEMENTS // in_features)
+        changed = torch.zeros((), dtype=torch.int64, device=device)
+        for start in range(0, num_rows, block):
+            at = slice(start, start + block)
+            base_block = base[at].to(device, non_blocking=True)
+            changed += refresh_codes(*self._layouts(at), base_block, delta[at], a, scaling)
+        return changed
+
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        return fold_rows(*self._layouts(), delta, a, rows)
+
+    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+        return fold_stochastic(*self._layouts(), delta, a, scaling, *key)
+
+    def _layouts(self, at: slice = slice(None)) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return both layouts and the scale of the rows `at`."""
+        qdata_t = None if self._qdata_t is None else self._qdata_t[:, at]
+        return self._qdata[at], qdata_t, self.scale[at]
+
+
+class Fp8Weight(PackedWeight):
+    qdata: Tensor
+    qdata_t: Tensor | None
+    unit: Tensor
+
+    def __init__(
+        self, sizes: Sequence[int], in_features: int, rank: int, device: torch.device, fp8: bool
+    ) -> None:
+        """Hold the rows. With `fp8` sum O and I must be multiples of 16; rows of zeros fill up
+        what the ranks leave open.
+        """
+        num_rows = sum(sizes) + len(sizes) * rank
+        super().__init__(sizes, in_features, rank, -(-num_rows // ALIGNMENT) * ALIGNMENT, device)
+        self.fp8 = fp8
+        self.rounds_activations = fp8
+        qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
+        qdata_t = qdata.new_zeros(in_features, self.num_outputs) if fp8 else None
+        self.register_buffer("qdata", qdata, persistent=False)
+        self.register_buffer("qdata_t", qdata_t, persistent=False)
+        self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
+
+    def _view(self, at: slice) -> Fp8Rows:
+        qdata_t = None
+        if self.qdata_t is not None and at.start < self.num_outputs:
+            qdata_t = self.qdata_t[:, at]
+        return Fp8Rows(self.qdata[at], qdata_t, self.scale[at])
+
+    def output(self, x: Tensor) -> Tensor:
+        if not self.fp8:
+            return x @ dequantize(self.qdata, self.scale, x.dtype).t()
+        return self.output_of_quantized(*quantize_codes(x))
+
+    def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].
+        Only with `fp8`.
+        """
+        return scaled_mm(x, scale, self.qdata, self.scale, fast_accumulation=True)
+
+    def grad_input(self, grad_output: Tensor) -> Tensor:
+        scale = self.scale[: self.num_outputs]
+        if self.qdata_t is None:
+            weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
+            return grad_output @ weight
+        return self.grad_input_of_quantized(*quantize_codes(grad_output, scale.squeeze(1)))
+
+    def grad_input_of_quantized(self, grad_output: Tensor, scale: Tensor) -> Tensor:
+        """Return `grad_input` of a gradient whose product with the weight's scales is quantized per
+        token already. Only with `fp8`.
+        """
+        assert self.qdata_t is not None, "this weight has no second layout"
+        return scaled_mm(grad_output, scale, self.qdata_t, self.unit)
+
+
+def new_packed_weight(
+    sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool
+) -> PackedWeight:
+    """Return an empty packed weight for linears of `sizes` outputs on the device of `like`, one of
+    their weights [O, I] in the working dtype.
+
+    On a GPU `simulate_fp8` asks for FP8 rounding where its hardware would not give it. Linears
+    whose sizes no FP8 GEMM takes are dequantized.
+    """
+    in_features = like.shape[1]
+    if like.device.type == "cpu":
+        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8)
+    fits = sum(sizes) % ALIGNMENT == 0 and in_features % ALIGNMENT == 0
+    fp8 = fits and (simulate_fp8 or has_fp8_gemm(like.device))
+    return Fp8Weight(sizes, in_features, rank, like.device, fp8)

@@ -1,0 +1,53 @@
+"""What a training minimises: the loss of one microbatch, and the figures that come with it.
+
+A loss is a sum over labels or over pairs; the trainer divides it by the count of a whole step, so
+that how a step is cut into microbatches changes nothing. What is given up: losses that need more
+than one microbatch at once.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from falqon_core.contract.config import Recipe
+from falqon_core.data.loader import Microbatch
+from falqon_core.data.sequences import Item
+from falqon_core.objectives.dpo import Dpo
+from falqon_core.objectives.supervised import Supervised
+
+
+class Objective(Protocol):
+    figures: tuple[str, ...]  # the names of the sums, "loss" among them
+
+    def count(self, item: Microbatch | Item) -> int:
+        """Return what the loss is the mean of: labels, or pairs. A microbatch that counts 0 has no
+        loss.
+        """
+
+    def loss(
+        self, model: PreTrainedModel, microbatch: Microbatch
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the summed loss, fp32 [] and differentiable, and the sums over the microbatch of
+        everything in `figures`.
+        """
+
+
+def create_objective(recipe: Recipe) -> Objective:
+    """Return the objective of a resolved recipe."""
+    if recipe.objective == "supervised":
+        return Supervised()
+    assert recipe.beta is not None, "resolve the recipe first"
+    return Dpo(recipe.beta)
+
+
+def mean_figures(
+    objective: Objective, sums: Iterable[dict[str, float]], count: int
+) -> dict[str, float]:
+    """Return the figures of many microbatches that count `count` together."""
+    totals = dict.fromkeys(objective.figures, 0.0)
+    for figures in sums:
+        for name, value in figures.items():
+            totals[name] += value
+    return {name: value / max(1, count) for name, value in totals.items()}

@@ -1,0 +1,21 @@
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from falqon_core.data.loader import Microbatch
+from falqon_core.data.sequences import Item
+from falqon_core.objectives.loss import microbatch_loss
+
+
+class Supervised:
+    """Next-token cross entropy, in nats per label."""
+
+    figures: tuple[str, ...] = ("loss", "mean_token_accuracy")
+
+    def count(self, item: Microbatch | Item) -> int:
+        return item.num_labels
+
+    def loss(
+        self, model: PreTrainedModel, microbatch: Microbatch
+    ) -> tuple[Tensor, dict[str, float]]:
+        summed, num_correct = microbatch_loss(model, microbatch)
+        return summed, {"loss": summed.item(), "mean_token_accuracy": num_correct.item()}

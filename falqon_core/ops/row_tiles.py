@@ -1,0 +1,115 @@
+"""What the kernels share that rewrite whole rows of a weight in both layouts.
+
+A program holds `BLOCK_ROWS` rows and passes over their columns in tiles.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falqon_core.ops.kernels import CVT_E4M3, Build, dot_bf16, jit, round_to, tl, to_e4m3
+
+# 32 rows: the transposed layout is written in whole sectors of 32 bytes. 64 columns in two stages:
+# about 130 registers a thread, where 128 columns take 250 (benchmarks/results/compile_matrix.csv).
+BLOCK_ROWS = 32
+BLOCK_COLUMNS = 64
+NUM_STAGES = 2
+
+
+@jit
+def low_rank_tile(
+    delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK: tl.constexpr
+):
+    """(scaling * delta, rounded to bf16) . a for the rows [BR] and columns [BC] given, fp32 [BR,
+    BC]; outside of both it is zero.
+    """
+    k = tl.arange(0, BLOCK_RANK)
+    total = tl.zeros((row.shape[0], column.shape[0]), tl.float32)
+    for start in range(0, rank, BLOCK_RANK):
+        left_inside = (row < num_rows)[:, None] & (start + k < rank)[None, :]
+        left = (
+            tl.load(delta + row[:, None] * rank + (start + k)[None, :], mask=left_inside, other=0.0)
+            * scaling
+        )
+        right_inside = (start + k < rank)[:, None] & (column < num_columns)[None, :]
+        right = tl.load(
+            a + (start + k)[:, None].to(tl.int64) * num_columns + column[None, :],
+            mask=right_inside,
+            other=0.0,
+        )
+        total += dot_bf16(round_to(left, tl.bfloat16), right)
+    return total
+
+
+@jit
+def write_tile(
+    qdata, qdata_t, stride_t, value, row, column, num_rows, num_columns, HAS_T: tl.constexpr
+):
+    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) to both layouts -> how many
+    differ from what stood there.
+    """
+    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    at = qdata + row[:, None] * num_columns + column[None, :]
+    old = tl.load(at, mask=inside, other=0.0)
+    new = to_e4m3(value)
+    changed = tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32))
+    tl.debug_barrier()  # all threads have read before any of them writes
+    tl.store(at, new, mask=inside)
+    if HAS_T:
+        tl.store(qdata_t + column[None, :].to(tl.int64) * stride_t + row[:, None], new, mask=inside)
+    return changed
+
+
+def launch(
+    kernel: Any, qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, *arguments: Any, rank: int
+) -> Tensor:
+    """Run `kernel` over all rows of `qdata`. Return how many codes it changed, int64 []."""
+    num_rows, num_columns = qdata.shape
+    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    second, stride_t = (qdata, 0) if qdata_t is None else (qdata_t, qdata_t.stride(0))
+    kernel[(-(-num_rows // BLOCK_ROWS),)](
+        qdata,
+        second,
+        scale,
+        *arguments,
+        changed,
+        num_rows,
+        num_columns,
+        rank,
+        stride_t,
+        HAS_T=qdata_t is not None,
+        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_COLUMNS=BLOCK_COLUMNS,
+        BLOCK_RANK=block_rank(rank),
+        num_stages=NUM_STAGES,
+    )
+    return changed
+
+
+def block_rank(rank: int) -> int:
+    """Return how many ranks a product takes: a power of two, at least 16 as tensor cores want it;
+    the rest is masked.
+    """
+    return min(64, max(16, 1 << (rank - 1).bit_length()))
+
+
+def build(kernel: Any, arguments: Mapping[str, str]) -> Build:
+    """Return the build of a kernel that takes `arguments` between scale and changed."""
+    constants = {
+        "HAS_T": True,
+        "BLOCK_ROWS": BLOCK_ROWS,
+        "BLOCK_COLUMNS": BLOCK_COLUMNS,
+        "BLOCK_RANK": 64,
+    }
+    weight = {"qdata": "*fp8e4nv", "qdata_t": "*fp8e4nv", "scale": "*fp32"}
+    shape = dict.fromkeys(("num_rows", "num_columns", "rank", "stride_t"), "i32")
+    signature = weight | dict(arguments) | {"changed": "*i64"} | shape
+    return Build(
+        kernel,
+        signature | dict.fromkeys(constants, "constexpr"),
+        constants,
+        ptx=(CVT_E4M3, "bf16.bf16.f32", "atom.global"),
+        num_stages=NUM_STAGES,
+    )

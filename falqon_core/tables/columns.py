@@ -1,0 +1,93 @@
+"""Which column of a table is which field of a record, and how a cell is written."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from falqon_core.contract.errors import ColumnsUnknown
+from falqon_core.records.jsonl import printable
+from falqon_core.records.line_parser import RECORD_FIELDS, has_known_kind
+
+MAX_NAMED = 40
+# whose text in a cell is JSON: a table of texts has no other way to hold a list
+_LISTS = (
+    "messages",
+    "conversations",
+    "tools",
+    "functions",
+    "preferred_output",
+    "non_preferred_output",
+)
+
+
+class Table(NamedTuple):
+    """Rows by field, each with how much of the file is read by then, 0 to 1."""
+
+    rows: Iterator[tuple[float, dict[str, Any]]]
+    ignored: list[str]  # columns that are no field of a record
+
+
+def ignored_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    return [printable(name) for name in names if name not in columns.values()][:MAX_NAMED]
+
+
+def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Return the column of each field. Without a mapping, columns have the names of the fields.
+
+    Raises `ColumnsUnknown`, which names the columns.
+    """
+    for field, column in mapping.items():
+        if column not in names:
+            raise ColumnsUnknown(
+                f"mapping.{printable(field)}: there is no column '{printable(column)}'; "
+                f"the columns are {_listed(names)}",
+                "mapping",
+            )
+    if mapping:
+        return dict(mapping)
+    if not has_known_kind(names):
+        raise ColumnsUnknown(
+            f"no known kind of record has the columns {_listed(names)}; say which is which by a "
+            'mapping such as {"prompt": "question", "completion": "answer"}',
+            "mapping",
+        )
+    return {name: name for name in names if name in RECORD_FIELDS}
+
+
+def write_line(cells: Mapping[str, Any]) -> bytes:
+    """Write a row, by field, as a line. A null is no field."""
+    row = {field: _value_of(field, cell) for field, cell in cells.items() if cell is not None}
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
+    # half of a surrogate pair is for the check to refuse, which names the line
+    return text.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _value_of(field: str, cell: Any) -> Any:
+    if field in _LISTS and isinstance(cell, str):
+        return _parsed(cell)
+    return _without_nulls(cell)
+
+
+def _parsed(cell: str) -> Any:
+    if cell[:1] not in ("[", "{"):
+        return cell or None
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell  # which the check refuses, with its line
+
+
+def _without_nulls(cell: Any) -> Any:
+    """Leave out what a struct of a table has only because another row has it."""
+    if isinstance(cell, dict):
+        return {key: _without_nulls(inner) for key, inner in cell.items() if inner is not None}
+    if isinstance(cell, list):
+        return [_without_nulls(inner) for inner in cell]
+    return cell
+
+
+def _listed(names: Sequence[str]) -> str:
+    listed = ", ".join(f"'{printable(name)}'" for name in names[:MAX_NAMED])
+    if len(names) > MAX_NAMED:
+        listed += f" and {len(names) - MAX_NAMED} more"
+    return listed or "(none)"

@@ -1,0 +1,67 @@
+"""When a training is evaluated, and what is told of it."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.messages import Evaluated, Message, Sampled
+from falqon_core.data.dataset import Dataset
+from falqon_core.objectives import Objective
+from falqon_core.train.data import validation_microbatches
+from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.early_stopping import record_evaluation
+from falqon_core.train.evaluate import evaluate
+from falqon_core.train.samples import complete
+from falqon_core.train.state import TrainState
+
+
+class Evaluator:
+    """Without validation data no step is due."""
+
+    def __init__(
+        self,
+        validation: Dataset | None,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        objective: Objective,
+        device: torch.device,
+        send: Callable[[Message], None],
+        group: ProcessGroup,
+    ) -> None:
+        self._validation = validation
+        self._tokenizer = tokenizer
+        self._recipe = recipe
+        self._objective = objective
+        self._device = device
+        self._send = send
+        self._group = group
+
+    def is_due(self, state: TrainState, total_steps: int) -> bool:
+        step = state.progress.step
+        every = self._recipe.eval_every or state.loader.steps_per_epoch
+        return self._validation is not None and (step % every == 0 or step == total_steps)
+
+    def evaluate(self, state: TrainState) -> bool:
+        """Send validation metrics and samples. Return whether the loss is the lowest so far."""
+        assert self._validation is not None
+        microbatches = validation_microbatches(self._validation, self._recipe, self._device)
+        means = evaluate(state.model, microbatches, self._objective, self._group)
+        metrics = {f"valid_{name}": value for name, value in means.items()}
+        state.progress.metrics |= metrics
+        self._send(Evaluated(step=state.progress.step, **metrics))
+        with self._group.barrier_or_raise():
+            if self._recipe.num_samples and self._group.is_rank0:
+                self._send_samples(state, self._validation)
+        return record_evaluation(state.progress, means["loss"])
+
+    def _send_samples(self, state: TrainState, validation: Dataset) -> None:
+        samples = complete(
+            state.model,
+            self._tokenizer,
+            validation.sequences,
+            self._recipe.num_samples,
+            self._recipe.sample_tokens,
+        )
+        self._send(Sampled(step=state.progress.step, samples=samples))

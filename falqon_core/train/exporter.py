@@ -1,0 +1,209 @@
+"""The artifact of a training: the merged FP8 folder with tokenizer, model card, certificate and
+checksums, whole or absent.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from falqon_core.contract.certificate import CERTIFICATE, Certificate, Training
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.errors import ModelError
+from falqon_core.contract.layout import checkpoint_folder
+from falqon_core.data.template_defaults import set_template_defaults
+from falqon_core.export.checksums import hash_files, write_sha256sums
+from falqon_core.export.fp8 import export_fp8
+from falqon_core.export.model_card import TrainingRow, write_model_card
+from falqon_core.export.provenance import card_fields, copy_licence
+from falqon_core.fault_points import fault
+from falqon_core.files import whole_folder, write_whole
+from falqon_core.methods import create_method
+from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
+from falqon_core.train.data import Datasets, load_data
+from falqon_core.train.model import load_base_model, load_tokenizer, select_device
+from falqon_core.train.state import free_memory
+from falqon_core.verification.capture import capture_reference
+from falqon_core.verification.client import VerifierProcess
+
+
+class Verification(NamedTuple):
+    """The training that a certificate speaks of."""
+
+    config: TrainConfig
+    data: Datasets
+
+
+class Exporter:
+    """`close` ends the process that verifies, whatever it does."""
+
+    def __init__(
+        self,
+        base_folder: Path,
+        base_name: str,
+        device: torch.device,
+        verification: Verification | None,
+    ) -> None:
+        """`base_name`: for the card, if the base folder knows no other; empty: its name. Without
+        `verification` models get no certificate.
+        """
+        self._base_folder = base_folder
+        self._base_name = base_name or base_folder.name
+        self._device = device
+        self._verification = verification
+        self._verifier: VerifierProcess | None = None
+
+    def prestart_verifier(self) -> None:
+        """Have the verifier load its libraries while the last steps are computed."""
+        if self._verification is not None and self._verifier is None:
+            self._verifier = VerifierProcess(self._verification.config)
+
+    def export(
+        self,
+        take_model: Callable[[], PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase,
+        progress: Progress,
+        output: Path,
+    ) -> None:
+        """Write the folder `output`, whole or not at all; an existing one is replaced.
+
+        `take_model` gives the model away, so that its memory is free for the verifier. Raises
+        `CertificateMismatch` when the files are not the model.
+        """
+        for leftover in output.parent.glob(f".{output.name}.*"):  # of a process killed here
+            shutil.rmtree(leftover)
+        with whole_folder(output) as staging:
+            model = take_model()
+            export_fp8(model, tokenizer, staging)
+            certificate = None
+            if self._verification is not None:
+                self.prestart_verifier()
+                assert self._verifier is not None
+                data = self._verification.data
+                reference = capture_reference(model, tokenizer, data.validation, data.train)
+                del model
+                free_memory(self._device)
+                training = describe_training(progress)
+                certificate = self._verifier.certify(staging, reference, training, self._device)
+            self._document(staging, progress, certificate)
+
+    def close(self) -> None:
+        if self._verifier is not None:
+            self._verifier.close()
+
+    def _document(self, staging: Path, progress: Progress, certificate: Certificate | None) -> None:
+        """Write all that stands around the exported files."""
+        fields = card_fields(self._base_folder, self._base_name)
+        copy_licence(self._base_folder, staging)
+        write_model_card(
+            staging,
+            base_model=str(fields.get("base_model", self._base_name)),
+            fields=fields,
+            recipe=progress.recipe,
+            rows=[TrainingRow(**point.model_dump()) for point in progress.rows],
+            num_records=progress.num_records,
+            tokens_per_epoch=progress.num_tokens,
+            trained_tokens=progress.trained_tokens,
+            data=progress.data,
+            device=self._device.type,
+            certificate=certificate,
+        )
+        fault("export_write")
+        if certificate is not None:
+            whole = certificate.model_copy(update={"files": hash_files(staging)})
+            write_whole(staging / CERTIFICATE, whole.model_dump_json(indent=2) + "\n")
+        write_sha256sums(staging)
+
+
+class DataFiles(NamedTuple):
+    """What a training read."""
+
+    train: Path
+    validation: Path | None
+
+
+def export_training(
+    training: Path,
+    base_folder: Path,
+    output: Path,
+    step: int | None = None,
+    base_name: str = "",
+    files: DataFiles | None = None,
+) -> None:
+    """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole
+    one, or its best when it stops early.
+
+    With `files` it is certified as the trainer certifies what it exports; without, there are no
+    held-out rows to compare on. Raises `ModelError` when there is no checkpoint,
+    `CheckpointCorrupt` when the chosen one is damaged, what `load_data` raises, and
+    `CertificateMismatch`.
+    """
+    warn = logging.getLogger(__name__).warning
+    if step is None:
+        newest = newest_checkpoint(training, warn)
+        if newest is None:
+            raise ModelError(f"{training.name} holds no checkpoint", "training")
+        chosen = best_checkpoint(training, newest.progress) or newest
+    else:
+        newest = chosen = load_checkpoint(checkpoint_folder(training, step))
+    progress = newest.progress
+    tokenizer = load_tokenizer(base_folder)
+    set_template_defaults(tokenizer, progress.recipe.chat_template_kwargs)
+    verification = None
+    if files is not None:
+        config = TrainConfig(
+            model=base_folder,
+            train_file=files.train,
+            validation_file=files.validation,
+            recipe=progress.recipe,
+            base_model_name=base_name,
+            num_threads=progress.num_threads,
+        )
+        verification = Verification(config, load_data(config, tokenizer, warn))
+    device = select_device("auto")  # a GPU rounds the fold as the training on it did
+    with closing(Exporter(base_folder, base_name, device, verification)) as exporter:
+        exporter.prestart_verifier()
+        exporter.export(
+            lambda: restored_model(base_folder, chosen, device), tokenizer, progress, output
+        )
+
+
+def describe_training(progress: Progress) -> Training:
+    """Return what a certificate says of the training."""
+    return Training(
+        recipe=progress.recipe,
+        steps=progress.step,
+        best_step=progress.best_step,
+        num_records=progress.num_records,
+        trained_tokens=progress.trained_tokens,
+        num_threads=progress.num_threads,
+        num_processes=progress.num_processes,
+        metrics=progress.metrics,
+    )
+
+
+def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
+    """Load the checkpoint that early stopping hands out; None when `progress` is at it, or there is
+    no early stopping.
+
+    Raises `CheckpointCorrupt`.
+    """
+    best_step = progress.best_step
+    stops_early = progress.recipe.early_stopping_patience is not None
+    if not stops_early or best_step is None or best_step == progress.step:
+        return None
+    return load_checkpoint(checkpoint_folder(training, best_step))
+
+
+def restored_model(
+    base_folder: Path, checkpoint: Checkpoint, device: torch.device
+) -> PreTrainedModel:
+    """Load the base model and change it to where the checkpoint was."""
+    model = load_base_model(base_folder, device)
+    create_method(checkpoint.progress.recipe).restore(model, checkpoint.method)
+    return model

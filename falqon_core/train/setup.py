@@ -1,0 +1,100 @@
+"""Everything that a training needs before its first step: data, recipe, model and state."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from falqon_core.contract.config import TrainConfig
+from falqon_core.data.summary import summarize
+from falqon_core.data.template_defaults import set_template_defaults
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.train.activation_checkpointing import checkpoint_activations
+from falqon_core.train.agreement import check_agreement
+from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
+from falqon_core.train.data import Datasets, load_data
+from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.memory import OutOfMemoryGuard
+from falqon_core.train.model import (
+    check_token_id,
+    load_base_model,
+    load_dimensions,
+    load_tokenizer,
+    select_device,
+)
+from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
+from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
+from falqon_core.train.state import TrainState, build_state
+
+
+class Setup(NamedTuple):
+    device: torch.device
+    dimensions: ModelDimensions
+    tokenizer: PreTrainedTokenizerBase
+    data: Datasets
+    guard: OutOfMemoryGuard
+    state: TrainState
+
+
+def set_up(
+    config: TrainConfig, output: Path, warn: Callable[[str], None], group: ProcessGroup
+) -> Setup:
+    """Load data and model, and the newest checkpoint in `output` if there is one.
+
+    Raises the errors of `contract.errors`.
+    """
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    device = select_device(config.device)
+    dimensions = load_dimensions(config.model)
+    tokenizer = load_tokenizer(config.model)
+    set_template_defaults(tokenizer, config.recipe.chat_template_kwargs)
+    checkpoint = group.rank0_first(lambda: newest_checkpoint(output, warn))
+    before = checkpoint.progress if checkpoint else None
+    recipe = recipe_for_data(config.recipe, before)
+    data = load_data(config.model_copy(update={"recipe": recipe}), tokenizer, warn)
+    for dataset in data.by_name().values():
+        check_token_id(dataset.largest_token_id, dimensions.vocab_size, tokenizer)
+    resolved = recipe.resolved(data.train.num_records)
+    recipe = recipe_fit_to_memory(resolved, before, dimensions, device, group)
+    progress = Progress(
+        recipe=recipe,
+        num_records=data.train.num_records,
+        num_tokens=data.train.num_tokens,
+        num_threads=torch.get_num_threads(),
+        num_processes=group.size,
+        data=summarize(data.train, data.validation),
+    )
+    guard = OutOfMemoryGuard(recipe, dimensions, device)
+    data, state = _load_state(config, data, progress, checkpoint, device, guard, warn)
+    group.check_same(state.method.state())
+    return Setup(device, dimensions, tokenizer, data, guard, state)
+
+
+def _load_state(
+    config: TrainConfig,
+    data: Datasets,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    guard: OutOfMemoryGuard,
+    warn: Callable[[str], None],
+) -> tuple[Datasets, TrainState]:
+    """Return the data, its pairs with the base's log-probabilities, and the state."""
+    model = load_base_model(config.model, device)
+    check_agreement(model)
+    if progress.recipe.activation_checkpointing:
+        checkpoint_activations(model)
+
+    def prepare_or_restore() -> tuple[Datasets, TrainState]:
+        if checkpoint is None:
+            reference = compute_reference(model, data, progress.recipe)
+        else:
+            check_same_training(checkpoint.progress, progress, warn)
+            reference = stored_reference(checkpoint.method)
+        referenced = apply_reference(data, reference)
+        return referenced, build_state(model, referenced.train, reference, progress, checkpoint)
+
+    return guard(prepare_or_restore)

@@ -1,0 +1,78 @@
+"""What a training changes from step to step, and what of it a checkpoint holds."""
+
+import gc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from falqon_core.contract.config import Recipe
+from falqon_core.data.dataset import Dataset
+from falqon_core.data.loader import Loader, Microbatch
+from falqon_core.methods import Method, create_method
+from falqon_core.train.checkpoint import Checkpoint, Progress
+from falqon_core.train.data import training_loader
+from falqon_core.train.optimizer import Optimizer
+
+# batches a method may look at before training, e.g. for the gradient's directions
+NUM_PREPARING_STEPS = 4
+
+
+@dataclass
+class TrainState:
+    """`reference`: the base's log-probabilities of pairs, empty unless the objective needs them."""
+
+    model: PreTrainedModel
+    method: Method
+    optimizer: Optimizer
+    loader: Loader
+    progress: Progress
+    reference: dict[str, Tensor]
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self.progress, self.method.state() | self.reference, self.optimizer.state()
+        )
+
+    def release_model(self) -> PreTrainedModel:
+        """Return the model and keep nothing that holds its memory: training has ended."""
+        model = self.model
+        del self.model, self.method, self.optimizer
+        return model
+
+
+def build_state(
+    model: PreTrainedModel,
+    train: Dataset,
+    reference: dict[str, Tensor],
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> TrainState:
+    """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
+    recipe = progress.recipe
+    method = create_method(recipe)
+    loader = training_loader(train, recipe, model.device)
+    if checkpoint is None:
+        method.prepare(model, _first_microbatches(train, recipe, model.device))
+    else:
+        method.restore(model, checkpoint.method)
+        progress = checkpoint.progress
+        loader.load_state_dict(progress.loader)
+    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm)
+    if checkpoint is not None:
+        optimizer.load(checkpoint.optimizer)
+    return TrainState(model, method, optimizer, loader, progress, reference)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a released model took: another is about to be loaded, here or elsewhere."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _first_microbatches(train: Dataset, recipe: Recipe, device: torch.device) -> list[Microbatch]:
+    shortest = recipe.model_copy(update={"microbatch_tokens": recipe.longest_record})
+    loader = training_loader(train, shortest, device)
+    return [microbatch for _ in range(NUM_PREPARING_STEPS) for microbatch in loader.next_step()]

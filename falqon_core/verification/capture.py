@@ -1,0 +1,111 @@
+"""Ask the trained model, by the trainer's own modules, what the reloaded one must answer as well.
+
+Captured are the loss and a few logits of held-out rows, a greedy answer to the canary prompt, and a
+hash of every tensor that has to arrive. Rows are cut to `ROW_TOKENS` tokens, and of a pair only the
+chosen answer is read.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from falqon_core.contract.certificate import HeldOut
+from falqon_core.data.dataset import Dataset
+from falqon_core.data.loader import row_multiple
+from falqon_core.data.microbatch import collate
+from falqon_core.data.sequences import Item, Sequence, sequences_of
+from falqon_core.export.fp8 import QuantizedLinear
+from falqon_core.generate import generate
+from falqon_core.meld.linear import MeldedLinear
+from falqon_core.objectives.loss import states_and_labels
+from falqon_core.ops.cross_entropy import token_cross_entropy
+from falqon_core.verification.reference import (
+    CANARY_TOKENS,
+    ReferenceOutputs,
+    ReferenceSummary,
+    Row,
+    canary_prompt,
+    tensor_sha256,
+)
+
+NUM_ROWS = 4
+ROW_TOKENS = 256
+NUM_POSITIONS = 8  # of a row, whose logits are kept
+
+
+@torch.no_grad()
+def capture_reference(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    validation: Dataset | None,
+    training: Dataset,
+) -> ReferenceOutputs:
+    """Return what `model`, as it is exported, answers to rows of the validation data; without any,
+    to rows of the training data, and the summary says so.
+    """
+    held_out = training if validation is None else validation
+    sequences = [_first_tokens(item) for item in held_out.sequences[:NUM_ROWS]]
+    losses, rows = zip(*(_read_row(model, sequence) for sequence in sequences), strict=True)
+    prompt = canary_prompt(tokenizer)
+    answer = generate(model, prompt.numpy(), CANARY_TOKENS, tokenizer.eos_token_id)
+    num_tokens = sum(len(sequence) for sequence in sequences)
+    summary = ReferenceSummary(
+        sha256=dict(_tensor_hashes(model)),
+        held_out=HeldOut(
+            source="training" if validation is None else "validation",
+            num_rows=len(sequences),
+            num_tokens=num_tokens,
+        ),
+        loss=sum(losses) / (num_tokens - len(sequences)),
+        rounds_activations=any(
+            module.packed.rounds_activations
+            for module in model.modules()
+            if isinstance(module, MeldedLinear)
+        ),
+    )
+    return ReferenceOutputs(summary, list(rows), prompt, torch.from_numpy(answer))
+
+
+def _first_tokens(item: Item) -> Sequence:
+    """Cut the sequence. All tokens count, not only the learned ones, to see more of the model."""
+    sequence = sequences_of(item)[0]
+    input_ids = sequence.input_ids[:ROW_TOKENS]
+    return Sequence(input_ids, np.ones(len(input_ids), dtype=bool))
+
+
+def _read_row(model: PreTrainedModel, sequence: Sequence) -> tuple[float, Row]:
+    """Return the summed cross entropy and the row."""
+    microbatch = collate([sequence], True, row_multiple(model.device))
+    hidden, head, labels = states_and_labels(model, microbatch)
+    losses, _ = token_cross_entropy(hidden, head, labels)
+    parts = torch.arange(len(labels)).tensor_split(NUM_POSITIONS)
+    positions = torch.stack([part[-1] for part in parts if len(part)])
+    logits = head.logits(hidden[positions.to(hidden.device)])
+    input_ids = torch.from_numpy(sequence.input_ids.astype(np.int64))
+    return losses.double().sum().item(), Row(input_ids, positions, logits)
+
+
+def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
+    """Hash codes and scales of the quantized linears, and the bf16 values of everything else."""
+    quantized = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear)
+    }
+    for name, module in quantized.items():
+        codes, scale = module.quantized_weight()
+        yield f"{name}.weight", tensor_sha256(codes)
+        yield f"{name}.weight_scale", tensor_sha256(scale)
+    prefixes = tuple(f"{name}." for name in quantized)
+    for name, value in model.state_dict().items():
+        if not name.startswith(prefixes) or name.endswith(".bias"):
+            yield name, tensor_sha256(_as_stored(value))
+
+
+def _as_stored(value: Tensor) -> Tensor:
+    if value.is_floating_point():
+        return value.to(torch.bfloat16)
+    return value

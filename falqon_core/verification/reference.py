@@ -1,0 +1,104 @@
+"""What a trainer hands to the process that certifies its model: one safetensors file, tensors by
+name and the rest as JSON in its header.
+
+Hashes stand for the weights, so neither side holds a second copy of them. Everything else can be
+computed from the exported files alone.
+"""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jinja2 import TemplateError
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from falqon_core.contract.certificate import HeldOut
+from falqon_core.data.resource_limits import OutOfBounds, bounded
+
+CANARY = "Hello! What can you do for me?"
+CANARY_TOKENS = 16
+_SUMMARY = "reference_outputs"
+
+
+class ReferenceSummary(BaseModel):
+    """`sha256`: of the bytes of each tensor, by the name that the exported files give it. `loss`:
+    mean over all tokens, in nats.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sha256: dict[str, str]
+    held_out: HeldOut
+    loss: float
+    rounds_activations: bool
+
+
+class Row(NamedTuple):
+    """`logits` [P, V] at `positions` int64 [P] of the row `input_ids` int64 [T]."""
+
+    input_ids: Tensor
+    positions: Tensor
+    logits: Tensor
+
+
+class ReferenceOutputs(NamedTuple):
+    """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and those that the trained
+    model most probably continues it with.
+    """
+
+    summary: ReferenceSummary
+    rows: list[Row]
+    prompt: Tensor
+    answer: Tensor
+
+
+def save_reference(reference: ReferenceOutputs, path: Path) -> None:
+    tensors = {
+        f"{index}.{name}": value
+        for index, row in enumerate(reference.rows)
+        for name, value in row._asdict().items()
+    }
+    tensors |= {"prompt": reference.prompt, "answer": reference.answer}
+    save_file(
+        {name: value.cpu().contiguous() for name, value in tensors.items()},
+        path,
+        {_SUMMARY: reference.summary.model_dump_json()},
+    )
+
+
+def load_reference(path: Path) -> ReferenceOutputs:
+    with safe_open(path, "pt") as file:
+        summary = ReferenceSummary.model_validate_json(file.metadata()[_SUMMARY])
+        rows = [
+            Row(*(file.get_tensor(f"{index}.{name}") for name in Row._fields))
+            for index in range(summary.held_out.num_rows)
+        ]
+        return ReferenceOutputs(summary, rows, file.get_tensor("prompt"), file.get_tensor("answer"))
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Return the hash of the tensor's bytes as they stand in a file."""
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(content).hexdigest()
+
+
+def canary_prompt(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Return int64 [n]: `CANARY` as the user's turn of a chat, or as plain text where there is no
+    template, or one that refuses it.
+    """
+    text = CANARY
+    if tokenizer.chat_template is not None:
+        turns = [{"role": "user", "content": CANARY}]
+        with suppress(TemplateError, OutOfBounds):
+            text = bounded(
+                lambda: tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=True, tokenize=False
+                )
+            )
+    return torch.tensor(tokenizer(text, add_special_tokens=text is CANARY)["input_ids"])
