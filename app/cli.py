@@ -1,4 +1,4 @@
-"""The command `falqon`. Imports wait until a command needs them, so that `--help` answers at once."""
+"""The command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,9 @@ from app.local import admin
 
 PANEL = "Run a service on this machine"
 
-app = typer.Typer(no_args_is_help=True, help="A self-hosted fine-tuning service.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, help="A self-hosted fine-tuning service.", pretty_exceptions_enable=False
+)
 client.join(app)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 
@@ -20,8 +22,13 @@ app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    data_dir: Annotated[Path | None, typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon")] = None,
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon"),
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")
+    ] = False,
 ) -> None:
     """Run the whole service here: Valkey, API, one worker for jobs and one for files."""
     from app.local import embedded
@@ -33,7 +40,9 @@ def up(
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    grace: Annotated[int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)] = 20,
+    grace: Annotated[
+        int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)
+    ] = 20,
 ) -> None:
     """Run the API alone in the foreground."""
     from app.http.server import serve
@@ -66,16 +75,25 @@ def check() -> None:
     from app.settings import load_settings
 
     results = list(check.check(load_settings()))
-    rows = [(result.part, "ok" if result.is_ok else "WRONG", result.found, "" if result.is_ok else result.advice) for result in results]
+    rows = [
+        (result.part, "ok", result.finding, "")
+        if result.is_ok
+        else (result.part, "WRONG", result.finding, result.advice)
+        for result in results
+    ]
     Output(as_json=False).table(("check", "", "found", "what to do"), rows)
     if not all(result.is_ok for result in results):
         raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)
-def worker(queue: Annotated[Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")]) -> None:
+def worker(
+    queue: Annotated[
+        Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")
+    ],
+) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
-    from app.notifier.broker import worker_command
+    from app.notifier.queues import worker_command
     from app.settings import load_settings
 
     load_settings()  # what is wrong with them is better said here than below Celery

@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, create_engine, event, literal, select
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    create_engine,
+    event,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
@@ -19,13 +29,19 @@ from sqlalchemy.types import TypeDecorator
 
 from app.private_dir import private_folder
 
-# The database does not answer, has just cut us off, takes no writes, is full, or somebody else held what we need for too long. The same
-# may succeed a moment later; anything else that it says is a fault of ours.
+# The database does not answer, has just cut us off, takes no writes, is full, or somebody else held
+# what we need for too long. The same may succeed a moment later; anything else that it says is a
+# fault of ours.
 AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
+# An execution option of a statement: objects that the session has read stay as they are.
+UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
+# Rows of a list are counted so far: nobody reads on, and counting all took most of a page's time.
+MAX_COUNTED = 5_000
 POOL_TIMEOUT_SECONDS = 10.0
-# A server that is gone without a word is noticed within 25 seconds. A process that was stopped inside a transaction holds its locks no
-# longer than that either: shorter than a lease, or nobody could take its job.
+# A server that is gone without a word is noticed within 25 seconds. A process that was stopped
+# inside a transaction holds its locks no longer than that either: shorter than a lease, or nobody
+# could take its job.
 PATIENCE = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -47,12 +63,16 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         assert value.tzinfo is not None, "naive datetime"
         value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+        if dialect.name == "sqlite":
+            return value.replace(tzinfo=None)
+        return value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        if value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
 
 class now_plus(FunctionElement[datetime]):
@@ -79,23 +99,29 @@ def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def insert_or(session: Session, table: type[Any]) -> Any:
-    """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class for each."""
+    """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class
+    for each.
+    """
     return (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
 
 
 def now(session: Session) -> datetime:
-    """For times that must agree to the microsecond."""
+    """Return the database's time, for times that must agree to the microsecond."""
     moment = session.scalar(select(now_plus()))
     assert isinstance(moment, datetime)
     return moment
 
 
 class Database:
-    """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither may span slow work."""
+    """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither
+    may span slow work.
+    """
 
     def __init__(self, url: str) -> None:
         self.engine = _create_engine(url)
-        self._read_engine = self.engine.execution_options(postgresql_readonly=True, sqlite_deferred=True)
+        self._read_engine = self.engine.execution_options(
+            postgresql_readonly=True, sqlite_deferred=True
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -115,10 +141,15 @@ def _create_engine(url: str) -> Engine:
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
-        given = make_url(url).query
-        patience = {name: value for name, value in PATIENCE.items() if name not in given}
+        query = make_url(url).query
+        patience = {name: value for name, value in PATIENCE.items() if name not in query}
         return create_engine(
-            url, pool_pre_ping=True, pool_size=10, max_overflow=20, pool_timeout=POOL_TIMEOUT_SECONDS, connect_args=patience
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            connect_args=patience,
         )
     path = url.removeprefix("sqlite:///")
     private_folder(Path(path).parent)
@@ -129,12 +160,18 @@ def _create_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        # Writers take the lock at once: a deferred transaction that turns into a writer fails instead of waiting.
+        # Writers take the lock at once: a deferred transaction that turns into a writer fails
+        # instead of waiting.
         deferred = connection.get_execution_options().get("sqlite_deferred", False)
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 

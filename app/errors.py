@@ -1,4 +1,11 @@
-"""What a request can fail with. Services raise these; `error_handlers` alone knows how they look on the wire."""
+"""What a request can fail with. Services raise these; `error_handlers` alone knows how they look on
+the wire.
+"""
+
+import re
+from typing import Any
+
+FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
 
 class ApiError(Exception):
@@ -6,7 +13,14 @@ class ApiError(Exception):
     type: str = "server_error"
     code: str | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -15,55 +29,79 @@ class ApiError(Exception):
 
 
 class InvalidRequest(ApiError):
-    status, type, code = 400, "invalid_request_error", "invalid_value"
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
 
 
 class IllegalState(ApiError):
-    """The object exists but is past, or not yet at, the point where this can be done. 400, because clients repeat a 409."""
+    """The object exists but is past, or not yet at, the point where this can be done. 400, because
+    clients repeat a 409.
+    """
 
-    status, type, code = 400, "invalid_request_error", "illegal_state"
+    status = 400
+    type = "invalid_request_error"
+    code = "illegal_state"
 
 
 class InvalidApiKey(ApiError):
-    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
 
 
 class Forbidden(ApiError):
-    status, type, code = 403, "invalid_request_error", "insufficient_permissions"
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_permissions"
 
 
 class NotFound(ApiError):
     """Also for what exists but belongs to another project."""
 
-    status, type, code = 404, "invalid_request_error", "not_found"
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
 
 
 class TooLarge(ApiError):
-    status, type, code = 413, "invalid_request_error", "request_too_large"
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
 
 
 class IdempotencyMismatch(ApiError):
-    status, type, code = 422, "invalid_request_error", "idempotency_mismatch"
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_mismatch"
 
 
 class UnsupportedEncoding(ApiError):
-    status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
 
 
 class RangeNotSatisfiable(ApiError):
-    status, type, code = 416, "invalid_request_error", "range_not_satisfiable"
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
 
 
 class RateLimited(ApiError):
     """Too many requests just now; the same request may succeed after `retry-after`."""
 
-    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class QuotaExceeded(ApiError):
     """A quota of the project is used up, which waiting a few seconds does not change."""
 
-    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message, param=param, headers={"x-should-retry": "false"})
@@ -80,3 +118,21 @@ class Unavailable(ApiError):
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message, code=code, headers={"retry-after": "2"})
+
+
+def refusal_of(fault: Any) -> InvalidRequest:
+    """Turn one of pydantic's faults into an error of ours. Validators of combinations say "field:
+    what is wrong".
+    """
+    # The first part says body, query, path or header.
+    path = [str(part) for part in fault["loc"][1:] if part != "[key]"]
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and (field := re.match(r"([\w.]+): ", message)):
+        path.append(field[1])
+        message = message[field.end() :]
+    param = ".".join(path) or None
+    return InvalidRequest(
+        f"{param}: {message}" if param else message,
+        param=param,
+        code=FAULT_CODES.get(fault["type"], "invalid_value"),
+    )

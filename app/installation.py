@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.database import Database, insert_or, now
+from app.database import UNSYNCED, Database, insert_or, now
 from app.ids import new_id
 from app.models import File, Installation, Job, Model, Project
 from app.models.installation import ONLY
@@ -27,7 +27,6 @@ RETRY_SECONDS = 5.0
 ADVANCE_SECONDS = 60.0
 Id = str | None
 UNKNOWN = "not known whether storage and database belong together"
-_UNSYNCED = {"synchronize_session": False}
 log = structlog.get_logger()
 
 
@@ -83,9 +82,9 @@ def check(database: Database, storage: Storage) -> Installation:
 
 def advance(database: Database, storage: Storage) -> Installation:
     """Raise the generation of two that belong together. Raises `Refused`."""
-    row, seen = _compare(database, storage)
-    if row.generation < seen:
-        raise Restored(_restored(database, storage, row, seen))
+    row, generation_before = _compare(database, storage)
+    if row.generation < generation_before:
+        raise Restored(_restored(database, storage, row, generation_before))
     try:
         _raise_generation(database, storage, 0)
     except (StorageError, OSError) as error:  # a full one must still be cleaned
@@ -95,8 +94,10 @@ def advance(database: Database, storage: Storage) -> Installation:
 
 def restored(database: Database, storage: Storage) -> str | None:
     """Say why the database is an older copy, if it is. Raises `Mismatch` and `NotMarked`."""
-    row, seen = _compare(database, storage)
-    return _restored(database, storage, row, seen) if row.generation < seen else None
+    row, generation_before = _compare(database, storage)
+    if row.generation < generation_before:
+        return _restored(database, storage, row, generation_before)
+    return None
 
 
 def accept(database: Database, storage: Storage) -> None:
@@ -106,7 +107,8 @@ def accept(database: Database, storage: Storage) -> None:
 
 def adopt(database: Database, storage: Storage) -> bool:
     """Make the storage this database's own; False where it was. Cleaning it waits for `accept`."""
-    row, stored_id = _row(database) or _add_row(database), _stored_id(storage)
+    row = _row(database) or _add_row(database)
+    stored_id = _stored_id(storage)
     if stored_id == row.id:
         _note_stored(database)
         return False
@@ -121,13 +123,13 @@ def adopt(database: Database, storage: Storage) -> bool:
 
 def refuse_mismatch(database: Database, storage: Storage) -> None:
     """Raise `Mismatch` if it is one. What cannot be learnt within seconds is none."""
-    found: list[Mismatch] = []
+    mismatches: list[Mismatch] = []
 
     def look() -> None:
         try:
             check(database, storage)
         except Mismatch as error:
-            found.append(error)
+            mismatches.append(error)
         except NotMarked:
             pass
         except (SQLAlchemyError, StorageError, OSError) as error:
@@ -136,8 +138,8 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
     thread = threading.Thread(target=look, name="installation", daemon=True)
     thread.start()
     thread.join(START_SECONDS)
-    if found:
-        raise found[0]
+    if mismatches:
+        raise mismatches[0]
 
 
 def wait_until_known(database: Database, storage: Storage) -> None:
@@ -158,14 +160,16 @@ class Guard:
     """Says whether the storage may be cleaned. It looks once a minute."""
 
     def __init__(self, database: Database, storage: Storage) -> None:
-        self._database, self._storage = database, storage
+        self._database = database
+        self._storage = storage
         self._look_at = 0.0
         self._allowed = False
 
     def allows(self) -> bool:
         """Raises what database and storage raise."""
         if time.monotonic() >= self._look_at:
-            self._look_at, self._allowed = time.monotonic() + ADVANCE_SECONDS, False
+            self._look_at = time.monotonic() + ADVANCE_SECONDS
+            self._allowed = False
             try:
                 advance(self._database, self._storage)
                 self._allowed = True
@@ -175,14 +179,17 @@ class Guard:
 
 
 def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
-    seen = _generation(storage)  # before the row, which is never behind it
-    return check(database, storage), seen
+    generation_before = _generation(storage)  # before the row, which is never behind it
+    return check(database, storage), generation_before
 
 
-def _restored(database: Database, storage: Storage, row: Installation, seen: int) -> str:
+def _restored(
+    database: Database, storage: Storage, row: Installation, generation_before: int
+) -> str:
     return (
         f"The database {_name(database)} is an older copy: its generation is {row.generation}, "
-        f"that of the storage {storage.address} is {seen}. Objects made since then have no row. "
+        f"that of the storage {storage.address} is {generation_before}. Objects made since then "
+        "have no row. "
         "None is removed until you have looked: `falqon admin garbage --dry-run`, then "
         "`falqon admin garbage --confirm`."
     )
@@ -204,7 +211,9 @@ def _add_row(database: Database) -> Installation:
 
 def _stored_id(storage: Storage) -> str | None:
     content = storage.read(keys.installation())
-    return None if content is None else content.decode(errors="replace").strip()
+    if content is None:
+        return None
+    return content.decode(errors="replace").strip()
 
 
 def _store_id(database: Database, storage: Storage, id_: str) -> None:
@@ -231,7 +240,7 @@ def _raise_generation(database: Database, storage: Storage, least: int) -> None:
         generation = session.get_one(Installation, ONLY, with_for_update=True).generation
         generation = max(generation, least) + 1
         raised = update(Installation).values(generation=generation)
-        session.execute(raised, execution_options=_UNSYNCED)
+        session.execute(raised, execution_options=UNSYNCED)
     storage.replace(keys.generation(), b"%d" % generation)
 
 
@@ -242,8 +251,8 @@ def _refuse_new_pair(database: Database, storage: Storage, stored_id: str | None
 
 def _is_empty(database: Database) -> bool:
     with database.read() as session:
-        found = [session.scalar(select(table.id).limit(1)) for table in (File, Job, Model)]
-    return not any(found)
+        ids = [session.scalar(select(table.id).limit(1)) for table in (File, Job, Model)]
+    return not any(ids)
 
 
 def _is_used(storage: Storage) -> bool:
@@ -260,7 +269,9 @@ def _mismatch(database: Database, storage: Storage, row_id: Id, stored_id: Id) -
 
 
 def _identity(id_: str | None) -> str:
-    return "which has no installation id" if id_ is None else f"of installation {id_[:100]}"
+    if id_ is None:
+        return "which has no installation id"
+    return f"of installation {id_[:100]}"
 
 
 def _name(database: Database) -> str:

@@ -1,4 +1,6 @@
-"""One JSON line per event, readable text on a terminal; what looks like a secret never leaves the process."""
+"""One JSON line per event, readable text on a terminal; what looks like a secret never leaves the
+process.
+"""
 
 import logging
 import re
@@ -26,7 +28,15 @@ SECRETS = re.compile(
     r"|(://)[^/\s@]*@",
     re.IGNORECASE,
 )
-SECRET_FIELDS = {"authorization", "cookie", "set-cookie", "api_key", "secret", "signing_secret", "password"}
+SECRET_FIELDS = {
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "api_key",
+    "secret",
+    "signing_secret",
+    "password",
+}
 MIN_SECRET_CHARACTERS = 8  # shorter ones are parts of ordinary words
 HANDLER_NAME = "falqon"
 REPEAT_SECONDS = 1.0
@@ -35,35 +45,50 @@ PLACE = re.compile(r'File "[^"]*", line \d+')
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """What this process was told and nobody may read: its own secrets have no shape to know them by."""
-    told = [secret.get_secret_value() for secret in (settings.admin_key, settings.session_secret) if secret is not None]
+    """Return the secrets of this process's environment, which have no shape to be known by."""
+    secrets = [
+        secret.get_secret_value()
+        for secret in (settings.admin_key, settings.session_secret, settings.engine_key)
+        if secret is not None
+    ]
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
-    told += [unquote(password) for url in urls if (password := _password(url))]
-    return told + [value for name, value in environment.items() if SECRET.search(name.upper())]
+    secrets += [unquote(password) for url in urls if (password := _password(url))]
+    return secrets + [value for name, value in environment.items() if SECRET.search(name.upper())]
 
 
 def redact_text(text: str) -> str:
-    return SECRETS.sub(_kept, text)
+    return SECRETS.sub(_mask, text)
 
 
 def redact_keys(text: str) -> str:
-    """For what users read and pass on: only what has the shape of our own keys."""
-    return OURS.sub(_kept, text)
+    """Mask what has the shape of our own keys, in text that users read and pass on."""
+    return OURS.sub(_mask, text)
 
 
-def _kept(match: re.Match[str]) -> str:
-    return f"{next((kept for kept in match.groups() if kept), '')}***"
+def _mask(match: re.Match[str]) -> str:
+    return f"{next((prefix for prefix in match.groups() if prefix), '')}***"
 
 
 class Redact:
-    """A processor that leaves no secret in an event: neither what looks like one, nor those that are `known`."""
+    """A processor that leaves no secret in an event: neither what looks like one, nor those that
+    are `known`.
+    """
 
-    def __init__(self, known: Iterable[str]) -> None:
-        long = sorted({secret for secret in known if len(secret) >= MIN_SECRET_CHARACTERS}, key=len, reverse=True)
+    def __init__(self, secrets: Iterable[str]) -> None:
+        long = sorted(
+            {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS},
+            key=len,
+            reverse=True,
+        )
         self._known = re.compile("|".join(map(re.escape, long)) or r"(?!)")
 
-    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {name: value if name.startswith("_") else self._value(name, value) for name, value in event.items()}
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        return {
+            name: value if name.startswith("_") else self._value(name, value)
+            for name, value in event.items()
+        }
 
     def _value(self, name: str, value: Any) -> Any:
         if name.lower() in SECRET_FIELDS:
@@ -71,7 +96,9 @@ class Redact:
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, dict):
-            return {self._text(str(key)): self._value(str(key), inner) for key, inner in value.items()}
+            return {
+                self._text(str(key)): self._value(str(key), inner) for key, inner in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self._value("", inner) for inner in value]
         return self._text(value if isinstance(value, str) else repr(value))
@@ -89,7 +116,8 @@ class OncePerSecond(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()  # when it passed, and how many since
+        # when it passed, and how many since
+        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         kind = _kind(record) if record.levelno >= logging.WARNING else None
@@ -108,12 +136,16 @@ class OncePerSecond(logging.Filter):
 
 
 def _kind(record: logging.LogRecord) -> Hashable | None:
-    """What is the same in two records of one error; None for those that may repeat."""
+    """Return what two records of one error have in common; None for those that may repeat."""
     if isinstance(record.msg, dict):
         trace = record.msg.get("exception")
         if not isinstance(trace, str):
             return None
-        return record.msg.get("event"), *PLACE.findall(trace)[-1:], trace.splitlines()[-1].partition(":")[0]
+        return (
+            record.msg.get("event"),
+            *PLACE.findall(trace)[-1:],
+            trace.splitlines()[-1].partition(":")[0],
+        )
     if record.exc_info and (trace_end := record.exc_info[2]):
         while trace_end.tb_next:
             trace_end = trace_end.tb_next
@@ -129,7 +161,10 @@ def _tell(record: logging.LogRecord, left_out: int) -> None:
 
 
 def configure(secrets: Iterable[str] = ()) -> None:
-    """For this process: structlog's and the standard library's loggers write the same lines to stderr, without these secrets."""
+    """Configure logging of this process.
+
+    structlog and the standard library write the same lines to stderr, without these secrets.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -142,13 +177,18 @@ def configure(secrets: Iterable[str] = ()) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    renderer: Processor = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
     handler = logging.StreamHandler()
     handler.name = HANDLER_NAME
     handler.addFilter(OncePerSecond())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     root = logging.getLogger()
@@ -156,8 +196,11 @@ def configure(secrets: Iterable[str] = ()) -> None:
     root.setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], True
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)  # the request log of the API says more
+        logger.handlers = []
+        logger.propagate = True
+    # the request log of the API says more
+    for name in ("uvicorn.access", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _password(url: str) -> str | None:

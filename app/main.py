@@ -15,32 +15,39 @@ from app.artifacts import endpoints as artifacts
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.catalogue import endpoints as catalogue
+from app.catalogue.listing import ModelLists
 from app.database import Database
-from app.estimates import endpoints as estimates
+from app.dataset_statistics import endpoints as dataset_statistics
 from app.estimates.service import device_of
+from app.evaluations import endpoints as evaluations
 from app.exports import endpoints as exports
 from app.files import endpoints as files
 from app.http import error_handlers, graders, health, openapi
-from app.http.dependencies import Services
 from app.http.middleware import KnownHosts, RequestContext
 from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
-from app.inspections import endpoints as inspections
+from app.inference import endpoints as inference
+from app.inference import engine_endpoints as engines
+from app.inference import proxy
 from app.jobs import endpoints as jobs
+from app.jobs import estimate_endpoints as estimates
 from app.keys import endpoints as keys
 from app.keys.service import ensure_admin_key
+from app.model_imports import endpoints as model_imports
 from app.notifier.broker import Notifier
+from app.notifier.wakeups import Wakeups
 from app.permissions import endpoints as permissions
 from app.prices import endpoints as prices
 from app.prices.service import file_prices
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
+from app.services import Services
 from app.settings import Settings, load_settings
+from app.source_tokens import endpoints as source_tokens
 from app.storage import Storage
 from app.storage.reach import FOR_PROBES
 from app.stream import endpoints as stream
-from app.stream.wakeup import Wakeups
-from app.trials import endpoints as trials
+from app.stream.actions import read_changes
 from app.uploads import endpoints as uploads
 from app.web import assets, docs, pages
 from app.web.session import CookieSessions
@@ -49,13 +56,38 @@ from app.webhooks.dispatcher import Dispatcher
 from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
-# Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open streams that stopped everything for
-# up to a second, again and again; the young generations, where nearly all garbage is, are enough most of the time.
+# Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open
+# streams that stopped everything for up to a second, again and again; the young generations, where
+# nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# What belongs to models comes before models, whose ids may hold a slash and would swallow the rest of the path.
+# What is asked most comes first; what belongs to models before models, whose ids may hold a slash
+# and would swallow the rest of the path.
 NOUNS = (
-    *(health, files, uploads, inspections, jobs, stream, permissions, graders),
-    *(estimates, prices, workers, projects, keys, webhooks, artifacts, exports, trials, catalogue, hub, pages, docs),
+    inference,
+    health,
+    files,
+    source_tokens,
+    uploads,
+    dataset_statistics,
+    jobs,
+    stream,
+    permissions,
+    evaluations,
+    graders,
+    estimates,
+    prices,
+    workers,
+    engines,
+    projects,
+    keys,
+    webhooks,
+    artifacts,
+    exports,
+    model_imports,
+    catalogue,
+    hub,
+    pages,
+    docs,
 )
 
 log = structlog.get_logger()
@@ -64,13 +96,15 @@ log = structlog.get_logger()
 def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="FALQON",
-        description="Fine-tuning through the API that the `openai` client speaks. Fields beyond it travel in `falqon`.",
+        description="Fine-tuning through the API that the `openai` client speaks. "
+        "Fields beyond it travel in `falqon`.",
         version="0.1.0",
         lifespan=lambda app: _lifespan(app, settings),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.model_lists = ModelLists()
     error_handlers.install(app)
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
@@ -91,33 +125,39 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     file_prices(settings.prices)  # and so are prices that cannot be read
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
-        settings.resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS, retry=None
+        settings.resolved_redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=None,
     )
-    held = Services(
+    services = Services(
         settings,
         database,
         Storage(settings.resolved_storage_url),
         Notifier(settings),
-        redis,
-        RateLimiter(redis, settings.requests_per_minute),
+        RateLimiter(redis, settings.requests_per_minute, settings.tokens_per_minute),
         Failures(settings.wrong_keys_per_minute),
-        Wakeups(settings.resolved_redis_url, partial(stream.look, database)),
-        HealthMonitor(database, Storage(settings.resolved_storage_url, FOR_PROBES), redis),
+        Wakeups(settings.resolved_redis_url, partial(read_changes, database)),
     )
-    await run_in_threadpool(installation.refuse_mismatch, database, held.storage)
-    app.state.services = held
+    health_monitor = HealthMonitor(
+        database, Storage(settings.resolved_storage_url, FOR_PROBES), redis
+    )
+    await run_in_threadpool(installation.refuse_mismatch, database, services.storage)
+    app.state.services = services
+    app.state.health_monitor = health_monitor
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
-    reconciler, dispatcher = Reconciler(database, held.storage, held.notifier, settings), Dispatcher(database, settings)
+    reconciler = Reconciler(database, services.storage, services.notifier, settings)
+    dispatcher = Dispatcher(database, settings)
     reconciler.start()
     dispatcher.start()
-    await run_in_threadpool(held.health.start)
+    await run_in_threadpool(health_monitor.start)
     try:
-        async with held.wakeups.running():
+        async with services.wakeups.running(), proxy.make_client() as app.state.engines:
             yield
     finally:
-        held.health.stop()
+        health_monitor.stop()
         await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
         redis.close()

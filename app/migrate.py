@@ -43,11 +43,11 @@ def compare_schema(database: Database) -> Schema:
         connection = session.connection()
         if not inspect(connection).has_table("alembic_version"):
             return "older"
-        found = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
-    heads, known = _revisions()
-    if not found <= known:
+        current = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    heads, known_revisions = _revisions()
+    if not current <= known_revisions:
         return "newer"
-    return "current" if found == heads else "older"
+    return "current" if current == heads else "older"
 
 
 @contextmanager
@@ -63,8 +63,8 @@ def one_at_a_time(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _postgres_lock(database: Database) -> Iterator[None]:
-    # RequestedRecipe again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits for all
-    # transactions, so one that waits for the lock meanwhile would wait for ever.
+    # Asked again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits
+    # for all transactions, so one that waits for the lock meanwhile would wait for ever.
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         take = text("SELECT pg_try_advisory_lock(:number)").bindparams(number=ADVISORY_LOCK)
@@ -110,8 +110,8 @@ def _wait_a_tick(deadline: float) -> None:
 def _revisions() -> tuple[frozenset[str], frozenset[str]]:
     """Return the newest revisions of this code, and all of them."""
     scripts = ScriptDirectory.from_config(_config(None))
-    known = frozenset(script.revision for script in scripts.walk_revisions())
-    return frozenset(scripts.get_heads()), known
+    known_revisions = frozenset(script.revision for script in scripts.walk_revisions())
+    return frozenset(scripts.get_heads()), known_revisions
 
 
 def _config(connection: object) -> Config:

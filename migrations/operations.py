@@ -1,4 +1,4 @@
-"""What migrations do to tables that hold rows, while an older version of the service works on them."""
+"""What migrations do to tables that hold rows, while an older version works on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,9 @@ import sqlalchemy as sa
 from alembic import op
 
 
-def create_index(name: str, table: str, columns: Sequence[str | sa.TextClause], **options: Any) -> None:
+def create_index(
+    name: str, table: str, columns: Sequence[str | sa.TextClause], **options: Any
+) -> None:
     """Create an index without stopping those who write to the table.
 
     Postgres builds it outside of a transaction, so what the migration did before is committed by

@@ -1,4 +1,6 @@
-"""All files of a model as one tar, made while it is sent: its length is known before its first byte, and nothing is kept."""
+"""All files of a model as one tar, made while it is sent: its length is known before its first
+byte, and nothing is kept.
+"""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -10,20 +12,25 @@ END = bytes(tarfile.RECORDSIZE)
 
 
 def length(folder: str, artifacts: Sequence[Artifact]) -> int:
-    return sum(len(_header(folder, one)) + one.bytes + _padding(one) for one in artifacts) + len(END)
+    lengths = (
+        len(_header(folder, artifact)) + artifact.bytes + _padding(artifact)
+        for artifact in artifacts
+    )
+    return sum(lengths) + len(END)
 
 
 def stream(storage: Storage, folder: str, artifacts: Sequence[Artifact]) -> Iterator[bytes]:
-    for one in artifacts:
-        yield _header(folder, one)
-        yield from storage.chunks(one.storage_key)
-        yield bytes(_padding(one))
+    for artifact in artifacts:
+        yield _header(folder, artifact)
+        yield from storage.chunks(artifact.storage_key)
+        yield bytes(_padding(artifact))
     yield END
 
 
 def _header(folder: str, artifact: Artifact) -> bytes:
     entry = tarfile.TarInfo(f"{folder}/{artifact.name}")
-    entry.size, entry.mtime = artifact.bytes, int(artifact.created_at.timestamp())
+    entry.size = artifact.bytes
+    entry.mtime = int(artifact.created_at.timestamp())
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 

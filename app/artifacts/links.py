@@ -1,6 +1,8 @@
-"""Addresses of one artifact for tools that send no headers: signed with the secret of the service, good for a while.
+"""Addresses of one artifact for tools that send no headers: signed with the secret of the service,
+good for a while.
 
-Whoever has the address has the bytes, so it opens nothing else, and dies with the key that asked for it.
+Whoever has the address has the bytes, so it opens nothing else, and dies with the key that asked
+for it.
 """
 
 import hashlib
@@ -21,14 +23,20 @@ class Link(NamedTuple):
 
 class Links:
     def __init__(self, server_secret: str) -> None:
-        self._serializer = URLSafeSerializer(server_secret, salt="artifact-link", signer_kwargs={"digest_method": hashlib.sha256})
+        self._serializer = URLSafeSerializer(
+            server_secret, salt="artifact-link", signer_kwargs={"digest_method": hashlib.sha256}
+        )
 
     def token(self, link: Link) -> str:
         token = self._serializer.dumps(link)
-        return token if isinstance(token, str) else token.decode()
+        if isinstance(token, str):
+            return token
+        return token.decode()
 
     def read(self, token: str) -> Link:
-        """Its signature is right; whether it has expired, who knows the time must say. Raises `NotFound`."""
+        """Return the link of a token with the right signature; whether it has expired, its caller
+        checks. Raises `NotFound`.
+        """
         try:
             return Link(*self._serializer.loads(token))
         except (BadData, TypeError):
@@ -36,4 +44,7 @@ class Links:
 
 
 def unknown() -> NotFound:
-    return NotFound("This link does not exist or opens nothing any more; ask for a new one.", code="link_not_found")
+    return NotFound(
+        "This link does not exist or opens nothing any more; ask for a new one.",
+        code="link_not_found",
+    )

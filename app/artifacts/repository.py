@@ -5,8 +5,14 @@ from app.models import Artifact
 
 
 def of_model(session: Session, model_id: str) -> list[Artifact]:
-    return list(session.scalars(select(Artifact).where(Artifact.model_id == model_id).order_by(Artifact.name)))
+    return list(
+        session.scalars(
+            select(Artifact).where(Artifact.model_id == model_id).order_by(Artifact.name)
+        )
+    )
 
 
 def find(session: Session, model_id: str, name: str) -> Artifact | None:
-    return session.scalars(select(Artifact).where(Artifact.model_id == model_id, Artifact.name == name)).one_or_none()
+    return session.scalars(
+        select(Artifact).where(Artifact.model_id == model_id, Artifact.name == name)
+    ).one_or_none()

@@ -34,7 +34,11 @@ class ManifestFile(BaseModel):
     name: str
     bytes: int
     sha256: str
-    url: str = Field(description="relative to the manifest; names these very bytes, so what it answers never changes")
+    url: str = Field(
+        description=(
+            "relative to the manifest; names these very bytes, so what it answers never changes"
+        )
+    )
     block_bytes: int = Field(description="of each block but the last")
     block_sha256: list[str]
 
@@ -71,5 +75,10 @@ class LinkRequest(BaseModel):
 
 class LinkObject(BaseModel):
     object: Literal["model.artifact.link"] = "model.artifact.link"
-    url: str = Field(description="opens without an API key until it expires, or until the key that asked for it is revoked")
+    url: str = Field(
+        description=(
+            "opens without an API key until it expires, "
+            "or until the key that asked for it is revoked"
+        )
+    )
     expires_at: int

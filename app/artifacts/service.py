@@ -2,11 +2,11 @@ from sqlalchemy.orm import Session
 
 from app.artifacts import links, repository
 from app.artifacts.links import Link
+from app.auth import keys
 from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.database import now
 from app.errors import NotFound
-from app.keys import service as keys
 from app.models import Artifact
 
 
@@ -14,24 +14,35 @@ def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]
     return repository.of_model(session, catalogue.get(session, project_id, model_id).id)
 
 
-def get(session: Session, project_id: str, model_id: str, name: str, sha256: str | None = None) -> Artifact:
-    """With `sha256`: only if its bytes are these."""
+def get(
+    session: Session, project_id: str, model_id: str, name: str, sha256: str | None = None
+) -> Artifact:
+    """Return an artifact; with `sha256`, only if its bytes are these."""
     artifact = repository.find(session, catalogue.get(session, project_id, model_id).id, name)
     if artifact is None:
         raise NotFound(f"The model '{model_id}' has no artifact '{name}'.", param="name")
     if sha256 not in (None, artifact.sha256):
-        raise NotFound(f"The artifact '{name}' of the model '{model_id}' has other bytes than these.", param="sha256")
+        raise NotFound(
+            f"The artifact '{name}' of the model '{model_id}' has other bytes than these.",
+            param="sha256",
+        )
     return artifact
 
 
 def new_link(session: Session, caller: Caller, model_id: str, name: str, seconds: int) -> Link:
     artifact = get(session, caller.project_id, model_id, name)
-    return Link(caller.key_id, artifact.model_id, name, artifact.sha256, int(now(session).timestamp()) + seconds)
+    return Link(
+        caller.key_id,
+        artifact.model_id,
+        name,
+        artifact.sha256,
+        int(now(session).timestamp()) + seconds,
+    )
 
 
 def follow(session: Session, link: Link) -> Artifact:
-    """What a link opens now. Raises `NotFound`."""
-    caller = keys.still_valid(session, link.key_id)
+    """Return the artifact that a link opens now. Raises `NotFound`."""
+    caller = keys.find_caller(session, link.key_id)
     if caller is None or link.expires_at <= now(session).timestamp():
         raise links.unknown()
     return get(session, caller.project_id, link.model_id, link.name, link.sha256)

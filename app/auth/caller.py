@@ -3,7 +3,7 @@ from typing import NamedTuple
 from app.errors import Forbidden, InvalidApiKey
 from app.models import DEFAULT_PROJECT_ID, Scope
 
-RIGHTS = [Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes those before it
+RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes those before it
 
 
 class Caller(NamedTuple):
@@ -22,22 +22,31 @@ class Caller(NamedTuple):
     @property
     def administered_project(self) -> str | None:
         """The one project whose settings and keys they may see; None: every project's."""
-        return None if self.administers_installation else self.project_id
+        if self.administers_installation:
+            return None
+        return self.project_id
 
     def must_have(self, scope: Scope) -> None:
         if RIGHTS.index(self.scope) < RIGHTS.index(scope):
-            raise Forbidden(f"This needs an API key with the right '{scope}'; yours has '{self.scope}'.")
+            raise Forbidden(
+                f"This needs an API key with the right '{scope}'; yours has '{self.scope}'."
+            )
 
     def must_administer_installation(self) -> None:
         if not self.administers_installation:
-            raise Forbidden(f"This needs an admin key of the project '{DEFAULT_PROJECT_ID}', which administers the whole service.")
+            raise Forbidden(
+                f"This needs an admin key of the project '{DEFAULT_PROJECT_ID}', "
+                "which administers the whole service."
+            )
 
     def must_mean(self, project_id: str | None) -> None:
-        """What the client thinks it works in."""
+        """Refuse a caller who thinks that it works in another project."""
         if project_id and project_id != self.project_id:
             raise InvalidApiKey(
-                f"The header OpenAI-Project says '{project_id}', but this API key belongs to '{self.project_id}'. "
-                "Leave the header out (the client takes it from OPENAI_PROJECT_ID), or use a key of that project.",
+                f"The header OpenAI-Project says '{project_id}', "
+                f"but this API key belongs to '{self.project_id}'. "
+                "Leave the header out (the client takes it from OPENAI_PROJECT_ID), "
+                "or use a key of that project.",
                 param="OpenAI-Project",
                 code="mismatched_project",
             )

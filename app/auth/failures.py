@@ -1,7 +1,9 @@
-"""Wrong keys, counted per address: after a few, unknown keys from there are not even looked up for a while.
+"""Wrong keys, counted per address: after a few, unknown keys from there are not even looked up for
+a while.
 
-Counted in this process alone, so that guessing is slow also while Redis is away; of several API processes each allows that many. A key
-that has opened the door before still does, because many users may share the address of a proxy.
+Counted in this process alone, so that guessing is slow also while Redis is away; of several API
+processes each allows that many. A key that has opened the door before still does, because many
+users may share the address of a proxy.
 """
 
 import ipaddress
@@ -18,12 +20,13 @@ class Failures:
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._interval = 60 / per_minute
-        self._full_at: OrderedDict[str, float] = OrderedDict()  # when an address may fail as often again as at first
+        # when an address may fail as often again as at first
+        self._full_at: OrderedDict[str, float] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def wait_seconds(self, address: str, digest: str) -> float:
-        """0: the key with this digest may be looked up."""
+        """Return how long no key with this digest may be looked up from there; mostly 0."""
         now = time.monotonic()
         with self._lock:
             if digest in self._known:
@@ -32,7 +35,8 @@ class Failures:
         return max(0.0, full_at + self._interval - now - self.per_minute * self._interval)
 
     def failed(self, address: str) -> None:
-        now, network = time.monotonic(), _network(address)
+        now = time.monotonic()
+        network = _network(address)
         with self._lock:
             self._full_at[network] = max(now, self._full_at.get(network, now)) + self._interval
             _keep_newest(self._full_at, network, MAX_ADDRESSES)
@@ -43,7 +47,9 @@ class Failures:
             _keep_newest(self._known, digest, MAX_KNOWN_KEYS)
 
 
-def _keep_newest(entries: "OrderedDict[str, float] | OrderedDict[str, None]", newest: str, most: int) -> None:
+def _keep_newest(
+    entries: "OrderedDict[str, float] | OrderedDict[str, None]", newest: str, most: int
+) -> None:
     entries.move_to_end(newest)
     if len(entries) > most:
         entries.popitem(last=False)
@@ -51,9 +57,10 @@ def _keep_newest(entries: "OrderedDict[str, float] | OrderedDict[str, None]", ne
 
 def _network(address: str) -> str:
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:  # a Unix socket
         return address
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(found.ipv4_mapped or ipaddress.ip_network((found, NETWORK_BITS), strict=False))
-    return str(found)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        network = ipaddress.ip_network((parsed, NETWORK_BITS), strict=False)
+        return str(parsed.ipv4_mapped or network)
+    return str(parsed)

@@ -1,21 +1,25 @@
-"""One token bucket per API key, in Redis, so that it counts what all API processes serve together.
+"""Two buckets per API key, of requests and of the tokens that models read and write for it, in
+Redis, so that they count what all API processes serve together.
 
 A bucket is one number: the moment at which it will be full again. Without Redis nobody is refused.
 """
 
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from redis import Redis
+from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 KEY_PREFIX = "falqon:rate:"
-LOOK_AGAIN_SECONDS = 5.0  # a Redis that hangs may not hold up every request
+TOKENS_PREFIX = "falqon:tokens:"
+RETRY_SECONDS = 5.0  # a Redis that hangs may not hold up every request
 MICROSECONDS = 1_000_000
+MINUTE = 60 * MICROSECONDS
 
-# Answers the microseconds until the next token (0: one was taken) and until the bucket is full.
+# Answers the microseconds until the next request (0: it was counted) and until the bucket is full.
 TAKE = """
 local capacity, interval = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -27,46 +31,84 @@ full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
 return {0, full_at - now}
 """
+# Answers the microseconds until the bucket is full; what is used may be more than it holds.
+USE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + tonumber(ARGV[1])
+local wait = full_at - now
+if wait > 0 then
+  redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil(wait / 1000))
+end
+return wait
+"""
 
 log = structlog.get_logger()
 
 
 class Answer(NamedTuple):
+    unit: str  # requests or tokens
     capacity: int
     remaining: int
-    wait_seconds: float  # until the next token, 0 where one was taken
+    wait_seconds: float  # until the next one, 0 where there is one now
     full_seconds: float
 
     @property
     def headers(self) -> dict[str, str]:
         return {
-            "x-ratelimit-limit-requests": str(self.capacity),
-            "x-ratelimit-remaining-requests": str(self.remaining),
-            "x-ratelimit-reset-requests": f"{self.full_seconds:.3f}s",
+            f"x-ratelimit-limit-{self.unit}": str(self.capacity),
+            f"x-ratelimit-remaining-{self.unit}": str(self.remaining),
+            f"x-ratelimit-reset-{self.unit}": f"{self.full_seconds:.3f}s",
         }
 
     @property
     def retry_headers(self) -> dict[str, str]:
-        return {"retry-after": str(math.ceil(self.wait_seconds)), "retry-after-ms": str(math.ceil(self.wait_seconds * 1000))}
+        return {
+            "retry-after": str(math.ceil(self.wait_seconds)),
+            "retry-after-ms": str(math.ceil(self.wait_seconds * 1000)),
+        }
 
 
 class RateLimiter:
-    def __init__(self, redis: Redis, requests_per_minute: int) -> None:
+    def __init__(self, redis: Redis, requests_per_minute: int, tokens_per_minute: int) -> None:
         self._take = redis.register_script(TAKE)
+        self._use = redis.register_script(USE)
         self._requests_per_minute = requests_per_minute
+        self._tokens_per_minute = tokens_per_minute
         self._away_until = 0.0
 
     def take(self, key_id: str, requests_per_minute: int | None) -> Answer | None:
-        """None while Redis is away: then nothing is counted, and nothing refused."""
+        """Count a request; None while Redis is away: then nothing is counted or refused."""
+        capacity = requests_per_minute or self._requests_per_minute
+        interval = MINUTE // capacity
+        times = self._ask(self._take, KEY_PREFIX + key_id, capacity, interval)
+        if times is None:
+            return None
+        wait, until_full = times
+        remaining = max(0, capacity - math.ceil(until_full / interval))
+        return Answer(
+            "requests", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
+        )
+
+    def use_tokens(self, key_id: str, num_tokens: int = 0) -> Answer | None:
+        """Count the tokens that an answer took, which is known only afterwards, and return what is
+        left; None while Redis is away.
+        """
+        capacity = self._tokens_per_minute
+        interval = MINUTE / capacity
+        until_full = self._ask(self._use, TOKENS_PREFIX + key_id, num_tokens * interval)
+        if until_full is None:
+            return None
+        remaining = max(0, math.floor(capacity - until_full / interval))
+        wait = max(0.0, until_full + interval - MINUTE)
+        return Answer("tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS)
+
+    def _ask(self, script: Script, key: str, *arguments: float) -> Any:
         if time.monotonic() < self._away_until:
             return None
-        capacity = requests_per_minute or self._requests_per_minute
-        interval = 60 * MICROSECONDS // capacity
         try:
-            wait, until_full = self._take(keys=[KEY_PREFIX + key_id], args=[capacity, interval])
+            return script(keys=[key], args=arguments)
         except (RedisError, OSError) as error:
-            self._away_until = time.monotonic() + LOOK_AGAIN_SECONDS
+            self._away_until = time.monotonic() + RETRY_SECONDS
             log.warning("requests are not counted: Redis is away", error=str(error))
             return None
-        remaining = max(0, capacity - math.ceil(until_full / interval))
-        return Answer(capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS)

@@ -1,4 +1,6 @@
-"""`ft_live_<8: id>_<32: random><6: CRC32>`: scanners recognise a leaked key, and a mistyped one is refused without a look-up."""
+"""`ft_live_<8: id>_<32: random><6: CRC32>`: scanners recognise a leaked key, and a mistyped one is
+refused without a look-up.
+"""
 
 import hashlib
 import re
@@ -12,14 +14,18 @@ PREFIX = "ft_live_"
 
 
 def generate() -> tuple[str, str]:
-    """(public id, secret)"""
-    public, random = _random(8), _random(32)
+    """Return a public id and a secret."""
+    public = _random(8)
+    random = _random(32)
     body = f"{PREFIX}{public}_{random}"
     return public, body + _checksum(body)
 
 
 def may_be_a_key(secret: str) -> bool:
-    """False for what carries our prefix but not our checksum. Other shapes may be an operator's own admin key."""
+    """Return False for what carries our prefix but not our checksum.
+
+    Other shapes may be an operator's own admin key.
+    """
     if not secret.startswith(PREFIX):
         return True
     match = SHAPE.fullmatch(secret)
@@ -27,7 +33,7 @@ def may_be_a_key(secret: str) -> bool:
 
 
 def digest(secret: str) -> str:
-    """A fast hash is right here: the secrets are random, not chosen by people."""
+    """Hash a secret, fast: secrets are random, not chosen by people."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -36,7 +42,8 @@ def _random(length: int) -> str:
 
 
 def _checksum(body: str) -> str:
-    number, digits = crc32(body.encode()), ""
+    number = crc32(body.encode())
+    digits = ""
     for _ in range(6):
         number, digit = divmod(number, len(ALPHABET))
         digits = ALPHABET[digit] + digits

@@ -1,4 +1,6 @@
-"""One secret of the whole service: it signs the dashboard's cookie, and the secrets of webhooks are derived from it."""
+"""One secret of the whole service: it signs the dashboard's cookie, and the secrets of webhooks are
+derived from it.
+"""
 
 import os
 import secrets

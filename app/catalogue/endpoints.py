@@ -1,27 +1,25 @@
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from app.catalogue import service
+from app.catalogue import actions
 from app.catalogue.schemas import ModelDeleted, ModelObject
-from app.http.dependencies import ApiRoute, App, Reader, Writer
+from app.http.dependencies import Asker, ServicesDep, Writer
 from app.http.pagination import Page
+from app.http.routes import ApiRoute
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 
 
 @router.get("", response_model=Page[ModelObject])
-def list_models(app: App, caller: Reader) -> Response:
-    with app.database.read() as session:
-        return Response(app.model_lists.page(session, caller.project_id), media_type="application/json")
+def list_models(services: ServicesDep, caller: Asker, request: Request) -> Response:
+    models = actions.list_models(services, caller, request.app.state.model_lists)
+    return Response(models, media_type="application/json")
 
 
 @router.get("/{model:path}")
-def retrieve_model(app: App, caller: Reader, model: str) -> ModelObject:
-    with app.database.read() as session:
-        return ModelObject.of(service.get(session, caller.project_id, model))
+def retrieve_model(services: ServicesDep, caller: Asker, model: str) -> ModelObject:
+    return actions.retrieve_model(services, caller, model)
 
 
 @router.delete("/{model:path}")
-def delete_model(app: App, caller: Writer, model: str) -> ModelDeleted:
-    with app.database.transaction() as session:
-        service.delete(session, caller.project_id, model)
-    return ModelDeleted(id=model)
+def delete_model(services: ServicesDep, caller: Writer, model: str) -> ModelDeleted:
+    return actions.delete_model(services, caller, model)

@@ -1,4 +1,6 @@
-"""Base models into the catalogue: another process turns the source into a plain folder, here its files are stored and named."""
+"""Base models into the catalogue: another process turns the source into a plain folder, here its
+files are stored and named.
+"""
 
 import hashlib
 import json
@@ -7,38 +9,55 @@ import re
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from app.catalogue import repository
 from app.database import Database
 from app.ids import new_id
 from app.models import Artifact, Model
 from app.private_dir import private_folder
-from app.processes.parent_death import leashed
+from app.processes.child_process import ChildProcess
 from app.processes.subprocess_env import hub_environment, offline_environment
 from app.settings import Settings
 from app.storage import Storage, keys
+from app.storage.storage import chunks_of
+from app.terminal import one_line
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+ID_RULE = "letters, digits, '.', '_' and '-', with at most one '/' between two parts."
 TINY_MODEL_ID = "falqon-tiny"
 TINY_SOURCE = f"builtin:{TINY_MODEL_ID}"
+MAX_CONVERSIONS = 20
+MAX_CONVERSION_CHARACTERS = 500
 
 
 class ModelNotAdded(Exception):
     """With a sentence for the person who asked."""
 
 
-def add_base_model(database: Database, storage: Storage, settings: Settings, model_id: str, source: str) -> bool:
-    """False when the very same model is there already. Raises `ModelNotAdded`, and then nothing stays behind."""
+def add_base_model(
+    database: Database, storage: Storage, settings: Settings, model_id: str, source: str
+) -> list[str] | None:
+    """Add it; return, in sentences, what was converted of it, or None when the very same model is
+    there already. Raises `ModelNotAdded`, and then nothing stays behind.
+    """
     if not ID.fullmatch(model_id):
-        raise ModelNotAdded(f"'{model_id}' is no model id: letters, digits, '.', '_' and '-', with at most one '/' between two parts.")
+        raise ModelNotAdded(f"'{model_id}' is no model id: {ID_RULE}")
     scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         folder = Path(temporary) / "model"
-        _bring(settings, source, folder)
-        return _add_folder(database, storage, model_id, folder)
+        conversions = _bring(settings, source, folder)
+        return conversions if add_folder(database, storage, model_id, folder) else None
+
+
+def read_conversions(output: bytes) -> list[str]:
+    """Return what the import has printed, a sentence a line."""
+    lines = output.decode(errors="replace").splitlines()[:MAX_CONVERSIONS]
+    return [one_line(line)[:MAX_CONVERSION_CHARACTERS] for line in lines]
 
 
 def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) -> None:
@@ -48,36 +67,62 @@ def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) 
     add_base_model(database, storage, settings, TINY_MODEL_ID, TINY_SOURCE)
 
 
-def _bring(settings: Settings, source: str, output: Path) -> None:
+def _bring(settings: Settings, source: str, output: Path) -> list[str]:
+    """Make a plain folder of the source; return what was converted."""
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
-    environment = (hub_environment if source.startswith("hf:") else offline_environment)(os.environ)
-    done = subprocess.run(leashed(command), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        ended = signal.Signals(-done.returncode).name
-        raise ModelNotAdded(f"The import was ended by {ended}; docs/models.md tells its limits of time and memory.")
-    if done.returncode != 0:
-        raise ModelNotAdded(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"The import ended with {done.returncode}.")
+    environment_for = hub_environment if source.startswith("hf:") else offline_environment
+    with ChildProcess(
+        command, environment_for(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        printed, errors = process.communicate()
+    if process.returncode < 0:
+        signal_name = signal.Signals(-process.returncode).name
+        raise ModelNotAdded(
+            f"The import was ended by {signal_name}; "
+            "docs/models.md tells its limits of time and memory."
+        )
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"The import ended with {process.returncode}."
+        raise ModelNotAdded(reason)
+    return read_conversions(printed)
 
 
-def _add_folder(database: Database, storage: Storage, model_id: str, folder: Path) -> bool:
+def add_folder(
+    database: Database,
+    storage: Storage,
+    model_id: str,
+    folder: Path,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Store the files of a plain folder as a base model; False when the very same is there already.
+    `check` is called meanwhile and may raise to give up. Raises `ModelNotAdded`.
+    """
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     if _same_is_there(database, model_id, files):
         return False
-    # Keys of this import alone: of two at once, the one that comes too late removes its own bytes and never the winner's.
+    # Keys of this import alone: of two at once, the one that comes too late removes its own bytes
+    # and never the winner's.
     version = new_id("")
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
-        stored = {name: storage.put_file(key, folder / name) for name, key in stored_keys.items()}
+        stored = {
+            name: storage.put(key, _watched(folder / name, check))
+            for name, key in stored_keys.items()
+        }
+        config = json.loads((folder / "config.json").read_bytes())
+        size = sum(file.bytes for file in stored.values())
+        model = Model(id=model_id, config=config, bytes=size)
+        artifacts = [
+            Artifact(model_id=model_id, name=name, storage_key=stored_keys[name], **file._asdict())
+            for name, file in stored.items()
+        ]
         with database.transaction() as session:
-            size = sum(one.bytes for one in stored.values())
-            session.add(Model(id=model_id, config=json.loads((folder / "config.json").read_bytes()), bytes=size))
-            session.flush()
-            session.add_all(
-                Artifact(model_id=model_id, name=name, storage_key=stored_keys[name], **one._asdict()) for name, one in stored.items()
-            )
+            repository.add_base(session, model, artifacts)
     except BaseException as error:
         _remove(storage, keys.base_model_file(model_id, version))
-        if isinstance(error, IntegrityError) and _same_is_there(database, model_id, files):  # somebody else was faster
+        # somebody else was faster
+        if isinstance(error, IntegrityError) and _same_is_there(database, model_id, files):
             return False
         raise
     return True
@@ -85,12 +130,24 @@ def _add_folder(database: Database, storage: Storage, model_id: str, folder: Pat
 
 def _same_is_there(database: Database, model_id: str, files: dict[str, str]) -> bool:
     with database.read() as session:
-        if session.get(Model, model_id) is None:
+        model = session.get(Model, model_id)
+        if model is None or model.deleted_at is not None:
             return False
-        there = dict(session.execute(select(Artifact.name, Artifact.sha256).where(Artifact.model_id == model_id)).all())
+        there = dict(
+            session.execute(
+                select(Artifact.name, Artifact.sha256).where(Artifact.model_id == model_id)
+            ).all()
+        )
     if there != files:
         raise ModelNotAdded(f"There is a different model '{model_id}' already; choose another id.")
     return True
+
+
+def _watched(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for chunk in chunks_of(file):
+            check()
+            yield chunk
 
 
 def _remove(storage: Storage, prefix: str) -> None:

@@ -1,6 +1,7 @@
 """The models that a project sees, encoded once and kept while they stay the same.
 
-To the official client the list is one page, however long: with 60,000 models nearly all of its time went into making the same text again.
+To the official client the list is one page, however long: with 60,000 models nearly all of its time
+went into making the same text again.
 """
 
 import json
@@ -19,7 +20,7 @@ from app.catalogue.schemas import fields_of
 MAX_KEPT_BYTES = 2**26  # of all lists together; some 300,000 models
 
 
-class Kept(NamedTuple):
+class EncodedList(NamedTuple):
     """The models of one project, or the base models, as text: objects with commas between them."""
 
     tally: Tally
@@ -33,57 +34,83 @@ class ModelLists:
     """What one process has encoded. Each use asks the database whether it still holds."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str | None, Kept] = OrderedDict()
+        self._kept: OrderedDict[str | None, EncodedList] = OrderedDict()
         self._lock = Lock()
 
     def page(self, session: Session, project_id: str) -> bytes:
         """Give the JSON of the list: base models, then the project's own, oldest first."""
-        bases, own = self._read(session, None), self._read(session, project_id)
-        ids = {"first_id": bases.first_id or own.first_id, "last_id": own.last_id or bases.last_id, "has_more": False}
+        bases = self._read(session, None)
+        own = self._read(session, project_id)
+        ids = {
+            "first_id": bases.first_id or own.first_id,
+            "last_id": own.last_id or bases.last_id,
+            "has_more": False,
+        }
         parts = [part.text for part in (bases, own) if part.text]
-        return b'{"object":"list","data":[' + b",".join(parts) + b"]," + json.dumps(ids, ensure_ascii=False).encode()[1:]
+        return (
+            b'{"object":"list","data":['
+            + b",".join(parts)
+            + b"],"
+            + json.dumps(ids, ensure_ascii=False).encode()[1:]
+        )
 
-    def _read(self, session: Session, owner: str | None) -> Kept:
+    def _read(self, session: Session, owner: str | None) -> EncodedList:
         # Counted before it is read: what comes in between only makes the next one read again.
         tally = repository.tally(session, owner)
         with self._lock:
             before = self._kept.get(owner)
-        if before is not None and before.tally == tally:
-            found = before
-        else:
-            found = (before and _continued(session, owner, before, tally)) or _gathered(session, owner, tally)
-        self._keep(owner, found)
-        return found
+        encoded = before
+        if encoded is None or encoded.tally != tally:
+            encoded = (before and _extend(session, owner, before, tally)) or _read_all(
+                session, owner, tally
+            )
+        self._keep(owner, encoded)
+        return encoded
 
-    def _keep(self, owner: str | None, found: Kept) -> None:
+    def _keep(self, owner: str | None, encoded: EncodedList) -> None:
         with self._lock:
-            self._kept[owner] = found
+            self._kept[owner] = encoded
             self._kept.move_to_end(owner)
-            size = sum(len(one.text) for one in self._kept.values())
+            size = sum(len(other.text) for other in self._kept.values())
             while size > MAX_KEPT_BYTES:
                 size -= len(self._kept.popitem(last=False)[1].text)
 
 
-def _continued(session: Session, owner: str | None, before: Kept, tally: Tally) -> Kept | None:
+def _extend(
+    session: Session, owner: str | None, before: EncodedList, tally: Tally
+) -> EncodedList | None:
     """Add what has come since to the end; None where anything else has happened."""
     num_new = tally.num_models - before.tally.num_models
-    if before.newest is None or tally != before.tally._replace(num_models=tally.num_models) or num_new < 0:
+    if (
+        before.newest is None
+        or tally != before.tally._replace(num_models=tally.num_models)
+        or num_new < 0
+    ):
         return None
-    new = list(repository.listed(session, owner, after=(before.newest, str(before.last_id)), limit=num_new + 1))
+    new = list(
+        repository.listed(
+            session, owner, after=(before.newest, str(before.last_id)), limit=num_new + 1
+        )
+    )
     if len(new) != num_new:  # one that was begun earlier has been written later
         return None
-    text = b",".join((before.text, _encoded(new)))
+    text = b",".join((before.text, _encode(new)))
     return before._replace(tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
-def _gathered(session: Session, owner: str | None, tally: Tally) -> Kept:
+def _read_all(session: Session, owner: str | None, tally: Tally) -> EncodedList:
     texts: list[bytes] = []
     first_id, last = None, None
     for rows in repository.listed_in_parts(session, owner):
-        first_id, last = first_id or rows[0].id, rows[-1]
-        texts.append(_encoded(rows))
-    return Kept(tally, b",".join(texts), first_id, last and last.id, last and last.created_at)
+        first_id = first_id or rows[0].id
+        last = rows[-1]
+        texts.append(_encode(rows))
+    return EncodedList(
+        tally, b",".join(texts), first_id, last and last.id, last and last.created_at
+    )
 
 
-def _encoded(rows: Iterable[Listed]) -> bytes:
-    return json.dumps([fields_of(row) for row in rows], ensure_ascii=False, separators=(",", ":")).encode()[1:-1]
+def _encode(rows: Iterable[Listed]) -> bytes:
+    return json.dumps(
+        [fields_of(row) for row in rows], ensure_ascii=False, separators=(",", ":")
+    ).encode()[1:-1]

@@ -9,21 +9,30 @@ FINE_TUNED = "ft/"
 
 
 def fine_tuned_model_id(job: Job, project_name: str) -> str:
-    """`ft:<base>:<project>:<suffix>:<8 of the job's id>`, with its field empty where there is no suffix.
+    """`ft:<base>:<project>:<suffix>:<8 of the job's id>`, with its field empty where there is no
+    suffix.
 
     What continues from a fine-tuned model is named by the base at the beginning of all.
     """
-    base = job.base_model_id.split(":")[1] if job.base_model_id.startswith("ft:") else job.base_model_id
+    base = (
+        job.base_model_id.split(":")[1]
+        if job.base_model_id.startswith("ft:")
+        else job.base_model_id
+    )
     # The last characters of an id are its random ones; the first are a clock.
     return f"ft:{base}:{UNSAFE.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
 
 
 def hub_id(model_id: str) -> str:
-    """The id by which Hugging Face's libraries, whose ids have fewer characters, name a model: `ft/<base>-<suffix>-<8 of the job's id>`
-    for a fine-tuned one; the id itself, where it is one that they take, for a base model."""
+    """The id by which Hugging Face's libraries, whose ids have fewer characters, name a model:
+    `ft/<base>-<suffix>-<8 of the job's id>` for a fine-tuned one; the id itself, where it is one
+    that they take, for a base model.
+    """
     if not model_id.startswith("ft:"):
         return "/".join(_hub_name(part) for part in model_id.split("/", 1))
-    base, *fields, tail = model_id.removeprefix("ft:").split(":") if model_id.count(":") > 1 else ("", model_id[3:])
+    base, *fields, tail = (
+        model_id.removeprefix("ft:").split(":") if model_id.count(":") > 1 else ("", model_id[3:])
+    )
     name = _hub_name("-".join([base.rpartition("/")[2], *fields[1:]]))
     return f"{FINE_TUNED}{name[: MAX_HUB_NAME - len(tail) - 1].strip('.-')}-{tail}"
 

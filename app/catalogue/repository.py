@@ -3,19 +3,18 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, extract, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, extract, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
-from app.jobs.lifecycle import TERMINAL
-from app.jobs.listing import MAX_COUNTED
-from app.models import Artifact, Job, Model
+from app.database import MAX_COUNTED, UNSYNCED, now_plus
+from app.models import Artifact, DatasetStatistics, Job, Model
+from app.models.job_lifecycle import TERMINAL
 
 ROWS_AT_ONCE = 1_000
 
 
 class Listed(NamedTuple):
-    """What a list tells of a model; its `config`, which is long, is left where it is."""
+    """What a list says of a model; its `config`, which is long, is left where it is."""
 
     id: str
     project_id: str | None
@@ -27,26 +26,44 @@ class Listed(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What changes whenever the list of a project's models does: an export that was deleted may come back."""
+    """What changes whenever the list of a project's models does: an export that was deleted may
+    come back.
+    """
 
     num_models: int  # with deleted ones, whose rows stay
     num_deleted: int
     deleted_at: Decimal | int | None  # the sum of all, in seconds
 
 
-_LISTED = (Model.id, Model.project_id, Model.base_model_id, Model.job_id, Model.format, Model.bytes, Model.created_at)
+_LISTED = (
+    Model.id,
+    Model.project_id,
+    Model.base_model_id,
+    Model.job_id,
+    Model.format,
+    Model.bytes,
+    Model.created_at,
+)
 
 
 def tally(session: Session, project_id: str | None) -> Tally:
     """Look whether the list has changed. None means the base models, here and below."""
-    columns = (func.count(), func.count(Model.deleted_at), func.sum(extract("epoch", Model.deleted_at)))
+    columns = (
+        func.count(),
+        func.count(Model.deleted_at),
+        func.sum(extract("epoch", Model.deleted_at)),
+    )
     return Tally(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
 
 
-def listed(session: Session, project_id: str | None, *, after: tuple[datetime, str], limit: int) -> list[Listed]:
+def listed(
+    session: Session, project_id: str | None, *, after: tuple[datetime, str], limit: int
+) -> list[Listed]:
     """Read those that were made after one, oldest first."""
     later = tuple_(Model.created_at, Model.id) > after
-    rows = session.execute(_list(project_id).where(later).order_by(Model.created_at, Model.id).limit(limit))
+    rows = session.execute(
+        _list(project_id).where(later).order_by(Model.created_at, Model.id).limit(limit)
+    )
     return [Listed(*row) for row in rows]
 
 
@@ -57,9 +74,20 @@ def listed_in_parts(session: Session, project_id: str | None) -> Iterator[list[L
         yield [Listed(*row) for row in part]
 
 
-def newest(session: Session, project_id: str | None, *, limit: int, search: str = "", without: Sequence[str] = ()) -> list[Listed]:
-    """Read the newest first: of those with a part of the id as it is written, and in other formats than some."""
-    statement = _searched(_list(project_id), search).order_by(Model.created_at.desc(), Model.id.desc())
+def newest(
+    session: Session,
+    project_id: str | None,
+    *,
+    limit: int,
+    search: str = "",
+    without: Sequence[str] = (),
+) -> list[Listed]:
+    """Read the newest first: of those with a part of the id as it is written, and in other formats
+    than some.
+    """
+    statement = _searched(_list(project_id), search).order_by(
+        Model.created_at.desc(), Model.id.desc()
+    )
     if without:
         statement = statement.where(or_(Model.format.is_(None), Model.format.not_in(without)))
     return [Listed(*row) for row in session.execute(statement.limit(limit))]
@@ -67,13 +95,50 @@ def newest(session: Session, project_id: str | None, *, limit: int, search: str 
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:
     """Count them; above `MAX_COUNTED` there are more than that."""
-    some = _searched(select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search)
-    return session.scalar(select(func.count()).select_from(some.limit(MAX_COUNTED + 1).subquery())) or 0
+    some = _searched(
+        select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search
+    )
+    return (
+        session.scalar(select(func.count()).select_from(some.limit(MAX_COUNTED + 1).subquery()))
+        or 0
+    )
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Tell which of these exist."""
-    return set(session.scalars(select(Model.id).where(Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None))))
+    """Return those of the ids that exist."""
+    return set(
+        session.scalars(
+            select(Model.id).where(
+                Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
+            )
+        )
+    )
+
+
+def get(session: Session, model_id: str) -> Model | None:
+    """Return the model, even a deleted one."""
+    return session.get(Model, model_id)
+
+
+def add(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
+    session.add(model)
+    session.flush()
+    session.add_all(artifacts)
+
+
+def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
+    """Add a base model; one of its id that was deleted gives way, with what was counted for it."""
+    is_deleted = (Model.id == model.id, Model.project_id.is_(None), Model.deleted_at.is_not(None))
+    deleted = session.scalars(select(Model).where(*is_deleted).with_for_update()).one_or_none()
+    if deleted is None:
+        add(session, model, artifacts)
+        return
+    for kind in (Artifact, DatasetStatistics):
+        session.execute(delete(kind).where(kind.model_id == model.id), execution_options=UNSYNCED)
+    deleted.config, deleted.bytes = model.config, model.bytes
+    deleted.created_at, deleted.deleted_at = now_plus(), None
+    session.flush()
+    session.add_all(artifacts)
 
 
 def find(session: Session, project_id: str, model_id: str) -> Model | None:
@@ -81,38 +146,50 @@ def find(session: Session, project_id: str, model_id: str) -> Model | None:
 
 
 def like(session: Session, project_id: str, *, start: str = "", end: str = "") -> list[Model]:
-    """Those whose id begins and ends so."""
-    begins, ends = Model.id.startswith(start, autoescape=True), Model.id.endswith(end, autoescape=True)
-    return list(session.scalars(_of(project_id).where(begins, ends).order_by(Model.created_at, Model.id)))
+    """Find those whose id begins and ends so."""
+    begins = Model.id.startswith(start, autoescape=True)
+    ends = Model.id.endswith(end, autoescape=True)
+    return list(
+        session.scalars(_of(project_id).where(begins, ends).order_by(Model.created_at, Model.id))
+    )
 
 
 def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
-    """It is not deleted before the transaction ends."""
+    """Lock it: it is not deleted before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()
 
 
 def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | None:
-    """Nobody begins to use it before the transaction ends."""
+    """Lock it: nobody begins to use it before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
 
 
-def live_job_from(session: Session, project_id: str, model_id: str) -> str | None:
-    return session.scalar(
-        select(Job.id).where(Job.project_id == project_id, Job.base_model_id == model_id, Job.status.not_in(TERMINAL)).limit(1)
+def live_job_from(session: Session, project_id: str | None, model_id: str) -> str | None:
+    """Return a job that still needs the model: of the project, or of any for a base model."""
+    needs_it = (Job.base_model_id == model_id, Job.status.not_in(TERMINAL))
+    statement = select(Job.id).where(*needs_it).limit(1)
+    if project_id is not None:
+        statement = statement.where(Job.project_id == project_id)
+    return session.scalar(statement)
+
+
+def mark_deleted(session: Session, project_id: str | None, model_id: str) -> None:
+    session.execute(
+        update(Model)
+        .where(Model.id == model_id, _belongs_to(project_id))
+        .values(deleted_at=now_plus())
     )
 
 
-def mark_deleted(session: Session, project_id: str, model_id: str) -> None:
-    session.execute(update(Model).where(Model.id == model_id, Model.project_id == project_id).values(deleted_at=now_plus()))
-
-
-def storage_keys(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+def storage_keys(session: Session, project_id: str | None, model_id: str) -> Sequence[str]:
     mine = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
-    return session.scalars(mine.where(Model.id == model_id, Model.project_id == project_id)).all()
+    return session.scalars(mine.where(Model.id == model_id, _belongs_to(project_id))).all()
 
 
 def _belongs_to(project_id: str | None) -> ColumnElement[bool]:
-    return Model.project_id.is_(None) if project_id is None else Model.project_id == project_id
+    if project_id is None:
+        return Model.project_id.is_(None)
+    return Model.project_id == project_id
 
 
 def _list(project_id: str | None) -> Select[Any]:
@@ -121,7 +198,9 @@ def _list(project_id: str | None) -> Select[Any]:
 
 
 def _searched(statement: Select[Any], search: str) -> Select[Any]:
-    return statement.where(Model.id.icontains(search, autoescape=True)) if search else statement
+    if search:
+        return statement.where(Model.id.icontains(search, autoescape=True))
+    return statement
 
 
 def _visible(project_id: str, model_id: str) -> Select[Model]:
@@ -129,4 +208,6 @@ def _visible(project_id: str, model_id: str) -> Select[Model]:
 
 
 def _of(project_id: str) -> Select[Model]:
-    return select(Model).where(or_(Model.project_id.is_(None), Model.project_id == project_id), Model.deleted_at.is_(None))
+    return select(Model).where(
+        or_(Model.project_id.is_(None), Model.project_id == project_id), Model.deleted_at.is_(None)
+    )

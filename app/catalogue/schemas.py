@@ -16,7 +16,10 @@ class ModelObject(Object):
     fine_tuning_job: str | None
     bytes: int
     hub_id: str
-    format: Annotated[str | None, Field(description="of a model that was exported: fp8, lora, bf16 or gguf; otherwise null")]
+    format: Annotated[
+        str | None,
+        Field(description="of a model that was exported: fp8, lora, bf16 or gguf; otherwise null"),
+    ]
 
     @classmethod
     def of(cls, model: Model | Listed) -> Self:

@@ -3,12 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from app.client.api import Api
-from app.client.connection import resolve
+from app.client.connection import Connection, resolve
 from app.client.errors import ClientError
 from app.client.output import Output
 
@@ -24,7 +25,11 @@ BaseUrl = Annotated[
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="FALQON_API_KEY", help="API key; else OPENAI_API_KEY, else this machine's own.", show_default=False),
+    typer.Option(
+        envvar="FALQON_API_KEY",
+        help="API key; else OPENAI_API_KEY, else this machine's own.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
@@ -38,25 +43,35 @@ class Client:
 
 
 def command(
-    group: typer.Typer, name: str, *, panel: str | None = None
+    group: typer.Typer,
+    name: str,
+    *,
+    panel: str | None = None,
+    connect: Callable[[str | None, str | None], Connection] = resolve,
 ) -> Callable[[Callable[Concatenate[Client, P], None]], Callable[Concatenate[Client, P], None]]:
     """Register a function of a `Client` and its own options as `falqon <group> <name>`."""
 
-    def register(function: Callable[Concatenate[Client, P], None]) -> Callable[Concatenate[Client, P], None]:
+    def register(
+        function: Callable[Concatenate[Client, P], None],
+    ) -> Callable[Concatenate[Client, P], None]:
+        own = inspect.signature(function)
+
         @functools.wraps(function)
-        def run(*, base_url: str | None, api_key: str | None, as_json: bool, **arguments: Any) -> None:
+        def run(
+            *, base_url: str | None, api_key: str | None, as_json: bool, **arguments: Any
+        ) -> None:
             out = Output(as_json=as_json)
             try:
-                api = Api(resolve(base_url, api_key))
+                api = Api(connect(base_url, api_key))
                 try:
-                    function(Client(api, out), **arguments)  # type: ignore[call-arg]
+                    function(Client(api, out), **_collect(own, arguments))  # type: ignore[call-arg]
                 finally:
                     api.close()
             except ClientError as error:
                 out.error(error)
                 raise typer.Exit(error.exit_code) from None
 
-        _show(run, inspect.signature(function))
+        _show(run, own)
         group.command(name, rich_help_panel=panel)(run)
         return function
 
@@ -65,11 +80,40 @@ def command(
 
 def _show(run: Callable[..., None], own: inspect.Signature) -> None:
     """Let typer see the function's own options and then ours."""
-    _, *options = own.parameters.values()
-    common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, default, annotation in (("base_url", None, BaseUrl), ("api_key", None, ApiKey), ("as_json", False, AsJson))
+    _, *parameters = own.parameters.values()
+    options = [option for parameter in parameters for option in _options_of(parameter)]
+    options += [
+        _option("base_url", BaseUrl, None),
+        _option("api_key", ApiKey, None),
+        _option("as_json", AsJson, False),
     ]
-    parameters = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options] + common
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options}
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return the parameter as an option, or the fields of one that is a dataclass."""
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    return [_option(each.name, each.type, _default(each)) for each in fields(parameter.annotation)]
+
+
+def _collect(own: inspect.Signature, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with those that are fields of a dataclass inside it."""
+    arguments = arguments.copy()
+    for parameter in own.parameters.values():
+        if is_dataclass(options := parameter.annotation):
+            values = {each.name: arguments.pop(each.name) for each in fields(options)}
+            arguments[parameter.name] = options(**values)  # type: ignore[operator]
+    return arguments
+
+
+def _default(option: Field[Any]) -> Any:
+    if option.default_factory is not MISSING:
+        return option.default_factory()
+    return option.default
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)

@@ -16,15 +16,26 @@ class Connection(NamedTuple):
 
 
 def resolve(base_url: str | None, api_key: str | None) -> Connection:
-    """What is given, else what the `openai` client would take, else the service of this machine.
+    """Return the connection that is given, else the `openai` client's, else this machine's service.
 
-    The key of this machine goes to this machine only, and one for OpenAI only to an address that was given.
+    The key of this machine goes to this machine only, and one for OpenAI only to an address that
+    was given.
     """
     base_url = base_url or os.environ.get("OPENAI_BASE_URL")
     if base_url:
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
+    return resolve_here(base_url, api_key)
+
+
+def resolve_here(base_url: str | None, api_key: str | None) -> Connection:
+    """Return the connection that is given, else this machine's service: for a command to which the
+    `openai` client's variables mean the other side.
+    """
+    if base_url:
         if not api_key:
-            raise NoConnection(f"There is no API key for {base_url}.", "Set FALQON_API_KEY or pass --api-key.")
+            raise NoConnection(
+                f"There is no API key for {base_url}.", "Set FALQON_API_KEY or pass --api-key."
+            )
         return Connection(_with_version(base_url), api_key)
     here = local.read(local.data_dir())
     if here is None and not api_key:
@@ -32,12 +43,19 @@ def resolve(base_url: str | None, api_key: str | None) -> Connection:
             f"No service is named, and {local.data_dir()} holds none of this machine.",
             "Start one with `falqon up`, or set FALQON_BASE_URL and FALQON_API_KEY.",
         )
-    return Connection(_with_version(here.base_url if here else DEFAULT_ADDRESS), api_key or (here.api_key if here else ""))
+    if here is None:
+        return Connection(_with_version(DEFAULT_ADDRESS), api_key or "")
+    return Connection(_with_version(here.base_url), api_key or here.api_key)
 
 
 def _with_version(base_url: str) -> str:
     address = urlsplit(base_url)
     if address.scheme not in ("http", "https") or not address.netloc:
-        raise Misused(f"'{base_url}' is not the address of a service.", "Give one like http://127.0.0.1:8000 or https://host/v1.")
+        raise Misused(
+            f"'{base_url}' is not the address of a service.",
+            "Give one like http://127.0.0.1:8000 or https://host/v1.",
+        )
     trimmed = base_url.rstrip("/")
-    return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
+    if trimmed.endswith("/v1"):
+        return trimmed
+    return f"{trimmed}/v1"

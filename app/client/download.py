@@ -5,27 +5,47 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Refused
 from app.client.fetching import Block, Moved, Source, fetch
+from app.terminal import one_line
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def download(
     client: Client,
-    model: Annotated[str, typer.Argument(help="As `falqon models list` names it.", show_default=False)],
-    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: one named after the model.", show_default=False)] = None,
+    model: Annotated[
+        str, typer.Argument(help="As `falqon models list` names it.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to. Default: one named after the model.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Download every file of a model, each proved by its sha256. Run it again to go on after an interruption."""
+    """Download every file of a model, each proved by its sha256. Run it again to go on after an
+    interruption.
+    """
     manifest = client.api.get(f"/models/{segment(model)}/artifacts/manifest.json")
     folder = output or Path(folder_name(model))
     done = download_files(client, model, manifest, folder)
-    client.out.say(f"{folder}: {len(manifest['files'])} files, {text.size(done)}, every sha256 as the service says.")
+    client.out.say(
+        f"{folder}: {len(manifest['files'])} files, {text.size(done)}, every sha256 as the "
+        "service says."
+    )
     if client.out.as_json:
         client.out.document(manifest)
 
@@ -49,10 +69,16 @@ def download_files(client: Client, model: str, manifest: Json, folder: Path) -> 
 @contextmanager
 def transfer(client: Client, what: str, total: int) -> Iterator[Moved]:
     """A bar on a terminal, nothing elsewhere."""
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     quiet = client.out.as_json or not client.out.console.is_terminal
     with Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
-        bar = progress.add_task(text.one_line(what), total=total)
+        bar = progress.add_task(one_line(what), total=total)
         yield lambda there: progress.update(bar, completed=there)
 
 
@@ -61,11 +87,18 @@ def _behind(before: int, moved: Moved) -> Moved:
 
 
 def _source(path: str, file: Json) -> Source:
-    size, step = file["bytes"], file["block_bytes"]
+    size = file["bytes"]
+    step = file["block_bytes"]
     hashes = file["block_sha256"]
     if step < 1 or len(hashes) != max(1, -(-size // step)):
-        raise Refused(f"The service says of {file['name']!r} that it has {size} bytes, and names {len(hashes)} blocks of {step}.")
-    blocks = [Block(start, min(size, start + step), sha256) for start, sha256 in zip(range(0, max(1, size), step), hashes, strict=True)]
+        raise Refused(
+            f"The service says of {file['name']!r} that it has {size} bytes, and names "
+            f"{len(hashes)} blocks of {step}."
+        )
+    blocks = [
+        Block(start, min(size, start + step), sha256)
+        for start, sha256 in zip(range(0, max(1, size), step), hashes, strict=True)
+    ]
     return Source(f"{path}/{file['url']}", size, file["sha256"], blocks)
 
 
@@ -73,7 +106,7 @@ def _inside(folder: Path, name: str) -> Path:
     """The service names the files; it does not choose where on this machine they land."""
     parts = PurePosixPath(name).parts
     target = folder.joinpath(*parts)
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or text.one_line(name) != name:
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or one_line(name) != name:
         raise Refused(f"The service offers a file named {name!r}; no such name is written here.")
     if not target.resolve().is_relative_to(folder.resolve()):
         raise Refused(f"{target} leads out of {folder} by a link.", "Choose another --output.")
@@ -83,4 +116,6 @@ def _inside(folder: Path, name: str) -> Path:
 def file_content(client: Client, file: Json, target: Path) -> None:
     path = f"/files/{segment(file['id'])}/content"
     with transfer(client, target.name, file["bytes"]) as moved:
-        fetch(client.api, Source.whole(path, file["bytes"], client.api.sha256_of(path)), target, moved)
+        fetch(
+            client.api, Source.whole(path, file["bytes"], client.api.sha256_of(path)), target, moved
+        )

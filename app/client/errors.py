@@ -1,4 +1,6 @@
-"""What a command can end with besides success. The exit codes are part of the interface (docs/command-line.md)."""
+"""What a command can end with besides success. The exit codes are part of the interface
+(docs/command-line.md).
+"""
 
 from typing import Any
 
@@ -15,7 +17,12 @@ class ClientError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.body = body or {"message": message, "type": "client_error", "param": None, "code": None}
+        self.body = body or {
+            "message": message,
+            "type": "client_error",
+            "param": None,
+            "code": None,
+        }
 
 
 class Refused(ClientError):
@@ -24,6 +31,17 @@ class Refused(ClientError):
 
 class Unavailable(Refused):
     """The service, or what stands before it, is in trouble, or is asked too often; it may pass."""
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        body: dict[str, Any] | None = None,
+        wait_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(message, hint, body=body)
+        self.wait_seconds = wait_seconds
 
 
 class Misused(ClientError):

@@ -22,14 +22,25 @@ class Format(StrEnum):
 
 def export_model(
     client: Client,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tuned model, or a checkpoint of its job.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A fine-tuned model, or a checkpoint of its job.",
+            show_default=False,
+        ),
+    ],
     to: Annotated[
         Format,
         typer.Option(
-            "--format", help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; fp8: of a checkpoint.", show_default=False
+            "--format",
+            help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; fp8: of a checkpoint.",
+            show_default=False,
         ),
     ],
-    wait: Annotated[bool, typer.Option(help="Return when it is made; exit 1 if it cannot be.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Return when it is made; exit 1 if it cannot be.")
+    ] = True,
 ) -> None:
     """Have a model made in another format; what comes of it is a model of its own."""
     path = f"/models/{segment(model)}/exports"
@@ -39,7 +50,10 @@ def export_model(
     if client.out.as_json:
         client.out.document(export)
     elif export["status"] == "completed":
-        client.out.say(f"{export['exported_model']} is there; `falqon download '{export['exported_model']}'` fetches it.")
+        client.out.say(
+            f"{export['exported_model']} is there; `falqon download '{export['exported_model']}'` "
+            "fetches it."
+        )
     else:
         client.out.say(f"{export['id']} is in progress; the same command shows how far it is.")
 
@@ -49,5 +63,9 @@ def _ended(client: Client, path: str, export: Json) -> Json:
         time.sleep(LOOK_SECONDS)
         export = client.api.get(f"{path}/{export['format']}", patient=True)
     if error := export["error"]:
-        raise Refused(error["message"], f"code {error['code']}", body=error | {"type": "invalid_request_error", "param": None})
+        raise Refused(
+            error["message"],
+            f"code {error['code']}",
+            body=error | {"type": "invalid_request_error", "param": None},
+        )
     return export

@@ -1,7 +1,9 @@
-"""One object of the service into one local file: block by block, each proved by its SHA-256 before the next one is asked for.
+"""One object of the service into one local file: block by block, each proved by its SHA-256 before
+the next one is asked for.
 
-What is there already, of this download or of a file that went bad, is looked at first and kept where it is right. So after `kill -9`
-only what is missing travels, and of a damaged file only its damaged blocks; the file has its name only when it is whole.
+What is there already, of this download or of a file that went bad, is looked at first and kept
+where it is right. So after `kill -9` only what is missing travels, and of a damaged file only its
+damaged blocks; the file has its name only when it is whole.
 """
 
 import hashlib
@@ -17,13 +19,15 @@ import httpx
 from app.client.api import Api
 from app.client.errors import ClientError, Refused, Unavailable
 
-# Between tries that bring nothing at all; any byte begins them anew. A minute together: a service that is started again is waited for.
+# Between tries that bring nothing at all; any byte begins them anew. A minute together: a service
+# that is started again is waited for.
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 SILENCE_SECONDS = 60.0
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 READ_BYTES = 2**20
 
-Moved = Callable[[int], None]  # bytes that are there now; less than before where a part was given up
+# bytes that are there now; less than before where a part was given up
+Moved = Callable[[int], None]
 
 
 class Digest:
@@ -62,7 +66,7 @@ class Source(NamedTuple):
 
     @classmethod
     def whole(cls, path: str, size: int, sha256: str) -> "Source":
-        """Where only the hash of the whole is known."""
+        """Return the plan of one block, where only the hash of the whole is known."""
         return cls(path, size, sha256, [Block(0, size, sha256)])
 
 
@@ -94,22 +98,26 @@ def fetch(api: Api, source: Source, target: Path, moved: Moved) -> None:
     except Damaged:
         part.unlink()
         raise Refused(
-            f"{target} arrived damaged: its sha256 is not {source.sha256}.", "Nothing is kept of it; run the command again."
+            f"{target} arrived damaged: its sha256 is not {source.sha256}.",
+            "Nothing is kept of it; run the command again.",
         ) from None
     except OSError as error:
         raise Refused(
-            f"{target} cannot be written: {error.strerror}.", "Run the same command again; it goes on where it stopped."
+            f"{target} cannot be written: {error.strerror}.",
+            "Run the same command again; it goes on where it stopped.",
         ) from None
 
 
 def _take_up(target: Path, part: Path, source: Source) -> None:
-    """What is right in a damaged file need not come again; but where it has another length, no block is begun."""
+    """Keep what is right in a damaged file; where its length differs, no block is taken up."""
     target.replace(part)
     if (size := part.stat().st_size) != source.bytes:
         os.truncate(part, size - size % max(1, source.blocks[0].end))
 
 
-def _complete(api: Api, source: Source, block: Block, file: BinaryIO, before: Digest, moved: Moved) -> Digest:
+def _complete(
+    api: Api, source: Source, block: Block, file: BinaryIO, before: Digest, moved: Moved
+) -> Digest:
     """The file holds this block and those before it; the digest of all that."""
     digest = Digest(before)
     have = _read(file, block, digest)
@@ -118,14 +126,15 @@ def _complete(api: Api, source: Source, block: Block, file: BinaryIO, before: Di
         return digest
     if have < block.end and _arrives(api, source, block, file, have, digest, moved):
         return digest
-    digest = Digest(before)  # the beginning may be what is wrong; or all of it was here and is damaged
+    # the beginning may be what is wrong; or all of it was here and is damaged
+    digest = Digest(before)
     if not _arrives(api, source, block, file, block.start, digest, moved):
         raise Damaged
     return digest
 
 
 def _read(file: BinaryIO, block: Block, digest: Digest) -> int:
-    """What the file has of this block; where that ends."""
+    """Return what the file has of this block, and where that ends."""
     position = block.start
     file.seek(position)
     while position < block.end and (chunk := file.read(min(READ_BYTES, block.end - position))):
@@ -134,8 +143,18 @@ def _read(file: BinaryIO, block: Block, digest: Digest) -> int:
     return position
 
 
-def _arrives(api: Api, source: Source, block: Block, file: BinaryIO, position: int, digest: Digest, moved: Moved) -> bool:
-    """Fetch what is missing from `position` on, through interruptions; whether the block is then the one that was promised."""
+def _arrives(
+    api: Api,
+    source: Source,
+    block: Block,
+    file: BinaryIO,
+    position: int,
+    digest: Digest,
+    moved: Moved,
+) -> bool:
+    """Fetch what is missing from `position` on, through interruptions; whether the block is then
+    the one that was promised.
+    """
     failures = 0
     file.seek(position)
     while position < block.end:
@@ -155,8 +174,11 @@ def _arrives(api: Api, source: Source, block: Block, file: BinaryIO, position: i
 
 
 def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
-    """At most these bytes. An object store that the service sends us on to knows nothing of the service's validators, so none is sent:
-    the hash of the block decides."""
+    """Yield at most these bytes.
+
+    An object store that the service redirects to knows nothing of the service's validators, so none
+    is sent: the hash of the block decides.
+    """
     headers = {"accept-encoding": "identity", "range": f"bytes={start}-{end - 1}"}
     left = end - start
     with api.stream(source.path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
@@ -165,7 +187,9 @@ def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
             if match is None or int(match[1]) != start:
                 raise Refused(f"{response.url} sent another part than the one asked for.")
         elif start > 0:
-            raise Refused(f"{response.url} sends only the whole, and cannot be taken up where it broke.")
+            raise Refused(
+                f"{response.url} sends only the whole, and cannot be taken up where it broke."
+            )
         for chunk in response.iter_raw():
             yield chunk[:left]
             left -= len(chunk)

@@ -7,42 +7,57 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.download import file_content
-from app.client.report import asked_for, show_report
+from app.client.report import asked_for, readings, show_report
 from app.client.uploading import checked, upload
+from app.terminal import plain
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 
 FileId = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Return when the service has checked every line; exit 1 if one is wrong."
+    ),
+]
 
 
 @command(app, "upload")
 def upload_file(
     client: Client,
     path: Annotated[Path, typer.Argument(help="A JSONL file.", show_default=False)],
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the service has checked every line; exit 1 if one is wrong.")] = False,
+    wait: Wait = False,
 ) -> None:
     """Upload a JSONL file to train or validate with."""
-    file = upload(client, path)
-    if wait:
-        file = checked(client, file)
-    if client.out.as_json:
-        client.out.document(file)
-    else:
-        client.out.say(f"{file['id']}  {file['filename']}, {text.size(file['bytes'])}, {_state(file)}")
+    _show_checked(client, upload(client, path), wait=wait)
 
 
 @command(app, "list")
 def list_files(
     client: Client,
     limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Continue behind this file.", show_default=False)] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Continue behind this file.", show_default=False)
+    ] = None,
 ) -> None:
     """Show files, newest first."""
     page = client.api.get("/files", {"limit": limit, "after": after})
     rows = (
-        (file["id"], file["filename"], text.size(file["bytes"]), _state(file), text.moment(file["created_at"])) for file in page["data"]
+        (
+            file["id"],
+            file["filename"],
+            text.size(file["bytes"]),
+            _state(file),
+            text.moment(file["created_at"]),
+        )
+        for file in page["data"]
     )
-    client.out.page(page, ("id", "name", "size", "status", "created"), rows, "There are no files; `falqon files upload PATH` adds one.")
+    client.out.page(
+        page,
+        ("id", "name", "size", "status", "created"),
+        rows,
+        "There are no files; `falqon files upload PATH` adds one.",
+    )
 
 
 @command(app, "show")
@@ -62,6 +77,7 @@ def show_file(client: Client, file_id: FileId) -> None:
             "created": text.moment(file["created_at"]),
             "expires": text.moment(file.get("expires_at")),
         }
+        | dict(readings(file.get("report") or {}))
     )
 
 
@@ -69,15 +85,53 @@ def show_file(client: Client, file_id: FileId) -> None:
 def report_file(
     client: Client,
     file_id: FileId,
-    model: Annotated[str | None, typer.Option(help="Also what the file is to this model, once that is known.", show_default=False)] = None,
-    max_seq_length: Annotated[int | None, typer.Option(help="As in the job; with --model.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Also what the file is to this model, once that is known.", show_default=False
+        ),
+    ] = None,
+    max_seq_length: Annotated[
+        int | None, typer.Option(help="As in the job; with --model.", show_default=False)
+    ] = None,
     validation_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Which of its records are in this file too; with --model.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Which of its records are in this file too; with --model.",
+            show_default=False,
+        ),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='As in the job, such as {"enable_thinking": false}; with --model.',
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Show what the check of a file found, by line and column; with --model also tokens, what is cut, and copies."""
-    query = {"model": model, "max_seq_length": max_seq_length, "validation_file": validation_file}
+    """Show what the check of a file found, by line and column; with --model also tokens, what is
+    cut, and copies.
+    """
+    query = {
+        "model": model,
+        "max_seq_length": max_seq_length,
+        "validation_file": validation_file,
+        "chat_template_kwargs": chat_template_kwargs,
+    }
     show_report(client, asked_for(client, file_id, query))
+
+
+@command(app, "check")
+def check_file(
+    client: Client,
+    file_id: FileId,
+    wait: Wait = False,
+) -> None:
+    """Have a file judged anew, as after an upgrade that accepts more."""
+    file = client.api.post(f"/files/{segment(file_id)}/check")
+    _show_checked(client, file, wait=wait)
 
 
 @command(app, "delete")
@@ -94,17 +148,33 @@ def delete_file(client: Client, file_id: FileId) -> None:
 def download_file(
     client: Client,
     file_id: FileId,
-    output: Annotated[Path | None, typer.Option(help="Where to write it. Default: its own name, here.", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where to write it. Default: its own name, here.", show_default=False),
+    ] = None,
 ) -> None:
     """Download the bytes of a file."""
     file = client.api.get(f"/files/{segment(file_id)}")
-    target = output or Path(Path(text.plain(file["filename"])).name or file_id)
+    target = output or Path(Path(plain(file["filename"])).name or file_id)
     file_content(client, file, target)
     client.out.say(f"{target}: {text.size(file['bytes'])}")
     if client.out.as_json:
         client.out.document(file)
 
 
+def _show_checked(client: Client, file: Json, *, wait: bool) -> None:
+    if wait:
+        file = checked(client, file)
+    if client.out.as_json:
+        client.out.document(file)
+    else:
+        client.out.say(
+            f"{file['id']}  {file['filename']}, {text.size(file['bytes'])}, {_state(file)}"
+        )
+
+
 def _state(file: Json) -> str:
     details = file.get("status_details")
-    return f"{file['status']}: {details}" if details else str(file["status"])
+    if details:
+        return f"{file['status']}: {details}"
+    return str(file["status"])

@@ -11,16 +11,21 @@ from app.client.errors import Misused
 
 DAY_SECONDS = 86_400
 
-app = typer.Typer(no_args_is_help=True, help="API keys of a service; needs a key with the right `admin`.")
+app = typer.Typer(
+    no_args_is_help=True, help="API keys of a service; needs a key with the right `admin`."
+)
 
 
 class Scope(StrEnum):
+    INFER = "infer"
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
 
 
-Project = Annotated[str | None, typer.Option(help="Default: the project of your own key.", show_default=False)]
+Project = Annotated[
+    str | None, typer.Option(help="Default: the project of your own key.", show_default=False)
+]
 
 
 @command(app, "create")
@@ -29,14 +34,22 @@ def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for.", show_default=False)],
     scope: Annotated[Scope, typer.Option(help="Each includes those before it.")] = Scope.WRITE,
     project: Project = None,
-    expires_in_days: Annotated[int | None, typer.Option(metavar="DAYS", help="Default: never.", show_default=False)] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Default: never.", show_default=False)
+    ] = None,
 ) -> None:
     """Make an API key and show it, this once."""
     if expires_in_days is not None and expires_in_days < 1:
         raise Misused("--expires-in-days must be at least 1.")
-    expires_at = None if expires_in_days is None else int(datetime.now(UTC).timestamp()) + expires_in_days * DAY_SECONDS
-    asked = {"name": name, "scope": scope.value, "project_id": project, "expires_at": expires_at}
-    key = client.api.post("/api_keys", {field: value for field, value in asked.items() if value is not None})
+    expires_at = (
+        None
+        if expires_in_days is None
+        else int(datetime.now(UTC).timestamp()) + expires_in_days * DAY_SECONDS
+    )
+    body = {"name": name, "scope": scope.value, "project_id": project, "expires_at": expires_at}
+    key = client.api.post(
+        "/api_keys", {field: value for field, value in body.items() if value is not None}
+    )
     if client.out.as_json:
         client.out.document(key)
     else:
@@ -48,21 +61,38 @@ def list_keys(
     client: Client,
     project: Project = None,
     limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Continue behind this key.", show_default=False)] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Continue behind this key.", show_default=False)
+    ] = None,
 ) -> None:
     """Show the keys that open something, newest first; never their secrets."""
     page = client.api.get("/api_keys", {"project_id": project, "limit": limit, "after": after})
     rows = (
-        (key["id"], key["name"], key["scope"], key["project_id"], text.moment(key["created_at"]), text.moment(key.get("last_used_at")),
-         text.moment(key.get("expires_at")) or "never")
+        (
+            key["id"],
+            key["name"],
+            key["scope"],
+            key["project_id"],
+            text.moment(key["created_at"]),
+            text.moment(key.get("last_used_at")),
+            text.moment(key.get("expires_at")) or "never",
+        )
         for key in page["data"]
-    )  # fmt: skip
-    client.out.page(page, ("id", "name", "scope", "project", "created", "last used", "expires"), rows, "There are no keys.")
+    )
+    client.out.page(
+        page,
+        ("id", "name", "scope", "project", "created", "last used", "expires"),
+        rows,
+        "There are no keys.",
+    )
 
 
 @command(app, "revoke")
 def revoke_key(
-    client: Client, key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, not its secret.", show_default=False)]
+    client: Client,
+    key_id: Annotated[
+        str, typer.Argument(metavar="KEY", help="Its id, not its secret.", show_default=False)
+    ],
 ) -> None:
     """Make a key open nothing any more."""
     answer = client.api.delete(f"/api_keys/{segment(key_id)}")

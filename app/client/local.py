@@ -1,4 +1,6 @@
-"""The file that `falqon up` leaves in its data folder, so that commands beside it need no address and no key."""
+"""The file that `falqon up` leaves in its data folder, so that commands beside it need no address
+and no key.
+"""
 
 import json
 import os
@@ -21,7 +23,10 @@ def data_dir() -> Path:
 
 
 def read(folder: Path) -> LocalService | None:
-    """None when there is none. A key that others could have read or planted is not used."""
+    """Return the address and key of this machine's service; None when there is none.
+
+    A key that others could have read or planted is not used.
+    """
     path = folder / NAME
     try:
         with path.open() as file:
@@ -32,15 +37,21 @@ def read(folder: Path) -> LocalService | None:
     except OSError as error:
         raise NoConnection(f"{path} cannot be read: {error.strerror}.") from None
     if status.st_uid != os.geteuid() or status.st_mode & OTHERS:
-        raise NoConnection(f"{path} can be read by others, so its key is not used.", f"chmod 600 {path}, and revoke the key if others did.")
+        raise NoConnection(
+            f"{path} can be read by others, so its key is not used.",
+            f"chmod 600 {path}, and revoke the key if others did.",
+        )
     try:
         return LocalService(**json.loads(content))
     except (ValueError, TypeError):
-        raise NoConnection(f"{path} is damaged.", "Remove it; the next `falqon up` writes it again.") from None
+        raise NoConnection(
+            f"{path} is damaged.", "Remove it; the next `falqon up` writes it again."
+        ) from None
 
 
 def write(folder: Path, service: LocalService) -> None:
-    path, staged = folder / NAME, folder / f".{NAME}.{os.getpid()}"
+    path = folder / NAME
+    staged = folder / f".{NAME}.{os.getpid()}"
     with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(service._asdict(), file)
     staged.replace(path)

@@ -7,7 +7,9 @@ from app.client.api import segment
 from app.client.command import Client, command
 from app.client.exports import export_model
 
-app = typer.Typer(no_args_is_help=True, help="Base models to start from, and what jobs made of them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Base models to start from, and what jobs made of them."
+)
 
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
 
@@ -17,10 +19,20 @@ def list_models(client: Client) -> None:
     """Show the models of the service, base and fine-tuned."""
     page = client.api.get("/models")
     rows = (
-        (model["id"], model.get("base_model") or "(base)", text.size(model.get("bytes") or 0), text.moment(model["created"]))
+        (
+            model["id"],
+            model.get("base_model") or "(base)",
+            text.size(model.get("bytes") or 0),
+            text.moment(model["created"]),
+        )
         for model in page["data"]
     )
-    client.out.page(page, ("id", "made from", "size", "created"), rows, "There are no models; an administrator adds base models.")
+    client.out.page(
+        page,
+        ("id", "made from", "size", "created"),
+        rows,
+        "There are no models; an administrator adds base models.",
+    )
 
 
 @command(app, "show")
@@ -41,7 +53,10 @@ def show_model(client: Client, model_id: ModelId) -> None:
         }
     )
     files = client.api.get(f"/models/{segment(model_id)}/artifacts")["data"]
-    client.out.table(("file", "size", "sha256"), ((file["name"], text.size(file["bytes"]), file["sha256"]) for file in files))
+    client.out.table(
+        ("file", "size", "sha256"),
+        ((file["name"], text.size(file["bytes"]), file["sha256"]) for file in files),
+    )
 
 
 @command(app, "delete")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.client.errors import ClientError
-from app.client.text import CONTROL, one_line, plain
+from app.terminal import CONTROL, one_line, plain
 
 UNLIMITED = 10_000  # what is not a terminal has no width, and an id cut in two is no id
 
@@ -33,6 +33,14 @@ class Output:
     def say(self, text: str, style: str = "") -> None:
         self.console.print(Text(plain(text), style))
 
+    def write(self, text: str, style: str = "") -> None:
+        """Print a piece of a line."""
+        self.console.print(Text(plain(text), style), end="", soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Say something beside what is printed, which may be read by a program."""
+        self._errors.print(Text(plain(text), "dim"))
+
     def table(self, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
@@ -49,7 +57,13 @@ class Output:
                 grid.add_row(Text(name, "dim"), Text(plain(value)))
         self.console.print(grid)
 
-    def page(self, answer: Mapping[str, Any], columns: Iterable[str], rows: Iterable[Iterable[object]], nothing: str) -> None:
+    def page(
+        self,
+        answer: Mapping[str, Any],
+        columns: Iterable[str],
+        rows: Iterable[Iterable[object]],
+        nothing: str,
+    ) -> None:
         """One page of a list, and how to ask for the next."""
         if self.as_json:
             self.document(answer)
@@ -70,11 +84,15 @@ class Output:
 
 
 def _json(value: Mapping[str, Any], indent: int | None = None) -> str:
-    """JSON escapes some control characters by itself, and the others mean the same when they are escaped."""
+    """JSON escapes some control characters by itself, and the others mean the same when they are
+    escaped.
+    """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=UNLIMITED)
+    if console.is_terminal:
+        return console
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=UNLIMITED)

@@ -8,14 +8,27 @@ from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.errors import Misused
 
-app = typer.Typer(no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`.")
+app = typer.Typer(
+    no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`."
+)
 
 ProjectId = Annotated[str, typer.Argument(metavar="PROJECT", show_default=False)]
-Weight = Annotated[int | None, typer.Option(help="Share of the machines, relative to other projects.", show_default=False)]
-RequestsPerMinute = Annotated[int | None, typer.Option(help="Limit of each key.", show_default=False)]
-MaxLiveJobs = Annotated[int | None, typer.Option(help="Limit of jobs that have not ended.", show_default=False)]
-MaxStorageBytes = Annotated[int | None, typer.Option(help="Limit of files and models together.", show_default=False)]
-MaxDeviceHours = Annotated[float | None, typer.Option(help="Limit in a calendar month.", show_default=False)]
+Weight = Annotated[
+    int | None,
+    typer.Option(help="Share of the machines, relative to other projects.", show_default=False),
+]
+RequestsPerMinute = Annotated[
+    int | None, typer.Option(help="Limit of each key.", show_default=False)
+]
+MaxLiveJobs = Annotated[
+    int | None, typer.Option(help="Limit of jobs that have not ended.", show_default=False)
+]
+MaxStorageBytes = Annotated[
+    int | None, typer.Option(help="Limit of files and models together.", show_default=False)
+]
+MaxDeviceHours = Annotated[
+    float | None, typer.Option(help="Limit in a calendar month.", show_default=False)
+]
 
 
 class Limit(StrEnum):
@@ -40,7 +53,9 @@ def create_project(
     max_device_hours: MaxDeviceHours = None,
 ) -> None:
     """Make a project; keys and data belong to one."""
-    limits = _limits(weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    limits = _limits(
+        weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours
+    )
     _show(client, client.api.post("/projects", {"name": name} | limits))
 
 
@@ -48,11 +63,16 @@ def create_project(
 def list_projects(
     client: Client,
     limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Continue behind this project.", show_default=False)] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Continue behind this project.", show_default=False)
+    ] = None,
 ) -> None:
     """Show projects, newest first."""
     page = client.api.get("/projects", {"limit": limit, "after": after})
-    rows = ((each["id"], each["name"], each["status"], text.moment(each["created_at"])) for each in page["data"])
+    rows = (
+        (each["id"], each["name"], each["status"], text.moment(each["created_at"]))
+        for each in page["data"]
+    )
     client.out.page(page, ("id", "name", "status", "created"), rows, "There are no projects.")
 
 
@@ -72,14 +92,23 @@ def change_project(
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
-    unlimited: Annotated[list[Limit], typer.Option(help="Take this limit away; may be repeated.", show_default=False)] = [],  # noqa: B006
+    unlimited: Annotated[
+        list[Limit], typer.Option(help="Take this limit away; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
-    changes = _limits(weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    changes = _limits(
+        weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours
+    )
     if both := next((limit for limit in unlimited if limit.field in changes), None):
         raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
     changes |= {limit.field: None for limit in unlimited}
-    _show(client, client.api.post(f"/projects/{segment(project_id)}", changes | ({} if name is None else {"name": name})))
+    _show(
+        client,
+        client.api.post(
+            f"/projects/{segment(project_id)}", changes | ({} if name is None else {"name": name})
+        ),
+    )
 
 
 @command(app, "archive")
@@ -95,14 +124,14 @@ def _limits(
     max_storage_bytes: int | None,
     max_device_hours: float | None,
 ) -> Json:
-    given = {
+    changes = {
         "weight": weight,
         "requests_per_minute": requests_per_minute,
         "max_live_jobs": max_live_jobs,
         "max_storage_bytes": max_storage_bytes,
         "max_device_hours": max_device_hours,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def _show(client: Client, project: Json) -> None:
@@ -110,9 +139,20 @@ def _show(client: Client, project: Json) -> None:
         client.out.document(project)
         return
     usage = project.get("usage") or {}
-    limits = ("weight", "requests_per_minute", "max_live_jobs", "max_storage_bytes", "max_device_hours")
+    limits = (
+        "weight",
+        "requests_per_minute",
+        "max_live_jobs",
+        "max_storage_bytes",
+        "max_device_hours",
+    )
     client.out.facts(
-        {"id": project["id"], "name": project["name"], "status": project["status"], "created": text.moment(project["created_at"])}
+        {
+            "id": project["id"],
+            "name": project["name"],
+            "status": project["status"],
+            "created": text.moment(project["created_at"]),
+        }
         | {name.replace("_", " "): project.get(name) for name in limits}
         | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()}
     )

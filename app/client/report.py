@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from typing import Any
 
 from app.client.api import Json, segment
@@ -12,18 +12,22 @@ from app.client.errors import Refused
 POLL_SECONDS = (0.2, 0.5, 1.0, 2.0)
 MAX_WAIT_SECONDS = 1800.0  # large files take a worker minutes
 EXAMPLES = 3
+PREVIEWS = 2  # records that are shown token by token
 
 
 def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
-    """The report; where it is asked what the file is to a model, once a worker has found that out."""
+    """Return the report of a file; waits for the worker where a model is named."""
     deadline = time.monotonic() + MAX_WAIT_SECONDS
     for pause in chain(POLL_SECONDS, repeat(POLL_SECONDS[-1])):
         answer = client.api.get(f"/files/{segment(file_id)}/report", query)
-        asked = answer["inspections"] if query.get("model") else []
-        if all(each["status"] != "in_progress" for each in asked):
+        inspections = answer["inspections"] if query.get("model") else []
+        if all(each["status"] != "in_progress" for each in inspections):
             return answer
         if time.monotonic() > deadline:
-            raise Refused(f"{file_id} is still not looked at after {MAX_WAIT_SECONDS:.0f} s.", "The same command asks again.")
+            raise Refused(
+                f"{file_id} is still not looked at after {MAX_WAIT_SECONDS:.0f} s.",
+                "The same command asks again.",
+            )
         time.sleep(pause)
     raise AssertionError("the pauses never end")
 
@@ -40,7 +44,10 @@ def show_report(client: Client, answer: Json) -> None:
                 client.out.facts(dict(_facts(inspection)))
     for inspection in answer["inspections"]:
         if inspection["status"] == "failed":
-            raise Refused(f"{inspection['model']}: {inspection['error']['message']}", f"code {inspection['error']['code']}")
+            raise Refused(
+                f"{inspection['model']}: {inspection['error']['message']}",
+                f"code {inspection['error']['code']}",
+            )
 
 
 def _show_check(client: Client, answer: Json) -> None:
@@ -50,35 +57,110 @@ def _show_check(client: Client, answer: Json) -> None:
         return
     if errors := report["errors"]:
         columns = ("line", "column", "field", "what is wrong", "what to do")
-        client.out.table(columns, ([error[name] for name in ("line", "column", "field", "message", "advice")] for error in errors))
-    client.out.facts({_words(name): value for name, value in report.items() if isinstance(value, int | float | str)})
+        client.out.table(
+            columns,
+            (
+                [error[name] for name in ("line", "column", "field", "message", "advice")]
+                for error in errors
+            ),
+        )
+    simple = (int, float, str)
+    facts = {_words(name): value for name, value in report.items() if isinstance(value, simple)}
+    client.out.facts(facts | dict(readings(report)))
+
+
+def readings(report: Json) -> Iterator[tuple[str, str]]:
+    """Yield how the lines were read, as far as a reader could expect something else."""
+    # none from a service that is older
+    if len(kinds := report.get("kinds", {})) > 1:
+        lines = (
+            f"{kind}: {lines['num_lines']:,}, the first is line {lines['first_line']:,}"
+            for kind, lines in kinds.items()
+        )
+        yield "lines of shape", "; ".join(lines)
+    if rewrites := report.get("rewrites"):
+        yield "rewritten", _record_counts({_words(name): n for name, n in rewrites.items()})
+    if ignored := report.get("ignored_fields"):
+        others = report["num_other_ignored"]
+        yield "ignored", _record_counts(ignored) + (f", others {others:,} times" if others else "")
+
+
+def _record_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name} in {count:,} {'record' if count == 1 else 'records'}"
+        for name, count in counts.items()
+    )
 
 
 def _facts(inspection: Json) -> Iterator[tuple[str, object]]:
     result = inspection["result"]
     yield "model", inspection["model"]
-    yield "tokens", f"{result['tokens_per_epoch']:,} an epoch, {result['target_tokens_per_epoch']:,} of them learned"
-    yield "longest record", f"{result['longest']:,} tokens; half of them have at most {result['median']:,.0f}"
-    cut = f"{result['truncated']:,} of {result['records']:,} records lose {result['tokens_cut']:,} tokens"
+    yield (
+        "tokens",
+        f"{result['tokens_per_epoch']:,} an epoch, {result['target_tokens_per_epoch']:,} of them "
+        "learned",
+    )
+    yield (
+        "longest record",
+        f"{result['longest']:,} tokens; half of them have at most {result['median']:,.0f}",
+    )
+    cut = (
+        f"{result['truncated']:,} of {result['records']:,} records lose {result['tokens_cut']:,} "
+        "tokens"
+    )
     yield "truncated", f"{cut} at max_seq_length {result['max_seq_length']:,}"
+    # none from a service that is older
+    if split := result.get("split"):
+        yield (
+            "split",
+            f"{split:,} of {result['records']:,} records; {result['sequences']:,} sequences",
+        )
+    elif result["sequences"] > result["records"]:
+        yield "sequences", f"{result['sequences']:,} of {result['records']:,} records"
     yield "nothing to learn in", result["records_without_targets"] or ""
-    yield "copies", _alike(result["duplicates"]["exact"])
-    yield "near copies", _alike(result["duplicates"]["near"])
+    yield "copies", _duplicate_lines(result["duplicates"]["exact"])
+    yield "near copies", _duplicate_lines(result["duplicates"]["near"])
     if leakage := result["leakage"]:
         yield "validation file", inspection["validation_file"]
-        yield "also in it", _alike(leakage["exact"])
-        yield "nearly in it", _alike(leakage["near"])
+        yield "also in it", _duplicate_lines(leakage["exact"])
+        yield "nearly in it", _duplicate_lines(leakage["near"])
     yield "bad records", result["bad_records"] or ""
     for number, error in enumerate(result["errors"], 1):
         yield f"error {number}", error
-    for number, warning in enumerate(result.get("warnings", ()), 1):  # none from a service that is older
+    # none from a service that is older
+    for number, warning in enumerate(result.get("warnings", ()), 1):
         yield f"warning {number}", warning["message"]
 
+    for record in result["preview"][:PREVIEWS]:
+        yield from _previews(record)
 
-def _alike(found: Json) -> str:
-    pairs = ", ".join(f"line {each['line']} like {each['like_line']}" for each in found["examples"][:EXAMPLES])
-    more = ", …" if found["records"] > EXAMPLES else ""
-    return f"{found['records']:,}" + (f" ({pairs}{more})" if pairs else "")
+
+def _previews(record: Json) -> Iterator[tuple[str, str]]:
+    line = f"line {record['line']}"
+    yield line, _written_tokens(record["tokens"])
+    if record["rejected"]:
+        yield f"{line}, not preferred", _written_tokens(record["rejected"])
+    # none from a service that is older
+    for number, turn in enumerate(record.get("later_turns", ()), 2):
+        yield f"{line}, sequence {number}", _written_tokens(turn)
+
+
+def _written_tokens(tokens: list[Any]) -> str:
+    """Write each token apart, and in marks what is learned."""
+    runs = groupby(tokens, key=lambda token: token[1])
+    return "".join(
+        f"«{'·'.join(text for text, _ in run)}»" if learned else "·".join(text for text, _ in run)
+        for learned, run in runs
+    )
+
+
+def _duplicate_lines(duplicates: Json) -> str:
+    pairs = ", ".join(
+        f"line {each['line']} like {each['like_line']}"
+        for each in duplicates["examples"][:EXAMPLES]
+    )
+    more = ", …" if duplicates["records"] > EXAMPLES else ""
+    return f"{duplicates['records']:,}" + (f" ({pairs}{more})" if pairs else "")
 
 
 def _words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from io import SEEK_END
 from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,8 @@ from app.client.command import Client
 from app.client.errors import Misused, Refused
 
 PURPOSE = "fine-tune"
-PART_BYTES = 64 * 2**20  # the most that one may hold; what is larger is sent in several, each repeated by itself if it is lost
+# the most that one part may hold; each part is repeated by itself if it is lost
+PART_BYTES = 64 * 2**20
 TOO_LARGE = "request_too_large"
 POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
 MAX_CHECK_SECONDS = 1800.0  # as long as the official client waits
@@ -24,30 +26,56 @@ def upload(client: Client, path: Path) -> Json:
         file = path.open("rb")
     except OSError as error:
         raise Misused(f"{path} cannot be read: {error.strerror}.") from None
-    columns = TextColumn("Uploading {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    total = path.stat().st_size
+    with file:
+        return upload_content(client, path.name, file)
+
+
+def upload_content(
+    client: Client, name: str, file: BinaryIO, *, idempotency_key: str | None = None
+) -> Json:
+    """Upload an open file from its beginning; with an idempotency key it becomes one file however
+    often that is done.
+    """
+    total = file.seek(0, SEEK_END)
+    file.seek(0)
+    columns = (
+        TextColumn("Uploading {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     quiet = client.out.as_json or not client.out.console.is_terminal
-    with file, Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
-        content = progress.wrap_file(file, total=total, description=path.name)
+    with Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
+        content = progress.wrap_file(file, total=total, description=name)
         if total > PART_BYTES:
-            return _in_parts(client, path.name, content, total)
+            return _in_parts(client, name, content, total, idempotency_key)
         try:
-            return client.api.send_file("/files", {"purpose": PURPOSE}, (path.name, content))
+            return client.api.send_file(
+                "/files", {"purpose": PURPOSE}, (name, content), idempotency_key=idempotency_key
+            )
         except Refused as error:  # the limit of one request is the service's to choose
             if error.body["code"] != TOO_LARGE:
                 raise
         content.seek(0)
-        return _in_parts(client, path.name, content, total)
+        return _in_parts(client, name, content, total, idempotency_key)
 
 
-def _in_parts(client: Client, name: str, content: BinaryIO, total: int) -> Json:
-    asked = {"filename": name, "bytes": total, "mime_type": "application/jsonl", "purpose": PURPOSE}
-    path = f"/uploads/{segment(client.api.post('/uploads', asked)['id'])}"
-    parts, digest = [], hashlib.md5(usedforsecurity=False)
+def _in_parts(
+    client: Client, name: str, content: BinaryIO, total: int, idempotency_key: str | None
+) -> Json:
+    body = {"filename": name, "bytes": total, "mime_type": "application/jsonl", "purpose": PURPOSE}
+    path = f"/uploads/{segment(client.api.post('/uploads', body)['id'])}"
+    parts = []
+    digest = hashlib.md5(usedforsecurity=False)
     while part := content.read(PART_BYTES):
         digest.update(part)
         parts.append(client.api.send_part(f"{path}/parts", part)["id"])
-    done = client.api.post(f"{path}/complete", {"part_ids": parts, "md5": digest.hexdigest()}, repeatable=True)
+    done = client.api.post(
+        f"{path}/complete",
+        {"part_ids": parts, "md5": digest.hexdigest()},
+        idempotency_key=idempotency_key,
+        repeatable=True,
+    )
     file: Json = done["file"]
     return file
 
@@ -58,13 +86,15 @@ def checked(client: Client, file: Json) -> Json:
     for pause in chain(POLL_SECONDS, repeat(POLL_SECONDS[-1])):
         if file["status"] == "error":
             raise Refused(
-                f"{file['filename']} ({file['id']}) is not valid: {file['status_details']}", f"All faults: falqon files report {file['id']}"
+                f"{file['filename']} ({file['id']}) is not valid: {file['status_details']}",
+                f"All faults: falqon files report {file['id']}",
             )
         if file["status"] != "uploaded":
             return file
         if time.monotonic() > deadline:
             raise Refused(
-                f"{file['id']} is still not checked after {MAX_CHECK_SECONDS:.0f} s.", f"Look again: falqon files show {file['id']}"
+                f"{file['id']} is still not checked after {MAX_CHECK_SECONDS:.0f} s.",
+                f"Look again: falqon files show {file['id']}",
             )
         time.sleep(pause)
         file = client.api.get(f"/files/{segment(file['id'])}")

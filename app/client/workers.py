@@ -6,10 +6,18 @@ def workers(client: Client) -> None:
     """Show the machines that execute jobs."""
     page = client.api.get("/workers")
     rows = (
-        (each["id"], f"{each['num_devices']} x {each['device']}", each["status"], each["job"], _ago(each["heartbeat_age_seconds"]))
+        (
+            each["id"],
+            f"{each['num_devices']} x {each['device']}",
+            each["status"],
+            each["job"],
+            _ago(each["heartbeat_age_seconds"]),
+        )
         for each in page["data"]
     )
-    client.out.page(page, ("id", "devices", "status", "job", "last seen"), rows, "No worker was seen lately.")
+    client.out.page(
+        page, ("id", "devices", "status", "job", "last seen"), rows, "No worker was seen lately."
+    )
 
 
 def _ago(seconds: float) -> str:

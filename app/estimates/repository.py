@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Attempt, Job, JobStatus
-from app.models.base import JsonObject
+from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.throughput import Sample
 
 NEWEST_ATTEMPTS = 50  # enough for a median; machines and versions change
@@ -15,30 +15,55 @@ class Ended(NamedTuple):
     model: str
     method: str
     device: str
-    actual: JsonObject
+    actual: Actual
 
 
-def samples(session: Session, base_model_id: str, method: str, device: str, num_devices: int) -> list[Sample]:
-    """Of every project: a rate tells nothing of what was trained."""
+def samples(
+    session: Session, base_model_id: str, method: str, device: str, num_devices: int
+) -> list[Sample]:
+    """Return those of every project: a rate tells nothing of what was trained."""
     kind = (
         Attempt.base_model_id == base_model_id,
         Attempt.method == method,
         Attempt.device == device,
         Attempt.num_devices == num_devices,
     )
-    measured = (Attempt.outcome == JobStatus.SUCCEEDED, Attempt.tokens > 0, Attempt.train_seconds > 0)
+    measured = (
+        Attempt.outcome == JobStatus.SUCCEEDED,
+        Attempt.tokens > 0,
+        Attempt.train_seconds > 0,
+    )
     columns = (Attempt.tokens, Attempt.train_seconds, Attempt.overhead_seconds)
-    statement = select(*columns).where(*kind, *measured).order_by(Attempt.created_at.desc()).limit(NEWEST_ATTEMPTS)
-    return [Sample(tokens / seconds, overhead) for tokens, seconds, overhead in session.execute(statement) if tokens and seconds]
+    statement = (
+        select(*columns)
+        .where(*kind, *measured)
+        .order_by(Attempt.created_at.desc())
+        .limit(NEWEST_ATTEMPTS)
+    )
+    return [
+        Sample(tokens / seconds, overhead)
+        for tokens, seconds, overhead in session.execute(statement)
+        if tokens and seconds
+    ]
 
 
 def ended(session: Session, project_id: str) -> list[Ended]:
     """The newest jobs that went all their steps."""
     statement = (
-        select(Job.base_model_id, Job.recipe, Job.estimate, Job.actual)
-        .where(Job.project_id == project_id, Job.status == JobStatus.SUCCEEDED, Job.actual.is_not(None))
+        select(
+            Job.base_model_id,
+            Job.recipe,
+            Job.estimate["device"].as_string(),
+            Job.actual,
+        )
+        .where(
+            Job.project_id == project_id, Job.status == JobStatus.SUCCEEDED, Job.actual.is_not(None)
+        )
         .order_by(Job.id.desc())
         .limit(NEWEST_JOBS)
     )
-    rows = [(model, recipe or {}, estimate or {}, actual or {}) for model, recipe, estimate, actual in session.execute(statement)]
-    return [Ended(model, recipe["method"], estimate["device"], actual) for model, recipe, estimate, actual in rows]
+    return [
+        Ended(model, recipe.api_method, device, actual)
+        for model, recipe, device, actual in session.execute(statement)
+        if recipe is not None and actual is not None
+    ]

@@ -3,21 +3,22 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from app.http.pagination import Object
-from app.jobs.queue_forecast import QueueObject
-from falqon_core.estimate.estimate import Estimate
-
-
-class EstimateObject(Estimate):
-    queue: QueueObject
 
 
 class AccuracyObject(Object):
-    """How estimates of one model, method and device compare with what the project's jobs then took."""
+    """How estimates of one model, method and device compare with what jobs then took."""
 
     object: Literal["fine_tuning.estimate.accuracy"] = "fine_tuning.estimate.accuracy"
     model: str
     method: str
     device: str
     n: int
-    median_ratio: Annotated[float, Field(description="actual over expected seconds; 1.0 is exact, more is slower than expected")]
-    inside_band: Annotated[float, Field(description="share of the jobs between low and high, 0 to 1")]
+    median_ratio: Annotated[
+        float,
+        Field(
+            description="actual over expected seconds; 1.0 is exact, more is slower than expected"
+        ),
+    ]
+    inside_band: Annotated[
+        float, Field(description="share of the jobs between low and high, 0 to 1")
+    ]

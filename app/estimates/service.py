@@ -15,7 +15,13 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.estimate import Estimate, estimate, tokens_from_characters
+from falqon_core.estimate.estimate import (
+    Estimate,
+    TokensBasis,
+    estimate,
+    tokens_from_characters,
+)
+from falqon_core.estimate.long_text import Amount, amount_from_lengths
 from falqon_core.estimate.throughput import throughput
 from falqon_core.records.file_check import FileReport
 
@@ -37,18 +43,23 @@ class Accuracy(NamedTuple):
 
 
 def device_of(settings: Settings) -> Target:
-    """What this service trains on."""
+    """Return what this service trains on."""
     name = "cpu" if settings.device == "auto" else settings.device
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return Target(DEVICES[name], (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1)
+    return Target(
+        DEVICES[name],
+        (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1,
+    )
 
 
 def target_named(device: str, num_devices: int) -> Target:
     """Raises `InvalidRequest`."""
     if device not in DEVICES:
         raise InvalidRequest(
-            f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}", param="device", code="unknown_device"
+            f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}",
+            param="device",
+            code="unknown_device",
         )
     return Target(DEVICES[device], num_devices)
 
@@ -57,12 +68,22 @@ def check_device(name: str, settings: Settings) -> None:
     """Raises `InvalidRequest` for a device that this service does not train on."""
     ours = device_of(settings)[0].name
     if name not in ("any", ours):
-        raise InvalidRequest(f"falqon.gpu: this service trains on '{ours}', not on '{name}'.", param="falqon.gpu", code="gpu_not_available")
+        raise InvalidRequest(
+            f"falqon.gpu: this service trains on '{ours}', not on '{name}'.",
+            param="falqon.gpu",
+            code="gpu_not_available",
+        )
 
 
 def num_training_records(recipe: Recipe, num_records: int) -> int:
-    """Without those that are held out for validation; the trainer counts the same way."""
-    held_out = max(1, round(recipe.validation_fraction * num_records)) if recipe.validation_fraction > 0 else 0
+    """Count the records without those that are held out for validation; the trainer counts the same
+    way.
+    """
+    held_out = (
+        max(1, round(recipe.validation_fraction * num_records))
+        if recipe.validation_fraction > 0
+        else 0
+    )
     return num_records - held_out
 
 
@@ -73,40 +94,69 @@ def estimate_job(
     report: FileReport,
     settings: Settings,
     *,
-    num_tokens: int | None = None,
+    amount: Amount | None = None,
+    tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
 ) -> Estimate:
-    """`recipe` must be resolved. `num_tokens`: of the whole training file, once this model's tokenizer has counted them."""
+    """`recipe` must be resolved. `amount`: of the whole training file, once this model's tokenizer
+    has counted it, or what `tokens_basis` says.
+    """
     target = target or device_of(settings)
     records = max(1, num_training_records(recipe, report.num_records))
-    counted = num_tokens if num_tokens is not None else tokens_from_characters(report.num_characters, report.num_sequences)
-    return estimate(
+    whole = amount_of_file(report, recipe, amount)
+    result = estimate(
         ModelDimensions.from_config(model.config),
         recipe,
         num_records=records,
-        tokens_per_epoch=counted * records // max(1, report.num_records),
+        num_examples=whole.num_examples * records // max(1, report.num_records),
+        tokens_per_epoch=whole.num_tokens * records // max(1, report.num_records),
         device=target.device,
         num_devices=target.num_devices,
         price=prices.price_of(session, settings, target.device.name),
-        throughput=throughput(repository.samples(session, model.id, recipe.method, target.device.name, target.num_devices)),
-        tokens_basis="characters" if num_tokens is None else "counted",
+        throughput=throughput(
+            repository.samples(
+                session, model.id, recipe.api_method, target.device.name, target.num_devices
+            )
+        ),
+        tokens_basis="characters" if amount is None else tokens_basis,
     )
+    if amount is None and report.num_learned_turns > report.num_records:
+        most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
+        factor = most / whole.num_tokens
+        explanation = (
+            f"{result.explanation}, up to {factor:.1f} times as many where the model's chat "
+            "template rewrites earlier turns, which a count of the tokens tells"
+        )
+        return result.model_copy(update={"explanation": explanation})
+    return result
+
+
+def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:
+    """Return what an epoch of the whole file is; from its characters where nobody has counted."""
+    num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
+    if report.shape != "text":
+        return Amount(report.num_records, counted.num_tokens if counted else num_tokens)
+    if counted is not None:
+        return counted
+    amount = amount_from_lengths(report.text_lengths, num_tokens, recipe)
+    return amount._replace(num_examples=max(amount.num_examples, report.num_records))
 
 
 def accuracy(session: Session, project_id: str) -> list[Accuracy]:
-    """Of the newest jobs; one that stopped early compares with nothing."""
-    grouped: dict[tuple[str, str, str], list[JsonObject]] = {}
-    for one in repository.ended(session, project_id):
-        if one.actual["ratio"] is not None:
-            grouped.setdefault((one.model, one.method, one.device), []).append(one.actual)
+    """Compare the newest jobs with their estimates, but none that stopped early."""
+    grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
+    for job in repository.ended(session, project_id):
+        if job.actual.ratio is not None:
+            outcome = (job.actual.ratio, bool(job.actual.inside_band))
+            grouped.setdefault((job.model, job.method, job.device), []).append(outcome)
     return [
         Accuracy(
             *kind,
-            n=len(actuals),
-            median_ratio=round(statistics.median(actual["ratio"] for actual in actuals), 4),
-            inside_band=round(statistics.fmean(bool(actual["inside_band"]) for actual in actuals), 4),
+            n=len(outcomes),
+            median_ratio=round(statistics.median(ratio for ratio, _ in outcomes), 4),
+            inside_band=round(statistics.fmean(inside for _, inside in outcomes), 4),
         )
-        for kind, actuals in sorted(grouped.items())
+        for kind, outcomes in sorted(grouped.items())
     ]
 
 
@@ -119,9 +169,15 @@ def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
     unknown = sorted(set(recipe.target_modules or ()) - set(shapes))
     if unknown:
         raise InvalidRequest(
-            f"falqon.target_modules: this model has no linear layer {', '.join(unknown)}; it has {', '.join(shapes)}",
+            f"falqon.target_modules: this model has no linear layer {', '.join(unknown)}; "
+            f"it has {', '.join(shapes)}",
             param="falqon.target_modules",
         )
-    smallest = min(inputs for name, (_, inputs) in shapes.items() if name in (recipe.target_modules or shapes))
+    smallest = min(
+        inputs for name, (_, inputs) in shapes.items() if name in (recipe.target_modules or shapes)
+    )
     if recipe.rank > smallest:
-        raise InvalidRequest(f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer", param="falqon.rank")
+        raise InvalidRequest(
+            f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer",
+            param="falqon.rank",
+        )

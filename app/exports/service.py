@@ -10,8 +10,10 @@ from app.ids import new_id
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import Name
-from app.jobs.lifecycle import TERMINAL
 from app.models import Export, Job, Model, OperationStatus
+from app.models.job_lifecycle import TERMINAL
+from app.operations import claims
+from app.operations import service as operations
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FORMATS, FormatName, FormatUnavailable, check_format
 
@@ -19,13 +21,16 @@ MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
 
 
 class Source(NamedTuple):
-    """What is exported: the model of a job, or with `step` one of its checkpoints. `job` is None once it has been deleted."""
+    """What is exported: the model of a job, or with `step` one of its checkpoints. `job` is None
+    once it has been deleted.
+    """
 
     name: str
     job_id: str
     job: Job | None
     step: int | None
-    model: Model  # its own, or of a checkpoint the one that its training began from: the architecture is the same
+    # its own, or of a checkpoint the one that its training began from: the architecture is the same
+    model: Model
 
 
 def all_of(session: Session, project_id: str, name: str) -> list[Export]:
@@ -35,13 +40,18 @@ def all_of(session: Session, project_id: str, name: str) -> list[Export]:
 def get(session: Session, project_id: str, name: str, format: str) -> Export:
     export = repository.find(session, project_id, _source(session, project_id, name).name, format)
     if export is None:
-        raise NotFound(f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.", param="format", code="export_not_found")
+        raise NotFound(
+            f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.",
+            param="format",
+            code="export_not_found",
+        )
     return export
 
 
 def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, str]:
     """The formats that it cannot be had in, each with the reason."""
-    source, reasons = _source(session, project_id, name), dict[FormatName, str]()
+    source = _source(session, project_id, name)
+    reasons = dict[FormatName, str]()
     for format in FORMATS:
         try:
             _check(source, format)
@@ -51,34 +61,40 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
 
 
 def ask(session: Session, project_id: str, name: str, format: FormatName) -> Export:
-    """Asking twice is asking once; after a failure, or when the exported model has been deleted, it is made again."""
+    """Asking twice is asking once; after a failure, or when the exported model has been deleted, it
+    is made again.
+    """
     source = _source(session, project_id, name)
     _check(source, format)
-    found = repository.find(session, project_id, name, format)
-    if found is None or _is_over(session, found):
-        if repository.num_in_progress(session, project_id) >= MAX_IN_PROGRESS:
-            raise IllegalState(
-                f"{MAX_IN_PROGRESS} exports of this project are in progress; ask again when one has ended.", code="too_many_exports"
-            )
-        if found is None:
+    export = repository.find(session, project_id, name, format)
+    if export is None or _is_over(session, export):
+        operations.admit(session, Export, project_id, MAX_IN_PROGRESS)
+        if export is None:
             repository.add(session, _operation(project_id, source, format))
         else:
-            repository.ask_again(session, found.id)
+            claims.restart(session, export)
     session.expire_all()
     return get(session, project_id, name, format)
 
 
 def _source(session: Session, project_id: str, name: str) -> Source:
-    """A checkpoint is exported as long as it is there, whether or not a model has been made of it."""
+    """Find what is exported: a checkpoint as long as it is there, with or without a model of it."""
     parsed = Name.parse(name)
     if parsed is not None:
         checkpoint = own_checkpoint(session, project_id, name)
         job = jobs.get(session, project_id, checkpoint.job_id)
-        return Source(name, job.id, job, checkpoint.step, catalogue.get(session, project_id, job.base_model_id))
+        return Source(
+            name,
+            job.id,
+            job,
+            checkpoint.step,
+            catalogue.get(session, project_id, job.base_model_id),
+        )
     model = catalogue.get(session, project_id, name)
     if model.job_id is None or model.format is not None:
         raise InvalidRequest(
-            f"model: '{name}' is not the result of a fine-tuning job; only those and their checkpoints are exported.",
+            f"model: '{name}' is not the result of a fine-tuning job; "
+            "only those and their checkpoints are exported.",
             param="model",
             code="model_not_exportable",
         )
@@ -87,16 +103,24 @@ def _source(session: Session, project_id: str, name: str) -> Source:
 
 def _check(source: Source, format: FormatName) -> None:
     if source.step is None and format == "fp8":
-        raise InvalidRequest(f"format: '{source.name}' is the FP8 model already.", param="format", code="format_not_available")
+        raise InvalidRequest(
+            f"format: '{source.name}' is the FP8 model already.",
+            param="format",
+            code="format_not_available",
+        )
     if source.job is None and format == "lora":
         raise InvalidRequest(
-            "format: the adapter is made from the job's last checkpoint, and the job has been deleted with its checkpoints.",
+            "format: the adapter is made from the job's last checkpoint, "
+            "and the job has been deleted with its checkpoints.",
             param="format",
             code="format_not_available",
         )
     if source.job is not None and source.job.status not in TERMINAL:
-        raise IllegalState(f"The job of '{source.name}' is {source.job.status}; its checkpoints can be exported when it has ended.")
-    recipe = Recipe() if source.job is None else Recipe.model_validate(source.job.recipe or {})
+        raise IllegalState(
+            f"The job of '{source.name}' is {source.job.status}; "
+            "its checkpoints can be exported when it has ended."
+        )
+    recipe = (source.job.recipe if source.job else None) or Recipe()
     try:
         check_format(format, recipe, source.model.config)
     except FormatUnavailable as error:
@@ -132,5 +156,4 @@ def _operation(project_id: str, source: Source, format: FormatName) -> Export:
         format=format,
         exported_model_id=source.name if format == "fp8" else f"{source.name}:{format}",
         status=OperationStatus.IN_PROGRESS,
-        tries=0,
     )

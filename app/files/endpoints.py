@@ -1,73 +1,163 @@
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.datastructures import Headers
+from starlette.routing import Match
+from starlette.types import Scope
 
-from app.errors import TooLarge
-from app.files import repository, service
-from app.files.schemas import FileDeleted, FileForm, FileObject
-from app.garbage import orphans
+from app.files import actions
+from app.files.schemas import (
+    MAX_PAGE,
+    FileDeleted,
+    FileObject,
+    Lifetime,
+    Order,
+    SourceRequest,
+    UploadPurpose,
+)
+from app.files.tables import MAX_MAPPING_CHARACTERS, parse_mapping
 from app.http import downloads
-from app.http.dependencies import TOUCHES_STORAGE, After, App, Reader, UploadRoute, Writer
-from app.http.downloads import Content
-from app.http.pagination import Page, check_cursor
-from app.models import FileStatus
-from app.projects import quotas
-from app.storage.storage import CHUNK_BYTES
-
-MAX_PAGE = 10_000
+from app.http.dependencies import (
+    MAX_IDEMPOTENCY_KEY_LENGTH,
+    TOUCHES_STORAGE,
+    After,
+    IdempotencyKey,
+    Reader,
+    ServicesDep,
+    Writer,
+)
+from app.http.pagination import Page
+from app.http.routes import ApiRoute, UploadRoute
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
 
 
-@router.post("", dependencies=TOUCHES_STORAGE)
-def create_file(app: App, caller: Writer, form: Annotated[FileForm, Form(media_type="multipart/form-data")]) -> FileObject:
-    """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept."""
-    size = form.file.size or 0
-    if size > app.settings.max_file_bytes:
-        limit = app.settings.max_file_bytes
-        raise TooLarge(f"file: {size} bytes; the limit for one file is {limit}. Larger ones arrive in parts: /v1/uploads.", param="file")
-    filename = service.checked_name(form.file.filename, "file")
-    file_id, key = service.new_key(caller.project_id)
-    content = form.file.file
-    with app.database.transaction() as session:
-        quotas.admit_bytes(session, caller.project_id, size)
-    stored = orphans.put(app.database, app.storage, key, iter(lambda: content.read(CHUNK_BYTES), b""))
-    with app.database.transaction() as session:
-        quotas.admit_bytes(session, caller.project_id, stored.bytes)  # again: others wrote meanwhile
-        file = service.add(
-            session, caller.project_id, file_id, stored, filename=filename, purpose=form.purpose, lifetime_seconds=form.seconds
-        )
-    if file.status == FileStatus.UPLOADED:
-        app.notifier.notify_file(file.id)
-    return FileObject.of(file)
+class FileForm(BaseModel):
+    """multipart/form-data, with `expires_after` spelled as the client spells objects in forms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile
+    purpose: UploadPurpose
+    anchor: Literal["created_at"] | None = Field(None, alias="expires_after[anchor]")
+    seconds: Lifetime | None = Field(None, alias="expires_after[seconds]")
+    mapping: str = Field(
+        "",
+        max_length=MAX_MAPPING_CHARACTERS,
+        description="the column of each field of a record, as JSON: "
+        '{"prompt": "question", "completion": "answer"}',
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.anchor is None) != (self.seconds is None):
+            raise ValueError("expires_after: needs both 'anchor' and 'seconds'")
+        return self
+
+
+class _JsonRoute(ApiRoute):
+    """Takes what is sent as JSON, and leaves forms to the next route."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        content_type = Headers(scope=scope).get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() != "application/json":
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def create_file_from_source(
+    services: ServicesDep, caller: Writer, request: SourceRequest
+) -> FileObject:
+    """Have a worker make a file of what stands at an address."""
+    return actions.import_file(services, caller, request)
+
+
+# In the description it is one call with two kinds of body.
+router.add_api_route(
+    "",
+    create_file_from_source,
+    methods=["POST"],
+    route_class_override=_JsonRoute,
+    include_in_schema=False,
+)
+
+
+@router.post(
+    "",
+    dependencies=TOUCHES_STORAGE,
+    openapi_extra={
+        "requestBody": {
+            "content": {"application/json": {"schema": SourceRequest.model_json_schema()}}
+        }
+    },
+)
+def create_file(
+    services: ServicesDep,
+    caller: Writer,
+    form: Annotated[FileForm, Form(media_type="multipart/form-data")],
+    idempotency_key: IdempotencyKey = None,
+) -> FileObject:
+    """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept.
+    Parquet, CSV and a JSON list become JSON lines before, see `source`; so does what stands at an
+    address that is sent as JSON.
+    """
+    return actions.create_file(
+        services,
+        caller,
+        form.file.file,
+        form.file.size or 0,
+        filename=form.file.filename,
+        purpose=form.purpose,
+        lifetime_seconds=form.seconds,
+        idempotency_key=idempotency_key,
+        mapping=parse_mapping(form.mapping),
+    )
 
 
 @router.get("")
 def list_files(
-    app: App,
+    services: ServicesDep,
     caller: Reader,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
-    order: repository.Order = "desc",
+    order: Order = "desc",
     purpose: str | None = None,
+    idempotency_key: Annotated[
+        str | None,
+        Query(
+            max_length=MAX_IDEMPOTENCY_KEY_LENGTH,
+            description="the one file that was created with this idempotency key",
+        ),
+    ] = None,
 ) -> Page[FileObject]:
-    check_cursor(after, "file-", "a file")
-    with app.database.read() as session:
-        files = repository.newest_first(session, caller.project_id, after=after, limit=limit, order=order, purpose=purpose)
-    return Page[FileObject].of([FileObject.of(file) for file in files], limit)
+    return actions.list_files(
+        services,
+        caller,
+        after=after,
+        limit=limit,
+        order=order,
+        purpose=purpose,
+        idempotency_key=idempotency_key,
+    )
 
 
 @router.get("/{file_id}")
-def retrieve_file(app: App, caller: Reader, file_id: str) -> FileObject:
-    with app.database.read() as session:
-        return FileObject.of(service.get(session, caller.project_id, file_id))
+def retrieve_file(services: ServicesDep, caller: Reader, file_id: str) -> FileObject:
+    return actions.retrieve_file(services, caller, file_id)
 
 
 @router.delete("/{file_id}")
-def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
-    with app.database.transaction() as session:
-        service.delete(session, caller.project_id, file_id)
-    return FileDeleted(id=file_id)
+def delete_file(services: ServicesDep, caller: Writer, file_id: str) -> FileDeleted:
+    return actions.delete_file(services, caller, file_id)
+
+
+@router.post("/{file_id}/check")
+def check_file(services: ServicesDep, caller: Writer, file_id: str) -> FileObject:
+    """Have a file judged anew, as after an upgrade that accepts more. Its `status` is `uploaded`
+    until the new verdict; jobs that use it go on.
+    """
+    return actions.check_file(services, caller, file_id)
 
 
 @router.head("/{file_id}/content", include_in_schema=False)
@@ -77,8 +167,21 @@ def delete_file(app: App, caller: Writer, file_id: str) -> FileDeleted:
     responses=downloads.RESPONSES,
     dependencies=TOUCHES_STORAGE,
 )
-def retrieve_content(app: App, caller: Reader, request: Request, file_id: str) -> Response:
-    with app.database.read() as session:
-        file = service.get(session, caller.project_id, file_id)
-    content = Content(file.storage_key, file.bytes, file.sha256, file.filename)
-    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects)
+def retrieve_content(
+    services: ServicesDep,
+    caller: Reader,
+    request: Request,
+    file_id: str,
+    skip_bad_lines: Annotated[
+        # What it answers has no length and no ETag before its end, as the description promises.
+        bool,
+        Query(include_in_schema=False),
+    ] = False,
+) -> Response:
+    if skip_bad_lines:
+        stream = actions.retrieve_good_lines(services, caller, file_id)
+        return downloads.send_stream(request, stream)
+    content = actions.retrieve_content(services, caller, file_id)
+    return downloads.send(
+        request, services.storage, content, redirects=services.settings.download_redirects
+    )

@@ -1,16 +1,26 @@
 from collections.abc import Sequence
-from typing import Literal
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
-from app.jobs.lifecycle import LIVE
-from app.models import File, FileStatus, Inspection, Job
-from app.models.base import JsonObject
+from app.database import UNSYNCED, now_plus
+from app.files.schemas import Order
+from app.ids import new_id
+from app.models import (
+    DatasetStatistics,
+    File,
+    FileCheck,
+    FileImport,
+    FileStatus,
+    Job,
+    OperationStatus,
+)
+from app.models.job_lifecycle import LIVE
+from app.storage import Stored
+from falqon_core.contract.sources import SourceFormat
+from falqon_core.records.file_check import FileReport
 
 REMOVED_AT_ONCE = 100
-Order = Literal["asc", "desc"]
 
 
 def find(session: Session, project_id: str, file_id: str) -> File | None:
@@ -18,56 +28,179 @@ def find(session: Session, project_id: str, file_id: str) -> File | None:
 
 
 def find_locked(session: Session, project_id: str, file_id: str) -> File | None:
-    """To delete it: no new job takes it meanwhile."""
+    """Lock it to be deleted: no new job takes it meanwhile."""
     return session.scalars(_own(project_id, [file_id]).with_for_update()).one_or_none()
 
 
-def find_several(session: Session, project_id: str, ids: Sequence[str], *, lock: bool) -> list[File]:
-    """Locked, they are neither deleted nor judged by a check while the transaction lasts."""
+def find_by_key(session: Session, project_id: str, idempotency_key: str) -> File | None:
+    return session.scalars(
+        select(File).where(
+            File.project_id == project_id,
+            File.idempotency_key == idempotency_key,
+            File.deleted_at.is_(None),
+        )
+    ).one_or_none()
+
+
+def get(session: Session, file_id: str) -> File:
+    """Return the file, even a deleted one."""
+    return session.get_one(File, file_id)
+
+
+def find_several(
+    session: Session, project_id: str, ids: Sequence[str], *, lock: bool
+) -> list[File]:
+    """Find files; locked, they are neither deleted nor judged while the transaction lasts."""
     statement = _own(project_id, ids).order_by(File.id)
-    # Shared, or jobs on the same file, as a sweep of hyperparameters makes them, are created one after the other.
+    # Shared, or jobs on the same file, as a sweep of hyperparameters makes them, are created one
+    # after the other.
     return list(session.scalars(statement.with_for_update(read=True) if lock else statement))
 
 
-def newest_first(session: Session, project_id: str, *, after: str | None, limit: int, order: Order, purpose: str | None) -> list[File]:
-    statement = select(File).where(File.project_id == project_id, File.deleted_at.is_(None)).limit(limit + 1)
+def newest_first(
+    session: Session,
+    project_id: str,
+    *,
+    after: str | None,
+    limit: int,
+    order: Order,
+    purpose: str | None,
+    idempotency_key: str | None,
+) -> list[File]:
+    statement = (
+        select(File)
+        .where(File.project_id == project_id, File.deleted_at.is_(None))
+        .limit(limit + 1)
+    )
     if purpose is not None:
         statement = statement.where(File.purpose == purpose)
+    if idempotency_key is not None:
+        statement = statement.where(File.idempotency_key == idempotency_key)
     if order == "desc":
         statement = statement.order_by(File.id.desc())
         return list(session.scalars(statement.where(File.id < after) if after else statement))
-    return list(session.scalars((statement.where(File.id > after) if after else statement).order_by(File.id)))
+    return list(
+        session.scalars(
+            (statement.where(File.id > after) if after else statement).order_by(File.id)
+        )
+    )
 
 
 def live_job_using(session: Session, project_id: str, file_id: str) -> str | None:
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    return session.scalar(select(Job.id).where(Job.project_id == project_id, uses, Job.status.in_(LIVE)).limit(1))
+    return session.scalar(
+        select(Job.id).where(Job.project_id == project_id, uses, Job.status.in_(LIVE)).limit(1)
+    )
 
 
 def expired(session: Session, *, lock: bool) -> list[File]:
-    """Some whose time has come, without those that jobs still need. Locked ones no new job can take."""
+    """Find some whose time has come and that no job needs. No new job can take locked ones."""
     uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
     needed = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()
     statement = (
-        select(File).where(File.expires_at < now_plus(), File.deleted_at.is_(None), ~needed).order_by(File.id).limit(REMOVED_AT_ONCE)
+        select(File)
+        .where(File.expires_at < now_plus(), File.deleted_at.is_(None), ~needed)
+        .order_by(File.id)
+        .limit(REMOVED_AT_ONCE)
     )
     return list(session.scalars(statement.with_for_update(skip_locked=True) if lock else statement))
 
 
 def mark_deleted(session: Session, ids: Sequence[str]) -> None:
-    statement = update(File).where(File.id.in_(ids), File.deleted_at.is_(None)).values(deleted_at=now_plus())
-    session.execute(statement, execution_options={"synchronize_session": False})
-    quotes = Inspection.file_id.in_(ids) | Inspection.validation_file_id.in_(ids)
-    session.execute(delete(Inspection).where(quotes), execution_options={"synchronize_session": False})
+    statement = (
+        update(File)
+        .where(File.id.in_(ids), File.deleted_at.is_(None))
+        .values(deleted_at=now_plus())
+    )
+    session.execute(statement, execution_options=UNSYNCED)
+    for kind in (FileCheck, FileImport):
+        session.execute(delete(kind).where(kind.file_id.in_(ids)), execution_options=UNSYNCED)
+    _forget_statistics(session, ids)
 
 
-def judge(session: Session, file_id: str, status: FileStatus, details: str, report: JsonObject | None) -> None:
-    """Only the first verdict counts."""
-    statement = update(File).where(File.id == file_id, File.status == FileStatus.UPLOADED)
-    session.execute(
-        statement.values(status=status, status_details=details, report=report), execution_options={"synchronize_session": False}
+def add_check(session: Session, file: File) -> None:
+    """Have a worker check the file."""
+    session.add(
+        FileCheck(
+            id=new_id("check-"),
+            project_id=file.project_id,
+            file_id=file.id,
+            status=OperationStatus.IN_PROGRESS,
+        )
     )
 
 
+def withdraw_verdict(session: Session, file: File) -> None:
+    """Leave a locked file as its upload did, without what was counted by the old verdict."""
+    file.status = FileStatus.UPLOADED
+    file.status_details = None
+    file.report = None
+    session.flush()
+    _forget_statistics(session, [file.id])
+
+
+def add_import(
+    session: Session,
+    file: File,
+    source: str,
+    format: SourceFormat | None,
+    mapping: dict[str, str],
+    *,
+    is_uploaded: bool,
+) -> None:
+    """Have a worker make the file's JSON lines of a source."""
+    session.add(
+        FileImport(
+            id=new_id("import-"),
+            project_id=file.project_id,
+            file_id=file.id,
+            source=source,
+            is_uploaded=is_uploaded,
+            format=format,
+            mapping=mapping,
+            status=OperationStatus.IN_PROGRESS,
+        )
+    )
+
+
+def imports_of(session: Session, file_ids: Sequence[str]) -> dict[str, FileImport]:
+    """Return the import of each file that has one."""
+    rows = session.scalars(select(FileImport).where(FileImport.file_id.in_(file_ids)))
+    return {row.file_id: row for row in rows}
+
+
+def replace_content(
+    session: Session, file_id: str, storage_key: str, stored: Stored, filename: str
+) -> bool:
+    """Put the records that a worker wrote in the place of what was uploaded."""
+    statement = (
+        update(File)
+        .where(File.id == file_id, File.deleted_at.is_(None))
+        .values(
+            storage_key=storage_key, bytes=stored.bytes, sha256=stored.sha256, filename=filename
+        )
+        .returning(File.id)
+    )
+    return session.scalar(statement, execution_options=UNSYNCED) is not None
+
+
+def judge(
+    session: Session, file_id: str, status: FileStatus, details: str, report: FileReport | None
+) -> None:
+    """Record the verdict of a check; only the first counts."""
+    statement = update(File).where(File.id == file_id, File.status == FileStatus.UPLOADED)
+    session.execute(
+        statement.values(status=status, status_details=details, report=report),
+        execution_options=UNSYNCED,
+    )
+
+
+def _forget_statistics(session: Session, ids: Sequence[str]) -> None:
+    quotes = DatasetStatistics.file_id.in_(ids) | DatasetStatistics.validation_file_id.in_(ids)
+    session.execute(delete(DatasetStatistics).where(quotes), execution_options=UNSYNCED)
+
+
 def _own(project_id: str, ids: Sequence[str]) -> Select[File]:
-    return select(File).where(File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None))
+    return select(File).where(
+        File.id.in_(ids), File.project_id == project_id, File.deleted_at.is_(None)
+    )

@@ -1,32 +1,79 @@
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.pagination import Object
-from app.models import File, Purpose
+from app.files.addresses import MAX_ADDRESS, without_query
+from app.http.pagination import Object, unix_seconds
+from app.models import File, FileImport, Purpose
+from app.operations.schemas import OperationError, Status
+from falqon_core.contract.sources import Mapping, SourceFormat
+from falqon_core.records.file_check import FileReport
 
-MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS = 3600, 30 * 24 * 3600
+MAX_PAGE = 10_000
+MIN_LIFETIME_SECONDS = 3600
+MAX_LIFETIME_SECONDS = 30 * 24 * 3600
 
-UploadPurpose = Literal[Purpose.ASSISTANTS, Purpose.BATCH, Purpose.FINE_TUNE, Purpose.VISION, Purpose.USER_DATA, Purpose.EVALS]
+UploadPurpose = Literal[
+    Purpose.ASSISTANTS,
+    Purpose.BATCH,
+    Purpose.FINE_TUNE,
+    Purpose.VISION,
+    Purpose.USER_DATA,
+    Purpose.EVALS,
+]
+Order = Literal["asc", "desc"]
 Lifetime = Annotated[int, Field(ge=MIN_LIFETIME_SECONDS, le=MAX_LIFETIME_SECONDS)]
 
 
-class FileForm(BaseModel):
-    """multipart/form-data, with `expires_after` spelled as the client spells objects in forms."""
+class SourceRequest(BaseModel):
+    """A file of what stands elsewhere, instead of bytes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    file: UploadFile
-    purpose: UploadPurpose
-    anchor: Literal["created_at"] | None = Field(None, alias="expires_after[anchor]")
-    seconds: Lifetime | None = Field(None, alias="expires_after[seconds]")
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_ADDRESS,
+            description="hf://owner/name@revision/split, s3://bucket/key or https://host/path",
+        ),
+    ]
+    purpose: Literal["fine-tune"]
+    mapping: Annotated[
+        Mapping | None,
+        Field(
+            description='the column of each field: {"prompt": "question", "completion": "answer"}'
+        ),
+    ] = None
 
-    @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
-        if (self.anchor is None) != (self.seconds is None):
-            raise ValueError("expires_after: needs both 'anchor' and 'seconds'")
-        return self
+
+class FileSource(BaseModel):
+    """Where the records of a file come from, and how far a worker has read it."""
+
+    source: Annotated[
+        str, Field(description="an address, or the name of the file that was uploaded")
+    ]
+    format: SourceFormat | None
+    mapping: Annotated[dict[str, str], Field(description="the column of each field; empty: itself")]
+    revision: Annotated[str | None, Field(description="what the address meant, once it was read")]
+    sha256: str | None
+    bytes: int | None
+    status: Status
+    progress: Annotated[float, Field(description="0 to 1")]
+    num_records: int
+    first_records: Annotated[
+        list[str], Field(description="as JSON lines, cut, while the records are being read")
+    ]
+    ignored_columns: Annotated[list[str], Field(description="columns that train nothing")]
+    error: OperationError | None
+
+    @classmethod
+    def of(cls, imported: FileImport) -> Self:
+        names = cls.model_fields.keys() - {"source", "error"}
+        values = {name: getattr(imported, name) for name in names}
+        return cls(
+            **values, source=without_query(imported.source), error=OperationError.of(imported)
+        )
 
 
 class FileObject(Object):
@@ -38,20 +85,28 @@ class FileObject(Object):
     purpose: str
     status: str
     status_details: str | None
-    report: Annotated[dict[str, Any] | None, Field(description="what the check found; null until it has ended")]
+    report: Annotated[
+        FileReport | None, Field(description="what the check found; null until it has ended")
+    ]
+
+    source: Annotated[
+        FileSource | None,
+        Field(description="what the records were made of; null: they are what was uploaded"),
+    ]
 
     @classmethod
-    def of(cls, file: File) -> Self:
+    def of(cls, file: File, imported: FileImport | None = None) -> Self:
         return cls(
             id=file.id,
             bytes=file.bytes,
             created_at=int(file.created_at.timestamp()),
-            expires_at=None if file.expires_at is None else int(file.expires_at.timestamp()),
+            expires_at=unix_seconds(file.expires_at),
             filename=file.filename,
             purpose=file.purpose,
             status=file.status,
             status_details=file.status_details,
             report=file.report,
+            source=FileSource.of(imported) if imported else None,
         )
 
 

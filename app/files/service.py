@@ -1,33 +1,60 @@
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.database import Database, now
-from app.errors import IllegalState, InvalidRequest, NotFound
+from app.errors import IdempotencyMismatch, IllegalState, InvalidRequest, NotFound
 from app.files import repository
+from app.files.addresses import name_of
+from app.files.tables import Table
 from app.garbage import orphans
 from app.ids import new_id
-from app.models import File, FileStatus, Purpose
+from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
+from app.notifier.broker import Notifier
 from app.storage import Stored, keys
 
+T = TypeVar("T")
 MAX_NAME_LENGTH = 255
+NOTHING = ""  # the hash of a file whose bytes have not come
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def new_key(project_id: str) -> tuple[str, str]:
-    """The id of a file to come, and where its bytes go."""
+    """Return the id of a file to come, and where its bytes go."""
     file_id = new_id("file-")
     return file_id, keys.file_content(project_id, file_id)
 
 
 def add(
-    session: Session, project_id: str, file_id: str, stored: Stored, *, filename: str, purpose: Purpose, lifetime_seconds: int | None = None
+    session: Session,
+    project_id: str,
+    file_id: str,
+    stored: Stored,
+    *,
+    filename: str,
+    purpose: Purpose,
+    lifetime_seconds: int | None = None,
+    idempotency_key: str | None = None,
+    table: Table | None = None,
 ) -> File:
-    """The row of bytes that stand under its key."""
+    """Add the row of bytes that stand under its key; or return the file of an earlier call with
+    the same idempotency key, and leave the bytes an orphan.
+    """
+    if idempotency_key is not None:
+        earlier = repository.find_by_key(session, project_id, idempotency_key)
+        if earlier is not None:
+            _check_repeats(session, earlier, stored, purpose, table)
+            return earlier
     key = keys.file_content(project_id, file_id)
-    orphans.adopt(session, key)
+    orphans.claim(session, key)
     created_at = now(session)
+    expires_at = None
+    if lifetime_seconds is not None:
+        expires_at = created_at + timedelta(seconds=lifetime_seconds)
     file = File(
         id=file_id,
         project_id=project_id,
@@ -36,13 +63,75 @@ def add(
         bytes=stored.bytes,
         sha256=stored.sha256,
         storage_key=key,
+        idempotency_key=idempotency_key,
         status=FileStatus.UPLOADED if purpose is Purpose.FINE_TUNE else FileStatus.PROCESSED,
         created_at=created_at,
-        expires_at=None if lifetime_seconds is None else created_at + timedelta(seconds=lifetime_seconds),
+        expires_at=expires_at,
     )
     session.add(file)
     session.flush()
+    if table is not None:
+        repository.add_import(
+            session, file, filename, table.format, table.mapping, is_uploaded=True
+        )
+    elif file.status == FileStatus.UPLOADED:
+        repository.add_check(session, file)
     return file
+
+
+def add_once(add: Callable[[], T]) -> T:
+    """Call `add`, and again where another with the same idempotency key came first: the second call
+    finds that one's file.
+    """
+    try:
+        return add()
+    except IntegrityError:
+        return add()
+
+
+def add_from_source(
+    session: Session, project_id: str, source: str, mapping: dict[str, str]
+) -> tuple[File, FileImport]:
+    """Add a file whose bytes a worker is to bring."""
+    file_id, key = new_key(project_id)
+    file = File(
+        id=file_id,
+        project_id=project_id,
+        filename=name_of(source),
+        purpose=Purpose.FINE_TUNE,
+        bytes=0,
+        sha256=NOTHING,
+        storage_key=key,
+        status=FileStatus.UPLOADED,
+    )
+    session.add(file)
+    session.flush()
+    repository.add_import(session, file, source, None, mapping, is_uploaded=False)
+    session.flush()
+    imported = import_of(session, file)
+    assert imported is not None
+    return file, imported
+
+
+def require_content(file: File) -> None:
+    """Raise `IllegalState` where no bytes have come from the source."""
+    if file.sha256 == NOTHING:
+        raise IllegalState(
+            f"{file.id} has no content: its source has not been read; `status` says why.",
+            code="file_not_ready",
+            param="id",
+        )
+
+
+def notify(notifier: Notifier, file: File, imported: FileImport | None) -> None:
+    """Have workers poll for what is to be done with a new file."""
+    if file.status == FileStatus.UPLOADED:
+        notifier.notify(FileCheck if imported is None else FileImport, file.id)
+
+
+def import_of(session: Session, file: File) -> FileImport | None:
+    """Return what the records of a file were made of; None where they are what was uploaded."""
+    return repository.imports_of(session, [file.id]).get(file.id)
 
 
 def get(session: Session, project_id: str, file_id: str) -> File:
@@ -53,63 +142,139 @@ def get(session: Session, project_id: str, file_id: str) -> File:
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
-    """A file of records whose check has found no fault, or has not ended."""
-    return _usable(session, repository.find(session, project_id, file_id), file_id, param)
+    """Return a file of records whose check has found no fault, or has not ended."""
+    return _check_usable(session, repository.find(session, project_id, file_id), file_id, param)
 
 
 def find(session: Session, project_id: str, file_id: str | None) -> File | None:
-    return repository.find(session, project_id, file_id) if file_id else None
+    if file_id:
+        return repository.find(session, project_id, file_id)
+    return None
 
 
 def get_for_job(
-    session: Session, project_id: str, training_file: str, validation_file: str | None, *, lock: bool
+    session: Session,
+    project_id: str,
+    training_file: str,
+    validation_file: str | None,
+    *,
+    lock: bool,
 ) -> tuple[File, File | None]:
-    """The files of a new job; refused where a job could only fail."""
-    wanted = [file_id for file_id in (training_file, validation_file) if file_id is not None]
-    found = {file.id: file for file in repository.find_several(session, project_id, wanted, lock=lock)}
-    training = _usable(session, found.get(training_file), training_file, "training_file")
-    validation = validation_file and _usable(session, found.get(validation_file), validation_file, "validation_file")
-    return training, validation or None
+    """Return the files of a new job. Raises `InvalidRequest` where the job could only fail."""
+    ids = [file_id for file_id in (training_file, validation_file) if file_id is not None]
+    rows = repository.find_several(session, project_id, ids, lock=lock)
+    files = {file.id: file for file in rows}
+    training = _check_usable(session, files.get(training_file), training_file, "training_file")
+    if validation_file is None:
+        return training, None
+    validation = files.get(validation_file)
+    return training, _check_usable(session, validation, validation_file, "validation_file")
 
 
 def delete(session: Session, project_id: str, file_id: str) -> None:
-    found = repository.find_locked(session, project_id, file_id)
-    if found is None:
+    file = repository.find_locked(session, project_id, file_id)
+    if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     job_id = repository.live_job_using(session, project_id, file_id)
     if job_id is not None:
-        raise IllegalState(f"The file is used by {job_id}, which has not ended; cancel the job first.", code="file_in_use", param="id")
-    _remove(session, [found])
+        raise IllegalState(
+            f"The file is used by {job_id}, which has not ended; cancel the job first.",
+            code="file_in_use",
+            param="id",
+        )
+    _remove(session, [file])
+
+
+def check_again(session: Session, project_id: str, file_id: str) -> File:
+    """Have a file judged anew. Jobs that have their recipe go on; new ones wait for the verdict."""
+    file = repository.find_locked(session, project_id, file_id)
+    if file is None:
+        raise NotFound(f"No such File object: {file_id}", param="id")
+    if file.purpose != Purpose.FINE_TUNE:
+        raise InvalidRequest(
+            f"id: {file_id} has purpose '{file.purpose}'; only files of purpose "
+            f"'{Purpose.FINE_TUNE}' are checked.",
+            param="id",
+            code="not_checked",
+        )
+    if file.status == FileStatus.UPLOADED:
+        raise IllegalState(
+            "The file is being checked already; wait for the verdict.",
+            param="id",
+            code="check_in_progress",
+        )
+    imported = import_of(session, file)
+    if imported is not None and imported.status != OperationStatus.COMPLETED:
+        raise IllegalState(
+            f"{file_id} could not be read as what it is made of; add it again.",
+            param="id",
+            code="file_not_ready",
+        )
+    repository.withdraw_verdict(session, file)
+    repository.add_check(session, file)
+    return file
 
 
 def remove_expired(database: Database) -> int:
-    """Some of them; a file that a job still needs waits for its end."""
+    """Remove some of them and return how many; a file that a job needs waits for the job's end."""
     with database.read() as session:
         if not repository.expired(session, lock=False):
             return 0
     with database.transaction() as session:
-        # Two statements: a job that took a file while we waited for its lock is seen only by the second.
+        # Two statements: a job that took a file while we waited for its lock is seen only by the
+        # second.
         locked = repository.expired(session, lock=True)
-        free = [file for file in locked if repository.live_job_using(session, file.project_id, file.id) is None]
+        free = [
+            file
+            for file in locked
+            if repository.live_job_using(session, file.project_id, file.id) is None
+        ]
         _remove(session, free)
         return len(free)
 
 
-def checked_name(filename: str | None, param: str) -> str:
-    """Names are only ever shown; still, one that reads like a path or hides something is more likely an attack than a wish."""
+def validate_name(filename: str | None, param: str) -> str:
+    """Return the name to store. Names are only shown; still, one that reads like a path or hides
+    something is more likely an attack than an intention.
+    """
     name = filename or "upload"
-    if len(name) > MAX_NAME_LENGTH or name in (".", "..") or re.search(r"[/\\]", name) or UNSHOWABLE.search(name):
-        message = f"{param}: a file name has at most {MAX_NAME_LENGTH} characters, no slashes and no control characters."
-        raise InvalidRequest(message, param=param, code="invalid_filename")
+    if (
+        len(name) > MAX_NAME_LENGTH
+        or name in (".", "..")
+        or re.search(r"[/\\]", name)
+        or UNSHOWABLE.search(name)
+    ):
+        raise InvalidRequest(
+            f"{param}: a file name has at most {MAX_NAME_LENGTH} characters, "
+            "no slashes and no control characters.",
+            param=param,
+            code="invalid_filename",
+        )
     return name
+
+
+def _check_repeats(
+    session: Session, file: File, stored: Stored, purpose: Purpose, table: Table | None
+) -> None:
+    imported = import_of(session, file)
+    before: tuple[str, str, dict[str, str]] = (file.sha256, file.purpose, {})
+    if imported is not None:
+        # the file's own are those of its lines, once it has been read
+        before = (imported.sha256 or file.sha256, file.purpose, imported.mapping)
+    if before != (stored.sha256, purpose, table.mapping if table else {}):
+        raise IdempotencyMismatch(
+            f"Idempotency-Key: it was used for {file.id}, which has other bytes, another "
+            "purpose or another mapping; use a new key for a new file.",
+            param="Idempotency-Key",
+        )
 
 
 def _remove(session: Session, files: list[File]) -> None:
     repository.mark_deleted(session, [file.id for file in files])
-    orphans.abandon(session, [file.storage_key for file in files])
+    orphans.mark_orphaned(session, [file.storage_key for file in files])
 
 
-def _usable(session: Session, file: File | None, file_id: str, param: str) -> File:
+def _check_usable(session: Session, file: File | None, file_id: str, param: str) -> File:
     reason = None
     if file is None:
         reason = f"no such file: {file_id}"

@@ -1,8 +1,10 @@
-"""Bytes that no row names and that nobody announced: of a worker that was killed while it uploaded, or of a row that went long ago.
+"""Bytes that no row names and that nobody announced: of a worker that was killed while it uploaded,
+or of a row that went long ago.
 
-Looking through the whole storage finds them, and makes orphans of them, which are looked at once more before they go. Young ones are
-left alone: somebody may be writing them, and their row comes last. What looks less like garbage
-than like a database that lost its rows is held until an admin confirms.
+Looking through the whole storage finds them, and makes orphans of them, which are looked at once
+more before they go. Young ones are left alone: somebody may be writing them, and their row comes
+last. What looks less like garbage than like a database that lost its rows is held until an admin
+confirms.
 """
 
 import time
@@ -16,28 +18,32 @@ from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import installation
-from app.database import Database, now_plus
+from app.database import UNSYNCED, Database, now_plus
 from app.garbage import orphans
 from app.ids import new_id
 from app.installation import Refused
-from app.models import DeliveryStatus, Installation, Orphan, WebhookDelivery
+from app.models import DeliveryStatus, Generation, Installation, Orphan, WebhookDelivery
 from app.storage import Listed, Storage, keys
 
-AGE = timedelta(hours=22)  # with the hour until the next look, and the one that an orphan waits, a day
+# with the hour until the next look, and the one that an orphan waits, a day
+AGE = timedelta(hours=22)
 DELIVERIES_KEPT = timedelta(days=30)
 DELETED_AT_ONCE = 1000
-# More without a row than a fleet of killed workers leaves in an hour: then it is rather the rows that are missing.
+# More without a row than a fleet of killed workers leaves in an hour: then it is rather the rows
+# that are missing.
 NAMELESS, NAMELESS_SHARE = 1000, 0.01
-LOOK = "None is removed until you have looked: `falqon admin garbage --dry-run`, then `falqon admin garbage --confirm`."
+LOOK = (
+    "None is removed until you have looked: `falqon admin garbage --dry-run`, then `falqon admin "
+    "garbage --confirm`."
+)
 ANNOUNCED_AT_ONCE = 100_000  # the memory of a collector
 ADDED_AT_ONCE = 1000
-SHOWN = 10
+MAX_LISTED = 10
 TURN_SECONDS = 600.0  # longer than a storage takes for one batch
-_UNSYNCED = {"synchronize_session": False}
 log = structlog.get_logger()
 
 
-class Held(Refused):
+class HeldBack(Refused):
     """What was found looks less like garbage than like the wrong database."""
 
 
@@ -45,7 +51,7 @@ class Held(Refused):
 class Survey:
     """What looking through the storage found."""
 
-    listed: int = 0
+    listed_keys: int = 0
     listed_bytes: int = 0
     nameless: int = 0  # old enough, and neither named by a row nor announced
     nameless_bytes: int = 0
@@ -55,12 +61,12 @@ class Survey:
 
     @property
     def limit(self) -> int:
-        return max(NAMELESS, int(self.listed * NAMELESS_SHARE))
+        return max(NAMELESS, int(self.listed_keys * NAMELESS_SHARE))
 
-    def held(self) -> str | None:
+    def hold_reason(self) -> str | None:
         """Why these must not go by themselves."""
         if self.nameless > self.limit:
-            counts = f"{self.nameless:,} of {self.listed:,} objects have no row"
+            counts = f"{self.nameless:,} of {self.listed_keys:,} objects have no row"
             return f"{counts}, which is more than {self.limit:,}. {LOOK}"
         if self.before_database:
             older = f"{self.before_database:,} objects without a row"
@@ -69,18 +75,21 @@ class Survey:
 
 
 def collect(database: Database, storage: Storage) -> int:
-    """Make orphans of what has no row; how many. None while another process does. Raises `Refused`."""
+    """Mark what has no row as orphaned; return how many, None while another process does it.
+
+    Raises `Refused`.
+    """
     installation.check(database, storage)
     with _turn(database) as renew:
         if renew is None:
             return 0
         created_at = installation.advance(database, storage).created_at
         storage.remove_unfinished(AGE)
-        found = _look(database, storage, created_at, renew)
-        if reason := found.held():
-            raise Held(reason)
-        _announce(database, found.some)
-        return len(found.some)
+        objects = _look(database, storage, created_at, renew)
+        if reason := objects.hold_reason():
+            raise HeldBack(reason)
+        _announce(database, objects.some)
+        return len(objects.some)
 
 
 def survey(database: Database, storage: Storage) -> Survey:
@@ -90,24 +99,25 @@ def survey(database: Database, storage: Storage) -> Survey:
 
 def describe(database: Database, storage: Storage) -> str:
     """Say what is without a row, and what holds it back. Raises `Mismatch`."""
-    found = survey(database, storage)
+    objects = survey(database, storage)
     hours = f"{AGE.total_seconds() / 3600:.0f} hours"
     lines = [
-        f"Objects: {found.listed:,} ({found.listed_bytes:,} bytes)",
-        f"Without a row for {hours}: {found.nameless:,} ({found.nameless_bytes:,} bytes)",
-        f"Without a row, and younger: {found.young:,}",
-        *(f"  {key}" for key in found.some[:SHOWN]),
+        f"Objects: {objects.listed_keys:,} ({objects.listed_bytes:,} bytes)",
+        f"Without a row for {hours}: {objects.nameless:,} ({objects.nameless_bytes:,} bytes)",
+        f"Without a row, and younger: {objects.young:,}",
+        *(f"  {key}" for key in objects.some[:MAX_LISTED]),
     ]
-    reason = installation.restored(database, storage) or found.held()
+    reason = installation.restored(database, storage) or objects.hold_reason()
     return "\n".join([*lines, reason or "Nothing is held back: they go by themselves."])
 
 
 def confirm(database: Database, storage: Storage) -> int:
     """Collect what is held, too, and trust the database from now on. Raises `Refused`."""
-    created_at, count = installation.check(database, storage).created_at, 0
+    created_at = installation.check(database, storage).created_at
+    count = 0
     with _turn(database) as renew:
         if renew is None:
-            raise Held("Another process is collecting; try again in some minutes.")
+            raise HeldBack("Another process is collecting; try again in some minutes.")
         while some := _look(database, storage, created_at, renew).some:
             _announce(database, some)
             count += len(some)
@@ -115,36 +125,41 @@ def confirm(database: Database, storage: Storage) -> int:
         return count
 
 
-def _look(database: Database, storage: Storage, created_at: datetime, renew: Callable[[], None]) -> Survey:
-    found, latest = Survey(), storage.now() - AGE
+def _look(
+    database: Database, storage: Storage, created_at: datetime, renew: Callable[[], None]
+) -> Survey:
+    objects = Survey()
+    latest = storage.now() - AGE
     for batch in (batch for root in keys.ROOTS for batch in storage.objects(root)):
         renew()
-        found.listed += len(batch)
-        found.listed_bytes += sum(one.bytes for one in batch)
-        for one in _nameless(database, batch):
-            if one.modified >= latest:
-                found.young += 1
+        objects.listed_keys += len(batch)
+        objects.listed_bytes += sum(item.bytes for item in batch)
+        for item in _nameless(database, batch):
+            if item.modified >= latest:
+                objects.young += 1
                 continue
-            found.nameless += 1
-            found.nameless_bytes += one.bytes
-            found.before_database += one.modified < created_at
-            if len(found.some) < ANNOUNCED_AT_ONCE:
-                found.some.append(one.key)
-    return found
+            objects.nameless += 1
+            objects.nameless_bytes += item.bytes
+            objects.before_database += item.modified < created_at
+            if len(objects.some) < ANNOUNCED_AT_ONCE:
+                objects.some.append(item.key)
+    return objects
 
 
 def _nameless(database: Database, batch: list[Listed]) -> list[Listed]:
-    listed = [one.key for one in batch]
+    listed_keys = [item.key for item in batch]
     with database.read() as session:
-        announced = session.scalars(select(Orphan.storage_key).where(Orphan.storage_key.in_(listed)))
-        known = orphans.named(session, listed) | set(announced)
-    return [one for one in batch if one.key not in known]
+        announced = session.scalars(
+            select(Orphan.storage_key).where(Orphan.storage_key.in_(listed_keys))
+        )
+        owned = orphans.referenced(session, listed_keys) | set(announced)
+    return [item for item in batch if item.key not in owned]
 
 
 def _announce(database: Database, nameless: list[str]) -> None:
     for start in range(0, len(nameless), ADDED_AT_ONCE):
         with database.transaction() as session:
-            orphans.abandon(session, nameless[start : start + ADDED_AT_ONCE])
+            orphans.mark_orphaned(session, nameless[start : start + ADDED_AT_ONCE])
     if nameless:
         log.info("objects without a row", count=len(nameless), first=nameless[0])
 
@@ -152,20 +167,21 @@ def _announce(database: Database, nameless: list[str]) -> None:
 @contextmanager
 def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
     """One collects at a time: gives what keeps the turn, or None where another has it."""
-    me, taken_at = new_id(""), time.monotonic()
+    me = new_id("")
+    taken_at = time.monotonic()
 
     def take(condition: ColumnElement[bool], seconds: float) -> bool:
         values = {"collector": me, "collecting_until": now_plus(seconds)}
         statement = update(Installation).where(condition).values(values).returning(Installation.id)
         with database.transaction() as session:
-            return session.scalar(statement, execution_options=_UNSYNCED) is not None
+            return session.scalar(statement, execution_options=UNSYNCED) is not None
 
     def renew() -> None:
         nonlocal taken_at
         if time.monotonic() < taken_at + TURN_SECONDS / 10:
             return
         if not take(Installation.collector == me, TURN_SECONDS):
-            raise Held("This collector was too slow, and another has begun.")
+            raise HeldBack("This collector was too slow, and another has begun.")
         taken_at = time.monotonic()
 
     until = Installation.collecting_until
@@ -179,14 +195,31 @@ def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
             take(Installation.collector == me, 0.0)
 
 
+def forget_generations(database: Database) -> None:
+    """Prompts that an earlier release kept for a day."""
+    with database.transaction() as session:
+        session.execute(
+            delete(Generation).where(Generation.created_at < now_plus(-86_400.0)),
+            execution_options=UNSYNCED,
+        )
+
+
 def forget_deliveries(database: Database) -> int:
     """Webhook deliveries that ended long ago, a few at a time; how many."""
-    ended = (WebhookDelivery.status != DeliveryStatus.PENDING, WebhookDelivery.created_at < now_plus(-DELIVERIES_KEPT.total_seconds()))
+    ended = (
+        WebhookDelivery.status != DeliveryStatus.PENDING,
+        WebhookDelivery.created_at < now_plus(-DELIVERIES_KEPT.total_seconds()),
+    )
     count = 0
     while True:
         with database.transaction() as session:
-            old = session.scalars(select(WebhookDelivery.id).where(*ended).limit(DELETED_AT_ONCE)).all()
-            session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(old)), execution_options={"synchronize_session": False})
+            old = session.scalars(
+                select(WebhookDelivery.id).where(*ended).limit(DELETED_AT_ONCE)
+            ).all()
+            session.execute(
+                delete(WebhookDelivery).where(WebhookDelivery.id.in_(old)),
+                execution_options=UNSYNCED,
+            )
         count += len(old)
         if len(old) < DELETED_AT_ONCE:
             return count

@@ -1,6 +1,7 @@
-"""Bytes that no row names. An object is an orphan before its first byte is written, is adopted by the transaction that adds its row,
-and is an orphan again when the row goes. So a crash at any point leaves nothing behind for good, and a row never names what is gone.
-A key that ends with a slash stands for all objects below it.
+"""Bytes that no row names. An object is an orphan before its first byte is written, is adopted by
+the transaction that adds its row, and is an orphan again when the row goes. So a crash at any point
+leaves nothing behind for good, and a row never names what is gone. A key that ends with a slash
+stands for all objects below it.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import Database, insert_or, now, now_plus
+from app.database import UNSYNCED, Database, insert_or, now, now_plus
 from app.errors import Unavailable
 from app.models import Artifact, Checkpoint, File, Model, Orphan, UploadPart
 from app.storage import Storage, Stored
@@ -19,65 +20,94 @@ from app.storage import Storage, Stored
 PATIENCE = timedelta(hours=1)
 SWEPT_AT_ONCE = 100
 CHECKED_AT_ONCE = 1000
-_UNSYNCED = {"synchronize_session": False}
 
 
 def put(database: Database, storage: Storage, key: str, chunks: Iterable[bytes]) -> Stored:
-    """Write an object for a row that is about to adopt it."""
+    """Write an object for a row that is about to claim it."""
     with database.transaction() as session:
-        abandon(session, [key])
+        mark_orphaned(session, [key])
     return storage.put(key, chunks)
 
 
-def adopt(session: Session, key: str) -> None:
-    """In the transaction that adds the row. Raises when the object came too late and is being removed."""
-    statement = delete(Orphan).where(Orphan.storage_key == key, Orphan.doomed.is_(False)).returning(Orphan.storage_key)
-    if session.scalar(statement, execution_options=_UNSYNCED) is None:
-        raise Unavailable("Storing the bytes took too long; send them again.", code="storage_too_slow")
+def claim(session: Session, key: str) -> None:
+    """Take the object out of the orphans, in the transaction that adds its row.
+
+    Raises when the object came too late and is being removed.
+    """
+    statement = (
+        delete(Orphan)
+        .where(Orphan.storage_key == key, Orphan.deleting.is_(False))
+        .returning(Orphan.storage_key)
+    )
+    if session.scalar(statement, execution_options=UNSYNCED) is None:
+        raise Unavailable(
+            "Storing the bytes took too long; send them again.", code="storage_too_slow"
+        )
 
 
-def abandon(session: Session, keys: Iterable[str]) -> None:
-    """In the transaction that takes away the row, or before the bytes are written."""
+def mark_orphaned(session: Session, keys: Iterable[str]) -> None:
+    """Mark objects for removal, in the transaction that removes the row or before the write."""
     due_at = now(session) + PATIENCE
-    rows = [{"storage_key": key, "due_at": due_at, "doomed": False} for key in keys]
+    rows = [{"storage_key": key, "due_at": due_at, "deleting": False} for key in keys]
     if rows:
         session.execute(insert_or(session, Orphan).on_conflict_do_nothing(), rows)
 
 
-def named(session: Session, keys: Collection[str]) -> set[str]:
-    """Those that a row names, as the bytes of a file, a part, a model that was not deleted, or a checkpoint."""
+def referenced(session: Session, keys: Collection[str]) -> set[str]:
+    """Return the keys that a row names: of files, parts, models not deleted, checkpoints."""
     folders = {parent.as_posix() for key in keys for parent in PurePosixPath(key).parents}
-    checkpoints = set(session.scalars(select(Checkpoint.storage_prefix).where(Checkpoint.storage_prefix.in_(folders))))
-    found = {key for key in keys if any(parent.as_posix() in checkpoints for parent in PurePosixPath(key).parents)}
+    checkpoints = set(
+        session.scalars(
+            select(Checkpoint.storage_prefix).where(Checkpoint.storage_prefix.in_(folders))
+        )
+    )
+    owners = {
+        key
+        for key in keys
+        if any(parent.as_posix() in checkpoints for parent in PurePosixPath(key).parents)
+    }
     of_models = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
     for statement in (
         select(File.storage_key).where(File.storage_key.in_(keys), File.deleted_at.is_(None)),
         select(UploadPart.storage_key).where(UploadPart.storage_key.in_(keys)),
         of_models.where(Artifact.storage_key.in_(keys), Model.deleted_at.is_(None)),
     ):
-        found.update(session.scalars(statement))
-    return found
+        owners.update(session.scalars(statement))
+    return owners
 
 
 def sweep(database: Database, storage: Storage) -> int:
     """Remove what is due, a few at a time; how many. Several may do it at once."""
     with database.read() as session:
-        oldest = select(Orphan.storage_key).where(Orphan.due_at < now_plus()).order_by(Orphan.due_at).limit(SWEPT_AT_ONCE)
+        oldest = (
+            select(Orphan.storage_key)
+            .where(Orphan.due_at < now_plus())
+            .order_by(Orphan.due_at)
+            .limit(SWEPT_AT_ONCE)
+        )
         due = session.scalars(oldest).all()
     if not due:
         return 0
     with database.transaction() as session:
         # Due again later, so that what cannot be removed now holds up nothing else.
         again = now_plus(PATIENCE.total_seconds())
-        doom = update(Orphan).where(Orphan.storage_key.in_(due)).values(doomed=True, due_at=again).returning(Orphan.storage_key)
-        doomed = session.scalars(doom, execution_options=_UNSYNCED).all()
-    objects = [one for key in doomed for one in (storage.keys(key) if key.endswith("/") else [key])]
+        mark = (
+            update(Orphan)
+            .where(Orphan.storage_key.in_(due))
+            .values(deleting=True, due_at=again)
+            .returning(Orphan.storage_key)
+        )
+        marked = session.scalars(mark, execution_options=UNSYNCED).all()
+    objects = [key for key in marked for key in (storage.keys(key) if key.endswith("/") else [key])]
     for start in range(0, len(objects), CHECKED_AT_ONCE):
         some = objects[start : start + CHECKED_AT_ONCE]
-        with database.read() as session:  # what was taken for nameless may have got its row after all
-            kept = named(session, some)
-        if nameless := [one for one in some if one not in kept]:
+        # what was taken for nameless may have got its row after all
+        with database.read() as session:
+            owned = referenced(session, some)
+        if nameless := [key for key in some if key not in owned]:
             storage.delete(*nameless)
     with database.transaction() as session:
-        session.execute(delete(Orphan).where(Orphan.storage_key.in_(doomed)), execution_options=_UNSYNCED)
-    return len(doomed)
+        session.execute(
+            delete(Orphan).where(Orphan.storage_key.in_(marked)), execution_options=UNSYNCED
+        )
+    return len(marked)

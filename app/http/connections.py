@@ -1,6 +1,8 @@
-"""Connections as strangers leave them: deadlines for what a client owes, and a cap on how many are open at once.
+"""Connections as strangers leave them: deadlines for what a client owes, and a cap on how many are
+open at once.
 
-uvicorn ends a connection that rests between two requests, and waits for ever for the rest of one that has begun.
+uvicorn ends a connection that rests between two requests, and waits for ever for the rest of one
+that has begun.
 """
 
 import asyncio
@@ -27,7 +29,7 @@ class Limits:
 
 
 class Guard:
-    """Knows which connections of one process may be closed to make room, the first of each first."""
+    """Knows which connections of a process may be closed to make room, the first of each first."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -42,8 +44,8 @@ class Guard:
 
 
 class GuardedProtocol(H11Protocol):
-    def __init__(self, *arguments: Any, guard: Guard, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *arguments: Any, guard: Guard, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._guard = guard
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -60,14 +62,14 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_deadline()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        self._update_deadline()
 
-    def _look(self) -> None:
-        """Find out what the client owes now."""
+    def _update_deadline(self) -> None:
+        """Set the deadline of what the client owes now."""
         if self.transport.is_closing():
             self._stop_waiting()
         elif self.conn.their_state is h11.IDLE:
@@ -86,7 +88,8 @@ class GuardedProtocol(H11Protocol):
             self._set_deadline(self._guard.limits.head_seconds, self._on_late_head)
 
     def _await_body(self) -> None:
-        if self.cycle.response_complete:  # nobody reads it any more, and it only has to come to its end
+        if self.cycle.response_complete:
+            # Nobody reads it any more, and it only has to come to its end.
             if self not in self._guard.idle:
                 self._stop_waiting()
                 self._guard.idle[self] = None
@@ -109,13 +112,16 @@ class GuardedProtocol(H11Protocol):
         if self.conn.trailing_data[0]:
             seconds = self._guard.limits.head_seconds
             self.logger.warning("A head of a request did not arrive within %g s.", seconds)
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"The head of the request did not arrive within {seconds:g} s.")
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"The head of the request did not arrive within {seconds:g} s.",
+            )
         else:
             self.transport.close()
 
     def _on_late_body(self) -> None:
         if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who are slow
-            self._look()
+            self._update_deadline()
             return
         seconds = self._guard.limits.body_seconds
         if self.cycle.response_complete:
@@ -126,23 +132,32 @@ class GuardedProtocol(H11Protocol):
         if self.cycle.response_started:
             self.transport.abort()
         else:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"No byte of the body arrived for {seconds:g} s.")
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT, f"No byte of the body arrived for {seconds:g} s."
+            )
         self.cycle.message_event.set()
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest, or this new one where all others are busy."""
+        """Close the connection that waits longest, or this new one where all others are busy."""
         most = self._guard.limits.connections
-        self.logger.warning("%d connections are open, the most allowed: one is closed for each new one.", most)
+        self.logger.warning(
+            "%d connections are open, the most allowed: one is closed for each new one.", most
+        )
         longest = next(chain(self._guard.idle, self._guard.sending), self)
         if longest is self:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"All {most} connections of this service are in use; try again in a moment.")
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"All {most} connections of this service are in use; try again in a moment.",
+            )
         else:
             longest.transport.abort()
         longest._stop_waiting()
         self.connections.discard(longest)  # at once, so that it is not counted a second time
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        kind = (
+            "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+        )
         code = "request_timeout" if status is HTTPStatus.REQUEST_TIMEOUT else "too_many_connections"
         content = json.dumps(body(message, kind, None, code)).encode()
         headers = {
@@ -151,7 +166,9 @@ class GuardedProtocol(H11Protocol):
             "connection": "close",
             "retry-after": str(RETRY_AFTER_SECONDS),
         }
-        response = h11.Response(status_code=status, headers=list(headers.items()), reason=status.phrase)
+        response = h11.Response(
+            status_code=status, headers=list(headers.items()), reason=status.phrase
+        )
         for event in (response, h11.Data(data=content), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

@@ -19,7 +19,11 @@ from app.storage.storage import CHUNK_BYTES
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _VALIDATORS = {
-    "etag": {"description": "the SHA-256 of the whole", "required": True, "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}},
+    "etag": {
+        "description": "the SHA-256 of the whole",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'},
+    },
     "repr-digest": {
         "description": "the same as RFC 9530 writes it",
         "required": True,
@@ -27,12 +31,17 @@ _VALIDATORS = {
     },
     "accept-ranges": {"required": True, "schema": {"type": "string", "enum": ["bytes"]}},
 }
-_CONTENT_RANGE = {"content-range": {"required": True, "schema": {"type": "string", "pattern": "^bytes "}}}
+_CONTENT_RANGE = {
+    "content-range": {"required": True, "schema": {"type": "string", "pattern": "^bytes "}}
+}
 _LOCATION = {"location": {"required": True, "schema": {"type": "string", "format": "uri"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": _BYTES, "headers": _VALIDATORS},
     206: {"content": _BYTES, "headers": _VALIDATORS | _CONTENT_RANGE},
-    302: {"description": "The object store gives the bytes, to anybody, for 15 minutes", "headers": _VALIDATORS | _LOCATION},
+    302: {
+        "description": "The object store gives the bytes, to anybody, for 15 minutes",
+        "headers": _VALIDATORS | _LOCATION,
+    },
     304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
     416: {"description": "`Range` begins after the end", "headers": _CONTENT_RANGE},
 }
@@ -50,83 +59,141 @@ class Content(NamedTuple):
     filename: str
 
 
+class ContentStream(NamedTuple):
+    """What is made while a user downloads it."""
+
+    chunks: Iterator[bytes]
+    bytes: int | None  # None: nobody knows before the end
+    filename: str
+    media_type: str
+
+
 class _File(FileResponse):
     chunk_size = CHUNK_BYTES  # its own is a sixteenth, and so is its speed
 
 
 def send(
-    request: Request, storage: Storage, content: Content, *, redirects: bool, immutable: bool = False, more: Mapping[str, str] | None = None
+    request: Request,
+    storage: Storage,
+    content: Content,
+    *,
+    redirects: bool,
+    immutable: bool = False,
+    more: Mapping[str, str] | None = None,
 ) -> Response:
-    """`immutable`: the address names these very bytes. `more`: headers beside the usual ones."""
+    """Send the content, or where it is.
+
+    `immutable`: the address names these very bytes. `more`: headers beside the usual ones.
+    """
     etag = f'"{content.sha256}"'
     headers = {
         "etag": etag,
         "repr-digest": f"sha-256=:{b64encode(bytes.fromhex(content.sha256)).decode()}:",
         "accept-ranges": "bytes",
-        "cache-control": "private, max-age=31536000, immutable" if immutable else "private, no-cache",
-        "content-disposition": disposition(content.filename),
+        "cache-control": "private, max-age=31536000, immutable"
+        if immutable
+        else "private, no-cache",
+        "content-disposition": _disposition(content.filename),
         "x-content-type-options": "nosniff",
         **(more or {}),
     }
     if _holds(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    wanted = _range(request, etag, content.bytes)
+    byte_range = _range(request, etag, content.bytes)
     path = storage.local_path(content.key)
     if path is not None:
         if not path.is_file():
             raise _missing(content)
-        if wanted is None:  # what we do not honour, the response class must not see
-            request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        if byte_range is None:  # what we do not honour, the response class must not see
+            request.scope["headers"] = [
+                (name, value) for name, value in request.scope["headers"] if name != b"range"
+            ]
         return _File(path, headers=headers, media_type="application/octet-stream")
-    if redirects and request.method == "GET" and (location := storage.signed_url(content.key, REDIRECT_LIFETIME)):
-        return Response(status_code=302, headers=headers | {"location": location, "cache-control": "no-store"})
-    start, end = wanted or (0, content.bytes)
+    if (
+        redirects
+        and request.method == "GET"
+        and (location := storage.signed_url(content.key, REDIRECT_LIFETIME))
+    ):
+        return Response(
+            status_code=302, headers=headers | {"location": location, "cache-control": "no-store"}
+        )
+    start, end = byte_range or (0, content.bytes)
     headers["content-length"] = str(end - start)
-    if wanted:
+    if byte_range:
         headers["content-range"] = f"bytes {start}-{end - 1}/{content.bytes}"
     try:
-        chunks = iter(()) if request.method == "HEAD" else begun(storage.chunks(content.key, wanted))
+        chunks: Iterator[bytes] = iter(())
+        if request.method != "HEAD":
+            chunks = _begin(storage.chunks(content.key, byte_range))
     except FileNotFoundError:
         raise _missing(content) from None
     return StreamingResponse(
         read_in_threads(chunks),
-        206 if wanted else 200,
+        206 if byte_range else 200,
         headers,
         "application/octet-stream",
     )
 
 
-def begun(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
+def send_stream(request: Request, stream: ContentStream) -> Response:
+    headers = {
+        "content-disposition": _disposition(stream.filename),
+        "cache-control": "private, no-cache",
+    }
+    if stream.bytes is not None:
+        headers["content-length"] = str(stream.bytes)
+    chunks: Iterator[bytes] = iter(())
+    if request.method != "HEAD":  # of an archive, the first header and the first bytes of that file
+        chunks = _begin(stream.chunks, 2)
+    return StreamingResponse(read_in_threads(chunks), headers=headers, media_type=stream.media_type)
+
+
+def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
     """Read the first chunks now, while a failure can still become an answer of its own."""
     return chain(list(islice(chunks, num_chunks)), chunks)
 
 
 def _missing(content: Content) -> BytesMissing:
     log.error("bytes are missing", key=content.key)
-    return BytesMissing("The bytes are missing in the server's storage; whoever runs it finds in its log which.")
+    return BytesMissing(
+        "The bytes are missing in the server's storage; whoever runs it finds in its log which."
+    )
 
 
-def disposition(filename: str) -> str:
+def _disposition(filename: str) -> str:
     return f"attachment; filename*=utf-8''{quote(filename, safe='')}"
 
 
 def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """[start, end) as asked; None for the whole: several ranges, or what cannot be understood, may be answered so (RFC 9110)."""
+    """Return the requested [start, end), or None for the whole.
+
+    Several ranges, and what cannot be understood, may be answered so (RFC 9110).
+    """
     match = ONE_RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
-    if match is None or request.headers.get("if-range", etag) != etag or (not match[1] and not match[2]):
+    if (
+        match is None
+        or request.headers.get("if-range", etag) != etag
+        or (not match[1] and not match[2])
+    ):
         return None
     if not match[1]:
-        start, end = max(0, size - int(match[2])), size
+        start = max(0, size - int(match[2]))
+        end = size
     else:
-        start, end = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+        start = int(match[1])
+        end = min(size, int(match[2]) + 1 if match[2] else size)
         if match[2] and int(match[2]) < start:
             return None
     if start >= size:
-        raise RangeNotSatisfiable(f"The object has {size} bytes.", headers={"content-range": f"bytes */{size}"})
+        raise RangeNotSatisfiable(
+            f"The object has {size} bytes.", headers={"content-range": f"bytes */{size}"}
+        )
     return start, end
 
 
 def _holds(header: str | None, etag: str) -> bool:
     if header is None:
         return False
-    return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))
+    return header.strip() == "*" or etag in (
+        tag.strip().removeprefix("W/") for tag in header.split(",")
+    )

@@ -1,4 +1,3 @@
-import re
 from typing import Any
 
 import structlog
@@ -11,12 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.database import AWAY
-from app.errors import ApiError, InvalidRequest, Unavailable
+from app.errors import ApiError, InvalidRequest, Unavailable, refusal_of
 from app.logging import redact_keys
 from falqon_core.contract.errors import is_disk_full
 
-HTTP_CODES = {400: "invalid_body", 404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
-FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+HTTP_CODES = {
+    400: "invalid_body",
+    404: "unknown_url",
+    405: "method_not_allowed",
+    413: "request_too_large",
+}
 REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
 
 log = structlog.get_logger()
@@ -38,7 +41,9 @@ def body(message: str, type: str, param: str | None, code: str | None) -> dict[s
 
 
 def internal_error() -> JSONResponse:
-    message = "The server had an error while processing your request. The request id finds it in the log."
+    message = (
+        "The server had an error while processing your request. The request id finds it in the log."
+    )
     return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
 
 
@@ -46,7 +51,9 @@ def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
     if error.status < 500 and error.status not in REPEATABLE:
         headers["x-should-retry"] = "false"
-    return JSONResponse(body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers)
+    return JSONResponse(
+        body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers
+    )
 
 
 def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
@@ -70,17 +77,28 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
-    headers = {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
-    refusal = ApiError(message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers)
-    refusal.status, refusal.type = error.status_code, "invalid_request_error"
+    headers = (
+        {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
+    )
+    refusal = ApiError(
+        message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers
+    )
+    refusal.status = error.status_code
+    refusal.type = "invalid_request_error"
     return answer(refusal)
 
 
 def _allowed(request: Request) -> str:
-    """Every method of the address: each has a route of its own, and the router asks only the first."""
+    """Return every method of the address.
+
+    Each has a route of its own, and the router looks only at the first.
+    """
     routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
-    path = next((route.path for route in routes if route.path_regex.match(request.scope["path"])), None)
-    return ", ".join(sorted({method for route in routes if route.path == path for method in route.methods or ()})) or "GET, HEAD"
+    path = next(
+        (route.path for route in routes if route.path_regex.match(request.scope["path"])), None
+    )
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
+    return ", ".join(sorted(methods)) or "GET, HEAD"
 
 
 def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResponse:
@@ -90,7 +108,9 @@ def _on_text_no_database_keeps(_request: Request, _error: Exception) -> JSONResp
 def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
-    return answer(Unavailable("The database does not answer; try again.", code="database_unavailable"))
+    return answer(
+        Unavailable("The database does not answer; try again.", code="database_unavailable")
+    )
 
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
@@ -103,15 +123,3 @@ def _on_os_error(_request: Request, error: Exception) -> JSONResponse:
         raise error
     log.error("the disk is full", error=str(error))
     return answer(Unavailable("The server has no space left to store this.", code="storage_full"))
-
-
-def refusal_of(fault: Any) -> InvalidRequest:
-    """One of pydantic's faults as an error of ours. Validators of combinations say "field: what is wrong"."""
-    path = [str(part) for part in fault["loc"][1:] if part != "[key]"]  # the first part says body, query, path or header
-    message = fault["msg"].removeprefix("Value error, ")
-    named = re.match(r"([\w.]+): ", message) if fault["type"] == "value_error" else None
-    if named:
-        path.append(named[1])
-        message = message[named.end() :]
-    param = ".".join(path) or None
-    return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=FAULT_CODES.get(fault["type"], "invalid_value"))

@@ -1,10 +1,9 @@
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from app.http.dependencies import App
-from app.http.probes import Readiness
+from app.http.probes import HealthMonitor, Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -20,8 +19,9 @@ async def healthz() -> Health:
 
 # From memory and without a thread: however many ask, they take nothing from other requests.
 @router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(app: App, response: Response) -> Readiness:
-    readiness = app.health.read()
+async def readyz(request: Request, response: Response) -> Readiness:
+    health_monitor: HealthMonitor = request.app.state.health_monitor
+    readiness = health_monitor.read()
     if readiness.status == "unavailable":
         response.status_code = 503
         response.headers["retry-after"] = "2"

@@ -12,7 +12,8 @@ from app.ids import new_id
 
 RESPONSE_HEADERS = "response_headers"
 LOGGED = "logged"
-# Of answers that say nothing else. What is no page may not become one, whatever a browser makes of its bytes.
+# Of answers that say nothing else. What is no page may not become one, whatever a browser makes of
+# its bytes.
 SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -25,7 +26,9 @@ log = structlog.get_logger()
 
 
 class RequestContext:
-    """Outermost: gives the request an id that its log lines and its answer carry, and turns what nobody caught into a 500."""
+    """Outermost: gives the request an id that its log lines and its answer carry, and turns what
+    nobody caught into a 500.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,43 +37,66 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        method, path = cut(scope["method"]), cut(scope["path"])
-        request_id, started, status = new_id("req_"), time.monotonic(), 0
+        method = cut(scope["method"])
+        path = cut(scope["path"])
+        request_id = new_id("req_")
+        started = time.monotonic()
+        status = 0
         headers: dict[str, str] = {"x-request-id": request_id}
         logged: dict[str, str] = {"address": scope["client"][0] if scope.get("client") else ""}
-        scope.setdefault("state", {})[RESPONSE_HEADERS] = headers  # for what else every answer should carry
+        # for what else every answer should carry
+        scope.setdefault("state", {})[RESPONSE_HEADERS] = headers
         scope["state"][LOGGED] = logged
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                said = {name.lower() for name, _ in message["headers"]}
-                more = {name: value for name, value in SAFE_HEADERS.items() if name.encode() not in said} | headers
-                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in more.items())]
+                names = {name.lower() for name, _ in message["headers"]}
+                more = {
+                    name: value
+                    for name, value in SAFE_HEADERS.items()
+                    if name.encode() not in names
+                } | headers
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode()) for name, value in more.items()),
+                ]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
-            except Exception:  # the edge of the process
+            except Exception:  # the top-level handler
                 log.exception("unhandled error", method=method, path=path)
                 if status:
-                    raise  # too late for another answer: the connection breaks, and the client sees that
+                    # too late for another answer: the connection breaks, and the client sees that
+                    raise
                 await error_handlers.internal_error()(scope, receive, send_with_id)
             finally:
                 write = log.debug if scope["path"] in QUIET else log.info
                 milliseconds = round((time.monotonic() - started) * 1000, 1)
-                write("request", method=method, path=path, status=status, milliseconds=milliseconds, **logged)
+                write(
+                    "request",
+                    method=method,
+                    path=path,
+                    status=status,
+                    milliseconds=milliseconds,
+                    **logged,
+                )
 
 
 def cut(text: str) -> str:
     """Keep the beginning, with a sign that there was more."""
-    return text if len(text) <= MAX_LOGGED_CHARACTERS else text[:MAX_LOGGED_CHARACTERS] + "…"
+    if len(text) <= MAX_LOGGED_CHARACTERS:
+        return text
+    return text[:MAX_LOGGED_CHARACTERS] + "…"
 
 
 class KnownHosts:
-    """Refuses requests for any other name: a page of another site whose name was bound to our address is a stranger here."""
+    """Refuses requests for any other name: a page of another site whose name was bound to our
+    address is a stranger here.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self.app = app
@@ -80,15 +106,20 @@ class KnownHosts:
         if self._hosts and scope["type"] == "http":
             host = _name(Headers(scope=scope).get("host", ""))
             if host not in self._hosts:
-                known = ", ".join(sorted(self._hosts))
-                message = f"This service is not known by the name {host!r}. It is known as {known}; FALQON_HOSTS adds others."
-                await error_handlers.answer(InvalidRequest(message, param="host", code="unknown_host"))(scope, receive, send)
+                names = ", ".join(sorted(self._hosts))
+                message = (
+                    f"This service is not known by the name {host!r}. "
+                    f"It is known as {names}; FALQON_HOSTS adds others."
+                )
+                await error_handlers.answer(
+                    InvalidRequest(message, param="host", code="unknown_host")
+                )(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
 def _name(host: str) -> str:
-    """Without port and brackets, in small letters; empty when it cannot be read."""
+    """Return it without port and brackets, in small letters; empty when it cannot be read."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,4 +1,6 @@
-"""The description of the API: what FastAPI derives from the endpoints, and every answer that does not come from an endpoint."""
+"""The description of the API: what FastAPI derives from the endpoints, and every answer that does
+not come from an endpoint.
+"""
 
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -9,21 +11,66 @@ from pydantic import BaseModel
 
 Json = dict[str, Any]
 
-OF_FASTAPI = ("HTTPValidationError", "ValidationError")  # faults in a request are answered with 400 and our own body
+OF_FASTAPI = (
+    "HTTPValidationError",
+    "ValidationError",
+)  # faults in a request are answered with 400 and our own body
 HEADERS: Json = {
-    "x-request-id": {"description": "finds the request in the log", "required": True, "schema": {"type": "string"}},
-    "x-should-retry": {"description": "the same request fails again", "required": True, "schema": {"type": "string", "enum": ["false"]}},
-    "retry-after": {"description": "seconds", "required": True, "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-    "x-ratelimit-limit-requests": {"description": "that the key may make in a minute", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-    "x-ratelimit-remaining-requests": {"description": "of these", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-    "x-ratelimit-reset-requests": {"description": "until none is used", "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"}},
+    "x-request-id": {
+        "description": "finds the request in the log",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "x-should-retry": {
+        "description": "the same request fails again",
+        "required": True,
+        "schema": {"type": "string", "enum": ["false"]},
+    },
+    "retry-after": {
+        "description": "seconds",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "x-ratelimit-limit-requests": {
+        "description": "that the key may make in a minute",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "x-ratelimit-remaining-requests": {
+        "description": "of these",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "x-ratelimit-reset-requests": {
+        "description": "until none is used",
+        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"},
+    },
+}
+# Of what is asked of models, beside those of requests.
+HEADERS_OF_TOKENS: Json = {
+    "x-ratelimit-limit-tokens": {
+        "description": "that models may read and write for the key in a minute",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "x-ratelimit-remaining-tokens": {
+        "description": "of these; without those of an answer that is still streamed",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "x-ratelimit-reset-tokens": {
+        "description": "until none is used",
+        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"},
+    },
 }
 # A rate passes, a quota does not; `code` says which it was.
-HEADERS_OF_429: Json = {name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")} | {
-    "retry-after-ms": {"description": "milliseconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+HEADERS_OF_429: Json = {
+    name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")
+} | {
+    "retry-after-ms": {
+        "description": "milliseconds",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    }
 }
 DESCRIPTIONS = {
-    400: "The request is not valid, or the state of the object does not allow it; `code` and `param` say which",
+    400: "The request is not valid, or the state of the object does not allow it; "
+    "`code` and `param` say which",
     401: "No API key, or one that is not known",
     403: "The API key lacks the right",
     404: "There is no such object in the key's project",
@@ -77,8 +124,13 @@ def _responses(operation: Json) -> Json:
         responses.setdefault(str(status), {"description": DESCRIPTIONS[status]})
     for name, response in responses.items():
         if int(name) >= HTTPStatus.BAD_REQUEST and "content" not in response:
-            response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-        shared: Json = {header: {"$ref": f"#/components/headers/{header}"} for header in _headers(int(name), bool(_rights(operation)))}
+            response["content"] = {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}
+            }
+        shared: Json = {
+            header: {"$ref": f"#/components/headers/{header}"}
+            for header in _headers(int(name), bool(_rights(operation)))
+        }
         if int(name) == HTTPStatus.TOO_MANY_REQUESTS:
             shared |= HEADERS_OF_429
         response["headers"] = shared | response.get("headers", {})
@@ -86,7 +138,9 @@ def _responses(operation: Json) -> Json:
 
 
 def _statuses(operation: Json) -> Iterator[int]:
-    """Of the errors that the machinery around an endpoint, or what it calls for its parameters, can answer with."""
+    """Return those of the errors that the machinery around an endpoint, or what it calls for its
+    parameters, can answer with.
+    """
     parameters = operation.get("parameters", [])
     yield 500
     if parameters or "requestBody" in operation:
@@ -97,19 +151,27 @@ def _statuses(operation: Json) -> Iterator[int]:
         yield 422
     if rights := _rights(operation):
         yield from (401, 413, 415, 429, 503)
-        if rights != {"read"}:
+        if rights != {"infer"}:
             yield 403
 
 
 def _rights(operation: Json) -> set[str]:
-    return {right for requirement in operation.get("security", []) for rights in requirement.values() for right in rights}
+    return {
+        right
+        for requirement in operation.get("security", [])
+        for rights in requirement.values()
+        for right in rights
+    }
 
 
 def _headers(status: int, of_key: bool) -> Iterator[str]:
     yield "x-request-id"
     if of_key:
         yield from (name for name in HEADERS if name.startswith("x-ratelimit-"))
-    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
+    if (
+        HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        and status != HTTPStatus.TOO_MANY_REQUESTS
+    ):
         yield "x-should-retry"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         yield "retry-after"

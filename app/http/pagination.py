@@ -1,6 +1,7 @@
 """Cursor pages as OpenAI's clients read them. Without `has_more` they would ask forever."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
@@ -11,6 +12,10 @@ from app.ids import is_id
 
 class Object(BaseModel):
     id: str
+
+
+def unix_seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
 
 
 T = TypeVar("T", bound=Object)
@@ -25,21 +30,23 @@ class Page(BaseModel, Generic[T]):
 
     @classmethod
     def of(cls, objects: Sequence[T], limit: int | None = None) -> Self:
-        """Repositories fetch one row more than `limit`; whether it is there is `has_more`."""
-        shown = list(objects[:limit])
-        return cls(
-            data=shown,
-            first_id=shown[0].id if shown else None,
-            last_id=shown[-1].id if shown else None,
-            has_more=len(objects) > len(shown),
-        )
+        """Make a page; repositories fetch a row more than `limit`, so that `has_more` is known."""
+        page = list(objects[:limit])
+        first_id, last_id = (page[0].id, page[-1].id) if page else (None, None)
+        has_more = len(objects) > len(page)
+        return cls(data=page, first_id=first_id, last_id=last_id, has_more=has_more)
 
 
 def check_cursor(after: str | None, prefix: str, what: str) -> None:
-    """Its form only. What it names may be gone by now: deleted by whoever was shown it, or a checkpoint that a newer one replaced."""
+    """Refuse a cursor by its form only.
+
+    What it names may be gone by now: deleted by the caller, or a checkpoint that was replaced.
+    """
     if after is not None and not is_id(prefix, after):
         raise invalid_cursor(after, what)
 
 
 def invalid_cursor(after: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"after: '{after}' is not the id of {what}.", param="after", code="invalid_cursor")
+    return InvalidRequest(
+        f"after: '{after}' is not the id of {what}.", param="after", code="invalid_cursor"
+    )

@@ -38,7 +38,7 @@ class Readiness(BaseModel):
 
 
 class Watch:
-    """The last verdict on one part, from a thread of its own: one that is silent spoils no other."""
+    """The last verdict on a part, from a thread of its own: one that is silent spoils no other."""
 
     def __init__(self, name: str, probe: Probe) -> None:
         self._name = name
@@ -61,23 +61,26 @@ class Watch:
 
     @property
     def verdict(self) -> str:
-        """Tell what the last probe found, `unknown` when that was too long ago."""
-        found, probed_at = self._last
-        return found if time.monotonic() - probed_at <= MAX_AGE_SECONDS else UNKNOWN
+        """Return the last verdict, `unknown` when that was too long ago."""
+        verdict, probed_at = self._last
+        if time.monotonic() - probed_at <= MAX_AGE_SECONDS:
+            return verdict
+        return UNKNOWN
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            found, (before, _) = self._ask(), self._last
-            self._last = (found, time.monotonic())
+            verdict = self._run_probe()
+            (before, _) = self._last
+            self._last = (verdict, time.monotonic())
             self._probed.set()
-            if found != before and {found, before} != {OK, UNKNOWN}:
-                log.warning("readiness changed", part=self._name, before=before, now=found)
+            if verdict != before and {verdict, before} != {OK, UNKNOWN}:
+                log.warning("readiness changed", part=self._name, before=before, now=verdict)
             self._ended.wait(PROBE_SECONDS)
 
-    def _ask(self) -> str:
+    def _run_probe(self) -> str:
         try:
             return self._probe()
-        except Exception:  # the edge of a thread: the next probe has to come
+        except Exception:  # the top of a thread: the next probe has to come
             log.exception("a probe failed", part=self._name)
             return UNKNOWN
 
@@ -118,7 +121,9 @@ def probe_database(database: Database) -> str:
     from app import migrate  # alembic costs a quarter of a second that a start need not wait for
 
     try:
-        return "not migrated" if migrate.compare_schema(database) == "older" else OK
+        if migrate.compare_schema(database) == "older":
+            return "not migrated"
+        return OK
     except SQLAlchemyError:
         return "unreachable"
 

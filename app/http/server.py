@@ -8,20 +8,22 @@ from typing import Any
 import uvicorn
 
 from app.http.connections import Guard, GuardedProtocol, Limits
+from app.processes.open_files import raise_open_files
 from app.settings import Settings
 
 APP = "app.main:app"
-# Enough for what one process serves; some programs walk through all that they may open.
-OPEN_FILES = 65_536
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to
-# The event loop accepts so many before it looks at any of them: a sixteenth of the files leaves room.
+# The event loop accepts so many before it looks at any of them: a sixteenth of the files leaves
+# room.
 BACKLOG, FILES_PER_WAITING = 2048, 16
 
 
 def serve(host: str, port: int, grace_seconds: int, app: str = APP) -> None:
     """Serve until SIGTERM or Ctrl-C; open requests then get so many seconds."""
     raise_open_files()
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace_seconds, **options(Settings()))
+    uvicorn.run(
+        app, host=host, port=port, timeout_graceful_shutdown=grace_seconds, **options(Settings())
+    )
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -40,12 +42,3 @@ def options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": bool(settings.forwarded_allow_ips),
         "forwarded_allow_ips": settings.forwarded_allow_ips,
     }
-
-
-def raise_open_files() -> None:
-    """Open as many files as this process may, as far as that helps; children inherit it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
-        return
-    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

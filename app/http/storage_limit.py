@@ -28,8 +28,8 @@ async def storage_turn() -> AsyncIterator[None]:
         await turns.acquire()
     if wait.cancelled_caught:
         raise Unavailable(
-            f"The storage is busy or silent: {REQUESTS_AT_ONCE} requests are at it, and none of them "
-            f"ended within {WAIT_SECONDS:g} s. Try again.",
+            f"The storage is busy or silent: {REQUESTS_AT_ONCE} requests are at it, "
+            f"and none of them ended within {WAIT_SECONDS:g} s. Try again.",
             code="storage_unavailable",
         )
     try:

@@ -1,4 +1,6 @@
-"""What no request may hold, wherever in it: JSON that readers disagree on, and text that no database keeps."""
+"""What no request may hold, wherever in it: JSON that readers disagree on, and text that no
+database keeps.
+"""
 
 import re
 from typing import Any
@@ -15,7 +17,9 @@ PARSED_AT_ONCE_BYTES = 2**14  # which takes less time than to wait for a thread
 
 
 class StrictRequest(Request):
-    """Reads a body with the rules for a record of a file: no key twice, no NaN, no NUL, no half characters, not too deep."""
+    """Reads a body with the rules for a record of a file: no key twice, no NaN, no NUL, no half
+    characters, not too deep.
+    """
 
     async def json(self) -> Any:
         body = await self.body()
@@ -25,7 +29,8 @@ class StrictRequest(Request):
             return await run_in_threadpool(_parse, body)
         except BadRecord as error:
             refusal = _refusal(error)
-            raise HTTPException(refusal.status) from refusal  # FastAPI lets only this kind pass out of body parsing
+            # FastAPI lets only this kind pass out of body parsing
+            raise HTTPException(refusal.status) from refusal
 
 
 def _parse(body: bytes) -> Any:
@@ -42,4 +47,6 @@ def _refusal(error: BadRecord) -> InvalidRequest:
     fault = error.error
     if param := re.sub(r"\[(\d+)\]", r".\1", fault.field):
         return InvalidRequest(f"{param}: {fault.message}; {fault.advice}.", param=param)
-    return InvalidRequest(f"The body is not JSON that can be used: {fault.message}.", code="invalid_json")
+    return InvalidRequest(
+        f"The body is not JSON that can be used: {fault.message}.", code="invalid_json"
+    )

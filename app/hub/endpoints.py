@@ -1,4 +1,6 @@
-"""The read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries find models and uploaded files here."""
+"""The read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries
+find models and uploaded files here.
+"""
 
 from collections.abc import Callable, Coroutine
 from pathlib import PurePosixPath
@@ -9,10 +11,12 @@ from fastapi import APIRouter, Form, Request, Response
 from app.auth.caller import Caller
 from app.errors import ApiError, InvalidApiKey
 from app.http import downloads
-from app.http.dependencies import TOUCHES_STORAGE, ApiRoute, App, Reader, Services
+from app.http.dependencies import TOUCHES_STORAGE, Reader, ServicesDep
 from app.http.downloads import Content
-from app.hub import service, tree
+from app.http.routes import ApiRoute
+from app.hub import actions, service, tree
 from app.hub.service import Kind
+from app.services import Services
 
 Json = dict[str, Any]
 WRONG_KEY = "Invalid credentials in Authorization header"  # clients know it by this sentence
@@ -35,9 +39,15 @@ class HubRoute(ApiRoute):
 
 
 def _headers(request: Request, error: ApiError) -> dict[str, str]:
-    if isinstance(error, InvalidApiKey):  # whoever sends none is told as little as of what is not there
-        return {"x-error-message": WRONG_KEY} if "authorization" in request.headers else {"x-error-code": service.REPOSITORY}
-    return {"x-error-code": error.code or "", "x-error-message": error.message.encode("ascii", "replace").decode()}
+    # whoever sends none is told as little as of what is not there
+    if isinstance(error, InvalidApiKey):
+        if "authorization" in request.headers:
+            return {"x-error-message": WRONG_KEY}
+        return {"x-error-code": service.REPOSITORY}
+    return {
+        "x-error-code": error.code or "",
+        "x-error-message": error.message.encode("ascii", "replace").decode(),
+    }
 
 
 router = APIRouter(prefix="/hub", include_in_schema=False, route_class=HubRoute)
@@ -57,27 +67,34 @@ def who_am_i(caller: Reader) -> Json:
 
 
 @router.get("/api/{kind}/{repo:path}/revision/{revision}")
-def describe_revision(app: App, caller: Reader, kind: Kind, repo: str, revision: str) -> Json:
-    with app.database.read() as session:
-        return tree.info(service.open_repository(session, caller.project_id, kind, repo, revision))
+def describe_revision(
+    services: ServicesDep, caller: Reader, kind: Kind, repo: str, revision: str
+) -> Json:
+    return tree.info(actions.open_repository(services, caller, kind, repo, revision))
 
 
 @router.get("/api/{kind}/{repo:path}/tree/{revision}")
 @router.get("/api/{kind}/{repo:path}/tree/{revision}/{folder:path}")
 def list_folder(
-    app: App, caller: Reader, kind: Kind, repo: str, revision: str, folder: str = "", recursive: bool = False, expand: bool = False
+    services: ServicesDep,
+    caller: Reader,
+    kind: Kind,
+    repo: str,
+    revision: str,
+    folder: str = "",
+    recursive: bool = False,
+    expand: bool = False,
 ) -> list[Json]:
-    with app.database.read() as session:
-        repository = service.open_repository(session, caller.project_id, kind, repo, revision)
-    found = tree.listed(repository, folder.strip("/"), recursive=recursive, expand=expand)
-    if found is None:
+    repository = actions.open_repository(services, caller, kind, repo, revision)
+    entries = tree.list_folder(repository, folder.strip("/"), recursive=recursive, expand=expand)
+    if entries is None:
         raise service.missing(repository, folder)
-    return found
+    return entries
 
 
 @router.post("/api/{kind}/{repo:path}/paths-info/{revision}")
 def describe_paths(
-    app: App,
+    services: ServicesDep,
     caller: Reader,
     kind: Kind,
     repo: str,
@@ -85,41 +102,69 @@ def describe_paths(
     paths: Annotated[list[str], Form()],
     expand: Annotated[bool, Form()] = False,
 ) -> list[Json]:
-    with app.database.read() as session:
-        return tree.named(service.open_repository(session, caller.project_id, kind, repo, revision), paths, expand=expand)
+    repository = actions.open_repository(services, caller, kind, repo, revision)
+    return tree.describe_paths(repository, paths, expand=expand)
 
 
 @router.get("/api/{kind}/{repo:path}/refs")
-def list_revisions(app: App, caller: Reader, kind: Kind, repo: str) -> Json:
-    with app.database.read() as session:
-        found = service.revisions(session, caller.project_id, kind, repo)
-    main = {"name": service.MAIN, "ref": f"refs/heads/{service.MAIN}", "targetCommit": found.pop(service.MAIN).commit}
-    tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": repository.commit} for name, repository in found.items()]
+def list_revisions(services: ServicesDep, caller: Reader, kind: Kind, repo: str) -> Json:
+    revisions = actions.list_revisions(services, caller, kind, repo)
+    main = {
+        "name": service.MAIN,
+        "ref": f"refs/heads/{service.MAIN}",
+        "targetCommit": revisions.pop(service.MAIN).commit,
+    }
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": repository.commit}
+        for name, repository in revisions.items()
+    ]
     return {"branches": [main], "converts": [], "tags": tags, "pullRequests": []}
 
 
 @router.get("/api/{kind}/{repo:path}")
-def describe(app: App, caller: Reader, kind: Kind, repo: str) -> Json:
-    return describe_revision(app, caller, kind, repo, service.MAIN)
+def describe(services: ServicesDep, caller: Reader, kind: Kind, repo: str) -> Json:
+    return tree.info(actions.open_repository(services, caller, kind, repo))
 
 
 @router.head("/datasets/{repo:path}/resolve/{revision}/{path:path}")
 @router.get("/datasets/{repo:path}/resolve/{revision}/{path:path}", dependencies=TOUCHES_STORAGE)
-def download_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
-    return _send(app, caller, request, "datasets", repo, revision, path)
+def download_file(
+    services: ServicesDep, caller: Reader, request: Request, repo: str, revision: str, path: str
+) -> Response:
+    return _send(services, caller, request, "datasets", repo, revision, path)
 
 
 @router.head("/{repo:path}/resolve/{revision}/{path:path}")
 @router.get("/{repo:path}/resolve/{revision}/{path:path}", dependencies=TOUCHES_STORAGE)
-def download_model_file(app: App, caller: Reader, request: Request, repo: str, revision: str, path: str) -> Response:
-    return _send(app, caller, request, "models", repo, revision, path)
+def download_model_file(
+    services: ServicesDep, caller: Reader, request: Request, repo: str, revision: str, path: str
+) -> Response:
+    return _send(services, caller, request, "models", repo, revision, path)
 
 
-def _send(app: Services, caller: Caller, request: Request, kind: Kind, repo: str, revision: str, path: str) -> Response:
-    with app.database.read() as session:
-        repository = service.open_repository(session, caller.project_id, kind, repo, revision)
-    entry = service.entry(repository, path)
-    more = {"x-repo-commit": repository.commit, "x-linked-etag": f'"{entry.sha256}"', "x-linked-size": str(entry.bytes)}
+def _send(
+    services: Services,
+    caller: Caller,
+    request: Request,
+    kind: Kind,
+    repo: str,
+    revision: str,
+    path: str,
+) -> Response:
+    repository = actions.open_repository(services, caller, kind, repo, revision)
+    entry = service.entry_at(repository, path)
+    more = {
+        "x-repo-commit": repository.commit,
+        "x-linked-etag": f'"{entry.sha256}"',
+        "x-linked-size": str(entry.bytes),
+    }
     content = Content(entry.storage_key, entry.bytes, entry.sha256, PurePosixPath(path).name)
     is_commit = revision == repository.commit
-    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects, immutable=is_commit, more=more)
+    return downloads.send(
+        request,
+        services.storage,
+        content,
+        redirects=services.settings.download_redirects,
+        immutable=is_commit,
+        more=more,
+    )

@@ -16,23 +16,40 @@ T = TypeVar("T")
 Kind = Literal["models", "datasets"]
 MAIN = "main"
 FILES = "files/"  # before the id of a file: `datasets` takes no id without an owner
-REPOSITORY, REVISION, ENTRY = "RepoNotFound", "RevisionNotFound", "EntryNotFound"  # as the protocol spells them
+REPOSITORY, REVISION, ENTRY = (
+    "RepoNotFound",
+    "RevisionNotFound",
+    "EntryNotFound",
+)  # as the protocol spells them
 RECORDS = {".jsonl", ".json"}
 
 
-def open_repository(session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN) -> Repository:
-    """`revision`: a name, or the commit that one stands for. Raises `NotFound` with a code of the protocol."""
+def open_repository(
+    session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN
+) -> Repository:
+    """Open a revision by its name, or by the commit that the name stands for. Raises `NotFound`
+    with a code of the protocol.
+    """
     if kind == "datasets":
         file_id = repo.removeprefix(FILES)
-        found = {MAIN: _of_file(_known(repo, lambda: files.get(session, project_id, file_id)))}
+        file = _find_or_refuse(repo, lambda: files.get(session, project_id, file_id))
+        files.require_content(file)
+        revisions = {MAIN: _of_file(file)}
     else:
         models = _models(session, project_id, repo)
-        named = {revision: models[revision]} if revision in models else models
-        found = {name: _of_model(session, project_id, models[MAIN], model) for name, model in named.items()}
-    by_commit = {repository.commit: repository for repository in found.values()}
-    repository = found.get(revision) or by_commit.get(revision)
+        chosen = {revision: models[revision]} if revision in models else models
+        revisions = {
+            name: _of_model(session, project_id, models[MAIN], model)
+            for name, model in chosen.items()
+        }
+    by_commit = {repository.commit: repository for repository in revisions.values()}
+    repository = revisions.get(revision) or by_commit.get(revision)
     if repository is None:
-        raise NotFound(f"'{repo}' has no revision '{revision}'; it has {', '.join(found)}.", param="revision", code=REVISION)
+        raise NotFound(
+            f"'{repo}' has no revision '{revision}'; it has {', '.join(revisions)}.",
+            param="revision",
+            code=REVISION,
+        )
     return repository
 
 
@@ -42,34 +59,44 @@ def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
-    """The model, its other formats, and what was made of checkpoints of its job."""
-    model = _known(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
+    """Return the model, its other formats, and what was made of checkpoints of its job."""
+    model = _find_or_refuse(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
     return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
 
 
-def _known(repo: str, find: Callable[[], T]) -> T:
+def _find_or_refuse(repo: str, find: Callable[[], T]) -> T:
     try:
         return find()
     except NotFound:
         raise NotFound(f"There is no '{repo}' here.", param="repo", code=REPOSITORY) from None
 
 
-def entry(repository: Repository, path: str) -> Entry:
-    found = next((entry for entry in repository.entries if entry.path == path), None)
-    if found is None:
-        raise missing(repository, path)
-    return found
+def entry_at(repository: Repository, path: str) -> Entry:
+    for entry in repository.entries:
+        if entry.path == path:
+            return entry
+    raise missing(repository, path)
 
 
 def missing(repository: Repository, path: str) -> NotFound:
-    """What is not there is remembered by clients together with the commit in which it is not."""
+    """Name the commit, with which clients remember what is not there."""
     headers = {"x-repo-commit": repository.commit}
-    return NotFound(f"'{repository.id}' has no '{path}' at this revision.", param="path", code=ENTRY, headers=headers)
+    return NotFound(
+        f"'{repository.id}' has no '{path}' at this revision.",
+        param="path",
+        code=ENTRY,
+        headers=headers,
+    )
 
 
 def _of_model(session: Session, project_id: str, main: Model, model: Model) -> Repository:
-    entries = [Entry(one.name, one.bytes, one.sha256, one.storage_key) for one in artifacts.of_model(session, project_id, model.id)]
-    return Repository(hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries)
+    entries = [
+        Entry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
+        for artifact in artifacts.of_model(session, project_id, model.id)
+    ]
+    return Repository(
+        hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries
+    )
 
 
 def _of_file(file: File) -> Repository:
@@ -78,6 +105,7 @@ def _of_file(file: File) -> Repository:
 
 
 def _record_name(file: File) -> str:
-    """By the end of the name `load_dataset` tells what is in a file."""
-    is_told = file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS
-    return file.filename if is_told else f"{file.filename}.jsonl"
+    """Return a name that ends so that `load_dataset` knows what is in the file."""
+    if file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS:
+        return file.filename
+    return f"{file.filename}.jsonl"

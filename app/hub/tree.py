@@ -1,4 +1,6 @@
-"""What a repository holds, in the words of Hugging Face's protocol: every file is one of its large files, which are named by SHA-256."""
+"""What a repository holds, in the words of Hugging Face's protocol: every file is one of its large
+files, which are named by SHA-256.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -27,7 +29,7 @@ class Repository(NamedTuple):
 
 
 def commit_of(entries: Iterable[Entry]) -> str:
-    """The same for the same files, whatever they are called by."""
+    """Return an id that is the same for the same files, whatever they are called by."""
     listing = "".join(f"{entry.path}\0{entry.sha256}\n" for entry in sorted(entries))
     return hashlib.sha256(listing.encode()).hexdigest()[:40]
 
@@ -49,28 +51,49 @@ def info(repository: Repository) -> Json:
         "tags": [],
         "usedStorage": sum(entry.bytes for entry in repository.entries),
         "siblings": [
-            {"rfilename": entry.path, "size": entry.bytes, "blobId": _git_id(entry), "lfs": {"sha256": entry.sha256} | _large(entry)}
+            {
+                "rfilename": entry.path,
+                "size": entry.bytes,
+                "blobId": _git_id(entry),
+                "lfs": {"sha256": entry.sha256} | _large(entry),
+            }
             for entry in repository.entries
         ],
     }
 
 
-def listed(repository: Repository, folder: str, *, recursive: bool, expand: bool) -> list[Json] | None:
-    """Files and folders below `folder`; None if there is no such folder."""
+def list_folder(
+    repository: Repository, folder: str, *, recursive: bool, expand: bool
+) -> list[Json] | None:
+    """List the files and folders below `folder`; None if there is no such folder."""
     inside = [entry for entry in repository.entries if folder in ("", *_folders(entry.path))]
     if not inside and folder:
         return None
-    below = sorted({parent for entry in inside for parent in _folders(entry.path) if folder in ("", *_folders(parent))})
-    found = [_folder(repository, path, expand) for path in below] + [_file(repository, entry, expand) for entry in inside]
-    return [one for one in found if recursive or str(PurePosixPath(one["path"]).parent) == (folder or ".")]
+    below = sorted(
+        {
+            parent
+            for entry in inside
+            for parent in _folders(entry.path)
+            if folder in ("", *_folders(parent))
+        }
+    )
+    entries = [_folder(repository, path, expand) for path in below]
+    entries += [_file(repository, entry, expand) for entry in inside]
+    if recursive:
+        return entries
+    return [
+        entry for entry in entries if str(PurePosixPath(entry["path"]).parent) == (folder or ".")
+    ]
 
 
-def named(repository: Repository, paths: Sequence[str], *, expand: bool) -> list[Json]:
-    """Those of the files and folders that are there."""
+def describe_paths(repository: Repository, paths: Sequence[str], *, expand: bool) -> list[Json]:
+    """Describe those of the files and folders that are there."""
     folders = {folder for entry in repository.entries for folder in _folders(entry.path)}
-    wanted = [path.strip("/") for path in paths]
-    files = [_file(repository, entry, expand) for entry in repository.entries if entry.path in wanted]
-    return files + [_folder(repository, path, expand) for path in wanted if path in folders]
+    names = [path.strip("/") for path in paths]
+    files = [
+        _file(repository, entry, expand) for entry in repository.entries if entry.path in names
+    ]
+    return files + [_folder(repository, path, expand) for path in names if path in folders]
 
 
 def timestamp(moment: datetime) -> str:
@@ -82,17 +105,31 @@ def _folders(path: str) -> list[str]:
 
 
 def _file(repository: Repository, entry: Entry, expand: bool) -> Json:
-    about = {"type": "file", "path": entry.path, "size": entry.bytes, "oid": _git_id(entry), "lfs": {"oid": entry.sha256} | _large(entry)}
+    about = {
+        "type": "file",
+        "path": entry.path,
+        "size": entry.bytes,
+        "oid": _git_id(entry),
+        "lfs": {"oid": entry.sha256} | _large(entry),
+    }
     return about | (_last_commit(repository) if expand else {})
 
 
 def _folder(repository: Repository, path: str, expand: bool) -> Json:
     inside = [entry for entry in repository.entries if path in _folders(entry.path)]
-    return {"type": "directory", "path": path, "size": 0, "oid": commit_of(inside)} | (_last_commit(repository) if expand else {})
+    return {"type": "directory", "path": path, "size": 0, "oid": commit_of(inside)} | (
+        _last_commit(repository) if expand else {}
+    )
 
 
 def _last_commit(repository: Repository) -> Json:
-    return {"lastCommit": {"id": repository.commit, "title": "Stored", "date": timestamp(repository.created_at)}}
+    return {
+        "lastCommit": {
+            "id": repository.commit,
+            "title": "Stored",
+            "date": timestamp(repository.created_at),
+        }
+    }
 
 
 def _large(entry: Entry) -> Json:
@@ -105,5 +142,6 @@ def _git_id(entry: Entry) -> str:
 
 
 def _pointer(entry: Entry) -> bytes:
-    """What git would hold in place of the file."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{entry.sha256}\nsize {entry.bytes}\n".encode()
+    """Return what git would hold in place of the file."""
+    version = "version https://git-lfs.github.com/spec/v1"
+    return f"{version}\noid sha256:{entry.sha256}\nsize {entry.bytes}\n".encode()

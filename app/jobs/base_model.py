@@ -1,4 +1,6 @@
-"""What a job may start from: a base model, a fine-tuned one, or a checkpoint of a job that has ended."""
+"""What a job may start from: a base model, a fine-tuned one, or a checkpoint of a job that has
+ended.
+"""
 
 from sqlalchemy.orm import Session
 
@@ -7,48 +9,73 @@ from app.catalogue.naming import fine_tuned_model_id
 from app.errors import InvalidRequest, NotFound
 from app.jobs import repository
 from app.jobs.checkpoints import Name
-from app.jobs.lifecycle import TERMINAL
-from app.jobs.repository import Named
+from app.jobs.repository import NamedCheckpoint
 from app.models import Checkpoint, Model
+from app.models.job_lifecycle import TERMINAL
 
 
-def base_of(session: Session, project_id: str, name: str, *, lock: bool) -> tuple[Model, Checkpoint | None]:
-    """A model of the catalogue; or the model that a checkpoint's training began from, with the checkpoint. Locked, they stay."""
+def base_of(
+    session: Session, project_id: str, name: str, *, lock: bool
+) -> tuple[Model, Checkpoint | None]:
+    """Return a model of the catalogue; or the model that a checkpoint's training began from, with
+    the checkpoint. Locked, they stay.
+    """
     parsed = Name.parse(name)
     if parsed is None:
         return catalogue.base_for_job(session, project_id, name, lock=lock), None
-    found = _own(session, project_id, parsed) or _permitted(session, project_id, parsed)
-    if found is None or (lock and not repository.lock_for_reading(session, found.job.id)):
-        raise InvalidRequest(f"model: there is no checkpoint '{name}' here.", param="model", code="model_not_found")
-    if found.job.status not in TERMINAL:
+    row = _own(session, project_id, parsed) or _permitted(session, project_id, parsed)
+    if row is None or (lock and not repository.lock_for_reading(session, row.job.id)):
         raise InvalidRequest(
-            f"model: the job of '{name}' is {found.job.status}; its checkpoints can be used when it has ended.",
+            f"model: there is no checkpoint '{name}' here.", param="model", code="model_not_found"
+        )
+    if row.job.status not in TERMINAL:
+        raise InvalidRequest(
+            f"model: the job of '{name}' is {row.job.status}; "
+            "its checkpoints can be used when it has ended.",
             param="model",
             code="checkpoint_not_available",
         )
-    if repository.lacks_its_base(session, found.job):
+    if repository.lacks_its_base(session, row.job):
         raise InvalidRequest(
-            f"model: '{name}' continues from a checkpoint that has been deleted.", param="model", code="checkpoint_not_available"
+            f"model: '{name}' continues from a checkpoint that has been deleted.",
+            param="model",
+            code="checkpoint_not_available",
         )
-    return catalogue.base_for_job(session, found.job.project_id, found.job.base_model_id, lock=lock), found.checkpoint
+    model = catalogue.base_for_job(session, row.job.project_id, row.job.base_model_id, lock=lock)
+    return model, row.checkpoint
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
     parsed = Name.parse(name)
-    found = _own(session, project_id, parsed) if parsed else None
-    if found is None:
-        raise NotFound(f"There is no checkpoint '{name}'.", param="fine_tuned_model_checkpoint", code="checkpoint_not_found")
-    return found.checkpoint
+    row = _own(session, project_id, parsed) if parsed else None
+    if row is None:
+        raise NotFound(
+            f"There is no checkpoint '{name}'.",
+            param="fine_tuned_model_checkpoint",
+            code="checkpoint_not_found",
+        )
+    return row.checkpoint
 
 
-def _own(session: Session, project_id: str, name: Name) -> Named | None:
-    return _named(name, repository.own_checkpoints(session, project_id, name.job_tail, name.step))
+def _own(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
+    return _newest_of_name(
+        name, repository.own_checkpoints(session, project_id, name.job_tail, name.step)
+    )
 
 
-def _permitted(session: Session, project_id: str, name: Name) -> Named | None:
-    return _named(name, repository.permitted_checkpoints(session, project_id, name.job_tail, name.step))
+def _permitted(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
+    return _newest_of_name(
+        name, repository.permitted_checkpoints(session, project_id, name.job_tail, name.step)
+    )
 
 
-def _named(name: Name, candidates: list[Named]) -> Named | None:
-    """The newest of those that are named so: several attempts may have reached the step."""
-    return next((named for named in candidates if fine_tuned_model_id(named.job, named.project_name) == name.model_id), None)
+def _newest_of_name(name: Name, candidates: list[NamedCheckpoint]) -> NamedCheckpoint | None:
+    """Return the newest of that name: several attempts may have reached the step."""
+    return next(
+        (
+            row
+            for row in candidates
+            if fine_tuned_model_id(row.job, row.project_name) == name.model_id
+        ),
+        None,
+    )

@@ -1,4 +1,6 @@
-"""Checkpoints as users name them. Pure, and free of the web framework: the worker keeps the best one by the same rule."""
+"""Checkpoints as users name them. Pure, and free of the web framework: the worker keeps the best
+one by the same rule.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +12,9 @@ NAME = re.compile(r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step
 
 
 class Name(NamedTuple):
-    """The parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its job's id."""
+    """The parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
+    job's id.
+    """
 
     model_id: str
     job_tail: str
@@ -19,7 +23,9 @@ class Name(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Name | None":
         match = NAME.fullmatch(text)
-        return None if match is None else cls(match["model"], match["job_tail"], int(match["step"]))
+        if match is None:
+            return None
+        return cls(match["model"], match["job_tail"], int(match["step"]))
 
 
 def checkpoint_name(model_id: str, checkpoint: Checkpoint) -> str:
@@ -27,6 +33,10 @@ def checkpoint_name(model_id: str, checkpoint: Checkpoint) -> str:
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest validation loss, the earliest of equal ones: the trainer's own rule."""
+    """Return the earliest of those with the lowest validation loss, by the trainer's own rule."""
     evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
-    return min(evaluated, key=lambda checkpoint: (checkpoint.metrics["valid_loss"], checkpoint.step), default=None)
+    return min(
+        evaluated,
+        key=lambda checkpoint: (checkpoint.metrics["valid_loss"], checkpoint.step),
+        default=None,
+    )

@@ -1,25 +1,25 @@
 """Who executes a job: claim, renew, append events, finish, release, rescue.
 
-Each is one guarded statement in one transaction. A claim's attempt number is the fencing token: whoever holds an older one
-matches no row, learns that it is a ghost, and must stop without writing anything.
+Each is one guarded statement in one transaction. A claim's attempt number is the fencing token:
+whoever holds an older one matches no row, learns that it is fenced out, and must stop without
+writing anything.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import case, func, literal, select, update
+from sqlalchemy import and_, case, func, literal, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
-from app.database import now, now_plus
+from app.database import UNSYNCED, now, now_plus
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus, Project
 from app.projects import quotas
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
-_UNSYNCED = {"synchronize_session": False}
 MAX_RETRY_SECONDS = 60.0
 CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
 LOST = "lost"
@@ -48,22 +48,25 @@ class Failure(NamedTuple):
     param: str | None = None
 
 
-def is_due(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions under which a worker may take a job."""
+def is_due(job: type[Job]) -> ColumnElement[bool]:
+    """Return the condition under which a worker may take a job."""
     has_waited = job.not_before.is_(None) | (job.not_before <= now_plus())
-    return job.status == JobStatus.QUEUED, job.desired == Desired.RUN, has_waited
+    return and_(job.is_waiting, has_waited)
 
 
-def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float) -> Job | None:
-    """Take the job whose turn it is, or None. The returned job carries the new attempt number."""
+def claim(
+    session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float
+) -> Job | None:
+    """Take the next job, or return None. The returned job carries the new attempt number."""
     _wait_for_other_claims(session)
-    # What somebody else holds is passed over: their claim takes it, or the next poll finds it again.
+    # What somebody else holds is passed over: their claim takes it, or the next poll finds it
+    # again.
     job_id = session.scalar(_next_job().with_for_update(skip_locked=True))
     if job_id is None:
         return None
     statement = (
         update(Job)
-        .where(Job.id == job_id, *is_due(Job))
+        .where(Job.id == job_id, is_due(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -73,19 +76,26 @@ def claim(session: Session, *, owner: str, device: str, num_devices: int, lease_
         )
         .returning(Job)
     )
-    job = session.scalars(statement, execution_options=_UNSYNCED).one()
-    attempt = Attempt(job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices)
-    attempt.base_model_id, attempt.method = job.base_model_id, (job.recipe or {}).get("method")
+    job = session.scalars(statement, execution_options=UNSYNCED).one()
+    attempt = Attempt(
+        job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices
+    )
+    attempt.base_model_id = job.base_model_id
+    attempt.method = job.recipe.api_method if job.recipe else None
     session.add(attempt)
-    draft = NewEvent(f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner})
-    append(session, job.id, [draft], status=JobStatus.RUNNING)
+    event = NewEvent(
+        f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner}
+    )
+    append(session, job.id, [event], status=JobStatus.RUNNING)
     session.flush()
-    _charge_virtual_time(session, job.project_id)  # last: claims of one project wait for each other from here to the commit only
+    # Last: claims of one project wait for each other from here to the commit only.
+    _charge_virtual_time(session, job.project_id)
     return job
 
 
 def _wait_for_other_claims(session: Session) -> None:
-    """Let claims pass one by one where several projects wait, as each has to see what the one before it has taken.
+    """Let claims pass one by one where several projects wait, as each has to see what the one
+    before it has taken.
 
     Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
     """
@@ -96,11 +106,13 @@ def _wait_for_other_claims(session: Session) -> None:
 
 
 def _has_due_job() -> ColumnElement[bool]:
-    """Say of a project whether a job of it may be taken; ordered as its index is, so that no planner reads the table for it."""
+    """Say of a project whether a job of it may be taken; ordered as its index is, so that no
+    planner reads the table for it.
+    """
     waiting = aliased(Job)
     first = (
         select(waiting.id)
-        .where(*is_due(waiting), waiting.project_id == Project.id)
+        .where(is_due(waiting), waiting.project_id == Project.id)
         .correlate(Project)
         .order_by(waiting.priority.desc(), waiting.id)
         .limit(1)
@@ -110,11 +122,14 @@ def _has_due_job() -> ColumnElement[bool]:
 
 
 def _next_job() -> Select[str]:
-    """Of the project that has the fewest running jobs for its weight; where several have as few, whose turn is the lowest.
+    """Return one of the project that has the fewest running jobs for its weight; where several have
+    as few, whose virtual time is the lowest.
 
-    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs of one project only.
+    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
+    of one project only.
     """
-    head, running = aliased(Job), aliased(Job)
+    head = aliased(Job)
+    running = aliased(Job)
     num_running = (
         select(func.count())
         .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
@@ -124,50 +139,90 @@ def _next_job() -> Select[str]:
     next_project = (
         select(Project.id)
         .where(_has_due_job())
-        .order_by(num_running * 1.0 / Project.weight, Project.turn, Project.id)
+        .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
         .scalar_subquery()
     )
-    return select(head.id).where(*is_due(head), head.project_id == next_project).order_by(head.priority.desc(), head.id).limit(1)
+    return (
+        select(head.id)
+        .where(is_due(head), head.project_id == next_project)
+        .order_by(head.priority.desc(), head.id)
+        .limit(1)
+    )
 
 
 def _charge_virtual_time(session: Session, project_id: str) -> None:
-    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others stand instead of catching up."""
+    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others
+    stand instead of catching up.
+    """
     served = aliased(Project)
-    here = select(func.max(served.turn - 1.0 / served.weight)).scalar_subquery()
-    start = case((Project.turn < here, here), else_=Project.turn)
-    session.execute(update(Project).where(Project.id == project_id).values(turn=start + 1.0 / Project.weight), execution_options=_UNSYNCED)
+    here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()
+    start = case((Project.virtual_time < here, here), else_=Project.virtual_time)
+    session.execute(
+        update(Project)
+        .where(Project.id == project_id)
+        .values(virtual_time=start + 1.0 / Project.weight),
+        execution_options=UNSYNCED,
+    )
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:
     """Extend the lease; the answer is what the user wants. None: the lease is lost."""
-    statement = update(Job).where(*claim.guard).values(lease_expires_at=now_plus(lease_seconds)).returning(Job.desired)
-    desired = session.scalar(statement, execution_options=_UNSYNCED)
+    statement = (
+        update(Job)
+        .where(*claim.guard)
+        .values(lease_expires_at=now_plus(lease_seconds))
+        .returning(Job.desired)
+    )
+    desired = session.scalar(statement, execution_options=UNSYNCED)
     return None if desired is None else Desired(desired)
 
 
-def append_events(session: Session, claim: Claim, drafts: Sequence[NewEvent], **values: object) -> bool:
+def append_events(
+    session: Session, claim: Claim, events: Sequence[NewEvent], **values: object
+) -> bool:
     """Add events and set columns of the job; False when the lease is lost."""
-    return append(session, claim.job_id, drafts, guard=claim.guard, **values)
+    return append(session, claim.job_id, events, guard=claim.guard, **values)
 
 
-def append_trainer_events(session: Session, claim: Claim, drafts: Sequence[NewEvent], before: int, **values: object) -> bool:
-    """As `append_events`, for the trainer's events, of which `before` came earlier. Those that are written already, by a transaction whose
-    success nobody heard of, are not written again: the job's row is locked first, so that transaction has ended."""
+def append_trainer_events(
+    session: Session, claim: Claim, events: Sequence[NewEvent], before: int, **values: object
+) -> bool:
+    """Do as `append_events` does, for the trainer's events, of which `before` came earlier. Those
+    that are written already, by a transaction whose success nobody heard of, are not written again:
+    the job's row is locked first, so that transaction has ended.
+    """
     if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
         return False
     attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
-    known = session.scalars(select(Attempt.relayed).where(*attempt)).one()
-    held = append_events(session, claim, drafts[known - before :], **values)
-    session.execute(update(Attempt).where(*attempt).values(relayed=before + len(drafts)), execution_options=_UNSYNCED)
-    return held
+    num_written = session.scalars(select(Attempt.relayed).where(*attempt)).one()
+    is_ours = append_events(session, claim, events[num_written - before :], **values)
+    session.execute(
+        update(Attempt).where(*attempt).values(relayed=before + len(events)),
+        execution_options=UNSYNCED,
+    )
+    return is_ours
 
 
-def finish(session: Session, claim: Claim, status: JobStatus, draft: NewEvent, *, failure: Failure | None = None, **values: object) -> bool:
-    """End the job for good: succeeded, failed or cancelled. A cancel that arrived first wins over success."""
-    guard = claim.guard if status is not JobStatus.SUCCEEDED else (*claim.guard, Job.desired != Desired.CANCEL)
+def finish(
+    session: Session,
+    claim: Claim,
+    status: JobStatus,
+    event: NewEvent,
+    *,
+    failure: Failure | None = None,
+    **values: object,
+) -> bool:
+    """End the job for good: succeeded, failed or cancelled. A cancel that arrived first wins over
+    success.
+    """
+    guard = (
+        claim.guard
+        if status is not JobStatus.SUCCEEDED
+        else (*claim.guard, Job.desired != Desired.CANCEL)
+    )
     values |= _NO_LEASE | {"status": status, "finished_at": now_plus()} | _error_columns(failure)
-    if not append(session, claim.job_id, [draft], guard=guard, **values):
+    if not append(session, claim.job_id, [event], guard=guard, **values):
         return False
     _end_attempt(session, claim.job_id, claim.attempt, status, failure)
     return True
@@ -175,20 +230,33 @@ def finish(session: Session, claim: Claim, status: JobStatus, draft: NewEvent, *
 
 def update_attempt(session: Session, claim: Claim, **values: object) -> None:
     """Set columns of the attempt, after a guarded write in the same transaction."""
-    statement = update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt).values(**values)
-    session.execute(statement, execution_options=_UNSYNCED)
+    statement = (
+        update(Attempt)
+        .where(Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
+        .values(**values)
+    )
+    session.execute(statement, execution_options=UNSYNCED)
 
 
 def pause(session: Session, claim: Claim, reason: str) -> None:
-    """Set the desired state for the user, unless they have set one; `release` in the same transaction makes it so."""
-    statement = update(Job).where(*claim.guard, Job.desired == Desired.RUN).values(desired=Desired.PAUSE, paused_reason=reason)
-    session.execute(statement, execution_options=_UNSYNCED)
+    """Set the desired state for the user, unless they have set one; `release` in the same
+    transaction makes it so.
+    """
+    statement = (
+        update(Job)
+        .where(*claim.guard, Job.desired == Desired.RUN)
+        .values(desired=Desired.PAUSE, paused_reason=reason)
+    )
+    session.execute(statement, execution_options=UNSYNCED)
 
 
 def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: float) -> bool:
-    """Whether the attempt before this one ended with the same failure, both soon after their start and from the same step, or both
-    before the training began."""
-    attempts = select(Attempt).where(Attempt.job_id == claim.job_id, Attempt.number.in_([claim.attempt - 1, claim.attempt]))
+    """Return whether the attempt before this one ended with the same failure, both soon after their
+    start and from the same step, or both before the training began.
+    """
+    attempts = select(Attempt).where(
+        Attempt.job_id == claim.job_id, Attempt.number.in_([claim.attempt - 1, claim.attempt])
+    )
     both = session.scalars(attempts.order_by(Attempt.number)).all()
     if len(both) < 2:
         return False
@@ -203,7 +271,7 @@ def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: fl
 def release(
     session: Session,
     claim: Claim,
-    draft: NewEvent,
+    event: NewEvent,
     *,
     counts_as_failure: bool,
     max_infra_failures: int,
@@ -211,15 +279,17 @@ def release(
     failure: Failure | None = None,
     **values: object,
 ) -> bool:
-    """Give the job back: queued again, or in the state that the user desires, or failed when it was lost too often.
+    """Give the job back: queued again, or in the state that the user desires, or failed when it was
+    lost too often.
 
-    After a first loss it is taken again no sooner than `retry_seconds` later, after each further one twice as late.
+    After a first loss it is taken again no sooner than `retry_seconds` later, after each further
+    one twice as late.
     """
     return _requeue(
         session,
         claim.job_id,
         claim.guard,
-        draft,
+        event,
         counts_as_failure=counts_as_failure,
         max_infra_failures=max_infra_failures,
         retry_seconds=retry_seconds,
@@ -231,8 +301,10 @@ def release(
 def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 0.0) -> list[str]:
     """Take jobs from workers whose lease ran out; returns their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
-    lost = Failure("worker_lost", "The worker stopped answering, more often than this service retries.")
-    draft = NewEvent("The worker stopped answering; the job goes back to the queue", level="warn")
+    lost = Failure(
+        "worker_lost", "The worker stopped answering, more often than this service retries."
+    )
+    event = NewEvent("The worker stopped answering; the job goes back to the queue", level="warn")
     ids = session.scalars(select(Job.id).where(*expired).with_for_update(skip_locked=True)).all()
     return [
         job_id
@@ -241,7 +313,7 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
             session,
             job_id,
             expired,
-            draft,
+            event,
             counts_as_failure=True,
             max_infra_failures=max_infra_failures,
             retry_seconds=retry_seconds,
@@ -254,7 +326,7 @@ def _requeue(
     session: Session,
     job_id: str,
     guard: Sequence[ColumnElement[bool]],
-    draft: NewEvent,
+    event: NewEvent,
     *,
     counts_as_failure: bool,
     max_infra_failures: int,
@@ -263,7 +335,8 @@ def _requeue(
     **values: object,
 ) -> bool:
     failures = Job.infra_failures + (1 if counts_as_failure else 0)
-    cancelled, gave_up = Job.desired == Desired.CANCEL, failures > max_infra_failures
+    cancelled = Job.desired == Desired.CANCEL
+    gave_up = failures > max_infra_failures
     ended = cancelled | gave_up
     values |= {
         "status": case(
@@ -275,21 +348,27 @@ def _requeue(
         "infra_failures": failures,
         "not_before": _retry_at(failures, retry_seconds) if counts_as_failure else None,
         "finished_at": case((ended, now_plus()), else_=Job.finished_at),
-        "rung_at": None,
+        "notified_at": None,
     }
-    error = failure or Failure("internal_error", "The job failed more often than this service retries.")
+    error = failure or Failure(
+        "internal_error", "The job failed more often than this service retries."
+    )
     for column, value in _error_columns(error).items():
         values[column] = case((gave_up & ~cancelled, literal(value)), else_=getattr(Job, column))
-    if not append(session, job_id, [draft], guard=guard, **_NO_LEASE, **values):
+    if not append(session, job_id, [event], guard=guard, **_NO_LEASE, **values):
         return False
     attempt, status = session.execute(select(Job.attempt, Job.status).where(Job.id == job_id)).one()
-    outcome = LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+    outcome = (
+        LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+    )
     _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
     return True
 
 
 def _retry_at(failures: ColumnElement[int], retry_seconds: float) -> ColumnElement[datetime]:
-    """Return `retry_seconds` after the first failure, twice as much after each further one, and no more than the maximum."""
+    """Return `retry_seconds` after the first failure, twice as much after each further one, and no
+    more than the maximum.
+    """
     delays = [retry_seconds]
     while 0 < delays[-1] < MAX_RETRY_SECONDS:
         delays.append(min(2 * delays[-1], MAX_RETRY_SECONDS))
@@ -297,14 +376,16 @@ def _retry_at(failures: ColumnElement[int], retry_seconds: float) -> ColumnEleme
     return case(*steps, else_=now_plus(delays[-1]))
 
 
-def _end_attempt(session: Session, job_id: str, number: int, outcome: str, failure: Failure | None) -> None:
+def _end_attempt(
+    session: Session, job_id: str, number: int, outcome: str, failure: Failure | None
+) -> None:
     statement = (
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.number == number)
         .values(ended_at=now_plus(), outcome=outcome, error_code=failure.code if failure else None)
         .returning(Attempt.created_at, Attempt.ended_at, Attempt.num_devices)
     )
-    for started, ended, num_devices in session.execute(statement, execution_options=_UNSYNCED):
+    for started, ended, num_devices in session.execute(statement, execution_options=UNSYNCED):
         assert ended is not None
         quotas.book_attempt(session, job_id, started, ended, num_devices)
 
@@ -312,4 +393,8 @@ def _end_attempt(session: Session, job_id: str, number: int, outcome: str, failu
 def _error_columns(failure: Failure | None) -> dict[str, object]:
     if failure is None:
         return {}
-    return {"error_code": failure.code, "error_message": failure.message, "error_param": failure.param}
+    return {
+        "error_code": failure.code,
+        "error_message": failure.message,
+        "error_param": failure.param,
+    }

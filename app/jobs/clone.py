@@ -1,13 +1,13 @@
-"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396) merges.
+"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
+merges.
 
-Some values can be said in several places, as OpenAI spells them and as a recipe does. An override in one of them replaces what the
-original says in the others, or the two would contradict each other.
+Some values can be said in several places, as OpenAI spells them and as a recipe does. An override
+in one of them replaces what the original says in the others, or the two would contradict each
+other.
 """
 
-from copy import deepcopy
-
-from app.jobs.requests import JobRequest
 from app.models.base import JsonObject
+from app.models.job_request import JobRequest
 
 _Place = tuple[str, ...]
 
@@ -19,7 +19,11 @@ _HYPERPARAMETERS: list[_Place] = [
 _SAME: list[list[_Place]] = [
     *(
         [("falqon", ours), *((*place, theirs) for place in _HYPERPARAMETERS)]
-        for ours, theirs in (("num_epochs", "n_epochs"), ("batch_size", "batch_size"), ("learning_rate", "learning_rate_multiplier"))
+        for ours, theirs in (
+            ("num_epochs", "n_epochs"),
+            ("batch_size", "batch_size"),
+            ("learning_rate", "learning_rate_multiplier"),
+        )
     ),
     [("falqon", "beta"), ("method", "dpo", "hyperparameters", "beta")],
     [("falqon", "seed"), ("seed",)],
@@ -27,9 +31,11 @@ _SAME: list[list[_Place]] = [
 ]
 
 
-def overridden(requested: JsonObject, overrides: JsonObject) -> JobRequest:
-    """Objects merge, null takes a field away, everything else replaces. Raises pydantic's `ValidationError`."""
-    original = deepcopy(requested)
+def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
+    """Merge objects, take a field away for null, and replace everything else. Raises pydantic's
+    `ValidationError`.
+    """
+    original = requested.model_dump(mode="json", exclude_unset=True)
     for places in _SAME:
         if any(_at(overrides, place) is not None for place in places):
             for place in places:
@@ -49,10 +55,10 @@ def _merged(original: JsonObject, patch: JsonObject) -> JsonObject:
 
 
 def _at(request: JsonObject, place: _Place) -> object:
-    found: object = request
+    value: object = request
     for name in place:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _take_away(request: JsonObject, place: _Place) -> None:

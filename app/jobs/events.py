@@ -1,4 +1,6 @@
-"""Events are numbered per job without gaps: the number comes from the job's own row, locked by the same transaction."""
+"""Events are numbered per job without gaps: the number comes from the job's own row, locked by the
+same transaction.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -7,6 +9,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.database import UNSYNCED
 from app.models import Event, Job
 from app.models.base import JsonObject
 from app.webhooks import events as webhooks
@@ -24,26 +27,36 @@ class NewEvent(NamedTuple):
 
 
 def append(
-    session: Session, job_id: str, drafts: Sequence[NewEvent], *, guard: Sequence[ColumnElement[bool]] = (), **values: object
+    session: Session,
+    job_id: str,
+    events: Sequence[NewEvent],
+    *,
+    guard: Sequence[ColumnElement[bool]] = (),
+    **values: object,
 ) -> bool:
-    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing written otherwise.
+    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing
+    written otherwise.
 
     Every change of a job's status passes here, so here it also becomes known to webhooks.
     """
     statement = (
         update(Job)
         .where(Job.id == job_id, *guard)
-        .values(last_event_seq=Job.last_event_seq + len(drafts), **values)
+        .values(last_event_seq=Job.last_event_seq + len(events), **values)
         .returning(Job.last_event_seq, Job.attempt, Job.project_id, Job.status)
     )
-    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    row = session.execute(statement, execution_options=UNSYNCED).one_or_none()
     if row is None:
         return False
     last, attempt, project_id, status = row
-    first = last - len(drafts) + 1
-    if drafts:
+    first = last - len(events) + 1
+    if events:
         session.execute(
-            insert(Event), [{"job_id": job_id, "seq": first + i, "attempt": attempt, **draft._asdict()} for i, draft in enumerate(drafts)]
+            insert(Event),
+            [
+                {"job_id": job_id, "seq": first + i, "attempt": attempt, **event._asdict()}
+                for i, event in enumerate(events)
+            ],
         )
     if "status" in values:
         webhooks.record(session, project_id, job_id, status)

@@ -1,4 +1,6 @@
-"""Asking twice makes one job: by the caller's own key, or, for clients that send none, by what a repeated request looks like."""
+"""Asking twice makes one job: by the caller's own key, or, for clients that send none, by what a
+repeated request looks like.
+"""
 
 import hashlib
 import json
@@ -13,12 +15,14 @@ from app.errors import IdempotencyMismatch
 from app.models import Job, Submission
 from app.models.base import JsonObject
 
-REPEAT_SECONDS = 600  # a client without a key repeats within this time; later the same body is a new request
-MAX_KEY_LENGTH = 255
+# a client without a key repeats within this time; later the same body is a new request
+REPEAT_SECONDS = 600
 
 
 class Request(NamedTuple):
-    """What decides whether two requests are one. `retry_count`: as the client counts its own repetitions."""
+    """What decides whether two requests are one. `retry_count`: as the client counts its own
+    repetitions.
+    """
 
     caller: Caller
     action: str
@@ -33,37 +37,51 @@ class Request(NamedTuple):
 
 
 def remember(session: Session, request: Request, job_id: str) -> Job | None:
-    """Note that `request` makes the job `job_id`, whose row must follow in this transaction; or the job that it made before.
+    """Note that `request` makes the job `job_id`, whose row must follow in this transaction; or the
+    job that it made before.
 
-    Of two at the same moment the second waits here for the first one's end. Raises `IdempotencyMismatch`.
+    Of two at the same moment the second waits here for the first one's end. Raises
+    `IdempotencyMismatch`.
     """
     sha256 = request.sha256
     key = f"key:{request.key}" if request.key is not None else f"{request.caller.key_id}:{sha256}"
-    values = {"project_id": request.caller.project_id, "key": key, "request_sha256": sha256, "job_id": job_id}
+    values = {
+        "project_id": request.caller.project_id,
+        "key": key,
+        "request_sha256": sha256,
+        "job_id": job_id,
+    }
     noted = session.scalar(
         insert_or(session, Submission)
         .values(values)
         .on_conflict_do_update(
             index_elements=[Submission.project_id, Submission.key],
             set_={"job_id": job_id, "created_at": now_plus()},
-            where=_is_new_wish(request),
+            where=_is_new_request(request),
         )
         .returning(Submission.job_id)
     )
     if noted is not None:
         return None
-    before = session.execute(select(Submission, Job).join(Job).where(Submission.project_id == values["project_id"], Submission.key == key))
+    before = session.execute(
+        select(Submission, Job)
+        .join(Job)
+        .where(Submission.project_id == values["project_id"], Submission.key == key)
+    )
     submission, job = before.one()
     if submission.request_sha256 != sha256:
         raise IdempotencyMismatch(
-            f"Idempotency-Key: '{request.key}' was used for {job.id} with another body; use a new key for a new job.",
+            f"Idempotency-Key: '{request.key}' was used for {job.id} with another body; "
+            "use a new key for a new job.",
             param="Idempotency-Key",
         )
     return job
 
 
-def _is_new_wish(request: Request) -> ColumnElement[bool]:
-    """Whether the same again means another job."""
+def _is_new_request(request: Request) -> ColumnElement[bool]:
+    """Return whether the same again means another job."""
     if request.key is not None:
         return false()
-    return true() if request.retry_count == 0 else Submission.created_at < now_plus(-REPEAT_SECONDS)
+    if request.retry_count == 0:
+        return true()
+    return Submission.created_at < now_plus(-REPEAT_SECONDS)

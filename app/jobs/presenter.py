@@ -1,4 +1,4 @@
-"""Jobs with everything that is shown beside their own row, gathered for a whole page at once."""
+"""Jobs as the API shows them, gathered for a whole page at once."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,28 +12,36 @@ from app.models import Checkpoint, Job
 from app.settings import Settings
 
 
-def show(session: Session, settings: Settings, jobs: Sequence[Job]) -> list[JobObject]:
+def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> list[JobObject]:
     begun = [job.id for job in jobs if job.attempt]
     attempts = repository.attempts(session, begun) if begun else {}
     checkpoints = repository.checkpoints_of(session, begun) if begun else {}
-    names = {id_: repository.project_name(session, id_) for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}}
-    line = queue_forecast.look(session, settings) if any(queue_forecast.waits(job) for job in jobs) else None
-    return [
-        JobObject.of(job, queue=line.place(job.id) if line and queue_forecast.waits(job) else None).model_copy(
-            update={
-                "attempts": [AttemptObject.of(attempt) for attempt in attempts.get(job.id, [])],
-                "best_checkpoint": _best(job, names, checkpoints.get(job.id, [])),
-            }
-        )
-        for job in jobs
-    ]
+    names = {
+        id_: repository.project_name(session, id_)
+        for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}
+    }
+    queue = None
+    if any(job.is_waiting for job in jobs):
+        queue = queue_forecast.read_queue(session, settings)
+    objects = []
+    for job in jobs:
+        position = queue.position_of(job.id) if queue and job.is_waiting else None
+        beside = {
+            "attempts": [AttemptObject.of(attempt) for attempt in attempts.get(job.id, [])],
+            "best_checkpoint": _best_checkpoint(job, names, checkpoints.get(job.id, [])),
+        }
+        objects.append(JobObject.of(job, queue=position).model_copy(update=beside))
+    return objects
 
 
-def show_one(session: Session, settings: Settings, job: Job) -> JobObject:
-    (shown,) = show(session, settings, [job])
-    return shown
+def to_object(session: Session, settings: Settings, job: Job) -> JobObject:
+    return to_objects(session, settings, [job])[0]
 
 
-def _best(job: Job, names: Mapping[str, str], checkpoints: Sequence[Checkpoint]) -> CheckpointObject | None:
+def _best_checkpoint(
+    job: Job, names: Mapping[str, str], checkpoints: Sequence[Checkpoint]
+) -> CheckpointObject | None:
     best = best_of(checkpoints)
-    return None if best is None else CheckpointObject.of(best, fine_tuned_model_id(job, names[job.project_id]))
+    if best is None:
+        return None
+    return CheckpointObject.of(best, fine_tuned_model_id(job, names[job.project_id]))

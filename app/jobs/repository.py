@@ -6,20 +6,25 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
-from app.jobs.lifecycle import TERMINAL
-from app.models import Attempt, Checkpoint, CheckpointPermission, Event, File, Job, JobMetadata, JobStatus, Project
+from app.jobs.requests import Filters
+from app.models import (
+    Attempt,
+    Checkpoint,
+    CheckpointPermission,
+    Event,
+    File,
+    Job,
+    JobMetadata,
+    JobStatus,
+    Project,
+)
 from app.models.base import JsonObject
+from app.models.job_lifecycle import TERMINAL
 
 ROWS_AT_ONCE = 1000
 
 
-class Filters(NamedTuple):
-    status: str | None = None
-    model: str | None = None
-    metadata: dict[str, str] | None = {}  # None: jobs without any
-
-
-class Named(NamedTuple):
+class NamedCheckpoint(NamedTuple):
     """A checkpoint with what its name is made of."""
 
     checkpoint: Checkpoint
@@ -32,17 +37,31 @@ def find(session: Session, project_id: str, job_id: str) -> Job | None:
 
 
 def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
-    """Its status cannot change before the transaction ends."""
+    """Find a job whose status cannot change before the transaction ends."""
     return session.scalars(_own(project_id, job_id).with_for_update()).one_or_none()
 
 
-def newest_first(session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int) -> list[Job]:
-    pairs = [(aliased(JobMetadata), name, value) for name, value in (filters.metadata or {}).items()]
+def newest_first(
+    session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
+) -> list[Job]:
+    pairs = [
+        (aliased(JobMetadata), name, value) for name, value in (filters.metadata or {}).items()
+    ]
     # Ordered by the column that the filter reads, or SQLite collects every match before it sorts.
     job_id = pairs[0][0].job_id if pairs else Job.id
-    statement = select(Job).where(Job.project_id == project_id).order_by(job_id.desc()).limit(limit + 1)
+    statement = (
+        select(Job).where(Job.project_id == project_id).order_by(job_id.desc()).limit(limit + 1)
+    )
     for pair, name, value in pairs:
-        statement = statement.join(pair, and_(pair.job_id == Job.id, pair.project_id == project_id, pair.name == name, pair.value == value))
+        statement = statement.join(
+            pair,
+            and_(
+                pair.job_id == Job.id,
+                pair.project_id == project_id,
+                pair.name == name,
+                pair.value == value,
+            ),
+        )
     if after:
         statement = statement.where(job_id < after)
     if filters.status is not None:
@@ -54,23 +73,24 @@ def newest_first(session: Session, project_id: str, filters: Filters, *, after: 
     return list(session.scalars(statement))
 
 
-def states(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """(number of the last event, status) of those that exist."""
-    rows = session.execute(select(Job.id, Job.last_event_seq, Job.status).where(Job.id.in_(job_ids)))
-    return {job_id: (seq, status) for job_id, seq, status in rows}
-
-
 def lock_for_reading(session: Session, job_id: str) -> bool:
-    """It is not deleted before the transaction ends; False when it is gone already."""
-    return session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(read=True)) is not None
+    """Keep a job from being deleted before the transaction ends; False when it is gone already."""
+    return (
+        session.scalar(select(Job.id).where(Job.id == job_id).with_for_update(read=True))
+        is not None
+    )
 
 
 def live_job_from_checkpoint_of(session: Session, job_id: str) -> str | None:
-    """A job that needs a checkpoint of this one, directly or because it continues from one that did."""
+    """Return a job that needs a checkpoint of this one, directly or because it continues from one
+    that did.
+    """
     older = [job_id]
     while older:
         checkpoints = select(Checkpoint.id).where(Checkpoint.job_id.in_(older))
-        jobs = session.execute(select(Job.id, Job.status).where(Job.base_checkpoint_id.in_(checkpoints))).all()
+        jobs = session.execute(
+            select(Job.id, Job.status).where(Job.base_checkpoint_id.in_(checkpoints))
+        ).all()
         for id_, status in jobs:
             if status not in TERMINAL:
                 return id_
@@ -79,7 +99,7 @@ def live_job_from_checkpoint_of(session: Session, job_id: str) -> str | None:
 
 
 def lacks_its_base(session: Session, job: Job) -> bool:
-    """Whether a checkpoint that the job began from, or one that that began from, has been deleted."""
+    """Tell whether a checkpoint that the job builds on, directly or not, has been deleted."""
     current: Job | None = job
     while current is not None and current.base_checkpoint_id is not None:
         checkpoint = session.get(Checkpoint, current.base_checkpoint_id)
@@ -93,28 +113,46 @@ def delete(session: Session, job_id: str) -> None:
 
 def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt]]:
     grouped: dict[str, list[Attempt]] = {job_id: [] for job_id in job_ids}
-    for attempt in session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)):
+    for attempt in session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(job_ids)).order_by(Attempt.number)
+    ):
         grouped[attempt.job_id].append(attempt)
     return grouped
 
 
 def events_before(session: Session, job_id: str, *, before: int | None, limit: int) -> list[Event]:
-    statement = select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(limit + 1)
-    return list(session.scalars(statement if before is None else statement.where(Event.seq < before)))
+    statement = (
+        select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(limit + 1)
+    )
+    return list(
+        session.scalars(statement if before is None else statement.where(Event.seq < before))
+    )
 
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    return list(session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)))
+    return list(
+        session.scalars(
+            select(Event)
+            .where(Event.job_id == job_id, Event.seq > after)
+            .order_by(Event.seq)
+            .limit(limit)
+        )
+    )
 
 
 def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
-    """The newest, without metrics."""
-    statement = select(Event).where(Event.job_id == job_id, Event.type == "message").order_by(Event.seq.desc()).limit(limit)
+    """Return the newest, without metrics."""
+    statement = (
+        select(Event)
+        .where(Event.job_id == job_id, Event.type == "message")
+        .order_by(Event.seq.desc())
+        .limit(limit)
+    )
     return list(session.scalars(statement))
 
 
 def step_before(session: Session, job_id: str, seq: int) -> int | None:
-    """Of the last metrics event that came before this one."""
+    """Return the step of the last metrics event that came before this one."""
     earlier = (Event.job_id == job_id, Event.type == "metrics", Event.seq < seq)
     data = session.scalar(select(Event.data).where(*earlier).order_by(Event.seq.desc()).limit(1))
     return int(data["step"]) if data else None
@@ -122,91 +160,145 @@ def step_before(session: Session, job_id: str, seq: int) -> int | None:
 
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
     """(attempt, data) of every metrics event, oldest first, never all in memory."""
-    statement = select(Event.attempt, Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
-    yield from ((attempt, data or {}) for attempt, data in session.execute(statement, execution_options={"yield_per": ROWS_AT_ONCE}))
+    statement = (
+        select(Event.attempt, Event.data)
+        .where(Event.job_id == job_id, Event.type == "metrics")
+        .order_by(Event.seq)
+    )
+    yield from (
+        (attempt, data or {})
+        for attempt, data in session.execute(
+            statement, execution_options={"yield_per": ROWS_AT_ONCE}
+        )
+    )
 
 
 def newest_metrics_step(session: Session, job_id: str) -> int:
-    statement = select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq.desc()).limit(1)
+    statement = (
+        select(Event.data)
+        .where(Event.job_id == job_id, Event.type == "metrics")
+        .order_by(Event.seq.desc())
+        .limit(1)
+    )
     data = session.scalar(statement)
     return int(data["step"]) if data else 0
 
 
-def rewound_to(session: Session, job_id: str) -> dict[int, int]:
-    """Of each attempt that a later one continued, the last step that counts: where the earliest of those began."""
-    rows = session.execute(select(Attempt.number, Attempt.start_step).where(Attempt.job_id == job_id).order_by(Attempt.number.desc()))
-    limits: dict[int, int] = {}
-    limit: int | None = None
-    for number, start_step in rows:
-        if limit is not None:
-            limits[number] = limit
-        if start_step is not None:
-            limit = start_step if limit is None else min(limit, start_step)
-    return limits
-
-
 def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
     grouped: dict[str, list[Checkpoint]] = {job_id: [] for job_id in job_ids}
-    for checkpoint in session.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)):
+    for checkpoint in session.scalars(
+        select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)
+    ):
         grouped[checkpoint.job_id].append(checkpoint)
     return grouped
 
 
-def own_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:
+def own_checkpoints(
+    session: Session, project_id: str, job_tail: str, step: int
+) -> list[NamedCheckpoint]:
     # By themselves the ids come from an index alone.
-    ids = session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))).all()
-    return _named(session, step, Job.id.in_(ids))
+    ids = session.scalars(
+        select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))
+    ).all()
+    return _checkpoints_of_step(session, step, Job.id.in_(ids))
 
 
-def permitted_checkpoints(session: Session, project_id: str, job_tail: str, step: int) -> list[Named]:
-    permitted = exists().where(CheckpointPermission.checkpoint_id == Checkpoint.id, CheckpointPermission.project_id == project_id)
-    return _named(session, step, permitted, Job.id.endswith(job_tail))
+def permitted_checkpoints(
+    session: Session, project_id: str, job_tail: str, step: int
+) -> list[NamedCheckpoint]:
+    permitted = exists().where(
+        CheckpointPermission.checkpoint_id == Checkpoint.id,
+        CheckpointPermission.project_id == project_id,
+    )
+    return _checkpoints_of_step(session, step, permitted, Job.id.endswith(job_tail))
 
 
-def checkpoints(session: Session, job_id: str, *, after: str | None, limit: int) -> list[Checkpoint]:
-    statement = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc()).limit(limit + 1)
+def checkpoints(
+    session: Session, job_id: str, *, after: str | None, limit: int
+) -> list[Checkpoint]:
+    statement = (
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job_id)
+        .order_by(Checkpoint.id.desc())
+        .limit(limit + 1)
+    )
     return list(session.scalars(statement.where(Checkpoint.id < after) if after else statement))
 
 
 def validating_with(session: Session, file_id: str) -> list[Job]:
-    """Locked, so that two checks that end at once see each other's verdict."""
+    """Return them locked, so that two checks that end at once see each other's verdict."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    statement = select(Job).where(uses, Job.status == JobStatus.VALIDATING_FILES).order_by(Job.id).with_for_update()
+    statement = (
+        select(Job)
+        .where(uses, Job.status == JobStatus.VALIDATING_FILES)
+        .order_by(Job.id)
+        .with_for_update()
+    )
     return list(session.scalars(statement))
 
 
 def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
-    """Those that train or validate with the file, newest first."""
+    """Return those that train or validate with the file, newest first."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    return list(session.scalars(select(Job).where(Job.project_id == project_id, uses).order_by(Job.id.desc()).limit(limit)))
+    return list(
+        session.scalars(
+            select(Job)
+            .where(Job.project_id == project_id, uses)
+            .order_by(Job.id.desc())
+            .limit(limit)
+        )
+    )
 
 
 def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    """How many jobs train or validate with each file; those without any are left out."""
-    training, validation = Job.training_file_id, Job.validation_file_id
-    found: Counter[str] = Counter()
+    """Count the jobs that train or validate with each file; those without any are left out."""
+    training = Job.training_file_id
+    validation = Job.validation_file_id
+    counts: Counter[str] = Counter()
     # A job that does both with one file counts once.
     for role, more in ((training, true()), (validation, validation != training)):
-        counted = select(role, func.count()).where(Job.project_id == project_id, role.in_(file_ids), more).group_by(role)
-        found.update({file_id: num_jobs for file_id, num_jobs in session.execute(counted) if file_id is not None})
-    return dict(found)
+        counted = (
+            select(role, func.count())
+            .where(Job.project_id == project_id, role.in_(file_ids), more)
+            .group_by(role)
+        )
+        counts.update(
+            {
+                file_id: num_jobs
+                for file_id, num_jobs in session.execute(counted)
+                if file_id is not None
+            }
+        )
+    return dict(counts)
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:
-    """By parameter name."""
+    """Return them by parameter name."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
-    return {param: session.get_one(File, file_id) for param, file_id in ids.items() if file_id is not None}
+    return {
+        param: session.get_one(File, file_id)
+        for param, file_id in ids.items()
+        if file_id is not None
+    }
 
 
 def project_name(session: Session, project_id: str) -> str:
     return session.scalars(select(Project.name).where(Project.id == project_id)).one()
 
 
-def _named(session: Session, step: int, *conditions: ColumnElement[bool]) -> list[Named]:
-    """Newest first; the same step may have been reached by several attempts."""
-    statement = select(Checkpoint, Job, Project.name).join(Job, Job.id == Checkpoint.job_id).join(Project, Project.id == Job.project_id)
-    rows = session.execute(statement.where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc()))
-    return [Named(*row) for row in rows]
+def _checkpoints_of_step(
+    session: Session, step: int, *conditions: ColumnElement[bool]
+) -> list[NamedCheckpoint]:
+    """Return them newest first; the same step may have been reached by several attempts."""
+    statement = (
+        select(Checkpoint, Job, Project.name)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .join(Project, Project.id == Job.project_id)
+    )
+    rows = session.execute(
+        statement.where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc())
+    )
+    return [NamedCheckpoint(*row) for row in rows]
 
 
 def _own(project_id: str, job_id: str) -> Select[Job]:

@@ -1,19 +1,20 @@
 """Jobs as the wire shows them: the official fields exact, ours beside them."""
 
 import time
-from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.http.pagination import Object
+from app.http.pagination import Object, unix_seconds
 from app.jobs.checkpoints import checkpoint_name
+from app.jobs.metrics import SeriesByKey
 from app.jobs.queue_forecast import QueueObject
-from app.jobs.requests import JobRequest, asked
+from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
-from falqon_core.contract.config import Recipe
-from falqon_core.estimate.estimate import Cost as EstimatedCost
+from app.models.job_progress import JobCost
+from falqon_core.estimate.estimate import Actual, Estimate
 
 
 class ErrorObject(BaseModel):
@@ -32,43 +33,18 @@ class HyperparametersObject(BaseModel):
     @classmethod
     def of(cls, job: Job) -> Self:
         if job.recipe is not None:
-            recipe = Recipe.model_validate(job.recipe)
+            recipe = job.recipe
             assert recipe.num_epochs is not None
             assert recipe.batch_size is not None
             assert recipe.learning_rate is not None
             multiplier = recipe.learning_rate / recipe.default_learning_rate
-            return cls(n_epochs=recipe.num_epochs, batch_size=recipe.batch_size, learning_rate_multiplier=round(multiplier, 9))
-        official = JobRequest.model_validate(job.requested).asked_hyperparameters
+            return cls(
+                n_epochs=recipe.num_epochs,
+                batch_size=recipe.batch_size,
+                learning_rate_multiplier=round(multiplier, 9),
+            )
+        official = official_hyperparameters(job.requested)
         return cls.model_validate(official.model_dump(exclude_none=True))
-
-
-class Cost(BaseModel):
-    """Dollars as decimal strings."""
-
-    currency: str
-    usd_per_device_hour: str
-    price_source: str
-    accrued: str
-    projected: str | None  # null until there is something to project from
-    projected_low: str | None
-    projected_high: str | None
-
-    @classmethod
-    def of(cls, job: Job) -> Self | None:
-        if job.progress and job.progress.get("cost"):
-            return cls.model_validate(job.progress["cost"])
-        if job.estimate is None:
-            return None
-        cost = EstimatedCost.model_validate(job.estimate["cost"])
-        return cls(
-            currency=cost.currency,
-            usd_per_device_hour=str(cost.usd_per_device_hour),
-            price_source=cost.price_source,
-            accrued="0.0000",
-            projected=str(cost.expected),
-            projected_low=str(cost.low),
-            projected_high=str(cost.high),
-        )
 
 
 class AttemptObject(BaseModel):
@@ -92,7 +68,7 @@ class AttemptObject(BaseModel):
             num_devices=attempt.num_devices,
             start_step=attempt.start_step,
             started_at=int(attempt.created_at.timestamp()),
-            ended_at=_seconds(attempt.ended_at),
+            ended_at=unix_seconds(attempt.ended_at),
             outcome=attempt.outcome,
             error_code=attempt.error_code,
             tokens_per_second=attempt.tokens_per_second and round(attempt.tokens_per_second, 1),
@@ -112,7 +88,9 @@ class JobObject(Object):
     seed: int
     integrations: list[JsonObject]
     metadata: JsonObject | None
-    result_files: Annotated[list[str], Field(description="the metrics of every step as CSV, once the job has succeeded")]
+    result_files: Annotated[
+        list[str], Field(description="the metrics of every step as CSV, once the job has succeeded")
+    ]
     error: ErrorObject | None
     fine_tuned_model: str | None
     finished_at: int | None
@@ -122,25 +100,43 @@ class JobObject(Object):
     suffix: str | None
     priority: int
     progress: JsonObject | None
-    cost: Cost | None
-    estimate: JsonObject | None
-    actual: Annotated[JsonObject | None, Field(description="beside the estimate, once the job has succeeded: seconds, cost, ratio")]
-    execution_seconds: Annotated[float, Field(description="of all attempts, as last reported; what budget.max_seconds caps")]
+    cost: JobCost | None
+    estimate: Estimate | None
+    actual: Annotated[
+        Actual | None,
+        Field(description="beside the estimate, once the job has succeeded: seconds, cost, ratio"),
+    ]
+    execution_seconds: Annotated[
+        float, Field(description="of all attempts, as last reported; what budget.max_seconds caps")
+    ]
     budget: JsonObject | None
     queue: Annotated[QueueObject | None, Field(description="of a job that waits for a worker")]
-    config: Annotated[JsonObject | None, Field(description="the recipe that runs, every `auto` resolved; null until the files are checked")]
+    config: Annotated[
+        JsonObject | None,
+        Field(
+            description="the recipe that runs, every `auto` resolved; "
+            "null until the files are checked"
+        ),
+    ]
     attempts: list[AttemptObject] = []
-    best_checkpoint: Annotated["CheckpointObject | None", Field(description="the one with the lowest validation loss")] = None
+    best_checkpoint: Annotated[
+        "CheckpointObject | None", Field(description="the one with the lowest validation loss")
+    ] = None
     paused_reason: str | None
     dry_run: bool = False
 
     @classmethod
     def of(cls, job: Job, *, queue: QueueObject | None = None, dry_run: bool = False) -> Self:
         hyperparameters = HyperparametersObject.of(job)
+        fine_tuned_model = job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None
+        paused_reason = job.paused_reason if job.status == JobStatus.PAUSED else None
+        model = job.base_model_id
+        if job.base_checkpoint_id:
+            model = job.requested.model
         return cls(
             id=job.id,
             created_at=int(job.created_at.timestamp()),
-            model=job.requested["model"] if job.base_checkpoint_id else job.base_model_id,
+            model=model,
             organization_id=job.project_id,
             status=job.status,
             training_file=job.training_file_id,
@@ -148,25 +144,28 @@ class JobObject(Object):
             hyperparameters=hyperparameters,
             method=_method(job, hyperparameters.model_dump()),
             seed=_seed(job),
-            integrations=job.requested.get("integrations") or [],
+            integrations=[
+                integration.model_dump(mode="json", exclude_unset=True)
+                for integration in job.requested.integrations or ()
+            ],
             result_files=[job.result_file_id] if job.result_file_id else [],
             metadata=job.job_metadata,
             error=_error(job),
-            fine_tuned_model=job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None,
-            finished_at=_seconds(job.finished_at),
+            fine_tuned_model=fine_tuned_model,
+            finished_at=unix_seconds(job.finished_at),
             estimated_finish=_estimated_finish(job),
             trained_tokens=job.trained_tokens,
             suffix=job.suffix,
             priority=job.priority,
-            progress={name: value for name, value in job.progress.items() if name != "cost"} if job.progress else None,
-            cost=Cost.of(job),
+            progress=_progress(job),
+            cost=_cost(job),
             estimate=job.estimate,
             actual=job.actual,
             execution_seconds=round(job.execution_seconds or 0.0, 1),
-            budget=job.budget,
+            budget=job.budget and job.budget.model_dump(mode="json"),
             queue=queue,
-            config=job.recipe,
-            paused_reason=job.paused_reason if job.status == JobStatus.PAUSED else None,
+            config=job.recipe and job.recipe.api_fields(),
+            paused_reason=paused_reason,
             dry_run=dry_run,
         )
 
@@ -211,6 +210,10 @@ class CheckpointObject(Object):
         )
 
 
+class EstimateObject(Estimate):
+    queue: QueueObject
+
+
 class JobDeleted(Object):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     deleted: bool = True
@@ -228,38 +231,79 @@ class MetricsObject(BaseModel):
     fine_tuning_job_id: str
     series: dict[str, Series]
 
+    @classmethod
+    def of(cls, job_id: str, series: SeriesByKey) -> Self:
+        columns = {
+            key: Series(steps=[step for step, _ in points], values=[value for _, value in points])
+            for key, points in series.items()
+        }
+        return cls(fine_tuning_job_id=job_id, series=columns)
+
 
 def event_id(job_id: str, seq: int) -> str:
     return f"ftevent-{job_id.removeprefix('ftjob-')}-{seq}"
 
 
 def event_seq(job_id: str, id_: str) -> int | None:
-    """The number of an event of this job, from its id."""
+    """Return the number of an event of this job, from its id."""
     prefix, _, seq = id_.rpartition("-")
-    return int(seq) if prefix + "-" == event_id(job_id, 0)[:-1] and seq.isdecimal() and len(seq) < 10 else None
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())
+    if prefix + "-" == event_id(job_id, 0)[:-1] and seq.isdecimal() and len(seq) < 10:
+        return int(seq)
+    return None
 
 
 def _method(job: Job, hyperparameters: JsonObject) -> dict[str, Any]:
-    recipe = Recipe.model_validate(job.recipe) if job.recipe else asked(JobRequest.model_validate(job.requested)).recipe
-    if recipe.method == "dpo":
-        return {"type": "dpo", "dpo": {"hyperparameters": hyperparameters | {"beta": recipe.beta or "auto"}}}
+    recipe = job.recipe or read_recipe(job.requested).recipe
+    if recipe.objective == "dpo":
+        return {
+            "type": "dpo",
+            "dpo": {"hyperparameters": hyperparameters | {"beta": recipe.beta or "auto"}},
+        }
     return {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
 
 
 def _seed(job: Job) -> int:
-    return int(job.recipe["seed"]) if job.recipe else int(job.requested.get("seed") or job.requested.get("falqon", {}).get("seed") or 0)
+    if job.recipe:
+        return job.recipe.seed
+    return job.requested.seed or job.requested.falqon.seed
 
 
 def _error(job: Job) -> ErrorObject | None:
     if job.status != JobStatus.FAILED:
         return None
-    return ErrorObject(code=job.error_code or "internal_error", message=job.error_message or "The job failed.", param=job.error_param)
+    return ErrorObject(
+        code=job.error_code or "internal_error",
+        message=job.error_message or "The job failed.",
+        param=job.error_param,
+    )
 
 
 def _estimated_finish(job: Job) -> int | None:
-    eta = job.progress.get("eta_seconds") if job.progress and job.status == JobStatus.RUNNING else None
+    if job.progress is None or job.status != JobStatus.RUNNING:
+        return None
+    eta = job.progress.eta_seconds
     return None if eta is None else int(time.time() + eta)
+
+
+def _progress(job: Job) -> JsonObject | None:
+    if job.progress is None:
+        return None
+    return job.progress.model_dump(mode="json", exclude={"cost"}, exclude_unset=True)
+
+
+def _cost(job: Job) -> JobCost | None:
+    """Return what the worker last reported, before that what is estimated."""
+    if job.progress is not None and job.progress.cost is not None:
+        return job.progress.cost
+    if job.estimate is None:
+        return None
+    cost = job.estimate.cost
+    return JobCost(
+        currency=cost.currency,
+        usd_per_device_hour=cost.usd_per_device_hour,
+        price_source=cost.price_source,
+        accrued=Decimal("0.0000"),
+        projected=cost.expected,
+        projected_low=cost.low,
+        projected_high=cost.high,
+    )

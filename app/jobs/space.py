@@ -1,4 +1,6 @@
-"""What a job will write, and whether a disk could ever hold it. Free of the web framework: workers ask before they train."""
+"""What a job will write, and whether a disk could ever hold it. Free of the web framework: workers
+ask before they train.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,24 +15,35 @@ TOO_LARGE = "job_too_large"
 UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 
 
-def expected_bytes(config: JsonObject, recipe: Recipe, largest_checkpoint: int | None = None) -> int:
-    """Return the size of the checkpoints that stand at once, one of them unfinished, and of the model."""
+def expected_bytes(
+    config: JsonObject, recipe: Recipe, largest_checkpoint: int | None = None
+) -> int:
+    """Return the size of the checkpoints that stand at once, one of them unfinished, and of the
+    model.
+    """
     try:
         dimensions = ModelDimensions.from_config(config)
     except ModelError:  # the trainer says so better
         return 0
     a, b = dimensions.num_adapter_parameters(recipe.rank)
     checkpoint = largest_checkpoint or 2 * a + 12 * b  # A in bf16; B and its two moments in fp32
-    result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters  # e4m3 and bf16
+    # e4m3 and bf16
+    result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 
 
 def excess(folder: Path, num_bytes: int, whose: str) -> str | None:
-    """Say by how much it is too large for the whole disk of an existing folder; None where it is not."""
-    needed, total = int(MARGIN * num_bytes), shutil.disk_usage(folder).total
+    """Say by how much it is too large for the whole disk of an existing folder; None where it is
+    not.
+    """
+    needed = int(MARGIN * num_bytes)
+    total = shutil.disk_usage(folder).total
     if needed <= total:
         return None
-    return f"about {readable(needed)} of disk are needed, and the disk of {whose} has {readable(total)} in all"
+    return (
+        f"about {readable(needed)} of disk are needed, "
+        f"and the disk of {whose} has {readable(total)} in all"
+    )
 
 
 def readable(num_bytes: int) -> str:

@@ -2,7 +2,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.http.pagination import Object
+from app.http.pagination import Object, unix_seconds
 from app.models import ApiKey, Scope
 from app.projects.schemas import Name
 
@@ -13,9 +13,16 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Name
-    scope: Annotated[Scope, Field(strict=False, description="each includes those before it: read, write, admin")]
-    project_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(None, description="default: the caller's")
-    expires_at: Annotated[int, Field(ge=0, le=LAST_SECOND)] | None = Field(None, description="seconds since 1970; null: never")
+    scope: Annotated[
+        Scope,
+        Field(strict=False, description="each includes those before it: infer, read, write, admin"),
+    ]
+    project_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
+        None, description="default: the caller's"
+    )
+    expires_at: Annotated[int, Field(ge=0, le=LAST_SECOND)] | None = Field(
+        None, description="seconds since 1970; null: never"
+    )
 
 
 class KeyObject(Object):
@@ -35,8 +42,8 @@ class KeyObject(Object):
             name=key.name,
             project_id=key.project_id,
             scope=Scope(key.scope),
-            expires_at=None if key.expires_at is None else int(key.expires_at.timestamp()),
-            last_used_at=None if key.last_used_at is None else int(key.last_used_at.timestamp()),
+            expires_at=unix_seconds(key.expires_at),
+            last_used_at=unix_seconds(key.last_used_at),
             **more,
         )
 

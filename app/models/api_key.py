@@ -8,6 +8,7 @@ from app.models.base import Base, CreatedAt
 
 
 class Scope(StrEnum):
+    INFER = "infer"  # asks models, and nothing else
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"

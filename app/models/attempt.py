@@ -7,10 +7,14 @@ from app.models.base import Base, CreatedAt
 
 
 class Attempt(Base):
-    """One execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled, paused, released or lost."""
+    """One execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,
+    paused, released or lost.
+    """
 
     __tablename__ = "attempts"
-    __table_args__ = (Index("ix_attempts_kind", "base_model_id", "method", "device", "num_devices", "created_at"),)
+    __table_args__ = (
+        Index("ix_attempts_kind", "base_model_id", "method", "device", "num_devices", "created_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -20,15 +24,20 @@ class Attempt(Base):
     base_model_id: Mapped[str | None]
     method: Mapped[str | None]
     start_step: Mapped[int | None]
-    relayed: Mapped[int] = mapped_column(default=0, server_default="0")  # of its trainer's events, how many are written
+    # of its trainer's events, how many are written
+    relayed: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     error_code: Mapped[str | None]
-    tokens: Mapped[int | None] = mapped_column(BigInteger)  # trained in this attempt, as last reported
-    train_seconds: Mapped[float | None]  # from its first step to its last one, evaluations and checkpoints included
+    # trained in this attempt, as last reported
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    # from its first step to its last one, evaluations and checkpoints included
+    train_seconds: Mapped[float | None]
     overhead_seconds: Mapped[float | None]  # all others, to its end; null until it has succeeded
 
     @property
     def tokens_per_second(self) -> float | None:
-        return self.tokens / self.train_seconds if self.tokens and self.train_seconds else None
+        if self.tokens and self.train_seconds:
+            return self.tokens / self.train_seconds
+        return None

@@ -1,14 +1,53 @@
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
-from sqlalchemy import JSON, MetaData
+from pydantic import BaseModel
+from sqlalchemy import JSON, Dialect, MetaData
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from app.database import UtcDateTime, now_plus
+from app.models.stored_json import build_validator
 
 JsonObject = dict[str, Any]
+StoredJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 CreatedAt = Annotated[datetime, mapped_column(UtcDateTime, default=now_plus())]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class PydanticType(TypeDecorator[T], Generic[T]):
+    """A pydantic model in Python, JSON in the database. The column is replaced, never changed in
+    place.
+
+    `exclude_unset`: store only what was set, so that what is loaded knows what that was.
+    """
+
+    impl = StoredJson
+    cache_ok = True
+
+    def __init__(self, model: type[T], exclude_unset: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self._validator = build_validator(model)
+        self.exclude_unset = exclude_unset
+
+    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
+        """Treat what an element of the JSON is compared with as JSON does."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
+    def process_bind_param(self, value: T | None, dialect: Dialect) -> JsonObject | None:
+        if value is None:
+            return None
+        return value.model_dump(mode="json", exclude_unset=self.exclude_unset)
+
+    def process_result_value(self, value: JsonObject | None, dialect: Dialect) -> T | None:
+        if value is None:
+            return None
+        stored: T = self._validator.validate_python(value)
+        return stored
 
 
 class Base(DeclarativeBase):
@@ -21,4 +60,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, JsonObject: JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")}
+    type_annotation_map = {
+        datetime: UtcDateTime,
+        JsonObject: StoredJson,
+    }

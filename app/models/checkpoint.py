@@ -5,12 +5,16 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class Checkpoint(Base):
-    """Resumable state of a job after `step` steps. The row is written after the bytes, so a row means that they are there."""
+    """Resumable state of a job after `step` steps. The row is written after the bytes, so a row
+    means that they are there.
+    """
 
     __tablename__ = "checkpoints"
     __table_args__ = (
         UniqueConstraint("job_id", "step", "attempt"),
-        Index("ix_checkpoints_project_id_bytes", "project_id", "bytes"),  # for quotas: summed by itself
+        Index(
+            "ix_checkpoints_project_id_bytes", "project_id", "bytes"
+        ),  # for quotas: summed by itself
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

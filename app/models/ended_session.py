@@ -7,7 +7,9 @@ from app.models.base import Base
 
 
 class EndedSession(Base):
-    """Somebody signed out of it, so its cookie, which cannot be called back, opens nothing. Kept as long as a cookie is valid."""
+    """Somebody signed out of it, so its cookie, which cannot be called back, opens nothing. Kept as
+    long as a cookie is valid.
+    """
 
     __tablename__ = "ended_sessions"
 

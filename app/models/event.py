@@ -5,7 +5,9 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class Event(Base):
-    """What happened to a job, numbered without gaps; the number comes from the job row, in the transaction that adds the event."""
+    """What happened to a job, numbered without gaps; the number comes from the job row, in the
+    transaction that adds the event.
+    """
 
     __tablename__ = "events"
 

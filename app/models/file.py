@@ -4,7 +4,8 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt, JsonObject
+from app.models.base import Base, CreatedAt, PydanticType
+from falqon_core.records.file_check import FileReport
 
 
 class FileStatus(StrEnum):
@@ -24,14 +25,29 @@ class Purpose(StrEnum):
 
 
 class File(Base):
-    """Bytes that a user uploaded, or that a job left for one. `report` is a `falqon_core.records.file_check.FileReport`."""
+    """Bytes that a user uploaded, or that a job left for one."""
 
     __tablename__ = "files"
     __table_args__ = (
         Index("ix_files_project_id_id", "project_id", "id"),
-        Index("ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"),  # for quotas: summed by itself
+        Index(
+            "ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
+        ),  # for quotas: summed by itself
         Index("ix_files_status", "status"),
-        Index("ix_files_expires_at", "expires_at", sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")),
+        Index(
+            "ix_files_expires_at",
+            "expires_at",
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+        Index(
+            "uq_files_project_id_idempotency_key",
+            "project_id",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -41,9 +57,10 @@ class File(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     storage_key: Mapped[str] = mapped_column(index=True)
+    idempotency_key: Mapped[str | None]  # the same again makes no second file
     status: Mapped[str]
     status_details: Mapped[str | None]
-    report: Mapped[JsonObject | None]
+    report: Mapped[FileReport | None] = mapped_column(PydanticType(FileReport))
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]  # its bytes go a while later, see `app.garbage.orphans`

@@ -2,13 +2,19 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt, JsonObject
+from app.models.base import Base, CreatedAt, JsonObject, PydanticType
+from app.models.falqon_options import Budget
+from app.models.job_progress import JobProgress
+from app.models.job_request import JobRequest
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Actual, Estimate
 
 
 class JobStatus(StrEnum):
-    """What is true now. `app.jobs.lifecycle` holds the transitions."""
+    """What is true now. `app.models.job_lifecycle` holds the transitions."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -34,14 +40,41 @@ class Job(Base):
         Index("ix_jobs_project_id_status_id", "project_id", "status", "id"),
         Index("ix_jobs_project_id_base_model_id_id", "project_id", "base_model_id", "id"),
         Index(
-            "ix_jobs_without_metadata", "project_id", "id", sqlite_where=text("metadata IS NULL"), postgresql_where=text("metadata IS NULL")
+            "ix_jobs_without_metadata",
+            "project_id",
+            "id",
+            sqlite_where=text("metadata IS NULL"),
+            postgresql_where=text("metadata IS NULL"),
         ),
         Index("ix_jobs_status_id", "status", "id"),
-        # For files in use; with the project and the id, jobs are counted without a look at the table.
-        Index("ix_jobs_training_file_id_status_project_id_id", "training_file_id", "status", "project_id", "id"),
-        Index("ix_jobs_validation_file_id_status_project_id_id", "validation_file_id", "status", "project_id", "id"),
-        Index("ix_jobs_queue", "status", "project_id", "desired", text("priority DESC"), "id", "not_before"),
-        CheckConstraint("(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"),
+        # For files in use; with the project and the id, jobs are counted without a look at the
+        # table.
+        Index(
+            "ix_jobs_training_file_id_status_project_id_id",
+            "training_file_id",
+            "status",
+            "project_id",
+            "id",
+        ),
+        Index(
+            "ix_jobs_validation_file_id_status_project_id_id",
+            "validation_file_id",
+            "status",
+            "project_id",
+            "id",
+        ),
+        Index(
+            "ix_jobs_queue",
+            "status",
+            "project_id",
+            "desired",
+            text("priority DESC"),
+            "id",
+            "not_before",
+        ),
+        CheckConstraint(
+            "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
+        ),
         CheckConstraint("lease_owner IS NULL OR status = 'running'", name="only_running_is_leased"),
     )
 
@@ -49,31 +82,38 @@ class Job(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str]
     desired: Mapped[str]
-    priority: Mapped[int] = mapped_column(default=0)  # among the queued jobs of its project, higher first
+    # among the queued jobs of its project, higher first
+    priority: Mapped[int] = mapped_column(default=0)
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
-    base_checkpoint_id: Mapped[str | None] = mapped_column(
-        index=True
-    )  # of a job with that base model, whose training this one continues from
+    # of a job with that base model, whose training this one continues from
+    base_checkpoint_id: Mapped[str | None] = mapped_column(index=True)
     training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
     validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     suffix: Mapped[str | None]
-    requested: Mapped[JsonObject]  # the request body as it came
-    recipe: Mapped[JsonObject | None]  # what really runs; set once the files are checked, with every "auto" resolved
-    estimate: Mapped[JsonObject | None]  # the one given at submission
-    actual: Mapped[JsonObject | None]  # beside it, once the job has succeeded
-    budget: Mapped[JsonObject | None]  # an `app.jobs.falqon_options.Budget`
+    # As it came: what the user did not send is not stored.
+    requested: Mapped[JobRequest] = mapped_column(PydanticType(JobRequest, exclude_unset=True))
+    # What really runs; set once the files are checked, with every "auto" resolved.
+    recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe))
+    # The one given at submission, and beside it what a job that succeeded really took.
+    estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
+    actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual))
+    budget: Mapped[Budget | None] = mapped_column(PydanticType(Budget))
     job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
 
-    attempt: Mapped[int] = mapped_column(default=0)  # executions so far; the newest one's number is the fencing token
+    # executions so far; the newest one's number is the fencing token
+    attempt: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     infra_failures: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]  # after a lost execution, when the next one may begin
     last_event_seq: Mapped[int] = mapped_column(default=0)
-    progress: Mapped[JsonObject | None]  # step, eta and cost as last reported
+    progress: Mapped[JobProgress | None] = mapped_column(
+        PydanticType(JobProgress, exclude_unset=True)
+    )
     device_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts, as last reported
-    execution_seconds: Mapped[float] = mapped_column(default=0.0)  # the same, however many devices an attempt has
+    # the same, however many devices an attempt has
+    execution_seconds: Mapped[float] = mapped_column(default=0.0)
     paused_reason: Mapped[str | None]
 
     error_code: Mapped[str | None]
@@ -84,6 +124,11 @@ class Job(Base):
     result_file_id: Mapped[str | None]  # the metrics of every step as CSV
 
     created_at: Mapped[CreatedAt]
-    rung_at: Mapped[datetime | None]  # when a worker was last told to look
+    notified_at: Mapped[datetime | None]  # when workers were last told to poll
     started_at: Mapped[datetime | None]  # of the first attempt
     finished_at: Mapped[datetime | None]
+
+    @hybrid_property
+    def is_waiting(self) -> bool:
+        """Return whether the job waits for a worker; in a statement, the condition that it does."""
+        return (self.status == JobStatus.QUEUED) & (self.desired == Desired.RUN)

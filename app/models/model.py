@@ -7,12 +7,14 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class Model(Base):
-    """A base model of the catalogue (no project) or the result of a job. Its files are `artifacts`."""
+    """A base model (no project), or the result of a job; its files are `artifacts`."""
 
     __tablename__ = "models"
     __table_args__ = (
         Index("ix_models_project_id_created_at_id", "project_id", "created_at", "id"),
-        Index("ix_models_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"),  # for quotas: summed by itself
+        Index(
+            "ix_models_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
+        ),  # for quotas: summed by itself
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -1,24 +1,33 @@
 from datetime import datetime
 from enum import StrEnum
+from typing import ClassVar
 
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import CreatedAt
+from app.models.base import Base, CreatedAt
 
 
 class OperationStatus(StrEnum):
-    IN_PROGRESS = "in_progress"  # asked for; a worker holds it while `claimed_at` is fresh
+    IN_PROGRESS = "in_progress"  # a worker holds it until `lease_expires_at`
     COMPLETED = "completed"
     FAILED = "failed"
 
 
-class Operation:
-    """What a user has asked a cpu worker for, besides what is particular to its kind. `app.operations.claims` takes and ends it."""
+class Operation(Base):
+    """Background work that is no training, besides what is particular to its kind.
+    `app.operations.claims` takes and ends it.
+    """
+
+    __abstract__ = True
+    noun: ClassVar[str]  # what the API calls one
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str] = mapped_column(index=True)
-    tries: Mapped[int] = mapped_column(default=0)  # the newest one's number is the fencing token
+    attempts: Mapped[int] = mapped_column(default=0)  # the newest one's number fences its writes
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     created_at: Mapped[CreatedAt]
-    claimed_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
+    notified_at: Mapped[datetime | None]  # when workers were last told to poll

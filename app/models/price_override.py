@@ -4,7 +4,9 @@ from app.models.base import Base, CreatedAt
 
 
 class PriceOverride(Base):
-    """What an hour of a device costs here. Rows are only added: the newest of a device counts, one without a price withdraws it."""
+    """What an hour of a device costs here. Rows are only added: the newest of a device counts, one
+    without a price withdraws it.
+    """
 
     __tablename__ = "price_overrides"
 

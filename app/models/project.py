@@ -9,7 +9,9 @@ DEFAULT_PROJECT_ID = "proj_default"
 
 
 class Project(Base):
-    """A tenant: every row a user can reach belongs to one. A limit that is null is none of the project's own."""
+    """A tenant: every row a user can reach belongs to one. A limit that is null is none of the
+    project's own.
+    """
 
     __tablename__ = "projects"
 
@@ -23,7 +25,9 @@ class Project(Base):
     max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_device_hours: Mapped[float | None]  # in a calendar month, UTC
 
-    weight: Mapped[int] = mapped_column(default=1)  # its share of the machines relative to that of others
-    turn: Mapped[float] = mapped_column(default=0.0)  # grows by 1/weight with each claim; see `app.jobs.claims`
+    # its share of the machines relative to that of others
+    weight: Mapped[int] = mapped_column(default=1)
+    # grows by 1/weight with each claim; see `app.jobs.claims`
+    virtual_time: Mapped[float] = mapped_column(default=0.0)
     usage_month: Mapped[str | None]  # 2026-11: the month that `usage_device_seconds` counts
     usage_device_seconds: Mapped[float] = mapped_column(default=0.0)  # of attempts that have ended

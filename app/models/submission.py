@@ -5,7 +5,9 @@ from app.models.base import Base, CreatedAt
 
 
 class Submission(Base):
-    """How a job was asked for, so that asking again finds it. The primary key decides between two that ask at the same moment."""
+    """How a job was asked for, so that asking again finds it. The primary key decides between two
+    that ask at the same moment.
+    """
 
     __tablename__ = "submissions"
 
@@ -13,5 +15,7 @@ class Submission(Base):
     key: Mapped[str] = mapped_column(primary_key=True)  # the caller's own, or API key and digest
     request_sha256: Mapped[str]
     # Written before the job, in its transaction.
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"), index=True)
+    job_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"), index=True
+    )
     created_at: Mapped[CreatedAt]

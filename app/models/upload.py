@@ -15,7 +15,9 @@ class UploadStatus(StrEnum):
 
 
 class Upload(Base):
-    """A file that arrives in parts. While it is pending its parts have rows; afterwards only the file, if there is one, has."""
+    """A file that arrives in parts. While it is pending its parts have rows; afterwards only the
+    file, if there is one, has.
+    """
 
     __tablename__ = "uploads"
     __table_args__ = (Index("ix_uploads_status_expires_at", "status", "expires_at"),)
@@ -27,7 +29,8 @@ class Upload(Base):
     purpose: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     file_lifetime_seconds: Mapped[int | None]  # of the file that it becomes
-    part_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # what it was completed with, to know a repetition
+    # what it was completed with, to know a repetition
+    part_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]

@@ -14,9 +14,11 @@ class DeliveryStatus(StrEnum):
 
 
 class WebhookDelivery(Base):
-    """One event on its way to one endpoint; a pending row is its own outbox. `event_id` stays the same when it is sent again.
+    """One event on its way to one endpoint; a pending row is its own outbox. `event_id` stays the
+    same when it is sent again.
 
-    `attempts` is the fencing token: whoever sends raises it first, and settles only what still carries that number.
+    `attempts` is the fencing token: whoever sends raises it first, and settles only what still
+    carries that number.
     """
 
     __tablename__ = "webhook_deliveries"
@@ -33,7 +35,8 @@ class WebhookDelivery(Base):
     job_id: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
-    due_at: Mapped[datetime | None]  # of a pending one; while it is being sent, when that counts as lost
+    # of a pending one; while it is being sent, when that counts as lost
+    due_at: Mapped[datetime | None]
     attempted_at: Mapped[datetime | None]
     status_code: Mapped[int | None]  # that the endpoint last answered with
     error: Mapped[str | None]  # why it last failed

@@ -8,7 +8,9 @@ from app.models.base import Base, CreatedAt
 
 
 class WebhookEndpoint(Base):
-    """Where a project wants to be told. Its signing secret is derived, not stored: see `app.webhooks.signing`."""
+    """Where a project wants to be told. Its signing secret is derived, not stored: see
+    `app.webhooks.signing`.
+    """
 
     __tablename__ = "webhook_endpoints"
 

@@ -6,7 +6,9 @@ from app.models.base import Base, CreatedAt
 
 
 class Worker(Base):
-    """A process that executes jobs. It shows itself whenever it looks for one; while it has one, its lease shows that it lives."""
+    """A process that executes jobs. It shows itself whenever it looks for one; while it has one,
+    its lease shows that it lives.
+    """
 
     __tablename__ = "workers"
 

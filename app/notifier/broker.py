@@ -1,6 +1,7 @@
-"""Celery as both sides use it: carried messages hold an id and mean *look*; losing or doubling one harms nothing."""
+"""Celery as both sides use it. A message holds a kind and an id and means *poll*; losing or
+doubling one harms nothing.
+"""
 
-import sys
 from functools import cached_property
 from typing import Any
 
@@ -9,16 +10,11 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
-from app.ids import new_id
+from app.models import Base, Job
+from app.notifier.queues import CPU_QUEUE, GPU_QUEUE
 from app.settings import Settings
 
-GPU_QUEUE = "gpu"
-CPU_QUEUE = "cpu"
-LOOK_FOR_JOB = "worker.tasks.look_for_job"
-CHECK_FILE = "worker.tasks.check_file"
-EXPORT_MODEL = "worker.tasks.export_model"
-ANSWER_PROMPT = "worker.tasks.answer_prompt"
-INSPECT_FILE = "worker.tasks.inspect_file"
+POLL = "worker.tasks.poll"
 KEY_PREFIX = "falqon:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
 
@@ -33,7 +29,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
-            "socket_timeout": 15,  # without one, a half-open connection is never noticed; must exceed the 1 s of BRPOP
+            # without one, a half-open connection is never noticed; must exceed the 1 s of BRPOP
+            "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 5,
@@ -64,37 +61,27 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def worker_command(queue: str) -> list[str]:
-    options = ["-P", "threads", "-c", "1", "-Q", queue, "--without-gossip", "--without-mingle", "-n", f"{new_id(f'{queue}-')}@%h"]
-    return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
+def queue_of(kind: type[Base]) -> str:
+    """Return the queue of the workers that serve rows of this kind."""
+    return GPU_QUEUE if kind is Job else CPU_QUEUE
 
 
 class Notifier:
-    """Tells workers to look. Best effort within about a second: a broker that is down costs a warning, and the reconciler rings again."""
+    """Tell workers to poll. Best effort within about a second: a broker that is down costs a
+    warning, and the reconciler notifies again.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def notify_job(self, job_id: str) -> None:
-        self._ring(LOOK_FOR_JOB, GPU_QUEUE, job_id)
-
-    def notify_file(self, file_id: str) -> None:
-        self._ring(CHECK_FILE, CPU_QUEUE, file_id)
-
-    def notify_inspection(self, file_id: str) -> None:
-        self._ring(INSPECT_FILE, CPU_QUEUE, file_id)
-
-    def notify_export(self, export_id: str) -> None:
-        self._ring(EXPORT_MODEL, CPU_QUEUE, export_id)
-
-    def notify_trial(self, trial_id: str) -> None:
-        self._ring(ANSWER_PROMPT, CPU_QUEUE, trial_id)
-
-    def _ring(self, task: str, queue: str, id_: str) -> None:
+    def notify(self, kind: type[Base], id_: str) -> None:
+        """Have a worker poll for rows of this kind; the id is for its log."""
         try:
-            self._producer.send_task(task, args=[id_], queue=queue, retry=False)
+            self._producer.send_task(
+                POLL, args=[kind.__tablename__, id_], queue=queue_of(kind), retry=False
+            )
         except (OperationalError, KombuError, RedisError, OSError) as error:
-            log.warning("notify failed", queue=queue, id=id_, error=str(error))
+            log.warning("notify failed", kind=kind.__tablename__, id=id_, error=str(error))
 
     @cached_property
     def _producer(self) -> Celery:

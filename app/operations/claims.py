@@ -1,41 +1,85 @@
-"""Claim operations of one kind, the oldest first, and write what becomes of them: each a single guarded statement."""
+"""Claim operations of one kind, the oldest first, and write what becomes of them: each a single
+guarded statement. The number of attempts is the fencing token.
+"""
 
 from typing import TypeVar
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import now_plus
+from app.database import UNSYNCED, now_plus
 from app.models.operation import Operation, OperationStatus
 
 T = TypeVar("T", bound=Operation)
-_UNSYNCED = {"synchronize_session": False}
 
 
-def claim(session: Session, kind: type[T], stale_seconds: float) -> T | None:
-    """Take the oldest that nobody works on, or whose worker has been silent for so long."""
-    free = (kind.status == OperationStatus.IN_PROGRESS, or_(kind.claimed_at.is_(None), kind.claimed_at < now_plus(-stale_seconds)))
-    oldest = select(kind.id).where(*free).order_by(kind.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
-    taken = update(kind).where(kind.id == oldest, *free).values(claimed_at=now_plus(), tries=kind.tries + 1)
-    return session.scalars(taken.returning(kind), execution_options=_UNSYNCED).one_or_none()
+def is_waiting(kind: type[Operation]) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which a worker may take an operation."""
+    is_free = or_(kind.lease_expires_at.is_(None), kind.lease_expires_at < now_plus())
+    return kind.status == OperationStatus.IN_PROGRESS, is_free
 
 
-def renew(session: Session, operation: Operation) -> bool:
-    """False when it is not ours any more."""
-    return write(session, operation, claimed_at=now_plus())
+def claim(session: Session, kind: type[T], lease_seconds: float) -> T | None:
+    """Take the oldest that nobody works on, or whose worker has been silent for too long."""
+    oldest = (
+        select(kind.id)
+        .where(*is_waiting(kind))
+        .order_by(kind.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    statement = (
+        update(kind)
+        .where(kind.id == oldest, *is_waiting(kind))
+        .values(lease_expires_at=now_plus(lease_seconds), attempts=kind.attempts + 1)
+        .returning(kind)
+    )
+    return session.scalars(statement, execution_options=UNSYNCED).one_or_none()
 
 
-def release(session: Session, operation: Operation) -> None:
-    """For somebody else, as if we had never tried."""
-    write(session, operation, claimed_at=None, tries=operation.tries - 1)
+def renew(session: Session, operation: Operation, lease_seconds: float) -> bool:
+    """Extend the lease. False when it is lost, as of all that follow."""
+    return write(session, operation, lease_expires_at=now_plus(lease_seconds))
 
 
-def fail(session: Session, operation: Operation, code: str, message: str) -> None:
-    write(session, operation, status=OperationStatus.FAILED, error_code=code, error_message=message)
+def release(session: Session, operation: Operation) -> bool:
+    """Leave it to others as if this attempt had never been."""
+    return write(session, operation, lease_expires_at=None, attempts=operation.attempts - 1)
+
+
+def complete(session: Session, operation: Operation, **values: object) -> bool:
+    return write(session, operation, status=OperationStatus.COMPLETED, **values)
+
+
+def fail(session: Session, operation: Operation, code: str, message: str) -> bool:
+    error = {"error_code": code, "error_message": message}
+    return write(session, operation, status=OperationStatus.FAILED, **error)
 
 
 def write(session: Session, operation: Operation, **values: object) -> bool:
-    """False, and nothing is written, when it is not ours any more."""
+    """Set columns, unless the lease is lost."""
     kind = type(operation)
-    mine = (kind.id == operation.id, kind.status == OperationStatus.IN_PROGRESS, kind.tries == operation.tries)
-    return session.scalar(update(kind).where(*mine).values(**values).returning(kind.id), execution_options=_UNSYNCED) is not None
+    is_mine = (
+        kind.id == operation.id,
+        kind.status == OperationStatus.IN_PROGRESS,
+        kind.attempts == operation.attempts,
+    )
+    statement = update(kind).where(*is_mine).values(**values).returning(kind.id)
+    return session.scalar(statement, execution_options=UNSYNCED) is not None
+
+
+def restart(session: Session, operation: Operation) -> None:
+    """Begin one anew that has ended."""
+    kind = type(operation)
+    values = {
+        "status": OperationStatus.IN_PROGRESS,
+        "attempts": 0,
+        "error_code": None,
+        "error_message": None,
+        "lease_expires_at": None,
+        "notified_at": None,
+    }
+    has_ended = (kind.id == operation.id, kind.status != OperationStatus.IN_PROGRESS)
+    session.execute(update(kind).where(*has_ended).values(**values), execution_options=UNSYNCED)

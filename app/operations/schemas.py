@@ -1,8 +1,11 @@
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from app.http.pagination import Object
 from app.models.operation import Operation
+
+Status = Literal["in_progress", "completed", "failed"]
 
 
 class OperationError(BaseModel):
@@ -12,4 +15,23 @@ class OperationError(BaseModel):
     @classmethod
     def of(cls, operation: Operation) -> Self | None:
         """Return what went wrong; None for an operation that has not failed."""
-        return None if operation.error_code is None else cls(code=operation.error_code, message=operation.error_message or "")
+        if operation.error_code is None:
+            return None
+        return cls(code=operation.error_code, message=operation.error_message or "")
+
+
+class OperationObject(Object):
+    """What every operation shows that is an object of its own."""
+
+    status: Status
+    error: OperationError | None
+    created_at: int
+
+    @staticmethod
+    def values_of(operation: Operation) -> dict[str, Any]:
+        return {
+            "id": operation.id,
+            "status": operation.status,
+            "error": OperationError.of(operation),
+            "created_at": int(operation.created_at.timestamp()),
+        }

@@ -2,26 +2,30 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.http.dependencies import After, ApiRoute, App, Reader, Writer
+from app.http.dependencies import After, Reader, ServicesDep, Writer
 from app.http.pagination import Page
-from app.permissions import service
-from app.permissions.repository import Order
-from app.permissions.schemas import PermissionDeleted, PermissionObject, PermissionRequest
+from app.http.routes import ApiRoute
+from app.permissions import actions
+from app.permissions.schemas import Order, PermissionDeleted, PermissionObject, PermissionRequest
 
-router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions", tags=["fine-tuning"], route_class=ApiRoute)
+router = APIRouter(
+    prefix="/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions",
+    tags=["fine-tuning"],
+    route_class=ApiRoute,
+)
 
 
 @router.post("")
-def create_permissions(app: App, caller: Writer, checkpoint: str, body: PermissionRequest) -> Page[PermissionObject]:
+def create_permissions(
+    services: ServicesDep, caller: Writer, checkpoint: str, body: PermissionRequest
+) -> Page[PermissionObject]:
     """Let other projects start jobs from a checkpoint."""
-    with app.database.transaction() as session:
-        given = service.create(session, caller.project_id, checkpoint, body.project_ids)
-    return Page[PermissionObject].of([PermissionObject.of(permission) for permission in given])
+    return actions.create_permissions(services, caller, checkpoint, body)
 
 
 @router.get("")
 def list_permissions(
-    app: App,
+    services: ServicesDep,
     caller: Reader,
     checkpoint: str,
     after: After = None,
@@ -29,13 +33,19 @@ def list_permissions(
     order: Order = "descending",
     project_id: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Page[PermissionObject]:
-    with app.database.read() as session:
-        found = service.page(session, caller.project_id, checkpoint, only=project_id, order=order, after=after, limit=limit)
-    return Page[PermissionObject].of([PermissionObject.of(permission) for permission in found], limit)
+    return actions.list_permissions(
+        services,
+        caller,
+        checkpoint,
+        project_id=project_id,
+        order=order,
+        after=after,
+        limit=limit,
+    )
 
 
 @router.delete("/{permission_id}")
-def delete_permission(app: App, caller: Writer, checkpoint: str, permission_id: str) -> PermissionDeleted:
-    with app.database.transaction() as session:
-        service.delete(session, caller.project_id, checkpoint, permission_id)
-    return PermissionDeleted(id=permission_id)
+def delete_permission(
+    services: ServicesDep, caller: Writer, checkpoint: str, permission_id: str
+) -> PermissionDeleted:
+    return actions.delete_permission(services, caller, checkpoint, permission_id)

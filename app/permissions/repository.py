@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from typing import Literal
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
@@ -8,30 +7,54 @@ from sqlalchemy.orm import Session
 from app.database import insert_or
 from app.ids import new_id
 from app.models import CheckpointPermission, Project
+from app.permissions.schemas import Order
 
-Order = Literal["ascending", "descending"]
 
-
-def add(session: Session, checkpoint_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
-    """One for each project, also where it was there before."""
+def add(
+    session: Session, checkpoint_id: str, project_ids: Sequence[str]
+) -> list[CheckpointPermission]:
+    """Return one for each project, also where it was there before."""
     for project_id in project_ids:
         values = {"id": new_id("cp_"), "checkpoint_id": checkpoint_id, "project_id": project_id}
-        session.execute(insert_or(session, CheckpointPermission).values(values).on_conflict_do_nothing())
-    given = select(CheckpointPermission).where(CheckpointPermission.checkpoint_id == checkpoint_id)
-    return list(session.scalars(given.where(CheckpointPermission.project_id.in_(project_ids)).order_by(CheckpointPermission.id)))
+        session.execute(
+            insert_or(session, CheckpointPermission).values(values).on_conflict_do_nothing()
+        )
+    statement = select(CheckpointPermission).where(
+        CheckpointPermission.checkpoint_id == checkpoint_id
+    )
+    return list(
+        session.scalars(
+            statement.where(CheckpointPermission.project_id.in_(project_ids)).order_by(
+                CheckpointPermission.id
+            )
+        )
+    )
 
 
 def find(session: Session, checkpoint_id: str, permission_id: str) -> CheckpointPermission | None:
-    wanted = (CheckpointPermission.id == permission_id, CheckpointPermission.checkpoint_id == checkpoint_id)
-    return session.scalars(select(CheckpointPermission).where(*wanted)).one_or_none()
+    statement = select(CheckpointPermission).where(
+        CheckpointPermission.id == permission_id,
+        CheckpointPermission.checkpoint_id == checkpoint_id,
+    )
+    return session.scalars(statement).one_or_none()
 
 
 def page(
-    session: Session, checkpoint_id: str, *, project_id: str | None, order: Order, after: str | None, limit: int
+    session: Session,
+    checkpoint_id: str,
+    *,
+    project_id: str | None,
+    order: Order,
+    after: str | None,
+    limit: int,
 ) -> list[CheckpointPermission]:
-    """By creation; one more than `limit` where there is one."""
+    """Return them by creation, one more than `limit` where there is one."""
     id_ = CheckpointPermission.id
-    statement = select(CheckpointPermission).where(CheckpointPermission.checkpoint_id == checkpoint_id).limit(limit + 1)
+    statement = (
+        select(CheckpointPermission)
+        .where(CheckpointPermission.checkpoint_id == checkpoint_id)
+        .limit(limit + 1)
+    )
     if project_id is not None:
         statement = statement.where(CheckpointPermission.project_id == project_id)
     if after is not None:
@@ -40,9 +63,11 @@ def page(
 
 
 def delete(session: Session, permission_id: str) -> None:
-    session.execute(sql_delete(CheckpointPermission).where(CheckpointPermission.id == permission_id))
+    session.execute(
+        sql_delete(CheckpointPermission).where(CheckpointPermission.id == permission_id)
+    )
 
 
 def unknown_projects(session: Session, project_ids: Sequence[str]) -> list[str]:
-    known = set(session.scalars(select(Project.id).where(Project.id.in_(project_ids))))
-    return [project_id for project_id in project_ids if project_id not in known]
+    existing = set(session.scalars(select(Project.id).where(Project.id.in_(project_ids))))
+    return [project_id for project_id in project_ids if project_id not in existing]

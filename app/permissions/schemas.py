@@ -6,6 +6,7 @@ from app.http.pagination import Object
 from app.models import CheckpointPermission
 
 MAX_PROJECTS = 100
+Order = Literal["ascending", "descending"]
 ProjectId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 
 
@@ -22,7 +23,11 @@ class PermissionObject(Object):
 
     @classmethod
     def of(cls, permission: CheckpointPermission) -> Self:
-        return cls(id=permission.id, created_at=int(permission.created_at.timestamp()), project_id=permission.project_id)
+        return cls(
+            id=permission.id,
+            created_at=int(permission.created_at.timestamp()),
+            project_id=permission.project_id,
+        )
 
 
 class PermissionDeleted(Object):

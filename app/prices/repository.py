@@ -5,7 +5,11 @@ from app.models import PriceOverride
 
 
 def overrides(session: Session) -> dict[str, PriceOverride]:
-    """Those in force, by device."""
+    """Return those in force, by device."""
     newest = select(func.max(PriceOverride.id)).group_by(PriceOverride.device)
-    rows = session.scalars(select(PriceOverride).where(PriceOverride.id.in_(newest), PriceOverride.usd_per_device_hour.is_not(None)))
+    rows = session.scalars(
+        select(PriceOverride).where(
+            PriceOverride.id.in_(newest), PriceOverride.usd_per_device_hour.is_not(None)
+        )
+    )
     return {row.device: row for row in rows}

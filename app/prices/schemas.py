@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.http.pagination import Object
-from app.prices.service import Listed, Source
+from app.prices.service import ListedPrice, Source
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, PriceKind
 
@@ -13,18 +13,31 @@ class PriceObject(Object):
     object: Literal["price"] = "price"
     device: str
     provider: str
-    kind: Annotated[PriceKind, Field(description="typical: nobody's quote; override: set for this installation, by file or by PUT")]
+    kind: Annotated[
+        PriceKind,
+        Field(
+            description="typical: nobody's quote; "
+            "override: set for this installation, by file or by PUT"
+        ),
+    ]
     usd_per_device_hour: str
     as_of: date
     age_days: int
     source: str
-    in_force: Annotated[bool, Field(description="what new estimates and running jobs are charged; one of each device")]
+    in_force: Annotated[
+        bool,
+        Field(description="what new estimates and running jobs are charged; one of each device"),
+    ]
 
     @classmethod
-    def of(cls, listed: Listed) -> Self:
+    def of(cls, listed: ListedPrice) -> Self:
         price = listed.price
         return cls(
-            id="-".join(f"price {price.device} {price.provider} {price.kind} {price.as_of}".lower().replace("_", " ").split()),
+            id="-".join(
+                f"price {price.device} {price.provider} {price.kind} {price.as_of}".lower()
+                .replace("_", " ")
+                .split()
+            ),
             device=price.device,
             provider=price.provider,
             kind=price.kind,
@@ -46,9 +59,11 @@ class Override(_Request):
     source: Source
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _check_device(self) -> Self:
         if self.device not in DEVICES:
-            raise ValueError(f"device: '{self.device}' is not known; known devices: {', '.join(sorted(DEVICES))}")
+            raise ValueError(
+                f"device: '{self.device}' is not known; known devices: {', '.join(sorted(DEVICES))}"
+            )
         return self
 
 

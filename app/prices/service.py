@@ -1,4 +1,6 @@
-"""What an hour of a device costs here: set by the admin, else by a file, else the default of the table. Free of the web framework."""
+"""What an hour of a device costs here: set by the admin, else by a file, else the default of the
+table. Free of the web framework.
+"""
 
 from collections.abc import Sequence
 from datetime import date
@@ -28,13 +30,13 @@ class FilePrice(BaseModel):
     as_of: date
 
 
-class Wanted(NamedTuple):
+class NewPrice(NamedTuple):
     device: str
     usd_per_device_hour: Decimal
     source: str
 
 
-class Listed(NamedTuple):
+class ListedPrice(NamedTuple):
     price: Price
     in_force: bool
 
@@ -46,46 +48,57 @@ def price_of(session: Session, settings: Settings, device: str) -> Price:
     return _in_force(repository.overrides(session), file_prices(settings.prices), device)
 
 
-def listed(session: Session, settings: Settings) -> list[Listed]:
-    """All that is known, of each device the one in force first."""
-    overrides, of_file = repository.overrides(session), file_prices(settings.prices)
+def list_prices(session: Session, settings: Settings) -> list[ListedPrice]:
+    """Return all that is known, of each device the one in force first."""
+    overrides = repository.overrides(session)
+    of_file = file_prices(settings.prices)
     rows = []
     for device in DEVICES:
         chosen = _in_force(overrides, of_file, device)
         own = [of_file[device]] if device in of_file else []
         others = [price for price in (*own, *PRICES) if price.device == device and price != chosen]
-        rows += [Listed(chosen, True), *(Listed(price, False) for price in others)]
+        rows += [ListedPrice(chosen, True), *(ListedPrice(price, False) for price in others)]
     return rows
 
 
-def replace(session: Session, wanted: Sequence[Wanted]) -> None:
-    """These overrides and no others; what was in force before stays in the table, for the record."""
+def replace(session: Session, prices: Sequence[NewPrice]) -> None:
+    """Set these overrides and no others; those before stay in the table, for the record."""
     before = repository.overrides(session)
-    for one in wanted:
-        old = before.get(one.device)
-        if old is None or (old.usd_per_device_hour, old.source) != (str(one.usd_per_device_hour), one.source):
-            session.add(PriceOverride(device=one.device, usd_per_device_hour=str(one.usd_per_device_hour), source=one.source))
-    for device in sorted(before.keys() - {one.device for one in wanted}):
+    for price in prices:
+        usd, old = str(price.usd_per_device_hour), before.get(price.device)
+        if old is None or (old.usd_per_device_hour, old.source) != (usd, price.source):
+            session.add(
+                PriceOverride(device=price.device, usd_per_device_hour=usd, source=price.source)
+            )
+    for device in sorted(before.keys() - {price.device for price in prices}):
         session.add(PriceOverride(device=device, usd_per_device_hour=None, source="withdrawn"))
     session.flush()
 
 
 @cache
 def file_prices(path: Path | None) -> dict[str, Price]:
-    """Read once in the life of a process. Raises `ValueError`, which says what is wrong and where."""
+    """Read the file, once in the life of a process; `ValueError` says what is wrong and where."""
     if path is None:
         return {}
     try:
-        found = _file.validate_json(path.read_bytes())
+        prices = _file.validate_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"FALQON_PRICES: {path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise ValueError(f"FALQON_PRICES: {path}: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}") from None
-    if unknown := sorted(found.keys() - DEVICES.keys()):
-        raise ValueError(f"FALQON_PRICES: {path}: unknown device '{unknown[0]}'; known devices: {', '.join(sorted(DEVICES))}")
-    return {device: Price(device=device, provider=FILE, kind="override", **price.model_dump()) for device, price in found.items()}
+        reason = fault["msg"].removeprefix("Value error, ")
+        place = f"{path}: {where}" if where else path
+        raise ValueError(f"FALQON_PRICES: {place}: {reason}") from None
+    if unknown := sorted(prices.keys() - DEVICES.keys()):
+        raise ValueError(
+            f"FALQON_PRICES: {path}: unknown device '{unknown[0]}'; "
+            f"known devices: {', '.join(sorted(DEVICES))}"
+        )
+    return {
+        device: Price(device=device, provider=FILE, kind="override", **price.model_dump())
+        for device, price in prices.items()
+    }
 
 
 def _in_force(overrides: dict[str, PriceOverride], of_file: dict[str, Price], device: str) -> Price:

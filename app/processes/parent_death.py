@@ -1,10 +1,13 @@
-"""Run a command that dies with the process that started it, even when that one is killed with SIGKILL.
+"""Run a command that dies with the process that started it, even when that one is killed with
+SIGKILL.
 
-It gains no rights that we do not have, and leaves no image of its memory, with data and keys in it, when it crashes.
+It gains no rights that we do not have, and leaves no image of its memory, with data and keys in it,
+when it crashes.
 
-`leashed(command)` is the command line to start instead of `command`: a tiny Python that asks the kernel for a signal at its
-parent's death and then becomes `command`. A `preexec_fn` would do the same but may not run in a process with threads. The
-kernel means the *thread* that started it, so start long-lived children from a thread that lives as long as they should.
+A tiny Python asks the kernel for a signal at its parent's death and then becomes the command. A
+`preexec_fn` would do the same but may not run in a process with threads. The kernel means the
+*thread* that started it, so start long-lived children from a thread that lives as long as they
+should.
 """
 
 import ctypes
@@ -18,23 +21,29 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 
 
-def leashed(command: Sequence[str]) -> list[str]:
+def command_dying_with_parent(command: Sequence[str]) -> list[str]:
+    """Return the command line to start instead of `command`."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def hold(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Let this process end with `parent`, which has started it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal_at_death_of_parent(signal.SIGKILL)
     if sys.platform == "linux":
-        prctl = ctypes.CDLL(None).prctl
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked
             os._exit(1)
 
 
+def signal_at_death_of_parent(number: int) -> None:
+    """Have the kernel send this process a signal when the one that started it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
 def main(parent: int, command: list[str]) -> None:
-    hold(parent)
+    die_with_parent(parent)
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -1,36 +1,49 @@
-"""What programs that read strangers' files may see of this process's environment: named here, or not passed on.
+"""What programs that read strangers' files may see of this process's environment: named here, or
+not passed on.
 
-They get no address and no secret: those of the database, Redis and storage, keys, and whatever else an operator has set.
+They get no address and no secret: those of the database, Redis and storage, keys, and whatever else
+an operator has set.
 """
 
 import re
 from collections.abc import Mapping
 
 HARMLESS = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TERM|TMPDIR|TMP|TEMP|VIRTUAL_ENV|LD_LIBRARY_PATH|CC|CXX|XDG_\w+_HOME|PYTHON\w*"
-    r"|(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|UCX|ROCR|HIP|HSA|OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|RAYON|MALLOC)_\w+"
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TERM|TMPDIR|TMP|TEMP|VIRTUAL_ENV"
+    r"|LD_LIBRARY_PATH|CC|CXX|XDG_\w+_HOME|PYTHON\w*"
+    r"|(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|UCX|ROCR|HIP|HSA)_\w+"
+    r"|(OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|RAYON|MALLOC)_\w+"
     r"|(TORCH|TORCHINDUCTOR|PYTORCH|TRITON|TRANSFORMERS|TOKENIZERS|HF|FAULT)_\w+"
 )
-NETWORK = re.compile(r"(HTTP|HTTPS|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|HF_TOKEN")
+NETWORK = re.compile(
+    r"(HTTP|HTTPS|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|HF_TOKEN"
+)
 SECRET = re.compile(r"SECRET|PASSWORD|CREDENTIAL|(^|_)(TOKEN|KEY)$")
 URL_WITH_SECRET = re.compile(r"://[^/\s]*@")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a program that has no business outside this machine."""
+    """Return what a program sees that has no business outside this machine."""
     return _harmless(environment) | OFFLINE | {"PYTHONUNBUFFERED": "1"}
 
 
 def hub_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a download from the Hugging Face Hub: also the way out, and the operator's token for it."""
-    way_out = {name: value for name, value in environment.items() if NETWORK.fullmatch(name.upper())}
-    return {name: value for name, value in _harmless(environment).items() if name not in OFFLINE} | way_out
+    """Return what a download from the Hugging Face Hub sees: also proxies, and the operator's token
+    for the Hub.
+    """
+    variables = {
+        name: value for name, value in environment.items() if NETWORK.fullmatch(name.upper())
+    }
+    variables |= _harmless(environment)
+    return {name: value for name, value in variables.items() if name not in OFFLINE}
 
 
 def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if HARMLESS.fullmatch(name.upper()) and not SECRET.search(name.upper()) and not URL_WITH_SECRET.search(value)
+        if HARMLESS.fullmatch(name.upper())
+        and not SECRET.search(name.upper())
+        and not URL_WITH_SECRET.search(value)
     }

@@ -1,14 +1,13 @@
 """What a project may still begin, and what it has used. Free of the web framework.
 
-Called in the transaction that writes what is asked for: the project's row is locked, so of two that come at once the second
-counts what the first wrote. It is the last row that anybody locks.
+Called in the transaction that writes what is asked for: the project's row is locked, so of two that
+come at once the second counts what the first wrote. It is the last row that anybody locks.
 """
 
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app.database import now
 from app.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
@@ -24,7 +23,7 @@ def admit_job(session: Session, project_id: str) -> None:
 
 
 def admit_execution(session: Session, project_id: str) -> None:
-    """Of a job that is there already."""
+    """Admit an execution of a job that is there already."""
     project = _with_quotas(session, project_id)
     if project is not None:
         _check_device_hours(session, project)
@@ -36,14 +35,20 @@ def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
         _check_storage(session, project, more=num_bytes)
 
 
-def book_attempt(session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int) -> None:
+def book_attempt(
+    session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
+) -> None:
     repository.book_attempt(session, job_id, started, ended, num_devices)
 
 
 def _with_quotas(session: Session, project_id: str) -> Project | None:
-    """None for a project without any, which then needs no lock."""
+    """Return the project; None for one without any quota, which then needs no lock."""
     project = session.get_one(Project, project_id)
-    if project.max_live_jobs is None and project.max_storage_bytes is None and project.max_device_hours is None:
+    if (
+        project.max_live_jobs is None
+        and project.max_storage_bytes is None
+        and project.max_device_hours is None
+    ):
         return None
     return repository.lock(session, project_id)
 
@@ -68,22 +73,24 @@ def _check_device_hours(session: Session, project: Project) -> None:
     used = repository.device_seconds(session, project) / 3600
     if used >= limit:
         raise QuotaExceeded(
-            f"max_device_hours: this project has used {used:.2f} device hours in {repository.month(now(session))} (UTC), and its quota "
-            f"is {limit:g} a month. Wait for the next month, or ask the administrator for more.",
+            f"max_device_hours: this project has used {used:.2f} device hours "
+            f"in {repository.current_month(session)} (UTC), and its quota is {limit:g} a month. "
+            "Wait for the next month, or ask the administrator for more.",
             param="max_device_hours",
         )
 
 
 def _check_storage(session: Session, project: Project, *, more: int) -> None:
-    """Nothing may be added to a full project, not even nothing: a job will want to write."""
+    """Refuse whatever is added to a full project, even nothing: a job will want to write."""
     limit = project.max_storage_bytes
     if limit is None:
         return
     used = repository.storage_bytes(session, project.id)
     if used + max(1, more) > limit:
-        asked = f", {more} more are asked for," if more else ""
+        addition = f", {more} more are asked for," if more else ""
         raise QuotaExceeded(
-            f"max_storage_bytes: files, uploads, models and checkpoints of this project hold {used} bytes{asked} and its quota is {limit}. "
+            "max_storage_bytes: files, uploads, models and checkpoints of this project "
+            f"hold {used} bytes{addition} and its quota is {limit}. "
             "Delete some, or ask the administrator for more.",
             param="max_storage_bytes",
         )

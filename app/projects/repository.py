@@ -4,11 +4,9 @@ from typing import NamedTuple
 from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.database import now, now_plus
-from app.jobs.lifecycle import LIVE
+from app.database import UNSYNCED, now, now_plus
 from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project, Upload, UploadPart
-
-_UNSYNCED = {"synchronize_session": False}
+from app.models.job_lifecycle import LIVE
 
 
 class Usage(NamedTuple):
@@ -22,13 +20,21 @@ def find(session: Session, project_id: str) -> Project | None:
 
 
 def lock(session: Session, project_id: str) -> Project:
-    """As it is now, and as it stays until the transaction ends. Whoever holds it waits for no other row."""
+    """Return the project as it is now, and as it stays until the transaction ends.
+
+    Who holds it waits for no other row.
+    """
     statement = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
     return session.scalars(statement, execution_options={"populate_existing": True}).one()
 
 
-def newest_first(session: Session, project_id: str | None, *, after: str | None, limit: int) -> list[Project]:
-    """A project of None restricts nothing. Ids sort by age, and the default project's before all."""
+def newest_first(
+    session: Session, project_id: str | None, *, after: str | None, limit: int
+) -> list[Project]:
+    """Return a page of projects; an id of None restricts nothing.
+
+    Ids sort by age, and the default project's before all.
+    """
     statement = select(Project).order_by(Project.id.desc()).limit(limit + 1)
     if project_id is not None:
         statement = statement.where(Project.id == project_id)
@@ -36,54 +42,100 @@ def newest_first(session: Session, project_id: str | None, *, after: str | None,
 
 
 def mark_archived(session: Session, project_id: str) -> None:
-    statement = update(Project).where(Project.id == project_id, Project.archived_at.is_(None)).values(archived_at=now_plus())
-    session.execute(statement, execution_options=_UNSYNCED)
+    statement = (
+        update(Project)
+        .where(Project.id == project_id, Project.archived_at.is_(None))
+        .values(archived_at=now_plus())
+    )
+    session.execute(statement, execution_options=UNSYNCED)
 
 
 def usage(session: Session, project: Project) -> Usage:
-    return Usage(live_jobs(session, project.id), storage_bytes(session, project.id), device_seconds(session, project))
+    return Usage(
+        live_jobs(session, project.id),
+        storage_bytes(session, project.id),
+        device_seconds(session, project),
+    )
 
 
 def live_jobs(session: Session, project_id: str) -> int:
-    statement = select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.in_(LIVE))
+    statement = (
+        select(func.count())
+        .select_from(Job)
+        .where(Job.project_id == project_id, Job.status.in_(LIVE))
+    )
     return session.scalars(statement).one()
 
 
 def storage_bytes(session: Session, project_id: str) -> int:
-    files = select(func.sum(File.bytes)).where(File.project_id == project_id, File.deleted_at.is_(None))
-    models = select(func.sum(Model.bytes)).where(Model.project_id == project_id, Model.deleted_at.is_(None))
+    files = select(func.sum(File.bytes)).where(
+        File.project_id == project_id, File.deleted_at.is_(None)
+    )
+    models = select(func.sum(Model.bytes)).where(
+        Model.project_id == project_id, Model.deleted_at.is_(None)
+    )
     checkpoints = select(func.sum(Checkpoint.bytes)).where(Checkpoint.project_id == project_id)
     older = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id)
     older = older.where(Checkpoint.project_id.is_(None), Job.project_id == project_id)
-    parts = select(func.sum(UploadPart.bytes)).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.project_id == project_id)
-    return sum(int(session.scalar(statement) or 0) for statement in (files, models, checkpoints, older, parts))
+    parts = (
+        select(func.sum(UploadPart.bytes))
+        .join(Upload, Upload.id == UploadPart.upload_id)
+        .where(Upload.project_id == project_id)
+    )
+    return sum(
+        int(session.scalar(statement) or 0)
+        for statement in (files, models, checkpoints, older, parts)
+    )
 
 
 def device_seconds(session: Session, project: Project) -> float:
-    """Of this month: what was booked at the end of attempts, and what runs."""
+    """Return those of this month: booked at the end of attempts, and of what runs."""
     moment = now(session)
     running = (
         select(Attempt.created_at, Attempt.num_devices)
         .join(Job, Job.id == Attempt.job_id)
-        .where(Job.project_id == project.id, Job.status == JobStatus.RUNNING, Attempt.ended_at.is_(None))
+        .where(
+            Job.project_id == project.id,
+            Job.status == JobStatus.RUNNING,
+            Attempt.ended_at.is_(None),
+        )
     )
     booked = project.usage_device_seconds if project.usage_month == month(moment) else 0.0
-    return booked + sum(_seconds_this_month(started, moment, devices) for started, devices in session.execute(running))
+    return booked + sum(
+        _seconds_this_month(started, moment, devices)
+        for started, devices in session.execute(running)
+    )
 
 
-def book_attempt(session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int) -> None:
-    """Adds to the project's month the part of an attempt that lies in it. Kept beside the job, which its owner may delete."""
-    current, seconds = month(ended), _seconds_this_month(started, ended, num_devices)
+def book_attempt(
+    session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
+) -> None:
+    """Add to the project's month the part of an attempt that lies in it.
+
+    It is kept beside the job, which its owner may delete.
+    """
+    current = month(ended)
+    seconds = _seconds_this_month(started, ended, num_devices)
     owner = select(Job.project_id).where(Job.id == job_id).scalar_subquery()
     statement = (
         update(Project)
-        .where(Project.id == owner, or_(Project.usage_month.is_(None), Project.usage_month <= current))
+        .where(
+            Project.id == owner, or_(Project.usage_month.is_(None), Project.usage_month <= current)
+        )
         .values(
             usage_month=current,
-            usage_device_seconds=case((Project.usage_month == current, Project.usage_device_seconds + seconds), else_=seconds),
+            usage_device_seconds=case(
+                (Project.usage_month == current, Project.usage_device_seconds + seconds),
+                else_=seconds,
+            ),
         )
     )
-    session.execute(statement, execution_options=_UNSYNCED)
+    session.execute(statement, execution_options=UNSYNCED)
+
+
+def current_month(session: Session) -> str:
+    """Return the month that quotas of device hours are counted in."""
+    return month(now(session))
 
 
 def month(moment: datetime) -> str:

@@ -2,23 +2,39 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.http.pagination import Object
+from app.http.pagination import Object, unix_seconds
 from app.models import Project
 from app.projects.repository import Usage
 
 MAX_BYTES = 2**53  # what JSON numbers hold exactly
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$"
+    ),
+]
 
 
 class ProjectRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: Name
-    weight: Annotated[int, Field(ge=1, le=1000, description="share of the machines relative to that of other projects")] = 1
-    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(None, description="of each key; null: the service's")
-    max_live_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(None, description="jobs that have not ended; null: any number")
-    max_storage_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)] | None = Field(None, description="null: without limit")
+    weight: Annotated[
+        int,
+        Field(
+            ge=1, le=1000, description="share of the machines relative to that of other projects"
+        ),
+    ] = 1
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="of each key; null: the service's"
+    )
+    max_live_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="jobs that have not ended; null: any number"
+    )
+    max_storage_bytes: Annotated[int, Field(ge=0, le=MAX_BYTES)] | None = Field(
+        None, description="null: without limit"
+    )
     max_device_hours: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
         None, description="in a calendar month (UTC); null: without limit"
     )
@@ -33,7 +49,9 @@ class ProjectChange(ProjectRequest):
 class UsageObject(BaseModel):
     live_jobs: int
     storage_bytes: int
-    device_hours: Annotated[float, Field(description="in this calendar month (UTC), running jobs included")]
+    device_hours: Annotated[
+        float, Field(description="in this calendar month (UTC), running jobs included")
+    ]
 
 
 class ProjectObject(Object):
@@ -56,7 +74,7 @@ class ProjectObject(Object):
             created_at=int(project.created_at.timestamp()),
             name=project.name,
             status="active" if project.archived_at is None else "archived",
-            archived_at=None if project.archived_at is None else int(project.archived_at.timestamp()),
+            archived_at=unix_seconds(project.archived_at),
             weight=project.weight,
             requests_per_minute=project.requests_per_minute,
             max_live_jobs=project.max_live_jobs,
@@ -64,6 +82,8 @@ class ProjectObject(Object):
             max_device_hours=project.max_device_hours,
             usage=usage
             and UsageObject(
-                live_jobs=usage.live_jobs, storage_bytes=usage.storage_bytes, device_hours=round(usage.device_seconds / 3600, 4)
+                live_jobs=usage.live_jobs,
+                storage_bytes=usage.storage_bytes,
+                device_hours=round(usage.device_seconds / 3600, 4),
             ),
         )

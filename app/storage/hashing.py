@@ -1,4 +1,6 @@
-"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block that went bad on the way is fetched again alone."""
+"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block that went bad on
+the way is fetched again alone.
+"""
 
 import hashlib
 from typing import NamedTuple
@@ -15,7 +17,8 @@ class Stored(NamedTuple):
 class Hashes:
     def __init__(self) -> None:
         self._size = 0
-        self._whole, self._block = hashlib.sha256(), hashlib.sha256()
+        self._whole = hashlib.sha256()
+        self._block = hashlib.sha256()
         self._blocks: list[str] = []
 
     def update(self, chunk: bytes) -> None:
@@ -25,7 +28,8 @@ class Hashes:
                 self._blocks.append(self._block.hexdigest())
                 self._block = hashlib.sha256()
             room = BLOCK_BYTES - self._size % BLOCK_BYTES
-            part, left = left[:room], left[room:]
+            part = left[:room]
+            left = left[room:]
             self._whole.update(part)
             self._block.update(part)
             self._size += len(part)

@@ -1,4 +1,4 @@
-"""Every storage key is built here. Parts are our own ids and checked names, never text from a user."""
+"""Every storage key is built here, from our own ids and checked names, never from a user's text."""
 
 import re
 
@@ -12,6 +12,12 @@ def file_content(project_id: str, file_id: str) -> str:
     return f"projects/{project_id}/files/{file_id}"
 
 
+def imported_content(project_id: str, file_id: str, attempt: int) -> str:
+    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite what
+    # another has stored.
+    return f"{file_content(project_id, file_id)}.{attempt}"
+
+
 def upload_part(project_id: str, upload_id: str, part_id: str) -> str:
     return f"projects/{project_id}/uploads/{upload_id}/{part_id}"
 
@@ -21,7 +27,8 @@ def base_model_file(model_id: str, name: str) -> str:
 
 
 def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
-    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the winner's bytes.
+    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the
+    # winner's bytes.
     return f"projects/{project_id}/jobs/{job_id}/{attempt}/checkpoints/{step}"
 
 
@@ -34,7 +41,8 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
 
 
 def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
-    # The try is part of the key, so that a worker that was taken for dead cannot overwrite what another has stored.
+    # The try is part of the key, so that a worker that was taken for dead cannot overwrite what
+    # another has stored.
     return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
 
 
@@ -43,7 +51,7 @@ def export_prefix(project_id: str, export_id: str, number: int) -> str:
 
 
 def probe() -> str:
-    """Written to learn whether the storage takes writes."""
+    """Return the key that is written to learn whether the storage takes writes."""
     return "probe"
 
 
@@ -58,8 +66,12 @@ def generation() -> str:
 
 
 def relative(name: str) -> str:
-    """`name`, if as a path it leads downwards and nowhere else, on any system. Raises `ValueError`."""
+    """Return `name` if as a path it only leads downwards, on any system. Raises `ValueError`."""
     parts = name.split("/")
-    if not all(part.isprintable() and part not in ("", ".", "..") for part in parts) or UNSAFE.search(name) or len(name) > MAX_NAME:
+    if (
+        not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
+        or UNSAFE.search(name)
+        or len(name) > MAX_NAME
+    ):
         raise ValueError(f"not a plain relative name: {name[:100]!r}")
     return name

@@ -1,4 +1,6 @@
-"""How long a store may stay silent, and what tells one that is away from everything else that goes wrong."""
+"""How long a store may stay silent, and what tells one that is away from everything else that goes
+wrong.
+"""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ from obstore.exceptions import (
 
 from falqon_core.contract.errors import is_disk_full
 
-# Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read here.
+# Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read
+# here.
 OF_ENVIRONMENT = (
     *("allow_http", "allow_invalid_certificates", "user_agent"),
     *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),
@@ -86,7 +89,11 @@ def client_limits(patience: Patience) -> dict[str, Any]:
     names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
     return {
         "client_options": {
-            **{name: os.environ[given] for given, name in names.items() if given in os.environ},
+            **{
+                name: os.environ[variable]
+                for variable, name in names.items()
+                if variable in os.environ
+            },
             "connect_timeout": patience.connect,
             "read_timeout": patience.silence,
             "timeout": patience.whole,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -21,8 +21,12 @@ from falqon_core.fault_points import fault
 CHUNK_BYTES = 2**20
 LISTED_AT_ONCE = 1000
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
-UNFINISHED = re.compile(r"#\d+$")  # the object store adds it to the name of a file that it is still writing
-PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # object stores take at most 10,000 parts of one object; memory holds these at once
+# the object store adds it to the name of a file that it is still writing
+UNFINISHED = re.compile(r"#\d+$")
+PART_BYTES, PARTS_AT_ONCE = (
+    8 * 2**20,
+    4,
+)  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
 class Listed(NamedTuple):
@@ -32,7 +36,8 @@ class Listed(NamedTuple):
 
 
 class Storage:
-    """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on the way in and out.
+    """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on
+    the way in and out.
 
     Whatever needs the store raises `StorageAway` while it is away.
     """
@@ -41,7 +46,8 @@ class Storage:
         """Wait for an object store as long as `patience` says, or else as long as a request may."""
         limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
-        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without what may be a secret
+        # without what may be a secret
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._root: Path | None = None
         self._store: ObjectStore
         if parts.scheme == "file":
@@ -56,28 +62,35 @@ class Storage:
             self._store = from_url(url, **limits)
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
-        """Write an object from a stream, which may come from this storage; it appears whole or not at all.
+        """Write an object from a stream, which may come from this storage; it appears whole or not
+        at all.
 
-        Objects do not change: the same bytes again are fine (whose answer was lost sends them twice), others raise `KeyTaken`. Two writers
-        at once of what fits into one part are told apart by the store; of larger objects each key has one writer, as it names the attempt.
+        Objects do not change: the same bytes again are fine (whose answer was lost sends them
+        twice), others raise `KeyTaken`. Two writers at once of what fits into one part are told
+        apart by the store; of larger objects each key has one writer, as it names the attempt.
         """
-        hashes, held = Hashes(), bytearray()
+        hashes = Hashes()
+        buffer = bytearray()
         rest = _hashed(chunks, hashes)
         for chunk in rest:
-            held += chunk
-            if len(held) > PART_BYTES:
+            buffer += chunk
+            if len(buffer) > PART_BYTES:
                 break
         else:
-            return self._create(key, bytes(held), hashes.stored())
+            return self._create(key, bytes(buffer), hashes.stored())
         if self._stands(key):
             for _ in rest:
                 pass
             return self._compared(key, hashes.stored())
         with ExitStack() as opened:
-            writer = opened.enter_context(obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE))
+            writer = opened.enter_context(
+                obstore.open_writer(
+                    self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+                )
+            )
             with reaching():
-                writer.write(bytes(held))
-            held.clear()  # a part less in memory
+                writer.write(bytes(buffer))
+            buffer.clear()  # a part less in memory
             for chunk in rest:  # whose own errors are none of the store's
                 with reaching():
                     writer.write(chunk)
@@ -113,22 +126,25 @@ class Storage:
 
     def put_file(self, key: str, path: Path) -> Stored:
         with path.open("rb") as file:
-            return self.put(key, iter(lambda: file.read(CHUNK_BYTES), b""))
+            return self.put(key, chunks_of(file))
 
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
-        """The object, or [start, end) of it, in one request."""
-        if (path := self.local_path(key)) is not None:  # the store reads it in small pieces, at a third of the speed
+        """Yield the object, or [start, end) of it, in one request."""
+        # the store reads it in small pieces, at a third of the speed
+        if (path := self.local_path(key)) is not None:
             with reaching():
                 yield from _of_file(path, part)
             return
         with reaching():
-            found = obstore.get(self._store, key, options={"range": part} if part else {})
-            for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+            result = obstore.get(self._store, key, options={"range": part} if part else {})
+            for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
                 yield bytes(chunk)
 
     def signed_url(self, key: str, lifetime: timedelta) -> str | None:
-        """Where anybody may read the object for so long, if the store gives out such addresses."""
-        return obstore.sign(self._store, "GET", key, expires_in=lifetime) if isinstance(self._store, SIGNING) else None
+        """Return an address that anybody may read for so long; None if the store makes none."""
+        if isinstance(self._store, SIGNING):
+            return obstore.sign(self._store, "GET", key, expires_in=lifetime)
+        return None
 
     def fetch(self, key: str, path: Path) -> Stored:
         """Copy an object to a local file."""
@@ -151,25 +167,25 @@ class Storage:
             return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def now(self) -> datetime:
-        """The storage's own clock."""
+        """Return the time on the storage's own clock."""
         self.probe()
         with reaching():
             modified: datetime = obstore.head(self._store, keys.probe())["last_modified"]
         return modified
 
     def objects(self, prefix: str) -> Iterator[list[Listed]]:
-        """All of them, in batches."""
+        """Yield all of them, in batches."""
         with reaching():
             for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
                 yield [Listed(meta["path"], meta["size"], meta["last_modified"]) for meta in batch]
 
     def holds_any(self, prefix: str) -> bool:
-        """Whether an object begins so."""
+        """Return whether an object's key begins so."""
         with reaching():
             return any(obstore.list(self._store, prefix, chunk_size=1))
 
     def read(self, key: str) -> bytes | None:
-        """A small object whole; None where there is none."""
+        """Read a small object whole; None where there is none."""
         with reaching():
             try:
                 return bytes(obstore.get(self._store, key).bytes())
@@ -183,7 +199,10 @@ class Storage:
             self._sync(key)
 
     def remove_unfinished(self, age: timedelta) -> None:
-        """What writers that were killed left in a local folder, under names that are no keys. Buckets have a rule of their own for it."""
+        """Remove what killed writers left in a local folder, under names that are no keys.
+
+        Buckets have a rule of their own for it.
+        """
         if self._root is None:
             return
         for folder, _, names in os.walk(self._root):
@@ -193,7 +212,7 @@ class Storage:
                         path.unlink()
 
     def delete(self, *keys: str) -> None:
-        """Those that are there."""
+        """Delete those objects that exist."""
         try:
             with reaching():
                 obstore.delete(self._store, list(keys))
@@ -204,15 +223,16 @@ class Storage:
 
     @property
     def local_root(self) -> Path | None:
-        """The folder that holds everything, where the store is one of this machine."""
+        """Return the folder that holds everything, where the store is one of this machine."""
         return self._root
 
     def local_path(self, key: str) -> Path | None:
-        """The object as a file of this machine, where the store is a local folder."""
+        """Return the object as a file of this machine, where the store is a local folder."""
         return None if self._root is None else self._root / key
 
     def _sync(self, key: str) -> None:
-        # The store renames into place but does not wait for the disk; a row may only name bytes that survive a power cut.
+        # The store renames into place but does not wait for the disk; a row may only name bytes
+        # that survive a power cut.
         path = self.local_path(key)
         if path is None:
             return
@@ -222,6 +242,11 @@ class Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def chunks_of(content: BinaryIO) -> Iterator[bytes]:
+    """Read a stream to its end."""
+    return iter(lambda: content.read(CHUNK_BYTES), b"")
 
 
 def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:

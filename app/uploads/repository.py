@@ -3,15 +3,16 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
+from app.database import UNSYNCED, now_plus
 from app.models import Upload, UploadPart, UploadStatus
 
 EXPIRED_AT_ONCE = 100
-_UNSYNCED = {"synchronize_session": False}
 
 
 def find(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Upload | None:
-    """Locked, it neither changes its status nor gains parts before the transaction ends."""
+    """Find an upload; locked, it neither changes its status nor gains parts before the transaction
+    ends.
+    """
     statement = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
     return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
 
@@ -22,16 +23,22 @@ def parts(session: Session, upload_id: str, ids: Sequence[str]) -> dict[str, Upl
 
 
 def size_of_parts(session: Session, upload_id: str) -> tuple[int, int]:
-    """How many there are, and their bytes together."""
-    counted = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(UploadPart.upload_id == upload_id)
+    """Return how many there are, and their bytes together."""
+    counted = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(
+        UploadPart.upload_id == upload_id
+    )
     count, total = session.execute(counted).one()
     return count, int(total)
 
 
 def remove_parts(session: Session, upload_ids: Sequence[str]) -> Sequence[str]:
     """Returns where their bytes are."""
-    statement = delete(UploadPart).where(UploadPart.upload_id.in_(upload_ids)).returning(UploadPart.storage_key)
-    return session.scalars(statement, execution_options=_UNSYNCED).all()
+    statement = (
+        delete(UploadPart)
+        .where(UploadPart.upload_id.in_(upload_ids))
+        .returning(UploadPart.storage_key)
+    )
+    return session.scalars(statement, execution_options=UNSYNCED).all()
 
 
 def any_overdue(session: Session) -> bool:
@@ -43,5 +50,10 @@ def expire(session: Session) -> Sequence[str]:
     """Returns the ids of some that were overdue."""
     overdue = (Upload.status == UploadStatus.PENDING, Upload.expires_at < now_plus())
     oldest = select(Upload.id).where(*overdue).order_by(Upload.expires_at).limit(EXPIRED_AT_ONCE)
-    statement = update(Upload).where(Upload.id.in_(oldest), *overdue).values(status=UploadStatus.EXPIRED).returning(Upload.id)
-    return session.scalars(statement, execution_options=_UNSYNCED).all()
+    statement = (
+        update(Upload)
+        .where(Upload.id.in_(oldest), *overdue)
+        .values(status=UploadStatus.EXPIRED)
+        .returning(Upload.id)
+    )
+    return session.scalars(statement, execution_options=UNSYNCED).all()

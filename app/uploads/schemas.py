@@ -1,11 +1,10 @@
 from typing import Annotated, Literal, Self
 
-from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.files.schemas import FileObject, Lifetime, UploadPurpose
 from app.http.pagination import Object
-from app.models import File, Upload, UploadPart
+from app.models import File, FileImport, Upload, UploadPart
 from app.uploads.service import MAX_PARTS
 
 
@@ -25,19 +24,27 @@ class UploadRequest(_Request):
     filename: str
     purpose: UploadPurpose
     bytes: Annotated[int, Field(ge=1)]
-    mime_type: Annotated[str, StringConstraints(max_length=255), Field(description="not looked at; the content is")]
-    expires_after: Annotated[ExpiresAfter | None, Field(description="of the file that the upload becomes")] = None
-
-
-class PartForm(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    data: UploadFile
+    mime_type: Annotated[
+        str, StringConstraints(max_length=255), Field(description="not looked at; the content is")
+    ]
+    expires_after: Annotated[
+        ExpiresAfter | None, Field(description="of the file that the upload becomes")
+    ] = None
 
 
 class CompleteRequest(_Request):
-    part_ids: Annotated[list[PartId], Field(min_length=1, max_length=MAX_PARTS, description="in the order of their bytes")]
-    md5: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{32}$"), Field(description="of all bytes, in hexadecimal")] | None = None
+    part_ids: Annotated[
+        list[PartId],
+        Field(min_length=1, max_length=MAX_PARTS, description="in the order of their bytes"),
+    ]
+    md5: (
+        Annotated[
+            str,
+            StringConstraints(pattern="^[0-9a-fA-F]{32}$"),
+            Field(description="of all bytes, in hexadecimal"),
+        ]
+        | None
+    ) = None
 
 
 class UploadObject(Object):
@@ -51,7 +58,9 @@ class UploadObject(Object):
     file: FileObject | None
 
     @classmethod
-    def of(cls, upload: Upload, file: File | None = None) -> Self:
+    def of(
+        cls, upload: Upload, file: File | None = None, imported: FileImport | None = None
+    ) -> Self:
         return cls(
             id=upload.id,
             bytes=upload.bytes,
@@ -60,7 +69,7 @@ class UploadObject(Object):
             filename=upload.filename,
             purpose=upload.purpose,
             status=upload.status,
-            file=FileObject.of(file) if file else None,
+            file=FileObject.of(file, imported) if file else None,
         )
 
 
@@ -71,4 +80,6 @@ class PartObject(Object):
 
     @classmethod
     def of(cls, part: UploadPart) -> Self:
-        return cls(id=part.id, created_at=int(part.created_at.timestamp()), upload_id=part.upload_id)
+        return cls(
+            id=part.id, created_at=int(part.created_at.timestamp()), upload_id=part.upload_id
+        )

@@ -1,4 +1,6 @@
-"""What browsers load beside a page: files of our own, and three packages of node_modules. Nothing comes from another site."""
+"""What browsers load beside a page: files of our own, and three packages of node_modules. Nothing
+comes from another site.
+"""
 
 from pathlib import Path
 
@@ -9,15 +11,23 @@ from starlette.types import Scope
 
 OWN = Path(__file__).parent / "static"
 PACKAGES = Path(__file__).parents[2] / "node_modules"
-FOLDERS = {"/assets/htmx": "htmx.org/dist", "/assets/uplot": "uplot/dist", "/docs/assets": "swagger-ui-dist"}
+FOLDERS = {
+    "/assets/htmx": "htmx.org/dist",
+    "/assets/uplot": "uplot/dist",
+    "/docs/assets": "swagger-ui-dist",
+}
 NEEDED = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.esm.js")
 
 
 class Assets(StaticFiles):
-    """RequestedRecipe for again each time, answered with 304 while nothing has changed: a new version is seen at once."""
+    """Files that a browser asks for each time, answered with 304 while nothing has changed: a new
+    version is seen at once.
+    """
 
     async def check_config(self) -> None:
-        """A folder that is not there is no fault of the request: nothing is found in it, and the page says how to get it."""
+        """Accept a folder that is not there, which is no fault of the request: nothing is found in
+        it, and the page says how to get it.
+        """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

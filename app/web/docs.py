@@ -1,4 +1,6 @@
-"""`/docs` without the internet: Swagger UI from node_modules, started by a script of our own, so that nothing is inline."""
+"""`/docs` without the internet: Swagger UI from node_modules, started by a script of our own, so
+that nothing is inline.
+"""
 
 from fastapi import APIRouter, Request, Response
 
@@ -12,5 +14,9 @@ router = APIRouter(include_in_schema=False)
 @router.get("/docs")
 def docs_page(request: Request) -> Response:
     if not (assets.PACKAGES / "swagger-ui-dist" / "swagger-ui-bundle.js").exists():
-        return templates.TemplateResponse(request, "docs_missing.html", status_code=503, headers=page_headers())
-    return templates.TemplateResponse(request, "docs.html", headers=page_headers(font_src="'self' data:"))
+        return templates.TemplateResponse(
+            request, "docs_missing.html", status_code=503, headers=page_headers()
+        )
+    return templates.TemplateResponse(
+        request, "docs.html", headers=page_headers(font_src="'self' data:")
+    )

@@ -1,16 +1,17 @@
-"""What pages show of a file: what its check found, and what it is to a model. The answers are those of the API's report."""
+"""What pages show of a file: what its check found, and what it is to a model."""
 
 from typing import NamedTuple
 
 from app.auth.caller import Caller
+from app.dataset_statistics import actions as dataset_statistics
+from app.dataset_statistics.schemas import InspectionObject
 from app.errors import ApiError
-from app.files import endpoints as files
+from app.files import actions as files
 from app.files.schemas import FileObject
-from app.http.dependencies import Services
-from app.inspections import endpoints as inspections
-from app.inspections.schemas import InspectionObject
 from app.models import FileStatus
+from app.services import Services
 from falqon_core.records.file_check import FileReport
+from falqon_core.records.openai_lines import REWRITE_RULES
 
 
 class FileView(NamedTuple):
@@ -20,21 +21,41 @@ class FileView(NamedTuple):
     refused: str  # why it cannot be inspected
 
     @property
+    def rewrites(self) -> list[tuple[str, int]]:
+        """Return the rules by which records were rewritten, and how many by each."""
+        rewrites = self.report.rewrites if self.report else {}
+        return [(REWRITE_RULES[name], num_records) for name, num_records in rewrites.items()]
+
+    @property
     def is_pending(self) -> bool:
-        """Worth another look soon."""
-        return self.file.status == FileStatus.UPLOADED or (self.inspection is not None and self.inspection.status == "in_progress")
+        """Return whether to look again soon."""
+        return self.file.status == FileStatus.UPLOADED or (
+            self.inspection is not None and self.inspection.status == "in_progress"
+        )
 
 
-def view(app: Services, caller: Caller, file_id: str, model: str, max_seq_length: int) -> FileView:
-    """Asks for the inspection where nobody has yet. Raises `NotFound` for the file alone."""
-    file = files.retrieve_file(app, caller, file_id)
-    if file.report is None or file.status == FileStatus.ERROR:
-        return FileView(file, FileReport.model_validate(file.report) if file.report else None, None, "")
-    report = FileReport.model_validate(file.report)
-    if not model:
+def view_file(
+    services: Services,
+    caller: Caller,
+    file_id: str,
+    model: str,
+    max_seq_length: int,
+    chat_template_kwargs: str = "",
+) -> FileView:
+    """Ask for the inspection where nobody has yet. Raises `NotFound` for the file alone."""
+    file = files.retrieve_file(services, caller, file_id)
+    report = file.report
+    if report is None or file.status == FileStatus.ERROR or not model:
         return FileView(file, report, None, "")
     try:
-        found = inspections.retrieve_report(app, caller, file_id, model, max_seq_length, None)
-    except ApiError as error:  # of the model; the file itself has been found
+        answer = dataset_statistics.retrieve_report(
+            services,
+            caller,
+            file_id,
+            model,
+            max_seq_length,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+    except ApiError as error:  # of the model; the file itself is there
         return FileView(file, report, None, error.message)
-    return FileView(file, report, found.inspections[0], "")
+    return FileView(file, report, answer.inspections[0], "")

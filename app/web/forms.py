@@ -14,26 +14,30 @@ from app.web.session import notify
 T = TypeVar("T", bound=BaseModel)
 
 
-def asked(kind: type[T], **fields: Any) -> T:
-    """Texts become what the request's fields are. Raises `InvalidRequest`."""
-    given = {name: value for name, value in fields.items() if value not in (None, "")}
-    has_lists = any(isinstance(value, list) for value in given.values())  # of which pydantic reads no texts
+def parse_form(kind: type[T], **fields: Any) -> T:
+    """Read texts as the fields of a request. Raises `InvalidRequest`."""
+    values = {name: value for name, value in fields.items() if value not in (None, "")}
+    # Of lists pydantic reads no texts.
+    has_lists = any(isinstance(value, list) for value in values.values())
     try:
-        return kind.model_validate(given) if has_lists else kind.model_validate_strings(given)
+        if has_lists:
+            return kind.model_validate(values)
+        return kind.model_validate_strings(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise InvalidRequest(f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}") from None
+        path = ".".join(map(str, fault["loc"]))
+        message = fault["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{path}: {message}" if path else message) from None
 
 
 @contextmanager
-def told(request: Request) -> Iterator[None]:
-    """What cannot be done is said on the page that follows."""
+def notify_refusals(request: Request) -> Iterator[None]:
+    """Say what is refused on the page that follows."""
     try:
         yield
     except ApiError as error:
         notify(request, error.message, failed=True)
 
 
-def to(path: str) -> RedirectResponse:
+def redirect_to(path: str) -> RedirectResponse:
     return RedirectResponse(path, 303)

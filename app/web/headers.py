@@ -1,4 +1,6 @@
-"""What every page says to the browser that shows it. Scripts, styles and connections are this site's own, nothing is inline."""
+"""What every page says to the browser that shows it. Scripts, styles and connections are this
+site's own, nothing is inline.
+"""
 
 POLICY = {
     "default-src": "'none'",
@@ -15,4 +17,7 @@ POLICY = {
 def page_headers(**more: str) -> dict[str, str]:
     """`more`: further directives, with `_` for `-`."""
     policy = POLICY | {name.replace("_", "-"): value for name, value in more.items()}
-    return {"content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()), "cache-control": "no-store"}
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "cache-control": "no-store",
+    }

@@ -1,7 +1,7 @@
 """The form of a new job: which fields there are, and the request that their texts mean.
 
-A field is named as the last part of the API's `param`, so that an error finds the field it is about. The hyperparameters are those of
-`Recipe`, with its defaults, limits and descriptions.
+A field is named as the last part of the API's `param`, so that an error finds the field it is
+about. The hyperparameters are those of `Recipe`, with its defaults, limits and descriptions.
 """
 
 import json
@@ -13,24 +13,41 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from app.errors import ApiError
-from app.http.error_handlers import refusal_of
-from app.jobs.requests import JobRequest, asked
+from app.errors import ApiError, refusal_of
+from app.jobs.requests import read_recipe
 from app.models import Job
+from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
-from falqon_core.records.shapes import Shape, method_for
+from falqon_core.records.shapes import Shape, objective_for
 
 Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json", "pairs"]
 Values = Mapping[str, str]
 Errors = dict[str, str]
 
-OFFICIAL = {"num_epochs": "n_epochs", "batch_size": "batch_size"}  # hyperparameters that OpenAI's request has a place for
+OFFICIAL = {
+    "num_epochs": "n_epochs",
+    "batch_size": "batch_size",
+}  # hyperparameters that OpenAI's request has a place for
 MAIN = ("num_epochs", "learning_rate", "batch_size", "rank")
-ELSEWHERE = ("method", "seed")  # of the recipe: by the file, and at the top of the request
-LABELS = {"num_epochs": "Epochs", "lr_schedule": "Learning rate schedule", "a_init": "Start of A", "simulate_fp8": "Simulate FP8"}
+ELSEWHERE = (
+    "objective",
+    "method",
+    "seed",
+)  # of the recipe: by the file, and at the top of the request
+LABELS = {
+    "num_epochs": "Epochs",
+    "lr_schedule": "Learning rate schedule",
+    "a_init": "Start of A",
+    "simulate_fp8": "Simulate FP8",
+}
 OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
 BUDGET: dict[str, Kind] = {"max_cost_usd": "text", "max_seconds": "integer"}
-JOB: dict[str, Kind] = {"seed": "integer", "priority": "integer", "metadata": "pairs", "integrations": "json"}
+JOB: dict[str, Kind] = {
+    "seed": "integer",
+    "priority": "integer",
+    "metadata": "pairs",
+    "integrations": "json",
+}
 UNREADABLE = {  # what stands at a field whose text means nothing to the API
     "metadata": "Write one key=value on each line.",
     "integrations": "Write a list as JSON, as the API takes it.",
@@ -52,15 +69,25 @@ class Field(NamedTuple):
 
 def _field(name: str, schema: dict[str, Any]) -> Field:
     kinds = schema.get("anyOf", [schema])
-    kind: Kind = "choice" if "enum" in kinds[0] else {"array": "list"}.get(kinds[0]["type"], kinds[0]["type"])
+    kind: Kind = (
+        "choice"
+        if "enum" in kinds[0]
+        else {"array": "list", "object": "json"}.get(kinds[0]["type"], kinds[0]["type"])
+    )
     default = schema.get("default")
-    shown = "auto" if default is None else json.dumps(default).strip('"')
+    default_text = "auto" if default is None else json.dumps(default).strip('"')
     label = LABELS.get(name, name.replace("_", " ").capitalize())
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
-    return Field(OFFICIAL.get(name, name), label, kind, shown, schema.get("description", ""), choices)
+    return Field(
+        OFFICIAL.get(name, name), label, kind, default_text, schema.get("description", ""), choices
+    )
 
 
-_FIELDS = {name: _field(name, schema) for name, schema in Recipe.model_json_schema()["properties"].items() if name not in ELSEWHERE}
+_FIELDS = {
+    name: _field(name, schema)
+    for name, schema in Recipe.model_json_schema()["properties"].items()
+    if name not in ELSEWHERE
+}
 KNOBS = [_FIELDS[name] for name in MAIN]
 MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
 TEXTS = ("model", "training_file", "validation_file", "suffix")
@@ -68,68 +95,109 @@ NAMES = (*TEXTS, *JOB, *BUDGET, *(field.name for field in _FIELDS.values()))
 
 
 def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
-    """The request as JSON; what is left empty is left out. Texts that are no numbers stay texts, for the API to refuse."""
-    given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
-    body: dict[str, Any] = {name: given[name] for name in TEXTS if name in given}
-    body |= {name: _read(kind, given[name]) for name, kind in JOB.items() if name in given}
-    settings = {name: _read(field.kind, given[field.name]) for name, field in _FIELDS.items() if field.name in given}
+    """Return the request as JSON; what is left empty is left out. Texts that are no numbers stay
+    texts, for the API to refuse.
+    """
+    texts = {name: text for name in NAMES if (text := values.get(name, "").strip())}
+    body: dict[str, Any] = {name: texts[name] for name in TEXTS if name in texts}
+    body |= {name: _read(kind, texts[name]) for name, kind in JOB.items() if name in texts}
+    settings = {
+        name: _read(field.kind, texts[field.name])
+        for name, field in _FIELDS.items()
+        if field.name in texts
+    }
     official = {OFFICIAL[name]: settings.pop(name) for name in OFFICIAL if name in settings}
-    method = "dpo" if shape and method_for(shape) == "dpo" else "supervised"
-    if official or method == "dpo":
-        body["method"] = {"type": method} | ({method: {"hyperparameters": official}} if official else {})
-    if budget := {name: _read(kind, given[name]) for name, kind in BUDGET.items() if name in given}:
+    objective = objective_for(shape) if shape else "supervised"
+    if official or objective != "supervised":
+        body["method"] = {"type": objective}
+    if official:
+        body["method"][objective] = {"hyperparameters": official}
+    if budget := {name: _read(kind, texts[name]) for name, kind in BUDGET.items() if name in texts}:
         settings["budget"] = budget
     return body | ({"falqon": settings} if settings else {})
 
 
 def request_of(body: dict[str, Any]) -> JobRequest | Errors:
-    if unread := {name: said for name, said in UNREADABLE.items() if isinstance(body.get(name), str)}:
+    if unread := {
+        name: text for name, text in UNREADABLE.items() if isinstance(body.get(name), str)
+    }:
         return unread
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
-        faults = [refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])}) for fault in error.errors(include_url=False)]
+        faults = [
+            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])})
+            for fault in error.errors(include_url=False)
+        ]
         return dict(map(at_field, reversed(faults)))  # of several at one field, the first
 
 
 def at_field(error: ApiError) -> tuple[str, str]:
-    """Where it stands and what it says there; an error of no field stands at the top, by the empty name."""
-    first, last = (error.param or "").partition(".")[0], (error.param or "").rpartition(".")[2]
+    """Return where it stands and what it says there; an error of no field stands at the top, by
+    the empty name.
+    """
+    first = (error.param or "").partition(".")[0]
+    last = (error.param or "").rpartition(".")[2]
     name = first if first in UNREADABLE else OFFICIAL.get(last, OTHER_NAMES.get(last, last))
-    return (name if name in NAMES else ""), (error.message.removeprefix(f"{error.param}: ") if name in NAMES else error.message)
+    if name not in NAMES:
+        return "", error.message
+    return name, error.message.removeprefix(f"{error.param}: ")
 
 
 def values_of(job: Job) -> dict[str, str]:
-    """The form as it would have been filled in for this job."""
-    request = JobRequest.model_validate(job.requested)
-    wanted = asked(request)
-    said: dict[str, Any] = {"model": request.model, "training_file": request.training_file, "validation_file": request.validation_file}
-    said |= {"suffix": request.suffix, "seed": wanted.recipe.seed if "seed" in wanted.recipe.model_fields_set else None}
-    said |= {"priority": request.priority or None}
-    said |= {field.name: getattr(wanted.recipe, name) for name, field in _FIELDS.items() if name in wanted.recipe.model_fields_set}
-    if wanted.learning_rate_multiplier != 1.0 and job.recipe:
-        said["learning_rate"] = job.recipe["learning_rate"]
+    """Fill in the form as it would have been for this job."""
+    request = job.requested
+    resolved = read_recipe(request)
+    fields: dict[str, Any] = {
+        "model": request.model,
+        "training_file": request.training_file,
+        "validation_file": request.validation_file,
+    }
+    fields |= {
+        "suffix": request.suffix,
+        "seed": resolved.recipe.seed if "seed" in resolved.recipe.model_fields_set else None,
+    }
+    fields |= {"priority": request.priority or None}
+    fields |= {
+        field.name: getattr(resolved.recipe, name)
+        for name, field in _FIELDS.items()
+        if name in resolved.recipe.model_fields_set
+    }
+    if resolved.learning_rate_multiplier != 1.0 and job.recipe:
+        fields["learning_rate"] = job.recipe.learning_rate
     if request.falqon.budget:
-        said |= request.falqon.budget.model_dump(mode="json")
+        fields |= request.falqon.budget.model_dump(mode="json")
     if request.metadata:
-        said["metadata"] = _written_pairs(request.metadata)
-    if trackers := job.requested.get("integrations"):
-        said["integrations"] = json.dumps(trackers, indent=2, ensure_ascii=False)
-    return {name: _written(value) for name, value in said.items() if value is not None}
+        fields["metadata"] = _written_pairs(request.metadata)
+    if request.integrations:
+        trackers = [
+            tracker.model_dump(mode="json", exclude_unset=True) for tracker in request.integrations
+        ]
+        fields["integrations"] = json.dumps(trackers, indent=2, ensure_ascii=False)
+    return {name: _written(value) for name, value in fields.items() if value is not None}
 
 
 def as_curl(body: dict[str, Any], origin: str) -> str:
     headers = '-H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json"'
-    return f"curl {origin}/v1/fine_tuning/jobs \\\n  {headers} \\\n  -d {shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))}"
+    data = shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))
+    return f"curl {origin}/v1/fine_tuning/jobs \\\n  {headers} \\\n  -d {data}"
 
 
 def as_python(body: dict[str, Any], origin: str) -> str:
     beyond = {name: body[name] for name in ("priority", "falqon") if name in body}  # OpenAI's
     extra = {"extra_body": beyond} if beyond else {}
     arguments = {name: value for name, value in body.items() if name not in beyond} | extra
-    lines = [f"    {name}={_indented(pformat(value, width=80, sort_dicts=False))}," for name, value in arguments.items()]
-    start = f'from openai import OpenAI\n\nclient = OpenAI(base_url="{origin}/v1")  # the key: OPENAI_API_KEY\n'
-    return start + "\n".join(["job = client.fine_tuning.jobs.create(", *lines, ")", "print(job.id)"])
+    lines = [
+        f"    {name}={_indented(pformat(value, width=80, sort_dicts=False))},"
+        for name, value in arguments.items()
+    ]
+    start = (
+        "from openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{origin}/v1")  # the key: OPENAI_API_KEY\n'
+    )
+    return start + "\n".join(
+        ["job = client.fine_tuning.jobs.create(", *lines, ")", "print(job.id)"]
+    )
 
 
 def _indented(text: str) -> str:
@@ -160,8 +228,8 @@ def _read(kind: Kind, text: str) -> Any:
 def _read_pairs(text: str) -> dict[str, str]:
     """Read `key=value` lines or a JSON object. Raises `ValueError`."""
     if text.startswith("{"):
-        found: dict[str, str] = json.loads(text)
-        return found
+        members: dict[str, str] = json.loads(text)
+        return members
     lines = [line.partition("=") for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     pairs = {key.strip(): value.strip() for key, equals, value in lines if equals and key.strip()}
     if len(pairs) < len(lines):
@@ -173,7 +241,9 @@ def _written_pairs(pairs: dict[str, str]) -> str:
     """Write `key=value` lines, or JSON where these would not be read back as the same pairs."""
     lines = "\n".join(f"{key}={value}" for key, value in pairs.items())
     same = not lines.startswith("{") and _read("pairs", lines.strip()) == pairs
-    return lines if same else json.dumps(pairs, indent=2, ensure_ascii=False)
+    if same:
+        return lines
+    return json.dumps(pairs, indent=2, ensure_ascii=False)
 
 
 def _written(value: Any) -> str:
@@ -182,5 +252,7 @@ def _written(value: Any) -> str:
             return str(value).lower()
         case list() | tuple():
             return ", ".join(value)
+        case dict():
+            return json.dumps(value, ensure_ascii=False)
         case _:
             return str(value)

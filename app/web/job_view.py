@@ -1,4 +1,6 @@
-"""Everything a job's page shows, gathered once: for the page itself and for the parts that its stream replaces."""
+"""Everything a job's page shows, gathered once: for the page itself and for the parts that its
+stream replaces.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,23 +11,28 @@ from app.artifacts.schemas import ArtifactObject
 from app.auth.caller import Caller
 from app.catalogue.naming import hub_id
 from app.errors import NotFound
-from app.http.dependencies import Services
+from app.evaluations import service as evaluations
+from app.evaluations.schemas import EvaluationObject
 from app.jobs import history, listing, service
 from app.jobs.checkpoints import best_of, checkpoint_name
-from app.jobs.lifecycle import LIVE, TERMINAL
-from app.jobs.presenter import show_one
-from app.jobs.requests import JobRequest, asked
+from app.jobs.effective_steps import effective_steps
+from app.jobs.presenter import to_object
+from app.jobs.requests import read_recipe
 from app.jobs.schemas import EventObject
 from app.models import Desired, Event, Job, JobStatus
+from app.models.job_lifecycle import LIVE, TERMINAL
+from app.services import Services
 from app.web.text import state
 
 MAX_MESSAGES = 200
 MAX_CHECKPOINTS = 50
+MAX_EVALUATIONS = 3
 OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
 
-# The parts of the page that a stream replaces. What is quick to gather changes with every step; the rest when something happened.
+# The parts of the page that a stream replaces. What is quick to gather changes with every step; the
+# rest when something happened.
 QUICK = ("title", "actions", "progress", "cost")
-SLOW = ("attempts", "samples", "checkpoints", "artifacts")
+SLOW = ("attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 
 class Line(NamedTuple):
@@ -41,7 +48,9 @@ class Chart(NamedTuple):
 
 
 _LOSS = Chart("Loss", ("train_loss", "valid_loss"))
-_ACCURACY = Chart("Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0)
+_ACCURACY = Chart(
+    "Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0
+)
 _PREFERENCE = (
     Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
     Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
@@ -57,42 +66,51 @@ _GPU = Chart("GPU use", ("gpu_utilization",), "%")
 
 
 def charts(job: Job) -> list[Chart]:
-    """Those that a job of its kind has values for."""
-    is_preference = (job.recipe or {}).get("method") == "dpo"
-    on_gpu = (job.estimate or {}).get("device", "cpu") != "cpu"
-    return [_LOSS, *(_PREFERENCE if is_preference else (_ACCURACY,)), *_COURSE, *((_GPU,) if on_gpu else ())]
+    """Return those that a job of its kind has values for."""
+    is_preference = job.recipe is not None and job.recipe.objective == "dpo"
+    on_gpu = job.estimate is not None and job.estimate.device != "cpu"
+    course = [*_COURSE, _GPU] if on_gpu else _COURSE
+    if is_preference:
+        return [_LOSS, *_PREFERENCE, *course]
+    return [_LOSS, _ACCURACY, *course]
 
 
-def quick(session: Session, app: Services, caller: Caller, job_id: str) -> dict[str, Any]:
+def quick(session: Session, services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
     row = service.get(session, caller.project_id, job_id)
     return {
         "row": row,
-        "job": show_one(session, app.settings, row),
+        "job": to_object(session, services.settings, row),
         "state": state(row),
         "is_live": row.status in LIVE,
         "has_ended": row.status in TERMINAL,
         "may": _possible(row),
-        "asked": asked(JobRequest.model_validate(row.requested)).recipe.model_fields_set,
+        "asked": read_recipe(row.requested).recipe.model_fields_set,
     }
 
 
 def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
     messages = service.messages(session, job.id, limit=MAX_MESSAGES)
-    checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[:MAX_CHECKPOINTS]
+    checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[
+        :MAX_CHECKPOINTS
+    ]
     model_id = service.model_id(session, job)
+    effective = effective_steps(session, [job.id])[job.id]
     return {
         "lines": lines(messages),
-        "stretches": history.stretches(session, job, messages),
-        "prompts": history.prompts(messages),
-        "checkpoints": [(checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints],
+        "spans": history.list_spans(session, job, messages),
+        "prompts": history.list_prompts(messages, effective),
+        "checkpoints": [
+            (checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints
+        ],
         "best": best_of(checkpoints),
+        "evaluations": _evaluations(session, caller, job),
         "artifacts": _artifacts(session, caller, job),
         "hub_id": hub_id(model_id),
     }
 
 
 def outline(session: Session, job: Job) -> list[tuple[int, float]]:
-    return listing.sparks(session, [job], OUTLINE_POINTS).get(job.id, [])
+    return listing.sparklines(session, [job], OUTLINE_POINTS).get(job.id, [])
 
 
 def lines(messages: list[Event]) -> list[Line]:
@@ -103,14 +121,23 @@ def _artifacts(session: Session, caller: Caller, job: Job) -> list[ArtifactObjec
     if job.status != JobStatus.SUCCEEDED or job.fine_tuned_model_id is None:
         return []
     try:
-        return [ArtifactObject.of(one) for one in artifacts.of_model(session, caller.project_id, job.fine_tuned_model_id)]
+        return [
+            ArtifactObject.of(artifact)
+            for artifact in artifacts.of_model(session, caller.project_id, job.fine_tuned_model_id)
+        ]
     except NotFound:  # the model has been deleted; its job stays
         return []
 
 
+def _evaluations(session: Session, caller: Caller, job: Job) -> list[EvaluationObject]:
+    newest = evaluations.page(session, caller.project_id, job.id, after=None, limit=MAX_EVALUATIONS)
+    return [EvaluationObject.of(evaluation) for evaluation in newest[:MAX_EVALUATIONS]]
+
+
 def _possible(job: Job) -> set[str]:
-    """What a user may ask of it now; the services refuse the rest."""
-    running, desired = job.status == JobStatus.RUNNING, job.desired
+    """Return what a user may ask of it now; the services refuse the rest."""
+    running = job.status == JobStatus.RUNNING
+    desired = job.desired
     may = {"clone"}
     if job.status in TERMINAL:
         may.add("delete")

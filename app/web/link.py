@@ -1,4 +1,6 @@
-"""The link that `falqon up` prints. A file in the data folder says which key it opens; whoever uses it takes the file away."""
+"""The link that `falqon up` prints. A file in the data folder says which key it opens; whoever uses
+it takes the file away.
+"""
 
 import hashlib
 import json
@@ -13,9 +15,10 @@ VALID_SECONDS = 3600.0
 
 
 def issue(folder: Path, key_id: str) -> str:
-    """The token of a new link; the one before opens nothing any more."""
+    """Return the token of a new link; the one before opens nothing any more."""
     token = secrets.token_urlsafe(24)
-    path, staged = folder / NAME, folder / f".{NAME}.{os.getpid()}"
+    path = folder / NAME
+    staged = folder / f".{NAME}.{os.getpid()}"
     with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"digest": _digest(token), "key_id": key_id}, file)
     staged.replace(path)
@@ -23,16 +26,19 @@ def issue(folder: Path, key_id: str) -> str:
 
 
 def redeem(folder: Path, token: str) -> str | None:
-    """The id of the API key it stands for, once."""
+    """Return the id of the API key it stands for, once."""
     path = folder / NAME
     try:
-        issued, written_at = json.loads(path.read_text()), path.stat().st_mtime
+        issued = json.loads(path.read_text())
+        written_at = path.stat().st_mtime
         if not compare_digest(issued["digest"], _digest(token)):
             return None
         path.unlink()  # of two that come at once, one finds it gone
     except (FileNotFoundError, ValueError):
         return None
-    return str(issued["key_id"]) if time.time() - written_at < VALID_SECONDS else None
+    if time.time() - written_at < VALID_SECONDS:
+        return str(issued["key_id"])
+    return None
 
 
 def _digest(token: str) -> str:

@@ -1,4 +1,6 @@
-"""Pages that go on: one stream a page. It carries parts of the page by the id of their element, each only when it has changed."""
+"""Pages that go on: one stream a page. It carries parts of the page by the id of their element,
+each only when it has changed.
+"""
 
 import asyncio
 import time
@@ -7,12 +9,12 @@ from contextlib import suppress
 
 from sse_starlette import ServerSentEvent
 
-from app.http.dependencies import Services
-from app.stream.endpoints import patiently
+from app.http.event_stream import read_patiently
+from app.services import Services
 
 PAUSE_SECONDS = 0.5  # between two messages, however much happens
-# A look that takes long, such as a search through all jobs, is followed by a longer pause: it takes a tenth of the time at most, until
-# that would be too long to wait for.
+# A look that takes long, such as a search through all jobs, is followed by a longer pause: it takes
+# a tenth of the time at most, until that would be too long to wait for.
 LOOKS_IN_PAUSE = 9
 MAX_PAUSE_SECONDS = 5.0
 
@@ -20,15 +22,22 @@ Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
 
 
 async def parts(
-    app: Services, key_id: str, followed: str, render: Callable[[], Parts], every_seconds: float | None = None
+    services: Services,
+    key_id: str,
+    followed: str,
+    render: Callable[[], Parts],
+    every_seconds: float | None = None,
 ) -> AsyncIterator[bytes]:
-    """All parts at first, for what happened since the page was made. `every_seconds`: look that often even if nobody says so."""
+    """Send all parts at first, for what happened since the page was made. `every_seconds`: look
+    that often even if nobody says so.
+    """
     sent: Parts = {}
-    with app.wakeups.watching(followed, key_id) as watched:
-        while not app.wakeups.refuses(key_id):
-            changed = watched.changed  # taken before the look: what comes after that is not slept through
+    with services.wakeups.watching(followed, key_id) as watched:
+        while not services.wakeups.refuses(key_id):
+            # taken before the look: what comes after that is not slept through
+            changed = watched.changed
             began = time.monotonic()
-            now = await patiently(render)
+            now = await read_patiently(render)
             took = time.monotonic() - began
             if message := replaced(sent, now):
                 yield ServerSentEvent(message).encode()
@@ -36,7 +45,9 @@ async def parts(
             await rest(changed, every_seconds, took)
 
 
-async def rest(changed: asyncio.Event, at_most_seconds: float | None = None, took: float = 0.0) -> None:
+async def rest(
+    changed: asyncio.Event, at_most_seconds: float | None = None, took: float = 0.0
+) -> None:
     """Wait until something has changed. `took`: how many seconds the last look did."""
     await asyncio.sleep(pause(took))
     with suppress(TimeoutError):
@@ -49,7 +60,11 @@ def pause(took: float) -> float:
 
 
 def replaced(before: Parts, now: Parts) -> str:
-    return "".join(partial(f"#{id_}", "outerMorph", html) for id_, html in now.items() if before.get(id_) != html)
+    return "".join(
+        partial(f"#{id_}", "outerMorph", html)
+        for id_, html in now.items()
+        if before.get(id_) != html
+    )
 
 
 def partial(target: str, swap: str, html: str) -> str:

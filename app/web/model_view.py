@@ -1,4 +1,6 @@
-"""What a model's page shows beside what the API says of it: where it comes from, how to have it, and its certificate."""
+"""What a model's page shows beside what the API says of it: where it comes from, how to have it,
+and its certificate.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -16,13 +18,16 @@ from app.catalogue.naming import UNSAFE
 from app.catalogue.schemas import ModelObject
 from app.errors import NotFound
 from app.files import service as files
-from app.http.dependencies import Services
 from app.jobs import service as jobs
 from app.models import Job
+from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 
 MAX_GENERATIONS = 20
-CERTIFICATES = (CERTIFICATE, f"fp8-{CERTIFICATE}")  # an export carries that of the model it was made from
+CERTIFICATES = (
+    CERTIFICATE,
+    f"fp8-{CERTIFICATE}",
+)  # an export carries that of the model it was made from
 MAX_CERTIFICATE_BYTES = 2**22
 
 
@@ -48,7 +53,7 @@ class Generation(NamedTuple):
 
 
 def lineage(session: Session, project_id: str, model_id: str) -> list[Generation]:
-    """The model, what it was made from, and so on to the base model of all."""
+    """Return the model, what it was made from, and so on to the base model of all."""
     line: list[Generation] = []
     following: str | None = model_id
     while following is not None and len(line) < MAX_GENERATIONS:
@@ -59,38 +64,64 @@ def lineage(session: Session, project_id: str, model_id: str) -> list[Generation
 
 
 def exported_from(model: ModelObject) -> str | None:
-    """The model whose other form this one is."""
+    """Return the model whose other form this one is."""
     source = model.id.removesuffix(f":{model.format}")
-    return None if model.format is None or source == model.id else source
+    if model.format is None or source == model.id:
+        return None
+    return source
 
 
 def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Command]:
-    """Lines for a shell; what a name holds stays one word of it. `names`: of the model's files."""
+    """Return lines for a shell; what a name holds stays one word of it. `names`: of the model's
+    files.
+    """
     folder = UNSAFE.sub("-", model.id).strip(".-") or "model"
     hub = f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY"
-    found = [
-        Command("Download all of it, checked and resumable", f"falqon download {shlex.quote(model.id)} --output {folder}"),
-        Command("Or with Hugging Face's own command", f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}"),
+    lines = [
+        Command(
+            "Download all of it, checked and resumable",
+            f"falqon download {shlex.quote(model.id)} --output {folder}",
+        ),
+        Command(
+            "Or with Hugging Face's own command",
+            f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}",
+        ),
     ]
     gguf = next((name for name in names if name.endswith(".gguf")), None)
     if gguf is not None:
-        found.append(Command("Serve it with llama.cpp", f"llama-server -m ./{folder}/{shlex.quote(gguf)}"))
+        lines.append(
+            Command("Serve it with llama.cpp", f"llama-server -m ./{folder}/{shlex.quote(gguf)}")
+        )
     elif model.format == "lora":
-        found.append(Command("Put it on its base model, in Python", f'model = PeftModel.from_pretrained(base, "{folder}")'))
+        lines.append(
+            Command(
+                "Put it on its base model, in Python",
+                f'model = PeftModel.from_pretrained(base, "{folder}")',
+            )
+        )
     elif "config.json" in names:
-        found.append(Command("Serve it", f"vllm serve ./{folder}"))
-    return found
+        lines.append(Command("Serve it", f"vllm serve ./{folder}"))
+    return lines
 
 
-def certificate(app: Services, caller: Caller, found: Sequence[ArtifactObject]) -> Certificate | None:
-    """None where there is none that can be read; the file itself stays among the others."""
-    named = next((one for one in found if one.name in CERTIFICATES and one.bytes <= MAX_CERTIFICATE_BYTES), None)
-    if named is None:
+def certificate(
+    services: Services, caller: Caller, artifact_objects: Sequence[ArtifactObject]
+) -> Certificate | None:
+    """Read it; None where none can be read. The file itself stays among the others."""
+    file = next(
+        (
+            artifact
+            for artifact in artifact_objects
+            if artifact.name in CERTIFICATES and artifact.bytes <= MAX_CERTIFICATE_BYTES
+        ),
+        None,
+    )
+    if file is None:
         return None
-    with app.database.read() as session:
-        key = artifacts.get(session, caller.project_id, named.model, named.name).storage_key
+    with services.database.read() as session:
+        key = artifacts.get(session, caller.project_id, file.model, file.name).storage_key
     try:
-        return Certificate.model_validate_json(b"".join(app.storage.chunks(key)))
+        return Certificate.model_validate_json(b"".join(services.storage.chunks(key)))
     except (FileNotFoundError, StorageError, ValidationError):
         return None
 
@@ -104,14 +135,20 @@ def _generation(session: Session, project_id: str, model_id: str) -> Generation:
     if job is None or exported_from(model) is not None:
         return Generation(model_id, model, job, None, [])
     uses = (("Trained on", job.training_file_id), ("Validated on", job.validation_file_id))
-    trained_on = [TrainedOn(use, id_, _filename(session, project_id, id_)) for use, id_ in uses if id_ is not None]
-    began_from = str(job.requested["model"]) if job.base_checkpoint_id else None
+    trained_on = [
+        TrainedOn(use, id_, _filename(session, project_id, id_))
+        for use, id_ in uses
+        if id_ is not None
+    ]
+    began_from = job.requested.model if job.base_checkpoint_id else None
     return Generation(model_id, model, job, began_from, trained_on)
 
 
 def _job(session: Session, project_id: str, job_id: str | None) -> Job | None:
     try:
-        return None if job_id is None else jobs.get(session, project_id, job_id)
+        if job_id is None:
+            return None
+        return jobs.get(session, project_id, job_id)
     except NotFound:
         return None
 

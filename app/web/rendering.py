@@ -1,4 +1,6 @@
-"""How pages and parts of pages become HTML. Every text of a user passes through Jinja's escaping; nothing is marked safe."""
+"""How pages and parts of pages become HTML. Every text of a user passes through Jinja's escaping;
+nothing is marked safe.
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ NAVIGATION = (
     Screen("/data", "Data"),
     Screen("/compare", "Compare"),
     Screen("/models", "Models"),
+    Screen("/playground", "Playground"),
     Screen("/workers", "Workers"),
     Screen("/settings", "Settings"),
 )
@@ -36,19 +39,33 @@ templates.env.filters |= text.FILTERS
 templates.env.globals |= {"navigation": NAVIGATION, "state": text.state}
 
 
-def page(request: Request, name: str, caller: Caller | None = None, status_code: int = 200, **context: Any) -> Response:
+def page(
+    request: Request,
+    name: str,
+    caller: Caller | None = None,
+    status_code: int = 200,
+    **context: Any,
+) -> Response:
     """`name`: a template that extends base.html."""
-    context |= shared(request, caller) | {"assets_missing": not assets.are_installed(), "notice": request.session.pop(session.NOTICE, None)}
+    context |= shared(request, caller) | {
+        "assets_missing": not assets.are_installed(),
+        "notice": request.session.pop(session.NOTICE, None),
+    }
     return templates.TemplateResponse(request, name, context, status_code, page_headers())
 
 
 def fragment(name: str, **context: Any) -> str:
-    """A part of a page, for a stream; `context` holds what `shared` gives."""
+    """Render a part of a page, for a stream; `context` holds what `shared` gives."""
     return templates.get_template(name).render(context)
 
 
 def shared(request: Request, caller: Caller | None) -> dict[str, Any]:
-    """What every template may use."""
+    """Return what every template may use."""
     may_write = caller is not None and RIGHTS.index(caller.scope) >= RIGHTS.index(Scope.WRITE)
     origin = str(request.base_url).rstrip("/")
-    return {"caller": caller, "may_write": may_write, "csrf": session.form_token(request), "origin": origin}
+    return {
+        "caller": caller,
+        "may_write": may_write,
+        "csrf": session.form_token(request),
+        "origin": origin,
+    }

@@ -1,5 +1,6 @@
-"""The dashboard's cookie: signed, it holds the ids of a session and of an API key, a token for forms, and what the next page shall say.
-`/v1` never looks at it."""
+"""The dashboard's cookie: signed, it holds the ids of a session and of an API key, a token for
+forms, and what the next page shall say. `/v1` never looks at it.
+"""
 
 import secrets
 from hmac import compare_digest
@@ -23,19 +24,29 @@ SESSION_ID = "session_id"
 KEY_ID = "key_id"
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
+TOKEN_HEADER = "x-form-token"
 COOKIE = "falqon_session"
 MAX_AGE_SECONDS = 14 * 86_400  # since it was last signed
 MAX_NOTICE_CHARACTERS = 500  # a cookie has 4 KB
 
 
 class CookieSessions:
-    """Over https the cookie is one that no other host and no plain http can set, and none else is read."""
+    """Over https the cookie is one that no other host and no plain http can set, and none else is
+    read.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         secret = server_secret(settings)
-        self._plain = SessionMiddleware(app, secret, max_age=MAX_AGE_SECONDS, session_cookie=COOKIE, same_site="lax")
+        self._plain = SessionMiddleware(
+            app, secret, max_age=MAX_AGE_SECONDS, session_cookie=COOKIE, same_site="lax"
+        )
         self._secure = SessionMiddleware(
-            app, secret, max_age=MAX_AGE_SECONDS, session_cookie=f"__Host-{COOKIE}", same_site="lax", https_only=True
+            app,
+            secret,
+            max_age=MAX_AGE_SECONDS,
+            session_cookie=f"__Host-{COOKIE}",
+            same_site="lax",
+            https_only=True,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,11 +56,15 @@ class CookieSessions:
 
 def begin(request: Request, key_id: str) -> None:
     request.session.clear()
-    request.session.update({SESSION_ID: new_id("sess_"), KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)})
+    request.session.update(
+        {SESSION_ID: new_id("sess_"), KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)}
+    )
 
 
 def key_of(database: Session, request: Request) -> str:
-    """Find the id of the key that this session was begun with; empty where there is none, or it was ended."""
+    """Find the id of the key that this session was begun with; empty where there is none, or it was
+    ended.
+    """
     session_id = request.session.get(SESSION_ID)
     if not session_id or database.get(EndedSession, session_id) is not None:
         return ""
@@ -66,26 +81,44 @@ def end(database: Session, request: Request) -> None:
 
 
 def form_token(request: Request) -> str:
-    """What every form that changes something carries; empty for who is not signed in."""
+    """Return what every form that changes something carries; empty for who is not signed in."""
     return str(request.session.get(FORM_TOKEN, ""))
 
 
 def notify(request: Request, text: str, *, failed: bool = False) -> None:
-    """The next page says so, once."""
+    """Let the next page say so, once."""
     request.session[NOTICE] = {"text": text[:MAX_NOTICE_CHARACTERS], "failed": failed}
 
 
 def refuse_other_sites(request: Request) -> None:
-    """A form of another site must not act with this one's cookie."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
+    """Refuse a form of another site, which must not act with this one's cookie."""
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin", "")
     # Browsers before 2023 say only where a form came from.
-    same = site == "same-origin" if site is not None else urlsplit(origin).netloc == request.headers.get("host")
+    same = (
+        site == "same-origin"
+        if site is not None
+        else urlsplit(origin).netloc == request.headers.get("host")
+    )
     if not same:
         raise Forbidden("This form may only be sent from this site.", code="cross_site")
 
 
 async def refuse_forged_forms(request: Request, csrf: Annotated[str, Form()] = "") -> None:
-    """Of a page that this session was not given."""
+    """Refuse a form of a page that this session was not given."""
     refuse_other_sites(request)
-    if not compare_digest(form_token(request).encode(), csrf.encode()) or not csrf:
-        raise Forbidden("This form is out of date: load the page again and send it once more.", code="stale_form")
+    _refuse_wrong_token(request, csrf)
+
+
+def refuse_forged_requests(request: Request) -> None:
+    """Refuse what no script of a page sends that this session was given."""
+    refuse_other_sites(request)
+    _refuse_wrong_token(request, request.headers.get(TOKEN_HEADER, ""))
+
+
+def _refuse_wrong_token(request: Request, token: str) -> None:
+    if not compare_digest(form_token(request).encode(), token.encode()) or not token:
+        raise Forbidden(
+            "This form is out of date: load the page again and send it once more.",
+            code="stale_form",
+        )

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 
 
 def polyline(points: Sequence[tuple[float, float]], width: float, height: float) -> str:
-    """The `points` of an SVG polyline that fills the box, the lowest value at its bottom; a single point becomes a level line."""
+    """Return the `points` of an SVG polyline that fills the box, the lowest value at its bottom; a
+    single point becomes a level line.
+    """
     if not points:
         return ""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    left, low = min(xs), min(ys)
-    x_scale, y_scale = width / ((max(xs) - left) or 1), height / ((max(ys) - low) or 1)
-    placed = [(width if len(points) == 1 else (x - left) * x_scale, height - (y - low) * y_scale) for x, y in points]
-    if len(placed) == 1:
-        placed.insert(0, (0.0, placed[0][1]))
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
+    left = min(xs)
+    low = min(ys)
+    x_scale = width / ((max(xs) - left) or 1)
+    y_scale = height / ((max(ys) - low) or 1)
+    vertices = [
+        (width if len(points) == 1 else (x - left) * x_scale, height - (y - low) * y_scale)
+        for x, y in points
+    ]
+    if len(vertices) == 1:
+        vertices.insert(0, (0.0, vertices[0][1]))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in vertices)

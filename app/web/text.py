@@ -6,18 +6,20 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from app.jobs.listing import MAX_COUNTED
+from app.database import MAX_COUNTED
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 
-WISHES = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
-MINUTE, HOUR, DAY = 60, 3600, 86400
+STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
+MINUTE = 60
+HOUR = 3600
+DAY = 86400
 
 
 def state(job: Job) -> str:
-    """The status, or what a running job is about to become."""
-    if job.status == JobStatus.RUNNING and job.desired in WISHES:
-        return WISHES[Desired(job.desired)]
+    """Return the status, or what a running job is about to become."""
+    if job.status == JobStatus.RUNNING and job.desired in STOPPING:
+        return STOPPING[Desired(job.desired)]
     return job.status.replace("_", " ")
 
 
@@ -30,15 +32,19 @@ def duration(seconds: float) -> str:
         return f"{hours // 24} d {hours % 24:02} h"
     if hours:
         return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {rest:02} s"
+    return f"{rest} s"
 
 
 def ago(seconds: float) -> str:
-    """One unit, for columns; `page.js` keeps it up to date by the same rule."""
+    """Write one unit, for columns; `page.js` keeps it up to date by the same rule."""
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
         if seconds >= unit:
             return f"{int(seconds // unit)} {name} ago"
-    return "just now" if seconds < 10 else f"{int(seconds)} s ago"
+    if seconds < 10:
+        return "just now"
+    return f"{int(seconds)} s ago"
 
 
 def age(moment: int) -> str:
@@ -47,7 +53,9 @@ def age(moment: int) -> str:
 
 def ahead(moment: int) -> str:
     seconds = moment - datetime.now(UTC).timestamp()
-    return f"in about {duration(seconds)}" if seconds >= 1 else "at once"
+    if seconds >= 1:
+        return f"in about {duration(seconds)}"
+    return "at once"
 
 
 def moment(seconds: int) -> str:
@@ -59,53 +67,78 @@ def iso(seconds: int) -> str:
 
 
 def number(value: float) -> str:
-    """With thin spaces between thousands; no digits behind the point that mean nothing."""
-    digits = 0 if value == int(value) or abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    """Write thin spaces between thousands, and no digits behind the point that mean nothing."""
+    digits = 2
+    if value == int(value) or abs(value) >= 1000:
+        digits = 0
+    elif abs(value) >= 100:
+        digits = 1
     return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def counted(value: int) -> str:
-    """A count that ends at `MAX_COUNTED`."""
-    return number(value) if value <= MAX_COUNTED else f"{number(MAX_COUNTED)}+"
+    """Write a count that ends at `MAX_COUNTED`."""
+    if value <= MAX_COUNTED:
+        return number(value)
+    return f"{number(MAX_COUNTED)}+"
 
 
 def metric(value: float) -> str:
-    """A loss, a rate, a norm: four digits that count."""
-    return f"{value:.4g}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.2e}"
+    """Write a loss, a rate, a norm: four digits that count."""
+    if value == 0 or 0.001 <= abs(value) < 10_000:
+        return f"{value:.4g}"
+    return f"{value:.2e}"
 
 
 def size(num_bytes: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+            if unit == "B":
+                return f"{num_bytes:.0f} {unit}"
+            return f"{num_bytes:.1f} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:.2f} TiB"
 
 
 def usd(amount: str | Decimal) -> str:
-    """Cents where there are dollars, four digits where there are not; less than a cent is not counted out."""
+    """Cents where there are dollars, four digits where there are not; less than a cent is not
+    counted out.
+    """
     value = Decimal(amount)
-    return "< $0.01" if 0 < value < Decimal("0.01") else rate(value)
+    if 0 < value < Decimal("0.01"):
+        return "< $0.01"
+    return rate(value)
 
 
 def rate(amount: str | Decimal) -> str:
     """Dollars for an hour or a million tokens, which stay apart however small they are."""
     value = Decimal(amount)
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+    if value >= 1 or value == 0:
+        return f"${value:,.2f}"
+    return f"${value:.4f}"
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def said(value: object) -> str:
-    """A setting, as JSON spells it where that differs from Python."""
-    return str(value).lower() if isinstance(value, bool) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def setting(value: object) -> str:
+    """Write a setting, as JSON spells it where that differs from Python."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def model_page(model_id: str) -> str:
-    """The address of a model, whose id may hold slashes."""
+    """Return the address of a model, whose id may hold slashes."""
     return f"/models/{quote(model_id, safe='')}"
+
+
+def playground(model_id: str) -> str:
+    """Return the address where a model is tried."""
+    return f"/playground?model={quote(model_id, safe='')}"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -122,7 +155,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "usd": usd,
     "rate": rate,
     "percent": percent,
-    "said": said,
+    "setting": setting,
     "model_page": model_page,
+    "playground": playground,
     "polyline": svg.polyline,
 }

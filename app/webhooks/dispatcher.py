@@ -1,4 +1,6 @@
-"""Sends what is due, beside the reconciler in every API process: at least once, and never twice at the same time."""
+"""Sends what is due, beside the reconciler in every API process: at least once, and never twice at
+the same time.
+"""
 
 import random
 import threading
@@ -16,14 +18,19 @@ from app.webhooks.posting import Undelivered
 
 NUM_SENDERS = 4  # endpoints that hang occupy one each
 TICK_SECONDS = 2.0
-STOP_SECONDS = 1.0  # for all of them; what is being sent when the API ends is sent again by another or later
+# for all of them; what is being sent when the API ends is sent again by another or later
+STOP_SECONDS = 1.0
 LEASE_SECONDS = 60.0  # well above what a slow look-up of the name and the exchange take together
 MAX_ATTEMPTS = 8
-FIRST_DELAY_SECONDS, DELAY_FACTOR, JITTER = 5.0, 5.0, 0.2  # 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
+# 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
+FIRST_DELAY_SECONDS = 5.0
+DELAY_FACTOR = 5.0
+JITTER = 0.2
 CANDIDATES = 20  # of which each sender picks one at random, so that they seldom want the same
 GONE = 410
 
-CHANCE = random.Random()  # not the one generator that everything in the process shares, and tests seed
+# Not the generator that everything in the process shares, and tests seed.
+CHANCE = random.Random()
 
 log = structlog.get_logger()
 
@@ -38,7 +45,10 @@ class Dispatcher:
         self._database = database
         self._settings = settings
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._work, name="webhooks", daemon=True) for _ in range(NUM_SENDERS)]
+        self._threads = [
+            threading.Thread(target=self._work, name="webhooks", daemon=True)
+            for _ in range(NUM_SENDERS)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -51,7 +61,7 @@ class Dispatcher:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def send_next(self) -> bool:
-        """False when nothing is due. Raises `SQLAlchemyError` when the database is away."""
+        """Send a delivery that is due; False when none is. Raises `SQLAlchemyError`."""
         with self._database.read() as session:
             due = repository.due(session, CANDIDATES)
         if not due:
@@ -60,7 +70,7 @@ class Dispatcher:
             claimed = repository.claim(session, CHANCE.choice(due), LEASE_SECONDS)
             endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
         if claimed is not None and endpoint is not None:
-            self._settle(claimed, self._send(claimed, endpoint))
+            self._record(claimed, self._send(claimed, endpoint))
         return True
 
     def _work(self) -> None:
@@ -70,7 +80,7 @@ class Dispatcher:
                     pass
             except SQLAlchemyError as error:
                 log.warning("webhooks: the database is away", error=str(error))
-            except Exception:  # the edge of the process: one bad delivery must not keep the others waiting
+            except Exception:  # a bad delivery must not keep the others waiting
                 log.exception("webhook not sent")
 
     def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> Result:
@@ -89,24 +99,38 @@ class Dispatcher:
             )
         except Undelivered as error:
             return Result(None, str(error))
-        return Result(status_code, None if 200 <= status_code < 300 else f"the endpoint answered {status_code}")
+        if 200 <= status_code < 300:
+            return Result(status_code, None)
+        return Result(status_code, f"the endpoint answered {status_code}")
 
-    def _settle(self, claimed: WebhookDelivery, result: Result) -> None:
-        log.info("webhook", delivery=claimed.id, attempt=claimed.attempts, status_code=result.status_code, error=result.error)
+    def _record(self, claimed: WebhookDelivery, result: Result) -> None:
+        log.info(
+            "webhook",
+            delivery=claimed.id,
+            attempt=claimed.attempts,
+            status_code=result.status_code,
+            error=result.error,
+        )
         with self._database.transaction() as session:
             endpoint = session.get(WebhookEndpoint, claimed.endpoint_id, with_for_update=True)
             if endpoint is None:  # deleted meanwhile
                 return
             if result.status_code == GONE:
                 service.disable(session, endpoint, service.DISABLED_BY_ANSWER)
-            noted = {"status_code": result.status_code, "error": result.error}
+            outcome = {"status_code": result.status_code, "error": result.error}
             if result.error is not None and endpoint.enabled and claimed.attempts < MAX_ATTEMPTS:
-                repository.settle(session, claimed, due_at=now_plus(retry_seconds(claimed.attempts)), **noted)
+                repository.record(
+                    session, claimed, due_at=now_plus(retry_seconds(claimed.attempts)), **outcome
+                )
             else:
                 status = DeliveryStatus.FAILED if result.error else DeliveryStatus.DELIVERED
-                repository.settle(session, claimed, status=status, due_at=None, **noted)
+                repository.record(session, claimed, status=status, due_at=None, **outcome)
 
 
 def retry_seconds(attempts: int) -> float:
-    """How long to wait after so many attempts."""
-    return FIRST_DELAY_SECONDS * DELAY_FACTOR ** (attempts - 1) * CHANCE.uniform(1 - JITTER, 1 + JITTER)
+    """Return how long to wait after so many attempts."""
+    return (
+        FIRST_DELAY_SECONDS
+        * DELAY_FACTOR ** (attempts - 1)
+        * CHANCE.uniform(1 - JITTER, 1 + JITTER)
+    )

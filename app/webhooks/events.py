@@ -1,4 +1,6 @@
-"""What webhooks tell of, and the rows that will tell it. Free of the web framework: workers end jobs too."""
+"""What webhooks tell of, and the rows that will tell it. Free of the web framework: workers end
+jobs too.
+"""
 
 import json
 from datetime import datetime
@@ -25,7 +27,7 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
-    """A job has come to `status`, in this transaction: one delivery to each endpoint that wants to know."""
+    """Add a delivery to each endpoint that wants to know that a job has come to `status`."""
     event_type = PREFIX + status
     if event_type not in EVENT_TYPES:
         return
@@ -47,5 +49,11 @@ def record(session: Session, project_id: str, job_id: str, status: str) -> None:
 
 
 def body(event_id: str, event_type: str, at: datetime, job_id: str) -> bytes:
-    event = {"id": event_id, "object": "event", "created_at": int(at.timestamp()), "type": event_type, "data": {"id": job_id}}
+    event = {
+        "id": event_id,
+        "object": "event",
+        "created_at": int(at.timestamp()),
+        "type": event_type,
+        "data": {"id": job_id},
+    }
     return json.dumps(event, separators=(",", ":")).encode()

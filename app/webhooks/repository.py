@@ -4,71 +4,108 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
+from app.database import UNSYNCED, now_plus
 from app.models import DeliveryStatus, Project, WebhookDelivery, WebhookEndpoint
-
-_UNSYNCED = {"synchronize_session": False}
 
 
 def lock_project(session: Session, project_id: str) -> None:
-    """So that two endpoints created at once are counted one after the other."""
+    """Lock the project, so that endpoints created at once are counted one after the other."""
     session.scalars(select(Project.id).where(Project.id == project_id).with_for_update()).one()
 
 
 def count(session: Session, project_id: str) -> int:
-    return session.scalars(select(func.count()).where(WebhookEndpoint.project_id == project_id)).one()
+    return session.scalars(
+        select(func.count()).where(WebhookEndpoint.project_id == project_id)
+    ).one()
 
 
-def find(session: Session, project_id: str, endpoint_id: str, *, lock: bool = False) -> WebhookEndpoint | None:
-    statement = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.project_id == project_id)
+def find(
+    session: Session, project_id: str, endpoint_id: str, *, lock: bool = False
+) -> WebhookEndpoint | None:
+    statement = select(WebhookEndpoint).where(
+        WebhookEndpoint.id == endpoint_id, WebhookEndpoint.project_id == project_id
+    )
     return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
 
 
-def newest_first(session: Session, project_id: str, *, after: str | None, limit: int) -> list[WebhookEndpoint]:
-    statement = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id).order_by(WebhookEndpoint.id.desc()).limit(limit + 1)
-    return list(session.scalars(statement.where(WebhookEndpoint.id < after) if after else statement))
+def newest_first(
+    session: Session, project_id: str, *, after: str | None, limit: int
+) -> list[WebhookEndpoint]:
+    statement = (
+        select(WebhookEndpoint)
+        .where(WebhookEndpoint.project_id == project_id)
+        .order_by(WebhookEndpoint.id.desc())
+        .limit(limit + 1)
+    )
+    return list(
+        session.scalars(statement.where(WebhookEndpoint.id < after) if after else statement)
+    )
 
 
 def enabled(session: Session, project_id: str) -> list[WebhookEndpoint]:
-    statement = select(WebhookEndpoint).where(WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled)
+    statement = select(WebhookEndpoint).where(
+        WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled
+    )
     return list(session.scalars(statement.order_by(WebhookEndpoint.id)))
 
 
 def delivery(session: Session, endpoint_id: str, delivery_id: str) -> WebhookDelivery | None:
-    statement = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id, WebhookDelivery.endpoint_id == endpoint_id)
+    statement = select(WebhookDelivery).where(
+        WebhookDelivery.id == delivery_id, WebhookDelivery.endpoint_id == endpoint_id
+    )
     return session.scalars(statement).one_or_none()
 
 
-def deliveries(session: Session, endpoint_id: str, *, after: str | None, limit: int) -> list[WebhookDelivery]:
+def deliveries(
+    session: Session, endpoint_id: str, *, after: str | None, limit: int
+) -> list[WebhookDelivery]:
     statement = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id)
     statement = statement.order_by(WebhookDelivery.id.desc()).limit(limit + 1)
-    return list(session.scalars(statement.where(WebhookDelivery.id < after) if after else statement))
+    return list(
+        session.scalars(statement.where(WebhookDelivery.id < after) if after else statement)
+    )
 
 
 def due(session: Session, limit: int) -> Sequence[str]:
-    return session.scalars(select(WebhookDelivery.id).where(*_due()).order_by(WebhookDelivery.due_at).limit(limit)).all()
+    return session.scalars(
+        select(WebhookDelivery.id).where(*_due()).order_by(WebhookDelivery.due_at).limit(limit)
+    ).all()
 
 
 def claim(session: Session, delivery_id: str, lease_seconds: float) -> WebhookDelivery | None:
-    """The right to send it now; None when another process has it. It comes back when its sender dies."""
+    """Take the right to send it now; None when another process has it.
+
+    It comes back when its sender dies.
+    """
     statement = (
         update(WebhookDelivery)
         .where(WebhookDelivery.id == delivery_id, *_due())
-        .values(attempts=WebhookDelivery.attempts + 1, attempted_at=now_plus(), due_at=now_plus(lease_seconds))
+        .values(
+            attempts=WebhookDelivery.attempts + 1,
+            attempted_at=now_plus(),
+            due_at=now_plus(lease_seconds),
+        )
         .returning(WebhookDelivery)
     )
-    return session.scalars(statement, execution_options=_UNSYNCED).one_or_none()
+    return session.scalars(statement, execution_options=UNSYNCED).one_or_none()
 
 
-def settle(session: Session, claimed: WebhookDelivery, **values: Any) -> None:
+def record(session: Session, claimed: WebhookDelivery, **values: Any) -> None:
     mine = (WebhookDelivery.id == claimed.id, WebhookDelivery.attempts == claimed.attempts)
-    session.execute(update(WebhookDelivery).where(*mine).values(**values), execution_options=_UNSYNCED)
+    session.execute(
+        update(WebhookDelivery).where(*mine).values(**values), execution_options=UNSYNCED
+    )
 
 
 def give_up_pending(session: Session, endpoint_id: str, error: str) -> None:
-    pending = (WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.status == DeliveryStatus.PENDING)
+    pending = (
+        WebhookDelivery.endpoint_id == endpoint_id,
+        WebhookDelivery.status == DeliveryStatus.PENDING,
+    )
     values = {"status": DeliveryStatus.FAILED, "due_at": None, "error": error}
-    session.execute(update(WebhookDelivery).where(*pending).values(values), execution_options=_UNSYNCED)
+    session.execute(
+        update(WebhookDelivery).where(*pending).values(values), execution_options=UNSYNCED
+    )
 
 
 def _due() -> tuple[Any, ...]:

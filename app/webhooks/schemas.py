@@ -1,10 +1,12 @@
-"""Webhook endpoints as OpenAI's clients spell them; `enabled`, `disabled_reason` and deliveries are ours."""
+"""Webhook endpoints as OpenAI's clients spell them; `enabled`, `disabled_reason` and deliveries are
+ours.
+"""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
-from app.http.pagination import Object
+from app.http.pagination import Object, unix_seconds
 from app.models import WebhookDelivery, WebhookEndpoint
 from app.webhooks.events import DEFAULT_EVENT_TYPES, EventType
 
@@ -120,8 +122,8 @@ class DeliveryObject(Object):
             fine_tuning_job_id=delivery.job_id,
             status=delivery.status,
             attempts=delivery.attempts,
-            last_attempt_at=int(delivery.attempted_at.timestamp()) if delivery.attempted_at else None,
-            next_attempt_at=int(delivery.due_at.timestamp()) if delivery.due_at else None,
+            last_attempt_at=unix_seconds(delivery.attempted_at),
+            next_attempt_at=unix_seconds(delivery.due_at),
             status_code=delivery.status_code,
             error=delivery.error,
         )

@@ -3,7 +3,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from app.http.pagination import Object
-from app.workers.service import Live
+from app.workers.service import LiveWorker
 
 
 class WorkerObject(Object):
@@ -11,17 +11,20 @@ class WorkerObject(Object):
     device: str
     num_devices: Annotated[int, Field(description="on a CPU, its cores")]
     status: Literal["idle", "busy"]
-    job: Annotated[str | None, Field(description="what it executes; null also for a job of another project")]
+    job: Annotated[
+        str | None, Field(description="what it executes; null also for a job of another project")
+    ]
     heartbeat_age_seconds: float
 
     @classmethod
-    def of(cls, live: Live, project_id: str) -> Self:
+    def of(cls, live: LiveWorker, project_id: str) -> Self:
         job = live.job
+        own_job = job if job and job.project_id == project_id else None
         return cls(
             id=live.worker.id,
             device=live.worker.device,
             num_devices=live.worker.num_devices,
             status="busy" if job else "idle",
-            job=job.id if job and job.project_id == project_id else None,
+            job=own_job and own_job.id,
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),
         )

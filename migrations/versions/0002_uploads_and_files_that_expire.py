@@ -12,7 +12,14 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("files", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
     there = sa.text("deleted_at IS NULL")
-    op.create_index("ix_files_expires_at", "files", ["expires_at"], unique=False, sqlite_where=there, postgresql_where=there)
+    op.create_index(
+        "ix_files_expires_at",
+        "files",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=there,
+        postgresql_where=there,
+    )
     op.add_column("jobs", sa.Column("result_file_id", sa.String(), nullable=True))
     op.create_table(
         "orphans",
@@ -23,7 +30,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_orphans_due_at"), "orphans", ["due_at"], unique=False)
     op.execute(
-        "INSERT INTO orphans (storage_key, due_at, doomed) SELECT storage_key, deleted_at, FALSE FROM files WHERE deleted_at IS NOT NULL"
+        "INSERT INTO orphans (storage_key, due_at, doomed) SELECT storage_key, deleted_at, FALSE "
+        "FROM files WHERE deleted_at IS NOT NULL"
     )
     op.create_table(
         "uploads",
@@ -39,11 +47,15 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_uploads_file_id_files")),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id_projects")),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id_projects")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
     )
     op.create_index(op.f("ix_uploads_project_id"), "uploads", ["project_id"], unique=False)
-    op.create_index("ix_uploads_status_expires_at", "uploads", ["status", "expires_at"], unique=False)
+    op.create_index(
+        "ix_uploads_status_expires_at", "uploads", ["status", "expires_at"], unique=False
+    )
     op.create_table(
         "upload_parts",
         sa.Column("id", sa.String(), nullable=False),
@@ -51,7 +63,12 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("storage_key", sa.String(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id_uploads"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["upload_id"],
+            ["uploads.id"],
+            name=op.f("fk_upload_parts_upload_id_uploads"),
+            ondelete="CASCADE",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_upload_parts")),
     )
     op.create_index(op.f("ix_upload_parts_upload_id"), "upload_parts", ["upload_id"], unique=False)

@@ -26,10 +26,23 @@ def upgrade() -> None:
         sa.Column("error_message", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_inspections_file_id_files"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_inspections_model_id_models"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["file_id"], ["files.id"], name=op.f("fk_inspections_file_id_files"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["model_id"],
+            ["models.id"],
+            name=op.f("fk_inspections_model_id_models"),
+            ondelete="CASCADE",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_inspections")),
-        sa.UniqueConstraint("file_id", "model_id", "max_seq_length", "validation_file_id", name="uq_inspections_question"),
+        sa.UniqueConstraint(
+            "file_id",
+            "model_id",
+            "max_seq_length",
+            "validation_file_id",
+            name="uq_inspections_question",
+        ),
     )
     with op.batch_alter_table("inspections", schema=None) as batch_op:
         batch_op.create_index("ix_inspections_status", ["status"], unique=False)

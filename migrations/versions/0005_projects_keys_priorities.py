@@ -26,7 +26,10 @@ def _add_columns() -> None:
     op.add_column("projects", sa.Column("weight", sa.Integer(), server_default="1", nullable=False))
     op.add_column("projects", sa.Column("turn", sa.Double(), server_default="0", nullable=False))
     op.add_column("projects", sa.Column("usage_month", sa.String(), nullable=True))
-    op.add_column("projects", sa.Column("usage_device_seconds", sa.Double(), server_default="0", nullable=False))
+    op.add_column(
+        "projects",
+        sa.Column("usage_device_seconds", sa.Double(), server_default="0", nullable=False),
+    )
     op.add_column("api_keys", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("api_keys", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("jobs", sa.Column("priority", sa.Integer(), server_default="0", nullable=False))

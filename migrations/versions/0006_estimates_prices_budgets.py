@@ -16,7 +16,9 @@ KIND = ["base_model_id", "method", "device", "num_devices", "created_at"]
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("actual", JSON, nullable=True))
     op.add_column("jobs", sa.Column("budget", JSON, nullable=True))
-    op.add_column("jobs", sa.Column("execution_seconds", sa.Double(), nullable=False, server_default="0"))
+    op.add_column(
+        "jobs", sa.Column("execution_seconds", sa.Double(), nullable=False, server_default="0")
+    )
     op.add_column("attempts", sa.Column("base_model_id", sa.String(), nullable=True))
     op.add_column("attempts", sa.Column("method", sa.String(), nullable=True))
     op.add_column("attempts", sa.Column("tokens", sa.BigInteger(), nullable=True))
@@ -47,7 +49,8 @@ def downgrade() -> None:
     op.drop_table("workers")
     op.drop_table("price_overrides")
     op.drop_index("ix_attempts_kind", "attempts")
-    # Not in batch mode: SQLite would copy the table and drop the old one, and with it, by cascade, the events of every job.
+    # Not in batch mode: SQLite would copy the table and drop the old one, and with it, by cascade,
+    # the events of every job.
     for table, names in (
         ("attempts", ("overhead_seconds", "train_seconds", "tokens", "method", "base_model_id")),
         ("jobs", ("execution_seconds", "budget", "actual")),

@@ -27,10 +27,14 @@ def upgrade() -> None:
         sa.Column("previous_secret_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_webhook_endpoints_project_id_projects")),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_webhook_endpoints_project_id_projects")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
     )
-    op.create_index(op.f("ix_webhook_endpoints_project_id"), "webhook_endpoints", ["project_id"], unique=False)
+    op.create_index(
+        op.f("ix_webhook_endpoints_project_id"), "webhook_endpoints", ["project_id"], unique=False
+    )
     op.create_table(
         "webhook_deliveries",
         sa.Column("id", sa.String(), nullable=False),
@@ -54,8 +58,18 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
     )
-    op.create_index("ix_webhook_deliveries_endpoint_id_id", "webhook_deliveries", ["endpoint_id", "id"], unique=False)
-    op.create_index("ix_webhook_deliveries_status_due_at", "webhook_deliveries", ["status", "due_at"], unique=False)
+    op.create_index(
+        "ix_webhook_deliveries_endpoint_id_id",
+        "webhook_deliveries",
+        ["endpoint_id", "id"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_webhook_deliveries_status_due_at",
+        "webhook_deliveries",
+        ["status", "due_at"],
+        unique=False,
+    )
 
 
 def downgrade() -> None:

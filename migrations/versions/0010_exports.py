@@ -26,12 +26,16 @@ def upgrade() -> None:
         sa.Column("error_message", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_exports_project_id_projects")),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_exports_project_id_projects")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_exports")),
         sa.UniqueConstraint("exported_model_id", name=op.f("uq_exports_exported_model_id")),
     )
     op.create_index(op.f("ix_exports_status"), "exports", ["status"], unique=False)
-    op.create_index("ix_exports_project_id_source", "exports", ["project_id", "source"], unique=False)
+    op.create_index(
+        "ix_exports_project_id_source", "exports", ["project_id", "source"], unique=False
+    )
 
 
 def downgrade() -> None:

@@ -1,4 +1,6 @@
-"""The queue's index in the order in which jobs are taken: it was read backwards and sorted, 19 ms with 10,000 queued jobs; now 0.3 ms"""
+"""The queue's index in the order in which jobs are taken: it was read backwards and sorted, 19 ms
+with 10,000 queued jobs; now 0.3 ms
+"""
 
 import sqlalchemy as sa
 from alembic import op

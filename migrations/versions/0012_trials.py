@@ -26,11 +26,15 @@ def upgrade() -> None:
         sa.Column("error_message", sa.String(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_trials_project_id_projects")),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_trials_project_id_projects")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trials")),
     )
     op.create_index(op.f("ix_trials_status"), "trials", ["status"], unique=False)
-    op.create_index("ix_trials_project_id_model_id", "trials", ["project_id", "model_id"], unique=False)
+    op.create_index(
+        "ix_trials_project_id_model_id", "trials", ["project_id", "model_id"], unique=False
+    )
 
 
 def downgrade() -> None:

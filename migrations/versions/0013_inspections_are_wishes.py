@@ -10,7 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("inspections", sa.Column("tries", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column(
+        "inspections", sa.Column("tries", sa.Integer(), nullable=False, server_default="0")
+    )
 
 
 def downgrade() -> None:

@@ -1,4 +1,6 @@
-"""Indexes for projects with many jobs: files in use, models by age, and what quotas add up, which all read whole tables"""
+"""Indexes for projects with many jobs: files in use, models by age, and what quotas add up, which
+all read whole tables
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,8 +13,14 @@ branch_labels = None
 depends_on = None
 
 INDEXES = {
-    "ix_jobs_training_file_id_status_project_id_id": ("jobs", ["training_file_id", "status", "project_id", "id"]),
-    "ix_jobs_validation_file_id_status_project_id_id": ("jobs", ["validation_file_id", "status", "project_id", "id"]),
+    "ix_jobs_training_file_id_status_project_id_id": (
+        "jobs",
+        ["training_file_id", "status", "project_id", "id"],
+    ),
+    "ix_jobs_validation_file_id_status_project_id_id": (
+        "jobs",
+        ["validation_file_id", "status", "project_id", "id"],
+    ),
     "ix_models_project_id_created_at_id": ("models", ["project_id", "created_at", "id"]),
     "ix_models_project_id_deleted_at_bytes": ("models", ["project_id", "deleted_at", "bytes"]),
     "ix_files_project_id_deleted_at_bytes": ("files", ["project_id", "deleted_at", "bytes"]),

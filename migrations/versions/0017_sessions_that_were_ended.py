@@ -16,7 +16,9 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
     )
-    op.create_index(op.f("ix_ended_sessions_ended_at"), "ended_sessions", ["ended_at"], unique=False)
+    op.create_index(
+        op.f("ix_ended_sessions_ended_at"), "ended_sessions", ["ended_at"], unique=False
+    )
 
 
 def downgrade() -> None:

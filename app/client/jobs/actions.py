@@ -6,8 +6,7 @@ import typer
 
 from app.client.api import Json, segment
 from app.client.command import Client, command
-from app.client.jobs.create import MaxCost, MaxSeconds
-from app.client.jobs.request import budget
+from app.client.jobs.request import MaxCost, MaxSeconds, budget
 
 app = typer.Typer()
 
@@ -34,8 +33,12 @@ def pause_job(client: Client, job_id: JobId) -> None:
 
 
 @command(app, "resume")
-def resume_job(client: Client, job_id: JobId, max_cost_usd: MaxCost = None, max_seconds: MaxSeconds = None) -> None:
-    """Let a paused job go on from its newest checkpoint, with a higher budget where that was used up."""
+def resume_job(
+    client: Client, job_id: JobId, max_cost_usd: MaxCost = None, max_seconds: MaxSeconds = None
+) -> None:
+    """Let a paused job go on from its newest checkpoint, with a higher budget where that was used
+    up.
+    """
     caps = budget(max_cost_usd, max_seconds)
     _act(client, job_id, "resume", {"falqon": {"budget": caps}} if caps else None)
 
@@ -55,4 +58,7 @@ def _act(client: Client, job_id: str, action: str, body: Json | None = None) -> 
     if client.out.as_json:
         client.out.document(job)
     else:
-        client.out.say(f"{job['id']} is {job['status']}{'; ' + UNDER_WAY[action] if job['status'] == 'running' else ''}.")
+        client.out.say(
+            f"{job['id']} is "
+            f"{job['status']}{'; ' + UNDER_WAY[action] if job['status'] == 'running' else ''}."
+        )

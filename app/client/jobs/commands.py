@@ -24,18 +24,33 @@ After = Annotated[str | None, typer.Option(help="Continue behind this one.", sho
 @command(app, "list")
 def list_jobs(
     client: Client,
-    status: Annotated[str | None, typer.Option(help="Only those that are queued, running, paused, …", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Only those that start from this model.", show_default=False)] = None,
-    metadata: Annotated[list[str], typer.Option(help="Only those with this key=value; may be repeated.", show_default=False)] = [],  # noqa: B006
+    status: Annotated[
+        str | None,
+        typer.Option(help="Only those that are queued, running, paused, …", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only those that start from this model.", show_default=False)
+    ] = None,
+    metadata: Annotated[
+        list[str],
+        typer.Option(help="Only those with this key=value; may be repeated.", show_default=False),
+    ] = [],  # noqa: B006
     limit: Limit = 20,
     after: After = None,
 ) -> None:
     """Show jobs, newest first."""
     query = {"status": status, "model": model, "limit": limit, "after": after}
-    query |= {f"metadata[{key}]": value for key, value in (pair(each, "--metadata") for each in metadata)}
+    query |= {
+        f"metadata[{key}]": value for key, value in (pair(each, "--metadata") for each in metadata)
+    }
     page = client.api.get("/fine_tuning/jobs", query)
     columns = ("id", "status", "model", "suffix", "done", "cost", "created")
-    client.out.page(page, columns, (_row(job) for job in page["data"]), "There are no such jobs; `falqon jobs create` makes one.")
+    client.out.page(
+        page,
+        columns,
+        (_row(job) for job in page["data"]),
+        "There are no such jobs; `falqon jobs create` makes one.",
+    )
 
 
 @command(app, "show")
@@ -51,31 +66,59 @@ def show_job(client: Client, job_id: JobId) -> None:
 @command(app, "events")
 def list_events(client: Client, job_id: JobId, limit: Limit = 20, after: After = None) -> None:
     """Show what happened to a job, newest first."""
-    page = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/events", {"limit": limit, "after": after})
-    rows = ((text.second(event["created_at"]), event["level"], event["message"]) for event in page["data"])
+    page = client.api.get(
+        f"/fine_tuning/jobs/{segment(job_id)}/events", {"limit": limit, "after": after}
+    )
+    rows = (
+        (text.second(event["created_at"]), event["level"], event["message"])
+        for event in page["data"]
+    )
     client.out.page(page, ("when", "level", "what"), rows, "Nothing yet.")
 
 
 @command(app, "checkpoints")
 def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: After = None) -> None:
     """Show the checkpoints that are kept of a job, newest first."""
-    page = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", {"limit": limit, "after": after})
+    page = client.api.get(
+        f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", {"limit": limit, "after": after}
+    )
     rows = (
-        (each["id"], each["step_number"], _number(each["metrics"].get("train_loss")), _number(each["metrics"].get("valid_loss")),
-         each["fine_tuned_model_checkpoint"])
+        (
+            each["id"],
+            each["step_number"],
+            _number(each["metrics"].get("train_loss")),
+            _number(each["metrics"].get("valid_loss")),
+            each["fine_tuned_model_checkpoint"],
+        )
         for each in page["data"]
-    )  # fmt: skip
-    client.out.page(page, ("id", "step", "loss", "valid loss", "model"), rows, "There are no checkpoints.")
+    )
+    client.out.page(
+        page, ("id", "step", "loss", "valid loss", "model"), rows, "There are no checkpoints."
+    )
 
 
 def _row(job: Json) -> tuple[object, ...]:
-    return job["id"], job["status"], job["model"], job.get("suffix"), _done(job), _cost(job), text.moment(job["created_at"])
+    return (
+        job["id"],
+        job["status"],
+        job["model"],
+        job.get("suffix"),
+        _done(job),
+        _cost(job),
+        text.moment(job["created_at"]),
+    )
 
 
 def _facts(job: Json) -> Iterator[tuple[str, object]]:
-    error, progress, queue, actual = job.get("error"), job.get("progress") or {}, job.get("queue"), job.get("actual")
+    error = job.get("error")
+    progress = job.get("progress") or {}
+    queue = job.get("queue")
+    actual = job.get("actual")
     yield "id", job["id"]
-    yield "status", job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else "")
+    yield (
+        "status",
+        job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
+    )
     yield "error", error and f"{error['message']} ({error['code']})"
     yield "model", job["model"]
     yield "made", job["fine_tuned_model"]
@@ -88,22 +131,40 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "done", _done(job)
     yield (
         "time left",
-        text.duration(progress["eta_seconds"]) if job["status"] == "running" and progress.get("eta_seconds") is not None else "",
+        text.duration(progress["eta_seconds"])
+        if job["status"] == "running" and progress.get("eta_seconds") is not None
+        else "",
     )
     yield "finished", text.moment(job["finished_at"])
-    yield "trained tokens", f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else ""
+    yield (
+        "trained tokens",
+        f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else "",
+    )
     yield "cost", _cost(job)
-    yield "budget", ", ".join(f"{name} {cap}" for name, cap in (job.get("budget") or {}).items() if cap is not None)
+    yield (
+        "budget",
+        ", ".join(
+            f"{name} {cap}" for name, cap in (job.get("budget") or {}).items() if cap is not None
+        ),
+    )
     yield "took", f"{text.duration(actual['seconds'])}{_against(actual['ratio'])}" if actual else ""
-    yield "metadata", ", ".join(f"{key}={value}" for key, value in (job.get("metadata") or {}).items())
+    yield (
+        "metadata",
+        ", ".join(f"{key}={value}" for key, value in (job.get("metadata") or {}).items()),
+    )
     for attempt in job.get("attempts", []):
         outcome = attempt["outcome"] or "running"
-        yield f"attempt {attempt['number']}", f"{outcome} on {attempt['num_devices']} x {attempt['device']}"
+        yield (
+            f"attempt {attempt['number']}",
+            f"{outcome} on {attempt['num_devices']} x {attempt['device']}",
+        )
 
 
 def _done(job: Json) -> str:
     progress = job.get("progress") or {}
-    return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}" if progress.get("total_steps") else ""
+    if progress.get("total_steps"):
+        return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}"
+    return ""
 
 
 def _cost(job: Json) -> str:
@@ -114,7 +175,9 @@ def _cost(job: Json) -> str:
 
 
 def _against(ratio: float | None) -> str:
-    return "" if ratio is None else f", {ratio:.2f} times what was expected"
+    if ratio is None:
+        return ""
+    return f", {ratio:.2f} times what was expected"
 
 
 def _number(value: float | None) -> str:

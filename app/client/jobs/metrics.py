@@ -16,18 +16,29 @@ app = typer.Typer()
 def show_metrics(
     client: Client,
     job_id: JobId,
-    keys: Annotated[str | None, typer.Option(help="Only these, with commas between.", show_default=False)] = None,
-    points: Annotated[int | None, typer.Option(help="Most points of each series.", show_default=False)] = None,
+    keys: Annotated[
+        str | None, typer.Option(help="Only these, with commas between.", show_default=False)
+    ] = None,
+    points: Annotated[
+        int | None, typer.Option(help="Most points of each series.", show_default=False)
+    ] = None,
 ) -> None:
     """Show the curves that training left; every point with --json."""
-    answer = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}/metrics", {"keys": keys, "points": points})
-    measured = {name: one["values"] for name, one in answer["series"].items() if one["values"]}
+    answer = client.api.get(
+        f"/fine_tuning/jobs/{segment(job_id)}/metrics", {"keys": keys, "points": points}
+    )
+    values_of = {
+        name: series["values"] for name, series in answer["series"].items() if series["values"]
+    }
     if client.out.as_json:
         client.out.document(answer)
-    elif not measured:
+    elif not values_of:
         client.out.say("Nothing was measured yet.")
     else:
-        client.out.table(("series", "curve", "first", "last", "lowest", "highest"), (_row(*one) for one in measured.items()))
+        client.out.table(
+            ("series", "curve", "first", "last", "lowest", "highest"),
+            (_row(*series) for series in values_of.items()),
+        )
 
 
 def _row(name: str, values: list[float]) -> tuple[str, ...]:

@@ -1,40 +1,96 @@
 """The body of a new job, or of what a clone changes, from options."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
 
 from app.client.api import Json
 from app.client.errors import Misused
 
+MaxCost = Annotated[
+    str | None,
+    typer.Option(
+        "--max-cost-usd", metavar="USD", help="Pause when it has cost so much.", show_default=False
+    ),
+]
+MaxSeconds = Annotated[
+    int | None, typer.Option(help="Pause when it has run so long.", show_default=False)
+]
 
-def job_body(
-    *,
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    max_cost_usd: str | None,
-    max_seconds: int | None,
-    settings: Iterable[str],
-    metadata: Iterable[str],
-    **fields: str | int | None,
-) -> Json:
-    """`fields`: those beside `falqon`, as they are. What is not given is not sent, so the service's own defaults hold."""
-    recipe = {"num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+
+@dataclass(frozen=True)
+class JobOptions:
+    """The options that say how to train."""
+
+    suffix: Annotated[
+        str | None,
+        typer.Option(help="A word in the name of the model that comes out.", show_default=False),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same data, same result.", show_default=False)
+    ] = None
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data.", show_default=False)
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(help="Records per step.", show_default=False)
+    ] = None
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Absolute, not a multiplier.", show_default=False)
+    ] = None
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any field of `falqon`, as rank=32; may be repeated.",
+            show_default=False,
+        ),
+    ] = field(default_factory=list)
+    priority: Annotated[
+        int | None,
+        typer.Option(help="-10 to 10; in your project, higher runs first.", show_default=False),
+    ] = None
+    max_cost_usd: MaxCost = None
+    max_seconds: MaxSeconds = None
+    metadata: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE", help="Kept with the job; may be repeated.", show_default=False
+        ),
+    ] = field(default_factory=list)
+
+
+def job_body(model: str | None, options: JobOptions) -> Json:
+    """Return what is given. What is not is not sent, so the service's own defaults hold."""
+    recipe = {
+        "num_epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+    }
     falqon: Json = {name: value for name, value in recipe.items() if value is not None}
-    if caps := budget(max_cost_usd, max_seconds):
+    if caps := budget(options.max_cost_usd, options.max_seconds):
         falqon["budget"] = caps
-    for setting in settings:
+    for setting in options.settings:
         name, value = pair(setting, "--set")
         _put(falqon, name, _value(value))
-    body = {**fields, "metadata": dict(pair(each, "--metadata") for each in metadata) or None, "falqon": falqon or None}
+    body = {
+        "model": model,
+        "suffix": options.suffix,
+        "seed": options.seed,
+        "priority": options.priority,
+        "metadata": dict(pair(each, "--metadata") for each in options.metadata) or None,
+        "falqon": falqon or None,
+    }
     return {name: value for name, value in body.items() if value is not None}
 
 
 def budget(max_cost_usd: str | None, max_seconds: int | None) -> Json:
     """The caps that are given."""
-    given = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
-    return {name: value for name, value in given.items() if value is not None}
+    caps = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
+    return {name: value for name, value in caps.items() if value is not None}
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -58,7 +114,7 @@ def _put(target: Json, path: str, value: Any) -> None:
 
 
 def _value(text: str) -> Any:
-    """As JSON where it is JSON: 3, 0.5, true, null, ["q_proj"]; else the text itself."""
+    """Parse as JSON what is JSON (3, 0.5, true, null, ["q_proj"]); keep anything else as text."""
     try:
         return json.loads(text, parse_constant=str)
     except ValueError:

@@ -1,4 +1,6 @@
-"""The events of a job, each once and in order, for as long as it takes; a connection that breaks is taken up where it broke."""
+"""The events of a job, each once and in order, for as long as it takes; a connection that breaks is
+taken up where it broke.
+"""
 
 import json
 import time
@@ -9,8 +11,8 @@ import httpx
 
 from app.client.api import Api, Json, segment
 from app.client.errors import NoConnection, Unavailable
+from app.client.server_sent_events import DONE, read_messages
 
-DONE = "[DONE]"
 SILENCE_SECONDS = 45.0  # the service sends a comment every 15
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 GIVE_UP_SECONDS = 600.0  # a restart, an update, a night train's tunnel
@@ -26,22 +28,22 @@ class Tick(NamedTuple):
     """Nothing happened, and the connection stands."""
 
 
-class Message(NamedTuple):
-    seq: int | None
-    data: str
-
-
 def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
     """Ends when the job has. Raises `NoConnection` after `GIVE_UP_SECONDS` without an answer."""
-    last, failures, heard_at = 0, 0, time.monotonic()
+    last = 0
+    failures = 0
+    heard_at = time.monotonic()
     while True:
         reason = "The service ended the connection."
         try:
-            headers = {"accept": "text/event-stream"} | ({"last-event-id": str(last)} if last else {})
+            headers = {"accept": "text/event-stream"} | (
+                {"last-event-id": str(last)} if last else {}
+            )
             path = f"/fine_tuning/jobs/{segment(job_id)}/stream"
             with api.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
-                for message in _messages(response.iter_lines()):
-                    failures, heard_at = 0, time.monotonic()
+                for message in read_messages(response.iter_lines()):
+                    failures = 0
+                    heard_at = time.monotonic()
                     if message is None:
                         yield Tick()
                     elif message.data == DONE:
@@ -58,22 +60,3 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
         yield Lost(reason)
         time.sleep(PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)])
         failures += 1
-
-
-def _messages(lines: Iterator[str]) -> Iterator[Message | None]:
-    """Server-sent events; None for a comment, which is how the service says that it is there."""
-    seq: int | None = None
-    data: list[str] = []
-    for line in lines:
-        if line.startswith(":"):
-            yield None
-        elif line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if name == "data":
-                data.append(value)
-            elif name == "id" and value.isdecimal():
-                seq = int(value)
-        elif data:
-            yield Message(seq, "\n".join(data))
-            seq, data = None, []

@@ -1,4 +1,6 @@
-"""`falqon jobs create` and `clone`: what it will take, a question, and one job however often the request is sent."""
+"""`falqon jobs create` and `clone`: what it will take, a question, and one job however often the
+request is sent.
+"""
 
 from pathlib import Path
 from uuid import uuid4
@@ -15,14 +17,16 @@ from app.client.uploading import checked, upload
 ID_PREFIX = "file-"
 
 
-def usable_file(client: Client, named: str, option: str) -> str:
+def usable_file(client: Client, file_or_id: str, option: str) -> str:
     """The id of a checked file: `named` is its id, or a path that is uploaded now."""
-    if named.startswith(ID_PREFIX):
-        file = client.api.get(f"/files/{segment(named)}")
-    elif not Path(named).is_file():
-        raise Misused(f"{option} {named} is neither a file here nor an id; ids begin with '{ID_PREFIX}'.")
+    if file_or_id.startswith(ID_PREFIX):
+        file = client.api.get(f"/files/{segment(file_or_id)}")
+    elif not Path(file_or_id).is_file():
+        raise Misused(
+            f"{option} {file_or_id} is neither a file here nor an id; ids begin with '{ID_PREFIX}'."
+        )
     else:
-        file = upload(client, Path(named))
+        file = upload(client, Path(file_or_id))
         client.out.say(f"Uploaded {file['filename']} as {file['id']}", "dim")
     return str(checked(client, file)["id"])
 
@@ -31,7 +35,11 @@ def submit(client: Client, body: Json, *, yes: bool, then_watch: bool) -> None:
     show_estimate(client, client.api.post("/fine_tuning/estimates", body))
     if not yes:
         _ask(client, body)
-    _created(client, client.api.post("/fine_tuning/jobs", body, idempotency_key=str(uuid4())), then_watch=then_watch)
+    _created(
+        client,
+        client.api.post("/fine_tuning/jobs", body, idempotency_key=str(uuid4())),
+        then_watch=then_watch,
+    )
 
 
 def submit_clone(client: Client, job_id: str, changes: Json, *, then_watch: bool) -> None:
@@ -49,7 +57,10 @@ def _ask(client: Client, body: Json) -> None:
         client.out.say("")  # the question has left the cursor behind it
         agreed = False
     if not agreed:
-        raise Refused("Nothing was submitted.", f"--yes submits without asking; the data stays there as {body['training_file']}.")
+        raise Refused(
+            "Nothing was submitted.",
+            f"--yes submits without asking; the data stays there as {body['training_file']}.",
+        )
 
 
 def _created(client: Client, job: Json, *, then_watch: bool) -> None:

@@ -1,4 +1,6 @@
-"""A job followed to its end: a display on a terminal, a line per happening elsewhere, JSON lines for programs."""
+"""A job followed to its end: a display on a terminal, a line per happening elsewhere, JSON lines
+for programs.
+"""
 
 import math
 import time
@@ -25,7 +27,9 @@ app = typer.Typer()
 
 
 @command(app, "watch")
-def watch(client: Client, job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)]) -> None:
+def watch(
+    client: Client, job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
+) -> None:
     """Follow a job to its end; exit 1 when it failed or was cancelled. Ctrl-C leaves it running."""
     path = f"/fine_tuning/jobs/{segment(job_id)}"
     watched = Watched(client.api.get(path))
@@ -52,21 +56,26 @@ def _as_json_lines(client: Client, job_id: str) -> None:
 
 def _as_display(client: Client, path: str, watched: Watched) -> None:
     refresh_at = 0.0
-    with Live(get_renderable=watched.render, console=client.out.console, refresh_per_second=REDRAWS_PER_SECOND):
+    with Live(
+        get_renderable=watched.render,
+        console=client.out.console,
+        refresh_per_second=REDRAWS_PER_SECOND,
+    ):
         for event in follow(client.api, watched.job["id"]):
             watched.trouble = _trouble(event) if isinstance(event, Lost) else ""
             if isinstance(event, dict):
                 watched.take(event)
             changed = isinstance(event, dict) and event["type"] != "metrics"
             if isinstance(event, Tick) or (changed and time.monotonic() > refresh_at):
-                with suppress(NoConnection, Unavailable):  # the stream finds out by itself whether that lasts
+                # the stream finds out by itself whether that lasts
+                with suppress(NoConnection, Unavailable):
                     watched.job = client.api.get(path)
                 refresh_at = time.monotonic() + SECONDS_BETWEEN_REFRESHES
         watched.job = client.api.get(path, patient=True)
 
 
 def _as_lines(client: Client, watched: Watched) -> None:
-    told = -math.inf  # percent; a log stays readable whatever the number of steps
+    last_percent = -math.inf  # percent; a log stays readable whatever the number of steps
     for event in follow(client.api, watched.job["id"]):
         if isinstance(event, Lost):
             client.out.say(_trouble(event))
@@ -75,9 +84,14 @@ def _as_lines(client: Client, watched: Watched) -> None:
             when = text.second(event["created_at"])
             if event["type"] != "metrics":
                 client.out.say(f"{when}  {event['message']}")
-            elif watched.latest and (_rare(event) or abs(watched.percent - told) >= PERCENT_BETWEEN_LINES):
-                told = watched.percent
-                client.out.say(f"{when}  step {watched.latest['step']}/{watched.latest['total_steps']}  {watched.numbers()}")
+            elif watched.latest and (
+                _rare(event) or abs(watched.percent - last_percent) >= PERCENT_BETWEEN_LINES
+            ):
+                last_percent = watched.percent
+                client.out.say(
+                    f"{when}  step {watched.latest['step']}/{watched.latest['total_steps']}  "
+                    f"{watched.numbers()}"
+                )
 
 
 def _trouble(lost: Lost) -> str:
@@ -108,14 +122,22 @@ def _conclude(client: Client, job: Json) -> None:
     if status != "succeeded":
         error = job.get("error") or {}
         raise Refused(
-            f"{job['id']} {_ended(status)}. {error.get('message') or ''}".rstrip(), f"What happened: falqon jobs events {job['id']}"
+            f"{job['id']} {_ended(status)}. {error.get('message') or ''}".rstrip(),
+            f"What happened: falqon jobs events {job['id']}",
         )
     if not client.out.as_json:
         cost = (job.get("cost") or {}).get("accrued")
         tokens = "" if job.get("trained_tokens") is None else f", {job['trained_tokens']:,} tokens"
-        client.out.say(f"{job['id']} succeeded{tokens}" + (f", {text.usd(cost)}" if cost is not None else ""), "green")
+        client.out.say(
+            f"{job['id']} succeeded{tokens}" + (f", {text.usd(cost)}" if cost is not None else ""),
+            "green",
+        )
         client.out.say(f"Download it with: falqon download {job['fine_tuned_model']}")
 
 
 def _ended(status: str) -> str:
-    return "failed" if status == "failed" else "was cancelled" if status == "cancelled" else f"is {status}"
+    if status == "failed":
+        return "failed"
+    if status == "cancelled":
+        return "was cancelled"
+    return f"is {status}"

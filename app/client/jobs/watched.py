@@ -7,7 +7,7 @@ from rich.text import Text
 
 from app.client import text
 from app.client.api import Json
-from app.client.text import one_line
+from app.terminal import one_line
 
 SPARKLINE_WIDTH = 40
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -33,32 +33,36 @@ class Watched:
         if data.get("train_loss") is None:
             return
         step = data["step"]
-        if step <= max(self.losses, default=0):  # another execution goes on from an earlier checkpoint
-            self.losses = {known: loss for known, loss in self.losses.items() if known < step}
+        # another execution goes on from an earlier checkpoint
+        if step <= max(self.losses, default=0):
+            self.losses = {earlier: loss for earlier, loss in self.losses.items() if earlier < step}
         self.losses[step] = data["train_loss"]
         self.latest = data
 
     @property
     def percent(self) -> float:
         total = self.latest.get("total_steps")
-        return 100 * self.latest["step"] / total if total else 0.0
+        return 100 * float(self.latest["step"]) / total if total else 0.0
 
     def numbers(self) -> str:
         """The newest step in one line."""
-        latest, known = self.latest, []
+        latest = self.latest
+        parts = []
         if not latest:
             return ""
-        known.append(f"loss {latest['train_loss']:.4f}")
+        parts.append(f"loss {latest['train_loss']:.4f}")
         if self.valid_loss is not None:
-            known.append(f"valid loss {self.valid_loss:.4f}")
+            parts.append(f"valid loss {self.valid_loss:.4f}")
         if latest.get("tokens_per_second") is not None:
-            known.append(f"{latest['tokens_per_second']:,.0f} tok/s")
-        known += [part for part in (self._eta(), self._cost()) if part]
-        return "  ".join(known)
+            parts.append(f"{latest['tokens_per_second']:,.0f} tok/s")
+        parts += [part for part in (self._eta(), self._cost()) if part]
+        return "  ".join(parts)
 
     def render(self) -> RenderableType:
         status = self.job["status"]
-        head = Text.assemble((one_line(self.job.get("suffix") or self.job["model"]), "bold"), f"  {self.job['id']}  ")
+        head = Text.assemble(
+            (one_line(self.job.get("suffix") or self.job["model"]), "bold"), f"  {self.job['id']}  "
+        )
         head.append(one_line(status).replace("_", " "), STATUS_STYLES.get(status, ""))
         if self.job.get("paused_reason"):
             head.append(f" ({one_line(self.job['paused_reason'])})")
@@ -67,13 +71,20 @@ class Watched:
             lines += [self._bar(), self._curve(), Text(self.numbers())]
         lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
         if self.trouble or status not in ENDED:
-            lines.append(Text(self.trouble or "Ctrl-C leaves the job running.", "yellow" if self.trouble else "dim"))
+            lines.append(
+                Text(
+                    self.trouble or "Ctrl-C leaves the job running.",
+                    "yellow" if self.trouble else "dim",
+                )
+            )
         return Group(*lines)
 
     def _bar(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         steps = f"{self.percent:3.0f}%  step {self.latest['step']:,}/{self.latest['total_steps']:,}"
-        grid.add_row(ProgressBar(total=100, completed=self.percent, width=SPARKLINE_WIDTH), Text(steps))
+        grid.add_row(
+            ProgressBar(total=100, completed=self.percent, width=SPARKLINE_WIDTH), Text(steps)
+        )
         return grid
 
     def _curve(self) -> RenderableType:
@@ -86,13 +97,17 @@ class Watched:
         if eta is None:
             return ""
         progress = self.job.get("progress") or {}
-        low, high = (self.latest.get(name, progress.get(name)) for name in ("eta_low_seconds", "eta_high_seconds"))
+        low, high = (
+            self.latest.get(name, progress.get(name))
+            for name in ("eta_low_seconds", "eta_high_seconds")
+        )
         if low is None or high is None or not low <= eta <= high or low == high:
             return f"ETA {text.duration(eta)}"
         return f"ETA {text.duration(eta)} ({text.duration(low)} to {text.duration(high)})"
 
     def _cost(self) -> str:
-        accrued, projected = self.latest.get("cost_accrued"), self.latest.get("cost_projected")
+        accrued = self.latest.get("cost_accrued")
+        projected = self.latest.get("cost_projected")
         if accrued is None:
             return ""
         return text.cost_of(accrued, projected)

@@ -2,12 +2,37 @@
 
 from fastapi import APIRouter
 
-from app.web.pages import compare, data, job, job_actions, jobs, models, new_job, settings, sign_in, trials, workers
+from app.web.pages import (
+    compare,
+    data,
+    job,
+    job_actions,
+    jobs,
+    models,
+    new_job,
+    playground,
+    settings,
+    sign_in,
+    workers,
+)
 
 router = APIRouter(include_in_schema=False)
 # First: the address of a model may hold slashes, so its page would take those of its parts.
-for screen_with_streams in (jobs, job, trials, models, workers, settings):
+for screen_with_streams in (jobs, job, models, workers, settings):
     router.include_router(screen_with_streams.streams)
-for screen in (sign_in, jobs, new_job, job, job_actions, compare, data, trials, models, workers, settings):
+for screen in (
+    sign_in,
+    jobs,
+    new_job,
+    job,
+    job_actions,
+    compare,
+    data,
+    models,
+    playground,
+    workers,
+    settings,
+):
     router.include_router(screen.router)
 router.include_router(data.uploads)
+router.include_router(playground.questions)

@@ -5,11 +5,12 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.http.dependencies import App, Services
+from app.http.dependencies import ServicesDep
 from app.jobs import listing, service
-from app.jobs.listing import Wanted
-from app.jobs.presenter import show
+from app.jobs.listing import JobQuery
+from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
+from app.services import Services
 from app.web import job_view
 from app.web.rendering import page
 from app.web.text import state
@@ -29,47 +30,82 @@ class Difference(NamedTuple):
 
 
 @router.get("/compare")
-def compare_page(app: App, request: Request, caller: Visitor, job: Jobs = (), q: str = "", choose: bool = False) -> Response:
+def compare_page(
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    job: Jobs = (),
+    q: str = "",
+    choose: bool = False,
+) -> Response:
     chosen = list(dict.fromkeys(job))
-    with app.database.read() as session:
+    with services.database.read() as session:
         if choose or not FEWEST <= len(chosen) <= MOST:
-            return page(request, "compare/choose.html", caller, choose=choose, **_choice(session, caller, chosen, q))
-        return page(request, "compare/page.html", caller, **_comparison(session, app, caller, chosen))
+            return page(
+                request,
+                "compare/choose.html",
+                caller,
+                choose=choose,
+                **_choice(session, caller, chosen, q),
+            )
+        return page(
+            request, "compare/page.html", caller, **_comparison(session, services, caller, chosen)
+        )
 
 
 def _choice(session: Session, caller: Caller, chosen: list[str], search: str) -> dict[str, Any]:
-    found = listing.find(session, caller.project_id, Wanted(search=search.strip()))
-    jobs = [(job, state(job)) for job in found.jobs]
+    matching = listing.find_page(session, caller.project_id, JobQuery(search=search.strip()))
+    jobs = [(job, state(job)) for job in matching.jobs]
     return {"jobs": jobs, "chosen": set(chosen), "fewest": FEWEST, "most": MOST, "q": search}
 
 
-def _comparison(session: Session, app: Services, caller: Caller, ids: list[str]) -> dict[str, Any]:
+def _comparison(
+    session: Session, services: Services, caller: Caller, ids: list[str]
+) -> dict[str, Any]:
     rows = [service.get(session, caller.project_id, id_) for id_ in ids]
-    jobs = show(session, app.settings, rows)
+    jobs = to_objects(session, services.settings, rows)
     charts = list(dict.fromkeys(chart for row in rows for chart in job_view.charts(row)))
     differences = _differences(jobs)
-    runs = [{"label": name, "url": f"/jobs/{job.id}/metrics"} for job, name in zip(jobs, _names(jobs), strict=True)]
+    runs = [
+        {"label": name, "url": f"/jobs/{job.id}/metrics"}
+        for job, name in zip(jobs, _names(jobs), strict=True)
+    ]
     return {
-        "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, _names(jobs), rows, strict=True)],
+        "jobs": [
+            (job, name, state(row)) for job, name, row in zip(jobs, _names(jobs), rows, strict=True)
+        ],
         "ids": ids,
         "charts": charts,
         "runs": runs,
-        "different": [one for one in differences if not one.is_same],
-        "same": [one for one in differences if one.is_same],
+        "different": [difference for difference in differences if not difference.is_same],
+        "same": [difference for difference in differences if difference.is_same],
     }
 
 
 def _names(jobs: list[JobObject]) -> list[str]:
-    """As short as they are clear: the end of the id joins where a suffix is shared."""
+    """Name the jobs as shortly as is clear: with the end of the id where a suffix is shared."""
     suffixes = [job.suffix for job in jobs]
-    return [f"{job.suffix or 'job'} {job.id[-8:]}" if suffixes.count(job.suffix) > 1 or not job.suffix else job.suffix for job in jobs]
+    return [
+        f"{job.suffix or 'job'} {job.id[-8:]}"
+        if suffixes.count(job.suffix) > 1 or not job.suffix
+        else job.suffix
+        for job in jobs
+    ]
 
 
 def _differences(jobs: list[JobObject]) -> list[Difference]:
     settings = [
-        {"model": job.model, "training_file": job.training_file, "validation_file": job.validation_file} | (job.config or {})
+        {
+            "model": job.model,
+            "training_file": job.training_file,
+            "validation_file": job.validation_file,
+        }
+        | (job.config or {})
         for job in jobs
     ]
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    rows = [(name, [one.get(name) for one in settings]) for name in names]
-    return [Difference(name, values, all(value == values[0] for value in values)) for name, values in rows]
+    names = list(dict.fromkeys(name for of_job in settings for name in of_job))
+    rows = [(name, [of_job.get(name) for of_job in settings]) for name in names]
+    return [
+        Difference(name, values, all(value == values[0] for value in values))
+        for name, values in rows
+    ]

@@ -4,20 +4,30 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.catalogue import service as catalogue
-from app.errors import ApiError
-from app.files import endpoints
+from app.dataset_statistics import service as dataset_statistics
+from app.files import actions
 from app.files import service as files
-from app.files.schemas import FileForm, FileObject
-from app.http.dependencies import TOUCHES_STORAGE, App
-from app.inspections import service as inspections
+from app.files.schemas import FileObject, SourceRequest
+from app.files.tables import MAX_MAPPING_CHARACTERS, parse_mapping
+from app.http import downloads
+from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
-from app.web.file_view import view
+from app.web.file_view import view_file
+from app.web.forms import notify_refusals, parse_form, redirect_to
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, UploadPageRoute, Visitor, WritingVisitor
+from app.web.visitor import (
+    CHANGES,
+    MAX_FORM_BYTES,
+    PageRoute,
+    UploadPageRoute,
+    Visitor,
+    WritingVisitor,
+)
+from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.estimate import tokens_from_characters
 from falqon_core.records.file_check import FileReport
 
@@ -33,7 +43,7 @@ class Row(NamedTuple):
     file: FileObject
     report: FileReport | None
     tokens: int | None
-    are_counted: bool  # by a tokenizer; otherwise they are told from the characters
+    are_counted: bool  # by a tokenizer; otherwise they are estimated from the characters
     num_jobs: int
 
     @property
@@ -42,62 +52,151 @@ class Row(NamedTuple):
 
 
 @router.get("")
-def data_page(app: App, request: Request, caller: Visitor, after: Annotated[str | None, Query(max_length=256)] = None) -> Response:
-    found = endpoints.list_files(app, caller, after, PAGE)
-    ids = [file.id for file in found.data]
-    with app.database.read() as session:
-        counted, used = inspections.tokens_of(session, caller.project_id, ids), jobs.num_using(session, caller.project_id, ids)
-    rows = [_row(file, counted.get(file.id), used.get(file.id, 0)) for file in found.data]
-    return page(request, "data/page.html", caller, rows=rows, after=after, more=found.last_id if found.has_more else "")
+def data_page(
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    after: Annotated[str | None, Query(max_length=256)] = None,
+) -> Response:
+    files_page = actions.list_files(services, caller, after=after, limit=PAGE)
+    ids = [file.id for file in files_page.data]
+    with services.database.read() as session:
+        num_tokens = dataset_statistics.tokens_of(session, caller.project_id, ids)
+        num_jobs = jobs.num_using(session, caller.project_id, ids)
+    rows = [
+        _row(file, num_tokens.get(file.id), num_jobs.get(file.id, 0)) for file in files_page.data
+    ]
+    return page(
+        request,
+        "data/page.html",
+        caller,
+        rows=rows,
+        after=after,
+        more=files_page.last_id if files_page.has_more else "",
+    )
 
 
 @uploads.post("", dependencies=[*CHANGES, *TOUCHES_STORAGE])
 def upload(
-    app: App, request: Request, caller: WritingVisitor, file: Annotated[UploadFile, File()], back: Annotated[str, Form()] = ""
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    file: Annotated[UploadFile, File()],
+    back: Annotated[str, Form()] = "",
+    mapping: Annotated[str, Form(max_length=MAX_MAPPING_CHARACTERS)] = "",
 ) -> Response:
-    added = endpoints.create_file(app, caller, FileForm(file=file, purpose=Purpose.FINE_TUNE))
-    return RedirectResponse(f"{NEW_JOB}?training_file={added.id}" if back == NEW_JOB else f"/data/{added.id}", 303)
+    created = actions.create_file(
+        services,
+        caller,
+        file.file,
+        file.size or 0,
+        filename=file.filename,
+        purpose=Purpose.FINE_TUNE,
+        mapping=parse_mapping(mapping),
+    )
+    return redirect_to(
+        f"{NEW_JOB}?training_file={created.id}" if back == NEW_JOB else f"/data/{created.id}"
+    )
 
 
-@router.get("/{file_id}")
+@router.post("/sources", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def import_file(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    source: Annotated[str, Form()],
+    mapping: Annotated[str, Form()] = "",
+) -> Response:
+    with notify_refusals(request):
+        columns = parse_mapping(mapping) or None
+        body = parse_form(SourceRequest, source=source.strip(), purpose=Purpose.FINE_TUNE)
+        body = body.model_copy(update={"mapping": columns})
+        return redirect_to(f"/data/{actions.import_file(services, caller, body).id}")
+    return redirect_to("/data")
+
+
+@router.get("/{file_id}", dependencies=TOUCHES_STORAGE)
 def file_page(
-    app: App,
+    services: ServicesDep,
     request: Request,
     caller: Visitor,
     file_id: str,
     model: Annotated[str, Query(max_length=256)] = "",
     max_seq_length: Annotated[int, Query(ge=8, le=1_048_576)] = DEFAULT_MAX_SEQ_LENGTH,
+    chat_template_kwargs: Annotated[str, Query(max_length=8192)] = "",
 ) -> Response:
-    with app.database.read() as session:
-        asked = inspections.all_of(session, files.get(session, caller.project_id, file_id))
+    with services.database.read() as session:
+        earlier = dataset_statistics.all_of(session, files.get(session, caller.project_id, file_id))
         models = catalogue.trainable(session, caller.project_id)
-        using = [(job, state(job)) for job in jobs.using(session, caller.project_id, file_id, limit=MAX_JOBS)]
+        using = [
+            (job, state(job))
+            for job in jobs.using(session, caller.project_id, file_id, limit=MAX_JOBS)
+        ]
         num_using = jobs.num_using(session, caller.project_id, [file_id]).get(file_id, 0)
-    if not model and asked:
-        model, max_seq_length = asked[-1].model, asked[-1].max_seq_length
+    if not model and earlier:
+        model = earlier[-1].model
+        max_seq_length = earlier[-1].max_seq_length
+        chat_template_kwargs = write_template_kwargs(earlier[-1].chat_template_kwargs)
     if model and model not in models:  # older than those that are offered
         models.append(model)
-    context: dict[str, Any] = {"models": models, "model": model, "max_seq_length": max_seq_length, "using": using, "num_using": num_using}
-    return page(request, "data/file.html", caller, data=view(app, caller, file_id, model, max_seq_length), **context)
+    context: dict[str, Any] = {
+        "models": models,
+        "model": model,
+        "max_seq_length": max_seq_length,
+        "chat_template_kwargs": chat_template_kwargs,
+        "using": using,
+        "num_using": num_using,
+    }
+    return page(
+        request,
+        "data/file.html",
+        caller,
+        data=view_file(services, caller, file_id, model, max_seq_length, chat_template_kwargs),
+        first_lines=actions.read_first_lines(services, caller, file_id),
+        **context,
+    )
 
 
 @router.get("/{file_id}/content", dependencies=TOUCHES_STORAGE)
-def file_content(app: App, request: Request, caller: Visitor, file_id: str) -> Response:
-    return endpoints.retrieve_content(app, caller, request, file_id)
+def file_content(
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    file_id: str,
+    skip_bad_lines: bool = False,
+) -> Response:
+    if skip_bad_lines:
+        stream = actions.retrieve_good_lines(services, caller, file_id)
+        return downloads.send_stream(request, stream)
+    content = actions.retrieve_content(services, caller, file_id)
+    return downloads.send(
+        request, services.storage, content, redirects=services.settings.download_redirects
+    )
+
+
+@router.post("/{file_id}/check", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def check(
+    services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
+) -> RedirectResponse:
+    with notify_refusals(request):
+        actions.check_file(services, caller, file_id)
+    return redirect_to(f"/data/{file_id}")
 
 
 @router.post("/{file_id}/delete", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
-def delete(app: App, request: Request, caller: WritingVisitor, file_id: str) -> RedirectResponse:
-    try:
-        endpoints.delete_file(app, caller, file_id)
-    except ApiError as error:
-        notify(request, error.message, failed=True)
-        return RedirectResponse(f"/data/{file_id}", 303)
-    notify(request, f"{file_id} is deleted.")
-    return RedirectResponse("/data", 303)
+def delete(
+    services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
+) -> RedirectResponse:
+    with notify_refusals(request):
+        actions.delete_file(services, caller, file_id)
+        notify(request, f"{file_id} is deleted.")
+        return redirect_to("/data")
+    return redirect_to(f"/data/{file_id}")
 
 
-def _row(file: FileObject, counted: int | None, num_jobs: int) -> Row:
-    report = FileReport.model_validate(file.report) if file.report else None
-    told = tokens_from_characters(report.num_characters, report.num_sequences) if report and report.num_records else None
-    return Row(file, report, told if counted is None else counted, counted is not None, num_jobs)
+def _row(file: FileObject, num_tokens: int | None, num_jobs: int) -> Row:
+    report = file.report
+    are_counted = num_tokens is not None
+    if num_tokens is None and report and report.num_records:
+        num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
+    return Row(file, report, num_tokens, are_counted, num_jobs)

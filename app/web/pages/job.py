@@ -7,15 +7,16 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.artifacts import service as artifacts
+from app.artifacts import actions as artifacts
 from app.auth.caller import Caller
 from app.errors import NotFound
 from app.http import downloads
-from app.http.dependencies import TOUCHES_STORAGE, App, Services
-from app.jobs import endpoints, metrics, service
+from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.event_stream import CURSOR, event_stream, read_patiently
+from app.jobs import actions, metrics, service
 from app.jobs.schemas import MetricsObject
 from app.models import Event
-from app.stream.endpoints import CURSOR, PAGE, event_stream, patiently
+from app.services import Services
 from app.web import job_view, live
 from app.web.job_view import QUICK, SLOW
 from app.web.rendering import fragment, page, shared
@@ -23,6 +24,7 @@ from app.web.visitor import PageRoute, Visitor
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
+PAGE = 200  # events that one message is made of, at most
 
 
 class News(NamedTuple):
@@ -37,60 +39,73 @@ class News(NamedTuple):
 
 
 @router.get("/jobs/{job_id}")
-def job_page(app: App, request: Request, caller: Visitor, job_id: str) -> Response:
-    with app.database.read() as session:
-        context = job_view.quick(session, app, caller, job_id)
+def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: str) -> Response:
+    with services.database.read() as session:
+        context = job_view.quick(session, services, caller, job_id)
         row = context["row"]
-        context |= job_view.slow(session, caller, row) | {"outline": job_view.outline(session, row), "charts": job_view.charts(row)}
+        context |= job_view.slow(session, caller, row) | {
+            "outline": job_view.outline(session, row),
+            "charts": job_view.charts(row),
+        }
     return page(request, "job/page.html", caller, **context)
 
 
 @streams.get("/jobs/{job_id}/metrics")
-def job_metrics(app: App, caller: Visitor, job_id: str, format: str = "json") -> Any:
-    """As the API gives them to clients with a key."""
-    answer: MetricsObject | Response = endpoints.retrieve_metrics(
-        app, caller, job_id, keys=None, points=metrics.MAX_POINTS, format="csv" if format == "csv" else "json"
-    )
-    if isinstance(answer, Response):
-        answer.headers["content-disposition"] = f'attachment; filename="{job_id}-metrics.csv"'
-    return answer
+def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
+    """Return every series with as many points as there may be."""
+    series = actions.read_metrics(services, caller, job_id)
+    if format == "csv":
+        headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
+        return Response(metrics.as_csv(series), media_type="text/csv", headers=headers)
+    return MetricsObject.of(job_id, series)
 
 
 @streams.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
-def job_artifact(app: App, request: Request, caller: Visitor, job_id: str, name: str) -> Response:
-    with app.database.read() as session:
+def job_artifact(
+    services: ServicesDep, request: Request, caller: Visitor, job_id: str, name: str
+) -> Response:
+    with services.database.read() as session:
         job = service.get(session, caller.project_id, job_id)
         if job.fine_tuned_model_id is None:
             raise NotFound("The job has made no model.")
-        artifact = artifacts.get(session, caller.project_id, job.fine_tuned_model_id, name)
-    content = downloads.Content(artifact.storage_key, artifact.bytes, artifact.sha256, name.rpartition("/")[2])
-    return downloads.send(request, app.storage, content, redirects=app.settings.download_redirects)
+    content = artifacts.retrieve_artifact(services, caller, job.fine_tuned_model_id, name)
+    return downloads.send(
+        request, services.storage, content, redirects=services.settings.download_redirects
+    )
 
 
 @streams.get("/jobs/{job_id}/live")
 async def job_stream(
-    app: App,
+    services: ServicesDep,
     request: Request,
     caller: Visitor,
     job_id: str,
     after: Annotated[str, Query(pattern=CURSOR)] = "0",
     last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
 ) -> EventSourceResponse:
-    """The events after a number, as points for the charts and lines for the log, with the parts of the page that they change."""
-    await run_sync(_check, app, caller, job_id)
-    return event_stream(_events(app, request, caller, job_id, int(last_event_id or after)))
+    """Send the events after a number, as points for the charts and lines for the log, with the
+    parts of the page that they change.
+    """
+    await run_sync(_check, services, caller, job_id)
+    return event_stream(_events(services, request, caller, job_id, int(last_event_id or after)))
 
 
-async def _events(app: Services, request: Request, caller: Caller, job_id: str, seq: int) -> AsyncIterator[bytes]:
+async def _events(
+    services: Services, request: Request, caller: Caller, job_id: str, seq: int
+) -> AsyncIterator[bytes]:
     context = shared(request, caller)
     sent: live.Parts = {}
-    with app.wakeups.watching(job_id, caller.key_id) as watched:
-        while not app.wakeups.refuses(caller.key_id):
-            changed = watched.changed  # taken before the look: what comes after that is not slept through
-            news = await patiently(partial(_look, app, caller, job_id, seq, context, is_first=not sent))
+    with services.wakeups.watching(job_id, caller.key_id) as watched:
+        while not services.wakeups.refuses(caller.key_id):
+            # taken before the look: what comes after that is not slept through
+            changed = watched.changed
+            news = await read_patiently(
+                partial(_look, services, caller, job_id, seq, context, is_first=not sent)
+            )
             for message in _messages(news, sent, context):
                 yield message
-            seq, sent = news.seq, {**sent, **news.parts}
+            seq = news.seq
+            sent = {**sent, **news.parts}
             if news.is_last:
                 yield ServerSentEvent("", event="ended").encode()
                 return
@@ -99,10 +114,14 @@ async def _events(app: Services, request: Request, caller: Caller, job_id: str, 
 
 
 def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[bytes]:
-    """The last one carries the number: a reader that loses the connection before it gets them all again, which does no harm."""
+    """The last one carries the number: a reader that loses the connection before it gets them all
+    again, which does no harm.
+    """
     html = live.replaced(sent, news.parts)
     if news.lines:
-        html += live.partial("#events", "afterbegin", fragment("job/events.html", **context, lines=news.lines))
+        html += live.partial(
+            "#events", "afterbegin", fragment("job/events.html", **context, lines=news.lines)
+        )
     messages = [ServerSentEvent(json.dumps(news.points), event="metrics")] if news.points else []
     if html:
         messages.append(ServerSentEvent(html))
@@ -111,33 +130,43 @@ def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[byt
     return [message.encode() for message in messages]
 
 
-def _look(app: Services, caller: Caller, job_id: str, after: int, context: dict[str, Any], *, is_first: bool) -> News:
-    with app.database.read() as session:
-        found = job_view.quick(session, app, caller, job_id)
-        row = found["row"]
+def _look(
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    after: int,
+    context: dict[str, Any],
+    *,
+    is_first: bool,
+) -> News:
+    with services.database.read() as session:
+        values = job_view.quick(session, services, caller, job_id)
+        row = values["row"]
         events = service.events_after(session, job_id, after=after, limit=PAGE)
         messages = [event for event in reversed(events) if event.type == "message"]
         names: tuple[str, ...] = QUICK
         if is_first or messages:
-            found |= job_view.slow(session, caller, row)
+            values |= job_view.slow(session, caller, row)
             names = (*QUICK, *SLOW)
     seq = events[-1].seq if events else after
     return News(
         seq=seq,
         points=[_point(event) for event in events if event.type == "metrics"],
         lines=job_view.lines(messages),
-        parts={f"job-{name}": fragment(f"job/{name}.html", **context, **found) for name in names},
+        parts={f"job-{name}": fragment(f"job/{name}.html", **context, **values) for name in names},
         is_full=len(events) == PAGE,
-        is_last=found["has_ended"] and seq >= row.last_event_seq,
+        is_last=values["has_ended"] and seq >= row.last_event_seq,
     )
 
 
 def _point(event: Event) -> dict[str, float]:
     data = event.data or {}
-    values = {key: metrics.number(key, told) for key, told in data.items() if key in metrics.KEYS}
-    return {"step": data["step"]} | {key: value for key, value in values.items() if value is not None}
+    values = {key: metrics.number(key, data[key]) for key in data if key in metrics.KEYS}
+    return {"step": data["step"]} | {
+        key: value for key, value in values.items() if value is not None
+    }
 
 
-def _check(app: Services, caller: Caller, job_id: str) -> None:
-    with app.database.read() as session:
+def _check(services: Services, caller: Caller, job_id: str) -> None:
+    with services.database.read() as session:
         service.get(session, caller.project_id, job_id)

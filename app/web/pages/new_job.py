@@ -6,19 +6,21 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.errors import ApiError, NotFound
-from app.files import endpoints as file_endpoints
+from app.files import actions as file_actions
 from app.files import service as files
-from app.http.dependencies import App, Services
-from app.jobs import endpoints, service
+from app.http.dependencies import ServicesDep
+from app.jobs import actions, service
 from app.jobs.schemas import JobObject
 from app.models import FileStatus, Purpose
+from app.services import Services
 from app.web import job_form, live
-from app.web.file_view import FileView, view
+from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
 from app.web.text import age
 from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.devices import DEVICES
 
 MAX_FILES = 200  # to choose from; an older one is found among the data
@@ -50,95 +52,156 @@ FormValues = Annotated[Values, Depends(_values)]
 
 
 @router.get("")
-def new_job_page(app: App, request: Request, caller: Visitor, training_file: str = "", model: str = "", like: str = "") -> Response:
+def new_job_page(
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    training_file: str = "",
+    model: str = "",
+    like: str = "",
+) -> Response:
     """`like`: a job whose form is filled in again."""
     values: dict[str, str] = {}
     if like:
-        with app.database.read() as session:
+        with services.database.read() as session:
             values = job_form.values_of(service.get(session, caller.project_id, like))
-    values |= {name: value for name, value in {"training_file": training_file, "model": model}.items() if value}
-    return _page(app, request, caller, values)
+    values |= {
+        name: value
+        for name, value in {"training_file": training_file, "model": model}.items()
+        if value
+    }
+    return _page(services, request, caller, values)
 
 
 @router.post("/estimate", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
-def estimate(app: App, request: Request, caller: Visitor, values: FormValues) -> Response:
-    """The page as it is filled in; for the script that asks on every change, the parts that say what follows."""
+def estimate(
+    services: ServicesDep, request: Request, caller: Visitor, values: FormValues
+) -> Response:
+    """Show the page as it is filled in; for the script that asks on every change, the parts that
+    say what follows.
+    """
     if "hx-request" not in request.headers:
-        return _page(app, request, caller, values)
-    plan = _plan(app, caller, values)
-    context = shared(request, caller) | _shown(plan, request)
-    parts = {name: fragment(f"new_job/{name}.html", **context) for name in ("report", "plan", "code")}
-    parts |= {f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors) for name in ("", *job_form.NAMES)}
-    return HTMLResponse("".join(live.partial(f"#{id_}", "outerMorph", html) for id_, html in parts.items()))
+        return _page(services, request, caller, values)
+    plan = _plan(services, caller, values)
+    context = shared(request, caller) | _plan_context(plan, request)
+    parts = {
+        name: fragment(f"new_job/{name}.html", **context) for name in ("report", "plan", "code")
+    }
+    parts |= {
+        f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors)
+        for name in ("", *job_form.NAMES)
+    }
+    return HTMLResponse(
+        "".join(live.partial(f"#{id_}", "outerMorph", html) for id_, html in parts.items())
+    )
 
 
 @router.post("", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
-def submit(app: App, request: Request, caller: WritingVisitor, values: FormValues) -> Response:
-    body = _body(app, caller, values)
-    wanted = job_form.request_of(body)
-    if isinstance(wanted, dict):
-        return _page(app, request, caller, values, refused=wanted)
+def submit(
+    services: ServicesDep, request: Request, caller: WritingVisitor, values: FormValues
+) -> Response:
+    body = _body(services, caller, values)
+    job_request = job_form.request_of(body)
+    if isinstance(job_request, dict):
+        return _page(services, request, caller, values, refused=job_request)
     try:
-        job = endpoints.create_job(app, caller, wanted)
+        job = actions.create_job(services, caller, job_request)
     except ApiError as error:
-        return _page(app, request, caller, values, refused=dict([job_form.at_field(error)]))
+        return _page(services, request, caller, values, refused=dict([job_form.at_field(error)]))
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 
-def _page(app: Services, request: Request, caller: Caller, values: Values, *, refused: Errors | None = None) -> Response:
-    with app.database.read() as session:
+def _page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    values: Values,
+    *,
+    refused: Errors | None = None,
+) -> Response:
+    with services.database.read() as session:
         models = catalogue.trainable(session, caller.project_id)
-    found = file_endpoints.list_files(app, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE).data
-    values = {"model": models[0] if models else ""} | {name: value for name, value in values.items() if value}
-    plan = _plan(app, caller, values)
-    named = [(file.id, f"{file.filename}, {age(file.created_at)}") for file in found]
-    if plan.data and plan.data.file.id not in dict(named):
-        named.append((plan.data.file.id, plan.data.file.filename))
-    context = _shown(plan, request) | {"values": values, "form": job_form}
+    file_list = file_actions.list_files(
+        services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE
+    ).data
+    values = {"model": models[0] if models else ""} | {
+        name: value for name, value in values.items() if value
+    }
+    plan = _plan(services, caller, values)
+    options = [(file.id, f"{file.filename}, {age(file.created_at)}") for file in file_list]
+    if plan.data and plan.data.file.id not in dict(options):
+        options.append((plan.data.file.id, plan.data.file.filename))
+    context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
-    context["files"] = {name: _with(values.get(name, ""), named) for name in ("training_file", "validation_file")}
+    context["files"] = {
+        name: _with(values.get(name, ""), options) for name in ("training_file", "validation_file")
+    }
     if refused is not None:
         context["errors"] = refused
     folded = ("priority", *job_form.UNREADABLE, *(field.name for field in job_form.MORE))
     context["opens_more"] = any(name in values or name in context["errors"] for name in folded)
-    return page(request, "new_job/page.html", caller, status_code=400 if refused else 200, **context)
+    return page(
+        request, "new_job/page.html", caller, status_code=400 if refused else 200, **context
+    )
 
 
 def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What is chosen stays chosen, be it among the newest or not."""
-    return [*options, (chosen, chosen)] if chosen and chosen not in dict(options) else options
+    """Add what is chosen, so that it stays so, be it among the newest or not."""
+    if chosen and chosen not in dict(options):
+        return [*options, (chosen, chosen)]
+    return options
 
 
-def _shown(plan: Plan, request: Request) -> dict[str, Any]:
+def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
     origin = str(request.base_url).rstrip("/")
-    code = {"curl": job_form.as_curl(plan.body, origin), "Python": job_form.as_python(plan.body, origin)} if plan.job else {}
-    memory_gib = DEVICES[plan.job.estimate["device"]].memory_gib if plan.job and plan.job.estimate else None
-    return {"plan": plan, "data": plan.data, "errors": plan.errors, "code": code, "device_memory": memory_gib and memory_gib * 2**30}
+    code = (
+        {
+            "curl": job_form.as_curl(plan.body, origin),
+            "Python": job_form.as_python(plan.body, origin),
+        }
+        if plan.job
+        else {}
+    )
+    memory_gib = (
+        DEVICES[plan.job.estimate.device].memory_gib if plan.job and plan.job.estimate else None
+    )
+    return {
+        "plan": plan,
+        "data": plan.data,
+        "errors": plan.errors,
+        "code": code,
+        "device_memory": memory_gib and memory_gib * 2**30,
+    }
 
 
-def _plan(app: Services, caller: Caller, values: Values) -> Plan:
-    body = _body(app, caller, values)
-    wanted = job_form.request_of(body)
-    errors = wanted if isinstance(wanted, dict) else {}
-    length = DEFAULT_MAX_SEQ_LENGTH if isinstance(wanted, dict) else wanted.falqon.max_seq_length
+def _plan(services: Services, caller: Caller, values: Values) -> Plan:
+    body = _body(services, caller, values)
+    job_request = job_form.request_of(body)
+    errors = job_request if isinstance(job_request, dict) else {}
+    length, kwargs = DEFAULT_MAX_SEQ_LENGTH, ""
+    if not isinstance(job_request, dict):
+        length = job_request.falqon.max_seq_length
+        kwargs = write_template_kwargs(job_request.falqon.chat_template_kwargs)
     data, job = None, None
     if training_file := values.get("training_file", ""):
         try:
-            data = view(app, caller, training_file, values.get("model", ""), length)
+            model = values.get("model", "")
+            data = view_file(services, caller, training_file, model, length, kwargs)
         except NotFound as error:
             errors["training_file"] = error.message
     else:
-        errors.pop("training_file", None)  # that none is chosen yet is no fault before the form is sent
-    if data and data.file.status == FileStatus.PROCESSED and not isinstance(wanted, dict):
+        # that none is chosen yet is no fault before the form is sent
+        errors.pop("training_file", None)
+    if data and data.file.status == FileStatus.PROCESSED and not isinstance(job_request, dict):
         try:
-            job = endpoints.create_job(app, caller, wanted, dry_run=True)
+            job = actions.preview_job(services, caller, job_request)
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
     return Plan(body, data, job, errors)
 
 
-def _body(app: Services, caller: Caller, values: Values) -> dict[str, Any]:
-    """What records train with follows from their shape."""
-    with app.database.read() as session:
+def _body(services: Services, caller: Caller, values: Values) -> dict[str, Any]:
+    """Read the body; what records train with follows from their shape."""
+    with services.database.read() as session:
         file = files.find(session, caller.project_id, values.get("training_file", ""))
-    return job_form.body_of(values, (file.report or {}).get("shape") if file else None)
+    return job_form.body_of(values, file.report.shape if file and file.report else None)

@@ -1,51 +1,96 @@
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Form, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.http.dependencies import App, Services
+from app.http.dependencies import ServicesDep
+from app.http.event_stream import event_stream
+from app.inference import engine_actions as engines
+from app.inference.engine_schemas import EngineChange
 from app.jobs import listing, queue_forecast
-from app.jobs.listing import Wanted
+from app.jobs.listing import JobQuery
 from app.models import JobStatus
-from app.stream.endpoints import event_stream
+from app.services import Services
 from app.web import live
+from app.web.forms import notify_refusals, redirect_to
 from app.web.rendering import fragment, page, shared
-from app.web.visitor import PageRoute, Visitor
+from app.web.session import notify
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute, Visitor
 from app.workers import service as workers
 from app.workers.schemas import WorkerObject
 
 LOOK_SECONDS = 2.0
+
+ModelField = Annotated[str, Form(max_length=512)]
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
 
 
 @router.get("/workers")
-def workers_page(app: App, request: Request, caller: Visitor) -> Response:
-    with app.database.read() as session:
-        return page(request, "workers/page.html", caller, **_state(session, app, caller))
+def workers_page(services: ServicesDep, request: Request, caller: Visitor) -> Response:
+    with services.database.read() as session:
+        return page(request, "workers/page.html", caller, **_state(session, services, caller))
+
+
+@router.post("/workers/engines/keep", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def keep_engine(
+    services: ServicesDep,
+    request: Request,
+    _caller: InstallationVisitor,
+    model: ModelField,
+    keep_loaded: Annotated[bool, Form()] = False,
+) -> Response:
+    with notify_refusals(request):
+        engines.change_engine(services, model, EngineChange(keep_loaded=keep_loaded))
+    return redirect_to("/workers")
+
+
+@router.post("/workers/engines/unload", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def unload_engine(
+    services: ServicesDep, request: Request, _caller: InstallationVisitor, model: ModelField
+) -> Response:
+    with notify_refusals(request):
+        engines.unload_engine(services, model)
+        notify(request, "The model is unloaded; the next question loads it again.")
+    return redirect_to("/workers")
 
 
 @streams.get("/workers/live")
-def workers_stream(app: App, request: Request, caller: Visitor) -> EventSourceResponse:
+def workers_stream(services: ServicesDep, request: Request, caller: Visitor) -> EventSourceResponse:
     context = shared(request, caller)
 
     def render() -> live.Parts:
-        with app.database.read() as session:
-            found = _state(session, app, caller)
-        return {name: fragment(f"workers/{name}.html", **context, **found) for name in ("workers", "queue")}
+        with services.database.read() as session:
+            state = _state(session, services, caller)
+        return {
+            name: fragment(f"workers/{name}.html", **context, **state)
+            for name in ("workers", "engines", "queue")
+        }
 
-    return event_stream(live.parts(app, caller.key_id, caller.project_id, render, LOOK_SECONDS))
+    return event_stream(
+        live.parts(services, caller.key_id, caller.project_id, render, LOOK_SECONDS)
+    )
 
 
-def _state(session: Session, app: Services, caller: Caller) -> dict[str, Any]:
-    rows = [(WorkerObject.of(one, caller.project_id), one.job) for one in workers.live(session, app.settings)]
-    line = queue_forecast.look(session, app.settings)
-    waiting = listing.find(session, caller.project_id, Wanted(status=JobStatus.QUEUED, descending=False))
-    places = [(job, line.place(job.id)) for job in waiting.jobs if queue_forecast.waits(job)]
-    places.sort(key=lambda one: one[1].position if one[1] and one[1].position else queue_forecast.FORESEEN)
-    # What a job of another project does is not this visitor's to see.
-    shown = [(worker, job if job and worker.job else None) for worker, job in rows]
-    return {"workers": shown, "places": places, "num_waiting": waiting.num_jobs}
+def _state(session: Session, services: Services, caller: Caller) -> dict[str, Any]:
+    queue = queue_forecast.read_queue(session, services.settings)
+    waiting = listing.find_page(
+        session, caller.project_id, JobQuery(status=JobStatus.QUEUED, descending=False)
+    )
+    places = [(job, queue.position_of(job.id)) for job in waiting.jobs if job.is_waiting]
+    places.sort(key=lambda row: (row[1] and row[1].position) or queue_forecast.FORESEEN)
+    rows = []
+    for live_worker in workers.list_live(session, services.settings):
+        worker = WorkerObject.of(live_worker, caller.project_id)
+        # What a job of another project does is not this visitor's to see.
+        rows.append((worker, live_worker.job if worker.job else None))
+    return {
+        "workers": rows,
+        "engines": engines.list_engines(services, caller).data,
+        "is_own_engine": bool(services.settings.engine_url),
+        "places": places,
+        "num_waiting": waiting.num_jobs,
+    }

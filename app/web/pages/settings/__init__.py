@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from app.web.pages.settings import keys, prices, projects, webhooks
 
-router, streams = APIRouter(), APIRouter()
+router = APIRouter()
+streams = APIRouter()
 for screen in (projects, keys, prices, webhooks):
     router.include_router(screen.router)
 streams.include_router(webhooks.streams)

@@ -1,0 +1,40 @@
+import math
+
+from app.auth import keys, secrets
+from app.auth.caller import Caller
+from app.auth.failures import Failures
+from app.database import Database
+from app.errors import InvalidApiKey, RateLimited
+
+
+def authenticate(database: Database, failures: Failures, address: str, secret: str) -> Caller:
+    """Return whom the secret stands for, and note that it was used.
+
+    Raise `InvalidApiKey`, and `RateLimited` where it was raised often for this address.
+    """
+    digest = secrets.digest(secret)
+    if wait := failures.wait_seconds(address, digest):
+        seconds = math.ceil(wait)
+        raise RateLimited(
+            f"Too many wrong API keys from this address; try again in {seconds} s.",
+            headers={"retry-after": str(seconds)},
+        )
+    try:
+        caller = _check(database, secret)
+    except InvalidApiKey:
+        failures.failed(address)
+        raise
+    failures.opened(digest)
+    if caller.use_is_due:
+        with database.transaction() as session:
+            keys.note_use(session, caller.key_id)
+    return caller
+
+
+def _check(database: Database, secret: str) -> Caller:
+    if not secret:
+        raise InvalidApiKey(
+            "You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY"
+        )
+    with database.read() as session:
+        return keys.check_secret(session, secret)

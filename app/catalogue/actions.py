@@ -1,0 +1,31 @@
+"""What callers do with models."""
+
+from app.auth.caller import Caller
+from app.catalogue import service
+from app.catalogue.listing import ModelLists
+from app.catalogue.schemas import ModelDeleted, ModelObject
+from app.services import Services
+
+
+def list_models(services: Services, caller: Caller, lists: ModelLists) -> bytes:
+    """Return the list of all models as JSON, from what is encoded already where nothing changed."""
+    with services.database.read() as session:
+        return lists.page(session, caller.project_id)
+
+
+def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
+    """Return a model, also by an alias; the answer has the model's own id."""
+    name = services.settings.model_named(model_id)
+    with services.database.read() as session:
+        return ModelObject.of(service.get(session, caller.project_id, name))
+
+
+def delete_model(services: Services, caller: Caller, model_id: str) -> ModelDeleted:
+    with services.database.transaction() as session:
+        service.delete(
+            session,
+            caller.project_id,
+            model_id,
+            may_delete_bases=caller.administers_installation,
+        )
+    return ModelDeleted(id=model_id)

@@ -1,0 +1,200 @@
+"""Talk to a model on the terminal, or ask it one question in a script."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Annotated, Any, NamedTuple
+
+import httpx
+import typer
+
+from app.client.api import Json
+from app.client.command import Client
+from app.client.errors import ClientError, Misused, NoConnection, Refused, Unavailable
+from app.client.server_sent_events import DONE, read_messages
+
+PATH = "/chat/completions"
+SILENCE_SECONDS = 600.0  # as long as the service waits for its engine
+LOADING_SECONDS = 600.0
+LOADING = "model_loading"
+
+
+class Part(NamedTuple):
+    """A piece of an answer, or of the thoughts that precede it."""
+
+    text: str = ""
+    is_reasoning: bool = False
+    is_cut: bool = False  # the answer ends here, at its limit of tokens
+
+
+def chat(
+    client: Client,
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told first.")
+    ] = None,
+    once: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask this, print the answer and end.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 for the same answer each time.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of each answer.")] = None,
+) -> None:
+    """Talk to a model; Ctrl-C ends an answer, Ctrl-D leaves. With --once, or a question on stdin,
+    the answer alone is printed.
+    """
+    options = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
+    conversation = Conversation(client, options, system)
+    question = _piped_question() if once is None else once
+    if question is None:
+        _talk(client, conversation)
+    elif not question.strip():
+        raise Misused("There is no question.", "Give one with --once, or on stdin.")
+    elif client.out.as_json:
+        client.out.document(conversation.retrieve_answer(question))
+    else:
+        conversation.print_answer(question)
+
+
+class Conversation:
+    """What was said so far. A question that has no answer is forgotten."""
+
+    def __init__(self, client: Client, options: Json, system: str | None) -> None:
+        self.has_begun = False
+        self._client = client
+        self._options = {name: value for name, value in options.items() if value is not None}
+        self._messages = [] if system is None else [_message("system", system)]
+
+    def retrieve_answer(self, question: str) -> Json:
+        messages = [*self._messages, _message("user", question)]
+        body = self._options | {"messages": messages}
+        return self._client.api.post(PATH, body, silence_seconds=SILENCE_SECONDS)
+
+    def print_answer(self, question: str, *, with_reasoning: bool = False) -> None:
+        """Print the answer as it comes; what came is remembered, also where it was interrupted."""
+        turn = _message("user", question)
+        texts: list[str] = []
+        is_cut = False
+        try:
+            for part in self._parts([*self._messages, turn]):
+                is_cut |= part.is_cut
+                if not part.is_reasoning:
+                    texts.append(part.text)
+                    self._client.out.write(part.text)
+                elif with_reasoning:
+                    self._client.out.write(part.text, "dim")
+            self._client.out.write("\n")
+            self.has_begun = True
+            if is_cut:
+                self._client.out.note("The answer ends here: it has as many tokens as it may.")
+        except (ClientError, KeyboardInterrupt):
+            if texts:
+                self._client.out.write("\n")
+            raise
+        finally:
+            if texts:
+                self._messages += [turn, _message("assistant", "".join(texts))]
+
+    def _parts(self, messages: list[Json]) -> Iterator[Part]:
+        api = self._client.api
+        body = self._options | {"messages": messages, "stream": True}
+        try:
+            with ExitStack() as stack:
+                response = self._open(stack, body)
+                for message in read_messages(response.iter_lines()):
+                    if message is not None and message.data != DONE:
+                        yield from self._read(message.data)
+        except httpx.TransportError as error:
+            raise api.unreachable(error) from None
+
+    def _open(self, stack: ExitStack, body: Json) -> httpx.Response:
+        """Return the stream of the answer, as soon as the model is loaded."""
+        deadline = math.inf
+        while True:
+            stream = self._client.api.stream(PATH, body=body, silence_seconds=SILENCE_SECONDS)
+            try:
+                return stack.enter_context(stream)
+            except Unavailable as error:
+                if error.body["code"] != LOADING or time.monotonic() > deadline:
+                    raise
+                if deadline == math.inf:
+                    self._client.out.note("The model is being loaded; it is asked again.")
+                    deadline = time.monotonic() + LOADING_SECONDS
+                pause = error.wait_seconds
+            time.sleep(pause)
+
+    def _read(self, data: str) -> Iterator[Part]:
+        try:
+            chunk: Json = json.loads(data)
+            error: Json | None = chunk.get("error")
+            choices: list[Any] = chunk.get("choices") or []
+            parts = [part for choice in choices for part in _parts_of(choice)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            api = self._client.api
+            raise NoConnection(
+                f"{api.base_url} does not answer as this service would.", api.advice.other_service
+            ) from None
+        if error:
+            raise Unavailable(str(error.get("message")), body=error)
+        yield from parts
+
+
+def _parts_of(choice: Json) -> Iterator[Part]:
+    delta = choice["delta"]
+    if reasoning := delta.get("reasoning_content"):
+        yield Part(str(reasoning), is_reasoning=True)
+    if text := delta.get("content"):
+        yield Part(str(text))
+    if choice.get("finish_reason") == "length":
+        yield Part(is_cut=True)
+
+
+def _talk(client: Client, conversation: Conversation) -> None:
+    if client.out.as_json:
+        raise Misused("With --json one question is answered.", "Give it with --once, or on stdin.")
+    with suppress(ImportError):
+        import readline  # noqa: F401  # so that what is typed can be edited, and found again
+    client.out.say("Ctrl-C ends an answer, Ctrl-D leaves.", "dim")
+    while (question := _read_question(client)) is not None:
+        if not question.strip():
+            continue
+        try:
+            conversation.print_answer(question, with_reasoning=True)
+        except KeyboardInterrupt:
+            client.out.note("Ended.")
+        except ClientError as error:
+            # What was wrong with the very first question will be wrong with the next.
+            if not conversation.has_begun and not isinstance(error, Refused):
+                raise
+            client.out.error(error)
+
+
+def _read_question(client: Client) -> str | None:
+    """Return what is typed; None where the user leaves."""
+    try:
+        return input("> ")
+    except KeyboardInterrupt:
+        client.out.write("\n")
+        return ""
+    except EOFError:
+        client.out.write("\n")
+        return None
+
+
+def _piped_question() -> str | None:
+    """Return the whole of stdin, unless that is a terminal."""
+    if sys.stdin.isatty():
+        return None
+    return sys.stdin.buffer.read().decode(errors="surrogateescape").strip()
+
+
+def _message(role: str, content: str) -> Json:
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise Misused(f"What the {role} says is no UTF-8 text.") from None
+    return {"role": role, "content": content}

@@ -1,0 +1,123 @@
+"""`falqon evaluate`: whether a job's model answers held-out rows better than its base."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import Misused, Refused
+
+LOOK_SECONDS = 1.0
+SAME = {"type": "string_check", "name": "same", "operation": "eq"}
+HOLDS = {"type": "string_check", "name": "holds", "operation": "like"}
+SIMILARITIES = ("fuzzy_match", "rouge_1", "rouge_2", "rouge_l")
+GRADERS: dict[str, Json] = {"same": SAME, "holds": HOLDS} | {
+    name: {"type": "text_similarity", "name": name, "evaluation_metric": name}
+    for name in SIMILARITIES
+}
+VERDICTS = {
+    "better": "better than base",
+    "worse": "WORSE THAN BASE",
+    "no_clear_difference": "no clear difference",
+}
+
+
+def evaluate(
+    client: Client,
+    job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)],
+    grader: Annotated[
+        list[str],
+        typer.Option(
+            help=f"{', '.join(GRADERS)}, or a JSON file with a grader or a list of them; may be "
+            "repeated.",
+        ),
+    ] = ["same", "fuzzy_match"],  # noqa: B006
+    file: Annotated[
+        str | None,
+        typer.Option(help="Id of a file of rows; else what the job held out.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        list[int],
+        typer.Option(help="Step of a checkpoint to ask, too; may be repeated.", show_default=False),
+    ] = [],  # noqa: B006
+    rows: Annotated[int, typer.Option(help="Most rows to ask.")] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
+    wait: Annotated[
+        bool, typer.Option(help="Return when it is done; exit 1 if it cannot be.")
+    ] = True,
+) -> None:
+    """Have a job's model and its base answer rows that were not trained on, and compare them."""
+    body: Json = {
+        "graders": [each for name in grader for each in _graders(name)],
+        "checkpoints": checkpoint,
+        "max_rows": rows,
+        "max_tokens": max_tokens,
+    }
+    if file is not None:
+        body["file"] = file
+    path = f"/fine_tuning/jobs/{segment(job_id)}/evaluations"
+    evaluation = client.api.post(path, body)
+    if wait:
+        client.out.note(f"{evaluation['id']}: {len(evaluation['models'])} models are asked …")
+        evaluation = _ended(client, path, evaluation)
+    if client.out.as_json:
+        client.out.document(evaluation)
+    elif evaluation["result"] is None:
+        client.out.say(f"{evaluation['id']} is in progress; the job's page shows its result.")
+    else:
+        _show(client, evaluation["result"])
+
+
+def _graders(name: str) -> list[Json]:
+    if name in GRADERS:
+        return [GRADERS[name]]
+    try:
+        content: Any = json.loads(Path(name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise Misused(
+            f"--grader: '{name}' is none of {', '.join(GRADERS)}, and no file of JSON: {error}"
+        ) from None
+    return content if isinstance(content, list) else [content]
+
+
+def _ended(client: Client, path: str, evaluation: Json) -> Json:
+    while evaluation["status"] == "in_progress":
+        time.sleep(LOOK_SECONDS)
+        evaluation = client.api.get(f"{path}/{evaluation['id']}", patient=True)
+    if error := evaluation["error"]:
+        raise Refused(
+            error["message"],
+            f"code {error['code']}",
+            body=error | {"type": "invalid_request_error", "param": None},
+        )
+    return evaluation
+
+
+def _show(client: Client, result: Json) -> None:
+    columns = ("model", "grader", "mean", "above base", "p", "")
+    client.out.table(columns, _table(result))
+    left_out = f", {result['rows_left_out']} left out" if result["rows_left_out"] else ""
+    client.out.say(f"{result['rows']} rows{left_out}; ± is the standard error.", "dim")
+
+
+def _table(result: Json) -> Iterator[tuple[str, ...]]:
+    for model in result["models"]:
+        name = model["model"] if model["role"] != "base" else f"{model['model']} (base)"
+        for score in model["scores"]:
+            mean = _with_error(score["mean"], score["standard_error"])
+            if (difference := score["difference"]) is None:
+                yield name, score["grader"], mean, "", "", ""
+                continue
+            above = _with_error(difference["mean"], difference["standard_error"], "+")
+            p_value = f"{difference['p_value']:.3f}"
+            yield name, score["grader"], mean, above, p_value, VERDICTS[difference["verdict"]]
+
+
+def _with_error(value: float, error: float | None, sign: str = "") -> str:
+    text = f"{value:{sign}.3f}"
+    return text if error is None else f"{text} ± {error:.3f}"

@@ -1,0 +1,139 @@
+"""What a move looks like: as a plan, and as what became of it."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from app.client import text
+from app.client.api import Json
+from app.client.command import Client
+from app.client.move.plan import FileMove, JobMove, Plan
+
+
+def show(client: Client, plan: Plan) -> None:
+    if client.out.as_json:
+        return
+    if plan.files:
+        columns = ("file there", "name", "size", "file here", "sha256", "")
+        client.out.table(columns, map(_file_row, plan.files.values()))
+        client.out.say("")
+    if plan.jobs:
+        columns = ("job there", "trained from", "here from", "method", "job here", "")
+        client.out.table(columns, map(_job_row, plan.jobs))
+        client.out.say("")
+    if models := list(_model_rows(plan)):
+        client.out.table(("model there", "checkpoints there", "model here"), models)
+        client.out.say("")
+
+
+def show_total(client: Client, plan: Plan) -> None:
+    """Show what is still to do, and what that takes."""
+    total = total_estimate(plan)
+    seconds = total["seconds"]
+    cost = {name: text.usd(amount) for name, amount in total["cost"].items()}
+    facts = {
+        "files to copy": f"{len(plan.due_files)}, {text.size(_due_bytes(plan))}",
+        "jobs to submit": len(plan.due_jobs),
+    }
+    if plan.due_jobs:
+        facts["time"] = (
+            f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to "
+            f"{text.duration(seconds['high'])}), one job after the other"
+        )
+        facts["cost"] = f"{cost['expected']} ({cost['low']} to {cost['high']})"
+    facts["cannot be moved"] = plan.num_problems
+    client.out.facts(facts)
+
+
+def document(plan: Plan) -> Json:
+    return {
+        "object": "move",
+        "files": [
+            {
+                "id": file.origin.id,
+                "filename": file.origin.filename,
+                "bytes": file.origin.bytes,
+                "file_here": file.here and file.here["id"],
+                "sha256": file.sha256 or None,
+                "problem": file.problem or None,
+            }
+            for file in plan.files.values()
+        ],
+        "jobs": [
+            {
+                "id": job.origin.id,
+                "model": job.origin.model,
+                "fine_tuned_model": job.origin.fine_tuned_model,
+                "status": job.origin.status,
+                "num_checkpoints": job.num_checkpoints,
+                "job_here": job.here and job.here["id"],
+                "status_here": job.here and job.here["status"],
+                "fine_tuned_model_here": job.here and job.here["fine_tuned_model"],
+                "problem": job.problem or None,
+            }
+            for job in plan.jobs
+        ],
+        "other_models": plan.other_models,
+        "estimate": total_estimate(plan),
+    }
+
+
+def total_estimate(plan: Plan) -> Json:
+    """Add up the jobs that are still to be submitted."""
+    estimates = [job.estimate for job in plan.due_jobs if job.estimate is not None]
+    names = ("low", "expected", "high")
+    seconds = {name: sum(float(each["seconds"][name]) for each in estimates) for name in names}
+    cost = {name: sum(Decimal(each["cost"][name]) for each in estimates) for name in names}
+    return {"seconds": seconds, "cost": {name: str(amount) for name, amount in cost.items()}}
+
+
+def _due_bytes(plan: Plan) -> int:
+    return sum(file.origin.bytes for file in plan.due_files)
+
+
+def _file_row(file: FileMove) -> tuple[object, ...]:
+    here = file.here or {}
+    state = file.problem or here.get("status") or "to copy"
+    if here.get("status") == "error":
+        state = f"is not valid here: {here['status_details']}"
+    return (
+        file.origin.id,
+        file.origin.filename,
+        text.size(file.origin.bytes),
+        here.get("id"),
+        file.sha256,
+        state,
+    )
+
+
+def _job_row(job: JobMove) -> tuple[object, ...]:
+    return (
+        job.origin.id,
+        job.origin.model,
+        job.model,
+        job.origin.method_type,
+        (job.here or {}).get("id"),
+        _job_state(job),
+    )
+
+
+def _job_state(job: JobMove) -> str:
+    if job.problem:
+        return job.problem
+    if job.stays:
+        return f"{job.origin.status} there; stays"
+    if job.here is None:
+        return "to submit"
+    error = job.here.get("error")
+    if error:
+        return f"{job.here['status']}: {error['message']}"
+    return str(job.here["status"])
+
+
+def _model_rows(plan: Plan) -> Iterator[tuple[object, ...]]:
+    for job in plan.jobs:
+        if job.origin.fine_tuned_model:
+            here = (job.here or {}).get("fine_tuned_model")
+            otherwise = "no" if job.problem else "not yet"
+            yield job.origin.fine_tuned_model, job.num_checkpoints, here or otherwise
+    for model in plan.other_models:
+        yield model, "", "its job is not in the account's list"

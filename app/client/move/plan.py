@@ -1,0 +1,198 @@
+"""What a move of an account comes to: each file and job there, what is here of it already, and what
+stands against the rest. Nothing is written.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import NotFound, Refused
+from app.client.move.account import Account
+from app.client.move.objects import OriginFile, OriginJob, parse
+from app.client.move.request import ORIGIN, estimate_body, key_of
+
+PURPOSE = "fine-tune"
+METHODS = ("supervised", "dpo")
+STAYS = ("failed", "cancelled")
+FINE_TUNED = "ft:"
+CHECKPOINT = ":ckpt-"
+
+
+@dataclass
+class FileMove:
+    origin: OriginFile
+    here: Json | None = None
+    sha256: str = ""
+    problem: str = ""
+
+    @property
+    def is_due(self) -> bool:
+        return self.here is None and not self.problem
+
+
+@dataclass
+class JobMove:
+    origin: OriginJob
+    last_step: int | None = None  # of its newest checkpoint there
+    num_checkpoints: int | None = None  # there; not asked for once the job is here
+    model: str = ""  # what it is trained from here
+    here: Json | None = None
+    estimate: Json | None = None
+    problem: str = ""
+
+    @property
+    def stays(self) -> bool:
+        """Return whether it has left no model there that could be trained here."""
+        return self.origin.status in STAYS
+
+    @property
+    def is_due(self) -> bool:
+        return self.here is None and not self.problem and not self.stays
+
+
+@dataclass
+class Plan:
+    files: dict[str, FileMove] = field(default_factory=dict)
+    jobs: list[JobMove] = field(default_factory=list)  # the oldest first
+    other_models: list[str] = field(default_factory=list)  # fine-tuned there by no job of the list
+    models: dict[str, str | None] = field(default_factory=dict)  # here, by the name there
+
+    @property
+    def due_jobs(self) -> list[JobMove]:
+        return [job for job in self.jobs if job.is_due]
+
+    @property
+    def due_files(self) -> list[FileMove]:
+        return [file for file in self.files.values() if file.is_due]
+
+    @property
+    def num_problems(self) -> int:
+        moves: list[FileMove | JobMove] = [*self.files.values(), *self.jobs]
+        return sum(bool(move.problem) for move in moves)
+
+
+def plan_move(client: Client, account: Account) -> Plan:
+    jobs = [parse(OriginJob, job) for job in account.list_all("/fine_tuning/jobs")]
+    plan = Plan(jobs=[JobMove(job) for job in reversed(jobs)])
+    for value in account.list_all("/files", purpose=PURPOSE):
+        _add_file(client, plan, parse(OriginFile, value))
+    for job in plan.jobs:
+        if not job.stays:
+            _add_missing_files(client, account, plan, job.origin)
+    for job in plan.jobs:
+        if not job.stays:
+            _look_up(client, account, job)
+    for job in plan.jobs:
+        if job.is_due:
+            job.problem = obstacle(client, plan, job)
+        if job.is_due:
+            _estimate(client, plan, job)
+    plan.other_models = _other_models(account, jobs)
+    return plan
+
+
+def file_problem(plan: Plan, job: OriginJob) -> str:
+    """Say why a file of the job will not be here; nothing where it is or will be."""
+    for file_id in job.files:
+        if problem := plan.files[file_id].problem:
+            return f"its file {file_id}: {problem}"
+    return ""
+
+
+def obstacle(client: Client, plan: Plan, job: JobMove) -> str:
+    """Say what stands against submitting the job, or settle what it is trained from."""
+    origin = job.origin
+    if origin.status != "succeeded":
+        return f"it is {origin.status} there; run this again when it has ended"
+    if origin.method_type not in METHODS:
+        return f"method {origin.method_type} is not supported; {' and '.join(METHODS)} are"
+    if problem := file_problem(plan, origin):
+        return problem
+    parent = next(
+        (other for other in plan.jobs if other.origin.fine_tuned_model == origin.model), None
+    )
+    if parent is not None:
+        return _continue_from(job, parent)
+    if origin.model not in plan.models:
+        plan.models[origin.model] = _model_here(client, origin.model)
+    job.model = plan.models[origin.model] or ""
+    if job.model:
+        return ""
+    return (
+        f"no model here stands for '{origin.model}'; the operator names one in FALQON_MODEL_ALIASES"
+    )
+
+
+def _model_here(client: Client, name: str) -> str | None:
+    try:
+        return str(client.api.get(f"/models/{segment(name)}", patient=True)["id"])
+    except NotFound:
+        return None
+
+
+def _continue_from(job: JobMove, parent: JobMove) -> str:
+    job.model = (parent.here or {}).get("fine_tuned_model") or ""
+    if job.model:
+        return ""
+    return (
+        f"it continues {parent.origin.id}, which has to be trained here first; "
+        "run this again when it has succeeded"
+    )
+
+
+def _add_file(client: Client, plan: Plan, origin: OriginFile) -> None:
+    page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, patient=True)
+    plan.files[origin.id] = FileMove(origin, here=next(iter(page["data"]), None))
+
+
+def _add_missing_files(client: Client, account: Account, plan: Plan, job: OriginJob) -> None:
+    """Look up the files of a job that the account's list does not have."""
+    for file_id in job.files:
+        if file_id in plan.files:
+            continue
+        value = account.find(f"/files/{segment(file_id)}")
+        if value is not None:
+            _add_file(client, plan, parse(OriginFile, value))
+            continue
+        deleted = OriginFile(id=file_id, filename="", bytes=0)
+        _add_file(client, plan, deleted)
+        if plan.files[file_id].here is None:
+            plan.files[file_id].problem = "it has been deleted there"
+
+
+def _look_up(client: Client, account: Account, job: JobMove) -> None:
+    """Look for the job here, or else for what it has left there."""
+    page = client.api.get("/fine_tuning/jobs", {f"metadata[{ORIGIN}]": job.origin.id}, patient=True)
+    job.here = next(iter(page["data"]), None)
+    if job.here is not None:
+        return
+    path = f"/fine_tuning/jobs/{segment(job.origin.id)}/checkpoints"
+    checkpoints = list(account.list_all(path))
+    job.num_checkpoints = len(checkpoints)
+    job.last_step = max(
+        (point["step_number"] for point in checkpoints if isinstance(point["step_number"], int)),
+        default=None,
+    )
+
+
+def _estimate(client: Client, plan: Plan, job: JobMove) -> None:
+    file = plan.files[job.origin.training_file]
+    body = estimate_body(job.origin, job.model, file.origin.bytes, job.last_step)
+    if file.here is not None and file.here["status"] == "processed":
+        del body["training_data"]
+        body["training_file"] = file.here["id"]
+    try:
+        job.estimate = client.api.post("/fine_tuning/estimates", body, repeatable=True)
+    except Refused as refusal:
+        job.problem = refusal.message
+
+
+def _other_models(account: Account, jobs: Iterable[OriginJob]) -> list[str]:
+    of_jobs = {job.fine_tuned_model for job in jobs}
+    ids = [str(model["id"]) for model in account.get("/models", patient=True).get("data") or []]
+    return [
+        id_
+        for id_ in ids
+        if id_.startswith(FINE_TUNED) and CHECKPOINT not in id_ and id_ not in of_jobs
+    ]

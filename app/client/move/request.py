@@ -1,0 +1,53 @@
+"""What is asked for here, from what was asked for there."""
+
+from app.client.api import Json
+from app.client.move.objects import OriginJob
+
+ORIGIN = "moved_from"  # in a job's metadata here: its id there
+MAX_METADATA_PAIRS = 16
+# Of the lines that OpenAI trains on, where the account says no more than the size of the file.
+BYTES_PER_TOKEN = 4
+BYTES_PER_RECORD = 1000
+
+
+def key_of(origin_id: str) -> str:
+    """Return the idempotency key of what is moved: however often, it is here once."""
+    return f"move:openai:{origin_id}"
+
+
+def job_body(job: OriginJob, model: str, training_file: str, validation_file: str | None) -> Json:
+    """The same for the same job, whenever it is asked for."""
+    metadata = dict(job.metadata or {})
+    if len(metadata) < MAX_METADATA_PAIRS:
+        metadata[ORIGIN] = job.id
+    fields = {
+        "training_file": training_file,
+        "validation_file": validation_file,
+        "suffix": job.clean_suffix,
+        "seed": job.seed,
+        "metadata": metadata,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {"model": model, **_method(job), **given}
+
+
+def estimate_body(job: OriginJob, model: str, num_bytes: int, last_step: int | None) -> Json:
+    """Ask what the job will take before its file is here, from what the account says of it."""
+    return {"model": model, **_method(job), "training_data": _size(job, num_bytes, last_step)}
+
+
+def _method(job: OriginJob) -> Json:
+    type_ = job.method_type
+    return {"method": {"type": type_, type_: {"hyperparameters": job.settings}}}
+
+
+def _size(job: OriginJob, num_bytes: int, last_step: int | None) -> Json:
+    num_epochs = job.settings.get("n_epochs")
+    batch_size = job.settings.get("batch_size")
+    num_tokens = num_bytes // BYTES_PER_TOKEN
+    num_records = num_bytes // BYTES_PER_RECORD
+    if job.trained_tokens and isinstance(num_epochs, int):
+        num_tokens = job.trained_tokens // max(1, num_epochs)
+    if last_step and isinstance(num_epochs, int) and isinstance(batch_size, int):
+        num_records = last_step * batch_size // max(1, num_epochs)
+    return {"num_records": max(1, num_records), "num_tokens": max(1, num_tokens)}

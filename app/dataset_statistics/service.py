@@ -1,0 +1,95 @@
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from app.catalogue import service as catalogue
+from app.dataset_statistics import repository
+from app.dataset_statistics.repository import StatisticsKey
+from app.dataset_statistics.schemas import InspectionObject
+from app.errors import InvalidRequest
+from app.files import service as files
+from app.models import DatasetStatistics, File, FileStatus, Purpose
+from app.operations import service as operations
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.template_kwargs import read_template_kwargs
+from falqon_core.estimate.long_text import Amount
+
+MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
+
+
+def get_file(session: Session, project_id: str, file_id: str) -> File:
+    file = files.get(session, project_id, file_id)
+    if file.purpose != Purpose.FINE_TUNE:
+        raise InvalidRequest(
+            f"id: {file_id} has purpose '{file.purpose}'; only files of purpose "
+            f"'{Purpose.FINE_TUNE}' are checked and have a report.",
+            param="id",
+            code="no_report",
+        )
+    return file
+
+
+def all_of(session: Session, file: File) -> list[InspectionObject]:
+    return [InspectionObject.of(row) for row in repository.of_file(session, file.id)]
+
+
+def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
+    return repository.tokens_of(session, project_id, file_ids)
+
+
+def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) -> Amount | None:
+    """Return what a file is to a model, where that was counted."""
+    return repository.exact_amount(session, file_id, model_id, recipe)
+
+
+def check_key(session: Session, project_id: str, key: StatisticsKey) -> None:
+    """Raise what is wrong with the models and files that are named."""
+    catalogue.get(session, project_id, key.model_id)
+    if not key.validation_file_id:
+        return
+    files.get_usable(session, project_id, key.validation_file_id, "validation_file")
+    if key.validation_file_id == key.file_id:
+        raise InvalidRequest(
+            "validation_file: it is the file itself.",
+            param="validation_file",
+            code="invalid_validation_file",
+        )
+
+
+def find(
+    session: Session, project_id: str, file: File, key: StatisticsKey
+) -> InspectionObject | None:
+    """Return what is known; None where statistics can be made and nobody has asked for them."""
+    row = repository.find(session, key)
+    if row is not None:
+        return InspectionObject.of(row)
+    if file.status == FileStatus.ERROR:
+        error = {
+            "code": "invalid_training_file",
+            "message": f"The file is not valid: {file.status_details}",
+        }
+        return _without_row(key, status="failed", error=error)
+    file_ids = [file_id for file_id in (file.id, key.validation_file_id) if file_id]
+    statuses = [files.get(session, project_id, file_id).status for file_id in file_ids]
+    if any(status != FileStatus.PROCESSED for status in statuses):
+        return in_progress(key)
+    return None
+
+
+def create(session: Session, project_id: str, key: StatisticsKey) -> None:
+    operations.admit(session, DatasetStatistics, project_id, MAX_IN_PROGRESS)
+    repository.add(session, project_id, key)
+
+
+def in_progress(key: StatisticsKey) -> InspectionObject:
+    return _without_row(key, status="in_progress")
+
+
+def _without_row(key: StatisticsKey, **values: object) -> InspectionObject:
+    names = {
+        "model": key.model_id,
+        "max_seq_length": key.max_seq_length,
+        "validation_file": key.validation_file_id or None,
+        "chat_template_kwargs": read_template_kwargs(key.chat_template_kwargs) or None,
+    }
+    return InspectionObject.model_validate(names | values)

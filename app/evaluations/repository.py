@@ -1,0 +1,25 @@
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Evaluation
+
+
+def find(session: Session, project_id: str, job_id: str, evaluation_id: str) -> Evaluation | None:
+    statement = select(Evaluation).where(
+        Evaluation.id == evaluation_id,
+        Evaluation.project_id == project_id,
+        Evaluation.job_id == job_id,
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def newest_first(
+    session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
+) -> list[Evaluation]:
+    """Return one more than `limit` where there is one."""
+    statement = select(Evaluation).where(
+        Evaluation.project_id == project_id, Evaluation.job_id == job_id
+    )
+    if after is not None:
+        statement = statement.where(Evaluation.id < after)
+    return list(session.scalars(statement.order_by(Evaluation.id.desc()).limit(limit + 1)))

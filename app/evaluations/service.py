@@ -1,0 +1,134 @@
+"""Evaluations: whether a job's models answer held-out rows better than the base that they began
+from. A cpu worker asks them.
+"""
+
+from sqlalchemy.orm import Session
+
+from app.catalogue import service as catalogue
+from app.errors import IllegalState, InvalidRequest, NotFound
+from app.evaluations import repository
+from app.evaluations.schemas import EvaluationRequest
+from app.files import service as files
+from app.http.pagination import check_cursor
+from app.ids import new_id
+from app.jobs import service as jobs
+from app.jobs.base_model import own_checkpoint
+from app.models import Evaluation, Job, OperationStatus
+from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
+from app.operations import service as operations
+
+MAX_IN_PROGRESS = 3  # of one project; each asks a model hundreds of questions
+ID = "eval-"
+
+
+def create(
+    session: Session, project_id: str, job_id: str, request: EvaluationRequest
+) -> Evaluation:
+    """Add an evaluation. Raises where it could only fail."""
+    job = jobs.get(session, project_id, job_id)
+    file_id, origin = _rows_of(session, project_id, job, request.file)
+    plan = EvaluationPlan(
+        graders=request.graders,
+        models=_models_of(session, project_id, job, request.checkpoints),
+        max_rows=request.max_rows,
+        max_tokens=request.max_tokens,
+    )
+    operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
+    evaluation = Evaluation(
+        id=new_id(ID),
+        project_id=project_id,
+        job_id=job.id,
+        file_id=file_id,
+        origin=origin,
+        plan=plan,
+        status=OperationStatus.IN_PROGRESS,
+    )
+    session.add(evaluation)
+    session.flush()
+    return evaluation
+
+
+def get(session: Session, project_id: str, job_id: str, evaluation_id: str) -> Evaluation:
+    jobs.get(session, project_id, job_id)
+    evaluation = repository.find(session, project_id, job_id, evaluation_id)
+    if evaluation is None:
+        raise NotFound(
+            f"There is no evaluation '{evaluation_id}' of this job.",
+            param="evaluation_id",
+            code="evaluation_not_found",
+        )
+    return evaluation
+
+
+def page(
+    session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
+) -> list[Evaluation]:
+    """Return the newest first, one more than `limit` where there is one."""
+    check_cursor(after, ID, "an evaluation")
+    jobs.get(session, project_id, job_id)
+    return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
+
+
+def _rows_of(
+    session: Session, project_id: str, job: Job, file_id: str | None
+) -> tuple[str, Origin]:
+    """Return the file that holds the rows, and why that one."""
+    origin: Origin = "file"
+    if file_id is None:
+        origin = "validation_file"
+        file_id = job.validation_file_id
+    if file_id is None and job.recipe is not None and job.recipe.validation_fraction > 0:
+        origin = "validation_fraction"
+        file_id = job.training_file_id
+    if file_id is None:
+        raise InvalidRequest(
+            "file: this job held nothing out; name a file of rows that it was not trained on.",
+            param="file",
+            code="no_held_out_rows",
+        )
+    if file_id == job.training_file_id and origin == "file":
+        raise InvalidRequest(
+            "file: the job was trained on these rows; name others.",
+            param="file",
+            code="rows_were_trained_on",
+        )
+    return files.get_usable(session, project_id, file_id, "file").id, origin
+
+
+def _models_of(
+    session: Session, project_id: str, job: Job, steps: list[int]
+) -> list[EvaluatedModel]:
+    """Return who is asked, the base first. Raises where one is not in the catalogue."""
+    base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
+    models = [EvaluatedModel(model=base, role="base")]
+    model_id = jobs.model_id(session, job)
+    for step in sorted(set(steps)):
+        name = f"{model_id}:ckpt-step-{step}"
+        own_checkpoint(session, project_id, name)
+        models.append(EvaluatedModel(model=name, role="checkpoint", step=step))
+    if job.fine_tuned_model_id is not None:
+        models.append(EvaluatedModel(model=job.fine_tuned_model_id, role="result"))
+    if len(models) == 1:
+        raise IllegalState(
+            f"The job is {job.status} and has no model yet; name checkpoints, or evaluate it when "
+            "it has succeeded.",
+            code="no_model_to_evaluate",
+        )
+    for model in models:
+        _require(session, project_id, model.model)
+    return models
+
+
+def _require(session: Session, project_id: str, model_id: str) -> None:
+    try:
+        catalogue.get(session, project_id, model_id)
+    except NotFound as error:
+        if ":ckpt-step-" not in model_id:
+            raise
+        raise InvalidRequest(
+            f"checkpoints: '{model_id}' cannot be asked until it is exported: POST "
+            f'/v1/models/{model_id}/exports {{"format": "fp8"}}, and evaluate it when that has '
+            "completed.",
+            param="checkpoints",
+            code="checkpoint_not_exported",
+        ) from error

@@ -1,0 +1,197 @@
+"""What callers do with files; each function is one unit of work."""
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import BinaryIO
+
+from app.auth.caller import Caller
+from app.errors import TooLarge
+from app.files import repository, service
+from app.files.addresses import parse_address
+from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
+from app.files.tables import table_of
+from app.garbage import orphans
+from app.http.downloads import Content, ContentStream
+from app.http.pagination import Page, check_cursor
+from app.models import File, FileCheck, FileImport, Purpose
+from app.operations import service as operations
+from app.projects import quotas
+from app.services import Services
+from app.storage.storage import CHUNK_BYTES, chunks_of
+from falqon_core.contract.sources import HEAD_BYTES
+from falqon_core.records.file_check import good_lines, read_records
+from falqon_core.records.jsonl import lines_of
+from falqon_core.records.line_parser import Parsed
+from falqon_core.records.shapes import Record
+
+FIRST_LINES = 5
+FIRST_BYTES = 2**16
+FIRST_CHARACTERS = 2_000
+MAX_IMPORTS = 10  # of one project in progress; each takes a worker minutes
+
+
+def create_file(
+    services: Services,
+    caller: Caller,
+    content: BinaryIO,
+    num_bytes: int,
+    *,
+    filename: str | None,
+    purpose: Purpose,
+    lifetime_seconds: int | None = None,
+    idempotency_key: str | None = None,
+    mapping: dict[str, str] | None = None,
+) -> FileObject:
+    """Store a file; one of purpose `fine-tune` is then checked by a worker, after it has been made
+    JSON lines where it is a table.
+    """
+    limit = services.settings.max_file_bytes
+    if num_bytes > limit:
+        raise TooLarge(
+            f"file: {num_bytes} bytes; the limit for one file is {limit}. "
+            "Larger ones arrive in parts: /v1/uploads.",
+            param="file",
+        )
+    name = service.validate_name(filename, "file")
+    table = table_of(purpose, name, content.read(HEAD_BYTES), mapping)
+    content.seek(0)
+    file_id, key = service.new_key(caller.project_id)
+    with services.database.transaction() as session:
+        quotas.admit_bytes(session, caller.project_id, num_bytes)
+    stored = orphans.put(services.database, services.storage, key, chunks_of(content))
+
+    def add() -> File:
+        with services.database.transaction() as session:
+            # Again, because others wrote meanwhile.
+            quotas.admit_bytes(session, caller.project_id, stored.bytes)
+            return service.add(
+                session,
+                caller.project_id,
+                file_id,
+                stored,
+                filename=name,
+                purpose=purpose,
+                lifetime_seconds=lifetime_seconds,
+                idempotency_key=idempotency_key,
+                table=table,
+            )
+
+    file = service.add_once(add)
+    with services.database.read() as session:
+        imported = service.import_of(session, file)
+    service.notify(services.notifier, file, imported)
+    return FileObject.of(file, imported)
+
+
+def import_file(services: Services, caller: Caller, request: SourceRequest) -> FileObject:
+    """Have a worker make a file of what stands at an address."""
+    parse_address(request.source, services.settings.webhook_networks)
+    with services.database.transaction() as session:
+        operations.admit(session, FileImport, caller.project_id, MAX_IMPORTS)
+        quotas.admit_bytes(session, caller.project_id, 0)
+        file, imported = service.add_from_source(
+            session, caller.project_id, request.source, request.mapping or {}
+        )
+    service.notify(services.notifier, file, imported)
+    return FileObject.of(file, imported)
+
+
+def list_files(
+    services: Services,
+    caller: Caller,
+    *,
+    after: str | None = None,
+    limit: int = MAX_PAGE,
+    order: Order = "desc",
+    purpose: str | None = None,
+    idempotency_key: str | None = None,
+) -> Page[FileObject]:
+    check_cursor(after, "file-", "a file")
+    with services.database.read() as session:
+        files = repository.newest_first(
+            session,
+            caller.project_id,
+            after=after,
+            limit=limit,
+            order=order,
+            purpose=purpose,
+            idempotency_key=idempotency_key,
+        )
+        imports = repository.imports_of(session, [file.id for file in files])
+    return Page[FileObject].of([FileObject.of(file, imports.get(file.id)) for file in files], limit)
+
+
+def retrieve_file(services: Services, caller: Caller, file_id: str) -> FileObject:
+    with services.database.read() as session:
+        file = service.get(session, caller.project_id, file_id)
+        return FileObject.of(file, service.import_of(session, file))
+
+
+def retrieve_content(services: Services, caller: Caller, file_id: str) -> Content:
+    """Say where the bytes of a file are, for `downloads.send`."""
+    with services.database.read() as session:
+        file = service.get(session, caller.project_id, file_id)
+        service.require_content(file)
+    return Content(file.storage_key, file.bytes, file.sha256, file.filename)
+
+
+def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
+    """Have a worker judge the file anew, by the rules of today."""
+    with services.database.transaction() as session:
+        file = service.check_again(session, caller.project_id, file_id)
+        imported = service.import_of(session, file)
+    services.notifier.notify(FileCheck, file.id)
+    return FileObject.of(file, imported)
+
+
+def retrieve_good_lines(services: Services, caller: Caller, file_id: str) -> ContentStream:
+    """Return the lines that hold a record, which are found while they are read."""
+    with services.database.read() as session:
+        file = service.get(session, caller.project_id, file_id)
+        service.require_content(file)
+    lines = good_lines(lines_of(services.storage.chunks(file.storage_key)))
+    name = f"{PurePath(file.filename).stem}-good.jsonl"
+    return ContentStream(_in_chunks(lines), None, name, "application/jsonl")
+
+
+def read_first_lines(services: Services, caller: Caller, file_id: str) -> list[str]:
+    """Read the first lines of a file, cut, to be shown."""
+    with services.database.read() as session:
+        file = service.get(session, caller.project_id, file_id)
+    lines = _head(services, file).decode(errors="replace").splitlines()[:FIRST_LINES]
+    return [line[:FIRST_CHARACTERS] for line in lines if line.strip()]
+
+
+def read_first_records(services: Services, caller: Caller, file_id: str) -> list[Record]:
+    """Read the records at the beginning of a file, without those that are not well-formed."""
+    with services.database.read() as session:
+        file = service.get(session, caller.project_id, file_id)
+    head = _head(services, file)
+    if len(head) < file.bytes:
+        head = head[: head.rfind(b"\n") + 1]  # the last line is cut
+    parsed = (parsed for _, parsed in read_records(lines_of([head])))
+    return [line.record for line in parsed if isinstance(line, Parsed)]
+
+
+def _head(services: Services, file: File) -> bytes:
+    if file.bytes == 0:
+        return b""
+    part = (0, min(FIRST_BYTES, file.bytes))
+    return b"".join(services.storage.chunks(file.storage_key, part))
+
+
+def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Join lines, as each part that is sent has its cost."""
+    chunk = bytearray()
+    for line in lines:
+        chunk += line
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
+
+
+def delete_file(services: Services, caller: Caller, file_id: str) -> FileDeleted:
+    with services.database.transaction() as session:
+        service.delete(session, caller.project_id, file_id)
+    return FileDeleted(id=file_id)

@@ -1,0 +1,46 @@
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from app.errors import TooLarge, UnsupportedEncoding
+from app.settings import Settings
+
+MAX_JSON_BYTES = 2**20
+MULTIPART_OVERHEAD_BYTES = 2**16
+
+
+def max_upload_bytes(settings: Settings) -> int:
+    """Return the limit of a file and the form around it."""
+    return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
+
+
+def limited(request: Request, limit: int, param: str | None) -> Receive:
+    """Return what the body is read from: no more than `limit` bytes of it, uncompressed."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding(
+            "content-encoding: the body must come as it is, not compressed.",
+            param="content-encoding",
+        )
+    error = TooLarge(
+        f"The request body is larger than {limit} bytes, the limit for this call.", param=param
+    )
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > limit:
+        raise error
+    return _counted(request.receive, limit, error)
+
+
+def _counted(receive: Receive, limit: int, error: TooLarge) -> Receive:
+    """Count the bytes of bodies that do not say their length."""
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            # FastAPI lets only this kind pass out of body parsing.
+            raise HTTPException(error.status) from error
+        return message
+
+    return counted

@@ -1,0 +1,44 @@
+"""Server-sent events, as every stream of API and dashboard sends them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from anyio.to_thread import run_sync
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from app.database import AWAY
+
+CURSOR = r"^[0-9]{1,9}$"
+PING_SECONDS = 15
+SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
+AWAY_SECONDS = 1.0  # between two tries while the database is away
+T = TypeVar("T")
+
+
+class Ping(ServerSentEvent):
+    """A comment and no blank line: after one, the `openai` client takes the remembered id for an
+    event without data, and fails.
+    """
+
+    def encode(self) -> bytes:
+        return b": ping\r\n"
+
+
+def event_stream(events: AsyncIterator[bytes]) -> EventSourceResponse:
+    return EventSourceResponse(
+        events,
+        ping=PING_SECONDS,
+        ping_message_factory=Ping,
+        send_timeout=SEND_TIMEOUT_SECONDS,
+        headers={"cache-control": "no-store"},
+    )
+
+
+async def read_patiently(read: Callable[[], T]) -> T:
+    """Read in a thread, again and again while the database is away."""
+    while True:
+        try:
+            return await run_sync(read)
+        except AWAY:  # readers that were sent away would only come back, all at once
+            await asyncio.sleep(AWAY_SECONDS)

@@ -1,0 +1,74 @@
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+
+from app.auth.authentication import authenticate
+from app.auth.caller import Caller
+from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
+from app.http.dependencies import get_services, scopes_of
+from app.http.middleware import LOGGED
+from app.http.rates import enforce_rate
+from app.http.strict_json import StrictRequest, refuse_nul
+from app.services import Services
+from app.settings import Settings
+
+
+class ApiRoute(APIRoute):
+    """Asks for the key and its right, and looks at the size, before it reads the body.
+
+    A stranger can make us neither parse nor store anything.
+    """
+
+    body_param: str | None = None  # what makes a body large, where one field does
+
+    def max_body_bytes(self, settings: Settings) -> int:
+        return MAX_JSON_BYTES
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        scopes = scopes_of(self.dependant)
+
+        async def guarded(request: Request) -> Response:
+            services = get_services(request)
+            request.state.caller = caller = await run_in_threadpool(_admit, services, request)
+            for scope in scopes:
+                caller.must_have(scope)
+            receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
+            refuse_nul(request)
+            return await handler(StrictRequest(request.scope, receive))
+
+        return guarded
+
+
+class UploadRoute(ApiRoute):
+    body_param = "file"
+
+    def max_body_bytes(self, settings: Settings) -> int:
+        return max_upload_bytes(settings)
+
+
+def address_of(connection: HTTPConnection) -> str:
+    if connection.client:
+        return connection.client.host
+    return ""
+
+
+def _admit(services: Services, request: Request) -> Caller:
+    caller = authenticate(
+        services.database, services.failures, address_of(request), _secret_of(request)
+    )
+    request.scope["state"][LOGGED] |= {"key_id": caller.key_id, "project_id": caller.project_id}
+    caller.must_mean(request.headers.get("openai-project"))
+    enforce_rate(request, services.limiter.take(caller.key_id, caller.requests_per_minute))
+    return caller
+
+
+def _secret_of(request: Request) -> str:
+    kind, _, secret = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return secret.strip()
+    return ""

@@ -1,0 +1,45 @@
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.http.dependencies import Asker, ServicesDep
+from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
+from app.http.routes import ApiRoute
+from app.inference.answers import Engines, answer
+from app.inference.schemas import ChatCompletionRequest, CompletionRequest
+
+router = APIRouter(prefix="/v1", tags=["inference"], route_class=ApiRoute)
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"application/json": {}, "text/event-stream": {}},
+        "headers": HEADERS_OF_TOKENS,
+    },
+    404: {"description": DESCRIPTIONS[404]},
+    429: {"description": DESCRIPTIONS[429], "headers": HEADERS_OF_TOKENS},
+}
+
+
+@router.post("/chat/completions", response_class=Response, responses=ANSWERS)
+async def create_chat_completion(
+    services: ServicesDep,
+    engines: Engines,
+    caller: Asker,
+    request: Request,
+    body: ChatCompletionRequest,
+) -> Response:
+    """Ask a base model or a fine-tuned one. It is loaded with its first question, which waits up
+    to a minute for that.
+    """
+    return await answer(services, engines, caller, request, body)
+
+
+@router.post("/completions", response_class=Response, responses=ANSWERS)
+async def create_completion(
+    services: ServicesDep,
+    engines: Engines,
+    caller: Asker,
+    request: Request,
+    body: CompletionRequest,
+) -> Response:
+    """Have a model continue a text."""
+    return await answer(services, engines, caller, request, body)

@@ -1,0 +1,31 @@
+from fastapi import APIRouter
+
+from app.http.dependencies import InstallationAdmin, Reader, ServicesDep
+from app.http.pagination import Page
+from app.http.routes import ApiRoute
+from app.inference import engine_actions as actions
+from app.inference.engine_schemas import EngineChange, EngineObject, EngineUnloaded
+
+router = APIRouter(prefix="/v1/engines", tags=["inference"], route_class=ApiRoute)
+
+
+@router.get("")
+def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
+    """List the models that are loaded or about to be, those asked last first: base models and the
+    project's own; for who administers the installation, everybody's.
+    """
+    return actions.list_engines(services, caller)
+
+
+@router.post("/{model:path}")
+def change_engine(
+    services: ServicesDep, _caller: InstallationAdmin, model: str, body: EngineChange
+) -> EngineObject:
+    """Keep a model loaded, or no longer."""
+    return actions.change_engine(services, model, body)
+
+
+@router.delete("/{model:path}")
+def unload_engine(services: ServicesDep, _caller: InstallationAdmin, model: str) -> EngineUnloaded:
+    """Unload a model, with its worker's next heartbeat. Streams of it end with an error."""
+    return actions.unload_engine(services, model)

@@ -1,0 +1,42 @@
+"""What an engine's refusal means, in our words and its own. Free of the web framework."""
+
+import httpx
+
+from app.errors import ApiError, InvalidRequest, Unavailable
+
+MAX_ERROR_BYTES = 65_536
+# What is raised when the engine does not answer, or no longer.
+GONE = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
+
+
+class EngineError(ApiError):
+    """The engine has failed with this question, and might with another not."""
+
+    code = "engine_failed"
+
+
+def refusal_of(status: int, raw: bytes) -> ApiError:
+    """Turn the engine's error into one of ours, with its words."""
+    message = _message_of(raw[:MAX_ERROR_BYTES])
+    match status:
+        case 400 | 413 | 422:
+            if "context" in message:
+                return InvalidRequest(message, param="messages", code="context_length_exceeded")
+            return InvalidRequest(message, code="refused_by_engine")
+        case 404:
+            return InvalidRequest(
+                f"The engine does not have this model: {message}",
+                param="model",
+                code="model_not_loaded",
+            )
+        case 429 | 503:
+            return Unavailable(f"The engine takes no more: {message}", code="engine_busy")
+    return EngineError(f"The engine has failed: {message}")
+
+
+def _message_of(raw: bytes) -> str:
+    try:
+        error = httpx.Response(200, content=raw).json()
+        return str(error["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return raw.decode(errors="replace")[:300]

@@ -1,0 +1,217 @@
+"""What callers do with jobs; each function is one unit of work, and notifies after its commit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from obstore.exceptions import BaseError as StorageError
+from pydantic import ValidationError
+
+from app.auth.caller import Caller
+from app.errors import refusal_of
+from app.estimates import service as estimates
+from app.http.pagination import Page
+from app.jobs import idempotency, metrics, queue_forecast, repository, service
+from app.jobs.clone import merge_overrides
+from app.jobs.presenter import to_object, to_objects
+from app.jobs.requests import Filters
+from app.jobs.schemas import (
+    CheckpointObject,
+    EstimateObject,
+    EventObject,
+    JobDeleted,
+    JobObject,
+    event_seq,
+)
+from app.models import Job, JobStatus
+from app.models.falqon_options import Budget
+from app.models.job_request import JobRequest
+from app.services import Services
+from falqon_core.fault_points import fault
+
+log = structlog.get_logger()
+
+
+def create_job(
+    services: Services,
+    caller: Caller,
+    request: JobRequest,
+    *,
+    idempotency_key: str | None = None,
+    retry_count: int = 0,
+) -> JobObject:
+    """Create a job, or return the one that the same request has created before."""
+    body = request.model_dump(mode="json", exclude_unset=True)
+    submission = idempotency.Request(caller, "create", body, idempotency_key, retry_count)
+    with services.database.transaction() as session:
+        job = service.create_once(session, submission, request, services.settings)
+        created = to_object(session, services.settings, job)
+        fault("before_submit_commit")
+    fault("after_submit_commit")
+    _notify_if_queued(services, job)
+    fault("after_notify")
+    return created
+
+
+def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobObject:
+    """Return the job as it would be, with its estimate; nothing is written."""
+    with services.database.read() as session:
+        job = service.preview(session, caller.project_id, request, services.settings)
+        position = queue_forecast.position_of_new_job(
+            session, services.settings, caller.project_id, request.priority
+        )
+        return JobObject.of(job, queue=position, dry_run=True)
+
+
+def estimate_job(
+    services: Services,
+    caller: Caller,
+    request: JobRequest,
+    device: str | None = None,
+    num_devices: int = 1,
+) -> EstimateObject:
+    """Estimate a job, on `device` or else on what this service trains on."""
+    target = None if device is None else estimates.target_named(device, num_devices)
+    with services.database.read() as session:
+        estimate = service.estimate(session, caller.project_id, request, services.settings, target)
+        position = queue_forecast.position_of_new_job(
+            session, services.settings, caller.project_id, request.priority
+        )
+    return EstimateObject(**dict(estimate), queue=position)
+
+
+def clone_job(
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    overrides: dict[str, Any],
+    *,
+    idempotency_key: str | None = None,
+    retry_count: int = 0,
+) -> JobObject:
+    """Create a job that asks for what this one asked for, except for the overrides."""
+    submission = idempotency.Request(
+        caller, f"clone {job_id}", overrides, idempotency_key, retry_count
+    )
+    with services.database.transaction() as session:
+        original = service.get(session, caller.project_id, job_id)
+        try:
+            request = merge_overrides(original.requested, overrides)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise refusal_of({**first, "loc": ("body", *first["loc"])}) from None
+        job = service.create_once(session, submission, request, services.settings)
+        created = to_object(session, services.settings, job)
+    _notify_if_queued(services, job)
+    return created
+
+
+def list_jobs(
+    services: Services,
+    caller: Caller,
+    filters: Filters,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+) -> Page[JobObject]:
+    """List jobs, the newest first."""
+    if filters.model is not None:
+        filters = filters._replace(model=services.settings.model_named(filters.model))
+    with services.database.read() as session:
+        jobs = service.page(session, caller.project_id, filters, after=after, limit=limit)
+        return Page[JobObject].of(to_objects(session, services.settings, jobs), limit)
+
+
+def retrieve_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        return to_object(session, services.settings, job)
+
+
+def delete_job(services: Services, caller: Caller, job_id: str) -> JobDeleted:
+    """Delete a job that has ended, with its events and checkpoints."""
+    with services.database.transaction() as session:
+        prefixes = service.delete(session, caller.project_id, job_id)
+    for prefix in prefixes:
+        _remove_objects(services, prefix)
+    return JobDeleted(id=job_id)
+
+
+def cancel_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.transaction() as session:
+        job = service.cancel(session, caller.project_id, job_id)
+        return to_object(session, services.settings, job)
+
+
+def pause_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.transaction() as session:
+        job = service.pause(session, caller.project_id, job_id)
+        return to_object(session, services.settings, job)
+
+
+def resume_job(
+    services: Services, caller: Caller, job_id: str, budget_change: Budget | None = None
+) -> JobObject:
+    """Resume a paused job; of its budget, the caps that `budget_change` names are changed."""
+    with services.database.transaction() as session:
+        job = service.resume(session, caller.project_id, job_id, services.settings, budget_change)
+        resumed = to_object(session, services.settings, job)
+    _notify_if_queued(services, job)
+    return resumed
+
+
+def list_events(
+    services: Services, caller: Caller, job_id: str, *, after: str | None = None, limit: int = 20
+) -> Page[EventObject]:
+    """List events, the newest first."""
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        before = None
+        if after is not None:
+            before = event_seq(job_id, after)
+            if before is None or not 1 <= before <= job.last_event_seq:
+                raise service.unknown_event("after", after)
+        events = repository.events_before(session, job_id, before=before, limit=limit)
+    return Page[EventObject].of([EventObject.of(event) for event in events], limit)
+
+
+def list_checkpoints(
+    services: Services, caller: Caller, job_id: str, *, after: str | None = None, limit: int = 10
+) -> Page[CheckpointObject]:
+    """List checkpoints, the newest first."""
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        checkpoints = service.checkpoints(session, job, after=after, limit=limit)
+        model_id = service.model_id(session, job)
+    objects = [CheckpointObject.of(checkpoint, model_id) for checkpoint in checkpoints]
+    return Page[CheckpointObject].of(objects, limit)
+
+
+def read_metrics(
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    keys: Sequence[str] | None = None,
+    num_points: int = metrics.MAX_POINTS,
+) -> metrics.SeriesByKey:
+    """Return the series of some metrics; without `keys`, of all that have values."""
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        series = metrics.series(session, job, metrics.KEYS if keys is None else keys, num_points)
+    if keys is None:
+        return {key: points for key, points in series.items() if points}
+    return series
+
+
+def _notify_if_queued(services: Services, job: Job) -> None:
+    if job.status == JobStatus.QUEUED:
+        services.notifier.notify(Job, job.id)
+
+
+def _remove_objects(services: Services, prefix: str) -> None:
+    try:
+        if keys := services.storage.keys(prefix):
+            services.storage.delete(*keys)
+    except (OSError, StorageError) as error:
+        # No row names these bytes any more; they take space and harm nobody.
+        log.warning("bytes of a deleted job not removed", prefix=prefix, error=str(error))

@@ -1,0 +1,36 @@
+"""Which steps of a job count, of all that its attempts did.
+
+An attempt that begins at step s goes on from the state after s. So what earlier attempts did beyond
+s counts no more, whether it has been done again by now or not; what they did up to s stays. The
+client and `series.js` know no attempts: to them a step that is there already, or lies behind, says
+that an attempt began before it.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from app.jobs import repository
+from app.models import Attempt
+
+
+class EffectiveSteps:
+    """The steps of one job that count. `attempts`: all of its attempts, by rising number."""
+
+    def __init__(self, attempts: Sequence[Attempt] = ()) -> None:
+        self._last_steps: dict[int, int] = {}
+        limit: int | None = None
+        for attempt in reversed(attempts):
+            if limit is not None:
+                self._last_steps[attempt.number] = limit
+            if attempt.start_step is not None:
+                limit = attempt.start_step if limit is None else min(limit, attempt.start_step)
+
+    def include(self, attempt: int, step: int) -> bool:
+        return step <= self._last_steps.get(attempt, step)
+
+
+def effective_steps(session: Session, job_ids: Sequence[str]) -> dict[str, EffectiveSteps]:
+    """Return those of each job."""
+    attempts = repository.attempts(session, job_ids)
+    return {job_id: EffectiveSteps(of_job) for job_id, of_job in attempts.items()}

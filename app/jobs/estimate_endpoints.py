@@ -1,0 +1,43 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.estimates import actions as estimates
+from app.estimates.schemas import AccuracyObject
+from app.http.dependencies import Reader, ServicesDep
+from app.http.pagination import Page
+from app.http.routes import ApiRoute
+from app.jobs import actions
+from app.jobs.schemas import EstimateObject
+from app.models.job_request import EstimateRequest
+
+MAX_DEVICES = 1024
+
+router = APIRouter(prefix="/v1/fine_tuning/estimates", tags=["fine-tuning"], route_class=ApiRoute)
+
+
+@router.post("")
+def create_estimate(
+    services: ServicesDep,
+    caller: Reader,
+    body: EstimateRequest,
+    device: Annotated[
+        str | None,
+        Query(
+            description="of the price table; left out: what this service trains on", max_length=64
+        ),
+    ] = None,
+    num_devices: Annotated[
+        int, Query(ge=1, le=MAX_DEVICES, description="of `device`; on a CPU, cores")
+    ] = 1,
+) -> EstimateObject:
+    """Time, memory, cost and earliest start of a job before it exists. Nothing is written."""
+    return actions.estimate_job(services, caller, body, device, num_devices)
+
+
+@router.get("/accuracy")
+def list_accuracy(services: ServicesDep, caller: Reader) -> Page[AccuracyObject]:
+    """List how well estimates were kept by the project's newest jobs, by model, method and
+    device.
+    """
+    return estimates.list_accuracy(services, caller)

@@ -1,0 +1,151 @@
+"""What a request for a job comes to: every refusal, and the estimate, before any write."""
+
+from typing import NamedTuple
+
+from sqlalchemy.orm import Session
+
+from app.dataset_statistics.service import exact_amount
+from app.errors import InvalidRequest
+from app.estimates import service as estimates
+from app.files import service as files
+from app.jobs import space
+from app.jobs.base_model import base_of
+from app.jobs.requests import RequestedRecipe, resolve_recipe
+from app.jobs.validation import incompatibility
+from app.models import (
+    Checkpoint,
+    File,
+    FileStatus,
+    Model,
+)
+from app.models.job_request import JobRequest, TrainingData
+from app.settings import Settings
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Estimate
+from falqon_core.estimate.long_text import Amount
+from falqon_core.records.file_check import FileReport
+
+
+class Plan(NamedTuple):
+    """A request that can be honoured."""
+
+    requested: RequestedRecipe
+    model: Model
+    checkpoint: Checkpoint | None  # of a training of that model, to continue from
+    training: File
+    validation: File | None
+
+    @property
+    def report(self) -> FileReport | None:
+        if self.training.status == FileStatus.PROCESSED:
+            return self.training.report
+        return None
+
+
+def plan_job(
+    session: Session,
+    project_id: str,
+    request: JobRequest,
+    settings: Settings,
+    *,
+    lock: bool = False,
+) -> Plan:
+    """Plan a job, with every refusal there is before anything is written; with `lock` model and
+    files stay as they are.
+    """
+    requested, model, checkpoint = _plan_model(session, project_id, request, settings, lock=lock)
+    planned = Plan(
+        requested,
+        model,
+        checkpoint,
+        *files.get_for_job(
+            session, project_id, request.training_file, request.validation_file, lock=lock
+        ),
+    )
+    for param, file in (
+        ("training_file", planned.training),
+        ("validation_file", planned.validation),
+    ):
+        if (
+            file
+            and file.status == FileStatus.PROCESSED
+            and (reason := incompatibility(file, requested.recipe))
+        ):
+            raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
+    report = planned.report
+    if (
+        report is not None
+        and estimates.num_training_records(requested.recipe, report.num_records) < 1
+    ):
+        raise InvalidRequest(
+            f"falqon.validation_fraction: {report.num_records} records are too few "
+            "to hold some out.",
+            param="falqon.validation_fraction",
+        )
+    return planned
+
+
+def estimate_data(
+    session: Session,
+    project_id: str,
+    request: JobRequest,
+    data: TrainingData,
+    settings: Settings,
+    target: estimates.Target | None = None,
+) -> Estimate:
+    """Estimate a job whose training file is not here yet."""
+    requested, model, _ = _plan_model(session, project_id, request, settings, lock=False)
+    recipe = requested.resolved(data.num_records)
+    return estimates.estimate_job(
+        session,
+        model,
+        recipe,
+        FileReport(num_records=data.num_records),
+        settings,
+        amount=Amount(data.num_records, data.num_tokens),
+        tokens_basis="stated",
+        target=target,
+    )
+
+
+def _plan_model(
+    session: Session, project_id: str, request: JobRequest, settings: Settings, *, lock: bool
+) -> tuple[RequestedRecipe, Model, Checkpoint | None]:
+    requested = resolve_recipe(request)
+    estimates.check_device(request.falqon.gpu, settings)
+    name = settings.model_named(request.model)
+    model, checkpoint = base_of(session, project_id, name, lock=lock)
+    estimates.check_fits_model(model.config, requested.recipe)
+    _check_fits_disk(model, requested.recipe, settings)
+    return requested, model, checkpoint
+
+
+def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
+    """Raise `InvalidRequest` for what the storage can never hold, where that is a folder of this
+    machine.
+    """
+    folder = settings.storage_folder
+    if folder is None or not folder.is_dir():
+        return
+    if reason := space.excess(folder, space.expected_bytes(model.config, recipe), "the storage"):
+        advice = "Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
+        raise InvalidRequest(f"model: {reason}. {advice}", param="model", code=space.TOO_LARGE)
+
+
+def estimate_plan(
+    session: Session, planned: Plan, settings: Settings, target: estimates.Target | None = None
+) -> tuple[Recipe, Estimate]:
+    report = planned.report
+    if report is None:
+        raise InvalidRequest(
+            f"training_file: {planned.training.id} is still being checked; "
+            "ask again when its status is 'processed'.",
+            param="training_file",
+            code="file_not_processed",
+        )
+    recipe = planned.requested.resolved(report.num_records)
+    amount = exact_amount(session, planned.training.id, planned.model.id, recipe)
+    estimate = estimates.estimate_job(
+        session, planned.model, recipe, report, settings, amount=amount, target=target
+    )
+    return recipe, estimate

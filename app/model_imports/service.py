@@ -1,0 +1,67 @@
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.catalogue import service as catalogue
+from app.catalogue.importer import ID, ID_RULE, TINY_SOURCE
+from app.errors import IllegalState, InvalidRequest, NotFound
+from app.files.addresses import WebAddress, parse_address
+from app.ids import new_id
+from app.models import ModelImport, OperationStatus
+from app.operations import service as operations
+from app.outbound.addresses import Networks
+
+MAX_IN_PROGRESS = 10
+MAX_LISTED = 50
+FORMS = f"hf://owner/name@revision, https://host/model.gguf or {TINY_SOURCE}"
+HUB_MODEL = re.compile(rf"hf://({ID.pattern})(@[^\s@]{{1,255}})?")
+
+
+def add(session: Session, project_id: str, model_id: str, source: str) -> ModelImport:
+    """Add an import. Raises where it could only fail."""
+    if not ID.fullmatch(model_id):
+        raise InvalidRequest(f"id: '{model_id}' is no model id: {ID_RULE}", param="id")
+    if catalogue.exists(session, model_id):
+        raise IllegalState(
+            f"There is a model '{model_id}' already; choose another id.",
+            param="id",
+            code="model_exists",
+        )
+    operations.admit(session, ModelImport, project_id, MAX_IN_PROGRESS)
+    imported = ModelImport(
+        id=new_id("mimport-"),
+        project_id=project_id,
+        model_id=model_id,
+        source=source,
+        status=OperationStatus.IN_PROGRESS,
+    )
+    session.add(imported)
+    session.flush()
+    session.refresh(imported)
+    return imported
+
+
+def check_source(source: str, networks: Networks) -> None:
+    """Raise `InvalidRequest` for what no worker could read. Folders of a machine are for whoever
+    has a shell there: `falqon admin models add`.
+    """
+    if source == TINY_SOURCE or HUB_MODEL.fullmatch(source):
+        return
+    is_gguf = source.partition("?")[0].lower().endswith(".gguf")
+    if "://" in source and is_gguf and isinstance(parse_address(source, networks), WebAddress):
+        return
+    raise InvalidRequest(f"source: write {FORMS}.", param="source", code="invalid_source")
+
+
+def get(session: Session, import_id: str) -> ModelImport:
+    imported = session.get(ModelImport, import_id)
+    if imported is None:
+        raise NotFound(f"No such import of a model: {import_id}", param="import_id")
+    return imported
+
+
+def newest(session: Session) -> Sequence[ModelImport]:
+    statement = select(ModelImport).order_by(ModelImport.created_at.desc(), ModelImport.id.desc())
+    return session.scalars(statement.limit(MAX_LISTED)).all()

@@ -1,0 +1,92 @@
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import PydanticType
+from app.models.graders import Graders
+from app.models.operation import Operation
+
+Role = Literal["base", "checkpoint", "result"]
+Origin = Literal["file", "validation_file", "validation_fraction"]
+Verdict = Literal["better", "worse", "no_clear_difference"]
+
+
+class EvaluatedModel(BaseModel):
+    """Who is asked: the base that the training began from, a checkpoint, or what came of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    role: Role
+    step: int | None = None
+
+
+class EvaluationPlan(Graders):
+    """What is asked of whom. The base comes first."""
+
+    models: list[EvaluatedModel]
+    max_rows: int
+    max_tokens: int
+
+
+class AnswerScores(BaseModel):
+    """What each model's answers were worth so far: in the order of the rows, and in each row in
+    that of the graders; null for a row that the engine refused.
+    """
+
+    by_model: dict[str, list[list[float] | None]] = Field(default_factory=dict)
+
+
+class Difference(BaseModel):
+    """What a model's scores are above the base's on the same rows."""
+
+    mean: float
+    standard_error: Annotated[float | None, Field(description="null for a single row")]
+    p_value: Annotated[
+        float,
+        Field(description="of the two-sided sign-flip test of the rows' differences"),
+    ]
+    verdict: Annotated[
+        Verdict, Field(description="better or worse than the base where the p-value is below 0.05")
+    ]
+
+
+class GraderScore(BaseModel):
+    grader: str
+    mean: float
+    standard_error: Annotated[float | None, Field(description="null for a single row")]
+    difference: Annotated[
+        Difference | None, Field(description="to the base on the same rows; null for the base")
+    ]
+
+
+class ModelScores(EvaluatedModel):
+    scores: Annotated[list[GraderScore], Field(description="in the order of the graders")]
+
+
+class EvaluationResult(BaseModel):
+    rows: Annotated[int, Field(description="that every model has answered")]
+    rows_left_out: Annotated[
+        int, Field(description="that an engine refused, as too long for the model's context")
+    ]
+    models: list[ModelScores]
+
+
+class Evaluation(Operation):
+    """How well models of a job and their base answer the same held-out rows."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index("ix_evaluations_job_id_id", "job_id", "id"),)
+    noun = "evaluation"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    file_id: Mapped[str]  # the rows are in it
+    origin: Mapped[str]
+    plan: Mapped[EvaluationPlan] = mapped_column(PydanticType(EvaluationPlan))
+    num_rows: Mapped[int | None]  # once they are chosen
+    num_answers: Mapped[int] = mapped_column(default=0)
+    # one row of the table, written now and then: an attempt goes on where the one before was lost
+    scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
+    result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))

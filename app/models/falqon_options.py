@@ -1,0 +1,107 @@
+"""The `falqon` object of a request: every hyperparameter of a recipe, and what only the service
+decides.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from falqon_core.contract.config import ApiMethod, Recipe, RecipeOptions
+from falqon_core.estimate.prices import Dollars
+
+
+class Budget(BaseModel):
+    """What a job may use up, over all its attempts. At a cap it writes a checkpoint and pauses;
+    raising the cap lets it continue.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    max_cost_usd: Dollars | None = None
+    max_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
+        None, description="of execution; time in the queue is free"
+    )
+
+    def reached(self, seconds: float, cost: Decimal | None) -> str | None:
+        """Return the cap that so much reaches, if any: its name and what it is."""
+        if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
+            return f"max_cost_usd {self.max_cost_usd}"
+        if self.max_seconds is not None and seconds >= self.max_seconds:
+            return f"max_seconds {self.max_seconds}"
+        return None
+
+
+class EarlyStopping(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    patience: Annotated[int, Field(ge=1, description="as falqon.early_stopping_patience")]
+    min_delta: Annotated[
+        float | None, Field(description="not supported: every lower validation loss counts")
+    ] = None
+
+
+class FalqonOptions(RecipeOptions):
+    method: ApiMethod = Field(
+        "falqon",
+        description="falqon: supervised; dpo: direct preference optimization. "
+        "Both train the melded model",
+    )
+    budget: Budget | None = None
+    early_stopping: EarlyStopping | None = None
+    gpu: Annotated[str, Field(max_length=64)] = Field(
+        "any", description="a device of the price table, or any"
+    )
+    num_gpus: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="devices of one job; a job trains on one"
+    )
+    sample_prompts: list[str] | None = Field(
+        None, description="not supported: prompts come from the validation data, see num_samples"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_for_patience(cls, value: Any) -> Any:
+        match value:
+            case {"early_stopping": {"patience": int(patience)}, **rest} if (
+                "early_stopping_patience" not in rest
+            ):
+                return value | {"early_stopping_patience": patience}
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_what_no_recipe_can_be(self) -> Self:
+        try:
+            Recipe.model_validate(self.recipe_fields)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            raise ValueError(message.removeprefix("Value error, ")) from None
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_supported(self) -> Self:
+        if self.early_stopping is not None:
+            if self.early_stopping.patience != self.early_stopping_patience:
+                raise ValueError(
+                    "early_stopping_patience: early_stopping.patience says something else; "
+                    "send it once"
+                )
+            if self.early_stopping.min_delta:
+                raise ValueError(
+                    "early_stopping.min_delta: not supported; "
+                    "every lower validation loss counts as better"
+                )
+        if self.num_gpus not in (None, 1):
+            raise ValueError(
+                "num_gpus: a job of this service trains on one device; leave it out or send 1"
+            )
+        if self.sample_prompts:
+            raise ValueError(
+                "sample_prompts: not supported; validation prompts are completed, see num_samples"
+            )
+        return self
+
+    @property
+    def recipe_fields(self) -> dict[str, Any]:
+        """Return what the user set of the recipe."""
+        return self.model_dump(include=set(Recipe.model_fields), exclude_unset=True)

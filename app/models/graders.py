@@ -1,0 +1,172 @@
+"""Graders in OpenAI's grammar, and two more: what says how good an answer is, between 0 and 1."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from app.errors import InvalidRequest
+from app.models.base import JsonObject
+
+OUTPUT = "sample.output_text"
+PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
+ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
+MAX_GRADERS = 8
+MAX_TEMPLATE = 10_000
+MAX_SCHEMA_NODES = 1_000
+# What would let a schema loop, run for ever or read from an address.
+REFUSED_KEYWORDS = frozenset(
+    {"$ref", "$dynamicRef", "$id", "$schema", "$anchor", "$dynamicAnchor", "pattern"}
+    | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
+)
+UNSUPPORTED_GRADERS = {
+    "score_model": "no model judges answers here",
+    "label_model": "no model judges answers here",
+    "python": "no code of a request runs here",
+    "endpoint": "answers are sent nowhere else",
+    "multi": "send several graders; each has its own column",
+}
+UNSUPPORTED_METRICS = ("bleu", "gleu", "meteor", "cosine")
+
+
+def _check_template(template: str) -> str:
+    for name in PLACEHOLDER.findall(template):
+        if name.strip() != OUTPUT and not ITEM_FIELD.fullmatch(name.strip()):
+            raise ValueError(
+                f"'{name.strip()[:80]}' in braces names nothing; write {OUTPUT}, item.reference or "
+                "another field of the row"
+            )
+    return template
+
+
+Template = Annotated[
+    str, Field(min_length=1, max_length=MAX_TEMPLATE), AfterValidator(_check_template)
+]
+
+
+class Grader(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    input: Annotated[Template, Field(description="what is graded; mostly the answer")] = (
+        "{{sample.output_text}}"
+    )
+
+
+class StringCheck(Grader):
+    type: Literal["string_check"]
+    reference: Template = "{{item.reference}}"
+    operation: Annotated[
+        Literal["eq", "ne", "like", "ilike"],
+        Field(description="like: the input holds the reference; ilike: in any case of letters"),
+    ]
+
+
+class TextSimilarity(Grader):
+    type: Literal["text_similarity"]
+    reference: Template = "{{item.reference}}"
+    evaluation_metric: Literal[
+        "fuzzy_match", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
+    ]
+
+    @field_validator("evaluation_metric", mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, metric: Any) -> Any:
+        if metric in UNSUPPORTED_METRICS:
+            raise ValueError(f"'{metric}' is not computed here; take rouge_l or fuzzy_match")
+        return metric
+
+
+class MultipleChoice(Grader):
+    """Right is an answer whose first choice is the reference."""
+
+    type: Literal["multiple_choice"]
+    reference: Template = "{{item.reference}}"
+    choices: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200)]],
+        Field(
+            min_length=2,
+            max_length=26,
+            description="such as A, B, C and D; the first that stands in the answer as a word of "
+            "its own is what it says",
+        ),
+    ]
+
+
+class JsonSchema(Grader):
+    """Right is an answer that is JSON, and valid under the schema."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[
+        JsonObject,
+        Field(
+            alias="schema",
+            description="JSON Schema 2020-12 without references, patterns, `uniqueItems` and "
+            "`unevaluated…`",
+        ),
+    ]
+
+    @field_validator("schema_")
+    @classmethod
+    def _is_a_schema(cls, schema: JsonObject) -> JsonObject:
+        # Not with this module: most installations never see a schema, and it takes a while.
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import SchemaError
+
+        _refuse_endless(schema)
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"this is no JSON Schema: {error.message[:300]}") from None
+        return schema
+
+
+AnyGrader = Annotated[
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema, Field(discriminator="type")
+]
+
+
+class Graders(BaseModel):
+    """The graders of one evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    graders: Annotated[list[AnyGrader], Field(min_length=1, max_length=MAX_GRADERS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        graders = body.get("graders") if isinstance(body, dict) else None
+        for i, grader in enumerate(graders if isinstance(graders, list) else ()):
+            kind = grader.get("type") if isinstance(grader, dict) else None
+            if isinstance(kind, str) and kind in UNSUPPORTED_GRADERS:
+                raise InvalidRequest(
+                    f"graders.{i}.type: '{kind}' is not supported; {UNSUPPORTED_GRADERS[kind]}.",
+                    param=f"graders.{i}.type",
+                    code="grader_not_supported",
+                )
+        return body
+
+    @field_validator("graders")
+    @classmethod
+    def _have_names(cls, graders: list[AnyGrader]) -> list[AnyGrader]:
+        if len({grader.name for grader in graders}) < len(graders):
+            raise ValueError("two graders have one name; give each its own")
+        return graders
+
+
+def _refuse_endless(schema: JsonObject) -> None:
+    """Refuse what is not checked in a time that its size and the answer's bound."""
+    nodes: list[Any] = [schema]
+    num_nodes = 0
+    while nodes:
+        node = nodes.pop()
+        num_nodes += 1
+        if num_nodes > MAX_SCHEMA_NODES:
+            raise ValueError(f"it has more than {MAX_SCHEMA_NODES} parts; write a smaller one")
+        if isinstance(node, dict):
+            if refused := REFUSED_KEYWORDS & node.keys():
+                raise ValueError(f"'{min(refused)}' is not supported; write it without")
+            nodes += node.values()
+        elif isinstance(node, list):
+            nodes += node

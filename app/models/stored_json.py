@@ -1,0 +1,37 @@
+"""How JSON that was validated on its way into the database is read again: without the rules.
+
+A rule that is stricter today must not hide a row of yesterday, nor a list that holds one.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import SchemaValidator
+
+RULES = {"ge", "gt", "le", "lt", "max_length", "min_length", "pattern", "strict"}
+BESIDE_THE_SCHEMA = {"default", "metadata", "serialization"}
+
+
+def build_validator(model: type[BaseModel]) -> SchemaValidator:
+    """Return what reads the model's types, older forms (`mode="before"`) and defaults alone."""
+    # or the rules of models inside of it would still hold: each class has its validator ready
+    return SchemaValidator(_without_rules(model.__pydantic_core_schema__), _use_prebuilt=False)
+
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_without_rules, schema))
+    if not isinstance(schema, dict):
+        return schema
+    match schema.get("type"):
+        case "function-after":
+            return _without_rules(schema["schema"])
+        case "literal":
+            return {"type": "any"}
+        case str():
+            return {
+                key: value if key in BESIDE_THE_SCHEMA else _without_rules(value)
+                for key, value in schema.items()
+                if key not in RULES | {"config"}
+            }
+    return {name: _without_rules(field) for name, field in schema.items()}

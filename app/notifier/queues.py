@@ -1,0 +1,24 @@
+"""The two queues and their workers. Celery is not imported: `falqon up` would hold it in memory."""
+
+import sys
+
+from app.ids import new_id
+
+GPU_QUEUE = "gpu"
+CPU_QUEUE = "cpu"
+
+
+def worker_command(queue: str) -> list[str]:
+    options = [
+        "-P",
+        "threads",
+        "-c",
+        "1",
+        "-Q",
+        queue,
+        "--without-gossip",
+        "--without-mingle",
+        "-n",
+        f"{new_id(f'{queue}-')}@%h",
+    ]
+    return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]

@@ -1,0 +1,129 @@
+"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most
+one look at the database.
+
+What streams follow is a job, or all jobs of a project; either is named by its id.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import NamedTuple
+
+import structlog
+from anyio.to_thread import run_sync
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.notifier.watched import Watched
+
+CHANNEL = "falqon:job:"
+POLL_SECONDS = 1.0  # a revoked key must be dead within five
+RECONNECT_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+def publish(redis: Redis, job_id: str, seq: int) -> None:
+    """Wake the readers of a job; call it after the commit."""
+    with suppress(RedisError, OSError):
+        redis.publish(CHANNEL + job_id, seq)
+
+
+class Changes(NamedTuple):
+    """In the database: of each job or project that exists, what changes whenever its stream goes
+    on; and the keys that open nothing any more.
+    """
+
+    states: Mapping[str, object]
+    refused_keys: set[str]
+
+
+class Wakeups:
+    """One subscription and one poll a second for the process, however many streams are open."""
+
+    def __init__(
+        self, redis_url: str, read_changes: Callable[[Sequence[str], Sequence[str]], Changes]
+    ) -> None:
+        """`read_changes`: of these jobs and projects, and of these API keys."""
+        self._url = redis_url
+        self._read_changes = read_changes
+        self._watched: dict[str, Watched] = {}
+        self._keys: Counter[str] = Counter()  # how many streams each has opened
+        self._refused_keys: set[str] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._keep_polling())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def watching(self, followed: str, key_id: str) -> Iterator[Watched]:
+        watched = self._watched.setdefault(followed, Watched())
+        watched.num_readers += 1
+        self._keys[key_id] += 1
+        try:
+            yield watched
+        finally:
+            watched.num_readers -= 1
+            if not watched.num_readers:
+                del self._watched[followed]
+            self._keys[key_id] -= 1
+            if not self._keys[key_id]:
+                del self._keys[key_id]
+
+    def refuses(self, key_id: str) -> bool:
+        return key_id in self._refused_keys
+
+    async def _keep_polling(self) -> None:
+        before: Mapping[str, object] = {}
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            followed = list(self._watched)
+            changes = Changes({}, set())
+            try:
+                if followed:
+                    changes = await run_sync(self._read_changes, followed, list(self._keys))
+            except SQLAlchemyError:  # readers find out by themselves
+                continue
+            is_refusing = bool(changes.refused_keys - self._refused_keys)
+            self._refused_keys = changes.refused_keys
+            for id_ in followed:
+                # One that is new to us may have been missed since its reader looked.
+                if is_refusing or id_ not in before or changes.states.get(id_) != before[id_]:
+                    self._wake(id_)
+            before = {id_: changes.states.get(id_) for id_ in followed}
+
+    async def _listen(self) -> None:
+        is_away = False
+        while True:
+            try:
+                async with (
+                    AsyncRedis.from_url(
+                        self._url, socket_connect_timeout=5, health_check_interval=10
+                    ) as redis,
+                    redis.pubsub() as pubsub,
+                ):
+                    await pubsub.psubscribe(CHANNEL + "*")
+                    is_away = False
+                    async for message in pubsub.listen():
+                        if message["type"] == "pmessage":
+                            self._wake(message["channel"].decode().removeprefix(CHANNEL))
+            except (RedisError, OSError) as error:
+                if not is_away:
+                    log.warning(
+                        "no wake-ups from Redis; streams look every second", error=str(error)
+                    )
+                is_away = True
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _wake(self, followed: str) -> None:
+        if watched := self._watched.get(followed):
+            watched.wake()

@@ -1,0 +1,52 @@
+"""A job that streams follow. Its readers are mostly at the same place, so one of them reads a page
+and all of them send it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+
+class Page(NamedTuple):
+    """The next events, encoded, and the number of the last one there will ever be, once that is
+    certain.
+    """
+
+    events: list[tuple[int, bytes]]
+    ended_at: int | None
+    is_full: bool = False  # there may be more behind it
+
+
+class Watched:
+    """With a read of its own for each reader, 2,000 of them kept a process busy without anything
+    happening.
+    """
+
+    def __init__(self) -> None:
+        self.num_readers = 0
+        # set once, with the next wake-up; then another takes its place
+        self.changed = asyncio.Event()
+        self._read: tuple[int, asyncio.Future[Page]] | None = None
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+        self._read = None
+
+    async def page(self, after: int, read: Callable[[int], Awaitable[Page]]) -> Page:
+        """Return what follows `after`; it is read again only after a wake-up, or from elsewhere."""
+        if self._read is None or self._read[0] != after:
+            self._read = after, asyncio.ensure_future(read(after))
+            self._read[1].add_done_callback(self._forget_failed)
+        # The reader that began it may go; the others still wait for it.
+        if self._read[1].done():
+            return self._read[1].result()
+        return await asyncio.shield(self._read[1])
+
+    def _forget_failed(self, read: asyncio.Future[Page]) -> None:
+        if (
+            (read.cancelled() or read.exception())
+            and self._read is not None
+            and self._read[1] is read
+        ):
+            self._read = None

@@ -1,0 +1,19 @@
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.errors import IllegalState
+from app.models.operation import Operation, OperationStatus
+
+
+def num_in_progress(session: Session, kind: type[Operation], project_id: str) -> int:
+    is_counted = (kind.project_id == project_id, kind.status == OperationStatus.IN_PROGRESS)
+    return session.scalars(select(func.count()).select_from(kind).where(*is_counted)).one()
+
+
+def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
+    """Raise `IllegalState` where a project has `limit` operations of this kind in progress."""
+    if num_in_progress(session, kind, project_id) >= limit:
+        raise IllegalState(
+            f"{limit} {kind.noun}s of this project are in progress; ask again when one has ended.",
+            code=f"too_many_{kind.noun}s",
+        )

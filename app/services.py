@@ -1,0 +1,22 @@
+from dataclasses import dataclass
+
+from app.auth.failures import Failures
+from app.auth.rate_limit import RateLimiter
+from app.database import Database
+from app.notifier.broker import Notifier
+from app.notifier.wakeups import Wakeups
+from app.settings import Settings
+from app.storage import Storage
+
+
+@dataclass(frozen=True)
+class Services:
+    """What an action of the API works with; an API process makes it when it starts."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    notifier: Notifier
+    limiter: RateLimiter
+    failures: Failures
+    wakeups: Wakeups
