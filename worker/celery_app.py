@@ -6,7 +6,7 @@ from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, 
 
 from app import installation, logging
 from app.notifier.broker import celery_settings
-from worker import process, pulse
+from worker import process, pulse, scratch
 from worker.workers import Poller
 
 app = Celery("falqon", include=["worker.tasks"])
@@ -24,6 +24,7 @@ def _start_polling(instance: Any, **_: object) -> None:
         installation.wait_until_known(process.database(), process.storage())
     except installation.Mismatch as error:
         raise SystemExit(str(error)) from None
+    scratch.sweep_all(process.settings().work_dir)
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
     _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
@@ -32,16 +33,17 @@ def _start_polling(instance: Any, **_: object) -> None:
 
 
 def _drain(**_: object) -> None:
-    process.drain.set()
+    process.shutting_down.set()
 
 
-def _wait_for_the_end(**_: object) -> None:
-    process.drain.set()
+def _wait_for_pollers(**_: object) -> None:
+    process.shutting_down.set()
     for poller in _pollers:
         poller.join()
+    process.engine_host().join()
 
 
 setup_logging.connect(_configure_logging)
 celeryd_after_setup.connect(_start_polling)
 worker_shutting_down.connect(_drain)
-worker_shutdown.connect(_wait_for_the_end)
+worker_shutdown.connect(_wait_for_pollers)

@@ -1,4 +1,6 @@
-"""From storage to this machine, verified by sha256. `check` is called between files and may raise to give up."""
+"""From storage to this machine, verified by sha256. `check` is called between files and may raise
+to give up.
+"""
 
 import json
 from collections.abc import Callable, Iterable
@@ -29,14 +31,28 @@ def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
         raise BytesDiffer(f"{key} is not what was stored")
 
 
-def fetch_artifacts(storage: Storage, artifacts: Iterable[Artifact], folder: Path, check: Callable[[], None]) -> None:
+def fetch_artifacts(
+    storage: Storage, artifacts: Iterable[Artifact], folder: Path, check: Callable[[], None]
+) -> None:
     for artifact in artifacts:
         check()
         fetch(storage, artifact.storage_key, folder / keys.relative(artifact.name), artifact.sha256)
 
 
-def fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]) -> None:
-    fetch(storage, f"{checkpoint.storage_prefix}/{MANIFEST}", target / MANIFEST, checkpoint.manifest_sha256)
+def fetch_checkpoint(
+    storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]
+) -> None:
+    fetch(
+        storage,
+        f"{checkpoint.storage_prefix}/{MANIFEST}",
+        target / MANIFEST,
+        checkpoint.manifest_sha256,
+    )
     for name, entry in json.loads((target / MANIFEST).read_bytes())["files"].items():
         check()
-        fetch(storage, f"{checkpoint.storage_prefix}/{name}", target / keys.relative(name), entry["sha256"])
+        fetch(
+            storage,
+            f"{checkpoint.storage_prefix}/{name}",
+            target / keys.relative(name),
+            entry["sha256"],
+        )

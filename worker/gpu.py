@@ -14,6 +14,8 @@ class Machine(NamedTuple):
 
 
 def detect(settings: Settings) -> Machine:
-    """By the rule the estimate was made with: a job is charged for the device it trains on, not for one that is merely there."""
+    """Follow the rule that the estimate was made with: a job is charged for the device it trains
+    on, not for one that is merely there.
+    """
     device, num_devices = device_of(settings)
     return Machine(device.name, num_devices)

@@ -1,24 +1,24 @@
-"""Waiting for a storage that is away: whoever has met it begins nothing before it answers again."""
+"""Waiting for a storage that is away: a worker that met it begins nothing before it answers."""
 
-import threading
 import time
 from collections.abc import Callable
 
 import structlog
 from obstore.exceptions import BaseError
 
-from app.storage import Storage, StorageAway
+from app.storage import StorageAway
+from worker.context import WorkerContext
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
-TICK_SECONDS = 0.5  # how often the one who waits is asked whether it still should
+TICK_SECONDS = 0.5  # between two checks whether waiting still makes sense
 log = structlog.get_logger()
 
 
 class StorageOutage:
-    def __init__(self, storage: Storage, drain: threading.Event) -> None:
-        self._storage = storage
-        self._drain = drain
+    def __init__(self, context: WorkerContext) -> None:
+        self._storage = context.storage
+        self._shutting_down = context.shutting_down
         self.is_on = False
 
     def begin(self, error: StorageAway) -> None:
@@ -27,10 +27,12 @@ class StorageOutage:
         self.is_on = True
 
     def wait_for_end(self, check: Callable[[], None] = lambda: None) -> bool:
-        """Return True once the storage answers, False when this worker ends; `check` may raise to give up."""
+        """Return True once the storage answers, False when this worker ends; `check` may raise to
+        give up.
+        """
         pause = FIRST_PAUSE_SECONDS
         while self.is_on:
-            if self._drain.is_set():
+            if self._shutting_down.is_set():
                 return False
             check()
             if self.answers():
@@ -54,5 +56,7 @@ class StorageOutage:
 
     def _sleep(self, seconds: float, check: Callable[[], None]) -> None:
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._drain.wait(min(left, TICK_SECONDS)):
+        while (left := end - time.monotonic()) > 0:
+            if self._shutting_down.wait(min(left, TICK_SECONDS)):
+                return
             check()

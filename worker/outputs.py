@@ -4,8 +4,10 @@ from pathlib import Path
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file below. Raises `OSError` for a link: what it leads to would be handed out with them."""
-    found = [folder, *sorted(folder.rglob("*"))]
-    if link := next((path for path in found if path.is_symlink()), None):
+    """Return every file below. Raises `OSError` for a link: what it leads to would be handed out
+    with them.
+    """
+    paths = [folder, *sorted(folder.rglob("*"))]
+    if link := next((path for path in paths if path.is_symlink()), None):
         raise OSError(f"{link.name} is a link")
-    return [path for path in found if path.is_file()]
+    return [path for path in paths if path.is_file()]

@@ -8,17 +8,19 @@ log = structlog.get_logger()
 
 
 class PollLoop(ABC):
-    """One piece of work at a time in this process; whoever rings meanwhile need not wait, the one who works looks again."""
+    """One piece of work at a time in this process; who polls meanwhile need not wait, as the one
+    who works polls again.
+    """
 
-    def __init__(self, drain: threading.Event) -> None:
-        self._drain = drain
+    def __init__(self, shutting_down: threading.Event) -> None:
+        self._shutting_down = shutting_down
         self._lock = threading.Lock()
 
     def poll(self) -> None:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            while not self._drain.is_set() and self._do_next():
+            while not self._shutting_down.is_set() and self._do_next():
                 pass
         except SQLAlchemyError as error:
             log.warning("poll failed", kind=type(self).__name__, error=str(error))
@@ -27,4 +29,4 @@ class PollLoop(ABC):
 
     @abstractmethod
     def _do_next(self) -> bool:
-        """The oldest piece; False when there is none."""
+        """Do the oldest piece of work; return False when there is none."""

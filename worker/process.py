@@ -3,25 +3,30 @@
 import socket
 import threading
 from collections.abc import Collection
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 from redis import Redis
 
 from app.database import Database
 from app.ids import new_id
-from app.notifier.broker import CPU_QUEUE, GPU_QUEUE, Notifier
+from app.models import Base, Engine, Job
+from app.notifier.broker import queue_of
 from app.prices.service import file_prices
 from app.settings import Settings, load_settings
 from app.storage import Storage
 from worker.attempt.supervisor import Supervisor
+from worker.context import WorkerContext
 from worker.gpu import detect
-from worker.operations.dataset_stats import Inspector
-from worker.operations.export import Exporter
-from worker.operations.generation import Answerer
-from worker.workers import CpuWorker, GpuWorker, Poller
+from worker.inference.engine_host import EngineHost
+from worker.operations.handler import OperationHandler
+from worker.operations.registry import HANDLERS
+from worker.workers import GpuWorker, Poller
 
-drain = threading.Event()
+shutting_down = threading.Event()
+_building = threading.Lock()
 REDIS_TIMEOUT_SECONDS = 1.0
+KINDS: tuple[type[Base], ...] = (Job, Engine, *HANDLERS)
 
 
 @cache
@@ -40,47 +45,50 @@ def storage() -> Storage:
 
 
 @cache
-def gpu_worker() -> GpuWorker:
-    redis = Redis.from_url(
-        settings().resolved_redis_url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
-    )
+def context() -> WorkerContext:
     owner = new_id(f"{socket.gethostname()}-")
-    file_prices(settings().prices)  # prices that cannot be read are better refused now than with the first job
-    return GpuWorker(Supervisor(settings(), database(), storage(), redis, detect(settings()), owner, drain))
+    return WorkerContext(settings(), database(), storage(), owner, shutting_down)
 
 
-@cache
-def cpu_worker() -> CpuWorker:
-    return CpuWorker(settings(), database(), storage(), Notifier(settings()), drain)
-
-
-@cache
-def inspector() -> Inspector:
-    return Inspector(settings(), database(), storage(), drain)
-
-
-@cache
-def exporter() -> Exporter:
-    return Exporter(settings(), database(), storage(), drain)
-
-
-@cache
-def answerer() -> Answerer:
-    return Answerer(settings(), database(), storage(), drain)
-
-
-def _poll_files() -> None:
-    """Checks first: jobs wait for them."""
-    cpu_worker().poll()
-    inspector().poll()
+def poll(kind: str) -> None:
+    """Work until no row of this table waits."""
+    with _building:
+        worker = _worker(kind)
+    worker.poll()
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:
-    """For each of our queues that this process serves. Exports take long, so what people wait for has threads of its own."""
-    polls = (
-        (GPU_QUEUE, lambda: gpu_worker().poll()),
-        (CPU_QUEUE, _poll_files),
-        (CPU_QUEUE, lambda: exporter().poll()),
-        (CPU_QUEUE, lambda: answerer().poll()),
+    """Return one for each kind whose queue this process serves. Exports take long, and what people
+    wait for must not wait behind one.
+    """
+    return [
+        Poller(partial(poll, kind.__tablename__), settings().poll.total_seconds(), shutting_down)
+        for kind in KINDS
+        if queue_of(kind) in queues
+    ]
+
+
+@cache
+def engine_host() -> EngineHost:
+    return EngineHost(context())
+
+
+@cache
+def _worker(kind: str) -> GpuWorker | EngineHost | OperationHandler[Any]:
+    if kind == Job.__tablename__:
+        return _gpu_worker()
+    if kind == Engine.__tablename__:
+        return engine_host()
+    handlers = {model.__tablename__: handler for model, handler in HANDLERS.items()}
+    return handlers[kind](context())
+
+
+def _gpu_worker() -> GpuWorker:
+    redis = Redis.from_url(
+        settings().resolved_redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
     )
-    return [Poller(poll, settings().poll.total_seconds(), drain) for queue, poll in polls if queue in queues]
+    # Prices that cannot be read are better refused now than with the first job.
+    file_prices(settings().prices)
+    return GpuWorker(Supervisor(context(), redis, detect(settings())))

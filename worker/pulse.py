@@ -1,6 +1,7 @@
-"""Show from outside that this worker moves: a file that it touches, whose age a health check reads.
+"""Show that this worker goes on: a file that it touches, whose age a health check reads.
 
-An idle worker touches it whenever it has looked for work, one with a job whenever it has renewed the job's lease.
+An idle worker touches it whenever it has looked for work, one with a job whenever it has renewed
+the job's lease.
 """
 
 from pathlib import Path

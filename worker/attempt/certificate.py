@@ -5,18 +5,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.models.base import JsonObject
+from app.models.job_progress import JobCost
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Cost, Service
-
-SUMS = "SHA256SUMS"
+from falqon_core.contract.layout import SHA256SUMS
 
 
 class ExportDamaged(Exception):
     """The exported files are not what their own list says."""
 
 
-def complete(folder: Path, job_id: str, model_id: str, cost: JsonObject | None) -> None:
-    """`cost` as `jobs.progress` has it. Raises `ExportDamaged` for a folder that nothing proves."""
+def add_service_facts(folder: Path, job_id: str, model_id: str, cost: JobCost | None) -> None:
+    """Complete the certificate in `folder`. Raises `ExportDamaged` for a folder that nothing
+    proves.
+    """
     path = folder / CERTIFICATE
     try:
         content = path.read_bytes()
@@ -25,13 +26,22 @@ def complete(folder: Path, job_id: str, model_id: str, cost: JsonObject | None) 
         raise ExportDamaged(f"{CERTIFICATE} is missing or unreadable") from error
     if certificate.failed or sums(folder).get(CERTIFICATE) != hashlib.sha256(content).hexdigest():
         raise ExportDamaged(f"{CERTIFICATE} proves nothing")
-    known = Service(job=job_id, model=model_id, cost=None if cost is None else Cost(**{name: cost[name] for name in Cost.model_fields}))
-    completed = certificate.model_copy(update={"service": known}).model_dump_json(indent=2).encode() + b"\n"
+    service = Service(
+        job=job_id,
+        model=model_id,
+        cost=Cost(**cost.model_dump(include=set(Cost.model_fields))) if cost else None,
+    )
+    completed = (
+        certificate.model_copy(update={"service": service}).model_dump_json(indent=2).encode()
+        + b"\n"
+    )
     path.write_bytes(completed)
     digests = sums(folder) | {CERTIFICATE: hashlib.sha256(completed).hexdigest()}
-    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+    (folder / SHA256SUMS).write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    )
 
 
 def sums(folder: Path) -> dict[str, str]:
     """`sha256sum`'s format: digest, two characters, name."""
-    return {line[66:]: line[:64] for line in (folder / SUMS).read_text().splitlines()}
+    return {line[66:]: line[:64] for line in (folder / SHA256SUMS).read_text().splitlines()}

@@ -1,18 +1,19 @@
-"""Checkpoints between the trainer's folder and storage. Bytes first, then the row: a row means that they are there."""
+"""Checkpoints between the trainer's folder and storage. Bytes first, then the row: a row means that
+they are there.
+"""
 
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 from obstore.exceptions import BaseError
-from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.garbage import orphans
 from app.ids import new_id
-from app.jobs import claims
-from app.jobs.checkpoints import best_of
+from app.jobs import claims, internal_repository
 from app.jobs.events import NewEvent
 from app.models import Checkpoint, Job
 from app.storage import Storage, StorageAway, keys
@@ -30,13 +31,21 @@ log = structlog.get_logger()
 class CheckpointUploads:
     """A thread of its own, so that a slow upload holds up neither training nor metrics."""
 
-    def __init__(self, storage: Storage, writer: AttemptWriter, job: Job, output: Path, keep: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        writer: AttemptWriter,
+        job: Job,
+        output: Path,
+        keep: int,
+        on_full_disk: Callable[[], None],
+    ) -> None:
         self._storage = storage
         self._writer = writer
         self._job = job
         self._output = output
         self._keep = keep
-        self.disk_full = False
+        self._on_full_disk = on_full_disk
         self._storage_away = False
         self._newest_step = 0
         self._queue: queue.Queue[CheckpointSaved | None] = queue.Queue()
@@ -61,14 +70,22 @@ class CheckpointUploads:
                 self._storage_away = False
             except LeaseLost:
                 return
-            except Exception as error:  # the edge of a thread; storage away, most likely: training goes on, the next one may succeed
-                log.warning("checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error))
+            # The edge of a thread; storage away, most likely: training goes on, the next one may
+            # succeed.
+            except Exception as error:
+                log.warning(
+                    "checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error)
+                )
                 self._storage_away = isinstance(error, StorageAway)
-                self.disk_full = self.disk_full or is_disk_full(error)
-                self._writer.add_event(NewEvent(f"The checkpoint of step {saved.step} could not be stored", level="warn"))
+                if is_disk_full(error):
+                    self._on_full_disk()
+                text = f"The checkpoint of step {saved.step} could not be stored"
+                self._writer.add_event(NewEvent(text, level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
-        prefix = keys.checkpoint_prefix(self._job.project_id, self._job.id, self._job.attempt, saved.step)
+        prefix = keys.checkpoint_prefix(
+            self._job.project_id, self._job.id, self._job.attempt, saved.step
+        )
         try:
             self._upload(saved, prefix)
         except StorageAway:
@@ -93,7 +110,7 @@ class CheckpointUploads:
                 raise OSError(f"{path} is not the manifest that the trainer announced")
 
     def _write_row(self, saved: CheckpointSaved, prefix: str) -> list[str]:
-        """Returns the prefixes of checkpoints that it takes the place of."""
+        """Return the prefixes of checkpoints that it takes the place of."""
         row = Checkpoint(
             id=new_id("ftckpt_"),
             job_id=self._job.id,
@@ -109,18 +126,23 @@ class CheckpointUploads:
 
         def write(session: Session) -> bool:
             dropped.clear()
-            draft = NewEvent(f"Checkpoint of step {saved.step} saved", data={"step": saved.step, "bytes": saved.bytes})
-            known = newest_first(session, self._job.id)
-            if any(one.id == row.id for one in known):  # written by a transaction whose success nobody heard of
+            event = NewEvent(
+                f"Checkpoint of step {saved.step} saved",
+                data={"step": saved.step, "bytes": saved.bytes},
+            )
+            stored = internal_repository.checkpoints_newest_first(session, self._job.id)
+            # Written by a transaction whose success nobody was told of.
+            if any(checkpoint.id == row.id for checkpoint in stored):
                 return claims.append_events(session, self._writer.claim, [])
-            # Failures count in a row: who gets further each time is not in a loop.
-            further = {"infra_failures": 0} if all(one.step < saved.step for one in known) else {}
-            if not claims.append_events(session, self._writer.claim, [draft], **further):
+            # Failures count in a row: an attempt that gets further each time is in no loop.
+            columns = {}
+            if all(checkpoint.step < saved.step for checkpoint in stored):
+                columns = {"infra_failures": 0}
+            if not claims.append_events(session, self._writer.claim, [event], **columns):
                 return False
-            session.merge(row)
-            session.flush()
-            dropped.extend(_drop_old(session, self._job.id, self._keep))
-            orphans.abandon(session, [f"{old}/" for old in dropped])  # should they not be removed now
+            dropped.extend(internal_repository.add_checkpoint(session, row, self._keep))
+            # Should they not be removed now.
+            orphans.mark_orphaned(session, [f"{old}/" for old in dropped])
             return True
 
         if not self._writer.write_with_retry(write):
@@ -128,24 +150,10 @@ class CheckpointUploads:
         return dropped
 
 
-def newest_first(session: Session, job_id: str) -> list[Checkpoint]:
-    order = (Checkpoint.step.desc(), Checkpoint.attempt.desc())
-    return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*order)))
-
-
 def discard(storage: Storage, prefix: str) -> None:
     """Remove bytes that no row names any more; what stays behind harms nobody."""
     try:
-        if found := storage.keys(prefix):
-            storage.delete(*found)
+        if keys := storage.keys(prefix):
+            storage.delete(*keys)
     except (OSError, BaseError) as error:
         log.warning("old bytes not removed", prefix=prefix, error=str(error))
-
-
-def _drop_old(session: Session, job_id: str, keep: int) -> list[str]:
-    """All but the `keep` newest and the best."""
-    checkpoints = newest_first(session, job_id)
-    best = best_of(checkpoints)
-    old = [checkpoint for checkpoint in checkpoints[keep:] if checkpoint is not best]
-    session.execute(delete(Checkpoint).where(Checkpoint.id.in_([checkpoint.id for checkpoint in old])))
-    return [checkpoint.storage_prefix for checkpoint in old]

@@ -1,9 +1,8 @@
-"""Holding a claim: renew it, learn what the user wants, and stop in time when it cannot be renewed."""
+"""Holding a claim: renew it, learn the desired state, stop in time when it cannot be renewed."""
 
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import structlog
@@ -16,7 +15,8 @@ from app.models import Desired
 from falqon_core.fault_points import fault
 from worker import pulse
 
-FENCE = 3 / 4  # of the lease without a confirmed renewal: before the database may give the job to another
+# Of the lease, without a confirmed renewal: before the database may give the job to another.
+FENCE = 3 / 4
 TRY_AGAIN_SECONDS = 1.0  # the database may be back just before the fence
 log = structlog.get_logger()
 
@@ -26,7 +26,8 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """Two threads: one renews through its own connection, one watches a monotonic clock, because the first may hang in the database.
+    """Two threads: one renews through its own connection, one watches a monotonic clock, because
+    the first may hang in the database.
 
     `on_lost` runs once, in either thread, and must kill the trainer.
     """
@@ -51,14 +52,17 @@ class Lease:
         self._lock = threading.Lock()
         self._lost = False
         self.desired = Desired.RUN
-        self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._beat, self._watch)]
+        self._threads = [
+            threading.Thread(target=work, name=work.__name__, daemon=True)
+            for work in (self._beat, self._watch)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     @property
@@ -92,7 +96,8 @@ class Lease:
             if desired is None:
                 self.lose()
                 return
-            pause, self._confirmed_at = self._heartbeat_seconds, asked_at
+            pause = self._heartbeat_seconds
+            self._confirmed_at = asked_at
             pulse.beat()
             self.desired = desired
 

@@ -1,18 +1,21 @@
-"""What a job has measured, as the CSV file that OpenAI's users find in `result_files`: one line per step."""
+"""What a job has measured, as the CSV file that OpenAI's users find in `result_files`: one line per
+step.
+"""
 
 import csv
 import io
 from collections.abc import Iterator
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import Database
 from app.files import service as files
 from app.garbage import orphans
-from app.models import Attempt, Event, File, Job, Purpose
+from app.jobs import repository
+from app.jobs.effective_steps import effective_steps
+from app.models import File, Job, Purpose
 from app.models.base import JsonObject
-from app.storage import Storage, Stored
+from app.storage import Stored
+from worker.context import WorkerContext
 
 # By column, the metrics it may come from; the second ones are those of preference training.
 COLUMNS = {
@@ -21,7 +24,6 @@ COLUMNS = {
     "valid_loss": ("valid_loss",),
     "valid_mean_token_accuracy": ("valid_mean_token_accuracy",),
 }
-EVENTS_AT_ONCE = 1000
 LINES_AT_ONCE = 10_000
 
 Steps = dict[int, dict[str, float]]
@@ -30,31 +32,32 @@ Steps = dict[int, dict[str, float]]
 class MetricsFile:
     """Stored now, named by a row only in the transaction that lets the job succeed."""
 
-    def __init__(self, database: Database, storage: Storage, job: Job) -> None:
-        with database.read() as session:
+    def __init__(self, context: WorkerContext, job: Job) -> None:
+        with context.database.read() as session:
             steps = read_steps(session, job.id)
         self.id, key = files.new_key(job.project_id)
         self._job = job
-        self._stored: Stored = orphans.put(database, storage, key, write_csv(steps))
+        self._stored: Stored = orphans.put(context.database, context.storage, key, write_csv(steps))
 
     def add_row(self, session: Session) -> File:
         name = f"{self._job.id}-metrics.csv"
-        return files.add(session, self._job.project_id, self.id, self._stored, filename=name, purpose=Purpose.FINE_TUNE_RESULTS)
+        return files.add(
+            session,
+            self._job.project_id,
+            self.id,
+            self._stored,
+            filename=name,
+            purpose=Purpose.FINE_TUNE_RESULTS,
+        )
 
 
 def read_steps(session: Session, job_id: str) -> Steps:
-    """Of steps that were trained more than once, and of those a later attempt went back before, only the newest count."""
-    attempts = select(Attempt.number, Attempt.start_step).where(Attempt.job_id == job_id)
-    starts = {number: start for number, start in session.execute(attempts) if start is not None}
-    events = select(Event.attempt, Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
+    """Return what was measured at each step that counts."""
+    effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
-    attempt = 0
-    for number, data in session.execute(events, execution_options={"yield_per": EVENTS_AT_ONCE}):
-        if number != attempt:
-            attempt = number
-            steps = {step: values for step, values in steps.items() if step <= starts.get(number, 0)}
-        assert data is not None
-        steps.setdefault(data["step"], {}).update(_columns(data))
+    for attempt, data in repository.metrics(session, job_id):
+        if effective.include(attempt, data["step"]):
+            steps.setdefault(data["step"], {}).update(_columns(data))
     return steps
 
 
@@ -72,5 +75,8 @@ def write_csv(steps: Steps) -> Iterator[bytes]:
 
 
 def _columns(data: JsonObject) -> dict[str, float]:
-    found = {column: next((data[name] for name in names if data.get(name) is not None), None) for column, names in COLUMNS.items()}
-    return {column: value for column, value in found.items() if value is not None}
+    values = {
+        column: next((data[name] for name in names if data.get(name) is not None), None)
+        for column, names in COLUMNS.items()
+    }
+    return {column: value for column, value in values.items() if value is not None}

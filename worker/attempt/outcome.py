@@ -8,15 +8,18 @@ from app.jobs.claims import Failure
 from falqon_core.contract.errors import DiskFull
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
-FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # an operator, or a kernel that is out of memory
+# An operator, or a kernel that is out of memory.
+FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 class Verdict(Enum):
     SUCCEEDED = auto()
     FAILED = auto()  # the user's to solve; never tried again
-    DISK_FULL = auto()  # paused until somebody has made space; tried again at once it would only fill up again
-    STORAGE_AWAY = auto()  # handed back uncounted; whoever met it begins nothing before the storage answers
-    STOPPED = auto()  # handed back where the user or the machine wants it; costs nothing
+    # paused until somebody has made space; tried again at once it would only fill up again
+    DISK_FULL = auto()
+    # requeued uncounted; the worker that met it begins nothing before the storage answers
+    STORAGE_AWAY = auto()
+    STOPPED = auto()  # released as the user or the machine wants it; costs nothing
     LOST = auto()  # a fault of ours or of the machine; tried again, up to a limit
 
 
@@ -26,42 +29,75 @@ class Outcome(NamedTuple):
 
 
 class End(NamedTuple):
-    """Of a trainer process. `stop_asked`: we sent SIGTERM, for a wish or a drain; then also a death by signal is a stop (we kill what
-    does not obey). `hung`: it made no progress, and we killed it."""
+    """The end of a trainer process.
+
+    `stop_requested`: we sent SIGTERM, for a stop request or a drain; then a death by signal is a
+    stop, too (we kill what does not obey). `hung`: it made no progress, and we killed it.
+    """
 
     exit_code: int
-    stop_asked: bool = False
+    stop_requested: bool = False
     hung: bool = False
 
 
 def classify(end: End, failed: Failed | None) -> Outcome:
-    """`failed`: what the trainer said of itself."""
-    told = Failure(failed.code, failed.message, failed.param) if failed else None
+    """`failed` is the trainer's own message."""
+    failure = Failure(failed.code, failed.message, failed.param) if failed else None
     if end.hung:
-        return Outcome(Verdict.LOST, Failure("trainer_hung", "The trainer made no progress any more and was killed."))
+        return Outcome(
+            Verdict.LOST,
+            Failure("trainer_hung", "The trainer made no progress any more and was killed."),
+        )
     match end.exit_code:
         case ExitCode.DONE:
             return Outcome(Verdict.SUCCEEDED)
         case ExitCode.USER_ERROR:
-            return Outcome(Verdict.FAILED, told or Failure("invalid_job", "The trainer refused the job without saying why."))
+            return Outcome(
+                Verdict.FAILED,
+                failure
+                or Failure("invalid_job", "The trainer refused the job without saying why."),
+            )
         case ExitCode.OUT_OF_MEMORY:
-            return Outcome(Verdict.FAILED, told or Failure("out_of_memory", "The job needs more memory than the device has."))
+            return Outcome(
+                Verdict.FAILED,
+                failure
+                or Failure("out_of_memory", "The job needs more memory than the device has."),
+            )
         case ExitCode.CERTIFICATE_MISMATCH:
-            return Outcome(Verdict.FAILED, told or Failure("certificate_mismatch", "The exported files are not the trained model."))
-        case ExitCode.STOPPED:  # asked by us or by an init system that signals every process at once
+            return Outcome(
+                Verdict.FAILED,
+                failure
+                or Failure("certificate_mismatch", "The exported files are not the trained model."),
+            )
+        # On our request, or on that of an init system that signals every process at once.
+        case ExitCode.STOPPED:
             return Outcome(Verdict.STOPPED)
         case code if code == ENDLESS_TEMPLATE:
-            return Outcome(Verdict.FAILED, Failure("model_refused", "The model's chat template does not come to an end.", "model"))
-        case ExitCode.INTERNAL if told is not None and told.code == DiskFull.code:
+            return Outcome(
+                Verdict.FAILED,
+                Failure(
+                    "model_refused", "The model's chat template does not come to an end.", "model"
+                ),
+            )
+        case ExitCode.INTERNAL if failure is not None and failure.code == DiskFull.code:
             return Outcome(Verdict.DISK_FULL)
-        case code if code < 0 and end.stop_asked:
+        case code if code < 0 and end.stop_requested:
             return Outcome(Verdict.STOPPED)
         case code if -code in FROM_OUTSIDE:
-            return Outcome(Verdict.LOST, Failure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."))
+            return Outcome(
+                Verdict.LOST,
+                Failure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."),
+            )
         case code if code < 0:
-            return Outcome(Verdict.LOST, Failure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."))
+            return Outcome(
+                Verdict.LOST,
+                Failure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."),
+            )
         case code:
-            return Outcome(Verdict.LOST, told or Failure("internal_error", f"The trainer ended with exit code {code}."))
+            return Outcome(
+                Verdict.LOST,
+                failure or Failure("internal_error", f"The trainer ended with exit code {code}."),
+            )
 
 
 def signal_name(number: int) -> str:

@@ -13,7 +13,18 @@ from app.database import AWAY
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models.base import JsonObject
-from falqon_core.contract.messages import CheckpointSaved, Evaluated, Exported, Failed, Finished, Log, Sampled, Started, StepMetrics, decode
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Evaluated,
+    Exported,
+    Failed,
+    Finished,
+    Log,
+    Sampled,
+    Started,
+    StepMetrics,
+    decode,
+)
 from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 from worker.attempt.progress import Progress
@@ -22,13 +33,15 @@ from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
 
 BATCH_SECONDS = 1.0
 BATCH_MESSAGES = 50
-QUIET_SECONDS = 5.0  # without a message; time and cost go on all the same
+QUIET_SECONDS = 5.0  # without a message, for time and cost go on all the same
 MAX_BATCH = 1_000  # in one transaction
 log = structlog.get_logger()
 
 
 class Relay:
-    """A thread reads the pipe, so that the trainer never waits for us; `pump` and `flush` write what has come."""
+    """A thread reads the pipe, so that the trainer never waits for us; `pump` and `flush` write
+    what has come.
+    """
 
     def __init__(
         self,
@@ -55,7 +68,9 @@ class Relay:
         self.finished: Finished | None = None
 
     def read(self, messages: BinaryIO) -> None:
-        self._reader = threading.Thread(target=self._read, args=[messages], name="relay", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=[messages], name="relay", daemon=True
+        )
         self._reader.start()
 
     def join(self, seconds: float) -> None:
@@ -64,7 +79,9 @@ class Relay:
             self._reader.join(seconds)
 
     def pump(self) -> None:
-        """Write a batch if one is due; when the database is away it stays for the next time. Raises `LeaseLost`."""
+        """Write a batch if one is due; when the database is away it stays for the next time. Raises
+        `LeaseLost`.
+        """
         since = time.monotonic() - self._tried_at
         full = len(self._waiting) >= BATCH_MESSAGES
         pause = BATCH_SECONDS if self._waiting or self._batch else QUIET_SECONDS
@@ -72,7 +89,9 @@ class Relay:
             self._write()
 
     def flush(self) -> None:
-        """Write everything, waiting for the database as long as the lease lasts. Raises `LeaseLost`."""
+        """Write everything, waiting for the database as long as the lease lasts. Raises
+        `LeaseLost`.
+        """
         while self._waiting or self._batch:
             if not self._write():
                 time.sleep(self._backoff)
@@ -87,57 +106,82 @@ class Relay:
             fault("after_batch")
         except AWAY as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
-            log.warning("events not written yet", job_id=self._writer.claim.job_id, waiting=len(self._batch), error=str(error))
+            log.warning(
+                "events not written yet",
+                job_id=self._writer.claim.job_id,
+                waiting=len(self._batch),
+                error=str(error),
+            )
             return False
         self._num_written += len(self._batch)
-        self._backoff, self._batch = 0.0, []
+        self._backoff = 0.0
+        self._batch = []
         return True
 
     def _fill_batch(self) -> None:
-        """What was in a batch before stays there, in its place: whether it is written is known by its number."""
+        """Add what waits. Events that were in a batch before stay there, in their place: their
+        number tells whether they are written.
+        """
         self._batch += self._waiting.take(MAX_BATCH - len(self._batch))
         if not self._waiting and (lost := self._waiting.take_lost()):
-            text = f"{lost} events are lost: they came while the database was away, and there was no room to keep them"
+            text = (
+                f"{lost} events are lost: they came while the database was away, "
+                "and there was no room to keep them"
+            )
             self._batch.append(NewEvent(text, level="warn", data={"lost_events": lost}))
 
     def _record(self, session: Session) -> bool:
         self._progress.reprice(self._price_now(session))
         claim = self._writer.claim
-        if not claims.append_trainer_events(session, claim, self._batch, self._num_written, **self._progress.columns):
+        if not claims.append_trainer_events(
+            session, claim, self._batch, self._num_written, **self._progress.columns
+        ):
             return False
         fault("in_batch")
         if self._started is not None:
-            claims.update_attempt(session, claim, start_step=self._started.start_step, **self._progress.measured)
+            claims.update_attempt(
+                session, claim, start_step=self._started.start_step, **self._progress.measured
+            )
         return True
 
     def _read(self, messages: BinaryIO) -> None:
         with messages:
             for line in messages:
                 try:
-                    self._take(line)
+                    self._handle(line)
                 except ValidationError as error:
-                    reason = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
-                    log.warning("not a message of the trainer", job_id=self._writer.claim.job_id, reason=reason)
+                    details = error.errors(
+                        include_url=False, include_context=False, include_input=False
+                    )
+                    log.warning(
+                        "not a message of the trainer",
+                        job_id=self._writer.claim.job_id,
+                        reason=details[0]["msg"],
+                    )
 
-    def _take(self, line: bytes) -> None:
+    def _handle(self, line: bytes) -> None:
         match decode(line):
             case Started() as message:
                 self._started = message
                 self._progress.started(message)
-                self._waiting.add(_start_draft(message))
+                self._waiting.add(_start_event(message))
             case StepMetrics() as message:
                 self._progress.step(message)
-                text = f"Step {message.step}/{message.total_steps}: training loss={message.train_loss:.2f}"
-                self._tell_metrics(message.step, text, self._progress.metrics(message))
+                text = (
+                    f"Step {message.step}/{message.total_steps}: "
+                    f"training loss={message.train_loss:.2f}"
+                )
+                self._add_metrics(message.step, text, self._progress.metrics(message))
             case Evaluated() as message:
                 self._progress.evaluated()
-                total = self._started.total_steps if self._started else "?"
-                text = f"Step {message.step}/{total}: validation loss={message.valid_loss:.2f}"
-                self._tell_metrics(message.step, text, message.model_dump(exclude={"type"}, exclude_none=True))
+                text = f"{self._step_of(message)}: validation loss={message.valid_loss:.2f}"
+                self._add_metrics(
+                    message.step, text, message.model_dump(exclude={"type"}, exclude_none=True)
+                )
             case Sampled() as message:
                 self._progress.sampled()
-                total = self._started.total_steps if self._started else "?"
-                text = f"Step {message.step}/{total}: answers to {len(message.samples)} validation prompts"
+                count = len(message.samples)
+                text = f"{self._step_of(message)}: answers to {count} validation prompts"
                 self._waiting.add(NewEvent(text, data=message.model_dump(exclude={"type"})))
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
@@ -151,18 +195,38 @@ class Relay:
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
-                    text = f"Training stopped early at step {message.steps}: {message.early_stop}; the model is the one of that step"
-                    self._waiting.add(NewEvent(text, data={"step": message.steps, "best_step": message.best_step}))
+                    text = (
+                        f"Training stopped early at step {message.steps}: {message.early_stop}; "
+                        "the model is the one of that step"
+                    )
+                    self._waiting.add(
+                        NewEvent(text, data={"step": message.steps, "best_step": message.best_step})
+                    )
 
-    def _tell_metrics(self, step: int, text: str, data: JsonObject) -> None:
+    def _step_of(self, message: Evaluated | Sampled) -> str:
+        total_steps = self._started.total_steps if self._started else "?"
+        return f"Step {message.step}/{total_steps}"
+
+    def _add_metrics(self, step: int, text: str, data: JsonObject) -> None:
         self._waiting.add(NewEvent(text, type="metrics", data=data))
         self._on_metrics(step, data)
 
 
-def _start_draft(message: Started) -> NewEvent:
+def _start_event(message: Started) -> NewEvent:
     data = message.model_dump(exclude={"type"})
     if message.start_step:
-        return NewEvent(f"Training continues from step {message.start_step} of {message.total_steps} on {message.device}", data=data)
-    text = f"Training started: {message.total_steps} steps over {message.num_records} records on {message.device}"
-    cut = message.num_truncated_records
-    return NewEvent(text + (f"; {cut} records are longer than the recipe allows and are cut" if cut else ""), data=data)
+        text = (
+            f"Training continues from step {message.start_step} of {message.total_steps} "
+            f"on {message.device}"
+        )
+        return NewEvent(text, data=data)
+    text = (
+        f"Training started: {message.total_steps} steps over {message.num_records} records "
+        f"on {message.device}"
+    )
+    if message.num_truncated_records:
+        num_cut = message.num_truncated_records
+        text += f"; {num_cut} records are longer than the recipe allows and are cut"
+    if message.num_examples > message.num_records:
+        text += f"; they become {message.num_examples} sequences"
+    return NewEvent(text, data=data)

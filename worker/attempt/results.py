@@ -2,100 +2,138 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.catalogue import repository as catalogue
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import claims
+from app.jobs import repository as jobs
 from app.jobs.events import NewEvent
-from app.models import Artifact, Job, JobStatus, Model, Project
-from app.storage import Storage, keys
+from app.models import Artifact, Job, JobStatus, Model
+from app.storage import Storage, StorageAway, Stored, keys
+from falqon_core.contract.layout import SHA256SUMS
+from falqon_core.contract.messages import Finished
 from falqon_core.fault_points import fault
-from worker.attempt.certificate import SUMS, ExportDamaged, sums
+from worker.attempt.certificate import ExportDamaged, add_service_facts, sums
+from worker.attempt.context import AttemptContext
 from worker.attempt.lease import Lease
 from worker.attempt.metrics_file import MetricsFile
-from worker.attempt.progress import Progress
-from worker.attempt.writer import AttemptWriter
+from worker.attempt.stop_policy import StopRequested
 from worker.outputs import files_of
 
 
-def model_id_of(session: Session, job: Job) -> str:
-    project = session.scalar(select(Project.name).where(Project.id == job.project_id))
-    return fine_tuned_model_id(job, project or "")
+class UploadedFile(NamedTuple):
+    name: str
+    storage_key: str
+    stored: Stored
 
 
-def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[Artifact]:
-    """Every file of the exported model, checked against the list that the trainer made; rows without a model yet."""
+def publish_with_retry(attempt: AttemptContext, folder: Path, finished: Finished | None) -> bool:
+    """Publish the result, and wait for a storage that is away as long as the lease lasts and nobody
+    wants a stop. Return False if the user cancelled first.
+    """
+    fault("before_hand_in")
+    with attempt.worker.database.read() as session:
+        model_id = _model_id(session, attempt.job)
+    add_service_facts(folder, attempt.job.id, model_id, attempt.progress.snapshot().cost)
+    has_warned = False
+    while True:
+        try:
+            return _publish(attempt, folder, finished)
+        except StorageAway as error:
+            attempt.outage.begin(error)
+        if not has_warned:
+            text = "The storage does not answer; the trained model waits until it does"
+            attempt.writer.add_event(NewEvent(text, level="warn"))
+            has_warned = True
+        if not attempt.outage.wait_for_end(attempt.stop_policy.check):
+            raise StopRequested
+
+
+def _model_id(session: Session, job: Job) -> str:
+    return fine_tuned_model_id(job, jobs.project_name(session, job.project_id))
+
+
+def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -> bool:
+    files = upload(attempt.worker.storage, attempt.lease, attempt.job, folder)
+    metrics = MetricsFile(attempt.worker, attempt.job)
+    trained_tokens = finished.trained_tokens if finished else 0
+    return _succeed(attempt, folder, files, metrics, trained_tokens)
+
+
+def upload(storage: Storage, lease: Lease, job: Job, folder: Path) -> list[UploadedFile]:
+    """Store every file of the exported model, checked against the list that the trainer made."""
     expected = sums(folder)
-    artifacts = []
+    files = []
     for path in files_of(folder):
         lease.check()
         name = path.relative_to(folder).as_posix()
         fault("during_result_upload")
         key = keys.result_file(job.project_id, job.id, job.attempt, name)
         stored = storage.put_file(key, path)
-        if name != SUMS and expected.pop(name, None) != stored.sha256:
-            raise ExportDamaged(f"{name} is missing from {SUMS} or differs from it")
-        artifacts.append(Artifact(name=name, storage_key=key, **stored._asdict()))
+        if name != SHA256SUMS and expected.pop(name, None) != stored.sha256:
+            raise ExportDamaged(f"{name} is missing from {SHA256SUMS} or differs from it")
+        files.append(UploadedFile(name, key, stored))
     if expected:
-        raise ExportDamaged(f"{SUMS} names files that are not there: {sorted(expected)[:5]}")
-    return artifacts
+        raise ExportDamaged(f"{SHA256SUMS} names files that are not there: {sorted(expected)[:5]}")
+    return files
 
 
-def succeed(
-    writer: AttemptWriter,
-    progress: Progress,
-    job: Job,
+def _succeed(
+    attempt: AttemptContext,
     folder: Path,
-    artifacts: list[Artifact],
+    files: list[UploadedFile],
     metrics: MetricsFile,
     trained_tokens: int,
 ) -> bool:
-    """Model, artifacts, metrics and success in one transaction. False: not ours any more, or the user cancelled first."""
+    """Write model, artifacts, metrics and success in one transaction. Return False when the job is
+    not ours any more, or the user cancelled first.
+    """
+    job = attempt.job
+    progress = attempt.progress
+    claim = attempt.lease.claim
     actual = progress.actual()
     config = json.loads((folder / "config.json").read_bytes())
 
     def write(session: Session) -> bool:
-        model_id = model_id_of(session, job)
+        model_id = _model_id(session, job)
         model = Model(
             id=model_id,
             project_id=job.project_id,
             base_model_id=job.base_model_id,
             job_id=job.id,
             config=config,
-            bytes=sum(artifact.bytes for artifact in artifacts),
+            bytes=sum(file.stored.bytes for file in files),
         )
-        held = claims.finish(
+        is_ours = claims.finish(
             session,
-            writer.claim,
+            claim,
             JobStatus.SUCCEEDED,
             NewEvent(f"The job has succeeded; its model is {model_id}", data={"model": model_id}),
             fine_tuned_model_id=model_id,
             trained_tokens=trained_tokens,
             result_file_id=metrics.id,
             **progress.columns | {"progress": progress.snapshot(ended=True)},
-            actual=actual.model_dump(mode="json") if actual else None,
+            actual=actual,
         )
-        if held:
+        if is_ours:
             metrics.add_row(session)
-            claims.update_attempt(session, writer.claim, overhead_seconds=progress.overhead_seconds, **progress.measured)
-            session.add(model)
-            session.flush()
-            session.add_all(
-                Artifact(
-                    model_id=model_id,
-                    name=one.name,
-                    bytes=one.bytes,
-                    sha256=one.sha256,
-                    block_sha256=one.block_sha256,
-                    storage_key=one.storage_key,
-                )
-                for one in artifacts
+            claims.update_attempt(
+                session,
+                claim,
+                overhead_seconds=progress.overhead_seconds,
+                **progress.measured,
             )
-        return held
+            rows = [
+                Artifact(model_id=model_id, name=name, storage_key=key, **stored._asdict())
+                for name, key, stored in files
+            ]
+            catalogue.add(session, model, rows)
+        return is_ours
 
     fault("before_finish")
-    held = writer.write_with_retry(write)
+    is_ours = attempt.writer.write_with_retry(write)
     fault("after_finish")
-    return held
+    return is_ours

@@ -1,6 +1,8 @@
-"""Events on their way to the database, in order: a few in memory, those that come while it is away in a file of the attempt.
+"""Events on their way to the database, in order: a few in memory, those that come while it is away
+in a file of the attempt.
 
-The file is bounded. What does not fit, or cannot be written because the disk is full, is given up and counted: training must not wait.
+The file is bounded. What does not fit, or cannot be written because the disk is full, is given up
+and counted: training must not wait.
 """
 
 import json
@@ -32,7 +34,9 @@ class Spool:
         self._lock = threading.Lock()
         self._memory: deque[NewEvent] = deque()
         self._file: BinaryIO | None = None
-        self._start = self._end = 0  # what of the file is still to be taken
+        # What of the file is still to be taken.
+        self._start = 0
+        self._end = 0
         self._in_file = 0
         self._synced_at = 0.0
         self._lost = 0
@@ -41,30 +45,31 @@ class Spool:
         with self._lock:
             return len(self._memory) + self._in_file
 
-    def add(self, draft: NewEvent) -> None:
+    def add(self, event: NewEvent) -> None:
         with self._lock:
             if not self._in_file and len(self._memory) < IN_MEMORY:
-                self._memory.append(draft)
+                self._memory.append(event)
                 return
             try:
-                self._write(json.dumps(draft._asdict()).encode() + b"\n")
+                self._write(json.dumps(event._asdict()).encode() + b"\n")
             except OSError as error:
                 if not self._lost:
                     log.warning("an event is lost", error=str(error))
                 self._lost += 1
 
     def take(self, count: int) -> list[NewEvent]:
-        """The oldest ones."""
+        """Remove and return the oldest events."""
         with self._lock:
-            drafts = [self._memory.popleft() for _ in range(min(count, len(self._memory)))]
-            while self._in_file and len(drafts) < count:
-                drafts += self._read(count - len(drafts))
-            return drafts
+            events = [self._memory.popleft() for _ in range(min(count, len(self._memory)))]
+            while self._in_file and len(events) < count:
+                events += self._read(count - len(events))
+            return events
 
     def take_lost(self) -> int:
-        """How many were given up since this was last asked."""
+        """Return how many events were given up since the last call."""
         with self._lock:
-            lost, self._lost = self._lost, 0
+            lost = self._lost
+            self._lost = 0
             return lost
 
     def close(self) -> None:
@@ -72,7 +77,8 @@ class Spool:
             if self._file is not None:
                 self._file.close()
                 self._path.unlink(missing_ok=True)
-                self._file, self._in_file = None, 0
+                self._file = None
+                self._in_file = 0
 
     def _write(self, line: bytes) -> None:
         if len(line) > MAX_EVENT_BYTES or self._end + len(line) > MAX_BYTES:
@@ -81,7 +87,8 @@ class Spool:
         if self._file is None:
             self._file = self._path.open("w+b", buffering=0)
         written = 0
-        while written < len(line):  # cut short by a full disk, the rest raises, and the next event takes its place
+        # Cut short by a full disk, the rest raises, and the next event takes its place.
+        while written < len(line):
             written += os.pwrite(self._file.fileno(), line[written:], self._end + written)
         if time.monotonic() - self._synced_at > SYNC_SECONDS:
             os.fsync(self._file.fileno())
@@ -97,5 +104,6 @@ class Spool:
         self._in_file -= len(lines)
         if not self._in_file:
             self._file.truncate(0)
-            self._start = self._end = 0
+            self._start = 0
+            self._end = 0
         return [NewEvent(**json.loads(line)) for line in lines]

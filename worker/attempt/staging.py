@@ -1,4 +1,6 @@
-"""Bringing everything one attempt reads to this machine, verified by sha256. No transaction is open meanwhile."""
+"""Bringing everything one attempt reads to this machine, verified by sha256. No transaction is open
+meanwhile.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,16 +11,16 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.database import Database
+from app.jobs import internal_repository, repository
 from app.jobs.checkpoints import best_of
 from app.models import Checkpoint, File, Job
-from app.settings import Settings
 from app.storage import Storage
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import checkpoint_folder
-from worker.attempt.checkpoint_upload import newest_first
-from worker.attempt.space import check_space
+from worker.context import WorkerContext
+from worker.disk_space import check_space
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
-from worker.model_cache import Bases
+from worker.model_cache import ModelCache
 
 log = structlog.get_logger()
 
@@ -34,23 +36,26 @@ class _Inputs(NamedTuple):
     checkpoints: list[Checkpoint]
 
 
-def stage(database: Database, storage: Storage, settings: Settings, job: Job, folder: Path, check: Callable[[], None]) -> Staged:
-    """`check` is called between files and may raise to give up. Raises `BaseMissing`."""
-    inputs = _inputs(database, job)
+def stage(context: WorkerContext, job: Job, folder: Path, check: Callable[[], None]) -> Staged:
+    """Fetch what the attempt reads. `check` is called between files and may raise to give up.
+    Raises `BaseMissing`.
+    """
+    inputs = _inputs(context.database, job)
     output = folder / "output"
     output.mkdir(parents=True)
-    paths = fetch_data(storage, inputs.files, folder, check)
-    model = Bases(database, storage, settings, job.lease_owner or "", check).stage(job)
-    check_space(database, storage, settings, job)
-    _stage_checkpoints(storage, inputs.checkpoints, output, check)
-    recipe = Recipe.model_validate(job.recipe)
+    paths = fetch_data(context.storage, inputs.files, folder, check)
+    model = ModelCache(context, check).stage(job)
+    check_space(context, job)
+    _stage_checkpoints(context.storage, inputs.checkpoints, output, check)
+    recipe = job.recipe
+    assert recipe is not None, "a job has its recipe before it is queued"
     config = TrainConfig(
         model=model,
         train_file=paths[0],
         validation_file=paths[1] if len(paths) > 1 else None,
         recipe=recipe,
-        base_model_name=job.requested["model"],
-        num_threads=settings.num_threads,
+        base_model_name=job.requested.model,
+        num_threads=context.settings.num_threads,
     )
     (folder / "config.json").write_text(config.model_dump_json())
     return Staged(folder / "config.json", output, recipe)
@@ -58,15 +63,18 @@ def stage(database: Database, storage: Storage, settings: Settings, job: Job, fo
 
 def _inputs(database: Database, job: Job) -> _Inputs:
     with database.read() as session:
-        return _Inputs(data_files(session, job), newest_first(session, job.id))
+        checkpoints = internal_repository.checkpoints_newest_first(session, job.id)
+        return _Inputs(data_files(session, job), checkpoints)
 
 
 def data_files(session: Session, job: Job) -> list[File]:
-    """The training file and, if the job has one, the validation file."""
-    return [session.get_one(File, id_) for id_ in (job.training_file_id, job.validation_file_id) if id_]
+    """Return the training file and, if the job has one, the validation file."""
+    return list(repository.files_of(session, job).values())
 
 
-def fetch_data(storage: Storage, files: Sequence[File], folder: Path, check: Callable[[], None]) -> list[Path]:
+def fetch_data(
+    storage: Storage, files: Sequence[File], folder: Path, check: Callable[[], None]
+) -> list[Path]:
     paths = []
     for name, file in zip(("train.jsonl", "validation.jsonl"), files, strict=False):
         check()
@@ -75,23 +83,38 @@ def fetch_data(storage: Storage, files: Sequence[File], folder: Path, check: Cal
     return paths
 
 
-def _stage_checkpoints(storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]) -> None:
-    """The newest checkpoint whose bytes are what they should be, and the best one, whose model early stopping hands out.
-
-    None at all means a start from step 0.
+def _stage_checkpoints(
+    storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]
+) -> None:
+    """Fetch the newest checkpoint whose bytes are what they should be, and the best one, whose
+    model early stopping hands out. None at all means a start from step 0.
     """
-    usable = next((checkpoint for checkpoint in newest if _stage_checkpoint(storage, checkpoint, output, check)), None)
+    usable = next(
+        (
+            checkpoint
+            for checkpoint in newest
+            if _stage_checkpoint(storage, checkpoint, output, check)
+        ),
+        None,
+    )
     best = best_of(newest)
     if usable is not None and best is not None and best.step < usable.step:
         _stage_checkpoint(storage, best, output, check)
 
 
-def _stage_checkpoint(storage: Storage, checkpoint: Checkpoint, output: Path, check: Callable[[], None]) -> bool:
+def _stage_checkpoint(
+    storage: Storage, checkpoint: Checkpoint, output: Path, check: Callable[[], None]
+) -> bool:
     target = checkpoint_folder(output, checkpoint.step)
     try:
         fetch_checkpoint(storage, checkpoint, target, check)
         return True
     except (BytesDiffer, FileNotFoundError, KeyError, ValueError) as error:
-        log.warning("checkpoint cannot be used", job_id=checkpoint.job_id, step=checkpoint.step, error=str(error))
+        log.warning(
+            "checkpoint cannot be used",
+            job_id=checkpoint.job_id,
+            step=checkpoint.step,
+            error=str(error),
+        )
         shutil.rmtree(target, ignore_errors=True)
         return False

@@ -1,4 +1,6 @@
-"""How fast this attempt goes: its steps, what interrupts them, and so how long it still takes. Times are given, in seconds."""
+"""The times of steps and of what interrupts them, and so how long the attempt still takes. The
+caller gives all times, in seconds.
+"""
 
 import math
 import statistics
@@ -6,40 +8,50 @@ from collections import deque
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import Started
-from falqon_core.estimate.eta import Pauses, Remaining, num_left, remaining_seconds
+from falqon_core.estimate.eta import Eta, Interruptions, estimate_eta, num_left
 
-HANG_STEPS, HANG_PAUSES = 20, 5  # so many times what is usual
-HANG_CLOSING = 6  # loading, and merging after the last step, take longer than steps, and nothing is known of them
-REMEMBERED = 256  # of the latest steps, evaluations and checkpoints
+# So many times what is usual.
+HANG_STEPS = 20
+HANG_PAUSES = 5
+# Loading, and merging after the last step, take longer than steps, and nothing is known of them.
+HANG_CLOSING = 6
+NUM_KEPT = 256  # of the latest steps, evaluations and checkpoints
 
 
-class Pace:
+class StepTiming:
     def __init__(self, recipe: Recipe | None) -> None:
         self._recipe = recipe
-        self._steps: deque[float] = deque(maxlen=REMEMBERED)
-        self._evaluations: deque[float] = deque(maxlen=REMEMBERED)
-        self._checkpoints: deque[float] = deque(maxlen=REMEMBERED)
-        self._num_records = self._num_validation_records = 0
-        self._elapsed: float | None = None  # as the trainer said with its last step
-        self._heard_at = self._paused = 0.0
+        self._steps: deque[float] = deque(maxlen=NUM_KEPT)
+        self._evaluations: deque[float] = deque(maxlen=NUM_KEPT)
+        self._checkpoints: deque[float] = deque(maxlen=NUM_KEPT)
+        self._num_examples = 0
+        self._num_validation_records = 0
+        self._elapsed: float | None = None  # in the trainer's last step
+        self._heard_at = 0.0
+        self._paused = 0.0
         self._closing = 0.0
 
     def started(self, message: Started, now: float, overhead: float | None) -> None:
-        """Loading is done; what the `overhead` of earlier attempts needed beyond it comes after the last step."""
-        self._num_records, self._num_validation_records = message.num_records, message.num_validation_records
+        """Note that loading is done; what the `overhead` of earlier attempts needed beyond it comes
+        after the last step.
+        """
+        self._num_examples = message.num_examples
+        self._num_validation_records = message.num_validation_records
         self._closing = 0.0 if overhead is None else max(0.0, overhead - now)
 
     def step(self, elapsed: float, now: float) -> None:
-        """The first of an attempt measures nothing: it includes what is warmed up."""
+        """Measure a step. The first of an attempt measures nothing: it includes warming up."""
         if self._elapsed is not None:
             self._steps.append(max(0.0, elapsed - self._elapsed - self._paused))
-        self._elapsed, self._heard_at, self._paused = elapsed, now, 0.0
+        self._elapsed = elapsed
+        self._heard_at = now
+        self._paused = 0.0
 
     def evaluated(self, now: float) -> None:
         self._evaluations.append(self._pause(now))
 
     def sampled(self, now: float) -> None:
-        """Part of the evaluation before it."""
+        """Count samples as part of the evaluation before them."""
         seconds = self._pause(now)
         if self._evaluations:
             self._evaluations[-1] += seconds
@@ -47,32 +59,56 @@ class Pace:
     def checkpointed(self, now: float) -> None:
         self._checkpoints.append(self._pause(now))
 
-    def remaining(self, step: int, total_steps: int) -> Remaining | None:
-        """None before two steps are known."""
-        return remaining_seconds(self._steps, total_steps - step, self._pauses(step, total_steps), self._closing)
+    def remaining(self, step: int, total_steps: int) -> Eta | None:
+        """Return None before two steps are known."""
+        return estimate_eta(
+            self._steps, total_steps - step, self._pauses(step, total_steps), self._closing
+        )
 
-    def patience(self, step: int, total_steps: int, floor: float) -> float:
-        """How long the trainer may be silent after this step before it counts as hung; at least `floor`."""
-        may_be_over = self._paused > 0 and self._recipe is not None and self._recipe.early_stopping_patience is not None
+    def hang_timeout(self, step: int, total_steps: int, floor: float) -> float:
+        """Return how long the trainer may be silent after this step before it counts as hung; at
+        least `floor`.
+        """
+        may_be_over = (
+            self._paused > 0
+            and self._recipe is not None
+            and self._recipe.early_stopping_patience is not None
+        )
         if not self._steps or step >= total_steps or may_be_over:
             return HANG_CLOSING * floor
-        usual = [max(pauses.measured, default=pauses.assumed) for pauses in self._pauses(step, total_steps)]
-        return max(floor, HANG_STEPS * statistics.median(self._steps), HANG_PAUSES * max(usual, default=0.0))
+        usual = [
+            max(pauses.measured, default=pauses.assumed)
+            for pauses in self._pauses(step, total_steps)
+        ]
+        return max(
+            floor,
+            HANG_STEPS * statistics.median(self._steps),
+            HANG_PAUSES * max(usual, default=0.0),
+        )
 
     def _pause(self, now: float) -> float:
-        seconds, self._heard_at = max(0.0, now - self._heard_at), now
+        seconds = max(0.0, now - self._heard_at)
+        self._heard_at = now
         self._paused += seconds
         return seconds
 
-    def _pauses(self, step: int, total_steps: int) -> list[Pauses]:
-        """Until one was measured, an evaluation counts as so many steps as its records would make, a checkpoint as one step."""
+    def _pauses(self, step: int, total_steps: int) -> list[Interruptions]:
+        """Return what will interrupt the steps. Until one was measured, an evaluation counts as so
+        many steps as its records would make, a checkpoint as one step.
+        """
         if self._recipe is None or not self._steps:
             return []
-        batch_size, mean = self._recipe.batch_size or 1, statistics.fmean(self._steps)
-        evaluate_every = self._recipe.eval_every or max(1, math.ceil(self._num_records / batch_size))
-        evaluations = num_left(evaluate_every, step, total_steps) if self._num_validation_records else 0
+        batch_size = self._recipe.batch_size or 1
+        mean = statistics.fmean(self._steps)
+        steps_per_epoch = max(1, math.ceil(self._num_examples / batch_size))
+        evaluations = 0
+        if self._num_validation_records:
+            evaluate_every = self._recipe.eval_every or steps_per_epoch
+            evaluations = num_left(evaluate_every, step, total_steps)
         checkpoints = num_left(self._recipe.checkpoint_every, step, total_steps)
         return [
-            Pauses(self._evaluations, evaluations, mean * self._num_validation_records / batch_size),
-            Pauses(self._checkpoints, checkpoints, mean),
+            Interruptions(
+                self._evaluations, evaluations, mean * self._num_validation_records / batch_size
+            ),
+            Interruptions(self._checkpoints, checkpoints, mean),
         ]

@@ -1,9 +1,10 @@
-"""A job's integrations: each in a process of its own that is fed metrics. None can fail or delay the job: its fault is one warning."""
+"""A job's integrations: each in a process of its own that is fed metrics. None can fail or delay
+the job: its fault is one warning.
+"""
 
 import os
 import queue
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -11,65 +12,86 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import structlog
 
 from app.jobs.events import NewEvent
-from app.jobs.integrations import Integration
 from app.models import Job
 from app.models.base import JsonObject
+from app.models.integrations import Integration
 from app.private_dir import private_folder
-from app.processes.parent_death import leashed
+from app.processes.child_process import ChildProcess
 from worker.attempt.lease import LeaseLost
+from worker.attempt.outcome import Verdict
 from worker.attempt.writer import AttemptWriter
 from worker.trackers.protocol import Line, Metrics, Outcome, OutcomeName, Run
 
 FINISH_SECONDS = 15.0  # for all of them together, after the trainer has ended
-MAX_BEHIND = 10_000  # points that a reporter may be behind the training
-PROGRAM = [sys.executable, "-P", "-m", "worker.trackers"]  # -P: nothing in its working directory is taken for a module
-OURS = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
+MAX_BEHIND = 10_000  # points that a tracker may be behind the training
+# -P: nothing in its working directory is taken for a module
+PROGRAM = [sys.executable, "-P", "-m", "worker.trackers"]
+OUR_VARIABLES = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
 # Nothing beyond what the user asked for leaves the machine.
-DISCREET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false", "GRADIO_ANALYTICS_ENABLED": "False"}
+NO_TELEMETRY = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+}
 KEPT_LOG_LINES = 20
+OUTCOMES: dict[Verdict, OutcomeName] = {
+    Verdict.SUCCEEDED: "succeeded",
+    Verdict.FAILED: "failed",
+}
 NOT_METRICS = {"step", "total_steps"}
 
 log = structlog.get_logger()
 
 
-class Reporting:
-    """`home` is where reporters leave what they keep on this machine; what their libraries print goes to `logs`."""
+class Trackers:
+    """`home` is where trackers leave what they keep on this machine; what their libraries print
+    goes to `logs`.
+    """
 
     def __init__(self, writer: AttemptWriter, job: Job, home: Path, logs: Path) -> None:
-        asked = [Integration.model_validate(integration) for integration in job.requested.get("integrations") or []]
-        self._feeds = [_Feed(writer, _run(job, integration), home, logs) for integration in asked]
+        self._processes = [
+            TrackerProcess(writer, _run(job, integration), home, logs)
+            for integration in job.requested.integrations or ()
+        ]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for feed in self._feeds:
-            feed.stop("")
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.stop("")
 
     def add(self, step: int, data: JsonObject) -> None:
-        """Never waits."""
-        numbers = {name: value for name, value in data.items() if isinstance(value, int | float) and name not in NOT_METRICS}
-        for feed in self._feeds:
-            feed.put(Metrics(step=step, values=numbers))
+        """Pass numbers on without waiting."""
+        numbers = {
+            name: value
+            for name, value in data.items()
+            if isinstance(value, int | float) and name not in NOT_METRICS
+        }
+        for process in self._processes:
+            process.put(Metrics(step=step, values=numbers))
 
-    def finish(self, outcome: OutcomeName) -> None:
+    def finish(self, verdict: Verdict) -> None:
+        """Pass on how the attempt ended, and wait a little for the trackers' end."""
+        outcome = OUTCOMES.get(verdict, "stopped")
         deadline = time.monotonic() + FINISH_SECONDS
-        for feed in self._feeds:
-            feed.put(Outcome(outcome=outcome))
-        for feed in self._feeds:
-            if not feed.join(deadline - time.monotonic()):
-                feed.stop(f"it did not finish within {FINISH_SECONDS:g} seconds")
-                feed.join(1.0)  # to say so
+        for process in self._processes:
+            process.put(Outcome(outcome=outcome))
+        for process in self._processes:
+            if not process.join(deadline - time.monotonic()):
+                process.stop(f"it did not finish within {FINISH_SECONDS:g} seconds")
+                process.join(1.0)  # to say so
 
 
-class _Feed:
-    """A thread owns the process: it starts it, writes to it, and waits for it. Whoever else is tired of it only kills it."""
+class TrackerProcess:
+    """A thread owns the process: it starts it, writes to it, and waits for it. Other threads only
+    kill it.
+    """
 
     def __init__(self, writer: AttemptWriter, run: Run, home: Path, logs: Path) -> None:
         self._writer = writer
@@ -77,9 +99,9 @@ class _Feed:
         self._home = home
         self._log = logs / f"{run.type}.log"
         self._lines: queue.Queue[Line | None] = queue.Queue(MAX_BEHIND)  # None: stopped
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._stopped_because: str | None = None  # empty: nobody needs to know
-        self._thread = threading.Thread(target=self._work, name=f"reporter {run.type}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"tracker {run.type}", daemon=True)
         self._thread.start()
 
     def put(self, line: Line) -> None:
@@ -97,7 +119,7 @@ class _Feed:
         if self._stopped_because is None and self._thread.is_alive():
             self._stopped_because = reason
             if self._process is not None:
-                _kill(self._process)
+                self._process.kill_group()
             with suppress(queue.Full):  # then the thread has something to wake up for
                 self._lines.put_nowait(None)
 
@@ -108,26 +130,40 @@ class _Feed:
             reason = f"its process could not be started ({error.strerror})"
         if not reason:
             return
-        log.warning("reporter stopped", job_id=self._run.job_id, integration=self._run.type, reason=reason, output=self._last_lines())
+        log.warning(
+            "tracker stopped",
+            job_id=self._run.job_id,
+            integration=self._run.type,
+            reason=reason,
+            output=self._last_lines(),
+        )
         with suppress(LeaseLost):
-            text = f"Reporting to {self._run.type} has stopped: {reason}. The job goes on without it."
-            self._writer.add_event(NewEvent(text, level="warn", data={"integration": self._run.type}))
+            text = (
+                f"Reporting to {self._run.type} has stopped: {reason}. The job goes on without it."
+            )
+            self._writer.add_event(
+                NewEvent(text, level="warn", data={"integration": self._run.type})
+            )
 
     def _feed(self) -> str | None:
-        """Until its process has ended; why it did not end well."""
+        """Feed the process until it has ended; return why it did not end well."""
         private_folder(self._home)
         with self._log.open("wb") as stream:
-            process = self._process = subprocess.Popen(
-                leashed(PROGRAM),
+            process = self._process = ChildProcess(
+                PROGRAM,
+                NO_TELEMETRY
+                | {
+                    name: value
+                    for name, value in os.environ.items()
+                    if not OUR_VARIABLES.search(name)
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                cwd=self._home,
-                env=DISCREET | {name: value for name, value in os.environ.items() if not OURS.search(name)},
-                start_new_session=True,
+                folder=self._home,
             )
         if self._stopped_because is not None:  # while it was being started
-            _kill(process)
+            process.kill_group()
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
@@ -139,12 +175,14 @@ class _Feed:
                     break
                 line = self._lines.get()
         with process.stdout as stdout:
-            said = stdout.read().decode(errors="replace")
+            failure = stdout.read().decode(errors="replace")
         exit_code = process.wait()
-        _kill(process)  # what it may have left behind
+        process.kill_group()  # what it may have left behind
         if self._stopped_because is not None:
             return self._stopped_because
-        return None if exit_code == 0 else said or f"its process ended with exit code {exit_code}"
+        if exit_code == 0:
+            return None
+        return failure or f"its process ended with exit code {exit_code}"
 
     def _last_lines(self) -> str:
         if not self._log.exists():
@@ -155,15 +193,18 @@ class _Feed:
 
 def _run(job: Job, integration: Integration) -> Run:
     options = getattr(integration, integration.type)
-    scalars = {name: value for name, value in (job.recipe or {}).items() if isinstance(value, str | int | float)}
+    fields = job.recipe.api_fields() if job.recipe else {}
+    scalars = {
+        name: value for name, value in fields.items() if isinstance(value, str | int | float)
+    }
     return Run(
         job_id=job.id,
         type=integration.type,
         options=options.model_dump(exclude_none=True) if options else {},
-        params={"model": job.base_model_id, "training_file": job.training_file_id, "validation_file": job.validation_file_id} | scalars,
+        params={
+            "model": job.base_model_id,
+            "training_file": job.training_file_id,
+            "validation_file": job.validation_file_id,
+        }
+        | scalars,
     )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

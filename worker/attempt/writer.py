@@ -1,18 +1,18 @@
-"""Guarded writes about one attempt: each carries the claim, and the first that matches no row ends the attempt."""
+"""Guarded writes about one attempt: each carries the claim, and the first that matches no row ends
+the attempt.
+"""
 
 import time
 from collections.abc import Callable
 
 import structlog
 from redis import Redis
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database import AWAY, Database
-from app.jobs import claims
+from app.jobs import claims, internal_repository
 from app.jobs.events import NewEvent
-from app.models import Job
-from app.stream import wakeup
+from app.notifier import wakeups
 from worker.attempt.lease import Lease, LeaseLost
 
 MAX_BACKOFF_SECONDS = 5.0
@@ -27,17 +27,19 @@ class AttemptWriter:
         self.lease = lease
 
     def write(self, action: Callable[[Session], bool]) -> bool:
-        """Run `action` in one transaction and wake the readers. False: its guard matched no row. Raises one of `AWAY`, `LeaseLost`."""
+        """Run `action` in one transaction and wake the readers. Return False when its guard matched
+        no row. Raises one of `AWAY`, `LeaseLost`.
+        """
         self.lease.check()
         with self._database.transaction() as session:
-            held = action(session)
-            seq = session.scalar(select(Job.last_event_seq).where(Job.id == self.claim.job_id)) if held else None
-        if seq is not None:
-            wakeup.publish(self._redis, self.claim.job_id, seq)
-        return held
+            is_ours = action(session)
+            seq = internal_repository.last_event_seq(session, self.claim.job_id)
+        if is_ours and seq is not None:
+            wakeups.publish(self._redis, self.claim.job_id, seq)
+        return is_ours
 
     def write_with_retry(self, action: Callable[[Session], bool]) -> bool:
-        """As `write`, but waits for the database as long as the lease lasts."""
+        """Do as `write` does, but wait for the database as long as the lease lasts."""
         backoff = 0.1
         while True:
             try:
@@ -47,8 +49,10 @@ class AttemptWriter:
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 
-    def add_event(self, draft: NewEvent) -> None:
-        if not self.write_with_retry(lambda session: claims.append_events(session, self.claim, [draft])):
+    def add_event(self, event: NewEvent) -> None:
+        if not self.write_with_retry(
+            lambda session: claims.append_events(session, self.claim, [event])
+        ):
             self.raise_lease_lost()
 
     def raise_lease_lost(self) -> None:

@@ -1,4 +1,5 @@
-"""One integration of one attempt, in a process of its own: whatever its library does, the worker only loses a pipe.
+"""One integration of one attempt, in a process of its own: whatever its library does, the worker
+only loses a pipe.
 
 Standard output carries one thing back: why it failed.
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 
 from pydantic import TypeAdapter
 
-from worker.trackers.protocol import Metrics, Outcome, Reporter, Run
+from worker.trackers.protocol import Metrics, Outcome, Run, Tracker
 
 MAX_REASON_LENGTH = 300
 CONFIDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|URI|URL", re.IGNORECASE)
@@ -24,15 +25,15 @@ _later: TypeAdapter[Metrics | Outcome] = TypeAdapter(Metrics | Outcome)
 def report(lines: Iterable[str]) -> None:
     lines = iter(lines)
     run = Run.model_validate_json(next(lines))
-    reporter: Reporter = importlib.import_module(f"worker.trackers.{run.type}").Reporter(run)
+    tracker: Tracker = importlib.import_module(f"worker.trackers.{run.type}").Tracker(run)
     for line in lines:
         match _later.validate_json(line):
             case Metrics() as message:
-                reporter.log(message.step, message.values)
+                tracker.log(message.step, message.values)
             case Outcome() as message:
-                reporter.finish(message.outcome)
+                tracker.finish(message.outcome)
                 return
-    reporter.finish("stopped")  # the worker is gone
+    tracker.finish("stopped")  # the worker is gone
 
 
 def reason(error: Exception) -> str:

@@ -6,12 +6,14 @@ JOB_TAG = "falqon.job_id"
 STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
-class Reporter:
+class Tracker:
     def __init__(self, run: Run) -> None:
         experiment = mlflow.set_experiment(run.options["experiment"])
-        found = mlflow.MlflowClient().search_runs([experiment.experiment_id], f"tags.`{JOB_TAG}` = '{run.job_id}'", max_results=1)
-        if found:
-            mlflow.start_run(run_id=found[0].info.run_id)
+        runs = mlflow.MlflowClient().search_runs(
+            [experiment.experiment_id], f"tags.`{JOB_TAG}` = '{run.job_id}'", max_results=1
+        )
+        if runs:
+            mlflow.start_run(run_id=runs[0].info.run_id)
             return
         mlflow.start_run(run_name=run.name, tags={JOB_TAG: run.job_id})
         mlflow.log_params(run.params)

@@ -1,4 +1,6 @@
-"""What goes to a reporter's process, line by line on its standard input: a `Run`, then `Metrics`, at the end an `Outcome`."""
+"""What goes to a tracker's process, line by line on its standard input: a `Run`, then `Metrics`,
+at the end an `Outcome`.
+"""
 
 from typing import Literal, Protocol
 
@@ -32,7 +34,7 @@ class Outcome(Line):
     outcome: OutcomeName
 
 
-class Reporter(Protocol):
+class Tracker(Protocol):
     """A job that goes on in a later attempt continues the same run, found by the job's id."""
 
     def __init__(self, run: Run) -> None: ...

@@ -1,4 +1,6 @@
-"""A folder for one attempt, removed afterwards; also by the next worker of this machine when its owner was killed."""
+"""A folder for one piece of work, removed afterwards; also by the next worker of this machine when
+its owner was killed.
+"""
 
 import fcntl
 import os
@@ -20,19 +22,27 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
     with _lock(root / GUARD, fcntl.LOCK_EX):
         _sweep(root)
         folder.mkdir()
-        mine = os.open(folder, os.O_RDONLY)
-        fcntl.flock(mine, fcntl.LOCK_EX)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(mine)
+        os.close(lock)
+
+
+def sweep_all(work_dir: Path) -> None:
+    """Remove what killed workers left in the scratch folders of this machine."""
+    for guard in work_dir.glob(f"*/{GUARD}"):
+        with _lock(guard, fcntl.LOCK_EX):
+            _sweep(guard.parent)
 
 
 def _sweep(root: Path) -> None:
     for folder in root.iterdir():
         if folder.name != GUARD:
-            with suppress(BlockingIOError), _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            in_use_or_gone = suppress(BlockingIOError, FileNotFoundError)
+            with in_use_or_gone, _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

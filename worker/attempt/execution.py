@@ -1,0 +1,221 @@
+"""One attempt: stage, train, publish the result or record why there is none."""
+
+import time
+from pathlib import Path
+
+import structlog
+from redis import Redis
+
+from app.jobs.claims import Claim, Failure
+from app.jobs.space import TOO_LARGE
+from app.models import Job
+from app.prices.service import price_of
+from app.storage import StorageAway, keys
+from falqon_core.contract.errors import is_disk_full
+from falqon_core.contract.layout import model_folder
+from falqon_core.contract.messages import Finished
+from falqon_core.estimate.prices import Price
+from falqon_core.fault_points import fault
+from worker.attempt.checkpoint_upload import CheckpointUploads, discard
+from worker.attempt.context import AttemptContext
+from worker.attempt.lease import Lease, LeaseLost
+from worker.attempt.outcome import End, Outcome, Verdict, classify
+from worker.attempt.progress import Progress
+from worker.attempt.relay import Relay
+from worker.attempt.release import record_outcome
+from worker.attempt.results import publish_with_retry
+from worker.attempt.spool import Spool
+from worker.attempt.staging import Staged, stage
+from worker.attempt.stop_policy import StopPolicy, StopRequested
+from worker.attempt.trackers import Trackers
+from worker.attempt.trainer import TrainerProcess
+from worker.attempt.writer import AttemptWriter
+from worker.context import WorkerContext
+from worker.disk_space import NeverFits
+from worker.fetching import BytesMissing
+from worker.gpu import Machine
+from worker.model_cache import BaseMissing
+from worker.outage import StorageOutage
+from worker.scratch import scratch
+
+TICK_SECONDS = 0.1
+PIPE_END_SECONDS = 10.0
+BYTES_MISSING = (
+    "What the job starts from is not in the storage; "
+    "whoever runs the service finds in its log what is missing."
+)
+log = structlog.get_logger()
+
+
+class Execution:
+    """Everything that one attempt of a job does on this machine."""
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        redis: Redis,
+        machine: Machine,
+        outage: StorageOutage,
+        job: Job,
+        *,
+        claimed_at: float,
+        price: Price,
+    ) -> None:
+        settings = context.settings
+        self._settings = settings
+        self._storage = context.storage
+        self._machine = machine
+        self._outage = outage
+        self._job = job
+        self._trainer: TrainerProcess | None = None
+        self._log = log.bind(job_id=job.id, attempt=job.attempt)
+        self._lease = Lease(
+            context.database,
+            Claim(job.id, job.attempt, context.owner),
+            lease_seconds=settings.lease.total_seconds(),
+            heartbeat_seconds=settings.heartbeat.total_seconds(),
+            claimed_at=claimed_at,
+            on_lost=self._kill_trainer,
+        )
+        self._writer = AttemptWriter(context.database, redis, self._lease)
+        self._progress = Progress(job, machine, lambda: time.monotonic() - claimed_at, price)
+        self._stop_policy = StopPolicy(context, job, self._lease, self._progress)
+        self._attempt = AttemptContext(
+            context, job, self._lease, self._writer, self._progress, self._stop_policy, outage
+        )
+
+    def run(self) -> None:
+        self._log.info("attempt starts")
+        verdict = None
+        try:
+            with self._lease:
+                outcome = self._execute()
+                fault("before_settle")
+                if outcome.verdict is not Verdict.SUCCEEDED:  # else it is written with its model
+                    record_outcome(self._attempt, outcome, has_trained=self._trainer is not None)
+                fault("after_settle")
+                verdict = outcome.verdict
+        except LeaseLost:
+            self._log.warning("attempt given up: the job is not ours any more")
+        # None: the success may have been written, only its confirmation lost.
+        if verdict not in (Verdict.SUCCEEDED, None) and not self._outage.is_on:
+            job = self._job
+            discard(self._storage, keys.result_prefix(job.project_id, job.id, job.attempt))
+        self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
+
+    def _execute(self) -> Outcome:
+        """Turn whatever ends the attempt into its outcome. Raises `LeaseLost`."""
+        try:
+            return self._execute_in_scratch()
+        except StopRequested:
+            return Outcome(Verdict.STOPPED)
+        except LeaseLost:
+            raise
+        except BaseMissing as error:
+            return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
+        except NeverFits as error:
+            message = f"{error} Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
+            return Outcome(Verdict.FAILED, Failure(TOO_LARGE, message, "model"))
+        except StorageAway as error:
+            self._outage.begin(error)
+            return Outcome(Verdict.STORAGE_AWAY)
+        except BytesMissing:
+            self._log.exception("attempt failed")
+            return Outcome(Verdict.LOST, Failure("bytes_missing", BYTES_MISSING))
+        except Exception as error:  # the edge of the process: a full disk, a fault of ours
+            self._log.exception("attempt failed")
+            if is_disk_full(error):
+                return Outcome(Verdict.DISK_FULL)
+            message = f"The worker could not execute the job ({type(error).__name__})."
+            return Outcome(Verdict.LOST, Failure("internal_error", message))
+
+    def _execute_in_scratch(self) -> Outcome:
+        name = f"{self._job.id}.{self._job.attempt}"
+        with scratch(self._settings.work_dir / "attempts", name) as folder:
+            staged = stage(self._attempt.worker, self._job, folder, self._stop_policy.check)
+            fault("after_staging")
+            with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
+                outcome, finished = self._train(staged, folder, trackers)
+                trackers.finish(outcome.verdict)
+            if outcome.verdict is not Verdict.SUCCEEDED:
+                return outcome
+            if not publish_with_retry(self._attempt, model_folder(staged.output), finished):
+                return Outcome(Verdict.STOPPED)  # a cancel came first
+            return outcome
+
+    def _train(
+        self, staged: Staged, folder: Path, trackers: Trackers
+    ) -> tuple[Outcome, Finished | None]:
+        self._stop_policy.check()
+        uploads = CheckpointUploads(
+            self._storage,
+            self._writer,
+            self._job,
+            staged.output,
+            staged.recipe.keep_checkpoints,
+            on_full_disk=self._stop_policy.report_full_disk,
+        )
+        spool = Spool(folder / "events.spool")
+        relay = Relay(
+            self._writer,
+            self._progress,
+            lambda session: price_of(session, self._settings, self._machine.device),
+            spool,
+            uploads.add,
+            trackers.add,
+        )
+        trainer = self._trainer = TrainerProcess(
+            self._settings.trainer_command, staged.config, staged.output, folder / "trainer.log"
+        )
+        try:
+            fault("after_trainer_start")
+            self._progress.listen()
+            relay.read(trainer.messages)
+            end = self._watch(trainer, relay)
+            trainer.close()
+            relay.join(PIPE_END_SECONDS)
+            relay.flush()
+        finally:
+            trainer.close()
+            uploads.finish()
+            spool.close()
+        outcome = classify(end, relay.failed)
+        if outcome.verdict is Verdict.STOPPED and self._stop_policy.is_disk_full:
+            outcome = Outcome(Verdict.DISK_FULL)
+        if outcome.verdict in (Verdict.LOST, Verdict.FAILED, Verdict.DISK_FULL):
+            self._log_failure(trainer, end, outcome.failure)
+        return outcome, relay.finished
+
+    def _watch(self, trainer: TrainerProcess, relay: Relay) -> End:
+        """Wait for the end of the trainer; stop it when it should, kill it when it does not obey or
+        hangs.
+        """
+        kill_at: float | None = None
+        hung = False
+        while (exit_code := trainer.wait_up_to(TICK_SECONDS)) is None:
+            self._lease.check()
+            relay.pump()
+            if kill_at is not None:
+                if time.monotonic() > kill_at:
+                    trainer.kill_group()
+            elif self._stop_policy.should_stop():
+                self._log.info("stopping the trainer", desired=self._lease.desired)
+                trainer.stop()
+                kill_at = time.monotonic() + self._settings.stop_grace.total_seconds()
+            elif not hung and self._progress.is_stuck(self._settings.hang.total_seconds()):
+                hung = True
+                trainer.kill_hung()
+        return End(exit_code, kill_at is not None, hung)
+
+    def _log_failure(self, trainer: TrainerProcess, end: End, failure: Failure | None) -> None:
+        """Log the code alone: the sentence may quote the data, which no log may."""
+        self._log.warning(
+            "trainer failed",
+            exit_code=end.exit_code,
+            code=failure.code if failure else None,
+            trainer_log=trainer.last_log_lines(),
+        )
+
+    def _kill_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.kill_group()

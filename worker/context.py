@@ -1,0 +1,19 @@
+"""What every part of a worker process works with."""
+
+import threading
+from dataclasses import dataclass
+
+from app.database import Database
+from app.settings import Settings
+from app.storage import Storage
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """`owner` names this process in its claims; `shutting_down` is set once it should end."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    owner: str
+    shutting_down: threading.Event

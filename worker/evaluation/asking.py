@@ -1,0 +1,153 @@
+"""Ask a model through its engine, as the API does, a few questions at once."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import httpx
+import structlog
+
+from app.errors import ApiError, InvalidRequest, NotFound
+from app.inference import service
+from app.inference.refusals import GONE, refusal_of
+from app.inference.service import Target
+from app.notifier.broker import Notifier
+from worker.context import WorkerContext
+from worker.evaluation.rows import COMPLETION
+
+AT_ONCE = 2  # of the four answers that an engine gives at once; others ask it, too
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 300.0
+LOAD_SECONDS = 660.0  # longer than a worker tries to load a model
+TICK_SECONDS = 0.2
+# After a failure. By then an engine that nobody uses any more makes room for this one.
+PAUSE_SECONDS = 15.0
+MAX_TRIES = 3
+TOO_LARGE = ("context_length_exceeded", "refused_by_engine")
+
+log = structlog.get_logger()
+
+
+class NotAnswered(Exception):
+    """Asking again is useless; with a code and a sentence for the user."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class Question(NamedTuple):
+    path: str
+    body: bytes
+
+
+class Refused(NamedTuple):
+    """A question that this engine does not take."""
+
+    code: str
+    message: str
+
+
+class Asker:
+    """Who asks for a project. `heartbeat` is called all the time and may raise to give up."""
+
+    def __init__(
+        self, context: WorkerContext, project_id: str, heartbeat: Callable[[], None]
+    ) -> None:
+        self._settings = context.settings
+        self._database = context.database
+        self._notifier = Notifier(context.settings)
+        self._project_id = project_id
+        self._heartbeat = heartbeat
+
+    def ask(self, model_id: str, questions: Sequence[Question]) -> list[str | Refused]:
+        """Return the answers of a model. Raises `NotAnswered` where there is no engine for it,
+        or where it fails time and again.
+        """
+        num_tries = 1
+        while True:
+            try:
+                target = self._find_target(model_id)
+                return asyncio.run(self._ask_at_once(target, questions))
+            except (EngineAway, ApiError) as error:
+                failure = _failure_of(error)
+                log.warning("a model was not asked", model=model_id, error=failure.message)
+                if num_tries == MAX_TRIES or not _is_passing(error):
+                    raise failure from error
+            num_tries += 1
+            self._pause()
+
+    def _find_target(self, model_id: str) -> Target:
+        """Wait for the engine. That of this worker loads models in a thread of its own."""
+        lookup = (self._settings, self._database, self._notifier)
+        target = service.find_or_ask(*lookup, self._project_id, model_id)
+        deadline = time.monotonic() + LOAD_SECONDS
+        while target is None:
+            if time.monotonic() > deadline:
+                message = f"'{model_id}' is not loaded after {LOAD_SECONDS / 60:g} minutes."
+                raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
+            self._heartbeat()
+            time.sleep(TICK_SECONDS)
+            target = service.look(self._database, model_id)
+        return target
+
+    async def _ask_at_once(
+        self, target: Target, questions: Sequence[Question]
+    ) -> list[str | Refused]:
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
+            tasks = [asyncio.create_task(_answer(client, target, each)) for each in questions]
+            try:
+                pending = set(tasks)
+                while pending:
+                    _, pending = await asyncio.wait(pending, timeout=TICK_SECONDS)
+                    self._heartbeat()
+                return [task.result() for task in tasks]
+            except GONE as error:
+                service.give_up(self._database, target)
+                raise EngineAway(repr(error)) from error
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _pause(self) -> None:
+        until = time.monotonic() + PAUSE_SECONDS
+        while time.monotonic() < until:
+            self._heartbeat()
+            time.sleep(TICK_SECONDS)
+
+
+class EngineAway(Exception):
+    """The engine does not answer."""
+
+
+async def _answer(client: httpx.AsyncClient, target: Target, question: Question) -> str | Refused:
+    answer = await client.post(
+        f"{target.address}{question.path}", content=question.body, headers=target.headers
+    )
+    if answer.status_code != httpx.codes.OK:
+        refusal = refusal_of(answer.status_code, answer.content)
+        if refusal.code in TOO_LARGE:
+            return Refused(refusal.code, refusal.message)
+        raise refusal
+    choice = answer.json()["choices"][0]
+    if question.path == COMPLETION:
+        return str(choice["text"])
+    return choice["message"].get("content") or ""
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether asking again may help."""
+    return not isinstance(error, InvalidRequest | NotFound)
+
+
+def _failure_of(error: ApiError | EngineAway) -> NotAnswered:
+    match error:
+        case EngineAway():
+            return NotAnswered("engine_unavailable", "The engine of the model does not answer.")
+        case NotFound():
+            return NotAnswered("model_not_found", "A model has been deleted meanwhile.")
+    return NotAnswered(error.code or "engine_failed", error.message)

@@ -1,0 +1,96 @@
+"""What a grader makes of an answer: a number between 0 and 1."""
+
+import json
+import re
+from typing import Any
+
+from app.models.graders import (
+    OUTPUT,
+    PLACEHOLDER,
+    AnyGrader,
+    JsonSchema,
+    MultipleChoice,
+    StringCheck,
+    TextSimilarity,
+)
+from falqon_core.records.jsonl import BadRecord, parse_line
+from worker.evaluation.similarity import fuzzy_match, rouge_l, rouge_n
+
+Item = dict[str, Any]
+
+
+class MissingField(Exception):
+    """A template names a field that a row does not have."""
+
+
+def grade(grader: AnyGrader, item: Item, answer: str) -> float:
+    """Raises `MissingField`."""
+    text = fill(grader.input, item, answer)
+    if isinstance(grader, JsonSchema):
+        return float(_is_valid(text, grader))
+    reference = fill(grader.reference, item, answer)
+    match grader:
+        case StringCheck():
+            return float(_check(grader.operation, text, reference))
+        case TextSimilarity():
+            return _similarity(grader.evaluation_metric, text, reference)
+        case MultipleChoice():
+            return float(_first_choice(text, grader.choices) == reference.strip())
+
+
+def fill(template: str, item: Item, answer: str) -> str:
+    """Put values in the places that name them; what is no text is written as JSON would be."""
+
+    def value_of(place: re.Match[str]) -> str:
+        name = place[1].strip()
+        return answer if name == OUTPUT else _field(item, name)
+
+    return PLACEHOLDER.sub(value_of, template)
+
+
+def _field(item: Item, name: str) -> str:
+    value: Any = item
+    for part in name.split(".")[1:]:
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            raise MissingField(f"it has no field '{name}'")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _check(operation: str, text: str, reference: str) -> bool:
+    match operation:
+        case "eq":
+            return text == reference
+        case "ne":
+            return text != reference
+        case "like":
+            return reference in text
+    return reference.lower() in text.lower()
+
+
+def _similarity(metric: str, text: str, reference: str) -> float:
+    if metric == "fuzzy_match":
+        return fuzzy_match(text, reference)
+    if metric == "rouge_l":
+        return rouge_l(text, reference)
+    return rouge_n(text, reference, int(metric.removeprefix("rouge_")))
+
+
+def _first_choice(text: str, choices: list[str]) -> str | None:
+    # The longest first, where one begins another.
+    words = "|".join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))
+    match = re.search(rf"(?<!\w)(?:{words})(?!\w)", text)
+    return match and match[0]
+
+
+def _is_valid(text: str, grader: JsonSchema) -> bool:
+    from jsonschema import Draft202012Validator  # as in `app.models.graders`
+
+    try:
+        value = parse_line(text, 1)
+    except BadRecord:
+        return False
+    return bool(Draft202012Validator(grader.schema_).is_valid(value))

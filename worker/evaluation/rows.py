@@ -1,0 +1,82 @@
+"""The rows of an evaluation: which of a file's records, what the models are asked, and what graders
+know of each.
+"""
+
+import random
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from app.inference.schemas import ChatCompletionRequest, CompletionRequest, InferenceRequest
+from falqon_core.records.line_parser import Parsed
+from falqon_core.records.shapes import (
+    ChatMessage,
+    ChatRecord,
+    CompletionRecord,
+    PreferenceRecord,
+    TextRecord,
+)
+from worker.evaluation.grading import Item
+
+CHAT = "/v1/chat/completions"
+COMPLETION = "/v1/completions"
+
+
+class Row(NamedTuple):
+    """One question. `item` is the record as its line has it, with the expected answer as
+    `reference` unless it has one of its own.
+    """
+
+    line: int
+    item: Item
+    path: str
+    question: dict[str, Any]
+
+    def body(self, model: str, max_tokens: int, template_kwargs: dict[str, Any] | None) -> bytes:
+        """Return what a model is asked, as the API would pass it on."""
+        request: InferenceRequest
+        fields = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, **self.question}
+        if self.path == COMPLETION:
+            request = CompletionRequest.model_validate(fields)
+        else:
+            fields["chat_template_kwargs"] = template_kwargs or None
+            request = ChatCompletionRequest.model_validate(fields)
+        return request.for_engine()
+
+
+def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[int, Parsed]]:
+    """Return at most so many, each as likely as any other, in their order; the same each time."""
+    chance = random.Random(0)
+    chosen: list[tuple[int, Parsed]] = []
+    for index, record in enumerate(records):
+        if len(chosen) < max_rows:
+            chosen.append(record)
+        elif (place := chance.randrange(index + 1)) < max_rows:
+            chosen[place] = record
+    return sorted(chosen, key=lambda record: record[0])
+
+
+def row_of(line: int, parsed: Parsed) -> Row | None:
+    """Return what a record asks; None for a text, which asks nothing."""
+    match parsed.record:
+        case ChatRecord(messages=messages, tools=tools):
+            question = _chat(messages[:-1], tools)
+            return Row(line, _item(parsed, messages[-1].text), CHAT, question)
+        case PreferenceRecord(input=chat, preferred_output=preferred):
+            question = _chat(chat.messages, chat.tools)
+            return Row(line, _item(parsed, preferred[0].text), CHAT, question)
+        case CompletionRecord(prompt=prompt, completion=completion):
+            return Row(line, _item(parsed, completion), COMPLETION, {"prompt": prompt})
+        case TextRecord():
+            return None
+
+
+def _item(parsed: Parsed, reference: str) -> Item:
+    return {"reference": reference} | parsed.value
+
+
+def _chat(messages: list[ChatMessage], tools: list[dict[str, Any]] | None) -> dict[str, Any]:
+    turns = []
+    for message in messages:
+        turn = message.model_dump(mode="json", exclude_none=True, exclude={"weight", "content"})
+        turns.append(turn | {"content": message.text})
+    return {"messages": turns, "tools": tools}

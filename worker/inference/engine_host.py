@@ -1,0 +1,69 @@
+"""Load the models that somebody asks for, and keep each loaded while it is used."""
+
+import threading
+
+import structlog
+
+from app.inference import claims
+from worker.context import WorkerContext
+from worker.inference.engine_choice import Loading
+from worker.inference.engine_run import EngineRun
+from worker.operations.handler import PermanentError
+from worker.poll_loop import PollLoop
+
+IDLE_SECONDS = 10.0  # an engine that somebody uses does not make room for another
+
+log = structlog.get_logger()
+
+
+class EngineHost(PollLoop):
+    """The engines of this process, each with a thread that watches it."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(context.shutting_down)
+        self._context = context
+        self._runs: dict[str, EngineRun] = {}
+        self._making_room = threading.Lock()
+
+    def join(self) -> None:
+        """Wait until all have ended, as they do once the process is shutting down."""
+        for run in list(self._runs.values()):
+            run.join()
+
+    def _do_next(self) -> bool:
+        lease_seconds = self._context.settings.lease.total_seconds()
+        with self._context.database.transaction() as session:
+            engine = claims.claim(session, self._context.owner, lease_seconds)
+        if engine is None:
+            return False
+        earlier = self._runs.get(engine.model_id)
+        if earlier is not None:  # it has lost its lease, and its program is about to end
+            earlier.stop()
+        self._runs = {id_: run for id_, run in self._runs.items() if run.is_alive()}
+        run = EngineRun(self._context, engine, self._make_room)
+        self._runs[engine.model_id] = run
+        run.start()
+        return True
+
+    def _make_room(self, loading: Loading) -> None:
+        """Unload what was used least recently until the memory suffices.
+
+        Raises `PermanentError` where that is not enough.
+        """
+        with self._making_room:
+            while (available := loading.available_bytes()) < loading.needed_bytes:
+                victim = self._least_recently_used()
+                if victim is None:
+                    raise PermanentError(
+                        "engine_out_of_memory",
+                        f"The model needs {loading.needed_bytes / 2**20:,.0f} MiB of memory and "
+                        f"{available / 2**20:,.0f} MiB are free; no other model here is idle.",
+                    )
+                log.info("unloaded to make room", model=victim.model_id)
+                victim.stop()
+
+    def _least_recently_used(self) -> EngineRun | None:
+        with self._context.database.read() as session:
+            model_ids = claims.idle_engines(session, self._context.owner, IDLE_SECONDS)
+        runs = [self._runs.get(model_id) for model_id in model_ids]
+        return next((run for run in runs if run is not None and run.is_alive()), None)

@@ -1,0 +1,73 @@
+"""The program that answers for one model."""
+
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from app.processes.child_process import ChildProcess
+from app.processes.subprocess_env import offline_environment
+from app.settings import Settings
+from worker.inference.llama_cpp import TOKEN
+from worker.operations.handler import PermanentError
+from worker.subprocesses import last_lines
+
+TICK_SECONDS = 0.1
+LOAD_SECONDS = 600.0
+KEPT_LOG_LINES = 20
+
+
+class EngineEnded(Exception):
+    """It has ended by itself; with the end of its log."""
+
+
+class EngineProcess(ChildProcess):
+    """A server with one model, for those who know `token`; `command` is its module and arguments.
+
+    Whoever starts it closes `output`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], model_id: str, settings: Settings, log: IO[bytes]
+    ) -> None:
+        self.token = secrets.token_urlsafe(32)
+        self._log = log
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        self.output = os.fdopen(read_end, "rb", buffering=0)
+        program = [sys.executable, "-m", *command, "--name", model_id]
+        program += ["--host", _address_of(settings.engine_host)]
+        environment = offline_environment(os.environ) | {TOKEN: self.token}
+        try:
+            super().__init__(program, environment, stdout=write_end, stderr=log)
+        finally:
+            os.close(write_end)
+
+    def wait_for_address(self, check: Callable[[], None]) -> str:
+        """Return where it listens once the model is loaded. `check` may raise to give up."""
+        deadline = time.monotonic() + LOAD_SECONDS
+        line = b""
+        while not line.endswith(b"\n"):
+            check()
+            self.check_alive(TICK_SECONDS)
+            if time.monotonic() > deadline:
+                minutes = LOAD_SECONDS / 60
+                raise PermanentError("too_slow", f"It took more than {minutes:g} minutes to load.")
+            line += self.output.read() or b""
+        return line.decode().strip()
+
+    def check_alive(self, seconds: float) -> None:
+        """Wait so long; raise `EngineEnded` if it has ended by then."""
+        if self.wait_up_to(seconds) is not None:
+            self._log.seek(0)
+            log = last_lines(self._log, KEPT_LOG_LINES)
+            raise EngineEnded(f"the engine has ended with {self.returncode}\n{log}")
+
+
+def _address_of(host: str) -> str:
+    if host == "auto":
+        return socket.gethostbyname(socket.gethostname())
+    return host

@@ -1,0 +1,157 @@
+"""One engine from its claim to its end: load the model, answer, renew the lease, unload."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.catalogue import repository as catalogue
+from app.inference import claims
+from app.models import Engine, EngineState, Model
+from falqon_core.contract.errors import UserError
+from worker.context import WorkerContext
+from worker.inference.engine_choice import Loading, prepare
+from worker.inference.engine_process import EngineProcess
+from worker.inference.metrics import Figures, read_figures
+from worker.model_cache import ModelCache
+from worker.operations.handler import PermanentError
+from worker.subprocesses import ToolFailed
+
+TICK_SECONDS = 0.2
+ELSEWHERE = "vLLM on the worker, or at FALQON_ENGINE_URL, may; docs/serving.md tells how."
+
+log = structlog.get_logger()
+
+
+class EngineAbandoned(Exception):
+    """The lease is lost, or the engine is to end."""
+
+
+class EngineRun:
+    """A thread and the program that it watches; neither outlives the other."""
+
+    def __init__(
+        self, context: WorkerContext, engine: Engine, make_room: Callable[[Loading], None]
+    ) -> None:
+        self.model_id = engine.model_id
+        self._context = context
+        self._settings = context.settings
+        self._database = context.database
+        self._engine = engine
+        self._make_room = make_room
+        self._stopping = threading.Event()
+        self._renewed_at = time.monotonic()
+        self._figures = Figures()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and wait for that."""
+        self._stopping.set()
+        self.join()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except EngineAbandoned:
+            self._release()
+        except SQLAlchemyError as error:
+            # The lease runs out, and others load the model.
+            log.warning("engine given up", model=self.model_id, error=str(error))
+        except Exception as error:  # the top-level handler of this thread
+            log.warning("engine failed", model=self.model_id, exc_info=True)
+            self._fail(_failure_of(error))
+
+    def _serve(self) -> None:
+        """Answer until nobody asks any more."""
+        cache = ModelCache(self._context, self._beat)
+        loading = prepare(self._model(), cache, self._settings)
+        self._make_room(loading)
+        with (
+            tempfile.TemporaryFile() as engine_log,
+            EngineProcess(loading.command, self.model_id, self._settings, engine_log) as process,
+            process.output,
+        ):
+            address = process.wait_for_address(self._beat)
+            self._write(state=EngineState.READY, address=address, token=process.token)
+            log.info("model loaded", model=self.model_id)
+            while not self._is_idle(process, address):
+                process.check_alive(TICK_SECONDS)
+        log.info("model unloaded", model=self.model_id)
+
+    def _model(self) -> Model:
+        with self._database.read() as session:
+            model = catalogue.get(session, self.model_id)
+        if model is None or model.deleted_at is not None:
+            raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
+        return model
+
+    def _is_idle(self, process: EngineProcess, address: str) -> bool:
+        """Return whether the row has gone for want of use; asked when the lease is renewed."""
+        is_due = self._is_renewal_due()
+        if is_due:
+            self._figures = read_figures(process.pid, address, process.token)
+        self._beat()
+        if not is_due:
+            return False
+        with self._database.transaction() as session:
+            idle_seconds = self._settings.engine_idle.total_seconds()
+            return claims.unload_idle(session, self._engine, idle_seconds)
+
+    def _beat(self) -> None:
+        """Renew the lease when that is due. Raises `EngineAbandoned`."""
+        if self._stopping.is_set() or self._context.shutting_down.is_set():
+            raise EngineAbandoned
+        if not self._is_renewal_due():
+            return
+        now = time.monotonic()
+        with self._database.transaction() as session:
+            lease_seconds = self._settings.lease.total_seconds()
+            if not claims.renew(session, self._engine, lease_seconds, **self._figures._asdict()):
+                raise EngineAbandoned
+        self._renewed_at = now
+
+    def _write(self, **values: object) -> None:
+        with self._database.transaction() as session:
+            if not claims.write(session, self._engine, **values):
+                raise EngineAbandoned
+
+    def _is_renewal_due(self) -> bool:
+        heartbeat_seconds = self._settings.heartbeat.total_seconds()
+        return time.monotonic() >= self._renewed_at + heartbeat_seconds
+
+    def _release(self) -> None:
+        """Leave the model to another worker where it is to stay loaded and this one ends."""
+        with self._database.transaction() as session:
+            is_leaving = self._context.shutting_down.is_set()
+            if not (is_leaving and claims.release(session, self._engine)):
+                claims.unload(session, self._engine)
+
+    def _fail(self, failure: PermanentError) -> None:
+        error = {"error_code": failure.code, "error_message": failure.message}
+        with self._database.transaction() as session:
+            claims.write(session, self._engine, state=EngineState.FAILED, **error)
+
+
+def _failure_of(error: Exception) -> PermanentError:
+    """Return what whoever asks is to read."""
+    match error:
+        case PermanentError():
+            return error
+        case ToolFailed():
+            message = f"The engine here does not load this model: {error.failure.message}."
+            return PermanentError("engine_not_available", f"{message} {ELSEWHERE}")
+        case UserError():
+            return PermanentError("engine_not_available", f"{error} {ELSEWHERE}")
+    return PermanentError("engine_failed", "The engine has ended; the worker's log says why.")

@@ -1,0 +1,51 @@
+"""llama.cpp's server as a program of its own: GGUF, name of the model -> its address on stdout,
+then answers until it is killed. `FALQON_ENGINE_TOKEN` is what it asks callers for.
+"""
+
+import os
+import signal
+import sys
+from argparse import ArgumentParser
+
+TOKEN = "FALQON_ENGINE_TOKEN"
+PARALLEL_ANSWERS = 4
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("gguf")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens, of all answers at once")
+    parser.add_argument("--threads", type=int, required=True)
+    args = parser.parse_args()
+    try:
+        import xllamacpp
+    except ImportError:
+        sys.exit("xllamacpp is not installed: pip install 'falqon[worker]'")
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # llama.cpp logs there
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = args.gguf
+    parameters.model_alias = {args.name}
+    parameters.hostnames = [args.host]
+    parameters.port = 0
+    parameters.api_keys = [os.environ.pop(TOKEN)]
+    parameters.n_ctx = args.context
+    parameters.n_parallel = PARALLEL_ANSWERS
+    parameters.kv_unified = True
+    parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
+    parameters.fit_params = False
+    parameters.ui = False
+    parameters.endpoint_metrics = True
+    for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
+        cpu.n_threads = args.threads
+        cpu.poll = 0  # threads that spin take the processor from a training beside them
+    server = xllamacpp.Server(parameters)
+    os.write(stdout, f"{server.listening_address}\n".encode())
+    os.close(stdout)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

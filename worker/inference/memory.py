@@ -1,0 +1,50 @@
+"""What a model takes in memory once it is loaded, and what this machine has left."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from falqon_core.estimate.dimensions import ModelDimensions
+
+MAX_CONTEXT = 8_192  # tokens, of all answers at once; their keys and values stay in memory
+CACHE_BYTES = 2  # of a number of the keys and values
+MARGIN = 1.1
+SMI_SECONDS = 10
+MEMINFO = Path("/proc/meminfo")
+
+
+def context_of(config: dict[str, Any]) -> int:
+    return min(ModelDimensions.from_config(config).max_position_embeddings, MAX_CONTEXT)
+
+
+def cache_bytes(config: dict[str, Any]) -> int:
+    """Return what the keys and values of one whole context take."""
+    dimensions = ModelDimensions.from_config(config)
+    num_values = 2 * dimensions.num_layers * dimensions.num_kv_heads * dimensions.head_dim
+    return CACHE_BYTES * num_values * context_of(config)
+
+
+def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int = 1) -> int:
+    return int(MARGIN * (weights_bytes + num_contexts * cache_bytes(config)))
+
+
+def available_bytes() -> int:
+    """Return what programs may still take without swapping."""
+    for line in MEMINFO.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    raise OSError(f"{MEMINFO} does not say what is available")
+
+
+def available_gpu_bytes() -> int | None:
+    """Return what is free on the GPU that an engine would load into; None where there is none."""
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command += ["--id", visible.partition(",")[0]]
+    try:
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=SMI_SECONDS)
+        return int(answer.stdout.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

@@ -1,0 +1,98 @@
+"""vLLM's server as a program of its own: folder of the model, its name -> its address on stdout,
+then answers until it is killed. `FALQON_ENGINE_TOKEN` is what it asks callers for.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from app.processes.parent_death import signal_at_death_of_parent
+from worker.inference.llama_cpp import TOKEN
+
+TICK_SECONDS = 0.2
+ANSWER_SECONDS = 5
+PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # it tells nobody what it does
+CHAT_TEMPLATE = "chat_template.jinja"
+HERMES_CALL = "<tool_call>"  # how most models write that they call a tool
+
+
+def find_command() -> str | None:
+    """Return vLLM's command of this Python's environment, else of PATH, if there is one."""
+    here = Path(sys.executable).parent
+    return shutil.which("vllm", path=f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
+    parser.add_argument("--cache-bytes", type=int, required=True, help="for keys and values")
+    parser.add_argument("--on-cpu", action="store_true")
+    args = parser.parse_args()
+    # vLLM's own processes do not notice when the one that started them is gone.
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    signal_at_death_of_parent(signal.SIGTERM)
+    port = _free_port(args.host)
+    process = subprocess.Popen(
+        command_of(args, port), env=_environment(os.environ), stdout=sys.stderr
+    )
+    while not _is_ready(args.host, port):
+        if process.poll() is not None:
+            break
+        time.sleep(TICK_SECONDS)
+    else:
+        os.write(1, f"http://{args.host}:{port}\n".encode())
+    sys.stderr.write(f"vllm has ended with {process.wait()}\n")
+    os.killpg(0, signal.SIGKILL)
+
+
+def command_of(args: Namespace, port: int) -> list[str]:
+    command = [find_command() or "vllm", "serve", str(args.folder)]
+    command += ["--served-model-name", args.name, "--host", args.host, "--port", str(port)]
+    command += ["--max-model-len", str(args.context)]
+    command += ["--kv-cache-memory-bytes", str(args.cache_bytes)]
+    command += ["--disable-log-stats", "--disable-uvicorn-access-log", "--disable-fastapi-docs"]
+    if args.on_cpu:
+        command.append("--enforce-eager")  # compiling takes minutes there and a compiler
+    template = args.folder / CHAT_TEMPLATE
+    if template.is_file() and HERMES_CALL in template.read_text(encoding="utf-8"):
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    return command
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    others = {name: value for name, value in environment.items() if name != TOKEN}
+    return others | PRIVATE | {"VLLM_API_KEY": environment[TOKEN]}
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_ready(host: str, port: int) -> bool:
+    with (
+        suppress(OSError, HTTPException),
+        closing(HTTPConnection(host, port, timeout=ANSWER_SECONDS)) as connection,
+    ):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    return False
+
+
+if __name__ == "__main__":
+    main()

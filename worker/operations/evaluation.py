@@ -1,0 +1,197 @@
+"""Evaluate fine-tuned models: they and their base answer the same held-out rows, through the engine
+that answers the API's callers, and graders say how well.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.artifacts import repository as artifact_rows
+from app.files import repository as files
+from app.jobs import internal_repository as jobs
+from app.models import Evaluation, File, Job
+from app.models.evaluation import AnswerScores, EvaluatedModel
+from app.operations import claims
+from falqon_core.contract.config import TrainConfig
+from falqon_core.records.file_check import read_records
+from falqon_core.records.jsonl import lines_of_file
+from falqon_core.records.line_parser import Parsed
+from worker.attempt.staging import fetch_data
+from worker.evaluation.asking import AT_ONCE, Asker, NotAnswered, Question, Refused
+from worker.evaluation.comparison import compare
+from worker.evaluation.grading import MissingField, fill, grade
+from worker.evaluation.rows import Row, choose, row_of
+from worker.fetching import fetch_artifacts
+from worker.operations.dataset_statistics import WEIGHTS
+from worker.operations.handler import (
+    Heartbeat,
+    OperationAbandoned,
+    OperationHandler,
+    PermanentError,
+)
+from worker.subprocesses import run_tool
+
+WRITTEN_EVERY_SECONDS = 1.0
+
+
+class EvaluationHandler(OperationHandler[Evaluation]):
+    kind = Evaluation
+    limit_seconds = 4 * 3600.0
+
+    def _run(self, operation: Evaluation, heartbeat: Heartbeat) -> None:
+        job, file = self._job_and_file(operation)
+        with self._scratch(operation) as folder:
+            rows = self._rows(operation, job, file, folder, heartbeat)
+        _check_templates(operation, rows)
+        self._write(operation, num_rows=len(rows))
+        asker = Asker(self._context, operation.project_id, heartbeat)
+        evaluator = _Evaluator(self, operation, job, rows, asker)
+        for model in operation.plan.models:
+            evaluator.evaluate(model)
+        scores = evaluator.finish()
+        result = compare(operation.plan, scores, heartbeat)
+        with self._database.transaction() as session:
+            if not claims.complete(session, operation, result=result):
+                raise OperationAbandoned
+
+    def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
+        """Keep what was answered, for whoever looks and for the next attempt."""
+        num_answers = sum(map(len, scores.by_model.values()))
+        self._write(operation, scores=scores, num_answers=num_answers)
+
+    def _permanent_error(self, error: Exception) -> PermanentError | None:
+        if isinstance(error, NotAnswered):
+            return PermanentError(error.code, error.message)
+        return super()._permanent_error(error)
+
+    def _job_and_file(self, operation: Evaluation) -> tuple[Job, File]:
+        with self._database.read() as session:
+            job = jobs.find(session, operation.job_id)
+            file = files.get(session, operation.file_id)
+        if job is None:  # and its evaluations with it
+            raise OperationAbandoned
+        if file.deleted_at is not None:
+            raise PermanentError("file_not_found", f"The file {file.id} has been deleted.")
+        return job, file
+
+    def _rows(
+        self, operation: Evaluation, job: Job, file: File, folder: Path, heartbeat: Heartbeat
+    ) -> list[Row]:
+        """Return what is asked: the same rows in every attempt."""
+        (path,) = fetch_data(self._storage, [file], folder, heartbeat)
+        lines = None
+        if operation.origin == "validation_fraction":
+            lines = self._held_out_lines(job, path, folder, heartbeat)
+        chosen = choose(_records(path, lines, heartbeat), operation.plan.max_rows)
+        rows = [row for line, parsed in chosen if (row := row_of(line, parsed)) is not None]
+        if not rows:
+            raise PermanentError(
+                "no_rows_to_ask",
+                f"{file.filename} holds nothing that can be asked: plain texts and empty files "
+                "have no questions.",
+            )
+        return rows
+
+    def _held_out_lines(
+        self, job: Job, path: Path, folder: Path, heartbeat: Heartbeat
+    ) -> frozenset[int]:
+        """Return the lines that the training held out, as the trainer chooses them."""
+        assert job.recipe is not None, "a fraction was held out"
+        with self._database.read() as session:
+            artifacts = artifact_rows.of_model(session, job.base_model_id)
+        small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
+        fetch_artifacts(self._storage, small, folder / "model", heartbeat)
+        config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)
+        (folder / "config.json").write_text(config.model_dump_json())
+        arguments = ["held-out", "--config", str(folder / "config.json")]
+        output = run_tool(self._settings.trainer_command, arguments, heartbeat)
+        return frozenset(json.loads(output))
+
+    def _write(self, operation: Evaluation, **values: object) -> None:
+        with self._database.transaction() as session:
+            if not claims.write(session, operation, **values):
+                raise OperationAbandoned
+
+
+class _Evaluator:
+    """Asks models the rows that an earlier attempt has not asked, and grades the answers."""
+
+    def __init__(
+        self,
+        handler: EvaluationHandler,
+        operation: Evaluation,
+        job: Job,
+        rows: list[Row],
+        asker: Asker,
+    ) -> None:
+        self._handler = handler
+        self._operation = operation
+        self._plan = operation.plan
+        self._template_kwargs = job.recipe.chat_template_kwargs if job.recipe else None
+        self._rows = rows
+        self._asker = asker
+        self._scores = operation.scores.model_copy(deep=True)
+        self._refusal: Refused | None = None
+        self._written_at = time.monotonic()
+
+    def evaluate(self, model: EvaluatedModel) -> None:
+        scores = self._scores.by_model.setdefault(model.model, [])
+        while len(scores) < len(self._rows):
+            rows = self._rows[len(scores) : len(scores) + AT_ONCE]
+            questions = [self._question(row, model) for row in rows]
+            answers = self._asker.ask(model.model, questions)
+            for row, answer in zip(rows, answers, strict=True):
+                scores.append(self._graded(row, answer))
+            if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
+                self._write()
+
+    def finish(self) -> AnswerScores:
+        """Write and return the scores. Raises `PermanentError` if no row was answered by all."""
+        self._write()
+        columns = self._scores.by_model.values()
+        if all(None in row for row in zip(*columns, strict=True)):
+            message = self._refusal.message if self._refusal else "an earlier attempt knew why"
+            raise PermanentError(
+                "no_row_was_answered", f"No row was answered by every model: {message}"
+            )
+        return self._scores
+
+    def _question(self, row: Row, model: EvaluatedModel) -> Question:
+        body = row.body(model.model, self._plan.max_tokens, self._template_kwargs)
+        return Question(row.path, body)
+
+    def _graded(self, row: Row, answer: str | Refused) -> list[float] | None:
+        if isinstance(answer, Refused):
+            self._refusal = self._refusal or answer
+            return None
+        return [grade(grader, row.item, answer) for grader in self._plan.graders]
+
+    def _write(self) -> None:
+        self._handler.write_scores(self._operation, self._scores)
+        self._written_at = time.monotonic()
+
+
+def _records(
+    path: Path, lines: frozenset[int] | None, heartbeat: Heartbeat
+) -> Iterator[tuple[int, Parsed]]:
+    """Yield the good records of a file; with `lines`, those on them."""
+    for line, outcome in read_records(lines_of_file(path)):
+        heartbeat()
+        if isinstance(outcome, Parsed) and (lines is None or line in lines):
+            yield line, outcome
+
+
+def _check_templates(operation: Evaluation, rows: list[Row]) -> None:
+    """Raise `PermanentError` for a field that a row does not have, before anybody is asked."""
+    for grader in operation.plan.graders:
+        templates = [grader.input, getattr(grader, "reference", "")]
+        for row in rows:
+            try:
+                for template in templates:
+                    fill(template, row.item, "")
+            except MissingField as error:
+                raise PermanentError(
+                    "invalid_template",
+                    f"graders: '{grader.name}' cannot grade line {row.line}: {error}.",
+                ) from None

@@ -1,0 +1,25 @@
+"""What becomes of a file whose check or import has ended, and of the jobs that wait for it."""
+
+from sqlalchemy.orm import Session
+
+from app.files import repository as files
+from app.jobs import repository as jobs
+from app.jobs.validation import finish_validation
+from app.models import FileStatus, JobStatus
+from app.settings import Settings
+from falqon_core.records.file_check import FileReport
+
+
+def record_verdict(
+    session: Session,
+    settings: Settings,
+    file_id: str,
+    status: FileStatus,
+    details: str,
+    report: FileReport | None,
+) -> list[str]:
+    """Write the verdict, first of all rows as a deletion does; return the jobs that may run."""
+    files.judge(session, file_id, status, details, report)
+    waiting = jobs.validating_with(session, file_id)
+    statuses = {job.id: finish_validation(session, job, settings) for job in waiting}
+    return [job_id for job_id, job_status in statuses.items() if job_status is JobStatus.QUEUED]

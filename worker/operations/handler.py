@@ -1,0 +1,152 @@
+"""Run operations of one kind, one after the other."""
+
+import time
+from abc import abstractmethod
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.models.operation import Operation
+from app.operations import claims
+from app.storage import StorageAway
+from worker import pulse
+from worker.context import WorkerContext
+from worker.disk_space import NeverFits
+from worker.fetching import BytesDiffer
+from worker.model_cache import BaseMissing
+from worker.outage import StorageOutage
+from worker.poll_loop import PollLoop
+from worker.scratch import scratch
+from worker.subprocesses import ToolFailed
+
+MAX_ATTEMPTS = 3  # of workers that were killed, or whose disk or storage failed
+T = TypeVar("T", bound=Operation)
+log = structlog.get_logger()
+
+
+class OperationAbandoned(Exception):
+    """This worker ends, or has lost its lease."""
+
+
+class PermanentError(Exception):
+    """Another attempt is useless; with a code and a sentence for the user."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class OperationHandler(PollLoop, Generic[T]):
+    kind: type[T]
+    limit_seconds: ClassVar[float]
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__(context.shutting_down)
+        self._context = context
+        self._settings = context.settings
+        self._database = context.database
+        self._storage = context.storage
+        self._outage = StorageOutage(context)
+
+    @abstractmethod
+    def _run(self, operation: T, heartbeat: "Heartbeat") -> None:
+        """Do the work and complete the operation, calling `heartbeat` all the time.
+
+        May raise `OperationAbandoned` and `PermanentError`. After any other error another attempt
+        is made when the lease has run out, `MAX_ATTEMPTS` in all.
+        """
+
+    def _fail(self, session: Session, operation: T, error: PermanentError) -> None:
+        """Record that the operation has failed for good."""
+        if not claims.fail(session, operation, error.code, error.message):
+            raise OperationAbandoned
+
+    def _scratch(self, operation: T) -> AbstractContextManager[Path]:
+        root = self._settings.work_dir / self.kind.__tablename__
+        return scratch(root, f"{operation.id}.{operation.attempts}")
+
+    def _do_next(self) -> bool:
+        if not self._outage.wait_for_end():
+            return False
+        with self._database.transaction() as session:
+            operation = claims.claim(session, self.kind, self._settings.lease.total_seconds())
+        if operation is None:
+            return False
+        try:
+            if operation.attempts > MAX_ATTEMPTS:
+                raise self._too_many_attempts()
+            self._run(operation, Heartbeat(self._context, operation, self.limit_seconds))
+        except OperationAbandoned:
+            self._release(operation)
+        except StorageAway as error:
+            self._outage.begin(error)
+            self._release(operation)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # the top-level handler: one must not keep others waiting
+            failure = self._permanent_error(error)
+            log.warning("operation failed", id=operation.id, permanent=bool(failure), exc_info=True)
+            if failure is not None:
+                with suppress(OperationAbandoned), self._database.transaction() as session:
+                    self._fail(session, operation, failure)
+        return True
+
+    def _release(self, operation: T) -> None:
+        with self._database.transaction() as session:
+            claims.release(session, operation)
+
+    def _too_many_attempts(self) -> PermanentError:
+        return PermanentError(
+            f"{self.kind.noun}_failed",
+            f"{MAX_ATTEMPTS} workers have not come to its end; "
+            "the log of the last one may say why.",
+        )
+
+    def _permanent_error(self, error: Exception) -> PermanentError | None:
+        """Return what the user is to read; None where another attempt may succeed."""
+        match error:
+            case PermanentError():
+                return error
+            case ToolFailed():
+                return PermanentError(error.failure.code, error.failure.message)
+            case NeverFits():
+                return PermanentError(f"{self.kind.noun}_too_large", str(error))
+            case BaseMissing():
+                return PermanentError("base_model_missing", str(error))
+            case FileNotFoundError() | BytesDiffer():
+                message = "What it is made from is not in the storage as it should be."
+                return PermanentError("bytes_missing", message)
+        return None
+
+
+class Heartbeat:
+    """Renews the lease when it is called, now and then. Raises `OperationAbandoned`, and
+    `PermanentError` when the operation takes too long.
+    """
+
+    def __init__(self, context: WorkerContext, operation: Operation, limit_seconds: float) -> None:
+        self._context = context
+        self._operation = operation
+        self._limit_seconds = limit_seconds
+        self._started = self._renewed = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if self._context.shutting_down.is_set():
+            raise OperationAbandoned
+        if now > self._started + self._limit_seconds:
+            raise PermanentError(
+                "too_slow", f"It took more than {self._limit_seconds / 60:g} minutes."
+            )
+        settings = self._context.settings
+        if now > self._renewed + settings.heartbeat.total_seconds():
+            with self._context.database.transaction() as session:
+                if not claims.renew(session, self._operation, settings.lease.total_seconds()):
+                    raise OperationAbandoned
+            self._renewed = now
+            pulse.beat()
