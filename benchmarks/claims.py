@@ -1,10 +1,11 @@
-"""How many jobs a second are claimed on Postgres, by one claimer and by eight at once, of one project and of several.
+"""How many jobs a second are claimed on Postgres, by one claimer and by eight at once, of one
+project and of several.
 
     python -m benchmarks.claims [--jobs 400] [--rounds 3]
 
-Each claim is the transaction of an idle worker: it shows itself, claims, commits. The Postgres is one's own and flushes what it commits.
-Rounds of one and of eight claimers alternate, so that a busy machine hits both; the median counts. Each claimer is a process, as a
-worker is.
+Each claim is the transaction of an idle worker: it shows itself, claims, commits. The Postgres is
+one's own and flushes what it commits. Rounds of one and of eight claimers alternate, so that a busy
+machine hits both; the median counts. Each claimer is a process, as a worker is.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from app import migrate
 from app.database import Database
 from app.jobs import claims
 from app.models import Desired, File, FileStatus, Job, JobStatus, Model, Project
+from app.models.job_request import JobRequest
 from app.workers import service as workers
 from tests.support.postgres import PostgresServer
 
@@ -37,11 +39,17 @@ def fill(database: Database, num_jobs: int, num_projects: int) -> None:
         session.flush()
         session.add_all(
             File(
-                id=f"file-{id_}", project_id=id_, filename="a", purpose="fine-tune", bytes=1, sha256="0",
-                storage_key=id_, status=FileStatus.PROCESSED,
+                id=f"file-{id_}",
+                project_id=id_,
+                filename="a",
+                purpose="fine-tune",
+                bytes=1,
+                sha256="0",
+                storage_key=id_,
+                status=FileStatus.PROCESSED,
             )
             for id_ in project_ids
-        )  # fmt: skip
+        )
         session.flush()
         rows = [
             {
@@ -51,23 +59,26 @@ def fill(database: Database, num_jobs: int, num_projects: int) -> None:
                 "desired": Desired.RUN,
                 "base_model_id": "measured",
                 "training_file_id": f"file-{project_ids[number % num_projects]}",
-                "requested": {},
+                "requested": JobRequest(model="measured", training_file="file"),
             }
             for number in range(num_jobs)
         ]
         session.execute(insert(Job), rows)
 
 
-def claim_until_empty(url: str, owner: str, start: Barrier, durations: "SimpleQueue[list[float]]") -> None:
+def claim_until_empty(
+    url: str, owner: str, start: Barrier, durations: "SimpleQueue[list[float]]"
+) -> None:
     """Claim until nothing is left, and tell how many seconds each claim took."""
-    database, seconds = Database(url), []
+    database = Database(url)
+    seconds = []
     with database.read() as session:
         session.scalar(select(1))  # what a first connection costs is not measured
     start.wait()
     while True:
         started = time.monotonic()
         with database.transaction() as session:
-            workers.seen(session, owner, "cpu", 1)
+            workers.mark_seen(session, owner, "cpu", 1)
             job = claims.claim(session, owner=owner, device="cpu", num_devices=1, lease_seconds=600)
         if job is None:
             break
@@ -79,9 +90,11 @@ def claim_until_empty(url: str, owner: str, start: Barrier, durations: "SimpleQu
 def claim_all(url: str, num_claimers: int) -> tuple[float, list[float]]:
     """Claim with so many processes; return the claims a second and how long each took."""
     context = get_context("spawn")
-    start, durations = context.Barrier(num_claimers + 1), context.SimpleQueue()
+    start = context.Barrier(num_claimers + 1)
+    durations = context.SimpleQueue()
     processes = [
-        context.Process(target=claim_until_empty, args=(url, f"worker-{number}", start, durations)) for number in range(num_claimers)
+        context.Process(target=claim_until_empty, args=(url, f"worker-{number}", start, durations))
+        for number in range(num_claimers)
     ]
     for process in processes:
         process.start()
@@ -94,7 +107,9 @@ def claim_all(url: str, num_claimers: int) -> tuple[float, list[float]]:
     return rate, seconds
 
 
-def measure(server: PostgresServer, name: str, num_jobs: int, num_projects: int, num_claimers: int) -> tuple[float, list[float]]:
+def measure(
+    server: PostgresServer, name: str, num_jobs: int, num_projects: int, num_claimers: int
+) -> tuple[float, list[float]]:
     url = server.create_database(name)
     database = Database(url)
     try:
@@ -106,7 +121,9 @@ def measure(server: PostgresServer, name: str, num_jobs: int, num_projects: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -129,8 +146,12 @@ def report(server: PostgresServer, num_jobs: int, num_rounds: int, num_projects:
             rates[number].append(rate)
             slowest[number].append(statistics.quantiles(seconds, n=100)[-1])
     for number in CLAIMERS:
-        rate, p99 = statistics.median(rates[number]), statistics.median(slowest[number])
-        print(f"projects={num_projects} claimers={number}: {rate:.0f} claims/s, p99 {1000 * p99:.0f} ms")
+        rate = statistics.median(rates[number])
+        p99 = statistics.median(slowest[number])
+        print(
+            f"projects={num_projects} claimers={number}: {rate:.0f} claims/s, p99 "
+            f"{1000 * p99:.0f} ms"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What the methods learn from the same steps: PEFT LoRA, frozen-A LoRA, the published rule, and the anchored rule with each choice of A.
+r"""What the methods learn from the same steps: PEFT LoRA, frozen-A LoRA, the published rule, and
+the anchored rule with each choice of A.
 
-    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
+    python -m benchmarks.learning --model .cache/smollm2 \
+      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
 
-Every training starts from the same base and sees the same records in the same order (keyed by the seed): four records a step, rank 64
-on all linears, cosine schedule, loss on the answers only. Each system tries its learning rates with the first seed; its best rate then
-goes through the other seeds. Each finished training is one block of lines in the CSV and is never run again, so the command may be
-stopped and started at will. Losses do not depend on how busy the machine is.
+Every training starts from the same base and sees the same records in the same order (keyed by the
+seed): four records a step, rank 64 on all linears, cosine schedule, loss on the answers only. Each
+system tries its learning rates with the first seed; its best rate then goes through the other
+seeds. Each finished training is one block of lines in the CSV and is never run again, so the
+command may be stopped and started at will. Losses do not depend on how busy the machine is.
 """
 
 import argparse
@@ -29,8 +32,8 @@ from falqon_core.data.loader import Loader, microbatches
 from falqon_core.methods import Method
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
-from falqon_core.methods.loss import microbatch_loss
-from falqon_core.methods.objective import Supervised
+from falqon_core.objectives.loss import microbatch_loss
+from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -84,33 +87,46 @@ def method_of(system: str, recipe: Recipe) -> Method:
 def train(training: Training, files: Files, threads: int) -> list[dict[str, object]]:
     """One training; its lines for the CSV: the loss of each step, the held-out loss on the last.
 
-    LoRA has a second block of lines: the same training, judged as the FP8 model that it would be served as, like all the others.
+    LoRA has a second block of lines: the same training, judged as the FP8 model that it would be
+    served as, like all the others.
     """
     torch.set_num_threads(threads)
     tokenizer = load_tokenizer(files.model)
     data = chat_dataset(files.train, tokenizer, MAX_SEQ_LENGTH)
     overrides = SYSTEMS[training.system].recipe
-    fixed = {"max_seq_length": MAX_SEQ_LENGTH, "batch_size": 4, "max_steps": training.steps, "seed": training.seed}
-    recipe = Recipe.model_validate(fixed | {"learning_rate": training.learning_rate} | overrides).resolved(len(data))
+    fixed = {
+        "max_seq_length": MAX_SEQ_LENGTH,
+        "batch_size": 4,
+        "max_steps": training.steps,
+        "seed": training.seed,
+    }
+    recipe = Recipe.model_validate(
+        fixed | {"learning_rate": training.learning_rate} | overrides
+    ).resolved(len(data))
     loader = Loader(data, 4, 4096, packing=True, seed=training.seed)
-    model, method = load_base_model(files.model), method_of(training.system, recipe)
+    model = load_base_model(files.model)
+    method = method_of(training.system, recipe)
     first = Loader(data, 4, 4096, packing=True, seed=training.seed)
-    method.prepare(model, [one for _ in range(4) for one in first.next_step()])
+    method.prepare(model, [microbatch for _ in range(4) for microbatch in first.next_step()])
     optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm)
     lines: list[dict[str, object]] = []
     for step in range(training.steps):
         batch = loader.next_step()
-        num_labels = sum(one.num_labels for one in batch)
+        num_labels = sum(microbatch.num_labels for microbatch in batch)
         total = 0.0
-        for one in batch:
-            loss = microbatch_loss(model, one)[0] / num_labels
+        for microbatch in batch:
+            loss = microbatch_loss(model, microbatch)[0] / num_labels
             loss.backward()
             total += loss.item()
         optimizer.clip()
         optimizer.step(learning_rate(recipe, step, training.steps))
         method.after_step()
-        lines.append(vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""})
-    held_out = microbatches(chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True)
+        lines.append(
+            vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""}
+        )
+    held_out = microbatches(
+        chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True
+    )
     lines[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
     if isinstance(method, Lora):
         merge_to_fp8(model, method)
@@ -126,7 +142,8 @@ def merge_to_fp8(model: PreTrainedModel, method: Lora) -> None:
     state = method.state()
     for name in {name.rpartition(".")[0] for name in state}:
         weight = model.get_submodule(name).base_layer.weight
-        a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
+        a = state[f"{name}.lora_A"]
+        b = state[f"{name}.lora_B"]
         weight.copy_(quantize_rows(weight.float().addmm_(b, a))[0])
         b.zero_()
 
@@ -137,7 +154,13 @@ def done(path: Path) -> dict[Training, float]:
         return {}
     with path.open(newline="") as file:
         return {
-            Training(r["system"], float(r["learning_rate"]), int(r["seed"]), int(r["steps"]), int(r["rows"])): float(r["test_loss"])
+            Training(
+                r["system"],
+                float(r["learning_rate"]),
+                int(r["seed"]),
+                int(r["steps"]),
+                int(r["rows"]),
+            ): float(r["test_loss"])
             for r in csv.DictReader(file)
             if r["test_loss"]
         }
@@ -149,9 +172,12 @@ def search(rows: int) -> Iterator[Training]:
             yield Training(name, rate, 0, STEPS, rows)
 
 
-def final(found: dict[Training, float], seeds: int, rows: int) -> Iterator[Training]:
+def final(finished: dict[Training, float], seeds: int, rows: int) -> Iterator[Training]:
     for name in SYSTEMS:
-        best = min((training for training in search(rows) if training.system == name), key=found.__getitem__)
+        best = min(
+            (training for training in search(rows) if training.system == name),
+            key=finished.__getitem__,
+        )
         for seed in range(seeds):
             yield replace(best, seed=seed)
             if name == DEFAULT:
@@ -159,7 +185,9 @@ def final(found: dict[Training, float], seeds: int, rows: int) -> Iterator[Train
 
 
 def run_all(trainings: Iterator[Training], files: Files, output: Path, jobs: int) -> None:
-    """What is not in the CSV yet, `jobs` at a time on one thread each: two such are faster than one with two threads."""
+    """Run what is not in the CSV yet, `jobs` at a time on one thread each: two such are faster than
+    one with two threads.
+    """
     finished = done(output)
     missing = [training for training in trainings if training not in finished]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -172,16 +200,27 @@ def run_all(trainings: Iterator[Training], files: Files, output: Path, jobs: int
                 writer.writerows(lines)
             last = lines[-1]
             print(
-                f"{last['system']}, lr {last['learning_rate']}, seed {last['seed']}, {last['steps']} steps: {last['test_loss']}", flush=True
+                f"{last['system']}, lr {last['learning_rate']}, seed {last['seed']}, "
+                f"{last['steps']} steps: {last['test_loss']}",
+                flush=True,
             )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--train", type=Path, required=True, help="JSONL with question and answer, or the trainer's own records")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        required=True,
+        help="JSONL with question and answer, or the trainer's own records",
+    )
     parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "learning.csv")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "learning.csv"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

@@ -1,4 +1,7 @@
-"""The table and the plot of `benchmarks/learning.py`, from its CSV alone: `python -m benchmarks.learning_report learning.csv`."""
+"""Write the table and the plot of `benchmarks/learning.py` from its CSV alone.
+
+python -m benchmarks.learning_report learning.csv
+"""
 
 import csv
 import statistics
@@ -17,11 +20,13 @@ HEADING = """# Held-out loss after the same steps
 
 Written, with the plot beside it, from `{csv}` by
 
-    python -m benchmarks.learning --model .cache/smollm2 --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
+    python -m benchmarks.learning --model .cache/smollm2 \\
+      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
 
-SmolLM2-135M on GSM8K: rank 64 on all linears, four records a step, cosine schedule, loss on the answers only, the same records in the
-same order for all systems with one seed. The loss is that of {rows} held-out rows. All systems but the ones named LoRA are FP8 models;
-a line "merged to FP8" is that LoRA training, judged as the FP8 model that it would be served as.
+SmolLM2-135M on GSM8K: rank 64 on all linears, four records a step, cosine schedule, loss on the
+answers only, the same records in the same order for all systems with one seed. The loss is that of
+{rows} held-out rows. All systems but the ones named LoRA are FP8 models; a line "merged to FP8" is
+that LoRA training, judged as the FP8 model that it would be served as.
 
 """
 SMOOTHING = 10  # steps of the running mean in the plot: one batch of four records is noisy
@@ -41,39 +46,63 @@ def read(path: Path) -> list[Trained]:
     groups: dict[tuple[str, str, str, str, str], list[dict[str, str]]] = defaultdict(list)
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
-            groups[line["system"], line["learning_rate"], line["seed"], line["steps"], line["rows"]].append(line)
+            groups[
+                line["system"], line["learning_rate"], line["seed"], line["steps"], line["rows"]
+            ].append(line)
     return [
         Trained(
-            system, float(rate), int(seed), int(steps), int(rows), [float(x["train_loss"]) for x in lines], float(lines[-1]["test_loss"])
+            system,
+            float(rate),
+            int(seed),
+            int(steps),
+            int(rows),
+            [float(x["train_loss"]) for x in lines],
+            float(lines[-1]["test_loss"]),
         )
         for (system, rate, seed, steps, rows), lines in groups.items()
     ]
 
 
 def finals(trained: list[Trained]) -> dict[tuple[str, int], list[Trained]]:
-    """By system and number of steps the trainings at its best rate, one a seed: the rate that most seeds have run with."""
+    """Return by system and number of steps the trainings at its best rate, one a seed: the rate
+    that most seeds have run with.
+    """
     groups: dict[tuple[str, int], list[Trained]] = defaultdict(list)
-    for one in trained:
-        rates = [other.learning_rate for other in trained if other.system == one.system]
-        if one.learning_rate == max(rates, key=rates.count):
-            groups[one.system, one.steps].append(one)
+    for run in trained:
+        rates = [other.learning_rate for other in trained if other.system == run.system]
+        if run.learning_rate == max(rates, key=rates.count):
+            groups[run.system, run.steps].append(run)
     return groups
 
 
 def table(trained: list[Trained]) -> str:
-    """Markdown: held-out loss as mean over seeds, and how far it is from LoRA's with the same seeds and most steps."""
+    """Markdown: held-out loss as mean over seeds, and how far it is from LoRA's with the same seeds
+    and most steps.
+    """
     groups = finals(trained)
     most = max(steps for _, steps in groups)
-    reference = {one.seed: one.test_loss for one in groups.get((REFERENCE, most), [])}
-    lines = ["| system | rate | steps | seeds | held-out loss | minus LoRA's | worst seed |", "|---|---|---|---|---|---|---|"]
-    for (system, steps), group in sorted(groups.items(), key=lambda item: statistics.fmean(one.test_loss for one in item[1])):
-        gaps = [one.test_loss - reference[one.seed] for one in group if one.seed in reference]
+    reference = {run.seed: run.test_loss for run in groups.get((REFERENCE, most), [])}
+    lines = [
+        "| system | rate | steps | seeds | held-out loss | minus LoRA's | worst seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (system, steps), group in sorted(
+        groups.items(), key=lambda item: statistics.fmean(run.test_loss for run in item[1])
+    ):
+        gaps = [run.test_loss - reference[run.seed] for run in group if run.seed in reference]
         gap = f"{statistics.fmean(gaps):+.4f} | {max(gaps):+.4f}" if gaps else " | "
-        loss = statistics.fmean(one.test_loss for one in group)
-        lines.append(f"| {system} | {group[0].learning_rate:g} | {steps} | {len(group)} | {loss:.4f} | {gap} |")
+        loss = statistics.fmean(run.test_loss for run in group)
+        lines.append(
+            f"| {system} | {group[0].learning_rate:g} | {steps} | {len(group)} | {loss:.4f} | "
+            f"{gap} |"
+        )
     lines += ["", "Rates tried with the first seed, and their held-out loss:", ""]
-    for system in dict.fromkeys(one.system for one in trained):
-        tried = sorted((one.learning_rate, one.test_loss) for one in trained if (one.system, one.seed, one.steps) == (system, 0, most))
+    for system in dict.fromkeys(run.system for run in trained):
+        tried = sorted(
+            (run.learning_rate, run.test_loss)
+            for run in trained
+            if (run.system, run.seed, run.steps) == (system, 0, most)
+        )
         lines.append(f"- {system}: " + ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in tried))
     return "\n".join(lines)
 
@@ -85,8 +114,13 @@ def plot(trained: list[Trained], output: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for (system, steps), group in groups.items():
         if steps == most:
-            mean = [statistics.fmean(losses) for losses in zip(*(one.train_loss for one in group), strict=True)]
-            smooth = [statistics.fmean(mean[max(0, i - SMOOTHING + 1) : i + 1]) for i in range(len(mean))]
+            mean = [
+                statistics.fmean(losses)
+                for losses in zip(*(run.train_loss for run in group), strict=True)
+            ]
+            smooth = [
+                statistics.fmean(mean[max(0, i - SMOOTHING + 1) : i + 1]) for i in range(len(mean))
+            ]
             axes.plot(range(1, most + 1), smooth, label=system, linewidth=1.2)
     axes.set_xlabel("step")
     axes.set_ylabel(f"training loss, mean of {SMOOTHING} steps")
@@ -97,10 +131,13 @@ def plot(trained: list[Trained], output: Path) -> None:
 
 def report(path: Path) -> None:
     trained = read(path)
-    for one in trained:
-        print(f"{one.system}, lr {one.learning_rate:g}, seed {one.seed}:", " ".join(f"{loss:.3f}" for loss in one.train_loss))
+    for run in trained:
+        print(
+            f"{run.system}, lr {run.learning_rate:g}, seed {run.seed}:",
+            " ".join(f"{loss:.3f}" for loss in run.train_loss),
+        )
     print(table(trained))
-    heading = HEADING.format(csv=path.name, rows=max(one.rows for one in trained))
+    heading = HEADING.format(csv=path.name, rows=max(run.rows for run in trained))
     path.with_suffix(".md").write_text(heading + table(trained) + "\n")
     plot(trained, path.with_suffix(".svg"))
 

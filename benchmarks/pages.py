@@ -1,11 +1,14 @@
-"""What the pages and lists of a large project cost Postgres, query by query, and what dashboards that stay open cost it.
+"""What the pages and lists of a large project cost Postgres, query by query, and what dashboards
+that stay open cost it.
 
     python -m benchmarks.pages        (about 3 minutes)
 
-It starts its own Postgres and Valkey, and serves the API by uvicorn in a process of its own. The table holds 100,000 jobs with a model
-each, 60,000 of them in one project. Milliseconds are those that EXPLAIN ANALYZE reports, the least of 15 runs with a warm cache,
-for planning and for execution; an answer over HTTP is measured by the clock and by the CPU time of the API's process. Dashboards are
-measured by the CPU time of all processes of Postgres while one job writes an event every half second, less what that takes without any.
+It starts its own Postgres and Valkey, and serves the API by uvicorn in a process of its own. The
+table holds 100,000 jobs with a model each, 60,000 of them in one project. Milliseconds are those
+that EXPLAIN ANALYZE reports, the least of 15 runs with a warm cache, for planning and for
+execution; an answer over HTTP is measured by the clock and by the CPU time of the API's process.
+Dashboards are measured by the CPU time of all processes of Postgres while one job writes an event
+every half second, less what that takes without any.
 """
 
 import argparse
@@ -31,53 +34,31 @@ from app.files import repository as files
 from app.jobs import listing
 from app.jobs import repository as jobs
 from app.jobs.events import NewEvent, append
-from app.jobs.listing import Wanted
+from app.jobs.listing import JobQuery
 from app.models import DEFAULT_PROJECT_ID, File, Job, JobStatus, Scope
+from app.models.job_progress import JobProgress
+from app.notifier.wakeups import publish
 from app.processes.supervised_process import say
 from app.projects import repository as projects
-from app.stream.wakeup import publish
-from app.web.pages.jobs import shown_table
+from app.web.pages.jobs import table_context
 from benchmarks.api import report, rows
 from benchmarks.api.servers import KEY, Server, Services, served, services
 from benchmarks.api_load import SERVICE, create_job, upload
+from benchmarks.page_rows import (
+    COUNTED,
+    CURVES,
+    MODELS,
+    MOVED,
+    OLD_FILE,
+    OTHER_PROJECTS,
+    RETRAINED,
+    RUNS_NOW,
+    STEPS,
+)
 
 OTHERS = 40  # projects, which share the jobs that the large one has not
-STEPS = 300  # of the newest jobs, whose curves the page draws
 RUNS, ANSWERS = 15, 15
 PATHS = ("/v1/models", "/", "/?page=1000", "/?sort=-cost", "/models", "/data", "/jobs/new")
-OTHER_PROJECTS = """
-    INSERT INTO projects (id, name, created_at, weight, turn, usage_device_seconds)
-    SELECT 'proj_' || n, 'project ' || n, now(), 1, 0, 0 FROM generate_series(0, :others - 1) n
-"""
-MOVED = """
-    UPDATE jobs SET project_id = 'proj_' || (('x' || right(id, 6))::bit(24)::int % :others)
-    WHERE status IN ('succeeded', 'failed', 'cancelled') AND ('x' || substr(md5(id), 1, 6))::bit(24)::int % 10 >= 6
-"""
-MODELS = """
-    INSERT INTO models (id, project_id, base_model_id, job_id, config, bytes, created_at)
-    SELECT 'ft:falqon-tiny:project:run:' || right(id, 8), project_id, base_model_id, id, '{"hidden_size": 64}', 1000000, created_at
-    FROM jobs WHERE status IN ('succeeded', 'failed', 'cancelled')
-"""
-CURVES = f"""
-    INSERT INTO events (job_id, seq, attempt, level, type, message, data, created_at)
-    SELECT id, n, 1, 'info', 'metrics', 'Step ' || n, jsonb_build_object('step', n, 'train_loss', 1.5, 'learning_rate', 0.0001,
-           'grad_norm', 0.5, 'tokens_per_second', 5000.0, 'train_mean_token_accuracy', 0.5), now()
-    FROM (SELECT id FROM jobs WHERE project_id = :project ORDER BY id DESC LIMIT 60) newest,
-         generate_series({rows.NUM_EVENTS + 1}, {STEPS}) n
-"""
-COUNTED = """
-    UPDATE jobs SET last_event_seq = :steps
-    WHERE id IN (SELECT id FROM jobs WHERE project_id = :project ORDER BY id DESC LIMIT 60)
-"""
-OLD_FILE = """
-    INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, status, created_at)
-    SELECT 'file-old', project_id, filename, purpose, bytes, sha256, storage_key, status, created_at FROM files LIMIT 1
-"""
-RETRAINED = "UPDATE jobs SET training_file_id = 'file-old' WHERE id <> :id AND project_id = :project AND right(id, 1) < '8'"
-RUNS_NOW = """
-    UPDATE jobs SET status = 'running', lease_owner = 'w', lease_expires_at = now() + interval '1 day', finished_at = NULL, attempt = 1
-    WHERE id = :id
-"""
 
 
 class Look(NamedTuple):
@@ -100,11 +81,15 @@ class Answer(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--dashboards", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="that the dashboards stay open")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pages.md")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "pages.md"
+    )
     arguments = parser.parse_args()
     machine = report.machine()
     with services() as prepared:
@@ -127,12 +112,17 @@ def measure(prepared: Services, arguments: argparse.Namespace, machine: str) -> 
             answers = [first, *(_answer(server, path) for path in PATHS)]
             say("dashboards")
             alone, watched = (
-                _postgres_load(prepared, database, server, running, count, arguments.seconds) for count in (0, arguments.dashboards)
+                _postgres_load(prepared, database, server, running, count, arguments.seconds)
+                for count in (0, arguments.dashboards)
             )
         with database.read() as session:
-            num_jobs = len(session.scalars(select(Job.id).where(Job.project_id == DEFAULT_PROJECT_ID)).all())
+            num_jobs = len(
+                session.scalars(select(Job.id).where(Job.project_id == DEFAULT_PROJECT_ID)).all()
+            )
             version = str(session.scalar(text("SHOW server_version")))
-        return _markdown(arguments, f"{machine}, Postgres {version}", num_jobs, costs, answers, alone, watched)
+        return _markdown(
+            arguments, f"{machine}, Postgres {version}", num_jobs, costs, answers, alone, watched
+        )
     finally:
         database.dispose()
 
@@ -154,38 +144,65 @@ def fill(database: Database, template: str, num_jobs: int) -> None:
 
 
 def _looks(database: Database, prepared: Services) -> Iterator[Look]:
-    project, app = DEFAULT_PROJECT_ID, SimpleNamespace(settings=prepared.settings)
+    project = DEFAULT_PROJECT_ID
+    app = SimpleNamespace(settings=prepared.settings)
     caller = Caller("key", project, Scope.READ, None, False)
     with database.read() as session:
         file_ids = list(session.scalars(select(File.id).where(File.project_id == project)))
-        name = session.scalars(select(Job.id).where(Job.project_id == project).order_by(Job.id).limit(1)).one()[-8:]
+        name = session.scalars(
+            select(Job.id).where(Job.project_id == project).order_by(Job.id).limit(1)
+        ).one()[-8:]
 
-    def found(wanted: Wanted) -> Callable[[Session], object]:
-        return lambda session: listing.find(session, project, wanted)
+    def find_jobs(query: JobQuery) -> Callable[[Session], object]:
+        return lambda session: listing.find_page(session, project, query)
 
-    yield Look("jobs page, everything on it", lambda session: shown_table(session, app, caller, Wanted()))  # type: ignore[arg-type]
-    yield Look("the same, once its curves are known", lambda session: shown_table(session, app, caller, Wanted()))  # type: ignore[arg-type]
-    yield Look("jobs page, the table alone", found(Wanted()))
-    yield Look("jobs page, one status", found(Wanted(status=JobStatus.FAILED)))
-    yield Look("jobs page, oldest first", found(Wanted(descending=False)))
-    yield Look("jobs page 1000", found(Wanted(page=1000)))
-    yield Look("jobs page, sorted by cost", found(Wanted(sort="cost")))
-    yield Look("jobs page, a search", found(Wanted(search=name)))
-    yield Look("what streams look at each second", lambda session: listing.states(session, [project]))
-    yield Look("Data page, jobs of each file", lambda session: jobs.num_using(session, project, file_ids))
-    yield Look("a file's page, its newest jobs", lambda session: jobs.using(session, project, "file-old", limit=20))
-    yield Look("is a file in use (delete)", lambda session: files.live_job_using(session, project, "file-old"))
-    yield Look("has the list of models changed", lambda session: (models.tally(session, None), models.tally(session, project)))
+    yield Look(
+        "jobs page, everything on it",
+        lambda session: table_context(session, app, caller, JobQuery()),
+    )  # type: ignore[arg-type]
+    yield Look(
+        "the same, once its curves are known",
+        lambda session: table_context(session, app, caller, JobQuery()),
+    )  # type: ignore[arg-type]
+    yield Look("jobs page, the table alone", find_jobs(JobQuery()))
+    yield Look("jobs page, one status", find_jobs(JobQuery(status=JobStatus.FAILED)))
+    yield Look("jobs page, oldest first", find_jobs(JobQuery(descending=False)))
+    yield Look("jobs page 1000", find_jobs(JobQuery(page=1000)))
+    yield Look("jobs page, sorted by cost", find_jobs(JobQuery(sort="cost")))
+    yield Look("jobs page, a search", find_jobs(JobQuery(search=name)))
+    yield Look(
+        "what streams look at each second", lambda session: listing.states(session, [project])
+    )
+    yield Look(
+        "Data page, jobs of each file", lambda session: jobs.num_using(session, project, file_ids)
+    )
+    yield Look(
+        "a file's page, its newest jobs",
+        lambda session: jobs.using(session, project, "file-old", limit=20),
+    )
+    yield Look(
+        "is a file in use (delete)",
+        lambda session: files.live_job_using(session, project, "file-old"),
+    )
+    yield Look(
+        "has the list of models changed",
+        lambda session: (models.tally(session, None), models.tally(session, project)),
+    )
     yield Look("Models page", lambda session: catalogue.newest(session, project, limit=200))
-    yield Look("Models page, a search", lambda session: catalogue.newest(session, project, limit=200, search=name))
-    yield Look("quota: bytes of a project", lambda session: projects.storage_bytes(session, project))
+    yield Look(
+        "Models page, a search",
+        lambda session: catalogue.newest(session, project, limit=200, search=name),
+    )
+    yield Look(
+        "quota: bytes of a project", lambda session: projects.storage_bytes(session, project)
+    )
 
 
 def _cost(database: Database, look: Look) -> Cost:
-    asked: list[tuple[str, Any]] = []
+    statements: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
+        statements.append((statement, parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
     try:
@@ -193,39 +210,54 @@ def _cost(database: Database, look: Look) -> Cost:
             look.ask(session)
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
-    plans = [_explained(database, *one) for one in asked]
+    plans = [_explained(database, *item) for item in statements]
     reads = [" + ".join(_reads(plan["Plan"])) for plan in plans]
-    return Cost(look.name, sum(one["Planning Time"] for one in plans), sum(one["Execution Time"] for one in plans), reads)
+    return Cost(
+        look.name,
+        sum(item["Planning Time"] for item in plans),
+        sum(item["Execution Time"] for item in plans),
+        reads,
+    )
 
 
 def _explained(database: Database, statement: str, parameters: Any) -> dict[str, Any]:
     with database.engine.connect() as connection:
-        found = [
-            connection.exec_driver_sql(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}", parameters).scalar_one()[0]
+        plans = [
+            connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}", parameters
+            ).scalar_one()[0]
             for _ in range(RUNS)
         ]
         connection.rollback()
-    fastest: dict[str, Any] = min(found, key=lambda one: float(one["Execution Time"]))
+    fastest: dict[str, Any] = min(plans, key=lambda item: float(item["Execution Time"]))
     return fastest
 
 
 def _reads(node: dict[str, Any]) -> Iterator[str]:
     """The nodes that read a table or an index, in the order of the plan, each once."""
-    seen: dict[str, None] = {}
+    node_types: dict[str, None] = {}
 
-    def walk(one: dict[str, Any]) -> None:
-        if "Scan" in one["Node Type"] and one["Node Type"] != "Bitmap Heap Scan" and ("Index Name" in one or "Relation Name" in one):
-            seen[f"{one['Node Type']} {one.get('Index Name', one.get('Relation Name'))}"] = None
-        for child in one.get("Plans", []):
+    def walk(item: dict[str, Any]) -> None:
+        if (
+            "Scan" in item["Node Type"]
+            and item["Node Type"] != "Bitmap Heap Scan"
+            and ("Index Name" in item or "Relation Name" in item)
+        ):
+            node_types[
+                f"{item['Node Type']} {item.get('Index Name', item.get('Relation Name'))}"
+            ] = None
+        for child in item.get("Plans", []):
             walk(child)
 
     walk(node)
-    yield from seen
+    yield from node_types
 
 
 def _answer(server: Server, path: str) -> Answer:
     with _browser(server) as browser:
-        return min((_timed(server, browser, path) for _ in range(ANSWERS)), key=lambda one: one.seconds)
+        return min(
+            (_timed(server, browser, path) for _ in range(ANSWERS)), key=lambda item: item.seconds
+        )
 
 
 def _first(server: Server, path: str) -> Answer:
@@ -234,31 +266,44 @@ def _first(server: Server, path: str) -> Answer:
 
 
 def _timed(server: Server, browser: httpx.Client, path: str) -> Answer:
-    began, cpu = time.perf_counter(), server.cpu_seconds
+    began = time.perf_counter()
+    cpu = server.cpu_seconds
     body = browser.get(path).raise_for_status().content
     return Answer(path, time.perf_counter() - began, server.cpu_seconds - cpu, len(body))
 
 
 @contextmanager
 def _browser(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60, follow_redirects=True) as browser:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{server.port}", timeout=60, follow_redirects=True
+    ) as browser:
         same_site = {"sec-fetch-site": "same-origin"}
         browser.post("/sign-in", data={"key": KEY}, headers=same_site).raise_for_status()
         browser.headers["authorization"] = f"Bearer {KEY}"
         yield browser
 
 
-def _postgres_load(prepared: Services, database: Database, server: Server, job_id: str, count: int, seconds: float) -> float:
-    """The share of a core that Postgres takes while a job goes on and so many dashboards show its project."""
+def _postgres_load(
+    prepared: Services, database: Database, server: Server, job_id: str, count: int, seconds: float
+) -> float:
+    """The share of a core that Postgres takes while a job goes on and so many dashboards show its
+    project.
+    """
     stop = threading.Event()
-    with Redis.from_url(prepared.settings.resolved_redis_url) as redis, ExitStack() as open_dashboards:
+    with (
+        Redis.from_url(prepared.settings.resolved_redis_url) as redis,
+        ExitStack() as open_dashboards,
+    ):
         writer = threading.Thread(target=_go_on, args=(database, redis, job_id, stop))
-        readers = [threading.Thread(target=_watch, args=(server, stop), daemon=True) for _ in range(count)]
+        readers = [
+            threading.Thread(target=_watch, args=(server, stop), daemon=True) for _ in range(count)
+        ]
         for thread in (writer, *readers):
             thread.start()
         open_dashboards.callback(stop.set)
         time.sleep(5)  # all have had their first look
-        began, cpu = time.monotonic(), _postgres_seconds(prepared)
+        began = time.monotonic()
+        cpu = _postgres_seconds(prepared)
         time.sleep(seconds)
         load = (_postgres_seconds(prepared) - cpu) / (time.monotonic() - began)
         stop.set()
@@ -275,7 +320,9 @@ def _go_on(database: Database, redis: Redis, job_id: str, stop: threading.Event)
         with database.transaction() as session:
             append(session, job_id, [NewEvent(f"Step {step}", type="metrics", data=metrics)])
             job = session.get_one(Job, job_id)
-            job.progress = {"step": step, "total_steps": 100_000, "percent": step / 1000, "train_loss": 1.5}
+            job.progress = JobProgress(
+                step=step, total_steps=100_000, percent=step / 1000, train_loss=1.5
+            )
         publish(redis, job_id, 0)
 
 
@@ -303,12 +350,19 @@ def _postgres_seconds(prepared: Services) -> float:
 
 
 def _markdown(
-    arguments: argparse.Namespace, machine: str, num_jobs: int, costs: list[Cost], answers: list[Answer], alone: float, watched: float
+    arguments: argparse.Namespace,
+    machine: str,
+    num_jobs: int,
+    costs: list[Cost],
+    answers: list[Answer],
+    alone: float,
+    watched: float,
 ) -> str:
     lines = [
         "# What pages cost at 60,000 jobs",
         "",
-        f"{machine}. {arguments.jobs:,} jobs with a model each, {num_jobs:,} of them in one project.",
+        f"{machine}. {arguments.jobs:,} jobs with a model each, {num_jobs:,} of them in one "
+        "project.",
         "",
         "```",
         "python -m benchmarks.pages",
@@ -316,13 +370,22 @@ def _markdown(
         "",
         "| query | planning ms | execution ms | how each statement reads |",
         "|---|---:|---:|---|",
-        *(f"| {one.name} | {one.planning_ms:.1f} | {one.execution_ms:.1f} | {'; '.join(filter(None, one.plans))} |" for one in costs),
+        *(
+            f"| {item.name} | {item.planning_ms:.1f} | {item.execution_ms:.1f} | "
+            f"{'; '.join(filter(None, item.plans))} |"
+            for item in costs
+        ),
         "",
         "| answer over HTTP | ms | CPU ms of the API | bytes |",
         "|---|---:|---:|---:|",
-        *(f"| GET {one.path} | {one.seconds * 1000:.0f} | {one.cpu_seconds * 1000:.0f} | {one.bytes:,} |" for one in answers),
+        *(
+            f"| GET {item.path} | {item.seconds * 1000:.0f} | {item.cpu_seconds * 1000:.0f} | "
+            f"{item.bytes:,} |"
+            for item in answers
+        ),
         "",
-        f"{arguments.dashboards} open dashboards, one job in progress: {watched:.1%} of a core of Postgres; {alone:.1%} without any, "
+        f"{arguments.dashboards} open dashboards, one job in progress: {watched:.1%} of a core of "
+        f"Postgres; {alone:.1%} without any, "
         f"so the dashboards take {watched - alone:.1%}.",
         "",
     ]

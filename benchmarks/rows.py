@@ -10,10 +10,20 @@ from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import Sequence
 
 
-def chat_dataset(data: Path, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Sequence]:
+def chat_dataset(
+    data: Path, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> list[Sequence]:
     rows = [json.loads(line) for line in data.read_text().splitlines() if line.strip()]
     if "question" in rows[0]:
-        rows = [{"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]} for r in rows]
+        rows = [
+            {
+                "messages": [
+                    {"role": "user", "content": r["question"]},
+                    {"role": "assistant", "content": r["answer"]},
+                ]
+            }
+            for r in rows
+        ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.jsonl")
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,9 +1,11 @@
-"""How fast an uploaded file is checked, beside `json.loads` of every line, in one run on one core; and what memory it takes.
+"""How fast an uploaded file is checked, beside `json.loads` of every line, in one run on one core;
+and what memory it takes.
 
     python -m benchmarks.validation --data GSM8K.jsonl [--megabytes 512]
 
-The data's rows (`question`, `answer`) become chat records, repeated to the asked size; they stream, as an upload does. Figures are
-megabytes (10^6) per second of the process's CPU time, so that other work on the machine does not count.
+The data's rows (`question`, `answer`) become chat records, repeated to the asked size; they stream,
+as an upload does. Figures are megabytes (10^6) per second of the process's CPU time, so that other
+work on the machine does not count.
 """
 
 import argparse
@@ -26,8 +28,14 @@ def chunks(block: bytes, size: int) -> Iterator[bytes]:
 
 def chat_lines(data: Path) -> bytes:
     rows = [json.loads(line) for line in data.read_bytes().splitlines()]
-    turns = [[{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}] for row in rows]
-    return b"".join(json.dumps({"messages": one}).encode() + b"\n" for one in turns)
+    turns = [
+        [
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"]},
+        ]
+        for row in rows
+    ]
+    return b"".join(json.dumps({"messages": messages}).encode() + b"\n" for messages in turns)
 
 
 def main() -> None:
@@ -35,7 +43,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, default=512)
     arguments = parser.parse_args()
-    block, size = chat_lines(arguments.data), arguments.megabytes * 10**6
+    block = chat_lines(arguments.data)
+    size = arguments.megabytes * 10**6
     total = max(1, size // len(block)) * len(block) / 1e6
 
     started = time.process_time()
@@ -49,7 +58,10 @@ def main() -> None:
     parsing = total / (time.process_time() - started)
 
     print(f"{report.summary()}, {total:.0f} MB")
-    print(f"check_file {ours:.0f} MB/s, json.loads {parsing:.0f} MB/s, ratio {ours / parsing:.2f}; peak memory {peak:.0f} MiB")
+    print(
+        f"check_file {ours:.0f} MB/s, json.loads {parsing:.0f} MB/s, ratio {ours / parsing:.2f}; "
+        f"peak memory {peak:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

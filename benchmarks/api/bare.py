@@ -1,7 +1,8 @@
-"""What the service is measured beside: FastAPI and SQLAlchemy on the same tables, with nothing of what makes it a service.
+"""What the service is measured beside: FastAPI and SQLAlchemy on the same tables, with nothing of
+what makes it a service.
 
-No API key, no checks, no idempotency, no events, no estimate; `def` endpoints and a pool, as in the service. A stream tells
-of a row once it is committed, from one process's memory.
+No API key, no checks, no idempotency, no events, no estimate; `def` endpoints and a pool, as in the
+service. A stream tells of a row once it is committed, from one process's memory.
 """
 
 import asyncio
@@ -19,10 +20,15 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.ids import new_id
 
-engine = create_engine("postgresql+psycopg://" + os.environ["DATABASE_URL"].split("://", 1)[1], pool_size=10, max_overflow=20)
+engine = create_engine(
+    "postgresql+psycopg://" + os.environ["DATABASE_URL"].split("://", 1)[1],
+    pool_size=10,
+    max_overflow=20,
+)
 tables = MetaData()
 tables.reflect(engine, only=["jobs", "events"])
-jobs, events = tables.tables["jobs"], tables.tables["events"]
+jobs = tables.tables["jobs"]
+events = tables.tables["events"]
 
 
 class Base(DeclarativeBase):
@@ -36,7 +42,7 @@ class RequestedRecipe(Base):
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
-class Told(Base):
+class BareEvent(Base):
     __tablename__ = "bare_events"
 
     seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -61,10 +67,10 @@ streams: defaultdict[str, set[asyncio.Queue[tuple[int, str]]]] = defaultdict(set
 
 @app.post("/jobs")
 def create_job(body: Asking) -> dict[str, Any]:
-    asked = {"id": new_id("bare-"), "body": body.model_dump()}
+    row = {"id": new_id("bare-"), "body": body.model_dump()}
     with Session(engine) as session, session.begin():
-        session.add(RequestedRecipe(**asked))
-    return asked
+        session.add(RequestedRecipe(**row))
+    return row
 
 
 @app.get("/jobs/{job_id}")
@@ -79,7 +85,9 @@ def list_jobs(limit: int = 20) -> list[dict[str, Any]]:
 
 @app.get("/jobs/{job_id}/events")
 def list_events(job_id: str, limit: int = 20) -> list[dict[str, Any]]:
-    return _rows(select(events).where(events.c.job_id == job_id).order_by(events.c.seq.desc()).limit(limit))
+    return _rows(
+        select(events).where(events.c.job_id == job_id).order_by(events.c.seq.desc()).limit(limit)
+    )
 
 
 @app.post("/topics/{topic}")
@@ -113,5 +121,7 @@ def _rows(statement: Any) -> list[dict[str, Any]]:
 
 def _store(topic: str, message: str) -> int:
     with Session(engine) as session, session.begin():
-        seq: int = session.scalars(insert(Told).values(topic=topic, message=message).returning(Told.seq)).one()
+        seq: int = session.scalars(
+            insert(BareEvent).values(topic=topic, message=message).returning(BareEvent.seq)
+        ).one()
     return seq

@@ -26,7 +26,9 @@ class Latency(NamedTuple):
     @classmethod
     def of(cls, seconds: list[float]) -> "Latency":
         ordered = sorted(seconds)
-        return cls(ordered[math.ceil(0.50 * len(ordered)) - 1], ordered[math.ceil(0.99 * len(ordered)) - 1])
+        return cls(
+            ordered[math.ceil(0.50 * len(ordered)) - 1], ordered[math.ceil(0.99 * len(ordered)) - 1]
+        )
 
 
 class Result(NamedTuple):
@@ -36,31 +38,45 @@ class Result(NamedTuple):
     generator_share: float  # of one core, while the server was given all it takes
 
 
-async def measure(server: Server, key: str, make: Make, *, rate: float, seconds: float, busy_seconds: float) -> Result:
+async def measure(
+    server: Server, key: str, make: Make, *, rate: float, seconds: float, busy_seconds: float
+) -> Result:
     connections = [await Connection.open(server.port, key) for _ in range(CONNECTIONS)]
     for number in range(WARM_UP_REQUESTS):
         await connections[number % CONNECTIONS].send(make())
     latency = Latency.of(await at_rate(connections, make, rate=rate, seconds=seconds))
-    own, cpu, started = time.process_time(), server.cpu_seconds, time.perf_counter()
+    own = time.process_time()
+    cpu = server.cpu_seconds
+    started = time.perf_counter()
     count = await _as_many_as_possible(connections[:BUSY_CONNECTIONS], make, busy_seconds)
     elapsed = time.perf_counter() - started
     for connection in connections:
         await connection.close()
-    return Result(latency, count / elapsed, (server.cpu_seconds - cpu) / count, (time.process_time() - own) / elapsed)
+    return Result(
+        latency,
+        count / elapsed,
+        (server.cpu_seconds - cpu) / count,
+        (time.process_time() - own) / elapsed,
+    )
 
 
-async def at_rate(connections: list[Connection], make: Make, *, rate: float, seconds: float) -> list[float]:
-    """Latencies of requests that come as those of many users do: at random, whether or not earlier ones are answered.
+async def at_rate(
+    connections: list[Connection], make: Make, *, rate: float, seconds: float
+) -> list[float]:
+    """Latencies of requests that come as those of many users do: at random, whether or not earlier
+    ones are answered.
 
-    Each counts from the moment it was due, so what waits because the server is behind is not forgotten.
+    Each counts from the moment it was due, so what waits because the server is behind is not
+    forgotten.
     """
     chance = random.Random(0)
-    idle: asyncio.Queue[Connection] = asyncio.Queue()  # in turn: uvicorn closes one that rests for 5 seconds
+    # in turn: uvicorn closes one that rests for 5 seconds
+    idle: asyncio.Queue[Connection] = asyncio.Queue()
     for connection in connections:
         idle.put_nowait(connection)
     latencies: list[float] = []
 
-    async def one(due: float) -> None:
+    async def send_at(due: float) -> None:
         connection = await idle.get()
         await connection.send(make())
         latencies.append(time.perf_counter() - due)
@@ -71,7 +87,7 @@ async def at_rate(connections: list[Connection], make: Make, *, rate: float, sec
         end = due + seconds
         while (due := due + chance.expovariate(rate)) < end:
             await asyncio.sleep(due - time.perf_counter())
-            group.create_task(one(due))
+            group.create_task(send_at(due))
     return latencies
 
 
@@ -85,4 +101,6 @@ async def _as_many_as_possible(connections: list[Connection], make: Make, second
             count += 1
         return count
 
-    return sum(await asyncio.gather(*(again_and_again(connection.send) for connection in connections)))
+    return sum(
+        await asyncio.gather(*(again_and_again(connection.send) for connection in connections))
+    )

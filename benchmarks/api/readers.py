@@ -12,7 +12,7 @@ from benchmarks.api.connection import Connection, Request
 from benchmarks.api.load import Latency, at_rate
 from benchmarks.api.servers import Server
 
-TOLD = re.compile(rb"id: (\d+)\r\ndata: [^\r\n]*?at=(\d+)")
+EVENT = re.compile(rb"id: (\d+)\r\ndata: [^\r\n]*?at=(\d+)")
 SPARE_DESCRIPTORS = 500
 OPENED_AT_ONCE = 50
 QUIET_SECONDS = 5.0
@@ -24,7 +24,8 @@ Tell = Callable[[str, str], Awaitable[None]]  # append an event with this text t
 
 class Reader(asyncio.Protocol):
     def __init__(self, path: str, key: str, latencies: list[float]) -> None:
-        self._head = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n\r\n".encode()
+        headers = f"host: 127.0.0.1\r\nauthorization: Bearer {key}\r\n\r\n"
+        self._head = f"GET {path} HTTP/1.1\r\n{headers}".encode()
         self._latencies = latencies
         self._rest = b""
         self._newest = 0
@@ -37,15 +38,18 @@ class Reader(asyncio.Protocol):
         transport.write(self._head)
 
     def data_received(self, data: bytes) -> None:
-        now, text, end = time.monotonic_ns(), self._rest + data, 0
+        now = time.monotonic_ns()
+        text = self._rest + data
+        end = 0
         if not self.opened.done():
             self._answered(text)
-        for told in TOLD.finditer(text):
-            seq, end = int(told[1]), told.end()
+        for event in EVENT.finditer(text):
+            seq = int(event[1])
+            end = event.end()
             if seq <= self._newest:
                 raise AssertionError(f"event {seq} came after {self._newest}")
             self._newest = seq
-            self._latencies.append((now - int(told[2])) / 1e9)
+            self._latencies.append((now - int(event[2])) / 1e9)
         self._rest = text[end:]
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -82,12 +86,18 @@ class Streams(NamedTuple):
 
 
 def raise_descriptor_limit(num_readers: int) -> None:
-    """For this process and those that it starts."""
+    """Raise it for this process and those that it starts."""
     needed = num_readers + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        sys.exit(f"{num_readers} readers need {needed} open files and {hard} are allowed: raise ulimit -Hn or lower --readers.")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed) if soft != resource.RLIM_INFINITY else soft, hard))
+        sys.exit(
+            f"{num_readers} readers need {needed} open files and {hard} are allowed: raise ulimit "
+            "-Hn or lower --readers."
+        )
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE,
+        (max(soft, needed) if soft != resource.RLIM_INFINITY else soft, hard),
+    )
 
 
 async def measure(streams: Streams, *, num_readers: int, seconds: float) -> Delivery:
@@ -100,13 +110,16 @@ async def measure(streams: Streams, *, num_readers: int, seconds: float) -> Deli
     quiet_share = await _share(streams.server, asyncio.sleep(QUIET_SECONDS))
 
     latencies.clear()
-    own, started = time.process_time(), time.perf_counter()
+    own = time.process_time()
+    started = time.perf_counter()
     connections = [await Connection.open(streams.server.port, streams.key) for _ in range(8)]
-    retrieving = asyncio.create_task(at_rate(connections, lambda: streams.retrieve, rate=20, seconds=seconds))
+    retrieving = asyncio.create_task(
+        at_rate(connections, lambda: streams.retrieve, rate=20, seconds=seconds)
+    )
     steady_share = await _share(streams.server, _steadily(streams, seconds))
     generator_share = (time.process_time() - own) / (time.perf_counter() - started)
-    told = int(seconds) * listening
-    missing = told - await _arrived(latencies, told)
+    event = int(seconds) * listening
+    missing = event - await _arrived(latencies, event)
     steady = Latency.of(latencies)
 
     latencies.clear()
@@ -119,25 +132,35 @@ async def measure(streams: Streams, *, num_readers: int, seconds: float) -> Deli
         assert reader.transport is not None
         reader.transport.abort()
     return Delivery(
-        steady, Latency.of(latencies), bytes_per_reader, quiet_share, steady_share, generator_share, Latency.of(await retrieving), missing
+        steady,
+        Latency.of(latencies),
+        bytes_per_reader,
+        quiet_share,
+        steady_share,
+        generator_share,
+        Latency.of(await retrieving),
+        missing,
     )
 
 
 async def _open(streams: Streams, count: int, latencies: list[float]) -> list[Reader]:
-    loop, places = asyncio.get_running_loop(), asyncio.Semaphore(OPENED_AT_ONCE)
+    loop = asyncio.get_running_loop()
+    places = asyncio.Semaphore(OPENED_AT_ONCE)
 
-    async def one(number: int) -> Reader:
+    async def open_reader(number: int) -> Reader:
         async with places:
-            reader = Reader(streams.path(streams.jobs[number % len(streams.jobs)]), streams.key, latencies)
+            reader = Reader(
+                streams.path(streams.jobs[number % len(streams.jobs)]), streams.key, latencies
+            )
             await loop.create_connection(lambda: reader, "127.0.0.1", streams.server.port)
             await reader.opened
             return reader
 
-    return await asyncio.gather(*(one(number) for number in range(count)))
+    return await asyncio.gather(*(open_reader(number) for number in range(count)))
 
 
 async def _steadily(streams: Streams, seconds: float) -> None:
-    """As trainers report: about once a second each."""
+    """Publish as trainers report: about once a second each."""
     async with asyncio.TaskGroup() as group:
         started = time.perf_counter()
         for number in range(int(seconds) * len(streams.jobs)):
@@ -146,7 +169,7 @@ async def _steadily(streams: Streams, seconds: float) -> None:
 
 
 async def _burst(streams: Streams, latencies: list[float], listening: int) -> int:
-    """How many did not hear of it."""
+    """Return how many did not hear of it."""
     expected = len(latencies) + listening
     await asyncio.gather(*(_tell(streams, job) for job in streams.jobs))
     missing = expected - await _arrived(latencies, expected)
@@ -166,7 +189,8 @@ async def _arrived(latencies: list[float], expected: int) -> int:
 
 
 async def _share(server: Server, work: Awaitable[None]) -> float:
-    """Of one core that the server took meanwhile."""
-    cpu, started = server.cpu_seconds, time.perf_counter()
+    """Return the share of one core that the server took meanwhile."""
+    cpu = server.cpu_seconds
+    started = time.perf_counter()
     await work
     return (server.cpu_seconds - cpu) / (time.perf_counter() - started)

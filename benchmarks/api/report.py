@@ -18,8 +18,9 @@ GOAL_READER_KIB = 60.0
 PAGE = """# Load on the API
 
 {machine}, Postgres {postgres} with fsync. {jobs:,} jobs in the table.
-Postgres, Valkey, the API (one process) and the load generator share the cores. *Bare* is a FastAPI and SQLAlchemy endpoint without any of
-the service around it, on the same database in the same run (`benchmarks/api/bare.py`).
+Postgres, Valkey, the API (one process) and the load generator share the cores. *Bare* is a FastAPI
+and SQLAlchemy endpoint without any of the service around it, on the same database in the same run
+(`benchmarks/api/bare.py`).
 
 ```
 python -m benchmarks.api_load
@@ -29,16 +30,17 @@ python -m benchmarks.api_load
 |---|---:|---:|---|
 {goals}
 
-At {rate:g} requests a second, arriving at random; then as many as 8 connections get. CPU is that of the API's process for one request,
-without Postgres; it depends least on what else the machine does.
+At {rate:g} requests a second, arriving at random; then as many as 8 connections get. CPU is that of
+the API's process for one request, without Postgres; it depends least on what else the machine does.
 
-| request | p50 | p99 | bare p50 | bare p99 | p50 ratio | most a second | bare | ratio | CPU | bare | ratio |
+| request | p50 | p99 | bare | bare p99 | ratio | a second | bare | ratio | CPU | bare | ratio |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {requests}
 
-The load generator took {share} of a core while the service was given all that it takes, {bare_share} with bare.
+The load generator took {share} of a core while the service was given all that it takes,
+{bare_share} with bare.
 
-{readers:,} readers of streams on one process, on 20 jobs; bare tells from the memory of its process.
+{readers:,} readers of streams on one process, on 20 jobs; bare tells from its process's memory.
 
 | | ours | bare | ratio |
 |---|---:|---:|---:|
@@ -55,19 +57,34 @@ class Measured(NamedTuple):
 
 class Goal(NamedTuple):
     name: str
-    wanted: str
-    found: str
+    goal: str
+    measured_value: str
     holds: bool
 
 
 def machine() -> str:
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    load = ", ".join(f"{one:.2f}" for one in os.getloadavg())
-    model, cores = models[0] if models else platform.machine(), len(os.sched_getaffinity(0))
-    return f"{cores} cores ({model}), Python {sys.version.split()[0]}, load average before the run {load}"
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    load = ", ".join(f"{item:.2f}" for item in os.getloadavg())
+    model = models[0] if models else platform.machine()
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{cores} cores ({model}), Python {sys.version.split()[0]}, load average before the run "
+        f"{load}"
+    )
 
 
-def markdown(arguments: argparse.Namespace, machine: str, postgres: str, measured: list[Measured], ours: Delivery, bare: Delivery) -> str:
+def markdown(
+    arguments: argparse.Namespace,
+    machine: str,
+    postgres: str,
+    measured: list[Measured],
+    ours: Delivery,
+    bare: Delivery,
+) -> str:
     return PAGE.format(
         machine=machine,
         postgres=postgres,
@@ -76,14 +93,15 @@ def markdown(arguments: argparse.Namespace, machine: str, postgres: str, measure
         readers=arguments.readers,
         goals="\n".join(map(_goal_line, _goals(arguments, measured, ours))),
         requests="\n".join(map(_line, measured)),
-        share=_range([one.ours.generator_share for one in measured]),
-        bare_share=_range([one.bare.generator_share for one in measured]),
+        share=_range([item.ours.generator_share for item in measured]),
+        bare_share=_range([item.bare.generator_share for item in measured]),
         streams="\n".join(_stream_lines(ours, bare)),
     )
 
 
 def _goal_line(goal: Goal) -> str:
-    return f"| {goal.name} | {goal.wanted} | {goal.found} | {'yes' if goal.holds else '**no**'} |"
+    holds = "yes" if goal.holds else "**no**"
+    return f"| {goal.name} | {goal.goal} | {goal.measured_value} | {holds} |"
 
 
 def _goals(arguments: argparse.Namespace, measured: list[Measured], ours: Delivery) -> list[Goal]:
@@ -95,31 +113,52 @@ def _goals(arguments: argparse.Namespace, measured: list[Measured], ours: Delive
         created.most_per_second >= GOAL_SUBMISSIONS_PER_SECOND,
     )
     latencies = [
-        _at_most(f"{one.name}, p99 at {arguments.rate:g}/s", one.goal_p99_ms, one.ours.at_rate.p99 * 1000, "ms")
-        for one in measured
-        if one.goal_p99_ms is not None
+        _at_most(
+            f"{item.name}, p99 at {arguments.rate:g}/s",
+            item.goal_p99_ms,
+            item.ours.at_rate.p99 * 1000,
+            "ms",
+        )
+        for item in measured
+        if item.goal_p99_ms is not None
     ]
     return [
         rate,
         *latencies,
-        _at_most("delivery to a stream, p99", GOAL_DELIVERY_MS, max(ours.steady.p99, ours.burst.p99) * 1000, "ms"),
+        _at_most(
+            "delivery to a stream, p99",
+            GOAL_DELIVERY_MS,
+            max(ours.steady.p99, ours.burst.p99) * 1000,
+            "ms",
+        ),
         _at_most("memory of a reader", GOAL_READER_KIB, ours.bytes_per_reader / 1024, "KiB"),
         _at_most("events that a reader missed", 0, ours.missing, ""),
     ]
 
 
-def _at_most(name: str, wanted: float, found: float, unit: str) -> Goal:
-    return Goal(name, f"≤ {wanted:g} {unit}".strip(), f"{found:.0f} {unit}".strip(), found <= wanted)
+def _at_most(name: str, goal: float, measured_value: float, unit: str) -> Goal:
+    return Goal(
+        name,
+        f"≤ {goal:g} {unit}".strip(),
+        f"{measured_value:.0f} {unit}".strip(),
+        measured_value <= goal,
+    )
 
 
-def _line(one: Measured) -> str:
-    ours, bare = one.ours.at_rate, one.bare.at_rate
+def _line(item: Measured) -> str:
+    ours = item.ours.at_rate
+    bare = item.bare.at_rate
     milliseconds = " | ".join(f"{seconds * 1000:.1f} ms" for seconds in (*ours, *bare))
-    most, bare_most = one.ours.most_per_second, one.bare.most_per_second
-    cpu, bare_cpu = one.ours.cpu_seconds * 1000, one.bare.cpu_seconds * 1000
+    most = item.ours.most_per_second
+    bare_most = item.bare.most_per_second
+    cpu = item.ours.cpu_seconds * 1000
+    bare_cpu = item.bare.cpu_seconds * 1000
     latency = f"{milliseconds} | {ours.p50 / bare.p50:.1f}"
     rates = f"{most:.0f} | {bare_most:.0f} | {most / bare_most:.2f}"
-    return f"| {one.name} | {latency} | {rates} | {cpu:.1f} ms | {bare_cpu:.1f} ms | {cpu / bare_cpu:.1f} |"
+    return (
+        f"| {item.name} | {latency} | {rates} | {cpu:.1f} ms | {bare_cpu:.1f} ms | "
+        f"{cpu / bare_cpu:.1f} |"
+    )
 
 
 def _stream_lines(ours: Delivery, bare: Delivery) -> list[str]:
@@ -128,15 +167,47 @@ def _stream_lines(ours: Delivery, bare: Delivery) -> list[str]:
         return f"| {name} | {mine:.0f} {unit} | {other:.0f} {unit} | {ratio} |"
 
     return [
-        line("delivery p50, an event a second on each job", ours.steady.p50 * 1000, bare.steady.p50 * 1000, "ms"),
+        line(
+            "delivery p50, an event a second on each job",
+            ours.steady.p50 * 1000,
+            bare.steady.p50 * 1000,
+            "ms",
+        ),
         line("delivery p99", ours.steady.p99 * 1000, bare.steady.p99 * 1000, "ms"),
-        line("delivery p50, an event on all jobs at once", ours.burst.p50 * 1000, bare.burst.p50 * 1000, "ms"),
+        line(
+            "delivery p50, an event on all jobs at once",
+            ours.burst.p50 * 1000,
+            bare.burst.p50 * 1000,
+            "ms",
+        ),
         line("delivery p99", ours.burst.p99 * 1000, bare.burst.p99 * 1000, "ms"),
-        line("memory of a reader", ours.bytes_per_reader / 1024, bare.bytes_per_reader / 1024, "KiB"),
-        line("the server's share of a core, readers quiet", ours.quiet_share * 100, bare.quiet_share * 100, "%"),
-        line("the same, an event a second on each job", ours.steady_share * 100, bare.steady_share * 100, "%"),
-        line("the load generator's share meanwhile", ours.generator_share * 100, bare.generator_share * 100, "%"),
-        line("retrieving a job meanwhile, p99", ours.retrieve.p99 * 1000, bare.retrieve.p99 * 1000, "ms"),
+        line(
+            "memory of a reader", ours.bytes_per_reader / 1024, bare.bytes_per_reader / 1024, "KiB"
+        ),
+        line(
+            "the server's share of a core, readers quiet",
+            ours.quiet_share * 100,
+            bare.quiet_share * 100,
+            "%",
+        ),
+        line(
+            "the same, an event a second on each job",
+            ours.steady_share * 100,
+            bare.steady_share * 100,
+            "%",
+        ),
+        line(
+            "the load generator's share meanwhile",
+            ours.generator_share * 100,
+            bare.generator_share * 100,
+            "%",
+        ),
+        line(
+            "retrieving a job meanwhile, p99",
+            ours.retrieve.p99 * 1000,
+            bare.retrieve.p99 * 1000,
+            "ms",
+        ),
         line("deliveries missing", ours.missing, bare.missing, ""),
     ]
 

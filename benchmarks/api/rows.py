@@ -1,4 +1,6 @@
-"""A service that has been in use for long: many jobs with what belongs to each, by bulk SQL from one that the API made."""
+"""A service that has been in use for long: many jobs with what belongs to each, by bulk SQL from
+one that the API made.
+"""
 
 from typing import NamedTuple
 
@@ -7,19 +9,26 @@ from sqlalchemy import Connection, text
 from app.database import Database
 from app.models import Attempt, Base, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
 
-NUM_EVENTS, NUM_CHECKPOINTS, NUM_EXPERIMENTS = 5, 2, 500
+NUM_EVENTS = 5
+NUM_CHECKPOINTS = 2
+NUM_EXPERIMENTS = 500
 # As uuid7 begins, with milliseconds, one job a second until now; what follows keeps them apart.
-MADE = """
+NEW_JOBS = """
     CREATE TEMPORARY TABLE made ON COMMIT DROP AS
     SELECT i, now() - make_interval(secs => :jobs - i + 1) AS at,
-           'ftjob-' || lpad(to_hex((extract(epoch FROM now()) - :jobs + i - 1)::bigint * 1000), 12, '0')
+           'ftjob-'
+           || lpad(to_hex((extract(epoch FROM now()) - :jobs + i - 1)::bigint * 1000), 12, '0')
            || '7' || substr(md5(i::text), 1, 19) AS id
     FROM generate_series(1, :jobs) i
 """
-METRICS = "jsonb_build_object('step', n, 'train_loss', 1.5, 'learning_rate', 0.0001, 'tokens_per_second', 5000.0)"
+METRICS = (
+    "jsonb_build_object('step', n, 'train_loss', 1.5, 'learning_rate', 0.0001, "
+    "'tokens_per_second', 5000.0)"
+)
 MANY_EVENTS = f"""
     INSERT INTO events (job_id, seq, attempt, level, type, message, data, created_at)
-    SELECT :job_id, n, 1, 'info', 'metrics', 'Step ' || n || ': training loss=1.50', {METRICS}, now()
+    SELECT :job_id, n, 1, 'info', 'metrics', 'Step ' || n || ': training loss=1.50', {METRICS},
+           now()
     FROM generate_series({NUM_EVENTS + 1}, :events) n
 """
 
@@ -30,32 +39,58 @@ class Filled(NamedTuple):
 
 
 def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -> Filled:
-    """Of ten jobs nine succeeded; the newest of all has the many events."""
+    """Fill the tables: of ten jobs nine succeeded; the newest of all has the many events."""
     with database.engine.begin() as connection:
-        connection.execute(text(MADE), {"jobs": num_jobs})
+        connection.execute(text(NEW_JOBS), {"jobs": num_jobs})
         _insert(connection, template, Job, _ended_job())
-        _insert(connection, template, JobMetadata, {"name": "'experiment'", "value": f"'exp-' || i % {NUM_EXPERIMENTS}"})
-        _insert(connection, template, Submission, {"key": "'key:' || i", "request_sha256": "md5(i::text)"})
+        _insert(
+            connection,
+            template,
+            JobMetadata,
+            {"name": "'experiment'", "value": f"'exp-' || i % {NUM_EXPERIMENTS}"},
+        )
+        _insert(
+            connection,
+            template,
+            Submission,
+            {"key": "'key:' || i", "request_sha256": "md5(i::text)"},
+        )
         _insert(connection, template, Attempt, _attempt())
         _insert(connection, template, Checkpoint, _checkpoint(), NUM_CHECKPOINTS)
         _insert(connection, template, Event, _event(), NUM_EVENTS)
-        found = text("SELECT id FROM made WHERE i IN (:middle, :jobs) ORDER BY i")
-        middle, newest = connection.scalars(found, {"middle": num_jobs // 2, "jobs": num_jobs})
+        ids = text("SELECT id FROM made WHERE i IN (:middle, :jobs) ORDER BY i")
+        middle, newest = connection.scalars(ids, {"middle": num_jobs // 2, "jobs": num_jobs})
         connection.execute(text(MANY_EVENTS), {"job_id": newest, "events": num_events})
-        connection.execute(text("UPDATE jobs SET last_event_seq = :events WHERE id = :job_id"), {"job_id": newest, "events": num_events})
+        connection.execute(
+            text("UPDATE jobs SET last_event_seq = :events WHERE id = :job_id"),
+            {"job_id": newest, "events": num_events},
+        )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))  # as autovacuum would, a minute later
     return Filled(middle, newest)
 
 
-def _insert(connection: Connection, template: str, table: type[Base], values: dict[str, str], copies: int = 1) -> None:
-    """`copies` rows for each job that is made; `values` are SQL, and `n` numbers the copies. The rest is null, or as in the template."""
+def _insert(
+    connection: Connection,
+    template: str,
+    table: type[Base],
+    values: dict[str, str],
+    copies: int = 1,
+) -> None:
+    """`copies` rows for each job that is made; `values` are SQL, and `n` numbers the copies. The
+    rest is null, or as in the template.
+    """
     from_job = {"job_id": "made.id", "created_at": "made.at", "project_id": "template.project_id"}
     columns = [column.name for column in table.__table__.columns]
-    chosen = {name: values[name] if name in values else from_job[name] for name in columns if name in values or name in from_job}
+    chosen = {
+        name: values[name] if name in values else from_job[name]
+        for name in columns
+        if name in values or name in from_job
+    }
     statement = f"""
         INSERT INTO {table.__tablename__} ({", ".join(chosen)}) SELECT {", ".join(chosen.values())}
-        FROM made, jobs template, generate_series(1, {copies}) n WHERE template.id = :template ORDER BY made.i, n
+        FROM made, jobs template, generate_series(1, {copies}) n
+        WHERE template.id = :template ORDER BY made.i, n
     """
     connection.execute(text(statement), {"template": template})
 
@@ -104,4 +139,10 @@ def _checkpoint() -> dict[str, str]:
 
 
 def _event() -> dict[str, str]:
-    return {"seq": "n", "attempt": "1", "level": "'info'", "type": "'message'", "message": "'Step ' || n"}
+    return {
+        "seq": "n",
+        "attempt": "1",
+        "level": "'info'",
+        "type": "'message'",
+        "message": "'Step ' || n",
+    }

@@ -1,4 +1,4 @@
-"""What the load falls on: Postgres, Valkey and uvicorn, each a process of its own, gone at the end."""
+"""What the load falls on: Postgres, Valkey and uvicorn, each a process that ends with us."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.local.bootstrap import prepare
-from app.processes.parent_death import leashed
+from app.processes.parent_death import command_dying_with_parent
 from app.processes.supervised_process import say
 from app.settings import Settings
 from tests.support.postgres import PostgresServer
@@ -62,9 +62,17 @@ def services() -> Iterator[Services]:
         postgres = PostgresServer(folder / "pg", durable=True)
         valkey = Valkey(folder / "data")
         try:
-            settings = Settings(_env_file=None, database_url=postgres.create_database("load"), data_dir=folder / "data", redis_url="")
-            # Nothing but what is said here may reach the service: it reads FALQON_… and a file .env where it is started.
-            outside = {name: value for name, value in os.environ.items() if not name.startswith("FALQON_")}
+            settings = Settings(
+                _env_file=None,
+                database_url=postgres.create_database("load"),
+                data_dir=folder / "data",
+                redis_url="",
+            )
+            # Nothing but what is said here may reach the service: it reads FALQON_… and a file .env
+            # where it is started.
+            outside = {
+                name: value for name, value in os.environ.items() if not name.startswith("FALQON_")
+            }
             ours = {
                 "PYTHONPATH": str(ROOT),
                 "DATABASE_URL": settings.resolved_database_url,
@@ -88,7 +96,13 @@ def served(services: Services, app: str) -> Iterator[Server]:
     log = services.folder / f"{app}.log"
     command = [sys.executable, "-c", SERVE, app]
     with log.open("wb") as output:
-        process = subprocess.Popen(leashed(command), env=services.environment, cwd=services.folder, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command_dying_with_parent(command),
+            env=services.environment,
+            cwd=services.folder,
+            stdout=output,
+            stderr=output,
+        )
     try:
         yield Server(_port(process, log), process.pid)
     except BaseException:
@@ -105,8 +119,8 @@ def served(services: Services, app: str) -> Iterator[Server]:
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:
     deadline = time.monotonic() + START_SECONDS
-    while not (found := LISTENS.search(log.read_text())):
+    while not (match := LISTENS.search(log.read_text())):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the server did not start")
         time.sleep(0.05)
-    return int(found[1])
+    return int(match[1])

@@ -1,0 +1,96 @@
+"""Questions to an engine, or to what stands before it, at little cost to who asks: each on a
+connection of its own.
+"""
+
+import asyncio
+import json
+import time
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+PATH = "/v1/chat/completions"
+TOKEN = b'"delta":{'
+BODY = b"data: "
+OK = b"HTTP/1.1 200 "
+LAST_CHUNK = b"0\r\n\r\n"
+READ_BYTES = 2**16
+ENDS = ("0", "1", "2")  # the tokens that end an answer of either model
+
+
+class Unexpected(Exception):
+    """An answer that is not 200, or has no end: nothing that was measured with it counts."""
+
+
+class Door(NamedTuple):
+    """Where a model is asked, and as whom."""
+
+    address: str
+    key: str
+
+
+class Answer(NamedTuple):
+    first_seconds: float  # to the first byte of its text
+    num_tokens: int
+
+
+class Stream:
+    """One answer, read as it comes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._text = b""
+
+    @classmethod
+    async def open(cls, door: Door, model: str, max_tokens: int) -> "Stream":
+        """Return it once its first token is there."""
+        url = urlsplit(door.address)
+        stream = cls(*await asyncio.open_connection(url.hostname, url.port))
+        stream._writer.write(_request(door, model, max_tokens))
+        while BODY not in stream._text:
+            stream._text += await stream._read_some()
+            if not OK.startswith(stream._text[: len(OK)]):
+                raise Unexpected(stream._text.decode(errors="replace"))
+        return stream
+
+    async def read(self) -> int:
+        """Read to the end. Returns the number of tokens."""
+        num_tokens = self._text.count(TOKEN)
+        while not self._text.endswith(LAST_CHUNK):
+            self._text = self._text[-len(TOKEN) + 1 :] + await self._read_some()
+            num_tokens += self._text.count(TOKEN)
+        self.close()
+        return num_tokens
+
+    async def _read_some(self) -> bytes:
+        part = await self._reader.read(READ_BYTES)
+        if not part:
+            raise Unexpected(f"no end of {self._text.decode(errors='replace')}")
+        return part
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def ask(door: Door, model: str, max_tokens: int) -> Answer:
+    started = time.perf_counter()
+    stream = await Stream.open(door, model, max_tokens)
+    first_seconds = time.perf_counter() - started
+    return Answer(first_seconds, await stream.read())
+
+
+def _request(door: Door, model: str, max_tokens: int) -> bytes:
+    question = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": max_tokens,
+        "stream": True,
+        "temperature": 0,
+        "logit_bias": dict.fromkeys(ENDS, -100),
+    }
+    body = json.dumps(question).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {door.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
