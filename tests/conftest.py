@@ -10,21 +10,25 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from app import migrate
 from app.database import Database
 from tests.chaos.summary import pytest_terminal_summary as pytest_terminal_summary
+from tests.support.databases import create_database
 from tests.support.postgres import PostgresServer
+from tests.support.schema import migrate_database
 from tests.support.valkey import Valkey
 
 # Before anything imports Triton: where no GPU is, its kernels run in the interpreter.
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
+NUM_DURATIONS = 50
 _numbers = itertools.count()
 
 
 class Scheduling(LoadFileScheduling):
-    """A file of tests stays with one process, and with tests/chaos all that use one of the two databases: most of their time is waiting."""
+    """A file of tests stays with one process, and with tests/chaos all that use one of the two
+    databases: most of their time is waiting.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/chaos/"):
@@ -34,6 +38,21 @@ class Scheduling(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     return Scheduling(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the longest durations in `.pytest_cache/durations.txt`."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a process of pytest-xdist
+        return
+    kinds = ("passed", "failed", "error")
+    reports = [report for kind in kinds for report in reporter.getreports(kind)]
+    reports = [report for report in reports if isinstance(report, pytest.TestReport)]
+    reports.sort(key=lambda report: report.duration, reverse=True)
+    lines = [f"{report.duration:8.2f} {report.when:8} {report.nodeid}\n" for report in reports]
+    folder = session.config.rootpath / ".pytest_cache"
+    folder.mkdir(exist_ok=True)
+    (folder / "durations.txt").write_text("".join(lines[:NUM_DURATIONS]))
 
 
 @pytest.fixture(scope="session")
@@ -55,16 +74,13 @@ def postgres(short_tmp: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, empty database on each of the two we support."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'falqon.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create_database(f"test_{next(_numbers)}")
+    return create_database(request, tmp_path)
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
-    migrate.upgrade(database)
+    migrate_database(database)
     yield database
     database.dispose()
 

@@ -22,7 +22,9 @@ def test_migrations_build_exactly_the_declared_tables(database: Database) -> Non
         context = MigrationContext.configure(connection, opts={"include_object": is_read_back})
         assert compare_metadata(context, Base.metadata) == []
         if is_sqlite:
-            (queue,) = connection.scalars(text("SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_queue'"))
+            (queue,) = connection.scalars(
+                text("SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_queue'")
+            )
             assert queue.endswith("(status, project_id, desired, priority DESC, id, not_before)")
     assert migrate.compare_schema(database) == "current"
 
@@ -41,15 +43,26 @@ def test_times_are_aware_utc_and_come_from_the_database(database: Database) -> N
 
 def test_times_compare_inside_the_database(database: Database) -> None:
     with database.transaction() as session:
-        session.add(Project(id="proj_a", name="a", created_at=datetime.now(UTC) - timedelta(seconds=30)))
+        session.add(
+            Project(id="proj_a", name="a", created_at=datetime.now(UTC) - timedelta(seconds=30))
+        )
     with database.read() as session:
-        assert session.scalars(select(Project).where(Project.created_at < now_plus(-20))).one_or_none() is not None
-        assert session.scalars(select(Project).where(Project.created_at < now_plus(-40))).one_or_none() is None
+        assert (
+            session.scalars(select(Project).where(Project.created_at < now_plus(-20))).one_or_none()
+            is not None
+        )
+        assert (
+            session.scalars(select(Project).where(Project.created_at < now_plus(-40))).one_or_none()
+            is None
+        )
 
 
-def test_a_process_that_stops_inside_a_transaction_holds_its_locks_not_for_long(postgres: PostgresServer) -> None:
+def test_a_process_that_stops_inside_a_transaction_holds_its_locks_not_for_long(
+    postgres: PostgresServer,
+) -> None:
     url = postgres.create_database("stopped")
-    patient, database = Database(url), Database(url + "&options=-c%20idle_in_transaction_session_timeout%3D200ms")
+    patient = Database(url)
+    database = Database(url + "&options=-c%20idle_in_transaction_session_timeout%3D200ms")
     migrate.upgrade(patient)
     with patient.transaction() as session:
         session.add(Project(id="proj_a", name="a"))

@@ -15,11 +15,13 @@ from app import installation, migrate
 from app.database import Database
 from app.local.bootstrap import prepare
 from app.main import create_app
-from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Installation, Project
+from app.models import DEFAULT_PROJECT_ID, Installation, Project
 from app.settings import Settings
 from app.storage import Storage, keys
 from tests.support.api import Api
-from tests.support.house import TOY_TRAINER
+from tests.support.backend import FAKE_TRAINER
+from tests.support.rows import checked_file
+from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for
 
 Make = Callable[[str], Database]
@@ -28,16 +30,16 @@ Make = Callable[[str], Database]
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Databases with tables, by their names."""
-    made: list[Database] = []
+    databases: list[Database] = []
 
     def make(name: str) -> Database:
         database = Database(f"sqlite:///{tmp_path / name}.db")
-        migrate.upgrade(database)
-        made.append(database)
+        migrate_database(database)
+        databases.append(database)
         return database
 
     yield make
-    for database in made:
+    for database in databases:
         database.dispose()
 
 
@@ -60,12 +62,7 @@ def use(*parts: Database | Storage) -> None:
         with part.transaction() as session:
             session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
             session.flush()
-            session.add(
-                File(
-                    id="file-a", project_id=DEFAULT_PROJECT_ID, filename="a", purpose="fine-tune", bytes=1, sha256="0",
-                    storage_key="projects/p/files/a", status=FileStatus.PROCESSED,
-                )
-            )  # fmt: skip
+            session.add(checked_file("file-a", DEFAULT_PROJECT_ID, "projects/p/files/a"))
 
 
 def stored_id(storage: Storage) -> str:
@@ -123,8 +120,11 @@ def test_an_empty_storage_is_given_the_id(make: Make, storage: Storage, other: S
     assert stored_id(other) == stored_id(storage)
 
 
-def test_an_empty_database_is_refused_by_a_used_storage(make: Make, storage: Storage, other: Storage) -> None:
-    right, wrong = make("right"), make("wrong")
+def test_an_empty_database_is_refused_by_a_used_storage(
+    make: Make, storage: Storage, other: Storage
+) -> None:
+    right = make("right")
+    wrong = make("wrong")
     installation.mark(right, storage)
     for used in (storage, other):
         use(used)
@@ -136,19 +136,33 @@ def test_an_empty_database_is_refused_by_a_used_storage(make: Make, storage: Sto
 
 
 def test_two_that_know_others_are_refused(make: Make, storage: Storage, other: Storage) -> None:
-    left, right = make("left"), make("right")
+    left = make("left")
+    right = make("right")
     installation.mark(left, storage)
     installation.mark(right, other)
     use(left, right, storage, other)
-    for act in (installation.mark, installation.check, installation.advance, installation.refuse_mismatch):
+    for act in (
+        installation.mark,
+        installation.check,
+        installation.advance,
+        installation.refuse_mismatch,
+    ):
         with pytest.raises(installation.Mismatch) as refused:
             act(left, other)
         text = str(refused.value)
-        words = ("left.db", other.address, row(left).id, row(right).id, "falqon admin adopt-storage")
+        words = (
+            "left.db",
+            other.address,
+            row(left).id,
+            row(right).id,
+            "falqon admin adopt-storage",
+        )
         assert all(word in text for word in words)
 
 
-def test_a_used_storage_without_an_id_is_not_the_one_that_was_given_it(make: Make, storage: Storage, other: Storage) -> None:
+def test_a_used_storage_without_an_id_is_not_the_one_that_was_given_it(
+    make: Make, storage: Storage, other: Storage
+) -> None:
     database = make("a")
     installation.mark(database, storage)
     use(database, other)
@@ -166,8 +180,11 @@ def test_no_password_is_said() -> None:
 
 
 @pytest.mark.parametrize("marked", [True, False])
-def test_an_adopted_storage_is_this_databases_own(make: Make, storage: Storage, other: Storage, marked: bool) -> None:
-    left, right = make("left"), make("right")
+def test_an_adopted_storage_is_this_databases_own(
+    make: Make, storage: Storage, other: Storage, marked: bool
+) -> None:
+    left = make("left")
+    right = make("right")
     installation.mark(left, other)
     if marked:
         installation.mark(right, storage)
@@ -183,21 +200,27 @@ def test_an_adopted_storage_is_this_databases_own(make: Make, storage: Storage, 
     installation.advance(left, storage)
 
 
-def test_a_database_that_is_behind_its_storage_was_restored(database: Database, storage: Storage) -> None:
+def test_a_database_that_is_behind_its_storage_was_restored(
+    database: Database, storage: Storage
+) -> None:
     installation.mark(database, storage)
     for _ in range(3):
         installation.advance(database, storage)
     with database.transaction() as session:
         session.execute(update(Installation).values(generation=2))
     for _ in range(2):
-        with pytest.raises(installation.Restored, match=r"generation is 2, that of the storage .* is 3"):
+        with pytest.raises(
+            installation.Restored, match=r"generation is 2, that of the storage .* is 3"
+        ):
             installation.advance(database, storage)
     installation.accept(database, storage)
     installation.advance(database, storage)
     assert (row(database).generation, storage.read(keys.generation())) == (5, b"5")
 
 
-def test_a_process_that_ends_between_row_and_object_was_not_restored(database: Database, storage: Storage) -> None:
+def test_a_process_that_ends_between_row_and_object_was_not_restored(
+    database: Database, storage: Storage
+) -> None:
     installation.mark(database, storage)
     installation.advance(database, storage)
     with database.transaction() as session:
@@ -238,11 +261,15 @@ def test_a_storage_that_is_away_is_no_mismatch(make: Make) -> None:
     installation.refuse_mismatch(database, away)
 
 
-def test_a_worker_waits_until_it_is_known(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_waits_until_it_is_known(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(installation, "RETRY_SECONDS", 0.01)
     database = Database(f"sqlite:///{tmp_path / 'late.db'}")
     (tmp_path / "objects" / "installation" / "in_the_way").mkdir(parents=True)  # cannot be read
-    waiting = threading.Thread(target=installation.wait_until_known, args=[database, storage], daemon=True)
+    waiting = threading.Thread(
+        target=installation.wait_until_known, args=[database, storage], daemon=True
+    )
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()
@@ -254,7 +281,9 @@ def test_a_worker_waits_until_it_is_known(tmp_path: Path, storage: Storage, monk
     database.dispose()
 
 
-def test_the_api_refuses_to_start_and_says_why(make: Make, tmp_path: Path, storage: Storage) -> None:
+def test_the_api_refuses_to_start_and_says_why(
+    make: Make, tmp_path: Path, storage: Storage
+) -> None:
     installation.mark(make("left"), storage)
     url = f"sqlite:///{tmp_path / 'right.db'}"
     settings = Settings(_env_file=None, database_url=url, storage_url=storage.address)
@@ -269,21 +298,27 @@ def test_the_api_refuses_to_start_and_says_why(make: Make, tmp_path: Path, stora
         anyio.run(start)
 
 
-def test_an_api_that_finds_out_later_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_that_finds_out_later_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.1)
     api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path / "data")
     try:
         assert httpx.get(f"{api.url}/readyz").json()["checks"]["storage"] == "ok"
         api.storage.replace(keys.installation(), b"inst_of_another")
         refused = "belongs to another database"
-        wait_for(lambda: httpx.get(f"{api.url}/readyz").json()["checks"]["storage"] == refused, 10, "the mismatch is seen")
+        wait_for(
+            lambda: httpx.get(f"{api.url}/readyz").json()["checks"]["storage"] == refused,
+            10,
+            "the mismatch is seen",
+        )
         assert httpx.get(f"{api.url}/readyz").status_code == 503
     finally:
         api.stop()
 
 
 def test_a_new_database_beside_a_used_storage_is_not_prepared(tmp_path: Path) -> None:
-    options = {"data_dir": tmp_path, "trainer_command": TOY_TRAINER}
+    options = {"data_dir": tmp_path, "trainer_command": FAKE_TRAINER}
     settings = Settings(_env_file=None, **options)
     prepare(settings)
     prepare(settings)

@@ -16,7 +16,11 @@ import logging, structlog, sys
 from app.logging import configure
 configure()
 secret = sys.argv[1]
-structlog.get_logger().info("got " + secret, headers={"Authorization": "Basic dXNlcg=="}, nested=[{"a": "Bearer abc.def"}])
+structlog.get_logger().info(
+    "got " + secret,
+    headers={"Authorization": "Basic dXNlcg=="},
+    nested=[{"a": "Bearer abc.def"}],
+)
 structlog.get_logger().info("made whsec_AAbb+/0123=", signing_secret="plain")
 logging.getLogger("uvicorn.error").warning("also %s", secret)
 try:
@@ -28,7 +32,9 @@ except ValueError:
 
 def test_secrets_stay_inside_and_every_line_is_json() -> None:
     _, secret = secrets.generate()
-    done = subprocess.run([sys.executable, "-c", PROGRAM, secret], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, secret], capture_output=True, text=True, check=True
+    )
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["level"] for line in lines] == ["info", "info", "warning", "error"]
     assert secret[-38:] not in done.stderr
@@ -65,15 +71,33 @@ def test_what_looks_like_a_secret_is_none_any_more(text: str, hidden: str) -> No
 
 def test_answers_hide_our_own_keys_and_nothing_else() -> None:
     _, secret = secrets.generate()
-    assert redact_keys(f"The model '{secret}' does not exist.") == f"The model '{secret[:17]}***' does not exist."
-    assert redact_keys("api_key: an unknown parameter; password: too short") == "api_key: an unknown parameter; password: too short"
+    assert (
+        redact_keys(f"The model '{secret}' does not exist.")
+        == f"The model '{secret[:17]}***' does not exist."
+    )
+    assert (
+        redact_keys("api_key: an unknown parameter; password: too short")
+        == "api_key: an unknown parameter; password: too short"
+    )
 
 
 def test_what_this_process_was_told_is_known_whatever_it_looks_like() -> None:
     settings = Settings(
-        _env_file=None, admin_key="plain-words-as-a-key", session_secret="sign with me!", database_url="postgresql://me:p%40ss-word@db/x"
+        _env_file=None,
+        admin_key="plain-words-as-a-key",
+        session_secret="sign with me!",
+        database_url="postgresql://me:p%40ss-word@db/x",
     )
-    redact = Redact(secrets_of(settings, {"AWS_SECRET_ACCESS_KEY": "abcd/efgh+ijkl", "HOME": "/home/someone", "API_KEY": "short"}))
+    redact = Redact(
+        secrets_of(
+            settings,
+            {
+                "AWS_SECRET_ACCESS_KEY": "abcd/efgh+ijkl",
+                "HOME": "/home/someone",
+                "API_KEY": "short",
+            },
+        )
+    )
 
     event = redact(
         None,
@@ -117,7 +141,9 @@ while time.monotonic() < end:
 
 
 def test_an_error_that_repeats_is_written_once_a_second_and_counted() -> None:
-    done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS], capture_output=True, text=True, check=True
+    )
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert len([line for line in lines if "ours" in line["event"]]) == 100
     for repeated in ("Invalid request", "unhandled error", "accepting from"):
@@ -140,7 +166,9 @@ asyncio.run(main())
 
 
 def test_a_server_without_open_files_left_says_so_once_a_second() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ACCEPTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ACCEPTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     port = int(process.stdout.readline())
     with contextlib.ExitStack() as crowd:

@@ -1,4 +1,6 @@
-"""The process as an operator sees it: cheap to start, small, answering for its health, leaving when told."""
+"""The process as an operator sees it: cheap to start, small, answering for its health, leaving when
+told.
+"""
 
 import json
 import os
@@ -16,10 +18,11 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app import migrate
 from app.database import Database
 from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobStatus, Model
+from app.models.job_request import JobRequest
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
+from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for
 
 IMPORT = "import json, sys, app.main; print(json.dumps(sorted(sys.modules)))"
@@ -27,7 +30,9 @@ IMPORT = "import json, sys, app.main; print(json.dumps(sorted(sys.modules)))"
 
 def test_importing_brings_nothing_heavy_and_touches_nothing(tmp_path: Path) -> None:
     environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path / "data")}
-    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment
+    )
     assert not {"torch", "transformers", "numpy", "triton", "worker"} & set(json.loads(done.stdout))
     assert not (tmp_path / "data").exists()
 
@@ -55,7 +60,9 @@ def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_newer_schema_is_served_and_nobody_writes_of_it(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_newer_schema_is_served_and_nobody_writes_of_it(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rolling upgrade migrates before the old processes end."""
     with api.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of-tomorrow'")
@@ -67,7 +74,8 @@ def test_a_newer_schema_is_served_and_nobody_writes_of_it(api: Api, caplog: pyte
 
 
 def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> None:
-    tenant, engine = Tenant(api), api.app.state.services.database.engine
+    tenant = Tenant(api)
+    engine = api.app.state.services.database.engine
 
     def away(*_: object) -> None:
         raise OperationalError("BEGIN", {}, ConnectionError("gone"))
@@ -88,10 +96,10 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> 
 
 def test_what_nobody_foresaw_is_a_500_in_the_usual_shape(api: Api) -> None:
     tenant = Tenant(api)
-    held = api.app.state.services
+    services = api.app.state.services
     api.app.state.services = None
     answer = tenant.http.get("/v1/models")
-    api.app.state.services = held
+    api.app.state.services = services
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert answer.headers["x-request-id"]
     tenant.http.close()
@@ -99,21 +107,34 @@ def test_what_nobody_foresaw_is_a_500_in_the_usual_shape(api: Api) -> None:
 
 def test_the_description_names_every_call(api: Api) -> None:
     paths = httpx.get(f"{api.url}/openapi.json", verify=False).json()["paths"]
-    assert {"/v1/files", "/v1/fine_tuning/jobs/{job_id}/stream", "/v1/models/{model}/artifacts/{name}", "/healthz"} <= set(paths)
+    assert {
+        "/v1/files",
+        "/v1/fine_tuning/jobs/{job_id}/stream",
+        "/v1/models/{model}/artifacts/{name}",
+        "/healthz",
+    } <= set(paths)
 
 
 def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'falqon.db'}")
-    migrate.upgrade(database)
+    migrate_database(database)
     key = "an-admin-key-for-this-test"
-    environment = os.environ | {"FALQON_DATA_DIR": str(tmp_path), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": key}
+    environment = os.environ | {
+        "FALQON_DATA_DIR": str(tmp_path),
+        "REDIS_URL": NOTHING_LISTENS,
+        "FALQON_ADMIN_KEY": key,
+    }
     environment.pop("DATABASE_URL", None)
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, verify=False) as http:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"authorization": f"Bearer {key}"},
+            verify=False,
+        ) as http:
             wait_for(lambda: is_ready(http))
             assert resident_bytes(process.pid) < 200 * 2**20
             job_id = add_job(database)
@@ -156,8 +177,24 @@ def add_job(database: Database) -> str:
     with database.transaction() as session:
         session.add(Model(id="base", config={}, bytes=1))
         where = {"project_id": DEFAULT_PROJECT_ID, "storage_key": "k", "sha256": "0", "bytes": 1}
-        session.add(File(id="file-a", filename="a", purpose="fine-tune", status=FileStatus.PROCESSED, **where))
+        session.add(
+            File(
+                id="file-a", filename="a", purpose="fine-tune", status=FileStatus.PROCESSED, **where
+            )
+        )
         session.flush()
-        wish = {"status": JobStatus.PAUSED, "desired": Desired.PAUSE, "requested": {}}
-        session.add(Job(id="ftjob-a", project_id=DEFAULT_PROJECT_ID, base_model_id="base", training_file_id="file-a", **wish))
+        state = {
+            "status": JobStatus.PAUSED,
+            "desired": Desired.PAUSE,
+            "requested": JobRequest(model="base", training_file="file-a"),
+        }
+        session.add(
+            Job(
+                id="ftjob-a",
+                project_id=DEFAULT_PROJECT_ID,
+                base_model_id="base",
+                training_file_id="file-a",
+                **state,
+            )
+        )
     return "ftjob-a"

@@ -6,13 +6,15 @@ from sqlalchemy import inspect, select, text
 
 from app import migrate
 from app.database import Database
-from app.models import Orphan
+from app.models import FileCheck, Orphan
+from app.operations import claims
 
 ROWS = (
     "INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', '2026-01-01')",
     *(
-        "INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, status, created_at, deleted_at) "
-        f"VALUES ('{key}', 'p', 'a', 'fine-tune', 1, '0', '{key}', 'processed', '2026-01-01', {deleted_at})"
+        "INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, "
+        f"status, created_at, deleted_at) VALUES ('{key}', 'p', 'a', 'fine-tune', 1, '0', '{key}', "
+        f"'processed', '2026-01-01', {deleted_at})"
         for key, deleted_at in (("kept", "NULL"), ("gone", "'2026-01-02'"))
     ),
 )
@@ -37,12 +39,27 @@ def test_the_bytes_of_files_deleted_long_ago_are_due(old: Database) -> None:
         assert session.scalars(select(Orphan.storage_key)).all() == ["gone"]
 
 
+def test_a_file_that_was_never_checked_is_checked_then(old: Database) -> None:
+    with old.engine.connect() as connection:
+        connection.execute(text("UPDATE files SET status = 'uploaded'"))
+        connection.commit()
+    migrate.upgrade(old)
+    with old.transaction() as session:
+        check = claims.claim(session, FileCheck, 60)
+        assert check is not None
+        assert (check.file_id, check.project_id, check.attempts) == ("kept", "p", 1)
+        assert claims.claim(session, FileCheck, 60) is None, "the other one is deleted"
+
+
 def test_every_revision_can_be_taken_back(old: Database) -> None:
     migrate.upgrade(old)
     with old.engine.connect() as connection:
         command.downgrade(migrate._config(connection), "0001")
         connection.commit()
-        assert connection.execute(text("SELECT id FROM files ORDER BY id")).scalars().all() == ["gone", "kept"]
+        assert connection.execute(text("SELECT id FROM files ORDER BY id")).scalars().all() == [
+            "gone",
+            "kept",
+        ]
     migrate.upgrade(old)
     assert migrate.compare_schema(old) == "current"
 
@@ -72,7 +89,9 @@ def test_an_older_and_an_empty_database_are_told_from_a_newer(old: Database) -> 
     assert migrate.compare_schema(old) == "older"
 
 
-def test_who_waits_too_long_for_a_migration_is_told(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_too_long_for_a_migration_is_told(
+    old: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(migrate, "LOCK_WAIT_SECONDS", 0.3)
     with migrate.one_at_a_time(old), pytest.raises(migrate.MigrationBusy, match="falqon migrate"):
         migrate.upgrade(old)

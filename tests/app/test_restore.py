@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from copy import copy
 from pathlib import Path
@@ -21,16 +20,18 @@ from app.models import Artifact, Checkpoint, File, Installation, JobStatus
 from app.settings import Settings
 from app.storage import Storage
 from falqon_core.contract.layout import MANIFEST
-from tests.support.house import House
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.postgres import PostgresServer
-from tests.support.toy_trainer import Toy
 
 
 class Copies:
     """Dumps of a database, and new ones made from them, by the database's own tools."""
 
     def __init__(self, url: str, folder: Path, postgres: PostgresServer | None) -> None:
-        self._url, self._folder, self._postgres = url, folder, postgres
+        self._url = url
+        self._folder = folder
+        self._postgres = postgres
         self._dump = folder / "dump"
 
     def dump(self) -> None:
@@ -47,7 +48,7 @@ class Copies:
         if self._postgres is not None:
             url = self._postgres.create_database("restored")
             command = ("pg_restore", "--exit-on-error", "--dbname", _plain(url))
-            self._postgres.run_tool(*command, given=self._dump.read_bytes())
+            self._postgres.run_tool(*command, stdin=self._dump.read_bytes())
             return url
         new = self._folder / "new" / "falqon.db"
         new.parent.mkdir()
@@ -60,13 +61,6 @@ def _plain(url: str) -> str:
 
 
 @pytest.fixture
-def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
-    house = House(tmp_path / "data", database, database_url)
-    yield house
-    house.close()
-
-
-@pytest.fixture
 def copies(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> Copies:
     server = None
     if not database_url.startswith("sqlite"):
@@ -74,13 +68,13 @@ def copies(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) ->
     return Copies(database_url, tmp_path, server)
 
 
-def restore(house: House, copies: Copies, objects: Path, folder: Path) -> House:
+def restore(backend: Backend, copies: Copies, objects: Path, folder: Path) -> Backend:
     """On a machine that has nothing."""
     url = copies.restore()
     shutil.copytree(objects, folder / "objects")
-    kept = house.settings.model_dump(exclude={"data_dir", "database_url"})
-    restored = copy(house)
-    restored.settings = Settings(_env_file=None, data_dir=folder, database_url=url, **kept)
+    values = backend.settings.model_dump(exclude={"data_dir", "database_url"})
+    restored = copy(backend)
+    restored.settings = Settings(_env_file=None, data_dir=folder, database_url=url, **values)
     restored.database = Database(url)
     restored.storage = Storage(restored.settings.resolved_storage_url)
     migrate.upgrade(restored.database)
@@ -88,35 +82,40 @@ def restore(house: House, copies: Copies, objects: Path, folder: Path) -> House:
     return restored
 
 
-def verify(house: House) -> int:
+def verify(backend: Backend) -> int:
     """Read every object that a row names, and compare its SHA-256; how many."""
-    with house.database.read() as session:
-        named = [*session.scalars(select(File)), *session.scalars(select(Artifact))]
+    with backend.database.read() as session:
+        rows = [*session.scalars(select(File)), *session.scalars(select(Artifact))]
         checkpoints = session.scalars(select(Checkpoint)).all()
-    expected = {one.storage_key: one.sha256 for one in named}
-    for one in checkpoints:
-        key = f"{one.storage_prefix}/{MANIFEST}"
-        expected[key] = one.manifest_sha256
-        files = json.loads(b"".join(house.storage.chunks(key)))["files"]
-        expected |= {f"{one.storage_prefix}/{name}": file["sha256"] for name, file in files.items()}
+    expected = {row.storage_key: row.sha256 for row in rows}
+    for checkpoint in checkpoints:
+        key = f"{checkpoint.storage_prefix}/{MANIFEST}"
+        expected[key] = checkpoint.manifest_sha256
+        files = json.loads(b"".join(backend.storage.chunks(key)))["files"]
+        expected |= {
+            f"{checkpoint.storage_prefix}/{name}": file["sha256"] for name, file in files.items()
+        }
     for key, sha256 in expected.items():
-        assert hashlib.sha256(b"".join(house.storage.chunks(key))).hexdigest() == sha256, key
+        assert hashlib.sha256(b"".join(backend.storage.chunks(key))).hexdigest() == sha256, key
     return len(expected)
 
 
-def test_a_backup_is_restored_onto_an_empty_machine(house: House, copies: Copies, tmp_path: Path) -> None:
-    done, waiting = house.add_job(), house.add_job(Toy(steps=30))
-    assert house.supervisor().execute_next()
-    installation.advance(house.database, house.storage)
+def test_a_backup_is_restored_onto_an_empty_machine(
+    backend: Backend, copies: Copies, tmp_path: Path
+) -> None:
+    done = backend.add_job()
+    waiting = backend.add_job(FakeTrainer(steps=30))
+    assert backend.supervisor().execute_next()
+    installation.advance(backend.database, backend.storage)
     copies.dump()
-    assert house.supervisor().execute_next()  # the service works on while its objects are copied
-    house.add_job()
-    installation.advance(house.database, house.storage)
+    assert backend.supervisor().execute_next()  # the service works on while its objects are copied
+    backend.add_job()
+    installation.advance(backend.database, backend.storage)
     objects = tmp_path / "objects"
-    shutil.copytree(house.settings.data_dir / "objects", objects)
-    shutil.rmtree(house.settings.data_dir)
+    shutil.copytree(backend.settings.data_dir / "objects", objects)
+    shutil.rmtree(backend.settings.data_dir)
 
-    restored = restore(house, copies, objects, tmp_path / "new" / "data")
+    restored = restore(backend, copies, objects, tmp_path / "new" / "data")
     assert verify(restored) > 10
     assert restored.job(done).status == JobStatus.SUCCEEDED
     for path in (tmp_path / "new" / "data" / "objects").rglob("*"):

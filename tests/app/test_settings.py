@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings, WrongSettings, load_settings, variable_of
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +21,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("environment", "words"),
     [
-        ({"FALQON_LEASE": "PT5S", "FALQON_HEARTBEAT": "PT10S"}, "FALQON_LEASE is 5 s and FALQON_HEARTBEAT 10 s"),
+        (
+            {"FALQON_LEASE": "PT5S", "FALQON_HEARTBEAT": "PT10S"},
+            "FALQON_LEASE is 5 s and FALQON_HEARTBEAT 10 s",
+        ),
         ({"FALQON_POLL": "PT0S"}, "FALQON_POLL: "),
         ({"FALQON_POLL": "10"}, "FALQON_POLL: a duration is written as PT0.5S"),
         ({"FALQON_HANG": "-PT1S"}, "FALQON_HANG: "),
@@ -31,14 +34,22 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"FALQON_NUM_THREADS": "0"}, "FALQON_NUM_THREADS: "),
         ({"FALQON_TRAINER_COMMAND": "[]"}, "FALQON_TRAINER_COMMAND: "),
         ({"FALQON_HOSTS": "a.example"}, "FALQON_HOSTS: this must be JSON"),
-        ({"FALQON_POL": "1"}, "FALQON_POL is no setting of this service; did you mean FALQON_POLL?"),
+        (
+            {"FALQON_POL": "1"},
+            "FALQON_POL is no setting of this service; did you mean FALQON_POLL?",
+        ),
         ({"FALQON_DEVICE": "abacus"}, "FALQON_DEVICE is 'abacus'; known are auto, "),
         ({"FALQON_COLOUR": "red"}, "FALQON_COLOUR is no setting"),
-        ({"falqon_hostz": "[]"}, "falqon_hostz is no setting of this service; did you mean FALQON_HOSTS?"),
+        (
+            {"falqon_hostz": "[]"},
+            "falqon_hostz is no setting of this service; did you mean FALQON_HOSTS?",
+        ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(given: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in given.items():
+def test_what_cannot_be_meant_is_refused(
+    environment: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WrongSettings) as refused:
         load_settings()
@@ -73,7 +84,9 @@ def test_names_of_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    missing = [name for field in Settings.model_fields if f"`{(name := variable_of(field))}`" not in text]
+    missing = [
+        name for field in Settings.model_fields if f"`{(name := variable_of(field))}`" not in text
+    ]
     assert missing == []
 
 
@@ -107,5 +120,7 @@ def test_every_process_says_it_without_a_traceback(command: list[str], elsewhere
 def test_the_client_does_not_mind(elsewhere: Path) -> None:
     environment = os.environ | {"FALQON_POL": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "app.cli", "jobs", "list", "--base-url", "http://127.0.0.1:1"]
-    done = subprocess.run([*command, "--api-key", "x"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--api-key", "x"], env=environment, capture_output=True, text=True, check=False
+    )
     assert "FALQON_POL" not in done.stderr

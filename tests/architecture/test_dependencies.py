@@ -1,4 +1,6 @@
-"""Versions below which a dependency has a known hole, as pyproject.toml asks for them and as they are installed here."""
+"""Versions below which a dependency has a known hole, as pyproject.toml asks for them and as they
+are installed here.
+"""
 
 import re
 import subprocess
@@ -17,7 +19,8 @@ from app.local.valkey import find_server
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FLOORS = {
-    "python-multipart": "0.0.31",  # GHSA-v9pg-7xvm-68hf; before it CVE-2026-24486, -42561, -53537 to -53539
+    # GHSA-v9pg-7xvm-68hf; before it CVE-2026-24486, -42561, -53537 to -53539
+    "python-multipart": "0.0.31",
     "starlette": "1.0.1",  # CVE-2026-48710, a malformed Host
     "h11": "0.16",  # CVE-2025-43859, chunked encoding
     "jinja2": "3.1.6",  # CVE-2025-27516, the sandbox
@@ -36,14 +39,21 @@ SERVER_FLOORS = {"valkey": "8.0.6", "redis": "8.2.2"}  # CVE-2025-49844, Lua
 
 
 def asked_for() -> dict[str, Requirement]:
-    every = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    every = [
+        *PROJECT["dependencies"],
+        *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
+    ]
     return {requirement.name: requirement for requirement in map(Requirement, every)}
 
 
 @pytest.mark.parametrize(("name", "floor"), FLOORS.items())
 def test_nothing_with_a_known_hole_is_asked_for_or_installed(name: str, floor: str) -> None:
     specifiers = asked_for()[name].specifier
-    (lowest,) = [Version(one.version) for one in specifiers if one.operator in (">=", "==", "~=")]
+    (lowest,) = [
+        Version(specifier.version)
+        for specifier in specifiers
+        if specifier.operator in (">=", "==", "~=")
+    ]
     assert lowest >= Version(floor)
     assert Version(version(name)) >= Version(floor)
 
@@ -56,10 +66,14 @@ def test_what_must_not_be_there_is_not(name: str) -> None:
 
 
 def test_the_embedded_server_and_that_of_compose_have_no_known_hole() -> None:
-    said = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"v=([\d.]+)", said)
-    assert match is not None, said
-    assert Version(match[1]) >= Version(SERVER_FLOORS["valkey" if "valkey" in said.lower() else "redis"])
+    output = subprocess.run(
+        [find_server(), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    match = re.search(r"v=([\d.]+)", output)
+    assert match is not None, output
+    assert Version(match[1]) >= Version(
+        SERVER_FLOORS["valkey" if "valkey" in output.lower() else "redis"]
+    )
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     name, _, tag = compose["services"]["redis"]["image"].rpartition(":")
     assert name == "valkey/valkey"
@@ -67,15 +81,26 @@ def test_the_embedded_server_and_that_of_compose_have_no_known_hole() -> None:
 
 
 def test_no_pickle_is_read_and_no_code_of_a_model_is_trusted() -> None:
-    sources = [path for room in ("app", "worker", "falqon_core", "migrations") for path in (ROOT / room).rglob("*.py")]
+    sources = [
+        path
+        for room in ("app", "worker", "falqon_core", "migrations")
+        for path in (ROOT / room).rglob("*.py")
+    ]
     assert len(sources) > 150
-    words = (r"trust_remote_code\s*=\s*True", r"\btorch\.load\b", r"\b(pickle|marshal)\b\s*\.", r"\beval\(", r"\bexec\(", r"\.Template\(")
+    words = (
+        r"trust_remote_code\s*=\s*True",
+        r"\btorch\.load\b",
+        r"\b(pickle|marshal)\b\s*\.",
+        r"\beval\(",
+        r"\bexec\(",
+        r"\.Template\(",
+    )
     bad = re.compile("|".join((*words, "import (pickle|marshal)")))
     allowed = re.compile(r"\.eval\(\)")
-    found = [
+    faults = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in sources
         for line in path.read_text().splitlines()
         if bad.search(allowed.sub("", line))
     ]
-    assert found == []
+    assert faults == []

@@ -26,23 +26,33 @@ STAGES = {stage.name: stage for stage in our_stages()}
 
 def test_every_build_target_exists_and_the_api_has_no_torch() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
-    targets = {service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service}
+    targets = {
+        service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service
+    }
     assert targets == {"api", "worker"}
     assert targets <= set(stages)
     before_worker = DOCKERFILE.split("FROM base AS worker")[0]
     assert "[worker" not in before_worker
-    assert not any("worker.txt" in rest for name in ("base", "api") for rest in STAGES[name].said("RUN"))
+    assert not any(
+        "worker.txt" in rest for name in ("base", "api") for rest in STAGES[name].arguments("RUN")
+    )
 
 
 def test_services_start_in_order() -> None:
     services = COMPOSE["services"]
     assert services["migrate"]["depends_on"]["db"]["condition"] == "service_healthy"
     for name in ("api", "worker", "worker-cpu-queue", "worker-without-gpu"):
-        assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert (
+            services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        )
 
 
 def test_one_gpu_is_reserved_by_the_gpu_worker_alone() -> None:
-    reserving = {name: service["deploy"] for name, service in COMPOSE["services"].items() if "deploy" in service}
+    reserving = {
+        name: service["deploy"]
+        for name, service in COMPOSE["services"].items()
+        if "deploy" in service
+    }
     assert list(reserving) == ["worker"]
     (device,) = reserving["worker"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "device_ids": ["${GPU:-0}"], "capabilities": ["gpu"]}
@@ -50,7 +60,11 @@ def test_one_gpu_is_reserved_by_the_gpu_worker_alone() -> None:
 
 
 def test_only_the_api_is_reachable_and_only_from_this_machine() -> None:
-    ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    ports = {
+        name: service["ports"]
+        for name, service in COMPOSE["services"].items()
+        if "ports" in service
+    }
     assert list(ports) == ["api"]
     assert all(port.startswith("127.0.0.1:") for port in ports["api"])
 
@@ -63,13 +77,19 @@ def test_required_variables_are_in_the_example() -> None:
 
 def test_the_image_is_built_from_everything_the_packages_need() -> None:
     allowed = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.M))
-    copied = {source for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.M) for source in line.split()[:-1]}
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.M)
+        for source in line.split()[:-1]
+    }
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
 
 
 def test_what_env_says_reaches_every_container_of_ours() -> None:
-    """AWS_… and FALQON_… among it; what compose must decide itself stands in `environment`, which wins."""
+    """AWS_… and FALQON_… among it; what compose must decide itself stands in `environment`, which
+    wins.
+    """
     ours = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
     assert set(ours) == {"migrate", "api", "worker", "worker-cpu-queue", "worker-without-gpu"}
     for name, service in ours.items():
@@ -87,19 +107,28 @@ def test_no_password_stands_in_a_url() -> None:
 
 def test_dependencies_are_installed_before_the_code_comes() -> None:
     for stage in (STAGES["api"], STAGES["worker"]):
-        lines = [f"{one.word} {one.rest}" for one in STAGES[stage.base].instructions + stage.instructions]
+        lines = [
+            f"{instruction.word} {instruction.rest}"
+            for instruction in STAGES[stage.base].instructions + stage.instructions
+        ]
         code = lines.index("COPY --from=code / ./")
         assert all("pip install -r" not in line for line in lines[code:])
-        assert [line for line in lines[code:] if "pip install" in line] == ["RUN pip install --no-deps --no-build-isolation --editable ."]
-    context = [rest for name in ("base", "api", "worker") for rest in STAGES[name].said("COPY")]
-    assert all(rest.startswith("--from=") for rest in context), "a changed file of the code would end the cache"
+        assert [line for line in lines[code:] if "pip install" in line] == [
+            "RUN pip install --no-deps --no-build-isolation --editable ."
+        ]
+    context = [
+        rest for name in ("base", "api", "worker") for rest in STAGES[name].arguments("COPY")
+    ]
+    assert all(rest.startswith("--from=") for rest in context), (
+        "a changed file of the code would end the cache"
+    )
 
 
 def test_the_lists_of_dependencies_are_those_of_pyproject(tmp_path: Path) -> None:
     """The lines of the Dockerfile are run."""
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for line in STAGES["requirements"].said("RUN"):
+    for line in STAGES["requirements"].arguments("RUN"):
         subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, env={"PATH": path}, check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     dependencies = project["build-system"]["requires"] + project["project"]["dependencies"]
@@ -107,11 +136,13 @@ def test_the_lists_of_dependencies_are_those_of_pyproject(tmp_path: Path) -> Non
     worker = (tmp_path / "worker.txt").read_text().splitlines()
     assert worker == project["project"]["optional-dependencies"]["worker"]
     # What a build for CPUs leaves out, and what it takes from an index of its own.
-    assert [len([line for line in worker if line.startswith(name)]) for name in ("triton", "torch")] == [1, 1]
+    assert [
+        len([line for line in worker if line.startswith(name)]) for name in ("triton", "torch")
+    ] == [1, 1]
 
 
 def test_the_image_that_trains_has_a_compiler_and_proves_it() -> None:
-    lines = STAGES["worker"].said("RUN")
+    lines = STAGES["worker"].arguments("RUN")
     (tools,) = [line for line in lines if "apt-get install" in line]
     assert {"gcc", "libc6-dev"} <= set(tools.split())
     assert "python -m falqon_core.ops.toolchain" in lines[-1]
@@ -120,21 +151,27 @@ def test_the_image_that_trains_has_a_compiler_and_proves_it() -> None:
 
 def test_every_service_says_how_it_is() -> None:
     for name in ("api", "worker"):
-        assert len(STAGES[name].said("HEALTHCHECK")) == 1
-    assert COMPOSE["services"]["migrate"]["healthcheck"] == {"disable": True}, "it ends, and serves no port"
+        assert len(STAGES[name].arguments("HEALTHCHECK")) == 1
+    assert COMPOSE["services"]["migrate"]["healthcheck"] == {"disable": True}, (
+        "it ends, and serves no port"
+    )
     assert all("healthcheck" in COMPOSE["services"][name] for name in ("db", "redis"))
 
 
 @pytest.mark.parametrize(("age", "is_well"), [(0, True), (60, True), (300, False), (None, False)])
-def test_a_worker_that_has_not_moved_for_two_minutes_is_ill(tmp_path: Path, age: int | None, is_well: bool) -> None:
+def test_a_worker_that_has_not_moved_for_two_minutes_is_ill(
+    tmp_path: Path, age: int | None, is_well: bool
+) -> None:
     """The command of the Dockerfile is run."""
-    command = STAGES["worker"].said("HEALTHCHECK")[0].partition(" CMD ")[2]
+    command = STAGES["worker"].arguments("HEALTHCHECK")[0].partition(" CMD ")[2]
     file = tmp_path / "alive"
     if age is not None:
         file.touch()
         os.utime(file, (time.time() - age,) * 2)
     environment = {"FALQON_ALIVE_FILE": str(file), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=environment, capture_output=True, check=False
+    )
     assert (done.returncode == 0) == is_well
     assert done.returncode in (0, 1), "Docker keeps other codes for itself"
 
@@ -143,7 +180,9 @@ def test_a_line_of_the_example_means_what_it_says_once_it_is_uncommented() -> No
     lines = re.findall(r"^# ?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
     settings = {f"FALQON_{name}".upper() for name in Settings.model_fields}
     for name, value in lines:
-        assert value.startswith(("'", "[", "{")) or " " not in value, f"{name}: a comment would be part of the value"
+        assert value.startswith(("'", "[", "{")) or " " not in value, (
+            f"{name}: a comment would be part of the value"
+        )
         assert not name.startswith("FALQON_") or name in settings
 
 
@@ -168,29 +207,50 @@ class _Compose(yaml.SafeLoader):
     """Knows compose's tag for a list that takes another's place."""
 
 
-_Compose.add_constructor("!override", lambda loader, node: loader.construct_sequence(node, deep=True))
+_Compose.add_constructor(
+    "!override", lambda loader, node: loader.construct_sequence(node, deep=True)
+)
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this machine")
+@pytest.mark.skipif(
+    shutil.which("docker-compose") is None, reason="no docker-compose on this machine"
+)
 def test_compose_reads_it_as_it_is_meant(tmp_path: Path) -> None:
     for name in ("docker-compose.yml", "Dockerfile"):
         shutil.copy(ROOT / name, tmp_path)
     lines = second_card()
     (tmp_path / "docker-compose.override.yml").write_text(lines)
     password = "p@ss/w:rd%41 $1 #2"
-    told = {"FALQON_ADMIN_KEY": "a" * 20, "FALQON_SESSION_SECRET": "s", "POSTGRES_PASSWORD": f"'{password}'"}
-    told |= {"AWS_ACCESS_KEY_ID": "AKIA", "FALQON_DEVICE": "h100", "FALQON_DATA_DIR": ".falqon"}
-    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in told.items()))
+    dotenv = {
+        "FALQON_ADMIN_KEY": "a" * 20,
+        "FALQON_SESSION_SECRET": "s",
+        "POSTGRES_PASSWORD": f"'{password}'",
+    }
+    dotenv |= {
+        "AWS_ACCESS_KEY_ID": "AKIA",
+        "FALQON_DEVICE": "h100",
+        "FALQON_DATA_DIR": ".falqon",
+    }
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in dotenv.items()))
     command = ["docker-compose", "--profile", "cpu", "config", "--format", "json"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     services = json.loads(done.stdout.replace("$$", "$"))["services"]
     for name in ("migrate", "api", "worker", "worker-1", "worker-cpu-queue", "worker-without-gpu"):
         has = services[name]["environment"]
-        assert (has["AWS_ACCESS_KEY_ID"], has["FALQON_DEVICE"], has["PGPASSWORD"]) == ("AKIA", "h100", password)
+        assert (has["AWS_ACCESS_KEY_ID"], has["FALQON_DEVICE"], has["PGPASSWORD"]) == (
+            "AKIA",
+            "h100",
+            password,
+        )
         assert has["FALQON_DATA_DIR"] == "/var/lib/falqon"
     assert services["db"]["environment"]["POSTGRES_PASSWORD"] == password
     assert "AWS_ACCESS_KEY_ID" not in services["db"]["environment"]
-    cards = [services[name]["deploy"]["resources"]["reservations"]["devices"] for name in ("worker", "worker-1")]
+    cards = [
+        services[name]["deploy"]["resources"]["reservations"]["devices"]
+        for name in ("worker", "worker-1")
+    ]
     assert [[device["device_ids"] for device in each] for each in cards] == [[["0"]], [["1"]]]

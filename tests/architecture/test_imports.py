@@ -1,7 +1,12 @@
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+WORKER = Path(__file__).parents[2] / "worker"
 
 
 @pytest.mark.parametrize(
@@ -9,10 +14,46 @@ import pytest
     [
         ("app.main", {"torch", "numpy", "worker"}),
         ("worker.tasks", {"torch", "fastapi", "starlette"}),
-        ("app.cli", {"torch", "fastapi", "starlette", "sqlalchemy", "celery", "redis", "pydantic_settings", "alembic", "obstore"}),
+        (
+            "app.cli",
+            {
+                "torch",
+                "fastapi",
+                "starlette",
+                "sqlalchemy",
+                "celery",
+                "redis",
+                "pydantic_settings",
+                "alembic",
+                "obstore",
+            },
+        ),
     ],
 )
 def test_a_fresh_process_stays_free_of(module: str, absent: set[str]) -> None:
     program = f"import sys, {module}; sys.stdout.write(' '.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not absent & set(loaded)
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Return the modules that the code imports, and for `from` also the name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_statements_of_the_worker_stand_in_repositories() -> None:
+    others = [
+        f"{path.relative_to(WORKER)}: {name}"
+        for path in sorted(WORKER.rglob("*.py"))
+        for name in imports_of(ast.parse(path.read_text()))
+        if name.startswith("sqlalchemy")
+        and name != "sqlalchemy.orm.Session"
+        and not name.startswith("sqlalchemy.exc.")
+    ]
+    assert others == []

@@ -31,7 +31,7 @@ def prose_of(source: str) -> Iterator[str]:
 
 
 def is_there(name: str, beside: Path, names: set[str]) -> bool:
-    """Whether a tracked file ends with the name, or stands there seen from the file that names it."""
+    """Return whether a tracked file ends with the name, or stands there seen from its mention."""
     reached = (beside / name).resolve()
     tail = name.rsplit("../", 1)[-1].removeprefix("./")
     return reached.exists() or any(path == tail or path.endswith(f"/{tail}") for path in names)
@@ -45,8 +45,14 @@ def test_files_that_are_named_exist() -> None:
             continue
         text = (ROOT / path).read_text()
         if path.endswith(".py"):
-            named = set(NAME.findall("\n".join(prose_of(text))))
+            mentions = set(NAME.findall("\n".join(prose_of(text))))
         else:
-            named = set(LINK.findall(text)) | set(NAME.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)))
-        missing += [f"{path}: {name}" for name in sorted(named - NOT_OURS) if not is_there(name, (ROOT / path).parent, names)]
+            mentions = set(LINK.findall(text)) | set(
+                NAME.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+            )
+        missing += [
+            f"{path}: {name}"
+            for name in sorted(mentions - NOT_OURS)
+            if not is_there(name, (ROOT / path).parent, names)
+        ]
     assert missing == []

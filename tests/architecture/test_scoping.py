@@ -1,29 +1,49 @@
-"""A query that serves a user names their project. Whoever adds one that does not says here why it need not."""
+"""A query that serves a user names their project. Whoever adds one that does not says here why it
+need not.
+"""
 
 import importlib
 import inspect
 from pathlib import Path
 
 APP = Path(__file__).parents[2] / "app"
-BEHIND_A_SCOPED_LOOK_UP = "its parent was found in the caller's project by the service that calls this"
+BEHIND_A_SCOPED_LOOK_UP = (
+    "its parent was found in the caller's project by the service that calls this"
+)
 BY_THE_SERVICE_ITSELF = "no user names the row: a worker or the reconciler does"
 BEFORE_ANY_PROJECT_IS_KNOWN = "it tells who asks"
-OF_THE_INSTALLATION = "what it answers belongs to no project: prices, measured rates, which projects there are"
+OF_THE_INSTALLATION = (
+    "what it answers belongs to no project: prices, measured rates, which projects there are"
+)
 
 WITHOUT_PROJECT = {
     "artifacts.find": BEHIND_A_SCOPED_LOOK_UP,
     "artifacts.of_model": BEHIND_A_SCOPED_LOOK_UP,
+    "catalogue.add": BY_THE_SERVICE_ITSELF,
+    "catalogue.add_base": BY_THE_SERVICE_ITSELF,
+    "catalogue.get": BY_THE_SERVICE_ITSELF,
     "estimates.samples": OF_THE_INSTALLATION,
     "exports.add": BEHIND_A_SCOPED_LOOK_UP,
-    "exports.ask_again": BEHIND_A_SCOPED_LOOK_UP,
     "exports.complete": BY_THE_SERVICE_ITSELF,
+    "files.add_check": BEHIND_A_SCOPED_LOOK_UP,
+    "files.add_import": BEHIND_A_SCOPED_LOOK_UP,
     "files.expired": BY_THE_SERVICE_ITSELF,
+    "files.get": BY_THE_SERVICE_ITSELF,
+    "files.imports_of": BEHIND_A_SCOPED_LOOK_UP,
     "files.judge": BY_THE_SERVICE_ITSELF,
     "files.mark_deleted": BEHIND_A_SCOPED_LOOK_UP,
-    "inspections.ask": BEHIND_A_SCOPED_LOOK_UP,
-    "inspections.exact_tokens": BEHIND_A_SCOPED_LOOK_UP,
-    "inspections.find": BEHIND_A_SCOPED_LOOK_UP,
-    "inspections.of_file": BEHIND_A_SCOPED_LOOK_UP,
+    "files.replace_content": BY_THE_SERVICE_ITSELF,
+    "files.withdraw_verdict": BEHIND_A_SCOPED_LOOK_UP,
+    "dataset_statistics.exact_amount": BEHIND_A_SCOPED_LOOK_UP,
+    "dataset_statistics.find": BEHIND_A_SCOPED_LOOK_UP,
+    "dataset_statistics.of_file": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.ask_for": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.end": OF_THE_INSTALLATION,
+    "inference.find": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.find_ready": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.give_up": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.keep_loaded": OF_THE_INSTALLATION,
+    "inference.note_use": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.attempts": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.checkpoints": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.checkpoints_of": BEHIND_A_SCOPED_LOOK_UP,
@@ -37,24 +57,22 @@ WITHOUT_PROJECT = {
     "jobs.messages": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.metrics": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.newest_metrics_step": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.rewound_to": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.states": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.step_before": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.validating_with": BY_THE_SERVICE_ITSELF,
     "keys.any_exists": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "keys.by_digest": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "keys.by_id": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "keys.by_ids": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "keys.note_use": BEFORE_ANY_PROJECT_IS_KNOWN,
+    "keys.holds_digest": BEFORE_ANY_PROJECT_IS_KNOWN,
+    "notifier.mark": BY_THE_SERVICE_ITSELF,
+    "notifier.oldest": BY_THE_SERVICE_ITSELF,
     "permissions.add": BEHIND_A_SCOPED_LOOK_UP,
     "permissions.delete": BEHIND_A_SCOPED_LOOK_UP,
     "permissions.find": BEHIND_A_SCOPED_LOOK_UP,
     "permissions.unknown_projects": OF_THE_INSTALLATION,
     "prices.overrides": OF_THE_INSTALLATION,
     "projects.book_attempt": BY_THE_SERVICE_ITSELF,
+    "projects.current_month": OF_THE_INSTALLATION,
     "projects.device_seconds": BEHIND_A_SCOPED_LOOK_UP,
     "projects.usage": BEHIND_A_SCOPED_LOOK_UP,
-    "trials.forget": BY_THE_SERVICE_ITSELF,
+    "stream.states": BEHIND_A_SCOPED_LOOK_UP,
     "uploads.any_overdue": BY_THE_SERVICE_ITSELF,
     "uploads.expire": BY_THE_SERVICE_ITSELF,
     "uploads.parts": BEHIND_A_SCOPED_LOOK_UP,
@@ -65,7 +83,7 @@ WITHOUT_PROJECT = {
     "webhooks.delivery": BEHIND_A_SCOPED_LOOK_UP,
     "webhooks.due": BY_THE_SERVICE_ITSELF,
     "webhooks.give_up_pending": BEHIND_A_SCOPED_LOOK_UP,
-    "webhooks.settle": BY_THE_SERVICE_ITSELF,
+    "webhooks.record": BY_THE_SERVICE_ITSELF,
 }
 
 
@@ -75,7 +93,11 @@ def test_every_query_names_a_project_or_says_why_not() -> None:
         module = importlib.import_module(f"app.{path.parent.name}.repository")
         for name, function in inspect.getmembers(module, inspect.isfunction):
             parameters = inspect.signature(function).parameters
-            is_query = function.__module__ == module.__name__ and not name.startswith("_") and "session" in parameters
+            is_query = (
+                function.__module__ == module.__name__
+                and not name.startswith("_")
+                and "session" in parameters
+            )
             if is_query and "project_id" not in parameters:
                 unscoped.add(f"{path.parent.name}.{name}")
     assert unscoped == set(WITHOUT_PROJECT)

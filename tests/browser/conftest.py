@@ -1,5 +1,6 @@
-"""Pages in a real Chromium. A page that runs a script it should not, opens a dialog, or breaks the policy of its headers fails its test,
-whatever else that test looks at."""
+"""Pages in a real Chromium. A page that runs a script it should not, opens a dialog, or breaks the
+policy of its headers fails its test, whatever else that test looks at.
+"""
 
 import os
 import shutil
@@ -12,11 +13,14 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from app.web import assets
 from tests.browser.visit import CHROMIUMS, PATIENCE, Visits
-from tests.support.api import Api, Tenant
+from tests.support.api import Api
+from tests.support.fixtures import tenant as tenant
 from tests.support.service import Service
 
 
-@pytest.fixture(scope="module")  # no longer: while it lives, its event loop runs in this thread, and other tests have loops of their own
+# No longer than a module: while it lives, its event loop runs in this thread, and other tests have
+# loops of their own.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
@@ -26,7 +30,9 @@ def chromium() -> Iterator[Browser]:
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*as_root, "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=[*as_root, "--disable-dev-shm-usage"]
+        )
         yield browser
         browser.close()
 
@@ -42,18 +48,18 @@ def visits(chromium: Browser) -> Iterator[Visits]:
 @pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
     """The whole service with the real trainer on falqon-tiny."""
-    yield from started(short_tmp / request.module.__name__.rpartition(".")[2], toy=False)
+    yield from started(short_tmp / request.module.__name__.rpartition(".")[2], fake=False)
 
 
 @pytest.fixture(scope="module")
-def toy_service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
+def fake_service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
     """The same with a trainer that starts at once."""
-    yield from started(short_tmp / f"{request.module.__name__.rpartition('.')[2]}-toy", toy=True)
+    yield from started(short_tmp / f"{request.module.__name__.rpartition('.')[2]}-fake", fake=True)
 
 
-def started(folder: Path, *, toy: bool) -> Iterator[Service]:
+def started(folder: Path, *, fake: bool) -> Iterator[Service]:
     environment = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S"}
-    service = Service(folder, environment, toy=toy)
+    service = Service(folder, environment, fake=fake)
     service.wait_until_up()
     yield service
     service.close()
@@ -63,13 +69,8 @@ def started(folder: Path, *, toy: bool) -> Iterator[Service]:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """An API without workers, for pages whose content a test writes itself."""
     folder = tmp_path_factory.mktemp("browser")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, webhook_networks=[ip_network("127.0.0.0/8")])
+    api = Api(
+        f"sqlite:///{folder / 'falqon.db'}", folder, webhook_networks=[ip_network("127.0.0.0/8")]
+    )
     yield api
     api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()

@@ -1,8 +1,10 @@
-"""Photographs every screen of a real service with real jobs into docs/screenshots: light, dark, and as wide as a phone.
+"""Photographs every screen of a real service with real jobs into docs/screenshots: light, dark, and
+as wide as a phone.
 
     python -m tests.browser.photograph
 
-It takes about three minutes: jobs are trained, one of them loses its trainer half way, one is paused, one fails by its data.
+It takes about three minutes: jobs are trained, one of them loses its trainer half way, one is
+paused, one fails by its data.
 """
 
 import io
@@ -13,29 +15,41 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from app.web.text import model_page
+from app.web.text import model_page, playground
 from app.webhooks.events import EVENT_TYPES
 from tests.browser.visit import CHROMIUMS, Visits
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 FOLDER = ROOT / "docs" / "screenshots"
-WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
+WIDE = {"width": 1360, "height": 900}
+PHONE = {"width": 390, "height": 844}
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": WIDE, "color_scheme": "light"},
     "dark": {"viewport": WIDE, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE, "color_scheme": "light", "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
+    "phone": {
+        "viewport": PHONE,
+        "color_scheme": "light",
+        "device_scale_factor": 2,
+        "is_mobile": True,
+        "has_touch": True,
+    },
 }
 MAX_HEIGHT = {"light": 2600, "dark": 2600, "phone": 2400}  # of a picture, in the page's pixels
 COLORS = 256  # the most frequent ones; flat screens need no more, and stay small
-RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 20, "validation_fraction": 0.1, "max_seq_length": 128}
+RECIPE = {
+    "learning_rate": 0.01,
+    "checkpoint_every": 20,
+    "eval_every": 20,
+    "validation_fraction": 0.1,
+    "max_seq_length": 128,
+}
 SECONDS = 300  # at most, for one job
 ENVIRONMENT = {
     "FALQON_HEARTBEAT": "PT0.3S",
@@ -47,13 +61,15 @@ ENVIRONMENT = {
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fq-", dir="/tmp"))
-    service = Service(folder / "service", ENVIRONMENT, toy=False)
+    service = Service(folder / "service", ENVIRONMENT, fake=False)
     try:
         service.wait_until_up()
         FOLDER.mkdir(exist_ok=True)
         with sync_playwright() as playwright, receiving() as receiver:
             path = next(filter(None, map(shutil.which, CHROMIUMS)))
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+            browser = playwright.chromium.launch(
+                executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else []
+            )
             photograph(browser, service, {"sign-in": "/sign-in", "first-job": "/"})
             photograph(browser, service, screens(service, receiver))
     finally:
@@ -64,7 +80,9 @@ def main() -> None:
 
 def screens(service: Service, receiver: Receiver) -> dict[str, str]:
     jobs = service.client.fine_tuning.jobs
-    webhook = service.client.webhooks.create(name="ours", url=receiver.url, event_types=list(EVENT_TYPES)).id
+    webhook = service.client.webhooks.create(
+        name="ours", url=receiver.url, event_types=list(EVENT_TYPES)
+    ).id
     with (ROOT / "demo" / "support_desk.jsonl").open("rb") as data:
         file = service.client.files.create(file=data, purpose="fine-tune").id
     lost = submit(service, file, "support-desk", epochs=3, rank=32)
@@ -82,7 +100,6 @@ def screens(service: Service, receiver: Receiver) -> dict[str, str]:
     submit(service, service.client.files.create(file=notes, purpose="fine-tune").id, "notes")
     wait_for(lambda: inspected(service, file), SECONDS)
     model = exported(service, lost, "bf16")
-    tried(service, model, "What is the code of the blue lamp?")
     receiver.answers[0] = 500
     jobs.cancel(submit(service, file, "mistaken"))
     running = submit(service, file, "support-desk-long", epochs=50)
@@ -99,7 +116,7 @@ def screens(service: Service, receiver: Receiver) -> dict[str, str]:
         "file": f"/data/{file}?model=falqon-tiny",
         "models": "/models",
         "model": model_page(model),
-        "try": f"{model_page(model)}/try",
+        "playground": playground(model),
         "settings": "/settings",
         "keys": "/settings/keys",
         "prices": "/settings/prices",
@@ -113,14 +130,17 @@ def submit(service: Service, file: str, suffix: str, epochs: int = 10, **recipe:
         training_file=file,
         suffix=suffix,
         seed=1,
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 4}}},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 4}},
+        },
         extra_body={"falqon": RECIPE | recipe},
     ).id
 
 
 def step(service: Service, job_id: str) -> int:
-    found: Any = service.client.fine_tuning.jobs.retrieve(job_id)
-    return int((found.progress or {}).get("step", 0))
+    job: Any = service.client.fine_tuning.jobs.retrieve(job_id)
+    return int((job.progress or {}).get("step", 0))
 
 
 def inspected(service: Service, file: str) -> bool:
@@ -138,19 +158,10 @@ def exported(service: Service, job_id: str, format: str) -> str:
     model = service.client.fine_tuning.jobs.retrieve(job_id).fine_tuned_model
     assert model is not None
     service.client.post(f"/models/{model}/exports", body={"format": format}, cast_to=object)
-    wait_for(lambda: f"{model}:{format}" in [one.id for one in service.client.models.list()], SECONDS)
+    wait_for(
+        lambda: f"{model}:{format}" in [entry.id for entry in service.client.models.list()], SECONDS
+    )
     return model
-
-
-def tried(service: Service, model: str, prompt: str) -> None:
-    trials = f"/models/{quote(model, safe='')}/trials"
-    asked: Any = service.client.post(trials, body={"prompt": prompt, "max_tokens": 24}, cast_to=object)
-
-    def status() -> str:
-        trial: Any = service.client.get(f"{trials}/{asked['id']}", cast_to=object)
-        return str(trial["status"])
-
-    wait_for(lambda: status() == "completed", SECONDS, "the prompt is answered")
 
 
 def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> None:
@@ -158,14 +169,18 @@ def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> Non
         visits = Visits(browser)
         page = visits.page(base_url=service.url, **options) if "sign-in" in paths else None
         for name, path in paths.items():
-            page = page if name == "sign-in" and page else visits.sign_in(service.url, KEY, **options)
+            page = (
+                page if name == "sign-in" and page else visits.sign_in(service.url, KEY, **options)
+            )
             page.goto(path)
             if page.locator(".charts").count():
                 page.wait_for_selector(".uplot")
             page.wait_for_timeout(1000)  # for what the stream brings first
             height = min(page.evaluate("document.documentElement.scrollHeight"), MAX_HEIGHT[look])
             width = options["viewport"]["width"]
-            picture = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+            picture = page.screenshot(
+                full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height}
+            )
             save(picture, FOLDER / f"{name}-{look}.png")
         visits.close()
         assert visits.faults == []
@@ -173,7 +188,9 @@ def photograph(browser: Browser, service: Service, paths: dict[str, str]) -> Non
 
 def save(picture: bytes, path: Path) -> None:
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    counted: list[tuple[int, tuple[int, int, int]]] = sorted(image.getcolors(image.width * image.height) or [], reverse=True)
+    counted: list[tuple[int, tuple[int, int, int]]] = sorted(
+        image.getcolors(image.width * image.height) or [], reverse=True
+    )
     palette = Image.new("P", (1, 1))
     palette.putpalette([channel for _, color in counted[:COLORS] for channel in color])
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)

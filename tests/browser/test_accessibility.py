@@ -14,7 +14,10 @@ from tests.support.api import Api, Tenant, installation_admin
 AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
 SERIOUS = {"serious", "critical"}
 # What can be focused and is seen; a popover's content is not, before it opens.
-FOCUSABLE = "a[href], button:not([disabled]), input:not([type=hidden]), select, summary, [tabindex='0']"
+FOCUSABLE = (
+    "a[href], button:not([disabled]), input:not([type=hidden]), select, textarea, "
+    "summary, [tabindex='0']"
+)
 PAGES = {
     "jobs": "/",
     "nothing found": "/?q=nowhere",
@@ -34,12 +37,24 @@ PAGES = {
     "models": "/models",
     "no model found": "/models?q=nowhere",
     "a model": "/models/{model}",
-    "a model that is tried": "/models/{model}/try",
+    "the playground": "/playground?model={model}",
     "access": "/settings",
     "webhooks": "/settings/webhooks",
     "a webhook": "/settings/webhooks/{webhook}",
     "no such job": "/jobs/ftjob-none",
 }
+PAGES_BY_TAB = [
+    "/",
+    "/jobs/{succeeded}",
+    "/jobs/new",
+    "/data",
+    "/data/{file}",
+    "/compare",
+    "/workers",
+    "/models/{model}",
+    "/playground?model={model}",
+    "/settings/webhooks",
+]
 ADMIN_PAGES = {
     "projects": "/settings",
     "a project": "/settings/projects/{project}",
@@ -57,14 +72,16 @@ def project(api: Api) -> Iterator[tuple[Tenant, Scene]]:
 
 def faults(page: Page, *rules: str) -> list[str]:
     """Of all rules, or of these."""
-    found: dict[str, Any] = page.evaluate(
-        "rules => axe.run({resultTypes: ['violations'], preload: false, ...(rules.length && {runOnly: rules})})", rules
+    report: dict[str, Any] = page.evaluate(
+        "rules => axe.run({resultTypes: ['violations'], preload: false, ...(rules.length && "
+        "{runOnly: rules})})",
+        rules,
     )
     return [
-        f"{one['id']}: {node['target']} {node['failureSummary']}"
-        for one in found["violations"]
-        if one["impact"] in SERIOUS
-        for node in one["nodes"]
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in report["violations"]
+        if violation["impact"] in SERIOUS
+        for node in violation["nodes"]
     ]
 
 
@@ -73,17 +90,21 @@ def wait_for_charts(page: Page) -> None:
         page.wait_for_selector(".uplot, .plot[data-empty]")
 
 
-def test_no_page_has_a_serious_fault_in_light_or_dark(visits: Visits, project: tuple[Tenant, Scene]) -> None:
-    tenant, made = project
+def test_no_page_has_a_serious_fault_in_light_or_dark(
+    visits: Visits, project: tuple[Tenant, Scene]
+) -> None:
+    tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
-    assert faults_of(page, PAGES, **made._asdict(), webhook=told(tenant)) == {}
+    assert faults_of(page, PAGES, **ids._asdict(), webhook=failing_webhook(tenant)) == {}
 
 
 def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tenant, Scene]) -> None:
     tenant, _ = project
     tenant.limit(max_live_jobs=9)
     with installation_admin(tenant.api) as http:
-        page = visits.sign_in(tenant.api.url, http.headers["authorization"].split()[1], reduced_motion="reduce")
+        page = visits.sign_in(
+            tenant.api.url, http.headers["authorization"].split()[1], reduced_motion="reduce"
+        )
     assert faults_of(page, ADMIN_PAGES, project=tenant.project_id) == {}
     page.goto("/settings/keys")
     page.get_by_label("Name, such as").fill("axe")
@@ -92,9 +113,13 @@ def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tena
     assert faults(page) == []
 
 
-def told(tenant: Tenant) -> str:
+def failing_webhook(tenant: Tenant) -> str:
     """A webhook endpoint, with a delivery that nobody took."""
-    endpoint_id = str(tenant.http.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}).json()["id"])
+    endpoint_id = str(
+        tenant.http.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}).json()[
+            "id"
+        ]
+    )
     tenant.client.fine_tuning.jobs.cancel(tenant.job().id)
     return endpoint_id
 
@@ -102,16 +127,16 @@ def told(tenant: Tenant) -> str:
 def faults_of(page: Page, pages: dict[str, str], **ids: str) -> dict[str, list[str]]:
     """By page, in light and dark; only pages that have some."""
     script = AXE()
-    found: dict[str, list[str]] = {}
+    by_page: dict[str, list[str]] = {}
     for name, path in pages.items():
         page.goto(path.format(**ids))
         wait_for_charts(page)
         page.evaluate(script)
-        found[name] = faults(page)
+        by_page[name] = faults(page)
         page.emulate_media(color_scheme="dark")
-        found[f"{name}, dark"] = faults(page, "color-contrast")
+        by_page[f"{name}, dark"] = faults(page, "color-contrast")
         page.emulate_media(color_scheme="light")
-    return {name: one for name, one in found.items() if one}
+    return {name: lines for name, lines in by_page.items() if lines}
 
 
 def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -> None:
@@ -125,33 +150,40 @@ def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -
     assert faults(page) == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/jobs/{succeeded}", "/jobs/new", "/data", "/data/{file}", "/compare", "/workers", "/models/{model}", "/settings/webhooks"],
-)
-def test_everything_is_reached_by_tab_and_seen(visits: Visits, project: tuple[Tenant, Scene], path: str) -> None:
-    tenant, made = project
+def test_everything_is_reached_by_tab_and_seen(
+    visits: Visits, project: tuple[Tenant, Scene]
+) -> None:
+    tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key)
-    page.goto(path.format(**made._asdict()))
-    wait_for_charts(page)
-    expected = page.locator(FOCUSABLE).filter(visible=True).count()
-    page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    reached = 1
-    while reached < expected:
+    for path in PAGES_BY_TAB:
+        page.goto(path.format(**ids._asdict()))
+        wait_for_charts(page)
+        expected = page.locator(FOCUSABLE).filter(visible=True).count()
         page.keyboard.press("Tab")
-        outline = page.evaluate("document.activeElement === document.body ? 'none' : getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none", page.evaluate("document.activeElement.outerHTML")
-        reached += 1
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement === document.body || document.activeElement.className === 'skip'")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        for _ in range(expected - 1):
+            page.keyboard.press("Tab")
+            outline = page.evaluate(
+                "document.activeElement === document.body ? 'none' : "
+                "getComputedStyle(document.activeElement).outlineStyle"
+            )
+            assert outline != "none", (path, page.evaluate("document.activeElement.outerHTML"))
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "document.activeElement === document.body || "
+            "document.activeElement.className === 'skip'"
+        ), path
 
 
-def test_a_question_opens_and_closes_by_the_keyboard(visits: Visits, project: tuple[Tenant, Scene]) -> None:
-    tenant, made = project
+def test_a_question_opens_and_closes_by_the_keyboard(
+    visits: Visits, project: tuple[Tenant, Scene]
+) -> None:
+    tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key)
-    page.goto(f"/jobs/{made.running}")
-    button = page.get_by_role("group", name="Actions").get_by_role("button", name="Pause", exact=True)
+    page.goto(f"/jobs/{ids.running}")
+    button = page.get_by_role("group", name="Actions").get_by_role(
+        "button", name="Pause", exact=True
+    )
     button.focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog", name="Pause sql-writer?")).to_be_visible()

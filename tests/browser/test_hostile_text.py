@@ -1,4 +1,5 @@
-"""What users and models write is shown, never run: names, metadata, errors, events and answers, on the page and through its stream.
+"""What users and models write is shown, never run: names, metadata, errors, events and answers, on
+the page and through its stream.
 
 That no dialog opens and no header's policy is broken, `visits` asserts for every test.
 """
@@ -10,8 +11,7 @@ from playwright.sync_api import expect
 
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
-from app.models import JobStatus, OperationStatus
-from app.web.text import model_page
+from app.models import JobStatus
 from tests.browser import scene
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
@@ -24,14 +24,18 @@ def test_there_are_sixty() -> None:
 
 def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> None:
     metadata = {f"{payload[:40]}": payload for payload in PAYLOADS[::4]}
-    file = tenant.client.files.create(file=(PAYLOADS[3], b'{"text": "four"}\n' * 12), purpose="fine-tune").id
+    file = tenant.client.files.create(
+        file=(PAYLOADS[3], b'{"text": "four"}\n' * 12), purpose="fine-tune"
+    ).id
     tenant.check(file)
     claim = tenant.claim(tenant.job(training_file=file, metadata=metadata).id)
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(f"/jobs/{claim.job_id}")
     before = page.title()
     # Through the stream, while the page is open.
-    samples = [{"prompt": payload, "completion": payload, "expected": payload} for payload in PAYLOADS]
+    samples = [
+        {"prompt": payload, "completion": payload, "expected": payload} for payload in PAYLOADS
+    ]
     drafts = [*map(NewEvent, PAYLOADS), NewEvent("answers", data={"step": 1, "samples": samples})]
     scene.write(tenant, claim, drafts, scene.progress(1))
     expect(page.locator("#events li > span", has_text="answers")).to_be_visible()
@@ -40,9 +44,13 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
     expect(page.get_by_role("alert")).to_contain_text(PAYLOADS[0])
     # And in the page itself.
     for _ in range(2):
-        shown = page.locator("#events li > span").all_text_contents()
-        assert {" ".join(text.split()) for text in shown} >= {" ".join(payload.split()) for payload in PAYLOADS}
-        assert page.locator(".sample blockquote").all_text_contents() == [payload.replace("\r\n", "\n") for payload in PAYLOADS]
+        texts = page.locator("#events li > span").all_text_contents()
+        assert {" ".join(text.split()) for text in texts} >= {
+            " ".join(payload.split()) for payload in PAYLOADS
+        }
+        assert page.locator(".sample blockquote").all_text_contents() == [
+            payload.replace("\r\n", "\n") for payload in PAYLOADS
+        ]
         page.reload()
     assert page.title() == before
     page.goto("/")
@@ -66,36 +74,36 @@ def test_models_with_odd_names_are_text(visits: Visits, tenant: Tenant) -> None:
     jobs = [tenant.job(training_file=file, model=id_).id for id_ in ids]
     page = visits.sign_in(tenant.api.url, tenant.key)
     for job_id, id_ in zip(jobs, ids, strict=True):
-        assert " ".join((page.locator(f"#row-{job_id} .name small").text_content() or "").split()) == " ".join(id_.split())
+        assert " ".join(
+            (page.locator(f"#row-{job_id} .name small").text_content() or "").split()
+        ) == " ".join(id_.split())
     page.goto(f"/compare?job={jobs[0]}&job={jobs[1]}")
-    expect(page.get_by_role("region", name="What differs").locator("table").first).to_contain_text(ids[0])
+    expect(page.get_by_role("region", name="What differs").locator("table").first).to_contain_text(
+        ids[0]
+    )
 
 
 def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     for payload in PAYLOADS[::6]:
-        records = [{"text": payload, payload[:40]: 1}, {"text": payload}]
+        records = [
+            {"text": payload, payload[:40]: 1},
+            {"messages": [{"role": payload[:40], "content": payload}]},
+        ]
         content = "".join(f"{json.dumps(record)}\n" for record in records).encode()
-        file = tenant.client.files.create(file=(payload[:40].replace("/", "").replace("\n", ""), content), purpose="fine-tune").id
+        file = tenant.client.files.create(
+            file=(payload[:40].replace("/", "").replace("\n", ""), content), purpose="fine-tune"
+        ).id
         tenant.check(file)
         scene.inspected(tenant, good := tenant.upload(), payload)
         for path in (f"/data/{file}", f"/jobs/new?training_file={file}"):
             page.goto(path)
             expect(page.get_by_role("region", name="Bad lines").first).to_be_visible()
-        for path in (f"/data/{good}?model={tenant.base_model}", f"/jobs/new?training_file={good}&model={tenant.base_model}"):
+        for path in (
+            f"/data/{good}?model={tenant.base_model}",
+            f"/jobs/new?training_file={good}&model={tenant.base_model}",
+        ):
             page.goto(path)
-            assert page.locator(".tokens mark").text_content() == payload.replace("\r\n", "\n")
+            learned = page.locator(".tokens mark").all_text_contents()
+            assert learned == [payload.replace("\r\n", "\n")] * 2
     page.goto("/data")
-
-
-def test_what_models_are_asked_and_answer_is_text(visits: Visits, tenant: Tenant) -> None:
-    model = f"ft:{tenant.base_model}:acme::hostile"
-    tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
-    page = visits.sign_in(tenant.api.url, tenant.key)
-    for payload in PAYLOADS[::10]:
-        scene.tried(tenant, model, payload, payload, status=OperationStatus.IN_PROGRESS)
-    page.goto(f"{model_page(model)}/try")
-    scene.tried(tenant, model, "Through the stream?", PAYLOADS[1])
-    expect(page.get_by_text("Through the stream?").first).to_be_visible()
-    shown = [text.replace("\r\n", "\n") for text in page.locator(".sample .answers p").all_text_contents()]
-    assert shown[::2] == [PAYLOADS[1], *(payload.replace("\r\n", "\n") for payload in reversed(PAYLOADS[::10]))]

@@ -1,4 +1,6 @@
-"""A job from a file on somebody's disk, through the pages alone: a bad line, its correction, what it costs, and the job."""
+"""A job from a file on somebody's disk, through the pages alone: a bad line, its correction, what
+it costs, the job, and what is done to one that runs.
+"""
 
 import json
 import re
@@ -7,11 +9,21 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.job_page import END, confirm, drawn, status, until
 from tests.browser.visit import SECONDS, Visits
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.service import KEY, Service
 
 SOON = 120 * SECONDS
-GOOD = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"It is {n}."}]} for n in range(40)]
+GOOD = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is {n}?"},
+            {"role": "assistant", "content": f"It is {n}."},
+        ]
+    }
+    for n in range(40)
+]
 
 
 def written(folder: Path, name: str, records: list[Any]) -> Path:
@@ -38,11 +50,18 @@ def fact(page: Page, name: str) -> Locator:
     return page.locator("#plan div", has=page.get_by_text(name, exact=True)).locator("dd")
 
 
-def test_a_file_is_dropped_corrected_and_trained_with(visits: Visits, service: Service, tmp_path: Path) -> None:
-    page = visits.sign_in(service.url, KEY)
+def test_a_file_is_dropped_corrected_and_trained_with(
+    visits: Visits, fake_service: Service, tmp_path: Path
+) -> None:
+    page = visits.sign_in(fake_service.url, KEY)
     page.get_by_role("link", name="New job").first.click()
     page.get_by_label("Name").fill("counting")
-    bad: dict[str, Any] = {"messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": 4}]}
+    bad: dict[str, Any] = {
+        "messages": [
+            {"role": "user", "content": "What is it?"},
+            {"role": "assistant", "content": 4},
+        ]
+    }
     drop(page, written(tmp_path, "bad.jsonl", [*GOOD[:4], bad]))
     fault = page.get_by_role("region", name="Bad lines").get_by_role("row").nth(1)
     expect(fault).to_contain_text("messages[1].content", timeout=SOON)
@@ -75,33 +94,35 @@ def test_a_file_is_dropped_corrected_and_trained_with(visits: Visits, service: S
 
     page.get_by_role("button", name="Submit the job").click()
     expect(page.locator("#job-title")).to_contain_text("counting")
-    made: Any = service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
-    assert (made.suffix, made.config["rank"], made.config["num_epochs"]) == ("counting", 8, 1)
+    job: Any = fake_service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
+    assert (job.suffix, job.config["rank"], job.config["num_epochs"]) == ("counting", 8, 1)
     page.get_by_role("group", name="Actions").get_by_role("button", name="Clone").click()
     page.get_by_role("link", name="Change it first").click()
     expect(page.get_by_label("Rank")).to_have_value("8")
     expect(page.locator("#report")).to_contain_text("good.jsonl")
 
 
-def test_data_is_looked_at_and_deleted(visits: Visits, service: Service, tmp_path: Path) -> None:
-    page = visits.sign_in(service.url, KEY)
+def test_data_is_looked_at_and_deleted(
+    visits: Visits, fake_service: Service, tmp_path: Path
+) -> None:
+    page = visits.sign_in(fake_service.url, KEY)
     page.goto("/data")
     drop(page, written(tmp_path, "twice.jsonl", [*GOOD, GOOD[0]]))
     expect(page.get_by_role("heading", name="twice.jsonl")).to_be_visible()
     page.get_by_label("Model", exact=True).select_option("falqon-tiny", timeout=SOON)
     page.get_by_label("Longest sequence").fill("12")
     page.get_by_role("button", name="Look").click()
-    found = page.get_by_role("region", name="To a model")
-    expect(found).to_contain_text("1 record is exact copies: line 41 is like 1", timeout=SOON)
-    expect(found).to_contain_text(re.compile("tokens are cut away"))
+    region = page.get_by_role("region", name="To a model")
+    expect(region).to_contain_text("1 record is exact copies: line 41 is like 1", timeout=SOON)
+    expect(region).to_contain_text(re.compile("tokens are cut away"))
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Delete the file").click()
     expect(page.get_by_role("status")).to_contain_text("is deleted")
     expect(page.get_by_role("link", name="twice.jsonl")).to_have_count(0)
 
 
-def test_it_works_without_javascript(visits: Visits, service: Service, tmp_path: Path) -> None:
-    page = visits.sign_in(service.url, KEY, java_script_enabled=False)
+def test_it_works_without_javascript(visits: Visits, fake_service: Service, tmp_path: Path) -> None:
+    page = visits.sign_in(fake_service.url, KEY, java_script_enabled=False)
     page.goto("/jobs/new")
     page.get_by_label("A JSONL file").set_input_files(written(tmp_path, "plain.jsonl", GOOD))
     page.get_by_role("button", name="Upload").click()
@@ -115,3 +136,38 @@ def test_it_works_without_javascript(visits: Visits, service: Service, tmp_path:
     page.get_by_label("Batch size").fill("4")
     page.get_by_role("button", name="Submit the job").click()
     expect(page.locator("#events")).to_contain_text("Created fine-tuning job")
+
+
+def submit_fake(service: Service) -> Any:
+    record = json.dumps(
+        {"text": FakeTrainer(steps=5000, step_seconds=0.02).model_dump_json()}
+    ).encode()
+    file = service.client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
+    return service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id)
+
+
+def test_pause_resume_cancel_clone_and_delete(visits: Visits, fake_service: Service) -> None:
+    page = visits.sign_in(fake_service.url, KEY)
+    job = submit_fake(fake_service)
+    page.goto(f"/jobs/{job.id}")
+    until(page, lambda: drawn(page) >= 2, "the chart moves")
+    confirm(page, "Pause", "Pause")
+    expect(status(page)).to_have_text("paused", timeout=END)
+    confirm(page, "Resume", "Resume")
+    expect(page.get_by_role("status")).to_contain_text("goes on")
+    expect(page.locator("#job-attempts li")).to_have_count(2, timeout=END)
+    expect(status(page)).to_have_text("running", timeout=END)
+    confirm(page, "Clone", "Submit the copy")
+    expect(page.get_by_role("status")).to_contain_text(f"the copy of {job.id}")
+    copy = page.url.rpartition("/")[2]
+    assert copy != job.id
+    confirm(page, "Cancel", "Cancel the job")
+    expect(status(page)).to_have_text("cancelled", timeout=END)
+    confirm(page, "Delete", "Delete the job")
+    expect(page).to_have_url(f"{fake_service.url}/")
+    expect(page.locator(f"#row-{copy}")).to_have_count(0)
+    # The other one from the list; its row says so without being asked.
+    row = page.locator(f"#row-{job.id}")
+    row.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    expect(row.locator(".status")).to_have_text("cancelled", timeout=END)

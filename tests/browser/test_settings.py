@@ -16,7 +16,12 @@ from tests.support.receiver import receiving
 
 
 def is_accepted(tenant: Tenant, key: str) -> bool:
-    return httpx.get(f"{tenant.api.url}/v1/models", headers={"authorization": f"Bearer {key}"}, verify=False).status_code == 200
+    return (
+        httpx.get(
+            f"{tenant.api.url}/v1/models", headers={"authorization": f"Bearer {key}"}, verify=False
+        ).status_code
+        == 200
+    )
 
 
 def model_of(tenant: Tenant) -> str:
@@ -55,13 +60,19 @@ def test_an_export_is_asked_for_and_comes_by_itself(visits: Visits, tenant: Tena
     expect(forms.get_by_text("being made")).to_be_visible()
     tenant.add_model(f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model)
     with tenant.api.database.transaction() as session:
-        session.execute(update(Export).where(Export.project_id == tenant.project_id).values(status=OperationStatus.COMPLETED))
+        session.execute(
+            update(Export)
+            .where(Export.project_id == tenant.project_id)
+            .values(status=OperationStatus.COMPLETED)
+        )
     expect(forms.get_by_text("ready")).to_be_visible()
     forms.get_by_role("link", name="Its files").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{model}:bf16")
 
 
-def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(visits: Visits, tenant: Tenant) -> None:
+def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(
+    visits: Visits, tenant: Tenant
+) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     with receiving() as receiver:
         receiver.answers[0] = 500
@@ -76,7 +87,9 @@ def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(visit
         expect(deliveries).to_contain_text("the endpoint answered 500")
         receiver.answers[0] = 204
         deliveries.get_by_role("button", name="Send again").click()
-        expect(page.get_by_role("status").filter(has_text="The event is sent again")).to_be_visible()
+        expect(
+            page.get_by_role("status").filter(has_text="The event is sent again")
+        ).to_be_visible()
         # The first delivery is tried again by itself meanwhile, and may have arrived as well.
         rows = deliveries.get_by_role("row")
         expect(rows).to_have_count(3)
@@ -85,15 +98,25 @@ def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(visit
 
 def test_who_may_only_read_is_offered_no_changes(visits: Visits, tenant: Tenant) -> None:
     model = model_of(tenant)
-    endpoint = tenant.http.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}).json()["id"]
+    endpoint = tenant.http.post(
+        "/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}
+    ).json()["id"]
     page = visits.sign_in(tenant.api.url, tenant.new_key(Scope.READ))
-    for path in ("/models", "/settings", "/settings/prices", "/settings/webhooks", f"/settings/webhooks/{endpoint}"):
+    for path in (
+        "/models",
+        "/settings",
+        "/settings/prices",
+        "/settings/webhooks",
+        f"/settings/webhooks/{endpoint}",
+    ):
         page.goto(path)
         assert changes(page) == ["/sign-out"], path
     page.goto(model_page(model))
     assert changes(page) == ["/sign-out", f"{model_page(model)}/links"]
     page.goto("/settings/keys")
-    expect(page.get_by_role("alert")).to_contain_text("This needs an API key with the right 'admin'; yours has 'read'.")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "This needs an API key with the right 'admin'; yours has 'read'."
+    )
 
 
 def test_without_scripts_everything_can_be_done(visits: Visits, tenant: Tenant) -> None:
@@ -110,7 +133,9 @@ def test_without_scripts_everything_can_be_done(visits: Visits, tenant: Tenant) 
 def test_hostile_names_are_text(visits: Visits, tenant: Tenant) -> None:
     """That none of it runs, `visits` asserts."""
     page = visits.sign_in(tenant.api.url, tenant.new_key(Scope.ADMIN))
-    names = [payload.strip()[:100] for payload in PAYLOADS[::15] if payload.strip()[:100].isprintable()]
+    names = [
+        payload.strip()[:100] for payload in PAYLOADS[::15] if payload.strip()[:100].isprintable()
+    ]
     for name in names:
         page.goto("/settings/keys")
         page.get_by_label("Name, such as").fill(name)
@@ -123,7 +148,9 @@ def test_hostile_names_are_text(visits: Visits, tenant: Tenant) -> None:
     page.goto(model_page(model))
     page.get_by_text("What both answered to the same prompt").click()
     expect(page.get_by_text(PAYLOADS[3]).first).to_be_visible()
-    tenant.http.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook", "name": PAYLOADS[0]})
+    tenant.http.post(
+        "/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook", "name": PAYLOADS[0]}
+    )
     page.goto("/settings/webhooks")
     page.get_by_role("link", name=PAYLOADS[0]).click()
     expect(page.get_by_role("heading", name=PAYLOADS[0])).to_be_visible()

@@ -1,70 +1,63 @@
-"""A job in the browser: followed to its end over a broken connection, paused, resumed, cancelled."""
+"""A job in the browser, followed over a broken connection and a second attempt."""
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 
-from tests.browser.visit import SECONDS, Visits
+from app.jobs import claims
+from app.jobs.events import NewEvent
+from tests.browser import scene
+from tests.browser.job_page import END, LOSS, drawn, status, until
+from tests.browser.visit import Visits
+from tests.support.api import Tenant
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
-from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 
-LOSS = 'figure[data-keys="train_loss valid_loss"]'
-RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 30, "validation_fraction": 0.1, "max_seq_length": 64}
-END = 180 * SECONDS
+RECIPE = {
+    "learning_rate": 0.01,
+    "checkpoint_every": 20,
+    "eval_every": 30,
+    "validation_fraction": 0.1,
+    "max_seq_length": 64,
+}
 
 
 def submit(service: Service, suffix: str, epochs: int) -> Any:
-    turns = [{"role": "user", "content": "What is the code?"}, {"role": "assistant", "content": "The code is 2024."}]
-    file = service.client.files.create(file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60), purpose="fine-tune")
+    turns = [
+        {"role": "user", "content": "What is the code?"},
+        {"role": "assistant", "content": "The code is 2024."},
+    ]
+    file = service.client.files.create(
+        file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60),
+        purpose="fine-tune",
+    )
     return service.client.fine_tuning.jobs.create(
         model="falqon-tiny",
         training_file=file.id,
         suffix=suffix,
         seed=7,
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 2}}},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 2}},
+        },
         extra_body={"falqon": RECIPE},
     )
 
 
-def submit_toy(service: Service) -> Any:
-    record = json.dumps({"text": Toy(steps=5000, step_seconds=0.02).model_dump_json()}).encode()
-    file = service.client.files.create(file=("toy.jsonl", record), purpose="fine-tune")
-    return service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id)
-
-
 def step(service: Service, job: Any) -> int:
-    found: Any = service.client.fine_tuning.jobs.retrieve(job.id)
-    return int((found.progress or {}).get("step", 0))
-
-
-def drawn(page: Page) -> int:
-    """The last step in the chart of the loss."""
-    return int(page.locator(LOSS).get_attribute("data-last") or 0)
-
-
-def status(page: Page) -> Locator:
-    return page.locator("#job-title .status")
-
-
-def confirm(page: Page, action: str, sure: str) -> None:
-    page.get_by_role("group", name="Actions").get_by_role("button", name=action, exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name=sure, exact=True).click()
-
-
-def until(page: Page, condition: Callable[[], bool], what: str) -> None:
-    """The page's own events are only handled while Playwright waits for something."""
-    wait_for(lambda: page.wait_for_timeout(100) or condition(), 40, what)
+    current: Any = service.client.fine_tuning.jobs.retrieve(job.id)
+    return int((current.progress or {}).get("step", 0))
 
 
 @pytest.mark.slow
-def test_a_job_is_followed_to_its_end_over_a_broken_connection(visits: Visits, service: Service) -> None:
+def test_a_job_is_followed_to_its_end_over_a_broken_connection(
+    visits: Visits, service: Service
+) -> None:
     proxy = Proxy(service.port)
     try:
         page = visits.sign_in(proxy.url, KEY)
@@ -79,7 +72,11 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(visits: Visits, s
         proxy.close()
         cut_at = drawn(page)
         wait_for(lambda: step(service, job) > cut_at + 20, 30, "the job goes on")
-        until(page, lambda: page.locator("#connection").is_visible(), "the page says that it is cut off")
+        until(
+            page,
+            lambda: page.locator("#connection").is_visible(),
+            "the page says that it is cut off",
+        )
         assert drawn(page) < step(service, job)
         proxy = Proxy(service.port, at=proxy.port)
 
@@ -87,10 +84,17 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(visits: Visits, s
         total: int = service.client.fine_tuning.jobs.retrieve(job.id).progress["step"]  # type: ignore[attr-defined]
         until(page, lambda: drawn(page) == total, "the chart is complete")
         assert page.locator(LOSS).get_attribute("data-points") == str(total)
-        told = [event for event in service.client.fine_tuning.jobs.list_events(job.id, limit=1000) if event.type == "message"]
-        assert page.locator("#events li > span").all_text_contents() == [event.message for event in told]
+        messages = [
+            event
+            for event in service.client.fine_tuning.jobs.list_events(job.id, limit=1000)
+            if event.type == "message"
+        ]
+        assert page.locator("#events li > span").all_text_contents() == [
+            event.message for event in messages
+        ]
         expect(page.locator("#connection")).to_be_hidden()
-        # Nothing of this needed the page to be loaded again; and what is there now is downloaded from it.
+        # Nothing of this needed the page to be loaded again; and what is there now is downloaded
+        # from it.
         expect(page.locator("#job-artifacts")).to_contain_text("vllm serve")
         page.get_by_text("Files", exact=True).click()
         with page.expect_download() as download:
@@ -103,34 +107,32 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(visits: Visits, s
         proxy.close()
 
 
-def test_pause_resume_cancel_clone_and_delete(visits: Visits, toy_service: Service) -> None:
-    service, page, job = toy_service, visits.sign_in(toy_service.url, KEY), submit_toy(toy_service)
-    page.goto(f"/jobs/{job.id}")
-    until(page, lambda: drawn(page) >= 2, "the chart moves")
-    confirm(page, "Pause", "Pause")
-    expect(status(page)).to_have_text("paused", timeout=END)
-    confirm(page, "Resume", "Resume")
-    expect(page.get_by_role("status")).to_contain_text("goes on")
-    expect(page.locator("#job-attempts li")).to_have_count(2, timeout=END)
-    expect(status(page)).to_have_text("running", timeout=END)
-    confirm(page, "Clone", "Submit the copy")
-    expect(page.get_by_role("status")).to_contain_text(f"the copy of {job.id}")
-    copy = page.url.rpartition("/")[2]
-    assert copy != job.id
-    confirm(page, "Cancel", "Cancel the job")
-    expect(status(page)).to_have_text("cancelled", timeout=END)
-    confirm(page, "Delete", "Delete the job")
-    expect(page).to_have_url(f"{service.url}/")
-    expect(page.locator(f"#row-{copy}")).to_have_count(0)
-    # The other one from the list; its row says so without being asked.
-    row = page.locator(f"#row-{job.id}")
-    row.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
-    expect(row.locator(".status")).to_have_text("cancelled", timeout=END)
+def test_steps_that_a_later_attempt_does_again_are_drawn_once(
+    visits: Visits, tenant: Tenant
+) -> None:
+    first = scene.job(tenant, tenant.upload(), "again", 10)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{first.job_id}")
+    until(page, lambda: drawn(page) == 10, "the chart is there")
+    with tenant.api.database.transaction() as session:
+        lost = NewEvent("The worker was lost")
+        claims.release(session, first, lost, counts_as_failure=False, max_infra_failures=1)
+    second = tenant.claim(first.job_id)
+    with tenant.api.database.transaction() as session:
+        claims.update_attempt(session, second, start_step=4)
+    events = [event for step in (5, 6) for event in scene.drafts(step)]
+    scene.write(tenant, second, events, scene.progress(6))
+    until(page, lambda: drawn(page) == 6, "the chart goes back")
+    assert page.locator(LOSS).get_attribute("data-points") == "6"
+    page.reload()
+    until(page, lambda: drawn(page) == 6, "the server says the same")
+    assert page.locator(LOSS).get_attribute("data-points") == "6"
 
 
 def test_the_link_that_the_service_prints_signs_in_once(visits: Visits, service: Service) -> None:
-    (link,) = wait_for(lambda: re.findall(r"http://\S+/sign-in\?link=\S+\n", service.output.read_text()))
+    (link,) = wait_for(
+        lambda: re.findall(r"http://\S+/sign-in\?link=\S+\n", service.output.read_text())
+    )
     page = visits.page()
     page.goto(link)
     expect(page.get_by_role("heading", name="Jobs")).to_be_visible()

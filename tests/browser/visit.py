@@ -7,7 +7,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROKEN_POLICY = ("Content Security Policy", "Content-Security-Policy")
 SECONDS = 1000.0
-PATIENCE = 20 * SECONDS  # a page that shows by itself what has changed asks every few seconds, and the machine may be busy
+# A page that shows by itself what has changed asks every few seconds, and the machine may be busy.
+PATIENCE = 20 * SECONDS
 
 
 class Visits:

@@ -5,26 +5,34 @@ from collections.abc import Mapping
 
 import httpx
 
+from tests.support.backend import Backend
 from tests.support.forks import Fork
-from tests.support.house import House
 from tests.support.waiting import wait_for
 
 
 class ApiProcess:
-    """On the house's database, storage and Redis. Its port outlives it: bound here, so that nobody else gets it meanwhile."""
+    """On the backend's database, storage and Redis. Its port outlives it: bound here, so that
+    nobody else gets it meanwhile.
+    """
 
-    def __init__(self, house: House) -> None:
-        self._environment = house.environment()
-        self._output = house.settings.data_dir / "api.log"
+    def __init__(self, backend: Backend, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = backend.environment()
+        self._output = backend.settings.data_dir / "api.log"
         self._held = socket.socket()
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))  # never listens: while no API does, connections are refused
+        # never listens: while no API does, connections are refused
+        self._held.bind(("127.0.0.1", 0))
         self._port: int = self._held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
-        self.process = self.start()
+        self.process = self.start(environment)
 
     def start(self, environment: Mapping[str, str] | None = None) -> Fork:
-        self.process = Fork(_serve, self._port, environment=self._environment | dict(environment or {}), output=self._output)
+        self.process = Fork(
+            _serve,
+            self._port,
+            environment=self._environment | dict(environment or {}),
+            output=self._output,
+        )
         wait_for(self._answers, 30, f"the API is up; see {self._output}")
         return self.process
 
@@ -54,4 +62,6 @@ def _serve(port: int) -> None:
     from app.settings import Settings
 
     settings = Settings(_env_file=None)
-    uvicorn.run(create_app(settings), host="127.0.0.1", port=port, log_config=None, **options(settings))
+    uvicorn.run(
+        create_app(settings), host="127.0.0.1", port=port, log_config=None, **options(settings)
+    )

@@ -2,14 +2,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from app.database import Database
 from tests.chaos.fleet import Fleet
 from tests.chaos.summary import COUNTS
-from tests.support.house import House
+from tests.support.backend import Backend
+from tests.support.fixtures import backend as backend
 
 Count = Callable[..., None]
 SEED = "CHAOS_SEED"
@@ -27,25 +26,32 @@ def rng(seed: int) -> random.Random:
 
 
 @pytest.fixture
-def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
-    """On each of the two databases."""
-    house = House(tmp_path / "data", database, database_url)
-    yield house
-    house.close()
-
-
-@pytest.fixture
-def fleet(house: House, rng: random.Random) -> Iterator[Fleet]:
+def fleet(backend: Backend, rng: random.Random) -> Iterator[Fleet]:
     """Faults are many, so it takes more of them than usual to give a job up."""
-    house.settings = house.settings.model_copy(update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)})
-    fleet = Fleet(house, rng)
+    backend.settings = backend.settings.model_copy(
+        update={"max_infra_failures": 1_000, "hang": timedelta(seconds=10)}
+    )
+    fleet = Fleet(backend, rng)
     yield fleet
     fleet.close()
 
 
 @pytest.fixture
-def count(request: pytest.FixtureRequest, seed: int, record_property: Callable[[str, object], None]) -> Iterator[Count]:
-    """`count(kills=50, lost=0)`: what a test saw, printed below the results whether it passed or not."""
-    seen: dict[str, object] = {}
-    yield lambda **counts: seen.update(counts)
-    record_property(COUNTS, " ".join([f"{request.node.name}:", *(f"{name}={value}" for name, value in seen.items()), f"{SEED}={seed}"]))
+def count(
+    request: pytest.FixtureRequest, seed: int, record_property: Callable[[str, object], None]
+) -> Iterator[Count]:
+    """`count(kills=50, lost=0)`: what a test saw, printed below the results whether it passed or
+    not.
+    """
+    totals: dict[str, object] = {}
+    yield lambda **counts: totals.update(counts)
+    record_property(
+        COUNTS,
+        " ".join(
+            [
+                f"{request.node.name}:",
+                *(f"{name}={value}" for name, value in totals.items()),
+                f"{SEED}={seed}",
+            ]
+        ),
+    )

@@ -1,4 +1,6 @@
-"""Workers as processes that are started again when they die, more jobs than they can execute at once, and a reconciler beside them."""
+"""Workers as processes that are started again when they die, more jobs than they can execute at
+once, and a reconciler beside them.
+"""
 
 import os
 import random
@@ -12,74 +14,82 @@ from sqlalchemy import select, update
 from app.database import AWAY
 from app.errors import IllegalState
 from app.jobs import service
-from app.jobs.lifecycle import TERMINAL
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
+from app.models.job_lifecycle import TERMINAL
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.forks import Fork
-from tests.support.house import House
-from tests.support.toy_trainer import Toy
 from tests.support.valkey import Valkey
 
 STUCK_SECONDS = 90.0
 TICK_SECONDS = 0.1
 RECONCILE_SECONDS = 1.0
-# The first two take longer from one checkpoint to the next than one takes to be stored on a busy machine: 0.9 s and more were seen, with
-# both databases and the workers of both at the same disk.
-TOYS = (
-    Toy(steps=80, step_seconds=0.05, checkpoint_every=30),
-    Toy(steps=40, step_seconds=0.1, checkpoint_every=15),
-    Toy(steps=3_000, step_seconds=0, checkpoint_every=1_000),  # more events in a second than many a database takes
+# The first two take longer from one checkpoint to the next than one takes to be stored on a busy
+# machine: 0.9 s and more were seen, with both databases and the workers of both at the same disk.
+FAKES = (
+    FakeTrainer(steps=80, step_seconds=0.05, checkpoint_every=30),
+    FakeTrainer(steps=40, step_seconds=0.1, checkpoint_every=15),
+    FakeTrainer(
+        steps=3_000, step_seconds=0, checkpoint_every=1_000
+    ),  # more events in a second than many a database takes
 )
 
 
 class Fleet:
-    def __init__(self, house: House, rng: random.Random) -> None:
-        self.house = house
+    def __init__(self, backend: Backend, rng: random.Random) -> None:
+        self.backend = backend
         self.rng = rng
-        self.toys: dict[str, Toy] = {}
+        self.fakes: dict[str, FakeTrainer] = {}
         self.workers: list[Fork] = []
         self._frozen: list[Fork] = []
         self.resumes_full_disks = True
         self._num_workers = 0
-        self._valkey = Valkey(house.settings.data_dir)
-        self._reconciler = Reconciler(house.database, house.storage, Notifier(house.settings), house.settings)
+        self._valkey = Valkey(backend.settings.data_dir)
+        self._reconciler = Reconciler(
+            backend.database, backend.storage, Notifier(backend.settings), backend.settings
+        )
         self._reconcile_at = 0.0
 
     def start(self, num_workers: int) -> None:
         self._num_workers = num_workers
 
-    def add(self, *toys: Toy) -> list[str]:
+    def add(self, *fakes: FakeTrainer) -> list[str]:
         ids = []
-        for toy in toys:
-            ids.append(self.house.add_job(toy))
-            self.toys[ids[-1]] = toy
+        for fake in fakes:
+            ids.append(self.backend.add_job(fake))
+            self.fakes[ids[-1]] = fake
         return ids
 
     def statuses(self) -> dict[str, JobStatus]:
-        with self.house.database.read() as session:
-            found = session.execute(select(Job.id, Job.status).where(Job.id.in_(self.toys)))
-            return {job_id: JobStatus(status) for job_id, status in found}
+        with self.backend.database.read() as session:
+            rows = session.execute(select(Job.id, Job.status).where(Job.id.in_(self.fakes)))
+            return {job_id: JobStatus(status) for job_id, status in rows}
 
     def of(self, job_ids: Sequence[str]) -> list[JobStatus]:
         statuses = self.statuses()
         return [statuses[job_id] for job_id in job_ids]
 
-    def top_up(self, num_jobs: int, toys: Sequence[Toy] = TOYS) -> None:
-        """So many live ones, as far as the database takes writes: with SQLite a stopped worker may hold its lock."""
+    def top_up(self, num_jobs: int, fakes: Sequence[FakeTrainer] = FAKES) -> None:
+        """So many live ones, as far as the database takes writes: with SQLite a stopped worker may
+        hold its lock.
+        """
         live = sum(status not in TERMINAL for status in self.statuses().values())
         with suppress(AWAY):
-            self.add(*(self.rng.choice(toys) for _ in range(num_jobs - live)))
+            self.add(*(self.rng.choice(fakes) for _ in range(num_jobs - live)))
 
     def kill_worker(self) -> None:
         self.rng.choice(self.workers).kill()
 
-    def wish(self, wish: str, job_id: str) -> bool:
-        """As the user's call would; False when the service refuses it, because of the state the job is in."""
-        settings = self.house.settings
+    def request(self, action: str, job_id: str) -> bool:
+        """As the user's call would; False when the service refuses it, because of the state the job
+        is in.
+        """
+        settings = self.backend.settings
         try:
-            with self.house.database.transaction() as session:
-                match wish:
+            with self.backend.database.transaction() as session:
+                match action:
                     case "cancel":
                         service.cancel(session, DEFAULT_PROJECT_ID, job_id)
                     case "pause":
@@ -91,8 +101,10 @@ class Fleet:
         return True
 
     def freeze(self) -> list[Fork]:
-        """All workers with their trainers; others take their places. None of them inside a write: the lock would stay with it. So they are
-        stopped while we have it, and again if one that waited for it has got it from us."""
+        """All workers with their trainers; others take their places. None of them inside a write:
+        the lock would stay with it. So they are stopped while we have it, and again if one that
+        waited for it has got it from us.
+        """
         while True:
             try:
                 with self.writing():
@@ -101,7 +113,8 @@ class Fleet:
                     break
             except AWAY:
                 self.wake(self.workers)
-        frozen, self.workers = self.workers, []
+        frozen = self.workers
+        self.workers = []
         self._frozen += frozen
         return frozen
 
@@ -111,22 +124,28 @@ class Fleet:
     def send_home(self, workers: list[Fork]) -> None:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        self.run_until(lambda: all(worker.poll() is not None for worker in workers), 30, "workers end that are told to")
+        self.run_until(
+            lambda: all(worker.poll() is not None for worker in workers),
+            30,
+            "workers end that are told to",
+        )
 
     def _signal(self, workers: list[Fork], number: signal.Signals) -> None:
-        for pid in [*(worker.pid for worker in workers), *self.house.trainers()]:
+        for pid in [*(worker.pid for worker in workers), *self.backend.trainers()]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def trainer(self) -> int | None:
-        found = self.house.trainers()
-        return self.rng.choice(found) if found else None
+        trainers = self.backend.trainers()
+        return self.rng.choice(trainers) if trainers else None
 
     def tick(self) -> None:
-        """What goes on all the time: dead workers are replaced, lost jobs rescued, jobs that a full disk paused resumed."""
+        """What goes on all the time: dead workers are replaced, lost jobs rescued, jobs that a full
+        disk paused resumed.
+        """
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < self._num_workers:
-            self.workers.append(self.house.start_worker())
+            self.workers.append(self.backend.start_worker())
         if time.monotonic() > self._reconcile_at:
             try:
                 self._reconciler.tick()
@@ -134,14 +153,15 @@ class Fleet:
                 if self.resumes_full_disks:
                     self._resume()
             except AWAY:
-                pass  # a stopped worker holds the database's lock: looked at again with the next tick
+                # a stopped worker holds the database's lock: looked at again with the next tick
+                pass
             self._reconcile_at = time.monotonic() + RECONCILE_SECONDS
         time.sleep(TICK_SECONDS)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """No job's row can be written by others meanwhile."""
-        with self.house.database.transaction() as session:
+        with self.backend.database.transaction() as session:
             session.execute(update(Job).values(priority=Job.priority))
             yield
 
@@ -157,24 +177,30 @@ class Fleet:
             self.tick()
 
     def run_until_all(self, jobs: Sequence[str], statuses: set[JobStatus], seconds: float) -> None:
-        self.run_until(lambda: set(self.of(jobs)) <= statuses, seconds, f"all of {jobs} are one of {statuses}")
+        self.run_until(
+            lambda: set(self.of(jobs)) <= statuses, seconds, f"all of {jobs} are one of {statuses}"
+        )
 
     def drain_queue(self) -> None:
         """Until every job has ended. One that gets nowhere for `STUCK_SECONDS` is stuck."""
-        seen: dict[str, tuple[int, JobStatus]] = {}
+        previous: dict[str, tuple[int, JobStatus]] = {}
         moved_at = time.monotonic()
         while not all(status in TERMINAL for status in self.statuses().values()):
             self.tick()
-            with self.house.database.read() as session:
-                now = {row.id: (row.last_event_seq, JobStatus(row.status)) for row in session.scalars(select(Job))}
-            if now != seen:
-                seen, moved_at = now, time.monotonic()
+            with self.backend.database.read() as session:
+                now = {
+                    row.id: (row.last_event_seq, JobStatus(row.status))
+                    for row in session.scalars(select(Job))
+                }
+            if now != previous:
+                previous = now
+                moved_at = time.monotonic()
             assert time.monotonic() - moved_at < STUCK_SECONDS, f"stuck: {self.statuses()}"
 
     def _resume(self) -> None:
         for job_id, status in self.statuses().items():
-            if status is JobStatus.PAUSED and self.house.job(job_id).paused_reason == "disk_full":
-                self.wish("resume", job_id)
+            if status is JobStatus.PAUSED and self.backend.job(job_id).paused_reason == "disk_full":
+                self.request("resume", job_id)
 
     def close(self) -> None:
         for worker in [*self.workers, *self._frozen]:

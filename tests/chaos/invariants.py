@@ -12,37 +12,49 @@ from sqlalchemy import select, update
 
 from app.database import now_plus
 from app.garbage import collector, orphans
-from app.jobs.lifecycle import TERMINAL
 from app.models import Artifact, Checkpoint, Event, Installation, Job, JobStatus, Model, Orphan
+from app.models.job_lifecycle import TERMINAL
 from app.storage import keys
 from falqon_core.contract.layout import MANIFEST
+from tests.support.fake_trainer import FakeTrainer, sha256, weights_of
 from tests.support.records import Records
-from tests.support.toy_trainer import Toy, sha256, weights_of
 
 OWN = {keys.probe(), keys.installation(), keys.generation()}  # what the storage holds of its own
 OLD = timedelta(days=2).total_seconds()
-STORED_SECONDS = 1.5  # a checkpoint of the toy trainer, on a busy machine
+STORED_SECONDS = 1.5  # a checkpoint of the fake trainer, on a busy machine
 
 
 def check_all(
-    records: Records, toys: Mapping[str, Toy], expected: Mapping[str, JobStatus] | None = None, *, database_stood: bool = True
+    records: Records,
+    fakes: Mapping[str, FakeTrainer],
+    expected: Mapping[str, JobStatus] | None = None,
+    *,
+    database_stood: bool = True,
 ) -> Counter[str]:
-    """Each job has one recorded result (success, where not said otherwise), whole events, and no work lost but what a fault may cost.
+    """Each job has one recorded result (success, where not said otherwise), whole events, and no
+    work lost but what a fault may cost.
 
-    That is less than two checkpoint intervals, where checkpoints could be recorded all the time. A toy that races makes any number of
-    steps while a checkpoint is being stored; of that one it is the time that is bounded.
+    That is less than two checkpoint intervals, where checkpoints could be recorded all the time. A
+    fake that races makes any number of steps while a checkpoint is being stored; of that one it is
+    the time that is bounded.
     """
     tally: Counter[str] = Counter()
-    for job_id, toy in toys.items():
+    for job_id, fake in fakes.items():
         job = records.job(job_id)
-        wanted = (expected or {}).get(job_id, JobStatus.SUCCEEDED)
-        assert job.status is wanted or job.status == wanted, f"{job_id} is {job.status} ({job.error_code}), not {wanted}"
+        status = (expected or {}).get(job_id, JobStatus.SUCCEEDED)
+        assert job.status is status or job.status == status, (
+            f"{job_id} is {job.status} ({job.error_code}), not {status}"
+        )
         check_events(records, job)
         check_attempts(records, job)
-        repeated, overdue = check_lost_work(records, job, toy.checkpoint_every)
-        soon = repeated < 2 * toy.checkpoint_every if toy.step_seconds else overdue < STORED_SECONDS
-        assert soon or not database_stood, f"{job_id}: {repeated} steps repeated, the next checkpoint was due for {overdue} s"
-        check_result(records, job, toy)
+        repeated, overdue = check_lost_work(records, job, fake.checkpoint_every)
+        soon = (
+            repeated < 2 * fake.checkpoint_every if fake.step_seconds else overdue < STORED_SECONDS
+        )
+        assert soon or not database_stood, (
+            f"{job_id}: {repeated} steps repeated, the next checkpoint was due for {overdue} s"
+        )
+        check_result(records, job, fake)
         tally.update(jobs=1, attempts=job.attempt, succeeded=job.status == JobStatus.SUCCEEDED)
         tally["most_steps_repeated"] = max(tally["most_steps_repeated"], repeated)
     check_storage(records)
@@ -51,15 +63,21 @@ def check_all(
 
 def check_events(records: Records, job: Job) -> None:
     events = records.events(job.id)
-    assert [event.seq for event in events] == list(range(1, job.last_event_seq + 1)), f"{job.id}: a gap or a double"
+    assert [event.seq for event in events] == list(range(1, job.last_event_seq + 1)), (
+        f"{job.id}: a gap or a double"
+    )
     attempts = [event.attempt for event in events]
-    assert attempts == sorted(attempts), f"{job.id}: an event of an earlier attempt came after a later one had begun"
+    assert attempts == sorted(attempts), (
+        f"{job.id}: an event of an earlier attempt came after a later one had begun"
+    )
     for number in set(attempts):
         data = [event.data or {} for event in events if event.attempt == number]
-        steps = [one["step"] for one in data if "train_loss" in one]
-        lost = sum(one.get("lost_events", 0) for one in data)  # given up, and said so
+        steps = [values["step"] for values in data if "train_loss" in values]
+        lost = sum(values.get("lost_events", 0) for values in data)  # given up, and said so
         assert steps == sorted(set(steps)), f"{job.id}: steps of attempt {number}: {steps}"
-        assert not steps or steps[-1] - steps[0] + 1 - len(steps) <= lost, f"{job.id}: steps missing in attempt {number}: {steps}"
+        assert not steps or steps[-1] - steps[0] + 1 - len(steps) <= lost, (
+            f"{job.id}: steps missing in attempt {number}: {steps}"
+        )
 
 
 def check_attempts(records: Records, job: Job) -> None:
@@ -69,12 +87,15 @@ def check_attempts(records: Records, job: Job) -> None:
     open_ones = [attempt.number for attempt in attempts if attempt.ended_at is None]
     assert not open_ones, f"{job.id}: attempts without an end: {open_ones}"
     winners = [attempt.number for attempt in attempts if attempt.outcome == "succeeded"]
-    assert winners == ([job.attempt] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: succeeded in attempts {winners}"
+    assert winners == ([job.attempt] if job.status == JobStatus.SUCCEEDED else []), (
+        f"{job.id}: succeeded in attempts {winners}"
+    )
 
 
 def check_lost_work(records: Records, job: Job, checkpoint_every: int) -> tuple[int, float]:
-    """An attempt begins at the newest checkpoint that was stored before it; returns the most steps that one of them had to repeat, and the
-    longest that an attempt, as its events were written, went on beyond a checkpoint that was then not there.
+    """An attempt begins at the newest checkpoint that was stored before it; returns the most steps
+    that one of them had to repeat, and the longest that an attempt, as its events were written,
+    went on beyond a checkpoint that was then not there.
 
     A checkpoint that was still being stored when its worker died does not count.
     """
@@ -85,15 +106,23 @@ def check_lost_work(records: Records, job: Job, checkpoint_every: int) -> tuple[
         stored = [
             event.data["step"]
             for event in earlier
-            if event.message.startswith("Checkpoint of step") and event.level == "info" and event.data
+            if event.message.startswith("Checkpoint of step")
+            and event.level == "info"
+            and event.data
         ]
         done = [event.data["step"] for event in earlier if event.type == "metrics" and event.data]
         if attempt.start_step is not None:
-            assert attempt.start_step == max(stored, default=0), f"{job.id}: attempt {attempt.number} from {attempt.start_step} of {stored}"
+            assert attempt.start_step == max(stored, default=0), (
+                f"{job.id}: attempt {attempt.number} from {attempt.start_step} of {stored}"
+            )
             most = max(most, max(done, default=0) - attempt.start_step)
             due = attempt.start_step + checkpoint_every
             for number in range(1, attempt.number):
-                beyond = [one.created_at for one in earlier if one.attempt == number and one.type == "metrics" and step_of(one) >= due]
+                beyond = [
+                    event.created_at
+                    for event in earlier
+                    if event.attempt == number and event.type == "metrics" and step_of(event) >= due
+                ]
                 longest = max(longest, (beyond[-1] - beyond[0]).total_seconds() if beyond else 0.0)
     return most, longest
 
@@ -102,22 +131,30 @@ def step_of(event: Event) -> int:
     return int((event.data or {}).get("step", 0))
 
 
-def check_result(records: Records, job: Job, toy: Toy) -> None:
+def check_result(records: Records, job: Job, fake: FakeTrainer) -> None:
     """Exactly one model with bit-equal weights for a success, and none for anything else."""
     with records.database.read() as session:
         models = session.scalars(select(Model.id).where(Model.job_id == job.id)).all()
         artifacts = session.scalars(select(Artifact).where(Artifact.model_id.in_(models))).all()
-    assert list(models) == ([job.fine_tuned_model_id] if job.status == JobStatus.SUCCEEDED else []), f"{job.id}: {models}"
+    assert list(models) == (
+        [job.fine_tuned_model_id] if job.status == JobStatus.SUCCEEDED else []
+    ), f"{job.id}: {models}"
     for artifact in artifacts:
         path = records.storage.local_path(artifact.storage_key)
         assert path is not None
-        assert (path.stat().st_size, sha256(path)) == (artifact.bytes, artifact.sha256), artifact.storage_key
+        assert (path.stat().st_size, sha256(path)) == (artifact.bytes, artifact.sha256), (
+            artifact.storage_key
+        )
     if job.status == JobStatus.SUCCEEDED:
-        assert records.weights(job.id) == weights_of(toy.steps), f"{job.id}: other weights than those of an undisturbed training"
+        assert records.weights(job.id) == weights_of(fake.steps), (
+            f"{job.id}: other weights than those of an undisturbed training"
+        )
 
 
 def check_storage(records: Records) -> None:
-    """Every row has its bytes, and what has no row is collected within a day, here by making everything two days old."""
+    """Every row has its bytes, and what has no row is collected within a day, here by making
+    everything two days old.
+    """
     with records.database.read() as session:
         checkpoints = session.scalars(select(Checkpoint)).all()
         live = session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1))
@@ -138,7 +175,8 @@ def check_nothing_nameless(records: Records) -> None:
         if path.is_file():
             os.utime(path, times=(time.time() - OLD,) * 2)
     with records.database.transaction() as session:
-        session.execute(update(Installation).values(collecting_until=None))  # of an API that was killed
+        # of an API that was killed
+        session.execute(update(Installation).values(collecting_until=None))
     collector.confirm(records.database, records.storage)
     with records.database.transaction() as session:
         session.execute(update(Orphan).values(due_at=now_plus(-1)))
@@ -146,15 +184,25 @@ def check_nothing_nameless(records: Records) -> None:
         pass
     stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - OWN
     with records.database.read() as session:
-        assert orphans.named(session, stored) == stored, "bytes that nothing names"
+        assert orphans.referenced(session, stored) == stored, "bytes that nothing names"
 
 
 def state_of(records: Records, job_id: str) -> tuple[object, ...]:
-    """Everything that is recorded of a job, and the bytes below its name; for what must not change any more."""
+    """Everything that is recorded of a job, and the bytes below its name; for what must not change
+    any more.
+    """
     job = records.job(job_id)
     rows = [
-        sorted(repr({name: value for name, value in vars(row).items() if not name.startswith("_")}) for row in found)
-        for found in ([job], records.events(job_id), records.attempts(job_id), records.checkpoints(job_id))
+        sorted(
+            repr({name: value for name, value in vars(row).items() if not name.startswith("_")})
+            for row in table
+        )
+        for table in (
+            [job],
+            records.events(job_id),
+            records.attempts(job_id),
+            records.checkpoints(job_id),
+        )
     ]
     folder = records.storage.local_path(f"projects/{job.project_id}/jobs/{job_id}")
     assert folder is not None
@@ -162,4 +210,8 @@ def state_of(records: Records, job_id: str) -> tuple[object, ...]:
 
 
 def bytes_below(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -1,4 +1,6 @@
-"""What a job should be after everything that can happen to it: no database, no clock, one plain object for each."""
+"""What a job should be after everything that can happen to it: no database, no clock, one plain
+object for each.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,7 +47,10 @@ class ModelJob:
             self._tell(JobStatus.QUEUED if self.has_recipe else JobStatus.FAILED)
 
     def claim(self, owner: str) -> None:
-        self.attempt, self.owner, self.expired, self.relayed = self.attempt + 1, owner, False, 0
+        self.attempt = self.attempt + 1
+        self.owner = owner
+        self.expired = False
+        self.relayed = 0
         self.outcomes.append(None)
         self._tell(JobStatus.RUNNING)
 
@@ -67,7 +72,9 @@ class ModelJob:
             status = JobStatus.FAILED
         else:
             status = JobStatus.PAUSED if self.desired is Desired.PAUSE else JobStatus.QUEUED
-        self._end_attempt(status, "lost" if counts else "released" if status is JobStatus.QUEUED else status)
+        self._end_attempt(
+            status, "lost" if counts else "released" if status is JobStatus.QUEUED else status
+        )
 
     def pause(self) -> bool:
         """Whether it may be; so below."""
@@ -93,7 +100,9 @@ class ModelJob:
         if self.status in ENDED - {JobStatus.CANCELLED}:
             return False
         self.cancel_acknowledged = True
-        if self.status is not JobStatus.CANCELLED and not (self.owner and self.desired is Desired.CANCEL):
+        if self.status is not JobStatus.CANCELLED and not (
+            self.owner and self.desired is Desired.CANCEL
+        ):
             self.desired = Desired.CANCEL
             self._tell(self.status if self.owner else JobStatus.CANCELLED)
         return True
@@ -107,5 +116,7 @@ class ModelJob:
         self.seq += 1
 
     def _end_attempt(self, status: JobStatus, outcome: str) -> None:
-        self.owner, self.expired, self.outcomes[-1] = None, False, outcome
+        self.owner = None
+        self.expired = False
+        self.outcomes[-1] = outcome
         self._tell(status)

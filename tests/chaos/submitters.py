@@ -1,4 +1,6 @@
-"""Clients that submit jobs and repeat what got no answer, and everything that they saw: a history to be judged afterwards."""
+"""Clients that submit jobs and repeat what got no answer, and everything that they saw: a history
+to be judged afterwards.
+"""
 
 import json
 import threading
@@ -12,11 +14,11 @@ from typing import Any, NamedTuple, Self
 import httpx
 from sqlalchemy import func, select
 
-from app.files import checking
 from app.keys.service import create_key
 from app.models import DEFAULT_PROJECT_ID, Event, Job, Scope, Submission
-from tests.support.house import BASE_MODEL, House
-from tests.support.toy_trainer import Toy
+from tests.support.backend import BASE_MODEL, Backend
+from tests.support.checks import check_file
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.waiting import wait_for
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -40,11 +42,13 @@ class Operation(NamedTuple):
 
 
 class Client:
-    def __init__(self, house: House, url: str) -> None:
-        with house.database.transaction() as session:
+    def __init__(self, backend: Backend, url: str) -> None:
+        with backend.database.transaction() as session:
             key = create_key(session, DEFAULT_PROJECT_ID, "chaos", Scope.WRITE)[1]
-        self._house = house
-        self.http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, verify=False)
+        self._backend = backend
+        self.http = httpx.Client(
+            base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, verify=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -52,11 +56,13 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.http.close()
 
-    def upload(self, toy: Toy) -> str:
-        content = json.dumps({"text": toy.model_dump_json()}).encode() + b"\n"
-        answer = self.http.post("/v1/files", files={"file": ("toy.jsonl", content)}, data={"purpose": "fine-tune"})
+    def upload(self, fake: FakeTrainer) -> str:
+        content = json.dumps({"text": fake.model_dump_json()}).encode() + b"\n"
+        answer = self.http.post(
+            "/v1/files", files={"file": ("fake.jsonl", content)}, data={"purpose": "fine-tune"}
+        )
         file_id: str = answer.raise_for_status().json()["id"]
-        checking.check(self._house.database, self._house.storage, file_id, self._house.settings)
+        check_file(self._backend.database, self._backend.storage, file_id, self._backend.settings)
         return file_id
 
     def submit(self, file_id: str, key: str) -> Operation:
@@ -67,12 +73,21 @@ class Client:
             answer = self.http.post(JOBS, json=body, headers={"idempotency-key": key})
         except httpx.TransportError:
             return Operation(key, sent_at, time.monotonic(), None)
-        return Operation(key, sent_at, time.monotonic(), answer.status_code, answer.headers.get("retry-after"), answer.json())
+        return Operation(
+            key,
+            sent_at,
+            time.monotonic(),
+            answer.status_code,
+            answer.headers.get("retry-after"),
+            answer.json(),
+        )
 
 
 @dataclass
 class Submitters:
-    """Each thread submits one job after the other, every `pause` seconds or so, and none before the one before it is acknowledged."""
+    """Each thread submits one job after the other, every `pause` seconds or so, and none before the
+    one before it is acknowledged.
+    """
 
     clients: Sequence[Client]
     file_id: str
@@ -85,8 +100,13 @@ class Submitters:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Afterwards the history is whole: what was begun has been acknowledged, or its client has given up."""
-        threads = [threading.Thread(target=self._work, args=[number, client]) for number, client in enumerate(self.clients)]
+        """Afterwards the history is whole: what was begun has been acknowledged, or its client has
+        given up.
+        """
+        threads = [
+            threading.Thread(target=self._work, args=[number, client])
+            for number, client in enumerate(self.clients)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -99,11 +119,19 @@ class Submitters:
     def wait_for_more(self) -> None:
         """Until something that is sent from now on is acknowledged."""
         begun_at = time.monotonic()
-        wait_for(lambda: any(o.acknowledged and o.sent_at > begun_at for o in self.history[-100:]), 30, "another submission")
+        wait_for(
+            lambda: any(o.acknowledged and o.sent_at > begun_at for o in self.history[-100:]),
+            30,
+            "another submission",
+        )
 
     def wait_for_refusal(self) -> None:
         begun_at = time.monotonic()
-        wait_for(lambda: any(o.status == 503 and o.ended_at > begun_at for o in self.history[-100:]), 30, "a submission that is refused")
+        wait_for(
+            lambda: any(o.status == 503 and o.ended_at > begun_at for o in self.history[-100:]),
+            30,
+            "a submission that is refused",
+        )
 
     def _work(self, number: int, client: Client) -> None:
         chance = Random(f"{self.seed}.{number}")
@@ -127,20 +155,40 @@ def lasting(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name != "queue"}
 
 
-def judge(house: House, history: Sequence[Operation]) -> None:
-    """Of all that was submitted through this history: each key is one job, the one that was acknowledged, and its events have no gap."""
-    acknowledged = {operation.key: operation.body["id"] for operation in history if operation.acknowledged}
+def judge(backend: Backend, history: Sequence[Operation]) -> None:
+    """Of all that was submitted through this history: each key is one job, the one that was
+    acknowledged, and its events have no gap.
+    """
+    acknowledged = {
+        operation.key: operation.body["id"] for operation in history if operation.acknowledged
+    }
     keys = {operation.key for operation in history}
     assert keys == set(acknowledged), "somebody gave up"
-    assert all(operation.body["id"] == acknowledged[operation.key] for operation in history if operation.acknowledged)
-    with house.database.read() as session:
+    assert all(
+        operation.body["id"] == acknowledged[operation.key]
+        for operation in history
+        if operation.acknowledged
+    )
+    with backend.database.read() as session:
         jobs = session.execute(select(Job.id, Job.job_metadata, Job.last_event_seq)).all()
         noted = session.execute(select(Submission.key, Submission.job_id)).all()
-        events = session.execute(select(Event.job_id, func.count(), func.min(Event.seq), func.max(Event.seq)).group_by(Event.job_id)).all()
-    made = [(metadata["key"], job_id) for job_id, metadata, _ in jobs if metadata and metadata["key"] in keys]
-    assert len(made) == len(keys), "lost or doubled"
-    assert dict(made) == acknowledged
-    assert {key.removeprefix("key:"): job_id for key, job_id in noted if key.removeprefix("key:") in keys} == acknowledged
+        events = session.execute(
+            select(Event.job_id, func.count(), func.min(Event.seq), func.max(Event.seq)).group_by(
+                Event.job_id
+            )
+        ).all()
+    submissions = [
+        (metadata["key"], job_id)
+        for job_id, metadata, _ in jobs
+        if metadata and metadata["key"] in keys
+    ]
+    assert len(submissions) == len(keys), "lost or doubled"
+    assert dict(submissions) == acknowledged
+    assert {
+        key.removeprefix("key:"): job_id
+        for key, job_id in noted
+        if key.removeprefix("key:") in keys
+    } == acknowledged
     seqs = {job_id: numbers for job_id, *numbers in events}
     for job_id, _, last in jobs:
         assert seqs[job_id] == [last, 1, last]

@@ -1,4 +1,7 @@
-"""Every named point of worker and trainer, with every kind of fault, once: each in a worker of its own, several at a time."""
+"""Every named point of worker and trainer: with every kind of fault and on both databases in a
+release, with a random one and on one of the databases in every run. Each in a worker of its own,
+several at a time.
+"""
 
 import os
 import random
@@ -19,19 +22,22 @@ from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
 from tests.chaos.fleet import Fleet
 from tests.chaos.invariants import check_all
-from tests.chaos.scale import RELEASE, SCALE
-from tests.support.house import ROOT, House
-from tests.support.toy_trainer import Toy, weights_of
+from tests.chaos.scale import RELEASE, SCALE, every_run_on
+from tests.support.backend import ROOT, Backend
+from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
-from worker.attempt.supervisor import POISON
+from worker.attempt.release import POISON
 
-OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_ring", "before_rescue_commit"}
+OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_notify", "before_rescue_commit"}
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py
 AT_ONCE = 6
 HEALTHY_WORKERS = 1
 JOBS_AT_ONCE = 10  # some more than workers, so that each of these has one
 NUM_AFTERWARDS = 4  # workers for the jobs that are left
-TOYS = (Toy(steps=60, step_seconds=0.02, checkpoint_every=20), Toy(steps=3_000, step_seconds=0, checkpoint_every=1_000))
+FAKES = (
+    FakeTrainer(steps=60, step_seconds=0.02, checkpoint_every=20),
+    FakeTrainer(steps=3_000, step_seconds=0, checkpoint_every=1_000),
+)
 FIRES_SECONDS = 300.0
 FROZEN_LEASES = 1.5
 FROZEN_SECONDS = 2.0
@@ -45,11 +51,17 @@ class Case(NamedTuple):
 
 def named_points() -> set[str]:
     """As the source has them, so that a new one cannot be forgotten."""
-    files = (path for folder in ("app", "worker", "falqon_core") for path in (ROOT / folder).rglob("*.py"))
-    return {point for path in files for point in re.findall(r'\bfault\("(\w+)"\)', path.read_text())}
+    files = (
+        path
+        for folder in ("app", "worker", "falqon_core")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    return {
+        point for path in files for point in re.findall(r'\bfault\("(\w+)"\)', path.read_text())
+    }
 
 
-CASES = [Case(point, action) for point in sorted(named_points() - OF_THE_API - OF_EXPORTS) for action in fault_points.ACTIONS]
+POINTS = sorted(named_points() - OF_THE_API - OF_EXPORTS)
 
 
 def has_fired(mark: Path) -> bool:
@@ -58,22 +70,30 @@ def has_fired(mark: Path) -> bool:
 
 
 class Armed:
-    """A worker with one fault ahead; once that has happened, and what it stopped goes on, it is sent home."""
+    """A worker with one fault ahead; once that has happened, and what it stopped goes on, it is
+    sent home.
+    """
 
-    def __init__(self, house: House, case: Case, marks: Path) -> None:
+    def __init__(self, backend: Backend, case: Case, marks: Path) -> None:
         self.case = case
         self._mark = marks / case.point
-        self._process = house.start_worker(FAULT_POINTS=f"{case.point}={case.action}", FAULT_MARKS=str(marks))
+        self._process = backend.start_worker(
+            FAULT_POINTS=f"{case.point}={case.action}", FAULT_MARKS=str(marks)
+        )
         self._started_at = time.monotonic()
-        self._frozen_seconds = FROZEN_LEASES * house.settings.lease.total_seconds()
+        self._frozen_seconds = FROZEN_LEASES * backend.settings.lease.total_seconds()
         self._fired_at: float | None = None
 
     def is_over(self) -> bool:
         if self._fired_at is None:
             ended = self._process.poll()
             if not has_fired(self._mark):
-                assert ended is None, f"the worker of {self.case} ended with {ended} before its point"
-                assert time.monotonic() - self._started_at < FIRES_SECONDS, f"{self.case} never came to its point"
+                assert ended is None, (
+                    f"the worker of {self.case} ended with {ended} before its point"
+                )
+                assert time.monotonic() - self._started_at < FIRES_SECONDS, (
+                    f"{self.case} never came to its point"
+                )
                 return False
             self._fired_at = time.monotonic()
         if self.case.action == "stop" and not self._goes_on(self._fired_at):
@@ -82,10 +102,14 @@ class Armed:
         return True
 
     def _goes_on(self, fired_at: float) -> bool:
-        """A worker is woken after its lease was given away; a trainer is found, and killed, by its worker."""
+        """A worker is woken after its lease was given away; a trainer is found, and killed, by its
+        worker.
+        """
         pid = int(self._mark.read_text().split()[1])
         if pid != self._process.pid:
-            assert time.monotonic() - fired_at < FIRES_SECONDS, f"{self.case}: nobody misses the trainer"
+            assert time.monotonic() - fired_at < FIRES_SECONDS, (
+                f"{self.case}: nobody misses the trainer"
+            )
             return not Path(f"/proc/{pid}").exists()
         if time.monotonic() - fired_at < self._frozen_seconds:
             return False
@@ -94,55 +118,66 @@ class Armed:
 
 
 @pytest.fixture
-def cases(database_url: str, rng: random.Random) -> list[Case]:
-    """One half for each of the two databases; a release has all of it on both. Last, so first taken, what stops, which takes longest."""
-    names = [case.point for case in CASES]
-    half = 0 if database_url.startswith("sqlite") else 1
-    mine = [
-        case for i, case in enumerate(CASES) if SCALE is RELEASE or (i + names.index(case.point) // len(fault_points.ACTIONS)) % 2 == half
-    ]
-    return sorted(rng.sample(mine, len(mine)), key=lambda case: case.action == "stop")
+def cases(rng: random.Random, database_url: str) -> list[Case]:
+    """In random order. Last, so first taken, what stops, which takes longest."""
+    actions = list(fault_points.ACTIONS)
+    if SCALE is RELEASE:
+        cases = [Case(point, action) for point in POINTS for action in actions]
+    else:
+        points = POINTS[database_url.startswith("sqlite") :: 2]
+        cases = [Case(point, rng.choice(actions)) for point in points]
+    rng.shuffle(cases)
+    return sorted(cases, key=lambda case: case.action == "stop")
 
 
-def test_every_point_fails_in_every_way(fleet: Fleet, cases: list[Case], count: Count, tmp_path: Path) -> None:
-    house = fleet.house
+def test_jobs_survive_a_fault_at_every_point(
+    fleet: Fleet, cases: list[Case], count: Count, tmp_path: Path
+) -> None:
+    backend = fleet.backend
     fleet.start(HEALTHY_WORKERS)
-    waiting, armed = list(cases), list[Armed]()
+    waiting = list(cases)
+    armed = list[Armed]()
     while waiting or armed:
-        fleet.top_up(JOBS_AT_ONCE, TOYS)
+        fleet.top_up(JOBS_AT_ONCE, FAKES)
         while waiting and len(armed) < AT_ONCE:
             case = waiting.pop()
-            armed.append(Armed(house, case, tmp_path / "marks" / f"{case.point}-{case.action}"))
+            armed.append(Armed(backend, case, tmp_path / "marks" / f"{case.point}-{case.action}"))
         fleet.tick()
-        armed = [one for one in armed if not one.is_over()]
-        if any(one.case.point == "spool_write" for one in armed):
+        armed = [fault for fault in armed if not fault.is_over()]
+        if any(fault.case.point == "spool_write" for fault in armed):
             with suppress(AWAY), fleet.writing():
-                time.sleep(HOLD_SECONDS)  # a spool is written only while the database does not answer
+                # a spool is written only while the database does not answer
+                time.sleep(HOLD_SECONDS)
             fleet.run_for(HOLD_SECONDS / 2)
         count(fired=len(cases) - len(waiting) - len(armed), of=len(cases))
     fleet.start(NUM_AFTERWARDS)
     fleet.drain_queue()
     poisoned = crashed_twice_alike(fleet)
-    tally = check_all(house, fleet.toys, dict.fromkeys(poisoned, JobStatus.FAILED), database_stood=False)
+    tally = check_all(
+        backend, fleet.fakes, dict.fromkeys(poisoned, JobStatus.FAILED), database_stood=False
+    )
     count(fired=len(cases), of=len(cases), poisoned=len(poisoned), **tally)
 
 
+@every_run_on("sqlite")
 @pytest.mark.parametrize("action", fault_points.ACTIONS)
-def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path: Path, action: str) -> None:
+def test_a_rescue_that_fails_is_made_up_for(
+    backend: Backend, count: Count, tmp_path: Path, action: str
+) -> None:
     """The reconciler's own point; it is the only one around."""
-    house.settings = house.settings.model_copy(update={"lease": timedelta(seconds=60)})
-    mark, hurry = tmp_path / "marks" / "before_rescue_commit", tmp_path / "hurry"
+    backend.settings = backend.settings.model_copy(update={"lease": timedelta(seconds=60)})
+    mark = tmp_path / "marks" / "before_rescue_commit"
+    run_fast = tmp_path / "run_fast"
     with ExitStack() as stack:
-        api = ApiProcess(house)
+        armed = {"FAULT_POINTS": f"{mark.name}={action}", "FAULT_MARKS": str(mark.parent)}
+        api = ApiProcess(backend, armed)
         stack.callback(api.close)
-        api.kill()
-        api.start({"FAULT_POINTS": f"{mark.name}={action}", "FAULT_MARKS": str(mark.parent)})
-        job_id = house.add_job(Toy(steps=200, step_seconds=0.05, hurry=hurry))
-        worker = house.start_worker()
-        house.wait_for_step(job_id, 5)
+        job_id = backend.add_job(FakeTrainer(steps=200, step_seconds=0.05, run_fast=run_fast))
+        worker = backend.start_worker()
+        backend.wait_for_step(job_id, 5)
         worker.kill()
-        hurry.touch()
-        house.set(job_id, lease_expires_at=now_plus(-1))
+        run_fast.touch()
+        backend.set(job_id, lease_expires_at=now_plus(-1))
         wait_for(lambda: has_fired(mark), 30, "a rescue fails")
         if action == "exit":
             api.process.wait()
@@ -150,19 +185,25 @@ def test_a_rescue_that_fails_is_made_up_for(house: House, count: Count, tmp_path
         if action == "stop":
             time.sleep(FROZEN_SECONDS)
             os.kill(int(mark.read_text().split()[1]), signal.SIGCONT)
-        house.wait_for_status(job_id, JobStatus.QUEUED, seconds=60)
-        assert house.supervisor().execute_next()
-    assert (house.job(job_id).attempt, house.weights(job_id)) == (2, weights_of(200))
+        backend.wait_for_status(job_id, JobStatus.QUEUED, seconds=60)
+        assert backend.supervisor().execute_next()
+    assert (backend.job(job_id).attempt, backend.weights(job_id)) == (2, weights_of(200))
     count(fired=1)
 
 
 def crashed_twice_alike(fleet: Fleet) -> list[str]:
-    """Jobs that met two of these workers, one after the other and at the same step, and were rightly given up."""
-    found = []
+    """Jobs that met two of these workers, one after the other and at the same step, and were
+    rightly given up.
+    """
+    job_ids = []
     for job_id, status in fleet.statuses().items():
         if status is JobStatus.FAILED:
-            before, last = fleet.house.attempts(job_id)[-2:]
-            assert (before.outcome, before.error_code, before.start_step) == ("lost", last.error_code, last.start_step)
+            before, last = fleet.backend.attempts(job_id)[-2:]
+            assert (before.outcome, before.error_code, before.start_step) == (
+                "lost",
+                last.error_code,
+                last.start_step,
+            )
             assert last.error_code in POISON
-            found.append(job_id)
-    return found
+            job_ids.append(job_id)
+    return job_ids

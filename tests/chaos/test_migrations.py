@@ -1,4 +1,6 @@
-"""Every revision taken back and put on again under rows of real use, and the code of each on the tables of the next."""
+"""Every revision taken back and put on again under rows of real use, and the code of each on the
+tables of the next.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,49 +12,83 @@ from sqlalchemy import Connection, MetaData, Table, func, null, select
 
 from app import migrate
 from app.database import Database
-from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
+from app.models import DEFAULT_PROJECT_ID, Base, Generation, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.support.api import Api, Tenant, jsonl
-from tests.support.house import BASE_MODEL, House
+from tests.support.backend import BASE_MODEL, Backend
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.pages import SAME_SITE, token
-from tests.support.toy_trainer import Toy
 
 VERSION = "alembic_version"
+RENAMING = "0018"  # no older code works on its tables
 Row = dict[str, Any]
 
 
 @pytest.fixture
-def used(house: House) -> Database:
+def used(backend: Backend) -> Database:
     """As a service leaves it that has been used: no table is empty."""
-    api = Api(house.settings.resolved_database_url, house.settings.data_dir)
-    other, tenant = Tenant(api), Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
-    tenant.http.put("/v1/prices", json={"overrides": [{"device": "cpu", "usd_per_device_hour": "0.10", "source": "ours"}]})
+    api = Api(backend.settings.resolved_database_url, backend.settings.data_dir)
+    other = Tenant(api)
+    tenant = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
+    tenant.http.put(
+        "/v1/prices",
+        json={"overrides": [{"device": "cpu", "usd_per_device_hour": "0.10", "source": "ours"}]},
+    )
     endpoint = {"url": "https://hooks.example.com", "event_types": ["fine_tuning.job.paused"]}
     tenant.http.post("/v1/webhook_endpoints", json=endpoint).raise_for_status()
-    upload = tenant.client.uploads.create(filename="a.jsonl", purpose="fine-tune", bytes=10, mime_type="text/jsonl")
+    upload = tenant.client.uploads.create(
+        filename="a.jsonl", purpose="fine-tune", bytes=10, mime_type="text/jsonl"
+    )
     tenant.client.uploads.parts.create(upload.id, data=b"01234")
     tenant.client.files.delete(tenant.upload())
     tenant.http.get(f"/v1/files/{tenant.upload()}/report?model={BASE_MODEL}").raise_for_status()
     paused = tenant.job(metadata={"team": "red"}, suffix="mine")
     tenant.client.fine_tuning.jobs.pause(paused.id)
-    ends = {JobStatus.SUCCEEDED: Toy(), JobStatus.FAILED: Toy(user_error_at=3)}
-    for status, toy in ends.items():
-        job_id = house.add_job(toy)
-        assert house.supervisor().execute_next()
-        assert house.job(job_id).status == status
+    ends = {JobStatus.SUCCEEDED: FakeTrainer(), JobStatus.FAILED: FakeTrainer(user_error_at=3)}
+    for status, fake in ends.items():
+        job_id = backend.add_job(fake)
+        assert backend.supervisor().execute_next()
+        assert backend.job(job_id).status == status
         if status is JobStatus.SUCCEEDED:
             newest = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
-            tenant.client.fine_tuning.checkpoints.permissions.create(newest.fine_tuned_model_checkpoint, project_ids=[other.project_id])
-            model = house.job(job_id).fine_tuned_model_id
-            tenant.http.post(f"/v1/models/{model}/exports", json={"format": "bf16"}).raise_for_status()
-            tenant.http.post(f"/v1/models/{model}/trials", json={"prompt": "Well?"}).raise_for_status()
+            tenant.client.fine_tuning.checkpoints.permissions.create(
+                newest.fine_tuned_model_checkpoint, project_ids=[other.project_id]
+            )
+            model = backend.job(job_id).fine_tuned_model_id
+            tenant.http.post(
+                f"/v1/models/{model}/exports", json={"format": "bf16"}
+            ).raise_for_status()
+            grader = {"type": "string_check", "name": "same", "operation": "eq"}
+            tenant.http.post(
+                f"/v1/fine_tuning/jobs/{job_id}/evaluations",
+                json={"graders": [grader], "file": tenant.upload()},
+            ).raise_for_status()
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
-    page = tenant.http.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE, follow_redirects=True)
+    tenant.http.put("/v1/source_tokens/hf", json={"token": "hf_a"}).raise_for_status()
+    source = "https://files.example.com/rows.parquet"
+    for path, body in (
+        ("/v1/files", {"source": source, "purpose": "fine-tune"}),
+        ("/v1/models", {"id": "acme/one", "source": "hf://acme/one"}),
+    ):
+        tenant.http.post(path, json=body).raise_for_status()
+    with backend.database.transaction() as session:  # as an earlier release wrote it
+        session.add(
+            Generation(
+                id="trial-1", project_id=DEFAULT_PROJECT_ID, model_id=BASE_MODEL, prompt="Well?",
+                max_tokens=8, answer="", base_answer="", status="in_progress", attempts=0,
+            )
+        )  # fmt: skip
+    # nobody loads it, so its row waits
+    question = {"model": BASE_MODEL, "prompt": "Well?"}
+    assert tenant.http.post("/v1/completions", json=question).status_code == 503
+    page = tenant.http.post(
+        "/sign-in", data={"key": tenant.key}, headers=SAME_SITE, follow_redirects=True
+    )
     tenant.http.post("/sign-out", data={"csrf": token(page)}, headers=SAME_SITE)
-    for one in (tenant, other):
-        one.http.close()
+    for caller in (tenant, other):
+        caller.http.close()
     api.stop()
-    return house.database
+    return backend.database
 
 
 @pytest.fixture
@@ -61,12 +97,20 @@ def connection(used: Database) -> Iterator[Connection]:
         yield connection
 
 
-def test_there_and_back_nothing_is_lost_and_old_code_works_on_new_tables(connection: Connection, count: Count) -> None:
+def test_there_and_back_nothing_is_lost_and_old_code_works_on_new_tables(
+    connection: Connection, count: Count
+) -> None:
     tables = tables_of(connection)
-    num_rows = {name: connection.scalar(select(func.count()).select_from(table)) for name, table in tables.items()}
+    num_rows = {
+        name: connection.scalar(select(func.count()).select_from(table))
+        for name, table in tables.items()
+    }
     assert tables.keys() == Base.metadata.tables.keys()
     assert all(num_rows.values()), f"a table without a row: {num_rows}"
-    revisions = [one.revision for one in ScriptDirectory.from_config(migrate._config(connection)).walk_revisions()]  # newest first
+    revisions = [
+        script.revision
+        for script in ScriptDirectory.from_config(migrate._config(connection)).walk_revisions()
+    ]  # newest first
     for revision in revisions[1:]:
         before = rows_of(connection, tables_of(connection))
         go(connection, command.downgrade, revision)
@@ -76,7 +120,8 @@ def test_there_and_back_nothing_is_lost_and_old_code_works_on_new_tables(connect
         before = rows_of(connection, old)
         go(connection, command.upgrade, revision)
         assert_kept(before, rows_of(connection, tables_of(connection)))
-        write_as_before(connection, old)
+        if revision != RENAMING:
+            write_as_before(connection, old)
     go(connection, command.downgrade, "base")
     assert tables_of(connection) == {}
     go(connection, command.upgrade, "head")
@@ -98,14 +143,23 @@ def tables_of(connection: Connection) -> dict[str, Table]:
 
 
 def rows_of(connection: Connection, tables: dict[str, Table]) -> dict[str, list[Row]]:
-    return {name: [dict(row) for row in connection.execute(select(table)).mappings()] for name, table in tables.items()}
+    return {
+        name: [dict(row) for row in connection.execute(select(table)).mappings()]
+        for name, table in tables.items()
+    }
 
 
 def assert_kept(before: dict[str, list[Row]], after: dict[str, list[Row]]) -> None:
     """In the tables and columns that are there before and after."""
     for name in before.keys() & after.keys():
-        shared = before[name][0].keys() & after[name][0].keys() if before[name] and after[name] else set()
-        assert sorted(part(row, shared) for row in before[name]) == sorted(part(row, shared) for row in after[name]), name
+        shared = (
+            before[name][0].keys() & after[name][0].keys()
+            if before[name] and after[name]
+            else set()
+        )
+        assert sorted(part(row, shared) for row in before[name]) == sorted(
+            part(row, shared) for row in after[name]
+        ), name
         assert len(before[name]) == len(after[name]), name
 
 
@@ -115,14 +169,19 @@ def part(row: Row, columns: Any) -> str:
 
 def write_as_before(connection: Connection, old: dict[str, Table]) -> None:
     """Every row once more, by statements that know only the old columns. Rolled back at the end."""
-    new, rows = tables_of(connection), rows_of(connection, old)
+    new = tables_of(connection)
+    rows = rows_of(connection, old)
     for table in reversed(new.values()):
         connection.execute(table.delete())
     for name, table in old.items():
         for row in rows[name]:
-            named = {column: null() if value is None else value for column, value in row.items()}
-            connection.execute(table.insert().values(named))
-            connection.execute(table.update().where(*(column == row[column.name] for column in table.primary_key)).values(named))
+            values = {column: null() if value is None else value for column, value in row.items()}
+            connection.execute(table.insert().values(values))
+            connection.execute(
+                table.update()
+                .where(*(column == row[column.name] for column in table.primary_key))
+                .values(values)
+            )
     for name, written in rows_of(connection, old).items():
         assert sorted(map(repr, written)) == sorted(map(repr, rows[name])), name
     connection.rollback()

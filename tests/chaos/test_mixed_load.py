@@ -13,20 +13,25 @@ import pytest
 from sqlalchemy import update
 
 from app.database import Database
-from app.jobs.lifecycle import TERMINAL
 from app.models import JobStatus, Project
+from app.models.job_lifecycle import TERMINAL
 from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
-from tests.chaos.scale import SCALE
-from tests.chaos.users import TOY, Reader, User
+from tests.chaos.scale import SCALE, every_run_on
+from tests.chaos.users import FAKE, Reader, User
 from tests.support.records import Records
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 NUM_USERS, NUM_READERS = 3, 4
-LIVE_JOBS = 40  # quota of the users' project: about two minutes of work for its worker, however long the load lasts
-VICTIMS = {"api": "--grace", "worker of jobs": "gpu-", "worker of files": "cpu-", "trainer": "toy_trainer.py", "redis": "valkey-server"}
+VICTIMS = {
+    "api": "--grace",
+    "worker of jobs": "gpu-",
+    "worker of files": "cpu-",
+    "trainer": "fake_trainer.py",
+    "redis": "valkey-server",
+}
 ENVIRONMENT = {
     "FALQON_ADMIN_KEY": KEY,
     "FALQON_LEASE": "PT5S",
@@ -38,11 +43,15 @@ END_SECONDS = 300.0
 
 
 @pytest.fixture
-def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: str) -> Iterator[Service]:
-    service = Service(short_tmp / f"mixed-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url})
+def service(
+    short_tmp: Path, tmp_path: Path, database: Database, database_url: str
+) -> Iterator[Service]:
+    service = Service(
+        short_tmp / f"mixed-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url}
+    )
     service.wait_until_up()
     with database.transaction() as session:
-        session.execute(update(Project).values(max_live_jobs=LIVE_JOBS))
+        session.execute(update(Project).values(max_live_jobs=SCALE.mixed_load_live_jobs))
     yield service
     service.close()
 
@@ -56,18 +65,24 @@ def kill(service: Service, victim: str) -> bool:
     return False
 
 
-def test_nothing_is_lost_under_mixed_load(service: Service, database: Database, rng: random.Random, count: Count) -> None:
+@every_run_on("postgres")
+def test_nothing_is_lost_under_mixed_load(
+    service: Service, database: Database, rng: random.Random, count: Count
+) -> None:
     records = Records(database, Storage((service.folder / "objects").as_uri()))
     users = [User(service.client, random.Random(rng.random())) for _ in range(NUM_USERS)]
     readers: list[Reader] = []
     for user in users:
         user.start()
     killed: Counter[str] = Counter()
-    end, kill_at = time.monotonic() + SCALE.mixed_load_seconds, time.monotonic() + SCALE.mixed_load_kill_every
+    end = time.monotonic() + SCALE.mixed_load_seconds
+    kill_at = time.monotonic() + SCALE.mixed_load_kill_every
     while time.monotonic() < end:
         reading = sum(reader.is_alive() for reader in readers)
-        if reading < NUM_READERS and (known := [job_id for user in users for job_id in user.jobs[-NUM_READERS:]]):
-            readers.append(Reader(service.client, rng.choice(known)))
+        if reading < NUM_READERS and (
+            candidates := [job_id for user in users for job_id in user.jobs[-NUM_READERS:]]
+        ):
+            readers.append(Reader(service.client, rng.choice(candidates)))
             readers[-1].start()
         if time.monotonic() > kill_at and kill(service, victim := rng.choice(list(VICTIMS))):
             killed[victim] += 1
@@ -81,17 +96,24 @@ def test_nothing_is_lost_under_mixed_load(service: Service, database: Database, 
     wait_for(lambda: has_ended(service, records, jobs), END_SECONDS, "every job has ended")
     for reader in readers:
         reader.join(30)
-        assert reader.seqs == list(range(1, records.job(reader.job_id).last_event_seq + 1)), "a reader saw an event twice, or not at all"
+        assert reader.seqs == list(range(1, records.job(reader.job_id).last_event_seq + 1)), (
+            "a reader saw an event twice, or not at all"
+        )
     done = sum((user.done for user in users), Counter[str]())
-    seen = {"readers": len(readers), "connections": sum(reader.connections for reader in readers)}
-    count(**done, killed=sum(killed.values()), **seen)
+    readings = {
+        "readers": len(readers),
+        "connections": sum(reader.connections for reader in readers),
+    }
+    count(**done, killed=sum(killed.values()), **readings)
     assert [fault for user in users for fault in user.faults] == []
     assert killed
     service.stop()
-    expected = {job_id: JobStatus(records.job(job_id).status) for job_id in jobs} | dict.fromkeys(cancelled, JobStatus.CANCELLED)
+    expected = {job_id: JobStatus(records.job(job_id).status) for job_id in jobs} | dict.fromkeys(
+        cancelled, JobStatus.CANCELLED
+    )
     assert set(expected.values()) <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
-    tally = check_all(records, dict.fromkeys(jobs, TOY), expected)
-    count(**done, killed=sum(killed.values()), **seen, **tally)
+    tally = check_all(records, dict.fromkeys(jobs, FAKE), expected)
+    count(**done, killed=sum(killed.values()), **readings, **tally)
 
 
 def has_ended(service: Service, records: Records, jobs: list[str]) -> bool:

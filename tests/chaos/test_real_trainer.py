@@ -1,4 +1,6 @@
-"""The real trainer on falqon-tiny: however often it or its worker is killed, the model has the bytes of an undisturbed training."""
+"""The real trainer on falqon-tiny: however often it is paused, or it or its worker is killed (both
+in a release, one of them in every run), the model has the bytes of an undisturbed training.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from app.database import Database
 from app.models import JobStatus
 from app.storage import Storage
 from tests.chaos.conftest import Count
-from tests.chaos.scale import SCALE
+from tests.chaos.scale import RELEASE, SCALE, every_run_on
 from tests.support.records import Records
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
@@ -25,16 +27,25 @@ ENVIRONMENT = {
     "FALQON_POLL": "PT0.5S",
     "FALQON_NUM_THREADS": "1",
     "FALQON_MAX_INFRA_FAILURES": "1000",
+    "FALQON_RETRY_DELAY": "PT0S",
 }
 VICTIMS = {"trainer": ("falqon_core", "train"), "worker": ("gpu-",)}
-STEPS = 200  # far more than are made before progress is told, once a second, or the job would end before its kills
+# far more than are made before progress is told, once a second, or the job would end before its
+# kills
+STEPS = 200
 RECIPE = {"max_steps": STEPS, "learning_rate": 0.01, "checkpoint_every": 20, "max_seq_length": 64}
 END_SECONDS = 240.0
 
 
 @pytest.fixture
-def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: str) -> Iterator[Service]:
-    service = Service(short_tmp / f"real-{tmp_path.name[-8:]}", ENVIRONMENT | {"DATABASE_URL": database_url}, toy=False)
+def service(
+    short_tmp: Path, tmp_path: Path, database: Database, database_url: str
+) -> Iterator[Service]:
+    service = Service(
+        short_tmp / f"real-{tmp_path.name[-8:]}",
+        ENVIRONMENT | {"DATABASE_URL": database_url},
+        fake=False,
+    )
     service.wait_until_up()
     yield service
     service.close()
@@ -42,35 +53,78 @@ def service(short_tmp: Path, tmp_path: Path, database: Database, database_url: s
 
 def submit(service: Service, file_id: str) -> str:
     job = service.client.fine_tuning.jobs.create(
-        model="falqon-tiny", training_file=file_id, seed=7, hyperparameters={"n_epochs": 20}, extra_body={"falqon": RECIPE}
+        model="falqon-tiny",
+        training_file=file_id,
+        seed=7,
+        hyperparameters={"n_epochs": 20},
+        extra_body={"falqon": RECIPE},
     )
     return job.id
 
 
-def test_interrupted_or_not_the_bytes_are_the_same(service: Service, database: Database, rng: random.Random, count: Count) -> None:
+@every_run_on("sqlite")
+def test_interrupted_or_not_the_bytes_are_the_same(
+    service: Service, database: Database, rng: random.Random, count: Count
+) -> None:
     records = Records(database, Storage((service.folder / "objects").as_uri()))
-    turns = [{"role": "user", "content": "What is the code?"}, {"role": "assistant", "content": "The code is 2024."}]
-    file = service.client.files.create(file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60), purpose="fine-tune")
+    turns = [
+        {"role": "user", "content": "What is the code?"},
+        {"role": "assistant", "content": "The code is 2024."},
+    ]
+    file = service.client.files.create(
+        file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60),
+        purpose="fine-tune",
+    )
     undisturbed = submit(service, file.id)
-    wait_for(lambda: records.job(undisturbed).status == JobStatus.SUCCEEDED, END_SECONDS, "the undisturbed job succeeds")
+    wait_for(
+        lambda: records.job(undisturbed).status == JobStatus.SUCCEEDED,
+        END_SECONDS,
+        "the undisturbed job succeeds",
+    )
     killed = dict.fromkeys(VICTIMS, 0)
-    while min(killed.values()) < SCALE.real_kills:
+    while max(killed.values()) < SCALE.real_kills:
         job_id = submit(service, file.id)
-        for victim in VICTIMS:
-            disturb(service, records, job_id, victim, after_steps=rng.randint(1, STEPS // 4))
+        for victim in VICTIMS if SCALE is RELEASE else rng.sample(list(VICTIMS), 1):
+            wait_for_steps(records, job_id, rng.randint(1, STEPS // 5))
+            kill(service, records, job_id, victim)
             killed[victim] += 1
-        wait_for(lambda: records.job(job_id).status == JobStatus.SUCCEEDED, END_SECONDS, "the job succeeds")  # noqa: B023  called at once
+        wait_for_steps(records, job_id, rng.randint(1, STEPS // 5))
+        pause_and_resume(service, records, job_id)
+        wait_for(
+            lambda job_id=job_id: records.job(job_id).status == JobStatus.SUCCEEDED,
+            END_SECONDS,
+            "the job succeeds",
+        )
         assert records.weights(job_id) == records.weights(undisturbed)
         count(**killed)
 
 
-def disturb(service: Service, records: Records, job_id: str, victim: str, after_steps: int) -> None:
+def wait_for_steps(records: Records, job_id: str, num_steps: int) -> None:
     def step() -> int:
-        return int((records.job(job_id).progress or {}).get("step", 0))
+        progress = records.job(job_id).progress
+        return 0 if progress is None else progress.step
 
-    attempt, wanted = records.job(job_id).attempt, step() + after_steps
-    wait_for(lambda: step() >= wanted or records.job(job_id).status == JobStatus.SUCCEEDED, END_SECONDS, f"step {wanted}")
-    assert records.job(job_id).status == JobStatus.RUNNING, f"over before step {wanted} was told: nothing is left to kill"
+    last = step() + num_steps
+    wait_for(
+        lambda: step() >= last or records.job(job_id).status == JobStatus.SUCCEEDED,
+        END_SECONDS,
+        f"step {last}",
+    )
+    assert records.job(job_id).status == JobStatus.RUNNING, f"over before step {last} was told"
+
+
+def kill(service: Service, records: Records, job_id: str, victim: str) -> None:
+    attempt = records.job(job_id).attempt
     for pid in service.pids(*VICTIMS[victim]):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: records.job(job_id).attempt > max(attempt, 1), 60, "another attempt")
+
+
+def pause_and_resume(service: Service, records: Records, job_id: str) -> None:
+    service.client.fine_tuning.jobs.pause(job_id)
+    wait_for(lambda: records.job(job_id).status == JobStatus.PAUSED, 60, "the job is paused")
+    paused_at = records.job(job_id).progress
+    service.client.fine_tuning.jobs.resume(job_id)
+    wait_for(
+        lambda: records.attempts(job_id)[-1].start_step == paused_at.step, 60, "it continues there"
+    )

@@ -1,4 +1,6 @@
-"""Redis holds nothing: away, wiped or silent it costs a queued job a moment, and a running one nothing at all."""
+"""Redis holds nothing: away, wiped or silent it costs a queued job a moment, and a running one
+nothing at all.
+"""
 
 import threading
 import time
@@ -12,22 +14,24 @@ import pytest
 from redis import Redis
 
 from app.models import JobStatus
-from app.notifier.broker import GPU_QUEUE, KEY_PREFIX
+from app.notifier.broker import KEY_PREFIX
+from app.notifier.queues import GPU_QUEUE
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
-from tests.chaos.scale import SCALE
+from tests.chaos.scale import SCALE, every_run_on
 from tests.chaos.submitters import Client
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.half_open import Link
-from tests.support.house import House
-from tests.support.toy_trainer import Toy, weights_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
 
 POLL = timedelta(seconds=1)
-MAX_DELAY = 1.2 * POLL.total_seconds() + 5  # a worker looks every `poll` or so; as with the usual one, five more are for a busy machine
+# a worker looks every `poll` or so; as with the usual one, five more are for a busy machine
+MAX_DELAY = 1.2 * POLL.total_seconds() + 5
 MAX_DELAY_HALF_OPEN = 60.0  # without polling: until both ends have noticed
 MOMENTS = ("before", "amid", "after")
-SHORT = Toy(steps=3, checkpoint_every=3)
+SHORT = FakeTrainer(steps=3, checkpoint_every=3)
 
 
 @pytest.fixture
@@ -35,32 +39,40 @@ def redis_url(valkey: Valkey) -> str:
     return valkey.settings.resolved_redis_url
 
 
-def start_delay(house: House, job_id: str) -> float:
-    first = house.attempts(job_id)[0]
-    return (first.created_at - house.job(job_id).created_at).total_seconds()
+def start_delay(backend: Backend, job_id: str) -> float:
+    first = backend.attempts(job_id)[0]
+    return (first.created_at - backend.job(job_id).created_at).total_seconds()
 
 
-def assert_undisturbed(house: House, job_id: str, toy: Toy) -> None:
-    assert [attempt.outcome for attempt in house.attempts(job_id)] == ["succeeded"]
-    assert house.weights(job_id) == weights_of(toy.steps)
-    assert [event.seq for event in house.events(job_id)] == list(range(1, house.job(job_id).last_event_seq + 1))
+def assert_undisturbed(backend: Backend, job_id: str, fake: FakeTrainer) -> None:
+    assert [attempt.outcome for attempt in backend.attempts(job_id)] == ["succeeded"]
+    assert backend.weights(job_id) == weights_of(fake.steps)
+    assert [event.seq for event in backend.events(job_id)] == list(
+        range(1, backend.job(job_id).last_event_seq + 1)
+    )
 
 
+@every_run_on("postgres")
 def test_a_redis_that_is_away_and_then_wiped_again_and_again(
-    house: House, valkey: Valkey, redis_url: str, tmp_path: Path, seed: int, count: Count
+    backend: Backend, valkey: Valkey, redis_url: str, tmp_path: Path, seed: int, count: Count
 ) -> None:
     chance = Random(seed)
-    house.settings = house.settings.model_copy(update={"redis_url": redis_url, "poll": POLL})
+    backend.settings = backend.settings.model_copy(update={"redis_url": redis_url, "poll": POLL})
     valkey.kill()
-    hurry = tmp_path / "hurry"
-    long = Toy(steps=2000, step_seconds=0.05 * max(1, SCALE.wipes / 5), hurry=hurry, checkpoint_every=100)
-    running = house.add_job(long)
-    workers = [house.start_worker() for _ in range(2)]
+    run_fast = tmp_path / "run_fast"
+    long = FakeTrainer(
+        steps=2000,
+        step_seconds=0.05 * max(1, SCALE.wipes / 5),
+        run_fast=run_fast,
+        checkpoint_every=100,
+    )
+    running = backend.add_job(long)
+    workers = [backend.start_worker() for _ in range(2)]
     jobs: list[str] = []
     with ExitStack() as stack:
-        api = ApiProcess(house)
+        api = ApiProcess(backend)
         stack.callback(api.close)
-        client = stack.enter_context(Client(house, api.url))
+        client = stack.enter_context(Client(backend, api.url))
         file_id = client.upload(SHORT)
 
         def submit() -> None:
@@ -69,11 +81,12 @@ def test_a_redis_that_is_away_and_then_wiped_again_and_again(
             jobs.append(operation.body["id"])
 
         def wait_for_the_last() -> None:
-            house.wait_for_status(jobs[-1], JobStatus.SUCCEEDED)
+            backend.wait_for_status(jobs[-1], JobStatus.SUCCEEDED)
 
-        house.wait_for_step(running, 5)
+        backend.wait_for_step(running, 5)
         submit()
-        house.wait_for_status(jobs.pop(), JobStatus.SUCCEEDED)  # the second worker is up, too; what it waited for measures nothing
+        # the second worker is up, too; what it waited for measures nothing
+        backend.wait_for_status(jobs.pop(), JobStatus.SUCCEEDED)
         submit()
         wait_for_the_last()
         valkey.start()
@@ -94,21 +107,25 @@ def test_a_redis_that_is_away_and_then_wiped_again_and_again(
                 assert redis.get("witness") is None, "not wiped"
                 redis.flushall()
             wait_for_the_last()
-        assert house.job(running).status == JobStatus.RUNNING
-        hurry.touch()
-        house.wait_for_status(running, JobStatus.SUCCEEDED)
+        assert backend.job(running).status == JobStatus.RUNNING
+        run_fast.touch()
+        backend.wait_for_status(running, JobStatus.SUCCEEDED)
         with Redis.from_url(redis_url) as redis:
-            wait_for(lambda: redis.llen(KEY_PREFIX + GPU_QUEUE) == 0, 60, "the workers listen again")
+            wait_for(
+                lambda: redis.llen(KEY_PREFIX + GPU_QUEUE) == 0, 60, "the workers listen again"
+            )
         for worker in workers:
             worker.terminate()
         for worker in workers:
             worker.wait(30)
-    delays = [start_delay(house, job_id) for job_id in jobs]
-    count(kills=SCALE.wipes, flushes=SCALE.wipes, jobs=len(jobs), latest_start=f"{max(delays):.1f}s")
+    delays = [start_delay(backend, job_id) for job_id in jobs]
+    count(
+        kills=SCALE.wipes, flushes=SCALE.wipes, jobs=len(jobs), latest_start=f"{max(delays):.1f}s"
+    )
     assert max(delays) <= MAX_DELAY
-    assert_undisturbed(house, running, long)
+    assert_undisturbed(backend, running, long)
     for job_id in jobs:
-        assert_undisturbed(house, job_id, SHORT)
+        assert_undisturbed(backend, job_id, SHORT)
 
 
 @pytest.fixture
@@ -118,39 +135,47 @@ def link(valkey: Valkey) -> Iterator[Link]:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_links_to_redis_that_fall_silent(house: House, link: Link, count: Count) -> None:
-    """Workers that look by themselves only every ten minutes, so each job starts because its message came through after all."""
-    house.settings = house.settings.model_copy(update={"redis_url": link.url, "poll": timedelta(minutes=10)})
-    endless, long = Toy(steps=100_000, step_seconds=0.05), Toy(steps=300, step_seconds=0.05, checkpoint_every=50)
-    num_links, delays = 0, []
+def test_links_to_redis_that_fall_silent(backend: Backend, link: Link, count: Count) -> None:
+    """Workers that look by themselves only every ten minutes, so each job starts because its
+    message came through after all.
+    """
+    backend.settings = backend.settings.model_copy(
+        update={"redis_url": link.url, "poll": timedelta(minutes=10)}
+    )
+    endless = FakeTrainer(steps=100_000, step_seconds=0.05)
+    long = FakeTrainer(steps=300, step_seconds=0.05, checkpoint_every=50)
+    num_links = 0
+    delays = []
     running: list[str] = []
     with ExitStack() as stack:
-        api = ApiProcess(house)
+        api = ApiProcess(backend)
         stack.callback(api.close)
-        client = stack.enter_context(Client(house, api.url))
+        client = stack.enter_context(Client(backend, api.url))
         file_id = client.upload(endless)
-        workers = [house.start_worker() for _ in range(2)]
+        workers = [backend.start_worker() for _ in range(2)]
         for round_ in range(max(1, SCALE.half_open_links // len(workers))):
-            running.append(house.add_job(long))
-            supervisor = house.supervisor()
+            running.append(backend.add_job(long))
+            supervisor = backend.supervisor()
             supervisor.redis = Redis.from_url(link.url, socket_timeout=1, socket_connect_timeout=1)
             beside = threading.Thread(target=supervisor.execute_next)
             beside.start()
-            house.wait_for_step(running[-1], 2)
+            backend.wait_for_step(running[-1], 2)
             if round_ == 0:
                 wait_for(lambda: num_consumers(link) == len(workers), 60, "both workers listen")
             swallowed = link.swallowed
             num_links += link.fall_silent()
             jobs = [client.submit(file_id, f"{round_}-{i}").body["id"] for i in range(len(workers))]
             for job_id in jobs:
-                house.wait_for_status(job_id, JobStatus.RUNNING, seconds=MAX_DELAY_HALF_OPEN + 30)
+                backend.wait_for_status(job_id, JobStatus.RUNNING, seconds=MAX_DELAY_HALF_OPEN + 30)
             assert link.swallowed > swallowed
-            delays += [start_delay(house, job_id) for job_id in jobs]
-            assert len({house.attempts(job_id)[0].worker for job_id in jobs}) == len(workers), "each by its own link"
+            delays += [start_delay(backend, job_id) for job_id in jobs]
+            assert len({backend.attempts(job_id)[0].worker for job_id in jobs}) == len(workers), (
+                "each by its own link"
+            )
             for job_id in jobs:
                 client.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel").raise_for_status()
-                house.wait_for_status(job_id, JobStatus.CANCELLED)
-                assert house.job(job_id).attempt == 1
+                backend.wait_for_status(job_id, JobStatus.CANCELLED)
+                assert backend.job(job_id).attempt == 1
             beside.join()
             supervisor.redis.close()
         for worker in workers:
@@ -161,7 +186,7 @@ def test_links_to_redis_that_fall_silent(house: House, link: Link, count: Count)
     assert num_links >= SCALE.half_open_links
     assert max(delays) <= MAX_DELAY_HALF_OPEN
     for job_id in running:
-        assert_undisturbed(house, job_id, long)
+        assert_undisturbed(backend, job_id, long)
 
 
 def num_consumers(link: Link) -> int:

@@ -1,4 +1,6 @@
-"""Whatever dies under a submission: each Idempotency-Key ends as one job, and what was acknowledged is there."""
+"""Whatever dies under a submission: each Idempotency-Key ends as one job, and what was acknowledged
+is there.
+"""
 
 import signal
 import time
@@ -11,40 +13,46 @@ from typing import NamedTuple
 
 import pytest
 
-from app import migrate
 from app.database import Database
 from app.models import JobStatus
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
 from tests.chaos.scale import SCALE
 from tests.chaos.submitters import Client, Operation, Submitters, judge, lasting
-from tests.support.house import House
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.postgres import PostgresServer
-from tests.support.toy_trainer import Toy, weights_of
+from tests.support.schema import migrate_database
 
 NUM_CLIENTS = 4
-POINTS = ("before_submit_commit", "after_submit_commit", "after_ring")
-KILLED, EXITED = -9, 137
+POINTS = ("before_submit_commit", "after_submit_commit", "after_notify")
+KILLED = -9
+EXITED = 137
 RECOVERY_SECONDS = 5.0
 
 
 @pytest.fixture
-def api(house: House) -> Iterator[ApiProcess]:
-    api = ApiProcess(house)
+def api(backend: Backend) -> Iterator[ApiProcess]:
+    api = ApiProcess(backend)
     yield api
     api.close()
 
 
 @pytest.fixture
-def clients(house: House, api: ApiProcess) -> Iterator[list[Client]]:
+def clients(backend: Backend, api: ApiProcess) -> Iterator[list[Client]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(Client(house, api.url)) for _ in range(NUM_CLIENTS)]
+        yield [stack.enter_context(Client(backend, api.url)) for _ in range(NUM_CLIENTS)]
 
 
 def test_an_api_that_is_killed_again_and_again(
-    house: House, api: ApiProcess, clients: list[Client], tmp_path: Path, seed: int, count: Count
+    backend: Backend,
+    api: ApiProcess,
+    clients: list[Client],
+    tmp_path: Path,
+    seed: int,
+    count: Count,
 ) -> None:
-    submitters = Submitters(clients, clients[0].upload(Toy()), pause=0.05, seed=seed)
+    submitters = Submitters(clients, clients[0].upload(FakeTrainer()), pause=0.05, seed=seed)
     chance = Random(seed)
     faults = [*POINTS, *[""] * SCALE.api_kills]
     chance.shuffle(faults)
@@ -56,19 +64,32 @@ def test_an_api_that_is_killed_again_and_again(
             assert api.process.poll() == KILLED
             if point:
                 marks = tmp_path / f"marks{number}"
-                api.start({"FAULT_POINTS": f"{point}=exit*{chance.randint(1, 5)}", "FAULT_MARKS": str(marks)})
+                api.start(
+                    {
+                        "FAULT_POINTS": f"{point}=exit*{chance.randint(1, 5)}",
+                        "FAULT_MARKS": str(marks),
+                    }
+                )
                 assert (api.process.wait(30), (marks / point).exists()) == (EXITED, True), point
             api.start()
     history = submitters.history
     unanswered = {operation.key for operation in history if operation.status is None}
-    count(kills=len(faults), points=len(POINTS), requests=len(history), jobs=len({o.key for o in history}), unanswered=len(unanswered))
+    count(
+        kills=len(faults),
+        points=len(POINTS),
+        requests=len(history),
+        jobs=len({o.key for o in history}),
+        unanswered=len(unanswered),
+    )
     assert unanswered
     assert {operation.status for operation in history} == {200, None}, "an API that lives answers"
-    judge(house, history)
+    judge(backend, history)
     answers = {operation.key: operation for operation in history if operation.acknowledged}
     for key in sorted(unanswered | set(chance.sample(sorted(answers), min(50, len(answers))))):
-        assert lasting(clients[0].submit(submitters.file_id, key).body) == lasting(answers[key].body), "asked once more"
-    judge(house, history)
+        assert lasting(clients[0].submit(submitters.file_id, key).body) == lasting(
+            answers[key].body
+        ), "asked once more"
+    judge(backend, history)
 
 
 class Outage(NamedTuple):
@@ -79,8 +100,13 @@ class Outage(NamedTuple):
         return self.began_at < refused.ended_at < self.ended_at + RECOVERY_SECONDS
 
     def recovery_seconds(self, history: Sequence[Operation]) -> float:
-        """From the moment when the database takes connections to the first job that is acknowledged."""
-        return min(o.ended_at for o in history if o.acknowledged and o.ended_at > self.ended_at) - self.ended_at
+        """From the moment when the database takes connections to the first job that is
+        acknowledged.
+        """
+        return (
+            min(o.ended_at for o in history if o.acknowledged and o.ended_at > self.ended_at)
+            - self.ended_at
+        )
 
 
 @pytest.fixture
@@ -91,33 +117,41 @@ def durable(short_tmp: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def durable_house(tmp_path: Path, durable: PostgresServer) -> Iterator[House]:
+def durable_backend(tmp_path: Path, durable: PostgresServer) -> Iterator[Backend]:
     url = durable.create_database("chaos")
     database = Database(url)
-    migrate.upgrade(database)
-    house = House(tmp_path / "data", database, url)
+    migrate_database(database)
+    backend = Backend(tmp_path / "data", database, url)
     # A redis that is not there, a lease that outlasts every outage.
-    house.settings = house.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease": timedelta(seconds=60)})
-    yield house
-    house.close()
+    backend.settings = backend.settings.model_copy(
+        update={"redis_url": "redis://127.0.0.1:1/0", "lease": timedelta(seconds=60)}
+    )
+    yield backend
+    backend.close()
     database.dispose()
 
 
 def test_a_postgres_that_crashes_under_writes(
-    durable: PostgresServer, durable_house: House, tmp_path: Path, seed: int, count: Count
+    durable: PostgresServer, durable_backend: Backend, tmp_path: Path, seed: int, count: Count
 ) -> None:
-    house, chance = durable_house, Random(seed)
-    hurry = tmp_path / "hurry"
-    toy = Toy(steps=2000, step_seconds=0.05 * max(1, SCALE.postgres_restarts / 5), hurry=hurry, checkpoint_every=100)
-    trained = [house.add_job(toy) for _ in range(2)]
-    workers = [house.start_worker() for _ in trained]
+    backend = durable_backend
+    chance = Random(seed)
+    run_fast = tmp_path / "run_fast"
+    fake = FakeTrainer(
+        steps=2000,
+        step_seconds=0.05 * max(1, SCALE.postgres_restarts / 5),
+        run_fast=run_fast,
+        checkpoint_every=100,
+    )
+    trained = [backend.add_job(fake) for _ in range(2)]
+    workers = [backend.start_worker() for _ in trained]
     with ExitStack() as stack:
-        api = ApiProcess(house)
+        api = ApiProcess(backend)
         stack.callback(api.close)
-        clients = [stack.enter_context(Client(house, api.url)) for _ in range(NUM_CLIENTS)]
-        submitters = Submitters(clients, clients[0].upload(Toy()), pause=0.4, seed=seed)
+        clients = [stack.enter_context(Client(backend, api.url)) for _ in range(NUM_CLIENTS)]
+        submitters = Submitters(clients, clients[0].upload(FakeTrainer()), pause=0.4, seed=seed)
         for job_id in trained:
-            house.wait_for_step(job_id, 5)
+            backend.wait_for_step(job_id, 5)
         outages: list[Outage] = []
         with submitters.busy():
             for seconds in (SCALE.postgres_outage_seconds, *[0.0] * SCALE.postgres_restarts):
@@ -130,10 +164,12 @@ def test_a_postgres_that_crashes_under_writes(
                 durable.start()
                 outages.append(Outage(began_at, time.monotonic()))
             submitters.wait_for_more()
-        assert [house.job(job_id).status for job_id in trained] == [JobStatus.RUNNING] * len(trained)
-        hurry.touch()
+        assert [backend.job(job_id).status for job_id in trained] == [JobStatus.RUNNING] * len(
+            trained
+        )
+        run_fast.touch()
         for job_id in trained:
-            house.wait_for_status(job_id, JobStatus.SUCCEEDED)
+            backend.wait_for_status(job_id, JobStatus.SUCCEEDED)
         for worker in workers:
             worker.terminate()
         for worker in workers:
@@ -152,9 +188,17 @@ def test_a_postgres_that_crashes_under_writes(
     assert all(int(operation.retry_after or 0) > 0 for operation in refused)
     assert slowest <= RECOVERY_SECONDS
     assert all(any(outage.explains(operation) for outage in outages) for operation in refused)
-    judge(house, history)
+    judge(backend, history)
     for job_id in trained:
-        assert (house.job(job_id).attempt, house.weights(job_id)) == (1, weights_of(toy.steps))
-        assert [event.seq for event in house.events(job_id)] == list(range(1, house.job(job_id).last_event_seq + 1))
-        steps = [event.data["step"] for event in house.events(job_id) if event.type == "metrics" and "train_loss" in (event.data or {})]
-        assert steps == list(range(1, toy.steps + 1)), "what was spooled meanwhile, in its order and once"
+        assert (backend.job(job_id).attempt, backend.weights(job_id)) == (1, weights_of(fake.steps))
+        assert [event.seq for event in backend.events(job_id)] == list(
+            range(1, backend.job(job_id).last_event_seq + 1)
+        )
+        steps = [
+            event.data["step"]
+            for event in backend.events(job_id)
+            if event.type == "metrics" and "train_loss" in (event.data or {})
+        ]
+        assert steps == list(range(1, fake.steps + 1)), (
+            "what was spooled meanwhile, in its order and once"
+        )

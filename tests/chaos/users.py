@@ -10,11 +10,16 @@ from collections.abc import Callable
 import httpx
 from openai import APIConnectionError, APIStatusError, OpenAI
 
-from tests.support.toy_trainer import Toy
+from tests.support.fake_trainer import FakeTrainer
 
-TOY = Toy(steps=60, step_seconds=0.04, checkpoint_every=20)
+FAKE = FakeTrainer(steps=60, step_seconds=0.04, checkpoint_every=20)
 # Too late, most of the time; or more jobs than the project may have.
-REFUSED = {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT, httpx.codes.NOT_FOUND, httpx.codes.TOO_MANY_REQUESTS}
+REFUSED = {
+    httpx.codes.BAD_REQUEST,
+    httpx.codes.CONFLICT,
+    httpx.codes.NOT_FOUND,
+    httpx.codes.TOO_MANY_REQUESTS,
+}
 ENDED = {"succeeded", "failed", "cancelled"}
 AWAY = httpx.codes.SERVICE_UNAVAILABLE
 
@@ -24,7 +29,8 @@ class User(threading.Thread):
 
     def __init__(self, client: OpenAI, rng: random.Random) -> None:
         super().__init__()
-        self._client, self._rng = client, rng
+        self._client = client
+        self._rng = rng
         self.ending = threading.Event()
         self.done: Counter[str] = Counter()
         self.jobs: list[str] = []
@@ -33,10 +39,17 @@ class User(threading.Thread):
 
     def run(self) -> None:
         actions: list[tuple[Callable[[], None], int]] = [
-            (self.submit, 3), (self.cancel, 1), (self.pause, 2), (self.resume, 3), (self.poll, 3), (self.download, 1),
-        ]  # fmt: skip
+            (self.submit, 3),
+            (self.cancel, 1),
+            (self.pause, 2),
+            (self.resume, 3),
+            (self.poll, 3),
+            (self.download, 1),
+        ]
         while not self.ending.wait(self._rng.uniform(0, 1)):
-            (action,) = self._rng.choices([action for action, _ in actions], [weight for _, weight in actions])
+            (action,) = self._rng.choices(
+                [action for action, _ in actions], [weight for _, weight in actions]
+            )
             try:
                 action()
                 self.done[action.__name__] += 1
@@ -48,10 +61,12 @@ class User(threading.Thread):
                     self.faults.append(f"{action.__name__}: {error}")
 
     def submit(self) -> None:
-        record = json.dumps({"text": TOY.model_dump_json()}).encode()
-        file = self._client.files.create(file=("toy.jsonl", record), purpose="fine-tune")
+        record = json.dumps({"text": FAKE.model_dump_json()}).encode()
+        file = self._client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
         key = f"{self._rng.getrandbits(64):x}"
-        job = self._client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id, extra_headers={"idempotency-key": key})
+        job = self._client.fine_tuning.jobs.create(
+            model="falqon-tiny", training_file=file.id, extra_headers={"idempotency-key": key}
+        )
         self.jobs.append(job.id)
 
     def cancel(self) -> None:
@@ -74,16 +89,24 @@ class User(threading.Thread):
 
     def _live(self) -> list[str]:
         """Of everybody's newest jobs, those that had not ended when we looked."""
-        return [job.id for job in self._client.fine_tuning.jobs.list(limit=100).data if job.status not in ENDED]
+        return [
+            job.id
+            for job in self._client.fine_tuning.jobs.list(limit=100).data
+            if job.status not in ENDED
+        ]
 
     def download(self) -> None:
         models = [model.id for model in self._client.models.list() if model.id.startswith("ft:")]
         if models:
-            self._client.get(f"/models/{self._rng.choice(models)}/artifacts/SHA256SUMS", cast_to=httpx.Response)
+            self._client.get(
+                f"/models/{self._rng.choice(models)}/artifacts/SHA256SUMS", cast_to=httpx.Response
+            )
 
 
 class Reader(threading.Thread):
-    """Follows one job to its end over as many connections as it takes; `seqs` are the numbers of the events, as they came."""
+    """Follows one job to its end over as many connections as it takes; `seqs` are the numbers of
+    the events, as they came.
+    """
 
     def __init__(self, client: OpenAI, job_id: str) -> None:
         super().__init__()
@@ -105,7 +128,9 @@ class Reader(threading.Thread):
 
     def _read(self) -> None:
         cursor = {"last-event-id": str(self.seqs[-1])} if self.seqs else {}
-        with httpx.stream("GET", self._url, headers=self._headers | cursor, timeout=20, verify=False) as answer:
+        with httpx.stream(
+            "GET", self._url, headers=self._headers | cursor, timeout=20, verify=False
+        ) as answer:
             for line in answer.iter_lines():
                 name, _, value = line.partition(": ")
                 if name == "id":

@@ -3,25 +3,25 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.api import Api, Tenant
+from tests.support.databases import choose_databases, create_database
+from tests.support.fixtures import store as store
+from tests.support.fixtures import tenant as tenant
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    has_its_own = hasattr(metafunc.module, "api")
+    if not has_its_own:
+        choose_databases(metafunc, "api")
+
+
+@pytest.fixture(scope="session")
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """Without a worker and without Redis: both may be away, and everything here must still hold."""
     folder = tmp_path_factory.mktemp(f"api-{request.param}")
-    url = f"sqlite:///{folder / 'falqon.db'}"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres").create_database("contract")
+    url = create_database(request, folder)
     api = Api(url, folder, max_file_bytes=2**20)
     yield api
     api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""Every route, asked by everybody: the owner, another project, for what is deleted or never was, with too low a scope, without a key.
+"""Every route, asked by everybody: the owner, another project, for what is deleted or never was,
+with too low a scope, without a key.
 
-A route that has no line in `ROUTES` or `PUBLIC` fails the first test. To add one: its scope, how to make what its path names
-(`make`, which returns the path's parameters), how to delete that (`remove`), and what to send.
+A route that has no line in `ROUTES` or `PUBLIC` fails the first test. To add one: its scope, how to
+make what its path names (`make`, which returns the path's parameters), how to delete that
+(`remove`), and what to send.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,137 +14,174 @@ import pytest
 
 from app.models import Scope
 from app.web import pages
-from tests.contract.access_routes import ADMIN, PUBLIC, READ, ROUTES, WRITE, Parameters, Route, without_key
-from tests.support.api import Api, Tenant, installation_admin
+from tests.contract.access_objects import Parameters, without_key
+from tests.contract.access_routes import (
+    ADMIN,
+    INFER,
+    PUBLIC,
+    READ,
+    ROUTES,
+    WRITE,
+    Route,
+)
+from tests.support.api import PATIENCE, Api, Tenant, installation_admin
 
 NO_IDS = {"name", "kind", "revision", "folder", "path"}
-LOWER = {READ: None, WRITE: READ, ADMIN: WRITE}
+LOWER = {INFER: None, READ: INFER, WRITE: READ, ADMIN: WRITE}
 
 
 every_route = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=lambda part: part)
 
 
-class ProcessGroup(NamedTuple):
+class Tenants(NamedTuple):
     own: Tenant
     other: Tenant
     keys: dict[Scope, str]  # of the project of `own`
     revoked: str
     installation: str
 
-    def ask(self, key: str | None, method: str, path: str, made: Parameters, **sent: Any) -> httpx.Response:
-        for name, value in made.items():
+    def ask(
+        self, key: str | None, method: str, path: str, params: Parameters, **sent: Any
+    ) -> httpx.Response:
+        for name, value in params.items():
             path = path.replace(f"{{{name}:path}}", value).replace(f"{{{name}}}", value)
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return httpx.request(method, self.own.api.url + path, headers=headers, verify=False, timeout=10, **sent)
+        return httpx.request(
+            method, self.own.api.url + path, headers=headers, verify=False, timeout=PATIENCE, **sent
+        )
 
     def key_for(self, route: Route) -> str:
         return self.installation if route.by_installation else self.keys[route.scope]
 
 
 @pytest.fixture(scope="module")
-def world(api: Api) -> Iterator[ProcessGroup]:
-    own, other = Tenant(api), Tenant(api)
+def tenants(api: Api) -> Iterator[Tenants]:
+    own = Tenant(api)
+    other = Tenant(api)
     revoked = own.new_key(ADMIN)
     without_key(own, {"key_id": f"key_{revoked.removeprefix('ft_live_').partition('_')[0]}"})
     with installation_admin(api) as client:
         installation = client.headers["authorization"].removeprefix("Bearer ")
-    yield ProcessGroup(own, other, {scope: own.new_key(scope) for scope in Scope}, revoked, installation)
+    yield Tenants(own, other, {scope: own.new_key(scope) for scope in Scope}, revoked, installation)
     own.http.close()
     other.http.close()
 
 
 def routes_of(routes: Sequence[Any], prefix: str = "") -> set[tuple[str, str]]:
-    found = set()
+    collected = set()
     for entry in routes:
         included = getattr(entry, "original_router", None)
         if included is not None:
-            found |= routes_of(included.routes, prefix + entry.include_context.prefix)
+            collected |= routes_of(included.routes, prefix + entry.include_context.prefix)
         else:
-            found |= {(method, prefix + entry.path) for method in getattr(entry, "methods", None) or {"*"}}  # a mount answers all of them
-    return found
+            collected |= {
+                (method, prefix + entry.path) for method in getattr(entry, "methods", None) or {"*"}
+            }  # a mount answers all of them
+    return collected
 
 
 def code_of(response: httpx.Response) -> str | None:
     return response.json()["error"]["code"] if response.content else None
 
 
-def masked(response: httpx.Response, made: Parameters) -> tuple[int, str]:
+def masked(response: httpx.Response, params: Parameters) -> tuple[int, str]:
     text = response.text
-    for name, value in made.items():
+    for name, value in params.items():
         text = text.replace(value, f"<{name}>")
     return response.status_code, text
 
 
-def never_was(made: Parameters) -> Parameters:
+def never_was(params: Parameters) -> Parameters:
     """Ids of the same shape and length."""
-    return {name: value if name in NO_IDS else value[:-8] + "0" * 8 for name, value in made.items()}
+    return {
+        name: value if name in NO_IDS else value[:-8] + "0" * 8 for name, value in params.items()
+    }
 
 
 def test_every_route_has_a_line_here(api: Api) -> None:
-    registered = routes_of(api.app.routes) - routes_of(pages.router.routes)  # those: tests/app/web/test_page_access.py
+    # those: tests/app/web/test_page_access.py
+    registered = routes_of(api.app.routes) - routes_of(pages.router.routes)
     assert {route for route in registered if route[1].startswith("/v1/")}
     assert registered - set(ROUTES) - PUBLIC == set(), "routes without a line in ROUTES or PUBLIC"
     assert (set(ROUTES) | PUBLIC) - registered == set(), "lines for routes that are gone"
     for (method, path), route in ROUTES.items():
         assert ("{" in path) == (route.make is not None), f"{path}: `make` names what the path does"
-        assert (method == "GET" and route.make is None and not route.is_of_all) == (route.lists is not None), (
-            f"{path}: a collection needs `lists`"
-        )
+        assert (method == "GET" and route.make is None and not route.is_of_all) == (
+            route.lists is not None
+        ), f"{path}: a collection needs `lists`"
 
 
 @every_route
-def test_the_owner_is_served(world: ProcessGroup, method: str, path: str) -> None:
+def test_the_owner_is_served_and_nobody_else(tenants: Tenants, method: str, path: str) -> None:
+    """Who is refused is so before anything of the path or the body is looked at."""
     route = ROUTES[method, path]
-    made = route.make(world.own) if route.make else {}
-    answer = world.ask(world.key_for(route), method, path, made, **route.send(world.own, made))
+    params = route.make(tenants.own) if route.make else {}
+    sent = route.send(tenants.own, params)
+    for key in (None, tenants.revoked, "nonsense"):
+        answer = tenants.ask(key, method, path, params, **sent)
+        assert (answer.status_code, code_of(answer)) == (
+            401,
+            "invalid_api_key" if method != "HEAD" else None,
+        )
+    low = tenants.keys[ADMIN] if route.by_installation else tenants.keys.get(LOWER[route.scope])  # type: ignore[arg-type]
+    if low is not None:
+        answer = tenants.ask(low, method, path, params, **sent)
+        assert (answer.status_code, code_of(answer)) == (
+            403,
+            "insufficient_permissions" if method != "HEAD" else None,
+        )
+    answer = tenants.ask(tenants.key_for(route), method, path, params, **sent)
     assert answer.status_code == route.status, answer.text
 
 
 @every_route
-def test_nobody_else_is(world: ProcessGroup, method: str, path: str) -> None:
-    """Before anything of the path or the body is looked at."""
+def test_what_is_not_theirs_or_not_there_looks_the_same(
+    tenants: Tenants, method: str, path: str
+) -> None:
     route = ROUTES[method, path]
-    made = route.make(world.own) if route.make else {}
-    sent = route.send(world.own, made)
-    for key in (None, world.revoked, "nonsense"):
-        answer = world.ask(key, method, path, made, **sent)
-        assert (answer.status_code, code_of(answer)) == (401, "invalid_api_key" if method != "HEAD" else None)
-    low = world.keys[ADMIN] if route.by_installation else world.keys.get(LOWER[route.scope])  # type: ignore[arg-type]
-    if low is not None:
-        answer = world.ask(low, method, path, made, **sent)
-        assert (answer.status_code, code_of(answer)) == (403, "insufficient_permissions")
-    answer = world.ask(world.key_for(route), method, path, made, **sent)
-    assert answer.status_code == route.status, "what was refused above has changed something"
-
-
-@every_route
-def test_what_is_not_theirs_or_not_there_looks_the_same(world: ProcessGroup, method: str, path: str) -> None:
-    route = ROUTES[method, path]
-    key = world.key_for(route)
+    key = tenants.key_for(route)
     if route.make is not None:
-        mine = route.make(world.own)
+        mine = route.make(tenants.own)
         unknown = never_was(mine)
-        expected = masked(world.ask(key, method, path, unknown, **route.send(world.own, unknown)), unknown)
+        expected = masked(
+            tenants.ask(key, method, path, unknown, **route.send(tenants.own, unknown)), unknown
+        )
         assert expected[0] == 404
         if not route.by_installation:  # to which every project is its own
-            theirs = route.make(world.other)
-            assert masked(world.ask(key, method, path, theirs, **route.send(world.own, theirs)), theirs) == expected
+            theirs = route.make(tenants.other)
+            assert (
+                masked(
+                    tenants.ask(key, method, path, theirs, **route.send(tenants.own, theirs)),
+                    theirs,
+                )
+                == expected
+            )
         if route.remove is not None:
-            route.remove(world.own, mine)
-            assert masked(world.ask(key, method, path, mine, **route.send(world.own, mine)), mine) == expected
+            route.remove(tenants.own, mine)
+            assert (
+                masked(tenants.ask(key, method, path, mine, **route.send(tenants.own, mine)), mine)
+                == expected
+            )
     for field in route.refers_to:
-        body, theirs_body = route.send(world.own, {})["json"], route.send(world.other, {})["json"]
-        stolen, unknown = {field: theirs_body[field]}, never_was({field: theirs_body[field]})
-        refused = masked(world.ask(key, method, path, {}, json=body | stolen), stolen)
+        body = route.send(tenants.own, {})["json"]
+        theirs_body = route.send(tenants.other, {})["json"]
+        stolen = {field: theirs_body[field]}
+        unknown = never_was({field: theirs_body[field]})
+        refused = masked(tenants.ask(key, method, path, {}, json=body | stolen), stolen)
         assert refused[0] == 400
-        assert refused == masked(world.ask(key, method, path, {}, json=body | unknown), unknown)
+        assert refused == masked(tenants.ask(key, method, path, {}, json=body | unknown), unknown)
 
 
-@pytest.mark.parametrize("path", [path for (method, path), route in sorted(ROUTES.items()) if route.lists])
-def test_lists_show_ones_own_only(world: ProcessGroup, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", [path for (method, path), route in sorted(ROUTES.items()) if route.lists]
+)
+def test_lists_show_ones_own_only(tenants: Tenants, path: str) -> None:
     route = ROUTES["GET", path]
     assert route.lists is not None
-    mine, theirs = route.lists(world.own), route.lists(world.other)
-    shown = [item["id"] for item in world.ask(world.key_for(route), "GET", path, {}).json()["data"]]
-    assert mine in shown
-    assert theirs not in shown
+    mine = route.lists(tenants.own)
+    theirs = route.lists(tenants.other)
+    ids = [
+        item["id"] for item in tenants.ask(tenants.key_for(route), "GET", path, {}).json()["data"]
+    ]
+    assert mine in ids
+    assert theirs not in ids

@@ -1,4 +1,6 @@
-"""Other releases of the official client, and the asynchronous one, each in its own environment and over the whole way of a job."""
+"""Other releases of the official client, and the asynchronous one, each in its own environment and
+over the whole way of a job.
+"""
 
 import json
 import os
@@ -10,12 +12,16 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from tests.support.backend import ROOT
 from tests.support.environments import OPENAI, python_with
-from tests.support.house import ROOT
 from tests.support.service import Service
 
-MODEL = "house/tiny"
-PACE = {"FALQON_HEARTBEAT": "PT0.2S", "FALQON_POLL": "PT0.5S", "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]'}
+MODEL = "backend/tiny"
+PACE = {
+    "FALQON_HEARTBEAT": "PT0.2S",
+    "FALQON_POLL": "PT0.5S",
+    "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +41,17 @@ def python(release: str) -> Path:
 
 
 def project(service: Service, **limits: int) -> str:
-    made: Any = service.client.post("/projects", body={"name": "acme"} | limits, cast_to=object)
-    return str(made["id"])
+    created: Any = service.client.post("/projects", body={"name": "acme"} | limits, cast_to=object)
+    return str(created["id"])
 
 
 def key(service: Service, project_id: str, scope: str = "write") -> str:
-    made: Any = service.client.post("/api_keys", body={"name": "journey", "scope": scope, "project_id": project_id}, cast_to=object)
-    return str(made["secret"])
+    created: Any = service.client.post(
+        "/api_keys",
+        body={"name": "journey", "scope": scope, "project_id": project_id},
+        cast_to=object,
+    )
+    return str(created["secret"])
 
 
 def luggage(service: Service, *, asynchronous: bool) -> tuple[str, dict[str, Any]]:
@@ -58,10 +68,18 @@ def luggage(service: Service, *, asynchronous: bool) -> tuple[str, dict[str, Any
     }
 
 
-@pytest.mark.parametrize(("release", "asynchronous"), [*((release, False) for release in OPENAI), ("newest-3", True)])
-def test_every_call_of_the_client_works(service: Service, release: str, python: Path, asynchronous: bool) -> None:
+@pytest.mark.parametrize(
+    ("release", "asynchronous"), [*((release, False) for release in OPENAI), ("newest-3", True)]
+)
+def test_every_call_of_the_client_works(
+    service: Service, release: str, python: Path, asynchronous: bool
+) -> None:
     api_key, options = luggage(service, asynchronous=asynchronous)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("FALQON_", "OPENAI_", "PYTHON"))}
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("FALQON_", "OPENAI_", "PYTHON"))
+    }
     done = subprocess.run(
         [python, "-m", "tests.contract.journey"],
         cwd=ROOT,
@@ -71,6 +89,8 @@ def test_every_call_of_the_client_works(service: Service, release: str, python: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    assert SpecifierSet(OPENAI[release].removeprefix("openai")).contains(seen["version"])
-    assert seen["never_called"] == [], f"openai {seen['version']} offers more than the journey tries"
+    report = json.loads(done.stdout)
+    assert SpecifierSet(OPENAI[release].removeprefix("openai")).contains(report["version"])
+    assert report["never_called"] == [], (
+        f"openai {report['version']} offers more than the journey tries"
+    )

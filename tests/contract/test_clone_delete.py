@@ -10,43 +10,96 @@ from app.jobs.events import NewEvent
 from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
 from tests.support.api import Tenant
 
+pytestmark = pytest.mark.both_databases
 
-def clone(tenant: Tenant, job_id: str, overrides: dict[str, Any] | None = None, **headers: str) -> Any:
-    return tenant.client.post(f"/fine_tuning/jobs/{job_id}/clone", body=overrides, cast_to=object, options={"headers": headers})
+
+def clone(
+    tenant: Tenant, job_id: str, overrides: dict[str, Any] | None = None, **headers: str
+) -> Any:
+    return tenant.client.post(
+        f"/fine_tuning/jobs/{job_id}/clone",
+        body=overrides,
+        cast_to=object,
+        options={"headers": headers},
+    )
 
 
 def test_a_clone_asks_for_the_same(tenant: Tenant) -> None:
-    asked = {
+    options = {
         "suffix": "one",
         "seed": 7,
         "metadata": {"team": "a"},
         "hyperparameters": {"n_epochs": 2},
         "extra_body": {"falqon": {"rank": 8}},
     }
-    job = tenant.job(**asked)
+    job = tenant.job(**options)
     for overrides in (None, {}):
         copy = clone(tenant, job.id, overrides)
         assert copy["id"] != job.id
-        same = ("model", "training_file", "suffix", "seed", "metadata", "config", "hyperparameters", "status", "estimate")
+        same = (
+            "model",
+            "training_file",
+            "suffix",
+            "seed",
+            "metadata",
+            "config",
+            "hyperparameters",
+            "status",
+            "estimate",
+        )
         assert {name: copy[name] for name in same} == {name: job.to_dict()[name] for name in same}
 
 
 def test_overrides_are_merged_deep_and_null_takes_away(tenant: Tenant) -> None:
-    job = tenant.job(metadata={"team": "a", "try": "1"}, suffix="one", extra_body={"falqon": {"rank": 8, "warmup_ratio": 0.1}})
-    copy = clone(tenant, job.id, {"metadata": {"try": "2"}, "suffix": None, "falqon": {"rank": 16}, "hyperparameters": {"n_epochs": 1}})
+    job = tenant.job(
+        metadata={"team": "a", "try": "1"},
+        suffix="one",
+        extra_body={"falqon": {"rank": 8, "warmup_ratio": 0.1}},
+    )
+    copy = clone(
+        tenant,
+        job.id,
+        {
+            "metadata": {"try": "2"},
+            "suffix": None,
+            "falqon": {"rank": 16},
+            "hyperparameters": {"n_epochs": 1},
+        },
+    )
     assert (copy["metadata"], copy["suffix"]) == ({"team": "a", "try": "2"}, None)
-    assert (copy["config"]["rank"], copy["config"]["warmup_ratio"], copy["config"]["num_epochs"]) == (16, 0.1, 1)
+    assert (
+        copy["config"]["rank"],
+        copy["config"]["warmup_ratio"],
+        copy["config"]["num_epochs"],
+    ) == (16, 0.1, 1)
     third = clone(tenant, copy["id"], {"hyperparameters": None, "metadata": None})
     assert (third["config"]["num_epochs"], third["metadata"]) == (3, None)
 
 
-SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}}}
+SUPERVISED = {
+    "type": "supervised",
+    "supervised": {
+        "hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    },
+}
 OLDER = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
 OURS = {"num_epochs": 3, "batch_size": 4, "learning_rate": 0.5, "seed": 9}
 SAID_OTHERWISE = {
-    "ours over method": ({"method": SUPERVISED}, {"falqon": {"num_epochs": 2}}, {"num_epochs": 2, "batch_size": 4}),
-    "ours over the older place": ({"hyperparameters": OLDER}, {"falqon": {"batch_size": 2}}, {"num_epochs": 3, "batch_size": 2}),
-    "a rate over its multiplier": ({"method": SUPERVISED}, {"falqon": {"learning_rate": 0.25}}, {"learning_rate": 0.25, "num_epochs": 3}),
+    "ours over method": (
+        {"method": SUPERVISED},
+        {"falqon": {"num_epochs": 2}},
+        {"num_epochs": 2, "batch_size": 4},
+    ),
+    "ours over the older place": (
+        {"hyperparameters": OLDER},
+        {"falqon": {"batch_size": 2}},
+        {"num_epochs": 3, "batch_size": 2},
+    ),
+    "a rate over its multiplier": (
+        {"method": SUPERVISED},
+        {"falqon": {"learning_rate": 0.25}},
+        {"learning_rate": 0.25, "num_epochs": 3},
+    ),
     "a multiplier over a rate": (
         {"extra_body": {"falqon": OURS}},
         {"hyperparameters": {"learning_rate_multiplier": 1.0}},
@@ -57,13 +110,21 @@ SAID_OTHERWISE = {
         {"hyperparameters": {"n_epochs": 1}},
         {"num_epochs": 1, "batch_size": 4},
     ),
-    "the older place over method": ({"method": SUPERVISED}, {"hyperparameters": {"n_epochs": 1}}, {"num_epochs": 1, "batch_size": 4}),
+    "the older place over method": (
+        {"method": SUPERVISED},
+        {"hyperparameters": {"n_epochs": 1}},
+        {"num_epochs": 1, "batch_size": 4},
+    ),
     "method over the older place": (
         {"hyperparameters": OLDER},
         {"method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 1}}}},
         {"num_epochs": 3, "batch_size": 1},
     ),
-    "auto over ours": ({"extra_body": {"falqon": {"num_epochs": 7}}}, {"hyperparameters": {"n_epochs": "auto"}}, {"num_epochs": 3}),
+    "auto over ours": (
+        {"extra_body": {"falqon": {"num_epochs": 7}}},
+        {"hyperparameters": {"n_epochs": "auto"}},
+        {"num_epochs": 3},
+    ),
     "seed": ({"extra_body": {"falqon": OURS}}, {"seed": 1}, {"seed": 1, "num_epochs": 3}),
     "our seed": ({"seed": 9}, {"falqon": {"seed": 1}}, {"seed": 1}),
     "patience": (
@@ -76,8 +137,8 @@ SAID_OTHERWISE = {
 
 @pytest.mark.parametrize("kind", SAID_OTHERWISE)
 def test_an_override_holds_whichever_way_the_original_said_it(tenant: Tenant, kind: str) -> None:
-    asked, overrides, config = SAID_OTHERWISE[kind]
-    copy = clone(tenant, tenant.job(**asked).id, overrides)
+    options, overrides, config = SAID_OTHERWISE[kind]
+    copy = clone(tenant, tenant.job(**options).id, overrides)
     assert config.items() <= copy["config"].items()
     if "learning_rate_multiplier" in overrides.get("hyperparameters", {}):
         assert copy["hyperparameters"]["learning_rate_multiplier"] == 1.0
@@ -124,14 +185,21 @@ def test_a_clone_is_made_once(tenant: Tenant) -> None:
     with pytest.raises(openai.UnprocessableEntityError):
         clone(tenant, job.id, {"seed": 2}, **{"Idempotency-Key": "c"})
     bare = clone(tenant, job.id, {"seed": 1})
-    response = tenant.http.post(f"/v1/fine_tuning/jobs/{job.id}/clone", json={"seed": 1}, headers={"x-stainless-retry-count": "1"})
+    response = tenant.http.post(
+        f"/v1/fine_tuning/jobs/{job.id}/clone",
+        json={"seed": 1},
+        headers={"x-stainless-retry-count": "1"},
+    )
     assert response.json()["id"] == bare["id"]
 
 
 def test_jobs_of_others_are_neither_cloned_nor_deleted(tenant: Tenant, stranger: Tenant) -> None:
     job_id = tenant.job().id
     for method, path in (("POST", "/clone"), ("DELETE", "")):
-        answers = [stranger.http.request(method, f"/v1/fine_tuning/jobs/{id_}{path}") for id_ in (job_id, "ftjob-nobody")]
+        answers = [
+            stranger.http.request(method, f"/v1/fine_tuning/jobs/{id_}{path}")
+            for id_ in (job_id, "ftjob-nobody")
+        ]
         assert [answer.status_code for answer in answers] == [404, 404]
         assert len({answer.json()["error"]["code"] for answer in answers}) == 1
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
@@ -145,28 +213,49 @@ def test_only_a_job_that_has_ended_is_deleted(tenant: Tenant) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (400, "job_not_ended")
         assert response.headers["x-should-retry"] == "false"
     tenant.client.fine_tuning.jobs.cancel(job.id)
-    assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").json() == {"id": job.id, "object": "fine_tuning.job", "deleted": True}
+    assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").json() == {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "deleted": True,
+    }
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").status_code == 404
 
 
 def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tenant) -> None:
     job = tenant.job(metadata={"a": "b"}, extra_headers={"Idempotency-Key": "d"})
     model = f"ft:{tenant.base_model}:acme::{job.id[-8:]}"
-    kept, gone = (f"tests/{job.id}/{name}" for name in ("model/model.safetensors", "checkpoints/1/state.bin"))
-    for key in (kept, gone):
+    remaining, gone = (
+        f"tests/{job.id}/{name}" for name in ("model/model.safetensors", "checkpoints/1/state.bin")
+    )
+    for key in (remaining, gone):
         tenant.api.storage.put(key, [b"x"])
     claim = tenant.claim(job.id)
     tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
     with tenant.api.database.transaction() as session:
         prefix = gone.removesuffix("/state.bin")
-        row = {"job_id": job.id, "attempt": 1, "step": 1, "storage_prefix": prefix, "manifest_sha256": "0", "bytes": 1, "metrics": {}}
+        row = {
+            "job_id": job.id,
+            "attempt": 1,
+            "step": 1,
+            "storage_prefix": prefix,
+            "manifest_sha256": "0",
+            "bytes": 1,
+            "metrics": {},
+        }
         session.add(Checkpoint(id=new_id("ftckpt_"), **row))
-        claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), fine_tuned_model_id=model)
+        claims.finish(
+            session, claim, JobStatus.SUCCEEDED, NewEvent("done"), fine_tuned_model_id=model
+        )
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job.id}").status_code == 200
     with tenant.api.database.read() as session:
         for table in (Event, Attempt, Checkpoint, JobMetadata, Submission):
-            assert session.scalar(select(func.count()).select_from(table).where(table.job_id == job.id)) == 0
-    assert tenant.api.storage.keys(f"tests/{job.id}") == [kept]
+            assert (
+                session.scalar(
+                    select(func.count()).select_from(table).where(table.job_id == job.id)
+                )
+                == 0
+            )
+    assert tenant.api.storage.keys(f"tests/{job.id}") == [remaining]
     assert tenant.client.models.retrieve(model).id == model
     for path in ("", "/events", "/checkpoints", "/metrics", "/stream"):
         assert tenant.http.get(f"/v1/fine_tuning/jobs/{job.id}{path}").status_code == 404

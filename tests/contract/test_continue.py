@@ -15,10 +15,18 @@ from tests.support.api import Tenant
 
 def add_checkpoint(tenant: Tenant, job_id: str, step: int = 4, **values: Any) -> str:
     """Its name."""
-    row = {"attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {}} | values
+    row = {
+        "attempt": 1,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+        "metrics": {},
+    } | values
     with tenant.api.database.transaction() as session:
         session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, step=step, **row))
-    return str(tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0].fine_tuned_model_checkpoint)
+    return str(
+        tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0].fine_tuned_model_checkpoint
+    )
 
 
 def ended_job(tenant: Tenant) -> str:
@@ -38,20 +46,24 @@ def permissions(tenant: Tenant) -> Any:
     return tenant.client.fine_tuning.checkpoints.permissions
 
 
-def test_a_fine_tuned_model_is_a_base_and_stays_while_it_is_used(tenant: Tenant, stranger: Tenant) -> None:
+def test_a_fine_tuned_model_is_a_base_and_stays_while_it_is_used(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     model = f"ft:org/{tenant.base_model}:acme::0123abcd"
     tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
     job = tenant.job(model=model)
     assert (job.model, job.status) == (model, "queued")
-    assert [found.id for found in tenant.client.fine_tuning.jobs.list(extra_query={"model": model})] == [job.id]
+    assert [
+        listed.id for listed in tenant.client.fine_tuning.jobs.list(extra_query={"model": model})
+    ] == [job.id]
     with pytest.raises(openai.BadRequestError, match=job.id) as caught:
         tenant.client.models.delete(model)
     assert (caught.value.code, caught.value.param) == ("model_in_use", "model")
     tenant.client.fine_tuning.jobs.cancel(job.id)
     assert tenant.client.models.delete(model).deleted
-    for one in (tenant, stranger):
+    for owner in (tenant, stranger):
         with pytest.raises(openai.BadRequestError) as caught:
-            one.job(model=model)
+            owner.job(model=model)
         assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
@@ -61,8 +73,8 @@ def test_a_checkpoint_is_a_base(tenant: Tenant, checkpoint: str) -> None:
     assert job.model == checkpoint
     with tenant.api.database.read() as session:
         row = session.get_one(Job, job.id)
-        named = session.get_one(Checkpoint, row.base_checkpoint_id)
-    assert (named.step, row.base_model_id) == (4, f"org/{tenant.base_model}")
+        base = session.get_one(Checkpoint, row.base_checkpoint_id)
+    assert (base.step, row.base_model_id) == (4, f"org/{tenant.base_model}")
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).model == checkpoint
 
 
@@ -72,7 +84,10 @@ def test_of_two_attempts_at_one_step_the_newer_counts(tenant: Tenant) -> None:
     name = add_checkpoint(tenant, job_id, attempt=2)
     job = tenant.job(model=name)
     with tenant.api.database.read() as session:
-        assert session.get_one(Checkpoint, session.get_one(Job, job.id).base_checkpoint_id).attempt == 2
+        assert (
+            session.get_one(Checkpoint, session.get_one(Job, job.id).base_checkpoint_id).attempt
+            == 2
+        )
 
 
 def test_checkpoints_of_a_job_that_goes_on_cannot_be_used_yet(tenant: Tenant) -> None:
@@ -99,7 +114,9 @@ def test_a_checkpoint_that_is_not_there(tenant: Tenant, checkpoint: str, change:
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(tenant: Tenant, checkpoint: str) -> None:
+def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(
+    tenant: Tenant, checkpoint: str
+) -> None:
     jobs = tenant.client.fine_tuning.jobs
     (first,) = [job.id for job in jobs.list()]
     second = tenant.job(model=checkpoint)
@@ -109,7 +126,10 @@ def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(tenant: Te
     third = tenant.job(model=add_checkpoint(tenant, second.id))
     for job_id in (first, second.id):
         response = tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}")
-        assert (response.status_code, response.json()["error"]["code"]) == (400, "checkpoint_in_use")
+        assert (response.status_code, response.json()["error"]["code"]) == (
+            400,
+            "checkpoint_in_use",
+        )
     jobs.cancel(third.id)
     name = third.model
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{first}").status_code == 200
@@ -119,36 +139,61 @@ def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(tenant: Te
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{second.id}").status_code == 200
 
 
-def test_a_permission_lets_another_project_continue(tenant: Tenant, stranger: Tenant, checkpoint: str) -> None:
+def test_a_permission_lets_another_project_continue(
+    tenant: Tenant, stranger: Tenant, checkpoint: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         stranger.job(model=checkpoint)
     assert caught.value.code == "model_not_found"
-    (given,) = permissions(tenant).create(checkpoint, project_ids=[stranger.project_id]).data
-    assert (given.object, given.project_id) == ("checkpoint.permission", stranger.project_id)
+    (permission,) = permissions(tenant).create(checkpoint, project_ids=[stranger.project_id]).data
+    assert (permission.object, permission.project_id) == (
+        "checkpoint.permission",
+        stranger.project_id,
+    )
     assert stranger.job(model=checkpoint).model == checkpoint
-    deleted = permissions(tenant).delete(given.id, fine_tuned_model_checkpoint=checkpoint)
-    assert (deleted.id, deleted.object, deleted.deleted) == (given.id, "checkpoint.permission", True)
+    deleted = permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
+    assert (deleted.id, deleted.object, deleted.deleted) == (
+        permission.id,
+        "checkpoint.permission",
+        True,
+    )
     with pytest.raises(openai.BadRequestError):
         stranger.job(model=checkpoint)
     with pytest.raises(openai.NotFoundError) as missing:
-        permissions(tenant).delete(given.id, fine_tuned_model_checkpoint=checkpoint)
+        permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
     assert missing.value.code == "permission_not_found"
 
 
 def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoint: str) -> None:
     others = [Tenant(tenant.api) for _ in range(3)]
-    ids = [permissions(tenant).create(checkpoint, project_ids=[other.project_id]).data[0].id for other in others]
-    again = permissions(tenant).create(checkpoint, project_ids=[other.project_id for other in others])
+    ids = [
+        permissions(tenant).create(checkpoint, project_ids=[other.project_id]).data[0].id
+        for other in others
+    ]
+    again = permissions(tenant).create(
+        checkpoint, project_ids=[other.project_id for other in others]
+    )
     assert [permission.id for permission in again] == ids, "giving twice is giving once"
-    assert [permission.id for permission in permissions(tenant).list(checkpoint, limit=2)] == ids[::-1]
-    assert [permission.id for permission in permissions(tenant).list(checkpoint, limit=2, order="ascending")] == ids
-    assert [permission.id for permission in permissions(tenant).list(checkpoint, project_id=others[1].project_id)] == [ids[1]]
+    assert [permission.id for permission in permissions(tenant).list(checkpoint, limit=2)] == ids[
+        ::-1
+    ]
+    assert [
+        permission.id
+        for permission in permissions(tenant).list(checkpoint, limit=2, order="ascending")
+    ] == ids
+    assert [
+        permission.id
+        for permission in permissions(tenant).list(checkpoint, project_id=others[1].project_id)
+    ] == [ids[1]]
     with pytest.deprecated_call():
         page = permissions(tenant).retrieve(checkpoint, limit=2)
     assert (page.first_id, page.last_id, page.has_more) == (ids[2], ids[1], True)
     for query in ("limit=0", "order=odd", "after=nobody"):
         answer = tenant.http.get(f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions?{query}")
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
+        assert (answer.status_code, answer.json()["error"]["param"]) == (
+            400,
+            query.partition("=")[0],
+        )
     for permission in permissions(tenant).list(checkpoint, limit=1):
         permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
     assert list(permissions(tenant).list(checkpoint)) == []
@@ -156,13 +201,26 @@ def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoin
         other.http.close()
 
 
-def test_only_the_owner_gives_and_only_to_projects_that_are_there(tenant: Tenant, stranger: Tenant, checkpoint: str) -> None:
+def test_only_the_owner_gives_and_only_to_projects_that_are_there(
+    tenant: Tenant, stranger: Tenant, checkpoint: str
+) -> None:
     before = tenant.num_rows(CheckpointPermission)
     with pytest.raises(openai.BadRequestError) as caught:
         permissions(tenant).create(checkpoint, project_ids=[stranger.project_id, "proj_nobody"])
     assert (caught.value.code, caught.value.param) == ("project_not_found", "project_ids")
-    for wrong in ({}, {"project_ids": []}, {"project_ids": "proj"}, {"project_ids": ["a\0b"]}, {"project_ids": [], "x": 1}):
-        assert tenant.http.post(f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions", json=wrong).status_code == 400
+    for wrong in (
+        {},
+        {"project_ids": []},
+        {"project_ids": "proj"},
+        {"project_ids": ["a\0b"]},
+        {"project_ids": [], "x": 1},
+    ):
+        assert (
+            tenant.http.post(
+                f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions", json=wrong
+            ).status_code
+            == 400
+        )
     for call in (
         lambda: permissions(stranger).create(checkpoint, project_ids=[tenant.project_id]),
         lambda: permissions(stranger).list(checkpoint),
@@ -172,7 +230,9 @@ def test_only_the_owner_gives_and_only_to_projects_that_are_there(tenant: Tenant
         assert missing.value.code == "checkpoint_not_found"
     assert tenant.num_rows(CheckpointPermission) == before
     with tenant.api.database.read() as session:
-        assert session.scalars(select(CheckpointPermission.project_id)).all().count("proj_nobody") == 0
+        assert (
+            session.scalars(select(CheckpointPermission.project_id)).all().count("proj_nobody") == 0
+        )
 
 
 def test_base_models_are_not_deleted_and_the_reason_has_a_code(tenant: Tenant) -> None:

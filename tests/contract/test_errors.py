@@ -28,7 +28,11 @@ def test_a_wrong_key_is_refused(api: Api, tenant: Tenant, key: str) -> None:
 def test_a_revoked_key_is_refused(tenant: Tenant) -> None:
     tenant.client.models.list()
     with tenant.api.database.transaction() as session:
-        session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(revoked_at=now_plus()))
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.project_id == tenant.project_id)
+            .values(revoked_at=now_plus())
+        )
     with pytest.raises(openai.AuthenticationError) as caught:
         tenant.client.models.list()
     assert caught.value.code == "invalid_api_key"
@@ -41,6 +45,20 @@ def test_a_key_that_may_only_read_cannot_write(api: Api) -> None:
         reader.upload(check=False)
     assert caught.value.code == "insufficient_permissions"
     reader.http.close()
+
+
+def test_a_key_that_may_only_ask_models_sees_nothing_else(api: Api) -> None:
+    asker = Tenant(api, Scope.INFER)
+    assert asker.client.models.retrieve(asker.base_model).id == asker.base_model
+    with pytest.raises(openai.InternalServerError) as loading:  # no worker is here to load it
+        asker.client.with_options(max_retries=0).completions.create(
+            model=asker.base_model, prompt="Hello"
+        )
+    assert loading.value.code == "model_loading"
+    with pytest.raises(openai.PermissionDeniedError) as caught:
+        asker.client.files.list()
+    assert caught.value.code == "insufficient_permissions"
+    asker.http.close()
 
 
 def test_unknown_routes_and_methods(tenant: Tenant) -> None:
@@ -67,11 +85,15 @@ MALFORMED = [
 @pytest.mark.parametrize("body", MALFORMED)
 def test_malformed_bodies_are_the_callers_fault(tenant: Tenant, body: bytes) -> None:
     for path in ("/v1/fine_tuning/jobs", "/v1/fine_tuning/estimates"):
-        response = tenant.http.post(path, content=body, headers={"content-type": "application/json"})
+        response = tenant.http.post(
+            path, content=body, headers={"content-type": "application/json"}
+        )
         assert response.status_code == 400
         assert error_of(response)["type"] == "invalid_request_error"
 
 
 def test_a_body_that_is_too_long_for_json(tenant: Tenant) -> None:
-    response = tenant.http.post("/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"})
+    response = tenant.http.post(
+        "/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"}
+    )
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")

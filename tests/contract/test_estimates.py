@@ -10,48 +10,78 @@ import pytest
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import JobStatus
+from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
-from falqon_core.estimate.estimate import STEP_SECONDS
+from falqon_core.estimate.estimate import STEP_SECONDS, Actual
 from tests.support.api import Tenant
 from tests.support.quiet import quiet
+
+pytestmark = pytest.mark.both_databases
 
 ACTUAL = {"seconds": 12.0, "cost": "0.0100", "ratio": 1.5, "inside_band": True}
 
 
 def estimate_of(tenant: Tenant, query: dict[str, Any] | None = None, **extra: Any) -> Any:
     body = {"model": tenant.base_model, "training_file": tenant.upload()} | extra
-    return tenant.client.post("/fine_tuning/estimates", body=body, cast_to=object, options={"params": query or {}})
+    return tenant.client.post(
+        "/fine_tuning/estimates", body=body, cast_to=object, options={"params": query or {}}
+    )
 
 
-def finish(tenant: Tenant, *, tokens: int | None, actual: dict[str, Any] | None = ACTUAL, **extra: Any) -> str:
+def finish(
+    tenant: Tenant, *, tokens: int | None, actual: dict[str, Any] | None = ACTUAL, **extra: Any
+) -> str:
     """A job of this tenant that has succeeded, as a worker would leave it."""
     job = tenant.job(**extra)
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
         if tokens is not None:
-            claims.update_attempt(session, claim, tokens=tokens, train_seconds=10.0, overhead_seconds=4.0)
-        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
+            claims.update_attempt(
+                session, claim, tokens=tokens, train_seconds=10.0, overhead_seconds=4.0
+            )
+        assert claims.finish(
+            session,
+            claim,
+            JobStatus.SUCCEEDED,
+            NewEvent("done"),
+            actual=actual and Actual.model_validate(actual),
+        )
     return str(job.id)
 
 
 def test_the_first_job_of_a_kind_is_estimated_by_a_roofline(tenant: Tenant) -> None:
-    found = estimate_of(tenant)
-    assert (found["basis"], found["n"], found["reason"]) == ("roofline", 0, None)
-    assert 10 < found["overhead_seconds"] < found["seconds"]["expected"], "the start and the export of a small model, too"
-    assert (found["device"], found["num_devices"], found["tokens_basis"]) == ("cpu", 2, "characters")
-    assert found["seconds"]["low"] <= found["seconds"]["expected"] <= found["seconds"]["high"]
-    assert all(isinstance(found["cost"][name], str) for name in ("low", "expected", "high", "usd_per_device_hour"))
+    estimate = estimate_of(tenant)
+    assert (estimate["basis"], estimate["n"], estimate["reason"]) == ("roofline", 0, None)
+    assert 10 < estimate["overhead_seconds"] < estimate["seconds"]["expected"], (
+        "the start and the export of a small model, too"
+    )
+    assert (estimate["device"], estimate["num_devices"], estimate["tokens_basis"]) == (
+        "cpu",
+        2,
+        "characters",
+    )
+    assert (
+        estimate["seconds"]["low"] <= estimate["seconds"]["expected"] <= estimate["seconds"]["high"]
+    )
+    assert all(
+        isinstance(estimate["cost"][name], str)
+        for name in ("low", "expected", "high", "usd_per_device_hour")
+    )
 
 
 def test_later_ones_by_what_the_first_ones_measured(tenant: Tenant) -> None:
     for tokens in (900, 1000, 1100):
         finish(tenant, tokens=tokens)
     finish(tenant, tokens=10**6, method={"type": "supervised"}, extra_body={"falqon": {"rank": 16}})
-    found = estimate_of(tenant)
-    assert (found["basis"], found["n"], found["overhead_seconds"]) == ("measured", 4, 4.0)
-    assert found["tokens_per_second"] == pytest.approx(105, rel=0.01), "the median of 90, 100, 110 and one that went wrong"
-    assert found["seconds"]["expected"] == pytest.approx(found["trained_tokens"] / 105 + 4)
-    assert found["seconds"]["low"] < found["seconds"]["expected"] < found["seconds"]["high"]
+    estimate = estimate_of(tenant)
+    assert (estimate["basis"], estimate["n"], estimate["overhead_seconds"]) == ("measured", 4, 4.0)
+    assert estimate["tokens_per_second"] == pytest.approx(105, rel=0.01), (
+        "the median of 90, 100, 110 and one that went wrong"
+    )
+    assert estimate["seconds"]["expected"] == pytest.approx(estimate["trained_tokens"] / 105 + 4)
+    assert (
+        estimate["seconds"]["low"] < estimate["seconds"]["expected"] < estimate["seconds"]["high"]
+    )
 
 
 def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
@@ -60,18 +90,28 @@ def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
     claim = tenant.claim(failed.id)
     with tenant.api.database.transaction() as session:
         claims.update_attempt(session, claim, tokens=77, train_seconds=1.0)
-        claims.finish(session, claim, JobStatus.FAILED, NewEvent("no"), failure=claims.Failure("loss_not_finite", "no"))
+        claims.finish(
+            session,
+            claim,
+            JobStatus.FAILED,
+            NewEvent("no"),
+            failure=claims.Failure("loss_not_finite", "no"),
+        )
     assert estimate_of(tenant)["n"] == 1
     assert estimate_of(stranger)["n"] == 0, "another model"
     assert estimate_of(tenant, {"device": "h100"})["n"] == 0, "another device"
-    assert estimate_of(tenant, {"device": "cpu", "num_devices": 4})["n"] == 0, "another number of cores"
+    assert estimate_of(tenant, {"device": "cpu", "num_devices": 4})["n"] == 0, (
+        "another number of cores"
+    )
 
 
 def test_any_device_can_be_asked_for(tenant: Tenant) -> None:
-    one, eight = (estimate_of(tenant, {"device": "h100", "num_devices": n}) for n in (1, 8))
-    assert (one["device"], eight["num_devices"], one["fits"]) == ("h100", 8, True)
-    fixed = one["overhead_seconds"] + STEP_SECONDS["gpu"] * one["steps"]
-    assert eight["seconds"]["expected"] - fixed == pytest.approx((one["seconds"]["expected"] - fixed) / 8)
+    single, eight = (estimate_of(tenant, {"device": "h100", "num_devices": n}) for n in (1, 8))
+    assert (single["device"], eight["num_devices"], single["fits"]) == ("h100", 8, True)
+    fixed = single["overhead_seconds"] + STEP_SECONDS["gpu"] * single["steps"]
+    assert eight["seconds"]["expected"] - fixed == pytest.approx(
+        (single["seconds"]["expected"] - fixed) / 8
+    )
     for query, param, code in (
         ({"device": "abacus"}, "device", "unknown_device"),
         ({"device": "h100", "num_devices": 0}, "num_devices", "invalid_value"),
@@ -82,30 +122,43 @@ def test_any_device_can_be_asked_for(tenant: Tenant) -> None:
 
 
 def test_what_does_not_fit_is_said(tenant: Tenant) -> None:
-    found = estimate_of(tenant, {"device": "rtx-4090"}, falqon={"microbatch_tokens": 1_000_000_000})
-    assert (found["fits"], found["reason"]) == (False, "memory_exceeds_device")
+    estimate = estimate_of(
+        tenant, {"device": "rtx-4090"}, falqon={"microbatch_tokens": 1_000_000_000}
+    )
+    assert (estimate["fits"], estimate["reason"]) == (False, "memory_exceeds_device")
 
 
 def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:
     api = tenant.api
     quiet(api)
-    first, second = tenant.job(), tenant.job()
+    first = tenant.job()
+    second = tenant.job()
     assert (first.queue["position"], second.queue["position"]) == (1, 2)
-    assert (second.queue["num_workers"], second.queue["estimated_start"], second.queue["reason"]) == (0, None, "no_live_worker")
+    assert (
+        second.queue["num_workers"],
+        second.queue["estimated_start"],
+        second.queue["reason"],
+    ) == (0, None, "no_live_worker")
     with api.database.transaction() as session:
         job = claims.claim(session, owner="busy", device="cpu", num_devices=2, lease_seconds=600)
         assert job is not None
         assert job.id == first.id
-        claims.append_events(session, claims.Claim(job.id, job.attempt, "busy"), [], progress={"eta_seconds": 500.0})
+        claims.append_events(
+            session,
+            claims.Claim(job.id, job.attempt, "busy"),
+            [],
+            progress=JobProgress(eta_seconds=500.0),
+        )
     jobs = tenant.client.fine_tuning.jobs
-    running, waiting = jobs.retrieve(first.id), jobs.retrieve(second.id)
+    running = jobs.retrieve(first.id)
+    waiting = jobs.retrieve(second.id)
     assert running.queue is None
     assert waiting.queue["position"] == 1
     assert 450 <= waiting.queue["estimated_start"] - time.time() <= 500
     newest = next(iter(jobs.list(limit=2)))
     assert (newest.id, newest.queue["position"]) == (second.id, 1)
     with api.database.transaction() as session:
-        workers.seen(session, "idle", "cpu", 2)
+        workers.mark_seen(session, "idle", "cpu", 2)
     assert jobs.retrieve(second.id).queue["num_workers"] == 2
     assert jobs.retrieve(second.id).queue["estimated_start"] - time.time() <= 1
     jobs.cancel(second.id)
@@ -114,7 +167,9 @@ def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:
 
 def test_accuracy_is_of_the_project_and_by_kind(tenant: Tenant, stranger: Tenant) -> None:
     for ratio, inside in ((1.1, True), (0.9, True), (4.0, False), (None, None)):
-        job_id = finish(tenant, tokens=None, actual=ACTUAL | {"ratio": ratio, "inside_band": inside})
+        job_id = finish(
+            tenant, tokens=None, actual=ACTUAL | {"ratio": ratio, "inside_band": inside}
+        )
     finish(tenant, tokens=None, actual=None)
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).actual["ratio"] is None
     page = tenant.http.get("/v1/fine_tuning/estimates/accuracy").json()
@@ -126,16 +181,27 @@ def test_accuracy_is_of_the_project_and_by_kind(tenant: Tenant, stranger: Tenant
 
 
 def test_a_budget_below_the_estimate_is_accepted_with_a_warning(tenant: Tenant) -> None:
-    for budget, param in (({"max_cost_usd": "0.0001"}, "max_cost_usd"), ({"max_seconds": 1}, "max_seconds")):
+    for budget, param in (
+        ({"max_cost_usd": "0.0001"}, "max_cost_usd"),
+        ({"max_seconds": 1}, "max_seconds"),
+    ):
         finish(tenant, tokens=1)
         job = tenant.job(extra_body={"falqon": {"budget": budget}})
         assert job.status == "queued"
         assert job.budget == {"max_cost_usd": None, "max_seconds": None} | budget
-        (warning,) = [event for event in tenant.client.fine_tuning.jobs.list_events(job.id) if event.level == "warn"]
+        (warning,) = [
+            event
+            for event in tenant.client.fine_tuning.jobs.list_events(job.id)
+            if event.level == "warn"
+        ]
         assert warning.data == {"code": "budget_below_estimate", "param": f"falqon.budget.{param}"}
         assert f"{param} {budget[param]}" in warning.message
-    enough = tenant.job(extra_body={"falqon": {"budget": {"max_cost_usd": "99.00", "max_seconds": 10**6}}})
-    assert {event.level for event in tenant.client.fine_tuning.jobs.list_events(enough.id)} == {"info"}
+    enough = tenant.job(
+        extra_body={"falqon": {"budget": {"max_cost_usd": "99.00", "max_seconds": 10**6}}}
+    )
+    assert {event.level for event in tenant.client.fine_tuning.jobs.list_events(enough.id)} == {
+        "info"
+    }
 
 
 @pytest.mark.parametrize(
@@ -150,7 +216,9 @@ def test_a_budget_below_the_estimate_is_accepted_with_a_warning(tenant: Tenant) 
         ({"max_dollars": "1"}, "falqon.budget.max_dollars"),
     ],
 )
-def test_a_budget_is_money_as_text_and_whole_seconds(tenant: Tenant, budget: dict[str, Any], param: str) -> None:
+def test_a_budget_is_money_as_text_and_whole_seconds(
+    tenant: Tenant, budget: dict[str, Any], param: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         tenant.job(extra_body={"falqon": {"budget": budget}})
     assert caught.value.param == param
@@ -164,21 +232,59 @@ def test_a_budget_is_money_as_text_and_whole_seconds(tenant: Tenant, budget: dic
 
 def test_an_exhausted_budget_must_be_raised_to_resume(tenant: Tenant) -> None:
     jobs = tenant.client.fine_tuning.jobs
-    job = tenant.job(extra_body={"falqon": {"budget": {"max_cost_usd": "0.5000", "max_seconds": 60}}})
+    job = tenant.job(
+        extra_body={"falqon": {"budget": {"max_cost_usd": "0.5000", "max_seconds": 60}}}
+    )
     claim = tenant.claim(job.id)
     with tenant.api.database.transaction() as session:
         claims.pause(session, claim, "budget: max_cost_usd 0.5000 is used up")
-        spent = {"progress": {"cost": job.cost | {"accrued": "0.5000"}}, "execution_seconds": 30.0}
-        assert claims.release(session, claim, NewEvent("paused"), counts_as_failure=False, max_infra_failures=3, **spent)
+        cost = JobCost.model_validate(job.cost | {"accrued": "0.5000"})
+        spent = {"progress": JobProgress(cost=cost), "execution_seconds": 30.0}
+        assert claims.release(
+            session,
+            claim,
+            NewEvent("paused"),
+            counts_as_failure=False,
+            max_infra_failures=3,
+            **spent,
+        )
     paused = jobs.retrieve(job.id)
-    assert (paused.status, paused.paused_reason) == ("paused", "budget: max_cost_usd 0.5000 is used up")
+    assert (paused.status, paused.paused_reason) == (
+        "paused",
+        "budget: max_cost_usd 0.5000 is used up",
+    )
     assert (paused.execution_seconds, paused.cost["accrued"]) == (30.0, "0.5000")
-    for extra in ({}, {"extra_body": {}}, {"extra_body": {"falqon": {"budget": {"max_cost_usd": "0.5"}}}}):
+    for extra in (
+        {},
+        {"extra_body": {}},
+        {"extra_body": {"falqon": {"budget": {"max_cost_usd": "0.5"}}}},
+    ):
         with pytest.raises(openai.BadRequestError, match="resume with a higher cap") as caught:
             jobs.resume(job.id, **extra)
-        assert (caught.value.code, caught.value.param) == ("budget_exhausted", "falqon.budget.max_cost_usd")
+        assert (caught.value.code, caught.value.param) == (
+            "budget_exhausted",
+            "falqon.budget.max_cost_usd",
+        )
         assert caught.value.response.headers["x-should-retry"] == "false"
     resumed = jobs.resume(job.id, extra_body={"falqon": {"budget": {"max_cost_usd": "2.00"}}})
     assert (resumed.status, resumed.paused_reason) == ("queued", None)
     assert resumed.budget == {"max_cost_usd": "2.00", "max_seconds": 60}
     assert Decimal(resumed.cost["accrued"]) == Decimal("0.5")
+
+
+def test_a_file_that_is_not_here_yet_is_estimated_by_its_size(tenant: Tenant) -> None:
+    def estimate(**body: Any) -> Any:
+        body["model"] = tenant.base_model
+        return tenant.http.post("/v1/fine_tuning/estimates", json=body).json()
+
+    of_file = estimate(training_file=tenant.upload())
+    size = {"num_records": of_file["num_records"], "num_tokens": of_file["tokens_per_epoch"]}
+    of_size = estimate(training_data=size)
+    assert of_size["tokens_basis"] == "stated"
+    assert of_size["explanation"].endswith("tokens as the request says")
+    for name in ("steps", "trained_tokens", "memory_bytes", "seconds", "cost"):
+        assert of_size[name] == of_file[name], name
+    for both_or_none in ({"training_file": tenant.upload(), "training_data": size}, {}):
+        assert estimate(**both_or_none)["error"]["param"] == "training_file"
+    nothing = estimate(training_data=size | {"num_records": 0})
+    assert nothing["error"]["param"] == "training_data.num_records"

@@ -1,4 +1,6 @@
-"""A model in another format, as a client asks for it; the worker that makes it has tests of its own."""
+"""A model in another format, as a client asks for it; the worker that makes it has tests of its
+own.
+"""
 
 from typing import Any
 
@@ -18,16 +20,26 @@ def a_job(tenant: Tenant, **recipe: Any) -> str:
     job_id = tenant.job().id
     tenant.client.fine_tuning.jobs.cancel(job_id)
     with tenant.api.database.transaction() as session:
-        values = {"status": JobStatus.SUCCEEDED, "recipe": Recipe.model_validate(recipe).resolved(10).model_dump(mode="json")}
+        values = {
+            "status": JobStatus.SUCCEEDED,
+            "recipe": Recipe.model_validate(recipe).resolved(10),
+        }
         session.execute(update(Job).where(Job.id == job_id).values(**values))
     return str(job_id)
 
 
 def a_model(tenant: Tenant, job_id: str | None = None, model_type: str = "llama") -> str:
     model_id = new_id("ft:org/tiny:acme::")
-    tenant.add_model(model_id, project_id=tenant.project_id, base=tenant.base_model, job_id=job_id or a_job(tenant))
+    tenant.add_model(
+        model_id,
+        project_id=tenant.project_id,
+        base=tenant.base_model,
+        job_id=job_id or a_job(tenant),
+    )
     with tenant.api.database.transaction() as session:
-        session.execute(update(Model).where(Model.id == model_id).values(config={"model_type": model_type}))
+        session.execute(
+            update(Model).where(Model.id == model_id).values(config={"model_type": model_type})
+        )
     return model_id
 
 
@@ -40,24 +52,37 @@ def ask(tenant: Tenant, model: str, format: str) -> Any:
 
 
 def finish(tenant: Tenant) -> None:
-    """What a worker does with the oldest wish."""
+    """What a worker does with the oldest operation."""
     with tenant.api.database.transaction() as session:
         export = claims.claim(session, Export, 60)
         assert export is not None
         model = Model(
-            id=export.exported_model_id, project_id=export.project_id, base_model_id=tenant.base_model, job_id=export.job_id,
-            format=export.format, config={}, bytes=5, deleted_at=None,
-        )  # fmt: skip
-        key = keys.export_file(export.project_id, export.id, export.tries, "file")
+            id=export.exported_model_id,
+            project_id=export.project_id,
+            base_model_id=tenant.base_model,
+            job_id=export.job_id,
+            format=export.format,
+            config={},
+            bytes=5,
+            deleted_at=None,
+        )
+        key = keys.export_file(export.project_id, export.id, export.attempts, "file")
         stored = tenant.api.storage.put(key, [b"bytes"])
         artifact = Artifact(model_id=model.id, name="file", storage_key=key, **stored._asdict())
         assert repository.complete(session, export, model, [artifact])
 
 
-def test_asking_twice_is_asking_once_and_the_result_is_a_model(tenant: Tenant, stranger: Tenant) -> None:
+def test_asking_twice_is_asking_once_and_the_result_is_a_model(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     model = a_model(tenant)
     first = ask(tenant, model, "gguf").json()
-    assert (first["object"], first["model"], first["format"], first["status"]) == ("model.export", model, "gguf", "in_progress")
+    assert (first["object"], first["model"], first["format"], first["status"]) == (
+        "model.export",
+        model,
+        "gguf",
+        "in_progress",
+    )
     assert (first["exported_model"], first["error"]) == (None, None)
     assert ask(tenant, model, "gguf").json() == first
     assert tenant.http.get(url(model, "/gguf")).json() == first
@@ -66,12 +91,17 @@ def test_asking_twice_is_asking_once_and_the_result_is_a_model(tenant: Tenant, s
     finish(tenant)
     done = ask(tenant, model, "gguf").json()
     assert done == first | {"status": "completed", "exported_model": f"{model}:gguf"}
-    assert [one["id"] for one in tenant.http.get(url(model)).json()["data"]] == [first["id"]]
+    assert [listed["id"] for listed in tenant.http.get(url(model)).json()["data"]] == [first["id"]]
     exported: Any = tenant.client.models.retrieve(f"{model}:gguf")
     assert (exported.format, exported.base_model) == ("gguf", tenant.base_model)
-    (artifact,) = tenant.http.get(f"/v1/models/{exported.id.replace('/', '%2F')}/artifacts").json()["data"]
+    (artifact,) = tenant.http.get(f"/v1/models/{exported.id.replace('/', '%2F')}/artifacts").json()[
+        "data"
+    ]
     assert artifact["name"] == "file"
-    assert tenant.http.get(f"/v1/models/{exported.id.replace('/', '%2F')}/artifacts/file").content == b"bytes"
+    assert (
+        tenant.http.get(f"/v1/models/{exported.id.replace('/', '%2F')}/artifacts/file").content
+        == b"bytes"
+    )
 
 
 def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
@@ -82,7 +112,10 @@ def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
         assert export is not None
         claims.fail(session, export, "too_slow", "The export took more than 60 minutes.")
     failed = tenant.http.get(url(model, "/bf16")).json()
-    assert (failed["status"], failed["error"]) == ("failed", {"code": "too_slow", "message": "The export took more than 60 minutes."})
+    assert (failed["status"], failed["error"]) == (
+        "failed",
+        {"code": "too_slow", "message": "The export took more than 60 minutes."},
+    )
     assert ask(tenant, model, "bf16").json()["status"] == "in_progress"
     finish(tenant)
     tenant.client.models.delete(f"{model}:bf16")
@@ -93,7 +126,14 @@ def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
 
 def test_a_checkpoint_becomes_a_model_of_its_name(tenant: Tenant) -> None:
     job_id = a_job(tenant)
-    row = {"attempt": 1, "step": 4, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {}}
+    row = {
+        "attempt": 1,
+        "step": 4,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+        "metrics": {},
+    }
     with tenant.api.database.transaction() as session:
         session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, **row))
     (checkpoint,) = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data
@@ -102,16 +142,34 @@ def test_a_checkpoint_becomes_a_model_of_its_name(tenant: Tenant) -> None:
     finish(tenant)
     assert ask(tenant, name, "fp8").json()["exported_model"] == name
     assert tenant.client.models.retrieve(name).id == name
-    assert ask(tenant, name.replace("step-4", "step-5"), "fp8").json()["error"]["code"] == "checkpoint_not_found"
+    assert (
+        ask(tenant, name.replace("step-4", "step-5"), "fp8").json()["error"]["code"]
+        == "checkpoint_not_found"
+    )
 
 
 def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
     for model, format, code, words in (
         (tenant.base_model, "bf16", "model_not_exportable", "not the result of a fine-tuning job"),
         (a_model(tenant), "fp8", "format_not_available", "is the FP8 model already"),
-        (a_model(tenant, a_job(tenant, update_rule="topk")), "lora", "format_not_available", "there is no adapter"),
-        (a_model(tenant, a_job(tenant, base_copy="none")), "lora", "format_not_available", "there is no adapter"),
-        (a_model(tenant, "ftjob-deleted"), "lora", "format_not_available", "has been deleted with its checkpoints"),
+        (
+            a_model(tenant, a_job(tenant, update_rule="topk")),
+            "lora",
+            "format_not_available",
+            "there is no adapter",
+        ),
+        (
+            a_model(tenant, a_job(tenant, base_copy="none")),
+            "lora",
+            "format_not_available",
+            "there is no adapter",
+        ),
+        (
+            a_model(tenant, "ftjob-deleted"),
+            "lora",
+            "format_not_available",
+            "has been deleted with its checkpoints",
+        ),
         (a_model(tenant, model_type="gemma"), "gguf", "format_not_available", "'gemma'"),
     ):
         response = ask(tenant, model, format)
@@ -120,7 +178,9 @@ def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
         assert words in error["message"]
         assert not error["message"].endswith("..")
     assert ask(tenant, a_model(tenant), "zip").json()["error"]["param"] == "format"
-    assert tenant.http.get(url(a_model(tenant), "/lora")).json()["error"]["code"] == "export_not_found"
+    assert (
+        tenant.http.get(url(a_model(tenant), "/lora")).json()["error"]["code"] == "export_not_found"
+    )
 
 
 @pytest.mark.parametrize("format", ["lora", "gguf"])

@@ -8,26 +8,40 @@ import openai
 import pytest
 from sqlalchemy import update
 
-from app.models import Event, Job, Scope, Submission
-from tests.support.api import Tenant
+from app.models import Event, File, Job, Scope, Submission
+from tests.support.api import Tenant, jsonl
+
+pytestmark = pytest.mark.both_databases
 
 RETRY = {"x-stainless-retry-count": "1"}
 
 
 def body(tenant: Tenant, **extra: Any) -> dict[str, Any]:
-    return {"model": tenant.base_model, "training_file": tenant.upload(), "metadata": {"a": "1", "b": "2"}} | extra
+    return {
+        "model": tenant.base_model,
+        "training_file": tenant.upload(),
+        "metadata": {"a": "1", "b": "2"},
+    } | extra
 
 
 def post(tenant: Tenant, body: dict[str, Any], **headers: str) -> httpx.Response:
-    return tenant.http.post("/v1/fine_tuning/jobs", json=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return tenant.http.post(
+        "/v1/fine_tuning/jobs",
+        json=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
-def at_once(tenant: Tenant, count: int, body: dict[str, Any], headers: dict[str, str]) -> list[httpx.Response]:
+def at_once(
+    tenant: Tenant, count: int, body: dict[str, Any], headers: dict[str, str]
+) -> list[httpx.Response]:
     """The same request on `count` connections, sent when all of them are open."""
     barrier = Barrier(count)
 
     def send() -> httpx.Response:
-        with httpx.Client(base_url=tenant.api.url, headers=dict(tenant.http.headers), timeout=30, verify=False) as client:
+        with httpx.Client(
+            base_url=tenant.api.url, headers=dict(tenant.http.headers), timeout=30, verify=False
+        ) as client:
             client.get("/v1/models")
             barrier.wait()
             return client.post("/v1/fine_tuning/jobs", json=body, headers=headers)
@@ -37,33 +51,39 @@ def at_once(tenant: Tenant, count: int, body: dict[str, Any], headers: dict[str,
 
 
 def test_the_same_key_and_body_are_the_same_job(tenant: Tenant) -> None:
-    asked = body(tenant)
+    request = body(tenant)
     create = tenant.client.fine_tuning.jobs.create
-    first = create(**asked, extra_headers={"Idempotency-Key": "k"})
+    first = create(**request, extra_headers={"Idempotency-Key": "k"})
     before = tenant.num_rows(Job, Event)
-    reordered = asked | {"metadata": {"b": "2", "a": "1"}}
+    reordered = request | {"metadata": {"b": "2", "a": "1"}}
     assert create(**reordered, extra_headers={"Idempotency-Key": "k"}).id == first.id
     tenant.client.fine_tuning.jobs.cancel(first.id)
-    again = create(**asked, extra_headers={"Idempotency-Key": "k"})
+    again = create(**request, extra_headers={"Idempotency-Key": "k"})
     assert (again.id, again.status) == (first.id, "cancelled")
     assert tenant.num_rows(Job) == before[:1]
 
 
 def test_the_same_key_with_another_body_is_refused(tenant: Tenant) -> None:
-    asked = body(tenant)
-    first = post(tenant, asked, idempotency_key="k").json()["id"]
+    request = body(tenant)
+    first = post(tenant, request, idempotency_key="k").json()["id"]
     before = tenant.num_rows(Job, Event, Submission)
     with pytest.raises(openai.UnprocessableEntityError, match=first) as caught:
-        tenant.client.fine_tuning.jobs.create(**asked, seed=3, extra_headers={"Idempotency-Key": "k"})
+        tenant.client.fine_tuning.jobs.create(
+            **request, seed=3, extra_headers={"Idempotency-Key": "k"}
+        )
     assert (caught.value.code, caught.value.param) == ("idempotency_mismatch", "Idempotency-Key")
     assert caught.value.response.headers["x-should-retry"] == "false"
-    clone = tenant.http.post(f"/v1/fine_tuning/jobs/{first}/clone", headers={"idempotency-key": "k"})
+    clone = tenant.http.post(
+        f"/v1/fine_tuning/jobs/{first}/clone", headers={"idempotency-key": "k"}
+    )
     assert (clone.status_code, clone.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert tenant.num_rows(Job, Event, Submission) == before
 
 
 def test_keys_belong_to_their_project(tenant: Tenant, stranger: Tenant) -> None:
-    ids = {post(one, body(one), idempotency_key="k").json()["id"] for one in (tenant, stranger)}
+    ids = {
+        post(owner, body(owner), idempotency_key="k").json()["id"] for owner in (tenant, stranger)
+    }
     assert len(ids) == 2
 
 
@@ -76,59 +96,68 @@ def test_a_key_has_its_limits(tenant: Tenant, key: str) -> None:
 
 
 def test_what_was_refused_leaves_the_key_free(tenant: Tenant) -> None:
-    asked = body(tenant)
+    request = body(tenant)
     before = tenant.num_rows(Submission)
-    assert post(tenant, asked | {"model": "nobody"}, idempotency_key="k").status_code == 400
+    assert post(tenant, request | {"model": "nobody"}, idempotency_key="k").status_code == 400
     assert tenant.num_rows(Submission) == before
-    assert post(tenant, asked, idempotency_key="k").status_code == 200
+    assert post(tenant, request, idempotency_key="k").status_code == 200
 
 
 def test_a_key_sent_at_once_on_many_connections_makes_one_job(tenant: Tenant) -> None:
-    asked = body(tenant)
+    request = body(tenant)
     for number in range(4):
-        responses = at_once(tenant, 6, asked, {"idempotency-key": f"k{number}"})
-        assert {response.status_code for response in responses} == {200}, [response.text for response in responses]
+        responses = at_once(tenant, 6, request, {"idempotency-key": f"k{number}"})
+        assert {response.status_code for response in responses} == {200}, [
+            response.text for response in responses
+        ]
         assert len({response.json()["id"] for response in responses}) == 1
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 4
 
 
 def test_a_bare_client_that_repeats_itself_gets_its_job(tenant: Tenant) -> None:
-    asked = body(tenant)
-    first = post(tenant, asked)
-    assert post(tenant, asked, **RETRY).json()["id"] == first.json()["id"]
-    wanted_twice = post(tenant, asked)
+    request = body(tenant)
+    first = post(tenant, request)
+    assert post(tenant, request, **RETRY).json()["id"] == first.json()["id"]
+    wanted_twice = post(tenant, request)
     assert wanted_twice.json()["id"] != first.json()["id"]
-    assert post(tenant, asked, **RETRY).json()["id"] == wanted_twice.json()["id"]
-    assert post(tenant, asked | {"seed": 5}, **RETRY).json()["id"] not in {first.json()["id"], wanted_twice.json()["id"]}
+    assert post(tenant, request, **RETRY).json()["id"] == wanted_twice.json()["id"]
+    assert post(tenant, request | {"seed": 5}, **RETRY).json()["id"] not in {
+        first.json()["id"],
+        wanted_twice.json()["id"],
+    }
 
 
 def test_a_repetition_whose_original_never_arrived_makes_the_job(tenant: Tenant) -> None:
-    asked = body(tenant)
-    responses = at_once(tenant, 4, asked, RETRY)
+    request = body(tenant)
+    responses = at_once(tenant, 4, request, RETRY)
     assert len({response.json()["id"] for response in responses}) == 1
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 1
 
 
-def test_after_ten_minutes_the_same_is_a_new_wish(tenant: Tenant) -> None:
-    asked = body(tenant)
-    first = post(tenant, asked).json()["id"]
+def test_after_ten_minutes_the_same_is_a_new_request(tenant: Tenant) -> None:
+    request = body(tenant)
+    first = post(tenant, request).json()["id"]
     for seconds, same in ((590, True), (610, False)):
         with tenant.api.database.transaction() as session:
             earlier = datetime.now(UTC) - timedelta(seconds=seconds)
-            session.execute(update(Submission).where(Submission.job_id == first).values(created_at=earlier))
-        assert (post(tenant, asked, **RETRY).json()["id"] == first) is same
+            session.execute(
+                update(Submission).where(Submission.job_id == first).values(created_at=earlier)
+            )
+        assert (post(tenant, request, **RETRY).json()["id"] == first) is same
 
 
-def test_a_repetition_with_another_key_of_the_project_is_another_wish(tenant: Tenant) -> None:
-    asked = body(tenant)
-    first = post(tenant, asked).json()["id"]
+def test_a_repetition_with_another_key_of_the_project_is_another_request(tenant: Tenant) -> None:
+    request = body(tenant)
+    first = post(tenant, request).json()["id"]
     colleague = Tenant(tenant.api, Scope.WRITE, tenant.project_id)
-    assert post(colleague, asked, **RETRY).json()["id"] != first
+    assert post(colleague, request, **RETRY).json()["id"] != first
     colleague.http.close()
 
 
 def test_the_official_client_that_lost_the_answer_gets_the_job(tenant: Tenant) -> None:
-    """Its transport breaks once the answer is there; the client then sends the request again by itself."""
+    """Its transport breaks once the answer is there; the client then sends the request again by
+    itself.
+    """
     lost: list[str] = []
 
     class Lossy(httpx.HTTPTransport):
@@ -146,3 +175,58 @@ def test_the_official_client_that_lost_the_answer_gets_the_job(tenant: Tenant) -
     assert [job.id] == lost
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 1
     client.close()
+
+
+def upload(tenant: Tenant, content: bytes, key: str, purpose: str = "fine-tune") -> httpx.Response:
+    return tenant.http.post(
+        "/v1/files",
+        files={"file": ("rows.jsonl", content)},
+        data={"purpose": purpose},
+        headers={"idempotency-key": key},
+    )
+
+
+def test_the_same_key_and_bytes_are_the_same_file(tenant: Tenant, stranger: Tenant) -> None:
+    first = upload(tenant, jsonl(), "k").json()
+    assert upload(tenant, jsonl(), "k").json() == first
+    in_parts = tenant.client.uploads.create(
+        filename="rows.jsonl",
+        purpose="fine-tune",
+        bytes=len(jsonl()),
+        mime_type="application/jsonl",
+    )
+    part = tenant.client.uploads.parts.create(in_parts.id, data=jsonl())
+    for _ in range(2):
+        completed = tenant.client.uploads.complete(
+            in_parts.id, part_ids=[part.id], extra_headers={"Idempotency-Key": "k"}
+        )
+        assert completed.file is not None
+        assert completed.file.id == first["id"]
+    listed = tenant.client.files.list(extra_query={"idempotency_key": "k"}).data
+    assert [file.id for file in listed] == [first["id"]]
+    assert tenant.client.files.list(extra_query={"idempotency_key": "other"}).data == []
+    assert len(tenant.client.files.list().data) == 1
+
+    for other in (upload(tenant, jsonl(3), "k"), upload(tenant, jsonl(), "k", "batch")):
+        assert other.status_code == 422
+        assert other.json()["error"]["code"] == "idempotency_mismatch"
+        assert first["id"] in other.json()["error"]["message"]
+    assert upload(stranger, jsonl(3), "k").json()["id"] != first["id"]
+
+    tenant.client.files.delete(first["id"])
+    assert upload(tenant, jsonl(3), "k").json()["id"] != first["id"]
+
+
+def test_of_files_with_one_key_at_the_same_moment_there_is_one(tenant: Tenant) -> None:
+    before = tenant.num_rows(File)
+    barrier = Barrier(6)
+
+    def send() -> httpx.Response:
+        barrier.wait()
+        return upload(tenant, jsonl(), "k")
+
+    with ThreadPoolExecutor(6) as pool:
+        responses = [future.result() for future in [pool.submit(send) for _ in range(6)]]
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.json()["id"] for response in responses}) == 1
+    assert tenant.num_rows(File) == [before[0] + 1]

@@ -9,6 +9,7 @@ import pytest
 from app.ids import new_id
 from app.jobs import claims
 from app.models import Checkpoint, Event, Job, Submission
+from app.models.job_progress import JobProgress
 from app.workers import service as workers
 from tests.support.api import Tenant
 from tests.support.quiet import quiet
@@ -17,9 +18,10 @@ from tests.support.quiet import quiet
 def test_the_place_in_the_queue(tenant: Tenant) -> None:
     quiet(tenant.api)
     with tenant.api.database.transaction() as session:
-        workers.seen(session, new_id("idle-"), "cpu", 2)
+        workers.mark_seen(session, new_id("idle-"), "cpu", 2)
     retrieve = tenant.client.fine_tuning.jobs.retrieve
-    first, second = tenant.job(), tenant.job()
+    first = tenant.job()
+    second = tenant.job()
     before, after = (retrieve(job.id).queue for job in (first, second))
     assert after["position"] > before["position"]
     assert after["estimated_start"] >= before["estimated_start"] >= time.time() - 5
@@ -36,29 +38,61 @@ def test_the_best_checkpoint(tenant: Tenant) -> None:
     job = tenant.job()
     assert job.best_checkpoint is None
     tenant.claim(job.id)
-    row = {"job_id": job.id, "attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1}
+    row = {
+        "job_id": job.id,
+        "attempt": 1,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+    }
     with tenant.api.database.transaction() as session:
-        for step, metrics in ((1, {"valid_loss": 0.5}), (2, {"valid_loss": 0.25}), (3, {"valid_loss": 0.25}), (4, {"train_loss": 0.1})):
+        for step, metrics in (
+            (1, {"valid_loss": 0.5}),
+            (2, {"valid_loss": 0.25}),
+            (3, {"valid_loss": 0.25}),
+            (4, {"train_loss": 0.1}),
+        ):
             session.add(Checkpoint(id=new_id("ftckpt_"), step=step, metrics=metrics, **row))
     best = tenant.client.fine_tuning.jobs.retrieve(job.id).best_checkpoint
-    listed = {checkpoint.step_number: checkpoint for checkpoint in tenant.client.fine_tuning.jobs.checkpoints.list(job.id)}
+    listed = {
+        checkpoint.step_number: checkpoint
+        for checkpoint in tenant.client.fine_tuning.jobs.checkpoints.list(job.id)
+    }
     assert best == listed[2].to_dict()
 
 
 def test_extras_that_only_this_service_knows(tenant: Tenant) -> None:
-    given = {"early_stopping": {"patience": 3}, "validation_fraction": 0.2, "gpu": "any", "num_gpus": 1, "sample_prompts": []}
-    job = tenant.job(extra_body={"falqon": given})
+    extras = {
+        "early_stopping": {"patience": 3},
+        "validation_fraction": 0.2,
+        "gpu": "any",
+        "num_gpus": 1,
+        "sample_prompts": [],
+    }
+    job = tenant.job(extra_body={"falqon": extras})
     assert job.config["early_stopping_patience"] == 3
     assert not {"gpu", "num_gpus", "early_stopping", "sample_prompts"} & set(job.config)
     assert tenant.job(extra_body={"falqon": {"gpu": "cpu"}}).status == "queued"
-    both = {"early_stopping": {"patience": 3}, "early_stopping_patience": 3, "validation_fraction": 0.2}
+    both = {
+        "early_stopping": {"patience": 3},
+        "early_stopping_patience": 3,
+        "validation_fraction": 0.2,
+    }
     assert tenant.job(extra_body={"falqon": both}).config["early_stopping_patience"] == 3
 
 
 REFUSED = {
-    "blind early stopping": ({"early_stopping": {"patience": 2}}, "early_stopping_patience", "invalid_value"),
+    "blind early stopping": (
+        {"early_stopping": {"patience": 2}},
+        "early_stopping_patience",
+        "invalid_value",
+    ),
     "two patiences": (
-        {"early_stopping": {"patience": 2}, "early_stopping_patience": 3, "validation_fraction": 0.2},
+        {
+            "early_stopping": {"patience": 2},
+            "early_stopping_patience": 3,
+            "validation_fraction": 0.2,
+        },
         "early_stopping_patience",
         "invalid_value",
     ),
@@ -67,8 +101,16 @@ REFUSED = {
         "early_stopping.min_delta",
         "invalid_value",
     ),
-    "no patience": ({"early_stopping": {}}, "early_stopping.patience", "missing_required_parameter"),
-    "patience as text": ({"early_stopping": {"patience": "2"}}, "early_stopping.patience", "invalid_value"),
+    "no patience": (
+        {"early_stopping": {}},
+        "early_stopping.patience",
+        "missing_required_parameter",
+    ),
+    "patience as text": (
+        {"early_stopping": {"patience": "2"}},
+        "early_stopping.patience",
+        "invalid_value",
+    ),
     "another device": ({"gpu": "h100-sxm"}, "gpu", "gpu_not_available"),
     "several devices": ({"num_gpus": 2}, "num_gpus", "invalid_value"),
     "prompts": ({"sample_prompts": ["hello"]}, "sample_prompts", "invalid_value"),
@@ -123,8 +165,17 @@ def test_ids_with_slashes_and_nul_name_nothing(tenant: Tenant) -> None:
 
 def test_graders_say_what_is_missing(tenant: Tenant) -> None:
     graders = tenant.client.fine_tuning.alpha.graders
-    grader: Any = {"type": "string_check", "name": "n", "input": "a", "operation": "eq", "reference": "a"}
-    for call in (lambda: graders.run(grader=grader, model_sample="a"), lambda: graders.validate(grader=grader)):
+    grader: Any = {
+        "type": "string_check",
+        "name": "n",
+        "input": "a",
+        "operation": "eq",
+        "reference": "a",
+    }
+    for call in (
+        lambda: graders.run(grader=grader, model_sample="a"),
+        lambda: graders.validate(grader=grader),
+    ):
         with pytest.raises(openai.NotFoundError, match="reinforcement") as caught:
             call()
         assert (caught.value.code, caught.value.param) == ("graders_not_supported", "grader")
@@ -135,5 +186,10 @@ def test_an_estimated_finish_only_while_it_runs(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None
     with tenant.api.database.transaction() as session:
-        claims.append_events(session, claim, [], progress={"step": 1, "total_steps": 2, "eta_seconds": 30.0, "cost": None})
+        claims.append_events(
+            session,
+            claim,
+            [],
+            progress=JobProgress(step=1, total_steps=2, eta_seconds=30.0, cost=None),
+        )
     assert 20 < tenant.client.fine_tuning.jobs.retrieve(job.id).estimated_finish - time.time() < 40

@@ -10,9 +10,16 @@ from app.jobs.events import NewEvent
 from app.models import Attempt, JobStatus
 from tests.support.api import Tenant
 
+pytestmark = pytest.mark.both_databases
 
-def record(tenant: Tenant, claim: claims.Claim, start_step: int, metrics: list[dict[str, Any]]) -> None:
-    drafts = [NewEvent(f"Step {one['step']}", type="metrics", data=one | {"total_steps": 5000}) for one in metrics]
+
+def record(
+    tenant: Tenant, claim: claims.Claim, start_step: int, metrics: list[dict[str, Any]]
+) -> None:
+    drafts = [
+        NewEvent(f"Step {point['step']}", type="metrics", data=point | {"total_steps": 5000})
+        for point in metrics
+    ]
     with tenant.api.database.transaction() as session:
         session.get_one(Attempt, (claim.job_id, claim.attempt)).start_step = start_step
         assert claims.append_events(session, claim, drafts)
@@ -23,7 +30,9 @@ def losses(steps: range, offset: float = 0) -> list[dict[str, Any]]:
 
 
 def get(tenant: Tenant, job_id: str, **query: Any) -> dict[str, Any]:
-    answer: Any = tenant.client.get(f"/fine_tuning/jobs/{job_id}/metrics", cast_to=object, options={"params": query})
+    answer: Any = tenant.client.get(
+        f"/fine_tuning/jobs/{job_id}/metrics", cast_to=object, options={"params": query}
+    )
     assert (answer["object"], answer["fine_tuning_job_id"]) == ("fine_tuning.job.metrics", job_id)
     series: dict[str, Any] = answer["series"]
     return series
@@ -36,7 +45,10 @@ def test_every_value_is_there_while_there_is_room(tenant: Tenant) -> None:
     evaluated = [{"step": 9, "valid_loss": 0.5}]
     record(tenant, tenant.claim(job.id), 0, losses(range(1, 10)) + evaluated)
     assert get(tenant, job.id) == {
-        "train_loss": {"steps": list(range(1, 10)), "values": [float(step) for step in range(1, 10)]},
+        "train_loss": {
+            "steps": list(range(1, 10)),
+            "values": [float(step) for step in range(1, 10)],
+        },
         "learning_rate": {"steps": list(range(1, 10)), "values": [1e-3] * 9},
         "valid_loss": {"steps": [9], "values": [0.5]},
     }
@@ -45,14 +57,15 @@ def test_every_value_is_there_while_there_is_room(tenant: Tenant) -> None:
 def test_a_long_series_keeps_its_extremes(tenant: Tenant) -> None:
     job = tenant.job()
     values = losses(range(1, 5001))
-    values[1233]["train_loss"], values[4321]["train_loss"] = -7.0, 99_999.0
+    values[1233]["train_loss"] = -7.0
+    values[4321]["train_loss"] = 99_999.0
     record(tenant, tenant.claim(job.id), 0, values)
     thin = get(tenant, job.id, keys="train_loss", points=100)["train_loss"]
     assert len(thin["steps"]) == len(thin["values"]) <= 100
     assert thin["steps"] == sorted(thin["steps"])
-    shown = dict(zip(thin["steps"], thin["values"], strict=True))
-    assert (shown[1234], shown[4322]) == (-7.0, 99_999.0)
-    assert {step // 100 for step in shown} >= set(range(50))
+    values_by_step = dict(zip(thin["steps"], thin["values"], strict=True))
+    assert (values_by_step[1234], values_by_step[4322]) == (-7.0, 99_999.0)
+    assert {step // 100 for step in values_by_step} >= set(range(50))
     assert len(get(tenant, job.id, keys="train_loss", points=2)["train_loss"]["steps"]) == 2
     assert len(get(tenant, job.id, keys="train_loss", points=2000)["train_loss"]["steps"]) <= 2000
 
@@ -62,13 +75,17 @@ def test_steps_that_were_done_again_count_once_as_the_last_time(tenant: Tenant) 
     claim = tenant.claim(job.id)
     record(tenant, claim, 0, losses(range(1, 9)))
     with tenant.api.database.transaction() as session:
-        claims.release(session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3)
+        claims.release(
+            session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3
+        )
     claim = tenant.claim(job.id)
     record(tenant, claim, 5, losses(range(6, 8), offset=0.5))
     first = get(tenant, job.id, keys="train_loss")["train_loss"]
     assert first == {"steps": [1, 2, 3, 4, 5, 6, 7], "values": [1, 2, 3, 4, 5, 6.5, 7.5]}
     with tenant.api.database.transaction() as session:
-        claims.release(session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3)
+        claims.release(
+            session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3
+        )
     claim = tenant.claim(job.id)
     record(tenant, claim, 2, [])
     assert get(tenant, job.id, keys="train_loss")["train_loss"]["steps"] == [1, 2]
@@ -80,13 +97,22 @@ def test_as_csv(tenant: Tenant) -> None:
     job = tenant.job()
     record(tenant, tenant.claim(job.id), 0, [*losses(range(1, 4)), {"step": 3, "valid_loss": 0.5}])
     url = f"/v1/fine_tuning/jobs/{job.id}/metrics"
-    asked = [tenant.http.get(url, params={"keys": "train_loss,valid_loss", "format": "csv"})]
-    asked.append(tenant.http.get(url, params={"keys": "train_loss,valid_loss"}, headers={"accept": "text/csv"}))
-    for response in asked:
+    responses = [tenant.http.get(url, params={"keys": "train_loss,valid_loss", "format": "csv"})]
+    responses.append(
+        tenant.http.get(
+            url, params={"keys": "train_loss,valid_loss"}, headers={"accept": "text/csv"}
+        )
+    )
+    for response in responses:
         assert response.headers["content-type"].startswith("text/csv")
         assert response.headers["x-request-id"]
         rows = list(csv.reader(io.StringIO(response.text)))
-        assert rows == [["step", "train_loss", "valid_loss"], ["1", "1", ""], ["2", "2", ""], ["3", "3", "0.5"]]
+        assert rows == [
+            ["step", "train_loss", "valid_loss"],
+            ["1", "1", ""],
+            ["2", "2", ""],
+            ["3", "3", "0.5"],
+        ]
 
 
 def test_questions_it_cannot_answer(tenant: Tenant, stranger: Tenant) -> None:

@@ -1,4 +1,3 @@
-import json
 from typing import Any
 
 import openai
@@ -40,14 +39,38 @@ def messages(tenant: Tenant, job_id: str) -> list[str]:
 
 
 def test_a_job_on_a_checked_file_is_queued_with_everything_resolved(tenant: Tenant) -> None:
-    job = tenant.job(suffix="first", metadata={"team": "a"}, seed=7, extra_body={"falqon": {"rank": 16, "learning_rate": 0.001}})
+    job = tenant.job(
+        suffix="first",
+        metadata={"team": "a"},
+        seed=7,
+        extra_body={"falqon": {"rank": 16, "learning_rate": 0.001}},
+    )
     assert job.object == "fine_tuning.job"
     assert job.id.startswith("ftjob-")
-    assert (job.status, job.model, job.organization_id) == ("queued", tenant.base_model, tenant.project_id)
-    assert (job.seed, job.metadata, job.integrations, job.result_files) == (7, {"team": "a"}, [], [])
-    assert (job.error, job.fine_tuned_model, job.finished_at, job.trained_tokens, job.validation_file) == (None,) * 5
+    assert (job.status, job.model, job.organization_id) == (
+        "queued",
+        tenant.base_model,
+        tenant.project_id,
+    )
+    assert (job.seed, job.metadata, job.integrations, job.result_files) == (
+        7,
+        {"team": "a"},
+        [],
+        [],
+    )
+    assert (
+        job.error,
+        job.fine_tuned_model,
+        job.finished_at,
+        job.trained_tokens,
+        job.validation_file,
+    ) == (None,) * 5
     assert job.estimated_finish is None
-    assert job.hyperparameters.to_dict() == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    assert job.hyperparameters.to_dict() == {
+        "n_epochs": 3,
+        "batch_size": 4,
+        "learning_rate_multiplier": 2.0,
+    }
     assert job.method.supervised.hyperparameters.n_epochs == 3
     assert (job.config["rank"], job.config["alpha"], job.config["seed"]) == (16, 16.0, 7)
     assert job.estimate["steps"] == 9
@@ -63,55 +86,36 @@ def test_a_job_on_a_checked_file_is_queued_with_everything_resolved(tenant: Tena
 
 def test_official_hyperparameters_in_both_places(tenant: Tenant) -> None:
     numbers = {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": 0.5}
-    for extra in ({"hyperparameters": numbers}, {"method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}}):
+    for extra in (
+        {"hyperparameters": numbers},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}},
+    ):
         job = tenant.job(**extra)
-        assert job.hyperparameters.to_dict() == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+        assert job.hyperparameters.to_dict() == {
+            "n_epochs": 2,
+            "batch_size": 4,
+            "learning_rate_multiplier": 0.5,
+        }
         assert job.config["learning_rate"] == 2.5e-4
-    both = {"hyperparameters": numbers, "method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}}
+    both = {
+        "hyperparameters": numbers,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": numbers}},
+    }
     assert tenant.job(**both).hyperparameters.n_epochs == 2
 
 
-PREFERENCE = {
-    "input": {"messages": [{"role": "user", "content": "How much?"}]},
-    "preferred_output": [{"role": "assistant", "content": "Five."}],
-    "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-}
-PREFERENCES = (json.dumps(PREFERENCE) + "\n").encode() * 12
-
-
-def test_a_job_learns_from_preferences(tenant: Tenant) -> None:
-    training = tenant.upload(PREFERENCES, check=False)
-    numbers = {"n_epochs": 2, "beta": 0.2}
-    job = tenant.job(training_file=training, method={"type": "dpo", "dpo": {"hyperparameters": numbers}})
-    assert job.method.to_dict() == {
-        "type": "dpo",
-        "dpo": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto", "learning_rate_multiplier": "auto", "beta": 0.2}},
-    }
-    assert tenant.check(training) == [job.id]
-    job = jobs_of(tenant).retrieve(job.id)
-    assert (job.config["method"], job.config["beta"]) == ("dpo", 0.2)
-    assert job.method.dpo.hyperparameters.to_dict() == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0, "beta": 0.2}
-    assert (job.estimate["num_records"], job.estimate["steps"]) == (12, 6)
-    assert tenant.job(training_file=training, extra_body={"falqon": {"method": "dpo"}}).method.dpo.hyperparameters.beta == 0.1
-
-
-def test_preferences_need_the_method_that_compares(tenant: Tenant) -> None:
-    training = tenant.upload(PREFERENCES, check=False)
-    job = tenant.job(training_file=training)
-    assert tenant.check(training) == []
-    job = jobs_of(tenant).retrieve(job.id)
-    assert (job.status, job.error.code, job.error.param) == ("failed", "invalid_training_file", "training_file")
-    assert "only method dpo learns from" in job.error.message
-    with pytest.raises(openai.BadRequestError, match="only method dpo learns from") as caught:
-        tenant.job(training_file=training)
-    assert (caught.value.param, caught.value.code) == ("training_file", "invalid_training_file")
-
-
 def test_a_job_waits_for_its_files_and_the_last_check_releases_it(tenant: Tenant) -> None:
-    training, validation = tenant.upload(check=False), tenant.upload(check=False)
-    job = tenant.job(training_file=training, validation_file=validation, hyperparameters={"batch_size": 2})
+    training = tenant.upload(check=False)
+    validation = tenant.upload(check=False)
+    job = tenant.job(
+        training_file=training, validation_file=validation, hyperparameters={"batch_size": 2}
+    )
     assert job.status == "validating_files"
-    assert job.hyperparameters.to_dict() == {"n_epochs": "auto", "batch_size": 2, "learning_rate_multiplier": "auto"}
+    assert job.hyperparameters.to_dict() == {
+        "n_epochs": "auto",
+        "batch_size": 2,
+        "learning_rate_multiplier": "auto",
+    }
     assert (job.config, job.estimate, job.cost) == (None, None, None)
     assert tenant.check(training) == []
     assert jobs_of(tenant).retrieve(job.id).status == "validating_files"
@@ -136,43 +140,109 @@ def test_a_job_whose_file_turns_out_faulty_fails_with_the_reason(tenant: Tenant)
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown model": ({"model": "nobody"}, "model", "model_not_found"),
     "unknown file": ({"training_file": "file-nobody"}, "training_file", "invalid_training_file"),
-    "unknown validation file": ({"validation_file": "file-nobody"}, "validation_file", "invalid_validation_file"),
+    "unknown validation file": (
+        {"validation_file": "file-nobody"},
+        "validation_file",
+        "invalid_validation_file",
+    ),
     "long suffix": ({"suffix": "x" * 65}, "suffix", "invalid_value"),
     "suffix with a colon": ({"suffix": "a:b"}, "suffix", "invalid_value"),
     "too many epochs": ({"hyperparameters": {"n_epochs": 51}}, "n_epochs", "invalid_value"),
-    "epochs as text": ({"hyperparameters": {"n_epochs": "3"}}, "hyperparameters.n_epochs", "invalid_value"),
-    "no epochs": ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "invalid_value"),
-    "absurd rate": ({"hyperparameters": {"learning_rate_multiplier": 1e6}}, "learning_rate_multiplier", "invalid_value"),
-    "reinforcement": ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method", "invalid_value"),
-    "no beta": ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.0}}}}, "method.dpo.hyperparameters.beta", "invalid_value"),
-    "dpo of answers that nobody compared": ({"method": {"type": "dpo"}}, "training_file", "invalid_training_file"),
-    "two methods": ({"method": {"type": "supervised"}, "extra_body": {"falqon": {"method": "dpo"}}}, "method", "conflict"),
+    "epochs as text": (
+        {"hyperparameters": {"n_epochs": "3"}},
+        "hyperparameters.n_epochs",
+        "invalid_value",
+    ),
+    "no epochs": (
+        {"hyperparameters": {"n_epochs": 0}},
+        "hyperparameters.n_epochs",
+        "invalid_value",
+    ),
+    "absurd rate": (
+        {"hyperparameters": {"learning_rate_multiplier": 1e6}},
+        "learning_rate_multiplier",
+        "invalid_value",
+    ),
+    "reinforcement": (
+        {"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}},
+        "method",
+        "invalid_value",
+    ),
+    "no beta": (
+        {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.0}}}},
+        "method.dpo.hyperparameters.beta",
+        "invalid_value",
+    ),
+    "dpo of answers that nobody compared": (
+        {"method": {"type": "dpo"}},
+        "training_file",
+        "invalid_training_file",
+    ),
+    "two methods": (
+        {"method": {"type": "supervised"}, "extra_body": {"falqon": {"method": "dpo"}}},
+        "method",
+        "conflict",
+    ),
     "unheard-of method": ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
-    "integrations": ({"integrations": [{"type": "neptune"}]}, "integrations.0.type", "invalid_value"),
+    "integrations": (
+        {"integrations": [{"type": "neptune"}]},
+        "integrations.0.type",
+        "invalid_value",
+    ),
     "metadata not text": ({"metadata": {"a": 1}}, "metadata.a", "invalid_value"),
     "metadata too long": ({"metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value"),
-    "metadata too much": ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),
+    "metadata too much": (
+        {"metadata": {str(i): "" for i in range(17)}},
+        "metadata",
+        "invalid_value",
+    ),
     "negative seed": ({"seed": -1}, "seed", "invalid_value"),
     "unknown field": ({"extra_body": {"rank": 3}}, "rank", "unknown_parameter"),
-    "unknown extra": ({"extra_body": {"falqon": {"ranks": 3}}}, "falqon.ranks", "unknown_parameter"),
+    "unknown extra": (
+        {"extra_body": {"falqon": {"ranks": 3}}},
+        "falqon.ranks",
+        "unknown_parameter",
+    ),
     "rank as text": ({"extra_body": {"falqon": {"rank": "3"}}}, "falqon.rank", "invalid_value"),
-    "rank beyond the model": ({"extra_body": {"falqon": {"rank": 65}}}, "falqon.rank", "invalid_value"),
-    "no such layer": ({"extra_body": {"falqon": {"target_modules": ["w1"]}}}, "falqon.target_modules", "invalid_value"),
-    "impossible pair": ({"extra_body": {"falqon": {"update_rule": "topk", "alpha": 1}}}, "falqon.alpha", "invalid_value"),
+    "rank beyond the model": (
+        {"extra_body": {"falqon": {"rank": 65}}},
+        "falqon.rank",
+        "invalid_value",
+    ),
+    "no such layer": (
+        {"extra_body": {"falqon": {"target_modules": ["w1"]}}},
+        "falqon.target_modules",
+        "invalid_value",
+    ),
+    "impossible pair": (
+        {"extra_body": {"falqon": {"update_rule": "topk", "alpha": 1}}},
+        "falqon.alpha",
+        "invalid_value",
+    ),
     "early stopping blind": (
         {"extra_body": {"falqon": {"early_stopping_patience": 2}}},
         "falqon.early_stopping_patience",
         "invalid_value",
     ),
-    "two epochs": ({"hyperparameters": {"n_epochs": 1}, "extra_body": {"falqon": {"num_epochs": 2}}}, "n_epochs", "conflict"),
+    "two epochs": (
+        {"hyperparameters": {"n_epochs": 1}, "extra_body": {"falqon": {"num_epochs": 2}}},
+        "n_epochs",
+        "conflict",
+    ),
     "two seeds": ({"seed": 1, "extra_body": {"falqon": {"seed": 2}}}, "seed", "conflict"),
     "two rates": (
-        {"hyperparameters": {"learning_rate_multiplier": 1.0}, "extra_body": {"falqon": {"learning_rate": 0.1}}},
+        {
+            "hyperparameters": {"learning_rate_multiplier": 1.0},
+            "extra_body": {"falqon": {"learning_rate": 0.1}},
+        },
         "learning_rate_multiplier",
         "conflict",
     ),
     "two places": (
-        {"hyperparameters": {"n_epochs": 1}, "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}},
+        {
+            "hyperparameters": {"n_epochs": 1},
+            "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        },
         "hyperparameters",
         "conflict",
     ),
@@ -203,7 +273,11 @@ def test_a_faulty_file_is_refused_at_once(tenant: Tenant) -> None:
 def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant: Tenant) -> None:
     file_id = tenant.upload()
     before = tenant.num_rows(Job, Event)
-    request = {"model": tenant.base_model, "training_file": file_id, "hyperparameters": {"n_epochs": 2}}
+    request = {
+        "model": tenant.base_model,
+        "training_file": file_id,
+        "hyperparameters": {"n_epochs": 2},
+    }
     estimate: Any = tenant.client.post("/fine_tuning/estimates", body=request, cast_to=object)
     preview = jobs_of(tenant).create(**request, extra_query={"dry_run": "true"})
     assert preview.dry_run
@@ -213,19 +287,33 @@ def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant:
     assert tenant.num_rows(Job, Event) == before
     assert jobs_of(tenant).create(**request).estimate == estimate
     with pytest.raises(openai.BadRequestError) as caught:
-        tenant.client.post("/fine_tuning/estimates", body=request | {"training_file": tenant.upload(check=False)}, cast_to=object)
+        tenant.client.post(
+            "/fine_tuning/estimates",
+            body=request | {"training_file": tenant.upload(check=False)},
+            cast_to=object,
+        )
     assert caught.value.code == "file_not_processed"
 
 
 def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
     job_id = tenant.job().id
     calls = jobs_of(stranger)
-    for call in (calls.retrieve, calls.cancel, calls.pause, calls.resume, calls.list_events, calls.checkpoints.list):
+    for call in (
+        calls.retrieve,
+        calls.cancel,
+        calls.pause,
+        calls.resume,
+        calls.list_events,
+        calls.checkpoints.list,
+    ):
         with pytest.raises(openai.NotFoundError) as foreign:
             call(job_id)
         with pytest.raises(openai.NotFoundError) as missing:
             call("ftjob-nobody")
-        assert (foreign.value.code, foreign.value.param) == (missing.value.code, missing.value.param)
+        assert (foreign.value.code, foreign.value.param) == (
+            missing.value.code,
+            missing.value.param,
+        )
     with pytest.raises(openai.BadRequestError) as caught:
         stranger.job(training_file=tenant.upload(jsonl(3)))
     assert caught.value.code == "invalid_training_file"
@@ -233,12 +321,24 @@ def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
 
 def test_a_model_that_no_disk_of_the_storage_holds_is_refused_with_numbers(tenant: Tenant) -> None:
     training_file = tenant.upload()
-    largest = {"num_hidden_layers": 512, "hidden_size": 2**17, "intermediate_size": 2**20, "num_attention_heads": 1024}
+    largest = {
+        "num_hidden_layers": 512,
+        "hidden_size": 2**17,
+        "intermediate_size": 2**20,
+        "num_attention_heads": 1024,
+    }
     config = TINY_CONFIG | largest
     with tenant.api.database.transaction() as session:
-        session.add(Model(id=f"{tenant.project_id}/huge", project_id=tenant.project_id, config=config, bytes=1))
+        session.add(
+            Model(
+                id=f"{tenant.project_id}/huge", project_id=tenant.project_id, config=config, bytes=1
+            )
+        )
     before = tenant.num_rows(Job, Event)
-    with pytest.raises(openai.BadRequestError, match=r"about [\d.]+ TB of disk are needed, and the disk of the storage has") as caught:
+    with pytest.raises(
+        openai.BadRequestError,
+        match=r"about [\d.]+ TB of disk are needed, and the disk of the storage has",
+    ) as caught:
         tenant.job(model=f"{tenant.project_id}/huge", training_file=training_file)
     assert (caught.value.param, caught.value.code) == ("model", "job_too_large")
     assert tenant.num_rows(Job, Event) == before

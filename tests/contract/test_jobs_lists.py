@@ -9,23 +9,38 @@ from app.models import Checkpoint, Job
 from tests.contract.test_jobs import jobs_of
 from tests.support.api import Tenant
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_lists_are_newest_first_filtered_and_end(tenant: Tenant, stranger: Tenant) -> None:
     file_id = tenant.upload()
     stranger.job()
-    ids = [tenant.job(training_file=file_id, metadata={"n": str(n), 'a "b"': "x"} if n else None).id for n in range(4)][::-1]
+    ids = [
+        tenant.job(training_file=file_id, metadata={"n": str(n), 'a "b"': "x"} if n else None).id
+        for n in range(4)
+    ][::-1]
     assert [job.id for job in jobs_of(tenant).list(limit=2)] == ids
     assert [job.id for job in jobs_of(tenant).list(metadata={"n": "2"})] == [ids[1]]
     assert [job.id for job in jobs_of(tenant).list(extra_query={"metadata": "null"})] == [ids[3]]
     jobs_of(tenant).cancel(ids[0])
     assert [job.id for job in jobs_of(tenant).list(extra_query={"status": "cancelled"})] == ids[:1]
-    assert [job.id for job in jobs_of(tenant).list(extra_query={"model": stranger.base_model})] == []
+    assert [
+        job.id for job in jobs_of(tenant).list(extra_query={"model": stranger.base_model})
+    ] == []
     page = tenant.http.get("/v1/fine_tuning/jobs?limit=1").json()
-    assert (page["object"], page["first_id"], page["last_id"], page["has_more"]) == ("list", ids[0], ids[0], True)
+    assert (page["object"], page["first_id"], page["last_id"], page["has_more"]) == (
+        "list",
+        ids[0],
+        ids[0],
+        True,
+    )
     assert [job.id for job in jobs_of(tenant).list(metadata={"n": "2", 'a "b"': "x"})] == [ids[1]]
     assert [job.id for job in jobs_of(tenant).list(metadata={'a "b"': "x"}, limit=2)] == ids[:3]
     assert list(jobs_of(tenant).list(metadata={"n": "2", 'a "b"': "y"})) == []
-    assert [job.id for job in jobs_of(tenant).list(metadata={"n": "3"}, extra_query={"status": "cancelled"})] == ids[:1]
+    assert [
+        job.id
+        for job in jobs_of(tenant).list(metadata={"n": "3"}, extra_query={"status": "cancelled"})
+    ] == ids[:1]
     for query in (
         "limit=0",
         "limit=-1",
@@ -37,14 +52,30 @@ def test_lists_are_newest_first_filtered_and_end(tenant: Tenant, stranger: Tenan
         "metadata[]=x",
     ):
         answer = tenant.http.get(f"/v1/fine_tuning/jobs?{query}")
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0].partition("[")[0])
+        assert (answer.status_code, answer.json()["error"]["param"]) == (
+            400,
+            query.partition("=")[0].partition("[")[0],
+        )
 
 
-def test_a_page_without_rows_and_cursors_that_are_not_ours(tenant: Tenant, stranger: Tenant) -> None:
+def test_a_page_without_rows_and_cursors_that_are_not_ours(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     empty = tenant.http.get("/v1/fine_tuning/jobs").json()
-    assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
-    mine, theirs = tenant.job().id, stranger.job().id
-    for path in ("/v1/fine_tuning/jobs", f"/v1/fine_tuning/jobs/{mine}/events", f"/v1/fine_tuning/jobs/{mine}/checkpoints"):
+    assert empty == {
+        "object": "list",
+        "data": [],
+        "first_id": None,
+        "last_id": None,
+        "has_more": False,
+    }
+    mine = tenant.job().id
+    theirs = stranger.job().id
+    for path in (
+        "/v1/fine_tuning/jobs",
+        f"/v1/fine_tuning/jobs/{mine}/events",
+        f"/v1/fine_tuning/jobs/{mine}/checkpoints",
+    ):
         for cursor in (
             "nobody",
             "",
@@ -54,8 +85,15 @@ def test_a_page_without_rows_and_cursors_that_are_not_ours(tenant: Tenant, stran
         ):
             answer = tenant.http.get(path, params={"after": cursor})
             error = answer.json()["error"]
-            assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_cursor", "after"), (path, cursor)
-    assert [job["id"] for job in tenant.http.get("/v1/fine_tuning/jobs", params={"after": theirs}).json()["data"]] == [mine]
+            assert (answer.status_code, error["code"], error["param"]) == (
+                400,
+                "invalid_cursor",
+                "after",
+            ), (path, cursor)
+    assert [
+        job["id"]
+        for job in tenant.http.get("/v1/fine_tuning/jobs", params={"after": theirs}).json()["data"]
+    ] == [mine]
 
 
 def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
@@ -68,7 +106,14 @@ def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
 
 def test_a_page_of_checkpoints_continues_behind_one_that_is_gone(tenant: Tenant) -> None:
     job = tenant.job()
-    where = {"job_id": job.id, "attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {}}
+    where = {
+        "job_id": job.id,
+        "attempt": 1,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+        "metrics": {},
+    }
     with tenant.api.database.transaction() as session:
         session.add_all(Checkpoint(id=new_id("ftckpt_"), step=step, **where) for step in (1, 2, 3))
     page = jobs_of(tenant).checkpoints.list(job.id, limit=2)
@@ -82,12 +127,27 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     metrics = {"step": 1, "train_loss": 2.5}
     with tenant.api.database.transaction() as session:
-        claims.append_events(session, claim, [NewEvent("Step 1/9: training loss=2.50", type="metrics", data=metrics)])
+        claims.append_events(
+            session, claim, [NewEvent("Step 1/9: training loss=2.50", type="metrics", data=metrics)]
+        )
     events = list(jobs_of(tenant).list_events(job.id, limit=2))
     bare = job.id.removeprefix("ftjob-")
-    assert [event.id for event in events] == [f"ftevent-{bare}-{seq}" for seq in range(len(events), 0, -1)]
-    assert (events[0].object, events[0].type, events[0].level, events[0].data) == ("fine_tuning.job.event", "metrics", "info", metrics)
-    for cursor in ("ftevent-x-1", f"ftevent-{bare}-x", "1", f"ftevent-{bare}-0", f"ftevent-{bare}-{len(events) + 1}"):
+    assert [event.id for event in events] == [
+        f"ftevent-{bare}-{seq}" for seq in range(len(events), 0, -1)
+    ]
+    assert (events[0].object, events[0].type, events[0].level, events[0].data) == (
+        "fine_tuning.job.event",
+        "metrics",
+        "info",
+        metrics,
+    )
+    for cursor in (
+        "ftevent-x-1",
+        f"ftevent-{bare}-x",
+        "1",
+        f"ftevent-{bare}-0",
+        f"ftevent-{bare}-{len(events) + 1}",
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             jobs_of(tenant).list_events(job.id, after=cursor)
         assert (caught.value.param, caught.value.code) == ("after", "invalid_cursor")
@@ -96,16 +156,33 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
 def test_checkpoints_carry_the_name_the_model_will_have(tenant: Tenant) -> None:
     job = tenant.job(suffix="mine")
     with tenant.api.database.transaction() as session:
-        where = {"job_id": job.id, "attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1}
-        session.add_all(Checkpoint(id=new_id("ftckpt_"), step=step, metrics={"train_loss": 0.5}, **where) for step in (1, 2, 3))
+        where = {
+            "job_id": job.id,
+            "attempt": 1,
+            "storage_prefix": "p",
+            "manifest_sha256": "0",
+            "bytes": 1,
+        }
+        session.add_all(
+            Checkpoint(id=new_id("ftckpt_"), step=step, metrics={"train_loss": 0.5}, **where)
+            for step in (1, 2, 3)
+        )
         row = session.get_one(Job, job.id)
     name = fine_tuned_model_id(row, "acme")
     assert name == f"ft:{tenant.base_model}:acme:mine:{job.id[-8:]}"
-    found = list(jobs_of(tenant).checkpoints.list(job.id, limit=2))
-    assert [checkpoint.step_number for checkpoint in found] == [3, 2, 1]
-    assert found[0].object == "fine_tuning.job.checkpoint"
-    assert found[0].fine_tuned_model_checkpoint == f"{name}:ckpt-step-3"
+    checkpoints = list(jobs_of(tenant).checkpoints.list(job.id, limit=2))
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [3, 2, 1]
+    assert checkpoints[0].object == "fine_tuning.job.checkpoint"
+    assert checkpoints[0].fine_tuned_model_checkpoint == f"{name}:ckpt-step-3"
     with pytest.raises(openai.BadRequestError) as caught:
         jobs_of(tenant).checkpoints.list(job.id, after="ftckpt_nobody")
     assert (caught.value.param, caught.value.code) == ("after", "invalid_cursor")
-    assert (found[0].fine_tuning_job_id, found[0].metrics.step, found[0].metrics.train_loss) == (job.id, 3, 0.5)
+    assert (
+        checkpoints[0].fine_tuning_job_id,
+        checkpoints[0].metrics.step,
+        checkpoints[0].metrics.train_loss,
+    ) == (
+        job.id,
+        3,
+        0.5,
+    )

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from app.database import now_plus
 from app.ids import new_id
 from app.models import ApiKey, Scope
-from app.stream.wakeup import POLL_SECONDS
+from app.notifier.wakeups import POLL_SECONDS
 from tests.support.api import Api, Tenant, installation_admin
 
 
@@ -37,7 +37,11 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(admin: Tenant) -> None:
     secret = created.pop("secret")
     assert secret.startswith(f"ft_live_{created['id'].removeprefix('key_')}_")
     assert created["object"] == "api_key"
-    assert (created["name"], created["scope"], created["project_id"]) == ("laptop", "write", admin.project_id)
+    assert (created["name"], created["scope"], created["project_id"]) == (
+        "laptop",
+        "write",
+        admin.project_id,
+    )
     assert (created["expires_at"], created["last_used_at"]) == (None, None)
     assert admin.http.get(f"/v1/api_keys/{created['id']}").json() == created
     listed = admin.http.get("/v1/api_keys")
@@ -53,11 +57,19 @@ def test_a_revoked_key_opens_nothing_and_is_gone(admin: Tenant) -> None:
     client = admin.client_with(created["secret"])
     client.models.list()
     url = f"/v1/api_keys/{created['id']}"
-    assert admin.http.delete(url).json() == {"id": created["id"], "object": "api_key", "deleted": True}
+    assert admin.http.delete(url).json() == {
+        "id": created["id"],
+        "object": "api_key",
+        "deleted": True,
+    }
     with pytest.raises(openai.AuthenticationError) as caught:
         client.models.list()
     assert caught.value.code == "invalid_api_key"
-    assert code_of(admin.http.delete(url)) == code_of(admin.http.get(url)) == (404, "api_key_not_found", "key_id")
+    assert (
+        code_of(admin.http.delete(url))
+        == code_of(admin.http.get(url))
+        == (404, "api_key_not_found", "key_id")
+    )
     assert created["id"] not in admin.http.get("/v1/api_keys").text
 
 
@@ -76,12 +88,16 @@ def test_an_open_stream_ends_when_its_key_is_revoked(admin: Tenant) -> None:
 
 def test_a_key_expires(admin: Tenant) -> None:
     later = int(time.time()) + 3600
-    created = admin.http.post("/v1/api_keys", json={"name": "hour", "scope": "read", "expires_at": later}).json()
+    created = admin.http.post(
+        "/v1/api_keys", json={"name": "hour", "scope": "read", "expires_at": later}
+    ).json()
     assert created["expires_at"] == later
     client = admin.client_with(created["secret"])
     client.models.list()
     with admin.api.database.transaction() as session:
-        session.execute(update(ApiKey).where(ApiKey.id == created["id"]).values(expires_at=now_plus(-1)))
+        session.execute(
+            update(ApiKey).where(ApiKey.id == created["id"]).values(expires_at=now_plus(-1))
+        )
     with pytest.raises(openai.AuthenticationError) as caught:
         client.models.list()
     assert caught.value.code == "expired_api_key"
@@ -96,7 +112,9 @@ def test_use_is_noted_to_the_minute(admin: Tenant) -> None:
     client.models.list()
     assert row(admin, created["id"]).last_used_at == first
     with admin.api.database.transaction() as session:
-        session.execute(update(ApiKey).where(ApiKey.id == created["id"]).values(last_used_at=now_plus(-61)))
+        session.execute(
+            update(ApiKey).where(ApiKey.id == created["id"]).values(last_used_at=now_plus(-61))
+        )
     client.models.list()
     again = row(admin, created["id"]).last_used_at
     assert again is not None
@@ -104,27 +122,40 @@ def test_use_is_noted_to_the_minute(admin: Tenant) -> None:
 
 
 def test_keys_are_listed_in_pages_newest_first(admin: Tenant) -> None:
-    made = [admin.http.post("/v1/api_keys", json={"name": f"k{i}", "scope": "read"}).json()["id"] for i in range(4)]
-    seen: list[str] = []
+    created = [
+        admin.http.post("/v1/api_keys", json={"name": f"k{i}", "scope": "read"}).json()["id"]
+        for i in range(4)
+    ]
+    listed: list[str] = []
     after: dict[str, str] = {}
     while True:
         page = admin.http.get("/v1/api_keys", params={"limit": 2} | after).json()
-        seen += [key["id"] for key in page["data"]]
+        listed += [key["id"] for key in page["data"]]
         if not page["has_more"]:
             break
         after = {"after": page["last_id"]}
-    assert seen[:4] == made[::-1]
-    assert len(seen) == 5  # and the tenant's own
+    assert listed[:4] == created[::-1]
+    assert len(listed) == 5  # and the tenant's own
 
 
-def test_an_admin_rules_over_the_keys_of_their_project_only(admin: Tenant, stranger: Tenant) -> None:
+def test_an_admin_rules_over_the_keys_of_their_project_only(
+    admin: Tenant, stranger: Tenant
+) -> None:
     body = {"name": "k", "scope": "read", "project_id": stranger.project_id}
-    assert code_of(admin.http.post("/v1/api_keys", json=body)) == (400, "project_not_found", "project_id")
-    assert code_of(admin.http.get("/v1/api_keys", params={"project_id": stranger.project_id}))[:2] == (404, "project_not_found")
+    assert code_of(admin.http.post("/v1/api_keys", json=body)) == (
+        400,
+        "project_not_found",
+        "project_id",
+    )
+    assert code_of(admin.http.get("/v1/api_keys", params={"project_id": stranger.project_id}))[
+        :2
+    ] == (404, "project_not_found")
     with installation_admin(admin.api) as everywhere:
         created = everywhere.post("/v1/api_keys", json=body).json()
         assert created["project_id"] == stranger.project_id
-        listed = everywhere.get("/v1/api_keys", params={"project_id": stranger.project_id}).json()["data"]
+        listed = everywhere.get("/v1/api_keys", params={"project_id": stranger.project_id}).json()[
+            "data"
+        ]
         assert {key["project_id"] for key in listed} == {stranger.project_id}
         assert code_of(admin.http.delete(f"/v1/api_keys/{created['id']}"))[0] == 404
         assert everywhere.delete(f"/v1/api_keys/{created['id']}").status_code == 200
@@ -135,7 +166,9 @@ def test_a_key_cannot_revoke_itself(admin: Tenant) -> None:
     assert code_of(admin.http.delete(f"/v1/api_keys/{mine['id']}"))[:2] == (400, "key_in_use")
 
 
-def test_the_project_header_must_name_the_project_of_the_key(tenant: Tenant, stranger: Tenant) -> None:
+def test_the_project_header_must_name_the_project_of_the_key(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     mine = tenant.client.with_options(project=tenant.project_id, organization="whatever")
     mine.models.list()
     for project in (stranger.project_id, new_id("proj_")):
@@ -157,7 +190,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "code", "param"), BAD)
-def test_a_bad_request_says_what_is_wrong(admin: Tenant, body: dict[str, object], code: str, param: str) -> None:
+def test_a_bad_request_says_what_is_wrong(
+    admin: Tenant, body: dict[str, object], code: str, param: str
+) -> None:
     before = admin.num_rows(ApiKey)
     assert code_of(admin.http.post("/v1/api_keys", json=body)) == (400, code, param)
     assert admin.num_rows(ApiKey) == before

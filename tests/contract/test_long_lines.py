@@ -1,4 +1,6 @@
-"""A file of one endless line arrives like any other, and whoever checks it keeps no more of it than a line may have."""
+"""A file of one endless line arrives like any other, and whoever checks it keeps no more of it than
+a line may have.
+"""
 
 import json
 import os
@@ -11,19 +13,23 @@ import pytest
 
 from tests.support.api import Api, Tenant
 
-LINE_BYTES, MAY_GROW_BYTES = 100 * 2**20, 48 * 2**20
+LINE_BYTES = 100 * 2**20
+MAY_GROW_BYTES = 48 * 2**20
 CHECK = """
 import json, resource, sys
 from app.database import Database
-from app.files import checking
 from app.settings import Settings
 from app.storage import Storage
+from tests.support.checks import check_file
 settings = Settings(_env_file=None)
 database, storage = Database(settings.resolved_database_url), Storage(settings.resolved_storage_url)
-checking.check(database, storage, "file-that-is-not-there", settings)
+check_file(database, storage, "file-that-is-not-there", settings)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-checking.check(database, storage, sys.argv[1], settings)
-after = max(resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+check_file(database, storage, sys.argv[1], settings)
+after = max(
+    resource.getrusage(whose).ru_maxrss
+    for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+)
 print(json.dumps(1024 * (after - before)))
 """
 
@@ -38,11 +44,23 @@ def api(tmp_path: Path) -> Iterator[Api]:
 def test_a_line_of_100_megabytes_is_refused_in_little_memory(api: Api) -> None:
     tenant = Tenant(api)
     answer = tenant.http.post(
-        "/v1/files", content=form_with_one_line(), headers={"content-type": "multipart/form-data; boundary=x"}, timeout=60
+        "/v1/files",
+        content=form_with_one_line(),
+        headers={"content-type": "multipart/form-data; boundary=x"},
+        timeout=60,
     )
     file_id = answer.json()["id"]
-    environment = os.environ | {"FALQON_DATA_DIR": str(api.settings.data_dir), "DATABASE_URL": api.settings.resolved_database_url}
-    done = subprocess.run([sys.executable, "-c", CHECK, file_id], env=environment, capture_output=True, text=True, check=True)
+    environment = os.environ | {
+        "FALQON_DATA_DIR": str(api.settings.data_dir),
+        "DATABASE_URL": api.settings.resolved_database_url,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, file_id],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout) < MAY_GROW_BYTES
     file = tenant.client.files.retrieve(file_id)
     assert (file.bytes, file.status) == (LINE_BYTES, "error")

@@ -27,10 +27,16 @@ def url(model_id: str, rest: str = "") -> str:
     return f"/v1/models/{model_id.replace('/', '%2F')}/artifacts{rest}"
 
 
-def test_base_and_own_models_are_listed_and_only_own_deleted(tenant: Tenant, stranger: Tenant, tuned: str) -> None:
+def test_base_and_own_models_are_listed_and_only_own_deleted(
+    tenant: Tenant, stranger: Tenant, tuned: str
+) -> None:
     models = {model.id: model for model in tenant.client.models.list()}
     assert models[tenant.base_model].owned_by == "system"
-    assert (models[tuned].object, models[tuned].owned_by, models[tuned].base_model) == ("model", tenant.project_id, tenant.base_model)
+    assert (models[tuned].object, models[tuned].owned_by, models[tuned].base_model) == (
+        "model",
+        tenant.project_id,
+        tenant.base_model,
+    )
     assert tenant.client.models.retrieve(tuned) == models[tuned]
     assert tuned not in {model.id for model in stranger.client.models.list()}
     for call in (stranger.client.models.retrieve, stranger.client.models.delete):
@@ -46,7 +52,9 @@ def test_base_and_own_models_are_listed_and_only_own_deleted(tenant: Tenant, str
     assert tenant.http.get(url(tuned)).status_code == 404
 
 
-def test_artifacts_are_listed_with_their_checksums(tenant: Tenant, stranger: Tenant, tuned: str) -> None:
+def test_artifacts_are_listed_with_their_checksums(
+    tenant: Tenant, stranger: Tenant, tuned: str
+) -> None:
     listing = tenant.http.get(url(tuned)).json()
     assert [(item["name"], item["bytes"], item["sha256"]) for item in listing["data"]] == [
         ("model.safetensors", 2**20, SHA256),
@@ -69,7 +77,9 @@ def test_artifacts_are_listed_with_their_checksums(tenant: Tenant, stranger: Ten
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "nested/vocab.txt"])
-def test_a_download_is_whole_and_not_for_browsers_to_show(tenant: Tenant, tuned: str, name: str) -> None:
+def test_a_download_is_whole_and_not_for_browsers_to_show(
+    tenant: Tenant, tuned: str, name: str
+) -> None:
     response = tenant.http.get(url(tuned, "/" + name))
     assert response.content == WEIGHTS
     assert response.headers["etag"] == f'"{SHA256}"'
@@ -77,7 +87,11 @@ def test_a_download_is_whole_and_not_for_browsers_to_show(tenant: Tenant, tuned:
     assert response.headers["content-disposition"].startswith("attachment;")
     assert response.headers["x-content-type-options"] == "nosniff"
     head = tenant.http.head(url(tuned, "/" + name))
-    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(2**20))
+    assert (head.status_code, head.content, head.headers["content-length"]) == (
+        200,
+        b"",
+        str(2**20),
+    )
 
 
 def test_a_download_resumes(tenant: Tenant, tuned: str) -> None:
@@ -91,7 +105,12 @@ def test_a_download_resumes(tenant: Tenant, tuned: str) -> None:
     assert get(range="bytes=5-9", if_range=etag) == (206, WEIGHTS[5:10])
     assert get(range="bytes=-7") == (206, WEIGHTS[-7:])
     assert get(range="bytes=0-99999999") == (206, WEIGHTS)
-    for whole in ({"range": "bytes=5-9", "if_range": '"old"'}, {"range": "bytes=9-5"}, {"range": "bytes=0-1,4-5"}, {"range": "lines=1-2"}):
+    for whole in (
+        {"range": "bytes=5-9", "if_range": '"old"'},
+        {"range": "bytes=9-5"},
+        {"range": "bytes=0-1,4-5"},
+        {"range": "lines=1-2"},
+    ):
         assert get(**whole) == (200, WEIGHTS)
     assert get(if_none_match=etag) == (304, b"")
     assert get(if_none_match=f'"old", W/{etag}') == (304, b"")
@@ -99,7 +118,9 @@ def test_a_download_resumes(tenant: Tenant, tuned: str) -> None:
 
 
 def test_a_range_beyond_the_end_says_where_the_end_is(tenant: Tenant, tuned: str) -> None:
-    response = tenant.http.get(url(tuned, "/model.safetensors"), headers={"range": f"bytes={2**20}-"})
+    response = tenant.http.get(
+        url(tuned, "/model.safetensors"), headers={"range": f"bytes={2**20}-"}
+    )
     assert response.status_code == 416
     assert response.headers["content-range"] == f"bytes */{2**20}"
     assert response.json()["error"]["code"] == "range_not_satisfiable"

@@ -29,7 +29,11 @@ def in_force(tenant: Tenant) -> dict[str, Any]:
 
 def test_the_table_names_providers_sources_and_dates(tenant: Tenant) -> None:
     page = tenant.http.get(PATH).json()
-    assert (page["object"], page["has_more"], page["first_id"]) == ("list", False, page["data"][0]["id"])
+    assert (page["object"], page["has_more"], page["first_id"]) == (
+        "list",
+        False,
+        page["data"][0]["id"],
+    )
     assert len({row["id"] for row in page["data"]}) == len(page["data"])
     for row in page["data"]:
         assert row["source"]
@@ -37,7 +41,9 @@ def test_the_table_names_providers_sources_and_dates(tenant: Tenant) -> None:
         assert row["age_days"] >= 0
         assert isinstance(row["usd_per_device_hour"], str)
     assert in_force(tenant).keys() == DEVICES.keys()
-    assert in_force(tenant)["h100"]["usd_per_device_hour"] == str(default_price("h100").usd_per_device_hour)
+    assert in_force(tenant)["h100"]["usd_per_device_hour"] == str(
+        default_price("h100").usd_per_device_hour
+    )
 
 
 def test_an_override_counts_at_once_and_for_new_estimates_only(admin: Tenant) -> None:
@@ -46,7 +52,11 @@ def test_an_override_counts_at_once_and_for_new_estimates_only(admin: Tenant) ->
     answer = admin.http.put(PATH, json={"overrides": [OURS]})
     assert answer.status_code == 200
     row = in_force(admin)["cpu"]
-    assert (row["usd_per_device_hour"], row["source"], row["kind"]) == ("0.10", "our own machines", "override")
+    assert (row["usd_per_device_hour"], row["source"], row["kind"]) == (
+        "0.10",
+        "our own machines",
+        "override",
+    )
     new = admin.job()
     assert (new.cost["usd_per_device_hour"], old.cost["usd_per_device_hour"]) == ("0.10", "0.045")
     assert "this installation" in new.cost["price_source"]
@@ -63,14 +73,24 @@ def test_an_override_counts_at_once_and_for_new_estimates_only(admin: Tenant) ->
     [
         ({}, "overrides", "missing_required_parameter"),
         ({"overrides": [OURS | {"device": "abacus"}]}, "overrides.0.device", "invalid_value"),
-        ({"overrides": [OURS | {"usd_per_device_hour": 0.1}]}, "overrides.0.usd_per_device_hour", "invalid_value"),
-        ({"overrides": [OURS | {"usd_per_device_hour": "-1"}]}, "overrides.0.usd_per_device_hour", "invalid_value"),
+        (
+            {"overrides": [OURS | {"usd_per_device_hour": 0.1}]},
+            "overrides.0.usd_per_device_hour",
+            "invalid_value",
+        ),
+        (
+            {"overrides": [OURS | {"usd_per_device_hour": "-1"}]},
+            "overrides.0.usd_per_device_hour",
+            "invalid_value",
+        ),
         ({"overrides": [OURS | {"source": ""}]}, "overrides.0.source", "invalid_value"),
         ({"overrides": [OURS | {"until": "2027"}]}, "overrides.0.until", "unknown_parameter"),
         ({"overrides": [OURS, OURS]}, "overrides", "invalid_value"),
     ],
 )
-def test_a_bad_override_changes_nothing(admin: Tenant, body: dict[str, Any], param: str, code: str) -> None:
+def test_a_bad_override_changes_nothing(
+    admin: Tenant, body: dict[str, Any], param: str, code: str
+) -> None:
     before = admin.num_rows(PriceOverride)
     answer = admin.http.put(PATH, json=body)
     assert answer.status_code == 400

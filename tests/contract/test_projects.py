@@ -27,19 +27,34 @@ def code_of(response: httpx.Response) -> tuple[int, str, str | None]:
 
 
 def test_a_project_from_creation_to_archive(api: Api, admin: httpx.Client) -> None:
-    created = admin.post("/v1/projects", json={"name": " research ", "max_live_jobs": 2, "weight": 3}).json()
+    created = admin.post(
+        "/v1/projects", json={"name": " research ", "max_live_jobs": 2, "weight": 3}
+    ).json()
     assert created["id"].startswith("proj_")
     assert created["object"] == "project"
-    assert (created["name"], created["status"], created["archived_at"]) == ("research", "active", None)
-    assert (created["weight"], created["max_live_jobs"], created["max_storage_bytes"], created["max_device_hours"]) == (3, 2, None, None)
+    assert (created["name"], created["status"], created["archived_at"]) == (
+        "research",
+        "active",
+        None,
+    )
+    assert (
+        created["weight"],
+        created["max_live_jobs"],
+        created["max_storage_bytes"],
+        created["max_device_hours"],
+    ) == (3, 2, None, None)
     assert created["usage"] == {"live_jobs": 0, "storage_bytes": 0, "device_hours": 0.0}
     url = f"/v1/projects/{created['id']}"
     assert admin.get(url).json() == created
 
-    changed = admin.post(url, json={"name": "science", "max_live_jobs": None, "max_device_hours": 1.5}).json()
+    changed = admin.post(
+        url, json={"name": "science", "max_live_jobs": None, "max_device_hours": 1.5}
+    ).json()
     assert changed == created | {"name": "science", "max_live_jobs": None, "max_device_hours": 1.5}
 
-    key = admin.post("/v1/api_keys", json={"name": "k", "scope": "write", "project_id": created["id"]}).json()
+    key = admin.post(
+        "/v1/api_keys", json={"name": "k", "scope": "write", "project_id": created["id"]}
+    ).json()
     headers = {"authorization": f"Bearer {key['secret']}"}
     assert httpx.get(f"{api.url}/v1/files", headers=headers, verify=False).status_code == 200
     archived = admin.post(f"{url}/archive").json()
@@ -60,35 +75,61 @@ def test_usage_counts_what_is_there(admin: httpx.Client, tenant: Tenant) -> None
     assert usage["storage_bytes"] == tenant.client.files.retrieve(job.training_file).bytes
     tenant.client.fine_tuning.jobs.cancel(job.id)
     tenant.client.files.delete(job.training_file)
-    assert admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"] == {"live_jobs": 0, "storage_bytes": 0, "device_hours": 0.0}
+    assert admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"] == {
+        "live_jobs": 0,
+        "storage_bytes": 0,
+        "device_hours": 0.0,
+    }
 
 
 def test_projects_are_listed_in_pages(admin: httpx.Client) -> None:
-    made = [admin.post("/v1/projects", json={"name": f"p{i}"}).json()["id"] for i in range(3)]
-    seen: list[str] = []
+    created = [admin.post("/v1/projects", json={"name": f"p{i}"}).json()["id"] for i in range(3)]
+    listed: list[str] = []
     page = admin.get("/v1/projects", params={"limit": 2}).json()
-    while len(seen) < 4:
-        seen += [project["id"] for project in page["data"]]
+    while len(listed) < 4:
+        listed += [project["id"] for project in page["data"]]
         page = admin.get("/v1/projects", params={"limit": 2, "after": page["last_id"]}).json()
-    assert seen[:4] == [DEFAULT_PROJECT_ID, *made[::-1]]
+    assert listed[:4] == [DEFAULT_PROJECT_ID, *created[::-1]]
 
 
 def test_what_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
     job = tenant.job()
-    assert code_of(admin.post(f"/v1/projects/{tenant.project_id}/archive"))[:2] == (400, "project_in_use")
+    assert code_of(admin.post(f"/v1/projects/{tenant.project_id}/archive"))[:2] == (
+        400,
+        "project_in_use",
+    )
     tenant.client.fine_tuning.jobs.cancel(job.id)
     assert admin.post(f"/v1/projects/{tenant.project_id}/archive").status_code == 200
-    assert code_of(admin.post(f"/v1/projects/{DEFAULT_PROJECT_ID}/archive"))[:2] == (400, "default_project")
+    assert code_of(admin.post(f"/v1/projects/{DEFAULT_PROJECT_ID}/archive"))[:2] == (
+        400,
+        "default_project",
+    )
 
 
-def test_an_admin_of_one_project_sees_and_names_that_one(own_admin: Tenant, stranger: Tenant) -> None:
-    http, mine = own_admin.http, own_admin.project_id
+def test_an_admin_of_one_project_sees_and_names_that_one(
+    own_admin: Tenant, stranger: Tenant
+) -> None:
+    http = own_admin.http
+    mine = own_admin.project_id
     assert [project["id"] for project in http.get("/v1/projects").json()["data"]] == [mine]
     assert http.post(f"/v1/projects/{mine}", json={"name": "ours"}).json()["name"] == "ours"
-    assert code_of(http.post(f"/v1/projects/{mine}", json={"max_live_jobs": None})) == (403, "insufficient_permissions", "max_live_jobs")
-    assert code_of(http.post("/v1/projects", json={"name": "more"}))[:2] == (403, "insufficient_permissions")
-    assert code_of(http.post(f"/v1/projects/{mine}/archive"))[:2] == (403, "insufficient_permissions")
-    assert code_of(http.post(f"/v1/projects/{stranger.project_id}", json={"name": "x"}))[:2] == (404, "project_not_found")
+    assert code_of(http.post(f"/v1/projects/{mine}", json={"max_live_jobs": None})) == (
+        403,
+        "insufficient_permissions",
+        "max_live_jobs",
+    )
+    assert code_of(http.post("/v1/projects", json={"name": "more"}))[:2] == (
+        403,
+        "insufficient_permissions",
+    )
+    assert code_of(http.post(f"/v1/projects/{mine}/archive"))[:2] == (
+        403,
+        "insufficient_permissions",
+    )
+    assert code_of(http.post(f"/v1/projects/{stranger.project_id}", json={"name": "x"}))[:2] == (
+        404,
+        "project_not_found",
+    )
 
 
 BAD = [
@@ -99,7 +140,7 @@ BAD = [
     ({"name": "a\x00b"}, "invalid_value", "name"),
     ({"name": 1}, "invalid_value", "name"),
     ({"name": "a", "id": "proj_mine"}, "unknown_parameter", "id"),
-    ({"name": "a", "turn": 0}, "unknown_parameter", "turn"),
+    ({"name": "a", "virtual_time": 0}, "unknown_parameter", "virtual_time"),
     ({"name": "a", "weight": 0}, "invalid_value", "weight"),
     ({"name": "a", "weight": "1"}, "invalid_value", "weight"),
     ({"name": "a", "weight": None}, "invalid_value", "weight"),
@@ -110,7 +151,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "code", "param"), BAD)
-def test_a_bad_request_says_what_is_wrong(admin: httpx.Client, body: dict[str, object], code: str, param: str) -> None:
+def test_a_bad_request_says_what_is_wrong(
+    admin: httpx.Client, body: dict[str, object], code: str, param: str
+) -> None:
     assert code_of(admin.post("/v1/projects", json=body)) == (400, code, param)
     if body:
-        assert code_of(admin.post(f"/v1/projects/{DEFAULT_PROJECT_ID}", json=body)) == (400, code, param)
+        assert code_of(admin.post(f"/v1/projects/{DEFAULT_PROJECT_ID}", json=body)) == (
+            400,
+            code,
+            param,
+        )

@@ -14,6 +14,8 @@ from app.models import Attempt, Event, File, Job, JobStatus, UploadPart
 from app.storage import keys
 from tests.support.api import Tenant, jsonl
 
+pytestmark = pytest.mark.both_databases
+
 SIZE = len(jsonl())
 
 
@@ -28,23 +30,34 @@ def refusal(ask: Callable[[], object]) -> openai.RateLimitError:
 
 
 def submit(tenant: Tenant, file_id: str) -> httpx.Response:
-    return tenant.http.post("/v1/fine_tuning/jobs", json={"model": tenant.base_model, "training_file": file_id})
+    return tenant.http.post(
+        "/v1/fine_tuning/jobs", json={"model": tenant.base_model, "training_file": file_id}
+    )
 
 
 def ran_for(tenant: Tenant, job_id: str, hours: float) -> Claim:
     claim = tenant.claim(job_id)
     with tenant.api.database.transaction() as session:
-        session.execute(update(Attempt).where(Attempt.job_id == job_id).values(created_at=now_plus(-hours * 3600)))
+        session.execute(
+            update(Attempt)
+            .where(Attempt.job_id == job_id)
+            .values(created_at=now_plus(-hours * 3600))
+        )
     return claim
 
 
 def test_live_jobs_are_counted_until_they_end(tenant: Tenant) -> None:
     tenant.limit(max_live_jobs=2)
-    first, second = tenant.job(), tenant.job()
+    first = tenant.job()
+    second = tenant.job()
     tenant.client.fine_tuning.jobs.pause(second.id)
     file_id = tenant.upload()
     before = tenant.num_rows(Job, Event)
-    error = refusal(lambda: tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=file_id))
+    error = refusal(
+        lambda: tenant.client.fine_tuning.jobs.create(
+            model=tenant.base_model, training_file=file_id
+        )
+    )
     assert error.param == "max_live_jobs"
     assert "2 jobs of this project have not ended, and its quota is 2" in error.message
     assert tenant.num_rows(Job, Event) == before
@@ -52,25 +65,39 @@ def test_live_jobs_are_counted_until_they_end(tenant: Tenant) -> None:
     assert tenant.job().status == "queued"
 
 
-def test_of_many_submissions_at_once_only_as_many_pass_as_may(tenant: Tenant, stranger: Tenant) -> None:
+def test_of_many_submissions_at_once_only_as_many_pass_as_may(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     tenant.limit(max_live_jobs=3)
-    files = {t: [t.upload() for _ in range(6)] for t in (tenant, stranger)}  # jobs on one file would wait for each other anyway
+    # jobs on one file would wait for each other anyway
+    files = {t: [t.upload() for _ in range(6)] for t in (tenant, stranger)}
     with ThreadPoolExecutor(8) as pool:
-        mine, theirs = ([pool.submit(submit, t, file_id) for file_id in files[t]] for t in (tenant, stranger))
+        mine, theirs = (
+            [pool.submit(submit, t, file_id) for file_id in files[t]] for t in (tenant, stranger)
+        )
     assert sorted(answer.result().status_code for answer in mine) == [200] * 3 + [429] * 3
     assert [answer.result().status_code for answer in theirs] == [200] * 6
 
 
 def test_stored_bytes_are_counted_until_they_are_deleted(tenant: Tenant) -> None:
     tenant.limit(max_storage_bytes=2 * SIZE)
-    first, second = tenant.upload(), tenant.upload()
+    first = tenant.upload()
+    second = tenant.upload()
     error = refusal(lambda: tenant.upload(check=False))
     assert error.param == "max_storage_bytes"
-    assert f"hold {2 * SIZE} bytes, {SIZE} more are asked for, and its quota is {2 * SIZE}" in error.message
+    assert (
+        f"hold {2 * SIZE} bytes, {SIZE} more are asked for, and its quota is {2 * SIZE}"
+        in error.message
+    )
     assert len(tenant.api.storage.keys(keys.file_content(tenant.project_id, ""))) == 2
-    refusal(lambda: tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=second))
+    refusal(
+        lambda: tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=second)
+    )
     tenant.client.files.delete(first)
-    assert tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=second).status == "queued"
+    assert (
+        tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=second).status
+        == "queued"
+    )
     assert tenant.upload()
 
 
@@ -89,14 +116,25 @@ def test_of_many_uploads_at_once_only_as_many_pass_as_fit(tenant: Tenant) -> Non
 
 def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenant) -> None:
     uploads = tenant.client.uploads
-    first, second, third = (uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="text/plain") for _ in range(3))
+    first, second, third = (
+        uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="text/plain")
+        for _ in range(3)
+    )
     part, _ = (uploads.parts.create(upload.id, data=jsonl()) for upload in (first, second))
     tenant.limit(max_storage_bytes=2 * SIZE)
     before = tenant.num_rows(UploadPart)
-    refusal(lambda: uploads.create(filename="r.jsonl", purpose="fine-tune", bytes=1, mime_type="text/plain"))
-    assert refusal(lambda: uploads.parts.create(third.id, data=jsonl())).param == "max_storage_bytes"
+    refusal(
+        lambda: uploads.create(
+            filename="r.jsonl", purpose="fine-tune", bytes=1, mime_type="text/plain"
+        )
+    )
+    assert (
+        refusal(lambda: uploads.parts.create(third.id, data=jsonl())).param == "max_storage_bytes"
+    )
     assert tenant.num_rows(UploadPart) == before
-    assert tenant.api.storage.keys(keys.upload_part(tenant.project_id, third.id, "")) == [], "bytes were written before it was refused"
+    assert tenant.api.storage.keys(keys.upload_part(tenant.project_id, third.id, "")) == [], (
+        "bytes were written before it was refused"
+    )
     assert uploads.complete(first.id, part_ids=[part.id]).status == "completed"
     refusal(lambda: tenant.upload(check=False))
     uploads.cancel(second.id)
@@ -105,26 +143,39 @@ def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenan
 
 def test_a_file_in_parts_is_refused_after_its_bytes_too(tenant: Tenant) -> None:
     uploads = tenant.client.uploads
-    upload = uploads.create(filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl")
+    upload = uploads.create(
+        filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl"
+    )
     part = uploads.parts.create(upload.id, data=jsonl())
     file_id = tenant.upload()
     tenant.limit(max_storage_bytes=SIZE)
-    assert refusal(lambda: uploads.complete(upload.id, part_ids=[part.id])).param == "max_storage_bytes"
+    assert (
+        refusal(lambda: uploads.complete(upload.id, part_ids=[part.id])).param
+        == "max_storage_bytes"
+    )
     tenant.client.files.delete(file_id)
     assert uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
 
 
 def test_device_hours_count_running_and_ended_attempts_even_of_deleted_jobs(tenant: Tenant) -> None:
-    job, paused = tenant.job(), tenant.job()
+    job = tenant.job()
+    paused = tenant.job()
     tenant.client.fine_tuning.jobs.pause(paused.id)
     tenant.limit(max_device_hours=0.001)
     assert tenant.job().status == "queued"
     claim = ran_for(tenant, job.id, 0.1)
     file_id = tenant.upload()
-    error = refusal(lambda: tenant.client.fine_tuning.jobs.create(model=tenant.base_model, training_file=file_id))
+    error = refusal(
+        lambda: tenant.client.fine_tuning.jobs.create(
+            model=tenant.base_model, training_file=file_id
+        )
+    )
     assert error.param == "max_device_hours"
     assert "its quota is 0.001 a month" in error.message
-    assert refusal(lambda: tenant.client.fine_tuning.jobs.resume(paused.id)).param == "max_device_hours"
+    assert (
+        refusal(lambda: tenant.client.fine_tuning.jobs.resume(paused.id)).param
+        == "max_device_hours"
+    )
     with tenant.api.database.transaction() as session:
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
         session.execute(delete(Job).where(Job.id == job.id))

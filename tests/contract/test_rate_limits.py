@@ -15,7 +15,12 @@ PER_MINUTE = 60
 
 @pytest.fixture
 def limited(valkey: Valkey, tmp_path: Path) -> Iterator[Api]:
-    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, redis_url=valkey.settings.resolved_redis_url, requests_per_minute=PER_MINUTE)
+    api = Api(
+        f"sqlite:///{tmp_path / 'falqon.db'}",
+        tmp_path,
+        redis_url=valkey.settings.resolved_redis_url,
+        requests_per_minute=PER_MINUTE,
+    )
     yield api
     api.stop()
 
@@ -33,7 +38,8 @@ def spend(tenant: Tenant, count: int) -> None:
 
 
 def test_every_answer_says_what_is_left(user: Tenant) -> None:
-    first, second = user.http.get("/v1/models"), user.http.get("/v1/files/file-none")
+    first = user.http.get("/v1/models")
+    second = user.http.get("/v1/files/file-none")
     assert (first.status_code, second.status_code) == (200, 404)
     for answer in (first, second):
         assert answer.headers["x-ratelimit-limit-requests"] == str(PER_MINUTE)
@@ -57,7 +63,8 @@ def test_who_asks_too_often_is_told_when_to_come_back(user: Tenant) -> None:
     other = Tenant(user.api)  # whose project has no limit of its own
     spend(other, 4)
     other.http.close()
-    assert user.client_with(user.new_key(Scope.READ)).models.list().data  # each key has a bucket of its own
+    # each key has a bucket of its own
+    assert user.client_with(user.new_key(Scope.READ)).models.list().data
 
 
 def test_the_official_client_waits_and_goes_on(user: Tenant) -> None:
@@ -67,8 +74,10 @@ def test_the_official_client_waits_and_goes_on(user: Tenant) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_without_redis_nobody_is_refused(user: Tenant, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "LOOK_AGAIN_SECONDS", 0.0)
+def test_without_redis_nobody_is_refused(
+    user: Tenant, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limit, "RETRY_SECONDS", 0.0)
     user.limit(requests_per_minute=1)
     spend(user, 1)
     assert user.http.get("/v1/models").status_code == 429
@@ -82,5 +91,10 @@ def test_without_redis_nobody_is_refused(user: Tenant, valkey: Valkey, monkeypat
 
 
 def test_a_wrong_key_costs_nobody_anything(user: Tenant, valkey: Valkey) -> None:
-    assert user.http.get("/v1/models", headers={"authorization": f"Bearer {user.key}x"}).status_code == 401
-    assert user.http.get("/v1/models").headers["x-ratelimit-remaining-requests"] == str(PER_MINUTE - 1)
+    assert (
+        user.http.get("/v1/models", headers={"authorization": f"Bearer {user.key}x"}).status_code
+        == 401
+    )
+    assert user.http.get("/v1/models").headers["x-ratelimit-remaining-requests"] == str(
+        PER_MINUTE - 1
+    )

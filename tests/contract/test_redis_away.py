@@ -1,4 +1,6 @@
-"""A Redis that takes connections and never answers, or that was wiped, costs a submission a moment and nothing else."""
+"""A Redis that takes connections and never answers, or that was wiped, costs a submission a moment
+and nothing else.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -6,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.models import JobStatus
-from app.notifier.broker import GPU_QUEUE, Notifier
+from app.models import Job, JobStatus
+from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from tests.app.test_reconciler import CountingNotifier
 from tests.support.api import Api, Tenant
@@ -31,7 +33,7 @@ def tenant(tmp_path: Path, silent_redis: str) -> Iterator[Tenant]:
 
 
 def test_a_half_open_redis_refuses_nobody(tenant: Tenant) -> None:
-    """The client gives up after ten seconds; each of these calls rings, and some count the request."""
+    """The client gives up after ten seconds; each of these calls notifies, and some count."""
     job = tenant.job()
     assert job.status == JobStatus.QUEUED
     claim = tenant.claim(job.id)
@@ -39,8 +41,14 @@ def test_a_half_open_redis_refuses_nobody(tenant: Tenant) -> None:
     assert tenant.http.get("/readyz").json()["checks"]["redis"] == "unreachable"
 
 
-def test_what_a_wiped_redis_forgot_is_rung_again(tmp_path: Path, valkey: Valkey) -> None:
-    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, redis_url=valkey.settings.resolved_redis_url)
+def test_workers_are_notified_again_of_what_a_wiped_redis_forgot(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    api = Api(
+        f"sqlite:///{tmp_path / 'falqon.db'}",
+        tmp_path,
+        redis_url=valkey.settings.resolved_redis_url,
+    )
     tenant = Tenant(api)
     job_id = tenant.job().id
     valkey.kill()
@@ -48,6 +56,6 @@ def test_what_a_wiped_redis_forgot_is_rung_again(tmp_path: Path, valkey: Valkey)
     notifier = CountingNotifier(api.settings)
     assert isinstance(notifier, Notifier)
     Reconciler(api.database, api.storage, notifier, api.settings).tick()
-    assert notifier.rung == [(GPU_QUEUE, job_id)]
+    assert notifier.notified == [(Job, job_id)]
     tenant.http.close()
     api.stop()

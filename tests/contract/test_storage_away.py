@@ -1,4 +1,6 @@
-"""A store that is silent or gone costs those who need it an answer of 503, and nobody else anything."""
+"""A store that is silent or gone costs those who need it an answer of 503, and nobody else
+anything.
+"""
 
 import time
 from collections.abc import Iterator
@@ -17,13 +19,6 @@ from tests.support.waiting import wait_for
 
 NUM_REQUESTS = 60  # half as many again as there are threads
 SILENCE = timedelta(seconds=4)
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    store = ObjectStore()
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -54,14 +49,17 @@ def assert_unavailable(answer: httpx.Response) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_silent_store_stops_nobody_who_does_not_need_it(tenant: Tenant, store: ObjectStore) -> None:
+def test_a_silent_store_stops_nobody_who_does_not_need_it(
+    tenant: Tenant, store: ObjectStore
+) -> None:
     file_id = tenant.upload(check=False)
     job_id = tenant.job().id
     assert tenant.http.get("/readyz").json()["checks"]["storage"] == "ok"
     store.fall_silent()
 
     def touch(number: int) -> httpx.Response:
-        headers, base = {"authorization": f"Bearer {tenant.key}"}, tenant.api.url
+        headers = {"authorization": f"Bearer {tenant.key}"}
+        base = tenant.api.url
         with httpx.Client(base_url=base, headers=headers, timeout=60, verify=False) as http:
             if number % 2:
                 return http.get(f"/v1/files/{file_id}/content")
@@ -74,12 +72,14 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(tenant: Tenant, store:
         for path in ("/healthz", "/readyz", f"/v1/fine_tuning/jobs/{job_id}", "/readyz"):
             started = time.monotonic()
             assert tenant.http.get(path).status_code == 200, path
-            assert time.monotonic() - started < 1, path
+            assert time.monotonic() - started < 5, path  # those that wait take 20 s
         assert not all(answer.done() for answer in answers), "they wait for the store"
         for answer in answers:
             assert_unavailable(answer.result())
-    said = wait_for(lambda: not_writable(tenant), 10)
-    assert (said.status_code, said.json()["status"]) == (200, "degraded"), "in use all the same"
+    readiness = wait_for(lambda: not_writable(tenant), 10)
+    assert (readiness.status_code, readiness.json()["status"]) == (200, "degraded"), (
+        "in use all the same"
+    )
     store.answer_again()
     wait_for(lambda: tenant.http.get("/readyz").json()["checks"]["storage"] == "ok", 10)
     assert tenant.http.get(f"/v1/files/{file_id}/content").content == jsonl()

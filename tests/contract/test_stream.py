@@ -8,21 +8,29 @@ from openai._streaming import SSEDecoder
 from sqlalchemy import delete
 from sse_starlette import ServerSentEvent
 
+from app.http.event_stream import Ping
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Job, JobStatus
-from app.stream.endpoints import Ping
 from tests.support.api import Tenant
 
 
 def stream(tenant: Tenant, job_id: str, **extra: Any) -> openai.Stream[Any]:
-    return tenant.client.get(f"/fine_tuning/jobs/{job_id}/stream", cast_to=object, stream=True, stream_cls=openai.Stream[Any], **extra)
+    return tenant.client.get(
+        f"/fine_tuning/jobs/{job_id}/stream",
+        cast_to=object,
+        stream=True,
+        stream_cls=openai.Stream[Any],
+        **extra,
+    )
 
 
 def step(tenant: Tenant, claim: Claim, number: int) -> None:
     with tenant.api.database.transaction() as session:
-        drafts = [NewEvent(f"Step {number}", type="metrics", data={"step": number, "train_loss": 1.0})]
+        drafts = [
+            NewEvent(f"Step {number}", type="metrics", data={"step": number, "train_loss": 1.0})
+        ]
         assert claims.append_events(session, claim, drafts)
 
 
@@ -31,8 +39,12 @@ def finish(tenant: Tenant, claim: Claim) -> None:
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
 
 
-def raw_events(tenant: Tenant, job_id: str, query: str = "", **headers: str) -> Iterator[tuple[int | None, str]]:
-    with tenant.http.stream("GET", f"/v1/fine_tuning/jobs/{job_id}/stream{query}", headers=headers) as response:
+def raw_events(
+    tenant: Tenant, job_id: str, query: str = "", **headers: str
+) -> Iterator[tuple[int | None, str]]:
+    with tenant.http.stream(
+        "GET", f"/v1/fine_tuning/jobs/{job_id}/stream{query}", headers=headers
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         seq = None
@@ -51,7 +63,8 @@ def test_the_official_client_reads_a_job_live_to_its_end(tenant: Tenant) -> None
 
     step(tenant, claim, 1)
     events = []
-    for event in stream(tenant, job.id):  # each next thing happens only once the one before was read
+    # each next thing happens only once the one before was read
+    for event in stream(tenant, job.id):
         events.append(event)
         if event["type"] == "metrics" and event["data"]["step"] < 2:
             step(tenant, claim, event["data"]["step"] + 1)
@@ -59,7 +72,9 @@ def test_the_official_client_reads_a_job_live_to_its_end(tenant: Tenant) -> None
             finish(tenant, claim)
     assert [event["message"] for event in events][-3:] == ["Step 1", "Step 2", "done"]
     assert events[-2]["data"] == {"step": 2, "train_loss": 1.0}
-    assert events[::-1] == [event.to_dict() for event in tenant.client.fine_tuning.jobs.list_events(job.id)]
+    assert events[::-1] == [
+        event.to_dict() for event in tenant.client.fine_tuning.jobs.list_events(job.id)
+    ]
 
 
 def test_a_stream_ends_when_its_job_is_deleted(tenant: Tenant) -> None:
@@ -73,8 +88,15 @@ def test_a_stream_ends_when_its_job_is_deleted(tenant: Tenant) -> None:
 
 
 def test_the_official_client_is_not_woken_by_a_ping() -> None:
-    sent = [ServerSentEvent("{}", id="1").encode(), Ping().encode(), ServerSentEvent("{}", id="2").encode()]
-    assert [(event.id, event.data) for event in SSEDecoder().iter_bytes(iter(sent))] == [("1", "{}"), ("2", "{}")]
+    sent = [
+        ServerSentEvent("{}", id="1").encode(),
+        Ping().encode(),
+        ServerSentEvent("{}", id="2").encode(),
+    ]
+    assert [(event.id, event.data) for event in SSEDecoder().iter_bytes(iter(sent))] == [
+        ("1", "{}"),
+        ("2", "{}"),
+    ]
 
 
 def test_a_reader_resumes_without_gap_or_repetition(tenant: Tenant) -> None:
@@ -89,7 +111,9 @@ def test_a_reader_resumes_without_gap_or_repetition(tenant: Tenant) -> None:
     assert json.loads(everything[0][1])["object"] == "fine_tuning.job.event"
     assert list(raw_events(tenant, job.id, "?after=100")) == everything[100:]
     assert list(raw_events(tenant, job.id, **{"last-event-id": "200"})) == everything[200:]
-    assert list(raw_events(tenant, job.id, "?after=3", **{"last-event-id": "200"})) == everything[200:]
+    assert (
+        list(raw_events(tenant, job.id, "?after=3", **{"last-event-id": "200"})) == everything[200:]
+    )
     assert list(raw_events(tenant, job.id, f"?after={len(everything) - 1}")) == everything[-1:]
 
 

@@ -12,9 +12,15 @@ from tests.support.traversal import NAMES
 
 CANARY = "the canary of this test"
 PLACES = (
-    "/v1/files/{}/content", "/v1/models/{}/artifacts", "/v1/models/{model}/artifacts/{}", "/v1/fine_tuning/jobs/{}/checkpoints",
-    "/v1/uploads/{}", "/static/{}", "/docs/assets/{}", "/{}",
-)  # fmt: skip
+    "/v1/files/{}/content",
+    "/v1/models/{}/artifacts",
+    "/v1/models/{model}/artifacts/{}",
+    "/v1/fine_tuning/jobs/{}/checkpoints",
+    "/v1/uploads/{}",
+    "/static/{}",
+    "/docs/assets/{}",
+    "/{}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +43,20 @@ def test_nothing_outside_is_ever_read(api: Api) -> None:
     for place in PLACES:
         for name in NAMES:
             for written in {quote(name, safe=""), quote(name, safe="/%.\\:;~")}:
-                connection.request("GET", place.format(written, model=tenant.base_model), headers={"authorization": f"Bearer {tenant.key}"})
+                connection.request(
+                    "GET",
+                    place.format(written, model=tenant.base_model),
+                    headers={"authorization": f"Bearer {tenant.key}"},
+                )
                 answer = connection.getresponse()
                 body = answer.read()
                 assert CANARY.encode() not in body
                 assert b"root:" not in body
                 assert answer.status < 500, (place, name)
-                assert answer.status != 303 or answer.headers["location"].startswith("/sign-in"), (place, name)
+                assert answer.status != 303 or answer.headers["location"].startswith("/sign-in"), (
+                    place,
+                    name,
+                )
                 statuses.add(answer.status)
     connection.close()
     tenant.http.close()
@@ -56,7 +69,9 @@ def test_a_file_name_is_text_and_never_a_place(api: Api) -> None:
     before = _outside(api.settings.data_dir.parent)
     accepted = []
     for name in NAMES:
-        answer = tenant.http.post("/v1/files", files={"file": (name, jsonl(1))}, data={"purpose": "fine-tune"})
+        answer = tenant.http.post(
+            "/v1/files", files={"file": (name, jsonl(1))}, data={"purpose": "fine-tune"}
+        )
         assert answer.status_code in (200, 400), answer.text
         if answer.status_code == 200:
             accepted.append(answer.json()["id"])
@@ -72,5 +87,7 @@ def test_a_file_name_is_text_and_never_a_place(api: Api) -> None:
 
 
 def _outside(folder: Path) -> list[str]:
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    return sorted(name for name in found if not name.startswith(("data/objects/projects", "falqon.db")))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(
+        name for name in names if not name.startswith(("data/objects/projects", "falqon.db"))
+    )

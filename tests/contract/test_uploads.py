@@ -15,8 +15,13 @@ CONTENT = jsonl(100)
 
 
 def begin(tenant: Tenant, num_bytes: int = len(CONTENT), **extra: Any) -> str:
-    wanted = {"bytes": num_bytes, "filename": "rows.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"} | extra
-    return str(tenant.client.uploads.create(**wanted).id)
+    request = {
+        "bytes": num_bytes,
+        "filename": "rows.jsonl",
+        "mime_type": "text/jsonl",
+        "purpose": "fine-tune",
+    } | extra
+    return str(tenant.client.uploads.create(**request).id)
 
 
 def send(tenant: Tenant, upload_id: str, *contents: bytes) -> list[str]:
@@ -38,13 +43,26 @@ def test_the_client_cuts_a_file_and_gets_one(tenant: Tenant, tmp_path: Path) -> 
         part_size=1000,
         md5=hashlib.md5(CONTENT).hexdigest(),
     )
-    assert (upload.object, upload.status, upload.bytes, upload.purpose) == ("upload", "completed", len(CONTENT), "fine-tune")
+    assert (upload.object, upload.status, upload.bytes, upload.purpose) == (
+        "upload",
+        "completed",
+        len(CONTENT),
+        "fine-tune",
+    )
     assert upload.expires_at == upload.created_at + 3600
     file = upload.file
     assert file is not None
-    assert (file.id, file.status, file.filename, file.bytes) == (file.id, "uploaded", "rows.jsonl", len(CONTENT))
+    assert (file.id, file.status, file.filename, file.bytes) == (
+        file.id,
+        "uploaded",
+        "rows.jsonl",
+        len(CONTENT),
+    )
     assert tenant.client.files.content(file.id).read() == CONTENT
-    assert tenant.client.files.with_raw_response.content(file.id).headers["etag"] == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    assert (
+        tenant.client.files.with_raw_response.content(file.id).headers["etag"]
+        == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    )
     tenant.check(file.id)
     assert tenant.client.files.retrieve(file.id).status == "processed"
     assert tenant.job(training_file=file.id).status == "queued"
@@ -67,10 +85,16 @@ def test_a_part_names_its_upload(tenant: Tenant) -> None:
 
 
 def test_the_file_gets_the_lifetime_that_was_asked_for(tenant: Tenant) -> None:
-    upload_id = begin(tenant, purpose="batch", expires_after={"anchor": "created_at", "seconds": 7200})
+    upload_id = begin(
+        tenant, purpose="batch", expires_after={"anchor": "created_at", "seconds": 7200}
+    )
     file = tenant.client.uploads.complete(upload_id, part_ids=send(tenant, upload_id, CONTENT)).file
     assert file is not None
-    assert (file.status, file.purpose, file.expires_at) == ("processed", "batch", file.created_at + 7200)
+    assert (file.status, file.purpose, file.expires_at) == (
+        "processed",
+        "batch",
+        file.created_at + 7200,
+    )
 
 
 def test_completing_twice_is_completing_once(tenant: Tenant) -> None:
@@ -82,14 +106,22 @@ def test_completing_twice_is_completing_once(tenant: Tenant) -> None:
     tenant.client.files.delete(first.file.id)
     assert tenant.client.uploads.complete(upload_id, part_ids=part_ids).file is None
     complete = tenant.client.uploads.complete
-    assert refusal(lambda: complete(upload_id, part_ids=part_ids[::-1])) == (400, "upload_id", "upload_completed")
+    assert refusal(lambda: complete(upload_id, part_ids=part_ids[::-1])) == (
+        400,
+        "upload_id",
+        "upload_completed",
+    )
 
 
 def test_completing_at_once_from_many_sides_makes_one_file(tenant: Tenant) -> None:
     upload_id = begin(tenant)
     part_ids = send(tenant, upload_id, CONTENT[:9], CONTENT[9:])
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: tenant.client.uploads.complete(upload_id, part_ids=part_ids), range(8)))
+        answers = list(
+            pool.map(
+                lambda _: tenant.client.uploads.complete(upload_id, part_ids=part_ids), range(8)
+            )
+        )
     assert all(answer == answers[0] for answer in answers)
     assert len(list(tenant.client.files.list())) == 1
 
@@ -127,7 +159,12 @@ def test_bytes_that_are_not_the_announced_ones(tenant: Tenant) -> None:
     assert complete([a, b], md5="short") == (400, "md5", "invalid_value")
     assert tenant.stored() == stored, "a refused file leaves no bytes"
     assert list(tenant.client.files.list()) == []
-    assert uploads.complete(upload_id, part_ids=[a, b], md5=hashlib.md5(CONTENT).hexdigest().upper()).status == "completed"
+    assert (
+        uploads.complete(
+            upload_id, part_ids=[a, b], md5=hashlib.md5(CONTENT).hexdigest().upper()
+        ).status
+        == "completed"
+    )
 
 
 def test_parts_have_limits(tenant: Tenant) -> None:
@@ -140,7 +177,11 @@ def test_parts_have_limits(tenant: Tenant) -> None:
     large = begin(tenant, 200 * 2**20)
     stored = tenant.stored()
     for num_bytes in (64 * 2**20 + 1, 66 * 2**20):  # within and beyond what multipart adds
-        assert refusal(lambda n=num_bytes: create(large, data=bytes(n))) == (413, "data", "request_too_large")  # type: ignore[misc]
+        assert refusal(lambda n=num_bytes: create(large, data=bytes(n))) == (
+            413,
+            "data",
+            "request_too_large",
+        )  # type: ignore[misc]
     assert tenant.stored() == stored
 
 
@@ -158,8 +199,18 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "a lone surrogate as type": ({"mime_type": "\ud800"}, 400, "mime_type", "invalid_value"),
     "no name": ({"filename": None}, 400, "filename", "invalid_value"),
     "an unknown field": ({"colour": "red"}, 400, "colour", "unknown_parameter"),
-    "a short life": ({"expires_after": {"anchor": "created_at", "seconds": 3599}}, 400, "expires_after.seconds", "invalid_value"),
-    "half a life": ({"expires_after": {"seconds": 3600}}, 400, "expires_after.anchor", "missing_required_parameter"),
+    "a short life": (
+        {"expires_after": {"anchor": "created_at", "seconds": 3599}},
+        400,
+        "expires_after.seconds",
+        "invalid_value",
+    ),
+    "half a life": (
+        {"expires_after": {"seconds": 3600}},
+        400,
+        "expires_after.anchor",
+        "missing_required_parameter",
+    ),
 }
 
 
@@ -167,8 +218,15 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
 def test_what_is_refused_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
     fields, status, param, code = REFUSED[kind]
     before = tenant.num_rows(Upload)
-    wanted = {"bytes": 10, "filename": "a", "mime_type": "text/plain", "purpose": "fine-tune"} | fields
-    answer = tenant.http.post("/v1/uploads", content=json.dumps(wanted), headers={"content-type": "application/json"})
+    request = {
+        "bytes": 10,
+        "filename": "a",
+        "mime_type": "text/plain",
+        "purpose": "fine-tune",
+    } | fields
+    answer = tenant.http.post(
+        "/v1/uploads", content=json.dumps(request), headers={"content-type": "application/json"}
+    )
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (status, param, code), error
     assert tenant.num_rows(Upload) == before
@@ -178,7 +236,11 @@ def test_a_part_needs_its_field(tenant: Tenant) -> None:
     upload_id = begin(tenant)
     before = tenant.num_rows(UploadPart)
     path = f"/v1/uploads/{upload_id}/parts"
-    for sent, param in (({"files": {"file": b"x"}}, "data"), ({"data": {"data": "x"}}, "data"), ({"json": {"data": "x"}}, "data")):
+    for sent, param in (
+        ({"files": {"file": b"x"}}, "data"),
+        ({"data": {"data": "x"}}, "data"),
+        ({"json": {"data": "x"}}, "data"),
+    ):
         answer = tenant.http.post(path, **sent)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert tenant.num_rows(UploadPart) == before
@@ -188,18 +250,28 @@ def test_ids_that_cannot_be(tenant: Tenant) -> None:
     upload_id = begin(tenant)
     for part_id in ("a\0b", "a\ud800b", "a/b", "", "x" * 65, 1, None):
         body = json.dumps({"part_ids": [part_id]})
-        answer = tenant.http.post(f"/v1/uploads/{upload_id}/complete", content=body, headers={"content-type": "application/json"})
+        answer = tenant.http.post(
+            f"/v1/uploads/{upload_id}/complete",
+            content=body,
+            headers={"content-type": "application/json"},
+        )
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] in ("part_ids", "part_ids.0", None)
     for path in ("a%00b", "a%2Fb", "%ED%A0%80", "..%2f..", "x" * 3000):
         for verb in ("cancel", "complete"):
-            assert tenant.http.post(f"/v1/uploads/{path}/{verb}", json={"part_ids": ["a"]}).status_code in (400, 404)
+            assert tenant.http.post(
+                f"/v1/uploads/{path}/{verb}", json={"part_ids": ["a"]}
+            ).status_code in (400, 404)
 
 
 def test_the_description_says_how_bytes_are_sent(tenant: Tenant) -> None:
     paths = tenant.http.get("/openapi.json").json()["paths"]
-    for path in ("/v1/files", "/v1/uploads/{upload_id}/parts"):
-        assert list(paths[path]["post"]["requestBody"]["content"]) == ["multipart/form-data"]
+    form = "multipart/form-data"
+    for path, types in (
+        ("/v1/files", [form, "application/json"]),
+        ("/v1/uploads/{upload_id}/parts", [form]),
+    ):
+        assert list(paths[path]["post"]["requestBody"]["content"]) == types
 
 
 def test_uploads_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:

@@ -1,23 +1,37 @@
+import pytest
+
 from app.ids import new_id
 from app.jobs import claims
 from app.workers import service as workers
 from tests.support.api import Tenant
 from tests.support.quiet import quiet
 
+pytestmark = pytest.mark.both_databases
 
-def test_workers_are_shown_idle_and_busy_and_jobs_of_others_are_not(tenant: Tenant, stranger: Tenant) -> None:
-    busy, idle = new_id("busy-"), new_id("idle-")
+
+def test_workers_are_shown_idle_and_busy_and_jobs_of_others_are_not(
+    tenant: Tenant, stranger: Tenant
+) -> None:
+    busy = new_id("busy-")
+    idle = new_id("idle-")
     quiet(tenant.api)
     job_id = tenant.job().id
     with tenant.api.database.transaction() as session:
         for worker_id in (busy, idle):
-            workers.seen(session, worker_id, "cpu", 2)
-        assert claims.claim(session, owner=busy, device="cpu", num_devices=2, lease_seconds=600) is not None
+            workers.mark_seen(session, worker_id, "cpu", 2)
+        assert (
+            claims.claim(session, owner=busy, device="cpu", num_devices=2, lease_seconds=600)
+            is not None
+        )
     rows = {row["id"]: row for row in tenant.http.get("/v1/workers").json()["data"]}
     assert rows.keys() == {busy, idle}
     assert (rows[busy]["status"], rows[busy]["job"]) == ("busy", job_id)
     assert (rows[idle]["status"], rows[idle]["job"]) == ("idle", None)
-    assert (rows[idle]["object"], rows[idle]["device"], rows[idle]["num_devices"]) == ("worker", "cpu", 2)
-    assert all(0 <= rows[one]["heartbeat_age_seconds"] < 30 for one in (busy, idle))
+    assert (rows[idle]["object"], rows[idle]["device"], rows[idle]["num_devices"]) == (
+        "worker",
+        "cpu",
+        2,
+    )
+    assert all(0 <= rows[worker_id]["heartbeat_age_seconds"] < 30 for worker_id in (busy, idle))
     seen_by_others = {row["id"]: row for row in stranger.http.get("/v1/workers").json()["data"]}
     assert (seen_by_others[busy]["status"], seen_by_others[busy]["job"]) == ("busy", None)

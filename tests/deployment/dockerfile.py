@@ -1,4 +1,6 @@
-"""The Dockerfile as stages of instructions, as far as ours goes: no heredocs, no escapes but the one at a line's end."""
+"""The Dockerfile as stages of instructions, as far as ours goes: no heredocs, no escapes but the
+one at a line's end.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -19,13 +21,15 @@ class Stage:
     base: str
     instructions: list[Instruction] = field(default_factory=list)
 
-    def said(self, word: str) -> list[str]:
+    def arguments(self, word: str) -> list[str]:
         return [each.rest for each in self.instructions if each.word == word]
 
 
 def read_stages(text: str) -> list[Stage]:
     """Split the text of a Dockerfile into its stages."""
-    without_comments = "".join(line for line in text.splitlines(True) if not line.lstrip().startswith("#"))
+    without_comments = "".join(
+        line for line in text.splitlines(True) if not line.lstrip().startswith("#")
+    )
     stages: list[Stage] = []
     for line in re.sub(r"\\\n", " ", without_comments).splitlines():
         word, _, rest = line.strip().partition(" ")

@@ -12,7 +12,9 @@ from sqlalchemy.exc import OperationalError
 from app.database import Database
 from tests.support.postgres import PostgresServer
 
-ENVIRONMENT = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())["x-environment"]
+ENVIRONMENT = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())[
+    "x-environment"
+]
 PASSWORD = "p@ss/w:rd%41 $1 #2 'x' \\"
 
 
@@ -24,17 +26,24 @@ def demand_passwords(postgres: PostgresServer, role: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
 
 
-def test_a_password_of_any_characters_opens_the_database(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_of_any_characters_opens_the_database(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE careful LOGIN PASSWORD {}").format(PASSWORD))
     demand_passwords(postgres, "careful")
     assert ENVIRONMENT["PGPASSWORD"].startswith("${POSTGRES_PASSWORD")
     url = make_url(ENVIRONMENT["DATABASE_URL"])
     assert url.password is None
-    url = url.set(username="careful", host=None, database="postgres").update_query_dict({"host": str(postgres.folder)})
+    url = url.set(username="careful", host=None, database="postgres").update_query_dict(
+        {"host": str(postgres.folder)}
+    )
     database = Database(url.render_as_string(hide_password=False))
     monkeypatch.setenv("PGPASSWORD", "another")
-    with pytest.raises(OperationalError, match="password authentication failed"), database.read() as session:
+    with (
+        pytest.raises(OperationalError, match="password authentication failed"),
+        database.read() as session,
+    ):
         session.scalar(text("SELECT 1"))
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     with database.read() as session:

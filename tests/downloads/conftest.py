@@ -16,7 +16,10 @@ SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
     server = ApiProcess(tmp_path_factory.mktemp("server"))
-    server.add_model(MODEL, {"config.json": [b"{}"], "model.safetensors": [WEIGHTS], "nested/vocab.txt": [b"a b c"]})
+    server.add_model(
+        MODEL,
+        {"config.json": [b"{}"], "model.safetensors": [WEIGHTS], "nested/vocab.txt": [b"a b c"]},
+    )
     yield server
     server.close()
 

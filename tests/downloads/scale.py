@@ -1,4 +1,6 @@
-"""How much of everything: what every run of the suite affords, and what a release has to survive (`make downloads`)."""
+"""How much of everything: what every run of the suite affords, and what a release has to survive
+(`make downloads`).
+"""
 
 import os
 from dataclasses import dataclass
@@ -13,6 +15,10 @@ class Scale:
     streamed_bytes: int
 
 
-EVERY_RUN = Scale(ranges=200, server_kills=3, client_kills=3, damaged_blocks=300, streamed_bytes=250 * 10**6)
-RELEASE = Scale(ranges=1_000, server_kills=50, client_kills=50, damaged_blocks=300, streamed_bytes=5 * 10**9)
+EVERY_RUN = Scale(
+    ranges=200, server_kills=3, client_kills=3, damaged_blocks=300, streamed_bytes=250 * 10**6
+)
+RELEASE = Scale(
+    ranges=1_000, server_kills=50, client_kills=50, damaged_blocks=300, streamed_bytes=5 * 10**9
+)
 SCALE = {"": EVERY_RUN, "release": RELEASE}[os.environ.get("DOWNLOADS", "")]

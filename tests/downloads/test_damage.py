@@ -31,7 +31,11 @@ def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
         tenant.add_model("ours", project_id=tenant.project_id)
         stored = api.storage.put("ours/weights", [CONTENT])
         with api.database.transaction() as session:
-            session.add(Artifact(model_id="ours", name="weights", storage_key="ours/weights", **stored._asdict()))
+            session.add(
+                Artifact(
+                    model_id="ours", name="weights", storage_key="ours/weights", **stored._asdict()
+                )
+            )
         yield tenant
         tenant.http.close()
         api.stop()
@@ -46,10 +50,16 @@ def proxy(tenant: Tenant) -> Iterator[Proxy]:
 def download(proxy: Proxy, key: str, folder: Path) -> list[tuple[int, int]]:
     """The ranges of the weights that travelled."""
     proxy.requests.clear()
-    done = CliRunner().invoke(app, ["download", "ours", "--output", str(folder), "--base-url", proxy.url, "--api-key", key])
+    done = CliRunner().invoke(
+        app,
+        ["download", "ours", "--output", str(folder), "--base-url", proxy.url, "--api-key", key],
+    )
     assert done.exit_code == 0, done.stderr
     assert (folder / "weights").read_bytes() == CONTENT
-    ranges = [head["range"].removeprefix("bytes=").split("-") for head in proxy.heads("GET /v1/models/ours/artifacts/weights")]
+    ranges = [
+        head["range"].removeprefix("bytes=").split("-")
+        for head in proxy.heads("GET /v1/models/ours/artifacts/weights")
+    ]
     return [(int(first), int(last) + 1) for first, last in ranges]
 
 
@@ -61,20 +71,27 @@ def test_damaged_blocks_are_repaired_alone(tenant: Tenant, proxy: Proxy, tmp_pat
     for number in chosen:
         damaged[min(number * BLOCK + 50, len(CONTENT) - 1)] ^= 1
     target.write_bytes(damaged)
-    wanted = [(number * BLOCK, min(len(CONTENT), (number + 1) * BLOCK)) for number in chosen]
-    assert download(proxy, tenant.key, target.parent) == wanted
+    expected = [(number * BLOCK, min(len(CONTENT), (number + 1) * BLOCK)) for number in chosen]
+    assert download(proxy, tenant.key, target.parent) == expected
     assert download(proxy, tenant.key, target.parent) == []
 
 
-def test_a_file_cut_short_keeps_its_whole_blocks(tenant: Tenant, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_file_cut_short_keeps_its_whole_blocks(
+    tenant: Tenant, proxy: Proxy, tmp_path: Path
+) -> None:
     target = tmp_path / "model" / "weights"
     target.parent.mkdir()
-    kept = len(CONTENT) // BLOCK - 2
-    target.write_bytes(CONTENT[: kept * BLOCK + 10])
-    assert download(proxy, tenant.key, target.parent)[0] == (kept * BLOCK, (kept + 1) * BLOCK)
+    num_blocks = len(CONTENT) // BLOCK - 2
+    target.write_bytes(CONTENT[: num_blocks * BLOCK + 10])
+    assert download(proxy, tenant.key, target.parent)[0] == (
+        num_blocks * BLOCK,
+        (num_blocks + 1) * BLOCK,
+    )
 
 
-def test_a_part_goes_on_in_the_middle_of_a_block(tenant: Tenant, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_part_goes_on_in_the_middle_of_a_block(
+    tenant: Tenant, proxy: Proxy, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with tenant.api.database.read() as session:

@@ -13,12 +13,26 @@ BLOCK = 64 * MIB
 
 
 def download(server: ApiProcess, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "app.cli", "download", MODEL, "--output", str(folder), "--base-url", server.url, "--api-key", KEY]
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "download",
+        MODEL,
+        "--output",
+        str(folder),
+        "--base-url",
+        server.url,
+        "--api-key",
+        KEY,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def has_grown(folder: Path, process: subprocess.Popen[str], beyond: int) -> bool:
-    """Waits until so much of the weights is there; false when the download was quicker than we looked."""
+    """Waits until so much of the weights is there; false when the download was quicker than we
+    looked.
+    """
     while process.poll() is None:
         if any(path.stat().st_size > beyond for path in folder.glob(".model.safetensors.*.part")):
             return True
@@ -31,7 +45,9 @@ def assert_whole(process: subprocess.Popen[str], folder: Path) -> None:
     assert process.returncode == 0, err
     assert "3 files" in out
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    ) == [
         "config.json",
         "model.safetensors",
         "nested/vocab.txt",

@@ -1,4 +1,6 @@
-"""The tools people download with, against the API as a process: what they get is right to the byte, whatever they ask for."""
+"""The tools people download with, against the API as a process: what they get is right to the byte,
+whatever they ask for.
+"""
 
 import hashlib
 import io
@@ -20,7 +22,9 @@ BEARER = f"Authorization: Bearer {KEY}"
 
 
 def run(*command: str, folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -34,12 +38,18 @@ def link(server: ApiProcess, name: str) -> str:
 
 
 def test_random_ranges_are_exact(server: ApiProcess) -> None:
-    rng, size = random.Random(17), len(WEIGHTS)
+    rng = random.Random(17)
+    size = len(WEIGHTS)
     url = f"{ARTIFACTS}/model.safetensors"
     edges = [(0, 0), (size - 1, size - 1), (0, size - 1), (size // 2, size + 10**6)]
-    near = [(start, start + rng.randrange(100_000)) for start in (rng.randrange(size) for _ in range(SCALE.ranges))]
+    near = [
+        (start, start + rng.randrange(100_000))
+        for start in (rng.randrange(size) for _ in range(SCALE.ranges))
+    ]
     for first, last in edges + near:
-        part = server.http.get(url, headers={"range": f"bytes={first}-{last}", "if-range": f'"{SHA256}"'})
+        part = server.http.get(
+            url, headers={"range": f"bytes={first}-{last}", "if-range": f'"{SHA256}"'}
+        )
         assert part.status_code == 206
         assert part.headers["content-range"] == f"bytes {first}-{min(last, size - 1)}/{size}"
         assert part.content == WEIGHTS[first : last + 1]
@@ -50,14 +60,42 @@ def test_curl_goes_on_where_it_stopped(server: ApiProcess, tmp_path: Path) -> No
     (tmp_path / "weights").write_bytes(WEIGHTS[:77_777_777])
     run("curl", "-sSf", "-C", "-", "-H", BEARER, "-o", "weights", url, folder=tmp_path)
     assert sha256_of(tmp_path / "weights") == SHA256
-    run("curl", "-sSf", "--etag-save", "etag", "-H", BEARER, "-o", "config", f"{server.url}{ARTIFACTS}/config.json", folder=tmp_path)
+    run(
+        "curl",
+        "-sSf",
+        "--etag-save",
+        "etag",
+        "-H",
+        BEARER,
+        "-o",
+        "config",
+        f"{server.url}{ARTIFACTS}/config.json",
+        folder=tmp_path,
+    )
     code = ["-w", "%{http_code}", "-o", "again"]
-    again = ["curl", "-sS", "--etag-compare", "etag", "-H", BEARER, *code, f"{server.url}{ARTIFACTS}/config.json"]
-    assert subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "304"
+    again = [
+        "curl",
+        "-sS",
+        "--etag-compare",
+        "etag",
+        "-H",
+        BEARER,
+        *code,
+        f"{server.url}{ARTIFACTS}/config.json",
+    ]
+    assert (
+        subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        == "304"
+    )
 
 
 def test_the_archive_unpacks_to_the_model(server: ApiProcess, tmp_path: Path) -> None:
-    run("bash", "-ec", f"curl -sSf -H '{BEARER}' {server.url}/v1/models/{MODEL}/archive | tar x", folder=tmp_path)
+    run(
+        "bash",
+        "-ec",
+        f"curl -sSf -H '{BEARER}' {server.url}/v1/models/{MODEL}/archive | tar x",
+        folder=tmp_path,
+    )
     folder = tmp_path / "ft-base-acme-first-0011aabb"
     assert sha256_of(folder / "model.safetensors") == SHA256
     assert (folder / "nested" / "vocab.txt").read_text() == "a b c"
@@ -66,13 +104,23 @@ def test_the_archive_unpacks_to_the_model(server: ApiProcess, tmp_path: Path) ->
     assert int(head.headers["content-length"]) == len(whole.content)
     assert head.headers["content-disposition"].endswith("ft-base-acme-first-0011aabb.tar")
     with tarfile.open(fileobj=io.BytesIO(whole.content)) as archive:
-        assert archive.getnames() == [f"{folder.name}/{name}" for name in ("config.json", "model.safetensors", "nested/vocab.txt")]
+        assert archive.getnames() == [
+            f"{folder.name}/{name}"
+            for name in ("config.json", "model.safetensors", "nested/vocab.txt")
+        ]
 
 
 @pytest.mark.parametrize(
-    "command", [("wget", "-q", "-O", "weights"), ("curl", "-sSf", "-o", "weights"), ("aria2c", "-q", "-x8", "-o", "weights")]
+    "command",
+    [
+        ("wget", "-q", "-O", "weights"),
+        ("curl", "-sSf", "-o", "weights"),
+        ("aria2c", "-q", "-x8", "-o", "weights"),
+    ],
 )
-def test_a_link_serves_tools_without_headers(server: ApiProcess, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_link_serves_tools_without_headers(
+    server: ApiProcess, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     if shutil.which(command[0]) is None:
         pytest.skip(f"there is no {command[0]} on this machine")
     run(*command, link(server, "model.safetensors"), folder=tmp_path)

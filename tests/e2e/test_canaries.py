@@ -1,7 +1,8 @@
-"""Secrets and data planted everywhere, taken through whole jobs with the real trainer: none is found where it has no business.
+"""Secrets and data planted everywhere, taken through whole jobs with the real trainer: none is
+found where it has no business.
 
-Logs hold none of them. What is stored (database, Valkey, events, errors) holds no secret. The rows of a data set do belong into its
-owner's events: samples quote them.
+Logs hold none of them. What is stored (database, Valkey, events, errors) holds no secret. The rows
+of a data set do belong into its owner's events: samples quote them.
 """
 
 import json
@@ -48,18 +49,31 @@ HEADERS = {
     "referer": f"http://127.0.0.1/?token={canary('Referer')}",
 }
 QUERY = {name: canary(f"Query{name}") for name in ("api_key", "token", "after", "limit")}
-ROWS = {name: canary(f"Row{name}") for name in ("Question", "Answer", "Broken", "Function", "Arguments")}
+ROWS = {
+    name: canary(f"Row{name}")
+    for name in ("StatisticsKey", "Answer", "Broken", "Function", "Arguments")
+}
 BODIES = {name: canary(f"Body{name}") for name in ("Json", "Extra", "Value", "Key", "File")}
 HOOK = canary("HookUrl")
-RECIPE = {"checkpoint_every": 60, "eval_every": 60, "validation_fraction": 0.2, "max_seq_length": 128, "max_bad_record_fraction": 0.1}
+RECIPE = {
+    "checkpoint_every": 40,
+    "eval_every": 40,
+    "validation_fraction": 0.2,
+    "max_seq_length": 128,
+    "max_bad_record_fraction": 0.1,
+}
 
-found: dict[str, Any] = {"errors": [], "secrets": []}  # what the API answered
+answered: dict[str, Any] = {"errors": [], "secrets": []}  # what the API answered
 
 
 @pytest.fixture(scope="module")
 def service(short_tmp: Path) -> Iterator[Service]:
-    pace = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]'}
-    service = Service(short_tmp / "canaries", ENVIRONMENT | pace, toy=False)
+    pace = {
+        "FALQON_NUM_THREADS": "1",
+        "FALQON_HEARTBEAT": "PT0.3S",
+        "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
+    }
+    service = Service(short_tmp / "canaries", ENVIRONMENT | pace, fake=False)
     service.wait_until_up()
     yield service
     service.close()
@@ -67,22 +81,39 @@ def service(short_tmp: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, headers={"authorization": f"Bearer {KEY}"}, timeout=30, verify=False) as http:
+    with httpx.Client(
+        base_url=service.url, headers={"authorization": f"Bearer {KEY}"}, timeout=30, verify=False
+    ) as http:
         yield http
 
 
 def row(question: str, answer: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
 
 
 def upload(http: httpx.Client, *lines: str) -> str:
-    answer = http.post("/v1/files", files={"file": ("rows.jsonl", "\n".join(lines))}, data={"purpose": "fine-tune"})
+    answer = http.post(
+        "/v1/files", files={"file": ("rows.jsonl", "\n".join(lines))}, data={"purpose": "fine-tune"}
+    )
     return str(answer.json()["id"])
 
 
 def create(http: httpx.Client, file_id: str, **recipe: Any) -> str:
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 1}}}
-    body = {"model": "falqon-tiny", "training_file": file_id, "method": method, "falqon": RECIPE | recipe}
+    method = {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}},
+    }
+    body = {
+        "model": "falqon-tiny",
+        "training_file": file_id,
+        "method": method,
+        "falqon": RECIPE | recipe,
+    }
     answer = http.post("/v1/fine_tuning/jobs", json=body)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["id"])
@@ -98,10 +129,18 @@ def events(http: httpx.Client, job_id: str) -> str:
 
 
 def test_a_webhook_and_keys_of_its_own(http: httpx.Client) -> None:
-    hook = {"url": f"http://127.0.0.1:1/{HOOK}?key={HOOK}", "name": "ours", "event_types": ["fine_tuning.job.succeeded"]}
-    found["secrets"].append(http.post("/v1/webhook_endpoints", json=hook).json()["signing_secret"])
-    found["secrets"].append(http.post("/v1/api_keys", json={"name": "another", "scope": "write"}).json()["secret"])
-    assert all(len(secret) > 30 for secret in found["secrets"])
+    hook = {
+        "url": f"http://127.0.0.1:1/{HOOK}?key={HOOK}",
+        "name": "ours",
+        "event_types": ["fine_tuning.job.succeeded"],
+    }
+    answered["secrets"].append(
+        http.post("/v1/webhook_endpoints", json=hook).json()["signing_secret"]
+    )
+    answered["secrets"].append(
+        http.post("/v1/api_keys", json={"name": "another", "scope": "write"}).json()["secret"]
+    )
+    assert all(len(secret) > 30 for secret in answered["secrets"])
 
 
 def test_bad_requests_are_refused(http: httpx.Client) -> None:
@@ -109,23 +148,47 @@ def test_bad_requests_are_refused(http: httpx.Client) -> None:
         *(http.get("/v1/files", headers={name: value}) for name, value in HEADERS.items()),
         *(http.get(f"/v1/files?{name}={value}") for name, value in QUERY.items()),
         http.post("/v1/fine_tuning/jobs", content=f'{{"model": "{BODIES["Json"]}'),
-        http.post("/v1/fine_tuning/jobs", json={"model": "falqon-tiny", "training_file": "x", BODIES["Extra"]: 1}),
-        http.post("/v1/fine_tuning/jobs", json={"model": "falqon-tiny", "training_file": "x", "seed": BODIES["Value"]}),
-        http.post("/sign-in", data={"key": BODIES["Key"]}, headers={"sec-fetch-site": "same-origin"}),
-        http.post("/v1/files", files={"file": (f"a/{BODIES['File']}", b"x")}, data={"purpose": "fine-tune"}),
-        http.get(f"/v1/models/{found['secrets'][1]}"),
+        http.post(
+            "/v1/fine_tuning/jobs",
+            json={"model": "falqon-tiny", "training_file": "x", BODIES["Extra"]: 1},
+        ),
+        http.post(
+            "/v1/fine_tuning/jobs",
+            json={"model": "falqon-tiny", "training_file": "x", "seed": BODIES["Value"]},
+        ),
+        http.post(
+            "/sign-in", data={"key": BODIES["Key"]}, headers={"sec-fetch-site": "same-origin"}
+        ),
+        http.post(
+            "/v1/files",
+            files={"file": (f"a/{BODIES['File']}", b"x")},
+            data={"purpose": "fine-tune"},
+        ),
+        http.get(f"/v1/models/{answered['secrets'][1]}"),
     ]
-    found["errors"] = [answer.text for answer in answers]
+    answered["errors"] = [answer.text for answer in answers]
     assert [answer.status_code for answer in answers].count(500) == 0
     assert sum(answer.status_code >= 400 for answer in answers) > 8
 
 
 def test_a_job_whose_trainer_dies_once(service: Service, http: httpx.Client) -> None:
-    lines = [json.dumps(row(f"{ROWS['Question']} {number}?", f"{ROWS['Answer']}.")) for number in range(60)]
+    lines = [
+        json.dumps(row(f"{ROWS['StatisticsKey']} {number}?", f"{ROWS['Answer']}."))
+        for number in range(60)
+    ]
     job_id = create(http, upload(http, *lines, f'{{"text": "{ROWS["Broken"]}"'))
-    wait_for(lambda: '"samples"' in events(http, job_id) or job(http, job_id)["status"] == "failed", 90, "samples")
+    wait_for(
+        lambda: (
+            job(http, job_id)["status"] == "failed"
+            or http.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints").json()["data"]
+        ),
+        90,
+        "a checkpoint, which comes after samples",
+    )
     (pid,) = service.pids("falqon_core", "--message-fd")
-    environment, status = ((Path("/proc") / str(pid) / name).read_text() for name in ("environ", "status"))
+    environment, status = (
+        (Path("/proc") / str(pid) / name).read_text() for name in ("environ", "status")
+    )
     assert "canary" not in environment
     assert "HF_HUB_OFFLINE=1" in environment.split("\0")
     assert not re.search(r"(^|\0)(FALQON|DATABASE|REDIS|STORAGE|AWS|PG)\w*=", environment)
@@ -133,41 +196,68 @@ def test_a_job_whose_trainer_dies_once(service: Service, http: httpx.Client) -> 
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 120, "the job ends")
     assert job(http, job_id)["status"] == "succeeded", job(http, job_id)["error"]
-    found["jobs"] = [job_id]
+    answered["jobs"] = [job_id]
 
 
 def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
     function = {"name": ROWS["Function"], "arguments": f"{{{ROWS['Arguments']}"}
     turns = [
         {"role": "user", "content": "Hi"},
-        {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "1", "type": "function", "function": function}],
+        },
     ]
-    too_long = [json.dumps(row(f"{ROWS['Question']} " * 60, "Yes.")) for _ in range(11)]  # nothing of the answers is kept
+    # nothing of the answers is kept
+    too_long = [json.dumps(row(f"{ROWS['StatisticsKey']} " * 60, "Yes.")) for _ in range(11)]
     job_id = create(http, upload(http, json.dumps({"messages": turns}), *too_long))
     wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 90, "the job ends")
     assert job(http, job_id)["error"]["code"] == "invalid_training_file"
-    found["jobs"].append(job_id)
+    answered["jobs"].append(job_id)
 
 
 def test_no_log_holds_any_of_them(service: Service) -> None:
-    logs = {path.name: path.read_text() for path in [service.output, *(service.folder / "logs").iterdir()]}
+    logs = {
+        path.name: path.read_text()
+        for path in [service.output, *(service.folder / "logs").iterdir()]
+    }
     assert {"api.log", "worker-gpu.log", "worker-cpu.log"} <= set(logs)
     assert "trainer failed" in logs["worker-gpu.log"]
-    planted = re.findall(r"canary\w+", json.dumps([ENVIRONMENT, HEADERS, QUERY, ROWS, BODIES, HOOK]))
+    planted = re.findall(
+        r"canary\w+", json.dumps([ENVIRONMENT, HEADERS, QUERY, ROWS, BODIES, HOOK])
+    )
     assert len(set(planted)) >= 30
-    assert {name: sorted(set(re.findall(r".{0,80}canary\w+", text))) for name, text in logs.items() if "canary" in text} == {}
-    for secret in found["secrets"]:
+    assert {
+        name: sorted(set(re.findall(r".{0,80}canary\w+", text)))
+        for name, text in logs.items()
+        if "canary" in text
+    } == {}
+    for secret in answered["secrets"]:
         assert [name for name, text in logs.items() if secret[-20:] in text] == []
 
 
-def test_nothing_that_is_stored_or_answered_holds_a_secret(service: Service, http: httpx.Client) -> None:
-    secrets = [*re.findall(r"canary\w+", json.dumps([ENVIRONMENT, HEADERS])), *(secret[-32:] for secret in found["secrets"])]
-    told = {f"events of {job_id}": events(http, job_id) for job_id in found["jobs"]}
-    told |= {job_id: json.dumps(job(http, job_id)) for job_id in found["jobs"]}
-    told |= {f"error {number}": text for number, text in enumerate(found["errors"])}
-    kept = [path for path in service.folder.rglob("*") if path.is_file() and path.name != "client.json"]
-    told |= {path.relative_to(service.folder).as_posix(): path.read_bytes().decode("latin-1") for path in kept}
-    assert any(name.startswith("falqon.db") for name in told)
-    assert any(name.startswith("valkey/") for name in told)
-    assert [(name, secret) for name, text in told.items() for secret in secrets if secret in text] == []
-    assert ROWS["Answer"] in told[f"events of {found['jobs'][0]}"], "the grep finds what is there"
+def test_nothing_that_is_stored_or_answered_holds_a_secret(
+    service: Service, http: httpx.Client
+) -> None:
+    secrets = [
+        *re.findall(r"canary\w+", json.dumps([ENVIRONMENT, HEADERS])),
+        *(secret[-32:] for secret in answered["secrets"]),
+    ]
+    texts = {f"events of {job_id}": events(http, job_id) for job_id in answered["jobs"]}
+    texts |= {job_id: json.dumps(job(http, job_id)) for job_id in answered["jobs"]}
+    texts |= {f"error {number}": text for number, text in enumerate(answered["errors"])}
+    paths = [
+        path for path in service.folder.rglob("*") if path.is_file() and path.name != "client.json"
+    ]
+    texts |= {
+        path.relative_to(service.folder).as_posix(): path.read_bytes().decode("latin-1")
+        for path in paths
+    }
+    assert any(name.startswith("falqon.db") for name in texts)
+    assert any(name.startswith("valkey/") for name in texts)
+    assert [
+        (name, secret) for name, text in texts.items() for secret in secrets if secret in text
+    ] == []
+    assert ROWS["Answer"] in texts[f"events of {answered['jobs'][0]}"], (
+        "the grep finds what is there"
+    )

@@ -15,17 +15,19 @@ import httpx
 import pytest
 
 from tests.support import hub
+from tests.support.backend import ROOT
 from tests.support.environments import OPENAI, python_with
-from tests.support.house import ROOT
 from tests.support.service import KEY, Service, free_port
 from tests.support.waiting import wait_for
 
-PAGES = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+PAGES = "\n".join(
+    path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+)
 
 
 @pytest.fixture(scope="module")
 def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(short_tmp / "readme", {"FALQON_NUM_THREADS": "1"}, toy=False)
+    service = Service(short_tmp / "readme", {"FALQON_NUM_THREADS": "1"}, fake=False)
     service.wait_until_up()
     yield service
     service.stop()
@@ -34,8 +36,8 @@ def service(short_tmp: Path) -> Iterator[Service]:
 
 def block(language: str, containing: str) -> str:
     blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGES, re.M | re.S)
-    (found,) = [text for text in blocks if containing in text]
-    return found
+    (code,) = [text for text in blocks if containing in text]
+    return code
 
 
 def here(service: Service, text: str) -> str:
@@ -51,7 +53,15 @@ def submit_from_readme(service: Service, folder: Path, python: str | Path) -> st
 
 def run(service: Service, folder: Path, command: list[str], **variables: str) -> str:
     environment = os.environ | {"FALQON_API_KEY": KEY} | variables
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -60,7 +70,13 @@ def run(service: Service, folder: Path, command: list[str], **variables: str) ->
 def serving(command: str, log: Path, path: str) -> Iterator[None]:
     with log.open("wb") as output:
         environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=log.parent, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            cwd=log.parent,
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
     try:
         yield
     finally:
@@ -84,46 +100,89 @@ def test_quick_start_is_three_targets_that_exist() -> None:
 
 def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
     printed = run(service, ROOT, [sys.executable, "-c", here(service, block("python", "OpenAI("))])
-    model = printed.strip()
+    model, answer = printed.split("\n", 1)
+    assert answer.strip()
     job = next(iter(service.client.fine_tuning.jobs.list()))
     assert job.fine_tuned_model == model
-    estimate = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/estimates"))], FILE=job.training_file)
+    estimate = run(
+        service,
+        tmp_path,
+        ["bash", "-c", here(service, block("sh", "/estimates"))],
+        FILE=job.training_file,
+    )
     assert '"steps"' in estimate
     live = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/stream"))], JOB=job.id)
     assert live.rstrip().endswith("data: [DONE]")
 
-    checked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model)
+    checked = run(
+        service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model
+    )
     assert "model.safetensors: OK" in checked
-    linked = run(service, tmp_path, ["bash", "-ec", here(service, block("sh", "LINK=")) + "cat config.json"], MODEL=model)
+    linked = run(
+        service,
+        tmp_path,
+        ["bash", "-ec", here(service, block("sh", "LINK=")) + "cat config.json"],
+        MODEL=model,
+    )
     assert json.loads(linked)["model_type"] == "llama"
-    known = {"HUB_ID": service.client.models.retrieve(model).hub_id, "HF_HOME": str(tmp_path / "hf")}  # type: ignore[attr-defined]
+    environment = {
+        "HUB_ID": service.client.models.retrieve(model).hub_id,
+        "HF_HOME": str(tmp_path / "hf"),
+    }  # type: ignore[attr-defined]
     assert "snapshots" in run(
-        service, tmp_path, [sys.executable, "-W", "ignore", "-c", here(service, block("python", "HF_ENDPOINT"))], **known
+        service,
+        tmp_path,
+        [sys.executable, "-W", "ignore", "-c", here(service, block("python", "HF_ENDPOINT"))],
+        **environment,
     )
 
     download, load, serve = block("sh", "transformers serve").splitlines()
-    where = {"FALQON_BASE_URL": service.url, "MODEL": model, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    where = {
+        "FALQON_BASE_URL": service.url,
+        "MODEL": model,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     printed = run(service, tmp_path, ["bash", "-ec", f"{download}\n{load}"], **where)
     assert "LlamaForCausalLM" in printed
-    with serving(serve.replace("8001", str(port := free_port())), tmp_path / "serve.log", where["PATH"]):
-        asked = {"model": "model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    with serving(
+        serve.replace("8001", str(port := free_port())), tmp_path / "serve.log", where["PATH"]
+    ):
+        question = {
+            "model": "model",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 4,
+        }
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, "the model is served")
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=asked, timeout=60)
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/chat/completions", json=question, timeout=60
+        )
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["role"] == "assistant"
 
     with hub.serving() as there:
-        run(service, tmp_path, ["bash", "-ec", block("sh", "falqon publish")], **where, **there.environment(str(tmp_path / "hf")))
+        run(
+            service,
+            tmp_path,
+            ["bash", "-ec", block("sh", "falqon publish")],
+            **where,
+            **there.environment(str(tmp_path / "hf")),
+        )
     (published,) = there.repositories.values()
     certified = json.loads(published.files["certificate.json"])["files"]
     assert {file["name"]: file["sha256"] for file in certified}.items() <= {
         name: hashlib.sha256(content).hexdigest() for name, content in published.files.items()
     }.items()
-    assert published.files.keys() == {file["name"] for file in certified} | {"certificate.json", "SHA256SUMS"}
+    assert published.files.keys() == {file["name"] for file in certified} | {
+        "certificate.json",
+        "SHA256SUMS",
+    }
 
     step = str(service.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number)
     exports = block("sh", "falqon models export")
-    falqon = {"FALQON_BASE_URL": service.url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    falqon = {
+        "FALQON_BASE_URL": service.url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     run(service, tmp_path, ["bash", "-ec", exports], MODEL=model, STEP=step, **falqon)
     assert service.client.models.retrieve(f"{model}:ckpt-step-{step}").id.endswith(step)
     assert (tmp_path / "gguf" / "model.gguf").stat().st_size > 0
@@ -131,19 +190,31 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
     assert adapted.startswith("Hello")
 
 
+def run_with_client(service: Service, folder: Path, code: str) -> str:
+    client, _, _ = here(service, block("python", "OpenAI(")).partition("file = ")
+    return run(service, folder, [sys.executable, "-c", client + code])
+
+
+def test_a_base_model_answers_as_it_writes(service: Service, tmp_path: Path) -> None:
+    assert run_with_client(service, tmp_path, block("python", "stream=True"))
+
+
 def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -> None:
-    client, _, _ = block("python", "OpenAI(").partition("file = ")
-    printed = run(service, tmp_path, [sys.executable, "-c", here(service, client) + block("python", "webhooks.create(")])
+    printed = run_with_client(service, tmp_path, block("python", "webhooks.create("))
     assert printed.startswith("whsec_")
     assert [endpoint.name for endpoint in service.client.webhooks.list()] == ["ours"]
 
 
-def test_one_changed_line_is_enough_for_every_release_of_the_client(service: Service, tmp_path: Path) -> None:
+def test_one_changed_line_is_enough_for_every_release_of_the_client(
+    service: Service, tmp_path: Path
+) -> None:
     pythons = [python_with(requirement) for requirement in OPENAI.values()]
     folders = [tmp_path / release for release in OPENAI]
     for folder in folders:
         folder.mkdir()
     with ThreadPoolExecutor() as pool:
         job_ids = list(pool.map(submit_from_readme, [service] * len(OPENAI), folders, pythons))
-    assert [job.id for job in service.client.fine_tuning.jobs.list() if job.id in job_ids] == sorted(job_ids, reverse=True)
+    assert [
+        job.id for job in service.client.fine_tuning.jobs.list() if job.id in job_ids
+    ] == sorted(job_ids, reverse=True)
     assert len(set(job_ids)) == len(OPENAI)

@@ -1,4 +1,6 @@
-"""The whole way of one job on falqon-tiny, with the real trainer and the official client: upload, train, watch, download, load."""
+"""The whole way of one job on falqon-tiny, with the real trainer and the official client: upload,
+train, watch, download, load.
+"""
 
 import csv
 import hashlib
@@ -24,17 +26,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
 prompt = tokenizer.apply_chat_template(
-    [{"role": "user", "content": "What is the code?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    [{"role": "user", "content": "What is the code?"}],
+    add_generation_prompt=True, return_tensors="pt", return_dict=True,
 )
 output = model.generate(**prompt, max_new_tokens=12, do_sample=False)
 print(tokenizer.decode(output[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True).strip())
 """
-RECIPE = {"learning_rate": 0.01, "checkpoint_every": 20, "eval_every": 30, "validation_fraction": 0.1, "max_seq_length": 64}
+CANARY = "Hello! What can you do for me?"  # of every certificate
+RECIPE = {
+    "learning_rate": 0.01,
+    "checkpoint_every": 20,
+    "eval_every": 30,
+    "validation_fraction": 0.1,
+    "max_seq_length": 64,
+}
 
 
 @pytest.fixture(scope="module")
 def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(short_tmp / "e2e", {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S"}, toy=False)
+    service = Service(
+        short_tmp / "e2e", {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S"}, fake=False
+    )
     service.wait_until_up()
     yield service
     service.close()
@@ -42,18 +54,31 @@ def service(short_tmp: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def job(service: Service) -> Any:
-    turns = [{"role": "user", "content": "What is the code?"}, {"role": "assistant", "content": "The code is 2024."}]
-    file = service.client.files.create(file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60), purpose="fine-tune")
-    assert service.client.files.wait_for_processing(file.id, poll_interval=0.1).status == "processed"
+    turns = [
+        {"role": "user", "content": "What is the code?"},
+        {"role": "assistant", "content": "The code is 2024."},
+    ]
+    file = service.client.files.create(
+        file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60),
+        purpose="fine-tune",
+    )
+    assert (
+        service.client.files.wait_for_processing(file.id, poll_interval=0.1).status == "processed"
+    )
     job = service.client.fine_tuning.jobs.create(
         model="falqon-tiny",
         training_file=file.id,
         suffix="codes",
         seed=7,
-        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}}},
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}},
+        },
         extra_body={"falqon": RECIPE},
     )
-    stream: Stream[Any] = service.client.get(f"/fine_tuning/jobs/{job.id}/stream", cast_to=object, stream=True, stream_cls=Stream[object])
+    stream: Stream[Any] = service.client.get(
+        f"/fine_tuning/jobs/{job.id}/stream", cast_to=object, stream=True, stream_cls=Stream[object]
+    )
     events = list(stream)
     return service.client.fine_tuning.jobs.retrieve(job.id), events
 
@@ -71,18 +96,31 @@ def test_it_succeeds_and_says_what_it_cost(job: Any) -> None:
 
 def test_the_stream_told_every_step_and_the_loss_fell(service: Service, job: Any) -> None:
     done, events = job
-    losses = {event["data"]["step"]: event["data"]["train_loss"] for event in events if "train_loss" in (event["data"] or {})}
+    losses = {
+        event["data"]["step"]: event["data"]["train_loss"]
+        for event in events
+        if "train_loss" in (event["data"] or {})
+    }
     assert list(losses) == list(range(1, done.progress["total_steps"] + 1))
     assert losses[max(losses)] < losses[1] / 2
     assert any("valid_loss" in (event["data"] or {}) for event in events)
-    (first, *_), *_ = [event["data"]["samples"] for event in events if "samples" in (event["data"] or {})]
+    (first, *_), *_ = [
+        event["data"]["samples"] for event in events if "samples" in (event["data"] or {})
+    ]
     assert "What is the code?" in first["prompt"]
     assert "The code is 2024." in first["expected"]
-    assert all(0 <= event["data"]["codes_changed"] <= 1 for event in events if "train_loss" in (event["data"] or {}))
+    assert all(
+        0 <= event["data"]["codes_changed"] <= 1
+        for event in events
+        if "train_loss" in (event["data"] or {})
+    )
     listed = list(service.client.fine_tuning.jobs.list_events(done.id))
     assert sorted(event.id for event in listed) == sorted(event["id"] for event in events)
     checkpoints = service.client.fine_tuning.jobs.checkpoints.list(done.id).data
-    assert [checkpoint.step_number for checkpoint in checkpoints] == [done.progress["total_steps"], 40]
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [
+        done.progress["total_steps"],
+        40,
+    ]
 
 
 def test_its_metrics_are_a_table(service: Service, job: Any) -> None:
@@ -91,76 +129,89 @@ def test_its_metrics_are_a_table(service: Service, job: Any) -> None:
     assert service.client.files.retrieve(file_id).purpose == "fine-tune-results"
     rows = list(csv.DictReader(io.StringIO(service.client.files.content(file_id).text)))
     assert [int(row["step"]) for row in rows] == list(range(1, done.progress["total_steps"] + 1))
-    assert all(0 < float(row["train_loss"]) < 20 and 0 <= float(row["train_accuracy"]) <= 1 for row in rows)
+    assert all(
+        0 < float(row["train_loss"]) < 20 and 0 <= float(row["train_accuracy"]) <= 1 for row in rows
+    )
     assert any(row["valid_loss"] and row["valid_mean_token_accuracy"] for row in rows)
 
 
-def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(service: Service, job: Any, tmp_path: Path) -> None:
+def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
+    service: Service, job: Any, tmp_path: Path
+) -> None:
     done, _ = job
     listing: Any = service.client.get(f"/models/{done.fine_tuned_model}/artifacts", cast_to=object)
     names = {artifact["name"] for artifact in listing["data"]}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "SHA256SUMS", "certificate.json"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "SHA256SUMS",
+        "certificate.json",
+    } <= names
     assert "training_curve.svg" in names
     for artifact in listing["data"]:
         address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/{artifact['name']}"
         content = httpx.get(address, headers={"Authorization": f"Bearer {KEY}"}).content
         assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
         (tmp_path / artifact["name"]).write_bytes(content)
-    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=False).returncode == 0
-    assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
-    answer = subprocess.run([sys.executable, "-c", ASK, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (
+        subprocess.run(
+            ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path, check=False
+        ).returncode
+        == 0
+    )
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["quantization_config"]["quant_method"]
+        == "compressed-tensors"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert "2024" in answer.stdout
+
+
+def test_asked_it_answers_as_its_certificate_says(service: Service, job: Any) -> None:
+    done, _ = job
+    address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/certificate.json"
+    response = httpx.get(address, headers={"Authorization": f"Bearer {KEY}"})
+    canary = response.json()["canary"]
+    question = [{"role": "user", "content": CANARY}]
+    answer = service.client.chat.completions.create(
+        model=done.fine_tuned_model, messages=question, temperature=0, max_tokens=16
+    )
+    assert CANARY in canary["prompt"]
+    assert answer.choices[0].message.content == canary["reloaded"]
 
 
 def test_training_goes_on_from_the_model_and_from_a_checkpoint(service: Service, job: Any) -> None:
     done, _ = job
     jobs = service.client.fine_tuning.jobs
-    (checkpoint,) = [one for one in jobs.checkpoints.list(done.id) if one.step_number == 40]
+    (checkpoint,) = [
+        checkpoint for checkpoint in jobs.checkpoints.list(done.id) if checkpoint.step_number == 40
+    ]
     for base in (done.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint):
-        overrides = {"model": base, "suffix": "more", "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}}}
-        copy: Any = service.client.post(f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object)
-        wait_for(lambda: jobs.retrieve(copy["id"]).status in ("succeeded", "failed"), 120, "the job ends")  # noqa: B023
+        overrides = {
+            "model": base,
+            "suffix": "more",
+            "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}},
+        }
+        copy: Any = service.client.post(
+            f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object
+        )
+        wait_for(
+            lambda job_id=copy["id"]: jobs.retrieve(job_id).status in ("succeeded", "failed"),
+            120,
+            "the job ends",
+        )
         more = jobs.retrieve(copy["id"])
         assert (more.status, more.model) == ("succeeded", base), more.error
         assert more.fine_tuned_model.startswith("ft:falqon-tiny:default:more:")
-        metrics: Any = service.client.get(f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object)
+        metrics: Any = service.client.get(
+            f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object
+        )
         assert metrics["series"]["train_loss"]["values"][0] < 1, "it has learned that already"
-
-
-def test_interrupted_training_gives_the_same_bytes(service: Service, job: Any) -> None:
-    done, _ = job
-    jobs = service.client.fine_tuning.jobs
-
-    def create() -> str:
-        return jobs.create(
-            model="falqon-tiny",
-            training_file=done.training_file,
-            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 1}}},
-            extra_body={"falqon": RECIPE | {"checkpoint_every": 500}},
-        ).id
-
-    def wait_for_status(job_id: str, status: str) -> Any:
-        wait_for(lambda: jobs.retrieve(job_id).status in (status, "failed"), 90, status)
-        found: Any = jobs.retrieve(job_id)
-        assert found.status == status, found.error
-        return found
-
-    def weights(model: str) -> str:
-        listing: Any = service.client.get(f"/models/{model}/artifacts", cast_to=object)
-        return next(artifact["sha256"] for artifact in listing["data"] if artifact["name"] == "model.safetensors")
-
-    interrupted = create()
-    wait_for(lambda: (getattr(jobs.retrieve(interrupted), "progress", None) or {}).get("step"), 60, "the first steps")
-    jobs.pause(interrupted)
-    paused = wait_for_status(interrupted, "paused")
-    assert 0 < paused.progress["step"] < paused.progress["total_steps"]
-    whole = create()
-    jobs.resume(interrupted)
-    models = [wait_for_status(job_id, "succeeded").fine_tuned_model for job_id in (interrupted, whole)]
-    assert weights(models[0]) == weights(models[1])
-    messages = [event.message for event in jobs.list_events(interrupted, limit=100) if event.type == "message"]
-    assert [message for message in messages if f"continues from step {paused.progress['step']}" in message], messages
 
 
 def test_it_leaves_nothing_behind(service: Service) -> None:

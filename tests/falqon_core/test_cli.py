@@ -23,19 +23,24 @@ from falqon_core.contract.errors import (
     OutOfMemory,
     as_falqon_error,
 )
-from falqon_core.contract.messages import CheckpointSaved, ExitCode, Exported, Failed, Finished, Started, StepMetrics
-from falqon_core.importers.tiny import build_tiny
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    ExitCode,
+    Exported,
+    Failed,
+    Finished,
+    Started,
+    StepMetrics,
+)
 from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
-RECORD = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven lamps."}]}
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "falqon-tiny"
-    build_tiny(folder)
-    return folder
+RECORD = {
+    "messages": [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "Seven lamps."},
+    ]
+}
 
 
 @pytest.fixture(autouse=True)
@@ -58,32 +63,55 @@ def train_file(tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "falqon_core", *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: Path) -> None:
-    model, output = tmp_path / "tiny", tmp_path / "out"
+    model = tmp_path / "tiny"
+    output = tmp_path / "out"
     assert run("import", "builtin:falqon-tiny", "--output", model).returncode == ExitCode.DONE
     config = write_config(tmp_path / "config.json", model, train_file, RECIPE, certificate=True)
     done = run("train", "--config", config, "--output", output)
     assert done.returncode == ExitCode.DONE, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[1:4]] == [["step", "1/3"], ["step", "2/3"], ["step", "3/3"]]
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["step", "1/3"],
+        ["step", "2/3"],
+        ["step", "3/3"],
+    ]
     assert lines[-1].startswith("finished: 3 steps")
     assert done.stderr == ""
 
-    again = run("export", output, "--model", model, "--output", tmp_path / "again", "--train-file", train_file)
-    assert again.returncode == ExitCode.DONE, again.stderr
+    # In this process, which has imported torch, and with as many threads.
+    torch.set_num_threads(1)
+    arguments = (output, "--model", model, "--output", tmp_path / "again")
+    command = ["export", *map(str, arguments), "--train-file", str(train_file)]
+    again = CliRunner().invoke(cli.app, command)
+    assert again.exit_code == ExitCode.DONE, again.output
     for name in ("model.safetensors", "certificate.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (output / "model" / name).read_bytes(), name
+        assert (tmp_path / "again" / name).read_bytes() == (output / "model" / name).read_bytes(), (
+            name
+        )
 
 
-def test_messages_arrive_on_the_descriptor(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_messages_arrive_on_the_descriptor(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
     with trainer(config, tmp_path / "out") as running:
         assert running.finish() == ExitCode.DONE
     kinds = [type(message) for message in running.messages]
-    assert kinds == [Started, StepMetrics, StepMetrics, StepMetrics, CheckpointSaved, Exported, Finished]
+    assert kinds == [
+        Started,
+        StepMetrics,
+        StepMetrics,
+        StepMetrics,
+        CheckpointSaved,
+        Exported,
+        Finished,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,19 +120,39 @@ def test_messages_arrive_on_the_descriptor(tiny_folder: Path, train_file: Path, 
         ({"recipe": {"rank": 0}}, "invalid_config", "rank"),
         ({"recipe": {"update_rule": "topk", "alpha": 3}}, "invalid_config", "alpha"),
         ({"unheard_of": 1}, "invalid_config", "unheard_of"),
-        ({"recipe": {"rank": 8, "target_modules": ["nothing"]}}, "invalid_config", "target_modules"),
+        (
+            {"recipe": {"rank": 8, "target_modules": ["nothing"]}},
+            "invalid_config",
+            "target_modules",
+        ),
         ({"train_file": "/nowhere/train.jsonl"}, "invalid_training_file", "training_file"),
         ({"model": "/nowhere/model"}, "model_refused", "model"),
     ],
 )
 def test_what_the_user_got_wrong_is_named(
-    change: dict[str, Any], code: str, param: str, tiny_folder: Path, train_file: Path, tmp_path: Path
+    change: dict[str, Any],
+    code: str,
+    param: str,
+    tiny_folder: Path,
+    train_file: Path,
+    tmp_path: Path,
 ) -> None:
     config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     read, write = os.pipe()
     # In this process: what is tested is the edge, and starting Python each time would take seconds.
-    result = CliRunner().invoke(cli.app, ["train", "--config", str(config), "--output", str(tmp_path / "out"), "--message-fd", str(write)])
+    result = CliRunner().invoke(
+        cli.app,
+        [
+            "train",
+            "--config",
+            str(config),
+            "--output",
+            str(tmp_path / "out"),
+            "--message-fd",
+            str(write),
+        ],
+    )
     with open(read, "rb") as pipe:
         (failed,) = [json.loads(line) for line in pipe]
     assert result.exit_code == ExitCode.USER_ERROR
@@ -128,10 +176,10 @@ def test_what_the_user_got_wrong_is_named(
     ],
 )
 def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCode) -> None:
-    known = as_falqon_error(error)
-    assert isinstance(known, FalqonError)
-    assert known.code == code
-    assert cli._exit_code(known) == exit_code
+    failure = as_falqon_error(error)
+    assert isinstance(failure, FalqonError)
+    assert failure.code == code
+    assert cli._exit_code(failure) == exit_code
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
@@ -141,21 +189,31 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
 
 
 def test_inspect_prints_json(tiny_folder: Path, train_file: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--max-seq-length", "16"])
+    result = CliRunner().invoke(
+        cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--max-seq-length", "16"]
+    )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert (figures["records"], figures["truncated"], figures["tokens_per_epoch"]) == (10, 10, 160)
     assert sum(figures["histogram"]["counts"]) == 10
 
 
-def test_inspect_tells_why_it_failed_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
-    train_file.write_text("{oops\n")
+def failure_of(*arguments: str | Path) -> dict[str, Any]:
+    """Run a command in this process; returns what it says on the descriptor, and nowhere else."""
     read, write = os.pipe()
-    result = CliRunner().invoke(cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--message-fd", str(write)])
+    command = [*map(str, arguments), "--message-fd", str(write)]
+    result = CliRunner().invoke(cli.app, command)
     os.close(write)
     with open(read, "rb") as pipe:
         (failed,) = [json.loads(line) for line in pipe]
     assert (result.exit_code, result.stdout) == (ExitCode.USER_ERROR, "")
+    assert failed["type"] == "failed"
+    return dict(failed)
+
+
+def test_inspect_tells_why_it_failed_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
+    train_file.write_text("{oops\n")
+    failed = failure_of("inspect", train_file, "--model", tiny_folder)
     assert (failed["code"], failed["param"]) == ("invalid_training_file", "training_file")
     assert failed["message"].startswith("line 1, column 2: not JSON")
 
@@ -166,15 +224,39 @@ def test_help_documents_the_exit_codes() -> None:
 
 
 def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000, "checkpoint_every": 10_000})
-    # The parent starts the trainer, tells its id, and goes away when our pipe to it closes; the message pipe stays open in this test.
+    config = write_config(
+        tmp_path / "config.json",
+        tiny_folder,
+        train_file,
+        RECIPE | {"max_steps": 1_000_000, "checkpoint_every": 10_000},
+    )
+    # The parent starts the trainer, tells its id, and goes away when our pipe to it closes; the
+    # message pipe stays open in this test.
     read, write = os.pipe()
-    code = "import subprocess, sys; p = subprocess.Popen(sys.argv[2:], pass_fds=[int(sys.argv[1])]); print(p.pid, flush=True); input()"
-    command = [sys.executable, "-m", "falqon_core", "train", "--config", config, "--output", tmp_path / "out", "--message-fd", str(write)]
+    code = (
+        "import subprocess, sys; p = subprocess.Popen(sys.argv[2:], pass_fds=[int(sys.argv[1])]); "
+        "print(p.pid, flush=True); input()"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "falqon_core",
+        "train",
+        "--config",
+        config,
+        "--output",
+        tmp_path / "out",
+        "--message-fd",
+        str(write),
+    ]
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(write), *map(str, command)],
-        pass_fds=[write], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        pass_fds=[write],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(write)
     assert parent.stdout is not None
     trainer_id = int(parent.stdout.readline())
@@ -188,14 +270,21 @@ def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_p
     assert parent.stdin is not None
     parent.stdin.close()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{trainer_id}/cmdline").exists() and Path(f"/proc/{trainer_id}/cmdline").read_bytes():
+    while (
+        Path(f"/proc/{trainer_id}/cmdline").exists()
+        and Path(f"/proc/{trainer_id}/cmdline").read_bytes()
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_an_unwritable_reader_is_a_dead_supervisor(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000})
+def test_an_unwritable_reader_is_a_dead_supervisor(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000}
+    )
     with trainer(config, tmp_path / "out") as running:
         for message in running.read():
             if isinstance(message, StepMetrics):

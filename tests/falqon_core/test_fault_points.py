@@ -13,7 +13,11 @@ from falqon_core import fault_points
 from falqon_core.fault_points import InjectedFault, fault
 
 ROOT = Path(__file__).resolve().parents[3]
-PASS_ONCE = [sys.executable, "-c", "from falqon_core.fault_points import fault; fault('here'); print('passed')"]
+PASS_ONCE = [
+    sys.executable,
+    "-c",
+    "from falqon_core.fault_points import fault; fault('here'); print('passed')",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +27,14 @@ def disarmed() -> Iterator[None]:
 
 
 def passed(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(PASS_ONCE, env=os.environ | environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(
+        PASS_ONCE,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
 
 
 def test_not_armed_nothing_happens() -> None:
@@ -32,13 +43,18 @@ def test_not_armed_nothing_happens() -> None:
 
 def test_the_environment_arms_and_the_mark_tells(tmp_path: Path) -> None:
     armed = {"FAULT_POINTS": "here=exit elsewhere=exit", "FAULT_MARKS": str(tmp_path / "marks")}
-    assert (passed(armed).returncode, [path.name for path in (tmp_path / "marks").iterdir()]) == (137, ["here"])
+    assert (passed(armed).returncode, [path.name for path in (tmp_path / "marks").iterdir()]) == (
+        137,
+        ["here"],
+    )
     assert passed(armed).stdout == "passed\n", "who takes over is spared"
 
 
 def test_a_stopped_process_continues_when_told(tmp_path: Path) -> None:
     environment = os.environ | {"FAULT_POINTS": "here=stop"}
-    child = subprocess.Popen(PASS_ONCE, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = subprocess.Popen(
+        PASS_ONCE, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
     child.send_signal(signal.SIGCONT)
     assert child.communicate(timeout=20)[0] == "passed\n"

@@ -1,4 +1,6 @@
-"""`make fuzz`: so many requests, over both databases and every role, and a table of what came back. Ends with 1 where something failed."""
+"""`make fuzz`: so many requests, over both databases and every role, and a table of what came back.
+Ends with 1 where something failed.
+"""
 
 import argparse
 import itertools
@@ -27,33 +29,45 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     answers: defaultdict[str, Counter[int]] = defaultdict(Counter)
     failures: list[dict[str, Any]] = []
-    seed = asked.seed
+    seed = options.seed
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         url = stack.enter_context(receiving()).url
         postgres = PostgresServer(folder / "postgres")
         stack.callback(postgres.stop, signal.SIGQUIT)
-        while _total(answers) < asked.requests:
+        while _total(answers) < options.requests:
             for (name, role), database in itertools.product(ROLES.items(), ("sqlite", "postgres")):
-                # Each run has a database of its own: what one made or used up must not decide what the next one sees.
+                # Each run has a database of its own: what one made or used up must not decide what
+                # the next one sees.
                 here = folder / str(seed)
                 here.mkdir()
-                target = f"sqlite:///{here / 'falqon.db'}" if database == "sqlite" else postgres.create_database(f"fuzz_{seed}")
+                target = (
+                    f"sqlite:///{here / 'falqon.db'}"
+                    if database == "sqlite"
+                    else postgres.create_database(f"fuzz_{seed}")
+                )
                 with fuzzed_api(target, here) as api:
-                    done = fuzz(api, role, url, here, num_examples=asked.examples, seed=seed)
+                    done = fuzz(api, role, url, here, num_examples=options.examples, seed=seed)
                 for operation, counts in done.answers.items():
                     answers[operation] += counts
                 failures += done.failures
-                _say(f"{database}, {name}, seed {seed}: {done.statuses().total()} requests, {len(done.failures)} failures")
+                _say(
+                    f"{database}, {name}, seed {seed}: {done.statuses().total()} requests, "
+                    f"{len(done.failures)} failures"
+                )
                 if done.failures:
                     _say("\n".join(line[:MAX_LINE] for line in done.output.splitlines()))
                 seed += 1
     _report(answers, failures)
-    return 1 if failures or any(status >= 500 for counts in answers.values() for status in counts) else 0
+    return (
+        1
+        if failures or any(status >= 500 for counts in answers.values() for status in counts)
+        else 0
+    )
 
 
 @contextmanager
@@ -71,7 +85,10 @@ def _report(answers: dict[str, Counter[int]], failures: list[dict[str, Any]]) ->
     for operation, counts in sorted(answers.items()):
         refused = sum(n for status, n in counts.items() if 400 <= status < 500)
         broken = sum(n for status, n in counts.items() if status >= 500)
-        _say(f"{counts.total():8}  {counts.total() - refused - broken:8}  {refused:8}  {broken:8}  {operation}")
+        _say(
+            f"{counts.total():8}  {counts.total() - refused - broken:8}  {refused:8}  {broken:8}  "
+            f"{operation}"
+        )
     _say(f"{_total(answers):8}  requests to {len(answers)} operations, {len(failures)} failures")
 
 

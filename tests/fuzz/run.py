@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.models import DEFAULT_PROJECT_ID, Scope
-from tests.fuzz.seeds import Seeds, sow
+from tests.fuzz.seeds import Seeds, create_seeds
 from tests.support.api import Api, Tenant
 
 
@@ -24,8 +25,10 @@ ROLES = {
     "admin": Role(Scope.ADMIN),
     "writer": Role(Scope.WRITE),
     "reader": Role(Scope.READ),
+    "asker": Role(Scope.INFER),
 }
-# Not asked: whether every request of the right shape is taken. What does not exist, or not in that state, is answered with 400 here.
+# Not asked: whether every request of the right shape is taken. What does not exist, or not in that
+# state, is answered with 400 here.
 NOT_CHECKED = "positive_data_acceptance"
 
 REFUSALS = [400, 401, 403, 404, 405, 413, 415, 422, 429]
@@ -73,13 +76,20 @@ OF_ITS_OWN = {
     "POST /v1/fine_tuning/jobs/{job_id}/pause": {"path.job_id": "queued_job"},
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {"path.job_id": "paused_job"},
     "DELETE /v1/models/{model}": {"path.model": "doomed_model"},
-    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": {"path.permission_id": "doomed_permission"},
-    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": {"path.webhook_endpoint_id": "doomed_webhook_endpoint"},
+    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": {
+        "path.permission_id": "doomed_permission"
+    },
+    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": {
+        "path.webhook_endpoint_id": "doomed_webhook_endpoint"
+    },
     "DELETE /v1/api_keys/{key_id}": {"path.key_id": "doomed_key"},
     "POST /v1/projects/{project_id}/archive": {"path.project_id": "doomed_project"},
     "POST /v1/models/{model}/links": {"path.model": "model", "body.name": "artifact"},
     "POST /v1/uploads/{upload_id}/cancel": {"path.upload_id": "doomed_upload"},
-    "POST /v1/uploads/{upload_id}/complete": {"path.upload_id": "whole_upload", "body.part_ids[*]": "part"},
+    "POST /v1/uploads/{upload_id}/complete": {
+        "path.upload_id": "whole_upload",
+        "body.part_ids[*]": "part",
+    },
 }
 
 
@@ -92,15 +102,41 @@ class Outcome(NamedTuple):
         return sum(self.answers.values(), Counter())
 
 
-def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: int, seed: int, phases: str = "all") -> Outcome:
+def fuzz(
+    api: Api,
+    role: Role,
+    webhook_url: str,
+    folder: Path,
+    *,
+    num_examples: int,
+    seed: int,
+    phases: str = "all",
+    exclude: Sequence[str] = (),
+) -> Outcome:
     owner = Tenant(api, Scope.WRITE, role.project_id)
     key = owner.new_key(role.scope)
-    seeds = sow(owner, webhook_url)
-    config, answers, report = folder / "schemathesis.toml", folder / "answers.json", folder / "report.json"
+    seeds = create_seeds(owner, webhook_url)
+    config = folder / "schemathesis.toml"
+    answers = folder / "answers.json"
+    report = folder / "report.json"
     config.write_text(_config(seeds))
     command = [
-        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{api.url}/openapi.json"),
-        *("--header", f"Authorization: Bearer {key}", "--exclude-checks", NOT_CHECKED, "--continue-on-failure"),
+        *(
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(config),
+            "run",
+            f"{api.url}/openapi.json",
+        ),
+        *(
+            "--header",
+            f"Authorization: Bearer {key}",
+            "--exclude-checks",
+            NOT_CHECKED,
+            "--continue-on-failure",
+        ),
         *(
             "--suppress-health-check",
             "filter_too_much",
@@ -115,6 +151,8 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
     ]
     if phases != "all":
         command += ["--phases", phases]
+    for operation in exclude:
+        command += ["--exclude-name", operation]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
@@ -126,10 +164,15 @@ def fuzz(api: Api, role: Role, webhook_url: str, folder: Path, *, num_examples: 
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if not report.exists():
         raise RuntimeError(done.stdout + done.stderr)
-    told = json.loads(report.read_text())
-    counts = {name: Counter({int(status): n for status, n in found.items()}) for name, found in json.loads(answers.read_text()).items()}
-    unfinished = [] if told["complete"] else [{"title": told["stop_reason"]}]
-    return Outcome(counts, told["failures"] + told["errors"] + unfinished, done.stdout + done.stderr)
+    outcome = json.loads(report.read_text())
+    counts = {
+        name: Counter({int(status): n for status, n in statuses.items()})
+        for name, statuses in json.loads(answers.read_text()).items()
+    }
+    unfinished = [] if outcome["complete"] else [{"title": outcome["stop_reason"]}]
+    return Outcome(
+        counts, outcome["failures"] + outcome["errors"] + unfinished, done.stdout + done.stderr
+    )
 
 
 def _config(seeds: Seeds) -> str:
@@ -141,7 +184,9 @@ def _config(seeds: Seeds) -> str:
     for operation, kind in CURSORS.items():
         lines += _of_operation(operation, _bound("query.after", kind, 0.3))
     for operation, parameters in OF_ITS_OWN.items():
-        lines += _of_operation(operation, *(_bound(parameter, kind, 0.8) for parameter, kind in parameters.items()))
+        lines += _of_operation(
+            operation, *(_bound(parameter, kind, 0.8) for parameter, kind in parameters.items())
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,6 @@
-"""A project with something of every kind in it, so that requests reach what is behind the first look-up."""
+"""A project with something of every kind in it, so that requests reach what is behind the first
+look-up.
+"""
 
 from typing import NamedTuple
 
@@ -17,19 +19,31 @@ class Seeds(NamedTuple):
     ended_job: str
 
 
-def sow(tenant: Tenant, webhook_url: str) -> Seeds:
-    file_id, held_out, broken = tenant.upload(), tenant.upload(), tenant.upload(b'{"messages": []}\n')
+def create_seeds(tenant: Tenant, webhook_url: str) -> Seeds:
+    file_id = tenant.upload()
+    held_out = tenant.upload()
+    broken = tenant.upload(b'{"messages": []}\n')
     ended = _ended_job(tenant)
     checkpoint_id = _checkpoint(tenant, ended)
-    checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(ended).data[0].fine_tuned_model_checkpoint
-    permissions = tenant.client.fine_tuning.checkpoints.permissions.create(checkpoint, project_ids=_projects(tenant, NUM_DOOMED + 1)).data
-    endpoint_id = tenant.client.webhooks.create(url=webhook_url, name="ours", event_types=["fine_tuning.job.failed"]).id
+    checkpoint = (
+        tenant.client.fine_tuning.jobs.checkpoints.list(ended).data[0].fine_tuned_model_checkpoint
+    )
+    permissions = tenant.client.fine_tuning.checkpoints.permissions.create(
+        checkpoint, project_ids=_projects(tenant, NUM_DOOMED + 1)
+    ).data
+    endpoint_id = tenant.client.webhooks.create(
+        url=webhook_url, name="ours", event_types=["fine_tuning.job.failed"]
+    ).id
     whole_upload, part_id = _whole_upload(tenant)
     names = {
         "file_id": [file_id, held_out, broken],
         "training_file": [file_id],
         "validation_file": [held_out],
-        "job_id": [ended, _paused_job(tenant), tenant.job(training_file=file_id, validation_file=held_out).id],
+        "job_id": [
+            ended,
+            _paused_job(tenant),
+            tenant.job(training_file=file_id, validation_file=held_out).id,
+        ],
         "event_id": [event.id for event in tenant.client.fine_tuning.jobs.list_events(ended).data],
         "checkpoint_id": [checkpoint_id],
         "model": [_tuned_model(tenant)],
@@ -73,13 +87,22 @@ def _ended_job(tenant: Tenant) -> str:
     job_id = _queued_job(tenant)
     data = {"step": 1, "total_steps": 2, "train_loss": 0.5}
     with tenant.api.database.transaction() as session:
-        append(session, job_id, [NewEvent("Step 1/2: training loss=0.50", type="metrics", data=data)])
+        append(
+            session, job_id, [NewEvent("Step 1/2: training loss=0.50", type="metrics", data=data)]
+        )
     tenant.client.fine_tuning.jobs.cancel(job_id)
     return job_id
 
 
 def _checkpoint(tenant: Tenant, job_id: str) -> str:
-    row = {"attempt": 1, "step": 4, "storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {"train_loss": 0.5}}
+    row = {
+        "attempt": 1,
+        "step": 4,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+        "metrics": {"train_loss": 0.5},
+    }
     checkpoint = Checkpoint(id=new_id("ftckpt_"), job_id=job_id, **row)
     with tenant.api.database.transaction() as session:
         session.add(checkpoint)
@@ -94,7 +117,15 @@ def _tuned_model(tenant: Tenant) -> str:
         for name in ("model.safetensors", "vocab.txt"):
             key = f"projects/{tenant.project_id}/{new_id('')}"
             stored = tenant.api.storage.put(key, [bytes(1000)])
-            session.add(Artifact(model_id=model_id, name=name, bytes=stored.bytes, sha256=stored.sha256, storage_key=key))
+            session.add(
+                Artifact(
+                    model_id=model_id,
+                    name=name,
+                    bytes=stored.bytes,
+                    sha256=stored.sha256,
+                    storage_key=key,
+                )
+            )
     return model_id
 
 
@@ -110,7 +141,11 @@ def _key(tenant: Tenant) -> str:
 
 
 def _upload(tenant: Tenant) -> str:
-    return str(tenant.client.uploads.create(bytes=1000, filename="rows.jsonl", mime_type="text/jsonl", purpose="fine-tune").id)
+    return str(
+        tenant.client.uploads.create(
+            bytes=1000, filename="rows.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+        ).id
+    )
 
 
 def _whole_upload(tenant: Tenant) -> tuple[str, str]:
@@ -120,7 +155,11 @@ def _whole_upload(tenant: Tenant) -> tuple[str, str]:
 
 
 def _endpoint(tenant: Tenant, url: str) -> str:
-    return str(tenant.client.webhooks.create(url=url, name="ours", event_types=["fine_tuning.job.failed"]).id)
+    return str(
+        tenant.client.webhooks.create(
+            url=url, name="ours", event_types=["fine_tuning.job.failed"]
+        ).id
+    )
 
 
 def _delivery(tenant: Tenant, endpoint_id: str, job_id: str) -> str:

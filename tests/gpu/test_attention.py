@@ -11,29 +11,45 @@ from falqon_core.ops.attention import HAS_VARLEN, falqon_attention
 
 DEVICE = torch.device("cuda")
 BOUNDS = [0, 300, 301, 557, 1024]
-CU_SEQLENS, MAX_SEQLEN = torch.tensor(BOUNDS, dtype=torch.int32), 467
+CU_SEQLENS = torch.tensor(BOUNDS, dtype=torch.int32)
+MAX_SEQLEN = 467
 
 
 def inputs(heads: int = 8, groups: int = 2, width: int = 64) -> list[Tensor]:
     torch.manual_seed(0)
-    made = (torch.randn(1, BOUNDS[-1], number, width).to(DEVICE, torch.bfloat16) for number in (heads, groups, groups))
-    return [x.transpose(1, 2).detach().requires_grad_() for x in made]
+    tensors = (
+        torch.randn(1, BOUNDS[-1], number, width).to(DEVICE, torch.bfloat16)
+        for number in (heads, groups, groups)
+    )
+    return [x.transpose(1, 2).detach().requires_grad_() for x in tensors]
 
 
 def packed(qkv: list[Tensor], window: int | None = None) -> Tensor:
     """[1, T, H, D]"""
     cu_seqlens = CU_SEQLENS.to(DEVICE)
-    return falqon_attention(nn.Identity(), *qkv, None, 0.125, sliding_window=window, cu_seqlens=cu_seqlens, max_seqlen=MAX_SEQLEN)[0]
+    return falqon_attention(
+        nn.Identity(),
+        *qkv,
+        None,
+        0.125,
+        sliding_window=window,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=MAX_SEQLEN,
+    )[0]
 
 
 def singly(qkv: list[Tensor], window: int | None = None) -> Tensor:
     """Each segment by itself in fp32, masked."""
     outputs = []
     for start, end in pairwise(BOUNDS):
-        distance = torch.arange(end - start, device=DEVICE)[:, None] - torch.arange(end - start, device=DEVICE)
+        distance = torch.arange(end - start, device=DEVICE)[:, None] - torch.arange(
+            end - start, device=DEVICE
+        )
         mask = (distance >= 0) & (distance < (window or BOUNDS[-1]))
         q, k, v = (x[:, :, start:end].float() for x in qkv)
-        outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.125, enable_gqa=True))
+        outputs.append(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.125, enable_gqa=True)
+        )
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
@@ -42,22 +58,28 @@ def test_this_torch_has_variable_length_attention() -> None:
 
 
 @pytest.mark.parametrize("window", [None, 64])
-def test_packed_samples_have_the_outputs_and_gradients_that_they_have_alone(window: int | None) -> None:
-    together, alone = inputs(), inputs()
-    output, expected = packed(together, window), singly(alone, window)
+def test_packed_samples_have_the_outputs_and_gradients_that_they_have_alone(
+    window: int | None,
+) -> None:
+    together = inputs()
+    alone = inputs()
+    output = packed(together, window)
+    expected = singly(alone, window)
     torch.testing.assert_close(output.float(), expected, rtol=2**-6, atol=2**-6)
     grad = torch.randn_like(expected)
     output.backward(grad.to(output.dtype))
     expected.backward(grad)
-    for one, other in zip(together, alone, strict=True):
-        assert (one.grad.float() - other.grad.float()).norm() < 0.02 * other.grad.float().norm()
+    for member, other in zip(together, alone, strict=True):
+        assert (member.grad.float() - other.grad.float()).norm() < 0.02 * other.grad.float().norm()
 
 
 def test_what_one_sample_says_changes_no_bit_of_the_others() -> None:
-    qkv, changed = inputs(), inputs()
+    qkv = inputs()
+    changed = inputs()
     with torch.no_grad():
         for x in changed:
             x[:, :, BOUNDS[0] : BOUNDS[1]] += 1.0
-        before, after = packed(qkv), packed(changed)
+        before = packed(qkv)
+        after = packed(changed)
     assert torch.equal(before[:, BOUNDS[1] :], after[:, BOUNDS[1] :])
     assert not torch.equal(before[:, : BOUNDS[1]], after[:, : BOUNDS[1]])

@@ -1,4 +1,6 @@
-"""The peers that the benchmark measures, where their packages are installed (`pip install '.[bench]'`)."""
+"""The peers that the benchmark measures, where their packages are installed (`pip install
+'.[bench]'`).
+"""
 
 import pytest
 import torch
@@ -31,7 +33,9 @@ def test_a_system_lowers_the_loss(system: System) -> None:
     training = Training(system, SETUP, SETUP.recipe(device), device)
     for load in workloads(SETUP):
         batches = load.microbatches(256)
-        losses = [training.step(load, batches, learning_rate=3e-3).figures["loss"] for _ in range(10)]
+        losses = [
+            training.step(load, batches, learning_rate=3e-3).figures["loss"] for _ in range(10)
+        ]
         assert losses[-1] < losses[0]
 
 

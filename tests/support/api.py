@@ -1,8 +1,11 @@
-"""The real API on a real port, in a thread of this process; and what a test does to it in place of a worker."""
+"""The real API on a real port, in a thread of this process; and what a test does to it in place of
+a worker.
+"""
 
 import json
 import socket
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,8 @@ import uvicorn
 from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 
-from app import installation, migrate
+from app import installation
 from app.database import Database
-from app.files import checking
 from app.http import server
 from app.ids import new_id
 from app.jobs import claims
@@ -23,8 +25,11 @@ from app.main import create_app
 from app.models import DEFAULT_PROJECT_ID, Model, Project, Scope
 from app.settings import Settings
 from app.storage import Storage
+from tests.support.checks import check_file
+from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for
 
+PATIENCE = 60  # seconds; the machine may be busy
 NOTHING_LISTENS = "redis://127.0.0.1:1/0"
 TINY_CONFIG = {
     "hidden_size": 64,
@@ -36,28 +41,42 @@ TINY_CONFIG = {
     "tie_word_embeddings": True,
 }
 
-# One for all: each client of its own would read the system's certificates, which takes longer than most tests.
+# One for all: each client of its own would read the system's certificates, which takes longer than
+# most tests.
 _connections = DefaultHttpxClient(verify=False)
 
 
 def jsonl(count: int = 12, answer: str = "four") -> bytes:
-    turns = {"messages": [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": answer}]}
+    turns = {
+        "messages": [
+            {"role": "user", "content": "two and two?"},
+            {"role": "assistant", "content": answer},
+        ]
+    }
     return b"".join(json.dumps(turns).encode() + b"\n" for _ in range(count))
 
 
 class Api:
     def __init__(self, database_url: str, data_dir: Path, **options: Any) -> None:
-        options = {"redis_url": NOTHING_LISTENS, "num_threads": 2, "wrong_keys_per_minute": 1_000_000} | options
-        self.settings = Settings(_env_file=None, database_url=database_url, data_dir=data_dir, **options)
+        options = {
+            "redis_url": NOTHING_LISTENS,
+            "num_threads": 2,
+            "engine_wait": timedelta(seconds=0.2),  # mostly there is no worker that loads a model
+            "wrong_keys_per_minute": 1_000_000,
+        } | options
+        self.settings = Settings(
+            _env_file=None, database_url=database_url, data_dir=data_dir, **options
+        )
         self.database = Database(self.settings.resolved_database_url)
         self.storage = Storage(self.settings.resolved_storage_url)
-        migrate.upgrade(self.database)
+        migrate_database(self.database)
         installation.mark(self.database, self.storage)
         self.app = create_app(self.settings)
         served = server.options(self.settings)
         config = uvicorn.Config(self.app, log_config=None, timeout_graceful_shutdown=2, **served)
         self._server = uvicorn.Server(config)
-        # asyncio turns Nagle's algorithm off only where the protocol is spelled out; with it every answer waits 40 ms.
+        # asyncio turns Nagle's algorithm off only where the protocol is spelled out; with it every
+        # answer waits 40 ms.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -75,7 +94,9 @@ class Api:
 def installation_admin(api: Api) -> httpx.Client:
     with api.database.transaction() as session:
         _, key = create_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
-    return httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {key}"}, timeout=10, verify=False)
+    return httpx.Client(
+        base_url=api.url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE, verify=False
+    )
 
 
 class Tenant:
@@ -91,7 +112,12 @@ class Tenant:
                 session.flush()
             _, self.key = create_key(session, self.project_id, "test", scope)
         self.client = self.client_with(self.key)
-        self.http = httpx.Client(base_url=api.url, headers={"authorization": f"Bearer {self.key}"}, timeout=10, verify=False)
+        self.http = httpx.Client(
+            base_url=api.url,
+            headers={"authorization": f"Bearer {self.key}"},
+            timeout=PATIENCE,
+            verify=False,
+        )
         self.base_model = new_id("base-")
         self.add_model(self.base_model, project_id=None)
 
@@ -104,30 +130,54 @@ class Tenant:
             session.execute(update(Project).where(Project.id == self.project_id).values(**columns))
 
     def client_with(self, key: str) -> OpenAI:
-        return OpenAI(base_url=f"{self.api.url}/v1", api_key=key, timeout=10, http_client=_connections)
+        return OpenAI(
+            base_url=f"{self.api.url}/v1", api_key=key, timeout=PATIENCE, http_client=_connections
+        )
 
-    def add_model(self, model_id: str, *, project_id: str | None, base: str | None = None, job_id: str | None = None) -> None:
+    def add_model(
+        self,
+        model_id: str,
+        *,
+        project_id: str | None,
+        base: str | None = None,
+        job_id: str | None = None,
+    ) -> None:
         with self.api.database.transaction() as session:
-            session.add(Model(id=model_id, project_id=project_id, base_model_id=base, job_id=job_id, config=TINY_CONFIG, bytes=1))
+            session.add(
+                Model(
+                    id=model_id,
+                    project_id=project_id,
+                    base_model_id=base,
+                    job_id=job_id,
+                    config=TINY_CONFIG,
+                    bytes=1,
+                )
+            )
 
     def upload(self, content: bytes | None = None, *, check: bool = True) -> str:
-        file = self.client.files.create(file=("rows.jsonl", content or jsonl()), purpose="fine-tune")
+        file = self.client.files.create(
+            file=("rows.jsonl", content or jsonl()), purpose="fine-tune"
+        )
         if check:
             self.check(file.id)
         return file.id
 
     def check(self, file_id: str) -> list[str]:
-        return checking.check(self.api.database, self.api.storage, file_id, self.api.settings)
+        return check_file(self.api.database, self.api.storage, file_id, self.api.settings)
 
     def job(self, **extra: Any) -> Any:
-        return self.client.fine_tuning.jobs.create(**{"model": self.base_model, "training_file": self.upload()} | extra)
+        return self.client.fine_tuning.jobs.create(
+            **{"model": self.base_model, "training_file": self.upload()} | extra
+        )
 
     def claim(self, job_id: str) -> Claim:
         """Work off the queue until this job is ours."""
 
         def take() -> Claim | None:
             with self.api.database.transaction() as session:
-                job = claims.claim(session, owner="worker-1", device="cpu", num_devices=2, lease_seconds=600)
+                job = claims.claim(
+                    session, owner="worker-1", device="cpu", num_devices=2, lease_seconds=600
+                )
             assert job is not None, "nothing to claim"
             return Claim(job.id, job.attempt, "worker-1") if job.id == job_id else None
 
@@ -136,7 +186,9 @@ class Tenant:
     def stored(self) -> list[str]:
         """Every file that the project has in storage, unfinished ones too."""
         root = self.api.settings.data_dir / "objects" / "projects" / self.project_id
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()
+        )
 
     def num_rows(self, *tables: type) -> list[int]:
         with self.api.database.read() as session:

@@ -1,4 +1,6 @@
-"""The API as a process of its own, without a worker and without Redis, that may be killed and come back at the same address."""
+"""The API as a process of its own, without a worker and without Redis, that may be killed and come
+back at the same address.
+"""
 
 import os
 import re
@@ -10,13 +12,13 @@ from pathlib import Path
 
 import httpx
 
-from app import migrate
 from app.database import Database
 from app.models import Artifact, Model
 from app.settings import Settings
 from app.storage import Storage
 from tests.support.api import NOTHING_LISTENS, TINY_CONFIG
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
+from tests.support.schema import migrate_database
 from tests.support.service import free_port
 from tests.support.waiting import wait_for
 
@@ -28,22 +30,30 @@ class ApiProcess:
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         settings = Settings(_env_file=None, data_dir=folder, **_storage(environment or {}))
         self.database = Database(settings.resolved_database_url)
-        migrate.upgrade(self.database)
+        migrate_database(self.database)
         self.storage = Storage(settings.resolved_storage_url)
-        self._environment = os.environ | {"FALQON_DATA_DIR": str(folder), "REDIS_URL": NOTHING_LISTENS, "FALQON_ADMIN_KEY": KEY}
+        self._environment = os.environ | {
+            "FALQON_DATA_DIR": str(folder),
+            "REDIS_URL": NOTHING_LISTENS,
+            "FALQON_ADMIN_KEY": KEY,
+        }
         self._environment |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
         self._environment.pop("DATABASE_URL", None)
         folder.mkdir(exist_ok=True)
         self._log = folder / "api.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {KEY}"}, timeout=120, verify=False)
+        self.http = httpx.Client(
+            base_url=self.url, headers={"authorization": f"Bearer {KEY}"}, timeout=120, verify=False
+        )
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "app.cli", "api", "--port", str(self.port)]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log)
+            self._process = subprocess.Popen(
+                command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log
+            )
         try:
             wait_for(self._is_up, START_SECONDS, "the API is up")
         except BaseException:
@@ -68,13 +78,27 @@ class ApiProcess:
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
     def add_model(self, model_id: str, files: Mapping[str, Iterable[bytes]]) -> None:
-        stored = {name: self.storage.put(f"models/{model_id}/{name}", chunks) for name, chunks in files.items()}
+        stored = {
+            name: self.storage.put(f"models/{model_id}/{name}", chunks)
+            for name, chunks in files.items()
+        }
         with self.database.transaction() as session:
-            session.add(Model(id=model_id, config=TINY_CONFIG, bytes=sum(one.bytes for one in stored.values())))
+            session.add(
+                Model(
+                    id=model_id,
+                    config=TINY_CONFIG,
+                    bytes=sum(file.bytes for file in stored.values()),
+                )
+            )
             session.flush()
             session.add_all(
-                Artifact(model_id=model_id, name=name, storage_key=f"models/{model_id}/{name}", **one._asdict())
-                for name, one in stored.items()
+                Artifact(
+                    model_id=model_id,
+                    name=name,
+                    storage_key=f"models/{model_id}/{name}",
+                    **file._asdict(),
+                )
+                for name, file in stored.items()
             )
 
     def _is_up(self) -> bool:

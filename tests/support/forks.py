@@ -1,5 +1,7 @@
-"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a second of CPU to start, not a whole one,
-and a trainer not the four seconds in which torch and transformers are imported."""
+"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a
+second of CPU to start, not a whole one, and a trainer not the four seconds in which torch and
+transformers are imported.
+"""
 
 import multiprocessing
 import os
@@ -10,7 +12,8 @@ from pathlib import Path
 from app.processes import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the programs import, but for `worker.celery_app`, which reads the environment as it is imported.
+# What the programs import, but for `worker.celery_app`, which reads the environment as it is
+# imported.
 PRELOADED = [
     "app.main",
     "celery.apps.worker",
@@ -27,10 +30,20 @@ _PROCESSES.set_forkserver_preload(PRELOADED)
 
 
 class Fork:
-    """What `subprocess.Popen` is for a command, for a function that can be pickled. It dies with the process of the tests."""
+    """What `subprocess.Popen` is for a command, for a function that can be pickled. It dies with
+    the process of the tests.
+    """
 
-    def __init__(self, function: Callable[..., None], *arguments: object, environment: Mapping[str, str], output: Path) -> None:
-        self._process = _PROCESSES.Process(target=_become, args=(function, arguments, dict(environment), output), daemon=True)
+    def __init__(
+        self,
+        function: Callable[..., None],
+        *arguments: object,
+        environment: Mapping[str, str],
+        output: Path,
+    ) -> None:
+        self._process = _PROCESSES.Process(
+            target=_become, args=(function, arguments, dict(environment), output), daemon=True
+        )
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -56,11 +69,16 @@ class Fork:
         self._process.kill()
 
 
-def _become(function: Callable[..., None], arguments: tuple[object, ...], environment: Mapping[str, str], output: Path) -> None:
+def _become(
+    function: Callable[..., None],
+    arguments: tuple[object, ...],
+    environment: Mapping[str, str],
+    output: Path,
+) -> None:
     from falqon_core import fault_points
 
     os.setsid()
-    parent_death.hold(os.getppid())
+    parent_death.die_with_parent(os.getppid())
     os.chdir(ROOT)
     with output.open("ab") as log:
         for stream in (1, 2):

@@ -1,4 +1,6 @@
-"""A way over TCP to a Unix socket that can fall silent, as when a firewall forgets a connection: no FIN, no RST, and no byte arrives."""
+"""A way over TCP to a Unix socket that can fall silent, as when a firewall forgets a connection: no
+FIN, no RST, and no byte arrives.
+"""
 
 import select
 import socket

@@ -1,5 +1,6 @@
-"""The write side of the Hugging Face Hub as its own library speaks it: repositories, front matter that is checked, large files by their
-SHA-256, commits. Everything is kept in memory."""
+"""The write side of the Hugging Face Hub as its own library speaks it: repositories, front matter
+that is checked, large files by their SHA-256, commits. Everything is kept in memory.
+"""
 
 import base64
 import hashlib
@@ -36,7 +37,9 @@ class HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -45,8 +48,8 @@ class HubServer:
         self._thread.join()
 
     def environment(self, home: str, token: str = TOKEN) -> dict[str, str]:
-        told = {"HF_ENDPOINT": self.url, "HF_TOKEN": token, "HF_HOME": home}
-        return told | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        variables = {"HF_ENDPOINT": self.url, "HF_TOKEN": token, "HF_HOME": home}
+        return variables | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def answer(self, method: str, path: str, authorized: bool, body: bytes) -> tuple[int, Json]:
         path = path.partition("?")[0]
@@ -58,7 +61,10 @@ class HubServer:
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
             return _check_front_matter(json.loads(body)["content"])
-        match = re.fullmatch(r"(?:/api/models)?/(\w+/[\w.-]+?)(\.git/info/lfs/objects/batch|/preupload/main|/commit/main|)", path)
+        match = re.fullmatch(
+            r"(?:/api/models)?/(\w+/[\w.-]+?)(\.git/info/lfs/objects/batch|/preupload/main|/commit/main|)",
+            path,
+        )
         repository = self.repositories.get(match[1]) if match else None
         if match is None or repository is None:
             return 404, {"error": "Repository not found"}
@@ -66,28 +72,48 @@ class HubServer:
             case "/preupload/main":
                 return 200, {"files": [_mode(file) for file in json.loads(body)["files"]]}
             case "/commit/main":
-                return self._commit(match[1], repository, [json.loads(line) for line in body.splitlines()])
+                return self._commit(
+                    match[1], repository, [json.loads(line) for line in body.splitlines()]
+                )
             case ".git/info/lfs/objects/batch":
-                return 200, {"transfer": "basic", "objects": [self._where(one) for one in json.loads(body)["objects"]]}
+                return 200, {
+                    "transfer": "basic",
+                    "objects": [self._where(pointer) for pointer in json.loads(body)["objects"]],
+                }
             case _:
-                return 200, {"id": match[1], "sha": "0" * 40, "private": repository.private, "siblings": []}
+                return 200, {
+                    "id": match[1],
+                    "sha": "0" * 40,
+                    "private": repository.private,
+                    "siblings": [],
+                }
 
-    def _create(self, asked: Json) -> tuple[int, Json]:
-        name, url = f"{asked['organization']}/{asked['name']}", f"{self.url}/{asked['organization']}/{asked['name']}"
-        if asked["organization"] != OWNER:
-            return 403, {"error": "You don't have the rights to create a model under this namespace"}
+    def _create(self, request: Json) -> tuple[int, Json]:
+        name = f"{request['organization']}/{request['name']}"
+        url = f"{self.url}/{request['organization']}/{request['name']}"
+        if request["organization"] != OWNER:
+            return 403, {
+                "error": "You don't have the rights to create a model under this namespace"
+            }
         if name in self.repositories:
             return 409, {"error": "You already created this model repo", "url": url}
-        self.repositories[name] = Repository(asked.get("visibility") == "private" or asked.get("private") is True)
+        self.repositories[name] = Repository(
+            request.get("visibility") == "private" or request.get("private") is True
+        )
         return 200, {"url": url}
 
-    def _where(self, asked: Json) -> Json:
-        here = asked["oid"] in self.large
-        return asked if here else asked | {"actions": {"upload": {"href": f"{self.url}/large/{asked['oid']}"}}}
+    def _where(self, pointer: Json) -> Json:
+        here = pointer["oid"] in self.large
+        return (
+            pointer
+            if here
+            else pointer | {"actions": {"upload": {"href": f"{self.url}/large/{pointer['oid']}"}}}
+        )
 
     def _take_large(self, sha256: str, content: bytes) -> tuple[int, Json]:
         if self.refuse_large is not None:
-            status, self.refuse_large = self.refuse_large, None
+            status = self.refuse_large
+            self.refuse_large = None
             return status, {"error": "Out of space."}
         if hashlib.sha256(content).hexdigest() != sha256:
             return 400, {"error": "Other bytes."}
@@ -100,11 +126,19 @@ class HubServer:
             value = line["value"]
             if line["key"] == "lfsFile" and len(self.large.get(value["oid"], b"")) != value["size"]:
                 return 400, {"error": f"{value['path']} was not uploaded"}
-            files[value["path"]] = self.large[value["oid"]] if line["key"] == "lfsFile" else base64.b64decode(value["content"])
+            files[value["path"]] = (
+                self.large[value["oid"]]
+                if line["key"] == "lfsFile"
+                else base64.b64decode(value["content"])
+            )
         repository.files = files
         repository.commits.append(lines[0]["value"]["summary"])
         oid = f"{len(repository.commits):040x}"
-        return 200, {"commitUrl": f"{self.url}/{name}/commit/{oid}", "commitOid": oid, "success": True}
+        return 200, {
+            "commitUrl": f"{self.url}/{name}/commit/{oid}",
+            "commitOid": oid,
+            "success": True,
+        }
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
@@ -138,13 +172,17 @@ class HubServer:
 
 
 def _mode(file: Json) -> Json:
-    return {"path": file["path"], "uploadMode": "lfs" if file["size"] >= LARGE_BYTES else "regular", "shouldIgnore": False}
+    return {
+        "path": file["path"],
+        "uploadMode": "lfs" if file["size"] >= LARGE_BYTES else "regular",
+        "shouldIgnore": False,
+    }
 
 
 def _check_front_matter(readme: str) -> tuple[int, Json]:
     """A part of what the Hub checks."""
-    found = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
-    declared = yaml.safe_load(found[1]) if found else {}
+    front_matter = re.match(r"---\n(.*?)\n---\n", readme, re.DOTALL)
+    declared = yaml.safe_load(front_matter[1]) if front_matter else {}
     base = declared.get("base_model")
     if base is not None and not HUB_ID.fullmatch(base):
         message = f'"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.'

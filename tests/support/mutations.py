@@ -10,7 +10,9 @@ Path = tuple[str | int, ...]
 
 
 def with_every_text_replaced(body: Any) -> Iterator[tuple[Any, str]]:
-    yield from replaced(body, lambda value: [NUL, HALF_A_CHARACTER] if isinstance(value, str) else [])
+    yield from replaced(
+        body, lambda value: [NUL, HALF_A_CHARACTER] if isinstance(value, str) else []
+    )
     for text in (NUL, HALF_A_CHARACTER):
         for path, inner in objects_in(body):
             changed = deepcopy(body)
@@ -40,14 +42,18 @@ def with_a_field_more(body: Any, *, free: str) -> Iterator[Any]:
             yield changed
 
 
-def replaced(body: Any, others: Callable[[Any], list[Any]], path: Path = ()) -> Iterator[tuple[Any, str]]:
+def replaced(
+    body: Any, others: Callable[[Any], list[Any]], path: Path = ()
+) -> Iterator[tuple[Any, str]]:
     """The body once for each value in it and each of its `others`, with the place of the change."""
     value = at(body, path)
     for other in others(value) if path else []:
         changed = deepcopy(body)
         at(changed, path[:-1])[path[-1]] = other
         yield changed, ".".join(map(str, path))
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for key in (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
         yield from replaced(body, others, (*path, key))
 
 
@@ -55,7 +61,9 @@ def objects_in(body: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any
     value = at(body, path)
     if isinstance(value, dict):
         yield path, value
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for key in (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
         yield from objects_in(body, (*path, key))
 
 

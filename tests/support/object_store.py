@@ -1,4 +1,6 @@
-"""An S3 server as a process of its own: moto's, which speaks the protocol over HTTP and keeps objects in memory."""
+"""An S3 server as a process of its own: moto's, which speaks the protocol over HTTP and keeps
+objects in memory.
+"""
 
 import re
 import signal
@@ -30,7 +32,17 @@ class ObjectStore:
             "AWS_SECRET_ACCESS_KEY": "of-the-bucket",
         }
         self._log = Path(tempfile.mkstemp(prefix="s3-")[1])
-        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "moto.server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

@@ -1,4 +1,4 @@
-"""A way to a service over TCP that can be shut: connections are refused, or carry nothing any more."""
+"""A way to a service over TCP that can be shut: it refuses connections or carries nothing more."""
 
 import select
 import socket
@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app import migrate
 from app.database import Database
-from tests.support.house import House
+from tests.support.backend import Backend
 from tests.support.object_store import ObjectStore
+from tests.support.schema import migrate_database
 
 CHUNK_BYTES = 65_536
 TICK_SECONDS = 0.05
@@ -44,9 +44,12 @@ class Switch:
             self._socket.close()
 
     def away(self, how: str) -> None:
-        """`refusing`: nobody listens and what was open is cut. `silent`: connections stay, and new ones are taken, but no byte arrives."""
+        """`refusing`: nobody listens and what was open is cut. `silent`: connections stay, and new
+        ones are taken, but no byte arrives.
+        """
         with self._lock:
-            self._is_silent, self._is_cut = how == "silent", how == "refusing"
+            self._is_silent = how == "silent"
+            self._is_cut = how == "refusing"
             if self._is_cut and self._socket is not None:
                 self._socket.close()
                 self._socket = None
@@ -97,15 +100,18 @@ class Switch:
 
 
 @contextmanager
-def house_behind_a_switch(folder: Path, store: ObjectStore) -> Iterator[tuple[House, Switch]]:
+def backend_behind_a_switch(folder: Path, store: ObjectStore) -> Iterator[tuple[Backend, Switch]]:
     """Its objects lie in the store, under the folder's name, and are reached through the switch."""
-    with Switch(urlsplit(store.endpoint).port or 0) as switch, pytest.MonkeyPatch.context() as patch:
+    with (
+        Switch(urlsplit(store.endpoint).port or 0) as switch,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name, value in (store.environment | {"AWS_ENDPOINT_URL": switch.url}).items():
             patch.setenv(name, value)
         url = f"sqlite:///{folder / 'data' / 'falqon.db'}"
         database = Database(url)
-        migrate.upgrade(database)
-        house = House(folder / "data", database, url, storage_url=f"{store.url}/{folder.name}")
-        yield house, switch
-        house.close()
+        migrate_database(database)
+        backend = Backend(folder / "data", database, url, storage_url=f"{store.url}/{folder.name}")
+        yield backend, switch
+        backend.close()
         database.dispose()

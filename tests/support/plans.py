@@ -20,31 +20,43 @@ class Plan(NamedTuple):
 @contextmanager
 def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
     """What is asked meanwhile, with its parameters."""
-    asked: list[tuple[str, Any]] = []
+    executed: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
+        executed.append((statement, parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
     try:
-        yield asked
+        yield executed
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
 
 
 def plans(database: Database, ask: Callable[[Session], object]) -> list[Plan]:
     """Of every statement, as it is executed now."""
-    with statements(database) as asked, database.read() as session:
+    with statements(database) as executed, database.read() as session:
         ask(session)
     with database.engine.connect() as connection:
-        found = [connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {one}", parameters).scalar_one() for one, parameters in asked]
+        explanations = [
+            connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters
+            ).scalar_one()
+            for statement, parameters in executed
+        ]
         connection.rollback()
-    return [_plan(statement, one[0]["Plan"]) for (statement, _), one in zip(asked, found, strict=True)]
+    return [
+        _plan(statement, explanation[0]["Plan"])
+        for (statement, _), explanation in zip(executed, explanations, strict=True)
+    ]
 
 
 def _plan(statement: str, top: dict[str, Any]) -> Plan:
     nodes = list(_nodes(top))
-    scans = [(node["Node Type"], node.get("Index Name", node.get("Relation Name", ""))) for node in nodes if "Scan" in node["Node Type"]]
+    scans = [
+        (node["Node Type"], node.get("Index Name", node.get("Relation Name", "")))
+        for node in nodes
+        if "Scan" in node["Node Type"]
+    ]
     most_rows = max(round(node["Actual Rows"] * node["Actual Loops"]) for node in nodes)
     return Plan(statement, scans, any(node["Node Type"] == "Sort" for node in nodes), most_rows)
 

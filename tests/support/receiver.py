@@ -1,4 +1,6 @@
-"""Who receives webhooks: a real HTTP server on a real port that remembers what came and answers as it was told."""
+"""Who receives webhooks: a real HTTP server on a real port that remembers what came and answers as
+it was told.
+"""
 
 import ssl
 import threading
@@ -28,7 +30,9 @@ class Receiver:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/hook?a=b"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -18,15 +18,25 @@ class Records:
 
     def events(self, job_id: str) -> list[Event]:
         with self.database.read() as session:
-            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
+            return list(
+                session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq))
+            )
 
     def attempts(self, job_id: str) -> list[Attempt]:
         with self.database.read() as session:
-            return list(session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)))
+            return list(
+                session.scalars(
+                    select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)
+                )
+            )
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         with self.database.read() as session:
-            return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)))
+            return list(
+                session.scalars(
+                    select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)
+                )
+            )
 
     def weights(self, job_id: str) -> bytes:
         return self.artifact(job_id, "model.safetensors")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from tests.support.house import ROOT, TOY_TRAINER
+from tests.support.backend import FAKE_TRAINER, ROOT
 from tests.support.waiting import wait_for
 
 KEY = "a-key-for-tests-0123456789"
@@ -21,16 +21,24 @@ STOP_SECONDS = 30
 
 
 class Service:
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, *, toy: bool = True) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, *, fake: bool = True
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=5)
         # Nothing but our key may look like it belongs to the service around us.
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("FALQON_")}
-        self.environment = outside | {"FALQON_ADMIN_KEY": KEY, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | dict(environment or {})
-        if toy:
-            self.environment["FALQON_TRAINER_COMMAND"] = json.dumps(TOY_TRAINER)
+        outside = {
+            name: value for name, value in os.environ.items() if not name.startswith("FALQON_")
+        }
+        self.environment = (
+            outside
+            | {"FALQON_ADMIN_KEY": KEY, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            | dict(environment or {})
+        )
+        if fake:
+            self.environment["FALQON_TRAINER_COMMAND"] = json.dumps(FAKE_TRAINER)
         self.output = folder.with_name(f"{folder.name}.out")
         self.process = self.start()
 
@@ -52,11 +60,20 @@ class Service:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = self.environment | {"FALQON_DATA_DIR": str(self.folder)}
         return subprocess.run(
-            self.command(*arguments), env=environment, cwd=self.folder.parent, capture_output=True, text=True, check=False
+            self.command(*arguments),
+            env=environment,
+            cwd=self.folder.parent,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def wait_until_up(self) -> None:
-        wait_for(lambda: "FALQON is up" in self.output.read_text() or self.process.poll() is not None, START_SECONDS, "the service is up")
+        wait_for(
+            lambda: "FALQON is up" in self.output.read_text() or self.process.poll() is not None,
+            START_SECONDS,
+            "the service is up",
+        )
         assert self.process.poll() is None, self.output.read_text()
 
     def ready(self) -> str | None:
@@ -66,11 +83,17 @@ class Service:
             return None
 
     def pids(self, *words: str) -> list[int]:
-        """Everything that runs for this service, or what of it has these words on its command line."""
-        return [pid for pid in _processes() if self._mine(pid) and all(word in _read(pid, "cmdline") for word in words)]
+        """Return what runs for this service, or what of it has these words on its command line."""
+        return [
+            pid
+            for pid in _processes()
+            if self._mine(pid) and all(word in _read(pid, "cmdline") for word in words)
+        ]
 
     def _mine(self, pid: int) -> bool:
-        return str(self.folder) in _read(pid, "cmdline") or f"FALQON_DATA_DIR={self.folder}" in _read(pid, "environ")
+        return str(self.folder) in _read(
+            pid, "cmdline"
+        ) or f"FALQON_DATA_DIR={self.folder}" in _read(pid, "environ")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

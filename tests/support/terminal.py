@@ -18,11 +18,16 @@ class Terminal:
         self.exit_code: int | None = None
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background of a script ignores it, and that is inherited
-            os.execve(command[0], command, dict(environment) | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"})
+            # a suite in the background of a script ignores it, and that is inherited
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.execve(
+                command[0],
+                command,
+                dict(environment) | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+            )
 
     @property
-    def shown(self) -> str:
+    def text(self) -> str:
         """Everything that ever stood on it."""
         return CONTROL_SEQUENCE.sub("", self.raw).replace("\r", "")
 
@@ -31,8 +36,10 @@ class Terminal:
 
     def read_until(self, words: str, seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
-        while words not in self.shown:
-            assert self._read(deadline), f"it ended or went silent without showing {words!r}:\n{self.shown}"
+        while words not in self.text:
+            assert self._read(deadline), (
+                f"it ended or went silent without showing {words!r}:\n{self.text}"
+            )
 
     def finish(self, seconds: float = 60) -> int:
         deadline = time.monotonic() + seconds

@@ -19,8 +19,21 @@ class Valkey:
 
     def start(self) -> None:
         socket = self.settings.valkey_socket
-        arguments = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no", "--dir", str(socket.parent)]
-        self._process = subprocess.Popen([get_binary_path(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        arguments = [
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            str(socket.parent),
+        ]
+        self._process = subprocess.Popen(
+            [get_binary_path(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 10
         while True:
             try:

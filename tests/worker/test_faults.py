@@ -1,19 +1,21 @@
-"""A worker that dies at a named point: another one takes the job over and ends with the bytes of an undisturbed training."""
+"""A worker that dies at a named point: another one takes the job over and ends with the bytes of an
+undisturbed training.
+"""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from app.database import now_plus
 from app.garbage import orphans
 from app.jobs import claims
 from app.models import JobStatus
-from tests.support.house import House
-from tests.support.toy_trainer import Toy, weights_of
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
 
 STEPS = 60
-TOY = Toy(steps=STEPS, step_seconds=0.02, checkpoint_every=10)
+FAKE = FakeTrainer(steps=STEPS, step_seconds=0.02, checkpoint_every=10)
 DIES = (
     "after_claim_commit",
     "in_batch",
@@ -29,46 +31,55 @@ def environment(monkeypatch: pytest.MonkeyPatch, armed: str, marks: Path) -> Non
 
 
 @pytest.fixture
-def silent_house(embedded_house: House) -> House:
-    """Its Redis is dead, and a lease is short."""
-    settings = {"redis_url": "redis://127.0.0.1:1/0", "lease": timedelta(seconds=3)}
-    embedded_house.settings = embedded_house.settings.model_copy(update=settings)
-    return embedded_house
+def silent_backend(embedded_backend: Backend) -> Backend:
+    """Its Redis is dead."""
+    settings = {"redis_url": "redis://127.0.0.1:1/0"}
+    embedded_backend.settings = embedded_backend.settings.model_copy(update=settings)
+    return embedded_backend
 
 
-def rescue(house: House) -> list[str]:
-    with house.database.transaction() as session:
+def rescue(backend: Backend) -> list[str]:
+    with backend.database.transaction() as session:
         return claims.rescue(session, max_infra_failures=3)
 
 
 @pytest.mark.parametrize("point", DIES)
 def test_a_worker_that_dies_here_costs_one_attempt(
-    silent_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+    silent_backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    house = silent_house
-    job_id = house.add_job(TOY)
+    backend = silent_backend
+    job_id = backend.add_job(FAKE)
     environment(monkeypatch, f"{point}=exit", tmp_path / "marks")
-    assert house.start_worker().wait(60) == 137
+    assert backend.start_worker().wait(60) == 137
     assert (tmp_path / "marks" / point).exists()
-    wait_for(lambda: not house.trainers(), 10, "the trainer dies with its worker")
-    wait_for(lambda: rescue(house) == [job_id], 20, "the lease ends")
-    assert house.supervisor(lease=timedelta(seconds=60)).execute_next()
-    job = house.job(job_id)
-    assert (job.status, job.attempt, house.weights(job_id)) == (JobStatus.SUCCEEDED, 2, weights_of(STEPS))
-    seqs = [event.seq for event in house.events(job_id)]
+    wait_for(lambda: not backend.trainers(), 10, "the trainer dies with its worker")
+    backend.set(job_id, lease_expires_at=now_plus(-1))  # what time would do
+    assert rescue(backend) == [job_id]
+    assert backend.supervisor().execute_next()
+    job = backend.job(job_id)
+    assert (job.status, job.attempt, backend.weights(job_id)) == (
+        JobStatus.SUCCEEDED,
+        2,
+        weights_of(STEPS),
+    )
+    seqs = [event.seq for event in backend.events(job_id)]
     assert seqs == list(range(1, job.last_event_seq + 1))
-    with house.database.read() as session:
-        winner = set(house.storage.keys(f"projects/{job.project_id}/jobs/{job_id}/2"))
-        assert orphans.named(session, winner) == winner
+    with backend.database.read() as session:
+        winner = set(backend.storage.keys(f"projects/{job.project_id}/jobs/{job_id}/2"))
+        assert orphans.referenced(session, winner) == winner
 
 
 def test_a_worker_that_dies_after_it_has_finished_costs_nothing(
-    silent_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    silent_backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = silent_house
-    job_id = house.add_job(TOY)
+    backend = silent_backend
+    job_id = backend.add_job(FAKE)
     environment(monkeypatch, "after_finish=exit", tmp_path / "marks")
-    assert house.start_worker().wait(60) == 137
-    job = house.job(job_id)
-    assert (job.status, job.attempt, house.weights(job_id)) == (JobStatus.SUCCEEDED, 1, weights_of(STEPS))
-    assert rescue(house) == []
+    assert backend.start_worker().wait(60) == 137
+    job = backend.job(job_id)
+    assert (job.status, job.attempt, backend.weights(job_id)) == (
+        JobStatus.SUCCEEDED,
+        1,
+        weights_of(STEPS),
+    )
+    assert rescue(backend) == []

@@ -14,18 +14,28 @@ from worker.outputs import files_of
 
 def stored_checkpoint(storage: Storage, name: str) -> Checkpoint:
     """Whose manifest names a file `name`."""
-    manifest = json.dumps({"files": {name: {"sha256": hashlib.sha256(b"evil").hexdigest()}}}).encode()
+    manifest = json.dumps(
+        {"files": {name: {"sha256": hashlib.sha256(b"evil").hexdigest()}}}
+    ).encode()
     storage.delete(f"checkpoint/{MANIFEST}")
-    return Checkpoint(storage_prefix="checkpoint", manifest_sha256=storage.put(f"checkpoint/{MANIFEST}", [manifest]).sha256)
+    return Checkpoint(
+        storage_prefix="checkpoint",
+        manifest_sha256=storage.put(f"checkpoint/{MANIFEST}", [manifest]).sha256,
+    )
 
 
 def test_a_manifest_does_not_choose_where_its_files_land(tmp_path: Path) -> None:
-    storage, target = Storage((tmp_path / "objects").as_uri()), tmp_path / "work" / "checkpoint"
+    storage = Storage((tmp_path / "objects").as_uri())
+    target = tmp_path / "work" / "checkpoint"
     for name in NAMES:
         checkpoint = stored_checkpoint(storage, name)
         with pytest.raises((ValueError, BytesDiffer, FileNotFoundError)):
             fetch_checkpoint(storage, checkpoint, target, lambda: None)
-    outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(tmp_path / "objects")]
+    outside = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and not path.is_relative_to(tmp_path / "objects")
+    ]
     assert all(path.resolve().is_relative_to(target) for path in outside)
 
 

@@ -14,7 +14,9 @@ def test_a_cpu_counts_its_cores() -> None:
     assert detect(Settings(device="h100")) == ("h100", 1)
 
 
-def test_a_gpu_that_no_training_uses_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_no_training_uses_is_not_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3'\n")
     tool.chmod(0o755)

@@ -8,54 +8,68 @@ from app.jobs import queue_forecast
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
+from falqon_core.estimate.long_text import Amount
 from falqon_core.records.file_check import FileReport
-from tests.support.house import BASE_MODEL, House
-from tests.support.toy_trainer import Toy
+from tests.support.backend import BASE_MODEL, Backend
+from tests.support.fake_trainer import FakeTrainer
 from tests.worker.attempt.test_budget import patient
 
 REPORT = FileReport(shape="text", num_records=20, num_characters=720)
 
 
-def estimate(house: House) -> Estimate:
-    with house.database.read() as session:
+def estimate(backend: Backend) -> Estimate:
+    with backend.database.read() as session:
         model = session.get_one(Model, BASE_MODEL)
-        return estimates.estimate_job(session, model, Recipe().resolved(20), REPORT, house.settings, num_tokens=200)
+        return estimates.estimate_job(
+            session, model, Recipe().resolved(20), REPORT, backend.settings, amount=Amount(20, 200)
+        )
 
 
-def test_an_attempt_keeps_its_rate_and_the_job_is_compared_with_its_estimate(house: House) -> None:
-    guessed = estimate(house)
+def test_an_attempt_keeps_its_rate_and_the_job_is_compared_with_its_estimate(
+    backend: Backend,
+) -> None:
+    guessed = estimate(backend)
     assert (guessed.basis, guessed.tokens_basis) == ("roofline", "counted")
-    job_id = house.add_job(Toy(steps=20, step_seconds=0.01))
-    house.set(job_id, estimate=guessed.model_dump(mode="json"))
-    assert patient(house).execute_next()
-    (attempt,), job = house.attempts(job_id), house.job(job_id)
+    job_id = backend.add_job(FakeTrainer(steps=20, step_seconds=0.01))
+    backend.set(job_id, estimate=guessed)
+    assert patient(backend).execute_next()
+    (attempt,) = backend.attempts(job_id)
+    job = backend.job(job_id)
     assert (attempt.base_model_id, attempt.method, attempt.tokens) == (BASE_MODEL, "falqon", 200)
     assert attempt.train_seconds >= 0.2
     assert attempt.overhead_seconds > 0
-    assert attempt.train_seconds + attempt.overhead_seconds == pytest.approx(job.execution_seconds, abs=0.2)
-    assert job.actual["seconds"] == pytest.approx(job.execution_seconds, abs=0.2)
-    assert job.actual["ratio"] == pytest.approx(job.actual["seconds"] / guessed.seconds.expected, rel=0.5)
-    assert job.actual["cost"] == job.progress["cost"]["accrued"]
-    known = estimate(house)
-    assert (known.basis, known.n, known.overhead_seconds) == ("measured", 1, attempt.overhead_seconds)
-    assert known.tokens_per_second == pytest.approx(attempt.tokens / attempt.train_seconds, abs=0.1)
-    assert known.seconds.low < known.seconds.expected < known.seconds.high
+    assert attempt.train_seconds + attempt.overhead_seconds == pytest.approx(
+        job.execution_seconds, abs=0.2
+    )
+    assert job.actual.seconds == pytest.approx(job.execution_seconds, abs=0.2)
+    assert job.actual.ratio == pytest.approx(job.actual.seconds / guessed.seconds.expected, rel=0.5)
+    assert job.actual.cost == job.progress.cost.accrued
+    measured = estimate(backend)
+    assert (measured.basis, measured.n, measured.overhead_seconds) == (
+        "measured",
+        1,
+        attempt.overhead_seconds,
+    )
+    assert measured.tokens_per_second == pytest.approx(
+        attempt.tokens / attempt.train_seconds, abs=0.1
+    )
+    assert measured.seconds.low < measured.seconds.expected < measured.seconds.high
 
 
-def test_an_attempt_that_ended_badly_measures_nothing(embedded_house: House) -> None:
-    house = embedded_house
-    job_id = house.add_job(Toy(user_error_at=3))
-    assert patient(house).execute_next()
-    (attempt,) = house.attempts(job_id)
+def test_an_attempt_that_ended_badly_measures_nothing(embedded_backend: Backend) -> None:
+    backend = embedded_backend
+    job_id = backend.add_job(FakeTrainer(user_error_at=3))
+    assert patient(backend).execute_next()
+    (attempt,) = backend.attempts(job_id)
     assert (attempt.tokens, attempt.overhead_seconds) == (20, None)
-    with house.database.read() as session:
+    with backend.database.read() as session:
         assert repository.samples(session, BASE_MODEL, "falqon", "cpu", 2) == []
 
 
-def test_a_worker_that_looks_is_counted(embedded_house: House) -> None:
-    house = embedded_house
-    assert not patient(house).execute_next()
-    house.set(house.add_job(), status=JobStatus.PAUSED)
-    with house.database.read() as session:
-        place = queue_forecast.place_of_new(session, house.settings, DEFAULT_PROJECT_ID, 0)
+def test_a_worker_that_looks_is_counted(embedded_backend: Backend) -> None:
+    backend = embedded_backend
+    assert not patient(backend).execute_next()
+    backend.set(backend.add_job(), status=JobStatus.PAUSED)
+    with backend.database.read() as session:
+        place = queue_forecast.position_of_new_job(session, backend.settings, DEFAULT_PROJECT_ID, 0)
     assert (place.position, place.num_workers) == (1, 1)

@@ -6,28 +6,39 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from tests.support.house import House
-from tests.support.toy_trainer import Toy
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.waiting import wait_for
 from worker import pulse
 
-LONG = Toy(steps=5000, step_seconds=0.02)
+LONG = FakeTrainer(steps=5000, step_seconds=0.02)
 
 
 def moves(file: Path) -> None:
     """Wait until the file has been touched twice more."""
     for _ in range(2):
         before = file.stat().st_mtime_ns if file.exists() else 0
-        wait_for(lambda before=before: file.exists() and file.stat().st_mtime_ns > before, 30, "the worker moves")
+        wait_for(
+            lambda before=before: file.exists() and file.stat().st_mtime_ns > before,
+            30,
+            "the worker moves",
+        )
 
 
-def test_a_worker_moves_while_it_is_idle_and_while_it_has_a_job(embedded_house: House, tmp_path: Path) -> None:
-    house, file = embedded_house, tmp_path / "alive"
-    settings = {"redis_url": "redis://127.0.0.1:1/0", "poll": timedelta(seconds=0.3), "heartbeat": timedelta(seconds=0.3)}
-    house.settings = house.settings.model_copy(update=settings)
-    worker = house.start_worker(FALQON_ALIVE_FILE=str(file))
+def test_a_worker_moves_while_it_is_idle_and_while_it_has_a_job(
+    embedded_backend: Backend, tmp_path: Path
+) -> None:
+    backend = embedded_backend
+    file = tmp_path / "alive"
+    settings = {
+        "redis_url": "redis://127.0.0.1:1/0",
+        "poll": timedelta(seconds=0.3),
+        "heartbeat": timedelta(seconds=0.3),
+    }
+    backend.settings = backend.settings.model_copy(update=settings)
+    worker = backend.start_worker(FALQON_ALIVE_FILE=str(file))
     moves(file)
-    house.wait_for_step(house.add_job(LONG), 1)
+    backend.wait_for_step(backend.add_job(LONG), 1)
     moves(file)
     os.kill(worker.pid, signal.SIGSTOP)
     try:

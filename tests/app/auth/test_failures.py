@@ -48,9 +48,13 @@ def test_a_network_is_one_address_in_version_6_and_a_mapped_one_is_version_4() -
 
 
 def test_memory_is_bounded() -> None:
-    counted, started = Failures(10), time.monotonic()
+    counted = Failures(10)
+    started = time.monotonic()
     for number in range(failures.MAX_ADDRESSES + 500):
         counted.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
         counted.opened(str(number))
-    assert (len(counted._full_at), len(counted._known)) == (failures.MAX_ADDRESSES, failures.MAX_KNOWN_KEYS)
+    assert (len(counted._full_at), len(counted._known)) == (
+        failures.MAX_ADDRESSES,
+        failures.MAX_KNOWN_KEYS,
+    )
     assert time.monotonic() - started < 30

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
-from app.auth.rate_limit import KEY_PREFIX, MICROSECONDS, RateLimiter
+from app.auth.rate_limit import KEY_PREFIX, MICROSECONDS, TOKENS_PREFIX, RateLimiter
 from tests.support.valkey import Valkey
 
 
@@ -15,8 +15,14 @@ def redis(valkey: Valkey) -> Iterator[Redis]:
         yield client
 
 
+def limiter_of(
+    redis: Redis, requests_per_minute: int = 6000, tokens_per_minute: int = 6000
+) -> RateLimiter:
+    return RateLimiter(redis, requests_per_minute, tokens_per_minute)
+
+
 def test_a_full_bucket_gives_what_it_holds_however_many_ask_at_once(redis: Redis) -> None:
-    limiter = RateLimiter(redis, requests_per_minute=20)
+    limiter = limiter_of(redis, requests_per_minute=20)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: limiter.take("key_a", None), range(30)))
     assert all(answers)
@@ -25,9 +31,10 @@ def test_a_full_bucket_gives_what_it_holds_however_many_ask_at_once(redis: Redis
 
 
 def test_an_empty_bucket_fills_with_time(redis: Redis) -> None:
-    limiter = RateLimiter(redis, requests_per_minute=600)
+    limiter = limiter_of(redis, requests_per_minute=600)
     seconds, microseconds = redis.time()
-    redis.set(KEY_PREFIX + "key_a", seconds * MICROSECONDS + microseconds + 60 * MICROSECONDS)  # full in a minute: empty now
+    # full in a minute: empty now
+    redis.set(KEY_PREFIX + "key_a", seconds * MICROSECONDS + microseconds + 60 * MICROSECONDS)
     refused = limiter.take("key_a", None)
     assert refused is not None
     assert 0 < refused.wait_seconds <= 0.1
@@ -39,5 +46,32 @@ def test_an_empty_bucket_fills_with_time(redis: Redis) -> None:
 
 
 def test_a_bucket_that_is_full_again_leaves_nothing_behind(redis: Redis) -> None:
-    RateLimiter(redis, requests_per_minute=600).take("key_a", None)
+    limiter_of(redis, requests_per_minute=600).take("key_a", None)
     assert 0 < redis.pttl(KEY_PREFIX + "key_a") <= 100
+
+
+def test_tokens_are_counted_beyond_what_there_is(redis: Redis) -> None:
+    limiter = limiter_of(redis, tokens_per_minute=6000)
+    untouched = limiter.use_tokens("key_a")
+    assert untouched == ("tokens", 6000, 6000, 0, 0)
+    some = limiter.use_tokens("key_a", 1000)
+    assert some is not None
+    assert (some.remaining, some.wait_seconds) == (5000, 0)
+    assert some.headers["x-ratelimit-reset-tokens"] == "10.000s"
+    too_many = limiter.use_tokens("key_a", 8000)
+    assert too_many is not None
+    assert too_many.remaining == 0
+    assert 29 < too_many.wait_seconds <= 30.01  # for the 3000 that are missing, and one
+    again = limiter.use_tokens("key_a")
+    assert again is not None
+    assert 0 < too_many.wait_seconds - again.wait_seconds < 5, "asking costs nothing"
+    assert limiter.use_tokens("key_b") == untouched
+    assert redis.pttl(TOKENS_PREFIX + "key_a") <= 90_000
+
+
+def test_tokens_may_be_many(redis: Redis) -> None:
+    limiter = limiter_of(redis, tokens_per_minute=1_000_000_000)
+    used = limiter.use_tokens("key_a", 600_000_000)
+    assert used is not None
+    assert used.remaining == pytest.approx(400_000_000, rel=0.1)
+    assert used.wait_seconds == 0

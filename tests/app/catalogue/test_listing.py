@@ -22,15 +22,27 @@ class Shelf:
     """The models of two projects, and lists that are asked for again and again."""
 
     def __init__(self, database: Database) -> None:
-        self.database, self.lists = database, ModelLists()
+        self.database = database
+        self.lists = ModelLists()
         with database.transaction() as session:
             session.add_all(Project(id=id_, name=id_) for id_ in ("proj_a", "proj_b"))
         self.add("base", project_id=None)
 
     def add(self, id_: str, project_id: str | None = "proj_a", minutes: int = 0) -> None:
         with self.database.transaction() as session:
-            made = {"config": {"a": 1}, "bytes": 7, "base_model_id": "base" if project_id else None}
-            session.add(Model(id=id_, project_id=project_id, created_at=START + timedelta(minutes=minutes), **made))
+            columns = {
+                "config": {"a": 1},
+                "bytes": 7,
+                "base_model_id": "base" if project_id else None,
+            }
+            session.add(
+                Model(
+                    id=id_,
+                    project_id=project_id,
+                    created_at=START + timedelta(minutes=minutes),
+                    **columns,
+                )
+            )
 
     def set_deleted(self, id_: str, moment: datetime | None) -> None:
         with self.database.transaction() as session:
@@ -42,9 +54,16 @@ class Shelf:
         with self.database.read() as session:
             bases = session.scalars(select(Model).where(Model.project_id.is_(None))).all()
             order = (Model.created_at, Model.id)
-            found = session.scalars(select(Model).where(own, Model.deleted_at.is_(None)).order_by(*order)).all()
+            models = session.scalars(
+                select(Model).where(own, Model.deleted_at.is_(None)).order_by(*order)
+            ).all()
             listed: dict[str, Any] = json.loads(self.lists.page(session, project_id))
-        assert listed == Page[ModelObject].of([ModelObject.of(model) for model in (*bases, *found)]).model_dump()
+        assert (
+            listed
+            == Page[ModelObject]
+            .of([ModelObject.of(model) for model in (*bases, *models)])
+            .model_dump()
+        )
         return [model["id"] for model in listed["data"]]
 
 
@@ -80,19 +99,23 @@ def test_a_list_that_has_not_changed_is_not_read_again(shelf: Shelf) -> None:
         shelf.add(f"ft:{number}", minutes=number)
     shelf.check()
 
-    def asked() -> list[str]:
-        with statements(shelf.database) as found, shelf.database.read() as session:
+    def list_queries() -> list[str]:
+        with statements(shelf.database) as queries, shelf.database.read() as session:
             shelf.lists.page(session, "proj_a")
-        return [statement for statement, _ in found if "models.id" in statement.partition("FROM")[0]]
+        return [
+            statement for statement, _ in queries if "models.id" in statement.partition("FROM")[0]
+        ]
 
-    assert asked() == []
+    assert list_queries() == []
     shelf.add("ft:new", minutes=9)
-    (new,) = asked()
+    (new,) = list_queries()
     assert "models.created_at, models.id) >" in new
-    assert asked() == []
+    assert list_queries() == []
 
 
-def test_lists_take_no_more_memory_than_they_may(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_take_no_more_memory_than_they_may(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listing, "MAX_KEPT_BYTES", 10)
     shelf.add("ft:a")
     assert shelf.check() == shelf.check() == ["base", "ft:a"]

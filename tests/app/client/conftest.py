@@ -1,4 +1,6 @@
-"""`falqon` in this process or in one of its own, always over real HTTP, against `falqon up` on the toy trainer."""
+"""`falqon` in this process or in one of its own, always over real HTTP, against `falqon up` on the
+fake trainer.
+"""
 
 import json
 import re
@@ -10,18 +12,24 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.proxy import Proxy
 from tests.support.service import Service
-from tests.support.toy_trainer import Toy
 
 VARIABLES = ("FALQON_BASE_URL", "FALQON_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
 MAX_FILE_BYTES = 2**19  # so that a larger one, which goes up in parts, is still a small one
 Falqon = Callable[..., Result]
 
 
-@pytest.fixture(scope="session")
+# No longer than the package: its workers poll all the time.
+@pytest.fixture(scope="package")
 def service(short_tmp: Path) -> Iterator[Service]:
-    settings = {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S", "FALQON_MAX_FILE_BYTES": str(MAX_FILE_BYTES)}
+    settings = {
+        "FALQON_LEASE": "PT3S",
+        "FALQON_HEARTBEAT": "PT0.5S",
+        "FALQON_POLL": "PT0.5S",
+        "FALQON_MAX_FILE_BYTES": str(MAX_FILE_BYTES),
+    }
     service = Service(short_tmp / "client", settings)
     service.wait_until_up()
     yield service
@@ -49,28 +57,38 @@ def proxy(service: Service) -> Iterator[Proxy]:
         yield proxy
 
 
-def facts(shown: str) -> dict[str, str]:
+def facts(output: str) -> dict[str, str]:
     """Name and value of what a command shows as one pair a line."""
-    pairs = (re.split(r" {2,}", line.rstrip(), maxsplit=1) for line in shown.splitlines())
+    pairs = (re.split(r" {2,}", line.rstrip(), maxsplit=1) for line in output.splitlines())
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 @pytest.fixture
-def toy_file(tmp_path: Path) -> Callable[..., Path]:
-    def write(**toy: Any) -> Path:
-        path = tmp_path / "toy.jsonl"
-        path.write_text(json.dumps({"text": Toy(**toy).model_dump_json()}) + "\n")
+def fake_file(tmp_path: Path) -> Callable[..., Path]:
+    def write(**fake: Any) -> Path:
+        path = tmp_path / "fake.jsonl"
+        path.write_text(json.dumps({"text": FakeTrainer(**fake).model_dump_json()}) + "\n")
         return path
 
     return write
 
 
 @pytest.fixture
-def submitted(falqon: Falqon, toy_file: Callable[..., Path]) -> Callable[..., str]:
-    """The id of a job on the toy trainer."""
+def submitted(falqon: Falqon, fake_file: Callable[..., Path]) -> Callable[..., str]:
+    """The id of a job on the fake trainer."""
 
-    def submit(*arguments: str, **toy: Any) -> str:
-        done = falqon("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file(**toy)), "--yes", "--json", *arguments)
+    def submit(*arguments: str, **fake: Any) -> str:
+        done = falqon(
+            "jobs",
+            "create",
+            "--model",
+            "falqon-tiny",
+            "--file",
+            str(fake_file(**fake)),
+            "--yes",
+            "--json",
+            *arguments,
+        )
         assert done.exit_code == 0, done.stderr
         return str(json.loads(done.stdout)["id"])
 

@@ -36,14 +36,27 @@ def test_beside_the_service_nothing_needs_to_be_said(falqon: Falqon, service: Se
 def test_elsewhere_address_and_key_come_from_the_environment(
     falqon: Falqon, service: Service, tmp_path: Path, prefix: str, suffix: str
 ) -> None:
-    variables = {"FALQON_DATA_DIR": str(tmp_path), f"{prefix}_BASE_URL": service.url + suffix, f"{prefix}_API_KEY": KEY}
+    variables = {
+        "FALQON_DATA_DIR": str(tmp_path),
+        f"{prefix}_BASE_URL": service.url + suffix,
+        f"{prefix}_API_KEY": KEY,
+    }
     done = falqon("models", "list", "--json", env=variables)
     assert json.loads(done.stdout)["data"][0]["id"] == "falqon-tiny"
 
 
 def test_options_come_before_variables(falqon: Falqon, service: Service, tmp_path: Path) -> None:
-    variables = {"FALQON_DATA_DIR": str(tmp_path), "FALQON_BASE_URL": "http://127.0.0.1:1", "FALQON_API_KEY": "wrong"}
-    assert falqon("models", "list", "--base-url", service.url, "--api-key", KEY, env=variables).exit_code == 0
+    variables = {
+        "FALQON_DATA_DIR": str(tmp_path),
+        "FALQON_BASE_URL": "http://127.0.0.1:1",
+        "FALQON_API_KEY": "wrong",
+    }
+    assert (
+        falqon(
+            "models", "list", "--base-url", service.url, "--api-key", KEY, env=variables
+        ).exit_code
+        == 0
+    )
 
 
 def test_a_key_for_openai_is_not_offered_to_this_machine(falqon: Falqon) -> None:
@@ -59,14 +72,24 @@ def test_the_key_of_this_machine_goes_nowhere_else(falqon: Falqon) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--base-url", "http://127.0.0.1:1", "--api-key", "x"], 4, "http://127.0.0.1:1/v1 cannot be reached"),
+        (
+            ["--base-url", "http://127.0.0.1:1", "--api-key", "x"],
+            4,
+            "http://127.0.0.1:1/v1 cannot be reached",
+        ),
         (["--base-url", "{service}", "--api-key", "wrong"], 4, "refuses the API key"),
         (["--base-url", "{elsewhere}", "--api-key", "x"], 4, "not as this service would"),
         (["--base-url", "ftp://host", "--api-key", "x"], 2, "is not the address of a service"),
     ],
 )
-def test_who_cannot_be_asked(falqon: Falqon, service: Service, elsewhere: str, arguments: list[str], code: int, reason: str) -> None:
-    done = falqon("models", "list", *(argument.format(service=service.url, elsewhere=elsewhere) for argument in arguments))
+def test_who_cannot_be_asked(
+    falqon: Falqon, service: Service, elsewhere: str, arguments: list[str], code: int, reason: str
+) -> None:
+    done = falqon(
+        "models",
+        "list",
+        *(argument.format(service=service.url, elsewhere=elsewhere) for argument in arguments),
+    )
     assert done.exit_code == code
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 2  # what is wrong, and what to do
@@ -79,7 +102,9 @@ def test_without_any_service_the_ways_to_one_are_named(falqon: Falqon, tmp_path:
     assert "FALQON_BASE_URL" in done.stderr
 
 
-def test_a_key_that_others_can_read_is_not_used(falqon: Falqon, service: Service, tmp_path: Path) -> None:
+def test_a_key_that_others_can_read_is_not_used(
+    falqon: Falqon, service: Service, tmp_path: Path
+) -> None:
     local.write(tmp_path, LocalService(service.url, KEY))
     assert falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)}).exit_code == 0
     (tmp_path / "client.json").chmod(0o644)

@@ -1,4 +1,4 @@
-"""docs/command-line.md and the line of README.md, as they stand there, against a running service."""
+"""docs/command-line.md and the line of README.md, as written, against a running service."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.client.conftest import Falqon, facts
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
 from tests.support.service import Service
 
 DOCUMENT = (ROOT / "docs" / "command-line.md").read_text()
@@ -18,8 +18,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def block(document: str, containing: str) -> list[str]:
-    (found,) = [text for text in re.findall(r"^```sh\n(.*?)^```", document, re.M | re.S) if containing in text]
-    return found.splitlines()
+    (script,) = [
+        text
+        for text in re.findall(r"^```sh\n(.*?)^```", document, re.M | re.S)
+        if containing in text
+    ]
+    return script.splitlines()
 
 
 def run(script: str, service: Service, folder: Path) -> str:
@@ -28,24 +32,39 @@ def run(script: str, service: Service, folder: Path) -> str:
     job = next(iter(jobs), None)
     shell = {"JOB": job.id, "MODEL": job.fine_tuned_model or ""} if job else {}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = service.environment | {"FALQON_DATA_DIR": str(service.folder), "PATH": path} | shell
-    done = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    environment = (
+        service.environment | {"FALQON_DATA_DIR": str(service.folder), "PATH": path} | shell
+    )
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture
-def folder(toy_file: Callable[..., Path], tmp_path: Path) -> Path:
+def folder(fake_file: Callable[..., Path], tmp_path: Path) -> Path:
     (tmp_path / "demo").mkdir()
-    toy_file().rename(tmp_path / "demo" / "support_desk.jsonl")
+    fake_file().rename(tmp_path / "demo" / "support_desk.jsonl")
     return tmp_path
 
 
 def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) -> None:
     *to_a_model, download = block(DOCUMENT, "falqon download")
-    shown = run("\n".join(to_a_model), service, folder)
-    for words in ("an epoch", "place in the queue", "< $0.01", "falqon download ft:falqon-tiny:default:first:"):
-        assert words in shown
+    output = run("\n".join(to_a_model), service, folder)
+    for words in (
+        "an epoch",
+        "place in the queue",
+        "< $0.01",
+        "falqon download ft:falqon-tiny:default:first:",
+    ):
+        assert words in output
     run(download, service, folder)
     assert (folder / "model" / "SHA256SUMS").exists()
     for line in block(DOCUMENT, "falqon jobs events"):
@@ -54,15 +73,19 @@ def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) 
 
 
 def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
-    key, *project = run("\n".join(block(DOCUMENT, "falqon projects")), service, tmp_path).splitlines()
+    key, *project = run(
+        "\n".join(block(DOCUMENT, "falqon projects")), service, tmp_path
+    ).splitlines()
     assert key.startswith("ft_live_")
     assert facts("\n".join(project))["weight"] == "2"
 
 
 def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
-    check, _, make_key, dry_run, adopt = block(DOCUMENT, "falqon admin")
+    check, _, list_models, make_key, engines, dry_run, adopt = block(DOCUMENT, "falqon admin")
     assert "wrong" not in run(check, service, folder)
+    assert "falqon-tiny" in run(list_models, service, folder)
     assert run(make_key, service, folder).startswith("ft_live_")
+    assert run(engines, service, folder) == ""  # nobody has asked a model
     assert "Nothing is held back" in run(dry_run, service, folder)
     assert "belonged already" in run(adopt, service, folder)
 
@@ -74,16 +97,29 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
         ("falqon jobs m", ["metrics"]),
         ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
         ("falqon files report --m", ["--model", "--max-seq-length"]),
-        ("falqon projects change P --unlimited max-", ["max-live-jobs", "max-storage-bytes", "max-device-hours"]),
+        (
+            "falqon projects change P --unlimited max-",
+            ["max-live-jobs", "max-storage-bytes", "max-device-hours"],
+        ),
     ],
 )
-def test_the_shell_completes(service: Service, tmp_path: Path, typed: str, completed: list[str]) -> None:
-    words = f"_FALQON_COMPLETE=complete_bash COMP_WORDS='{typed}' COMP_CWORD={len(typed.split()) - 1} falqon"
+def test_the_shell_completes(
+    service: Service, tmp_path: Path, typed: str, completed: list[str]
+) -> None:
+    words = (
+        f"_FALQON_COMPLETE=complete_bash COMP_WORDS='{typed}' COMP_CWORD={len(typed.split()) - 1} "
+        "falqon"
+    )
     assert run(words, service, tmp_path).split() == completed
 
 
 def test_every_command_that_is_named_exists(falqon: Falqon) -> None:
-    named = set(re.findall(r"falqon (files|jobs|models|keys|projects|admin models|admin keys) ([a-z]+)", DOCUMENT + README))
-    assert len(named) > 8
-    for group, name in named:
+    commands = set(
+        re.findall(
+            r"falqon (files|jobs|models|keys|projects|admin models|admin keys) ([a-z]+)",
+            DOCUMENT + README,
+        )
+    )
+    assert len(commands) > 8
+    for group, name in commands:
         assert falqon(*group.split(), name, "--help").exit_code == 0, f"falqon {group} {name}"

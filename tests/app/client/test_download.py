@@ -19,10 +19,16 @@ MODEL = "falqon-tiny"
 
 def is_whole(falqon: Falqon, folder: Path) -> bool:
     """Exactly the files that the service lists, byte for byte."""
-    manifest = json.loads(falqon("download", MODEL, "--output", str(folder / "again"), "--json").stdout)
-    wanted = {file["name"]: file["sha256"] for file in manifest["files"]}
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
-    return found == wanted
+    manifest = json.loads(
+        falqon("download", MODEL, "--output", str(folder / "again"), "--json").stdout
+    )
+    expected = {file["name"]: file["sha256"] for file in manifest["files"]}
+    hashes = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+    return hashes == expected
 
 
 def test_every_file_arrives(falqon: Falqon, tmp_path: Path) -> None:
@@ -32,19 +38,27 @@ def test_every_file_arrives(falqon: Falqon, tmp_path: Path) -> None:
     assert is_whole(falqon, tmp_path / "falqon-tiny")
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(falqon: Falqon, service: Service, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_cut_connection_is_taken_up_where_it_broke(
+    falqon: Falqon, service: Service, proxy: Proxy, tmp_path: Path
+) -> None:
     proxy.cut_after = 100_000
     done = falqon("download", MODEL, "--output", "model", "--base-url", proxy.url, "--api-key", KEY)
     assert done.exit_code == 0, done.stderr
     assert is_whole(falqon, tmp_path / "model")
     assert proxy.lost >= 3
-    ranges = [head["range"] for head in proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors") if "range" in head]
+    ranges = [
+        head["range"]
+        for head in proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors")
+        if "range" in head
+    ]
     starts = [int(value.removeprefix("bytes=").partition("-")[0]) for value in ranges]
     assert starts == sorted(set(starts))
     assert len(starts) >= 3
 
 
-def test_run_again_it_goes_on_and_repeats_nothing(falqon: Falqon, proxy: Proxy, tmp_path: Path) -> None:
+def test_run_again_it_goes_on_and_repeats_nothing(
+    falqon: Falqon, proxy: Proxy, tmp_path: Path
+) -> None:
     assert falqon("download", MODEL, "--output", "model").exit_code == 0
     weights = tmp_path / "model" / "model.safetensors"
     content = weights.read_bytes()
@@ -57,8 +71,8 @@ def test_run_again_it_goes_on_and_repeats_nothing(falqon: Falqon, proxy: Proxy, 
     assert is_whole(falqon, tmp_path / "model")
     fetched = [head.split(" ")[1].rpartition("/")[2].partition("?")[0] for head in proxy.requests]
     assert fetched == ["manifest.json", "config.json", "model.safetensors"]
-    asked = proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors")[0]["range"]
-    assert asked == f"bytes=1000-{len(content) - 1}"
+    (head, *_) = proxy.heads("GET /v1/models/falqon-tiny/artifacts/model.safetensors")
+    assert head["range"] == f"bytes=1000-{len(content) - 1}"
 
 
 def test_a_part_that_went_bad_is_fetched_anew(falqon: Falqon, tmp_path: Path) -> None:
@@ -85,7 +99,9 @@ class Hostile(http.server.BaseHTTPRequestHandler):
     manifest: dict[str, object] = {}
 
     def do_GET(self) -> None:
-        body = json.dumps(self.manifest).encode() if self.path.endswith("manifest.json") else b"evil"
+        body = (
+            json.dumps(self.manifest).encode() if self.path.endswith("manifest.json") else b"evil"
+        )
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -96,7 +112,14 @@ class Hostile(http.server.BaseHTTPRequestHandler):
 
 
 def manifest_of(name: str, sha256: str) -> dict[str, object]:
-    file = {"name": name, "bytes": 4, "sha256": sha256, "url": "weights", "block_bytes": 4, "block_sha256": [sha256]}
+    file = {
+        "name": name,
+        "bytes": 4,
+        "sha256": sha256,
+        "url": "weights",
+        "block_bytes": 4,
+        "block_sha256": [sha256],
+    }
     return {"model": "m", "bytes": 4, "files": [file]}
 
 
@@ -111,8 +134,12 @@ def hostile() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "", ".", "a\\..\\evil", "a\nb", "link/evil"])
-def test_names_that_lead_elsewhere_are_refused(falqon: Falqon, hostile: str, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../evil", "/tmp/evil", "a/../../evil", "", ".", "a\\..\\evil", "a\nb", "link/evil"]
+)
+def test_names_that_lead_elsewhere_are_refused(
+    falqon: Falqon, hostile: str, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "link").symlink_to(tmp_path)
     Hostile.manifest = manifest_of(name, hashlib.sha256(b"evil").hexdigest())
@@ -122,7 +149,8 @@ def test_names_that_lead_elsewhere_are_refused(falqon: Falqon, hostile: str, tmp
 
 
 def test_no_name_of_the_service_lands_outside_the_folder(tmp_path: Path) -> None:
-    folder, refused = tmp_path / "a" / "b" / "model", 0
+    folder = tmp_path / "a" / "b" / "model"
+    refused = 0
     for name in NAMES:
         try:
             assert _inside(folder, name).resolve().is_relative_to(folder)
@@ -131,7 +159,9 @@ def test_no_name_of_the_service_lands_outside_the_folder(tmp_path: Path) -> None
     assert refused > 100
 
 
-def test_bytes_that_are_not_what_was_promised_are_not_kept(falqon: Falqon, hostile: str, tmp_path: Path) -> None:
+def test_bytes_that_are_not_what_was_promised_are_not_kept(
+    falqon: Falqon, hostile: str, tmp_path: Path
+) -> None:
     Hostile.manifest = manifest_of("weights", "0" * 64)
     done = falqon("download", "m", "--output", "model", "--base-url", hostile, "--api-key", "x")
     assert done.exit_code == 1

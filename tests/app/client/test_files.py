@@ -10,21 +10,30 @@ from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 
 
-def test_a_file_goes_up_and_comes_back(falqon: Falqon, service: Service, toy_file: Callable[..., Path], tmp_path: Path) -> None:
-    path = toy_file()
+def test_a_file_goes_up_and_comes_back(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = fake_file()
     uploaded = falqon("files", "upload", str(path), "--wait", "--json")
     assert uploaded.exit_code == 0, uploaded.stderr
     file = json.loads(uploaded.stdout)
     assert file == service.client.files.retrieve(file["id"]).to_dict()
-    assert (file["filename"], file["status"]) == ("toy.jsonl", "processed")
+    assert (file["filename"], file["status"]) == ("fake.jsonl", "processed")
 
     listed = falqon("files", "list", "--limit", "1")
     assert file["id"] in listed.stdout
     assert "processed: 1 records (text)" in listed.stdout
-    assert "toy.jsonl" in falqon("files", "show", file["id"]).stdout
+    assert "fake.jsonl" in falqon("files", "show", file["id"]).stdout
 
-    assert falqon("files", "download", file["id"], "--output", str(tmp_path / "back.jsonl")).exit_code == 0
+    assert (
+        falqon("files", "download", file["id"], "--output", str(tmp_path / "back.jsonl")).exit_code
+        == 0
+    )
     assert (tmp_path / "back.jsonl").read_bytes() == path.read_bytes()
+
+    checked = falqon("files", "check", file["id"], "--wait")
+    assert checked.exit_code == 0, checked.stderr
+    assert "processed: 1 records (text)" in checked.stdout
 
     assert falqon("files", "delete", file["id"]).exit_code == 0
     gone = falqon("files", "show", file["id"])
@@ -41,8 +50,32 @@ def test_a_bad_file_is_told_by_line_and_column(falqon: Falqon, tmp_path: Path) -
     file_id = done.stderr.partition("falqon files report ")[2].split()[0]
     report = falqon("files", "report", file_id)
     assert report.exit_code == 0
-    assert [line.split()[:3] for line in report.stdout.splitlines()[:2]] == [["line", "column", "field"], ["2", "10", "text"]]
-    assert json.loads(falqon("files", "report", file_id, "--json").stdout)["report"]["num_errors"] == 1
+    assert [line.split()[:3] for line in report.stdout.splitlines()[:2]] == [
+        ["line", "column", "field"],
+        ["2", "10", "text"],
+    ]
+    assert (
+        json.loads(falqon("files", "report", file_id, "--json").stdout)["report"]["num_errors"] == 1
+    )
+
+
+def test_a_file_says_how_its_lines_were_read(falqon: Falqon, tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "How much?"}]
+    answer = {"role": "assistant", "content": "Five."}
+    chat = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    line = {"messages": [*chat, answer], "metadata": {"a": 1}}
+    texts = [json.dumps(line), json.dumps(line), '{"text": "plain"}']
+    (tmp_path / "logs.jsonl").write_text("\n".join(texts))
+    file_id = json.loads(falqon("files", "upload", "logs.jsonl", "--json").stdout)["id"]
+    assert falqon("files", "report", file_id, "--model", "falqon-tiny").exit_code == 1
+    for command in ("show", "report"):
+        printed = facts(falqon("files", command, file_id).stdout)
+        assert printed["lines of shape"] == (
+            "messages: 2, the first is line 1; text: 1, the first is line 3"
+        )
+        rewrites = {"developer role in 2 records", "text parts in 2 records"}
+        assert set(printed["rewritten"].split(", ")) == rewrites
+        assert printed["ignored"] == "metadata in 2 records"
 
 
 def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:
@@ -51,9 +84,13 @@ def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:
     assert "nowhere.jsonl cannot be read: No such file" in done.stderr
 
 
-def test_pages_go_on_where_the_last_one_ended(falqon: Falqon, toy_file: Callable[..., Path]) -> None:
-    path = toy_file()
-    ids = [json.loads(falqon("files", "upload", str(path), "--json").stdout)["id"] for _ in range(3)]
+def test_pages_go_on_where_the_last_one_ended(
+    falqon: Falqon, fake_file: Callable[..., Path]
+) -> None:
+    path = fake_file()
+    ids = [
+        json.loads(falqon("files", "upload", str(path), "--json").stdout)["id"] for _ in range(3)
+    ]
     first = json.loads(falqon("files", "list", "--limit", "2", "--json").stdout)
     assert [file["id"] for file in first["data"]] == [ids[2], ids[1]]
     hint = falqon("files", "list", "--limit", "2").stdout.splitlines()[-1]
@@ -62,11 +99,15 @@ def test_pages_go_on_where_the_last_one_ended(falqon: Falqon, toy_file: Callable
     assert second["data"][0]["id"] == ids[0]
 
 
-def test_control_characters_of_a_name_never_reach_the_terminal(falqon: Falqon, service: Service) -> None:
-    file = service.client.files.create(file=("\u202egpj.jsonl", b'{"text": "\\u001b[31m"}\n'), purpose="fine-tune")
-    shown = falqon("files", "show", file.id).stdout
-    assert "gpj.jsonl" in shown
-    assert "\u202e" not in shown
+def test_control_characters_of_a_name_never_reach_the_terminal(
+    falqon: Falqon, service: Service
+) -> None:
+    file = service.client.files.create(
+        file=("\u202egpj.jsonl", b'{"text": "\\u001b[31m"}\n'), purpose="fine-tune"
+    )
+    output = falqon("files", "show", file.id).stdout
+    assert "gpj.jsonl" in output
+    assert "\u202e" not in output
 
 
 @pytest.fixture
@@ -82,11 +123,25 @@ def large_file(tmp_path: Path) -> Path:
 def test_what_is_too_large_for_one_request_goes_up_in_parts(
     falqon: Falqon, service: Service, proxy: Proxy, large_file: Path, tmp_path: Path
 ) -> None:
-    done = falqon("files", "upload", "large.jsonl", "--wait", "--json", "--base-url", proxy.url, "--api-key", KEY)
+    done = falqon(
+        "files",
+        "upload",
+        "large.jsonl",
+        "--wait",
+        "--json",
+        "--base-url",
+        proxy.url,
+        "--api-key",
+        KEY,
+    )
     assert done.exit_code == 0, done.stderr
     file = json.loads(done.stdout)
     assert file == service.client.files.retrieve(file["id"]).to_dict()
-    assert (file["filename"], file["status"], file["report"]["num_records"]) == ("large.jsonl", "processed", 700)
+    assert (file["filename"], file["status"], file["report"]["num_records"]) == (
+        "large.jsonl",
+        "processed",
+        700,
+    )
     assert len(proxy.heads("POST /v1/files")) == len(proxy.heads("POST /v1/uploads HTTP")) == 1
     assert falqon("files", "download", file["id"], "--output", "back.jsonl").exit_code == 0
     assert (tmp_path / "back.jsonl").read_bytes() == large_file.read_bytes()
@@ -94,41 +149,81 @@ def test_what_is_too_large_for_one_request_goes_up_in_parts(
 
 @pytest.mark.parametrize("lost", ["/parts", "/complete"])
 def test_a_lost_answer_to_a_part_costs_that_part_only(
-    falqon: Falqon, service: Service, proxy: Proxy, large_file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    falqon: Falqon,
+    service: Service,
+    proxy: Proxy,
+    large_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
 ) -> None:
     monkeypatch.setattr(uploading, "PART_BYTES", 2**18)
     num_parts = -(-large_file.stat().st_size // 2**18)
     proxy.lose = f"POST /v1/uploads/[^/]+{lost}"
-    done = falqon("files", "upload", "large.jsonl", "--json", "--base-url", proxy.url, "--api-key", KEY)
+    done = falqon(
+        "files", "upload", "large.jsonl", "--json", "--base-url", proxy.url, "--api-key", KEY
+    )
     assert done.exit_code == 0, done.stderr
     assert proxy.lost == 1
-    sent = [head.split(" ")[1].rpartition("/")[2] for head in proxy.requests if head.startswith("POST /v1/uploads/")]
+    sent = [
+        head.split(" ")[1].rpartition("/")[2]
+        for head in proxy.requests
+        if head.startswith("POST /v1/uploads/")
+    ]
     assert sent.count("parts") == num_parts + (lost == "/parts")
     assert sent.count("complete") == 1 + (lost == "/complete")
-    assert service.client.files.content(json.loads(done.stdout)["id"]).read() == large_file.read_bytes()
+    assert (
+        service.client.files.content(json.loads(done.stdout)["id"]).read()
+        == large_file.read_bytes()
+    )
 
 
 def test_a_report_for_a_model_counts_tokens_and_finds_what_is_cut_copied_and_leaked(
     falqon: Falqon, service: Service, tmp_path: Path
 ) -> None:
-    records = [{"text": "one two three four"}, {"text": "five six seven"}, {"text": "five six seven"}, {"text": "many " * 40}]
+    records = [
+        {"text": "one two three four"},
+        {"text": "five six seven"},
+        {"text": "five six seven"},
+        {"text": "many " * 40},
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "valid.jsonl").write_text(json.dumps(records[0]) + "\n" + json.dumps({"text": "something else altogether"}) + "\n")
-    train, valid = (json.loads(falqon("files", "upload", f"{name}.jsonl", "--wait", "--json").stdout)["id"] for name in ("train", "valid"))
-    asked = ("files", "report", train, "--model", "falqon-tiny", "--max-seq-length", "32", "--validation-file", valid)
+    (tmp_path / "valid.jsonl").write_text(
+        json.dumps(records[0]) + "\n" + json.dumps({"text": "something else altogether"}) + "\n"
+    )
+    train, valid = (
+        json.loads(falqon("files", "upload", f"{name}.jsonl", "--wait", "--json").stdout)["id"]
+        for name in ("train", "valid")
+    )
+    command = (
+        "files",
+        "report",
+        train,
+        "--model",
+        "falqon-tiny",
+        "--max-seq-length",
+        "32",
+        "--validation-file",
+        valid,
+    )
 
-    answer = json.loads(falqon(*asked, "--json").stdout)
+    answer = json.loads(falqon(*command, "--json").stdout)
     (inspection,) = answer["inspections"]
     query = {"model": "falqon-tiny", "max_seq_length": 32, "validation_file": valid}
-    assert answer == service.client.get(f"/files/{train}/report", cast_to=object, options={"params": query})
-    assert (inspection["status"], inspection["result"]["truncated"]) == ("completed", 1)
+    assert answer == service.client.get(
+        f"/files/{train}/report", cast_to=object, options={"params": query}
+    )
+    result = inspection["result"]
+    assert (inspection["status"], result["truncated"], result["split"]) == ("completed", 0, 1)
 
-    shown = facts(falqon(*asked).stdout)
-    assert shown["tokens"].startswith(f"{inspection['result']['tokens_per_epoch']:,} an epoch")
-    assert shown["truncated"].startswith("1 of 4 records lose ")
-    assert shown["copies"] == "1 (line 3 like 2)"
-    assert shown["also in it"] == "1 (line 1 like 1)"
-    assert "copies" in falqon("files", "report", train).stdout  # what is known already is told without asking
+    report = facts(falqon(*command).stdout)
+    assert report["tokens"].startswith(f"{inspection['result']['tokens_per_epoch']:,} an epoch")
+    assert report["truncated"].startswith("0 of 4 records lose ")
+    assert report["split"] == f"1 of 4 records; {result['sequences']} sequences"
+    assert report["copies"] == "1 (line 3 like 2)"
+    assert report["also in it"] == "1 (line 1 like 1)"
+    assert report["line 1"] == "one« two· three· four·<|im_end|>»"
+    # what is known already is told without asking
+    assert "copies" in falqon("files", "report", train).stdout
 
 
 def test_a_report_for_a_model_that_cannot_be(falqon: Falqon, tmp_path: Path) -> None:

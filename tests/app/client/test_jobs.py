@@ -17,9 +17,35 @@ def newest_job(service: Service) -> str | None:
     return next((job.id for job in service.client.fine_tuning.jobs.list(limit=1)), None)
 
 
-def test_create_shows_the_estimate_and_asks(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
-    create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file()), "--suffix", "asked", "--epochs", "2", "--seed", "3")
-    create += ("--batch-size", "4", "--learning-rate", "0.001", "--set", "rank=8", "--set", "lr_schedule=linear", "--metadata", "team=red")
+def test_create_shows_the_estimate_and_asks(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    create = (
+        "jobs",
+        "create",
+        "--model",
+        "falqon-tiny",
+        "--file",
+        str(fake_file()),
+        "--suffix",
+        "asked",
+        "--epochs",
+        "2",
+        "--seed",
+        "3",
+    )
+    create += (
+        "--batch-size",
+        "4",
+        "--learning-rate",
+        "0.001",
+        "--set",
+        "rank=8",
+        "--set",
+        "lr_schedule=linear",
+        "--metadata",
+        "team=red",
+    )
     create += ("--priority", "3", "--max-cost-usd", "5.50", "--max-seconds", "3600")
     before = newest_job(service)
     for answer in ("n\n", ""):  # the second is a script that nobody told of --yes
@@ -28,32 +54,68 @@ def test_create_shows_the_estimate_and_asks(falqon: Falqon, service: Service, to
         assert "Nothing was submitted" in refused.stderr
     assert newest_job(service) == before
 
-    asked = falqon(*create, input="y\n")
-    assert asked.exit_code == 0, asked.stderr
-    for word in ("tokens", "steps", "time", "cost", "memory", "place in the queue", "known from", "Submit this job?"):
-        assert word in asked.stdout
-    job_id = asked.stdout.splitlines()[-1].rpartition(" ")[2]
+    confirmed = falqon(*create, input="y\n")
+    assert confirmed.exit_code == 0, confirmed.stderr
+    for word in (
+        "tokens",
+        "steps",
+        "time",
+        "cost",
+        "memory",
+        "place in the queue",
+        "known from",
+        "Submit this job?",
+    ):
+        assert word in confirmed.stdout
+    job_id = confirmed.stdout.splitlines()[-1].rpartition(" ")[2]
     assert job_id == newest_job(service)
-    wait_for(lambda: json.loads(falqon("jobs", "show", job_id, "--json").stdout)["config"], what="its files are checked")
+    wait_for(
+        lambda: json.loads(falqon("jobs", "show", job_id, "--json").stdout)["config"],
+        what="its files are checked",
+    )
     job = json.loads(falqon("jobs", "show", job_id, "--json").stdout)
-    config = {"rank": 8, "num_epochs": 2, "batch_size": 4, "learning_rate": 0.001, "lr_schedule": "linear", "seed": 3}
+    config = {
+        "rank": 8,
+        "num_epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.001,
+        "lr_schedule": "linear",
+        "seed": 3,
+    }
     assert config.items() <= job["config"].items()
     assert (job["suffix"], job["metadata"], job["priority"]) == ("asked", {"team": "red"}, 3)
     assert job["budget"] == {"max_cost_usd": "5.50", "max_seconds": 3600}
     assert "max_cost_usd 5.50, max_seconds 3600" in falqon("jobs", "show", job_id).stdout
     assert job_id in falqon("jobs", "list", "--metadata", "team=red").stdout
-    assert falqon("jobs", "list", "--metadata", "team=blue").stdout.startswith("There are no such jobs")
+    assert falqon("jobs", "list", "--metadata", "team=blue").stdout.startswith(
+        "There are no such jobs"
+    )
 
 
-def test_with_json_stdout_is_one_document(falqon: Falqon, service: Service, submitted: Submitted) -> None:
+def test_with_json_stdout_is_one_document(
+    falqon: Falqon, service: Service, submitted: Submitted
+) -> None:
     job_id = submitted("--suffix", "json")
     assert json.loads(falqon("jobs", "show", job_id, "--json").stdout)["suffix"] == "json"
     assert json.loads(falqon("jobs", "list", "--json", "--limit", "1").stdout)["object"] == "list"
 
 
-def test_an_id_of_a_file_is_not_uploaded_again(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
-    file_id = json.loads(falqon("files", "upload", str(toy_file()), "--json").stdout)["id"]
-    done = falqon("jobs", "create", "--model", "falqon-tiny", "--file", file_id, "--validation-file", file_id, "--yes", "--json")
+def test_an_id_of_a_file_is_not_uploaded_again(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    file_id = json.loads(falqon("files", "upload", str(fake_file()), "--json").stdout)["id"]
+    done = falqon(
+        "jobs",
+        "create",
+        "--model",
+        "falqon-tiny",
+        "--file",
+        file_id,
+        "--validation-file",
+        file_id,
+        "--yes",
+        "--json",
+    )
     job = json.loads(done.stdout)
     assert (job["training_file"], job["validation_file"]) == (file_id, file_id)
 
@@ -61,22 +123,45 @@ def test_an_id_of_a_file_is_not_uploaded_again(falqon: Falqon, service: Service,
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--model", "nobody/knows", "--file", "{toy}"], 1, "param model"),
-        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "rnk=8"], 1, "rnk"),
-        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "rank"], 2, "is not key=value"),
-        (["--model", "falqon-tiny", "--file", "{toy}", "--set", "a.b=1", "--set", "a=2"], 2, "given twice"),
-        (["--model", "falqon-tiny", "--file", "{toy}", "--epochs", "2", "--set", "num_epochs=3"], 2, "given twice"),
-        (["--model", "falqon-tiny", "--file", "{toy}", "--epochs", "many"], 2, "--epochs"),
+        (["--model", "nobody/knows", "--file", "{fake}"], 1, "param model"),
+        (["--model", "falqon-tiny", "--file", "{fake}", "--set", "rnk=8"], 1, "rnk"),
+        (["--model", "falqon-tiny", "--file", "{fake}", "--set", "rank"], 2, "is not key=value"),
+        (
+            ["--model", "falqon-tiny", "--file", "{fake}", "--set", "a.b=1", "--set", "a=2"],
+            2,
+            "given twice",
+        ),
+        (
+            [
+                "--model",
+                "falqon-tiny",
+                "--file",
+                "{fake}",
+                "--epochs",
+                "2",
+                "--set",
+                "num_epochs=3",
+            ],
+            2,
+            "given twice",
+        ),
+        (["--model", "falqon-tiny", "--file", "{fake}", "--epochs", "many"], 2, "--epochs"),
         (["--model", "falqon-tiny", "--file", "file-unknown"], 3, "file-unknown"),
-        (["--model", "falqon-tiny", "--file", "nowhere.jsonl"], 2, "nowhere.jsonl is neither a file here nor an id"),
-        (["--file", "{toy}"], 2, "--model"),
+        (
+            ["--model", "falqon-tiny", "--file", "nowhere.jsonl"],
+            2,
+            "nowhere.jsonl is neither a file here nor an id",
+        ),
+        (["--file", "{fake}"], 2, "--model"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    falqon: Falqon, toy_file: Callable[..., Path], arguments: list[str], code: int, reason: str
+    falqon: Falqon, fake_file: Callable[..., Path], arguments: list[str], code: int, reason: str
 ) -> None:
-    path = str(toy_file())
-    done = falqon("jobs", "create", "--yes", *(argument.format(toy=path) for argument in arguments))
+    path = str(fake_file())
+    done = falqon(
+        "jobs", "create", "--yes", *(argument.format(fake=path) for argument in arguments)
+    )
     assert done.exit_code == code, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
@@ -109,20 +194,37 @@ def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Su
     assert "code job_not_paused" in again.stderr
 
 
-def test_a_job_waits_at_its_budget_until_that_is_raised(falqon: Falqon, service: Service, submitted: Submitted) -> None:
+def test_a_job_waits_at_its_budget_until_that_is_raised(
+    falqon: Falqon, service: Service, submitted: Submitted
+) -> None:
     job_id = submitted("--max-seconds", "1", steps=60, step_seconds=0.05)
-    wait_for(lambda: "paused (budget" in falqon("jobs", "show", job_id).stdout, seconds=60, what="it has used its budget")
+    wait_for(
+        lambda: "paused (budget" in falqon("jobs", "show", job_id).stdout,
+        seconds=60,
+        what="it has used its budget",
+    )
     too_little = falqon("jobs", "resume", job_id)
     assert too_little.exit_code == 1
     assert "max_seconds 1 is used up" in too_little.stderr
     assert "code budget_exhausted" in too_little.stderr
-    resumed = json.loads(falqon("jobs", "resume", job_id, "--max-seconds", "600", "--max-cost-usd", "9", "--json").stdout)
-    assert (resumed["status"], resumed["budget"]) == ("queued", {"max_cost_usd": "9", "max_seconds": 600})
+    resumed = json.loads(
+        falqon(
+            "jobs", "resume", job_id, "--max-seconds", "600", "--max-cost-usd", "9", "--json"
+        ).stdout
+    )
+    assert (resumed["status"], resumed["budget"]) == (
+        "queued",
+        {"max_cost_usd": "9", "max_seconds": 600},
+    )
     assert falqon("jobs", "watch", job_id).exit_code == 0
 
 
-def test_a_clone_of_what_the_openai_client_submitted(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
-    file_id = json.loads(falqon("files", "upload", str(toy_file()), "--wait", "--json").stdout)["id"]
+def test_a_clone_of_what_the_openai_client_submitted(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    file_id = json.loads(falqon("files", "upload", str(fake_file()), "--wait", "--json").stdout)[
+        "id"
+    ]
     hyperparameters = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
     method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
     job = service.client.fine_tuning.jobs.create(
@@ -132,14 +234,33 @@ def test_a_clone_of_what_the_openai_client_submitted(falqon: Falqon, service: Se
         method=method,
         metadata={"team": "a"},  # type: ignore[arg-type]
     )
-    overrides = ("--epochs", "2", "--learning-rate", "0.25", "--seed", "6", "--metadata", "try=2", "--validation-file", file_id)
+    overrides = (
+        "--epochs",
+        "2",
+        "--learning-rate",
+        "0.25",
+        "--seed",
+        "6",
+        "--metadata",
+        "try=2",
+        "--validation-file",
+        file_id,
+    )
     done = falqon("jobs", "clone", job.id, *overrides, "--priority", "-1", "--json")
     assert done.exit_code == 0, done.stderr
     copy = json.loads(done.stdout)
     config = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.25, "seed": 6}
     assert config.items() <= copy["config"].items()
-    assert (copy["metadata"], copy["validation_file"], copy["priority"]) == ({"team": "a", "try": "2"}, file_id, -1)
-    third = json.loads(falqon("jobs", "clone", copy["id"], "--batch-size", "2", "--suffix", "third", "--json").stdout)
+    assert (copy["metadata"], copy["validation_file"], copy["priority"]) == (
+        {"team": "a", "try": "2"},
+        file_id,
+        -1,
+    )
+    third = json.loads(
+        falqon(
+            "jobs", "clone", copy["id"], "--batch-size", "2", "--suffix", "third", "--json"
+        ).stdout
+    )
     assert third["config"] == copy["config"] | {"batch_size": 2}
     human = falqon("jobs", "clone", job.id, "--set", "seed=9")
     assert human.stdout.splitlines()[-1].startswith("Follow it with: falqon jobs watch ftjob-")
@@ -156,13 +277,35 @@ def test_what_a_job_leaves_until_it_is_deleted(falqon: Falqon, submitted: Submit
     header, *rows = falqon("jobs", "metrics", job_id).stdout.splitlines()
     assert header.split() == ["series", "curve", "first", "last", "lowest", "highest"]
     (loss,) = [row.split() for row in rows if row.startswith("train_loss ")]
-    assert (len(loss[1]), loss[1][0], loss[1][-1], loss[2:]) == (20, "█", "▁", ["1", "0.05", "0.05", "1"])
-    assert len(falqon("jobs", "metrics", job_id, "--keys", "valid_loss,train_loss").stdout.splitlines()) == 3
-    assert len(json.loads(falqon("jobs", "metrics", job_id, "--points", "4", "--json").stdout)["series"]["train_loss"]["steps"]) <= 4
+    assert (len(loss[1]), loss[1][0], loss[1][-1], loss[2:]) == (
+        20,
+        "█",
+        "▁",
+        ["1", "0.05", "0.05", "1"],
+    )
+    assert (
+        len(
+            falqon("jobs", "metrics", job_id, "--keys", "valid_loss,train_loss").stdout.splitlines()
+        )
+        == 3
+    )
+    assert (
+        len(
+            json.loads(falqon("jobs", "metrics", job_id, "--points", "4", "--json").stdout)[
+                "series"
+            ]["train_loss"]["steps"]
+        )
+        <= 4
+    )
     assert "param keys" in falqon("jobs", "metrics", job_id, "--keys", "los").stderr
     assert "times what was expected" in falqon("jobs", "show", job_id).stdout
-    assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 3  # head, one, how to go on
-    assert falqon("jobs", "events", job_id, "--limit", "1").stdout.splitlines()[-1].startswith("There are more: --after ftevent-")
+    # head, one, how to go on
+    assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 3
+    assert (
+        falqon("jobs", "events", job_id, "--limit", "1")
+        .stdout.splitlines()[-1]
+        .startswith("There are more: --after ftevent-")
+    )
 
     assert falqon("jobs", "delete", job_id).stdout == f"{job_id} is deleted.\n"
     for question in ("show", "events", "checkpoints", "metrics", "watch"):
@@ -176,11 +319,23 @@ def test_errors_are_objects_with_json(falqon: Falqon) -> None:
     assert json.loads(done.stderr)["error"]["code"] == "fine_tune_not_found"
 
 
-def test_a_lost_answer_is_asked_for_again_with_the_same_key(falqon: Falqon, service: Service, toy_file: Callable[..., Path]) -> None:
+def test_a_lost_answer_is_asked_for_again_with_the_same_key(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
     create = "POST /v1/fine_tuning/jobs HTTP"
     with Proxy(service.port) as proxy:
         proxy.lose = create
-        arguments = ("--model", "falqon-tiny", "--file", str(toy_file()), "--yes", "--base-url", proxy.url, "--api-key", KEY)
+        arguments = (
+            "--model",
+            "falqon-tiny",
+            "--file",
+            str(fake_file()),
+            "--yes",
+            "--base-url",
+            proxy.url,
+            "--api-key",
+            KEY,
+        )
         done = falqon("jobs", "create", *arguments)
         assert done.exit_code == 0, done.stderr
         assert proxy.lost == 1

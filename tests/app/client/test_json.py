@@ -19,7 +19,9 @@ READS = {
     "files show FILE": "/files/FILE",
     "files report FILE": "/files/FILE/report",
     "files download FILE": "/files/FILE",
-    "jobs list --limit 2 --status succeeded --model falqon-tiny": "/fine_tuning/jobs?limit=2&status=succeeded&model=falqon-tiny",
+    "jobs list --limit 2 --status succeeded --model falqon-tiny": (
+        "/fine_tuning/jobs?limit=2&status=succeeded&model=falqon-tiny"
+    ),
     "jobs list --metadata team=json": "/fine_tuning/jobs?metadata[team]=json",
     "jobs show JOB": "/fine_tuning/jobs/JOB",
     "jobs events JOB --limit 5": "/fine_tuning/jobs/JOB/events?limit=5",
@@ -41,7 +43,9 @@ def names() -> dict[str, str]:
 
 
 @pytest.fixture
-def ended(names: dict[str, str], falqon: Falqon, submitted: Callable[..., str], service: Service) -> dict[str, str]:
+def ended(
+    names: dict[str, str], falqon: Falqon, submitted: Callable[..., str], service: Service
+) -> dict[str, str]:
     """A job that has ended, and what it began with and led to; the same for all."""
     if not names:
         job_id = submitted("--metadata", "team=json")
@@ -60,10 +64,13 @@ def still(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("command", READS)
-def test_what_is_asked_is_answered_as_the_service_does(falqon: Falqon, service: Service, ended: dict[str, str], command: str) -> None:
+def test_what_is_asked_is_answered_as_the_service_does(
+    falqon: Falqon, service: Service, ended: dict[str, str], command: str
+) -> None:
     path = READS[command]
     for word, value in ended.items():
-        command, path = command.replace(word, value), path.replace(word, value)
+        command = command.replace(word, value)
+        path = path.replace(word, value)
     done = falqon(*command.split(), "--json")
     assert done.exit_code == 0, done.stderr
     answer = httpx.get(f"{service.url}/v1{path}", headers={"authorization": f"Bearer {KEY}"})
@@ -82,9 +89,18 @@ def commands(group: TyperGroup, *before: str) -> Iterator[tuple[tuple[str, ...],
 def test_every_command_of_the_client_takes_it() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    here = {"admin", *(name for name, command in group.commands.items() if getattr(command, "rich_help_panel", None) == PANEL)}
-    found = {" ".join(path): command for path, command in commands(group) if path[0] not in here}
-    assert len(found) > 25
-    for name, command in found.items():
+    here = {
+        "admin",
+        *(
+            name
+            for name, command in group.commands.items()
+            if getattr(command, "rich_help_panel", None) == PANEL
+        ),
+    }
+    commands_by_name = {
+        " ".join(path): command for path, command in commands(group) if path[0] not in here
+    }
+    assert len(commands_by_name) > 25
+    for name, command in commands_by_name.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--base-url", "--api-key"} <= options, name

@@ -7,7 +7,7 @@ from tests.app.client.conftest import Falqon, facts
 from tests.support.service import Service
 
 
-def made(falqon: Falqon, *arguments: str) -> tuple[str, str]:
+def create_key(falqon: Falqon, *arguments: str) -> tuple[str, str]:
     """Id and secret of a new key."""
     done = falqon("keys", "create", *arguments, "--json")
     assert done.exit_code == 0, done.stderr
@@ -21,9 +21,9 @@ def project(falqon: Falqon) -> str:
 
 
 def test_a_key_is_shown_once_works_and_is_revoked(falqon: Falqon, service: Service) -> None:
-    shown = falqon("keys", "create", "for the test", "--scope", "read", "--expires-in-days", "1")
-    secret = shown.stdout.strip()
-    assert shown.stdout == f"{secret}\n"
+    output = falqon("keys", "create", "for the test", "--scope", "read", "--expires-in-days", "1")
+    secret = output.stdout.strip()
+    assert output.stdout == f"{secret}\n"
     assert secret.startswith("ft_live_")
     remote = ("--base-url", service.url, "--api-key", secret)
     assert falqon("models", "list", *remote).exit_code == 0
@@ -45,16 +45,24 @@ def test_a_key_is_shown_once_works_and_is_revoked(falqon: Falqon, service: Servi
 
 
 def test_a_project_with_a_key_of_its_own(falqon: Falqon, service: Service, project: str) -> None:
-    _, secret = made(falqon, "their admin", "--project", project, "--scope", "admin")
+    _, secret = create_key(falqon, "their admin", "--project", project, "--scope", "admin")
     theirs = ("--base-url", service.url, "--api-key", secret)
-    assert [each["id"] for each in json.loads(falqon("projects", "list", "--json", *theirs).stdout)["data"]] == [project]
+    assert [
+        each["id"]
+        for each in json.loads(falqon("projects", "list", "--json", *theirs).stdout)["data"]
+    ] == [project]
     assert falqon("projects", "show", "proj_default", *theirs).exit_code == 3
     refused = falqon("projects", "change", project, "--max-live-jobs", "9", *theirs)
     assert refused.exit_code == 1
     assert "only an admin key of the project 'proj_default' may set this" in refused.stderr
     assert falqon("files", "list", *theirs).stdout.startswith("There are no files")
-    mine, _ = made(falqon, "a colleague", *theirs)
-    assert json.loads(falqon("keys", "list", "--project", project, "--limit", "1", "--json").stdout)["data"][0]["id"] == mine
+    mine, _ = create_key(falqon, "a colleague", *theirs)
+    assert (
+        json.loads(falqon("keys", "list", "--project", project, "--limit", "1", "--json").stdout)[
+            "data"
+        ][0]["id"]
+        == mine
+    )
 
     assert "archived" in falqon("projects", "archive", project).stdout
     assert falqon("models", "list", *theirs).exit_code == 4
@@ -62,15 +70,42 @@ def test_a_project_with_a_key_of_its_own(falqon: Falqon, service: Service, proje
 
 
 def test_limits_are_set_changed_and_taken_away(falqon: Falqon) -> None:
-    done = falqon("projects", "create", "limited", "--weight", "3", "--requests-per-minute", "60", "--max-device-hours", "1.5", "--json")
+    done = falqon(
+        "projects",
+        "create",
+        "limited",
+        "--weight",
+        "3",
+        "--requests-per-minute",
+        "60",
+        "--max-device-hours",
+        "1.5",
+        "--json",
+    )
     project = json.loads(done.stdout)
-    changed = falqon("projects", "change", project["id"], "--max-live-jobs", "2", "--unlimited", "requests-per-minute", "--json")
-    wanted = project | {"max_live_jobs": 2, "requests_per_minute": None}
-    assert json.loads(changed.stdout) == wanted
-    shown = facts(falqon("projects", "show", project["id"]).stdout)
-    assert {"weight": "3", "max live jobs": "2", "max device hours": "1.5", "used: live jobs": "0"}.items() <= shown.items()
-    assert "requests per minute" not in shown
-    both = falqon("projects", "change", project["id"], "--max-live-jobs", "2", "--unlimited", "max-live-jobs")
+    changed = falqon(
+        "projects",
+        "change",
+        project["id"],
+        "--max-live-jobs",
+        "2",
+        "--unlimited",
+        "requests-per-minute",
+        "--json",
+    )
+    expected = project | {"max_live_jobs": 2, "requests_per_minute": None}
+    assert json.loads(changed.stdout) == expected
+    limits = facts(falqon("projects", "show", project["id"]).stdout)
+    assert {
+        "weight": "3",
+        "max live jobs": "2",
+        "max device hours": "1.5",
+        "used: live jobs": "0",
+    }.items() <= limits.items()
+    assert "requests per minute" not in limits
+    both = falqon(
+        "projects", "change", project["id"], "--max-live-jobs", "2", "--unlimited", "max-live-jobs"
+    )
     assert both.exit_code == 2
     assert "give one of them" in both.stderr
     assert falqon("projects", "change", project["id"], "--weight", "0").exit_code == 1

@@ -11,10 +11,10 @@ def test_json_steers_no_terminal_and_means_the_same(capsys: pytest.CaptureFixtur
     out = Output(as_json=True)
     out.document(HOSTILE)
     out.json_line(HOSTILE)
-    said = capsys.readouterr().out
-    assert all(character.isprintable() or character == "\n" for character in said)
-    assert "größer" in said
-    assert json.loads(said.splitlines()[-1]) == HOSTILE
+    output = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in output)
+    assert "größer" in output
+    assert json.loads(output.splitlines()[-1]) == HOSTILE
 
 
 def test_nor_do_tables_and_sentences(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +22,6 @@ def test_nor_do_tables_and_sentences(capsys: pytest.CaptureFixture[str]) -> None
     out.say(HOSTILE["name"])
     out.table(["a"], [[HOSTILE["name"]]])
     out.facts(HOSTILE)
-    said = capsys.readouterr().out
-    assert all(character.isprintable() or character == "\n" for character in said)
-    assert "gnp.exe" in said
+    output = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in output)
+    assert "gnp.exe" in output

@@ -1,4 +1,6 @@
-"""`falqon publish` as a user runs it, with Hugging Face's own library, to a hub that speaks the protocol."""
+"""`falqon publish` as a user runs it, with Hugging Face's own library, to a hub that speaks the
+protocol.
+"""
 
 import hashlib
 import json
@@ -31,11 +33,28 @@ def publish(service: Service, hub: HubServer, tmp_path: Path) -> Publish:
     """In a process of its own: the library reads its variables when it is imported."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        outside = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "FALQON_", "OPENAI_"))}
-        told = {"FALQON_DATA_DIR": str(service.folder), "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment = outside | told | hub.environment(str(tmp_path / "hf")) | variables
+        outside = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "FALQON_", "OPENAI_"))
+        }
+        service_variables = {
+            "FALQON_DATA_DIR": str(service.folder),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        environment = (
+            outside | service_variables | hub.environment(str(tmp_path / "hf")) | variables
+        )
         command = service.command("publish", *arguments)
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
 
     return run
 
@@ -49,16 +68,20 @@ def test_every_file_arrives_in_one_commit(publish: Publish, hub: HubServer, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"falqon-tiny: 7 files are at {hub.url}/acme/support, commit 000")
     again = publish(MODEL, "hf:acme/support", "--json")
-    told = json.loads(again.stdout)
+    result = json.loads(again.stdout)
     repository = hub.repositories["acme/support"]
-    assert sha256_of(repository.files) == {file["name"]: file["sha256"] for file in told["files"]}
+    assert sha256_of(repository.files) == {file["name"]: file["sha256"] for file in result["files"]}
     assert (repository.private, len(repository.commits)) == (False, 2)
     assert len(hub.large) >= 1
-    assert len([line for line in hub.requests if line.startswith("PUT")]) == len(hub.large), "what is there is not sent again"
+    assert len([line for line in hub.requests if line.startswith("PUT")]) == len(hub.large), (
+        "what is there is not sent again"
+    )
     assert not list(tmp_path.glob(".*.publish"))
 
 
-def test_what_broke_is_taken_up(publish: Publish, hub: HubServer, service: Service, tmp_path: Path) -> None:
+def test_what_broke_is_taken_up(
+    publish: Publish, hub: HubServer, service: Service, tmp_path: Path
+) -> None:
     hub.refuse_large = 507
     with Proxy(service.port) as proxy:
         where = {"FALQON_BASE_URL": proxy.url, "FALQON_API_KEY": KEY}
@@ -70,11 +93,15 @@ def test_what_broke_is_taken_up(publish: Publish, hub: HubServer, service: Servi
         num_fetched = len(proxy.heads("GET /v1/models/falqon-tiny/artifacts/"))
         done = publish(MODEL, "hf:acme/support", **where)
         assert done.returncode == 0, done.stderr
-        assert len(proxy.heads("GET /v1/models/falqon-tiny/artifacts/")) == num_fetched + 1, "the manifest alone is asked for again"
+        assert len(proxy.heads("GET /v1/models/falqon-tiny/artifacts/")) == num_fetched + 1, (
+            "the manifest alone is asked for again"
+        )
     assert len(hub.repositories["acme/support"].files) == 7
 
 
-def test_who_may_not_write_is_told_and_no_token_is_shown(publish: Publish, hub: HubServer, tmp_path: Path) -> None:
+def test_who_may_not_write_is_told_and_no_token_is_shown(
+    publish: Publish, hub: HubServer, tmp_path: Path
+) -> None:
     for token, owner, status in (("hf_wrong_token", "acme", 401), (stub.TOKEN, "somebody", 403)):
         refused = publish(MODEL, f"hf:{owner}/support", HF_TOKEN=token)
         assert refused.returncode == 4, refused.stderr
@@ -96,26 +123,39 @@ def test_what_is_public_does_not_become_private(publish: Publish, hub: HubServer
 
 
 def test_what_is_wrong_is_told_before_anything_happens(publish: Publish, hub: HubServer) -> None:
-    told = {
+    cases = {
         ("nobody/knows", "hf:acme/support"): (3, "nobody/knows"),
         (MODEL, "some/folder"): (2, "falqon download MODEL --output FOLDER"),
         (MODEL, "hf:a/b/c"): (2, "a/b/c"),
     }
-    for arguments, (code, words) in told.items():
+    for arguments, (code, words) in cases.items():
         refused = publish(*arguments)
         assert (refused.returncode, words in refused.stderr) == (code, True), refused.stderr
     assert hub.requests == []
     silent = publish(MODEL, "hf:acme/support", HF_ENDPOINT="http://127.0.0.1:1")
-    assert (silent.returncode, "http://127.0.0.1:1 cannot be reached" in silent.stderr) == (4, True), silent.stderr
+    assert (silent.returncode, "http://127.0.0.1:1 cannot be reached" in silent.stderr) == (
+        4,
+        True,
+    ), silent.stderr
 
 
-def test_a_card_that_the_hub_does_not_take_is_told(publish: Publish, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stub, "_check_front_matter", lambda readme: (400, {"errors": [{"message": '"license" is not one'}]}))
+def test_a_card_that_the_hub_does_not_take_is_told(
+    publish: Publish, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        stub,
+        "_check_front_matter",
+        lambda readme: (400, {"errors": [{"message": '"license" is not one'}]}),
+    )
     refused = publish(MODEL, "hf:acme/support")
-    assert (refused.returncode, '"license" is not one' in refused.stderr) == (1, True), refused.stderr
+    assert (refused.returncode, '"license" is not one' in refused.stderr) == (1, True), (
+        refused.stderr
+    )
 
 
-def test_without_the_library_it_says_what_to_install(falqon: Falqon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_says_what_to_install(
+    falqon: Falqon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused = falqon("publish", MODEL, "hf:acme/support")
     assert refused.exit_code == 1

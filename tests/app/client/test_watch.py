@@ -20,11 +20,15 @@ Submitted = Callable[..., str]
 
 
 def terminal(service: Service, *arguments: str) -> Terminal:
-    return Terminal(service.command(*arguments), service.environment | {"FALQON_DATA_DIR": str(service.folder)})
+    return Terminal(
+        service.command(*arguments), service.environment | {"FALQON_DATA_DIR": str(service.folder)}
+    )
 
 
-def told(lines: str, job_id: str, service: Service) -> list[Any]:
-    """The events of JSON lines, which must be all there are, each once and in order, with the job behind them."""
+def events_of(lines: str, job_id: str, service: Service) -> list[Any]:
+    """The events of JSON lines, which must be all there are, each once and in order, with the job
+    behind them.
+    """
     *events, job = [json.loads(line) for line in lines.splitlines()]
     everything = list(service.client.fine_tuning.jobs.list_events(job_id, limit=100))
     assert [event["id"] for event in events] == [event.id for event in reversed(everything)]
@@ -35,22 +39,30 @@ def told(lines: str, job_id: str, service: Service) -> list[Any]:
 def test_a_terminal_shows_bar_curve_eta_and_cost(service: Service, submitted: Submitted) -> None:
     job_id = submitted("--suffix", "seen", steps=60, step_seconds=0.05)
     screen = terminal(service, "jobs", "watch", job_id)
-    assert screen.finish() == 0, screen.shown
+    assert screen.finish() == 0, screen.text
     numbers = ("step 60/60", "loss 0.0167", "valid loss 0.2500", "tok/s", "ETA", "< $0.01")
     for words in ("seen  ftjob-", "running", "━━━━", "█", "▁", *numbers):
-        assert words in screen.shown, screen.shown
+        assert words in screen.text, screen.text
     assert "\x1b[" in screen.raw
-    assert screen.shown.rstrip().splitlines()[-1].startswith("Download it with: falqon download ft:falqon-tiny:default:seen:")
+    assert (
+        screen.text.rstrip()
+        .splitlines()[-1]
+        .startswith("Download it with: falqon download ft:falqon-tiny:default:seen:")
+    )
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(service: Service, submitted: Submitted, falqon: Falqon) -> None:
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
+    service: Service, submitted: Submitted, falqon: Falqon
+) -> None:
     job_id = submitted(steps=100, step_seconds=0.1)
     screen = terminal(service, "jobs", "watch", job_id)
     screen.read_until("/100")  # whichever step it draws first
     screen.type(CTRL_C)
     assert screen.finish() == 130
-    assert screen.shown.rstrip().endswith(f"The job goes on. Come back with: falqon jobs watch {job_id}")
-    assert "Traceback" not in screen.shown
+    assert screen.text.rstrip().endswith(
+        f"The job goes on. Come back with: falqon jobs watch {job_id}"
+    )
+    assert "Traceback" not in screen.text
     back = falqon("jobs", "watch", job_id)
     assert back.exit_code == 0, back.stderr
     assert "step 100/100" in back.stdout
@@ -65,11 +77,24 @@ def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -
     assert "Training started" in done.stdout
 
 
-def test_create_can_watch_at_once(falqon: Falqon, toy_file: Callable[..., Path]) -> None:
-    create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(toy_file()), "--yes", "--watch")
+def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]) -> None:
+    create = (
+        "jobs",
+        "create",
+        "--model",
+        "falqon-tiny",
+        "--file",
+        str(fake_file()),
+        "--yes",
+        "--watch",
+    )
     assert "succeeded" in falqon(*create).stdout
     lines = [json.loads(line) for line in falqon(*create, "--json").stdout.splitlines()]
-    assert [line["object"] for line in (lines[0], lines[1], lines[-1])] == ["fine_tuning.job", "fine_tuning.job.event", "fine_tuning.job"]
+    assert [line["object"] for line in (lines[0], lines[1], lines[-1])] == [
+        "fine_tuning.job",
+        "fine_tuning.job.event",
+        "fine_tuning.job",
+    ]
     assert lines[-1]["status"] == "succeeded"
 
 
@@ -85,38 +110,52 @@ def test_it_ends_as_the_job_ends(falqon: Falqon, submitted: Submitted) -> None:
     assert falqon("jobs", "watch", "ftjob-unknown").exit_code == 3
 
 
-def test_cut_connections_lose_and_repeat_nothing(falqon: Falqon, service: Service, submitted: Submitted, proxy: Proxy) -> None:
+def test_cut_connections_lose_and_repeat_nothing(
+    falqon: Falqon, service: Service, submitted: Submitted, proxy: Proxy
+) -> None:
     job_id = submitted(steps=200, step_seconds=0.01)
     proxy.cut_after = 20_000
     done = falqon("jobs", "watch", job_id, "--json", "--base-url", proxy.url, "--api-key", KEY)
     assert done.exit_code == 0, done.stderr
     assert proxy.lost > 2
-    told(done.stdout, job_id, service)
-    cursors = [head.get("last-event-id") for head in proxy.heads(f"GET /v1/fine_tuning/jobs/{job_id}/stream")]
+    events_of(done.stdout, job_id, service)
+    cursors = [
+        head.get("last-event-id")
+        for head in proxy.heads(f"GET /v1/fine_tuning/jobs/{job_id}/stream")
+    ]
     assert cursors[0] is None
     assert all(cursor is not None for cursor in cursors[1:])
 
 
 def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted, tmp_path: Path) -> None:
-    job_id, printed = submitted(steps=150, step_seconds=0.02), tmp_path / "printed"
+    job_id = submitted(steps=150, step_seconds=0.02)
+    printed = tmp_path / "printed"
     with printed.open("w") as output:
         environment = service.environment | {"FALQON_DATA_DIR": str(service.folder)}
-        watching = subprocess.Popen(service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output)
+        watching = subprocess.Popen(
+            service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output
+        )
     wait_for(lambda: printed.stat().st_size, 60, "the first event")
     (api,) = service.pids("--grace")
     os.kill(api, signal.SIGKILL)
     assert watching.wait(60) == 0
-    assert len(told(printed.read_text(), job_id, service)) > 150
+    assert len(events_of(printed.read_text(), job_id, service)) > 150
     wait_for(lambda: service.ready() == "ok", what="ready again")
 
 
 def test_a_service_that_stays_away_ends_the_watch_but_not_the_job(
-    falqon: Falqon, service: Service, submitted: Submitted, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    falqon: Falqon,
+    service: Service,
+    submitted: Submitted,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream, "GIVE_UP_SECONDS", 0.2)
     job_id = submitted(steps=5000, step_seconds=0.02)
-    asked = f"GET /v1/fine_tuning/jobs/{job_id}/stream"
-    leaving = threading.Thread(target=lambda: wait_for(lambda: proxy.heads(asked)) and proxy.close())
+    request = f"GET /v1/fine_tuning/jobs/{job_id}/stream"
+    leaving = threading.Thread(
+        target=lambda: wait_for(lambda: proxy.heads(request)) and proxy.close()
+    )
     leaving.start()
     done = falqon("jobs", "watch", job_id, "--base-url", proxy.url, "--api-key", KEY)
     leaving.join()

@@ -2,38 +2,46 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app import migrate
 from app.database import Database
 from app.files import repository
 from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Project
 from tests.support.postgres import PostgresServer
+from tests.support.schema import migrate_database
 
 
 @pytest.fixture
 def database(postgres: PostgresServer) -> Database:
     """On SQLite writers come one after the other anyway."""
     database = Database(postgres.create_database("locks"))
-    migrate.upgrade(database)
+    migrate_database(database)
     with database.transaction() as session:
         session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
         session.flush()
         session.add(
             File(
-                id="file-1", project_id=DEFAULT_PROJECT_ID, filename="rows.jsonl", purpose="fine-tune", bytes=1, sha256="0",
-                storage_key="k", status=FileStatus.UPLOADED,
+                id="file-1",
+                project_id=DEFAULT_PROJECT_ID,
+                filename="rows.jsonl",
+                purpose="fine-tune",
+                bytes=1,
+                sha256="0",
+                storage_key="k",
+                status=FileStatus.UPLOADED,
             )
-        )  # fmt: skip
+        )
     return database
 
 
-def test_jobs_on_the_same_file_do_not_wait_for_each_other_but_its_end_does(database: Database) -> None:
+def test_jobs_on_the_same_file_do_not_wait_for_each_other_but_its_end_does(
+    database: Database,
+) -> None:
     with database.transaction() as first, database.transaction() as second:
         assert repository.find_several(first, DEFAULT_PROJECT_ID, ["file-1"], lock=True)
         second.execute(text("SET LOCAL lock_timeout = '200ms'"))
         assert repository.find_several(second, DEFAULT_PROJECT_ID, ["file-1"], lock=True)
         for ends in (
             lambda: repository.find_locked(second, DEFAULT_PROJECT_ID, "file-1"),
-            lambda: repository.judge(second, "file-1", FileStatus.ERROR, "", {}),
+            lambda: repository.judge(second, "file-1", FileStatus.ERROR, "", None),
             lambda: repository.mark_deleted(second, ["file-1"]),
         ):
             with pytest.raises(OperationalError, match="lock timeout"), second.begin_nested():

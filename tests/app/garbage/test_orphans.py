@@ -26,7 +26,9 @@ def keys(database: Database) -> list[str]:
         return sorted(session.scalars(select(Orphan.storage_key)))
 
 
-def test_bytes_that_no_row_adopts_go_when_they_are_due(database: Database, storage: Storage) -> None:
+def test_bytes_that_no_row_adopts_go_when_they_are_due(
+    database: Database, storage: Storage
+) -> None:
     assert orphans.put(database, storage, "a", [b"1"]).bytes == 1
     assert orphans.sweep(database, storage) == 0
     assert storage.keys("") == ["a"], "somebody may still be writing them"
@@ -39,12 +41,12 @@ def test_adopted_bytes_stay(database: Database, storage: Storage) -> None:
     for key in ("a", "b"):
         orphans.put(database, storage, key, [b"1"])
     with database.transaction() as session:
-        orphans.adopt(session, "a")
+        orphans.claim(session, "a")
     make_due(database)
     orphans.sweep(database, storage)
     assert storage.keys("") == ["a"]
     with database.transaction() as session:
-        orphans.abandon(session, ["a"])
+        orphans.mark_orphaned(session, ["a"])
     make_due(database)
     orphans.sweep(database, storage)
     assert storage.keys("") == []
@@ -53,27 +55,31 @@ def test_adopted_bytes_stay(database: Database, storage: Storage) -> None:
 def test_an_adoption_that_is_rolled_back_is_none(database: Database, storage: Storage) -> None:
     orphans.put(database, storage, "a", [b"1"])
     with database.transaction() as session:
-        orphans.adopt(session, "a")
+        orphans.claim(session, "a")
         session.rollback()
     assert keys(database) == ["a"]
 
 
-def test_what_is_being_removed_is_not_adopted(database: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_being_removed_is_not_claimed(
+    database: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     orphans.put(database, storage, "a", [b"1"])
     make_due(database)
     delete = storage.delete
 
-    def adopt_meanwhile(*doomed: str) -> None:
+    def claim_meanwhile(*keys: str) -> None:
         with pytest.raises(Unavailable), database.transaction() as session:
-            orphans.adopt(session, "a")
-        delete(*doomed)
+            orphans.claim(session, "a")
+        delete(*keys)
 
-    monkeypatch.setattr(storage, "delete", adopt_meanwhile)
+    monkeypatch.setattr(storage, "delete", claim_meanwhile)
     assert orphans.sweep(database, storage) == 1
     assert storage.keys("") == []
 
 
-def test_a_sweep_that_was_cut_short_is_repeated(database: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_was_cut_short_is_repeated(
+    database: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key in ("a", "b"):
         orphans.put(database, storage, key, [b"1"])
     make_due(database)

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import migrate
 from app.database import Database
-from app.http.server import OPEN_FILES
+from app.processes.open_files import OPEN_FILES
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
+from tests.support.schema import migrate_database
 from tests.support.service import free_port
 from tests.support.waiting import wait_for
 
@@ -29,7 +29,8 @@ HALF_A_HEAD = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-half: "
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    folder, patience = tmp_path_factory.mktemp("connections"), timedelta(seconds=SECONDS)
+    folder = tmp_path_factory.mktemp("connections")
+    patience = timedelta(seconds=SECONDS)
     api = Api(
         f"sqlite:///{folder / 'falqon.db'}",
         folder,
@@ -39,13 +40,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     )
     yield api
     api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
 
 
 def connect(api: Api, sent: bytes = b"") -> socket.socket:
@@ -95,7 +89,11 @@ def drip(connection: socket.socket, pauses: int, what: bytes = b"x") -> None:
 
 def test_a_head_has_a_deadline_however_it_drips_in(api: Api) -> None:
     began = time.monotonic()
-    with connect(api) as silent, connect(api, HALF_A_HEAD) as half, connect(api, HALF_A_HEAD) as slow:
+    with (
+        connect(api) as silent,
+        connect(api, HALF_A_HEAD) as half,
+        connect(api, HALF_A_HEAD) as slow,
+    ):
         assert refusal(rest(half)) == ("408", "request_timeout")
         assert rest(silent) == b""
         assert SECONDS / 2 < time.monotonic() - began < 5 * SECONDS
@@ -132,15 +130,24 @@ def test_a_body_that_nobody_reads_any_more_ends_in_time_although_it_drips(api: A
 
 
 def test_a_slow_upload_that_goes_on_is_not_hurt(tenant: Tenant) -> None:
-    line = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    line = json.dumps(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    )
     form = "\r\n".join(
         [
             '--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune',
-            f'--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{line}\n',
+            '--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+            f"{line}\n",
             "--b--\r\n",
         ]
     ).encode()
-    sent = head(tenant, "/v1/files", len(form), "content-type: multipart/form-data; boundary=b", "connection: close")
+    sent = head(
+        tenant,
+        "/v1/files",
+        len(form),
+        "content-type: multipart/form-data; boundary=b",
+        "connection: close",
+    )
     began = time.monotonic()
     with connect(tenant.api, sent) as connection:
         step = len(form) // 8 + 1
@@ -165,7 +172,10 @@ def test_a_stream_outlives_every_deadline(tenant: Tenant) -> None:
 def test_a_download_that_is_read_slowly_arrives_whole(tenant: Tenant) -> None:
     content = (b'{"text": "' + b"a" * 2**20 + b'"}\n') * 12  # more than the kernel's buffers take
     file_id = tenant.upload(content, check=False)
-    ask = f"GET /v1/files/{file_id}/content HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {tenant.key}\r\nconnection: close\r\n\r\n"
+    ask = (
+        f"GET /v1/files/{file_id}/content HTTP/1.1\r\nhost: a\r\n"
+        f"authorization: Bearer {tenant.key}\r\nconnection: close\r\n\r\n"
+    )
     with connect(tenant.api, ask.encode()) as connection:
         begun = connection.recv(1)
         time.sleep(2 * SECONDS)
@@ -183,8 +193,12 @@ def test_the_one_that_has_waited_longest_makes_room(api: Api) -> None:
 
 
 def test_where_all_are_busy_the_next_is_refused(tenant: Tenant) -> None:
-    job, api = tenant.job(), tenant.api
-    ask = f"GET /v1/fine_tuning/jobs/{job.id}/stream HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {tenant.key}\r\n\r\n"
+    job = tenant.job()
+    api = tenant.api
+    ask = (
+        f"GET /v1/fine_tuning/jobs/{job.id}/stream HTTP/1.1\r\nhost: a\r\n"
+        f"authorization: Bearer {tenant.key}\r\n\r\n"
+    )
     tenant.http.close()
     time.sleep(SECONDS / 2)
     with contextlib.ExitStack() as readers:
@@ -207,12 +221,16 @@ os.execv(sys.executable, [sys.executable, "-m", "app.cli", "api", "--port", sys.
 def served_with_1024_files(folder: Path, hard: int) -> Iterator[tuple[str, int, Path, int]]:
     """Its address, its port, its log and its process id."""
     database = Database(f"sqlite:///{folder / 'falqon.db'}")
-    migrate.upgrade(database)
+    migrate_database(database)
     database.dispose()
     environment = os.environ | {"FALQON_DATA_DIR": str(folder), "REDIS_URL": NOTHING_LISTENS}
-    environment |= {"FALQON_ADMIN_KEY": "an-admin-key-for-this-test", "FALQON_HEAD_TIMEOUT": "PT60S"}
+    environment |= {
+        "FALQON_ADMIN_KEY": "an-admin-key-for-this-test",
+        "FALQON_HEAD_TIMEOUT": "PT60S",
+    }
     environment.pop("DATABASE_URL", None)
-    port, log = free_port(), folder / "log"
+    port = free_port()
+    log = folder / "log"
     with log.open("wb") as output:
         command = [sys.executable, "-c", LIMITED, str(hard), str(port)]
         process = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
@@ -238,7 +256,8 @@ def test_1100_half_requests_keep_nobody_out_where_files_are_few(tmp_path: Path) 
         contextlib.ExitStack() as crowd,
     ):
         for number in range(1100):
-            time.sleep(0.05 if number % 40 == 0 else 0)  # or the kernel's queue is full and a second lost
+            # or the kernel's queue is full and a second lost
+            time.sleep(0.05 if number % 40 == 0 else 0)
             half = crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
             half.sendall(HALF_A_HEAD)
         for _ in range(5):

@@ -22,10 +22,14 @@ def storage() -> Storage:
     return storage
 
 
-def fetch(storage: Storage, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+def fetch(
+    storage: Storage, method: str = "GET", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "headers": raw, "asgi": {"spec_version": "2.4"}}
-    response = downloads.send(Request(scope), storage, Content("a/b", len(CONTENT), SHA256, "b"), redirects=True)
+    response = downloads.send(
+        Request(scope), storage, Content("a/b", len(CONTENT), SHA256, "b"), redirects=True
+    )
     sent: list[bytes] = []
 
     async def receive() -> dict[str, str]:
@@ -44,7 +48,10 @@ def test_whole_and_part(storage: Storage) -> None:
     assert (headers["etag"], headers["content-length"]) == (f'"{SHA256}"', str(len(CONTENT)))
     status, body, headers = fetch(storage, range="bytes=100-2000000")
     assert (status, body) == (206, CONTENT[100:2_000_001])
-    assert (headers["content-range"], headers["content-length"]) == (f"bytes 100-2000000/{len(CONTENT)}", "1999901")
+    assert (headers["content-range"], headers["content-length"]) == (
+        f"bytes 100-2000000/{len(CONTENT)}",
+        "1999901",
+    )
     assert fetch(storage, range="bytes=5-", if_range='"other"')[:2] == (200, CONTENT)
     assert fetch(storage, if_none_match=f'"{SHA256}"')[:2] == (304, b"")
 

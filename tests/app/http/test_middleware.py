@@ -12,19 +12,34 @@ from tests.support.waiting import wait_for
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("hosts")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, hosts=["localhost", "127.0.0.1", "::1", "Tuning.example.com"])
+    api = Api(
+        f"sqlite:///{folder / 'falqon.db'}",
+        folder,
+        hosts=["localhost", "127.0.0.1", "::1", "Tuning.example.com"],
+    )
     yield api
     api.stop()
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "tuning.example.com:443"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "tuning.example.com:443"]
+)
 def test_it_answers_to_its_names(api: Api, host: str) -> None:
     assert httpx.get(f"{api.url}/healthz", headers={"host": host}, verify=False).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "evil.example:8000", "localhost@evil.example", "[", "", "127.0.0.1.nip.io", "/"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8000",
+        "localhost@evil.example",
+        "[",
+        "",
+        "127.0.0.1.nip.io",
+        "/",
+    ],
 )
 def test_it_answers_to_no_other_name(api: Api, host: str) -> None:
     answer = httpx.get(f"{api.url}/", headers={"host": host}, verify=False)
@@ -33,7 +48,9 @@ def test_it_answers_to_no_other_name(api: Api, host: str) -> None:
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/nowhere", "/openapi.json", "/static/style.css", "/"])
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/v1/models", "/nowhere", "/openapi.json", "/static/style.css", "/"]
+)
 def test_no_answer_can_become_a_page_of_another_site(api: Api, path: str) -> None:
     headers = httpx.get(api.url + path, verify=False).headers
     assert headers.get_list("x-content-type-options") == ["nosniff"]
@@ -43,16 +60,23 @@ def test_no_answer_can_become_a_page_of_another_site(api: Api, path: str) -> Non
 
 
 def test_a_long_path_is_cut_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    path, method = "/" + "a" * 60_000, "B" * 5_000
+    path = "/" + "a" * 60_000
+    method = "B" * 5_000
     for request in (f"GET {path}", f"{method} /b"):
         host, port = api.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(f"{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+            connection.sendall(
+                f"{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
+            )
             assert b" 404 " in b"".join(iter(lambda: connection.recv(65_536), b""))
 
     def lines() -> list[Any]:
         events = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-        return [event for event in events if event["event"] == "request"]
+        # The line of the request before this test is written after its answer, and may come late.
+        return [event for event in events if event["event"] == "request" and event["status"] == 404]
 
     wait_for(lambda: len(lines()) == 2)
-    assert [(line["path"], line["method"]) for line in lines()] == [("/" + "a" * 299 + "…", "GET"), ("/b", "B" * 300 + "…")]
+    assert [(line["path"], line["method"]) for line in lines()] == [
+        ("/" + "a" * 299 + "…", "GET"),
+        ("/b", "B" * 300 + "…"),
+    ]

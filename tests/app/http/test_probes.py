@@ -31,7 +31,8 @@ def test_an_old_verdict_is_none(silent: threading.Event) -> None:
             time.sleep(0.02)
         return OK
 
-    watch, other = Watch("storage", answer), Watch("database", lambda: OK)
+    watch = Watch("storage", answer)
+    other = Watch("database", lambda: OK)
     watch.start()
     other.start()
     watch.wait_for_first(5)

@@ -1,4 +1,6 @@
-"""The tiny base model, a fine-tuned one with one of its checkpoints as a model, and an uploaded file: of two projects."""
+"""The tiny base model, a fine-tuned one with one of its checkpoints as a model, and an uploaded
+file: of two projects.
+"""
 
 import json
 import os
@@ -17,7 +19,9 @@ from app.models import DEFAULT_PROJECT_ID, Artifact, Model, Project, Scope
 from app.settings import Settings
 from tests.support.api_process import KEY, ApiProcess
 
-RECORDS = b"".join(json.dumps({"prompt": str(n), "completion": "yes"}).encode() + b"\n" for n in range(20))
+RECORDS = b"".join(
+    json.dumps({"prompt": str(n), "completion": "yes"}).encode() + b"\n" for n in range(20)
+)
 TUNED = f"ft:{TINY_MODEL_ID}:default:first:0011aabb"
 CHECKPOINT = "ckpt-step-4"
 
@@ -37,9 +41,16 @@ class Hub(NamedTuple):
 
     def environment(self, folder: Path, key: str = KEY) -> dict[str, str]:
         """What a user would set."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        told = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": key, "HF_HOME": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return kept | told | {"TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("HF_")
+        }
+        variables = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN": key,
+            "HF_HOME": str(folder),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        return inherited | variables | {"TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="package")
@@ -52,14 +63,35 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         tiny = session.get_one(Model, TINY_MODEL_ID)
         base = session.scalars(select(Artifact).where(Artifact.model_id == TINY_MODEL_ID)).all()
         for model_id in (TUNED, f"{TUNED}:{CHECKPOINT}"):
-            session.add(Model(id=model_id, project_id=DEFAULT_PROJECT_ID, config=tiny.config, bytes=tiny.bytes))
+            session.add(
+                Model(
+                    id=model_id, project_id=DEFAULT_PROJECT_ID, config=tiny.config, bytes=tiny.bytes
+                )
+            )
             session.flush()
-            for one in base:
-                session.add(Artifact(model_id=model_id, name=one.name, bytes=one.bytes, sha256=one.sha256, storage_key=one.storage_key))
-        session.add(Artifact(model_id=f"{TUNED}:{CHECKPOINT}", name="extra/notes.txt", storage_key="models/notes", **changed._asdict()))
+            for artifact in base:
+                session.add(
+                    Artifact(
+                        model_id=model_id,
+                        name=artifact.name,
+                        bytes=artifact.bytes,
+                        sha256=artifact.sha256,
+                        storage_key=artifact.storage_key,
+                    )
+                )
+        session.add(
+            Artifact(
+                model_id=f"{TUNED}:{CHECKPOINT}",
+                name="extra/notes.txt",
+                storage_key="models/notes",
+                **changed._asdict(),
+            )
+        )
         session.add(Project(id="proj_other", name="other"))
         session.flush()
         stranger = create_key(session, "proj_other", "stranger", Scope.ADMIN)[1]
-    upload = server.http.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("rows.jsonl", RECORDS)}).raise_for_status()
+    upload = server.http.post(
+        "/v1/files", data={"purpose": "user_data"}, files={"file": ("rows.jsonl", RECORDS)}
+    ).raise_for_status()
     yield Hub(server, hub_id(TUNED), f"files/{upload.json()['id']}", stranger)
     server.close()

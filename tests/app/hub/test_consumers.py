@@ -17,7 +17,13 @@ def run(hub: Hub, folder: Path, code: str, python: str | Path = sys.executable) 
     """What the code prints at last, as JSON."""
     command = [str(python), "-W", "ignore", "-c", dedent(code)]
     done = subprocess.run(
-        [*command, "model"], cwd=folder, env=hub.environment(folder), capture_output=True, text=True, check=False, timeout=120
+        [*command, "model"],
+        cwd=folder,
+        env=hub.environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -34,29 +40,67 @@ def test_transformers_loads_by_id(hub: Hub, tmp_path: Path) -> None:
         out = model.generate(ids, max_new_tokens=4, do_sample=False)
         print(json.dumps([model.num_parameters(), out.shape[1] - ids.shape[1]]))
     """
-    assert run(hub, tmp_path, code) == [sum(hub.api().get_safetensors_metadata(hub.tuned).parameter_count.values()), 4]
+    assert run(hub, tmp_path, code) == [
+        sum(hub.api().get_safetensors_metadata(hub.tuned).parameter_count.values()),
+        4,
+    ]
     refs = tmp_path / "hub" / f"models--{hub.tuned.replace('/', '--')}" / "refs"
     for revision in ("main", CHECKPOINT):
-        assert (refs / revision).read_text() == hub.api().model_info(hub.tuned, revision=revision).sha
+        assert (refs / revision).read_text() == hub.api().model_info(
+            hub.tuned, revision=revision
+        ).sha
 
 
 def test_the_hf_command_downloads(hub: Hub, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "huggingface_hub.cli.hf", "download", hub.tuned, "--local-dir"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "huggingface_hub.cli.hf",
+        "download",
+        hub.tuned,
+        "--local-dir",
+    ]
     for _ in range(2):
-        done = subprocess.run([*command, "model"], cwd=tmp_path, env=hub.environment(tmp_path), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "model"],
+            cwd=tmp_path,
+            env=hub.environment(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"
     theirs = hub.environment(tmp_path, hub.stranger)
-    refused = subprocess.run([*command, "other"], cwd=tmp_path, env=theirs, capture_output=True, text=True, check=False)
+    refused = subprocess.run(
+        [*command, "other"], cwd=tmp_path, env=theirs, capture_output=True, text=True, check=False
+    )
     assert refused.returncode != 0
     assert "not found" in refused.stderr
 
 
-def test_a_base_model_that_is_imported_from_a_hub_keeps_its_name_there(hub: Hub, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "falqon_core", "import", "hf:falqon-tiny@main", "--output", str(tmp_path / "model")]
-    done = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True, check=False)
+def test_a_base_model_that_is_imported_from_a_hub_keeps_its_name_there(
+    hub: Hub, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "falqon_core",
+        "import",
+        "hf:falqon-tiny@main",
+        "--output",
+        str(tmp_path / "model"),
+    ]
+    done = subprocess.run(
+        command, env=hub.environment(tmp_path), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "falqon-tiny"
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"]
+        == "falqon-tiny"
+    )
 
 
 @pytest.mark.slow
@@ -69,4 +113,8 @@ def test_datasets_loads_an_uploaded_file(hub: Hub, tmp_path: Path) -> None:
     print(json.dumps([rows[3], len(rows), next(iter(streamed))]))
     """
     row = {"prompt": "3", "completion": "yes"}
-    assert run(hub, tmp_path, code, python_with("datasets>=5,<6")) == [row, 20, row | {"prompt": "0"}]
+    assert run(hub, tmp_path, code, python_with("datasets>=5,<6")) == [
+        row,
+        20,
+        row | {"prompt": "0"},
+    ]

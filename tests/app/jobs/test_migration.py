@@ -16,7 +16,10 @@ COLUMNS = (
     "id, project_id, status, desired, base_model_id, training_file_id, requested, metadata, "
     "attempt, infra_failures, last_event_seq, device_seconds, created_at"
 )
-JOB = f"INSERT INTO jobs ({COLUMNS}) VALUES (:id, 'p', 'succeeded', 'run', 'm', 'f', '{{}}', :metadata, 0, 0, 0, 0, '2026-01-01')"
+JOB = (
+    f"INSERT INTO jobs ({COLUMNS}) VALUES (:id, 'p', 'succeeded', 'run', 'm', 'f', '{{}}', "
+    ":metadata, 0, 0, 0, 0, '2026-01-01')"
+)
 
 
 @pytest.fixture
@@ -33,22 +36,41 @@ def migrate(connection: Connection, to: str) -> None:
     (command.downgrade if to == "0001" and _revision(connection) else command.upgrade)(config, to)
 
 
-def test_metadata_of_older_jobs_is_found_and_nothing_is_lost_on_the_way_back(connection: Connection) -> None:
+def test_metadata_of_older_jobs_is_found_and_nothing_is_lost_on_the_way_back(
+    connection: Connection,
+) -> None:
     migrate(connection, "0001")
-    connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', '2026-01-01')"))
-    connection.execute(text("INSERT INTO models (id, config, bytes, created_at) VALUES ('m', '{}', 1, '2026-01-01')"))
+    connection.execute(
+        text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', '2026-01-01')")
+    )
+    connection.execute(
+        text(
+            "INSERT INTO models (id, config, bytes, created_at) VALUES ('m', '{}', 1, '2026-01-01')"
+        )
+    )
     columns = "id, project_id, filename, purpose, bytes, sha256, storage_key, status, created_at"
-    connection.execute(text(f"INSERT INTO files ({columns}) VALUES ('f', 'p', 'f', 'fine-tune', 1, '0', 'k', 'processed', '2026-01-01')"))
+    connection.execute(
+        text(
+            f"INSERT INTO files ({columns}) VALUES ('f', 'p', 'f', 'fine-tune', 1, '0', 'k', "
+            "'processed', '2026-01-01')"
+        )
+    )
     for id_, metadata in (("a", '{"team": "red", "try": "1"}'), ("b", None), ("c", "{}")):
         connection.execute(text(JOB), {"id": id_, "metadata": metadata})
     connection.commit()
 
     migrate(connection, "0004")
-    pairs = connection.execute(text("SELECT job_id, name, value, project_id FROM job_metadata ORDER BY name")).all()
+    pairs = connection.execute(
+        text("SELECT job_id, name, value, project_id FROM job_metadata ORDER BY name")
+    ).all()
     assert [tuple(pair) for pair in pairs] == [("a", "team", "red", "p"), ("a", "try", "1", "p")]
 
     migrate(connection, "0001")
-    assert [row[0] for row in connection.execute(text("SELECT id FROM jobs ORDER BY id"))] == ["a", "b", "c"]
+    assert [row[0] for row in connection.execute(text("SELECT id FROM jobs ORDER BY id"))] == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def _revision(connection: Connection) -> str | None:
@@ -56,7 +78,9 @@ def _revision(connection: Connection) -> str | None:
     return connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None
 
 
-def test_indexes_for_large_projects_are_made_after_a_run_that_broke_between_them(postgres: PostgresServer) -> None:
+def test_indexes_for_large_projects_are_made_after_a_run_that_broke_between_them(
+    postgres: PostgresServer,
+) -> None:
     database = Database(postgres.create_database("broken"))
     with database.engine.connect() as connection:
         migrate(connection, "0013")
@@ -65,6 +89,9 @@ def test_indexes_for_large_projects_are_made_after_a_run_that_broke_between_them
         connection.execute(text("CREATE INDEX ix_models_project_id_created_at_id ON models (id)"))
         connection.commit()
         migrate(connection, "0016")
-        columns = {one["name"]: one["column_names"] for one in inspect(connection).get_indexes("models")}
+        columns = {
+            index["name"]: index["column_names"]
+            for index in inspect(connection).get_indexes("models")
+        }
         assert columns["ix_models_project_id_created_at_id"] == ["project_id", "created_at", "id"]
     database.dispose()

@@ -4,23 +4,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.jobs.queue_forecast import FORESEEN, Line, Queue, QueueObject, Running, Waiting
+from app.jobs.queue_forecast import (
+    FORESEEN,
+    ProjectQueue,
+    Queue,
+    QueueObject,
+    RunningJob,
+    WaitingJob,
+)
 from app.models import Project
 
-MINE = Project(id="mine", weight=1, turn=0.0)
+MINE = Project(id="mine", weight=1, virtual_time=0.0)
 
 
 def queue_of(before: list[float | None], running: list[float | None], num_idle: int) -> Queue:
-    waiting = [Waiting(f"job-{number}", one) for number, one in enumerate(before)]
-    return Queue({"mine": Line(1, 0.0, waiting)}, [Running("mine", seconds) for seconds in running], num_idle)
+    waiting = [WaitingJob(f"job-{number}", seconds) for number, seconds in enumerate(before)]
+    return Queue(
+        {"mine": ProjectQueue(1, 0.0, waiting)},
+        [RunningJob("mine", seconds) for seconds in running],
+        num_idle,
+    )
 
 
-def line(name: str, num_jobs: int, *, weight: int = 1, turn: float = 0.0, seconds: float = 10.0) -> Line:
-    return Line(weight, turn, [Waiting(f"{name}{number}", seconds) for number in range(num_jobs)])
+def line(
+    name: str, num_jobs: int, *, weight: int = 1, virtual_time: float = 0.0, seconds: float = 10.0
+) -> ProjectQueue:
+    return ProjectQueue(
+        weight, virtual_time, [WaitingJob(f"{name}{number}", seconds) for number in range(num_jobs)]
+    )
 
 
 def order(queue: Queue, *names: str) -> str:
-    places = {name: queue.place(name) for name in names}
+    places = {name: queue.position_of(name) for name in names}
     assert None not in places.values()
     return " ".join(sorted(names, key=lambda name: places[name].position))  # type: ignore[union-attr, arg-type, return-value]
 
@@ -46,22 +61,34 @@ def starts_in(place: QueueObject | None) -> float:
 def test_a_job_starts_when_the_first_worker_is_free_of_those_before(
     before: list[float | None], running: list[float | None], num_idle: int, seconds: float
 ) -> None:
-    place = queue_of([*before, 7.0], running, num_idle).place(f"job-{len(before)}")
+    place = queue_of([*before, 7.0], running, num_idle).position_of(f"job-{len(before)}")
     assert abs(starts_in(place) - seconds) <= 1.5
     assert place is not None
-    assert (place.position, place.num_workers, place.reason) == (len(before) + 1, len(running) + num_idle, None)
-    assert abs(starts_in(queue_of(before, running, num_idle).end(MINE, 0)) - seconds) <= 1.5
+    assert (place.position, place.num_workers, place.reason) == (
+        len(before) + 1,
+        len(running) + num_idle,
+        None,
+    )
+    assert (
+        abs(starts_in(queue_of(before, running, num_idle).position_if_added(MINE, 0)) - seconds)
+        <= 1.5
+    )
 
 
 def test_what_cannot_be_told_has_a_reason() -> None:
-    nobody, endless = queue_of([], [], 0).end(MINE, 0), queue_of([], [None], 0).end(MINE, 0)
+    nobody = queue_of([], [], 0).position_if_added(MINE, 0)
+    endless = queue_of([], [None], 0).position_if_added(MINE, 0)
     long = queue_of([1.0] * FORESEEN, [], 1)
     assert (nobody.position, nobody.estimated_start, nobody.reason) == (1, None, "no_live_worker")
-    assert (endless.position, endless.estimated_start, endless.reason) == (1, None, "unknown_duration")
-    for place in (long.end(MINE, 0), long.place("a later one")):
+    assert (endless.position, endless.estimated_start, endless.reason) == (
+        1,
+        None,
+        "unknown_duration",
+    )
+    for place in (long.position_if_added(MINE, 0), long.position_of("a later one")):
         assert place is not None
         assert (place.position, place.estimated_start, place.reason) == (None, None, "long_queue")
-    assert queue_of([1.0], [], 1).place("taken meanwhile") is None
+    assert queue_of([1.0], [], 1).position_of("taken meanwhile") is None
 
 
 def test_projects_take_turns_by_their_weight() -> None:
@@ -72,19 +99,36 @@ def test_projects_take_turns_by_their_weight() -> None:
 
 
 def test_who_has_fewer_running_jobs_comes_first() -> None:
-    queue = Queue({"a": line("a", 2), "b": line("b", 2)}, [Running("a", 100.0)], 2)
+    queue = Queue({"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0)], 2)
     assert order(queue, "a0", "b0", "b1") == "b0 a0 b1"
 
 
 def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:
-    queue = Queue({"theirs": line("theirs", 50, turn=9.0), "mine": line("mine", 3, turn=9.0)}, [], 1, served=9.0)
-    assert (queue.end(MINE, 0).position, queue.end(MINE, 1).position) == (7, 1)
-    assert queue.end(Project(id="other", weight=1, turn=0.0), 0).position == 1
+    queue = Queue(
+        {"theirs": line("theirs", 50, virtual_time=9.0), "mine": line("mine", 3, virtual_time=9.0)},
+        [],
+        1,
+        served=9.0,
+    )
+    assert (
+        queue.position_if_added(MINE, 0).position,
+        queue.position_if_added(MINE, 1).position,
+    ) == (7, 1)
+    assert queue.position_if_added(Project(id="other", weight=1, virtual_time=0.0), 0).position == 1
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=20), st.lists(st.floats(0, 1e6), max_size=5), st.integers(1, 5))
-def test_another_worker_never_makes_it_later(before: list[float | None], running: list[float | None], num_idle: int) -> None:
-    few, more = (queue_of(before, running, idle).end(MINE, 0) for idle in (num_idle, num_idle + 1))
+@given(
+    st.lists(st.floats(0, 1e6), max_size=20),
+    st.lists(st.floats(0, 1e6), max_size=5),
+    st.integers(1, 5),
+)
+def test_another_worker_never_makes_it_later(
+    before: list[float | None], running: list[float | None], num_idle: int
+) -> None:
+    few, more = (
+        queue_of(before, running, idle).position_if_added(MINE, 0)
+        for idle in (num_idle, num_idle + 1)
+    )
     assert few.estimated_start is not None
     assert more.estimated_start is not None
     assert more.estimated_start <= few.estimated_start + 1

@@ -15,7 +15,9 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.models import File, FileStatus, Job, JobStatus, Model, Project
+from app.models import Job, JobStatus, Model, Project
+from app.models.job_request import JobRequest
+from tests.support.rows import checked_file
 
 QUEUED, ENDED = 10_000, 10_000
 
@@ -30,23 +32,24 @@ def add_project(database: Database, project_id: str, weight: int = 1) -> None:
     with database.transaction() as session:
         session.add(Project(id=project_id, name=project_id, weight=weight))
         session.flush()
-        session.add(
-            File(
-                id=f"file-{project_id}", project_id=project_id, filename="a", purpose="fine-tune", bytes=1, sha256="0", storage_key="k",
-                status=FileStatus.PROCESSED,
-            )
-        )  # fmt: skip
+        session.add(checked_file(f"file-{project_id}", project_id))
 
 
 def queue(database: Database, project_id: str, priorities: Sequence[int]) -> list[str]:
     ids = [new_id("ftjob-") for _ in priorities]
     rows = [
         {
-            "id": id_, "project_id": project_id, "status": "queued", "desired": "run", "base_model_id": "tiny",
-            "training_file_id": f"file-{project_id}", "requested": {}, "priority": priority,
+            "id": id_,
+            "project_id": project_id,
+            "status": "queued",
+            "desired": "run",
+            "base_model_id": "tiny",
+            "training_file_id": f"file-{project_id}",
+            "requested": JobRequest(model="tiny", training_file=f"file-{project_id}"),
+            "priority": priority,
         }
         for id_, priority in zip(ids, priorities, strict=True)
-    ]  # fmt: skip
+    ]
     with database.transaction() as session:
         session.execute(insert(Job), rows)
     return ids
@@ -62,7 +65,9 @@ def execute_next(database: Database) -> Job:
     job = take(database)
     assert job is not None
     with database.transaction() as session:
-        assert claims.finish(session, Claim(job.id, job.attempt, "w"), JobStatus.SUCCEEDED, NewEvent("done"))
+        assert claims.finish(
+            session, Claim(job.id, job.attempt, "w"), JobStatus.SUCCEEDED, NewEvent("done")
+        )
     return job
 
 
@@ -73,11 +78,15 @@ def take_and_keep(database: Database) -> Job:
     return job
 
 
-WORKERS = pytest.mark.parametrize("serve", [execute_next, take_and_keep], ids=["one worker", "many workers"])
+WORKERS = pytest.mark.parametrize(
+    "serve", [execute_next, take_and_keep], ids=["one worker", "many workers"]
+)
 
 
 @WORKERS
-def test_a_hundred_jobs_of_one_project_do_not_starve_the_one_of_another(database: Database, serve: Any) -> None:
+def test_a_hundred_jobs_of_one_project_do_not_starve_the_one_of_another(
+    database: Database, serve: Any
+) -> None:
     add_project(database, "many")
     add_project(database, "single")
     queue(database, "many", [10] * 100)
@@ -87,7 +96,9 @@ def test_a_hundred_jobs_of_one_project_do_not_starve_the_one_of_another(database
 
 
 @WORKERS
-def test_a_project_of_three_times_the_weight_gets_three_times_as_much(database: Database, serve: Any) -> None:
+def test_a_project_of_three_times_the_weight_gets_three_times_as_much(
+    database: Database, serve: Any
+) -> None:
     add_project(database, "heavy", weight=3)
     add_project(database, "light")
     for project_id in ("light", "heavy"):
@@ -118,7 +129,13 @@ def test_running_jobs_count_before_turns(database: Database) -> None:
 def test_within_a_project_priority_then_age(database: Database) -> None:
     add_project(database, "a")
     first, urgent, second, later, urgent_too = queue(database, "a", [0, 5, 0, -1, 5])
-    assert [execute_next(database).id for _ in range(5)] == [urgent, urgent_too, first, second, later]
+    assert [execute_next(database).id for _ in range(5)] == [
+        urgent,
+        urgent_too,
+        first,
+        second,
+        later,
+    ]
 
 
 def test_claims_at_once_take_each_job_once(database: Database) -> None:
@@ -126,25 +143,29 @@ def test_claims_at_once_take_each_job_once(database: Database) -> None:
         add_project(database, project_id)
         queue(database, project_id, [0] * 4)
     with ThreadPoolExecutor(8) as pool:
-        taken = [job.id for job in pool.map(lambda _: take(database), range(16)) if job]
-    assert len(set(taken)) == len(taken) == 16
+        job_ids = [job.id for job in pool.map(lambda _: take(database), range(16)) if job]
+    assert len(set(job_ids)) == len(job_ids) == 16
     assert take(database) is None
 
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    seen: list[tuple[str, Any]] = []
+    statements_and_parameters: list[tuple[str, Any]] = []
 
-    def note(_connection: object, _cursor: object, statement: str, parameters: object, *_rest: object) -> None:
-        seen.append((statement, parameters))
+    def note(
+        _connection: object, _cursor: object, statement: str, parameters: object, *_rest: object
+    ) -> None:
+        statements_and_parameters.append((statement, parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
-    yield seen
+    yield statements_and_parameters
     event.remove(database.engine, "before_cursor_execute", note)
 
 
+REQUEST = '{"model": "tiny", "training_file": "f"}'
 COLUMNS = (
-    "id, project_id, status, desired, base_model_id, training_file_id, requested, attempt, infra_failures, last_event_seq, device_seconds, "
+    "id, project_id, status, desired, base_model_id, training_file_id, requested, attempt, "
+    "infra_failures, last_event_seq, device_seconds, "
     "priority, created_at"
 )
 
@@ -154,20 +175,29 @@ def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) 
     for project_id in "abcde":
         add_project(database, project_id)
         rows = (
-            f"SELECT 'ftjob-{project_id}' || i, '{project_id}', CASE WHEN i <= {QUEUED // 5} THEN 'queued' ELSE 'succeeded' END, 'run', "
-            f"'tiny', 'file-{project_id}', '{{}}', 0, 0, 0, 0, i % 3, '2026-01-01 00:00:00' FROM n"
+            f"SELECT 'ftjob-{project_id}' || i, '{project_id}', CASE WHEN i <= {QUEUED // 5} THEN "
+            "'queued' ELSE 'succeeded' END, 'run', "
+            f"'tiny', 'file-{project_id}', '{REQUEST}', 0, 0, 0, 0, i % 3, '2026-01-01 00:00:00' "
+            "FROM n"
         )
-        counted = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {(QUEUED + ENDED) // 5})"
+        counted = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < "
+            f"{(QUEUED + ENDED) // 5})"
+        )
         with database.transaction() as session:
             session.execute(text(f"{counted} INSERT INTO jobs ({COLUMNS}) {rows}"))
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE")
-    with statements(database) as seen:
+        connection.exec_driver_sql(
+            "ANALYZE" if database.engine.dialect.name == "sqlite" else "VACUUM ANALYZE"
+        )
+    with statements(database) as executed:
         assert take(database) is not None
-    claim, parameters = next(entry for entry in seen if entry[0].startswith("SELECT jobs_"))
+    claim, parameters = next(entry for entry in executed if entry[0].startswith("SELECT jobs_"))
     sqlite = database.engine.dialect.name == "sqlite"
     with database.engine.connect() as connection:
-        rows = connection.exec_driver_sql(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + claim, parameters).all()
+        rows = connection.exec_driver_sql(
+            ("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + claim, parameters
+        ).all()
     plan = "\n".join(str(row) for row in rows)
     reading = (
         r"(?:SEARCH|SCAN) jobs_\d USING (?:COVERING )?INDEX (\w+)"
@@ -176,6 +206,7 @@ def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) 
     )
     indexes = re.findall(reading, plan)
     assert len(indexes) == 3, plan
-    assert sqlite or plan.count("Index Only Scan") == 2, plan  # the third locks what it takes, and passes over what others have locked
+    # the third locks what it takes, and passes over what others have locked
+    assert sqlite or plan.count("Index Only Scan") == 2, plan
     assert set(indexes) <= {"ix_jobs_queue", "ix_jobs_project_id_status_id"}, plan
     assert not re.search(r"SCAN jobs|Seq Scan on jobs|Bitmap", plan), plan

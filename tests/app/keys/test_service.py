@@ -1,10 +1,9 @@
 import pytest
 from sqlalchemy import select
 
-from app.auth import secrets
+from app.auth.keys import check_secret
 from app.database import Database
-from app.errors import InvalidApiKey
-from app.keys.service import WeakAdminKey, authenticate, create_key, ensure_admin_key
+from app.keys.service import WeakAdminKey, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Scope
 from app.settings import Settings
 
@@ -13,22 +12,12 @@ def settings(**options: str) -> Settings:
     return Settings(_env_file=None, **options)
 
 
-def test_keys_have_a_shape_that_scanners_know_and_typos_break() -> None:
-    public, secret = secrets.generate()
-    assert secrets.SHAPE.fullmatch(secret)
-    assert secret.startswith(f"ft_live_{public}_")
-    assert secrets.may_be_a_key(secret)
-    for position in range(len("ft_live_"), len(secret)):
-        other = "a" if secret[position] != "a" else "b"
-        assert not secrets.may_be_a_key(secret[:position] + other + secret[position + 1 :])
-
-
 def test_a_first_key_is_made_once(database: Database) -> None:
     secret = ensure_admin_key(database, settings())
     assert secret is not None
     assert ensure_admin_key(database, settings()) is None
     with database.read() as session:
-        caller = authenticate(session, secret)
+        caller = check_secret(session, secret)
         assert (caller.project_id, caller.scope) == (DEFAULT_PROJECT_ID, Scope.ADMIN)
         row = session.scalars(select(ApiKey)).one()
         assert secret not in (row.id, row.name, row.secret_sha256)
@@ -39,21 +28,10 @@ def test_a_chosen_admin_key_of_any_shape_works_and_nothing_is_generated(database
     for _ in range(2):
         assert ensure_admin_key(database, settings(admin_key=chosen)) is None
     with database.read() as session:
-        assert authenticate(session, chosen).scope is Scope.ADMIN
+        assert check_secret(session, chosen).scope is Scope.ADMIN
         assert len(session.scalars(select(ApiKey)).all()) == 1
     with pytest.raises(WeakAdminKey, match="shorter than 20"):
         ensure_admin_key(database, settings(admin_key="short"))
     for guessable in ("changeme" * 4, "a" * 40, "12345678" * 3, "adminadminadminadmin"):
         with pytest.raises(WeakAdminKey, match="can be guessed"):
             ensure_admin_key(database, settings(admin_key=guessable))
-
-
-def test_only_the_exact_secret_opens(database: Database) -> None:
-    ensure_admin_key(database, settings())
-    with database.transaction() as session:
-        _, secret = create_key(session, DEFAULT_PROJECT_ID, "k", Scope.READ)
-    with database.read() as session:
-        assert authenticate(session, secret).scope is Scope.READ
-        for wrong in (secret[:-1], secret + "x", secret.upper(), ""):
-            with pytest.raises(InvalidApiKey):
-                authenticate(session, wrong)

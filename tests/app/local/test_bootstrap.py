@@ -2,26 +2,27 @@ from pathlib import Path
 
 from sqlalchemy import update
 
-from app import migrate
+from app.auth.keys import check_secret
 from app.client import local
 from app.client.local import LocalService
 from app.database import Database, now_plus
-from app.keys.service import authenticate, ensure_admin_key
+from app.keys.service import ensure_admin_key
 from app.local.bootstrap import key_for_this_machine
 from app.models import ApiKey, Scope
 from app.settings import Settings
+from tests.support.schema import migrate_database
 
 
 def test_this_machine_keeps_its_key_until_it_is_revoked(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path)
     database = Database(settings.resolved_database_url)
-    migrate.upgrade(database)
+    migrate_database(database)
 
     def start() -> str:
         key = key_for_this_machine(settings, ensure_admin_key(database, settings))
         local.write(tmp_path, LocalService("http://127.0.0.1:8000", key))
         with database.read() as session:
-            assert authenticate(session, key).scope is Scope.ADMIN
+            assert check_secret(session, key).scope is Scope.ADMIN
         return key
 
     def num_keys() -> int:

@@ -1,7 +1,6 @@
 """`falqon check` tells the good from each kind of bad, and what to do about it."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,13 +17,6 @@ from tests.support.proxy import Proxy
 from tests.support.valkey import Valkey
 
 STEPS = ["write", "read", "create once", "list", "delete"]
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    store = ObjectStore()
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -68,7 +60,9 @@ class TestBad:
     def wrong(self, part: str, advice: str) -> str:
         """Run; exactly this part is wrong, and the advice says this."""
         done = run()
-        assert [name for name, one in verdicts(done).items() if one == "WRONG"] == [part], done.stdout
+        assert [name for name, verdict in verdicts(done).items() if verdict == "WRONG"] == [part], (
+            done.stdout
+        )
         assert done.exit_code == 1
         (line,) = [line for line in done.stdout.splitlines() if " WRONG " in line]
         assert advice in line
@@ -124,7 +118,9 @@ class TestBad:
         finally:
             store.answer_again()
 
-    def test_a_store_that_writes_a_key_twice(self, good: pytest.MonkeyPatch, store: ObjectStore) -> None:
+    def test_a_store_that_writes_a_key_twice(
+        self, good: pytest.MonkeyPatch, store: ObjectStore
+    ) -> None:
         """As RADOS Gateway on its dbstore did: the header is not heard of."""
         with Proxy(urlsplit(store.endpoint).port or 0) as proxy:
             proxy.forget = b"if-none-match"

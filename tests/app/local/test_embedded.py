@@ -1,4 +1,4 @@
-"""`falqon up` on the toy trainer; the order of the tests is the life of one service."""
+"""`falqon up` on the fake trainer; the order of the tests is the life of one service."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import httpx
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.service import Service, free_port
-from tests.support.toy_trainer import Toy
 from tests.support.waiting import wait_for
 
 EXIT_ALREADY_UP = 3
@@ -22,15 +22,18 @@ EXIT_ALREADY_UP = 3
 
 @pytest.fixture(scope="module")
 def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(short_tmp / "up", {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S"})
+    service = Service(
+        short_tmp / "up",
+        {"FALQON_LEASE": "PT3S", "FALQON_HEARTBEAT": "PT0.5S", "FALQON_POLL": "PT0.5S"},
+    )
     service.wait_until_up()
     yield service
     service.close()
 
 
-def create_job(service: Service, toy: Toy) -> FineTuningJob:
-    record = json.dumps({"text": toy.model_dump_json()}).encode()
-    file = service.client.files.create(file=("toy.jsonl", record), purpose="fine-tune")
+def create_job(service: Service, fake: FakeTrainer) -> FineTuningJob:
+    record = json.dumps({"text": fake.model_dump_json()}).encode()
+    file = service.client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
     return service.client.fine_tuning.jobs.create(model="falqon-tiny", training_file=file.id)
 
 
@@ -49,7 +52,12 @@ def test_it_is_ready_and_private(service: Service) -> None:
     assert service.folder.stat().st_mode & 0o777 == 0o700
     assert (service.folder / "valkey.sock").stat().st_mode & 0o077 == 0
     assert (service.folder / "client.json").stat().st_mode & 0o777 == 0o600
-    assert {path.name for path in (service.folder / "logs").iterdir()} == {"api.log", "valkey.log", "worker-cpu.log", "worker-gpu.log"}
+    assert {path.name for path in (service.folder / "logs").iterdir()} == {
+        "api.log",
+        "valkey.log",
+        "worker-cpu.log",
+        "worker-gpu.log",
+    }
     assert service.url in service.output.read_text()
     assert httpx.get(f"{service.url}/healthz", headers={"host": "localhost"}).status_code == 200
     rebound = httpx.get(f"{service.url}/healthz", headers={"host": f"evil.example:{service.port}"})
@@ -57,7 +65,7 @@ def test_it_is_ready_and_private(service: Service) -> None:
 
 
 def test_a_job_runs(service: Service) -> None:
-    job = create_job(service, Toy())
+    job = create_job(service, FakeTrainer())
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
 
 
@@ -77,18 +85,25 @@ def test_a_second_one_says_who_was_first(service: Service) -> None:
     assert service.url in second.stderr
 
 
-@pytest.mark.parametrize("words", [("valkey-server",), ("app.cli", "--grace"), ("celery", "gpu")], ids=" ".join)
-def test_a_killed_child_comes_back_and_work_goes_on(service: Service, words: tuple[str, ...]) -> None:
-    job = create_job(service, Toy(steps=100, step_seconds=0.01))
+@pytest.mark.parametrize(
+    "words", [("valkey-server",), ("app.cli", "--grace"), ("celery", "gpu")], ids=" ".join
+)
+def test_a_killed_child_comes_back_and_work_goes_on(
+    service: Service, words: tuple[str, ...]
+) -> None:
+    job = create_job(service, FakeTrainer(steps=100, step_seconds=0.01))
     old = kill(service, *words)
-    wait_for(lambda: [pid for pid in service.pids(*words) if pid != old], what=f"{words} is started again")
+    wait_for(
+        lambda: [pid for pid in service.pids(*words) if pid != old],
+        what=f"{words} is started again",
+    )
     wait_for(lambda: service.ready() == "ok", what="ready again")
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
 
 
 def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
-    job = create_job(service, Toy(steps=5000, step_seconds=0.02))
-    wait_for(lambda: service.pids("toy_trainer.py"), what="a trainer")
+    job = create_job(service, FakeTrainer(steps=5000, step_seconds=0.02))
+    wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
     assert service.stop() == 0
     assert service.pids() == []
     service.process = service.start()
@@ -97,7 +112,7 @@ def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
 
 
 def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
-    wait_for(lambda: service.pids("toy_trainer.py"), what="a trainer")
+    wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
     assert len(service.pids()) >= 6
     service.process.kill()
     service.process.wait()
@@ -111,8 +126,12 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
     for job in service.client.fine_tuning.jobs.list():
         if job.status in ("queued", "running"):
             service.client.fine_tuning.jobs.cancel(job.id)
-    job = create_job(service, Toy(steps=5000, step_seconds=0.02, deaf=True))
-    wait_for(lambda: status(service, job) == "running" and service.pids("toy_trainer.py"), 30, "the deaf trainer runs")
+    job = create_job(service, FakeTrainer(steps=5000, step_seconds=0.02, ignores_sigterm=True))
+    wait_for(
+        lambda: status(service, job) == "running" and service.pids("fake_trainer.py"),
+        30,
+        "the ignores_sigterm trainer runs",
+    )
     service.process.send_signal(signal.SIGINT)
     wait_for(lambda: service.ready() is None, what="it is stopping")
     service.process.send_signal(signal.SIGINT)
@@ -122,13 +141,19 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
-    [(["--host", "0.0.0.0"], 2, "--allow-remote"), (["--port", "{taken}"], 1, "Cannot listen")],
+    [(["--host", "0.0.0.0"], 2, "--allow-remote"), (["--port", "{used}"], 1, "Cannot listen")],
 )
 def test_it_refuses(tmp_path: Path, arguments: list[str], code: int, reason: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        filled = [argument.format(taken=taken.getsockname()[1]) for argument in arguments]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        filled = [argument.format(used=server.getsockname()[1]) for argument in arguments]
         command = Service.command("up", "--data-dir", str(tmp_path / "data"), *filled)
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
     assert done.returncode == code
     assert reason in done.stderr
     assert not (tmp_path / "data" / "falqon.db").exists()

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from app.processes.supervised_process import LINES_AT_ONCE, MAX_LOG_BYTES, Child
+from app.processes.supervised_process import LINES_AT_ONCE, MAX_LOG_BYTES, SupervisedProcess
 from tests.support.waiting import wait_for
 
 
 @contextmanager
-def running(folder: Path, program: str) -> Iterator[Child]:
-    child = Child("api", [sys.executable, "-c", program], os.environ, folder)
+def running(folder: Path, program: str) -> Iterator[SupervisedProcess]:
+    child = SupervisedProcess("api", [sys.executable, "-c", program], os.environ, folder)
     child.start()
     try:
         yield child
     finally:
-        child.kill_group()
+        child.close()
 
 
 def read(path: Path) -> str:
@@ -33,20 +33,25 @@ for number in range(2500):
 print("the end", flush=True)
 time.sleep(60)
 """
-    log, old = tmp_path / "api.log", tmp_path / "api.old.log"
+    log = tmp_path / "api.log"
+    old = tmp_path / "api.old.log"
     with running(tmp_path, program) as child:
         wait_for(lambda: "the end" in read(log), 20)
-        assert child.alive()
+        assert child.is_alive()
     assert sorted(tmp_path.iterdir()) == [log, old]
     assert log.stat().st_size + old.stat().st_size > MAX_LOG_BYTES
     assert max(log.stat().st_size, old.stat().st_size) <= MAX_LOG_BYTES
     lines = (old.read_text() + log.read_text()).splitlines()
     numbers = [int(line[:5]) for line in lines[:-1]]
-    assert numbers == list(range(numbers[0], 2500)), "nothing is lost where one ends and the next begins"
+    assert numbers == list(range(numbers[0], 2500)), (
+        "nothing is lost where one ends and the next begins"
+    )
 
 
 def test_a_line_without_an_end_is_not_waited_for(tmp_path: Path) -> None:
-    program = "import sys, time; sys.stdout.write('x' * 200_000); sys.stdout.flush(); time.sleep(60)"
+    program = (
+        "import sys, time; sys.stdout.write('x' * 200_000); sys.stdout.flush(); time.sleep(60)"
+    )
     with running(tmp_path, program):
         wait_for(lambda: len(read(tmp_path / "api.log")) > 100_000)
 
@@ -63,6 +68,6 @@ time.sleep(60)
     began = time.monotonic()
     with running(tmp_path, program):
         wait_for(lambda: "over" in read(tmp_path / "api.log"), 20)
-    said = [line for line in capfd.readouterr().err.splitlines() if "GET /error" in line]
-    assert LINES_AT_ONCE <= len(said) <= LINES_AT_ONCE + time.monotonic() - began + 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if "GET /error" in line]
+    assert LINES_AT_ONCE <= len(lines) <= LINES_AT_ONCE + time.monotonic() - began + 1
     assert len(read(tmp_path / "api.log").splitlines()) > 100

@@ -3,8 +3,10 @@ from datetime import UTC, datetime
 import pytest
 
 from app.database import Database
-from app.models import File, FileStatus, Job, Model, Project
+from app.models import Job, Model, Project
+from app.models.job_request import JobRequest
 from app.projects import repository
+from tests.support.rows import checked_file
 
 
 def at(month: int, day: int, hour: int) -> datetime:
@@ -16,15 +18,25 @@ def _job(database: Database) -> None:
     with database.transaction() as session:
         session.add_all([Project(id="p", name="p"), Model(id="tiny", config={}, bytes=1)])
         session.flush()
-        file = File(
-            id="f", project_id="p", filename="a", purpose="fine-tune", bytes=1, sha256="0", storage_key="k", status=FileStatus.PROCESSED
-        )
+        file = checked_file("f", "p")
         session.add(file)
         session.flush()
-        session.add(Job(id="j", project_id="p", status="queued", desired="run", base_model_id="tiny", training_file_id="f", requested={}))
+        session.add(
+            Job(
+                id="j",
+                project_id="p",
+                status="queued",
+                desired="run",
+                base_model_id="tiny",
+                training_file_id="f",
+                requested=JobRequest(model="tiny", training_file="f"),
+            )
+        )
 
 
-def booked(database: Database, started: datetime, ended: datetime, num_devices: int) -> tuple[str | None, float]:
+def booked(
+    database: Database, started: datetime, ended: datetime, num_devices: int
+) -> tuple[str | None, float]:
     with database.transaction() as session:
         repository.book_attempt(session, "j", started, ended, num_devices)
     with database.read() as session:

@@ -15,7 +15,8 @@ BUILDERS: list[Callable[[str], str]] = [
 
 @pytest.mark.parametrize("build", BUILDERS)
 def test_a_name_leads_downwards_or_is_refused(build: Callable[[str], str], tmp_path: Path) -> None:
-    storage, refused = Storage((tmp_path / "objects").as_uri()), 0
+    storage = Storage((tmp_path / "objects").as_uri())
+    refused = 0
     (tmp_path / "canary").write_text("whole")
     for name in NAMES:
         try:
@@ -34,5 +35,12 @@ def test_a_name_leads_downwards_or_is_refused(build: Callable[[str], str], tmp_p
 
 
 def test_ordinary_names_are_kept() -> None:
-    for name in ("config.json", "model-00001-of-00002.safetensors", "sub/LICENSE", "Lizenz (neu).txt", ".gitattributes", "a..b"):
+    for name in (
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "sub/LICENSE",
+        "Lizenz (neu).txt",
+        ".gitattributes",
+        "a..b",
+    ):
         assert keys.relative(name) == name

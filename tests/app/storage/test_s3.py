@@ -1,4 +1,6 @@
-"""The same promises on an object store, over HTTP against a server of its own; and the downloads that it serves itself."""
+"""The same promises on an object store, over HTTP against a server of its own; and the downloads
+that it serves itself.
+"""
 
 import hashlib
 import os
@@ -30,13 +32,6 @@ WEIGHTS = os.urandom(2 * PART_BYTES + 12345)
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    store = ObjectStore()
-    yield store
-    store.close()
-
-
 @pytest.fixture
 def storage(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for name, value in store.environment.items():
@@ -57,7 +52,10 @@ def server(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def artifact(server: ApiProcess, **headers: str) -> httpx.Response:
-    return server.http.get(f"/v1/models/{MODEL}/artifacts/model.safetensors", headers={n.replace("_", "-"): v for n, v in headers.items()})
+    return server.http.get(
+        f"/v1/models/{MODEL}/artifacts/model.safetensors",
+        headers={n.replace("_", "-"): v for n, v in headers.items()},
+    )
 
 
 def test_what_is_written_comes_back(store: ObjectStore, storage: Storage, tmp_path: Path) -> None:
@@ -65,7 +63,10 @@ def test_what_is_written_comes_back(store: ObjectStore, storage: Storage, tmp_pa
     assert (stored.bytes, stored.sha256) == (len(WEIGHTS), SHA256)
     assert storage.fetch("several/parts", tmp_path / "copy") == stored
     assert (tmp_path / "copy").read_bytes() == WEIGHTS
-    assert b"".join(storage.chunks("several/parts", (5, PART_BYTES + 5))) == WEIGHTS[5 : PART_BYTES + 5]
+    assert (
+        b"".join(storage.chunks("several/parts", (5, PART_BYTES + 5)))
+        == WEIGHTS[5 : PART_BYTES + 5]
+    )
     assert storage.put("empty", []).bytes == 0
     assert sorted(storage.keys("")) == ["empty", "several/parts"]
     uploads = [request for request in store.requests() if "partNumber" in request]
@@ -74,12 +75,17 @@ def test_what_is_written_comes_back(store: ObjectStore, storage: Storage, tmp_pa
     assert storage.keys("") == []
 
 
-def test_the_store_is_given_the_hash_to_check(store: ObjectStore, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_given_the_hash_to_check(
+    store: ObjectStore, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Proxy(urlsplit(store.endpoint).port or 0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         Storage(f"{store.url}/tests").put("summed", [b"bytes"])
         (sent,) = proxy.heads("PUT /models/tests/summed")
-    assert sent["x-amz-checksum-sha256"] == b64encode(hashlib.sha256(b"bytes").digest()).decode().lower()
+    assert (
+        sent["x-amz-checksum-sha256"]
+        == b64encode(hashlib.sha256(b"bytes").digest()).decode().lower()
+    )
     storage.delete("summed")
 
 
@@ -150,10 +156,22 @@ def test_the_api_sends_on_to_the_store(server: ApiProcess, store: ObjectStore) -
     assert artifact(server, range=f"bytes={len(WEIGHTS)}-").status_code == 416
 
 
-def test_every_kind_of_reader_follows(server: ApiProcess, store: ObjectStore, tmp_path: Path) -> None:
+def test_every_kind_of_reader_follows(
+    server: ApiProcess, store: ObjectStore, tmp_path: Path
+) -> None:
     url = f"{server.url}/v1/models/{MODEL}/artifacts/model.safetensors"
     (tmp_path / "weights").write_bytes(WEIGHTS[:1_000_000])
-    command = ["curl", "-sSfL", "-C", "-", "-o", "weights", "-H", f"Authorization: Bearer {KEY}", url]
+    command = [
+        "curl",
+        "-sSfL",
+        "-C",
+        "-",
+        "-o",
+        "weights",
+        "-H",
+        f"Authorization: Bearer {KEY}",
+        url,
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "weights").read_bytes() == WEIGHTS
 
@@ -165,10 +183,14 @@ def test_every_kind_of_reader_follows(server: ApiProcess, store: ObjectStore, tm
     assert done.exit_code == 0, done.stderr
     assert (part.parent / "model.safetensors").read_bytes() == WEIGHTS
 
-    folder = snapshot_download(hub_id(MODEL), endpoint=f"{server.url}/hub", token=KEY, cache_dir=tmp_path / "cache")
+    folder = snapshot_download(
+        hub_id(MODEL), endpoint=f"{server.url}/hub", token=KEY, cache_dir=tmp_path / "cache"
+    )
     assert Path(folder, "model.safetensors").read_bytes() == WEIGHTS
 
-    link = server.http.post(f"/v1/models/{MODEL}/links", json={"name": "model.safetensors"}).json()["url"]
+    link = server.http.post(f"/v1/models/{MODEL}/links", json={"name": "model.safetensors"}).json()[
+        "url"
+    ]
     subprocess.run(["wget", "-q", "-O", "linked", link], cwd=tmp_path, check=True)
     assert (tmp_path / "linked").read_bytes() == WEIGHTS
     archive = server.http.get(f"/v1/models/{MODEL}/archive")
@@ -180,12 +202,18 @@ def test_where_clients_cannot_reach_the_store_the_api_carries_the_bytes(
 ) -> None:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    server = ApiProcess(tmp_path, {"STORAGE_URL": f"{store.url}/carried", "FALQON_DOWNLOAD_REDIRECTS": "false"})
+    server = ApiProcess(
+        tmp_path, {"STORAGE_URL": f"{store.url}/carried", "FALQON_DOWNLOAD_REDIRECTS": "false"}
+    )
     try:
         server.add_model(MODEL, {"model.safetensors": [WEIGHTS]})
         assert artifact(server).content == WEIGHTS
         part = artifact(server, range="bytes=5-9", if_range=f'"{SHA256}"')
-        assert (part.status_code, part.content, part.headers["content-range"]) == (206, WEIGHTS[5:10], f"bytes 5-9/{len(WEIGHTS)}")
+        assert (part.status_code, part.content, part.headers["content-range"]) == (
+            206,
+            WEIGHTS[5:10],
+            f"bytes 5-9/{len(WEIGHTS)}",
+        )
     finally:
         server.close()
 

@@ -21,7 +21,9 @@ def test_what_is_written_comes_back_with_its_hash(storage: Storage) -> None:
     assert stored == (20 * 2**20, whole, [whole])
     assert b"".join(storage.chunks("a/b")) == MIB * 20
     assert storage.put("a/empty", []).bytes == 0
-    assert storage.put("a/copy", storage.chunks("a/b")) == stored, "a stream may come from the same storage"
+    assert storage.put("a/copy", storage.chunks("a/b")) == stored, (
+        "a stream may come from the same storage"
+    )
 
 
 def test_a_stream_that_breaks_leaves_nothing(storage: Storage, tmp_path: Path) -> None:

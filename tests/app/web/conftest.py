@@ -11,16 +11,14 @@ from tests.support.pages import sign_in
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("web")
-    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, max_file_bytes=2**20, webhook_networks=[ip_network("127.0.0.0/8")])
+    api = Api(
+        f"sqlite:///{folder / 'falqon.db'}",
+        folder,
+        max_file_bytes=2**20,
+        webhook_networks=[ip_network("127.0.0.0/8")],
+    )
     yield api
     api.stop()
-
-
-@pytest.fixture
-def tenant(api: Api) -> Iterator[Tenant]:
-    tenant = Tenant(api)
-    yield tenant
-    tenant.http.close()
 
 
 @pytest.fixture

@@ -18,19 +18,31 @@ from tests.support.pages import SAME_SITE, token
 
 def upload(browser: httpx.Client, content: bytes = b"", **data: str) -> httpx.Response:
     fields = {"csrf": token(browser.get("/data"))} | data
-    return browser.post("/data", data=fields, files={"file": ("rows.jsonl", content or jsonl())}, headers=SAME_SITE)
+    return browser.post(
+        "/data", data=fields, files={"file": ("rows.jsonl", content or jsonl())}, headers=SAME_SITE
+    )
 
 
 def send(browser: httpx.Client, path: str = "", **fields: str) -> httpx.Response:
-    return browser.post(f"/jobs/new{path}", data={"csrf": token(browser.get("/jobs/new"))} | fields, headers=SAME_SITE)
+    return browser.post(
+        f"/jobs/new{path}",
+        data={"csrf": token(browser.get("/jobs/new"))} | fields,
+        headers=SAME_SITE,
+    )
 
 
-def said(page: httpx.Response) -> dict[str, str]:
+def field_errors(page: httpx.Response) -> dict[str, str]:
     """The errors by the field at which they stand."""
-    return {name: text for name, text in re.findall(r'id="error-(\w*)"[^>]*>([^<]*)<', page.text) if text}
+    return {
+        name: text
+        for name, text in re.findall(r'id="error-(\w*)"[^>]*>([^<]*)<', page.text)
+        if text
+    }
 
 
-def test_an_upload_leads_to_the_file_or_back_to_the_new_job(browser: httpx.Client, tenant: Tenant) -> None:
+def test_an_upload_leads_to_the_file_or_back_to_the_new_job(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     page = upload(browser)
     assert page.url.path == f"/data/{tenant.client.files.list().data[0].id}"
     page = upload(browser, back="/jobs/new")
@@ -43,18 +55,30 @@ def test_an_upload_leads_to_the_file_or_back_to_the_new_job(browser: httpx.Clien
 def test_strangers_and_readers_upload_nothing(browser: httpx.Client, tenant: Tenant) -> None:
     files = {"file": ("rows.jsonl", jsonl())}
     with httpx.Client(base_url=tenant.api.url, verify=False) as stranger:
-        assert stranger.post("/data", files=files, headers=SAME_SITE).headers["location"] == "/sign-in"
+        assert (
+            stranger.post("/data", files=files, headers=SAME_SITE).headers["location"] == "/sign-in"
+        )
         stranger.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
         page = stranger.get("/data")
         assert 'type="file"' not in page.text
-        assert stranger.post("/data", data={"csrf": token(page)}, files=files, headers=SAME_SITE).status_code == 403
+        assert (
+            stranger.post(
+                "/data", data={"csrf": token(page)}, files=files, headers=SAME_SITE
+            ).status_code
+            == 403
+        )
         assert "may only read" in stranger.get("/jobs/new").text
-    assert browser.post("/data", data={"csrf": "forged"}, files=files, headers=SAME_SITE).status_code == 403
+    assert (
+        browser.post("/data", data={"csrf": "forged"}, files=files, headers=SAME_SITE).status_code
+        == 403
+    )
     assert tenant.client.files.list().data == []
     assert tenant.stored() == []
 
 
-def test_a_file_that_is_too_large_is_refused_by_a_page(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_file_that_is_too_large_is_refused_by_a_page(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     for size in (2**20 + 1, 2**21):  # past the limit of a file, and past that of a request
         page = upload(browser, b"x" * size)
         assert page.status_code == 413
@@ -62,7 +86,9 @@ def test_a_file_that_is_too_large_is_refused_by_a_page(browser: httpx.Client, te
     assert tenant.client.files.list().data == []
 
 
-def test_errors_stand_by_line_and_the_list_tells_what_is_known(browser: httpx.Client, tenant: Tenant) -> None:
+def test_errors_stand_by_line_and_the_list_tells_what_is_known(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     bad = tenant.upload(b'{"text": "fine"}\n{"text": 7}\n')
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", browser.get(f"/data/{bad}").text))
     assert "2 10 text Input should be a valid string write text in quotes" in text
@@ -72,58 +98,101 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(browser: httpx.Cl
     tenant.job(training_file=good)
     rows = {
         id_: re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", row))
-        for id_, row in re.findall(r'<tr id="row-(file-\w+)">(.*?)</tr>', browser.get("/data").text, re.DOTALL)
+        for id_, row in re.findall(
+            r'<tr id="row-(file-\w+)">(.*?)</tr>', browser.get("/data").text, re.DOTALL
+        )
     }
     assert set(rows) == {file.id for file in tenant.client.files.list()}
     assert "not valid" in rows[bad]
     assert re.search(r" valid .* 12 messages 240 2 ", rows[good])
     page = browser.get(f"/data/{good}").text
-    for shown in ("<mark>It is four.</mark>", "exact copies", "3 tokens are cut away", "of 12 sequences", "Jobs with this file"):
-        assert shown in page
+    for words in (
+        "<mark>It is four.</mark>",
+        "Line 1, a later turn",
+        "exact copies",
+        "3 tokens are cut away",
+        "of 12 sequences",
+        "Jobs with this file",
+    ):
+        assert words in page
+    assert page.count("<mark>It is four.</mark>") == 2
 
 
 def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: Tenant) -> None:
-    file, used = tenant.upload(), tenant.upload()
+    file = tenant.upload()
+    used = tenant.upload()
     job = tenant.job(training_file=used).id
     for id_ in (file, used):
-        page = browser.post(f"/data/{id_}/delete", data={"csrf": token(browser.get("/data"))}, headers=SAME_SITE)
+        page = browser.post(
+            f"/data/{id_}/delete", data={"csrf": token(browser.get("/data"))}, headers=SAME_SITE
+        )
         assert (f"{job}, which has not ended" in page.text) is (id_ == used)
-    ids = [one.id for one in tenant.client.files.list()]
+    ids = [listed.id for listed in tenant.client.files.list()]
     assert (file in ids, used in ids) == (False, True)
     assert browser.get(f"/data/{used}/content").content == jsonl()
 
 
 def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
-    file, job = other.upload(), other.job().id
+    file = other.upload()
+    job = other.job().id
     for path in (f"/data/{file}", f"/data/{file}/content", f"/jobs/new?like={job}"):
         assert browser.get(path).status_code == 404
-    assert browser.post(f"/data/{file}/delete", data={"csrf": token(browser.get("/data"))}, headers=SAME_SITE).status_code == 404
-    assert "No such File" in said(browser.get(f"/jobs/new?training_file={file}"))["training_file"]
-    assert "no such file" in said(send(browser, training_file=file, model=tenant.base_model))["training_file"]
+    assert (
+        browser.post(
+            f"/data/{file}/delete", data={"csrf": token(browser.get("/data"))}, headers=SAME_SITE
+        ).status_code
+        == 404
+    )
+    assert (
+        "No such File"
+        in field_errors(browser.get(f"/jobs/new?training_file={file}"))["training_file"]
+    )
+    assert (
+        "no such file"
+        in field_errors(send(browser, training_file=file, model=tenant.base_model))["training_file"]
+    )
     assert len(other.client.files.list().data) == 2
 
 
 def test_every_hyperparameter_has_a_field(browser: httpx.Client) -> None:
     names = set(re.findall(r'name="(\w+)"', browser.get("/jobs/new").text))
-    assert {job_form.OFFICIAL.get(name, name) for name in Recipe.model_fields} - {"method"} <= names
+    assert {job_form.OFFICIAL.get(name, name) for name in Recipe.model_fields} - {
+        "objective",
+        "method",
+    } <= names
 
 
-def test_errors_stand_at_their_fields_and_nothing_is_made(browser: httpx.Client, tenant: Tenant) -> None:
+def test_errors_stand_at_their_fields_and_nothing_is_made(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     file = tenant.upload()
-    several = {"n_epochs": "many", "rank": "9999", "learning_rate": "2", "max_cost_usd": "x", "suffix": "no spaces", "packing": "maybe"}
+    several = {
+        "n_epochs": "many",
+        "rank": "9999",
+        "learning_rate": "2",
+        "max_cost_usd": "x",
+        "suffix": "no spaces",
+        "packing": "maybe",
+    }
     for path in ("", "/estimate"):
         page = send(browser, path, training_file=file, model=tenant.base_model, **several)
-        assert set(said(page)) == set(several)
+        assert set(field_errors(page)) == set(several)
         assert 'value="many"' in page.text
     for fields, name in (
         ({"rank": "512"}, "rank"),  # more than a layer has
         ({"weight_decay": "0.1", "base_copy": "none"}, "weight_decay"),
         ({"early_stopping_patience": "2"}, "early_stopping_patience"),
+        ({"chat_template_kwargs": '{"tools": 1}'}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": "no thinking"}, "chat_template_kwargs"),
         ({"model": "none-such"}, "model"),
         ({"training_file": ""}, "training_file"),
     ):
-        assert list(said(send(browser, **{"training_file": file, "model": tenant.base_model} | fields))) == [name]
+        assert list(
+            field_errors(
+                send(browser, **{"training_file": file, "model": tenant.base_model} | fields)
+            )
+        ) == [name]
     assert list(tenant.client.fine_tuning.jobs.list()) == []
 
 
@@ -131,11 +200,22 @@ def test_the_estimate_is_the_apis(browser: httpx.Client, tenant: Tenant) -> None
     file = tenant.upload()
     page = browser.post(
         "/jobs/new/estimate",
-        data={"csrf": token(browser.get("/jobs/new")), "training_file": file, "model": tenant.base_model, "n_epochs": "7", "rank": "16"},
+        data={
+            "csrf": token(browser.get("/jobs/new")),
+            "training_file": file,
+            "model": tenant.base_model,
+            "n_epochs": "7",
+            "rank": "16",
+        },
         headers=SAME_SITE | {"hx-request": "true"},
     )
     assert re.findall(r'hx-target="#(\w+)"', page.text)[:3] == ["report", "plan", "code"]
-    body = {"model": tenant.base_model, "training_file": file, "hyperparameters": {"n_epochs": 7}, "falqon": {"rank": 16}}
+    body = {
+        "model": tenant.base_model,
+        "training_file": file,
+        "hyperparameters": {"n_epochs": 7},
+        "falqon": {"rank": 16},
+    }
     estimate = tenant.http.post("/v1/fine_tuning/estimates", json=body).json()
     assert f"<dt>Steps</dt><dd>{estimate['steps']}<small>7 epochs of 12 records" in page.text
     assert f"{estimate['memory_bytes'] / 2**20:.1f} MiB" in page.text
@@ -143,23 +223,43 @@ def test_the_estimate_is_the_apis(browser: httpx.Client, tenant: Tenant) -> None
 
 def test_a_job_is_filled_in_again_as_it_was(browser: httpx.Client, tenant: Tenant) -> None:
     file = tenant.upload()
-    fields = {"training_file": file, "model": tenant.base_model, "n_epochs": "2", "learning_rate": "0.002", "packing": "false", "seed": "3"}
-    fields |= {"suffix": "again", "max_cost_usd": "1.50", "target_modules": "q_proj, v_proj", "rank": "8"}
+    fields = {
+        "training_file": file,
+        "model": tenant.base_model,
+        "n_epochs": "2",
+        "learning_rate": "0.002",
+        "packing": "false",
+        "seed": "3",
+    }
+    fields |= {
+        "suffix": "again",
+        "max_cost_usd": "1.50",
+        "target_modules": "q_proj, v_proj",
+        "rank": "8",
+        "chat_template_kwargs": '{"enable_thinking": false}',
+    }
     page = send(browser, **fields)
     first = tenant.client.fine_tuning.jobs.retrieve(page.url.path.rpartition("/")[2])
     form = browser.get(f"/jobs/new?like={first.id}").text
     filled = dict(re.findall(r'<input id="\w+" name="(\w+)" value="([^"]+)"', form))
-    for name, options in re.findall(r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', form, re.DOTALL):
+    for name, options in re.findall(
+        r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', form, re.DOTALL
+    ):
         if chosen := re.search(r'value="([^"]*)" selected', options):
             filled[name] = chosen[1]
-    assert filled == fields
+    assert {name: unescape(value) for name, value in filled.items()} == fields
 
 
 def form_of(page: httpx.Response) -> dict[str, str]:
     """What a browser would send of the page's form of a job."""
-    boxes = r'<(?:input|textarea) id="\w+" name="(\w+)"(?: value="([^"]*)")?[^>]*>(?:([^<]*)</textarea>)?'
+    boxes = (
+        r'<(?:input|textarea) id="\w+" name="(\w+)"(?: value="([^"]*)")?[^>]*>'
+        r"(?:([^<]*)</textarea>)?"
+    )
     filled = {name: unescape(value or text) for name, value, text in re.findall(boxes, page.text)}
-    for name, options in re.findall(r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', page.text, re.DOTALL):
+    for name, options in re.findall(
+        r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', page.text, re.DOTALL
+    ):
         chosen = re.search(r'value="([^"]*)" selected', options)
         filled[name] = unescape(chosen[1]) if chosen else ""
     return {name: text.replace("\n", "\r\n") for name, text in filled.items()}
@@ -187,18 +287,30 @@ def test_a_clone_through_the_form_keeps_metadata_priority_and_trackers(
     first = tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
     page = browser.get(f"/jobs/new?like={first['id']}")
     assert "<details open>" in page.text
-    second = tenant.http.get(f"/v1/fine_tuning/jobs/{send(browser, **form_of(page)).url.path[6:]}").json()
+    second = tenant.http.get(
+        f"/v1/fine_tuning/jobs/{send(browser, **form_of(page)).url.path[6:]}"
+    ).json()
     assert second["id"] != first["id"]
-    assert {name: second[name] for name in said_before} == {name: first[name] for name in said_before}
+    assert {name: second[name] for name in said_before} == {
+        name: first[name] for name in said_before
+    }
     assert second["metadata"] == metadata
 
 
-def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_fields(browser: httpx.Client, tenant: Tenant) -> None:
+def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_fields(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     filled = {"training_file": tenant.upload(), "model": tenant.base_model}
-    pairs = {"metadata": "team = support\r\n\r\nrank=8", "priority": "2", "integrations": '[{"type": "tensorboard"}]'}
-    job = tenant.http.get(f"/v1/fine_tuning/jobs/{send(browser, **filled, **pairs).url.path[6:]}").json()
+    pairs = {
+        "metadata": "team = support\r\n\r\nrank=8",
+        "priority": "2",
+        "integrations": '[{"type": "tensorboard"}]',
+    }
+    job = tenant.http.get(
+        f"/v1/fine_tuning/jobs/{send(browser, **filled, **pairs).url.path[6:]}"
+    ).json()
     assert (job["metadata"], job["priority"]) == ({"team": "support", "rank": "8"}, 2)
-    assert [one["type"] for one in job["integrations"]] == ["tensorboard"]
+    assert [integration["type"] for integration in job["integrations"]] == ["tensorboard"]
     for wrong, name in (
         ({"metadata": "team"}, "metadata"),
         ({"metadata": "a=1\na=2"}, "metadata"),
@@ -208,41 +320,75 @@ def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_field
         ({"integrations": "wandb"}, "integrations"),
         ({"integrations": '[{"type": "wandb"}]'}, "integrations"),
     ):
-        assert list(said(send(browser, **filled, **wrong))) == [name]
+        assert list(field_errors(send(browser, **filled, **wrong))) == [name]
 
 
 def test_the_same_request_as_curl_and_as_python(browser: httpx.Client, tenant: Tenant) -> None:
     """What is shown is run, with a key, and makes the same job."""
-    file, more = tenant.upload(), {"priority": "2", "metadata": "team=support"}
+    file = tenant.upload()
+    more = {"priority": "2", "metadata": "team=support"}
     page = send(
-        browser, "/estimate", training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60", **more
+        browser,
+        "/estimate",
+        training_file=file,
+        model=tenant.base_model,
+        suffix="told",
+        rank="8",
+        n_epochs="2",
+        max_seconds="60",
+        **more,
     )
-    curl, python = (unescaped(code) for code in re.findall(r"<code>((?:curl|from openai).*?)</code>", page.text, re.DOTALL))
+    curl, python = (
+        unescape(code)
+        for code in re.findall(r"<code>((?:curl|from openai).*?)</code>", page.text, re.DOTALL)
+    )
     environment = {"OPENAI_API_KEY": tenant.key, "PATH": "/usr/bin:/bin"}
     ids = [
-        json.loads(subprocess.run(["/bin/sh", "-c", curl], env=environment, capture_output=True, check=True).stdout)["id"],
-        subprocess.run([sys.executable, "-c", python], env=environment, capture_output=True, check=True, text=True).stdout.strip(),
+        json.loads(
+            subprocess.run(
+                ["/bin/sh", "-c", curl], env=environment, capture_output=True, check=True
+            ).stdout
+        )["id"],
+        subprocess.run(
+            [sys.executable, "-c", python],
+            env=environment,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.strip(),
         send(
-            browser, training_file=file, model=tenant.base_model, suffix="told", rank="8", n_epochs="2", max_seconds="60", **more
+            browser,
+            training_file=file,
+            model=tenant.base_model,
+            suffix="told",
+            rank="8",
+            n_epochs="2",
+            max_seconds="60",
+            **more,
         ).url.path[6:],
     ]
     jobs = [tenant.http.get(f"/v1/fine_tuning/jobs/{id_}").json() for id_ in ids]
     assert len(set(ids)) == 3
-    assert all((job["config"], job["budget"], job["suffix"]) == (jobs[0]["config"], jobs[0]["budget"], "told") for job in jobs)
+    assert all(
+        (job["config"], job["budget"], job["suffix"])
+        == (jobs[0]["config"], jobs[0]["budget"], "told")
+        for job in jobs
+    )
     assert all((job["priority"], job["metadata"]) == (2, {"team": "support"}) for job in jobs)
     assert shlex.split(curl)[-1].startswith("{")
 
 
-def test_preferences_train_with_the_method_they_are_for(browser: httpx.Client, tenant: Tenant) -> None:
+def test_preferences_train_with_the_method_they_are_for(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     turns = [{"role": "user", "content": "Two and two?"}]
-    answers = {f"{kind}_output": [{"role": "assistant", "content": kind}] for kind in ("preferred", "non_preferred")}
-    file = tenant.upload((json.dumps({"input": {"messages": turns}} | answers) + "\n").encode() * 12)
+    answers = {
+        f"{kind}_output": [{"role": "assistant", "content": kind}]
+        for kind in ("preferred", "non_preferred")
+    }
+    file = tenant.upload(
+        (json.dumps({"input": {"messages": turns}} | answers) + "\n").encode() * 12
+    )
     page = send(browser, training_file=file, model=tenant.base_model)
     assert page.url.path.startswith("/jobs/ftjob-")
     assert tenant.client.fine_tuning.jobs.retrieve(page.url.path[6:]).method.type == "dpo"  # type: ignore[union-attr]
-
-
-def unescaped(text: str) -> str:
-    for escaped, plain in (("&#34;", '"'), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
-        text = text.replace(escaped, plain)
-    return text

@@ -11,9 +11,9 @@ from app.auth.caller import Caller
 from app.database import now_plus
 from app.ids import new_id
 from app.jobs.events import NewEvent
-from app.jobs.listing import Wanted
+from app.jobs.listing import JobQuery
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
-from app.web.pages.jobs import shown_table
+from app.web.pages.jobs import table_context
 from app.web.rendering import fragment
 from tests.browser import scene
 from tests.support.api import Api, Tenant
@@ -45,8 +45,13 @@ def test_who_may_only_read_is_offered_nothing_and_changes_nothing(api: Api, tena
         page = browser.get(f"/jobs/{job_id}")
         assert f'action="/jobs/{job_id}/' not in page.text + browser.get("/").text
         for action in ACTIONS:
-            answer = browser.post(f"/jobs/{job_id}/{action}", data={"csrf": token(page)}, headers=SAME_SITE)
-            assert (answer.status_code, "needs an API key with the right" in answer.text) == (403, True)
+            answer = browser.post(
+                f"/jobs/{job_id}/{action}", data={"csrf": token(page)}, headers=SAME_SITE
+            )
+            assert (answer.status_code, "needs an API key with the right" in answer.text) == (
+                403,
+                True,
+            )
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
 
 
@@ -60,11 +65,17 @@ def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tena
     assert "cancel it before you delete it" in page.text
 
 
-def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
     tenant.client.fine_tuning.jobs.pause(job_id)
     with tenant.api.database.transaction() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(execution_seconds=11.0, paused_reason="budget"))
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(execution_seconds=11.0, paused_reason="budget")
+        )
     page = browser.get(f"/jobs/{job_id}")
     assert 'name="max_seconds" inputmode="numeric" value="10"' in page.text
 
@@ -91,7 +102,10 @@ def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Te
     ):
         assert text in page
     answer = browser.get(f"/jobs/{job_id}/artifacts/model.safetensors")
-    assert (answer.content, answer.headers["etag"]) == (b"bytes", f'"{hashlib.sha256(b"bytes").hexdigest()}"')
+    assert (answer.content, answer.headers["etag"]) == (
+        b"bytes",
+        f'"{hashlib.sha256(b"bytes").hexdigest()}"',
+    )
     assert answer.headers["content-disposition"].startswith("attachment")
     assert browser.get(f"/jobs/{job_id}/artifacts/nothing").status_code == 404
     tenant.client.models.delete(model or "")
@@ -99,10 +113,15 @@ def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Te
     assert browser.get(f"/jobs/{job_id}/artifacts/model.safetensors").status_code == 404
 
 
-def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(browser: httpx.Client, tenant: Tenant) -> None:
+def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     job_id = scene.scene(tenant).running
     ours = browser.get(f"/jobs/{job_id}/metrics").json()
-    assert ours == tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000}).json()
+    assert (
+        ours
+        == tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000}).json()
+    )
     dollars = ours["series"]["cost_accrued"]
     assert (dollars["steps"][:2], dollars["values"][:2]) == ([1, 2], [0.0001, 0.0002])
     csv = browser.get(f"/jobs/{job_id}/metrics?format=csv")
@@ -112,29 +131,39 @@ def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(browser: h
 
 def messages(browser: httpx.Client, path: str, **headers: str) -> list[dict[str, str]]:
     """Of a stream, up to its end."""
-    found: list[dict[str, str]] = [{}]
+    received: list[dict[str, str]] = [{}]
     with browser.stream("GET", path, headers=headers) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         for line in stream.iter_lines():
             name, _, value = line.partition(": ")
             if name:
-                found[-1][name] = found[-1][name] + "\n" + value if name in found[-1] else value
+                received[-1][name] = (
+                    received[-1][name] + "\n" + value if name in received[-1] else value
+                )
             else:
-                found.append({})
-    return [one for one in found if one]
+                received.append({})
+    return [message for message in received if message]
 
 
-def test_the_stream_brings_what_is_missing_and_ends_with_the_job(browser: httpx.Client, tenant: Tenant) -> None:
+def test_the_stream_brings_what_is_missing_and_ends_with_the_job(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     job_id = scene.scene(tenant).succeeded
     with tenant.api.database.read() as session:
         last = session.get_one(Job, job_id).last_event_seq
-    steps = [event["data"] for event in messages(browser, f"/jobs/{job_id}/live") if event.get("event") == "metrics"]
-    trained = [point["step"] for one in steps for point in json.loads(one) if "train_loss" in point]
+    steps = [
+        event["data"]
+        for event in messages(browser, f"/jobs/{job_id}/live")
+        if event.get("event") == "metrics"
+    ]
+    trained = [
+        point["step"] for points in steps for point in json.loads(points) if "train_loss" in point
+    ]
     assert trained == list(range(1, scene.STEPS + 1))
-    asked = messages(browser, f"/jobs/{job_id}/live?after={last - 1}")
+    by_query = messages(browser, f"/jobs/{job_id}/live?after={last - 1}")
     remembered = messages(browser, f"/jobs/{job_id}/live", **{"last-event-id": str(last - 1)})
-    for found in (asked, remembered):
-        html, ended = found
+    for stream in (by_query, remembered):
+        html, ended = stream
         assert html["id"] == str(last)
         assert re.findall(r'hx-target="#([^"]+)"', html["data"])[-1] == "events"
         assert html["data"].count("<li id=") == 1
@@ -151,7 +180,11 @@ def test_streams_end_with_the_key(browser: httpx.Client, tenant: Tenant) -> None
         lines = stream.iter_lines()
         assert f"row-{job_id}" in next(line for line in lines if "row-" in line)
         with tenant.api.database.transaction() as session:
-            session.execute(update(ApiKey).where(ApiKey.project_id == tenant.project_id).values(revoked_at=now_plus()))
+            session.execute(
+                update(ApiKey)
+                .where(ApiKey.project_id == tenant.project_id)
+                .values(revoked_at=now_plus())
+            )
         list(lines)
 
 
@@ -159,15 +192,22 @@ def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
     file = tenant.upload()
     first = tenant.job(training_file=file, suffix="one", extra_body={"falqon": {"rank": 16}}).id
     second = tenant.job(training_file=file, suffix="two", extra_body={"falqon": {"rank": 32}}).id
-    different, same = browser.get(f"/compare?job={first}&job={second}").text.partition("What is the same")[::2]
-    assert re.findall(r'<th scope="row">(\w+)</th>', different.partition("What differs")[2]) == ["rank", "alpha"]
+    different, same = browser.get(f"/compare?job={first}&job={second}").text.partition(
+        "What is the same"
+    )[::2]
+    assert re.findall(r'<th scope="row">(\w+)</th>', different.partition("What differs")[2]) == [
+        "rank",
+        "alpha",
+    ]
     assert "learning_rate" in same
     assert "choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
     seven = "&".join(f"job={tenant.job(training_file=file).id}" for _ in range(7))
     assert "at most 6" in browser.get(f"/compare?{seven}").text
 
 
-@pytest.mark.parametrize("query", ["sort=nothing", "status=nothing", "page=0", "page=x", f"q={'x' * 257}", "q=%00"])
+@pytest.mark.parametrize(
+    "query", ["sort=nothing", "status=nothing", "page=0", "page=x", f"q={'x' * 257}", "q=%00"]
+)
 def test_a_bad_query_is_a_page_that_says_so(browser: httpx.Client, query: str) -> None:
     page = browser.get(f"/?{query}")
     assert page.status_code == 400
@@ -179,22 +219,34 @@ def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Te
     """Of this process's own time: how busy the machine is does not count."""
     template = tenant.job()
     with api.database.transaction() as session:
-        columns = {attribute.key: getattr(session.get_one(Job, template.id), attribute.key) for attribute in Job.__mapper__.column_attrs}
+        columns = {
+            attribute.key: getattr(session.get_one(Job, template.id), attribute.key)
+            for attribute in Job.__mapper__.column_attrs
+        }
         ids = [new_id("ftjob-") for _ in range(1000)]
-        ended = {"status": JobStatus.SUCCEEDED, "attempt": 1, "last_event_seq": 100, "progress": scene.progress(100)}
+        ended = {
+            "status": JobStatus.SUCCEEDED,
+            "attempt": 1,
+            "last_event_seq": 100,
+            "progress": scene.progress(100),
+        }
         session.execute(insert(Job), [columns | ended | {"id": id_} for id_ in ids])
         row = {"number": 1, "worker": "w", "device": "cpu", "num_devices": 2}
         session.execute(insert(Attempt), [row | {"job_id": id_} for id_ in ids])
-        told = [
-            NewEvent("", type="metrics", data=scene.metrics(step, 1.0))._asdict() | {"seq": step, "attempt": 1} for step in range(1, 101)
+        drafts = [
+            NewEvent("", type="metrics", data=scene.metrics(step, 1.0))._asdict()
+            | {"seq": step, "attempt": 1}
+            for step in range(1, 101)
         ]
-        session.execute(insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in told])
+        session.execute(
+            insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in drafts]
+        )
 
     def first_paint() -> float:
         began = time.thread_time()
         with api.database.read() as session:
-            found = shown_table(session, api.app.state.services, caller, Wanted())
-            html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **found)
+            context = table_context(session, api.app.state.services, caller, JobQuery())
+            html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **context)
         assert html.count('class="spark"') == 50
         return time.thread_time() - began
 

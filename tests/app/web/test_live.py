@@ -7,20 +7,27 @@ from tests.support.plans import statements
 from tests.support.waiting import wait_for
 
 
-def test_an_open_page_is_not_read_again_while_nothing_changes(api: Api, browser: httpx.Client, tenant: Tenant) -> None:
+def test_an_open_page_is_not_read_again_while_nothing_changes(
+    api: Api, browser: httpx.Client, tenant: Tenant
+) -> None:
     job_id = tenant.job().id
-    with browser.stream("GET", "/live") as stream, statements(api.app.state.services.database) as asked:
+    with (
+        browser.stream("GET", "/live") as stream,
+        statements(api.app.state.services.database) as queries,
+    ):
         lines = stream.iter_lines()  # let go of, it closes the stream
         next(line for line in lines if f"row-{job_id}" in line)
 
         def count(column: str) -> int:
-            return sum(column in statement for statement, _ in asked)
+            return sum(column in statement for statement, _ in queries)
 
         wait_for(lambda: count("projects.id IN") >= 4, 20)  # looks at what has changed
     # The page of the start, and once more: the first look does not know yet what the page has seen.
     assert count("jobs.requested") <= 2
 
 
-@pytest.mark.parametrize(("took", "seconds"), [(0.0, PAUSE_SECONDS), (0.3, 2.7), (60.0, MAX_PAUSE_SECONDS)])
+@pytest.mark.parametrize(
+    ("took", "seconds"), [(0.0, PAUSE_SECONDS), (0.3, 2.7), (60.0, MAX_PAUSE_SECONDS)]
+)
 def test_a_look_that_takes_long_is_followed_by_a_long_pause(took: float, seconds: float) -> None:
     assert pause(took) == pytest.approx(seconds)

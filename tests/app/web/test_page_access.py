@@ -9,14 +9,14 @@ from sqlalchemy import select
 from app.models import Base, Scope
 from app.web import pages
 from tests.browser.scene import scene
-from tests.contract.access_routes import a_delivery, a_key
+from tests.contract.access_objects import a_delivery, a_key
 from tests.contract.test_access_matrix import routes_of
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
 
 OPEN = {("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/sign-out")}
 PAGES = sorted(routes_of(pages.router.routes) - OPEN)
-RUNG = {"rung_at": None}  # what the reconciler does meanwhile is nobody's doing
+RUNG = {"notified_at": None}  # what the reconciler does meanwhile is nobody's doing
 OF_SOMETHING = [(method, path) for method, path in PAGES if "{" in path]
 
 
@@ -24,13 +24,19 @@ OF_SOMETHING = [(method, path) for method, path in PAGES if "{" in path]
 def ids(api: Api) -> dict[str, str]:
     """Of what somebody else has."""
     owner = Tenant(api, Scope.ADMIN)
-    made = scene(owner)
-    found = a_delivery(owner) | a_key(owner)
+    objects = scene(owner)
+    settings = a_delivery(owner) | a_key(owner)
     owner.http.close()
     return {
-        "job_id": made.succeeded, "file_id": made.file, "model": made.model, "name": "config.json", "project_id": owner.project_id,
-        "endpoint_id": found["webhook_endpoint_id"], "delivery_id": found["delivery_id"], "key_id": found["key_id"],
-    }  # fmt: skip
+        "job_id": objects.succeeded,
+        "file_id": objects.file,
+        "model": objects.model,
+        "name": "config.json",
+        "project_id": owner.project_id,
+        "endpoint_id": settings["webhook_endpoint_id"],
+        "delivery_id": settings["delivery_id"],
+        "key_id": settings["key_id"],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,9 @@ def filled(path: str, ids: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(("method", "path"), PAGES, ids=lambda part: part)
-def test_who_has_not_signed_in_sees_nothing(api: Api, ids: dict[str, str], method: str, path: str) -> None:
+def test_who_has_not_signed_in_sees_nothing(
+    api: Api, ids: dict[str, str], method: str, path: str
+) -> None:
     """A page leads to the sign-in; streams and files, which nobody reads, are refused."""
     answer = httpx.request(method, api.url + filled(path, ids), headers=SAME_SITE, verify=False)
     led = (answer.status_code, answer.headers.get("location", "").partition("?")[0])
@@ -58,21 +66,42 @@ def belongings(api: Api, project_id: str) -> list[str]:
     """Every row of the project, and of its jobs and endpoints."""
     with api.database.read() as session:
         tables = Base.metadata.sorted_tables
-        rows = [(table.name, dict(row._mapping) | RUNG) for table in tables for row in session.execute(select(table))]
-    mine = {project_id, *(row["id"] for _, row in rows if row.get("project_id") == project_id and "id" in row)}
-    return sorted(repr((name, row)) for name, row in rows if mine & {value for value in row.values() if isinstance(value, str)})
+        rows = [
+            (table.name, dict(row._mapping) | RUNG)
+            for table in tables
+            for row in session.execute(select(table))
+        ]
+    mine = {
+        project_id,
+        *(row["id"] for _, row in rows if row.get("project_id") == project_id and "id" in row),
+    }
+    return sorted(
+        repr((name, row))
+        for name, row in rows
+        if mine & {value for value in row.values() if isinstance(value, str)}
+    )
 
 
 @pytest.mark.parametrize(("method", "path"), OF_SOMETHING, ids=lambda part: part)
-def test_what_others_have_is_not_there(api: Api, stranger: httpx.Client, ids: dict[str, str], method: str, path: str) -> None:
-    """Some forms lead back to the page of the thing with what went wrong; it is not there either."""
+def test_what_others_have_is_not_there(
+    api: Api, stranger: httpx.Client, ids: dict[str, str], method: str, path: str
+) -> None:
+    """Some forms lead back to the page of the thing with what went wrong: not there either."""
     before = belongings(api, ids["project_id"])
     form = (
-        None if method == "GET" else {"csrf": token(stranger.get("/")), "format": "bf16", "name": "config.json", "expires_in_seconds": "60"}
+        None
+        if method == "GET"
+        else {
+            "csrf": token(stranger.get("/")),
+            "format": "bf16",
+            "name": "config.json",
+            "expires_in_seconds": "60",
+        }
     )
     answer = stranger.request(method, filled(path, ids), data=form, headers=SAME_SITE)
     if answer.status_code == 303 and method == "POST":
         answer = stranger.get(answer.headers["location"])
-    refused = answer.status_code in {403, 404} or 'data-tone="bad"' in answer.text  # the page of all keys says that this one is not there
+    # the page of all keys says that this one is not there
+    refused = answer.status_code in {403, 404} or 'data-tone="bad"' in answer.text
     assert refused, answer.text[-500:]
     assert belongings(api, ids["project_id"]) == before

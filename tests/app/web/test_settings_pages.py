@@ -77,7 +77,12 @@ def receiver() -> Iterator[Receiver]:
 
 
 def works(tenant: Tenant, key: str) -> bool:
-    return httpx.get(f"{tenant.api.url}/v1/models", headers={"authorization": f"Bearer {key}"}, verify=False).status_code == 200
+    return (
+        httpx.get(
+            f"{tenant.api.url}/v1/models", headers={"authorization": f"Bearer {key}"}, verify=False
+        ).status_code
+        == 200
+    )
 
 
 def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) -> None:
@@ -103,7 +108,9 @@ def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) ->
         ({"name": "x", "scope": "read", "project_id": "proj_none"}, "no such project: proj_none"),
     ],
 )
-def test_a_key_that_cannot_be_made_is_refused_with_the_reason(admin: Browser, form: dict[str, str], says: str) -> None:
+def test_a_key_that_cannot_be_made_is_refused_with_the_reason(
+    admin: Browser, form: dict[str, str], says: str
+) -> None:
     page = admin.post("/settings/keys", **form)
     assert says in page.text
     assert page.url.path == "/settings/keys"
@@ -116,12 +123,19 @@ def test_the_admin_of_one_project_sees_that_one_alone(admin: Browser, tenant: Te
     assert f"/settings/projects/{tenant.project_id}" in page
     assert other.project_id not in page + admin.get("/settings/keys").text
     assert 'action="/settings/projects"' not in page
-    for path in ("/settings/projects", f"/settings/projects/{tenant.project_id}/limits", f"/settings/projects/{tenant.project_id}/archive"):
+    for path in (
+        "/settings/projects",
+        f"/settings/projects/{tenant.project_id}/limits",
+        f"/settings/projects/{tenant.project_id}/archive",
+    ):
         assert admin.post(path, name="x", weight="2").status_code == 403
     assert admin.post("/settings/prices", device="cpu", usd="1", source="x").status_code == 403
     assert admin.get(f"/settings/projects/{other.project_id}").status_code == 404
     assert admin.post(f"/settings/projects/{other.project_id}", name="mine").status_code == 404
-    assert "The project has its new name" in admin.post(f"/settings/projects/{tenant.project_id}", name="renamed").text
+    assert (
+        "The project has its new name"
+        in admin.post(f"/settings/projects/{tenant.project_id}", name="renamed").text
+    )
 
 
 def test_usage_stands_beside_the_quota(admin: Browser, tenant: Tenant) -> None:
@@ -134,40 +148,68 @@ def test_usage_stands_beside_the_quota(admin: Browser, tenant: Tenant) -> None:
 
 
 def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, api: Api) -> None:
-    made = root.post("/settings/projects", name="research")
-    path = made.url.path
+    answer = root.post("/settings/projects", name="research")
+    path = answer.url.path
     project_id = path.rpartition("/")[2]
     assert "name: Field required" in root.post("/settings/projects", name="").text
-    limits = {"weight": "3", "requests_per_minute": "", "max_live_jobs": "2", "max_storage_bytes": "1000000", "max_device_hours": "1.5"}
+    limits = {
+        "weight": "3",
+        "requests_per_minute": "",
+        "max_live_jobs": "2",
+        "max_storage_bytes": "1000000",
+        "max_device_hours": "1.5",
+    }
     assert "The limits are set" in root.post(f"{path}/limits", **limits).text
     page = root.get(path).text
     for value in ("3", "2", "1000000", "1.5"):
         assert f'value="{value}"' in page
-    assert "max_live_jobs: Input should be" in root.post(f"{path}/limits", **limits | {"max_live_jobs": "-1"}).text
+    assert (
+        "max_live_jobs: Input should be"
+        in root.post(f"{path}/limits", **limits | {"max_live_jobs": "-1"}).text
+    )
     root.post(f"{path}/limits", **limits | {"max_live_jobs": ""})
     http = installation_admin(api)
     assert http.get(f"/v1/projects/{project_id}").json()["max_live_jobs"] is None
-    key = re.findall(SECRET, root.post("/settings/keys", name="x", scope="write", project_id=project_id).text)[0]
+    key = re.findall(
+        SECRET, root.post("/settings/keys", name="x", scope="write", project_id=project_id).text
+    )[0]
     assert "is archived" in root.post(f"{path}/archive").text
     assert "archived" in root.get("/settings").text
-    assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).json()["error"]["code"] == "project_archived"
+    assert (
+        http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).json()["error"]["code"]
+        == "project_archived"
+    )
     http.close()
 
 
 def test_prices_are_set_and_given_back(root: Browser, api: Api) -> None:
     def in_force() -> dict[str, str]:
         with installation_admin(api) as http:
-            return {one["device"]: one["usd_per_device_hour"] for one in http.get("/v1/prices").json()["data"] if one["in_force"]}
+            return {
+                price["device"]: price["usd_per_device_hour"]
+                for price in http.get("/v1/prices").json()["data"]
+                if price["in_force"]
+            }
 
     before = in_force()
-    rows: dict[str, str | list[str]] = {"device": ["h100", "cpu"], "usd": ["1.75", ""], "source": ["our contract", ""]}
+    rows: dict[str, str | list[str]] = {
+        "device": ["h100", "cpu"],
+        "usd": ["1.75", ""],
+        "source": ["our contract", ""],
+    }
     assert "The prices are set" in root.post("/settings/prices", **rows).text
     assert in_force() == before | {"h100": "1.75"}
     page = root.get("/settings/prices").text
     assert 'value="1.75"' in page
     assert 'value="our contract"' in page
-    assert "h100: say where the price comes from" in root.post("/settings/prices", device="h100", usd="2", source="").text
-    assert "h100: usd_per_device_hour: expected dollars" in root.post("/settings/prices", device="h100", usd="2,5", source="x").text
+    assert (
+        "h100: say where the price comes from"
+        in root.post("/settings/prices", device="h100", usd="2", source="").text
+    )
+    assert (
+        "h100: usd_per_device_hour: expected dollars"
+        in root.post("/settings/prices", device="h100", usd="2,5", source="x").text
+    )
     assert in_force() == before | {"h100": "1.75"}
     root.post("/settings/prices", device="h100", usd="", source="")
     assert in_force() == before
@@ -178,7 +220,9 @@ def test_the_lowest_of_other_prices_is_named(root: Browser) -> None:
     assert re.findall(r"3, from <span class=\"quantity\">(\$[0-9.]+)", row) == ["$3.99"]
 
 
-def test_a_webhook_is_made_told_and_told_again(writer: Browser, tenant: Tenant, receiver: Receiver) -> None:
+def test_a_webhook_is_made_told_and_told_again(
+    writer: Browser, tenant: Tenant, receiver: Receiver
+) -> None:
     events = ["fine_tuning.job.cancelled", "fine_tuning.job.failed"]
     page = writer.post("/settings/webhooks", url=receiver.url, name="<i>ours</i>", event=events)
     secret = re.findall(r"whsec_[A-Za-z0-9+/=]{20,}", page.text)[0]
@@ -193,26 +237,40 @@ def test_a_webhook_is_made_told_and_told_again(writer: Browser, tenant: Tenant, 
     resend = re.findall(r'action="([^"]+/resend)"', writer.get(here).text)[0]
     assert "The event is sent again" in writer.post(resend).text
     wait_for(lambda: len(receiver.received) == 2)
-    first, second = (one.headers["webhook-id"] for one in receiver.received)
+    first, second = (request.headers["webhook-id"] for request in receiver.received)
     assert first == second
-    assert "answered the sample with 204" in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
+    assert (
+        "answered the sample with 204"
+        in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
+    )
     receiver.answers[0] = 500
     assert (
-        'data-tone="bad">The endpoint answered the sample with 500' in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
+        'data-tone="bad">The endpoint answered the sample with 500'
+        in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
     )
 
 
-def test_a_webhook_is_changed_silenced_and_deleted(writer: Browser, tenant: Tenant, receiver: Receiver) -> None:
+def test_a_webhook_is_changed_silenced_and_deleted(
+    writer: Browser, tenant: Tenant, receiver: Receiver
+) -> None:
     endpoint_id = tenant.http.post("/v1/webhook_endpoints", json={"url": receiver.url}).json()["id"]
     here = f"/settings/webhooks/{endpoint_id}"
     assert "choose at least one" in writer.post(here, url=receiver.url, name="x").text
-    assert "url: Input should be a valid URL" in writer.post(here, url="nowhere", name="x", event="fine_tuning.job.failed").text
-    assert "is changed" in writer.post(here, url=receiver.url, name="renamed", event="fine_tuning.job.paused").text
-    found = tenant.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()
-    assert (found["name"], found["event_types"]) == ("renamed", ["fine_tuning.job.paused"])
+    assert (
+        "url: Input should be a valid URL"
+        in writer.post(here, url="nowhere", name="x", event="fine_tuning.job.failed").text
+    )
+    assert (
+        "is changed"
+        in writer.post(here, url=receiver.url, name="renamed", event="fine_tuning.job.paused").text
+    )
+    stored = tenant.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()
+    assert (stored["name"], stored["event_types"]) == ("renamed", ["fine_tuning.job.paused"])
     assert "Somebody disabled it" in writer.post(f"{here}/disable").text
     assert "is told of the next event" in writer.post(f"{here}/enable").text
-    new = re.findall(r"whsec_[A-Za-z0-9+/=]{20,}", writer.post(f"{here}/rotate", keep_old="yes").text)[0]
+    new = re.findall(
+        r"whsec_[A-Za-z0-9+/=]{20,}", writer.post(f"{here}/rotate", keep_old="yes").text
+    )[0]
     assert new not in writer.get(here).text
     assert writer.post(f"{here}/delete").url.path == "/settings/webhooks"
     assert writer.get(here).status_code == 404
@@ -226,11 +284,18 @@ def test_the_stream_brings_deliveries(writer: Browser, tenant: Tenant, receiver:
     assert writer.get("/settings/webhooks/whe_none/live").status_code == 404
 
 
-def test_webhooks_of_another_project_are_not_there(writer: Browser, tenant: Tenant, receiver: Receiver) -> None:
+def test_webhooks_of_another_project_are_not_there(
+    writer: Browser, tenant: Tenant, receiver: Receiver
+) -> None:
     other = Tenant(tenant.api)
     endpoint_id = other.http.post("/v1/webhook_endpoints", json={"url": receiver.url}).json()["id"]
     for path in (path for path in CHANGES if "{endpoint}" in path):
-        answer = writer.post(path.format(endpoint=endpoint_id), url=receiver.url, event="fine_tuning.job.failed", event_type="x")
+        answer = writer.post(
+            path.format(endpoint=endpoint_id),
+            url=receiver.url,
+            event="fine_tuning.job.failed",
+            event_type="x",
+        )
         assert answer.status_code == 404 or answer.url.path == "/settings/webhooks", path
     assert writer.get(f"/settings/webhooks/{endpoint_id}").status_code == 404
     assert other.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()["enabled"] is True
@@ -238,11 +303,22 @@ def test_webhooks_of_another_project_are_not_there(writer: Browser, tenant: Tena
 
 
 @pytest.mark.parametrize("scope", [Scope.READ, Scope.WRITE])
-def test_what_a_key_may_not_is_not_offered_and_refused(tenant: Tenant, receiver: Receiver, scope: Scope) -> None:
+def test_what_a_key_may_not_is_not_offered_and_refused(
+    tenant: Tenant, receiver: Receiver, scope: Scope
+) -> None:
     endpoint_id = tenant.http.post("/v1/webhook_endpoints", json={"url": receiver.url}).json()["id"]
     browser = Browser(tenant.api, tenant.new_key(scope))
-    pages = ("/settings", "/settings/prices", "/settings/webhooks", f"/settings/webhooks/{endpoint_id}")
-    offered = {action for path in pages for action in re.findall(r'action="(/settings[^"]*)"', browser.get(path).text)}
+    pages = (
+        "/settings",
+        "/settings/prices",
+        "/settings/webhooks",
+        f"/settings/webhooks/{endpoint_id}",
+    )
+    offered = {
+        action
+        for path in pages
+        for action in re.findall(r'action="(/settings[^"]*)"', browser.get(path).text)
+    }
     assert bool(offered) is (scope is Scope.WRITE)
     assert all(action.startswith("/settings/webhooks") for action in offered)
     assert "/settings/keys" not in browser.get("/settings").text
@@ -251,5 +327,8 @@ def test_what_a_key_may_not_is_not_offered_and_refused(tenant: Tenant, receiver:
     for path, needs in CHANGES.items():
         if scope is Scope.READ or needs is Scope.ADMIN:
             answer = browser.post(path.format(project=tenant.project_id, endpoint=endpoint_id))
-            assert (answer.status_code, f"needs an API key with the right &#39;{needs}&#39;" in answer.text) == (403, True), path
+            assert (
+                answer.status_code,
+                f"needs an API key with the right &#39;{needs}&#39;" in answer.text,
+            ) == (403, True), path
     browser.close()

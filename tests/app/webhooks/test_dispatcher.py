@@ -12,21 +12,29 @@ from app.database import Database, now_plus
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
-from app.models import DEFAULT_PROJECT_ID, DeliveryStatus, JobStatus, WebhookDelivery, WebhookEndpoint
+from app.models import (
+    DeliveryStatus,
+    JobStatus,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from app.settings import Settings
-from app.webhooks import repository, service
+from app.webhooks import actions, repository
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
-from app.webhooks.schemas import NewEndpoint
-from tests.support.house import House
+from app.webhooks.schemas import EndpointObject, NewEndpoint
+from tests.support.backend import Backend
 from tests.support.receiver import Receiver, receiving
+from tests.support.services import ADMIN, make_services
 
 
 @pytest.fixture
-def house(tmp_path: Path, database: Database, database_url: str) -> Iterator[House]:
-    house = House(tmp_path / "data", database, database_url)
-    house.settings = house.settings.model_copy(update={"webhook_networks": [ip_network("127.0.0.0/8")]})
-    yield house
-    house.close()
+def backend(tmp_path: Path, database: Database, database_url: str) -> Iterator[Backend]:
+    backend = Backend(tmp_path / "data", database, database_url)
+    backend.settings = backend.settings.model_copy(
+        update={"webhook_networks": [ip_network("127.0.0.0/8")]}
+    )
+    yield backend
+    backend.close()
 
 
 @pytest.fixture
@@ -36,34 +44,40 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def dispatcher(house: House) -> Dispatcher:
-    return Dispatcher(house.database, house.settings)
+def dispatcher(backend: Backend) -> Dispatcher:
+    return Dispatcher(backend.database, backend.settings)
 
 
-def add_endpoint(house: House, url: str, **options: object) -> WebhookEndpoint:
-    with house.database.transaction() as session:
-        request = NewEndpoint(url=HttpUrl(url), **options)  # type: ignore[arg-type]
-        return service.create(session, DEFAULT_PROJECT_ID, request, house.settings)[0]
+def add_endpoint(backend: Backend, url: str, **options: object) -> EndpointObject:
+    request = NewEndpoint(url=HttpUrl(url), **options)  # type: ignore[arg-type]
+    services = make_services(backend.settings, backend.database, backend.storage)
+    return actions.create_endpoint(services, ADMIN, request)
 
 
-def end_a_job(house: House, status: JobStatus = JobStatus.FAILED) -> str:
-    job_id = house.add_job()
-    with house.database.transaction() as session:
+def end_a_job(backend: Backend, status: JobStatus = JobStatus.FAILED) -> str:
+    job_id = backend.add_job()
+    with backend.database.transaction() as session:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
         failure = Failure("bad", "bad") if status is JobStatus.FAILED else None
-        assert claims.finish(session, Claim(job.id, job.attempt, "w"), status, NewEvent("end"), failure=failure)
+        assert claims.finish(
+            session, Claim(job.id, job.attempt, "w"), status, NewEvent("end"), failure=failure
+        )
     return job_id
 
 
-def deliveries(house: House) -> list[WebhookDelivery]:
-    with house.database.read() as session:
+def deliveries(backend: Backend) -> list[WebhookDelivery]:
+    with backend.database.read() as session:
         return list(session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.id)))
 
 
-def make_due(house: House) -> None:
-    with house.database.transaction() as session:
-        session.execute(update(WebhookDelivery).where(WebhookDelivery.due_at.is_not(None)).values(due_at=now_plus()))
+def make_due(backend: Backend) -> None:
+    with backend.database.transaction() as session:
+        session.execute(
+            update(WebhookDelivery)
+            .where(WebhookDelivery.due_at.is_not(None))
+            .values(due_at=now_plus())
+        )
 
 
 def send_all(dispatcher: Dispatcher) -> None:
@@ -71,106 +85,158 @@ def send_all(dispatcher: Dispatcher) -> None:
         pass
 
 
-def test_each_event_goes_to_those_who_asked_for_it(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
-    add_endpoint(house, receiver.url)
-    add_endpoint(house, receiver.url, event_types=["fine_tuning.job.running", "fine_tuning.job.failed"])
-    job_id = end_a_job(house)
-    assert sorted((row.event_type, row.job_id) for row in deliveries(house)) == [
+def test_each_event_goes_to_those_who_asked_for_it(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    add_endpoint(backend, receiver.url)
+    add_endpoint(
+        backend, receiver.url, event_types=["fine_tuning.job.running", "fine_tuning.job.failed"]
+    )
+    job_id = end_a_job(backend)
+    assert sorted((row.event_type, row.job_id) for row in deliveries(backend)) == [
         ("fine_tuning.job.failed", job_id),
         ("fine_tuning.job.failed", job_id),
         ("fine_tuning.job.running", job_id),
     ]
     send_all(dispatcher)
     assert len(receiver.received) == 3
-    assert all((row.status, row.attempts, row.status_code, row.due_at) == ("delivered", 1, 204, None) for row in deliveries(house))
-    failed = {row.event_id for row in deliveries(house) if row.event_type == "fine_tuning.job.failed"}
+    assert all(
+        (row.status, row.attempts, row.status_code, row.due_at) == ("delivered", 1, 204, None)
+        for row in deliveries(backend)
+    )
+    failed = {
+        row.event_id for row in deliveries(backend) if row.event_type == "fine_tuning.job.failed"
+    }
     assert len(failed) == 1, "one event, one id, however many endpoints"
 
 
-@pytest.mark.parametrize(("desired", "told"), [("run", []), ("pause", ["paused"]), ("cancel", ["cancelled"])])
+@pytest.mark.parametrize(
+    ("desired", "delivered"), [("run", []), ("pause", ["paused"]), ("cancel", ["cancelled"])]
+)
 def test_a_job_that_its_worker_hands_back_is_told_as_what_it_became(
-    house: House, receiver: Receiver, desired: str, told: list[str]
+    backend: Backend, receiver: Receiver, desired: str, delivered: list[str]
 ) -> None:
-    add_endpoint(house, receiver.url, event_types=["fine_tuning.job.paused", "fine_tuning.job.cancelled", "fine_tuning.job.failed"])
-    job_id = house.add_job()
-    with house.database.transaction() as session:
+    add_endpoint(
+        backend,
+        receiver.url,
+        event_types=[
+            "fine_tuning.job.paused",
+            "fine_tuning.job.cancelled",
+            "fine_tuning.job.failed",
+        ],
+    )
+    job_id = backend.add_job()
+    with backend.database.transaction() as session:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
-    house.set(job_id, desired=desired)
-    with house.database.transaction() as session:
-        assert claims.release(session, Claim(job_id, 1, "w"), NewEvent("stop"), counts_as_failure=False, max_infra_failures=3)
-    assert [row.event_type for row in deliveries(house)] == [f"fine_tuning.job.{status}" for status in told]
+    backend.set(job_id, desired=desired)
+    with backend.database.transaction() as session:
+        assert claims.release(
+            session,
+            Claim(job_id, 1, "w"),
+            NewEvent("stop"),
+            counts_as_failure=False,
+            max_infra_failures=3,
+        )
+    assert [row.event_type for row in deliveries(backend)] == [
+        f"fine_tuning.job.{status}" for status in delivered
+    ]
 
 
-def test_a_job_that_lost_too_many_workers_is_told_as_failed(house: House, receiver: Receiver) -> None:
-    add_endpoint(house, receiver.url)
-    job_id = house.add_job()
+def test_a_job_that_lost_too_many_workers_is_told_as_failed(
+    backend: Backend, receiver: Receiver
+) -> None:
+    add_endpoint(backend, receiver.url)
+    job_id = backend.add_job()
     for _ in range(2):
-        with house.database.transaction() as session:
+        with backend.database.transaction() as session:
             assert claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=-1)
-        with house.database.transaction() as session:
+        with backend.database.transaction() as session:
             assert claims.rescue(session, max_infra_failures=1) == [job_id]
-    assert [row.event_type for row in deliveries(house)] == ["fine_tuning.job.failed"]
+    assert [row.event_type for row in deliveries(backend)] == ["fine_tuning.job.failed"]
 
 
-def test_a_transaction_that_is_rolled_back_tells_nobody(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
-    add_endpoint(house, receiver.url)
-    job_id = house.add_job()
-    with house.database.transaction() as session:
+def test_a_transaction_that_is_rolled_back_tells_nobody(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    add_endpoint(backend, receiver.url)
+    job_id = backend.add_job()
+    with backend.database.transaction() as session:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
         assert claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, NewEvent("end"))
         session.rollback()
-    assert deliveries(house) == []
+    assert deliveries(backend) == []
 
 
-def test_a_ghost_tells_nobody(house: House, receiver: Receiver) -> None:
-    add_endpoint(house, receiver.url)
-    job_id = end_a_job(house)
-    with house.database.transaction() as session:
-        assert not claims.finish(session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, NewEvent("end"))
-    assert [row.event_type for row in deliveries(house)] == ["fine_tuning.job.failed"]
+def test_a_zombie_tells_nobody(backend: Backend, receiver: Receiver) -> None:
+    add_endpoint(backend, receiver.url)
+    job_id = end_a_job(backend)
+    with backend.database.transaction() as session:
+        assert not claims.finish(
+            session, Claim(job_id, 1, "w"), JobStatus.SUCCEEDED, NewEvent("end")
+        )
+    assert [row.event_type for row in deliveries(backend)] == ["fine_tuning.job.failed"]
 
 
-def test_many_dispatchers_send_each_once(house: House, receiver: Receiver) -> None:
-    add_endpoint(house, receiver.url)
-    jobs = {end_a_job(house) for _ in range(12)}
+def test_many_dispatchers_send_each_once(backend: Backend, receiver: Receiver) -> None:
+    add_endpoint(backend, receiver.url)
+    jobs = {end_a_job(backend) for _ in range(12)}
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda _: send_all(Dispatcher(house.database, house.settings)), range(6)))
-    assert {row.job_id for row in deliveries(house)} == jobs
-    assert {(row.status, row.attempts) for row in deliveries(house)} == {("delivered", 1)}
-    assert len({received.headers["webhook-id"] for received in receiver.received}) == len(receiver.received) == 12
+        list(pool.map(lambda _: send_all(Dispatcher(backend.database, backend.settings)), range(6)))
+    assert {row.job_id for row in deliveries(backend)} == jobs
+    assert {(row.status, row.attempts) for row in deliveries(backend)} == {("delivered", 1)}
+    assert (
+        len({received.headers["webhook-id"] for received in receiver.received})
+        == len(receiver.received)
+        == 12
+    )
 
 
-def test_failures_are_tried_again_later_with_the_same_id(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
-    add_endpoint(house, receiver.url)
+def test_failures_are_tried_again_later_with_the_same_id(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    add_endpoint(backend, receiver.url)
     receiver.answers.extendleft([302, 500])
-    end_a_job(house)
+    end_a_job(backend)
     for attempt, answered in ((1, 500), (2, 302)):
         send_all(dispatcher)
-        (row,) = deliveries(house)
-        assert (row.status, row.attempts, row.status_code, row.error) == ("pending", attempt, answered, f"the endpoint answered {answered}")
+        (row,) = deliveries(backend)
+        assert (row.status, row.attempts, row.status_code, row.error) == (
+            "pending",
+            attempt,
+            answered,
+            f"the endpoint answered {answered}",
+        )
         assert row.due_at is not None
         assert row.attempted_at is not None
         waits = row.due_at - row.attempted_at
-        expected, busy = 5**attempt, 10.0
+        expected = 5**attempt
+        busy = 10.0
         assert timedelta(seconds=0.8 * expected) < waits < timedelta(seconds=1.2 * expected + busy)
         assert dispatcher.send_next() is False
-        make_due(house)
+        make_due(backend)
     send_all(dispatcher)
-    (row,) = deliveries(house)
+    (row,) = deliveries(backend)
     assert (row.status, row.attempts, row.status_code, row.error) == ("delivered", 3, 204, None)
     assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
 
 
-def test_a_delivery_is_given_up_after_the_last_attempt(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
-    add_endpoint(house, "http://127.0.0.1:1/")
-    end_a_job(house)
+def test_a_delivery_is_given_up_after_the_last_attempt(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    add_endpoint(backend, "http://127.0.0.1:1/")
+    end_a_job(backend)
     for _ in range(MAX_ATTEMPTS):
-        make_due(house)
+        make_due(backend)
         send_all(dispatcher)
-    (row,) = deliveries(house)
-    assert (row.status, row.attempts, row.status_code, row.due_at) == ("failed", MAX_ATTEMPTS, None, None)
+    (row,) = deliveries(backend)
+    assert (row.status, row.attempts, row.status_code, row.due_at) == (
+        "failed",
+        MAX_ATTEMPTS,
+        None,
+        None,
+    )
     assert row.error == "the connection failed: Connection refused"
 
 
@@ -179,60 +245,66 @@ def test_the_attempts_spread_over_about_a_day() -> None:
     assert 20 < hours < 35
 
 
-def test_gone_disables_the_endpoint_and_what_was_still_to_come(house: House, receiver: Receiver, dispatcher: Dispatcher) -> None:
-    endpoint = add_endpoint(house, receiver.url)
+def test_gone_disables_the_endpoint_and_what_was_still_to_come(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
+) -> None:
+    endpoint = add_endpoint(backend, receiver.url)
     receiver.answers[0] = 410
     for _ in range(3):
-        end_a_job(house)
+        end_a_job(backend)
     send_all(dispatcher)
     assert len(receiver.received) == 1
-    assert sorted((row.status, row.status_code or 0, row.error or "") for row in deliveries(house)) == [
+    assert sorted(
+        (row.status, row.status_code or 0, row.error or "") for row in deliveries(backend)
+    ) == [
         ("failed", 0, "the endpoint was disabled"),
         ("failed", 0, "the endpoint was disabled"),
         ("failed", 410, "the endpoint answered 410"),
     ]
-    end_a_job(house)
-    assert len(deliveries(house)) == 3
-    with house.database.read() as session:
-        found = session.get_one(WebhookEndpoint, endpoint.id)
-    assert (found.enabled, found.disabled_reason) == (False, "gone")
+    end_a_job(backend)
+    assert len(deliveries(backend)) == 3
+    with backend.database.read() as session:
+        stored = session.get_one(WebhookEndpoint, endpoint.id)
+    assert (stored.enabled, stored.disabled_reason) == (False, "gone")
 
 
 def test_what_a_dead_sender_had_comes_back_and_its_late_result_counts_for_nothing(
-    house: House, receiver: Receiver, dispatcher: Dispatcher
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher
 ) -> None:
-    add_endpoint(house, receiver.url)
-    end_a_job(house)
-    (row,) = deliveries(house)
-    with house.database.transaction() as session:
+    add_endpoint(backend, receiver.url)
+    end_a_job(backend)
+    (row,) = deliveries(backend)
+    with backend.database.transaction() as session:
         stale = repository.claim(session, row.id, 60)
         assert stale is not None
     assert dispatcher.send_next() is False
-    make_due(house)
+    make_due(backend)
     send_all(dispatcher)
-    with house.database.transaction() as session:
-        repository.settle(session, stale, status=DeliveryStatus.FAILED, error="late")
-    (row,) = deliveries(house)
+    with backend.database.transaction() as session:
+        repository.record(session, stale, status=DeliveryStatus.FAILED, error="late")
+    (row,) = deliveries(backend)
     assert (row.status, row.attempts, row.error) == ("delivered", 2, None)
 
 
-def test_addresses_are_checked_when_it_is_sent(house: House, receiver: Receiver) -> None:
-    """The setting, or what the name resolves to, may have changed since the endpoint was created."""
-    add_endpoint(house, receiver.url)
-    end_a_job(house)
-    closed = house.settings.model_copy(update={"webhook_networks": []})
-    send_all(Dispatcher(house.database, closed))
-    (row,) = deliveries(house)
+def test_addresses_are_checked_when_it_is_sent(backend: Backend, receiver: Receiver) -> None:
+    """The setting, or what the name resolves to, may have changed since it was created."""
+    add_endpoint(backend, receiver.url)
+    end_a_job(backend)
+    closed = backend.settings.model_copy(update={"webhook_networks": []})
+    send_all(Dispatcher(backend.database, closed))
+    (row,) = deliveries(backend)
     assert (row.status, row.attempts, row.error) == ("pending", 1, "only https is accepted")
     assert receiver.received == []
 
 
-def test_a_changed_secret_of_the_service_signs_nothing_wrong(house: House, receiver: Receiver) -> None:
-    add_endpoint(house, receiver.url)
-    end_a_job(house)
-    changed: Settings = house.settings.model_copy(update={"session_secret": SecretStr("another")})
-    send_all(Dispatcher(house.database, changed))
-    (row,) = deliveries(house)
+def test_a_changed_secret_of_the_service_signs_nothing_wrong(
+    backend: Backend, receiver: Receiver
+) -> None:
+    add_endpoint(backend, receiver.url)
+    end_a_job(backend)
+    changed: Settings = backend.settings.model_copy(update={"session_secret": SecretStr("another")})
+    send_all(Dispatcher(backend.database, changed))
+    (row,) = deliveries(backend)
     assert row.error is not None
     assert "rotate the signing secret" in row.error
     assert receiver.received == []

@@ -16,7 +16,11 @@ def headers(*secrets: str) -> dict[str, str]:
 def test_a_secret_belongs_to_one_endpoint_one_generation_and_one_service() -> None:
     secret = signing.derive("service", "whe_a", 1)
     assert secret == signing.derive("service", "whe_a", 1)
-    others = {signing.derive("service", "whe_a", 2), signing.derive("service", "whe_b", 1), signing.derive("other", "whe_a", 1)}
+    others = {
+        signing.derive("service", "whe_a", 2),
+        signing.derive("service", "whe_b", 1),
+        signing.derive("other", "whe_a", 1),
+    }
     assert secret not in others
     assert len(others) == 3
     assert secret.startswith("whsec_")

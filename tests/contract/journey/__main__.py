@@ -13,7 +13,8 @@ async def main() -> None:
     """What the traveller takes along stands in JOURNEY; what came of it is printed."""
     options = json.loads(os.environ["JOURNEY"])
     kind = openai.AsyncOpenAI if options["asynchronous"] else openai.OpenAI
-    client = kind(base_url=options.pop("base_url"))  # the one line; the key comes from OPENAI_API_KEY
+    # the one line; the key comes from OPENAI_API_KEY
+    client = kind(base_url=options.pop("base_url"))
     traveller = Traveller(client, **options)
     await files.journey(traveller)
     await uploads.journey(traveller)
@@ -25,7 +26,14 @@ async def main() -> None:
     await models.journey(traveller, job)
     never_called = sorted(set(offered(client)) - traveller.called)
     await done(client.close())
-    json.dump({"version": openai.__version__, "called": sorted(traveller.called), "never_called": never_called}, sys.stdout)
+    json.dump(
+        {
+            "version": openai.__version__,
+            "called": sorted(traveller.called),
+            "never_called": never_called,
+        },
+        sys.stdout,
+    )
 
 
 asyncio.run(main())

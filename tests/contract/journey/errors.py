@@ -10,20 +10,29 @@ async def journey(traveller: Traveller) -> None:
     await refused(openai.AuthenticationError, "invalid_api_key", stranger.models.list)
     reader = traveller.client.with_options(api_key=traveller.reading_key)
     assert await every(reader.models.list())
-    for call, wanted in (
+    for call, arguments in (
         (reader.files.create, {"file": b"{}", "purpose": "fine-tune"}),
         (reader.fine_tuning.jobs.create, {"model": traveller.model, "training_file": "file-x"}),
-        (reader.uploads.create, {"bytes": 1, "filename": "a", "mime_type": "text/jsonl", "purpose": "fine-tune"}),
+        (
+            reader.uploads.create,
+            {"bytes": 1, "filename": "a", "mime_type": "text/jsonl", "purpose": "fine-tune"},
+        ),
     ):
-        await refused(openai.PermissionDeniedError, "insufficient_permissions", call, **wanted)
+        await refused(openai.PermissionDeniedError, "insufficient_permissions", call, **arguments)
 
     jobs = traveller.client.fine_tuning.jobs
-    wanted = {"model": traveller.model, "training_file": await uploaded(traveller, QUICK)}
+    arguments = {"model": traveller.model, "training_file": await uploaded(traveller, QUICK)}
     key = {"Idempotency-Key": "once"}
-    job = await done(jobs.create(**wanted, extra_headers=key))
-    same((await done(jobs.create(**wanted, extra_headers=key))).id, job.id)
+    job = await done(jobs.create(**arguments, extra_headers=key))
+    same((await done(jobs.create(**arguments, extra_headers=key))).id, job.id)
     mismatch = {"seed": 3, "extra_headers": key, "param": "Idempotency-Key"}
-    await refused(openai.UnprocessableEntityError, "idempotency_mismatch", jobs.create, **wanted, **mismatch)
+    await refused(
+        openai.UnprocessableEntityError,
+        "idempotency_mismatch",
+        jobs.create,
+        **arguments,
+        **mismatch,
+    )
     await done(jobs.cancel(job.id))
 
     for change, code, param in (
@@ -35,7 +44,7 @@ async def journey(traveller: Traveller) -> None:
         ({"extra_body": {"falqon": {"rnk": 8}}}, "unknown_parameter", "falqon.rnk"),
         ({"integrations": [{"type": "unheard-of"}]}, "invalid_value", "integrations.0.type"),
     ):
-        await refused(openai.BadRequestError, code, jobs.create, **wanted | change, param=param)
+        await refused(openai.BadRequestError, code, jobs.create, **arguments | change, param=param)
 
     await _projects(traveller, job.organization_id)
     await _limits(traveller)
@@ -43,17 +52,30 @@ async def journey(traveller: Traveller) -> None:
 
 async def _projects(traveller: Traveller, own: str) -> None:
     """The client says which project it means, from OPENAI_PROJECT_ID too."""
-    assert await every(traveller.client.with_options(project=own, organization="org-any").models.list())
+    assert await every(
+        traveller.client.with_options(project=own, organization="org-any").models.list()
+    )
     elsewhere = traveller.client.with_options(project=traveller.other_projects[0])
-    await refused(openai.AuthenticationError, "mismatched_project", elsewhere.models.list, param="OpenAI-Project")
+    await refused(
+        openai.AuthenticationError,
+        "mismatched_project",
+        elsewhere.models.list,
+        param="OpenAI-Project",
+    )
 
 
 async def _limits(traveller: Traveller) -> None:
     patient = traveller.client.with_options(api_key=traveller.limited_key)
     file = await done(patient.files.create(file=records(QUICK), purpose="fine-tune"))
     await done(patient.files.wait_for_processing(file.id, poll_interval=0.5))
-    wanted = {"model": traveller.model, "training_file": file.id}
-    await refused(openai.RateLimitError, "insufficient_quota", patient.fine_tuning.jobs.create, **wanted, param="max_live_jobs")
+    arguments = {"model": traveller.model, "training_file": file.id}
+    await refused(
+        openai.RateLimitError,
+        "insufficient_quota",
+        patient.fine_tuning.jobs.create,
+        **arguments,
+        param="max_live_jobs",
+    )
 
     hasty = patient.with_options(max_retries=0)
     error = None

@@ -13,7 +13,7 @@ async def journey(traveller: Traveller) -> Any:
     """Gives the job that has succeeded."""
     jobs = traveller.client.fine_tuning.jobs
     training = await uploaded(traveller, QUICK)
-    wanted = {
+    arguments = {
         "model": traveller.model,
         "training_file": training,
         "suffix": "quick",
@@ -22,13 +22,16 @@ async def journey(traveller: Traveller) -> Any:
         "metadata": {"team": "support", "step": "1"},
         "extra_body": {"falqon": {"rank": 8, "checkpoint_every": 2}},
     }
-    dry = await done(jobs.create(**wanted, extra_query={"dry_run": "true"}))
+    dry = await done(jobs.create(**arguments, extra_query={"dry_run": "true"}))
     assert dry.dry_run, dry
     assert dry.estimate["steps"] > 0, dry
     same(await every(jobs.list()), [])
 
-    job = await done(jobs.create(**wanted))
-    same((job.object, job.model, job.training_file, job.seed), ("fine_tuning.job", traveller.model, training, 7))
+    job = await done(jobs.create(**arguments))
+    same(
+        (job.object, job.model, job.training_file, job.seed),
+        ("fine_tuning.job", traveller.model, training, 7),
+    )
     same(job.metadata, {"team": "support", "step": "1"})
     same(job.hyperparameters.n_epochs, 2)
     same((job.method.type, job.method.supervised.hyperparameters.batch_size), ("supervised", 4))
@@ -60,11 +63,22 @@ async def _events(traveller: Traveller, job_id: str) -> None:
     same(ids(events), ids(await every(jobs.list_events(job_id, limit=100))))
     same(events[-1].message, f"Created fine-tuning job: {job_id}")
     same({event.object for event in events}, {"fine_tuning.job.event"})
-    same([event.data["step"] for event in events if event.type == "metrics" and "train_loss" in event.data], list(range(10, 0, -1)))
+    same(
+        [
+            event.data["step"]
+            for event in events
+            if event.type == "metrics" and "train_loss" in event.data
+        ],
+        list(range(10, 0, -1)),
+    )
     rest = await every(jobs.list_events(job_id, after=events[1].id, limit=4))
     same(ids(rest), ids(events[2:]))
     kind = openai.AsyncStream[object] if traveller.asynchronous else openai.Stream[object]
-    live = await every(traveller.client.get(f"/fine_tuning/jobs/{job_id}/stream", cast_to=object, stream=True, stream_cls=kind))
+    live = await every(
+        traveller.client.get(
+            f"/fine_tuning/jobs/{job_id}/stream", cast_to=object, stream=True, stream_cls=kind
+        )
+    )
     same([event["id"] for event in live], ids(events)[::-1])
 
 
@@ -74,9 +88,18 @@ async def _checkpoints(traveller: Traveller, job: Any) -> None:
     same(steps, sorted(steps, reverse=True))
     assert len(steps) > 2, steps
     for checkpoint in checkpoints:
-        same((checkpoint.object, checkpoint.fine_tuning_job_id), ("fine_tuning.job.checkpoint", job.id))
-        same(checkpoint.fine_tuned_model_checkpoint, f"{job.fine_tuned_model}:ckpt-step-{checkpoint.step_number}")
-        same((checkpoint.metrics.step, checkpoint.metrics.train_loss), (checkpoint.step_number, 1 / checkpoint.step_number))
+        same(
+            (checkpoint.object, checkpoint.fine_tuning_job_id),
+            ("fine_tuning.job.checkpoint", job.id),
+        )
+        same(
+            checkpoint.fine_tuned_model_checkpoint,
+            f"{job.fine_tuned_model}:ckpt-step-{checkpoint.step_number}",
+        )
+        same(
+            (checkpoint.metrics.step, checkpoint.metrics.train_loss),
+            (checkpoint.step_number, 1 / checkpoint.step_number),
+        )
 
 
 async def _results(traveller: Traveller, job: Any) -> None:
@@ -90,17 +113,35 @@ async def _results(traveller: Traveller, job: Any) -> None:
 
 async def _endings(traveller: Traveller, job_id: str) -> None:
     jobs = traveller.client.fine_tuning.jobs
-    for call, code in ((jobs.cancel, "job_already_ended"), (jobs.pause, "job_not_pausable"), (jobs.resume, "job_not_paused")):
+    for call, code in (
+        (jobs.cancel, "job_already_ended"),
+        (jobs.pause, "job_not_pausable"),
+        (jobs.resume, "job_not_paused"),
+    ):
         await refused(openai.BadRequestError, code, call, job_id)
-    for call in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events, jobs.checkpoints.list):
-        await refused(openai.NotFoundError, "fine_tune_not_found", call, "ftjob-unknown", param="fine_tune_id")
+    for call in (
+        jobs.retrieve,
+        jobs.cancel,
+        jobs.pause,
+        jobs.resume,
+        jobs.list_events,
+        jobs.checkpoints.list,
+    ):
+        await refused(
+            openai.NotFoundError, "fine_tune_not_found", call, "ftjob-unknown", param="fine_tune_id"
+        )
 
 
 async def _another_way(traveller: Traveller, quick_file: str) -> None:
     """Paused, resumed, cancelled; asked for with the old form of hyperparameters."""
     jobs = traveller.client.fine_tuning.jobs
     slow_file = await uploaded(traveller, SLOW)
-    slow = {"model": traveller.model, "training_file": slow_file, "hyperparameters": {"n_epochs": 3}, "validation_file": quick_file}
+    slow = {
+        "model": traveller.model,
+        "training_file": slow_file,
+        "hyperparameters": {"n_epochs": 3},
+        "validation_file": quick_file,
+    }
     job = await done(jobs.create(**slow, metadata={"team": "sales"}))
     same((job.hyperparameters.n_epochs, job.validation_file), (3, quick_file))
     await until(lambda: jobs.retrieve(job.id), "running")
@@ -114,16 +155,23 @@ async def _another_way(traveller: Traveller, quick_file: str) -> None:
     same((cancelled.error, cancelled.fine_tuned_model), (None, None))
     same(len(cancelled.attempts), 2)
 
-    same([found.metadata["team"] for found in await every(jobs.list(limit=1))], ["sales", "support"])
+    same(
+        [listed.metadata["team"] for listed in await every(jobs.list(limit=1))],
+        ["sales", "support"],
+    )
     same(ids(await every(jobs.list(metadata={"team": "sales"}))), [job.id])
     same(ids(await every(jobs.list(metadata={"team": "sales", "step": "1"}))), [])
     same(ids(await every(jobs.list(extra_query={"metadata": "null"}))), [])
-    await refused(openai.BadRequestError, "invalid_cursor", jobs.list, after="ftjob-unknown", param="after")
+    await refused(
+        openai.BadRequestError, "invalid_cursor", jobs.list, after="ftjob-unknown", param="after"
+    )
 
 
 async def _a_failure(traveller: Traveller) -> None:
     jobs = traveller.client.fine_tuning.jobs
-    job = await done(jobs.create(model=traveller.model, training_file=await uploaded(traveller, FAILING)))
+    job = await done(
+        jobs.create(model=traveller.model, training_file=await uploaded(traveller, FAILING))
+    )
     failed = await until(lambda: jobs.retrieve(job.id), "failed", "succeeded")
     same((failed.error.code, failed.error.param), ("loss_not_finite", "learning_rate"))
     assert failed.error.message, failed

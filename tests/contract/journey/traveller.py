@@ -32,16 +32,18 @@ class Recorded:
     """A client, or a resource of one, that notes which of its methods are called."""
 
     def __init__(self, thing: Any, path: str, called: set[str]) -> None:
-        self._thing, self._path, self._called = thing, path, called
+        self._thing = thing
+        self._path = path
+        self._called = called
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._thing, name)
+        attribute = getattr(self._thing, name)
         path = f"{self._path}.{name}".lstrip(".")
-        if isinstance(found, SyncAPIResource | AsyncAPIResource):
-            return Recorded(found, path, self._called)
-        if inspect.ismethod(found):
+        if isinstance(attribute, SyncAPIResource | AsyncAPIResource):
+            return Recorded(attribute, path, self._called)
+        if inspect.ismethod(attribute):
             self._called.add(path)
-        return found
+        return attribute
 
 
 def offered(client: Any) -> Iterator[str]:
@@ -55,10 +57,10 @@ def _methods(resource: Any, path: str) -> Iterator[str]:
     for name in dir(type(resource)):
         if name.startswith(("_", "with_")):
             continue
-        found = getattr(resource, name)
-        if isinstance(found, SyncAPIResource | AsyncAPIResource):
-            yield from _methods(found, f"{path}.{name}")
-        elif inspect.ismethod(found):
+        attribute = getattr(resource, name)
+        if isinstance(attribute, SyncAPIResource | AsyncAPIResource):
+            yield from _methods(attribute, f"{path}.{name}")
+        elif inspect.ismethod(attribute):
             yield f"{path}.{name}"
 
 
@@ -91,9 +93,14 @@ async def streamed(response: Any) -> bytes:
 
 
 async def refused(
-    kind: type[openai.APIStatusError], code: str, call: Any, *arguments: Any, param: str | None = None, **options: Any
+    kind: type[openai.APIStatusError],
+    code: str,
+    call: Any,
+    *arguments: Any,
+    param: str | None = None,
+    **options: Any,
 ) -> Any:
-    """The call fails as this class of error, and everything that the client reads off it is there."""
+    """Expect the call to fail as this class of error, with everything that the client reads."""
     try:
         answer = await done(call(*arguments, **options))
     except openai.APIStatusError as caught:
@@ -107,19 +114,19 @@ async def refused(
     return error
 
 
-async def until(look: Any, *wanted: str) -> Any:
+async def until(look: Any, *statuses: str) -> Any:
     """Ask again and again until what comes has one of these statuses."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        found = await done(look())
-        if found.status in wanted:
-            return found
-        assert time.monotonic() < deadline, f"still {found.status}: {found!r}"
+        item = await done(look())
+        if item.status in statuses:
+            return item
+        assert time.monotonic() < deadline, f"still {item.status}: {item!r}"
         await asyncio.sleep(0.1)
 
 
-def same(seen: Any, wanted: Any, about: str = "") -> None:
-    assert seen == wanted, f"{about}\nseen:   {seen!r}\nwanted: {wanted!r}"
+def same(actual: Any, expected: Any, about: str = "") -> None:
+    assert actual == expected, f"{about}\nseen:   {actual!r}\nwanted: {expected!r}"
 
 
 def ids(items: Sequence[Any]) -> list[str]:

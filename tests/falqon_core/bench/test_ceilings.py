@@ -11,7 +11,9 @@ def test_a_machine_without_a_gpu_is_told_what_is_missing() -> None:
     with pytest.raises(ConfigError, match="none to use here: ") as caught:
         require_gpu()
     assert caught.value.param == "device"
-    assert ("install a CUDA build" if torch.version.cuda is None else "nvidia-smi") in str(caught.value)
+    assert ("install a CUDA build" if torch.version.cuda is None else "nvidia-smi") in str(
+        caught.value
+    )
 
 
 def test_ceilings_are_rates() -> None:

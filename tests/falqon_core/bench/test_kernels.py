@@ -13,10 +13,20 @@ CPU = torch.device("cpu")
 
 
 def test_every_operator_with_a_gpu_kernel_has_a_line() -> None:
-    modules = [importlib.import_module(f"{ops.__name__}.{module.name}") for module in pkgutil.iter_modules(ops.__path__)]
-    found = {id(value): name for module in modules for name, value in vars(module).items() if isinstance(value, operator) and value.kernels}
-    missing = {name for key, name in found.items() if key not in {id(line.operator) for line in LINES}}
-    assert len(found) >= 13
+    modules = [
+        importlib.import_module(f"{ops.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(ops.__path__)
+    ]
+    operators = {
+        id(value): name
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, operator) and value.kernels
+    }
+    missing = {
+        name for key, name in operators.items() if key not in {id(line.operator) for line in LINES}
+    }
+    assert len(operators) >= 13
     assert missing == set(), "write a Line for each in falqon_core/bench/kernels.py"
 
 
@@ -38,7 +48,10 @@ def test_a_kernel_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.M
     def ones(shapes: Shapes, draw: kernels.Draw) -> Call:
         return Call((torch.ones(shapes.tokens, shapes.hidden),))
 
-    lines = [Line(one.oracle.__name__, "", one, ones, lambda _, result: [result]) for one in (broken, double)]
+    lines = [
+        Line(candidate.oracle.__name__, "", candidate, ones, lambda _, result: [result])
+        for candidate in (broken, double)
+    ]
     monkeypatch.setattr(kernels, "LINES", lines)
     failed, measured = measure_kernels(Shapes(3, 5), CPU, None, 0)
     assert failed.status == "failed: RuntimeError: no kernel image is available"

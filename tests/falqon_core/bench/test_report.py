@@ -28,51 +28,70 @@ LIMITS = Limits(total=1e9, ceiling=0, kernel=0, step=0, rounds=2)
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def progress() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def report(told: list[str]) -> Report:
-    return measure(torch.device(KERNEL_DEVICE), Scale(Sizes(2**12, 32), Shapes(6, 32, 48, 5, 3), SETUP), LIMITS, told.append)
+def report(progress: list[str]) -> Report:
+    return measure(
+        torch.device(KERNEL_DEVICE),
+        Scale(Sizes(2**12, 32), Shapes(6, 32, 48, 5, 3), SETUP),
+        LIMITS,
+        progress.append,
+    )
 
 
 def test_every_kernel_is_measured_and_agrees_with_its_oracle(report: Report) -> None:
-    assert [one.name for one in report.kernels] == [line.name for line in LINES]
-    for one in report.kernels:
-        if one.name == "own GEMM, FP16 sums" and report.ceilings.capability not in ("sm_89", "sm_120"):
-            assert one.status == f"not on {report.ceilings.capability or 'cpu'}: no faster there"
+    assert [kernel.name for kernel in report.kernels] == [line.name for line in LINES]
+    for kernel in report.kernels:
+        if kernel.name == "own GEMM, FP16 sums" and report.ceilings.capability not in (
+            "sm_89",
+            "sm_120",
+        ):
+            assert kernel.status == f"not on {report.ceilings.capability or 'cpu'}: no faster there"
             continue
-        assert one.status == "measured", one
-        assert one.seconds > 0
-        assert (one.flops > 0) == ("GEMM" in one.name or "scaled_mm" in one.name)
-        assert one.moved > 0
-        assert one.sqnr_db is None or one.sqnr_db > 40, one
+        assert kernel.status == "measured", kernel
+        assert kernel.seconds > 0
+        assert (kernel.flops > 0) == ("GEMM" in kernel.name or "scaled_mm" in kernel.name)
+        assert kernel.moved > 0
+        assert kernel.sqnr_db is None or kernel.sqnr_db > 40, kernel
 
 
 def test_bytes_that_must_move(report: Report) -> None:
-    moved = {one.name: one.moved for one in report.kernels}
-    tokens, hidden, inner, rank = 6, 32, 48, 5
+    moved = {kernel.name: kernel.moved for kernel in report.kernels}
+    tokens = 6
+    hidden = 32
+    inner = 48
+    rank = 5
     assert moved["quantize"] == 3 * tokens * hidden + 4 * tokens
     assert moved["swiglu forward"] == 6 * tokens * inner
-    assert moved["refresh (anchored)"] == 5 * inner * hidden + 4 * inner + 4 * inner * rank + 2 * rank * hidden
+    assert (
+        moved["refresh (anchored)"]
+        == 5 * inner * hidden + 4 * inner + 4 * inner * rank + 2 * rank * hidden
+    )
 
 
 def test_ours_and_lora_are_measured_and_absent_peers_are_named(report: Report) -> None:
-    assert [(one.system, one.workload) for one in report.steps] == [
+    assert [(step.system, step.workload) for step in report.steps] == [
         (system.name, load) for system in SYSTEMS for load in ("published", "packed")
     ]
-    for one in report.steps[:4]:
-        assert one.status == "measured", one
-        assert (one.rounds, len(one.seconds), one.microbatch_tokens, one.checkpointing) == (2, 4, 96, False)
-    for one in report.steps[4:]:
-        assert one.status == "measured" or one.status.startswith("not installed: "), one
+    for step in report.steps[:4]:
+        assert step.status == "measured", step
+        assert (step.rounds, len(step.seconds), step.microbatch_tokens, step.checkpointing) == (
+            2,
+            4,
+            96,
+            False,
+        )
+    for step in report.steps[4:]:
+        assert step.status == "measured" or step.status.startswith("not installed: "), step
     assert all(f"| {system.name}" in markdown(report) for system in SYSTEMS)
 
 
-def test_progress_is_told(report: Report, told: list[str]) -> None:
-    assert told[0] == "ceilings"
-    assert f"round 2: {SYSTEMS[1].name}" in told
+def test_progress_is_told(report: Report, progress: list[str]) -> None:
+    assert progress[0] == "ceilings"
+    assert f"round 2: {SYSTEMS[1].name}" in progress
 
 
 def test_the_json_holds_everything(report: Report, tmp_path: Path) -> None:
@@ -80,6 +99,9 @@ def test_the_json_holds_everything(report: Report, tmp_path: Path) -> None:
     write_json(report, path)
     content = json.loads(path.read_text())
     assert content["steps"][0]["seconds"] == report.steps[0].seconds
-    assert content["steps"][0]["bound_seconds"] == report.steps[0].bound_flops / report.ceilings.best_flops
+    assert (
+        content["steps"][0]["bound_seconds"]
+        == report.steps[0].bound_flops / report.ceilings.best_flops
+    )
     assert len(content["kernels"]) == len(LINES)
     assert content["ceilings"]["device"] == report.ceilings.device

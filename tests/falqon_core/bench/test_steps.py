@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 
 
 class Cramped(Falqon):
-    """As on a card that has no room for more than 24 tokens of activations, unless they are computed again."""
+    """As on a card that has no room for more than 24 tokens of activations, unless they are
+    computed again.
+    """
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         super().prepare(model, first_microbatches)
@@ -43,14 +45,22 @@ def measured(*systems: System, seconds: float = 1e9, rounds: int = 1) -> list[st
 
 
 def test_placements_go_from_one_large_microbatch_to_single_records() -> None:
-    assert placements(SETUP) == [Placement(size, checkpointing) for checkpointing in (False, True) for size in (96, 48, 24)]
+    assert placements(SETUP) == [
+        Placement(size, checkpointing) for checkpointing in (False, True) for size in (96, 48, 24)
+    ]
 
 
 def test_the_first_placement_that_fits_is_taken_and_kept() -> None:
     published, packed = measured(System("cramped", (), Cramped), rounds=2)
     assert published.status == "measured"
-    assert (published.microbatch_tokens, published.checkpointing, published.rounds, len(published.seconds)) == (48, True, 2, 4)
-    assert packed.status.startswith("failed: OutOfMemoryError: ")  # packed rows are filled up to 256 tokens, which it never has
+    assert (
+        published.microbatch_tokens,
+        published.checkpointing,
+        published.rounds,
+        len(published.seconds),
+    ) == (48, True, 2, 4)
+    # packed rows are filled up to 256 tokens, which it never has
+    assert packed.status.startswith("failed: OutOfMemoryError: ")
 
 
 def test_a_system_that_fails_is_named_and_the_others_go_on() -> None:
@@ -60,30 +70,32 @@ def test_a_system_that_fails_is_named_and_the_others_go_on() -> None:
 
 
 def test_what_the_time_limit_cuts_off_says_so() -> None:
-    for one in measured(System("late", (), Falqon), seconds=-1):
-        assert one.status == "not measured: the time limit was reached"
+    for result in measured(System("late", (), Falqon), seconds=-1):
+        assert result.status == "not measured: the time limit was reached"
 
 
 def test_a_peer_that_is_not_installed_is_named() -> None:
-    for one in measured(System("peer", ("torch", "surely_not_a_package"), Falqon)):
-        assert one.status == "not installed: surely_not_a_package"
+    for result in measured(System("peer", ("torch", "surely_not_a_package"), Falqon)):
+        assert result.status == "not installed: surely_not_a_package"
 
 
 def test_the_workloads() -> None:
     published, packed = workloads(SETUP._replace(num_records=16, record_tokens=528))
     assert (published.num_tokens, published.keys_per_token) == (8448, 264.5)
-    assert [one.input_ids.shape for one in published.microbatches(4224)] == [(8, 528), (8, 528)]
+    assert [batch.input_ids.shape for batch in published.microbatches(4224)] == [(8, 528), (8, 528)]
     assert [len(record) for record in packed.records] == lengths(16, 528)
     assert lengths(3, 528) == [101, 180, 322]
     assert max(lengths(16, 528)) == 528
-    assert all(one.input_ids.shape[1] % 256 == 0 for one in packed.microbatches(1056))
-    assert sum(one.num_tokens for one in packed.microbatches(1056)) == packed.num_tokens
+    assert all(batch.input_ids.shape[1] % 256 == 0 for batch in packed.microbatches(1056))
+    assert sum(batch.num_tokens for batch in packed.microbatches(1056)) == packed.num_tokens
 
 
 def test_the_bound_counts_the_operations_of_our_method() -> None:
     (published, _) = measured(System("ours", (), Falqon))
     dimensions = ModelDimensions.from_config(SETUP.config.to_dict())
-    assert published.bound_flops == training_flops(dimensions, SETUP.recipe(CPU), 96, keys_per_token=12.5)
+    assert published.bound_flops == training_flops(
+        dimensions, SETUP.recipe(CPU), 96, keys_per_token=12.5
+    )
 
 
 def test_without_room_for_a_base_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

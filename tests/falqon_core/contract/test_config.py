@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from falqon_core.contract.config import ANCHORED_LEARNING_RATE, PUBLISHED_LEARNING_RATE, PUBLISHED_NUM_UPDATE_ROWS, Recipe, TrainConfig
+from falqon_core.contract.config import (
+    ANCHORED_LEARNING_RATE,
+    PUBLISHED_LEARNING_RATE,
+    PUBLISHED_NUM_UPDATE_ROWS,
+    Recipe,
+    TrainConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,10 +24,16 @@ from falqon_core.contract.config import ANCHORED_LEARNING_RATE, PUBLISHED_LEARNI
         ({"update_rule": "topk", "base_copy": "host"}, "base_copy: update_rule 'topk'"),
         ({"update_rule": "topk", "weight_decay": 0.1}, "weight_decay: without a base"),
         ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
-        ({"max_seq_length": 512, "microbatch_tokens": 256}, "microbatch_tokens: must be at least max_seq_length"),
-        ({"method": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023}, "microbatch_tokens: must be at least twice max_seq_length"),
+        (
+            {"max_seq_length": 512, "microbatch_tokens": 256},
+            "microbatch_tokens: must be at least max_seq_length",
+        ),
+        (
+            {"objective": "dpo", "max_seq_length": 512, "microbatch_tokens": 1023},
+            "microbatch_tokens: must be at least twice max_seq_length",
+        ),
         ({"beta": 0.1}, "beta: only method 'dpo' has it"),
-        ({"method": "dpo", "beta": 0.0}, "beta"),
+        ({"objective": "dpo", "beta": 0.0}, "beta"),
         ({"target_modules": ()}, "target_modules: name at least one"),
         ({"rank": 0}, "rank"),
         ({"rank": 2000}, "rank"),
@@ -54,7 +67,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 recipes = st.builds(
     Recipe,
-    method=st.sampled_from(["falqon", "dpo"]),
+    objective=st.sampled_from(["supervised", "dpo"]),
     rank=st.integers(1, 1024),
     update_rule=st.sampled_from(["anchored", "topk"]),
     num_epochs=st.none() | st.integers(1, 50),
@@ -77,25 +90,49 @@ def test_resolving_twice_changes_nothing(recipe: Recipe, num_records: int) -> No
 def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) -> None:
     resolved = recipe.resolved(num_records)
 
-    assert {name: getattr(resolved, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None} == {
-        name: getattr(recipe, name) for name in recipe.model_fields_set if getattr(recipe, name) is not None
+    assert {
+        name: getattr(resolved, name)
+        for name in recipe.model_fields_set
+        if getattr(recipe, name) is not None
+    } == {
+        name: getattr(recipe, name)
+        for name in recipe.model_fields_set
+        if getattr(recipe, name) is not None
     }
-    assert all(getattr(resolved, name) is not None for name in ("num_epochs", "batch_size", "learning_rate"))
-    assert resolved.microbatch_tokens == recipe.microbatch_tokens, "only a device's memory decides it"
+    assert all(
+        getattr(resolved, name) is not None
+        for name in ("num_epochs", "batch_size", "learning_rate")
+    )
+    assert resolved.microbatch_tokens == recipe.microbatch_tokens, (
+        "only a device's memory decides it"
+    )
 
 
 def test_each_rule_has_its_defaults() -> None:
-    anchored, topk = Recipe(rank=32).resolved(1000), Recipe(rank=32, update_rule="topk").resolved(1000)
+    anchored = Recipe(rank=32).resolved(1000)
+    topk = Recipe(rank=32, update_rule="topk").resolved(1000)
 
-    assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (32.0, None, ANCHORED_LEARNING_RATE["gradient"])
-    assert Recipe(a_init="orthonormal").resolved(1000).learning_rate == ANCHORED_LEARNING_RATE["orthonormal"]
+    assert (anchored.alpha, anchored.num_update_rows, anchored.learning_rate) == (
+        32.0,
+        None,
+        ANCHORED_LEARNING_RATE["gradient"],
+    )
+    assert (
+        Recipe(a_init="orthonormal").resolved(1000).learning_rate
+        == ANCHORED_LEARNING_RATE["orthonormal"]
+    )
     assert (anchored.a_init, topk.a_init) == ("gradient", "quant_error")
     assert (anchored.base_copy, topk.base_copy) == ("device", None)
-    assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (None, PUBLISHED_NUM_UPDATE_ROWS, PUBLISHED_LEARNING_RATE)
+    assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (
+        None,
+        PUBLISHED_NUM_UPDATE_ROWS,
+        PUBLISHED_LEARNING_RATE,
+    )
 
 
 def test_preferences_have_defaults_of_their_own() -> None:
-    supervised, dpo = Recipe(max_seq_length=4096).resolved(100), Recipe(method="dpo", max_seq_length=4096).resolved(100)
+    supervised = Recipe(max_seq_length=4096).resolved(100)
+    dpo = Recipe(objective="dpo", max_seq_length=4096).resolved(100)
 
     assert (supervised.beta, dpo.beta) == (None, 0.1)
     assert supervised.learning_rate is not None
@@ -104,12 +141,37 @@ def test_preferences_have_defaults_of_their_own() -> None:
     assert (supervised.longest_record, dpo.longest_record) == (4096, 8192)
 
 
+def test_a_recipe_stored_before_objective_and_method_were_two_is_read() -> None:
+    stored = """{"method":"dpo","beta":0.1,"rank":8,"alpha":8.0,"target_modules":null,
+        "update_rule":"anchored","a_init":"gradient","num_update_rows":null,"base_copy":"device",
+        "simulate_fp8":false,"num_epochs":3,"max_steps":null,"batch_size":4,"learning_rate":0.00005,
+        "lr_schedule":"cosine","warmup_ratio":0.03,"weight_decay":0.0,"max_grad_norm":1.0,"seed":0,
+        "max_seq_length":2048,"microbatch_tokens":null,"activation_checkpointing":null,
+        "packing":true,"max_bad_record_fraction":0.0,"validation_fraction":0.0,"eval_every":null,
+        "early_stopping_patience":null,"num_samples":2,"sample_tokens":48,"checkpoint_every":50,
+        "keep_checkpoints":2}"""
+    recipe = Recipe(objective="dpo", rank=8).resolved(100)
+
+    assert Recipe.model_validate_json(stored) == recipe
+    added = {"chat_template_kwargs": None, "text_overlap_tokens": None}
+    assert recipe.api_fields() == json.loads(stored) | added
+    supervised = json.loads(stored) | {"method": "falqon", "beta": None, "learning_rate": 5e-4}
+    assert Recipe.model_validate(supervised) == Recipe(rank=8).resolved(100)
+
+
 def test_the_multiplier_scales_the_automatic_rate_only() -> None:
-    assert Recipe().resolved(100, learning_rate_multiplier=0.5).learning_rate == ANCHORED_LEARNING_RATE["gradient"] / 2
-    assert Recipe(learning_rate=1e-4).resolved(100, learning_rate_multiplier=0.5).learning_rate == 1e-4
+    assert (
+        Recipe().resolved(100, learning_rate_multiplier=0.5).learning_rate
+        == ANCHORED_LEARNING_RATE["gradient"] / 2
+    )
+    assert (
+        Recipe(learning_rate=1e-4).resolved(100, learning_rate_multiplier=0.5).learning_rate == 1e-4
+    )
 
 
-@pytest.mark.parametrize(("num_records", "batch_size"), [(1, 4), (2000, 4), (5000, 10), (10**6, 16)])
+@pytest.mark.parametrize(
+    ("num_records", "batch_size"), [(1, 4), (2000, 4), (5000, 10), (10**6, 16)]
+)
 def test_batch_size_follows_the_records(num_records: int, batch_size: int) -> None:
     assert Recipe().resolved(num_records).batch_size == batch_size
 
@@ -125,7 +187,9 @@ def test_there_is_one_source_of_validation() -> None:
     paths = {"model": Path("m"), "train_file": Path("t"), "validation_file": Path("v")}
 
     assert TrainConfig(**paths).recipe == Recipe()
-    with pytest.raises(ValidationError, match="validation_fraction: there is a validation_file already"):
+    with pytest.raises(
+        ValidationError, match="validation_fraction: there is a validation_file already"
+    ):
         TrainConfig(**paths, recipe=Recipe(validation_fraction=0.1))
 
 

@@ -2,7 +2,6 @@ import pytest
 from pydantic import ValidationError
 
 from falqon_core.contract.messages import (
-    Answering,
     CheckpointSaved,
     Evaluated,
     ExitCode,
@@ -11,6 +10,7 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Message,
+    RecordsWritten,
     Sample,
     Sampled,
     Started,
@@ -20,15 +20,17 @@ from falqon_core.contract.messages import (
 )  # fmt: skip
 
 STEP = StepMetrics(
-    step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=0.75, tokens=800,
-    trained_tokens=2400, tokens_per_second=321.5, elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5,
-    gpu_utilization=99, gpu_temperature=71,
+    step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5,
+    learning_rate=1e-3, grad_norm=0.75, tokens=800, trained_tokens=2400, tokens_per_second=321.5,
+    elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5, gpu_utilization=99,
+    gpu_temperature=71,
 )  # fmt: skip
 MESSAGES: list[Message] = [
     Started(
         total_steps=10,
         start_step=0,
         num_records=4,
+        num_examples=4,
         num_truncated_records=1,
         tokens_per_epoch=99,
         device="cpu",
@@ -39,12 +41,16 @@ MESSAGES: list[Message] = [
     STEP,
     Evaluated(step=3, valid_loss=1.5, valid_mean_token_accuracy=0.25),
     Sampled(step=3, samples=[Sample(prompt="two\nlines", completion="ünïcode 🙂", expected="")]),
-    CheckpointSaved(step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}),
+    CheckpointSaved(
+        step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}
+    ),
     Exported(path="/out/model"),
-    Answering(model=1, text=" ünïcode\n"),
+    RecordsWritten(num_records=3, fraction=0.5, ignored_columns=["id"]),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),
     Failed(code="out_of_memory", message="too large", param=None),
-    Finished(steps=10, trained_tokens=8000, elapsed_seconds=25.0, early_stop="2 evaluations", best_step=8),
+    Finished(
+        steps=10, trained_tokens=8000, elapsed_seconds=25.0, early_stop="2 evaluations", best_step=8
+    ),
 ]
 
 
@@ -62,7 +68,15 @@ def test_every_kind_of_message_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"loading weights...\n", b"{}", b'{"type":"other"}', b'{"type":"exported"}', b'{"type":"exported","path":"a","more":1}']
+    "line",
+    [
+        b"",
+        b"loading weights...\n",
+        b"{}",
+        b'{"type":"other"}',
+        b'{"type":"exported"}',
+        b'{"type":"exported","path":"a","more":1}',
+    ],
 )
 def test_what_is_not_ours_is_refused(line: bytes) -> None:
     with pytest.raises(ValidationError):
@@ -76,5 +90,12 @@ def test_numbers_are_finite(value: float) -> None:
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
-    documented = {"DONE": 0, "USER_ERROR": 65, "INTERNAL": 70, "OUT_OF_MEMORY": 71, "CERTIFICATE_MISMATCH": 72, "STOPPED": 75}
+    documented = {
+        "DONE": 0,
+        "USER_ERROR": 65,
+        "INTERNAL": 70,
+        "OUT_OF_MEMORY": 71,
+        "CERTIFICATE_MISMATCH": 72,
+        "STOPPED": 75,
+    }
     assert {code.name: code.value for code in ExitCode} == documented

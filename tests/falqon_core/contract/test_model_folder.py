@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.model_folder import MAX_TEMPLATE_BYTES, check_architecture, check_model_files, check_model_folder, check_weights
+from falqon_core.contract.model_folder import (
+    MAX_TEMPLATE_BYTES,
+    check_architecture,
+    check_model_files,
+    check_model_folder,
+    check_weights,
+)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3}
 
@@ -23,7 +29,18 @@ def test_a_plain_folder_passes(folder: Path) -> None:
     assert check_model_folder(folder) == SIZES
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "sub/optimizer.pth", "x.ckpt", "x.pkl", "x.joblib", "tf_model.h5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "model.PT",
+        "sub/optimizer.pth",
+        "x.ckpt",
+        "x.pkl",
+        "x.joblib",
+        "tf_model.h5",
+    ],
+)
 def test_pickles_are_refused(name: str, folder: Path) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"")
@@ -44,7 +61,9 @@ def test_program_code_is_refused(name: str, folder: Path) -> None:
 
 
 def test_auto_map_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(SIZES | {"auto_map": {"AutoModel": "modeling.Acme"}}))
+    (folder / "config.json").write_text(
+        json.dumps(SIZES | {"auto_map": {"AutoModel": "modeling.Acme"}})
+    )
 
     with pytest.raises(ModelError, match="auto_map"):
         check_model_folder(folder)
@@ -74,7 +93,11 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [*(pickle.dumps({"a": [1]}, protocol) for protocol in range(2, 6)), b"PK\x03\x04torch writes these", b"\x89HDF\r\n\x1a\n"],
+    [
+        *(pickle.dumps({"a": [1]}, protocol) for protocol in range(2, 6)),
+        b"PK\x03\x04torch writes these",
+        b"\x89HDF\r\n\x1a\n",
+    ],
 )
 @pytest.mark.parametrize("name", ["tokenizer.model", "README.md", "merges.txt", "sub/harmless"])
 def test_pickles_are_refused_under_any_name(name: str, content: bytes, folder: Path) -> None:
@@ -87,7 +110,9 @@ def test_pickles_are_refused_under_any_name(name: str, content: bytes, folder: P
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_pickle_is_no_safetensors_file(protocol: int, folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(pickle.dumps({f"weight{index}": [1.0] * 100 for index in range(100)}, protocol))
+    (folder / "model.safetensors").write_bytes(
+        pickle.dumps({f"weight{index}": [1.0] * 100 for index in range(100)}, protocol)
+    )
 
     with pytest.raises(ModelError, match="not a s"):
         check_weights(folder)
@@ -111,7 +136,9 @@ def test_a_program_is_refused_under_any_name(folder: Path) -> None:
         {"kernel_config": {"RMSNorm": "someone/kernel"}},
     ],
 )
-@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json", "anything.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "generation_config.json", "anything.json"]
+)
 def test_json_that_names_code_is_refused(name: str, content: dict[str, Any], folder: Path) -> None:
     (folder / name).write_text(json.dumps(content))
 
@@ -130,8 +157,16 @@ def test_a_word_of_the_vocabulary_may_be_any(folder: Path) -> None:
     [
         ("chat_template.jinja", "x" * (MAX_TEMPLATE_BYTES + 1)),
         ("additional_chat_templates/tools.jinja", "x" * (MAX_TEMPLATE_BYTES + 1)),
-        ("tokenizer_config.json", json.dumps({"chat_template": "é" * (MAX_TEMPLATE_BYTES // 2 + 1)}, ensure_ascii=False)),
-        ("tokenizer_config.json", json.dumps({"chat_template": [{"name": "a", "template": "x" * (MAX_TEMPLATE_BYTES + 1)}]})),
+        (
+            "tokenizer_config.json",
+            json.dumps({"chat_template": "é" * (MAX_TEMPLATE_BYTES // 2 + 1)}, ensure_ascii=False),
+        ),
+        (
+            "tokenizer_config.json",
+            json.dumps(
+                {"chat_template": [{"name": "a", "template": "x" * (MAX_TEMPLATE_BYTES + 1)}]}
+            ),
+        ),
         ("chat_template.json", json.dumps({"chat_template": "x" * (MAX_TEMPLATE_BYTES + 1)})),
     ],
 )
@@ -147,14 +182,30 @@ def test_a_chat_template_has_a_limit(name: str, content: str, folder: Path) -> N
     "config",
     [
         {},
-        {"model_type": "gemma2"},
         {"model_type": ["llama"]},
-        {"model_type": "llama", "architectures": ["Qwen2ForCausalLM"]},
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
         {"model_type": "llama", "architectures": ["LlamaForCausalLM", "Evil"]},
         {"model_type": "llama", "architectures": "LlamaForCausalLM"},
+        {"model_type": "llama", "architectures": [7]},
     ],
 )
-def test_only_known_architectures(config: dict[str, Any]) -> None:
+def test_only_decoders(config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="not supported"):
         check_architecture(config)
     check_architecture({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("mixtral", "num_local_experts"),
+        ("qwen3_moe", "num_experts"),
+        ("deepseek_v3", "n_routed_experts"),
+        ("ernie4_5_moe", "moe_num_experts"),
+    ],
+)
+def test_a_mixture_of_experts_is_refused_by_its_name(kind: str, key: str) -> None:
+    with pytest.raises(ModelError, match=rf"{kind} is a mixture of experts \({key} is 8\)"):
+        check_architecture({"model_type": kind, "text_config": {key: 8}})
+    check_architecture({"model_type": "dense", key: 1})
+    check_architecture({"model_type": "dense", key: None})

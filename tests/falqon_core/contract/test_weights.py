@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from falqon_core.contract.weights import MAX_HEADER_BYTES, MAX_TENSORS, UnsoundWeights, check_safetensors
+from falqon_core.contract.weights import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    UnsoundWeights,
+    check_safetensors,
+)
 
 
 def entry(shape: list[Any], start: Any, end: Any, dtype: Any = "F32") -> dict[str, Any]:
@@ -24,9 +29,12 @@ def write(folder: Path, header: Any, body: int = 0) -> Path:
 
 def test_what_the_library_writes_is_sound(tmp_path: Path) -> None:
     tensors = {
-        "a": np.zeros((3, 4), dtype=np.float32), "b": np.zeros((), dtype=np.int64), "c": np.zeros((0, 5), dtype=np.float16),
-        "d": np.ones(7, dtype=np.uint8), "e": np.ones((2, 2), dtype=bool),
-    }  # fmt: skip
+        "a": np.zeros((3, 4), dtype=np.float32),
+        "b": np.zeros((), dtype=np.int64),
+        "c": np.zeros((0, 5), dtype=np.float16),
+        "d": np.ones(7, dtype=np.uint8),
+        "e": np.ones((2, 2), dtype=bool),
+    }
     for some in (tensors, {}, {"c": tensors["c"]}):
         save_file(some, tmp_path / "model.safetensors", metadata={"format": "pt"})
         check_safetensors(tmp_path / "model.safetensors")
@@ -62,7 +70,11 @@ def test_what_the_library_writes_is_sound(tmp_path: Path) -> None:
         (b"[" * 100_000, 0, "cannot be read"),
         (b"\xff\xfe{}", 0, "cannot be read"),
         (b"", 0, "cannot be read"),
-        ({f"t{index}": entry([0], 0, 0) for index in range(MAX_TENSORS + 1)}, 0, "the limit is 20000"),
+        (
+            {f"t{index}": entry([0], 0, 0) for index in range(MAX_TENSORS + 1)},
+            0,
+            "the limit is 20000",
+        ),
     ],
 )
 def test_a_header_that_lies_is_refused(header: Any, body: int, match: str, tmp_path: Path) -> None:
@@ -81,7 +93,9 @@ def test_a_header_that_is_too_long_is_not_read(length: int, tmp_path: Path) -> N
 def test_one_changed_byte_of_the_header_never_brings_another_error(
     position: int, flip: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    whole = bytearray(save({"a": np.zeros((3, 4), dtype=np.float32), "b": np.zeros(5, dtype=np.float16)}))
+    whole = bytearray(
+        save({"a": np.zeros((3, 4), dtype=np.float32), "b": np.zeros(5, dtype=np.float16)})
+    )
     whole[position % (len(whole) - 58)] ^= flip
     path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
     path.write_bytes(whole)

@@ -1,4 +1,6 @@
-"""Chat templates written by an enemy. A canary is anything that a rendering may not do: start a program, open a socket, write a file."""
+"""Chat templates written by an enemy. A canary is anything that a rendering may not do: start a
+program, open a socket, write a file.
+"""
 
 import gc
 import resource
@@ -15,14 +17,17 @@ from falqon_core.contract.errors import DatasetError, ModelError, UserError
 from falqon_core.contract.messages import ENDLESS_TEMPLATE
 from falqon_core.data import chat_template, resource_limits
 from falqon_core.data.chat_template import render
-from falqon_core.records.file_check import parse_record
-from tests.support.house import ROOT
+from falqon_core.records.line_parser import parse_record
+from tests.support.backend import ROOT
 
-CHAT = parse_record(b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}')
+CHAT = parse_record(
+    b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}'
+)
 RUN = "os.system('touch canary')"
 INJECTIONS = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ ''.__class__.__base__.__subclasses__()[80].__init__.__globals__['sys'].modules['os'].system('touch canary') }}",
+    "{{ ''.__class__.__base__.__subclasses__()[80].__init__.__globals__['sys'].modules['os']"
+    ".system('touch canary') }}",
     "{{ messages.__class__.__base__ }}{{ messages.__init__.__globals__ }}",
     f"{{{{ cycler.__init__.__globals__.{RUN} }}}}",
     f"{{{{ joiner.__init__.__globals__.{RUN} }}}}",
@@ -37,7 +42,8 @@ INJECTIONS = [
     f"{{{{ strftime_now.__globals__.{RUN} }}}}",
     "{{ strftime_now.__closure__ }}{{ raise_exception.__code__.co_consts }}",
     "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
-    "{{ '{0.__class__.__mro__}'|format(messages) }}{{ '{x.__class__}'.format_map({'x': messages}) }}",
+    "{{ '{0.__class__.__mro__}'|format(messages) }}{{ '{x.__class__}'.format_map({'x': messages}) "
+    "}}",
     "{{ ('%s' % messages.__class__).__class__.__base__ }}",
     "{% set x = messages.append({'role': 'system'}) %}",
     "{% set x = messages.clear() %}{% set y = messages[0].update({'content': 'x'}) %}",
@@ -46,12 +52,14 @@ INJECTIONS = [
     "{% include '/etc/passwd' %}",
     "{% import 'os' as os %}{{ os.system('touch canary') }}",
     "{% extends '/etc/passwd' %}",
-    "{{ get_flashed_messages.__globals__ }}{{ config.items() }}{{ request.application.__globals__ }}",
+    "{{ get_flashed_messages.__globals__ }}{{ config.items() }}{{ request.application.__globals__ "
+    "}}",
     f"{{{{ (messages|map(attribute='__class__')|list)[0].__init__.__globals__.{RUN} }}}}",
     "{{ messages|map('attr', '__class__')|map('attr', '__mro__')|list }}",
     "{% macro m() %}{{ caller.__globals__ }}{% endmacro %}{% call m() %}{% endcall %}",
     "{{ m.__globals__ }}{% macro m() %}{% endmacro %}{{ m._func.__globals__ }}",
-    "{{ loop.__init__.__globals__ }}{% for a in [1] %}{{ loop._iterator.gi_frame.f_globals }}{% endfor %}",
+    "{{ loop.__init__.__globals__ }}{% for a in [1] %}{{ loop._iterator.gi_frame.f_globals }}{% "
+    "endfor %}",
     "{{ (x for x in []).gi_frame }}",
     "{{ messages[0].__getitem__.__self__.__class__ }}",
     "{{ ''['__class__']['__base__']['__subclasses__']() }}",
@@ -72,12 +80,14 @@ BOMBS = [
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "{{ " + "-" * 30000 + "1 }}",
     "{% if 1 %}" * 3000,
-    "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% "
+    "endfor %}{{ ns.s }}",
     "{{ 'a' * (40 * 2**20) }}",
 ]
 
-_seen: list[str] = []
-_watched: list[int] = []  # the thread of the test: servers of other tests have theirs in this process
+_events: list[str] = []
+# the thread of the test: servers of other tests have theirs in this process
+_watched: list[int] = []
 FORBIDDEN = (
     "os.system",
     "os.exec",
@@ -94,7 +104,9 @@ FORBIDDEN = (
 
 @pytest.fixture(scope="module", autouse=True)
 def garbage_of_other_tests() -> Iterator[None]:
-    """Keep the collector from it: a limit that strikes while it cleans up is reported there, and not to the rendering."""
+    """Keep the collector from it: a limit that strikes while it cleans up is reported there, and
+    not to the rendering.
+    """
     gc.collect()
     gc.freeze()
     yield
@@ -102,8 +114,10 @@ def garbage_of_other_tests() -> Iterator[None]:
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if threading.get_ident() in _watched and (event.startswith(FORBIDDEN) or (event == "open" and set(str(arguments[1])) & set("wax+"))):
-        _seen.append(event)
+    if threading.get_ident() in _watched and (
+        event.startswith(FORBIDDEN) or (event == "open" and set(str(arguments[1])) & set("wax+"))
+    ):
+        _events.append(event)
 
 
 sys.addaudithook(_watch)
@@ -112,9 +126,9 @@ sys.addaudithook(_watch)
 @pytest.fixture
 def canaries() -> Iterator[list[str]]:
     """What the interpreter itself saw happen while the test ran."""
-    _seen.clear()
+    _events.clear()
     _watched.append(threading.get_ident())
-    yield _seen
+    yield _events
     _watched.clear()
 
 
@@ -132,29 +146,40 @@ def test_the_canaries_would_sing(canaries: list[str]) -> None:
 
 
 @pytest.mark.parametrize("template", INJECTIONS)
-def test_nothing_of_python_is_reached(template: str, unmarked: PreTrainedTokenizerBase, canaries: list[str]) -> None:
-    found = outcome(template, unmarked)
+def test_nothing_of_python_is_reached(
+    template: str, unmarked: PreTrainedTokenizerBase, canaries: list[str]
+) -> None:
+    result = outcome(template, unmarked)
 
     assert canaries == []
-    assert isinstance(found, UserError) or not any(word in found for word in ("<class", "<module", "<function", "<built-in", "root:"))
+    assert isinstance(result, UserError) or not any(
+        word in result for word in ("<class", "<module", "<function", "<built-in", "root:")
+    )
 
 
 @pytest.mark.parametrize("template", BOMBS, ids=lambda template: template[:40])
-def test_time_memory_and_output_have_an_end(template: str, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_memory_and_output_have_an_end(
+    template: str, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resource_limits, "CPU_SECONDS", 0.3)
     monkeypatch.setattr(resource_limits, "MEMORY_BYTES", 2**28)
 
-    found = outcome(template, unmarked)
+    result = outcome(template, unmarked)
 
-    assert isinstance(found, UserError)
-    assert len(str(found)) < 2 * chat_template.MAX_REASON_CHARACTERS
+    assert isinstance(result, UserError)
+    assert len(str(result)) < 2 * chat_template.MAX_REASON_CHARACTERS
 
 
 def test_what_cannot_be_interrupted_ends_the_process() -> None:
-    limits = "from falqon_core.data import resource_limits as b; b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3"
+    limits = (
+        "from falqon_core.data import resource_limits as b; "
+        "b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3"
+    )
     program = f"{limits}; b.bounded(lambda: sum(range(10**12)))"
 
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False
+    )
 
     assert done.returncode == ENDLESS_TEMPLATE
 
@@ -163,11 +188,17 @@ def test_the_limits_are_gone_afterwards(unmarked: PreTrainedTokenizerBase) -> No
     before = signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS)
     outcome("{{ 'a' * 10**12 }}", unmarked)
     assert (signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert (
+        signal.getitimer(signal.ITIMER_VIRTUAL)
+        == signal.getitimer(signal.ITIMER_PROF)
+        == (0.0, 0.0)
+    )
 
 
-def test_a_reason_written_by_the_template_steers_no_terminal(unmarked: PreTrainedTokenizerBase) -> None:
-    found = outcome(r"{{ raise_exception('\x1b[2J\x00\x9b31m gone ' ~ 'x' * 100000) }}", unmarked)
+def test_a_reason_written_by_the_template_steers_no_terminal(
+    unmarked: PreTrainedTokenizerBase,
+) -> None:
+    result = outcome(r"{{ raise_exception('\x1b[2J\x00\x9b31m gone ' ~ 'x' * 100000) }}", unmarked)
 
-    assert str(found).isprintable()
-    assert len(str(found)) < 2 * chat_template.MAX_REASON_CHARACTERS
+    assert str(result).isprintable()
+    assert len(str(result)) < 2 * chat_template.MAX_REASON_CHARACTERS

@@ -8,7 +8,10 @@ from falqon_core.data.sequences import Sequence
 
 
 def sequences(count: int) -> list[Sequence]:
-    return [Sequence(np.full(4, index, dtype=np.int32), np.array([False, True, True, True])) for index in range(count)]
+    return [
+        Sequence(np.full(4, index, dtype=np.int32), np.array([False, True, True, True]))
+        for index in range(count)
+    ]
 
 
 def loader(count: int = 10, batch_size: int = 4, seed: int = 0, packing: bool = True) -> Loader:
@@ -21,19 +24,19 @@ def records(step: list[Microbatch]) -> list[int]:
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_an_epoch_shows_every_record_once(packing: bool) -> None:
-    one = loader(packing=packing)
+    batches = loader(packing=packing)
 
-    steps = [records(one.next_step()) for _ in range(one.steps_per_epoch)]
+    steps = [records(batches.next_step()) for _ in range(batches.steps_per_epoch)]
 
-    assert one.steps_per_epoch == 3
+    assert batches.steps_per_epoch == 3
     assert [len(step) for step in steps] == [4, 4, 2]
     assert sorted(record for step in steps for record in step) == list(range(10))
 
 
 def test_epochs_and_seeds_differ_in_order() -> None:
     def epochs(seed: int) -> list[list[int]]:
-        one = loader(seed=seed, batch_size=1)
-        return [[records(one.next_step())[0] for _ in range(10)] for _ in range(2)]
+        batches = loader(seed=seed, batch_size=1)
+        return [[records(batches.next_step())[0] for _ in range(10)] for _ in range(2)]
 
     first, second = epochs(0)
     assert first != second
@@ -42,11 +45,11 @@ def test_epochs_and_seeds_differ_in_order() -> None:
 
 
 def test_epoch_counts_what_is_done() -> None:
-    one = loader()
-    progress = [one.epoch]
+    batches = loader()
+    progress = [batches.epoch]
     for _ in range(4):
-        one.next_step()
-        progress.append(one.epoch)
+        batches.next_step()
+        progress.append(batches.epoch)
 
     assert progress == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3])
 
@@ -63,8 +66,11 @@ def test_resuming_continues_exactly(done: int) -> None:
 
     assert resumed.epoch == whole.epoch
     for _ in range(7):
-        expected, actual = whole.next_step(), resumed.next_step()
-        assert [batch.input_ids.tolist() for batch in actual] == [batch.input_ids.tolist() for batch in expected]
+        expected = whole.next_step()
+        actual = resumed.next_step()
+        assert [batch.input_ids.tolist() for batch in actual] == [
+            batch.input_ids.tolist() for batch in expected
+        ]
 
 
 def test_no_records_is_a_mistake_of_the_caller() -> None:

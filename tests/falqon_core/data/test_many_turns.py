@@ -1,4 +1,6 @@
-"""Chats of many turns: the masks are those of looking at every turn, and looking at fewer is all that is saved."""
+"""Chats of many turns: the masks are those of looking at every turn, and looking at fewer is all
+that is saved.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError
 from falqon_core.data import chat_template
-from falqon_core.data.sequences import encode
+from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import encode as encode_record
 from falqon_core.records.shapes import ChatMessage, ChatRecord
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "gsm8k_train.jsonl"
@@ -18,12 +21,31 @@ LONG = 10**6  # tokens: nothing is cut
 
 def chat(*turns: tuple[str, str]) -> ChatRecord:
     roles = ("user", "assistant")
-    return ChatRecord(messages=[ChatMessage(role=role, content=text) for turn in turns for role, text in zip(roles, turn, strict=True)])
+    return ChatRecord(
+        messages=[
+            ChatMessage(role=role, content=text)
+            for turn in turns
+            for role, text in zip(roles, turn, strict=True)
+        ]
+    )
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data/gsm8k_train.jsonl beside the repository")
+def encode(
+    record: ChatRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> tuple[Sequence, bool]:
+    """Return the one sequence of a record, and whether it was cut."""
+    encoding = encode_record(record, tokenizer, max_seq_length)
+    assert isinstance(encoding.item, Sequence)
+    return encoding.item, encoding.num_cut > 0
+
+
+@pytest.mark.skipif(
+    not SHARED.exists(), reason="no ../shared/data/gsm8k_train.jsonl beside the repository"
+)
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_the_masks_of_chats_that_are_cut_are_those_of_whole_chats(template: str, request: pytest.FixtureRequest) -> None:
+def test_the_masks_of_chats_that_are_cut_are_those_of_whole_chats(
+    template: str, request: pytest.FixtureRequest
+) -> None:
     tokenizer = request.getfixturevalue(template)
     rows = [json.loads(row) for row in SHARED.read_text().splitlines()[:120]]
     turns = [(row["question"], row["answer"]) for row in rows]
@@ -44,16 +66,16 @@ def test_a_target_at_the_last_kept_token_is_kept(unmarked: PreTrainedTokenizerBa
         assert np.array_equal(encode(record, unmarked, limit)[0].loss_mask, whole.loss_mask[:limit])
 
 
-def test_turns_past_the_kept_tokens_are_not_rendered(unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_past_the_kept_tokens_are_not_rendered(
+    unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = chat(*[("How much?", "Five.")] * 500)
     monkeypatch.setattr(chat_template, "MAX_RENDERED_MESSAGES", 10_000)
     sequence, was_cut = encode(record, unmarked, 512)
     assert was_cut
     assert sequence.num_labels >= 100
-    with pytest.raises(DatasetError, match=r"messages\[\d+\]: .* not mark .* 71 turns are too many .* split the chat"):
+    with pytest.raises(
+        DatasetError,
+        match=r"messages\[\d+\]: .* up to each learned turn.* 71 turns are too many .* split",
+    ):
         encode(record, unmarked, LONG)
-
-
-def test_marked_turns_have_no_such_limit(marked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "MAX_RENDERED_MESSAGES", 0)
-    assert encode(chat(*[("How much?", "Five.")] * 500), marked, LONG)[0].num_labels > 1000

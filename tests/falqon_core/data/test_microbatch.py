@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.data.microbatch import IGNORED, Microbatch, groups, microbatches
-from falqon_core.data.sequences import Pair, Sequence
+from falqon_core.data.sequences import Pair, Sequence, SequenceGroup
 
 
 def sequence(length: int, first: int = 0) -> Sequence:
@@ -28,7 +28,8 @@ def test_packed_rows_restart_positions_and_never_predict_across_records() -> Non
 
 def test_filled_rows_count_and_learn_nothing_more() -> None:
     sequences = [sequence(5, 100), sequence(3, 200)]
-    [plain], [filled] = microbatches(sequences, 16, packing=True), microbatches(sequences, 16, packing=True, multiple_of=6)
+    [plain] = microbatches(sequences, 16, packing=True)
+    [filled] = microbatches(sequences, 16, packing=True, multiple_of=6)
 
     assert filled.input_ids.tolist() == [[*plain.input_ids[0].tolist(), 0, 0, 0, 0]]
     assert filled.position_ids.tolist() == [[*plain.position_ids[0].tolist(), 0, 0, 0, 0]]
@@ -60,13 +61,17 @@ def test_padded_rows_are_masked_and_padding_is_no_token() -> None:
 
 @pytest.mark.parametrize("packing", [True, False])
 @given(lengths=st.lists(st.integers(2, 32), min_size=1, max_size=40))
-def test_every_token_and_label_arrives_once_within_the_limit(packing: bool, lengths: list[int]) -> None:
+def test_every_token_and_label_arrives_once_within_the_limit(
+    packing: bool, lengths: list[int]
+) -> None:
     sequences = [sequence(length) for length in lengths]
 
     batches = microbatches(sequences, 32, packing)
 
     assert sum(batch.num_tokens for batch in batches) == sum(lengths)
-    assert sum(batch.num_labels for batch in batches) == sum(int(one.loss_mask[1:].sum()) for one in sequences)
+    assert sum(batch.num_labels for batch in batches) == sum(
+        int(record.loss_mask[1:].sum()) for record in sequences
+    )
     assert all(batch.input_ids.numel() <= 32 for batch in batches)
     assert all(batch.num_labels == int((batch.labels != IGNORED).sum()) for batch in batches)
 
@@ -75,7 +80,12 @@ def test_padded_and_packed_learn_the_same_labels() -> None:
     sequences = [sequence(length, 50 * length) for length in (3, 9, 4, 7)]
 
     learned = [
-        sorted(label for batch in microbatches(sequences, 16, packing) for label in batch.labels.flatten().tolist() if label != IGNORED)
+        sorted(
+            label
+            for batch in microbatches(sequences, 16, packing)
+            for label in batch.labels.flatten().tolist()
+            if label != IGNORED
+        )
         for packing in (True, False)
     ]
 
@@ -85,29 +95,45 @@ def test_padded_and_packed_learn_the_same_labels() -> None:
 def halves(batch: Microbatch) -> list[list[int]]:
     """The tokens of each sequence."""
     if batch.cu_seqlens is not None:
-        return [part.tolist() for part in batch.input_ids[0].tensor_split(batch.cu_seqlens[1:-1].long())]
+        return [
+            part.tolist() for part in batch.input_ids[0].tensor_split(batch.cu_seqlens[1:-1].long())
+        ]
     assert batch.attention_mask is not None
-    return [row[real].tolist() for row, real in zip(batch.input_ids, batch.attention_mask, strict=True)]
+    return [
+        row[real].tolist() for row, real in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("packing", [True, False])
 @given(lengths=st.lists(st.tuples(st.integers(2, 16), st.integers(2, 16)), min_size=1, max_size=20))
-def test_the_halves_of_a_pair_stay_together_in_order(packing: bool, lengths: list[tuple[int, int]]) -> None:
+def test_the_halves_of_a_pair_stay_together_in_order(
+    packing: bool, lengths: list[tuple[int, int]]
+) -> None:
     pairs = [
-        Pair(sequence(chosen, 1000 * number), sequence(rejected, 1000 * number + 500), (-number, -number - 0.5))
+        Pair(
+            sequence(chosen, 1000 * number),
+            sequence(rejected, 1000 * number + 500),
+            (-number, -number - 0.5),
+        )
         for number, (chosen, rejected) in enumerate(lengths)
     ]
 
     batches = microbatches(pairs, 32, packing)
 
-    assert sorted(index for group in groups(pairs, 32, packing) for index in group) == list(range(len(pairs)))
+    assert sorted(index for group in groups(pairs, 32, packing) for index in group) == list(
+        range(len(pairs))
+    )
     assert sum(batch.num_pairs for batch in batches) == len(pairs)
     for batch in batches:
         assert batch.input_ids.numel() <= 32
         assert batch.reference is not None
-        found = halves(batch)
-        assert batch.label_counts == tuple(sum(index % 3 != 0 for index in range(len(half))) for half in found)
-        for chosen, rejected, reference in zip(found[::2], found[1::2], batch.reference.tolist(), strict=True):
+        answers = halves(batch)
+        assert batch.label_counts == tuple(
+            sum(index % 3 != 0 for index in range(len(half))) for half in answers
+        )
+        for chosen, rejected, reference in zip(
+            answers[::2], answers[1::2], batch.reference.tolist(), strict=True
+        ):
             number = chosen[0] // 1000
             assert chosen == list(pairs[number].chosen.input_ids)
             assert rejected == list(pairs[number].rejected.input_ids)
@@ -121,7 +147,22 @@ def test_a_microbatch_moves_whole_and_says_its_longest_record() -> None:
     assert (packed.max_seqlen, padded.max_seqlen) == (5, None)
     for batch in (packed, padded):
         moved = batch.to(torch.device("meta"))
-        tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+        tensors = {
+            name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)
+        }
         assert len(tensors) == 4
         assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
         assert (moved.num_tokens, moved.num_labels) == (batch.num_tokens, batch.num_labels)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_sequences_of_one_record_share_a_step_and_no_more(packing: bool) -> None:
+    group = SequenceGroup((sequence(10, 100), sequence(12, 200), sequence(3, 300)))
+    items = [sequence(5, 400), group]
+
+    batches = microbatches(items, 16, packing)
+
+    assert (len(group), group.num_labels) == (25, sum(part.num_labels for part in group.sequences))
+    assert sum(batch.num_tokens for batch in batches) == 30
+    assert sum(batch.num_labels for batch in batches) == sum(item.num_labels for item in items)
+    assert len(batches) > 1

@@ -9,13 +9,13 @@ from falqon_core.data.packing import pack
 def test_every_index_once_and_no_bin_overfull(lengths: list[int]) -> None:
     bins = pack(lengths, 64)
 
-    assert sorted(index for one in bins for index in one) == list(range(len(lengths)))
-    assert all(0 < sum(lengths[index] for index in one) <= 64 for one in bins)
+    assert sorted(index for indices in bins for index in indices) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in indices) <= 64 for indices in bins)
 
 
 @given(st.lists(st.integers(1, 64), min_size=1))
 def test_no_two_bins_could_be_one(lengths: list[int]) -> None:
-    sums = sorted(sum(lengths[index] for index in one) for one in pack(lengths, 64))
+    sums = sorted(sum(lengths[index] for index in indices) for indices in pack(lengths, 64))
 
     assert len(sums) == 1 or sums[0] + sums[1] > 64
 

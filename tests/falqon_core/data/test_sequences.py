@@ -3,8 +3,17 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError, ModelError
-from falqon_core.data.sequences import Sequence, encode
-from falqon_core.records.shapes import ChatMessage, ChatRecord, CompletionRecord, FunctionCall, TextRecord, ToolCall
+from falqon_core.data.sequences import Sequence, SequenceGroup
+from falqon_core.data.sequences import encode as encode_record
+from falqon_core.records.shapes import (
+    ChatMessage,
+    ChatRecord,
+    CompletionRecord,
+    FunctionCall,
+    SupervisedRecord,
+    TextRecord,
+    ToolCall,
+)
 
 TWO_TURNS = ChatRecord.model_validate(
     {
@@ -18,31 +27,51 @@ TWO_TURNS = ChatRecord.model_validate(
 )
 
 
+def encode(
+    record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> tuple[Sequence, bool]:
+    """Return the one sequence of a record, and whether it was cut."""
+    encoding = encode_record(record, tokenizer, max_seq_length)
+    assert isinstance(encoding.item, Sequence)
+    return encoding.item, encoding.num_cut > 0
+
+
 def targets(sequence: Sequence, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of the runs of learned tokens."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], sequence.loss_mask, [False]]).astype(int)))
+    edges = np.flatnonzero(
+        np.diff(np.concatenate([[False], sequence.loss_mask, [False]]).astype(int))
+    )
     return [tokenizer.decode(sequence.input_ids[start:end]) for start, end in edges.reshape(-1, 2)]
 
 
 def served(record: ChatRecord, num_messages: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     messages = [message.model_dump(exclude_none=True) for message in record.messages[:num_messages]]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
 
 
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_loss_is_on_assistant_turns_and_their_end(template: str, request: pytest.FixtureRequest) -> None:
+def test_loss_is_on_assistant_turns_and_their_end(
+    template: str, request: pytest.FixtureRequest
+) -> None:
     tokenizer = request.getfixturevalue(template)
 
     sequence, truncated = encode(TWO_TURNS, tokenizer, 512)
 
     assert not truncated
-    assert targets(sequence, tokenizer) == ["  Five dollars. <|im_end|>", "Nine.\n\nThat is cheaper 🙂<|im_end|>"]
+    assert targets(sequence, tokenizer) == [
+        "  Five dollars. <|im_end|>",
+        "Nine.\n\nThat is cheaper 🙂<|im_end|>",
+    ]
     assert sequence.input_ids.dtype == np.int32
     assert sequence.loss_mask.dtype == bool
 
 
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_what_comes_before_a_target_is_what_serving_sends(template: str, request: pytest.FixtureRequest) -> None:
+def test_what_comes_before_a_target_is_what_serving_sends(
+    template: str, request: pytest.FixtureRequest
+) -> None:
     tokenizer = request.getfixturevalue(template)
 
     sequence, _ = encode(TWO_TURNS, tokenizer, 512)
@@ -53,9 +82,14 @@ def test_what_comes_before_a_target_is_what_serving_sends(template: str, request
 
 
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_turns_of_weight_zero_are_context_only(template: str, request: pytest.FixtureRequest) -> None:
+def test_turns_of_weight_zero_are_context_only(
+    template: str, request: pytest.FixtureRequest
+) -> None:
     tokenizer = request.getfixturevalue(template)
-    messages = [message.model_copy(update={"weight": 0}) if index == 1 else message for index, message in enumerate(TWO_TURNS.messages)]
+    messages = [
+        message.model_copy(update={"weight": 0}) if index == 1 else message
+        for index, message in enumerate(TWO_TURNS.messages)
+    ]
 
     sequence, _ = encode(TWO_TURNS.model_copy(update={"messages": messages}), tokenizer, 512)
 
@@ -64,32 +98,45 @@ def test_turns_of_weight_zero_are_context_only(template: str, request: pytest.Fi
 
 
 def test_a_template_that_strips_content_is_followed(unmarked: PreTrainedTokenizerBase) -> None:
-    unmarked.chat_template = unmarked.chat_template.replace("message['content']", "message['content'] | trim")
+    unmarked.chat_template = unmarked.chat_template.replace(
+        "message['content']", "message['content'] | trim"
+    )
 
     sequence, _ = encode(TWO_TURNS, unmarked, 512)
 
     assert targets(sequence, unmarked)[0] == "Five dollars.<|im_end|>"
 
 
-def test_a_turn_that_changes_once_others_follow_is_refused(unmarked: PreTrainedTokenizerBase) -> None:
+def test_a_turn_that_changes_once_others_follow_is_a_sequence_of_its_own(
+    unmarked: PreTrainedTokenizerBase,
+) -> None:
     content = "message['content']"
     last = "('<think></think>' if loop.last and message['role'] == 'assistant' else '')"
     unmarked.chat_template = unmarked.chat_template.replace(content, f"{last} + {content}")
 
-    with pytest.raises(DatasetError, match=r"messages\[1\].*renders this turn differently.*weight 0"):
-        encode(TWO_TURNS, unmarked, 512)
+    item = encode_record(TWO_TURNS, unmarked, 512).item
+
+    assert isinstance(item, SequenceGroup)
+    assert [targets(sequence, unmarked) for sequence in item.sequences] == [
+        ["<think></think>  Five dollars. <|im_end|>"],
+        ["<think></think>Nine.\n\nThat is cheaper 🙂<|im_end|>"],
+    ]
+    assert "think" not in unmarked.decode(item.sequences[1].input_ids[:20])
 
 
 def test_the_templates_own_refusal_is_told(unmarked: PreTrainedTokenizerBase) -> None:
     unmarked.chat_template = "{{ raise_exception('System role not supported') }}"
 
-    with pytest.raises(DatasetError, match="chat template refuses the messages: System role not supported"):
+    with pytest.raises(
+        DatasetError, match="chat template refuses the messages: System role not supported"
+    ):
         encode(TWO_TURNS, unmarked, 512)
 
 
 def test_an_answer_that_melts_into_the_prompt_is_refused(unmarked: PreTrainedTokenizerBase) -> None:
     unmarked.chat_template = (
-        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% "
+        "endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the answer"}]
@@ -102,12 +149,20 @@ def test_tools_and_parsed_arguments_reach_the_template(unmarked: PreTrainedToken
     unmarked.chat_template = (
         "{% for tool in tools %}{{ tool.function.name }};{% endfor %}"
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-        "{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments.item }}){% endfor %}<|im_end|>\n{% endfor %}"
+        "{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments.item "
+        "}}){% endfor %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": '{"item": "lamp"}'}}
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "price", "arguments": '{"item": "lamp"}'},
+    }
     record = {
-        "messages": [{"role": "user", "content": "How much?"}, {"role": "assistant", "tool_calls": [call]}],
+        "messages": [
+            {"role": "user", "content": "How much?"},
+            {"role": "assistant", "tool_calls": [call]},
+        ],
         "tools": [{"type": "function", "function": {"name": "price"}}],
     }
 
@@ -118,8 +173,12 @@ def test_tools_and_parsed_arguments_reach_the_template(unmarked: PreTrainedToken
 
 
 @pytest.mark.parametrize("arguments", ["lamp", '{"a":' * 5000 + "1" + "}" * 5000])
-def test_arguments_that_no_check_has_seen_are_refused(arguments: str, unmarked: PreTrainedTokenizerBase) -> None:
-    call = ToolCall(id="1", function=FunctionCall.model_construct(name="price", arguments=arguments))
+def test_arguments_that_no_check_has_seen_are_refused(
+    arguments: str, unmarked: PreTrainedTokenizerBase
+) -> None:
+    call = ToolCall(
+        id="1", function=FunctionCall.model_construct(name="price", arguments=arguments)
+    )
     answer = ChatMessage(role="assistant", tool_calls=[call])
     record = ChatRecord(messages=[ChatMessage(role="user", content="?"), answer])
 
@@ -135,14 +194,20 @@ def test_chat_needs_a_chat_template(unmarked: PreTrainedTokenizerBase) -> None:
 
 
 def test_completion_is_learned_with_its_end(marked: PreTrainedTokenizerBase) -> None:
-    sequence, _ = encode(CompletionRecord(prompt="Question: how far?\nAnswer:", completion=" 240 miles."), marked, 512)
+    sequence, _ = encode(
+        CompletionRecord(prompt="Question: how far?\nAnswer:", completion=" 240 miles."),
+        marked,
+        512,
+    )
 
     assert targets(sequence, marked) == [" 240 miles.<|im_end|>"]
     assert marked.decode(sequence.input_ids) == "Question: how far?\nAnswer: 240 miles.<|im_end|>"
 
 
 @pytest.mark.parametrize("prompt", ["Answer: ", "Question <|im_end|> Ans"])
-def test_a_completion_that_melts_into_its_prompt_is_tokenized_apart(prompt: str, marked: PreTrainedTokenizerBase) -> None:
+def test_a_completion_that_melts_into_its_prompt_is_tokenized_apart(
+    prompt: str, marked: PreTrainedTokenizerBase
+) -> None:
     completion = "wer it is"
     alone = marked(prompt, add_special_tokens=False)["input_ids"]
     assert marked(prompt + completion, add_special_tokens=False)["input_ids"][: len(alone)] != alone
@@ -174,7 +239,8 @@ def test_plain_text_begins_as_the_tokenizer_begins_it(marked: PreTrainedTokenize
 
     start = marked.convert_tokens_to_ids("<|im_start|>")
     marked.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", start), ("<|im_end|>", marked.eos_token_id)]
+        single="<|im_start|> $A <|im_end|>",
+        special_tokens=[("<|im_start|>", start), ("<|im_end|>", marked.eos_token_id)],
     )
 
     sequence, _ = encode(CompletionRecord(prompt="", completion="Hello"), marked, 512)

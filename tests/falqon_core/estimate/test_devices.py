@@ -4,15 +4,18 @@ from falqon_core.estimate.devices import DEVICES, reported_device
 
 
 def test_a_peak_is_told_only_of_devices_that_are_known_exactly() -> None:
-    known = reported_device("NVIDIA H100 80GB HBM3")
+    device = reported_device("NVIDIA H100 80GB HBM3")
 
-    assert known is not None
-    assert known.name == "h100"
+    assert device is not None
+    assert device.name == "h100"
     assert reported_device("NVIDIA H100 PCIe") is None
     assert reported_device("NVIDIA GeForce RTX 4090 Laptop GPU") is None
 
 
-@pytest.mark.parametrize(("name", "tflops"), [("rtx-4090", 330), ("l40s", 733), ("h100", 1979), ("h200", 1979), ("b200", 4500)])
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("rtx-4090", 330), ("l40s", 733), ("h100", 1979), ("h200", 1979), ("b200", 4500)],
+)
 def test_peaks_are_the_dense_fp8_figures(name: str, tflops: float) -> None:
     assert DEVICES[name].tflops == tflops
 

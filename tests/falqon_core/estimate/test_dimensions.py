@@ -14,11 +14,12 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.estimate.dimensions import DEFAULTS, ModelDimensions
+from falqon_core.estimate.dimensions import DEFAULTS, FUSED, ModelDimensions
+from tests.falqon_core.families.models import FAMILIES
 
 SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 80, "max_position_embeddings": 64,
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 80, "max_position_embeddings": 64,
 }  # fmt: skip
 
 
@@ -31,29 +32,44 @@ SIZES = {
         Qwen2Config(**SIZES, tie_word_embeddings=True),
         Qwen3Config(**SIZES, head_dim=16),
         Qwen3Config(**SIZES, head_dim=16, attention_bias=True),
+        *FAMILIES.values(),
     ],
-    ids=lambda config: f"{config.model_type}-{config.tie_word_embeddings}-{getattr(config, 'attention_bias', False)}",
+    ids=lambda config: f"{config.model_type}-{config.tie_word_embeddings}",
 )
 def test_counts_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     linears = {
-        name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
     }
 
     dimensions = ModelDimensions.from_config(json.loads(config.to_json_string()))
 
     assert dimensions.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert dimensions.num_linear_parameters == sum(linear.weight.numel() for linear in linears.values())
+    assert dimensions.num_linear_parameters == sum(
+        linear.weight.numel() for linear in linears.values()
+    )
     assert dimensions.linear_shapes == {
-        name.rpartition(".")[2]: tuple(linear.weight.shape) for name, linear in linears.items() if ".layers.0." in name
+        name.rpartition(".")[2]: tuple(linear.weight.shape)
+        for name, linear in linears.items()
+        if ".layers.0." in name
     }
     a, b = dimensions.num_adapter_parameters(8)
     assert a == sum(8 * linear.in_features for linear in linears.values())
     assert b == sum(8 * linear.out_features for linear in linears.values())
 
 
-@pytest.mark.parametrize("change", [{"hidden_size": None}, {"num_attention_heads": 0}, {"vocab_size": "many"}, {"intermediate_size": [1]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": None},
+        {"num_attention_heads": 0},
+        {"vocab_size": "many"},
+        {"intermediate_size": [1]},
+    ],
+)
 def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="no supported decoder"):
         ModelDimensions.from_config(SIZES | change)
@@ -61,21 +77,29 @@ def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
         ModelDimensions.from_config({"model_type": "t5"})
 
 
-@pytest.mark.parametrize("kind", DEFAULTS)
+@pytest.mark.parametrize("kind", [*DEFAULTS, *FUSED, "granite", "llama", "olmo2"])
 def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
     plain = AutoConfig.for_model(kind)
-    told = {key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")}
+    config = {
+        key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")
+    }
 
-    dimensions = ModelDimensions.from_config(told | {"model_type": kind, "hidden_size": 64, "num_attention_heads": 32})
+    dimensions = ModelDimensions.from_config(
+        config | {"model_type": kind, "hidden_size": 64, "num_attention_heads": 32}
+    )
 
     assert dimensions.num_kv_heads == plain.num_key_value_heads
-    assert dimensions.head_dim == (plain.head_dim if "head_dim" in DEFAULTS[kind] else 2)
+    assert dimensions.head_dim == (plain.head_dim if "head_dim" in DEFAULTS.get(kind, {}) else 2)
+    assert dimensions.tied_embeddings == plain.tie_word_embeddings
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"num_hidden_layers": -1}, "num_hidden_layers is -1, and not a whole number from 1 to 512"),
+        (
+            {"num_hidden_layers": -1},
+            "num_hidden_layers is -1, and not a whole number from 1 to 512",
+        ),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"num_hidden_layers": 3.0}, "num_hidden_layers is 3.0"),

@@ -25,22 +25,28 @@ from falqon_core.estimate.prices import PRICES
 from falqon_core.estimate.throughput import Measured, Throughput
 
 SMALL = ModelDimensions(
-    hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3, head_dim=64, vocab_size=49152,
-    max_position_embeddings=8192, tied_embeddings=True,
+    hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3,
+    head_dim=64, vocab_size=49152, max_position_embeddings=8192, tied_embeddings=True,
 )  # fmt: skip
 SEVEN_B = ModelDimensions(
-    hidden_size=4096, intermediate_size=11008, num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128, vocab_size=32000,
-    max_position_embeddings=4096, tied_embeddings=False,
+    hidden_size=4096, intermediate_size=11008, num_layers=32, num_heads=32, num_kv_heads=32,
+    head_dim=128, vocab_size=32000, max_position_embeddings=4096, tied_embeddings=False,
 )  # fmt: skip
 
 
 def of(dimensions: ModelDimensions = SMALL, device: str = "h100", **recipe: Any) -> Estimate:
-    return estimate(dimensions, Recipe(**recipe).resolved(1000), num_records=1000, tokens_per_epoch=200_000, device=DEVICES[device])
+    return estimate(
+        dimensions,
+        Recipe(**recipe).resolved(1000),
+        num_records=1000,
+        tokens_per_epoch=200_000,
+        device=DEVICES[device],
+    )
 
 
 TINY = ModelDimensions(  # falqon-tiny
-    hidden_size=64, intermediate_size=176, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, vocab_size=960,
-    max_position_embeddings=512, tied_embeddings=True,
+    hidden_size=64, intermediate_size=192, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32,
+    vocab_size=960, max_position_embeddings=512, tied_embeddings=True,
 )  # fmt: skip
 
 
@@ -55,7 +61,8 @@ def computed_seconds(result: Estimate) -> float:
 def test_more_tokens_take_longer_and_cost_no_less(tokens: int, more: int) -> None:
     recipe = Recipe(num_epochs=1).resolved(1000)
     fewer, many = (
-        estimate(SMALL, recipe, num_records=1000, tokens_per_epoch=count, device=DEVICES["h100"]) for count in (tokens, tokens + more)
+        estimate(SMALL, recipe, num_records=1000, tokens_per_epoch=count, device=DEVICES["h100"])
+        for count in (tokens, tokens + more)
     )
 
     assert fewer.seconds.expected < many.seconds.expected
@@ -74,7 +81,14 @@ def test_the_band_surrounds_what_is_expected() -> None:
 def test_an_epoch_trains_each_token_once(batch_size: int, num_records: int) -> None:
     recipe = Recipe(num_epochs=3, batch_size=batch_size).resolved(num_records)
 
-    result = estimate(SMALL, recipe, num_records=num_records, tokens_per_epoch=1000, device=DEVICES["cpu"], num_devices=2)
+    result = estimate(
+        SMALL,
+        recipe,
+        num_records=num_records,
+        tokens_per_epoch=1000,
+        device=DEVICES["cpu"],
+        num_devices=2,
+    )
 
     assert result.trained_tokens == 3000
     assert result.steps == recipe.num_steps(num_records)
@@ -86,13 +100,23 @@ def test_fewer_steps_train_fewer_tokens() -> None:
 
 def test_two_devices_halve_the_time_at_the_same_cost() -> None:
     recipe = Recipe().resolved(1000)
-    one, two = (
-        estimate(SMALL, recipe, num_records=1000, tokens_per_epoch=10**6, device=DEVICES["h100"], num_devices=count) for count in (1, 2)
+    single, double = (
+        estimate(
+            SMALL,
+            recipe,
+            num_records=1000,
+            tokens_per_epoch=10**6,
+            device=DEVICES["h100"],
+            num_devices=count,
+        )
+        for count in (1, 2)
     )
 
-    assert computed_seconds(two) == pytest.approx(computed_seconds(one) / 2)
-    fixed = one.seconds.expected - computed_seconds(one)
-    assert float(two.cost.expected - one.cost.expected) == pytest.approx(fixed * 2.69 / 3600, abs=1e-4), "two wait for what is not shared"
+    assert computed_seconds(double) == pytest.approx(computed_seconds(single) / 2)
+    fixed = single.seconds.expected - computed_seconds(single)
+    assert float(double.cost.expected - single.cost.expected) == pytest.approx(
+        fixed * 2.69 / 3600, abs=1e-4
+    ), "two wait for what is not shared"
 
 
 def test_operations_are_four_a_weight_and_token_and_more() -> None:
@@ -104,25 +128,43 @@ def test_operations_are_four_a_weight_and_token_and_more() -> None:
 
 def test_attention_counts_the_keys_that_tokens_see() -> None:
     recipe = Recipe(max_seq_length=512).resolved(1000)
-    few, assumed, many = (training_flops(SEVEN_B, recipe, 1000, keys) for keys in (10.0, None, 512.0))
+    few, assumed, many = (
+        training_flops(SEVEN_B, recipe, 1000, keys) for keys in (10.0, None, 512.0)
+    )
 
     assert few < assumed < many
     assert many - few == pytest.approx(12 * 32 * 32 * 128 * 502 * 1000)
 
 
 def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:
-    forward = reference_flops(SEVEN_B, Recipe(method="dpo", max_seq_length=512).resolved(1000), 1000)
-    assert 2.0 * SEVEN_B.num_linear_parameters * 1000 < forward < 1.2 * 2.0 * SEVEN_B.num_linear_parameters * 1000
+    forward = reference_flops(
+        SEVEN_B, Recipe(objective="dpo", max_seq_length=512).resolved(1000), 1000
+    )
+    assert (
+        2.0 * SEVEN_B.num_linear_parameters * 1000
+        < forward
+        < 1.2 * 2.0 * SEVEN_B.num_linear_parameters * 1000
+    )
 
-    supervised, one, three = of(num_epochs=1), of(method="dpo", num_epochs=1), of(method="dpo", num_epochs=3)
-    assert (one.steps, one.trained_tokens) == (supervised.steps, supervised.trained_tokens)
-    assert 1.4 < computed_seconds(one) / computed_seconds(supervised) < 1.6
-    assert computed_seconds(three) - computed_seconds(one) == pytest.approx(2 * computed_seconds(supervised))
+    supervised = of(num_epochs=1)
+    one_epoch = of(objective="dpo", num_epochs=1)
+    three_epochs = of(objective="dpo", num_epochs=3)
+    assert (one_epoch.steps, one_epoch.trained_tokens) == (
+        supervised.steps,
+        supervised.trained_tokens,
+    )
+    assert 1.4 < computed_seconds(one_epoch) / computed_seconds(supervised) < 1.6
+    assert computed_seconds(three_epochs) - computed_seconds(one_epoch) == pytest.approx(
+        2 * computed_seconds(supervised)
+    )
 
 
 def test_memory_grows_with_rank_and_microbatch_and_decides_what_fits() -> None:
     recipes = [Recipe(rank=8), Recipe(rank=256), Recipe(rank=256, microbatch_tokens=16384)]
-    sizes = [training_memory_bytes(SEVEN_B, recipe.resolved(100), device_is_cpu=False) for recipe in recipes]
+    sizes = [
+        training_memory_bytes(SEVEN_B, recipe.resolved(100), device_is_cpu=False)
+        for recipe in recipes
+    ]
 
     assert sizes == sorted(set(sizes))
     assert of(SMALL, "rtx-4090").fits is True
@@ -136,45 +178,94 @@ def test_a_roofline_says_what_it_is() -> None:
 
     assert (result.basis, result.n, result.tokens_basis) == ("roofline", 0, "characters")
     overhead = result.overhead_seconds
-    assert overhead == pytest.approx(20 + 15 + SECONDS_PER_GIB["gpu"] * 2 * SMALL.num_parameters / GIB)
-    assert result.explanation == "roofline at 40% of 1979 TFLOP/s, and about 38 s for start and export; tokens from characters"
-    assert result.tokens_per_second == pytest.approx(result.trained_tokens / (result.seconds.expected - overhead), rel=1e-3)
+    assert overhead == pytest.approx(
+        20 + 15 + SECONDS_PER_GIB["gpu"] * 2 * SMALL.num_parameters / GIB
+    )
+    assert result.explanation == (
+        "roofline at 40% of 1979 TFLOP/s, and about 38 s for start and export; "
+        "tokens from characters"
+    )
+    assert result.tokens_per_second == pytest.approx(
+        result.trained_tokens / (result.seconds.expected - overhead), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("seconds", [49.0, 60.6, 96.9], ids=["idle", "busy", "busier"])
 def test_the_first_job_of_the_small_model_takes_what_such_jobs_took(seconds: float) -> None:
     """400 records on two cores that others used less and more; they ended after so many seconds."""
-    result = estimate(TINY, Recipe().resolved(400), num_records=400, tokens_per_epoch=15_715, device=DEVICES["cpu"], num_devices=2)
+    result = estimate(
+        TINY,
+        Recipe().resolved(400),
+        num_records=400,
+        tokens_per_epoch=15_715,
+        device=DEVICES["cpu"],
+        num_devices=2,
+    )
     assert result.steps == 300
     assert compare(result.seconds, seconds, None).inside_band
     assert result.cost.expected > 0
 
 
-MEASURED = Throughput(n=7, tokens_per_second=Measured(median=500.0, factor=1.25), overhead_seconds=Measured(median=40.0, factor=2.0))
+MEASURED = Throughput(
+    n=7,
+    tokens_per_second=Measured(median=500.0, factor=1.25),
+    overhead_seconds=Measured(median=40.0, factor=2.0),
+)
 
 
 def test_what_was_measured_here_speaks_before_any_roofline() -> None:
-    given = {"num_records": 1000, "tokens_per_epoch": 200_000, "device": DEVICES["rtx-4090"], "throughput": MEASURED}
-    result = estimate(SMALL, Recipe(num_epochs=1).resolved(1000), tokens_basis="counted", **given)
+    arguments = {
+        "num_records": 1000,
+        "tokens_per_epoch": 200_000,
+        "device": DEVICES["rtx-4090"],
+        "throughput": MEASURED,
+    }
+    result = estimate(
+        SMALL, Recipe(num_epochs=1).resolved(1000), tokens_basis="counted", **arguments
+    )
 
-    assert (result.basis, result.n, result.tokens_per_second, result.overhead_seconds) == ("measured", 7, 500.0, 40.0)
+    assert (result.basis, result.n, result.tokens_per_second, result.overhead_seconds) == (
+        "measured",
+        7,
+        500.0,
+        40.0,
+    )
     assert result.seconds == Range(low=400 / 1.25 + 20, expected=440.0, high=400 * 1.25 + 80)
     assert result.cost.expected == Decimal("0.0428")
-    assert result.explanation == "median of 7 finished attempts of this installation; tokens counted by the tokenizer"
-    guessed = estimate(SMALL, Recipe(num_epochs=1).resolved(1000), tokens_basis="characters", **given)
+    assert (
+        result.explanation
+        == "median of 7 finished attempts of this installation; tokens counted by the tokenizer"
+    )
+    guessed = estimate(
+        SMALL, Recipe(num_epochs=1).resolved(1000), tokens_basis="characters", **arguments
+    )
     assert guessed.seconds.low < result.seconds.low
     assert guessed.seconds.high > result.seconds.high
 
 
-@given(st.integers(0, 10**9), st.floats(1e-3, 1e6), st.floats(1.0, 100), st.none() | st.tuples(st.floats(0, 1e5), st.floats(1.0, 100)))
-def test_measured_bands_surround_what_is_expected(tokens: int, rate: float, factor: float, overhead: tuple[float, float] | None) -> None:
+@given(
+    st.integers(0, 10**9),
+    st.floats(1e-3, 1e6),
+    st.floats(1.0, 100),
+    st.none() | st.tuples(st.floats(0, 1e5), st.floats(1.0, 100)),
+)
+def test_measured_bands_surround_what_is_expected(
+    tokens: int, rate: float, factor: float, overhead: tuple[float, float] | None
+) -> None:
     speed = Throughput(
         n=1,
         tokens_per_second=Measured(median=rate, factor=factor),
         overhead_seconds=Measured(median=overhead[0], factor=overhead[1]) if overhead else None,
     )
     recipe = Recipe(num_epochs=1).resolved(1000)
-    result = estimate(SMALL, recipe, num_records=1000, tokens_per_epoch=tokens, device=DEVICES["cpu"], throughput=speed)
+    result = estimate(
+        SMALL,
+        recipe,
+        num_records=1000,
+        tokens_per_epoch=tokens,
+        device=DEVICES["cpu"],
+        throughput=speed,
+    )
 
     assert 0 <= result.seconds.low <= result.seconds.expected <= result.seconds.high
     assert 0 <= result.cost.low <= result.cost.expected <= result.cost.high
@@ -182,11 +273,18 @@ def test_measured_bands_surround_what_is_expected(tokens: int, rate: float, fact
 
 def test_the_price_is_the_given_one_or_the_devices_default() -> None:
     aws = next(price for price in PRICES if price.provider == "AWS")
-    given = {"num_records": 1000, "tokens_per_epoch": 10**8, "device": DEVICES["h100"]}
-    dear, cheap = (estimate(SMALL, Recipe().resolved(1000), price=price, **given) for price in (aws, None))
+    arguments = {"num_records": 1000, "tokens_per_epoch": 10**8, "device": DEVICES["h100"]}
+    dear, cheap = (
+        estimate(SMALL, Recipe().resolved(1000), price=price, **arguments) for price in (aws, None)
+    )
 
-    assert dear.cost.expected / cheap.cost.expected == pytest.approx(Decimal("6.88") / Decimal("2.69"), rel=Decimal("0.001"))
-    assert (dear.cost.usd_per_device_hour, dear.cost.price_source) == (Decimal("6.88"), "AWS, on demand, 2026-11-09")
+    assert dear.cost.expected / cheap.cost.expected == pytest.approx(
+        Decimal("6.88") / Decimal("2.69"), rel=Decimal("0.001")
+    )
+    assert (dear.cost.usd_per_device_hour, dear.cost.price_source) == (
+        Decimal("6.88"),
+        "AWS, on demand, 2026-11-09",
+    )
 
 
 def test_an_end_is_compared_with_what_was_expected() -> None:

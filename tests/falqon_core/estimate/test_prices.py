@@ -30,9 +30,17 @@ def test_every_price_says_whose_it_is_and_when_it_was_read() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "seconds", "expected"),
-    [("2.69", 3600, "2.6900"), ("0.045", 60, "0.0008"), ("1", 0, "0.0000"), ("0.36", 0.5, "0.0001"), ("6.88", 86400 * 31.1, "5135.2320")],
+    [
+        ("2.69", 3600, "2.6900"),
+        ("0.045", 60, "0.0008"),
+        ("1", 0, "0.0000"),
+        ("0.36", 0.5, "0.0001"),
+        ("6.88", 86400 * 31.1, "5135.2320"),
+    ],
 )
-def test_dollars_are_exact_to_a_hundredth_of_a_cent(rate: str, seconds: float, expected: str) -> None:
+def test_dollars_are_exact_to_a_hundredth_of_a_cent(
+    rate: str, seconds: float, expected: str
+) -> None:
     assert str(dollars(Decimal(rate), seconds)) == expected
 
 
@@ -50,7 +58,22 @@ class Money(BaseModel):
 
 def test_money_is_a_decimal_string() -> None:
     assert Money.model_validate({"amount": "2.50"}).model_dump(mode="json") == {"amount": "2.50"}
-    for wrong in (2.5, 2, True, "0", "-1", "1e3", "NaN", "1.23456", "", " 1", "1,5", "\u0661", "1" * 10, None):
+    for wrong in (
+        2.5,
+        2,
+        True,
+        "0",
+        "-1",
+        "1e3",
+        "NaN",
+        "1.23456",
+        "",
+        " 1",
+        "1,5",
+        "\u0661",
+        "1" * 10,
+        None,
+    ):
         with pytest.raises(ValidationError):
             Money.model_validate({"amount": wrong})
 
@@ -74,7 +97,8 @@ CONSISTENT = [
     Row("h100", "QLoRA", 31.1, 41122),
     Row("h100", "QA-LoRA", 25.1, 33114),
 ]
-# The source priced these three 18 to 25 % below the rate of its own baselines on the same card; no rounding explains that.
+# The source priced these three 18 to 25 % below the rate of its own baselines on the same card; no
+# rounding explains that.
 FALQON = {
     Row("rtx-4090", "FALQON", 35.7, 1971): Decimal("0.2876"),
     Row("l40s", "FALQON", 37.7, 10070): Decimal("1.3912"),
@@ -88,7 +112,8 @@ def published(row: Row, rate: Decimal) -> float:
 
 @pytest.mark.parametrize("row", CONSISTENT, ids=lambda row: f"{row.method} on {row.device}")
 def test_days_times_gpus_times_rate_is_the_published_cost(row: Row) -> None:
-    rounding = 0.05 / row.days + 0.001  # days are given to a tenth, rates were derived to a tenth of a percent
+    # days are given to a tenth, rates were derived to a tenth of a percent
+    rounding = 0.05 / row.days + 0.001
 
     assert published(row, RATES[row.device]) == pytest.approx(row.usd, rel=rounding)
 
@@ -100,5 +125,5 @@ def test_the_published_cost_of_the_method_itself_used_a_lower_rate(row: Row) -> 
 
 
 def test_the_rates_of_the_published_table_stand_in_ours() -> None:
-    known = {(price.device, price.usd_per_device_hour) for price in PRICES}
-    assert set(RATES.items()) <= known
+    listed = {(price.device, price.usd_per_device_hour) for price in PRICES}
+    assert set(RATES.items()) <= listed

@@ -11,15 +11,21 @@ def test_nothing_measured_is_nothing_known() -> None:
 
 
 def test_the_median_ignores_one_attempt_that_went_wrong() -> None:
-    found = throughput([Sample(rate, None) for rate in (100.0, 101.0, 99.0, 100.0, 1.0)])
+    rate_band = throughput([Sample(rate, None) for rate in (100.0, 101.0, 99.0, 100.0, 1.0)])
 
-    assert found is not None
-    assert (found.n, found.tokens_per_second.median, found.overhead_seconds) == (5, 100.0, None)
-    assert found.tokens_per_second.factor < 1.2
+    assert rate_band is not None
+    assert (rate_band.n, rate_band.tokens_per_second.median, rate_band.overhead_seconds) == (
+        5,
+        100.0,
+        None,
+    )
+    assert rate_band.tokens_per_second.factor < 1.2
 
 
 def test_the_band_narrows_with_the_number_of_attempts() -> None:
-    factors = [throughput([Sample(100.0, 1.0)] * n).tokens_per_second.factor for n in (1, 2, 4, 100)]
+    factors = [
+        throughput([Sample(100.0, 1.0)] * n).tokens_per_second.factor for n in (1, 2, 4, 100)
+    ]
 
     assert factors[0] == 1.5
     assert all(wide > narrow for wide, narrow in pairwise(factors))
@@ -27,17 +33,28 @@ def test_the_band_narrows_with_the_number_of_attempts() -> None:
 
 
 def test_attempts_that_differ_widen_it() -> None:
-    even, uneven = (throughput([Sample(rate, None) for rate in rates]) for rates in ((100.0,) * 4, (50.0, 80.0, 120.0, 200.0)))
+    even, uneven = (
+        throughput([Sample(rate, None) for rate in rates])
+        for rates in ((100.0,) * 4, (50.0, 80.0, 120.0, 200.0))
+    )
 
     assert uneven.tokens_per_second.factor > 1.5 * even.tokens_per_second.factor
 
 
-@given(st.lists(st.builds(Sample, st.floats(1e-3, 1e7), st.none() | st.floats(0, 1e6)), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.builds(Sample, st.floats(1e-3, 1e7), st.none() | st.floats(0, 1e6)),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_a_rate_is_between_those_measured(samples: list[Sample]) -> None:
-    found = throughput(samples)
+    rate_band = throughput(samples)
 
     rates = [sample.tokens_per_second for sample in samples]
-    assert min(rates) <= found.tokens_per_second.median <= max(rates)
-    assert found.tokens_per_second.factor >= LEAST_FACTOR
-    overheads = [sample.overhead_seconds for sample in samples if sample.overhead_seconds is not None]
-    assert (found.overhead_seconds is None) == (not overheads)
+    assert min(rates) <= rate_band.tokens_per_second.median <= max(rates)
+    assert rate_band.tokens_per_second.factor >= LEAST_FACTOR
+    overheads = [
+        sample.overhead_seconds for sample in samples if sample.overhead_seconds is not None
+    ]
+    assert (rate_band.overhead_seconds is None) == (not overheads)

@@ -1,4 +1,6 @@
-"""llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as JSON, number of tokens -> answer."""
+"""llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as
+JSON, number of tokens -> answer.
+"""
 
 import json
 import os
@@ -10,10 +12,14 @@ real = os.dup(1)
 os.dup2(2, 1)
 parameters = xllamacpp.CommonParams()
 parameters.model.path = sys.argv[1]
-parameters.n_ctx, parameters.n_parallel, parameters.warmup = 512, 1, False
+parameters.n_ctx = 512
+parameters.n_parallel = 1
+parameters.warmup = False
 parameters.cpuparams.n_threads = 1
 server = xllamacpp.Server(parameters)
-answer = server.handle_chat_completions({"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3]), "temperature": 0})
+answer = server.handle_chat_completions(
+    {"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3]), "temperature": 0}
+)
 answer = json.loads(answer) if isinstance(answer, str) else answer
 os.write(real, json.dumps(answer["choices"][0]["message"]["content"]).encode())
 os._exit(0)

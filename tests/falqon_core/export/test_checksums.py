@@ -5,7 +5,9 @@ from falqon_core.export.checksums import write_sha256sums
 
 
 def check(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def test_sha256sum_verifies_every_file(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ def lines_of(svg: str) -> list[list[tuple[float, float]]]:
     """The lines that are drawn in the plot, training before validation."""
     paths = [path.attrib["d"] for path in ElementTree.fromstring(svg).iter(f"{SVG}path")]
     drawn = [path for path in paths if "H" not in path and "h" not in path and "v" not in path]
-    return [[(float(x), float(y)) for x, y in (pair.split() for pair in path[1:].split("L"))] for path in drawn]
+    return [
+        [(float(x), float(y)) for x, y in (pair.split() for pair in path[1:].split("L"))]
+        for path in drawn
+    ]
 
 
 def test_losses_stand_where_they_belong() -> None:
@@ -36,7 +39,10 @@ def test_it_is_shapes_and_text_and_nothing_that_runs_or_is_fetched() -> None:
     assert not {name for name in names if name.startswith("on") or name in ("href", "style", "src")}
     background = root.find(f"{SVG}rect")
     assert background is not None
-    assert (background.attrib["width"], background.attrib["fill"]) == (root.attrib["width"], "#ffffff")
+    assert (background.attrib["width"], background.attrib["fill"]) == (
+        root.attrib["width"],
+        "#ffffff",
+    )
 
 
 def test_of_many_points_a_choice_is_drawn_and_the_same_each_time() -> None:
@@ -49,7 +55,15 @@ def test_of_many_points_a_choice_is_drawn_and_the_same_each_time() -> None:
     assert svg == draw_curve(list(many), many[::2])
 
 
-@pytest.mark.parametrize("train", [[(7, 2.0)], [(1, 0.0), (2, 0.0)], [(1, math.nan), (2, 1e-9), (3, 1e9)], [(5, -0.25), (10**7, -0.26)]])
+@pytest.mark.parametrize(
+    "train",
+    [
+        [(7, 2.0)],
+        [(1, 0.0), (2, 0.0)],
+        [(1, math.nan), (2, 1e-9), (3, 1e9)],
+        [(5, -0.25), (10**7, -0.26)],
+    ],
+)
 def test_every_training_has_a_curve(train: list[Point]) -> None:
     (line,) = lines_of(draw_curve(train, []))
 

@@ -1,4 +1,6 @@
-"""The other formats of one trained model, read by those who read them elsewhere: PEFT, transformers, gguf and llama.cpp."""
+"""The other formats of one trained model, read by those who read them elsewhere: PEFT,
+transformers, gguf and llama.cpp.
+"""
 
 import json
 import shutil
@@ -15,7 +17,13 @@ from gguf import GGUFReader
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CompressedTensorsConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.formats import FormatName, FormatUnavailable, check_format
@@ -24,10 +32,11 @@ from falqon_core.export.formats import write_format
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.trainer import Trainer
-from tests.falqon_core.train.conftest import train_file as train_file
 
 # PEFT asks transformers by a name that is going to change.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
 QUESTION = [{"role": "user", "content": "Question 3?"}]
 RECIPE = {
     "rank": 16,
@@ -55,28 +64,45 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(
+    tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     return train(tiny_folder, train_file, tmp_path_factory.mktemp("trained") / "out")
 
 
 def train(base: Path, data: Path, output: Path, **recipe: Any) -> Trained:
     torch.set_num_threads(1)
-    config = TrainConfig(model=base, train_file=data, recipe=Recipe.model_validate(RECIPE | recipe), num_threads=1, certificate=False)
+    config = TrainConfig(
+        model=base,
+        train_file=data,
+        recipe=Recipe.model_validate(RECIPE | recipe),
+        num_threads=1,
+        certificate=False,
+    )
     assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
     return Trained(base, output)
 
 
-def made(trained: Trained, format: Any, output: Path) -> Path:
+def export(trained: Trained, format: Any, output: Path) -> Path:
     source = trained.checkpoint if format == "lora" else trained.model
     write_format(format, source, output, "ft:tiny", str(trained.base))
-    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=output, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            ["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=output, check=False
+        ).returncode
+        == 0
+    )
     return output
 
 
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_tokens: int = 8) -> str:
-    prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = tokenizer.apply_chat_template(
+        QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     output = model.generate(**prompt, max_new_tokens=num_tokens, do_sample=False)
-    return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+    return str(
+        tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    )
 
 
 @pytest.fixture
@@ -84,99 +110,161 @@ def fp8(trained: Trained) -> Iterator[PreTrainedModel]:
     """As it was trained, dequantized by transformers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        yield AutoModelForCausalLM.from_pretrained(trained.model, quantization_config=CompressedTensorsConfig(dequantize=True))
+        yield AutoModelForCausalLM.from_pretrained(
+            trained.model, quantization_config=CompressedTensorsConfig(dequantize=True)
+        )
 
 
 def test_peft_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_path: Path) -> None:
-    """Merged by PEFT it is W + alpha / r * B A; rounded as the trainer rounds, that gives the codes that were trained."""
-    folder = made(trained, "lora", tmp_path / "lora")
+    """Merged by PEFT it is W + alpha / r * B A; rounded as the trainer rounds, that gives the codes
+    that were trained.
+    """
+    folder = export(trained, "lora", tmp_path / "lora")
     base = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
-    exported, untouched = (load_file(folder / "model.safetensors") for folder in (trained.model, trained.base))
+    exported, untouched = (
+        load_file(folder / "model.safetensors") for folder in (trained.model, trained.base)
+    )
     state = load_file(trained.checkpoint / "method.safetensors")
     names = [name for name in exported if name.endswith("_proj.weight")]
     assert len(names) == 14
     for name in names:
         module = name.removesuffix(".weight")
-        b, a = state[f"{module}.delta"] * RECIPE["alpha"] / RECIPE["rank"], state[f"{module}.a"].float() * state[f"{module}.a_scale"]
+        b = state[f"{module}.delta"] * RECIPE["alpha"] / RECIPE["rank"]
+        a = state[f"{module}.a"].float() * state[f"{module}.a_scale"]
         weight = merged.get_parameter(name).detach()
         torch.testing.assert_close(weight, untouched[name].float() + b @ a, rtol=1e-5, atol=1e-6)
         values, _ = quantize_rows(weight)
         trained_values = exported[name].float() * exported[f"{name}_scale"]
-        # On a CPU the trainer multiplies B and A in bf16: what that rounds away can make a value the one beside it.
-        spacing = torch.maximum(values.abs(), trained_values.abs()) / 8 + exported[f"{name}_scale"] * 2**-9
-        assert ((values - trained_values).abs() <= spacing + 2**-7 * (b.abs() @ a.abs())).all(), name
+        # On a CPU the trainer multiplies B and A in bf16: what that rounds away can make a value
+        # the one beside it.
+        spacing = (
+            torch.maximum(values.abs(), trained_values.abs()) / 8
+            + exported[f"{name}_scale"] * 2**-9
+        )
+        assert ((values - trained_values).abs() <= spacing + 2**-7 * (b.abs() @ a.abs())).all(), (
+            name
+        )
         assert (values == trained_values).float().mean() > 0.9, name
 
 
 def test_the_adapter_is_exact(trained: Trained, tmp_path: Path) -> None:
-    folder = made(trained, "lora", tmp_path / "lora")
-    adapter, state = load_file(folder / "adapter_model.safetensors"), load_file(trained.checkpoint / "method.safetensors")
+    folder = export(trained, "lora", tmp_path / "lora")
+    adapter = load_file(folder / "adapter_model.safetensors")
+    state = load_file(trained.checkpoint / "method.safetensors")
     name = "model.layers.1.mlp.down_proj"
     assert torch.equal(adapter[f"base_model.model.{name}.lora_B.weight"], state[f"{name}.delta"])
-    assert torch.equal(adapter[f"base_model.model.{name}.lora_A.weight"], state[f"{name}.a"].float() * state[f"{name}.a_scale"])
+    assert torch.equal(
+        adapter[f"base_model.model.{name}.lora_A.weight"],
+        state[f"{name}.a"].float() * state[f"{name}.a_scale"],
+    )
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (16, 32.0, str(trained.base))
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (
+        16,
+        32.0,
+        str(trained.base),
+    )
 
 
 @pytest.mark.parametrize("format", ["lora", "bf16", "gguf"])
-def test_every_form_carries_base_and_licence(format: FormatName, trained: Trained, tmp_path: Path) -> None:
-    source = shutil.copytree(trained.checkpoint if format == "lora" else trained.model, tmp_path / "source")
+def test_every_form_carries_base_and_licence(
+    format: FormatName, trained: Trained, tmp_path: Path
+) -> None:
+    source = shutil.copytree(
+        trained.checkpoint if format == "lora" else trained.model, tmp_path / "source"
+    )
     shutil.copyfile(trained.model / "README.md", source / "README.md")
     (source / "LICENSE").write_text("free")
     write_format(format, source, tmp_path / "made", "ft:tiny", "called-otherwise-here")
     data = ModelCard.load(tmp_path / "made" / "README.md").data
-    assert (data.base_model, data.license, data.tags) == ("falqon-tiny", "apache-2.0", ["falqon", format])
+    assert (data.base_model, data.license, data.tags) == (
+        "falqon-tiny",
+        "apache-2.0",
+        ["falqon", format],
+    )
     assert (tmp_path / "made" / "LICENSE").read_text() == "free"
     assert not (tmp_path / "made" / "training_curve.svg").exists(), "its card shows none"
     if format == "lora":
-        assert json.loads((tmp_path / "made" / "adapter_config.json").read_text())["base_model_name_or_path"] == "falqon-tiny"
+        assert (
+            json.loads((tmp_path / "made" / "adapter_config.json").read_text())[
+                "base_model_name_or_path"
+            ]
+            == "falqon-tiny"
+        )
 
 
-def test_an_adapter_of_some_linears_names_only_those(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_some_linears_names_only_those(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     some = train(tiny_folder, train_file, tmp_path / "out", target_modules=["q_proj", "v_proj"])
-    folder = made(some, "lora", tmp_path / "lora")
+    folder = export(some, "lora", tmp_path / "lora")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), folder)
-    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in model.named_modules() if name.endswith(".lora_A")}
+    adapted = {
+        name.split(".lora_")[0].rpartition(".")[2]
+        for name, _ in model.named_modules()
+        if name.endswith(".lora_A")
+    }
     assert adapted == {"q_proj", "v_proj"}
 
 
-def test_bf16_is_the_trained_model_bit_for_bit(trained: Trained, fp8: PreTrainedModel, tmp_path: Path) -> None:
-    folder = made(trained, "bf16", tmp_path / "bf16")
-    plain, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+def test_bf16_is_the_trained_model_bit_for_bit(
+    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = export(trained, "bf16", tmp_path / "bf16")
+    plain, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert plain.dtype == torch.bfloat16
-    for (name, value), other in zip(plain.state_dict().items(), fp8.state_dict().values(), strict=True):
+    for (name, value), other in zip(
+        plain.state_dict().items(), fp8.state_dict().values(), strict=True
+    ):
         assert torch.equal(value, other), name
-    assert answer(plain, AutoTokenizer.from_pretrained(folder)) == answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+    assert answer(plain, AutoTokenizer.from_pretrained(folder)) == answer(
+        fp8, AutoTokenizer.from_pretrained(trained.model)
+    )
 
 
-def test_gguf_holds_the_trained_weights(trained: Trained, fp8: PreTrainedModel, tmp_path: Path) -> None:
+def test_gguf_holds_the_trained_weights(
+    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
+) -> None:
     """Read by the `gguf` library, and back into a folder by the importer of base models."""
-    folder = made(trained, "gguf", tmp_path / "gguf")
+    folder = export(trained, "gguf", tmp_path / "gguf")
     reader = GGUFReader(folder / "model.gguf")
-    assert {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) == 2} == {"BF16"}
+    assert {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) == 2} == {
+        "BF16"
+    }
     assert reader.get_field("general.name").contents() == "ft:tiny"
     (tmp_path / "back").mkdir()
     convert_gguf(folder / "model.gguf", tmp_path / "back")
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "back", dtype="auto")
-    for (name, value), other in zip(back.state_dict().items(), fp8.state_dict().values(), strict=True):
+    for (name, value), other in zip(
+        back.state_dict().items(), fp8.state_dict().values(), strict=True
+    ):
         assert torch.equal(value, other), name
     text = "Hello there, 2024!\n  It's <|im_end|> done"
-    tokenizers = [AutoTokenizer.from_pretrained(one) for one in (trained.model, tmp_path / "back")]
+    tokenizers = [
+        AutoTokenizer.from_pretrained(folder) for folder in (trained.model, tmp_path / "back")
+    ]
     assert tokenizers[0](text)["input_ids"] == tokenizers[1](text)["input_ids"]
 
 
-def test_llama_cpp_answers_as_transformers_does(trained: Trained, fp8: PreTrainedModel, tmp_path: Path) -> None:
-    folder = made(trained, "gguf", tmp_path / "gguf")
+def test_llama_cpp_answers_as_transformers_does(
+    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = export(trained, "gguf", tmp_path / "gguf")
     expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
     program = Path(__file__).with_name("ask_llama_cpp.py")
-    asked = subprocess.run(
-        [sys.executable, program, folder / "model.gguf", json.dumps(QUESTION), "8"], capture_output=True, text=True, check=False, timeout=60
+    completed = subprocess.run(
+        [sys.executable, program, folder / "model.gguf", json.dumps(QUESTION), "8"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    assert asked.returncode == 0, asked.stderr[-2000:]
-    assert json.loads(asked.stdout) == expected
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert json.loads(completed.stdout) == expected
     assert len(set(expected.split())) > 2, "it has learned to say something"
 
 
@@ -203,9 +291,14 @@ def test_what_gguf_would_get_wrong_is_refused(config: dict[str, Any], reason: st
         check_format("gguf", Recipe(), config)
 
 
-def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
     described = json.loads((trained.model / "tokenizer.json").read_text())
-    described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, described["pre_tokenizer"]]}
+    described["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "WhitespaceSplit"}, described["pre_tokenizer"]],
+    }
     changed = Trained(trained.base, tmp_path)
     subprocess.run(["cp", "-r", trained.model, changed.model], check=True)
     (changed.model / "tokenizer.json").write_text(json.dumps(described))

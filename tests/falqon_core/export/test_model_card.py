@@ -1,22 +1,34 @@
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 
-from falqon_core.contract.config import MethodName, Recipe
+from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thinned, write_model_card
 from falqon_core.export.provenance import Fields
 
 SUMMARY = DataSummary(longest=64, num_truncated=3, num_left_out=2, num_validation_records=120)
-FIELDS: Fields = {"base_model": "acme/small-1b", "license": "other", "license_name": "acme-1", "license_link": "LICENSE"}
+FIELDS: Fields = {
+    "base_model": "acme/small-1b",
+    "license": "other",
+    "license_name": "acme-1",
+    "license_link": "LICENSE",
+}
 ROWS = [TrainingRow(1, 2.5, None, 1e-3), TrainingRow(2, 1.25, 1.5, 5e-4)]
 
 
 def write(
-    folder: Path, fields: Fields = FIELDS, method: MethodName = "falqon", rows: list[TrainingRow] = ROWS, data: DataSummary | None = SUMMARY
+    folder: Path,
+    fields: Fields = FIELDS,
+    objective: ObjectiveName = "supervised",
+    rows: list[TrainingRow] = ROWS,
+    data: DataSummary | None = SUMMARY,
+    **options: Any,
 ) -> ModelCard:
     write_model_card(
-        folder, base_model="small", fields=fields, recipe=Recipe(rank=8, method=method).resolved(100), rows=rows, num_records=1234,
+        folder, base_model="small", fields=fields, recipe=Recipe(rank=8,
+        objective=objective, **options).resolved(100), rows=rows, num_records=1234,
         tokens_per_epoch=24680, trained_tokens=56789, data=data, device="cpu",
     )  # fmt: skip
     return ModelCard.load(folder / "README.md")
@@ -25,7 +37,11 @@ def write(
 def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
     data = write(tmp_path).data
 
-    assert (data.base_model, data.library_name, data.pipeline_tag) == ("acme/small-1b", "transformers", "text-generation")
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (
+        "acme/small-1b",
+        "transformers",
+        "text-generation",
+    )
     assert (data.license, data.license_name, data.license_link) == ("other", "acme-1", "LICENSE")
     assert data.tags == ["fp8", "falqon"]
 
@@ -35,6 +51,14 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     front_matter = (tmp_path / "README.md").read_text().split("---")[1]
     assert "license" not in front_matter
     assert "base_model" not in front_matter
+
+
+def test_the_variables_of_the_chat_template_are_told(tmp_path: Path) -> None:
+    card = write(tmp_path, chat_template_kwargs={"enable_thinking": False, "mode": "a|b\n"}).text
+
+    assert "template has `enable_thinking`, `mode` as in training by default" in card
+    assert '| chat_template_kwargs | {"enable_thinking": false, "mode": "a\\|b\\n"} |' in card
+    assert "chat template" not in write(tmp_path).text
 
 
 def test_a_licence_cannot_break_the_front_matter(tmp_path: Path) -> None:
@@ -79,7 +103,7 @@ def test_it_tells_training_recipe_and_use(tmp_path: Path) -> None:
 def test_it_names_the_method(tmp_path: Path) -> None:
     assert "Supervised fine-tuning: 1,234 records" in write(tmp_path).text
 
-    card = write(tmp_path, method="dpo")
+    card = write(tmp_path, objective="dpo")
 
     assert "Direct preference optimization (DPO) against the base model: 1,234 records" in card.text
     assert "| beta | 0.1 |" in card.text
@@ -87,13 +111,17 @@ def test_it_names_the_method(tmp_path: Path) -> None:
 
 
 def test_long_tables_are_thinned_but_keep_validations() -> None:
-    rows = [TrainingRow(step, 1.0, 1.0 if step % 100 == 50 else None, 1e-3) for step in range(1, 1001)]
+    rows = [
+        TrainingRow(step, 1.0, 1.0 if step % 100 == 50 else None, 1e-3) for step in range(1, 1001)
+    ]
 
-    kept = thinned(rows)
+    table = thinned(rows)
 
-    assert kept[0] == rows[0]
-    assert kept[-1] == rows[-1]
-    assert [row for row in kept if row.valid_loss is not None] == [row for row in rows if row.valid_loss is not None]
-    assert len(kept) <= MAX_TABLE_ROWS + 10
+    assert table[0] == rows[0]
+    assert table[-1] == rows[-1]
+    assert [row for row in table if row.valid_loss is not None] == [
+        row for row in rows if row.valid_loss is not None
+    ]
+    assert len(table) <= MAX_TABLE_ROWS + 10
     every = [row._replace(valid_loss=1.0) for row in rows]
     assert len(thinned(every)) == MAX_TABLE_ROWS

@@ -14,7 +14,11 @@ from falqon_core.export.provenance import MAX_FILE_BYTES, Fields, card_fields, c
         ("---\nlicense:\n- mit\n- apache-2.0\n---\n", {"license": ["mit", "apache-2.0"]}),
         (
             "---\nlicense: other\nlicense_name: acme-1\nlicense_link: https://acme.example/1\n---\n",
-            {"license": "other", "license_name": "acme-1", "license_link": "https://acme.example/1"},
+            {
+                "license": "other",
+                "license_name": "acme-1",
+                "license_link": "https://acme.example/1",
+            },
         ),
         ("---\r\nlicense: mit\r\n---\r\nText", {"license": "mit"}),
         ("---\nbase_model: a\n---\nlicense: mit", {}),
@@ -39,23 +43,37 @@ def test_a_base_is_called_as_on_the_hub_that_it_came_from(tmp_path: Path) -> Non
 
 
 def test_what_was_trained_from_our_model_has_its_base(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("---\nbase_model: acme/small-1b\ntags:\n- fp8\n- falqon\n---\n")
+    (tmp_path / "README.md").write_text(
+        "---\nbase_model: acme/small-1b\ntags:\n- fp8\n- falqon\n---\n"
+    )
     assert card_fields(tmp_path, "ft:small:default::0011aabb")["base_model"] == "acme/small-1b"
 
 
-@pytest.mark.parametrize("name", ["ft:small:default::0011aabb", "/home/someone/model", "a/b/c", "a\nlicense: mit", ""])
+@pytest.mark.parametrize(
+    "name", ["ft:small:default::0011aabb", "/home/someone/model", "a/b/c", "a\nlicense: mit", ""]
+)
 def test_what_the_hub_would_not_take_is_no_base_model(name: str, tmp_path: Path) -> None:
     assert card_fields(tmp_path, name) == {}
 
 
 def test_the_text_of_the_licence_is_copied(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+    source = tmp_path / "source"
+    target = tmp_path / "target"
     source.mkdir()
     target.mkdir()
-    for name in ("LICENSE", "LICENSE.md", "NOTICE.txt", "LICENSE.safetensors", "README.md", "USE_POLICY.md"):
+    for name in (
+        "LICENSE",
+        "LICENSE.md",
+        "NOTICE.txt",
+        "LICENSE.safetensors",
+        "README.md",
+        "USE_POLICY.md",
+    ):
         (source / name).write_text(name)
     (source / "LICENSE_LONG.txt").write_bytes(b"x" * (MAX_FILE_BYTES + 1))
 
     copy_licence(source, target)
 
-    assert {path.name: path.read_text() for path in target.iterdir()} == {name: name for name in ("LICENSE", "LICENSE.md", "NOTICE.txt")}
+    assert {path.name: path.read_text() for path in target.iterdir()} == {
+        name: name for name in ("LICENSE", "LICENSE.md", "NOTICE.txt")
+    }

@@ -1,12 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
-from falqon_core.importers.tiny import build_tiny
-
 
 @pytest.fixture
-def tiny_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    build_tiny(folder)
-    return folder
+def tiny_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "source"))

@@ -8,14 +8,18 @@ from safetensors.torch import load_file
 
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
-finite = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**126), max_value=2.0**126)
+finite = st.floats(
+    width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**126), max_value=2.0**126
+)
 
 
 @given(st.lists(finite, min_size=1, max_size=40))
 def test_rounding_is_torchs(values: list[float]) -> None:
     array = np.array(values, dtype=np.float32)
 
-    assert np.array_equal(to_bfloat16(array), torch.from_numpy(array).bfloat16().view(torch.uint16).numpy())
+    assert np.array_equal(
+        to_bfloat16(array), torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
+    )
 
 
 def test_halfway_goes_to_even() -> None:
@@ -25,9 +29,14 @@ def test_halfway_goes_to_even() -> None:
 
 
 def test_the_file_is_read_by_safetensors(tmp_path: Path) -> None:
-    first, second = np.linspace(-3, 3, 15, dtype=np.float32).reshape(3, 5), np.ones(7, dtype=np.float32)
+    first = np.linspace(-3, 3, 15, dtype=np.float32).reshape(3, 5)
+    second = np.ones(7, dtype=np.float32)
 
-    save_bfloat16(tmp_path / "m.safetensors", {"a": (3, 5), "b": (7,)}, (to_bfloat16(values) for values in (first, second)))
+    save_bfloat16(
+        tmp_path / "m.safetensors",
+        {"a": (3, 5), "b": (7,)},
+        (to_bfloat16(values) for values in (first, second)),
+    )
 
     loaded = load_file(tmp_path / "m.safetensors")
     assert torch.equal(loaded["a"], torch.from_numpy(first).bfloat16())

@@ -1,4 +1,6 @@
-"""Small GGUF files are written with the `gguf` library, imported by us and loaded by transformers; both must agree bit for bit."""
+"""Small GGUF files are written with the `gguf` library, imported by us and loaded by transformers;
+both must agree bit for bit.
+"""
 
 import json
 from pathlib import Path
@@ -14,19 +16,37 @@ from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.importer import import_model
 from falqon_core.importers.tiny import CHAT_TEMPLATE
 
-HIDDEN, HEADS, KV_HEADS, INTERMEDIATE, LAYERS = 64, 4, 2, 96, 2
-HEAD_DIM = {"llama": 16, "qwen2": 16, "qwen3": 128, "gpt2": 16}  # transformers' own loader knows no other for Qwen3
+HIDDEN = 64
+HEADS = 4
+KV_HEADS = 2
+INTERMEDIATE = 96
+LAYERS = 2
+HEAD_DIM = {
+    "llama": 16,
+    "qwen2": 16,
+    "qwen3": 128,
+    "gpt2": 16,
+}  # transformers' own loader knows no other for Qwen3
 
 
 @pytest.fixture
 def vocabulary(tiny_folder: Path) -> tuple[list[str], list[str]]:
-    model = json.loads((tiny_folder / "tokenizer.json").read_text())["model"]
+    return vocabulary_of(tiny_folder)
+
+
+def vocabulary_of(folder: Path) -> tuple[list[str], list[str]]:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     return tokens, [" ".join(pair) for pair in model["merges"]]
 
 
 def write_gguf(
-    path: Path, architecture: str, vocabulary: tuple[list[str], list[str]], *, tied: bool = True, scaled_rope: bool = False
+    path: Path,
+    architecture: str,
+    vocabulary: tuple[list[str], list[str]],
+    *,
+    tied: bool = True,
+    scaled_rope: bool = False,
 ) -> Path:
     tokens, merges = vocabulary
     writer = gguf.GGUFWriter(path, architecture)
@@ -47,14 +67,23 @@ def write_gguf(
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     writer.add_token_merges(merges)
-    writer.add_token_types([gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL for token in tokens])
+    writer.add_token_types(
+        [
+            gguf.TokenType.CONTROL if token.startswith("<|") else gguf.TokenType.NORMAL
+            for token in tokens
+        ]
+    )
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_chat_template(CHAT_TEMPLATE)
     for name, values in tensors(architecture, len(tokens), tied).items():
         if values.ndim == 2:
-            writer.add_tensor(name, gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(
+                name,
+                gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0),
+                raw_dtype=gguf.GGMLQuantizationType.Q8_0,
+            )
         else:
             writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -65,39 +94,70 @@ def write_gguf(
 
 
 def tensors(architecture: str, vocabulary: int, tied: bool) -> dict[str, np.ndarray]:
-    q, kv = HEADS * HEAD_DIM[architecture], KV_HEADS * HEAD_DIM[architecture]
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    q = HEADS * HEAD_DIM[architecture]
+    kv = KV_HEADS * HEAD_DIM[architecture]
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (vocabulary, HIDDEN),
+        "output_norm.weight": (HIDDEN,),
+    }
     if not tied:
         shapes["output.weight"] = (vocabulary, HIDDEN)
     for layer in range(LAYERS):
-        sizes = {"attn_q": (q, HIDDEN), "attn_k": (kv, HIDDEN), "attn_v": (kv, HIDDEN), "attn_output": (HIDDEN, q)}
-        sizes |= {"ffn_gate": (INTERMEDIATE, HIDDEN), "ffn_up": (INTERMEDIATE, HIDDEN), "ffn_down": (HIDDEN, INTERMEDIATE)}
+        sizes = {
+            "attn_q": (q, HIDDEN),
+            "attn_k": (kv, HIDDEN),
+            "attn_v": (kv, HIDDEN),
+            "attn_output": (HIDDEN, q),
+        }
+        sizes |= {
+            "ffn_gate": (INTERMEDIATE, HIDDEN),
+            "ffn_up": (INTERMEDIATE, HIDDEN),
+            "ffn_down": (HIDDEN, INTERMEDIATE),
+        }
         shapes |= {f"blk.{layer}.{name}.weight": size for name, size in sizes.items()}
         shapes |= {f"blk.{layer}.{name}.weight": (HIDDEN,) for name in ("attn_norm", "ffn_norm")}
         if architecture == "qwen2":
-            shapes |= {f"blk.{layer}.attn_{name}.bias": (size,) for name, size in (("q", q), ("k", kv), ("v", kv))}
+            shapes |= {
+                f"blk.{layer}.attn_{name}.bias": (size,)
+                for name, size in (("q", q), ("k", kv), ("v", kv))
+            }
         if architecture == "qwen3":
-            shapes |= {f"blk.{layer}.attn_{name}_norm.weight": (HEAD_DIM[architecture],) for name in ("q", "k")}
+            shapes |= {
+                f"blk.{layer}.attn_{name}_norm.weight": (HEAD_DIM[architecture],)
+                for name in ("q", "k")
+            }
     generator = np.random.default_rng(0)
-    return {name: generator.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    return {
+        name: generator.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()
+    }
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)])
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
+)
 def test_transformers_reads_the_same_model_from_both(
     architecture: str, tied: bool, tmp_path: Path, vocabulary: tuple[list[str], list[str]]
 ) -> None:
     source = write_gguf(tmp_path / "model.gguf", architecture, vocabulary, tied=tied)
 
-    import_model(str(source), tmp_path / "model")
+    conversions = import_model(str(source), tmp_path / "model")
 
+    assert conversions == ["The weights were GGUF, F32, Q8_0, and are bf16 now."]
     expected = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        tmp_path,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
     )
-    imported, report = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    imported, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", output_loading_info=True
+    )
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert type(imported) is type(expected)
     assert imported.dtype == torch.bfloat16
-    for (name, mine), (_, theirs) in zip(imported.state_dict().items(), expected.state_dict().items(), strict=True):
+    for (name, mine), (_, theirs) in zip(
+        imported.state_dict().items(), expected.state_dict().items(), strict=True
+    ):
         assert torch.equal(mine, theirs), name
     for key in (
         "rope_parameters",
@@ -111,30 +171,49 @@ def test_transformers_reads_the_same_model_from_both(
     ModelDimensions.from_config(json.loads((tmp_path / "model" / "config.json").read_text()))
 
 
-def test_the_tokenizer_and_its_template_survive(tmp_path: Path, tiny_folder: Path, vocabulary: tuple[list[str], list[str]]) -> None:
+def test_the_tokenizer_and_its_template_survive(
+    tmp_path: Path, tiny_folder: Path, vocabulary: tuple[list[str], list[str]]
+) -> None:
     import_model(str(write_gguf(tmp_path / "model.gguf", "llama", vocabulary)), tmp_path / "model")
 
-    imported, original = AutoTokenizer.from_pretrained(tmp_path / "model"), AutoTokenizer.from_pretrained(tiny_folder)
-    chat = [{"role": "user", "content": "Where is the shop?"}, {"role": "assistant", "content": "By the sea, I'm told: 12 Main Street."}]
+    imported = AutoTokenizer.from_pretrained(tmp_path / "model")
+    original = AutoTokenizer.from_pretrained(tiny_folder)
+    chat = [
+        {"role": "user", "content": "Where is the shop?"},
+        {"role": "assistant", "content": "By the sea, I'm told: 12 Main Street."},
+    ]
     assert (
         imported.apply_chat_template(chat, return_dict=True)["input_ids"]
         == original.apply_chat_template(chat, return_dict=True)["input_ids"]
     )
-    assert (imported.bos_token, imported.eos_token, imported.pad_token) == ("<|im_start|>", "<|im_end|>", "<|pad|>")
+    assert (imported.bos_token, imported.eos_token, imported.pad_token) == (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|pad|>",
+    )
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text()) == {
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    assert (tmp_path / "model" / "README.md").read_text().startswith("---\nlicense: apache-2.0\n---")
+    assert (
+        (tmp_path / "model" / "README.md").read_text().startswith("---\nlicense: apache-2.0\n---")
+    )
 
 
 @pytest.mark.parametrize(
     ("architecture", "scaled_rope", "match"),
-    [("gpt2", False, "architecture 'gpt2' is not supported"), ("llama", True, "scaled rotary embeddings")],
+    [
+        ("gpt2", False, "architecture 'gpt2' is not supported"),
+        ("llama", True, "scaled rotary embeddings"),
+    ],
 )
 def test_what_cannot_be_converted_is_refused(
-    architecture: str, scaled_rope: bool, match: str, tmp_path: Path, vocabulary: tuple[list[str], list[str]]
+    architecture: str,
+    scaled_rope: bool,
+    match: str,
+    tmp_path: Path,
+    vocabulary: tuple[list[str], list[str]],
 ) -> None:
     source = write_gguf(tmp_path / "model.gguf", architecture, vocabulary, scaled_rope=scaled_rope)
 
@@ -143,7 +222,9 @@ def test_what_cannot_be_converted_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a gguf file at all, but long enough to have a header", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"not a gguf file at all, but long enough to have a header", None]
+)
 def test_a_file_that_is_no_gguf_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "model.gguf").write_bytes(content)

@@ -28,25 +28,35 @@ def assert_refused(source: Path, match: str) -> None:
 def test_a_folder_is_copied_without_what_is_not_needed(tiny_folder: Path) -> None:
     (tiny_folder / "notes.txt").write_text("private")
     (tiny_folder / "LICENSE").write_text("free")
-    edit_json(tiny_folder / "config.json", _attn_implementation="eager", _name_or_path="/home/someone", attn_implementation="x")
+    edit_json(
+        tiny_folder / "config.json",
+        _attn_implementation="eager",
+        _name_or_path="/home/someone",
+        attn_implementation="x",
+    )
     output = tiny_folder.parent / "catalogue" / "model"
 
     import_model(str(tiny_folder), output)
 
     assert sorted(path.name for path in output.iterdir()) == sorted(
-        ["LICENSE", "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        ["LICENSE", "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors",
          "tokenizer.json", "tokenizer_config.json"]
     )  # fmt: skip
     config = json.loads((output / "config.json").read_text())
     assert not {"_attn_implementation", "_name_or_path", "attn_implementation"} & set(config)
-    assert (output / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+    assert (output / "model.safetensors").read_bytes() == (
+        tiny_folder / "model.safetensors"
+    ).read_bytes()
     AutoModelForCausalLM.from_pretrained(output)
 
 
 def test_the_builtin_model(tmp_path: Path, tiny_folder: Path) -> None:
     import_model(BUILTIN, tmp_path / "model")
 
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (
+        tiny_folder / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("source", [BUILTIN, "folder"])
@@ -54,7 +64,9 @@ def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> Non
     (tiny_folder.parent / "model").mkdir()
 
     with pytest.raises(ModelError, match="exists already"):
-        import_model(str(tiny_folder) if source == "folder" else source, tiny_folder.parent / "model")
+        import_model(
+            str(tiny_folder) if source == "folder" else source, tiny_folder.parent / "model"
+        )
 
 
 def test_a_source_that_does_not_exist_is_refused(tiny_folder: Path) -> None:
@@ -78,7 +90,9 @@ def test_pickles_are_refused(tiny_folder: Path) -> None:
         ("generation_config.json", {"custom_generate": "someone/code"}),
     ],
 )
-def test_json_that_names_code_is_refused(name: str, change: dict[str, Any], tiny_folder: Path) -> None:
+def test_json_that_names_code_is_refused(
+    name: str, change: dict[str, Any], tiny_folder: Path
+) -> None:
     edit_json(tiny_folder / name, **change)
 
     assert_refused(tiny_folder, "remote code")
@@ -121,7 +135,8 @@ def test_a_link_out_of_the_folder_is_refused(name: str, tiny_folder: Path) -> No
 
 
 def test_the_links_of_the_hubs_cache_are_followed(tiny_folder: Path, tmp_path: Path) -> None:
-    snapshot, blobs = tmp_path / "repository" / "snapshots" / "abc", tmp_path / "repository" / "blobs"
+    snapshot = tmp_path / "repository" / "snapshots" / "abc"
+    blobs = tmp_path / "repository" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
     for path in tiny_folder.iterdir():
@@ -145,8 +160,14 @@ def header(content: Any, length: int | None = None) -> bytes:
         (b"\x01\x02", "not a safetensors file"),
         (header({}, length=17 * 2**20), "larger than 16 MiB"),
         (header({}, length=1000), "not a sound safetensors file"),
-        (header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}), "not a sound safetensors file"),
-        (header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 6]}}) + b"\0" * 6, "not a sound safetensors file"),
+        (
+            header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}),
+            "not a sound safetensors file",
+        ),
+        (
+            header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 6]}}) + b"\0" * 6,
+            "not a sound safetensors file",
+        ),
         (struct.pack("<Q", 4) + b"nope", "not a sound safetensors file"),
     ],
 )
@@ -158,13 +179,20 @@ def test_broken_weights_are_refused(content: bytes, match: str, tiny_folder: Pat
 
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "missing.safetensors"])
 def test_an_index_stays_inside_the_folder(shard: str, tiny_folder: Path) -> None:
-    (tiny_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    (tiny_folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": shard}})
+    )
 
     assert_refused(tiny_folder, "not a file of the folder")
 
 
-@pytest.mark.parametrize(("repository", "match"), [("not//a name", "not//a name"), ("someone/something", "someone/something")])
-def test_a_hub_that_does_not_answer_is_a_refusal(repository: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("repository", "match"),
+    [("not//a name", "not//a name"), ("someone/something", "someone/something")],
+)
+def test_a_hub_that_does_not_answer_is_a_refusal(
+    repository: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
@@ -179,5 +207,7 @@ def test_what_came_from_a_hub_knows_its_name_there(tiny_folder: Path, tmp_path: 
 
     move_model(tiny_folder, tmp_path / "model", "acme/tiny")
 
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "acme/tiny"
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "acme/tiny"
+    )
     AutoModelForCausalLM.from_pretrained(tmp_path / "model")

@@ -12,12 +12,16 @@ import pytest
 from falqon_core.contract.errors import ModelError
 from falqon_core.importers import limits
 from falqon_core.importers.limits import limited, size_of
-from tests.support.house import ROOT
+from tests.support.backend import ROOT
 
 
 def state() -> tuple[object, ...]:
     kinds = (resource.RLIMIT_DATA, resource.RLIMIT_CPU)
-    return (signal.getsignal(signal.SIGALRM), *map(resource.getrlimit, kinds), signal.getitimer(signal.ITIMER_REAL))
+    return (
+        signal.getsignal(signal.SIGALRM),
+        *map(resource.getrlimit, kinds),
+        signal.getitimer(signal.ITIMER_REAL),
+    )
 
 
 def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +45,9 @@ def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
-def test_what_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_takes_too_much_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(limits, "MEMORY_BYTES", 2**26)
     with (tmp_path / "large").open("wb+") as file:
         file.truncate(2**31)
@@ -49,7 +55,10 @@ def test_what_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch, 
             pass  # a file that is looked into does not count
     before = state()
 
-    with pytest.raises(ModelError, match=r"more than 0\.1 GiB of memory, the limit for its size"), limited(0):
+    with (
+        pytest.raises(ModelError, match=r"more than 0\.1 GiB of memory, the limit for its size"),
+        limited(0),
+    ):
         bytearray(2**28)
     assert state() == before
     with limited(2**24):
@@ -64,7 +73,9 @@ def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
         "with limits.limited(0): sum(range(10**12))"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False
+    )
 
     assert done.returncode == -signal.SIGXCPU
 

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
-from falqon_core.meld.rows import Fp8Weight, PackedWeight
+from falqon_core.meld.packed_weight import Fp8Weight, PackedWeight
 from falqon_core.ops import attention
 
 # 40 and 56 are no multiples of 16.
@@ -37,17 +45,27 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 ALIGNED = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 12}
 
 
-def code_rows(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:
-    """Stands in for `linear.new_rows`: the storage of an FP8 GPU, whose operators run as oracles on a CPU."""
+def fp8_weight(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:
+    """Stands in for `linear.new_packed_weight`: the storage of an FP8 GPU, whose operators run as
+    oracles on a CPU.
+    """
     return Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=True)
 
 
-def tiny_model(name: str, dtype: torch.dtype = torch.bfloat16, attn_implementation: str = attention.NAME, **sizes: int) -> PreTrainedModel:
+def tiny_model(
+    name: str,
+    dtype: torch.dtype = torch.bfloat16,
+    attn_implementation: str = attention.NAME,
+    **sizes: int,
+) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIGS[name].__class__(**CONFIGS[name].to_dict() | sizes)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation=attn_implementation
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases start at zero and norms at one, which would hide their loss
+            # biases start at zero and norms at one, which would hide their loss
+            if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model

@@ -16,19 +16,24 @@ RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_blocks_alone_change_nothing(name: str) -> None:
-    model, plain = tiny_model(name, torch.float32), tiny_model(name, torch.float32)
+    model = tiny_model(name, torch.float32)
+    plain = tiny_model(name, torch.float32)
     swap_blocks(model)
     kinds = [type(module) for module in model.modules()]
     assert (kinds.count(Attention), kinds.count(SwiGLU)) == (2, 2)
     assert list(model.state_dict()) == list(plain.state_dict())
     input_ids = torch.randint(3, 97, (2, 11))
-    torch.testing.assert_close(model(input_ids).logits, plain(input_ids).logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        model(input_ids).logits, plain(input_ids).logits, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_generation_with_a_cache_is_transformers_own(name: str, implementation: str) -> None:
-    """Longer than Mistral's window, from a batch that is padded on the left, so masks, positions and the cache all play a part."""
+    """Longer than Mistral's window, from a batch that is padded on the left, so masks, positions
+    and the cache all play a part.
+    """
     model, plain = (tiny_model(name, torch.float32, implementation) for _ in range(2))
     swap_blocks(model)
     convert_to_melded(model, RECIPE, Anchored())
@@ -38,8 +43,18 @@ def test_generation_with_a_cache_is_transformers_own(name: str, implementation: 
     input_ids = torch.randint(3, 97, (2, 5))
     mask = torch.ones_like(input_ids)
     input_ids[0, :2], mask[0, :2] = 0, 0
-    config = GenerationConfig(max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=2, bos_token_id=1)
-    ours, expected = (one.generate(input_ids, attention_mask=mask, generation_config=config) for one in (model, plain))
+    config = GenerationConfig(
+        max_new_tokens=8,
+        min_new_tokens=8,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=1,
+    )
+    ours, expected = (
+        network.generate(input_ids, attention_mask=mask, generation_config=config)
+        for network in (model, plain)
+    )
     assert ours.shape == (2, 13)
     assert torch.equal(ours, expected)
 
@@ -55,14 +70,18 @@ def test_a_grouped_model_trains_as_an_ungrouped_one(name: str) -> None:
         layers = convert_to_melded(model, RECIPE, Anchored())
         if not blocks_first:
             swap_blocks(model)
-        assert {len(layer.rows.sizes) for layer in layers.values()} == ({1, 2, 3} if blocks_first else {1})
+        assert {len(layer.packed.sizes) for layer in layers.values()} == (
+            {1, 2, 3} if blocks_first else {1}
+        )
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for layer in layers.values():
                 layer.delta.normal_(std=0.05, generator=generator)
                 layer.refresh()
         input_ids = torch.randint(3, 97, (1, 24), generator=generator)
-        hidden = model.model(input_ids, use_cache=False, cu_seqlens=torch.tensor([0, 9, 24]), max_seqlen=15).last_hidden_state
+        hidden = model.model(
+            input_ids, use_cache=False, cu_seqlens=torch.tensor([0, 9, 24]), max_seqlen=15
+        ).last_hidden_state
         loss = hidden.float().square().mean()
         loss.backward()
         results.append((loss, {name: layer.delta.grad for name, layer in layers.items()}))
@@ -70,40 +89,56 @@ def test_a_grouped_model_trains_as_an_ungrouped_one(name: str) -> None:
     torch.testing.assert_close(loss, expected, rtol=2e-3, atol=0)
     assert list(grads) == list(expected_grads)
     for layer_name, grad in grads.items():
-        assert (grad - expected_grads[layer_name]).norm() < 0.03 * expected_grads[layer_name].norm(), layer_name
+        assert (grad - expected_grads[layer_name]).norm() < 0.03 * expected_grads[
+            layer_name
+        ].norm(), layer_name
 
 
-def test_one_block_takes_one_product_for_all_that_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward: four GEMMs a layer instead of seven; grad_input: four; none of the gradients of gate and up is copied."""
+def test_one_block_takes_one_product_for_all_that_read_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forward: four GEMMs a layer instead of seven; grad_input: four; none of the gradients of gate
+    and up is copied.
+    """
     model = tiny_model("llama")
     swap_blocks(model)
     layers = convert_to_melded(model, RECIPE, Anchored())
-    rows = {id(layer.rows): layer.rows for layer in layers.values()}
-    assert len(rows) == 2 * 4
+    packed = {id(layer.packed): layer.packed for layer in layers.values()}
+    assert len(packed) == 2 * 4
     calls: list[tuple[str, int]] = []
-    kind = type(next(iter(rows.values())))
-    output, grad_input = kind.output, kind.grad_input
-    monkeypatch.setattr(kind, "output", lambda self, x: (calls.append(("output", id(self))), output(self, x))[1])
-    monkeypatch.setattr(kind, "grad_input", lambda self, grad: (calls.append(("grad_input", id(self))), grad_input(self, grad))[1])
+    kind = type(next(iter(packed.values())))
+    output = kind.output
+    grad_input = kind.grad_input
+    monkeypatch.setattr(
+        kind, "output", lambda self, x: (calls.append(("output", id(self))), output(self, x))[1]
+    )
+    monkeypatch.setattr(
+        kind,
+        "grad_input",
+        lambda self, grad: (calls.append(("grad_input", id(self))), grad_input(self, grad))[1],
+    )
     model(torch.randint(3, 97, (1, 7))).logits.sum().backward()
     assert sum(name == "output" for name, _ in calls) == 8
     # The first layer's q, k and v read embeddings, which are frozen.
     assert sum(name == "grad_input" for name, _ in calls) == 7
 
 
-def test_the_gradients_of_gate_and_up_reach_their_product_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradients_of_gate_and_up_reach_their_product_without_a_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch.manual_seed(0)
     model = tiny_model("llama")
     swap_blocks(model)
     convert_to_melded(model, RECIPE, Anchored())
     mlp = model.model.layers[0].mlp
     assert isinstance(mlp.gate_proj, MeldedLinear)
-    rows = mlp.gate_proj.rows
-    seen: list[torch.Tensor] = []
-    real = rows.grad_input
-    monkeypatch.setattr(rows, "grad_input", lambda grad: (seen.append(grad), real(grad))[1])
+    packed = mlp.gate_proj.packed
+    grads: list[torch.Tensor] = []
+    real = packed.grad_input
+    monkeypatch.setattr(packed, "grad_input", lambda grad: (grads.append(grad), real(grad))[1])
     mlp(torch.randn(2, 5, 40, dtype=torch.bfloat16, requires_grad=True)).sum().backward()
-    (grad,) = seen
+    (grad,) = grads
     assert grad.shape == (10, 112)
-    assert grad.untyped_storage().nbytes() == 10 * 112 * 2  # the buffer that swiglu's backward wrote
+    # the buffer that swiglu's backward wrote
+    assert grad.untyped_storage().nbytes() == 10 * 112 * 2
     assert grad._base is None or grad.storage_offset() == 0

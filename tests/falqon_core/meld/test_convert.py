@@ -16,8 +16,9 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_melded_model_computes_what_its_rounded_weights_say(name: str) -> None:
-    """Against transformers' own modules and attention, with the linears' weights rounded in place."""
-    model, plain = tiny_model(name, torch.float32), tiny_model(name, torch.float32, "eager")
+    """Against transformers' own modules and attention, the linears' weights rounded in place."""
+    model = tiny_model(name, torch.float32)
+    plain = tiny_model(name, torch.float32, "eager")
     swap_blocks(model)
     layers = convert_to_melded(model, RECIPE, update_rule(RECIPE))
     assert len(layers) == 14
@@ -25,7 +26,9 @@ def test_a_melded_model_computes_what_its_rounded_weights_say(name: str) -> None
         if isinstance(linear, nn.Linear) and full_name != "lm_head":
             linear.weight.data = quantize_rows(linear.weight.data)[0]
     input_ids = torch.randint(3, 97, (2, 11))
-    torch.testing.assert_close(model(input_ids).logits, plain(input_ids).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(input_ids).logits, plain(input_ids).logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -36,7 +39,10 @@ def test_only_the_deltas_train_and_all_of_them_do(name: str) -> None:
     model(torch.randint(3, 97, (2, 11))).logits.float().logsumexp(-1).sum().backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {f"{layer}.delta" for layer in layers}
-    assert all(layer.delta.grad is not None and layer.delta.grad.abs().sum() > 0 for layer in layers.values())
+    assert all(
+        layer.delta.grad is not None and layer.delta.grad.abs().sum() > 0
+        for layer in layers.values()
+    )
 
 
 def test_head_and_tied_embeddings_stay() -> None:
@@ -81,7 +87,9 @@ def test_a_rank_above_the_inputs_is_refused() -> None:
 @pytest.mark.parametrize("update_rule_name", ["anchored", "topk"])
 @pytest.mark.parametrize("a_init", ["quant_error", "orthonormal"])
 def test_a_is_filled(update_rule_name: str, a_init: str) -> None:
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule_name, "a_init": a_init}).resolved(10)
+    recipe = Recipe.model_validate(
+        {"rank": 8, "update_rule": update_rule_name, "a_init": a_init}
+    ).resolved(10)
     for layer in convert_to_melded(tiny_model("llama"), recipe, update_rule(recipe)).values():
         assert layer.a.float().norm(dim=1).min() > 0
         assert layer.weight.float().norm(dim=1).min() > 0
@@ -91,13 +99,22 @@ def test_a_is_filled(update_rule_name: str, a_init: str) -> None:
 def test_linears_of_one_block_share_their_rows_if_all_of_them_are_chosen() -> None:
     model = tiny_model("qwen3")
     swap_blocks(model)
-    recipe = RECIPE.model_copy(update={"target_modules": ("q_proj", "k_proj", "v_proj", "gate_proj", "down_proj")})
+    recipe = RECIPE.model_copy(
+        update={"target_modules": ("q_proj", "k_proj", "v_proj", "gate_proj", "down_proj")}
+    )
     layers = convert_to_melded(model, recipe, update_rule(recipe))
     assert list(layers)[:5] == [
-        f"model.layers.0.{name}" for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.down_proj")
+        f"model.layers.0.{name}"
+        for name in (
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "mlp.gate_proj",
+            "mlp.down_proj",
+        )
     ]
-    rows = {name: layer.rows for name, layer in layers.items() if ".0." in name}
-    q, k, v, gate, down = rows.values()
+    packed = {name: layer.packed for name, layer in layers.items() if ".0." in name}
+    q, k, v, gate, down = packed.values()
     assert q is k is v
     assert q.sizes == (40, 20, 20)
     assert gate.sizes == (56,)
@@ -109,5 +126,5 @@ def test_linears_of_one_block_share_their_rows_if_all_of_them_are_chosen() -> No
 def test_modules_that_are_not_known_stay_and_their_linears_are_melded_alone() -> None:
     model = tiny_model("llama")
     layers = convert_to_melded(model, RECIPE, update_rule(RECIPE))
-    assert all(layer.rows.sizes == (layer.out_features,) for layer in layers.values())
+    assert all(layer.packed.sizes == (layer.out_features,) for layer in layers.values())
     assert type(model.model.layers[0].self_attn).__name__ == "LlamaAttention"

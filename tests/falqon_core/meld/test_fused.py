@@ -1,5 +1,6 @@
-"""Fused decoder layers against the same modules one after another. Codes lie on the CPU here and the operators are their oracles,
-so every number is the same bit for bit."""
+"""Fused decoder layers against the same modules one after another. Codes lie on the CPU here and
+the operators are their oracles, so every number is the same bit for bit.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +11,30 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from falqon_core.contract.config import Recipe
-from falqon_core.meld import convert, linear
-from falqon_core.meld import rows as rows_module
+from falqon_core.meld import convert, linear, packed_weight
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.fused import FusedDecoderLayer, normed_linears, normed_swiglu
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.meld.rows import Fp8Weight
+from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 from falqon_core.train.activation_checkpointing import checkpoint_activations
-from tests.falqon_core.meld.models import ALIGNED, code_rows, tiny_model
+from tests.falqon_core.meld.models import ALIGNED, fp8_weight, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
-RANK, TOKENS, HIDDEN, INTERMEDIATE = 8, 24, 48, 64
-NAMES = ["llama", "mistral", "qwen2", "qwen3"]  # qwen2 has biases on q, k and v; qwen3 norms between projections and rotation
+RANK = 8
+TOKENS = 24
+HIDDEN = 48
+INTERMEDIATE = 64
+NAMES = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+]  # qwen2 has biases on q, k and v; qwen3 norms between projections and rotation
 
 
 def melded(model: PreTrainedModel) -> dict[str, MeldedLinear]:
@@ -43,7 +51,7 @@ def melded(model: PreTrainedModel) -> dict[str, MeldedLinear]:
 
 @pytest.fixture
 def on_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "new_rows", code_rows)
+    monkeypatch.setattr(linear, "new_packed_weight", fp8_weight)
 
 
 @contextmanager
@@ -60,25 +68,42 @@ def pair(name: str) -> list[tuple[PreTrainedModel, dict[str, MeldedLinear]]]:
     plain = tiny_model(name, **ALIGNED)
     with unfused():
         plain_layers = melded(plain)
-    assert [isinstance(model.model.layers[0], FusedDecoderLayer) for model in (fused, plain)] == [True, False]
+    assert [isinstance(model.model.layers[0], FusedDecoderLayer) for model in (fused, plain)] == [
+        True,
+        False,
+    ]
     return [(fused, layers), (plain, plain_layers)]
 
 
 def loss_of(model: PreTrainedModel, packed: bool = True) -> Tensor:
-    input_ids = torch.randint(3, 97, (1, TOKENS) if packed else (3, 8), generator=torch.Generator().manual_seed(1))
+    input_ids = torch.randint(
+        3, 97, (1, TOKENS) if packed else (3, 8), generator=torch.Generator().manual_seed(1)
+    )
     segments = {"cu_seqlens": torch.tensor([0, 9, TOKENS]), "max_seqlen": 15} if packed else {}
-    return model.model(input_ids, use_cache=False, **segments).last_hidden_state.float().square().mean()
+    return (
+        model.model(input_ids, use_cache=False, **segments)
+        .last_hidden_state.float()
+        .square()
+        .mean()
+    )
 
 
 @contextmanager
 def saved_tensors() -> Iterator[list[Tensor]]:
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+    ):
         yield saved
 
 
 def num_bytes(saved: list[Tensor]) -> int:
-    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}.values())
+    return sum(
+        {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in saved
+        }.values()
+    )
 
 
 @pytest.mark.usefixtures("on_codes")
@@ -99,8 +124,18 @@ def test_losses_gradients_and_deltas_are_the_same_bits(name: str, packed: bool) 
                 for layer in layers.values():
                     layer.refresh()
             losses[-1].append(loss.detach())
-        tensors = {"delta": lambda layer: layer.delta, "grad": lambda layer: layer.delta.grad, "codes": lambda layer: layer.weight}
-        results.append({f"{key} {kind}": of(layer) for key, layer in layers.items() for kind, of in tensors.items()})
+        tensors = {
+            "delta": lambda layer: layer.delta,
+            "grad": lambda layer: layer.delta.grad,
+            "codes": lambda layer: layer.weight,
+        }
+        results.append(
+            {
+                f"{key} {kind}": of(layer)
+                for key, layer in layers.items()
+                for kind, of in tensors.items()
+            }
+        )
     assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
     assert losses[0][0] != losses[0][2]
     assert len(results[0]) == 3 * 14
@@ -112,8 +147,14 @@ def test_losses_gradients_and_deltas_are_the_same_bits(name: str, packed: bool) 
 def test_an_input_that_needs_a_gradient_gets_the_same() -> None:
     grads = []
     for model, _ in pair("llama"):
-        embeddings = torch.randn(1, TOKENS, HIDDEN, generator=torch.Generator().manual_seed(2)).bfloat16().requires_grad_()
-        model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state.float().square().mean().backward()
+        embeddings = (
+            torch.randn(1, TOKENS, HIDDEN, generator=torch.Generator().manual_seed(2))
+            .bfloat16()
+            .requires_grad_()
+        )
+        model.model(
+            inputs_embeds=embeddings, use_cache=False
+        ).last_hidden_state.float().square().mean().backward()
         grads.append(embeddings.grad)
     assert torch.equal(*grads)
     assert grads[0].count_nonzero() > 0
@@ -122,35 +163,67 @@ def test_an_input_that_needs_a_gradient_gets_the_same() -> None:
 @pytest.mark.usefixtures("on_codes")
 def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and up are columns of a wider product, scales are slices. Up to a code now and then."""
-    operators = (rms_norm_codes, rms_norm_backward, swiglu_codes_forward, swiglu_codes_backward, quantize_codes)
+    operators = (
+        rms_norm_codes,
+        rms_norm_backward,
+        swiglu_codes_forward,
+        swiglu_codes_backward,
+        quantize_codes,
+    )
     model = tiny_model("llama", **ALIGNED, num_hidden_layers=1).to(KERNEL_DEVICE)
     melded(model)
     (layer,) = model.model.layers
     generator = torch.Generator().manual_seed(4)
-    x, residual, grad = (torch.randn(1, 5, HIDDEN, generator=generator).bfloat16().to(KERNEL_DEVICE) for _ in range(3))
-    inputs = [x.requires_grad_(), residual.requires_grad_(), *(linear.delta for linear in layer.mlp.children())]
+    x, residual, grad = (
+        torch.randn(1, 5, HIDDEN, generator=generator).bfloat16().to(KERNEL_DEVICE)
+        for _ in range(3)
+    )
+    inputs = [
+        x.requires_grad_(),
+        residual.requires_grad_(),
+        *(linear.delta for linear in layer.mlp.children()),
+    ]
     results = []
-    for implementations in ([one.oracle for one in operators], [one.kernels["cuda"] for one in operators]):
-        for one, implementation in zip(operators, implementations, strict=True):
-            monkeypatch.setitem(one.kernels, KERNEL_DEVICE, implementation)
+    for implementations in (
+        [operator.oracle for operator in operators],
+        [operator.kernels["cuda"] for operator in operators],
+    ):
+        for operator, implementation in zip(operators, implementations, strict=True):
+            monkeypatch.setitem(operator.kernels, KERNEL_DEVICE, implementation)
         output = normed_swiglu(x, residual, layer.post_attention_layernorm, layer.mlp)
-        projected = normed_linears(x, layer.input_layernorm, [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj])
-        results.append([output, *projected, *torch.autograd.grad([output, torch.cat(projected, -1).sum()], inputs, [grad, None])])
+        projected = normed_linears(
+            x,
+            layer.input_layernorm,
+            [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj],
+        )
+        results.append(
+            [
+                output,
+                *projected,
+                *torch.autograd.grad(
+                    [output, torch.cat(projected, -1).sum()], inputs, [grad, None]
+                ),
+            ]
+        )
     for ours, expected in zip(results[1], results[0], strict=True):
         assert (ours - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.usefixtures("on_codes")
-def test_only_the_output_of_attention_and_gradients_are_read_to_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two layers. The first one's q, k and v read embeddings, which are frozen, so they have no grad_input."""
+def test_only_the_output_of_attention_and_gradients_are_read_to_be_quantized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two layers. The first one's q, k and v read embeddings, which are frozen, so they have no
+    grad_input.
+    """
     calls: list[bool] = []
-    real = rows_module.quantize_codes
+    real = packed_weight.quantize_codes
 
     def counting(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         calls.append(column_scale is not None)
         return real(x, column_scale)
 
-    monkeypatch.setattr(rows_module, "quantize_codes", counting)
+    monkeypatch.setattr(packed_weight, "quantize_codes", counting)
     counts = []
     for model, _ in pair("llama"):
         loss_of(model).backward()
@@ -166,33 +239,58 @@ def test_backward_keeps_the_inputs_of_norms_gate_and_up_and_o_a() -> None:
     layer = model.model.layers[1]
     x, residual = (torch.randn(2, 5, HIDDEN).bfloat16().requires_grad_() for _ in range(2))
     with saved_tensors() as saved:
-        normed_linears(x, layer.input_layernorm, [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj])
-    assert [tuple(one.shape) for one in saved] == [(10, 3 * RANK), (2, 5, HIDDEN), (HIDDEN,), (10, 1)]
+        normed_linears(
+            x,
+            layer.input_layernorm,
+            [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj],
+        )
+    assert [tuple(tensor.shape) for tensor in saved] == [
+        (10, 3 * RANK),
+        (2, 5, HIDDEN),
+        (HIDDEN,),
+        (10, 1),
+    ]
     assert saved[1].data_ptr() == x.data_ptr()
     assert num_bytes(saved[:1]) == 10 * 3 * RANK * 2
     with saved_tensors() as saved:
         normed_swiglu(x, residual, layer.post_attention_layernorm, layer.mlp)
-    assert [tuple(one.shape) for one in saved] == [(10, HIDDEN), (HIDDEN,), (10, 1), (10, 2 * INTERMEDIATE + 2 * RANK), (10, RANK)]
-    assert num_bytes(saved) == sum(one.nbytes for one in saved)
+    assert [tuple(tensor.shape) for tensor in saved] == [
+        (10, HIDDEN),
+        (HIDDEN,),
+        (10, 1),
+        (10, 2 * INTERMEDIATE + 2 * RANK),
+        (10, RANK),
+    ]
+    assert num_bytes(saved) == sum(tensor.nbytes for tensor in saved)
 
 
 @pytest.mark.usefixtures("on_codes")
 def test_a_fused_model_keeps_less_than_one_that_is_not() -> None:
-    kept = []
+    sizes = []
     for model, _ in pair("llama"):
         with saved_tensors() as saved:
             loss_of(model)
-        kept.append(num_bytes(saved))
-    assert kept[0] < kept[1]  # by the o_a of gate and up, which lie beside them
+        sizes.append(num_bytes(saved))
+    assert sizes[0] < sizes[1]  # by the o_a of gate and up, which lie beside them
 
 
 @pytest.mark.usefixtures("on_codes")
 @pytest.mark.parametrize("name", NAMES)
 def test_generation_with_a_cache_says_the_same(name: str) -> None:
     input_ids = torch.randint(3, 97, (2, 7), generator=torch.Generator().manual_seed(3))
-    config = GenerationConfig(max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=2, bos_token_id=1)
+    config = GenerationConfig(
+        max_new_tokens=8,
+        min_new_tokens=8,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=1,
+    )
     mask = torch.ones_like(input_ids)
-    ours, expected = (model.generate(input_ids, attention_mask=mask, generation_config=config) for model, _ in pair(name))
+    ours, expected = (
+        model.generate(input_ids, attention_mask=mask, generation_config=config)
+        for model, _ in pair(name)
+    )
     assert ours.shape == (2, 15)
     assert torch.equal(ours, expected)
 
@@ -200,7 +298,9 @@ def test_generation_with_a_cache_says_the_same(name: str) -> None:
 @pytest.mark.usefixtures("on_codes")
 @pytest.mark.parametrize("before_melding", [True, False])
 def test_activation_checkpointing_holds_whenever_it_was_asked_for(before_melding: bool) -> None:
-    losses, grads, kept = [], [], []
+    losses = []
+    grads = []
+    sizes = []
     for checkpointing in (False, True):
         model = tiny_model("llama", **ALIGNED)
         if checkpointing and before_melding:
@@ -214,10 +314,10 @@ def test_activation_checkpointing_holds_whenever_it_was_asked_for(before_melding
         loss.backward()
         losses.append(loss.detach())
         grads.append([layer.delta.grad for layer in layers.values()])
-        kept.append(num_bytes(saved))
+        sizes.append(num_bytes(saved))
     assert torch.equal(*losses)
-    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
-    assert kept[1] < kept[0] / 2
+    assert all(torch.equal(grad, other) for grad, other in zip(*grads, strict=True))
+    assert sizes[1] < sizes[0] / 2
 
 
 @pytest.mark.usefixtures("on_codes")
@@ -233,24 +333,36 @@ def test_a_model_on_a_cpu_is_never_fused() -> None:
 
 
 def test_codes_that_are_dequantized_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "new_rows", lambda sizes, rank, like, _: Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=False))
+    monkeypatch.setattr(
+        linear,
+        "new_packed_weight",
+        lambda sizes, rank, like, _: Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=False),
+    )
     model = tiny_model("llama", **ALIGNED)
     melded(model)
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}
 
 
 @pytest.mark.usefixtures("on_codes")
-@pytest.mark.parametrize("target_modules", [("q_proj", "k_proj", "v_proj"), ("q_proj", "k_proj", "gate_proj", "up_proj", "down_proj")])
+@pytest.mark.parametrize(
+    "target_modules",
+    [("q_proj", "k_proj", "v_proj"), ("q_proj", "k_proj", "gate_proj", "up_proj", "down_proj")],
+)
 def test_layers_that_are_melded_in_part_are_not_fused(target_modules: tuple[str, ...]) -> None:
     model = tiny_model("llama", **ALIGNED)
     swap_blocks(model)
-    convert_to_melded(model, Recipe(rank=RANK, a_init="orthonormal", target_modules=target_modules).resolved(10), Anchored())
+    convert_to_melded(
+        model,
+        Recipe(rank=RANK, a_init="orthonormal", target_modules=target_modules).resolved(10),
+        Anchored(),
+    )
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}
 
 
 @pytest.mark.usefixtures("on_codes")
 def test_an_mlp_with_biases_and_blocks_that_are_not_ours_are_not_fused() -> None:
-    with_biases, not_swapped = tiny_model("llama with biases", **ALIGNED), tiny_model("llama", **ALIGNED)
+    with_biases = tiny_model("llama with biases", **ALIGNED)
+    not_swapped = tiny_model("llama", **ALIGNED)
     swap_blocks(with_biases)
     for model in (with_biases, not_swapped):
         convert_to_melded(model, RECIPE, Anchored())

@@ -5,9 +5,9 @@ from falqon_core.meld import init
 from tests.falqon_core.meld.models import tiny_model
 
 
-def same_space(one: torch.Tensor, other: torch.Tensor) -> float:
+def same_space(basis: torch.Tensor, other: torch.Tensor) -> float:
     """Smallest cosine between two row spaces of orthonormal rows: 1 when they are the same."""
-    return torch.linalg.svdvals(one @ other.t()).min().item()
+    return torch.linalg.svdvals(basis @ other.t()).min().item()
 
 
 def test_orthonormal_rows_depend_on_seed_and_name_alone() -> None:
@@ -42,7 +42,10 @@ def test_the_gradient_sketch_finds_the_gradients_directions_without_touching_the
     model.requires_grad_(False)
     name = "model.layers.1.mlp.up_proj"
     linear = model.get_submodule(name)
-    input_ids, rank = torch.randint(97, (3, 3)), 9  # the gradient of nine tokens has rank nine at most
+    input_ids, rank = (
+        torch.randint(97, (3, 3)),
+        9,
+    )  # the gradient of nine tokens has rank nine at most
     with init.gradient_sketches(model, {name: linear}, rank, seed=0) as sketches:
         model(input_ids).logits.logsumexp(-1).sum().backward()
     a = init.top_right_singular_vectors(sketches[name], rank)

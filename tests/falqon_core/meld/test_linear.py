@@ -7,26 +7,32 @@ from falqon_core.ops.quantize import quantize_rows
 
 
 def melded(
-    num_outputs: int = 23, num_inputs: int = 37, rank: int = 5, dtype: torch.dtype = torch.bfloat16, simulate_fp8: bool = False
+    num_outputs: int = 23,
+    num_inputs: int = 37,
+    rank: int = 5,
+    dtype: torch.dtype = torch.bfloat16,
+    simulate_fp8: bool = False,
 ) -> MeldedLinear:
     torch.manual_seed(1)
     linear = nn.Linear(num_inputs, num_outputs, dtype=dtype).requires_grad_(False)
     (layer,) = meld([linear], rank, 0.5, simulate_fp8=simulate_fp8)
     with torch.no_grad():
         layer.delta.normal_(std=0.1)
-        Anchored().start(layer, linear.weight, torch.linalg.qr(torch.randn(num_inputs, rank))[0].t())
+        Anchored().start(
+            layer, linear.weight, torch.linalg.qr(torch.randn(num_inputs, rank))[0].t()
+        )
     return layer
 
 
 def test_the_rows_are_the_dequantized_codes_bit_for_bit() -> None:
     layer = melded()
-    codes, scale = layer.quantized_weight()
-    assert codes.dtype == torch.float8_e4m3fn
+    qdata, scale = layer.quantized_weight()
+    assert qdata.dtype == torch.float8_e4m3fn
     assert scale.dtype == torch.float32
-    assert codes.shape == (23, 37)
+    assert qdata.shape == (23, 37)
     assert scale.shape == (23, 1)
-    assert torch.equal((codes.float() * scale).bfloat16(), layer.weight)
-    assert torch.equal((codes.float() * scale), layer.weight.float())  # nothing was lost to bf16
+    assert torch.equal((qdata.float() * scale).bfloat16(), layer.weight)
+    assert torch.equal((qdata.float() * scale), layer.weight.float())  # nothing was lost to bf16
 
 
 def test_the_output_is_that_of_the_folded_weight() -> None:
@@ -40,11 +46,11 @@ def test_gradients_are_those_of_folding_the_delta() -> None:
     x = torch.randn(2, 3, 37, requires_grad=True)
     grad = torch.randn(2, 3, 23)
     delta = layer.delta.detach().clone().requires_grad_()
-    weight = layer.weight + layer.factor * (delta - layer.delta.detach()) @ layer.a
+    weight = layer.weight + layer.scaling * (delta - layer.delta.detach()) @ layer.a
     expected = torch.autograd.grad(nn.functional.linear(x, weight, layer.bias), [x, delta], grad)
     ours = torch.autograd.grad(layer(x), [x, layer.delta], grad)
-    for one, other in zip(ours, expected, strict=True):
-        torch.testing.assert_close(one, other)
+    for actual, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(actual, other)
 
 
 def test_backward_keeps_no_input() -> None:
@@ -54,7 +60,8 @@ def test_backward_keeps_no_input() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         layer(x)
     assert [tuple(t.shape) for t in saved] == [(100, 4)]
-    assert saved[0].untyped_storage().nbytes() == 100 * 4 * 2  # and no larger tensor hides behind the view
+    # and no larger tensor hides behind the view
+    assert saved[0].untyped_storage().nbytes() == 100 * 4 * 2
 
 
 def test_an_input_without_gradient_gets_none() -> None:
@@ -67,14 +74,15 @@ def test_an_input_without_gradient_gets_none() -> None:
 
 def test_simulated_fp8_rounds_activations_and_gradients_per_token() -> None:
     layer = melded(dtype=torch.float32, simulate_fp8=True)
-    x, grad = torch.randn(6, 37, requires_grad=True), torch.randn(6, 23)
+    x = torch.randn(6, 37, requires_grad=True)
+    grad = torch.randn(6, 23)
     output = layer(x)
     rounded = quantize_rows(x.detach())[0]
     torch.testing.assert_close(output, rounded @ layer.weight.t() + layer.bias)
     output.backward(grad)
-    codes, scale = layer.quantized_weight()
-    torch.testing.assert_close(x.grad, quantize_rows(grad * scale.t())[0] @ codes.float())
-    torch.testing.assert_close(layer.delta.grad, layer.factor * grad.t() @ (rounded @ layer.a.t()))
+    qdata, scale = layer.quantized_weight()
+    torch.testing.assert_close(x.grad, quantize_rows(grad * scale.t())[0] @ qdata.float())
+    torch.testing.assert_close(layer.delta.grad, layer.scaling * grad.t() @ (rounded @ layer.a.t()))
     noise = (x.grad - grad @ layer.weight).norm() / (grad @ layer.weight).norm()
     assert 0 < noise < 0.1
 

@@ -9,9 +9,9 @@ from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.meld import linear
 from falqon_core.methods.falqon import Falqon
-from falqon_core.methods.loss import microbatch_loss
+from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
-from tests.falqon_core.meld.models import ALIGNED, SIZES, code_rows, tiny_model
+from tests.falqon_core.meld.models import ALIGNED, SIZES, fp8_weight, tiny_model
 
 
 def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
@@ -26,87 +26,112 @@ def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
 
 @pytest.mark.parametrize("name", ["smollm", "mistral", "qwen2", "qwen3"])
 def test_the_loss_is_transformers_own_packed_or_padded(name: str) -> None:
-    model, plain = tiny_model(name, torch.float32), tiny_model(name, torch.float32, "eager")
+    model = tiny_model(name, torch.float32)
+    plain = tiny_model(name, torch.float32, "eager")
     (padded,) = batch(packing=False)
     labels = torch.full_like(padded.labels, -100)
     labels[:, 1:] = padded.labels[:, :-1]
     expected = plain(padded.input_ids, attention_mask=padded.attention_mask, labels=labels).loss
-    for one in (padded, *batch(packing=True)):
-        loss, num_correct = microbatch_loss(model, one)
-        torch.testing.assert_close(loss / one.num_labels, expected, rtol=1e-4, atol=1e-4)
-        assert 0 <= num_correct <= one.num_labels
+    for microbatch in (padded, *batch(packing=True)):
+        loss, num_correct = microbatch_loss(model, microbatch)
+        torch.testing.assert_close(loss / microbatch.num_labels, expected, rtol=1e-4, atol=1e-4)
+        assert 0 <= num_correct <= microbatch.num_labels
 
 
 def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
     model = tiny_model("smollm", torch.float32)
     (plain,) = batch(packing=True)
     sequences = [
-        Sequence(plain.input_ids[0, start:end].to(torch.int32).numpy(), (torch.arange(end - start) > 2).numpy())
+        Sequence(
+            plain.input_ids[0, start:end].to(torch.int32).numpy(),
+            (torch.arange(end - start) > 2).numpy(),
+        )
         for start, end in pairwise(plain.cu_seqlens.tolist())
     ]
     (filled,) = microbatches(sequences, 64, True, multiple_of=64)
     assert filled.input_ids.shape == (1, 64)
-    expected, found = microbatch_loss(model, plain), microbatch_loss(model, filled)
-    torch.testing.assert_close(found[0], expected[0])
-    assert found[1] == expected[1]
+    expected = microbatch_loss(model, plain)
+    result = microbatch_loss(model, filled)
+    torch.testing.assert_close(result[0], expected[0])
+    assert result[1] == expected[1]
 
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
-@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+@pytest.mark.parametrize(
+    "rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}]
+)
 def test_a_restored_method_is_the_same_method(rule: dict[str, str], a_init: str) -> None:
     recipe = Recipe.model_validate({"rank": 8, "a_init": a_init} | rule).resolved(10)
-    model, method = tiny_model("smollm"), Falqon(recipe)
+    model = tiny_model("smollm")
+    method = Falqon(recipe)
     method.prepare(model, batch(packing=True))
     for parameter in method.parameters().values():
         parameter.data.normal_(std=0.1)
     method.after_step()
 
-    other_model, other = tiny_model("smollm"), Falqon(recipe)
+    other_model = tiny_model("smollm")
+    other = Falqon(recipe)
     other.restore(other_model, {name: value.clone() for name, value in method.state().items()})
     for name, layer in method.layers.items():
         assert torch.equal(layer.weight, other.layers[name].weight)
         assert torch.equal(layer.a, other.layers[name].a)
-    assert all(torch.equal(a, b) for a, b in zip(method.parameters().values(), other.parameters().values(), strict=True))
-    (one,) = batch(packing=True)
-    assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(method.parameters().values(), other.parameters().values(), strict=True)
+    )
+    (microbatch,) = batch(packing=True)
+    assert torch.equal(
+        microbatch_loss(model, microbatch)[0], microbatch_loss(other_model, microbatch)[0]
+    )
 
 
 def test_the_directions_of_the_gradient_come_from_the_data() -> None:
     recipe = Recipe(rank=4, a_init="gradient").resolved(10)
-    found = []
+    factors = []
     for seed in (0, 0, 1):
         method = Falqon(recipe)
         method.prepare(tiny_model("llama"), batch(packing=True, seed=seed))
-        found.append(method.layers["model.layers.0.mlp.up_proj"].a)
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+        factors.append(method.layers["model.layers.0.mlp.up_proj"].a)
+    assert torch.equal(factors[0], factors[1])
+    assert not torch.equal(factors[0], factors[2])
 
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])
 def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> None:
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": "orthonormal"}).resolved(10)
+    recipe = Recipe.model_validate(
+        {"rank": 8, "update_rule": update_rule, "a_init": "orthonormal"}
+    ).resolved(10)
     method = Falqon(recipe)
     method.prepare(tiny_model("smollm"), [])
     assert method.after_step() == 0.0
-    before = {name: layer.quantized_weight()[0].float() * layer.quantized_weight()[1] for name, layer in method.layers.items()}
+    before = {
+        name: layer.quantized_weight()[0].float() * layer.quantized_weight()[1]
+        for name, layer in method.layers.items()
+    }
     for parameter in method.parameters().values():
         parameter.data.normal_(std=0.05)
     share = method.after_step()
-    pairs = [(before[name], layer.quantized_weight()[0].float() * layer.quantized_weight()[1]) for name, layer in method.layers.items()]
+    pairs = [
+        (before[name], layer.quantized_weight()[0].float() * layer.quantized_weight()[1])
+        for name, layer in method.layers.items()
+    ]
     changed = sum(int((old != new).sum()) for old, new in pairs)
     assert share == changed / sum(old.numel() for old, _ in pairs) > 0
 
 
-@pytest.mark.parametrize("rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}])
+@pytest.mark.parametrize(
+    "rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}]
+)
 def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
     recipe = Recipe.model_validate({"rank": 16, "a_init": "orthonormal"} | rule).resolved(10)
-    model, method = tiny_model("smollm"), Falqon(recipe)
+    model = tiny_model("smollm")
+    method = Falqon(recipe)
     method.prepare(model, [])
     optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)
     losses = []
     for _ in range(25):
-        (one,) = batch(packing=True)
-        loss = microbatch_loss(model, one)[0] / one.num_labels
+        (microbatch,) = batch(packing=True)
+        loss = microbatch_loss(model, microbatch)[0] / microbatch.num_labels
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -116,24 +141,32 @@ def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])
-def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(update_rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of an FP8 GPU through a whole model, with the operators' oracles in the place of its kernels."""
+def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(
+    update_rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of an FP8 GPU through a whole model, with the operators' oracles in the place of its
+    kernels.
+    """
 
-    recipe = Recipe.model_validate({"rank": 8, "update_rule": update_rule, "a_init": "orthonormal", "simulate_fp8": True}).resolved(10)
+    recipe = Recipe.model_validate(
+        {"rank": 8, "update_rule": update_rule, "a_init": "orthonormal", "simulate_fp8": True}
+    ).resolved(10)
     config = LlamaConfig(**SIZES | ALIGNED)
     losses: list[list[float]] = []
     for codes in (False, True):
         if codes:
-            monkeypatch.setattr(linear, "new_rows", code_rows)
+            monkeypatch.setattr(linear, "new_packed_weight", fp8_weight)
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention.NAME).eval()
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+        ).eval()
         method = Falqon(recipe)
         method.prepare(model, [])
         optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.02)
         losses.append([])
         for _ in range(12):
-            (one,) = batch(packing=True)
-            loss = microbatch_loss(model, one)[0] / one.num_labels
+            (microbatch,) = batch(packing=True)
+            loss = microbatch_loss(model, microbatch)[0] / microbatch.num_labels
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -4,7 +4,7 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.init import orthonormal
 from falqon_core.methods.lora import Lora
-from falqon_core.methods.loss import microbatch_loss
+from falqon_core.objectives.loss import microbatch_loss
 from tests.falqon_core.meld.models import tiny_model
 from tests.falqon_core.methods.test_falqon import batch
 
@@ -13,11 +13,12 @@ RECIPE = Recipe(rank=4).resolved(10)
 
 @pytest.mark.parametrize("train_a", [True, False])
 def test_training_starts_from_the_base_and_moves_only_the_adapters(train_a: bool) -> None:
-    (one,) = batch(packing=True)
-    before, _ = microbatch_loss(tiny_model("smollm"), one)
-    model, method = tiny_model("smollm"), Lora(RECIPE, train_a)
+    (microbatch,) = batch(packing=True)
+    before, _ = microbatch_loss(tiny_model("smollm"), microbatch)
+    model = tiny_model("smollm")
+    method = Lora(RECIPE, train_a)
     method.prepare(model, [])
-    loss, _ = microbatch_loss(model, one)
+    loss, _ = microbatch_loss(model, microbatch)
     assert torch.equal(loss, before)
     loss.backward()
     parameters = method.parameters()
@@ -28,7 +29,7 @@ def test_training_starts_from_the_base_and_moves_only_the_adapters(train_a: bool
     assert len(parameters) == (28 if train_a else 14)
     optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
     optimizer.step()
-    assert microbatch_loss(model, one)[0] < before
+    assert microbatch_loss(model, microbatch)[0] < before
 
 
 def test_a_frozen_a_is_the_orthonormal_one_of_the_melded_method() -> None:
@@ -39,11 +40,15 @@ def test_a_frozen_a_is_the_orthonormal_one_of_the_melded_method() -> None:
 
 
 def test_a_restored_method_is_the_same_method() -> None:
-    model, method = tiny_model("smollm"), Lora(RECIPE)
+    model = tiny_model("smollm")
+    method = Lora(RECIPE)
     method.prepare(model, [])
     for parameter in method.parameters().values():
         parameter.data.normal_(std=0.1)
-    other_model, other = tiny_model("smollm"), Lora(RECIPE)
+    other_model = tiny_model("smollm")
+    other = Lora(RECIPE)
     other.restore(other_model, method.state())
-    (one,) = batch(packing=True)
-    assert torch.equal(microbatch_loss(model, one)[0], microbatch_loss(other_model, one)[0])
+    (microbatch,) = batch(packing=True)
+    assert torch.equal(
+        microbatch_loss(model, microbatch)[0], microbatch_loss(other_model, microbatch)[0]
+    )

@@ -1,4 +1,6 @@
-"""Where kernels run in tests (on the GPU when there is one, otherwise on CPU tensors in Triton's interpreter) and how results compare."""
+"""Where kernels run in tests (on the GPU when there is one, otherwise on CPU tensors in Triton's
+interpreter) and how results compare.
+"""
 
 import torch
 from torch import Tensor
@@ -11,32 +13,38 @@ def equal_codes(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.float(), b.float())
 
 
-def among_others(codes_t: Tensor) -> Tensor:
+def among_others(qdata_t: Tensor) -> Tensor:
     """The same second layout [I, O] as columns of a wider one, as a linear of a group has it."""
-    wide = torch.zeros(codes_t.shape[0], codes_t.shape[1] + 16, dtype=torch.uint8, device=codes_t.device)
-    wide[:, 7 : 7 + codes_t.shape[1]] = codes_t.view(torch.uint8)
-    return wide.view(codes_t.dtype)[:, 7 : 7 + codes_t.shape[1]]
+    wide = torch.zeros(
+        qdata_t.shape[0], qdata_t.shape[1] + 16, dtype=torch.uint8, device=qdata_t.device
+    )
+    wide[:, 7 : 7 + qdata_t.shape[1]] = qdata_t.view(torch.uint8)
+    return wide.view(qdata_t.dtype)[:, 7 : 7 + qdata_t.shape[1]]
 
 
 def codes_apart(a: Tensor, b: Tensor) -> Tensor:
-    """How many steps of the e4m3 grid lie between the codes of a and b, element by element, int32."""
+    """Return how many steps of the e4m3 grid lie between the codes of a and b, int32."""
 
-    def position(codes: Tensor) -> Tensor:
-        bits = codes.view(torch.uint8).int()
+    def position(qdata: Tensor) -> Tensor:
+        bits = qdata.view(torch.uint8).int()
         return torch.where(bits < 128, bits, 128 - bits)
 
     return (position(a) - position(b)).abs()
 
 
 def assert_close_codes(ours: Tensor, oracle: Tensor) -> None:
-    """At most one code in a thousand differs, by one step: a value in another order of fp32 additions may cross the middle of two codes."""
+    """At most one code in a thousand differs, by one step: a value in another order of fp32
+    additions may cross the middle of two codes.
+    """
     steps = codes_apart(ours, oracle)
     assert (steps <= 1).all()
     assert steps.count_nonzero() <= steps.numel() / 1000
 
 
 def assert_rounds_like(ours: Tensor, oracle: Tensor) -> None:
-    """fp32: equal but for its last bits; bf16: at most one value in a thousand differs, by one unit in the last place."""
+    """fp32: equal but for its last bits; bf16: at most one value in a thousand differs, by one unit
+    in the last place.
+    """
     if ours.dtype == torch.float32:
         torch.testing.assert_close(ours, oracle, rtol=1e-5, atol=1e-6)
     else:
@@ -44,7 +52,7 @@ def assert_rounds_like(ours: Tensor, oracle: Tensor) -> None:
         assert (ours != oracle).count_nonzero() <= ours.numel() / 1000
 
 
-def signal_to_noise(codes: Tensor, scale: Tensor, exact: Tensor) -> float:
+def signal_to_noise(qdata: Tensor, scale: Tensor, exact: Tensor) -> float:
     """dB of `exact` above the error of codes * scale."""
-    noise = codes.float() * scale - exact
+    noise = qdata.float() * scale - exact
     return float(20 * torch.log10(exact.norm() / noise.norm()))

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from falqon_core.ops.kernels import MAX_BLOCK
-from falqon_core.ops.quantize import codes_of, power_of_two_scale, quantize_codes, quantize_codes_triton, quantize_rows, round_to_grid_
+from falqon_core.ops.quantize import (
+    codes_of,
+    power_of_two_scale,
+    quantize_codes,
+    quantize_codes_triton,
+    quantize_rows,
+    round_to_grid_,
+)
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, equal_codes
 
 ALL_CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
@@ -24,7 +31,13 @@ def test_rounding_agrees_with_the_cast_on_ties_between_and_among_subnormals() ->
     grid = FINITE.float().unique()  # sorted
     middle = (grid[1:] + grid[:-1]) / 2  # ties
     values = torch.cat(
-        [middle, middle.nextafter(grid[1:]), middle.nextafter(grid[:-1]), torch.randn(10_000) * 50, torch.randn(10_000) / 100]
+        [
+            middle,
+            middle.nextafter(grid[1:]),
+            middle.nextafter(grid[:-1]),
+            torch.randn(10_000) * 50,
+            torch.randn(10_000) / 100,
+        ]
     )
     values = values.clamp(-448, 448)
     ours = round_to_grid_(values.clone()[None], torch.ones(1, 1))[0]
@@ -45,12 +58,13 @@ def test_the_scale_is_the_smallest_power_of_two_that_does_not_saturate() -> None
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (37, 123), (64, 576)])
 def test_rows_are_codes_times_scale_and_close(shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = torch.randn(shape).mul_(torch.logspace(-3, 3, shape[0])[:, None]).to(dtype)
-    kept = x.clone()
+    original = x.clone()
     values, scale = quantize_rows(x)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
     assert torch.equal((codes_of(values, scale).float() * scale).to(dtype), values)
     noise = (values.float() - x.float()).norm() / x.float().norm()
-    assert noise <= (10 ** (-25 / 20) if x.numel() > 1000 else 2**-4)  # 25 dB over many values; a single one may be half a code off
+    # 25 dB over many values; a single one may be half a code off
+    assert noise <= (10 ** (-25 / 20) if x.numel() > 1000 else 2**-4)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -60,23 +74,38 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (1, 1), (3, 7), (5, 257), (2, MAX_BLOCK + 1)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(0, 3), (1, 1), (3, 7), (5, 257), (2, MAX_BLOCK + 1)]
+)
 @pytest.mark.parametrize("scaled", [False, True])
-def test_the_kernel_writes_the_codes_and_scales_of_the_oracle(rows: int, columns: int, scaled: bool, dtype: torch.dtype) -> None:
+def test_the_kernel_writes_the_codes_and_scales_of_the_oracle(
+    rows: int, columns: int, scaled: bool, dtype: torch.dtype
+) -> None:
     torch.manual_seed(rows * columns)
-    x = torch.randn(rows, columns, device=KERNEL_DEVICE).mul_(torch.logspace(-12, 4, columns, device=KERNEL_DEVICE)).to(dtype)
+    x = (
+        torch.randn(rows, columns, device=KERNEL_DEVICE)
+        .mul_(torch.logspace(-12, 4, columns, device=KERNEL_DEVICE))
+        .to(dtype)
+    )
     x[:1] = 0
-    column_scale = torch.exp2(torch.randint(-9, 3, (columns,), device=KERNEL_DEVICE).float()) if scaled else None
-    codes, scale = quantize_codes_triton(x, column_scale)
-    expected_codes, expected_scale = quantize_codes.oracle(x, column_scale)
+    column_scale = (
+        torch.exp2(torch.randint(-9, 3, (columns,), device=KERNEL_DEVICE).float())
+        if scaled
+        else None
+    )
+    qdata, scale = quantize_codes_triton(x, column_scale)
+    expected_qdata, expected_scale = quantize_codes.oracle(x, column_scale)
     assert torch.equal(scale, expected_scale)
-    assert equal_codes(codes, expected_codes)
+    assert equal_codes(qdata, expected_qdata)
 
 
 def test_the_kernel_rounds_the_scaled_value_as_the_oracle_does() -> None:
     torch.manual_seed(0)
-    x, column_scale = torch.randn(16, 300, device=KERNEL_DEVICE, dtype=torch.bfloat16), torch.rand(300, device=KERNEL_DEVICE)
-    assert equal_codes(quantize_codes_triton(x, column_scale)[0], quantize_codes.oracle(x, column_scale)[0])
+    x = torch.randn(16, 300, device=KERNEL_DEVICE, dtype=torch.bfloat16)
+    column_scale = torch.rand(300, device=KERNEL_DEVICE)
+    assert equal_codes(
+        quantize_codes_triton(x, column_scale)[0], quantize_codes.oracle(x, column_scale)[0]
+    )
 
 
 def test_the_kernel_reads_rows_at_any_stride() -> None:

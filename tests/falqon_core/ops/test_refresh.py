@@ -6,24 +6,34 @@ from falqon_core.ops.quantize import quantize_codes, quantize_rows
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, among_others, codes_apart, equal_codes
 
 
-@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(5, 7, 2), (192, 576, 64), (33, 40, 40)])
-def test_rows_are_the_quantized_sum(num_outputs: int, num_inputs: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh, "BLOCK_ELEMENTS", 4 * num_inputs + 3)  # several blocks, the last one short
-    base, a, delta = torch.randn(num_outputs, num_inputs), torch.randn(rank, num_inputs), torch.randn(num_outputs, rank) * 0.1
-    rows, scale = torch.empty_like(base), torch.empty(num_outputs, 1)
-    kept = base.clone()
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs", "rank"), [(5, 7, 2), (192, 576, 64), (33, 40, 40)]
+)
+def test_rows_are_the_quantized_sum(
+    num_outputs: int, num_inputs: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # several blocks, the last one short
+    monkeypatch.setattr(refresh, "BLOCK_ELEMENTS", 4 * num_inputs + 3)
+    base = torch.randn(num_outputs, num_inputs)
+    a = torch.randn(rank, num_inputs)
+    delta = torch.randn(num_outputs, rank) * 0.1
+    rows = torch.empty_like(base)
+    scale = torch.empty(num_outputs, 1)
+    original = base.clone()
 
     refresh.refresh_rows(rows, scale, base, delta, a, 0.5)
 
-    assert torch.equal(base, kept)
+    assert torch.equal(base, original)
     expected, expected_scale = quantize_rows(base + 0.5 * delta @ a)
     assert torch.equal(scale, expected_scale)
-    assert (rows == expected).float().mean() > 0.999  # another order of additions may move a value over a tie
+    # another order of additions may move a value over a tie
+    assert (rows == expected).float().mean() > 0.999
 
 
 def test_without_a_delta_the_rows_are_the_quantized_base() -> None:
     base = torch.randn(100, 64).bfloat16()
-    rows, scale = torch.empty_like(base), torch.empty(100, 1)
+    rows = torch.empty_like(base)
+    scale = torch.empty(100, 1)
     refresh.refresh_rows(rows, scale, base, torch.zeros(100, 4), torch.randn(4, 64).bfloat16(), 1.0)
     assert torch.equal(rows, quantize_rows(base)[0])
 
@@ -33,29 +43,41 @@ def refresh_arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[tor
     base = torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE).bfloat16()
     delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.2
     a = quantize_rows(torch.randn(rank, num_inputs, device=KERNEL_DEVICE).bfloat16())[0]
-    codes, scale = quantize_codes.oracle(base)
-    return codes, among_others(codes.t().contiguous()), scale, base, delta, a
+    qdata, scale = quantize_codes.oracle(base)
+    return qdata, among_others(qdata.t().contiguous()), scale, base, delta, a
 
 
-@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 257, 16), (40, 64, 70)])
-def test_the_kernel_refreshes_as_the_oracle_does(num_outputs: int, num_inputs: int, rank: int) -> None:
-    codes, codes_t, scale, base, delta, a = refresh_arguments(num_outputs, num_inputs, rank)
-    expected, expected_t, expected_scale = codes.clone(), codes_t.clone(), scale.clone()
-    expected_changed = refresh.refresh_codes.oracle(expected, expected_t, expected_scale, base, delta, a, 0.7)
-    before = codes.clone()
-    changed = refresh.refresh_codes_triton(codes, codes_t, scale, base, delta, a, 0.7)
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 257, 16), (40, 64, 70)]
+)
+def test_the_kernel_refreshes_as_the_oracle_does(
+    num_outputs: int, num_inputs: int, rank: int
+) -> None:
+    qdata, qdata_t, scale, base, delta, a = refresh_arguments(num_outputs, num_inputs, rank)
+    expected = qdata.clone()
+    expected_t = qdata_t.clone()
+    expected_scale = scale.clone()
+    expected_changed = refresh.refresh_codes.oracle(
+        expected, expected_t, expected_scale, base, delta, a, 0.7
+    )
+    before = qdata.clone()
+    changed = refresh.refresh_codes_triton(qdata, qdata_t, scale, base, delta, a, 0.7)
     assert torch.equal(scale, expected_scale)
-    apart = codes_apart(codes, expected)
+    apart = codes_apart(qdata, expected)
     assert apart.max() <= 1
-    assert (apart > 0).float().mean() < 1e-3  # another order of additions may move a value over a tie
-    assert torch.equal(codes_t.view(torch.uint8), codes.t().view(torch.uint8))
-    assert changed == (codes.float() != before.float()).sum()
+    # another order of additions may move a value over a tie
+    assert (apart > 0).float().mean() < 1e-3
+    assert torch.equal(qdata_t.view(torch.uint8), qdata.t().view(torch.uint8))
+    assert changed == (qdata.float() != before.float()).sum()
     assert abs(changed - expected_changed) <= (apart > 0).sum()
 
 
 def test_without_a_delta_the_kernel_changes_nothing_and_needs_no_second_layout() -> None:
-    codes, _, scale, base, delta, a = refresh_arguments(34, 40, 4)
-    kept, kept_scale = codes.clone(), scale.clone()
-    assert refresh.refresh_codes_triton(codes, None, scale, base, torch.zeros_like(delta), a, 1.0) == 0
-    assert equal_codes(codes, kept)
+    qdata, _, scale, base, delta, a = refresh_arguments(34, 40, 4)
+    original = qdata.clone()
+    kept_scale = scale.clone()
+    assert (
+        refresh.refresh_codes_triton(qdata, None, scale, base, torch.zeros_like(delta), a, 1.0) == 0
+    )
+    assert equal_codes(qdata, original)
     assert torch.equal(scale, kept_scale)

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.quantize import quantize_codes, quantize_rows
-from falqon_core.ops.stochastic import fold_stochastic, fold_stochastic_triton, philox, random_bits, round_stochastically
+from falqon_core.ops.stochastic import (
+    fold_stochastic,
+    fold_stochastic_triton,
+    philox,
+    random_bits,
+    round_stochastically,
+)
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, among_others, codes_apart, equal_codes
 
 ALL_CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
@@ -32,11 +38,14 @@ def test_the_generator_gives_the_published_answers(
 
 
 def test_bits_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:
-    def bits(rows: int = 6, columns: int = 9, seed: int = 1, step: int = 2, layer: int = 3) -> Tensor:
+    def bits(
+        rows: int = 6, columns: int = 9, seed: int = 1, step: int = 2, layer: int = 3
+    ) -> Tensor:
         return random_bits(rows, columns, seed, step, layer, torch.device("cpu"))
 
     assert torch.equal(bits(), bits())
-    assert torch.equal(bits(rows=100, columns=50)[:6, :9], bits())  # not on the shape around an element
+    # not on the shape around an element
+    assert torch.equal(bits(rows=100, columns=50)[:6, :9], bits())
     for other in (bits(seed=2), bits(step=3), bits(layer=4)):
         assert (other != bits()).all()
     assert bits().unique().numel() == 54
@@ -49,64 +58,82 @@ def test_a_value_on_the_grid_stays_and_any_other_goes_to_a_neighbour() -> None:
     between = GRID[:-1] + (GRID[1:] - GRID[:-1]) * 0.3
     rounded = round_stochastically(between, bits[:-1])
     assert ((rounded == GRID[:-1]) | (rounded == GRID[1:])).all()
-    assert torch.equal(round_stochastically(between, torch.zeros_like(bits[:-1])).abs(), torch.minimum(GRID[:-1].abs(), GRID[1:].abs()))
+    assert torch.equal(
+        round_stochastically(between, torch.zeros_like(bits[:-1])).abs(),
+        torch.minimum(GRID[:-1].abs(), GRID[1:].abs()),
+    )
 
 
 def test_the_mean_over_many_draws_is_the_value() -> None:
-    values = torch.cat([torch.tensor([1e-4, 0.003, 0.0151, 0.3, -1.03, 17.2, -440.0]), torch.randn(50) * 20])
+    values = torch.cat(
+        [torch.tensor([1e-4, 0.003, 0.0151, 0.3, -1.03, 17.2, -440.0]), torch.randn(50) * 20]
+    )
     draws = 20_000
     bits = random_bits(draws, values.numel(), 5, 0, 0, torch.device("cpu"))
     mean = round_stochastically(values.expand(draws, -1).contiguous(), bits).double().mean(0)
     above = torch.searchsorted(GRID, values)
     spacing = GRID[above] - GRID[above - 1]
-    assert ((mean - values).abs() / spacing < 5 * 0.5 / draws**0.5).all()  # five standard deviations at most
+    # five standard deviations at most
+    assert ((mean - values).abs() / spacing < 5 * 0.5 / draws**0.5).all()
 
 
 def arguments(num_outputs: int, num_inputs: int, rank: int, exact: bool) -> tuple[Tensor, ...]:
     """With `exact` every sum fits into fp32 whatever the order of additions."""
     torch.manual_seed(num_inputs)
     base = torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE).bfloat16()
-    codes, scale = quantize_codes.oracle(base)
+    qdata, scale = quantize_codes.oracle(base)
     delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.05
     a = torch.randn(rank, num_inputs, device=KERNEL_DEVICE)
     if exact:
-        delta, a = (delta * 256).round() / 256, a.round()
-    return codes, among_others(codes.t().contiguous()), scale, delta, quantize_rows(a.bfloat16())[0]
+        delta = (delta * 256).round() / 256
+        a = a.round()
+    return qdata, among_others(qdata.t().contiguous()), scale, delta, quantize_rows(a.bfloat16())[0]
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 67, 70)])
-def test_the_kernel_folds_as_the_oracle_does(num_outputs: int, num_inputs: int, rank: int, exact: bool) -> None:
-    codes, codes_t, scale, delta, a = arguments(num_outputs, num_inputs, rank, exact)
-    before = codes.float()
-    expected, expected_t, expected_scale = codes.clone(), codes_t.clone(), scale.clone()
-    expected_changed = fold_stochastic.oracle(expected, expected_t, expected_scale, delta, a, 0.5, 7, 16, 1)
-    changed = fold_stochastic_triton(codes, codes_t, scale, delta, a, 0.5, 7, 16, 1)
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 67, 70)]
+)
+def test_the_kernel_folds_as_the_oracle_does(
+    num_outputs: int, num_inputs: int, rank: int, exact: bool
+) -> None:
+    qdata, qdata_t, scale, delta, a = arguments(num_outputs, num_inputs, rank, exact)
+    before = qdata.float()
+    expected = qdata.clone()
+    expected_t = qdata_t.clone()
+    expected_scale = scale.clone()
+    expected_changed = fold_stochastic.oracle(
+        expected, expected_t, expected_scale, delta, a, 0.5, 7, 16, 1
+    )
+    changed = fold_stochastic_triton(qdata, qdata_t, scale, delta, a, 0.5, 7, 16, 1)
     assert torch.equal(scale, expected_scale)
-    assert torch.equal(codes_t.view(torch.uint8), codes.t().view(torch.uint8))
-    assert changed == (codes.float() != before).sum()
+    assert torch.equal(qdata_t.view(torch.uint8), qdata.t().view(torch.uint8))
+    assert changed == (qdata.float() != before).sum()
     if exact:
-        assert equal_codes(codes, expected)
-        assert equal_codes(codes_t, expected_t)
+        assert equal_codes(qdata, expected)
+        assert equal_codes(qdata_t, expected_t)
         assert changed == expected_changed
     else:
-        apart = codes_apart(codes, expected)
+        apart = codes_apart(qdata, expected)
         assert apart.max() <= 1
         assert (apart > 0).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("fold", [fold_stochastic.oracle, fold_stochastic_triton])
-def test_nothing_moves_without_a_step_and_another_step_or_layer_rounds_otherwise(fold: Callable[..., Tensor]) -> None:
-    codes, _, scale, delta, a = arguments(5, 60, 3, exact=True)
-    kept, kept_scale = codes.clone(), scale.clone()
-    assert fold(codes, None, scale, torch.zeros_like(delta), a, 1.0, 1, 2, 3) == 0
-    assert equal_codes(codes, kept)
+def test_nothing_moves_without_a_step_and_another_step_or_layer_rounds_otherwise(
+    fold: Callable[..., Tensor],
+) -> None:
+    qdata, _, scale, delta, a = arguments(5, 60, 3, exact=True)
+    original = qdata.clone()
+    kept_scale = scale.clone()
+    assert fold(qdata, None, scale, torch.zeros_like(delta), a, 1.0, 1, 2, 3) == 0
+    assert equal_codes(qdata, original)
     assert torch.equal(scale, kept_scale)
 
     def folded(step: int, layer: int) -> Tensor:
-        codes = kept.clone()
-        fold(codes, None, kept_scale.clone(), delta, a, 1.0, 1, step, layer)
-        return codes
+        qdata = original.clone()
+        fold(qdata, None, kept_scale.clone(), delta, a, 1.0, 1, step, layer)
+        return qdata
 
     assert equal_codes(folded(2, 3), folded(2, 3))
     assert not equal_codes(folded(2, 3), folded(3, 3))
@@ -114,12 +141,17 @@ def test_nothing_moves_without_a_step_and_another_step_or_layer_rounds_otherwise
 
 
 def test_folds_far_smaller_than_a_code_add_up_on_average() -> None:
-    """A drift of a twentieth of a code in every step, that rounding to nearest would lose altogether."""
+    """A drift of a twentieth of a code in every step, that rounding to nearest would lose
+    altogether.
+    """
     torch.manual_seed(0)
-    codes, scale = quantize_codes.oracle(torch.full((8, 256), 300.0))
-    delta, a = torch.full((8, 1), 1.6), torch.ones(1, 256).bfloat16()  # codes between 256 and 448 are 32 apart
-    start = codes.float() * scale
+    qdata, scale = quantize_codes.oracle(torch.full((8, 256), 300.0))
+    delta, a = (
+        torch.full((8, 1), 1.6),
+        torch.ones(1, 256).bfloat16(),
+    )  # codes between 256 and 448 are 32 apart
+    start = qdata.float() * scale
     for step in range(40):
-        fold_stochastic(codes, None, scale, delta, a, 1.0, 3, step, 0)
-    moved = (codes.float() * scale - start).mean()
+        fold_stochastic(qdata, None, scale, delta, a, 1.0, 3, step, 0)
+    moved = (qdata.float() * scale - start).mean()
     assert moved == pytest.approx(40 * 1.6, rel=0.05)

@@ -15,7 +15,12 @@ from falqon_core.ops.swiglu import (
     swiglu_forward,
     swiglu_forward_triton,
 )
-from tests.falqon_core.ops.devices import KERNEL_DEVICE, assert_close_codes, assert_rounds_like, signal_to_noise
+from tests.falqon_core.ops.devices import (
+    KERNEL_DEVICE,
+    assert_close_codes,
+    assert_rounds_like,
+    signal_to_noise,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -39,51 +44,73 @@ def test_output_and_gradients_match_autograd(dtype: torch.dtype, tolerance: floa
     torch.testing.assert_close(swiglu(gate, up), F.silu(gate) * up, rtol=tolerance, atol=tolerance)
     ours = torch.autograd.grad(swiglu(gate, up), inputs, grad)
     expected = torch.autograd.grad(F.silu(gate) * up, inputs, grad)
-    for one, other in zip(ours, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    for actual, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(actual, other, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (5, 1), (3, 7), (2, 3, 257), (2, ELEMENTWISE_BLOCK + 1)])
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (1, 1), (5, 1), (3, 7), (2, 3, 257), (2, ELEMENTWISE_BLOCK + 1)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernels_round_like_the_oracles(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     grad, gate, up = inputs(*shape, dtype=dtype)
     assert_rounds_like(swiglu_forward_triton(gate, up), swiglu_forward.oracle(gate, up))
-    for ours, oracle in zip(swiglu_backward_triton(grad, gate, up), swiglu_backward.oracle(grad, gate, up), strict=True):
+    for ours, oracle in zip(
+        swiglu_backward_triton(grad, gate, up), swiglu_backward.oracle(grad, gate, up), strict=True
+    ):
         assert_rounds_like(ours, oracle)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (5, 1), (3, 7), (8, 576), (1, MAX_BLOCK), (2, MAX_BLOCK + 1)])
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (1, 1), (5, 1), (3, 7), (8, 576), (1, MAX_BLOCK), (2, MAX_BLOCK + 1)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_fused_kernels_write_what_the_separate_operators_do(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_the_fused_kernels_write_what_the_separate_operators_do(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     grad, gate, up = inputs(*shape, dtype=dtype)
-    # The last column is the row's largest, in the product and in the gradient of gate or (every other row) of up.
-    gate[:, -1], up[0::2, -1], up[1::2, -1], grad[1::2, -1] = 3, 50, 0.5, 200
-    codes, scale = swiglu_codes_forward_triton(gate, up)
-    expected_codes, expected_scale = swiglu_codes_forward.oracle(gate, up)
+    # The last column is the row's largest, in the product and in the gradient of gate or (every
+    # other row) of up.
+    gate[:, -1] = 3
+    up[0::2, -1] = 50
+    up[1::2, -1] = 0.5
+    grad[1::2, -1] = 200
+    qdata, scale = swiglu_codes_forward_triton(gate, up)
+    expected_qdata, expected_scale = swiglu_codes_forward.oracle(gate, up)
     assert torch.equal(scale, expected_scale)
-    assert_close_codes(codes, expected_codes)
+    assert_close_codes(qdata, expected_qdata)
 
     scales = row_scales(shape[1])
-    grad_gate, grad_up, codes, scale = swiglu_codes_backward_triton(grad, gate, up, *scales)
-    expected_gate, expected_up, expected_codes, expected_scale = swiglu_codes_backward.oracle(grad, gate, up, *scales)
+    grad_gate, grad_up, qdata, scale = swiglu_codes_backward_triton(grad, gate, up, *scales)
+    expected_gate, expected_up, expected_qdata, expected_scale = swiglu_codes_backward.oracle(
+        grad, gate, up, *scales
+    )
     assert_rounds_like(grad_gate, expected_gate)
     assert_rounds_like(grad_up, expected_up)
     assert torch.equal(scale, expected_scale)
-    assert_close_codes(codes, expected_codes)
+    assert_close_codes(qdata, expected_qdata)
 
 
 def test_gate_and_up_may_be_the_halves_of_one_tensor() -> None:
-    melded, grad = torch.randn(6, 2 * 33 + 5, device=KERNEL_DEVICE).bfloat16(), torch.randn(6, 40, device=KERNEL_DEVICE).bfloat16()[:, :33]
-    gate, up = melded[:, :33], melded[:, 33:66]
+    melded = torch.randn(6, 2 * 33 + 5, device=KERNEL_DEVICE).bfloat16()
+    grad = torch.randn(6, 40, device=KERNEL_DEVICE).bfloat16()[:, :33]
+    gate = melded[:, :33]
+    up = melded[:, 33:66]
     scales = row_scales(33)
     alone = gate.contiguous(), up.contiguous()
     assert torch.equal(swiglu_forward_triton(gate, up), swiglu_forward_triton(*alone))
     for views, copies in (
         (swiglu_backward_triton(grad, gate, up), swiglu_backward_triton(grad.contiguous(), *alone)),
         (swiglu_codes_forward_triton(gate, up), swiglu_codes_forward_triton(*alone)),
-        (swiglu_codes_backward_triton(grad, gate, up, *scales), swiglu_codes_backward_triton(grad.contiguous(), *alone, *scales)),
+        (
+            swiglu_codes_backward_triton(grad, gate, up, *scales),
+            swiglu_codes_backward_triton(grad.contiguous(), *alone, *scales),
+        ),
     ):
-        assert all(torch.equal(one.float(), other.float()) for one, other in zip(views, copies, strict=True))
+        assert all(
+            torch.equal(view.float(), copy.float())
+            for view, copy in zip(views, copies, strict=True)
+        )
 
 
 def test_the_fused_gradients_are_the_halves_of_one_tensor() -> None:
@@ -98,28 +125,40 @@ def test_the_kernels_gradients_are_those_of_the_plain_formula() -> None:
     grad, gate, up = inputs(5, 41, dtype=torch.float32)
     leaves = gate.requires_grad_(), up.requires_grad_()
     expected = torch.autograd.grad(F.silu(gate) * up, leaves, grad)
-    gate, up = gate.detach(), up.detach()
-    for ours in (swiglu_backward_triton(grad, gate, up), swiglu_codes_backward_triton(grad, gate, up, *row_scales(41))[:2]):
-        for one, other in zip(ours, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    gate = gate.detach()
+    up = up.detach()
+    for ours in (
+        swiglu_backward_triton(grad, gate, up),
+        swiglu_codes_backward_triton(grad, gate, up, *row_scales(41))[:2],
+    ):
+        for actual, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(actual, other, rtol=1e-5, atol=1e-6)
 
 
 def test_the_codes_are_close_to_the_exact_product_and_gradients() -> None:
     grad, gate, up = inputs(16, 576, dtype=torch.bfloat16)
-    codes, scale = swiglu_codes_forward_triton(gate, up)
-    assert signal_to_noise(codes, scale, F.silu(gate.float()) * up.float()) >= 25
+    qdata, scale = swiglu_codes_forward_triton(gate, up)
+    assert signal_to_noise(qdata, scale, F.silu(gate.float()) * up.float()) >= 25
     gate_scale, up_scale = row_scales(576)
-    _, _, codes, scale = swiglu_codes_backward_triton(grad, gate, up, gate_scale, up_scale)
+    _, _, qdata, scale = swiglu_codes_backward_triton(grad, gate, up, gate_scale, up_scale)
     grad_gate, grad_up = swiglu_backward.oracle(grad.float(), gate.float(), up.float())
-    assert signal_to_noise(codes, scale, torch.cat([grad_gate * gate_scale, grad_up * up_scale], -1)) >= 25
+    assert (
+        signal_to_noise(qdata, scale, torch.cat([grad_gate * gate_scale, grad_up * up_scale], -1))
+        >= 25
+    )
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy's, in the interpreter; its infinity is what is wanted
+# numpy's, in the interpreter; its infinity is what is wanted
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 def test_extreme_gates_stay_finite() -> None:
     gate = torch.tensor([[-1e30, -200.0, -100.0, 100.0, 200.0]], device=KERNEL_DEVICE)
-    one = torch.ones_like(gate)
-    torch.testing.assert_close(swiglu_forward_triton(gate, one), swiglu_forward.oracle(gate, one))
-    for ours, oracle in zip(swiglu_backward_triton(one, gate, one), swiglu_backward.oracle(one, gate, one), strict=True):
+    ones = torch.ones_like(gate)
+    torch.testing.assert_close(swiglu_forward_triton(gate, ones), swiglu_forward.oracle(gate, ones))
+    for ours, oracle in zip(
+        swiglu_backward_triton(ones, gate, ones),
+        swiglu_backward.oracle(ones, gate, ones),
+        strict=True,
+    ):
         torch.testing.assert_close(ours, oracle)
 
 
@@ -127,4 +166,7 @@ def test_the_gradients_are_the_halves_of_one_buffer() -> None:
     grad, gate, up = inputs(2, 5, 13, dtype=torch.bfloat16)
     for operator in (swiglu_backward.oracle, swiglu_backward_triton):
         grad_gate, grad_up = operator(grad, gate, up)
-        assert torch.equal(grad_gate.as_strided((2, 5, 26), grad_gate.stride()), torch.cat([grad_gate, grad_up], -1))
+        assert torch.equal(
+            grad_gate.as_strided((2, 5, 26), grad_gate.stride()),
+            torch.cat([grad_gate, grad_up], -1),
+        )

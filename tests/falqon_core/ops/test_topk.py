@@ -16,30 +16,30 @@ def test_the_oracle_is_the_published_rule_of_meld(size: float) -> None:
     with torch.no_grad():
         rule = TopK(6)
         rule.start(layer, torch.randn(20, 48).bfloat16(), torch.randn(4, 48) * 0.3)
-        codes, scale = layer.quantized_weight()
-        codes_t = codes.t().contiguous()
+        qdata, scale = layer.quantized_weight()
+        qdata_t = qdata.t().contiguous()
         delta = layer.delta.normal_(std=size).clone()
         chosen = delta.abs().sum(1).topk(6).indices
-        before = codes.float()
-        changed = fold_rows(codes, codes_t, scale, delta, layer.a, chosen)
+        before = qdata.float()
+        changed = fold_rows(qdata, qdata_t, scale, delta, layer.a, chosen)
         rule.after_step(layer)
-    assert equal_codes(codes, layer.quantized_weight()[0])
-    assert equal_codes(codes_t, codes.t())
-    assert changed == (codes.float() != before).sum() > 0
+    assert equal_codes(qdata, layer.quantized_weight()[0])
+    assert equal_codes(qdata_t, qdata.t())
+    assert changed == (qdata.float() != before).sum() > 0
     others = torch.ones(20, dtype=torch.bool).index_fill(0, chosen, False)
-    assert torch.equal(codes.float()[others], before[others])
+    assert torch.equal(qdata.float()[others], before[others])
 
 
 def arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[Tensor, ...]:
     torch.manual_seed(num_inputs)
     a = quantize_rows(torch.randn(rank, num_inputs, device=KERNEL_DEVICE).bfloat16())[0]
     scale = torch.full((num_outputs, 1), 2.0**-7, device=KERNEL_DEVICE)
-    codes = codes_of(torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE), scale)
+    qdata = codes_of(torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE), scale)
     delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.3
     delta[-1] *= 100
     return (
-        codes,
-        among_others(codes.t().contiguous()),
+        qdata,
+        among_others(qdata.t().contiguous()),
         scale,
         delta,
         a,
@@ -47,24 +47,29 @@ def arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[Tensor, ...
     )
 
 
-@pytest.mark.parametrize(("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (9, 600, 20)])
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (9, 600, 20)]
+)
 def test_the_kernel_folds_as_the_oracle_does(num_outputs: int, num_inputs: int, rank: int) -> None:
-    codes, codes_t, scale, delta, a, rows = arguments(num_outputs, num_inputs, rank)
-    before, kept_scale = codes.float(), scale.clone()
-    expected, expected_t = codes.clone(), codes_t.clone()
+    qdata, qdata_t, scale, delta, a, rows = arguments(num_outputs, num_inputs, rank)
+    before = qdata.float()
+    kept_scale = scale.clone()
+    expected = qdata.clone()
+    expected_t = qdata_t.clone()
     fold_rows.oracle(expected, expected_t, scale, delta, a, rows)
-    changed = fold_rows_triton(codes, codes_t, scale, delta, a, rows)
-    apart = codes_apart(codes, expected)
+    changed = fold_rows_triton(qdata, qdata_t, scale, delta, a, rows)
+    apart = codes_apart(qdata, expected)
     assert apart.max() <= 1
-    assert (apart > 0).float().mean() < 1e-3  # another order of additions may move a value over a tie
-    assert torch.equal(codes_t.view(torch.uint8), codes.t().view(torch.uint8))
-    assert changed == (codes.float() != before).sum()
+    # another order of additions may move a value over a tie
+    assert (apart > 0).float().mean() < 1e-3
+    assert torch.equal(qdata_t.view(torch.uint8), qdata.t().view(torch.uint8))
+    assert changed == (qdata.float() != before).sum()
     assert torch.equal(scale, kept_scale)
 
 
 def test_the_kernel_saturates_and_needs_no_second_layout() -> None:
-    codes, _, scale, delta, a, rows = arguments(4, 33, 2)
-    fold_rows_triton(codes, None, scale, torch.full_like(delta, 1e4), a, rows)
-    folded = codes.float()[rows]
+    qdata, _, scale, delta, a, rows = arguments(4, 33, 2)
+    fold_rows_triton(qdata, None, scale, torch.full_like(delta, 1e4), a, rows)
+    folded = qdata.float()[rows]
     assert folded.isfinite().all()
     assert folded.abs().max() == 448

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -9,193 +8,17 @@ from hypothesis import strategies as st
 
 from falqon_core.contract.config import MAX_BAD_RECORD_FRACTION
 from falqon_core.records import file_check
-from falqon_core.records.file_check import MAX_BAD_RECORDS, MAX_ERRORS, MixedShapes, Parsed, check_file, parse_record, read_records
-from falqon_core.records.jsonl import MAX_LINE_BYTES, MAX_NESTING, MAX_VALUES, BadRecord, RecordError
-from falqon_core.records.shapes import ChatRecord, CompletionRecord, TextRecord
-
-USER = {"role": "user", "content": "How much?"}
-ASSISTANT = {"role": "assistant", "content": "Five."}
-CHAT = {"messages": [USER, ASSISTANT]}
-
-
-def line(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-def fault(raw: bytes, number: int = 1) -> RecordError:
-    with pytest.raises(BadRecord) as caught:
-        parse_record(raw, number)
-    return caught.value.error
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (CHAT, ChatRecord),
-        ({"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT, USER, ASSISTANT | {"weight": 0}]}, ChatRecord),
-        ({"prompt": "", "completion": "x"}, CompletionRecord),
-        ({"text": "ü 🙂"}, TextRecord),
-    ],
+from falqon_core.records.file_check import (
+    MAX_BAD_RECORDS,
+    MAX_ERRORS,
+    MixedShapes,
+    check_file,
+    read_records,
 )
-def test_the_three_shapes(value: dict[str, Any], kind: type) -> None:
-    record = parse_record(line(value))
-
-    assert type(record) is kind
-    assert record.model_dump(exclude_none=True) == value
-
-
-def test_tool_calls_and_their_answers() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
-    value = {
-        "messages": [USER, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "5", "tool_call_id": "1"}, ASSISTANT],
-        "tools": [{"type": "function", "function": {"name": "price"}}],
-        "parallel_tool_calls": False,
-    }
-
-    assert parse_record(line(value)).model_dump(exclude_none=True) == value
-
-
-def call(id: str, arguments: str = "{}") -> dict[str, Any]:
-    return {"id": id, "type": "function", "function": {"name": "price", "arguments": arguments}}
-
-
-def calls(*made: dict[str, Any]) -> dict[str, Any]:
-    return {"role": "assistant", "tool_calls": list(made)}
-
-
-def answer(id: str) -> dict[str, str]:
-    return {"role": "tool", "content": "5", "tool_call_id": id}
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [USER, calls(call("1"), call("2")), answer("2"), answer("1"), ASSISTANT],  # parallel, in any order
-        [USER, calls(call("1"), call("2")), answer("1"), ASSISTANT],  # one without an answer
-        [USER, calls(call("1"))],  # nobody has answered yet
-        [USER, calls(call("1")), answer("1"), calls(call("1")), answer("1"), ASSISTANT],  # an id that comes again
-        [USER, calls(call("1")), USER, ASSISTANT, answer("1"), ASSISTANT],  # an answer that comes late
-        [USER, calls(call("1", ' { "a": [1, {"b": null}], "c": "\u00fc" } '))],
-    ],
-)
-def test_conversations_with_tools(messages: list[dict[str, Any]]) -> None:
-    assert parse_record(line({"messages": messages})).model_dump(exclude_none=True) == {"messages": messages}
-
-
-ORPHAN_ADVICE = "write the id of a call among the 'tool_calls' of an earlier assistant message, or remove the message"
-ARGUMENTS_FIELD, ARGUMENTS_ADVICE = "messages[1].tool_calls[0].function.arguments", 'write an object as text, such as "{}"'
-
-
-@pytest.mark.parametrize(
-    ("messages", "field", "message", "advice"),
-    [
-        ([USER, calls(call("1", arguments)), answer("1"), ASSISTANT], ARGUMENTS_FIELD, message, ARGUMENTS_ADVICE)
-        for arguments, message in [
-            ("", "found nothing"),
-            ("{x: 1", "not JSON: Expecting property name"),
-            ("[1]", "found list"),
-            ("5", "found int"),
-            ("null", "found NoneType"),
-            ('{"x": NaN}', "NaN is not JSON"),
-            ('{"x": 1, "x": 2}', "this key occurs twice"),
-            (r'{"x": "\u0000"}', "a NUL character"),
-            ('{"a":' * 5000 + "1" + "}" * 5000, f"nested too deeply, the limit is {MAX_NESTING} levels"),
-            ('{"x": ' + "9" * 5000 + "}", "too many digits"),
-        ]
-    ]
-    + [
-        ([USER, calls(call("1")), answer("2"), ASSISTANT], "messages[2].tool_call_id", "a call with the id '2'", ORPHAN_ADVICE),
-        ([USER, answer("1"), calls(call("1")), ASSISTANT], "messages[1].tool_call_id", "a call with the id '1'", ORPHAN_ADVICE),
-        ([USER, {"role": "tool", "content": "5"}, ASSISTANT], "messages[1]", "must name it in 'tool_call_id'", ORPHAN_ADVICE),
-        ([USER, {"role": "tool", "content": "5", "tool_call_id": "1"}, ASSISTANT], "messages[1].tool_call_id", "id '1'", ORPHAN_ADVICE),
-    ],
-)
-def test_calls_and_answers_that_fit_nothing(messages: list[dict[str, Any]], field: str, message: str, advice: str) -> None:
-    raw = line({"messages": messages})
-    error = fault(raw, 4)
-
-    assert (error.line, error.field, error.advice) == (4, field, advice)
-    assert message in error.message
-    assert raw[error.column - 1 :].startswith((b'"', b'{"role": "tool"'))
-
-
-def test_the_answer_of_a_preference_follows_a_call() -> None:
-    written = {"input": {"messages": [USER, answer("1")]}, "preferred_output": [ASSISTANT], "non_preferred_output": [USER]}
-    error = fault(line(written | {"non_preferred_output": [{"role": "assistant", "content": "Six."}]}))
-
-    assert error.field == "input.messages[1].tool_call_id"
-
-
-# Each fault: the line, the column (from 1, in characters), the field, and words of the message.
-FAULTS: list[tuple[bytes, int, str, str]] = [
-    (b'{"text": "\xff"}', 11, "", "byte 0xff is not UTF-8"),
-    ('{"text": "üü'.encode() + b'\xc3"}', 13, "", "byte 0xc3 is not UTF-8"),
-    (b"\xff\xfe{\x00", 1, "", "byte 0xff is not UTF-8"),
-    (b'{\0"\0t\0', 2, "", "a NUL byte"),
-    (b'{"text": "a\\u0000b"}', 10, "text", "a NUL character"),
-    (b'{"text": "a", "b\\u0000": 1}', 1, "", "a NUL character"),
-    (b'{"text": "a", "text": "b"}', 15, "text", "twice"),
-    (b'{"a": {"text": 1, "text": "]"}, "text": 1}', 19, "text", "twice"),
-    (b'{"text": "a", "\\u0074ext": "b"}', 15, "text", "twice"),
-    (b"{not json}", 2, "", "not JSON"),
-    (b'{"text": "a"} {"text": "b"}', 15, "", "not JSON: Extra data"),
-    (b'{"text": "a', 10, "", "not JSON: Unterminated string"),
-    (b'{"text": "a\tb"}', 12, "", "not JSON: Invalid control character"),
-    (b'{"text": NaN}', 1, "", "NaN is not JSON"),
-    (b'{"text": -Infinity}', 1, "", "-Infinity is not JSON"),
-    (b'{"text": ' + b"9" * 5000 + b"}", 1, "", "a number has too many digits"),
-    (b"[" * 100_000, 1, "", "nested too deeply"),
-    (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 1, "", "nested too deeply"),
-    (b'{"text": "a", "x": ' + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}", 20, "x", f"nested too deeply, the limit is {MAX_NESTING}"),
-    (b'{"text": "a", "x": [' + b"1," * MAX_VALUES + b"1]}", 1, "", f"too many values, the limit is {MAX_VALUES}"),
-    (b'{"text": "' + b"\\n" * 1_000_000 + b'", "text" : "b"}', 2_000_014, "text", "twice"),
-    (b"[1]", 1, "", "expected an object, found list"),
-    (b"null", 1, "", "expected an object, found NoneType"),
-    (b"{}", 1, "", "found keys []"),
-    (b'{"question": "a"}', 1, "", "found keys ['question']"),
-    (b'{"text": ""}', 10, "text", "at least 1 character"),
-    (b'{"text": 5}', 10, "text", "valid string"),
-    (b'{"text": "\\ud800"}', 10, "text", "not valid unicode"),
-    (b'{"\\ud800": 1}', 1, "", "not valid unicode"),
-    (b'{"prompt": "a"}', 1, "completion", "Field required"),
-    (b'{"completion": "a"}', 1, "prompt", "Field required"),
-    (b'{"prompt": "a", "completion": ""}', 31, "completion", "at least 1 character"),
-    (b'{"text": "a", "completion": "b"}', 1, "prompt", "Field required"),
-    (b'{"text": "a", "label": "b"}', 24, "label", "Extra inputs"),
-    (b'{"messages": []}', 14, "messages", "at least 1 item"),
-    (b'{"messages": "hello"}', 14, "messages", "valid list"),
-    (line({"messages": [USER]}), 1, "", "at least one message must have role 'assistant'"),
-    (line({"messages": [ASSISTANT, USER]}), 1, "", "the last message must have role 'assistant'"),
-    (line({"messages": [USER, ASSISTANT | {"weight": 0}]}), 1, "", "nothing to learn"),
-    (b'{"messages": [{"role": "human", "content": "a"}]}', 24, "messages[0].role", "'system', 'user', 'assistant' or 'tool'"),
-    (b'{"messages": [{"content": "a"}]}', 15, "messages[0].role", "Field required"),
-    (b'{"messages": [{"role": "user", "content": ["a"]}]}', 43, "messages[0].content", "valid string"),
-    (b'{"messages": [{"role": "user", "content": ""}]}', 15, "messages[0]", "non-empty content"),
-    (b'{"messages": [{"role": "assistant"}]}', 15, "messages[0]", "non-empty content or tool_calls"),
-    (b'{"messages": [{"role": "user", "content": "a", "weight": 1}]}', 15, "messages[0]", "weight is allowed on assistant"),
-    (b'{"messages": [{"role": "assistant", "content": "a", "weight": 2}]}', 63, "messages[0].weight", "less than or equal to 1"),
-    (b'{"messages": [{"role": "assistant", "content": "a", "weight": true}]}', 63, "messages[0].weight", "valid integer"),
-    (b'{"messages": [{"role": "user", "content": "a", "tool_calls": []}]}', 15, "messages[0]", "tool_calls are allowed on assistant"),
-    (line(CHAT)[:-1] + b', "tools": [{"a": 1e999}]}', len(line(CHAT)) + len(', "tools": '), "tools", "cannot be written as JSON"),
-    (line(CHAT)[:-1] + b', "tools": [{"a": "\\udc00"}]}', len(line(CHAT)) + len(', "tools": [{"a": '), "tools[0].a", "not valid unicode"),
-    (b'{"text": "' + b"a" * MAX_LINE_BYTES + b'"}', 1, "", "the limit is 8388608"),
-]
-
-
-@pytest.mark.parametrize(("raw", "column", "field", "message"), FAULTS, ids=[fault[0][:50].decode("latin-1") for fault in FAULTS])
-def test_a_fault_is_told_with_its_place(raw: bytes, column: int, field: str, message: str) -> None:
-    error = fault(raw, 7)
-
-    assert (error.line, error.column, error.field) == (7, column, field)
-    assert message in error.message
-    assert str(error).startswith(f"line 7, column {column}")
-
-
-def test_a_byte_order_mark_is_passed_over_on_the_first_line_only() -> None:
-    raw = b'\xef\xbb\xbf{"text": "a"}'
-
-    assert parse_record(raw, 1) == TextRecord(text="a")
-    assert "BOM" in fault(raw, 2).message
+from falqon_core.records.jsonl import BadRecord
+from falqon_core.records.line_parser import Parsed
+from falqon_core.records.shapes import TextRecord
+from tests.falqon_core.records.test_parse_record import CHAT, line
 
 
 def test_a_byte_order_mark_may_stand_on_a_line_of_its_own() -> None:
@@ -214,19 +37,21 @@ def test_a_byte_order_mark_may_stand_on_a_line_of_its_own() -> None:
     )
 )
 def test_any_json_is_a_record_or_a_fault(value: Any) -> None:
-    for raw in (line(value), line({"messages": value}), line({"text": value}), line({"prompt": "a", "completion": value})):
+    for raw in (
+        line(value),
+        line({"messages": value}),
+        line({"text": value}),
+        line({"prompt": "a", "completion": value}),
+    ):
         report = check_file([raw])
         assert (report.num_records, report.num_errors) in ((1, 0), (0, 1))
         assert all(error.column >= 1 for error in report.errors)
 
 
-@given(st.binary())
-def test_any_bytes_are_a_record_or_a_fault(raw: bytes) -> None:
-    with pytest.raises(BadRecord):
-        parse_record(raw)
-
-
-@given(st.lists(st.sampled_from([b"\n", b"\r\n", b"  \n"])), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
+@given(
+    st.lists(st.sampled_from([b"\n", b"\r\n", b"  \n"])),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+)
 def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -> None:
     raw = b" \t" + line({"text": text})
     lines = [part for gap in [*gaps, b""] for part in (raw + b"\r\n", gap) if part]
@@ -236,14 +61,19 @@ def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -
     assert report.ok
     assert report.num_records == len(gaps) + 1
     assert report.num_characters == len(text) * (len(gaps) + 1)
-    found = [parsed for _, parsed in read_records(lines)]
-    assert found == [Parsed(TextRecord(text=text), None, {"text": text})] * (len(gaps) + 1)
+    records = [parsed for _, parsed in read_records(lines)]
+    assert records == [Parsed(TextRecord(text=text), None, {"text": text})] * (len(gaps) + 1)
 
 
 def test_a_good_file_is_summed_up() -> None:
     report = check_file([line(CHAT) + b"\n"] * 3)
 
-    assert (report.shape, report.num_records, report.num_characters, report.num_errors) == ("messages", 3, 3 * len("How much?Five."), 0)
+    assert (report.shape, report.num_records, report.num_characters, report.num_errors) == (
+        "messages",
+        3,
+        3 * len("How much?Five."),
+        0,
+    )
     assert report.summary() == "3 records (messages)"
 
 
@@ -257,7 +87,9 @@ def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
 
 
 def test_mixed_shapes_are_at_fault() -> None:
-    report = check_file([line(CHAT), b"", line({"text": "a"}), line(CHAT), line({"prompt": "a", "completion": "b"})])
+    report = check_file(
+        [line(CHAT), b"", line({"text": "a"}), line(CHAT), line({"prompt": "a", "completion": "b"})]
+    )
 
     assert [(error.line, error.message.split(" but ")[0]) for error in report.errors] == [
         (3, "this line has shape 'text'"),
@@ -310,7 +142,9 @@ def test_the_check_of_something_else_than_records_ends_early() -> None:
     report = check_file(endless())
 
     assert (report.ok, report.num_errors, read) == (False, MAX_BAD_RECORDS, MAX_BAD_RECORDS)
-    assert report.summary().endswith(f"the check was given up at line {MAX_BAD_RECORDS + MAX_BAD_RECORDS // 100}")
+    assert report.summary().endswith(
+        f"the check was given up at line {MAX_BAD_RECORDS + MAX_BAD_RECORDS // 100}"
+    )
 
 
 @pytest.mark.parametrize("filler", [b"\n", line(CHAT)])
@@ -319,24 +153,18 @@ def test_a_file_has_a_limit_of_lines(filler: bytes, monkeypatch: pytest.MonkeyPa
     assert check_file([line(CHAT), *[filler] * 99]).ok
     report = check_file(chain([line(CHAT)], repeat(filler)))
     assert (report.ok, report.num_errors, report.given_up_at_line) == (False, 1, 101)
-    assert report.summary().startswith("line 101, column 1: the file has more than 100 lines; split it")
+    assert report.summary().startswith(
+        "line 101, column 1: the file has more than 100 lines; split it"
+    )
 
 
 def test_every_line_is_read_whatever_is_wrong_with_others() -> None:
-    found = dict(read_records([line(CHAT), b"\n", b"{", line({"text": "a"}), line(CHAT)]))
+    outcomes = dict(read_records([line(CHAT), b"\n", b"{", line({"text": "a"}), line(CHAT)]))
 
-    assert [type(one) for one in found.values()] == [Parsed, BadRecord, MixedShapes, Parsed]
-    assert list(found) == [1, 3, 4, 5]
-
-
-def test_what_a_hostile_line_says_is_told_in_printable_characters() -> None:
-    error = fault(b'{"text": "a", "\\u001b[31m": ' + b'"' + b"b" * 10_000 + b'"}')
-
-    assert error.field == r"\x1b[31m"
-    assert len(fault(line({"k" * 10_000: 1})).message) < 300
-
-
-@pytest.mark.parametrize(("raw", "advice"), [(b'{"text": 5}', "write text in quotes"), (b'{"text": "a", "b": 1}', "remove it")])
-def test_a_fault_says_what_to_do(raw: bytes, advice: str) -> None:
-    assert fault(raw).advice.startswith(advice)
-    assert str(fault(raw)).endswith(f"; {fault(raw).advice}")
+    assert [type(outcome) for outcome in outcomes.values()] == [
+        Parsed,
+        BadRecord,
+        MixedShapes,
+        Parsed,
+    ]
+    assert list(outcomes) == [1, 3, 4, 5]

@@ -23,7 +23,8 @@ def _chunks(content: bytes, sizes: list[int]) -> Iterator[bytes]:
     while position < len(content):
         size = sizes[turn % len(sizes)]
         yield content[position : position + size]
-        position, turn = position + size, turn + 1
+        position = position + size
+        turn = turn + 1
 
 
 def test_a_line_of_any_length_is_one_error_in_flat_memory() -> None:
@@ -38,5 +39,8 @@ def test_a_line_of_any_length_is_one_error_in_flat_memory() -> None:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
     assert (report.num_records, report.num_errors) == (2, 1)
-    assert (report.errors[0].line, report.errors[0].message) == (2, f"the line is too long; the limit is {MAX_LINE_BYTES} bytes")
+    assert (report.errors[0].line, report.errors[0].message) == (
+        2,
+        f"the line is too long; the limit is {MAX_LINE_BYTES} bytes",
+    )
     assert grown < 60

@@ -17,7 +17,12 @@ from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[3]
 NOT_INHERITED = 1_000  # a descriptor that nobody has open: the other ranks must not write to theirs
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "PYTHONWARNINGS": "error",
+}
 
 
 class Running:
@@ -39,8 +44,16 @@ class Running:
         return self.process.wait(60)
 
 
-def write_config(path: Path, model: Path, train_file: Path, recipe: dict[str, Any], *, certificate: bool = False) -> Path:
-    config = {"model": str(model), "train_file": str(train_file), "num_threads": 1, "certificate": certificate, "recipe": recipe}
+def write_config(
+    path: Path, model: Path, train_file: Path, recipe: dict[str, Any], *, certificate: bool = False
+) -> Path:
+    config = {
+        "model": str(model),
+        "train_file": str(train_file),
+        "num_threads": 1,
+        "certificate": certificate,
+        "recipe": recipe,
+    }
     path.write_text(json.dumps(config))
     return path
 
@@ -53,19 +66,32 @@ def trainer(config: Path, output: Path) -> Iterator[Running]:
 
 @contextmanager
 def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list[Fork]]]:
-    """The first rank and the others, one per configuration, all with one command line and the environment that torchrun gives.
+    """The first rank and the others, one per configuration, all with one command line and the
+    environment that torchrun gives.
 
     As under torchrun the store belongs to whoever starts them. Only the first inherits the pipe.
     """
     read, write = os.pipe()
     inherited = Connection(write, readable=False)
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if len(configs) > 1 else None
+    store = (
+        TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        if len(configs) > 1
+        else None
+    )
     processes = []
     for rank, config in enumerate(configs):
         environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
         arguments = ["train", "--config", str(config), "--output", str(output)]
         log = output.parent / f"{output.name}.log"
-        processes.append(Fork(_run, arguments, inherited if rank == 0 else None, environment=environment, output=log))
+        processes.append(
+            Fork(
+                _run,
+                arguments,
+                inherited if rank == 0 else None,
+                environment=environment,
+                output=log,
+            )
+        )
     inherited.close()
     running = Running(processes[0], read)
     try:
@@ -84,4 +110,7 @@ def _run(arguments: list[str], messages: Connection | None) -> None:
 
 def _of_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    return {name: str(number) for name, number in numbers.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }

@@ -11,14 +11,28 @@ from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import CheckpointCorrupt, as_falqon_error
 from falqon_core.fault_points import InjectedFault
-from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from falqon_core.train.checkpoint import (
+    Checkpoint,
+    Progress,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 
 def checkpoint(step: int) -> Checkpoint:
     progress = Progress(
-        recipe=Recipe().resolved(5), num_records=5, num_tokens=50, num_threads=1, step=step, loader={"epoch": 0, "step": step}
+        recipe=Recipe().resolved(5),
+        num_records=5,
+        num_tokens=50,
+        num_threads=1,
+        step=step,
+        loader={"epoch": 0, "step": step},
     )
-    method = {"layer.delta": torch.full((3, 2), float(step)), "layer.a": torch.ones(2, 4).to(torch.float8_e4m3fn)}
+    method = {
+        "layer.delta": torch.full((3, 2), float(step)),
+        "layer.a": torch.ones(2, 4).to(torch.float8_e4m3fn),
+    }
     return Checkpoint(progress, method, {"layer.delta.step": torch.tensor(float(step))})
 
 
@@ -45,12 +59,17 @@ def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("action", ["enospc", "raise"])
-def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(tmp_path: Path, action: str) -> None:
+def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(
+    tmp_path: Path, action: str
+) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     fault_points.arm(f"checkpoint_write={action}", str(tmp_path / "marks"))
     with pytest.raises((OSError, InjectedFault)) as failed:
         save_checkpoint(tmp_path, checkpoint(2), keep=2)
-    assert as_falqon_error(failed.value).code == {"enospc": "disk_full", "raise": "internal_error"}[action]
+    assert (
+        as_falqon_error(failed.value).code
+        == {"enospc": "disk_full", "raise": "internal_error"}[action]
+    )
     assert (tmp_path / "marks" / "checkpoint_write").exists()
     assert names(tmp_path) == ["1"]
     loaded = newest_checkpoint(tmp_path, pytest.fail)
@@ -63,7 +82,8 @@ def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(tmp_p
     "text",
     [
         "Error while serializing: I/O error: No space left on device (os error 28)",
-        "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os error 28)",
+        "Generic LocalFileSystem error: Unable to copy data to file: No space left on device (os "
+        "error 28)",
     ],
 )
 def test_libraries_say_in_words_that_a_disk_is_full(text: str) -> None:
@@ -81,18 +101,22 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_the_best_is_kept_until_another_is_better(tmp_path: Path) -> None:
     for step, best in ((1, None), (2, 2), (3, 2), (4, 2), (5, 5), (6, 5)):
-        one = checkpoint(step)
-        one.progress.best_step = best
-        save_checkpoint(tmp_path, one, keep=2)
+        saved = checkpoint(step)
+        saved.progress.best_step = best
+        save_checkpoint(tmp_path, saved, keep=2)
         assert names(tmp_path)[-1] == str(step)
         if step == 4:
             assert names(tmp_path) == ["2", "3", "4"]
     assert names(tmp_path) == ["5", "6"]
 
 
-@pytest.mark.parametrize("name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
-def test_a_damaged_one_is_reported_and_the_one_before_is_used(name: str, damage: str, tmp_path: Path) -> None:
+def test_a_damaged_one_is_reported_and_the_one_before_is_used(
+    name: str, damage: str, tmp_path: Path
+) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     path = save_checkpoint(tmp_path, checkpoint(2), keep=2).path / name
     content = path.read_bytes()

@@ -8,7 +8,12 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import DatasetError
 from falqon_core.train.data import load_data
 
-RECORD = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven lamps."}]}
+RECORD = {
+    "messages": [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "Seven lamps."},
+    ]
+}
 
 
 def write(path: Path, num_good: int, num_bad: int) -> Path:
@@ -16,21 +21,24 @@ def write(path: Path, num_good: int, num_bad: int) -> Path:
     return path
 
 
-def test_bad_records_within_the_tolerance_are_left_out_and_told(tiny_folder: Path, tmp_path: Path) -> None:
+def test_bad_records_within_the_tolerance_are_left_out_and_told(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     config = TrainConfig(
         model=tiny_folder,
         train_file=write(tmp_path / "train.jsonl", 38, 2),
         validation_file=write(tmp_path / "valid.jsonl", 20, 0),
         recipe=Recipe(max_bad_record_fraction=0.05),
     )
-    said: list[str] = []
+    lines: list[str] = []
 
-    train, validation = load_data(config, AutoTokenizer.from_pretrained(tiny_folder), said.append)
+    train, validation = load_data(config, AutoTokenizer.from_pretrained(tiny_folder), lines.append)
 
     assert validation is not None
     assert (len(train.sequences), len(validation.sequences)) == (38, 20)
-    assert said == [
-        "training_file: 2 bad records are left out; the first: line 39, column 2: not JSON: Expecting property name enclosed in double "
+    assert lines == [
+        "training_file: 2 bad records are left out; the first: line 39, column 2: not JSON: "
+        "Expecting property name enclosed in double "
         "quotes; write one JSON object a line"
     ]
 
@@ -47,16 +55,27 @@ def test_what_is_beyond_the_tolerance_names_the_file(tiny_folder: Path, tmp_path
     assert caught.value.param == "validation_file"
 
 
-def test_what_a_model_makes_of_records_is_told_and_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_a_model_makes_of_records_is_told_and_changes_nothing(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
     calling = {"messages": [RECORD["messages"][0], {"role": "assistant", "tool_calls": [call]}]}
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in (RECORD, calling, {"messages": RECORD["messages"], "tools": [{}]})))
-    said: list[str] = []
+    path.write_text(
+        "".join(
+            json.dumps(record) + "\n"
+            for record in (RECORD, calling, {"messages": RECORD["messages"], "tools": [{}]})
+        )
+    )
+    lines: list[str] = []
 
-    train, _ = load_data(TrainConfig(model=tiny_folder, train_file=path), AutoTokenizer.from_pretrained(tiny_folder), said.append)
+    train, _ = load_data(
+        TrainConfig(model=tiny_folder, train_file=path),
+        AutoTokenizer.from_pretrained(tiny_folder),
+        lines.append,
+    )
 
     assert len(train.sequences) == 3
-    assert [text.partition(" are left out")[0] for text in said] == [
+    assert [text.partition(" are left out")[0] for text in lines] == [
         "training_file: Tool calls of 1 record", "training_file: The tools of 1 record"
     ]  # fmt: skip

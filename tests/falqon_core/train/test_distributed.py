@@ -1,9 +1,11 @@
 """Two processes against one. They differ only in how a step's records are cut into forward passes.
 
-How close that is: the gradient of a delta is rounded to bf16 (unit roundoff 2^-9) once per microbatch before it is summed in fp32, so two
-shares of a step round twice where one microbatch rounds once. Adam divides each element by its own size, which lifts that rounding
-wherever a gradient is close to zero, and the codes of the rows move in whole steps, so the two drift apart. Hence the losses and the
-first step's gradient norm agree to one bf16 rounding, the later norms to eight (found: four), the deltas after all steps to sixteen.
+How close that is: the gradient of a delta is rounded to bf16 (unit roundoff 2^-9) once per
+microbatch before it is summed in fp32, so two shares of a step round twice where one microbatch
+rounds once. Adam divides each element by its own size, which lifts that rounding wherever a
+gradient is close to zero, and the codes of the rows move in whole steps, so the two drift apart.
+Hence the losses and the first step's gradient norm agree to one bf16 rounding, the later norms to
+eight (found: four), the deltas after all steps to sixteen.
 """
 
 import shutil
@@ -17,7 +19,17 @@ from safetensors.torch import load_file, save_file
 
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import ConfigError
-from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Failed, Finished, Log, Message, Started, StepMetrics
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Failed,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+)
 from falqon_core.train.distributed import ALONE, ProcessGroup, join_process_group, shares
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ranks, write_config
@@ -25,7 +37,8 @@ from tests.falqon_core.train.processes import ranks, write_config
 ROUNDING = 2**-9
 NUM_STEPS = 40
 RECIPE = {
-    "rank": 16, "max_seq_length": 64, "batch_size": 4, "num_epochs": 10, "max_steps": NUM_STEPS, "checkpoint_every": 100,
+    "rank": 16, "max_seq_length": 64, "batch_size": 4, "num_epochs": 10, "max_steps": NUM_STEPS,
+    "checkpoint_every": 100,
     "validation_fraction": 0.1, "eval_every": 10, "a_init": "gradient",
 }  # fmt: skip
 
@@ -34,15 +47,21 @@ def of(kind: type[Any], messages: list[Any]) -> list[Any]:
     return [message for message in messages if isinstance(message, kind)]
 
 
-def one_process(config: Path, output: Path, stop: Callable[[], bool] = lambda: False) -> list[Message]:
+def one_process(
+    config: Path, output: Path, stop: Callable[[], bool] = lambda: False
+) -> list[Message]:
     messages: list[Message] = []
-    Trainer(TrainConfig.model_validate_json(config.read_text()), output, messages.append, stop).run()
+    Trainer(
+        TrainConfig.model_validate_json(config.read_text()), output, messages.append, stop
+    ).run()
     return messages
 
 
 def two_processes(config: Path, output: Path) -> list[Message]:
     with ranks([config, config], output) as (first, (second,)):
-        assert (first.finish(), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE), (output.parent / f"{output.name}.log").read_text()
+        assert (first.finish(), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE), (
+            output.parent / f"{output.name}.log"
+        ).read_text()
     return list(first.messages)
 
 
@@ -68,24 +87,40 @@ def both(config: Path, folder: Path) -> list[Message]:
 
 def assert_same_training(messages: list[Any], expected: list[Message]) -> None:
     """Every step once, with the same records, and the same figures but for rounding."""
-    steps, expected_steps = of(StepMetrics, messages), of(StepMetrics, expected)
-    exact = [(one.step, one.epoch, one.tokens, one.trained_tokens, one.learning_rate) for one in steps]
-    assert exact == [(one.step, one.epoch, one.tokens, one.trained_tokens, one.learning_rate) for one in expected_steps]
-    assert [one.train_loss for one in steps] == pytest.approx([one.train_loss for one in expected_steps], rel=ROUNDING)
+    steps = of(StepMetrics, messages)
+    expected_steps = of(StepMetrics, expected)
+    exact = [
+        (message.step, message.epoch, message.tokens, message.trained_tokens, message.learning_rate)
+        for message in steps
+    ]
+    assert exact == [
+        (message.step, message.epoch, message.tokens, message.trained_tokens, message.learning_rate)
+        for message in expected_steps
+    ]
+    assert [message.train_loss for message in steps] == pytest.approx(
+        [message.train_loss for message in expected_steps], rel=ROUNDING
+    )
     assert steps[0].grad_norm == pytest.approx(expected_steps[0].grad_norm, rel=ROUNDING)
-    assert [one.grad_norm for one in steps] == pytest.approx([one.grad_norm for one in expected_steps], rel=8 * ROUNDING)
-    valid = [(one.step, one.valid_loss) for one in of(Evaluated, expected)]
-    assert [one.step for one in of(Evaluated, messages)] == [step for step, _ in valid]
-    assert [one.valid_loss for one in of(Evaluated, messages)] == pytest.approx([loss for _, loss in valid], rel=ROUNDING)
+    assert [message.grad_norm for message in steps] == pytest.approx(
+        [message.grad_norm for message in expected_steps], rel=8 * ROUNDING
+    )
+    valid = [(message.step, message.valid_loss) for message in of(Evaluated, expected)]
+    assert [message.step for message in of(Evaluated, messages)] == [step for step, _ in valid]
+    assert [message.valid_loss for message in of(Evaluated, messages)] == pytest.approx(
+        [loss for _, loss in valid], rel=ROUNDING
+    )
 
 
 def assert_same_model(output: Path, expected: Path) -> None:
     name = f"checkpoints/{NUM_STEPS}/method.safetensors"
-    state, expected_state = load_file(output / name), load_file(expected / name)
+    state = load_file(output / name)
+    expected_state = load_file(expected / name)
     deltas = [name for name in expected_state if name.endswith(".delta")]
     assert len(deltas) == 14
     for name in deltas:
-        assert (state[name] - expected_state[name]).norm() < 16 * ROUNDING * expected_state[name].norm(), name
+        assert (state[name] - expected_state[name]).norm() < 16 * ROUNDING * expected_state[
+            name
+        ].norm(), name
     for name in expected_state.keys() - deltas:  # A looked at the same microbatches
         assert state[name].float().equal(expected_state[name].float()), name
 
@@ -95,13 +130,15 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
 
 
-def test_two_processes_train_what_one_trains(alone: list[Message], both: list[Message], folder: Path) -> None:
-    assert [type(one) for one in both] == [type(one) for one in alone]
+def test_two_processes_train_what_one_trains(
+    alone: list[Message], both: list[Message], folder: Path
+) -> None:
+    assert [type(message) for message in both] == [type(message) for message in alone]
     assert_same_training(both, alone)
     assert_same_model(folder / "both", folder / "alone")
 
 
-def test_a_stop_wish_of_one_stops_both_and_either_number_continues(
+def test_a_stop_request_of_one_stops_both_and_either_number_continues(
     config: Path, alone: list[Message], both: list[Message], folder: Path
 ) -> None:
     with ranks([config, config], folder / "two") as (first, (second,)):
@@ -117,41 +154,72 @@ def test_a_stop_wish_of_one_stops_both_and_either_number_continues(
 
     again = two_processes(config, folder / "two")
     assert of(Started, again)[0].start_step == saved.step
-    figures = [(one.step, one.train_loss, one.grad_norm) for one in of(StepMetrics, both)]
-    assert [(one.step, one.train_loss, one.grad_norm) for one in of(StepMetrics, first.messages + again)] == figures
+    figures = [
+        (message.step, message.train_loss, message.grad_norm) for message in of(StepMetrics, both)
+    ]
+    assert [
+        (message.step, message.train_loss, message.grad_norm)
+        for message in of(StepMetrics, first.messages + again)
+    ] == figures
     assert bytes_of(folder / "two") == bytes_of(folder / "both")
 
     fewer = one_process(config, folder / "one")
     assert of(Started, fewer)[0].start_step == saved.step
-    assert [one.text for one in of(Log, fewer)] == ["continuing with 1 processes after 2: results differ in the last bits"]
+    assert [message.text for message in of(Log, fewer)] == [
+        "continuing with 1 processes after 2: results differ in the last bits"
+    ]
     assert_same_training(first.messages + fewer, alone)
     assert_same_model(folder / "one", folder / "alone")
 
 
-def test_what_one_process_began_two_continue(config: Path, alone: list[Message], folder: Path) -> None:
-    asked = iter(range(NUM_STEPS))
-    before = one_process(config, folder / "more", stop=lambda: next(asked) == 7)
+def test_what_one_process_began_two_continue(
+    config: Path, alone: list[Message], folder: Path
+) -> None:
+    polls = iter(range(NUM_STEPS))
+    before = one_process(config, folder / "more", stop=lambda: next(polls) == 7)
     after = two_processes(config, folder / "more")
     assert of(Started, after)[0].start_step == 7
     assert_same_training(before + after, alone)
     assert_same_model(folder / "more", folder / "alone")
 
 
-def test_evaluation_is_exact_and_a_rank_without_records_takes_part(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    """One record a step leaves one of two ranks without any; so small a learning rate leaves all codes as they are."""
-    recipe = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 1, "max_steps": 2, "learning_rate": 1e-30}
+def test_evaluation_is_exact_and_a_rank_without_records_takes_part(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """One record a step leaves one of two ranks without any; so small a learning rate leaves all
+    codes as they are.
+    """
+    recipe = {
+        "rank": 8,
+        "max_seq_length": 64,
+        "microbatch_tokens": 64,
+        "batch_size": 1,
+        "max_steps": 2,
+        "learning_rate": 1e-30,
+    }
     recipe |= {"validation_fraction": 0.5, "eval_every": 1}
     config = write_config(tmp_path / "config.json", tiny_folder, train_file, recipe)
-    expected, messages = one_process(config, tmp_path / "alone"), two_processes(config, tmp_path / "both")
+    expected = one_process(config, tmp_path / "alone")
+    messages = two_processes(config, tmp_path / "both")
     assert len(of(Evaluated, expected)) == 2
     assert of(Evaluated, messages) == of(Evaluated, expected)
-    figures = [(one.train_loss, one.grad_norm, one.tokens) for one in of(StepMetrics, expected)]
-    assert [(one.train_loss, one.grad_norm, one.tokens) for one in of(StepMetrics, messages)] == figures
+    figures = [
+        (message.train_loss, message.grad_norm, message.tokens)
+        for message in of(StepMetrics, expected)
+    ]
+    assert [
+        (message.train_loss, message.grad_norm, message.tokens)
+        for message in of(StepMetrics, messages)
+    ] == figures
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_killed_rank_ends_the_other(lost: int, tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000})
+def test_a_killed_rank_ends_the_other(
+    lost: int, tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        tmp_path / "config.json", tiny_folder, train_file, RECIPE | {"max_steps": 1_000_000}
+    )
     with ranks([config, config], tmp_path / "out") as (first, (second,)):
         for message in first.read():
             if isinstance(message, StepMetrics):
@@ -161,7 +229,9 @@ def test_a_killed_rank_ends_the_other(lost: int, tiny_folder: Path, train_file: 
     assert codes[lost] == -signal.SIGKILL
     assert codes[1 - lost] == ExitCode.INTERNAL
     failed = of(Failed, first.messages)
-    assert [one.message for one in failed] == ["process 0 of 2 has lost another process of this training"] * lost
+    assert [message.message for message in failed] == [
+        "process 0 of 2 has lost another process of this training"
+    ] * lost
     assert not (tmp_path / "out").exists()
 
 
@@ -174,7 +244,9 @@ def fails(configs: list[Path], output: Path) -> tuple[tuple[int, int], list[Fail
     return codes, of(Failed, first.messages)
 
 
-def test_an_error_of_one_rank_is_the_error_of_all(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_an_error_of_one_rank_is_the_error_of_all(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     good = write_config(tmp_path / "good.json", tiny_folder, train_file, RECIPE)
     bad_file = tmp_path / "bad.jsonl"
     bad_file.write_text("{}\n")
@@ -184,32 +256,48 @@ def test_an_error_of_one_rank_is_the_error_of_all(tiny_folder: Path, train_file:
     assert (failed.code, failed.param) == ("invalid_training_file", "training_file")
 
 
-def test_a_loss_that_is_not_finite_is_told_once(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_told_once(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     model = shutil.copytree(tiny_folder, tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    config = write_config(tmp_path / "config.json", model, train_file, RECIPE | {"a_init": "orthonormal"})
+    config = write_config(
+        tmp_path / "config.json", model, train_file, RECIPE | {"a_init": "orthonormal"}
+    )
     codes, (failed,) = fails([config, config], tmp_path / "out")
     assert codes == (ExitCode.USER_ERROR, ExitCode.USER_ERROR)
     assert failed.code == "loss_not_finite"
 
 
-def test_ranks_that_hold_different_models_do_not_train(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    one, other = (
-        write_config(tmp_path / f"{seed}.json", tiny_folder, train_file, RECIPE | {"a_init": "orthonormal", "seed": seed})
+def test_ranks_that_hold_different_models_do_not_train(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config, other_config = (
+        write_config(
+            tmp_path / f"{seed}.json",
+            tiny_folder,
+            train_file,
+            RECIPE | {"a_init": "orthonormal", "seed": seed},
+        )
         for seed in (1, 2)
     )
-    codes, (failed,) = fails([one, other], tmp_path / "out")
+    codes, (failed,) = fails([config, other_config], tmp_path / "out")
     assert codes == (ExitCode.INTERNAL, ExitCode.INTERNAL)
     assert "different models" in failed.message
 
 
-def test_a_variable_that_is_missing_is_named(tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_missing_is_named(
+    tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="RANK is not set; start them with torchrun"), join_process_group():
+    with (
+        pytest.raises(ConfigError, match="RANK is not set; start them with torchrun"),
+        join_process_group(),
+    ):
         pass
 
 
@@ -223,7 +311,10 @@ def test_without_torchrun_the_world_is_one(monkeypatch: pytest.MonkeyPatch) -> N
         _ = 1 / 0
 
 
-@pytest.mark.parametrize(("lengths", "size"), [([5, 9, 1, 1, 7, 3], 2), ([4, 4, 4], 3), ([8], 4), ([], 2), ([3, 1, 2], 1)])
+@pytest.mark.parametrize(
+    ("lengths", "size"),
+    [([5, 9, 1, 1, 7, 3], 2), ([4, 4, 4], 3), ([8], 4), ([], 2), ([3, 1, 2], 1)],
+)
 def test_shares_are_whole_and_balanced(lengths: list[int], size: int) -> None:
     result = shares(lengths, size)
     assert len(result) == size
@@ -232,4 +323,6 @@ def test_shares_are_whole_and_balanced(lengths: list[int], size: int) -> None:
     loads = [sum(lengths[index] for index in share) for share in result]
     assert max(loads) - min(loads) <= max(lengths, default=0)
     records = ["x" * length for length in lengths]
-    assert [ProcessGroup(rank, size).share(records) for rank in range(size)] == [[records[index] for index in share] for share in result]
+    assert [ProcessGroup(rank, size).share(records) for rank in range(size)] == [
+        [records[index] for index in share] for share in result
+    ]

@@ -8,24 +8,43 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Finished, Log, Message, Started, StepMetrics
-from falqon_core.train.finish import export_training
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+)
+from falqon_core.train.exporter import export_training
 from falqon_core.train.trainer import Trainer
 
 # A learning rate that overshoots: the validation loss falls and then rises.
 RECIPE = {
-    "rank": 8, "max_seq_length": 64, "batch_size": 8, "num_epochs": 10, "checkpoint_every": 100, "validation_fraction": 0.2,
-    "eval_every": 2, "a_init": "orthonormal", "learning_rate": 0.05, "lr_schedule": "constant", "early_stopping_patience": 3,
+    "rank": 8, "max_seq_length": 64, "batch_size": 8, "num_epochs": 10, "checkpoint_every": 100,
+    "validation_fraction": 0.2,
+    "eval_every": 2, "a_init": "orthonormal", "learning_rate": 0.1, "lr_schedule": "constant",
+    "early_stopping_patience": 3,
     "num_samples": 0,
 }  # fmt: skip
 
 
 def run(
-    model: Path, train_file: Path, output: Path, stop: Callable[[], bool] = lambda: False, **recipe: Any
+    model: Path,
+    train_file: Path,
+    output: Path,
+    stop: Callable[[], bool] = lambda: False,
+    **recipe: Any,
 ) -> tuple[ExitCode, list[Message]]:
     messages: list[Message] = []
     config = TrainConfig(
-        model=model, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(RECIPE | recipe)
+        model=model,
+        train_file=train_file,
+        num_threads=1,
+        certificate=False,
+        recipe=Recipe.model_validate(RECIPE | recipe),
     )
     return Trainer(config, output, messages.append, stop).run(), messages
 
@@ -35,16 +54,22 @@ def of(kind: type[Any], messages: list[Message]) -> list[Any]:
 
 
 def stop_after(num_steps: int) -> Callable[[], bool]:
-    asked: Iterator[int] = iter(range(num_steps + 1))
-    return lambda: next(asked) == num_steps
+    polls: Iterator[int] = iter(range(num_steps + 1))
+    return lambda: next(polls) == num_steps
 
 
 def files_of(output: Path) -> dict[str, bytes]:
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(output).as_posix(): path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Message]]:
+def whole(
+    tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Message]]:
     output = tmp_path_factory.mktemp("whole") / "out"
     code, messages = run(tiny_folder, train_file, output)
     assert code == ExitCode.DONE
@@ -53,39 +78,59 @@ def whole(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPath
 
 def test_it_ends_after_the_patience_and_says_why(whole: tuple[Path, list[Message]]) -> None:
     _, messages = whole
-    losses = {one.step: one.valid_loss for one in of(Evaluated, messages)}
+    losses = {message.step: message.valid_loss for message in of(Evaluated, messages)}
     best = min(losses, key=lambda step: losses[step])
     (finished,) = of(Finished, messages)
-    assert finished.steps == best + 3 * RECIPE["eval_every"] == max(losses) < of(StepMetrics, messages)[0].total_steps
+    assert (
+        finished.steps
+        == best + 3 * RECIPE["eval_every"]
+        == max(losses)
+        < of(StepMetrics, messages)[0].total_steps
+    )
     assert finished.best_step == best > 2
-    assert f"3 evaluations without a lower validation loss than {losses[best]:.4f} of step {best}" in finished.early_stop
+    assert (
+        f"3 evaluations without a lower validation loss than {losses[best]:.4f} of step {best}"
+        in finished.early_stop
+    )
 
 
 def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[Message]]) -> None:
     output, messages = whole
     (finished,) = of(Finished, messages)
-    kept = {int(path.name) for path in (output / "checkpoints").iterdir()}
-    assert {finished.best_step, finished.steps} <= kept
-    saved = {one.step: one.metrics for one in of(CheckpointSaved, messages)}
-    assert saved[finished.best_step]["valid_loss"] == min(one.valid_loss for one in of(Evaluated, messages))
+    steps = {int(path.name) for path in (output / "checkpoints").iterdir()}
+    assert {finished.best_step, finished.steps} <= steps
+    saved = {message.step: message.metrics for message in of(CheckpointSaved, messages)}
+    assert saved[finished.best_step]["valid_loss"] == min(
+        message.valid_loss for message in of(Evaluated, messages)
+    )
 
 
-def test_the_exported_model_is_the_best_one(whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_the_exported_model_is_the_best_one(
+    whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     """A training that simply ends at the best step has the same weights."""
     output, messages = whole
     best = of(Finished, messages)[0].best_step
     code, _ = run(tiny_folder, train_file, tmp_path / "short", max_steps=best)
     assert code == ExitCode.DONE
-    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (output, tmp_path / "short"))
+    ours, theirs = (
+        load_file(folder / "model" / "model.safetensors") for folder in (output, tmp_path / "short")
+    )
     assert all((ours[name].float() == theirs[name].float()).all() for name in ours)
 
     export_training(output, tiny_folder, tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (output / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        output / "model" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("where", ["before the best", "while waiting"])
 def test_interrupted_it_ends_with_the_same_bytes(
-    where: str, whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path, tmp_path: Path
+    where: str,
+    whole: tuple[Path, list[Message]],
+    tiny_folder: Path,
+    train_file: Path,
+    tmp_path: Path,
 ) -> None:
     output, messages = whole
     (finished,) = of(Finished, messages)
@@ -96,14 +141,27 @@ def test_interrupted_it_ends_with_the_same_bytes(
     assert code == ExitCode.DONE
     assert of(Started, rest)[0].start_step == step
     (again,) = of(Finished, rest)
-    assert (again.steps, again.best_step, again.early_stop) == (finished.steps, finished.best_step, finished.early_stop)
-    parts, expected = files_of(tmp_path / "parts"), files_of(output)
-    assert {name: parts[name] for name in parts if name in expected and name.startswith(("model/", f"checkpoints/{again.steps}/"))} == {
-        name: expected[name] for name in expected if name.startswith(("model/", f"checkpoints/{again.steps}/"))
+    assert (again.steps, again.best_step, again.early_stop) == (
+        finished.steps,
+        finished.best_step,
+        finished.early_stop,
+    )
+    parts = files_of(tmp_path / "parts")
+    expected = files_of(output)
+    assert {
+        name: parts[name]
+        for name in parts
+        if name in expected and name.startswith(("model/", f"checkpoints/{again.steps}/"))
+    } == {
+        name: expected[name]
+        for name in expected
+        if name.startswith(("model/", f"checkpoints/{again.steps}/"))
     }
 
 
-def test_once_stopped_it_stays_stopped(whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path) -> None:
+def test_once_stopped_it_stays_stopped(
+    whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path
+) -> None:
     output, messages = whole
     before = (output / "model" / "SHA256SUMS").read_text()
     code, again = run(tiny_folder, train_file, output)
@@ -114,7 +172,13 @@ def test_once_stopped_it_stays_stopped(whole: tuple[Path, list[Message]], tiny_f
     assert (output / "model" / "SHA256SUMS").read_text() == before
 
 
-def test_without_validation_data_it_is_refused(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = {"model": str(tiny_folder), "train_file": str(train_file), "recipe": {"early_stopping_patience": 2}}
+def test_without_validation_data_it_is_refused(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = {
+        "model": str(tiny_folder),
+        "train_file": str(train_file),
+        "recipe": {"early_stopping_patience": 2},
+    }
     with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
         TrainConfig.model_validate_json(json.dumps(config))

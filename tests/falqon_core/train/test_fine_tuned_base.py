@@ -13,16 +13,27 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CheckpointCorrupt, ModelError
 from falqon_core.contract.layout import checkpoint_folder, model_folder
 from falqon_core.contract.messages import ExitCode, Message
-from falqon_core.train.finish import DataFiles, export_training
+from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from falqon_core.train.trainer import Trainer
 
-RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 8, "max_steps": 4, "checkpoint_every": 2}
+RECIPE = {
+    "rank": 8,
+    "max_seq_length": 64,
+    "microbatch_tokens": 64,
+    "batch_size": 8,
+    "max_steps": 4,
+    "checkpoint_every": 2,
+}
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
     config = TrainConfig(
-        model=model, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(RECIPE | recipe)
+        model=model,
+        train_file=train_file,
+        num_threads=1,
+        certificate=False,
+        recipe=Recipe.model_validate(RECIPE | recipe),
     )
     messages: list[Message] = []
     assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
@@ -42,7 +53,9 @@ def assert_same_weights(folder: Path) -> None:
     model = load_base_model(folder)
     for name, value in model.state_dict().items():
         if f"{name}_scale" in tensors:
-            assert torch.equal(value, (tensors[name].float() * tensors[f"{name}_scale"]).bfloat16()), name
+            assert torch.equal(
+                value, (tensors[name].float() * tensors[f"{name}_scale"]).bfloat16()
+            ), name
         elif name in tensors:
             assert torch.equal(value, tensors[name]), name
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -58,8 +71,13 @@ def test_training_goes_on_from_it(training: Path, train_file: Path, tmp_path: Pa
     again = train(model_folder(training), train_file, tmp_path / "out")
     assert_same_weights(again)
     config = json.loads((again / "config.json").read_text())
-    assert config["quantization_config"] == json.loads((model_folder(training) / "config.json").read_text())["quantization_config"]
-    before, after = (load_file(folder / "model.safetensors") for folder in (model_folder(training), again))
+    assert (
+        config["quantization_config"]
+        == json.loads((model_folder(training) / "config.json").read_text())["quantization_config"]
+    )
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (model_folder(training), again)
+    )
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
 
@@ -72,11 +90,16 @@ def test_with_several_files_of_weights(training: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     save_file(tensors, folder / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
     save_file(scales, folder / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
-    assert all(torch.equal(value, whole[name]) for name, value in load_base_model(folder).state_dict().items())
+    assert all(
+        torch.equal(value, whole[name])
+        for name, value in load_base_model(folder).state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("change", [{"format": "int-quantized"}, {"quant_method": "gptq"}])
-def test_other_quantized_models_are_refused(training: Path, tmp_path: Path, change: dict[str, str]) -> None:
+def test_other_quantized_models_are_refused(
+    training: Path, tmp_path: Path, change: dict[str, str]
+) -> None:
     folder = shutil.copytree(model_folder(training), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] |= change
@@ -94,9 +117,13 @@ def test_a_scale_that_is_missing_is_not_made_up(training: Path, tmp_path: Path) 
         load_base_model(folder)
 
 
-def test_an_earlier_checkpoint_is_exported_by_its_step(training: Path, tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_an_earlier_checkpoint_is_exported_by_its_step(
+    training: Path, tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     export_training(training, tiny_folder, tmp_path / "four", step=4)
-    export_training(training, tiny_folder, tmp_path / "two", step=2, data=DataFiles(train_file, None))
+    export_training(
+        training, tiny_folder, tmp_path / "two", step=2, files=DataFiles(train_file, None)
+    )
     certificate = Certificate.model_validate_json((tmp_path / "two" / CERTIFICATE).read_bytes())
     assert (certificate.failed, certificate.training.steps) == ([], 2)
     assert not (tmp_path / "four" / CERTIFICATE).exists(), "there was nothing to compare on"

@@ -25,7 +25,9 @@ def test_a_model_comes_in_bf16_ready_to_train(tiny_folder: Path) -> None:
         ({"auto_map": {}}, "remote code"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(change: dict[str, object], says: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused(
+    change: dict[str, object], says: str, tiny_folder: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
@@ -52,7 +54,9 @@ def test_a_tensor_that_is_missing_is_not_made_up(tiny_folder: Path, tmp_path: Pa
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    folder = shutil.copytree(
+        tiny_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*")
+    )
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(folder)
 

@@ -28,35 +28,38 @@ def parameters() -> dict[str, nn.Parameter]:
     return {"one": nn.Parameter(torch.randn(5, 3)), "two": nn.Parameter(torch.randn(700))}
 
 
-def do(optimizer: Optimizer, named: dict[str, nn.Parameter], step: int) -> None:
+def do(optimizer: Optimizer, weights: dict[str, nn.Parameter], step: int) -> None:
     generator = torch.Generator().manual_seed(step)
-    for parameter in named.values():
+    for parameter in weights.values():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     optimizer.clip()
     optimizer.step(0.01)
 
 
 def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
-    named = parameters()
-    optimizer = Optimizer(named, 0.1, 1.0)
+    weights = parameters()
+    optimizer = Optimizer(weights, 0.1, 1.0)
     for step in range(6):
         if step == 3:
             state = {key: value.clone() for key, value in optimizer.state().items()}
-            copy = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in named.items()}
-        do(optimizer, named, step)
+            copy = {
+                name: nn.Parameter(parameter.detach().clone())
+                for name, parameter in weights.items()
+            }
+        do(optimizer, weights, step)
     resumed = Optimizer(copy, 0.1, 1.0)
     resumed.load(state)
     for step in range(3, 6):
         do(resumed, copy, step)
-    assert all(torch.equal(named[name], copy[name]) for name in named)
+    assert all(torch.equal(weights[name], copy[name]) for name in weights)
     assert all(torch.equal(value, resumed.state()[key]) for key, value in optimizer.state().items())
 
 
 def test_clipping_scales_all_gradients_to_the_common_norm_and_tells_the_norm_before() -> None:
-    named = parameters()
-    for parameter in named.values():
+    weights = parameters()
+    for parameter in weights.values():
         parameter.grad = torch.ones_like(parameter)
-    norm = Optimizer(named, 0.0, 2.0).clip()
+    norm = Optimizer(weights, 0.0, 2.0).clip()
     assert norm == pytest.approx(715**0.5)
-    after = sum(float(parameter.grad.square().sum()) for parameter in named.values()) ** 0.5
+    after = sum(float(parameter.grad.square().sum()) for parameter in weights.values()) ** 0.5
     assert after == pytest.approx(2.0, rel=1e-4)

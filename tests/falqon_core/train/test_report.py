@@ -4,14 +4,17 @@ from falqon_core.contract.messages import Failed, Finished, Sample, Sampled, Sta
 from falqon_core.train.report import PlainLog, describe
 
 STEP = StepMetrics(
-    step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=0.75, tokens=800,
-    trained_tokens=2400, tokens_per_second=3210.0, elapsed_seconds=7.5, codes_changed=0.0125, memory_bytes=3 * 2**29,
+    step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5,
+    learning_rate=1e-3, grad_norm=0.75, tokens=800,
+    trained_tokens=2400, tokens_per_second=3210.0, elapsed_seconds=7.5, codes_changed=0.0125,
+    memory_bytes=3 * 2**29,
 )  # fmt: skip
 
 
 def test_a_step_is_one_line_and_leaves_out_what_is_not_known() -> None:
     assert describe(STEP) == (
-        "step 3/10  loss 1.2500  accuracy 0.500  lr 1.00e-03  grad norm 0.750  codes changed 1.25%  3,210 tokens/s  1.50 GiB"
+        "step 3/10  loss 1.2500  accuracy 0.500  lr 1.00e-03  grad norm 0.750  codes changed 1.25% "
+        " 3,210 tokens/s  1.50 GiB"
     )
     assert "3,210 tokens/s (25% of peak)" in describe(STEP.model_copy(update={"mfu": 0.25}))
 
@@ -26,19 +29,37 @@ def test_each_sample_is_one_line() -> None:
 
 def test_it_says_what_memory_decided_and_why_it_ended() -> None:
     started = Started(
-        total_steps=9, start_step=0, num_records=4, num_truncated_records=0, tokens_per_epoch=99, device="cpu",
+        total_steps=9, start_step=0, num_records=4, num_examples=4, num_truncated_records=0,
+        tokens_per_epoch=99, device="cpu",
         num_trainable_parameters=5, microbatch_tokens=4096, activation_checkpointing=True,
     )  # fmt: skip
     assert describe(started).endswith("on cpu, 4,096 tokens a pass, activations computed twice")
-    finished = Finished(steps=6, trained_tokens=600, elapsed_seconds=2.0, early_stop="2 evaluations without a lower loss", best_step=4)
-    assert describe(finished) == "finished: 6 steps, 600 tokens in 2 s, stopped early after 2 evaluations without a lower loss"
+    finished = Finished(
+        steps=6,
+        trained_tokens=600,
+        elapsed_seconds=2.0,
+        early_stop="2 evaluations without a lower loss",
+        best_step=4,
+    )
+    assert describe(finished) == (
+        "finished: 6 steps, 600 tokens in 2 s, "
+        "stopped early after 2 evaluations without a lower loss"
+    )
 
 
 def test_a_log_that_others_read_quotes_no_data(capsys: pytest.CaptureFixture[str]) -> None:
-    quoting = [Sampled(step=3, samples=[Sample(prompt="private", completion="private", expected="private")])]
+    quoting = [
+        Sampled(
+            step=3, samples=[Sample(prompt="private", completion="private", expected="private")]
+        )
+    ]
     port = PlainLog(discreet=True)
-    for message in (STEP, *quoting, Failed(code="invalid_training_file", message="line 3: private")):
+    for message in (
+        STEP,
+        *quoting,
+        Failed(code="invalid_training_file", message="line 3: private"),
+    ):
         port(message)
-    said = capsys.readouterr().out
-    assert "step 3/10" in said
-    assert "private" not in said
+    output = capsys.readouterr().out
+    assert "step 3/10" in output
+    assert "private" not in output

@@ -9,7 +9,14 @@ import pytest
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
 from tests.falqon_core.train.processes import Running, trainer, write_config
 
-RECIPE = {"rank": 16, "max_seq_length": 64, "batch_size": 4, "max_steps": 60, "checkpoint_every": 5, "validation_fraction": 0.1}
+RECIPE = {
+    "rank": 16,
+    "max_seq_length": 64,
+    "batch_size": 4,
+    "max_steps": 60,
+    "checkpoint_every": 5,
+    "validation_fraction": 0.1,
+}
 
 
 def interrupt(running: Running, step: int, number: signal.Signals) -> int:
@@ -34,11 +41,23 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     ],
     ids=lambda recipe: f"{recipe['update_rule']}-{'packed' if recipe['packing'] else 'padded'}",
 )
-def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe, certificate=recipe["packing"])
+def test_killed_stopped_and_continued_is_uninterrupted(
+    recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        tmp_path / "config.json",
+        tiny_folder,
+        train_file,
+        RECIPE | recipe,
+        certificate=recipe["packing"],
+    )
     with trainer(config, tmp_path / "whole") as running:
         assert running.finish() == ExitCode.DONE
-    losses = [(one.step, one.train_loss) for one in running.messages if isinstance(one, StepMetrics)]
+    losses = [
+        (message.step, message.train_loss)
+        for message in running.messages
+        if isinstance(message, StepMetrics)
+    ]
 
     attempts: list[Running] = []
     for step, number in ((8, signal.SIGKILL), (17, signal.SIGTERM)):
@@ -50,12 +69,26 @@ def test_killed_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], t
         assert running.finish() == ExitCode.DONE
     attempts.append(running)
 
-    starts = [one.start_step for attempt in attempts for one in attempt.messages if isinstance(one, Started)]
+    starts = [
+        message.start_step
+        for attempt in attempts
+        for message in attempt.messages
+        if isinstance(message, Started)
+    ]
     assert starts[0] == 0
-    assert starts[1] > 0  # or later checkpoints than the kill waited for: every fifth step, and ends of epochs when the loss is lowest
+    # Or later checkpoints than the kill waited for: every fifth step, and ends of epochs when the
+    # loss is lowest.
+    assert starts[1] > 0
     assert starts[1] % 5 == 0 or starts[1] % 7 == 0
     assert starts[2] >= 17
-    told = {(one.step, one.train_loss) for attempt in attempts for one in attempt.messages if isinstance(one, StepMetrics)}
-    assert sorted(told) == losses
+    recorded = {
+        (message.step, message.train_loss)
+        for attempt in attempts
+        for message in attempt.messages
+        if isinstance(message, StepMetrics)
+    }
+    assert sorted(recorded) == losses
     assert bytes_of(tmp_path / "parts") == (whole := bytes_of(tmp_path / "whole"))
-    assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, "a point for every step, whichever attempt took it"
+    assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, (
+        "a point for every step, whichever attempt took it"
+    )

@@ -10,27 +10,39 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import Evaluated, Message, Sampled, StepMetrics
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import Sequence
+from falqon_core.generate import generate
 from falqon_core.methods.falqon import Falqon
 from falqon_core.train.model import load_base_model, load_tokenizer
-from falqon_core.train.samples import MAX_CHARACTERS, complete, generate
+from falqon_core.train.samples import MAX_CHARACTERS, complete
 from falqon_core.train.trainer import Trainer
 
 
-def test_greedy_output_is_that_of_transformers_own_attention(tiny_folder: Path, train_file: Path) -> None:
+def test_greedy_output_is_that_of_transformers_own_attention(
+    tiny_folder: Path, train_file: Path
+) -> None:
     tokenizer = load_tokenizer(tiny_folder)
     ours = load_base_model(tiny_folder).float()
-    eager = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32, attn_implementation="eager")
+    eager = AutoModelForCausalLM.from_pretrained(
+        tiny_folder, dtype=torch.float32, attn_implementation="eager"
+    )
     for sequence in load_dataset(train_file, tokenizer, 64).sequences[:4]:
         prompt = sequence.input_ids[:20]
-        config = GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+        config = GenerationConfig(
+            max_new_tokens=24, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+        )
         ids = torch.from_numpy(prompt.astype(np.int64))[None]
-        expected = eager.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[0, len(prompt) :]
+        expected = eager.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=config
+        )[0, len(prompt) :]
         assert len(expected) > 1
         assert generate(ours, prompt, 24, tokenizer.eos_token_id).tolist() == expected.tolist()
 
 
-def test_a_melded_model_completes_the_same_with_and_without_its_cache(tiny_folder: Path, train_file: Path) -> None:
-    tokenizer, model = load_tokenizer(tiny_folder), load_base_model(tiny_folder)
+def test_a_melded_model_completes_the_same_with_and_without_its_cache(
+    tiny_folder: Path, train_file: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_folder)
+    model = load_base_model(tiny_folder)
     method = Falqon(Recipe(rank=8, a_init="orthonormal").resolved(10))
     method.prepare(model, [])
     prompt = load_dataset(train_file, tokenizer, 64).sequences[0].input_ids[:12]
@@ -40,12 +52,14 @@ def test_a_melded_model_completes_the_same_with_and_without_its_cache(tiny_folde
     for token in completed:
         with torch.no_grad():
             logits = model(ids, use_cache=False).logits[0, -1]
-        assert logits[token] >= logits.max() - 0.02 * logits.abs().max()  # bf16: two orders of addition
+        # bf16: two orders of addition
+        assert logits[token] >= logits.max() - 0.02 * logits.abs().max()
         ids = torch.cat([ids, torch.tensor([[int(token)]])], 1)
 
 
 def test_texts_are_the_records_and_bounded(tiny_folder: Path) -> None:
-    tokenizer, model = load_tokenizer(tiny_folder), load_base_model(tiny_folder)
+    tokenizer = load_tokenizer(tiny_folder)
+    model = load_base_model(tiny_folder)
     words = tokenizer("lamps and bells ", add_special_tokens=False)["input_ids"]
     ids = np.array(words * 400, dtype=np.int32)[: model.config.max_position_embeddings - 3]
     mask = np.zeros(len(ids), dtype=bool)
@@ -62,9 +76,20 @@ def test_texts_are_the_records_and_bounded(tiny_folder: Path) -> None:
 
 
 def train(tiny_folder: Path, train_file: Path, output: Path, **recipe: Any) -> list[Message]:
-    common = {"rank": 8, "max_seq_length": 64, "batch_size": 8, "max_steps": 6, "validation_fraction": 0.1, "eval_every": 3}
+    common = {
+        "rank": 8,
+        "max_seq_length": 64,
+        "batch_size": 8,
+        "max_steps": 6,
+        "validation_fraction": 0.1,
+        "eval_every": 3,
+    }
     config = TrainConfig(
-        model=tiny_folder, train_file=train_file, num_threads=1, certificate=False, recipe=Recipe.model_validate(common | recipe)
+        model=tiny_folder,
+        train_file=train_file,
+        num_threads=1,
+        certificate=False,
+        recipe=Recipe.model_validate(common | recipe),
     )
     messages: list[Message] = []
     Trainer(config, output, messages.append, lambda: False).run()
@@ -82,13 +107,26 @@ def test_samples_come_with_evaluations_and_do_not_disturb(
         )
         for count in (2, 0)
     )  # fmt: skip
-    sampled = [one for one in with_samples if isinstance(one, Sampled)]
-    assert [one.step for one in sampled] == [one.step for one in with_samples if isinstance(one, Evaluated)] == [3, 6]
-    for one in sampled:
-        assert len(one.samples) == 2
-        assert all("Question" in sample.prompt and sample.expected for sample in one.samples)
-    assert not any(isinstance(one, Sampled) for one in without)
-    losses = [[(one.train_loss, one.grad_norm) for one in all_ if isinstance(one, StepMetrics)] for all_ in (with_samples, without)]
+    sampled = [message for message in with_samples if isinstance(message, Sampled)]
+    assert (
+        [message.step for message in sampled]
+        == [message.step for message in with_samples if isinstance(message, Evaluated)]
+        == [3, 6]
+    )
+    for message in sampled:
+        assert len(message.samples) == 2
+        assert all("Question" in sample.prompt and sample.expected for sample in message.samples)
+    assert not any(isinstance(message, Sampled) for message in without)
+    losses = [
+        [
+            (message.train_loss, message.grad_norm)
+            for message in all_
+            if isinstance(message, StepMetrics)
+        ]
+        for all_ in (with_samples, without)
+    ]
     assert losses[0] == losses[1]
     for name in ("method.safetensors", "optimizer.safetensors"):
-        assert (tmp_path / "2/checkpoints/6" / name).read_bytes() == (tmp_path / "0/checkpoints/6" / name).read_bytes()
+        assert (tmp_path / "2/checkpoints/6" / name).read_bytes() == (
+            tmp_path / "0/checkpoints/6" / name
+        ).read_bytes()

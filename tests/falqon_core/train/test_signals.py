@@ -16,7 +16,7 @@ def _handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_a_wish(number: signal.Signals) -> None:
+def test_a_signal_is_a_stop_request(number: signal.Signals) -> None:
     stopping = Stopping(watch_parent=True)
     assert not stopping()
     os.kill(os.getpid(), number)

@@ -9,17 +9,39 @@ from safetensors.torch import load_file, save_file
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import ConfigError, DatasetError, LossNotFinite
-from falqon_core.contract.messages import CheckpointSaved, Evaluated, ExitCode, Exported, Finished, Log, Message, Started, StepMetrics
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Evaluated,
+    ExitCode,
+    Exported,
+    Finished,
+    Log,
+    Message,
+    Started,
+    StepMetrics,
+)
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.train.trainer import Trainer
 
-RECIPE = {"rank": 8, "max_seq_length": 64, "microbatch_tokens": 64, "batch_size": 8, "max_steps": 6, "checkpoint_every": 2}
+RECIPE = {
+    "rank": 8,
+    "max_seq_length": 64,
+    "microbatch_tokens": 64,
+    "batch_size": 8,
+    "max_steps": 6,
+    "checkpoint_every": 2,
+}
 
 
 @pytest.fixture
-def run(tiny_folder: Path, train_file: Path, tmp_path: Path) -> Callable[..., tuple[ExitCode, list[Message]]]:
+def run(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> Callable[..., tuple[ExitCode, list[Message]]]:
     def run(
-        output: str = "out", stop: Callable[[], bool] = lambda: False, validation_file: Path | None = None, **recipe: Any
+        output: str | Path = "out",
+        stop: Callable[[], bool] = lambda: False,
+        validation_file: Path | None = None,
+        **recipe: Any,
     ) -> tuple[ExitCode, list[Message]]:
         config = TrainConfig(
             model=tiny_folder,
@@ -41,8 +63,8 @@ def of(kind: type[Any], messages: list[Message]) -> list[Any]:
 
 
 def stop_after(num_steps: int) -> Callable[[], bool]:
-    asked = iter(range(num_steps + 1))
-    return lambda: next(asked) == num_steps
+    polls = iter(range(num_steps + 1))
+    return lambda: next(polls) == num_steps
 
 
 def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
@@ -51,15 +73,17 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
     (started,) = of(Started, messages)
     assert (started.total_steps, started.start_step, started.num_records) == (6, 0, 27)
     steps = of(StepMetrics, messages)
-    assert [one.step for one in steps] == [1, 2, 3, 4, 5, 6]
-    assert steps[-1].trained_tokens == sum(one.tokens for one in steps)
+    assert [message.step for message in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1].trained_tokens == sum(message.tokens for message in steps)
     assert steps[3].epoch == 1.0
-    assert sum(one.tokens for one in steps[:4]) == started.tokens_per_epoch
-    assert [one.step for one in of(Evaluated, messages)] == [3, 6]
+    assert sum(message.tokens for message in steps[:4]) == started.tokens_per_epoch
+    assert [message.step for message in of(Evaluated, messages)] == [3, 6]
     saved = of(CheckpointSaved, messages)
-    assert [one.step for one in saved] == [2, 3, 4, 6], "every second, and that of the lowest validation loss"
-    assert ["valid_loss" in one.metrics for one in saved] == [False, True, False, True]
-    assert [type(one) for one in messages[-3:]] == [CheckpointSaved, Exported, Finished]
+    assert [message.step for message in saved] == [2, 3, 4, 6], (
+        "every second, and that of the lowest validation loss"
+    )
+    assert ["valid_loss" in message.metrics for message in saved] == [False, True, False, True]
+    assert [type(message) for message in messages[-3:]] == [CheckpointSaved, Exported, Finished]
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["4", "6"]
     assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
 
@@ -68,14 +92,16 @@ def test_every_step_tells_its_figures(run: Any) -> None:
     _, messages = run(learning_rate=0.01)
     steps = of(StepMetrics, messages)
     peak = DEVICES["cpu"].tflops * 1e12
-    for one in steps:
-        assert 0 < one.codes_changed < 1
-        assert one.memory_bytes > 50 * 2**20
-        assert 0 < one.mfu < 1
+    for message in steps:
+        assert 0 < message.codes_changed < 1
+        assert message.memory_bytes > 50 * 2**20
+        assert 0 < message.mfu < 1
         # Four operations a weight and token at least.
-        assert one.mfu * peak / one.tokens_per_second > 4 * 14 * 8 * 8
-        assert (one.gpu_utilization, one.gpu_temperature) == (None, None)
-    assert [one.memory_bytes for one in steps] == sorted(one.memory_bytes for one in steps)
+        assert message.mfu * peak / message.tokens_per_second > 4 * 14 * 8 * 8
+        assert (message.gpu_utilization, message.gpu_temperature) == (None, None)
+    assert [message.memory_bytes for message in steps] == sorted(
+        message.memory_bytes for message in steps
+    )
 
 
 def test_what_memory_decided_is_kept_when_continued(run: Any) -> None:
@@ -88,7 +114,7 @@ def test_what_memory_decided_is_kept_when_continued(run: Any) -> None:
 
 def test_the_loss_falls(run: Any) -> None:
     _, messages = run(max_steps=30, learning_rate=0.01, rank=32)
-    losses = [one.train_loss for one in of(StepMetrics, messages)]
+    losses = [message.train_loss for message in of(StepMetrics, messages)]
     assert losses[-1] < losses[0] - 1.5
 
 
@@ -100,31 +126,68 @@ def test_microbatches_do_not_change_the_step(run: Any) -> None:
         "many": {"microbatch_tokens": 64},
         "padded": {"microbatch_tokens": 100, "packing": False},
     }.items():
-        _, messages = run(output=name, **recipe)
-        losses[name] = [(one.train_loss, one.grad_norm) for one in of(StepMetrics, messages)]
+        _, messages = run(output=name, max_steps=3, **recipe)
+        losses[name] = [
+            (message.train_loss, message.grad_norm) for message in of(StepMetrics, messages)
+        ]
     for name in ("many", "padded"):
-        for one, other in zip(losses["one"], losses[name], strict=True):
-            assert other == pytest.approx(one, rel=0.02)
+        for figures, other_figures in zip(losses["one"], losses[name], strict=True):
+            assert other_figures == pytest.approx(figures, rel=0.02)
+
+
+def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
+    """Train whole, and stopped and continued: all numbers and files are the same."""
+    code, whole = run(folder / "whole", **recipe)
+    assert code == ExitCode.DONE
+    code, first = run(folder / "parts", stop=stop_after(3), **recipe)
+    assert code == ExitCode.STOPPED
+    assert of(CheckpointSaved, first)[-1].step == 3
+    code, second = run(folder / "parts", **recipe)
+    assert code == ExitCode.DONE
+    assert of(Started, second)[0].start_step == 3
+    figures = [
+        (message.step, message.train_loss, message.grad_norm, message.trained_tokens)
+        for message in of(StepMetrics, whole)
+    ]
+    assert [
+        (message.step, message.train_loss, message.grad_norm, message.trained_tokens)
+        for message in of(StepMetrics, first + second)
+    ] == figures
+    assert (folder / "parts/model/SHA256SUMS").read_text() == (
+        folder / "whole/model/SHA256SUMS"
+    ).read_text()
+    last = "checkpoints/6"
+    for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
+        assert (folder / "parts" / last / name).read_bytes() == (
+            folder / "whole" / last / name
+        ).read_bytes()
+    return list(whole)
 
 
 @pytest.mark.parametrize(
-    "recipe", [{"packing": False}, {"update_rule": "topk", "a_init": "quant_error"}, {"a_init": "gradient"}, {"base_copy": "none"}]
+    "recipe",
+    [
+        {"packing": False},
+        {"update_rule": "topk", "a_init": "quant_error"},
+        {"base_copy": "none"},
+    ],
 )
-def test_stopped_and_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
-    code, whole = run("whole", **recipe)
-    assert code == ExitCode.DONE
-    code, first = run("parts", stop=stop_after(3), **recipe)
-    assert code == ExitCode.STOPPED
-    assert of(CheckpointSaved, first)[-1].step == 3
-    code, second = run("parts", **recipe)
-    assert code == ExitCode.DONE
-    assert of(Started, second)[0].start_step == 3
-    figures = [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, whole)]
-    assert [(one.step, one.train_loss, one.grad_norm, one.trained_tokens) for one in of(StepMetrics, first + second)] == figures
-    assert (tmp_path / "parts/model/SHA256SUMS").read_text() == (tmp_path / "whole/model/SHA256SUMS").read_text()
-    last = "checkpoints/6"
-    for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
-        assert (tmp_path / "parts" / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
+def test_stopped_and_continued_is_uninterrupted(
+    recipe: dict[str, Any], run: Any, tmp_path: Path
+) -> None:
+    assert_continues(run, tmp_path, **recipe)
+
+
+def test_a_cpu_without_bf16_instructions_trains_the_same(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for lacks_bf16 in (False, True):
+        monkeypatch.setattr("falqon_core.ops.matmul.LACKS_BF16", lacks_bf16)
+        messages = assert_continues(run, tmp_path / str(lacks_bf16), a_init="gradient")
+        losses.append([message.train_loss for message in of(StepMetrics, messages)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1] != losses[0], "nothing was widened"
 
 
 def test_asked_to_stop_before_the_first_step_it_writes_nothing(run: Any, tmp_path: Path) -> None:
@@ -134,22 +197,26 @@ def test_asked_to_stop_before_the_first_step_it_writes_nothing(run: Any, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_one_before(run: Any, tmp_path: Path) -> None:
+def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_one_before(
+    run: Any, tmp_path: Path
+) -> None:
     run("whole")
     run("out", stop=stop_after(5))
     (tmp_path / "out/checkpoints/5/method.safetensors").write_bytes(b"broken")
     code, messages = run("out")
     assert code == ExitCode.DONE
-    assert [one.level for one in of(Log, messages)] == ["warn"]
+    assert [message.level for message in of(Log, messages)] == ["warn"]
     assert of(Started, messages)[0].start_step == 4
-    assert (tmp_path / "out/model/SHA256SUMS").read_text() == (tmp_path / "whole/model/SHA256SUMS").read_text()
+    assert (tmp_path / "out/model/SHA256SUMS").read_text() == (
+        tmp_path / "whole/model/SHA256SUMS"
+    ).read_text()
 
 
 def test_a_finished_training_exports_again_without_a_step(run: Any) -> None:
     run()
     code, messages = run()
     assert code == ExitCode.DONE
-    assert [type(one) for one in messages] == [Started, Exported, Finished]
+    assert [type(message) for message in messages] == [Started, Exported, Finished]
 
 
 def test_another_recipe_in_the_same_folder_is_refused(run: Any) -> None:
@@ -158,24 +225,30 @@ def test_another_recipe_in_the_same_folder_is_refused(run: Any) -> None:
         run(learning_rate=0.5)
 
 
-def test_a_loss_that_is_not_finite_ends_it_before_the_update(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_it_before_the_update(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def trainer(a_init: str) -> Trainer:
-        config = TrainConfig(model=folder, train_file=train_file, recipe=Recipe.model_validate(RECIPE | {"a_init": a_init}))
+        config = TrainConfig(
+            model=folder,
+            train_file=train_file,
+            recipe=Recipe.model_validate(RECIPE | {"a_init": a_init}),
+        )
         return Trainer(config, tmp_path / "out", lambda message: None, lambda: False)
 
     with pytest.raises(LossNotFinite, match="before any training") as found_at_once:
         trainer("gradient")
     assert found_at_once.value.param == "model"
-    one = trainer("orthonormal")
+    training = trainer("orthonormal")
     with pytest.raises(LossNotFinite, match="step 1") as caught:
-        one.run()
+        training.run()
     assert caught.value.param == "learning_rate"
-    assert all(parameter.eq(0).all() for parameter in one.method.parameters().values())
+    assert all(parameter.eq(0).all() for parameter in training.state.method.parameters().values())
     assert not (tmp_path / "out").exists()
 
 

@@ -5,18 +5,18 @@ import pytest
 from falqon_core.contract.messages import ExitCode, Failed
 from worker.attempt.outcome import End, Verdict, classify
 
-SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
+MESSAGE = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "stop_asked", "failed", "verdict", "code"),
+    ("exit_code", "stop_requested", "failed", "verdict", "code"),
     [
         (ExitCode.DONE, False, None, Verdict.SUCCEEDED, None),
         (ExitCode.DONE, True, None, Verdict.SUCCEEDED, None),
-        (ExitCode.USER_ERROR, False, SAID, Verdict.FAILED, "loss_not_finite"),
+        (ExitCode.USER_ERROR, False, MESSAGE, Verdict.FAILED, "loss_not_finite"),
         (ExitCode.USER_ERROR, True, None, Verdict.FAILED, "invalid_job"),
         (ExitCode.OUT_OF_MEMORY, False, None, Verdict.FAILED, "out_of_memory"),
-        (ExitCode.CERTIFICATE_MISMATCH, False, SAID, Verdict.FAILED, "loss_not_finite"),
+        (ExitCode.CERTIFICATE_MISMATCH, False, MESSAGE, Verdict.FAILED, "loss_not_finite"),
         (ExitCode.CERTIFICATE_MISMATCH, True, None, Verdict.FAILED, "certificate_mismatch"),
         (ExitCode.STOPPED, True, None, Verdict.STOPPED, None),
         (ExitCode.STOPPED, False, None, Verdict.STOPPED, None),
@@ -24,21 +24,35 @@ SAID = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
         (-signal.SIGKILL, False, None, Verdict.LOST, "trainer_killed"),
         (-signal.SIGPROF, False, None, Verdict.FAILED, "model_refused"),
         (-signal.SIGPROF, True, None, Verdict.FAILED, "model_refused"),
-        (-signal.SIGSEGV, False, SAID, Verdict.LOST, "trainer_crashed"),
-        (ExitCode.INTERNAL, False, Failed(code="checkpoint_corrupt", message="torn"), Verdict.LOST, "checkpoint_corrupt"),
+        (-signal.SIGSEGV, False, MESSAGE, Verdict.LOST, "trainer_crashed"),
+        (
+            ExitCode.INTERNAL,
+            False,
+            Failed(code="checkpoint_corrupt", message="torn"),
+            Verdict.LOST,
+            "checkpoint_corrupt",
+        ),
         (ExitCode.INTERNAL, True, None, Verdict.LOST, "internal_error"),
-        (ExitCode.INTERNAL, False, Failed(code="disk_full", message="full"), Verdict.DISK_FULL, None),
+        (
+            ExitCode.INTERNAL,
+            False,
+            Failed(code="disk_full", message="full"),
+            Verdict.DISK_FULL,
+            None,
+        ),
         (1, False, None, Verdict.LOST, "internal_error"),
     ],
 )
-def test_an_end_means(exit_code: int, stop_asked: bool, failed: Failed | None, verdict: Verdict, code: str | None) -> None:
-    outcome = classify(End(exit_code, stop_asked), failed)
+def test_an_end_means(
+    exit_code: int, stop_requested: bool, failed: Failed | None, verdict: Verdict, code: str | None
+) -> None:
+    outcome = classify(End(exit_code, stop_requested), failed)
     assert outcome.verdict is verdict
     assert (outcome.failure.code if outcome.failure else None) == code
 
 
 def test_the_trainers_own_words_reach_the_user() -> None:
-    failure = classify(End(ExitCode.USER_ERROR), SAID).failure
+    failure = classify(End(ExitCode.USER_ERROR), MESSAGE).failure
     assert failure == ("loss_not_finite", "NaN", "learning_rate")
 
 
@@ -49,7 +63,7 @@ def test_a_signal_is_named() -> None:
 
 
 def test_what_we_killed_because_it_hung_was_lost_whatever_it_ended_with() -> None:
-    outcome = classify(End(-signal.SIGKILL, stop_asked=True, hung=True), None)
+    outcome = classify(End(-signal.SIGKILL, stop_requested=True, hung=True), None)
     assert outcome.verdict is Verdict.LOST
     assert outcome.failure is not None
     assert outcome.failure.code == "trainer_hung"

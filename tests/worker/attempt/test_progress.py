@@ -4,14 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models import Job
-from app.models.base import JsonObject
+from app.models.job_progress import JobProgress
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import Started, StepMetrics
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.estimate import estimate
+from falqon_core.estimate.estimate import Estimate, estimate
 from falqon_core.estimate.prices import default_price
 from tests.support.api import TINY_CONFIG
+from tests.support.job_columns import cost, estimated
 from worker.attempt.progress import Progress
 from worker.gpu import Machine
 
@@ -21,15 +22,34 @@ H100 = default_price("h100")
 
 def step(number: int, total: int = 100, seconds: float = 36.0) -> StepMetrics:
     return StepMetrics(
-        step=number, total_steps=total, epoch=number / total, train_loss=1.0,
-        train_mean_token_accuracy=0.5, learning_rate=1e-3, grad_norm=1.0,
-        tokens=10, trained_tokens=10 * number, tokens_per_second=100.0, elapsed_seconds=number * seconds,
-        codes_changed=0.25, memory_bytes=2**30, mfu=0.125,
-    )  # fmt: skip
+        step=number,
+        total_steps=total,
+        epoch=number / total,
+        train_loss=1.0,
+        train_mean_token_accuracy=0.5,
+        learning_rate=1e-3,
+        grad_norm=1.0,
+        tokens=10,
+        trained_tokens=10 * number,
+        tokens_per_second=100.0,
+        elapsed_seconds=number * seconds,
+        codes_changed=0.25,
+        memory_bytes=2**30,
+        mfu=0.125,
+    )
 
 
-def job(progress: JsonObject | None = None, device_seconds: float = 0.0, estimate: JsonObject | None = None) -> Job:
-    return Job(progress=progress, device_seconds=device_seconds, execution_seconds=device_seconds, estimate=estimate)
+def job(
+    progress: JobProgress | None = None,
+    device_seconds: float = 0.0,
+    estimate: Estimate | None = None,
+) -> Job:
+    return Job(
+        progress=progress,
+        device_seconds=device_seconds,
+        execution_seconds=device_seconds,
+        estimate=estimate,
+    )
 
 
 def test_cost_and_time_left_follow_the_measured_steps() -> None:
@@ -37,19 +57,30 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     for number in range(1, 51):
         progress.step(step(number))
     now = progress.snapshot()
-    assert (now["step"], now["percent"], now["eta_seconds"], now["trained_tokens"]) == (50, 50.0, 1800.0, 500)
-    assert now["eta_low_seconds"] <= now["eta_seconds"] <= now["eta_high_seconds"]
-    assert now["cost"]["accrued"] == "2.6900"
-    assert now["cost"]["projected"] == "5.3800"
-    assert Decimal(now["cost"]["projected_low"]) <= Decimal("5.38") <= Decimal(now["cost"]["projected_high"])
+    assert (now.step, now.percent, now.eta_seconds, now.trained_tokens) == (
+        50,
+        50.0,
+        1800.0,
+        500,
+    )
+    assert now.eta_low_seconds <= now.eta_seconds <= now.eta_high_seconds
+    assert now.cost.accrued == Decimal("2.6900")
+    assert now.cost.projected == Decimal("5.3800")
+    assert now.cost.projected_low <= Decimal("5.38") <= now.cost.projected_high
     assert progress.device_seconds == HOUR
 
 
 def test_what_a_step_says_of_its_device_reaches_job_and_event() -> None:
     progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(1))
-    now, event = progress.snapshot(), progress.metrics(step(1))
-    assert (now["memory_bytes"], now["mfu"], now["gpu_utilization"], now["gpu_temperature"]) == (2**30, 0.125, None, None)
+    now = progress.snapshot()
+    event = progress.metrics(step(1))
+    assert (now.memory_bytes, now.mfu, now.gpu_utilization, now.gpu_temperature) == (
+        2**30,
+        0.125,
+        None,
+        None,
+    )
     assert (event["codes_changed"], event["memory_bytes"], event["mfu"]) == (0.25, 2**30, 0.125)
     assert "gpu_utilization" not in event, "an event leaves out what is not known"
 
@@ -58,24 +89,24 @@ def test_a_job_that_succeeded_early_is_complete() -> None:
     progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(40))
     ended = progress.snapshot(ended=True)
-    assert (ended["step"], ended["percent"], ended["eta_seconds"]) == (40, 100.0, 0.0)
+    assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
 
 
 def test_earlier_attempts_are_paid_for_too() -> None:
-    before = {"step": 40, "cost": {"accrued": "1.2500"}}
+    before = JobProgress(step=40, cost=cost("1.2500"))
     progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(41))
     now = progress.snapshot()
-    assert now["cost"]["accrued"] == "3.9400"
-    assert now["eta_seconds"] is None, "one step of this attempt measures nothing"
-    assert now["cost"]["projected"] is None
+    assert now.cost.accrued == Decimal("3.9400")
+    assert now.eta_seconds is None, "one step of this attempt measures nothing"
+    assert now.cost.projected is None
     assert progress.device_seconds == 700.0 + HOUR
 
 
 def test_before_the_first_step_the_last_known_progress_stays() -> None:
-    before = {"step": 40, "total_steps": 100, "eta_seconds": 9.0, "cost": {"accrued": "1"}}
+    before = JobProgress(step=40, total_steps=100, eta_seconds=9.0, cost=cost("1"))
     now = Progress(job(before), Machine("h100", 1), lambda: 0.0, H100).snapshot()
-    assert (now["step"], now["eta_seconds"], now["cost"]["accrued"]) == (40, None, "1.0000"), (
+    assert (now.step, now.eta_seconds, str(now.cost.accrued)) == (40, None, "1.0000"), (
         "the rate of an earlier attempt promises nothing"
     )
 
@@ -83,19 +114,25 @@ def test_before_the_first_step_the_last_known_progress_stays() -> None:
 def test_a_device_without_a_price_costs_nothing_that_we_know() -> None:
     progress = Progress(job(), Machine("some-new-gpu", 1), lambda: HOUR, None)
     progress.step(step(1))
-    assert progress.snapshot()["cost"] is None
+    assert progress.snapshot().cost is None
     assert progress.metrics(step(1))["cost_accrued"] is None
 
 
 def test_until_steps_are_measured_the_estimate_speaks() -> None:
     recipe = Recipe().resolved(1000)
-    given = estimate(ModelDimensions.from_config(TINY_CONFIG), recipe, num_records=1000, tokens_per_epoch=10**9, device=DEVICES["h100"])
-    progress = Progress(job(estimate=given.model_dump(mode="json")), Machine("h100", 1), lambda: 0.0, H100)
+    first_estimate = estimate(
+        ModelDimensions.from_config(TINY_CONFIG),
+        recipe,
+        num_records=1000,
+        tokens_per_epoch=10**9,
+        device=DEVICES["h100"],
+    )
+    progress = Progress(job(estimate=first_estimate), Machine("h100", 1), lambda: 0.0, H100)
     progress.step(step(25))
     now = progress.snapshot()
-    assert now["eta_seconds"] == round(given.seconds.expected * 0.75, 1)
-    assert now["eta_low_seconds"] < now["eta_seconds"] < now["eta_high_seconds"]
-    assert Decimal(now["cost"]["projected_low"]) <= Decimal(now["cost"]["projected"]) <= Decimal(now["cost"]["projected_high"])
+    assert now.eta_seconds == round(first_estimate.seconds.expected * 0.75, 1)
+    assert now.eta_low_seconds < now.eta_seconds < now.eta_high_seconds
+    assert now.cost.projected_low <= now.cost.projected <= now.cost.projected_high
 
 
 def test_a_new_price_counts_from_then_on() -> None:
@@ -106,11 +143,13 @@ def test_a_new_price_counts_from_then_on() -> None:
     assert str(progress.accrued) == "5.3800"
     now = 2 * HOUR
     assert str(progress.accrued) == "7.3800"
-    assert progress.snapshot()["cost"]["usd_per_device_hour"] == "1.00"
+    assert progress.snapshot().cost.usd_per_device_hour == Decimal("1.00")
 
 
 def test_small_amounts_are_not_rounded_away() -> None:
-    """A CPU core costs less than a hundredth of a cent in the second after which it is charged again."""
+    """A CPU core costs less than a hundredth of a cent in the second after which it is charged
+    again.
+    """
     now = 0.0
     cpu = default_price("cpu")
     progress = Progress(job(), Machine("cpu", 1), lambda: now, cpu)
@@ -127,25 +166,39 @@ class Trainer:
     """Its messages in the order and at the times in which they come."""
 
     def __init__(self, job: Job, *, total_steps: int = 100) -> None:
-        self.now, self.elapsed, self.number, self.total_steps = 0.0, 0.0, 0, total_steps
+        self.now = 0.0
+        self.elapsed = 0.0
+        self.number = 0
+        self.total_steps = total_steps
         self.progress = Progress(job, Machine("h100", 1), lambda: self.now, H100)
 
     def started(self, num_validation_records: int) -> None:
         self.progress.started(
             Started(
-                total_steps=self.total_steps, start_step=0, num_records=40, num_truncated_records=0, tokens_per_epoch=10, device="cuda",
-                num_trainable_parameters=1, microbatch_tokens=8, activation_checkpointing=False,
+                total_steps=self.total_steps,
+                start_step=0,
+                num_records=40,
+                num_examples=40,
+                num_truncated_records=0,
+                tokens_per_epoch=10,
+                device="cuda",
+                num_trainable_parameters=1,
+                microbatch_tokens=8,
+                activation_checkpointing=False,
                 num_validation_records=num_validation_records,
             )
-        )  # fmt: skip
+        )
 
     def wait(self, seconds: float) -> None:
-        self.now, self.elapsed = self.now + seconds, self.elapsed + seconds
+        self.now = self.now + seconds
+        self.elapsed = self.elapsed + seconds
 
     def step(self, seconds: float) -> None:
         self.wait(seconds)
         self.number += 1
-        self.progress.step(step(self.number, self.total_steps).model_copy(update={"elapsed_seconds": self.elapsed}))
+        self.progress.step(
+            step(self.number, self.total_steps).model_copy(update={"elapsed_seconds": self.elapsed})
+        )
 
     def evaluate(self, seconds: float) -> None:
         self.wait(seconds)
@@ -157,18 +210,20 @@ class Trainer:
 
 
 def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
-    trainer = Trainer(Job(recipe=RECIPE.model_dump(mode="json")))
+    trainer = Trainer(Job(recipe=RECIPE))
     trainer.started(num_validation_records=8)
     for _ in range(5):
         trainer.step(1.0)
     now = trainer.progress.snapshot()
-    assert now["eta_seconds"] == 95 + 10 * 2 + 4, "ten evaluations as long as their records would train, four checkpoints as long as a step"
+    assert now.eta_seconds == 95 + 10 * 2 + 4, (
+        "ten evaluations as long as their records would train, four checkpoints as long as a step"
+    )
     for _ in range(5):
         trainer.step(1.0)
     trainer.evaluate(7.0)
     for _ in range(2):
         trainer.step(1.0)
-    assert trainer.progress.snapshot()["eta_seconds"] == 88 + 9 * 7 + 4, (
+    assert trainer.progress.snapshot().eta_seconds == 88 + 9 * 7 + 4, (
         "an evaluation as it was measured, and the steps are none the slower"
     )
 
@@ -177,67 +232,82 @@ def test_events_carry_the_bounds_too() -> None:
     trainer = Trainer(Job())
     for _ in range(4):
         trainer.step(2.0)
-    now, event = trainer.progress.snapshot(), trainer.progress.metrics(step(4))
+    now = trainer.progress.snapshot()
+    event = trainer.progress.metrics(step(4))
     for name in ("eta_seconds", "eta_low_seconds", "eta_high_seconds"):
-        assert event[name] == now[name] is not None
+        assert event[name] == getattr(now, name) is not None
     for name in ("accrued", "projected", "projected_low", "projected_high"):
-        assert event[f"cost_{name}"] == now["cost"][name] is not None
+        assert event[f"cost_{name}"] == str(getattr(now.cost, name))
 
 
 def test_what_follows_the_last_step_is_counted_where_it_is_known() -> None:
-    expected = {"low": 1.0, "expected": 2.0, "high": 3.0}
-    trainer = Trainer(Job(recipe=RECIPE.model_dump(mode="json"), estimate={"seconds": expected, "overhead_seconds": 50.0}), total_steps=10)
+    trainer = Trainer(
+        Job(
+            recipe=RECIPE,
+            estimate=estimated(1.0, 2.0, 3.0, overhead=50.0),
+        ),
+        total_steps=10,
+    )
     trainer.now = 20.0
     trainer.started(num_validation_records=0)
     for _ in range(10):
         trainer.step(1.0)
     now = trainer.progress.snapshot()
-    assert (now["eta_seconds"], now["percent"]) == (30.0, 100.0)
-    assert trainer.progress.snapshot(ended=True)["eta_seconds"] == 0.0
+    assert (now.eta_seconds, now.percent) == (30.0, 100.0)
+    assert trainer.progress.snapshot(ended=True).eta_seconds == 0.0
 
 
 def test_the_rate_is_this_attempts_own() -> None:
-    before = {"step": 10, "total_steps": 100, "eta_seconds": 9.0, "cost": {"accrued": "1.0000"}}
+    before = JobProgress(step=10, total_steps=100, eta_seconds=9.0, cost=cost("1.0000"))
     trainer = Trainer(Job(progress=before))
     trainer.number = 10
     for _ in range(3):
         trainer.step(20.0)
-    assert trainer.progress.snapshot()["eta_seconds"] == 87 * 20.0
+    assert trainer.progress.snapshot().eta_seconds == 87 * 20.0
 
 
-PARTS = st.lists(st.tuples(st.sampled_from(["step", "evaluate", "checkpoint"]), st.floats(0, 1000)), max_size=40)
-ESTIMATES = st.none() | st.just({"seconds": {"low": 10.0, "expected": 20.0, "high": 30.0}, "overhead_seconds": 5.0})
+PARTS = st.lists(
+    st.tuples(st.sampled_from(["step", "evaluate", "checkpoint"]), st.floats(0, 1000)), max_size=40
+)
+ESTIMATES = st.none() | st.just(estimated(10.0, 20.0, 30.0, overhead=5.0))
 
 
 @given(PARTS, ESTIMATES, st.floats(0, 1000))
-def test_bounds_hold_and_cost_only_grows(parts: list[tuple[str, float]], estimate: JsonObject | None, staging: float) -> None:
-    trainer = Trainer(Job(recipe=RECIPE.model_dump(mode="json"), estimate=estimate))
+def test_bounds_hold_and_cost_only_grows(
+    parts: list[tuple[str, float]], estimate: Estimate | None, staging: float
+) -> None:
+    trainer = Trainer(Job(recipe=RECIPE, estimate=estimate))
     trainer.now = staging
     trainer.started(num_validation_records=8)
     accrued = Decimal(0)
     for kind, seconds in parts:
         getattr(trainer, kind)(seconds)
         now = trainer.progress.snapshot()
-        cost = now["cost"]
-        assert Decimal(cost["accrued"]) >= accrued
-        accrued = Decimal(cost["accrued"])
-        if now.get("eta_seconds") is not None:
-            assert 0 <= now["eta_low_seconds"] <= now["eta_seconds"] <= now["eta_high_seconds"]
-            assert accrued <= Decimal(cost["projected_low"]) <= Decimal(cost["projected"]) <= Decimal(cost["projected_high"])
+        charged = now.cost
+        assert charged.accrued >= accrued
+        accrued = charged.accrued
+        if now.eta_seconds is not None:
+            assert 0 <= now.eta_low_seconds <= now.eta_seconds <= now.eta_high_seconds
+            assert accrued <= charged.projected_low <= charged.projected <= charged.projected_high
     trainer.step(1.0)
     ended = trainer.progress.snapshot(ended=True)
-    assert (ended["eta_low_seconds"], ended["eta_seconds"], ended["eta_high_seconds"], ended["percent"]) == (0.0, 0.0, 0.0, 100.0)
-    assert ended["cost"]["projected"] == ended["cost"]["accrued"]
+    assert (
+        ended.eta_low_seconds,
+        ended.eta_seconds,
+        ended.eta_high_seconds,
+        ended.percent,
+    ) == (0.0, 0.0, 0.0, 100.0)
+    assert ended.cost.projected == ended.cost.accrued
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=3, max_size=50))
 def test_no_time_is_promised_that_the_steps_do_not_support(seconds: list[float]) -> None:
     """However optimistic the estimate was."""
-    trainer = Trainer(Job(estimate={"seconds": {"low": 0.1, "expected": 0.2, "high": 0.3}, "overhead_seconds": None}))
-    for one in seconds:
-        trainer.step(one)
+    trainer = Trainer(Job(estimate=estimated(0.1, 0.2, 0.3)))
+    for step_seconds in seconds:
+        trainer.step(step_seconds)
     mean = sum(seconds[1:]) / (len(seconds) - 1)
-    assert trainer.progress.snapshot()["eta_seconds"] >= round((100 - len(seconds)) * mean, 1) - 0.1
+    assert trainer.progress.snapshot().eta_seconds >= round((100 - len(seconds)) * mean, 1) - 0.1
 
 
 def test_an_attempt_says_what_it_measured() -> None:
@@ -252,7 +322,10 @@ def test_an_attempt_says_what_it_measured() -> None:
 
 
 def test_an_early_end_is_compared_with_nothing() -> None:
-    trainer = Trainer(Job(estimate={"seconds": {"low": 1.0, "expected": 2.0, "high": 9.0}, "overhead_seconds": None}), total_steps=2)
+    trainer = Trainer(
+        Job(estimate=estimated(1.0, 2.0, 9.0)),
+        total_steps=2,
+    )
     trainer.step(2.0)
     early = trainer.progress.actual()
     assert early is not None
@@ -270,13 +343,16 @@ def test_how_long_a_trainer_may_be_silent() -> None:
 
     def silent(seconds: float) -> bool:
         nonlocal now
-        before, now = now, now + seconds
+        before = now
+        now = now + seconds
         stuck = progress.is_stuck(floor)
         now = before
         return stuck
 
     progress.listen()
-    assert (silent(6 * floor), silent(6 * floor + 1)) == (False, True), "loading, of which nothing is known"
+    assert (silent(6 * floor), silent(6 * floor + 1)) == (False, True), (
+        "loading, of which nothing is known"
+    )
     for number in range(1, 5):
         now += 10.0
         progress.step(step(number, seconds=10.0))

@@ -1,6 +1,7 @@
 import os
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -11,31 +12,55 @@ from app.jobs.events import NewEvent
 from app.models import Attempt
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
 from falqon_core.estimate.prices import default_price
-from tests.support.house import House
+from tests.support.backend import Backend
 from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
 from worker.attempt.relay import MAX_BATCH, Relay
 from worker.attempt.spool import Spool
 from worker.attempt.writer import AttemptWriter
 
+pytestmark = pytest.mark.both_databases
+
 
 def ignore(_saved: CheckpointSaved) -> None: ...
 
 
 def relayed(
-    house: House, lines: bytes, on_checkpoint: Callable[[CheckpointSaved], None] = ignore, before: Callable[[], None] = lambda: None
+    backend: Backend,
+    lines: bytes,
+    on_checkpoint: Callable[[CheckpointSaved], None] = ignore,
+    before: Callable[[], None] = lambda: None,
 ) -> str:
     """What a trainer wrote goes into the events of the job whose id is returned."""
-    supervisor = house.supervisor()
-    job_id = house.add_job()
-    house.set(job_id, status="running", attempt=1, lease_owner="me", lease_expires_at=house.job(job_id).created_at)
-    with house.database.transaction() as session:
+    supervisor = backend.supervisor()
+    job_id = backend.add_job()
+    backend.set(
+        job_id,
+        status="running",
+        attempt=1,
+        lease_owner="me",
+        lease_expires_at=backend.job(job_id).created_at,
+    )
+    with backend.database.transaction() as session:
         session.add(Attempt(job_id=job_id, number=1, worker="me", device="cpu", num_devices=1))
-    lease = Lease(house.database, Claim(job_id, 1, "me"), lease_seconds=60, heartbeat_seconds=10, claimed_at=0, on_lost=lambda: None)
+    lease = Lease(
+        backend.database,
+        Claim(job_id, 1, "me"),
+        lease_seconds=60,
+        heartbeat_seconds=10,
+        claimed_at=0,
+        on_lost=lambda: None,
+    )
     price = default_price("cpu")
-    progress = Progress(house.job(job_id), supervisor.machine, lambda: 0, price)
-    spool = Spool(house.settings.data_dir / "events.spool")
-    relay = Relay(AttemptWriter(house.database, supervisor.redis, lease), progress, lambda _: price, spool, on_checkpoint)
+    progress = Progress(backend.job(job_id), supervisor.machine, lambda: 0, price)
+    spool = Spool(backend.settings.data_dir / "events.spool")
+    relay = Relay(
+        AttemptWriter(backend.database, supervisor.redis, lease),
+        progress,
+        lambda _: price,
+        spool,
+        on_checkpoint,
+    )
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)
@@ -47,27 +72,50 @@ def relayed(
     return job_id
 
 
-def test_noise_on_the_pipe_is_passed_over(house: House) -> None:
+def test_noise_on_the_pipe_is_passed_over(backend: Backend) -> None:
     saved: list[CheckpointSaved] = []
     checkpoint = CheckpointSaved(step=1, path="/x", bytes=1, manifest_sha256="0", metrics={})
     noise = b'{"type": "nonsense"}\nnot json\n'
-    job_id = relayed(house, encode(Log(text="before")) + noise + encode(checkpoint) + encode(Log(level="warn", text="after")), saved.append)
-    assert [(event.message, event.level) for event in house.events(job_id)] == [("before", "info"), ("after", "warn")]
+    job_id = relayed(
+        backend,
+        encode(Log(text="before"))
+        + noise
+        + encode(checkpoint)
+        + encode(Log(level="warn", text="after")),
+        saved.append,
+    )
+    assert [(event.message, event.level) for event in backend.events(job_id)] == [
+        ("before", "info"),
+        ("after", "warn"),
+    ]
     assert saved == [checkpoint]
 
 
-def test_samples_and_an_early_stop_become_events(house: House) -> None:
+def test_samples_and_an_early_stop_become_events(backend: Backend) -> None:
     sample = Sample(prompt="How many?", completion="Six.", expected="Seven.")
-    finished = Finished(steps=40, trained_tokens=1, elapsed_seconds=1.0, early_stop="2 evaluations without a lower loss", best_step=20)
-    job_id = relayed(house, encode(Sampled(step=40, samples=[sample])) + encode(finished))
-    sampled, stopped = house.events(job_id)
-    assert (sampled.type, sampled.data) == ("message", {"step": 40, "samples": [sample.model_dump()]})
-    assert stopped.message.startswith("Training stopped early at step 40: 2 evaluations without a lower loss")
+    finished = Finished(
+        steps=40,
+        trained_tokens=1,
+        elapsed_seconds=1.0,
+        early_stop="2 evaluations without a lower loss",
+        best_step=20,
+    )
+    job_id = relayed(backend, encode(Sampled(step=40, samples=[sample])) + encode(finished))
+    sampled, stopped = backend.events(job_id)
+    assert (sampled.type, sampled.data) == (
+        "message",
+        {"step": 40, "samples": [sample.model_dump()]},
+    )
+    assert stopped.message.startswith(
+        "Training stopped early at step 40: 2 evaluations without a lower loss"
+    )
     assert stopped.data == {"step": 40, "best_step": 20}
 
 
-def test_a_batch_whose_commit_nobody_confirmed_is_written_once(house: House) -> None:
-    """The database commits and the answer is lost, after the first batch and again after the second."""
+def test_a_batch_whose_commit_nobody_confirmed_is_written_once(backend: Backend) -> None:
+    """The database commits and the answer is lost, after the first batch and again after the
+    second.
+    """
     lost = 0
 
     def lose_the_answer(_session: Session) -> None:
@@ -78,18 +126,24 @@ def test_a_batch_whose_commit_nobody_confirmed_is_written_once(house: House) -> 
 
     lines = b"".join(encode(Log(text=f"{number}")) for number in range(MAX_BATCH + 5))
     try:
-        job_id = relayed(house, lines, before=lambda: event.listen(Session, "after_commit", lose_the_answer))
+        job_id = relayed(
+            backend, lines, before=lambda: event.listen(Session, "after_commit", lose_the_answer)
+        )
     finally:
         event.remove(Session, "after_commit", lose_the_answer)
-    events = house.events(job_id)
+    events = backend.events(job_id)
     assert lost == 2
     assert [event.message for event in events] == [f"{number}" for number in range(MAX_BATCH + 5)]
     assert [event.seq for event in events] == list(range(1, MAX_BATCH + 6))
 
 
-def test_a_ghost_relays_nothing(house: House) -> None:
-    job_id = relayed(house, encode(Log(text="mine")))
-    with house.database.transaction() as session:
-        assert not claims.append_trainer_events(session, Claim(job_id, 1, "somebody else"), [NewEvent("not mine")], 1)
-        assert not claims.append_trainer_events(session, Claim(job_id, 2, "me"), [NewEvent("not mine")], 1)
-    assert [event.message for event in house.events(job_id)] == ["mine"]
+def test_a_zombie_relays_nothing(backend: Backend) -> None:
+    job_id = relayed(backend, encode(Log(text="mine")))
+    with backend.database.transaction() as session:
+        assert not claims.append_trainer_events(
+            session, Claim(job_id, 1, "somebody else"), [NewEvent("not mine")], 1
+        )
+        assert not claims.append_trainer_events(
+            session, Claim(job_id, 2, "me"), [NewEvent("not mine")], 1
+        )
+    assert [event.message for event in backend.events(job_id)] == ["mine"]

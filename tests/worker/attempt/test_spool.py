@@ -25,7 +25,9 @@ def spool(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
 
 
 def draft(number: int) -> NewEvent:
-    return NewEvent(f"event {number}", level="warn", type="metrics", data={"step": number, "text": "…\n"})
+    return NewEvent(
+        f"event {number}", level="warn", type="metrics", data={"step": number, "text": "…\n"}
+    )
 
 
 def test_a_few_stay_in_memory(path: Path, spool: Spool) -> None:
@@ -37,14 +39,14 @@ def test_a_few_stay_in_memory(path: Path, spool: Spool) -> None:
 
 
 def test_order_and_content_survive_the_disk(path: Path, spool: Spool) -> None:
-    taken = []
+    events = []
     for number in range(500):
         spool.add(draft(number))
         if number % 7 == 0:
-            taken += spool.take(3)
+            events += spool.take(3)
     while spool:
-        taken += spool.take(64)
-    assert taken == [draft(number) for number in range(500)]
+        events += spool.take(64)
+    assert events == [draft(number) for number in range(500)]
     assert path.stat().st_size == 0, "what was taken takes no space"
     spool.add(draft(500))
     assert spool.take(1) == [draft(500)]
@@ -53,22 +55,24 @@ def test_order_and_content_survive_the_disk(path: Path, spool: Spool) -> None:
 
 
 def test_one_adds_while_another_takes(path: Path, spool: Spool) -> None:
-    taken: list[NewEvent] = []
+    events: list[NewEvent] = []
     writer = threading.Thread(target=lambda: [spool.add(draft(number)) for number in range(2000)])
     writer.start()
     while writer.is_alive() or spool:
-        taken += spool.take(50)
-    assert taken == [draft(number) for number in range(2000)]
+        events += spool.take(50)
+    assert events == [draft(number) for number in range(2000)]
 
 
-def test_what_does_not_fit_is_counted(path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_counted(
+    path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spools, "MAX_BYTES", 1000)
     for number in range(100):
         spool.add(draft(number))
-    kept = spool.take(100)
-    assert kept == [draft(number) for number in range(len(kept))]
+    events = spool.take(100)
+    assert events == [draft(number) for number in range(len(events))]
     assert path.exists()
-    assert (spool.take_lost(), spool.take_lost()) == (100 - len(kept), 0)
+    assert (spool.take_lost(), spool.take_lost()) == (100 - len(events), 0)
 
 
 def test_a_full_disk_costs_events_and_nothing_else(path: Path, spool: Spool) -> None:
@@ -81,7 +85,7 @@ def test_a_full_disk_costs_events_and_nothing_else(path: Path, spool: Spool) -> 
 
 
 def test_an_event_that_was_cut_short_is_overwritten(path: Path, spool: Spool) -> None:
-    """A limit of the kernel ends a write in the middle of an event, as a disk does that fills up."""
+    """A limit of the kernel ends a write inside an event, as a disk does that fills up."""
     for number in range(4):
         spool.add(draft(number))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

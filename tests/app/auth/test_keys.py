@@ -1,0 +1,19 @@
+import pytest
+
+from app.auth.keys import check_secret
+from app.database import Database
+from app.errors import InvalidApiKey
+from app.keys.service import create_key, ensure_admin_key
+from app.models import DEFAULT_PROJECT_ID, Scope
+from app.settings import Settings
+
+
+def test_only_the_exact_secret_opens(database: Database) -> None:
+    ensure_admin_key(database, Settings(_env_file=None))
+    with database.transaction() as session:
+        _, secret = create_key(session, DEFAULT_PROJECT_ID, "k", Scope.READ)
+    with database.read() as session:
+        assert check_secret(session, secret).scope is Scope.READ
+        for wrong in (secret[:-1], secret + "x", secret.upper(), ""):
+            with pytest.raises(InvalidApiKey):
+                check_secret(session, wrong)

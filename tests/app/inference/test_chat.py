@@ -1,0 +1,126 @@
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from tests.support.api import Tenant
+
+MODEL = "falqon-tiny"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def client(tenant: Tenant) -> OpenAI:
+    return tenant.client
+
+
+def test_an_answer(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=8, temperature=0, seed=1, user="ann"
+    )
+    assert answer.model == MODEL
+    assert answer.choices[0].finish_reason in ("length", "stop")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens <= 8
+
+
+def test_a_stream_says_the_same_and_counts(client: OpenAI) -> None:
+    question = {"model": MODEL, "messages": HELLO, "max_tokens": 8, "temperature": 0}
+    whole = client.chat.completions.create(**question)
+    chunks = list(
+        client.chat.completions.create(
+            **question, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_a_completion(client: OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="One, two", max_tokens=4)
+    assert answer.object == "text_completion"
+
+
+def test_several_answers_with_the_chances_of_their_tokens(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=2, n=2, logprobs=True, top_logprobs=3
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        for token in choice.logprobs.content:
+            assert len(token.top_logprobs) == 3
+            assert token.logprob <= 0
+
+
+def test_an_answer_of_a_shape(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    shape = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    answer = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=64, response_format=shape
+    )
+    assert '"n"' in answer.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("question", "param", "code"),
+    [
+        ({"audio": {"voice": "a", "format": "wav"}}, "audio", "unsupported_parameter"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"store": True}, "store", "unsupported_parameter"),
+        ({"colour": "red"}, "colour", "unknown_parameter"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content",
+            "vision_not_supported",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a " * 9000}]},
+            "messages",
+            "context_length_exceeded",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_its_name(
+    tenant: Tenant, question: dict[str, object], param: str, code: str
+) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1} | question
+    answer = tenant.http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+
+
+def test_a_conversation_goes_on_with_what_the_client_was_given(client: OpenAI) -> None:
+    question = {"model": MODEL, "max_tokens": 2, "temperature": 0}
+    first = client.chat.completions.create(messages=HELLO, **question).choices[0].message
+    turns = [{"role": "developer", "content": "Be brief."}, *HELLO, first.model_dump(), *HELLO]
+    answer = client.chat.completions.create(messages=turns, **question)
+    as_system = [{"role": "system", "content": "Be brief."}, *turns[1:]]
+    expected = client.chat.completions.create(messages=as_system, **question)
+    assert answer.choices[0].message.content == expected.choices[0].message.content
+    assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def test_harmless_parameters_mean_nothing(client: OpenAI) -> None:
+    client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=1, store=False, service_tier="auto"
+    )
+
+
+def test_an_alias(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="gpt-old", messages=HELLO, max_tokens=1)
+    assert answer.model == MODEL
+
+
+def test_a_model_that_does_not_exist(client: OpenAI) -> None:
+    with pytest.raises(NotFoundError) as raised:
+        client.chat.completions.create(model="ft:nothing", messages=HELLO)
+    assert raised.value.code == "model_not_found"
+
+
+def test_tokens_end_at_the_context(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as raised:
+        client.completions.create(model=MODEL, prompt="word " * 5000, max_tokens=1)
+    assert raised.value.code == "context_length_exceeded"

@@ -1,0 +1,301 @@
+"""Evaluations from the request to the result: a worker asks models through its own engine."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from typer.testing import CliRunner, Result
+
+from app.cli import app
+from app.database import now_plus
+from app.models import Artifact, Engine, Evaluation, Job, JobStatus, Model
+from app.operations import claims
+from falqon_core.contract.config import Recipe
+from tests.support.api import Api, Tenant
+from tests.support.backend import processes
+from tests.support.waiting import wait_for
+from worker.context import WorkerContext
+from worker.evaluation import asking
+from worker.operations.evaluation import EvaluationHandler
+from worker.workers import Poller
+
+BASE = "falqon-tiny"
+SAME = {"type": "string_check", "name": "same", "operation": "eq"}
+NOT = {"type": "string_check", "name": "not", "operation": "ne"}
+# Stands for the trainer's program, whose own tests say which lines it prints.
+HELD_OUT = """
+import json, pathlib, sys
+assert sys.argv[1:3] == ["held-out", "--config"]
+config = json.loads(pathlib.Path(sys.argv[3]).read_text())
+assert pathlib.Path(config["model"], "tokenizer.json").is_file()
+assert len(pathlib.Path(config["train_file"]).read_text().splitlines()) == 12
+assert config["recipe"]["validation_fraction"] == 0.25
+print([2, 5, 9])
+"""
+QUESTIONS = ["Two?", "And?", "Who?", "Why?", "Where?"]
+
+
+def rows(*questions: str, answer: str = "four", **fields: Any) -> bytes:
+    records = [
+        {
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]
+        }
+        for question in questions
+    ]
+    return b"".join(json.dumps(record | fields).encode() + b"\n" for record in records)
+
+
+def a_job(api: Api, tenant: Tenant, **request: Any) -> str:
+    """One whose model has the base's weights."""
+    training_file = tenant.upload(rows(*map(str, range(12))))
+    job = tenant.client.fine_tuning.jobs.create(model=BASE, training_file=training_file, **request)
+    model_id = f"ft:{BASE}:acme::{job.id[-8:]}"
+    with api.database.transaction() as session:
+        base = session.get_one(Model, BASE)
+        model = Model(id=model_id, project_id=tenant.project_id, job_id=job.id)
+        model.config, model.bytes, model.base_model_id = base.config, base.bytes, BASE
+        session.add(model)
+        session.flush()
+        for artifact in session.scalars(select(Artifact).where(Artifact.model_id == BASE)):
+            fields = ("name", "bytes", "sha256", "storage_key")
+            copied = {field: getattr(artifact, field) for field in fields}
+            session.add(Artifact(model_id=model_id, **copied))
+        values = {"status": JobStatus.SUCCEEDED, "fine_tuned_model_id": model_id}
+        session.execute(update(Job).where(Job.id == job.id).values(**values))
+    return str(job.id)
+
+
+def ask(tenant: Tenant, job_id: str, **body: Any) -> str:
+    url = f"/v1/fine_tuning/jobs/{job_id}/evaluations"
+    body = {"graders": [SAME, NOT], "max_tokens": 3} | body
+    return str(tenant.http.post(url, json=body).raise_for_status().json()["id"])
+
+
+def read(tenant: Tenant, job_id: str, evaluation_id: str) -> dict[str, Any]:
+    url = f"/v1/fine_tuning/jobs/{job_id}/evaluations/{evaluation_id}"
+    evaluation: dict[str, Any] = tenant.http.get(url).raise_for_status().json()
+    return evaluation
+
+
+@pytest.fixture
+def shutting_down() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def handler(api: Api, shutting_down: threading.Event) -> EvaluationHandler:
+    settings = api.settings
+    return EvaluationHandler(
+        WorkerContext(settings, api.database, api.storage, "evaluates", shutting_down)
+    )
+
+
+def test_the_model_and_its_base_answer_the_same_rows(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    evaluation_id = ask(tenant, job_id, max_rows=4)
+    handler.poll()
+
+    done = read(tenant, job_id, evaluation_id)
+    assert (done["status"], done["error"]) == ("completed", None)
+    assert (done["num_answers"], done["num_questions"]) == (8, 8)
+    assert (done["result"]["rows"], done["result"]["rows_left_out"]) == (4, 0)
+    base, mine = done["result"]["models"]
+    assert (base["role"], mine["role"]) == ("base", "result")
+    assert [score["mean"] for score in base["scores"]] == [0, 1]  # an untrained one says no "four"
+    assert base["scores"][0]["difference"] is None
+    # with temperature 0 the same weights say the same
+    assert mine["scores"][1]["difference"] == {
+        "mean": 0,
+        "standard_error": 0,
+        "p_value": 1,
+        "verdict": "no_clear_difference",
+    }
+
+
+def test_the_rows_of_a_fraction_are_those_that_training_held_out(
+    api: Api, tenant: Tenant, shutting_down: threading.Event, tmp_path: Path
+) -> None:
+    job_id = a_job(api, tenant)
+    with api.database.transaction() as session:
+        recipe = Recipe(validation_fraction=0.25, max_seq_length=128).resolved(12)
+        session.execute(update(Job).where(Job.id == job_id).values(recipe=recipe))
+    evaluation_id = ask(tenant, job_id)
+    program = tmp_path / "program.py"
+    program.write_text(HELD_OUT)
+    settings = api.settings.model_copy(update={"trainer_command": [sys.executable, str(program)]})
+    EvaluationHandler(
+        WorkerContext(settings, api.database, api.storage, "evaluates", shutting_down)
+    ).poll()
+    done = read(tenant, job_id, evaluation_id)
+    assert (done["status"], done["origin"]) == ("completed", "validation_fraction")
+    assert done["result"]["rows"] == 3
+
+
+def test_what_is_too_long_is_left_out(api: Api, tenant: Tenant, handler: EvaluationHandler) -> None:
+    held_out = rows("Two?", "too long " * 5000)
+    job_id = a_job(api, tenant, validation_file=tenant.upload(held_out))
+    evaluation_id = ask(tenant, job_id)
+    handler.poll()
+    result = read(tenant, job_id, evaluation_id)["result"]
+    assert (result["rows"], result["rows_left_out"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "body", "code", "words"),
+    [
+        (rows("too long " * 5000), {}, "no_row_was_answered", "context"),
+        (b'{"text": "Once upon a time"}\n' * 3, {}, "no_rows_to_ask", "have no questions"),
+        (
+            rows("Two?", mark="x") + rows("And?"),
+            {"graders": [SAME | {"reference": "{{item.mark}}"}]},
+            "invalid_template",
+            "'same' cannot grade line 2: it has no field 'item.mark'",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(
+    api: Api,
+    tenant: Tenant,
+    handler: EvaluationHandler,
+    content: bytes,
+    body: dict[str, Any],
+    code: str,
+    words: str,
+) -> None:
+    job_id = a_job(api, tenant)
+    evaluation_id = ask(tenant, job_id, file=tenant.upload(content), **body)
+    handler.poll()
+    failed = read(tenant, job_id, evaluation_id)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", code)
+    assert words in failed["error"]["message"]
+
+
+def test_a_model_or_file_that_is_gone(api: Api, tenant: Tenant, handler: EvaluationHandler) -> None:
+    held_out = tenant.upload(rows("Two?"))
+    job_id = a_job(api, tenant, validation_file=held_out)
+    without_file, without_model = ask(tenant, job_id), ask(tenant, job_id, file=tenant.upload())
+    tenant.client.files.delete(held_out)
+    tenant.client.models.delete(f"ft:{BASE}:acme::{job_id[-8:]}")
+    handler.poll()
+    assert read(tenant, job_id, without_file)["error"]["code"] == "file_not_found"
+    assert read(tenant, job_id, without_model)["error"]["code"] == "model_not_found"
+
+
+def test_another_attempt_goes_on_where_the_one_before_was_lost(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    evaluation_id = ask(tenant, job_id)
+    with api.database.transaction() as session:
+        lost = claims.claim(session, Evaluation, 60)
+        assert lost is not None
+        scores = lost.scores.model_copy(update={"by_model": {BASE: [[1.0, 0.0]] * 5}})
+        assert claims.write(session, lost, scores=scores)
+        session.execute(update(Evaluation).values(lease_expires_at=now_plus(-1)))
+    handler.poll()
+    base, mine = read(tenant, job_id, evaluation_id)["result"]["models"]
+    assert [score["mean"] for score in base["scores"]] == [1, 0]  # nobody has asked it again
+    assert mine["scores"][0]["difference"]["mean"] == -1
+    with api.database.transaction() as session:
+        assert not claims.write(session, lost, num_answers=0)
+
+
+def test_a_worker_that_ends_leaves_it_to_others(
+    api: Api, tenant: Tenant, handler: EvaluationHandler, shutting_down: threading.Event
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS * 40)))
+    evaluation_id = ask(tenant, job_id, max_tokens=200)
+    thread = threading.Thread(target=handler.poll)
+    thread.start()
+    wait_for(lambda: read(tenant, job_id, evaluation_id)["num_answers"], what="answers are written")
+    shutting_down.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert read(tenant, job_id, evaluation_id)["status"] == "in_progress"
+    with api.database.transaction() as session:
+        evaluation = session.get_one(Evaluation, evaluation_id)
+        assert (evaluation.attempts, evaluation.lease_expires_at) == (0, None)
+        session.delete(evaluation)
+
+
+def test_an_engine_that_dies_is_loaded_again(
+    api: Api, tenant: Tenant, handler: EvaluationHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "PAUSE_SECONDS", 0.2)
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS * 10)))
+    evaluation_id = ask(tenant, job_id, max_tokens=30)
+    thread = threading.Thread(target=handler.poll)
+    thread.start()
+    wait_for(lambda: read(tenant, job_id, evaluation_id)["num_answers"], what="answers are written")
+    for pid in processes("worker.inference.llama_cpp", str(api.settings.data_dir.resolve())):
+        os.kill(pid, signal.SIGKILL)
+    thread.join(60)
+    done = read(tenant, job_id, evaluation_id)
+    assert (done["status"], done["error"]) == ("completed", None)
+
+
+def test_an_engine_that_cannot_be_started_is_named(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows("Two?")))
+    empty = "acme/nothing"
+    with api.database.transaction() as session:
+        session.add(Model(id=empty, config={}, bytes=0))
+        values = {"fine_tuned_model_id": empty}
+        session.execute(update(Job).where(Job.id == job_id).values(**values))
+    evaluation_id = ask(tenant, job_id)
+    handler.poll()
+    assert read(tenant, job_id, evaluation_id)["error"]["code"] == "engine_not_available"
+    with api.database.read() as session:
+        engine = session.get_one(Engine, empty)
+        assert engine.error_message == read(tenant, job_id, evaluation_id)["error"]["message"]
+
+
+def falqon(tenant: Tenant, *arguments: str) -> Result:
+    service = ("--base-url", tenant.api.url, "--api-key", tenant.key)
+    return CliRunner().invoke(app, ["evaluate", *arguments, *service])
+
+
+def test_from_the_command_line(
+    api: Api,
+    tenant: Tenant,
+    handler: EvaluationHandler,
+    shutting_down: threading.Event,
+    tmp_path: Path,
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    graders = tmp_path / "graders.json"
+    graders.write_text(json.dumps([NOT]))
+    poller = Poller(handler.poll, 0.2, shutting_down)
+    poller.start()
+    options = ("--grader", "same", "--grader", str(graders), "--rows", "3", "--max-tokens", "2")
+    done = falqon(tenant, job_id, *options)
+    assert done.exit_code == 0
+    head, first, *_, note = done.stdout.splitlines()
+    assert head.split() == ["model", "grader", "mean", "above", "base", "p"]
+    assert first.split() == [BASE, "(base)", "same", "0.000", "±", "0.000"]
+    assert "no clear difference" in done.stdout
+    assert note == "3 rows; ± is the standard error."
+
+    later = json.loads(falqon(tenant, job_id, "--no-wait", "--json").stdout)
+    assert [grader["name"] for grader in later["graders"]] == ["same", "fuzzy_match"]
+    failed = falqon(tenant, job_id, "--file", tenant.upload(b'{"text": "Once"}\n' * 2))
+    assert (failed.exit_code, "have no questions" in failed.stderr) == (1, True)
+    misused = falqon(tenant, job_id, "--grader", "telepathy")
+    assert (misused.exit_code, "'telepathy' is none of same" in misused.stderr) == (2, True)
+    shutting_down.set()
+    poller.join()

@@ -1,0 +1,57 @@
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.models import Engine
+from tests.contract.access_objects import an_engine
+from tests.support.api import Api, Tenant, installation_admin
+from tests.support.pages import SAME_SITE, token
+
+
+@pytest.fixture
+def browser(api: Api) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, follow_redirects=True, verify=False, timeout=20) as client:
+        yield client
+
+
+def engine_of(tenant: Tenant, model_id: str) -> Engine:
+    with tenant.api.database.read() as session:
+        engine = session.get(Engine, model_id)
+    assert engine is not None
+    return engine
+
+
+def test_loaded_models_are_kept_and_unloaded_by_who_administers_them(
+    browser: httpx.Client, tenant: Tenant, api: Api
+) -> None:
+    model = an_engine(tenant)["model"]
+    with installation_admin(api) as admin:
+        key = admin.headers["authorization"].split()[1]
+    form = {"csrf": token(browser.post("/sign-in", data={"key": key}, headers=SAME_SITE))}
+    form["model"] = model
+    keep = {**form, "keep_loaded": "true"}
+    kept = browser.post("/workers/engines/keep", data=keep, headers=SAME_SITE)
+    assert (model in kept.text, "kept loaded" in kept.text) == (True, True)
+    assert engine_of(tenant, model).keep_loaded
+    gone = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
+    assert "The model is unloaded" in gone.text
+    assert f'value="{model}"' not in gone.text
+    again = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
+    assert "is not loaded" in again.text
+
+
+def test_others_see_base_models_and_their_own(
+    browser: httpx.Client, tenant: Tenant, api: Api
+) -> None:
+    other = Tenant(api)
+    mine, theirs = an_engine(tenant)["model"], an_engine(other)["model"]
+    form = {"csrf": token(browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE))}
+    page = browser.get("/workers").text
+    assert (mine in page, theirs in page) == (True, False)
+    assert not re.search(r'action="/workers/engines', page)
+    form["model"] = mine
+    refused = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
+    assert refused.status_code == 403
+    other.http.close()

@@ -1,0 +1,123 @@
+"""Clients that ask a model all the time, and what they were answered. Each project has a voice, the
+one letter that its answers consist of, and a canary in its prompts: neither may turn up elsewhere.
+"""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import httpx
+
+from app.ids import new_id
+from app.keys.service import create_key
+from app.models import Project, Scope
+from tests.support.backend import Backend
+
+PATH = "/v1/chat/completions"
+MAX_TOKENS = 100  # four answers at once fit the context, and fifty end in time on a busy machine
+PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = 0.2  # sooner than `retry-after` asks for: these are impatient
+DATA, DONE = "data: ", "[DONE]"
+
+
+class Voice(NamedTuple):
+    """A project as its answers show it."""
+
+    letter: str
+    token_id: int
+    canary: str
+    key: str
+
+
+def add_projects(backend: Backend, vocabulary: dict[str, int], letters: str) -> list[Voice]:
+    voices = []
+    for letter in letters:
+        project = Project(id=new_id("proj_"), name=f"voice {letter}")
+        with backend.database.transaction() as session:
+            session.add(project)
+            session.flush()
+            key = create_key(session, project.id, "chaos", Scope.READ)[1]
+        canary = new_id(f"canary-{letter}-")
+        voices.append(Voice(letter, vocabulary[letter], canary, key))
+    return voices
+
+
+class Asker(threading.Thread):
+    """Asks one question after the other, until it is to end."""
+
+    def __init__(self, url: str, voice: Voice, voices: Sequence[Voice]) -> None:
+        super().__init__(daemon=True)
+        self.counts: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self._url = url
+        self._voice = voice
+        self._canaries = [voice.canary for voice in voices]
+        self._ending = threading.Event()
+
+    def end(self) -> None:
+        self._ending.set()
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            if self.ask() != "answered":
+                self._ending.wait(PAUSE_SECONDS)
+
+    def ask(self) -> str:
+        """Return what came of one question."""
+        lines: list[str] = []
+        try:
+            with httpx.stream("POST", f"{self._url}{PATH}", **self._question()) as answer:
+                lines.extend(answer.iter_lines())
+            outcome = self._judge(answer.status_code, lines)
+        except httpx.TransportError:
+            outcome = "broken"
+        if any(canary in line for line in lines for canary in self._canaries):
+            self.faults.append(f"a prompt in {lines}")
+        self.counts[outcome] += 1
+        return outcome
+
+    def _question(self) -> dict[str, object]:
+        question = {
+            "model": "falqon-tiny",
+            "messages": [{"role": "user", "content": self._voice.canary}],
+            "max_tokens": MAX_TOKENS,
+            "logit_bias": {str(self._voice.token_id): 100},
+            "stream": True,
+        }
+        headers = {"authorization": f"Bearer {self._voice.key}"}
+        return {"json": question, "headers": headers, "timeout": PATIENCE_SECONDS}
+
+    def _judge(self, status: int, lines: list[str]) -> str:
+        if status == httpx.codes.SERVICE_UNAVAILABLE:
+            return "refused"
+        if status != httpx.codes.OK:
+            self.faults.append(f"{status}: {lines}")
+            return "failed"
+        *events, last = [line.removeprefix(DATA) for line in lines if line]
+        if not set("".join(_text_of(event) for event in events)) <= {self._voice.letter}:
+            self.faults.append(f"not {self._voice.letter} alone: {events}")
+        if last == DONE:
+            return "answered"
+        if "error" not in json.loads(last):
+            self.faults.append(f"ended without a word: {last}")
+        return "cut off"
+
+
+def _text_of(event: str) -> str:
+    return "".join(choice["delta"].get("content") or "" for choice in json.loads(event)["choices"])
+
+
+@contextmanager
+def asking(askers: Sequence[Asker]) -> Iterator[None]:
+    for asker in askers:
+        asker.start()
+    try:
+        yield
+    finally:
+        for asker in askers:
+            asker.end()
+        for asker in askers:
+            asker.join(PATIENCE_SECONDS)

@@ -1,0 +1,273 @@
+"""What the paths of the API name: how to make each, and how to remove it again."""
+
+from decimal import Decimal
+
+from sqlalchemy import update
+
+from app.catalogue.naming import hub_id
+from app.database import now_plus
+from app.ids import new_id
+from app.jobs import claims
+from app.jobs.events import NewEvent
+from app.models import (
+    DEFAULT_PROJECT_ID,
+    ApiKey,
+    Artifact,
+    Checkpoint,
+    Engine,
+    EngineState,
+    Evaluation,
+    Job,
+    JobStatus,
+    ModelImport,
+    OperationStatus,
+    Scope,
+    WebhookDelivery,
+)
+from app.source_tokens import repository as source_tokens
+from falqon_core.estimate.estimate import Actual
+from tests.support.api import Tenant, jsonl
+
+Parameters = dict[str, str]
+GRADER = {"type": "string_check", "name": "same", "operation": "eq"}
+EVENT = "fine_tuning.job.succeeded"
+
+
+def a_file(tenant: Tenant) -> Parameters:
+    return {"file_id": tenant.upload()}
+
+
+def without_file(tenant: Tenant, params: Parameters) -> None:
+    tenant.client.files.delete(params["file_id"])
+
+
+def a_job(tenant: Tenant) -> Parameters:
+    return {"job_id": tenant.job().id}
+
+
+def a_paused_job(tenant: Tenant) -> Parameters:
+    params = a_job(tenant)
+    tenant.client.fine_tuning.jobs.pause(params["job_id"])
+    return params
+
+
+def an_ended_job(tenant: Tenant) -> Parameters:
+    params = a_job(tenant)
+    tenant.client.fine_tuning.jobs.cancel(params["job_id"])
+    return params
+
+
+def a_model(tenant: Tenant) -> Parameters:
+    params = {"model": new_id("ft:tiny:acme::"), "name": "weights/part 1.bin"}
+    tenant.add_model(params["model"], project_id=tenant.project_id, base=tenant.base_model)
+    key = f"matrix/{params['model']}"
+    stored = tenant.api.storage.put(key, [b"bytes"])
+    with tenant.api.database.transaction() as session:
+        session.add(
+            Artifact(
+                model_id=params["model"],
+                name=params["name"],
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                storage_key=key,
+            )
+        )
+    return params
+
+
+def a_repository(tenant: Tenant) -> Parameters:
+    params = a_model(tenant)
+    address = {
+        "kind": "models",
+        "repo": hub_id(params["model"]),
+        "revision": "main",
+        "folder": "weights",
+        "path": params["name"],
+    }
+    return params | address
+
+
+def a_dataset(tenant: Tenant) -> Parameters:
+    params = a_file(tenant)
+    return params | {"repo": f"files/{params['file_id']}", "revision": "main", "path": "rows.jsonl"}
+
+
+def a_job_model(tenant: Tenant) -> Parameters:
+    params = {"model": new_id("ft:tiny:acme::")}
+    tenant.add_model(
+        params["model"],
+        project_id=tenant.project_id,
+        base=tenant.base_model,
+        job_id=an_ended_job(tenant)["job_id"],
+    )
+    return params
+
+
+def an_export(tenant: Tenant) -> Parameters:
+    params = a_job_model(tenant)
+    tenant.http.post(
+        f"/v1/models/{params['model']}/exports", json={"format": "bf16"}
+    ).raise_for_status()
+    return params | {"format": "bf16"}
+
+
+def a_job_to_evaluate(tenant: Tenant) -> Parameters:
+    """While few are evaluated: of those that are in progress there may not be many."""
+    params = an_ended_job(tenant)
+    model_id = a_model(tenant)["model"]
+    with tenant.api.database.transaction() as session:
+        session.execute(
+            update(Evaluation)
+            .where(Evaluation.project_id == tenant.project_id)
+            .values(status=OperationStatus.COMPLETED)
+        )
+        session.execute(
+            update(Job).where(Job.id == params["job_id"]).values(fine_tuned_model_id=model_id)
+        )
+    return params
+
+
+def an_evaluation(tenant: Tenant) -> Parameters:
+    params = a_job_to_evaluate(tenant)
+    evaluation = tenant.http.post(
+        f"/v1/fine_tuning/jobs/{params['job_id']}/evaluations",
+        json={"graders": [GRADER], "file": tenant.upload()},
+    ).raise_for_status()
+    return params | {"evaluation_id": evaluation.json()["id"]}
+
+
+def without_model(tenant: Tenant, params: Parameters) -> None:
+    tenant.client.models.delete(params["model"])
+
+
+def a_key(tenant: Tenant) -> Parameters:
+    public = tenant.new_key(Scope.READ).removeprefix("ft_live_").partition("_")[0]
+    return {"key_id": f"key_{public}"}
+
+
+def without_key(tenant: Tenant, params: Parameters) -> None:
+    with tenant.api.database.transaction() as session:
+        session.execute(
+            update(ApiKey).where(ApiKey.id == params["key_id"]).values(revoked_at=now_plus())
+        )
+
+
+def a_model_import(tenant: Tenant) -> Parameters:
+    with tenant.api.database.transaction() as session:
+        imported = ModelImport(
+            id=new_id("mimport-"),
+            project_id=DEFAULT_PROJECT_ID,
+            model_id=new_id("base-"),
+            source="hf://acme/base",
+            status=OperationStatus.COMPLETED,
+        )
+        session.add(imported)
+    return {"import_id": imported.id}
+
+
+def a_source_token(tenant: Tenant) -> Parameters:
+    with tenant.api.database.transaction() as session:
+        token = source_tokens.put(session, tenant.project_id, "hf", {"token": "hf_a"})
+    return {"token_id": token.id}
+
+
+def without_source_token(tenant: Tenant, params: Parameters) -> None:
+    with tenant.api.database.transaction() as session:
+        source_tokens.remove(session, tenant.project_id, params["token_id"])
+
+
+def the_project(tenant: Tenant) -> Parameters:
+    return {"project_id": tenant.project_id}
+
+
+def a_checkpoint(tenant: Tenant) -> Parameters:
+    job_id = an_ended_job(tenant)["job_id"]
+    row = {
+        "attempt": 1,
+        "step": 4,
+        "storage_prefix": "p",
+        "manifest_sha256": "0",
+        "bytes": 1,
+        "metrics": {},
+    }
+    with tenant.api.database.transaction() as session:
+        session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, **row))
+    checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
+    return {"checkpoint": checkpoint.fine_tuned_model_checkpoint, "job_id": job_id}
+
+
+def a_permission(tenant: Tenant) -> Parameters:
+    params = a_checkpoint(tenant)
+    permissions = tenant.client.fine_tuning.checkpoints.permissions
+    (permission,) = permissions.create(params["checkpoint"], project_ids=[DEFAULT_PROJECT_ID]).data
+    return params | {"permission_id": permission.id}
+
+
+def without_ended_job(tenant: Tenant, params: Parameters) -> None:
+    tenant.http.delete(f"/v1/fine_tuning/jobs/{params['job_id']}").raise_for_status()
+
+
+def an_upload(tenant: Tenant) -> Parameters:
+    upload = tenant.client.uploads.create(
+        filename="rows.jsonl",
+        purpose="fine-tune",
+        bytes=len(jsonl()),
+        mime_type="application/jsonl",
+    )
+    return {"upload_id": upload.id}
+
+
+def an_upload_with_its_part(tenant: Tenant) -> Parameters:
+    params = an_upload(tenant)
+    return params | {
+        "part_id": tenant.client.uploads.parts.create(params["upload_id"], data=jsonl()).id
+    }
+
+
+def an_endpoint(tenant: Tenant) -> Parameters:
+    for old in tenant.client.webhooks.list():  # a project has only so many
+        tenant.client.webhooks.delete(old.id)
+    endpoint = tenant.client.webhooks.create(
+        url="https://hooks.example.com", name="ours", event_types=[EVENT]
+    )
+    return {"webhook_endpoint_id": endpoint.id}
+
+
+def without_endpoint(tenant: Tenant, params: Parameters) -> None:
+    tenant.client.webhooks.delete(params["webhook_endpoint_id"])
+
+
+def a_delivery(tenant: Tenant) -> Parameters:
+    params = an_endpoint(tenant) | {"delivery_id": new_id("whd_")}
+    row = {"event_id": new_id("evt_"), "event_type": EVENT, "job_id": "ftjob-1", "status": "failed"}
+    with tenant.api.database.transaction() as session:
+        session.add(
+            WebhookDelivery(
+                id=params["delivery_id"], endpoint_id=params["webhook_endpoint_id"], **row
+            )
+        )
+    return params
+
+
+def an_engine(tenant: Tenant) -> Parameters:
+    """Of a model of the project's own, on a worker that is not there."""
+    params = a_model(tenant)
+    with tenant.api.database.transaction() as session:
+        session.add(
+            Engine(
+                model_id=params["model"],
+                state=EngineState.READY,
+                owner="worker-1",
+                lease_expires_at=now_plus(600),
+                used_at=now_plus(),
+            )
+        )
+    return {"model": params["model"]}
+
+
+def an_accuracy(tenant: Tenant) -> str:
+    claim = tenant.claim(tenant.job().id)
+    actual = Actual(seconds=12.0, cost=Decimal("0.0100"), ratio=1.5, inside_band=True)
+    with tenant.api.database.transaction() as session:
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
+    return f"{tenant.base_model}:falqon:cpu"

@@ -1,0 +1,173 @@
+"""Files of what stands elsewhere: asked for by an address, read by a worker."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.models import Scope
+from tests.contract.test_file_imports import MAPPING, parquet, work
+from tests.support.api import Api, Tenant
+from tests.support.object_store import ObjectStore
+from tests.support.source_server import COMMIT, TOKEN, SourceServer, serving_sources
+
+LINES = b'{"prompt":"a","completion":"b"}\n{"prompt":"c","completion":"d"}\n'
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SourceServer]:
+    with serving_sources() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, server: SourceServer) -> Iterator[Api]:
+    """May reach this machine, where the Hub stands too."""
+    folder = tmp_path_factory.mktemp("sources")
+    url = f"sqlite:///{folder / 'falqon.db'}"
+    api = Api(url, folder, webhook_networks=["127.0.0.0/8"], hub_endpoint=server.url)
+    yield api
+    api.stop()
+
+
+def ask(tenant: Tenant, source: str, **options: Any) -> httpx.Response:
+    body = {"source": source, "purpose": "fine-tune"} | options
+    return tenant.http.post("/v1/files", json=body)
+
+
+def imported(tenant: Tenant, source: str, **options: Any) -> Any:
+    answer = ask(tenant, source, **options)
+    assert answer.status_code == 200, answer.text
+    work(tenant)
+    return tenant.http.get(f"/v1/files/{answer.json()['id']}").json()
+
+
+def put_token(tenant: Tenant, kind: str, **secret: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {tenant.new_key(Scope.ADMIN)}"}
+    return tenant.http.put(f"/v1/source_tokens/{kind}", json=secret, headers=headers)
+
+
+def test_a_split_on_the_hub_is_read_at_its_commit(tenant: Tenant, server: SourceServer) -> None:
+    shards = [parquet(question=["a"], answer=["b"]), parquet(question=["c"], answer=["d"])]
+    server.datasets["acme/sums"] = {
+        f"data/train-0000{number}-of-00002.parquet": shard for number, shard in enumerate(shards)
+    } | {"README.md": b"", "data/test-00000-of-00001.parquet": b""}
+    server.page_size = 2
+    file = imported(tenant, "hf://acme/sums@main/train", mapping=json.loads(MAPPING))
+    assert (file["status"], file["filename"]) == ("processed", "sums-train.jsonl")
+    assert tenant.client.files.content(file["id"]).read() == LINES
+    source = file["source"]
+    assert (source["revision"], source["format"], source["num_records"]) == (COMMIT, "parquet", 2)
+    assert source["sha256"] == hashlib.sha256(b"".join(shards)).hexdigest()
+    assert source["bytes"] == sum(map(len, shards))
+    assert source["status"] == "completed"
+
+
+def test_a_private_data_set_is_read_with_the_project_s_token(
+    tenant: Tenant, stranger: Tenant, server: SourceServer
+) -> None:
+    server.datasets["acme/secret"] = {"rows.jsonl": b'{"text": "a"}\n'}
+    server.private = {"acme/secret"}
+    answer = put_token(tenant, "hf", token=TOKEN)
+    assert (answer.status_code, answer.json()["kind"]) == (200, "hf")
+    assert TOKEN not in answer.text
+    assert imported(tenant, "hf://acme/secret")["status"] == "processed"
+    file = imported(stranger, "hf://acme/secret")
+    assert (file["status"], file["source"]["error"]["code"]) == ("error", "source_not_found")
+    assert "needs a token of this project" in file["status_details"]
+
+
+def test_a_web_address_is_shown_without_its_signature(tenant: Tenant, server: SourceServer) -> None:
+    server.files["/a/rows.csv"] = b"question,answer\na,b\nc,d\n"
+    url = f"{server.url}/a/rows.csv"
+    file = imported(tenant, f"{url}?signature=secret", mapping=json.loads(MAPPING))
+    assert (file["status"], file["source"]["source"]) == ("processed", url)
+    assert "signature=secret" in server.requests[-1][0]
+    assert tenant.client.files.content(file["id"]).read() == LINES
+
+
+def test_an_object_is_read_with_the_project_s_key_alone(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectStore("rows")
+    try:
+        for name, value in store.environment.items():  # of the service, which no project may use
+            monkeypatch.setenv(name, value)
+        httpx.put(f"{store.endpoint}/rows/a/b.jsonl", content=b'{"text": "a"}\n').raise_for_status()
+        put_token(
+            tenant,
+            "s3",
+            access_key_id="of-the-project",
+            secret_access_key="theirs",
+            endpoint=store.endpoint,
+        )
+        file = imported(tenant, "s3://rows/a/b.jsonl")
+        assert (file["status"], file["filename"]) == ("processed", "b.jsonl")
+        (signed,) = [line for line in store.requests() if "X-Amz-Signature" in line]
+        assert "of-the-project" in signed
+        missing = imported(tenant, "s3://rows/a/c.jsonl")
+        assert missing["source"]["error"]["code"] == "source_not_found"
+    finally:
+        store.close()
+
+
+def test_a_source_that_cannot_be_read_fails_with_its_job(
+    tenant: Tenant, server: SourceServer
+) -> None:
+    file = ask(tenant, f"{server.url}/gone.csv").json()
+    refusal = tenant.http.get(f"/v1/files/{file['id']}/content")
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (400, "file_not_ready")
+    refusal = tenant.http.get(f"/hub/api/datasets/files/{file['id']}")
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (400, "file_not_ready")
+    job = tenant.job(training_file=file["id"])
+    work(tenant)
+    assert tenant.client.fine_tuning.jobs.retrieve(job.id).status == "failed"
+    assert tenant.http.delete(f"/v1/files/{file['id']}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"source": "file:///etc/passwd"}, "source"),
+        ({"source": "hf://../../etc"}, "source"),
+        ({"source": "https://169.254.169.254/latest"}, "source"),
+        ({"source": "https://user:word@example.com/rows.csv"}, "source"),
+        ({"source": "s3://bucket"}, "source"),
+        ({"source": "x" * 3000}, "source"),
+        ({"source": "hf://a/b", "purpose": "batch"}, "purpose"),
+        ({"source": "hf://a/b", "mapping": {}}, "mapping"),
+        ({"source": "hf://a/b", "path": "/"}, "path"),
+        ({}, "source"),
+    ],
+)
+def test_what_is_no_source_is_refused(tenant: Tenant, body: dict[str, Any], param: str) -> None:
+    answer = tenant.http.post("/v1/files", json={"purpose": "fine-tune"} | body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_project_reads_ten_sources_at_once(tenant: Tenant) -> None:
+    for _ in range(10):
+        assert ask(tenant, "hf://acme/sums").status_code == 200
+    answer = ask(tenant, "hf://acme/sums")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_file_imports")
+    for file in tenant.http.get("/v1/files").json()["data"]:
+        tenant.http.delete(f"/v1/files/{file['id']}")
+
+
+def test_tokens_are_listed_without_their_secret_and_deleted(tenant: Tenant) -> None:
+    put_token(tenant, "s3", access_key_id="before", secret_access_key="it")
+    put_token(tenant, "s3", access_key_id="AKIA", secret_access_key="shh", region="eu-west-1")
+    headers = {"authorization": f"Bearer {tenant.new_key(Scope.ADMIN)}"}
+    listed = tenant.http.get("/v1/source_tokens", headers=headers)
+    (token,) = listed.json()["data"]
+    assert token["kind"] == "s3"
+    assert "shh" not in listed.text
+    assert "AKIA" not in listed.text
+    path = f"/v1/source_tokens/{token['id']}"
+    assert tenant.http.delete(path, headers=headers).json()["deleted"]
+    assert tenant.http.delete(path, headers=headers).status_code == 404
+    refusal = put_token(tenant, "s3", access_key_id="AKIA", secret_access_key="")
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, "secret_access_key")

@@ -1,0 +1,90 @@
+"""One small model of random weights per family that docs/models.md lists, with all that sets it
+apart: windows shorter than the records, caps low enough to bend, scales far from one.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+
+SIZES = {
+    "vocab_size": 960,  # of falqon-tiny, whose tokenizer they take
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 7}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2],
+    "long_factor": [1.0, 2.0, 4.0],
+    "partial_rotary_factor": 0.5,
+}
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "Llama": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "Mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=7),
+    "Qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "Qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+    "Gemma 2": Gemma2Config(
+        **SIZES, **GEMMA, final_logit_softcapping=4.0, attn_logit_softcapping=2.0
+    ),
+    "Gemma 3": Gemma3TextConfig(**SIZES, **GEMMA),
+    "Phi-3": Phi3Config(**SIZES, sliding_window=7),
+    "Phi-4 mini": Phi3Config(
+        **SIZES,
+        tie_word_embeddings=True,
+        original_max_position_embeddings=24,
+        rope_parameters=LONGROPE,
+    ),
+    "OLMo 2": Olmo2Config(**SIZES),
+    "SmolLM3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
+    "Granite": GraniteConfig(
+        **SIZES,
+        embedding_multiplier=3.0,
+        logits_scaling=2.5,
+        residual_multiplier=0.7,
+        attention_multiplier=0.2,
+        tie_word_embeddings=True,
+    ),
+}
+
+
+def random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # biases start at zero and norms at one, which would hide their loss
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def write_model(config: PreTrainedConfig, tiny: Path, folder: Path) -> None:
+    """Write a model folder with the tokenizer of falqon-tiny."""
+    random_model(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(tiny / name, folder / name)

@@ -1,0 +1,95 @@
+"""What a layer of each family keeps for backward is no more than the memory plan counts."""
+
+import gc
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
+
+from falqon_core.contract.config import Recipe
+from falqon_core.data.microbatch import collate
+from falqon_core.data.sequences import Sequence
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.memory import training_memory_bytes
+from falqon_core.methods import create_method
+from falqon_core.objectives.loss import microbatch_loss
+from falqon_core.ops import attention
+from tests.falqon_core.families.models import FAMILIES, random_model
+
+LENGTH, ROWS = 64, 4
+RECIPE = Recipe(
+    rank=8,
+    max_seq_length=LENGTH,
+    microbatch_tokens=LENGTH * ROWS,
+    a_init="orthonormal",
+    activation_checkpointing=False,
+).resolved(ROWS)
+
+
+class Storages(TorchDispatchMode):
+    """Remembers every storage that an operation wrote to, and keeps none alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refs: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.refs[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return output
+
+
+def kept_bytes(config: PreTrainedConfig) -> int:
+    """Return what is alive between forward and backward of one microbatch."""
+    model = random_model(config)
+    model.set_attn_implementation(attention.NAME)
+    create_method(RECIPE).prepare(model, [])
+    weights = [*model.parameters(), *model.buffers()]
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    ids = np.arange(3, 3 + LENGTH, dtype=np.int32)
+    microbatch = collate([Sequence(ids + row, ids > 0) for row in range(ROWS)], True)
+    with Storages() as storages:
+        loss, _ = microbatch_loss(model, microbatch)
+    gc.collect()
+    assert loss.requires_grad
+    alive = storages.refs.items()
+    return sum(size for key, (ref, size) in alive if not ref.expired() and key not in own)
+
+
+def with_layers(config: PreTrainedConfig, number: int) -> PreTrainedConfig:
+    changed = {"num_hidden_layers": number, "sliding_window": None}
+    if getattr(config, "layer_types", None):
+        changed["layer_types"] = ["full_attention"] * number
+    if getattr(config, "no_rope_layers", None):
+        changed["no_rope_layers"] = [1] * number
+    return type(config)(**config.to_dict() | changed)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_layer_keeps_what_is_planned(name: str) -> None:
+    fewer, more = (with_layers(FAMILIES[name], number) for number in (1, 2))
+    dimensions = ModelDimensions.from_config(json.loads(more.to_json_string()))
+    one_layer = dimensions.model_copy(update={"num_layers": 1})
+    without_weights = RECIPE.model_copy(update={"microbatch_tokens": 0})
+    planned = [
+        training_memory_bytes(sizes, RECIPE, True)
+        - training_memory_bytes(sizes, without_weights, True)
+        for sizes in (one_layer, dimensions)
+    ]
+
+    kept = kept_bytes(more) - kept_bytes(fewer)
+
+    # Gemma 2 keeps no probabilities, which the plan counts
+    assert 0.55 < kept / (planned[1] - planned[0]) < 1.02

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from falqon_core.ops import matmul as module
+from falqon_core.ops.attention import causal_attention
+from falqon_core.ops.matmul import matmul, widen_linears
+
+ROUNDING = 2**-8  # of a number to bf16, at most
+
+
+@pytest.fixture
+def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply as on a CPU without bf16 instructions, the right operand in several blocks."""
+    monkeypatch.setattr(module, "LACKS_BF16", True)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 1000)
+
+
+def operands(*batch: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    a = torch.randn(*batch, 37, 130).bfloat16()
+    b = torch.randn(*batch, 41, 130).bfloat16().transpose(-1, -2)
+    return a, b
+
+
+def assert_rounds_like(ours: Tensor, expected: Tensor) -> None:
+    """Up to one rounding of each to bf16, and the order of the additions."""
+    assert ours.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), expected.float(), rtol=2 * ROUNDING, atol=1e-4)
+
+
+@pytest.mark.usefixtures("no_bf16")
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_widened_product_is_the_exact_one_rounded_once(batch: tuple[int, ...]) -> None:
+    a, b = operands(*batch)
+    product = matmul(a, b)
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=ROUNDING, atol=1e-4)
+    assert_rounds_like(product, a @ b)
+    assert torch.equal(matmul(a, b), product)
+
+
+@pytest.mark.usefixtures("no_bf16")
+def test_only_bf16_is_widened() -> None:
+    a, b = (x.float() for x in operands())
+    assert torch.equal(matmul(a, b), a @ b)
+
+
+def test_with_bf16_instructions_it_is_torchs_own_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LACKS_BF16", False)
+    a, b = operands(2)
+    assert torch.equal(matmul(a, b), torch.bmm(a, b))
+    linears = nn.Sequential(nn.Linear(130, 41, dtype=torch.bfloat16))
+    expected = linears(a)
+    widen_linears(linears)
+    assert torch.equal(linears(a), expected)
+
+
+@pytest.mark.usefixtures("no_bf16")
+@pytest.mark.parametrize("bias", [True, False])
+def test_widened_linears_have_the_outputs_and_gradients_of_torchs(bias: bool) -> None:
+    layer = nn.Linear(130, 41, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+    x = operands(2)[0].requires_grad_()
+    expected = layer(x)
+    grad = torch.randn_like(expected)
+    (expected_grad,) = torch.autograd.grad(expected, x, grad)
+    widen_linears(layer)
+    output = layer(x)
+    torch.testing.assert_close(output, expected, rtol=2 * ROUNDING, atol=0.01)
+    assert_rounds_like(torch.autograd.grad(output, x, grad)[0], expected_grad)
+
+
+@pytest.mark.usefixtures("no_bf16")
+@pytest.mark.parametrize("window", [None, 5])
+def test_widened_attention_is_that_of_fp32(window: int | None) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 2, 17, 8).bfloat16().requires_grad_() for _ in range(3)]
+    exact = causal_attention(*(x.float() for x in inputs), 0.3, window)
+    output = causal_attention(*inputs, 0.3, window)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), exact, rtol=0.02, atol=0.01)
+    grad = torch.randn_like(exact).bfloat16()
+    for ours, other in zip(
+        torch.autograd.grad(output, inputs, grad),
+        torch.autograd.grad(exact, inputs, grad.float()),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, other, rtol=0.05, atol=0.02)

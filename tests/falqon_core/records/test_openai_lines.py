@@ -1,0 +1,398 @@
+"""What people who come from OpenAI have in their lines, and what becomes of it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from falqon_core.records.file_check import MAX_IGNORED_FIELDS, check_file
+from falqon_core.records.line_parser import parse_record
+from falqon_core.records.shapes import ChatRecord, PreferenceRecord
+
+ASK = {"role": "user", "content": "How much?"}
+ANSWER = {"role": "assistant", "content": "Five."}
+BRIEF = {"role": "system", "content": "Be brief."}
+CALLED = {"name": "price", "arguments": '{"item": "lamp"}'}
+CALL = {"id": "c1", "type": "function", "function": CALLED}
+OLD_CALL = {"id": "call00000", "type": "function", "function": CALLED}
+TOOL = {"type": "function", "function": {"name": "price", "parameters": {}}}
+RESULT = {"role": "tool", "content": "5", "tool_call_id": "c1"}
+DUMPED = {"refusal": None, "annotations": [], "audio": None, "tool_calls": None}
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+PAIR = {"preferred_output": [ANSWER], "non_preferred_output": [{**ANSWER, "content": "No."}]}
+
+
+def chat(*messages: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": list(messages)} | more
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def part(text: Any, kind: str = "text") -> dict[str, Any]:
+    return {"type": kind, "text": text}
+
+
+def answer(**fields: Any) -> dict[str, Any]:
+    return ANSWER | fields
+
+
+def call(**fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [CALL | fields]}
+
+
+def line(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+PLAIN = chat(ASK, ANSWER)
+OLD_STYLE = [
+    ASK,
+    {"role": "assistant", "content": None, "function_call": CALLED},
+    {"role": "function", "name": "price", "content": "5"},
+    ANSWER,
+]
+NEW_STYLE = [
+    ASK,
+    {"role": "assistant", "tool_calls": [OLD_CALL]},
+    {"role": "tool", "name": "price", "content": "5", "tool_call_id": "call00000"},
+    ANSWER,
+]
+PREFERENCE = {"input": chat(ASK)} | PAIR
+REASONED = answer(reasoning_content="It is 5.")
+
+# Name, the line, what it is read as, what is counted as ignored, what as rewritten.
+ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] = [
+    ("a text part", chat(user(part("How much?")), ANSWER), PLAIN, set(), {"text_parts"}),
+    (
+        "two text parts",
+        chat(user(part("How"), part("much?")), ANSWER),
+        chat(user("How", "much?"), ANSWER),
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "an input part",
+        chat(user(part("How much?", "input_text")), ANSWER),
+        PLAIN,
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "parts of an answer",
+        chat(ASK, answer(content=[part("Five.")])),
+        PLAIN,
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "parts of a system message",
+        chat({"role": "system", "content": [part("Be brief.")]}, ASK, ANSWER),
+        chat(BRIEF, ASK, ANSWER),
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "a part with cache control",
+        chat(user(part("How much?") | {"cache_control": {"type": "ephemeral"}}), ANSWER),
+        PLAIN,
+        {"messages[].content[].cache_control"},
+        {"text_parts"},
+    ),
+    (
+        "an empty part",
+        chat(user(part(""), part("How much?")), ANSWER),
+        chat(user("", "How much?"), ANSWER),
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "a developer",
+        chat({"role": "developer", "content": "Be brief."}, ASK, ANSWER),
+        chat(BRIEF, ASK, ANSWER),
+        set(),
+        {"developer_role"},
+    ),
+    ("functions", chat(*OLD_STYLE), chat(*NEW_STYLE), set(), {"functions"}),
+    (
+        "a list of functions",
+        chat(*OLD_STYLE, functions=[TOOL["function"]]),
+        chat(*NEW_STYLE, tools=[TOOL]),
+        set(),
+        {"functions"},
+    ),
+    ("a call at the end", chat(*OLD_STYLE[:2]), chat(*NEW_STYLE[:2]), set(), {"functions"}),
+    (
+        "a function called twice",
+        chat(*OLD_STYLE[:3], *OLD_STYLE[1:]),
+        chat(
+            *NEW_STYLE[:3],
+            {"role": "assistant", "tool_calls": [OLD_CALL | {"id": "call00001"}]},
+            NEW_STYLE[2] | {"tool_call_id": "call00001"},
+            ANSWER,
+        ),
+        set(),
+        {"functions"},
+    ),
+    (
+        "a function's empty answer",
+        chat(*OLD_STYLE[:2], OLD_STYLE[2] | {"content": ""}, ANSWER),
+        chat(*NEW_STYLE[:2], NEW_STYLE[2] | {"content": ""}, ANSWER),
+        set(),
+        {"functions"},
+    ),
+    (
+        "a choice of function",
+        chat(*OLD_STYLE, function_call="auto"),
+        chat(*NEW_STYLE),
+        {"function_call"},
+        {"functions"},
+    ),
+    (
+        "functions of null",
+        chat(ASK, ANSWER, functions=None),
+        PLAIN,
+        set(),
+        set(),
+    ),
+    ("a dumped answer", chat(ASK, answer(**DUMPED, function_call=None)), PLAIN, set(), set()),
+    ("a dumped question", chat(ASK | {"name": None}, ANSWER), PLAIN, set(), set()),
+    (
+        "a name",
+        chat(ASK | {"name": "ann"}, ANSWER),
+        chat(ASK | {"name": "ann"}, ANSWER),
+        set(),
+        set(),
+    ),
+    ("no calls", chat(ASK, answer(tool_calls=[])), PLAIN, set(), set()),
+    ("an empty refusal", chat(ASK, answer(refusal="")), PLAIN, set(), set()),
+    (
+        "annotations",
+        chat(ASK, answer(annotations=[{"type": "url_citation"}])),
+        PLAIN,
+        {"messages[].annotations"},
+        set(),
+    ),
+    (
+        "a logged item",
+        chat(ASK, answer(id="msg_1", type="message", status="completed")),
+        PLAIN,
+        {"messages[].id", "messages[].type", "messages[].status"},
+        set(),
+    ),
+    (
+        "a dumped call",
+        chat(ASK, call() | DUMPED | {"content": None, "tool_calls": [CALL]}),
+        chat(ASK, call()),
+        set(),
+        set(),
+    ),
+    (
+        "a streamed call",
+        chat(ASK, call(index=0)),
+        chat(ASK, call()),
+        {"messages[].tool_calls[].index"},
+        set(),
+    ),
+    (
+        "an empty tool result",
+        chat(ASK, call(), RESULT | {"content": ""}, ANSWER),
+        chat(ASK, call(), RESULT | {"content": ""}, ANSWER),
+        set(),
+        set(),
+    ),
+    (
+        "a tool result of null",
+        chat(ASK, call(), RESULT | {"content": None}, ANSWER),
+        chat(ASK, call(), {"role": "tool", "tool_call_id": "c1"}, ANSWER),
+        set(),
+        set(),
+    ),
+    (
+        "parts of a tool result",
+        chat(ASK, call(), RESULT | {"content": [part("5")]}, ANSWER),
+        chat(ASK, call(), RESULT, ANSWER),
+        set(),
+        {"text_parts"},
+    ),
+    (
+        "arguments as an object",
+        chat(ASK, call(function=CALLED | {"arguments": {"item": "lamp"}})),
+        chat(ASK, call()),
+        set(),
+        {"arguments_as_object"},
+    ),
+    (
+        "arguments of an old call as an object",
+        chat(*OLD_STYLE[:1], answer(content=None, function_call=CALLED | {"arguments": {}})),
+        chat(
+            ASK,
+            {
+                "role": "assistant",
+                "tool_calls": [OLD_CALL | {"function": CALLED | {"arguments": "{}"}}],
+            },
+        ),
+        set(),
+        {"functions", "arguments_as_object"},
+    ),
+    ("reasoning content", chat(ASK, REASONED), chat(ASK, REASONED), set(), set()),
+    (
+        "reasoning",
+        chat(ASK, answer(reasoning="It is 5.")),
+        chat(ASK, REASONED),
+        set(),
+        {"reasoning_field"},
+    ),
+    (
+        "thinking",
+        chat(ASK, answer(thinking="It is 5.")),
+        chat(ASK, REASONED),
+        set(),
+        {"reasoning_field"},
+    ),
+    ("no reasoning", chat(ASK, answer(reasoning_content=None, reasoning="")), PLAIN, set(), set()),
+    (
+        "reasoning twice",
+        chat(ASK, answer(reasoning="It is 5.", reasoning_content="It is 5.")),
+        chat(ASK, REASONED),
+        set(),
+        {"reasoning_field"},
+    ),
+    ("a whole weight", chat(ASK, answer(weight=1.0)), chat(ASK, answer(weight=1)), set(), set()),
+    (
+        "fields that train nothing",
+        chat(ASK, ANSWER, metadata={"a": [1]}, id="7", response_format=None, temperature=0.5),
+        PLAIN,
+        {"metadata", "id", "response_format", "temperature"},
+        set(),
+    ),
+    (
+        "a text with a label",
+        {"text": "a", "label": True},
+        {"text": "a"},
+        {"label"},
+        set(),
+    ),
+    ("a line's weight of one", chat(ASK, ANSWER, weight=1), PLAIN, {"weight"}, set()),
+    ("a preference", PREFERENCE | {"score": 1}, PREFERENCE, {"score"}, set()),
+    (
+        "a preference in parts",
+        {"input": chat(user(part("How much?")), model="gpt-4o")}
+        | PAIR
+        | {"preferred_output": [answer(content=[part("Five.")], **DUMPED)]},
+        PREFERENCE,
+        {"input.model"},
+        {"text_parts"},
+    ),
+    (
+        "a preference with functions",
+        {"input": chat(*OLD_STYLE[:3], functions=[TOOL["function"]])} | PAIR,
+        {"input": chat(*NEW_STYLE[:3], tools=[TOOL])} | PAIR,
+        set(),
+        {"functions"},
+    ),
+    (
+        "chosen and rejected texts",
+        {"prompt": "How much?", "chosen": "Five.", "rejected": "No."},
+        PREFERENCE,
+        set(),
+        set(),
+    ),
+    (
+        "chosen and rejected messages",
+        {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"], "score": 1},
+        PREFERENCE,
+        {"score"},
+        set(),
+    ),
+    (
+        "chosen and rejected chats",
+        {"chosen": [ASK, ANSWER], "rejected": [ASK, *PAIR["non_preferred_output"]]},
+        PREFERENCE,
+        set(),
+        set(),
+    ),
+    (
+        "chosen and rejected chats that repeat the prompt",
+        {
+            "prompt": "How much?",
+            "chosen": [ASK, ANSWER],
+            "rejected": [ASK, *PAIR["non_preferred_output"]],
+        },
+        PREFERENCE,
+        set(),
+        set(),
+    ),
+    (
+        "chosen and rejected with tools",
+        {"prompt": "How much?", "chosen": "Five.", "rejected": "No.", "tools": [TOOL]},
+        {"input": chat(ASK, tools=[TOOL])} | PAIR,
+        set(),
+        set(),
+    ),
+    (
+        "messages as prompt and completion",
+        {"prompt": [ASK], "completion": [ANSWER]},
+        PLAIN,
+        set(),
+        set(),
+    ),
+    (
+        "only the completion is learned",
+        {"prompt": [ASK, ANSWER, ASK], "completion": "Five."},
+        chat(ASK, answer(weight=0), ASK, ANSWER),
+        set(),
+        set(),
+    ),
+    ("a text as prompt", {"prompt": "How much?", "completion": [ANSWER]}, PLAIN, set(), set()),
+    (
+        "Alpaca with its text",
+        {"instruction": "How much?", "output": "Five.", "text": "a", "history": []},
+        PLAIN,
+        {"text", "history"},
+        set(),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning", "ignored", "rewrites"),
+    [case[1:] for case in ACCEPTED],
+    ids=[case[0] for case in ACCEPTED],
+)
+def test_what_is_accepted(
+    value: dict[str, Any], meaning: dict[str, Any], ignored: set[str], rewrites: set[str]
+) -> None:
+    assert parse_record(line(value)).model_dump(exclude_none=True) == meaning
+    report = check_file([line(value)] * 2)
+    assert (report.num_records, report.num_errors) == (2, 0)
+    assert report.ignored_fields == dict.fromkeys(ignored, 2)
+    assert report.rewrites == dict.fromkeys(rewrites, 2)
+
+
+def test_a_mixed_file_says_which_lines_are_which() -> None:
+    texts = {"prompt": "a", "completion": "b"}
+    report = check_file(map(line, [PLAIN, texts, PLAIN, PREFERENCE, texts]))
+
+    assert {name: (kind.num_lines, kind.first_line) for name, kind in report.kinds.items()} == {
+        "messages": (2, 1),
+        "prompt/completion": (2, 2),
+        "preference": (1, 4),
+    }
+    assert {error.code for error in report.errors} == {"mixed_shapes"}
+
+
+def test_the_report_names_a_bounded_number_of_ignored_fields() -> None:
+    report = check_file([line(PLAIN | {f"k{i}": i for i in range(100)})] * 3)
+
+    assert len(report.ignored_fields) == MAX_IGNORED_FIELDS
+    assert set(report.ignored_fields.values()) == {3}
+    assert report.num_other_ignored == 3 * (100 - MAX_IGNORED_FIELDS)
+
+
+def test_a_preference_is_one_however_it_is_written() -> None:
+    pair = {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"]}
+
+    assert type(parse_record(line(pair))) is PreferenceRecord
+    assert type(parse_record(line({"prompt": [ASK], "completion": [ANSWER]}))) is ChatRecord

@@ -1,0 +1,57 @@
+"""An engine that says again what it was asked, in pieces, or counts while somebody listens, for
+what no model can be made to say.
+"""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COUNT = "Count."
+COUNT_SECONDS = 0.05
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = body["messages"][-1]["content"]
+        half = len(text) // 2
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        if text == COUNT:
+            return self._count()
+        deltas = [{"reasoning_content": text}, {"content": text[:half]}, {"content": text[half:]}]
+        for delta in deltas:
+            self._send({"choices": [{"index": 0, "delta": delta}]})
+        self._send({"choices": [], "usage": {"completion_tokens": 2, "total_tokens": 4}})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _count(self) -> None:
+        with suppress(ConnectionError):
+            for number in itertools.count():
+                self._send({"choices": [{"index": 0, "delta": {"content": f"{number} "}}]})
+                time.sleep(COUNT_SECONDS)
+
+    def _send(self, event: dict[str, object]) -> None:
+        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def echo_engine() -> Iterator[str]:
+    """Yield the address that it listens at."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

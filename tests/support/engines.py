@@ -1,0 +1,38 @@
+"""Engines as a cpu worker loads them, in this process."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from app.ids import new_id
+from tests.support.api import Api
+from worker.context import WorkerContext
+from worker.inference.engine_host import EngineHost
+from worker.workers import Poller
+
+LEASE = timedelta(seconds=2)
+HEARTBEAT = timedelta(seconds=0.3)
+
+
+@contextmanager
+def engine_worker(api: Api, **settings: object) -> Iterator[EngineHost]:
+    """Load what is asked for, until the end of the block."""
+    shutting_down = threading.Event()
+    values = {"lease": LEASE, "heartbeat": HEARTBEAT, "num_threads": 1} | settings
+    context = WorkerContext(
+        api.settings.model_copy(update=values),
+        api.database,
+        api.storage,
+        new_id("worker-"),
+        shutting_down,
+    )
+    host = EngineHost(context)
+    poller = Poller(host.poll, 0.2, shutting_down)
+    poller.start()
+    try:
+        yield host
+    finally:
+        shutting_down.set()
+        poller.join()
+        host.join()

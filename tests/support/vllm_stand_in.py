@@ -1,0 +1,59 @@
+"""What a worker sees of vLLM, without a model: `install` puts it on the PATH as `vllm`.
+
+It is a process with another one beside it, answers /health to anybody, and questions to whoever has
+the key: with its own arguments.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+HELPER = "vllm-engine-core"  # in the command line of the other process
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    command = folder / "vllm"
+    command.write_text(f'#!/bin/sh\n{script or f"exec {sys.executable} {__file__}"} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._answer(200 if self.path == "/health" else 404, {})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.headers["authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
+            return self._answer(401, {"error": {"message": "who are you?"}})
+        message = {"role": "assistant", "content": json.dumps(sys.argv[1:])}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        return self._answer(200, answer | {"choices": [choice]})
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+if __name__ == "__main__":
+    options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=False))
+    wait = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    subprocess.Popen([sys.executable, "-c", wait, HELPER, sys.argv[2]])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server = ThreadingHTTPServer((options["--host"], int(options["--port"])), Handler)
+    server.serve_forever()

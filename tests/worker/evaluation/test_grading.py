@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from app.errors import InvalidRequest
+from app.evaluations.schemas import EvaluationRequest
+from app.models.graders import AnyGrader
+from worker.evaluation.grading import MissingField, fill, grade
+
+ITEM = {"reference": "Four", "answer": {"options": ["A", "B"]}, "n": 4}
+OBJECT = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+
+
+def score(answer: str, **fields: Any) -> float:
+    grader: Any = TypeAdapter(AnyGrader).validate_python({"name": "g"} | fields)
+    return grade(grader, ITEM, answer)
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer", "expected"),
+    [
+        ("eq", "Four", 1),
+        ("eq", "four", 0),
+        ("ne", "four", 1),
+        ("like", "It is Four.", 1),
+        ("like", "It is four.", 0),
+        ("ilike", "It is four.", 1),
+        ("ilike", "", 0),
+    ],
+)
+def test_string_check(operation: str, answer: str, expected: float) -> None:
+    assert score(answer, type="string_check", operation=operation) == expected
+
+
+def test_text_similarity() -> None:
+    kind = {"type": "text_similarity", "evaluation_metric": "rouge_1"}
+    assert score("four", **kind) == 1
+    assert score("two four", **kind) == pytest.approx(2 / 3)
+    assert score("Foun", **kind | {"evaluation_metric": "fuzzy_match"}) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("B", 1), ("The answer is (B), not A.", 1), ("A or B", 0), ("Bad", 0), ("b", 0), ("", 0)],
+)
+def test_multiple_choice_takes_the_first_that_is_a_word(answer: str, expected: float) -> None:
+    kind = {"type": "multiple_choice", "choices": ["A", "B"], "reference": "B"}
+    assert score(answer, **kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [('{"n": 1}', 1), ('{"n": "1"}', 0), ("{}", 0), ("n", 0), ("[" * 100_000, 0), ("", 0)],
+)
+def test_json_schema(answer: str, expected: float) -> None:
+    assert score(answer, type="json_schema", schema=OBJECT) == expected
+
+
+def test_templates_name_fields_of_the_row() -> None:
+    template = "{{ item.answer.options.1 }}: {{sample.output_text}} {{item.n}} {{item.answer}}"
+    assert fill(template, ITEM, "{{item.n}}") == 'B: {{item.n}} 4 {"options": ["A", "B"]}'
+    for missing in ("item.no", "item.answer.options.2", "item.n.x"):
+        with pytest.raises(MissingField, match=f"no field '{missing}'"):
+            fill(f"{{{{{missing}}}}}", ITEM, "")
+
+
+@pytest.mark.parametrize(
+    ("grader", "message"),
+    [
+        ({"type": "string_check", "operation": "eq", "input": "{{sample.model}}"}, "sample.model"),
+        ({"type": "text_similarity", "evaluation_metric": "bleu"}, "'bleu' is not computed here"),
+        ({"type": "json_schema", "schema": {"type": 3}}, "no JSON Schema"),
+        ({"type": "json_schema", "schema": {"pattern": "(a+)+$"}}, "'pattern' is not supported"),
+        ({"type": "json_schema", "schema": {"anyOf": [{"$ref": "#"}]}}, "is not supported"),
+        ({"type": "json_schema", "schema": {"enum": [1] * 2000}}, "more than 1000 parts"),
+        ({"type": "multiple_choice", "choices": ["A"]}, "at least 2"),
+        ({"type": "telepathy"}, "string_check"),
+    ],
+)
+def test_what_is_refused_is_named(grader: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvaluationRequest.model_validate({"graders": [{"name": "g"} | grader]})
+
+
+@pytest.mark.parametrize("kind", ["score_model", "label_model", "python", "endpoint", "multi"])
+def test_graders_of_openai_that_are_not_here(kind: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{kind}' is not supported") as refusal:
+        EvaluationRequest.model_validate({"graders": [{"name": "g", "type": kind}]})
+    assert refusal.value.code == "grader_not_supported"
+
+
+def test_each_grader_has_a_name_of_its_own() -> None:
+    twice = [{"type": "string_check", "name": "g", "operation": "eq"}] * 2
+    with pytest.raises(ValidationError, match="two graders have one name"):
+        EvaluationRequest.model_validate({"graders": twice})
