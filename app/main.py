@@ -28,7 +28,7 @@ from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
 from app.inference import endpoints as inference
 from app.inference import engine_endpoints as engines
-from app.inference import proxy
+from app.inference.answers import open_engines
 from app.jobs import endpoints as jobs
 from app.jobs import estimate_endpoints as estimates
 from app.keys import endpoints as keys
@@ -154,7 +154,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     dispatcher.start()
     await run_in_threadpool(health_monitor.start)
     try:
-        async with services.wakeups.running(), proxy.make_client() as app.state.engines:
+        async with services.wakeups.running(), open_engines() as app.state.engines:
             yield
     finally:
         health_monitor.stop()

@@ -36,5 +36,5 @@ def _check(database: Database, secret: str) -> Caller:
         raise InvalidApiKey(
             "You didn't provide an API key. Send it as a header: Authorization: Bearer YOUR_KEY"
         )
-    with database.read() as session:
+    with database.look_up() as session:
         return keys.check_secret(session, secret)

@@ -19,17 +19,19 @@ RETRY_SECONDS = 5.0  # a Redis that hangs may not hold up every request
 MICROSECONDS = 1_000_000
 MINUTE = 60 * MICROSECONDS
 
-# Answers the microseconds until the next request (0: it was counted) and until the bucket is full.
+# Answers the microseconds until the next request (0: it was counted), until the bucket is full, and
+# until that of tokens is, of which nothing is taken: one call of Redis tells all of it.
 TAKE = """
 local capacity, interval = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
+local tokens_full_at = math.max(tonumber(redis.call('GET', KEYS[2]) or now), now)
 local wait = full_at + interval - now - capacity * interval
-if wait > 0 then return {wait, full_at - now} end
+if wait > 0 then return {wait, full_at - now, tokens_full_at - now} end
 full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
-return {0, full_at - now}
+return {0, full_at - now, tokens_full_at - now}
 """
 # Answers the microseconds until the bucket is full; what is used may be more than it holds.
 USE = """
@@ -69,6 +71,13 @@ class Answer(NamedTuple):
         }
 
 
+class Rates(NamedTuple):
+    """What a key has left."""
+
+    requests: Answer
+    tokens: Answer
+
+
 class RateLimiter:
     def __init__(self, redis: Redis, requests_per_minute: int, tokens_per_minute: int) -> None:
         self._take = redis.register_script(TAKE)
@@ -77,37 +86,43 @@ class RateLimiter:
         self._tokens_per_minute = tokens_per_minute
         self._away_until = 0.0
 
-    def take(self, key_id: str, requests_per_minute: int | None) -> Answer | None:
+    def take(self, key_id: str, requests_per_minute: int | None) -> Rates | None:
         """Count a request; None while Redis is away: then nothing is counted or refused."""
         capacity = requests_per_minute or self._requests_per_minute
         interval = MINUTE // capacity
-        times = self._ask(self._take, KEY_PREFIX + key_id, capacity, interval)
+        keys = [KEY_PREFIX + key_id, TOKENS_PREFIX + key_id]
+        times = self._ask(self._take, keys, capacity, interval)
         if times is None:
             return None
-        wait, until_full = times
+        wait, until_full, until_full_of_tokens = times
         remaining = max(0, capacity - math.ceil(until_full / interval))
-        return Answer(
+        requests = Answer(
             "requests", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
         )
+        return Rates(requests, self._tokens(until_full_of_tokens))
 
-    def use_tokens(self, key_id: str, num_tokens: int = 0) -> Answer | None:
+    def use_tokens(self, key_id: str, num_tokens: int) -> Answer | None:
         """Count the tokens that an answer took, which is known only afterwards, and return what is
         left; None while Redis is away.
         """
-        capacity = self._tokens_per_minute
-        interval = MINUTE / capacity
-        until_full = self._ask(self._use, TOKENS_PREFIX + key_id, num_tokens * interval)
+        used = num_tokens * MINUTE / self._tokens_per_minute
+        until_full = self._ask(self._use, [TOKENS_PREFIX + key_id], used)
         if until_full is None:
             return None
+        return self._tokens(until_full)
+
+    def _tokens(self, until_full: int) -> Answer:
+        capacity = self._tokens_per_minute
+        interval = MINUTE / capacity
         remaining = max(0, math.floor(capacity - until_full / interval))
         wait = max(0.0, until_full + interval - MINUTE)
         return Answer("tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS)
 
-    def _ask(self, script: Script, key: str, *arguments: float) -> Any:
+    def _ask(self, script: Script, keys: list[str], *arguments: float) -> Any:
         if time.monotonic() < self._away_until:
             return None
         try:
-            return script(keys=[key], args=arguments)
+            return script(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
             self._away_until = time.monotonic() + RETRY_SECONDS
             log.warning("requests are not counted: Redis is away", error=str(error))

@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from app.auth.rate_limit import Answer
+from app.auth.rate_limit import Answer, Rates
 from app.errors import RateLimited
 from app.http.middleware import RESPONSE_HEADERS
 
@@ -13,10 +13,26 @@ def state_rate(request: Request, rate: Answer | None) -> None:
         request.scope["state"][RESPONSE_HEADERS].update(rate.headers)
 
 
-def enforce_rate(request: Request, rate: Answer | None) -> None:
-    """Say what is left. Raises `RateLimited` where that is nothing."""
+def enforce_requests(request: Request, rates: Rates | None) -> None:
+    """Say what is left of requests, and keep what is left of tokens for `enforce_tokens`.
+
+    Raises `RateLimited` where that is nothing.
+    """
+    request.state.rates = rates
+    if rates is not None:
+        _enforce(request, rates.requests)
+
+
+def enforce_tokens(request: Request) -> None:
+    """Say what is left of tokens. Raises `RateLimited` where that is nothing."""
+    rates: Rates | None = request.state.rates
+    if rates is not None:
+        _enforce(request, rates.tokens)
+
+
+def _enforce(request: Request, rate: Answer) -> None:
     state_rate(request, rate)
-    if rate is not None and rate.wait_seconds:
+    if rate.wait_seconds:
         raise RateLimited(
             f"This API key has {rate.capacity} {rate.unit} a minute; "
             f"the next one in {rate.wait_seconds:.3f} s.",

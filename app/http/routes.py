@@ -11,7 +11,7 @@ from app.auth.caller import Caller
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
-from app.http.rates import enforce_rate
+from app.http.rates import enforce_requests
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.services import Services
 from app.settings import Settings
@@ -63,7 +63,7 @@ def _admit(services: Services, request: Request) -> Caller:
     )
     request.scope["state"][LOGGED] |= {"key_id": caller.key_id, "project_id": caller.project_id}
     caller.must_mean(request.headers.get("openai-project"))
-    enforce_rate(request, services.limiter.take(caller.key_id, caller.requests_per_minute))
+    enforce_requests(request, services.limiter.take(caller.key_id, caller.requests_per_minute))
     return caller
 
 

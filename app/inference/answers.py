@@ -1,31 +1,48 @@
 """Have a model answer a question: for the API, and for the dashboard's playground."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import httpx
-from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
-from app.http.rates import enforce_rate, state_rate
+from app.errors import Unavailable
+from app.http.rates import enforce_tokens, state_rate
 from app.inference import actions, proxy
+from app.inference.known_targets import KnownTargets
 from app.inference.schemas import InferenceRequest
+from app.inference.service import Target
 from app.services import Services
 
 
-async def _engines(connection: HTTPConnection) -> httpx.AsyncClient:
-    client: httpx.AsyncClient = connection.app.state.engines
-    return client
+class Engines(NamedTuple):
+    """What an API process asks engines with."""
+
+    client: httpx.AsyncClient
+    targets: KnownTargets
 
 
-Engines = Annotated[httpx.AsyncClient, Depends(_engines)]
+async def _engines(connection: HTTPConnection) -> Engines:
+    engines: Engines = connection.app.state.engines
+    return engines
+
+
+EnginesDep = Annotated[Engines, Depends(_engines)]
+
+
+@asynccontextmanager
+async def open_engines() -> AsyncIterator[Engines]:
+    async with proxy.make_client() as client:
+        yield Engines(client, KnownTargets())
 
 
 async def answer(
     services: Services,
-    engines: httpx.AsyncClient,
+    engines: Engines,
     caller: Caller,
     request: Request,
     body: InferenceRequest,
@@ -33,16 +50,25 @@ async def answer(
     """Return the answer of the model's engine, once that is ready. What it took counts against
     the caller's key; raises `RateLimited` where that has no tokens left.
     """
-    enforce_rate(request, await run_sync(services.limiter.use_tokens, caller.key_id))
+    enforce_tokens(request)
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
-    target = await actions.find_target(services, caller, body.model)
+    of_caller = (caller.project_id, body.model)
 
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
 
-    calls = proxy.Calls(
-        partial(actions.note_use, services, target),
-        partial(actions.give_up, services, target),
-        charge,
-    )
-    return await proxy.ask(engines, target, request, body, calls)
+    async def ask(target: Target) -> Response:
+        def give_up() -> None:
+            engines.targets.forget(*of_caller)
+            actions.give_up(services, target)
+
+        calls = proxy.Calls(partial(actions.note_use, services, target), give_up, charge)
+        return await proxy.ask(engines.client, target, request, body, calls)
+
+    known = engines.targets.find(*of_caller)
+    if known is not None:
+        with suppress(Unavailable):  # it has gone since it was looked up
+            return await ask(known)
+    target = await actions.find_target(services, caller, body.model)
+    engines.targets.keep(*of_caller, target)
+    return await ask(target)

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from app.http.dependencies import Asker, ServicesDep
 from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
 from app.http.routes import ApiRoute
-from app.inference.answers import Engines, answer
+from app.inference.answers import EnginesDep, answer
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["inference"], route_class=ApiRoute)
@@ -22,7 +22,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 @router.post("/chat/completions", response_class=Response, responses=ANSWERS)
 async def create_chat_completion(
     services: ServicesDep,
-    engines: Engines,
+    engines: EnginesDep,
     caller: Asker,
     request: Request,
     body: ChatCompletionRequest,
@@ -36,7 +36,7 @@ async def create_chat_completion(
 @router.post("/completions", response_class=Response, responses=ANSWERS)
 async def create_completion(
     services: ServicesDep,
-    engines: Engines,
+    engines: EnginesDep,
     caller: Asker,
     request: Request,
     body: CompletionRequest,

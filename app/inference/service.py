@@ -50,7 +50,7 @@ def find_or_ask(
 
     Raises `NotFound`, and `InvalidRequest` for a model that cannot be asked.
     """
-    with database.read() as session:
+    with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
         ready = repository.find_ready(session, model_id)
     if model.format == NOT_SERVABLE:

@@ -11,8 +11,8 @@ from app.catalogue import actions as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.rates import enforce_rate
-from app.inference.answers import Engines, answer
+from app.http.rates import enforce_requests
+from app.inference.answers import EnginesDep, answer
 from app.inference.schemas import ChatCompletionRequest
 from app.services import Services
 from app.web.playground_view import list_prompts
@@ -51,14 +51,14 @@ def playground_page(
 @questions.post("/v1/chat/completions")
 async def ask(
     services: ServicesDep,
-    engines: Engines,
+    engines: EnginesDep,
     caller: Visitor,
     request: Request,
     body: ChatCompletionRequest,
 ) -> Response:
     """Answer as the API does, to the dashboard's own session."""
-    rate = await run_sync(services.limiter.take, caller.key_id, caller.requests_per_minute)
-    enforce_rate(request, rate)
+    rates = await run_sync(services.limiter.take, caller.key_id, caller.requests_per_minute)
+    enforce_requests(request, rates)
     return await answer(services, engines, caller, request, body)
 
 

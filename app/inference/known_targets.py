@@ -1,0 +1,34 @@
+"""The engines that have just answered, so that a conversation does not look its engine up with
+every question.
+
+A model that is deleted or unloaded may be asked for so long after that; who calls, and with what
+right, is asked every time.
+"""
+
+import time
+
+from app.inference.service import Target
+
+LIFETIME_SECONDS = 1.0
+MAX_KNOWN = 10_000
+
+
+class KnownTargets:
+    """By project and model."""
+
+    def __init__(self) -> None:
+        self._targets: dict[tuple[str, str], tuple[Target, float]] = {}
+
+    def find(self, project_id: str, model_id: str) -> Target | None:
+        target, known_at = self._targets.get((project_id, model_id), (None, 0.0))
+        if time.monotonic() > known_at + LIFETIME_SECONDS:
+            return None
+        return target
+
+    def keep(self, project_id: str, model_id: str, target: Target) -> None:
+        if len(self._targets) >= MAX_KNOWN:
+            self._targets.clear()
+        self._targets[project_id, model_id] = target, time.monotonic()
+
+    def forget(self, project_id: str, model_id: str) -> None:
+        self._targets.pop((project_id, model_id), None)
