@@ -41,6 +41,16 @@ class Terminal:
                 f"it ended or went silent without showing {words!r}:\n{self.text}"
             )
 
+    def type_until(self, keys: bytes, words: str, seconds: float = 30) -> None:
+        """Press again where nothing comes: Python's readline does not notice a Ctrl-C between its
+        prompt and its wait for keys.
+        """
+        deadline = time.monotonic() + seconds
+        while words not in self.text:
+            assert time.monotonic() < deadline, f"no {words!r}:\n{self.text}"
+            self.type(keys)
+            self._read(time.monotonic() + 1)
+
     def finish(self, seconds: float = 60) -> int:
         deadline = time.monotonic() + seconds
         while self._read(deadline):

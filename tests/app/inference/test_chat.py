@@ -5,6 +5,7 @@ from tests.support.api import Tenant
 
 MODEL = "falqon-tiny"
 HELLO = [{"role": "user", "content": "Hello"}]
+ENDS = ("0", "1", "2")  # the tokens that may end an answer
 
 
 @pytest.fixture
@@ -42,7 +43,13 @@ def test_a_completion(client: OpenAI) -> None:
 
 def test_several_answers_with_the_chances_of_their_tokens(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=HELLO, max_tokens=2, n=2, logprobs=True, top_logprobs=3
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=2,
+        n=2,
+        logprobs=True,
+        top_logprobs=3,
+        logit_bias=dict.fromkeys(ENDS, -100),  # an answer without a token has none to tell of
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     for choice in answer.choices:

@@ -129,8 +129,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None
         variables = {"FALQON_BASE_URL": api.url, "FALQON_API_KEY": tenant.key}
         screen = terminal(variables, tenant.base_model)
         screen.read_until("> ")
-        screen.type(CTRL_C)
-        screen.read_until("> \n> ")
+        screen.type_until(CTRL_C, "> \n> ")
         screen.type(COUNT.encode() + b"\r")
         screen.read_until("3 4 5 ")
         screen.type(CTRL_C)
