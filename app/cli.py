@@ -30,7 +30,7 @@ def up(
         bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")
     ] = False,
 ) -> None:
-    """Run the whole service here: Valkey, API, one worker for jobs and one for files."""
+    """Run the whole service here: Valkey, API, a worker for jobs on each card, one for files."""
     from app.local import embedded
 
     raise typer.Exit(embedded.up(host, port, data_dir, allow_remote))

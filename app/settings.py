@@ -199,7 +199,11 @@ class Settings(BaseSettings):
         None, description="a worker touches it while it moves, for health checks; empty: none"
     )
     device: str = Field(
-        "auto", description="price table entry of the device that trains; auto: the CPU"
+        "auto",
+        description=(
+            "price table entry of the device that trains; auto: the card that the driver names, "
+            "else the CPU"
+        ),
     )
 
     @field_validator("forwarded_allow_ips")

@@ -3,14 +3,22 @@
 from typing import NamedTuple
 
 from app.estimates.service import device_of
+from app.processes.device import CPU, training_cards
 from app.settings import Settings
 
 
 class Machine(NamedTuple):
-    """`device` is a name of the price table. On `cpu`, `num_devices` counts cores."""
+    """`device` is a name of the price table. On `cpu`, `num_devices` counts cores. `cards`: indices
+    of those that a job may have; none where the driver names none, or a CPU trains.
+    """
 
     device: str
     num_devices: int
+    cards: tuple[int, ...] = ()
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device != CPU
 
 
 def detect(settings: Settings) -> Machine:
@@ -18,4 +26,4 @@ def detect(settings: Settings) -> Machine:
     on, not for one that is merely there.
     """
     device, num_devices = device_of(settings)
-    return Machine(device.name, num_devices)
+    return Machine(device.name, num_devices, training_cards(settings))

@@ -10,7 +10,9 @@ from app.estimates import repository
 from app.models import Model
 from app.models.base import JsonObject
 from app.prices import service as prices
+from app.processes.device import device_name
 from app.settings import Settings
+from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.devices import DEVICES, Device
@@ -43,14 +45,23 @@ class Accuracy(NamedTuple):
 
 
 def device_of(settings: Settings) -> Target:
-    """Return what this service trains on."""
-    name = "cpu" if settings.device == "auto" else settings.device
+    """Return what this machine trains on: what is set, or the card that its driver names."""
+    name = device_name(settings)
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
     return Target(
         DEVICES[name],
         (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1,
     )
+
+
+def target_of(session: Session, settings: Settings) -> Target:
+    """Return what jobs train on: what is set, or what the worker that came last has shown, or what
+    this machine would train on.
+    """
+    if settings.device == "auto" and (worker := workers.newest(session)) is not None:
+        return Target(DEVICES[worker.device], worker.num_devices)
+    return device_of(settings)
 
 
 def target_named(device: str, num_devices: int) -> Target:
@@ -64,9 +75,9 @@ def target_named(device: str, num_devices: int) -> Target:
     return Target(DEVICES[device], num_devices)
 
 
-def check_device(name: str, settings: Settings) -> None:
+def check_device(session: Session, name: str, settings: Settings) -> None:
     """Raises `InvalidRequest` for a device that this service does not train on."""
-    ours = device_of(settings)[0].name
+    ours = target_of(session, settings).device.name
     if name not in ("any", ours):
         raise InvalidRequest(
             f"falqon.gpu: this service trains on '{ours}', not on '{name}'.",
@@ -101,7 +112,7 @@ def estimate_job(
     """`recipe` must be resolved. `amount`: of the whole training file, once this model's tokenizer
     has counted it, or what `tokens_basis` says.
     """
-    target = target or device_of(settings)
+    target = target or target_of(session, settings)
     records = max(1, num_training_records(recipe, report.num_records))
     whole = amount_of_file(report, recipe, amount)
     result = estimate(

@@ -112,7 +112,7 @@ def _plan_model(
     session: Session, project_id: str, request: JobRequest, settings: Settings, *, lock: bool
 ) -> tuple[RequestedRecipe, Model, Checkpoint | None]:
     requested = resolve_recipe(request)
-    estimates.check_device(request.falqon.gpu, settings)
+    estimates.check_device(session, request.falqon.gpu, settings)
     name = settings.model_named(request.model)
     model, checkpoint = base_of(session, project_id, name, lock=lock)
     estimates.check_fits_model(model.config, requested.recipe)

@@ -1,5 +1,5 @@
-"""`falqon up`: the whole service on one machine. Valkey, the API, one worker for jobs and one for
-files, under one roof.
+"""`falqon up`: the whole service on one machine. Valkey, the API, workers for jobs (one a
+card) and one for files, under one roof.
 """
 
 import fcntl
@@ -26,6 +26,7 @@ from app.client import local
 from app.local import valkey
 from app.notifier.queues import CPU_QUEUE, GPU_QUEUE, worker_command
 from app.processes.child_process import ChildProcess
+from app.processes.device import training_cards
 from app.processes.open_files import raise_open_files
 from app.processes.supervised_process import SupervisedProcess, say
 from app.settings import Settings, load_settings
@@ -106,8 +107,8 @@ class Embedded:
         serve = ["--host", host, "--port", str(port), "--grace", str(GRACEFUL_REQUESTS_SECONDS)]
         self._api = self._child("api", [sys.executable, "-m", "app.cli", "api", *serve])
         self._workers = [
-            self._child(f"worker-{queue}", worker_command(queue))
-            for queue in (GPU_QUEUE, CPU_QUEUE)
+            *self._gpu_workers(len(training_cards(settings))),
+            self._child("worker-cpu", worker_command(CPU_QUEUE)),
         ]
 
     def serve(self) -> int:
@@ -190,6 +191,13 @@ class Embedded:
                 time.sleep(0.05)
             for child in group:
                 child.close()
+
+    def _gpu_workers(self, num_cards: int) -> list[SupervisedProcess]:
+        """Make one worker a card; each job takes one that no other has."""
+        names = [f"worker-gpu-{number}" for number in range(num_cards)]
+        if num_cards < 2:
+            names = ["worker-gpu"]
+        return [self._child(name, worker_command(GPU_QUEUE)) for name in names]
 
     def _child(self, name: str, command: list[str]) -> SupervisedProcess:
         return SupervisedProcess(name, command, os.environ, self._logs)

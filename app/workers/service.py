@@ -32,6 +32,11 @@ def mark_seen(session: Session, worker_id: str, device: str, num_devices: int) -
         session.flush()
 
 
+def newest(session: Session) -> Worker | None:
+    """Return the worker that came last, which may have left since."""
+    return session.scalars(select(Worker).order_by(Worker.created_at.desc()).limit(1)).first()
+
+
 def list_idle(session: Session, settings: Settings) -> set[str]:
     """Return the idle ones; a worker with a job shows itself by its lease."""
     return set(session.scalars(select(Worker.id).where(Worker.seen_at > _since(settings))))

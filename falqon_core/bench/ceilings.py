@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from falqon_core.bench.timing import median_seconds, what_went_wrong
-from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.errors import DeviceMissing
 from falqon_core.ops.scaled_mm import rowwise
+from falqon_core.train.device import why_no_gpu
 
 
 class Sizes(NamedTuple):
@@ -45,21 +46,12 @@ class Ceilings:
 
 
 def require_gpu() -> torch.device:
-    """Return the GPU. Raises `ConfigError` (param `device`) with what is missing."""
+    """Return the GPU. Raises `DeviceMissing` (param `device`) with what is missing."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    if torch.version.cuda is None:
-        missing = (
-            f"this torch ({torch.__version__}) is built for CPUs only; install a CUDA build, "
-            "see pytorch.org/get-started"
-        )
-    else:
-        missing = (
-            "torch sees no GPU; see whether `nvidia-smi` lists one and what CUDA_VISIBLE_DEVICES "
-            "says"
-        )
-    raise ConfigError(
-        f"device: the benchmark measures an NVIDIA GPU, and there is none to use here: {missing}",
+    raise DeviceMissing(
+        "device: the benchmark measures an NVIDIA GPU, and there is none to use here: "
+        f"{why_no_gpu()}",
         "device",
     )
 

@@ -279,6 +279,9 @@ class TrainConfig(BaseModel):
         "", description="shown in the model card; empty: the folder's name"
     )
     device: DeviceChoice = Field("auto", description="auto: a GPU if there is one")
+    device_name: str = Field(
+        "", description="price table entry that the GPU has to be; empty: any GPU will do"
+    )
     certificate: bool = Field(
         True,
         description="reload the exported files in another process and prove that they are the "

@@ -33,6 +33,12 @@ class ConfigError(UserError):
     code = "invalid_config"
 
 
+class DeviceMissing(ConfigError):
+    """The GPU that was promised is not here, or is another one; no CPU stands in for it."""
+
+    code = "device_missing"
+
+
 class DatasetError(UserError):
     code = "invalid_training_file"
 

@@ -26,7 +26,8 @@ from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
-from falqon_core.train.model import load_base_model, load_tokenizer, select_device
+from falqon_core.train.device import select_device
+from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.state import free_memory
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess

@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from falqon_core.contract.config import DeviceChoice
-from falqon_core.contract.errors import ConfigError, ModelError
+from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
     check_architecture,
     check_model_folder,
@@ -31,7 +30,6 @@ __all__ = [
     "load_base_model",
     "load_dimensions",
     "load_tokenizer",
-    "select_device",
 ]
 
 
@@ -48,18 +46,6 @@ def load_dimensions(folder: Path) -> ModelDimensions:
             "model",
         )
     return ModelDimensions.from_config(config)
-
-
-def select_device(choice: DeviceChoice) -> torch.device:
-    """A GPU where torch sees one, unless the CPU is asked for. Raises `ConfigError` (param
-    `device`) for "cuda" where there is none.
-    """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device: 'cuda' was asked for, but torch sees no GPU here; choose 'cpu' or 'auto'",
-            "device",
-        )
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
+from falqon_core.train.device import select_device
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.memory import OutOfMemoryGuard
 from falqon_core.train.model import (
@@ -22,7 +23,6 @@ from falqon_core.train.model import (
     load_base_model,
     load_dimensions,
     load_tokenizer,
-    select_device,
 )
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
@@ -47,7 +47,7 @@ def set_up(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    device = select_device(config.device)
+    device = select_device(config.device, config.device_name)
     dimensions = load_dimensions(config.model)
     tokenizer = load_tokenizer(config.model)
     set_template_defaults(tokenizer, config.recipe.chat_template_kwargs)

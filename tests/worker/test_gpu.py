@@ -5,25 +5,44 @@ import pytest
 
 from app.estimates.service import device_of
 from app.settings import Settings
+from tests.support.nvidia import H100, RTX_4090, install_driver
 from worker.gpu import detect
 
 
 def test_a_cpu_counts_its_cores() -> None:
-    assert detect(Settings(device="cpu", num_threads=3)) == ("cpu", 3)
-    assert detect(Settings(device="auto")) == ("cpu", len(os.sched_getaffinity(0)))
-    assert detect(Settings(device="h100")) == ("h100", 1)
+    assert detect(Settings(device="cpu", num_threads=3)) == ("cpu", 3, ())
+    assert detect(Settings(device="auto")) == ("cpu", len(os.sched_getaffinity(0)), ())
+    assert detect(Settings(device="h100")) == ("h100", 1, ())
 
 
-def test_a_gpu_that_no_training_uses_is_not_charged(
+def test_the_card_that_the_driver_names_is_estimated_and_charged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    machine = detect(Settings(device="auto"))
-    estimated, _ = device_of(Settings(device="auto"))
-    assert machine.device == estimated.name == "cpu"
+    install_driver(tmp_path, monkeypatch, H100)
+    settings = Settings(device="auto")
+    assert detect(settings) == ("h100", 1, (0,))
+    assert device_of(settings).device.name == "h100"
+
+
+def test_a_cpu_that_was_chosen_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_driver(tmp_path, monkeypatch, H100)
+    assert detect(Settings(device="cpu", num_threads=2)) == ("cpu", 2, ())
+
+
+def test_a_worker_has_only_cards_that_are_charged_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090, "NVIDIA RTX 6000")
+    assert detect(Settings(device="auto")) == ("rtx-4090", 1, (0, 2))
+    assert detect(Settings(device="h100")) == ("h100", 1, (1, 3))
+
+
+def test_a_card_without_a_price_trains_when_its_price_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, "NVIDIA RTX 6000")
+    assert detect(Settings(device="auto")).device == "cpu"
+    assert detect(Settings(device="l40s")) == ("l40s", 1, (0,))
 
 
 def test_an_unknown_device_is_refused_by_name() -> None:

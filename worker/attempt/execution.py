@@ -132,7 +132,9 @@ class Execution:
     def _execute_in_scratch(self) -> Outcome:
         name = f"{self._job.id}.{self._job.attempt}"
         with scratch(self._settings.work_dir / "attempts", name) as folder:
-            staged = stage(self._attempt.worker, self._job, folder, self._stop_policy.check)
+            staged = stage(
+                self._attempt.worker, self._job, self._machine, folder, self._stop_policy.check
+            )
             fault("after_staging")
             with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
                 outcome, finished = self._train(staged, folder, trackers)
@@ -165,7 +167,11 @@ class Execution:
             trackers.add,
         )
         trainer = self._trainer = TrainerProcess(
-            self._settings.trainer_command, staged.config, staged.output, folder / "trainer.log"
+            self._settings.trainer_command,
+            staged.config,
+            staged.output,
+            folder / "trainer.log",
+            self._machine.cards,
         )
         try:
             fault("after_trainer_start")

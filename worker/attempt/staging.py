@@ -20,6 +20,7 @@ from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
 from worker.disk_space import check_space
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.gpu import Machine
 from worker.model_cache import ModelCache
 
 log = structlog.get_logger()
@@ -36,7 +37,9 @@ class _Inputs(NamedTuple):
     checkpoints: list[Checkpoint]
 
 
-def stage(context: WorkerContext, job: Job, folder: Path, check: Callable[[], None]) -> Staged:
+def stage(
+    context: WorkerContext, job: Job, machine: Machine, folder: Path, check: Callable[[], None]
+) -> Staged:
     """Fetch what the attempt reads. `check` is called between files and may raise to give up.
     Raises `BaseMissing`.
     """
@@ -55,6 +58,8 @@ def stage(context: WorkerContext, job: Job, folder: Path, check: Callable[[], No
         validation_file=paths[1] if len(paths) > 1 else None,
         recipe=recipe,
         base_model_name=job.requested.model,
+        device="cuda" if machine.is_gpu else "cpu",
+        device_name=machine.device if machine.is_gpu else "",
         num_threads=context.settings.num_threads,
     )
     (folder / "config.json").write_text(config.model_dump_json())

@@ -9,6 +9,7 @@ from app.prices.service import price_of
 from app.workers import service as workers
 from falqon_core.fault_points import fault
 from worker.attempt.execution import Execution
+from worker.card_locks import lock_cards
 from worker.context import WorkerContext
 from worker.gpu import Machine
 from worker.outage import StorageOutage
@@ -24,13 +25,18 @@ class Supervisor:
         self._outage = StorageOutage(context)
 
     def execute_next(self) -> bool:
-        """Claim and execute the oldest runnable job; return False when there is none. While the
-        storage is away it waits.
+        """Claim and execute the oldest runnable job; return False when there is none, or no card
+        for it. While the storage is away it waits.
         """
         if not self._outage.wait_for_end():
             return False
+        with lock_cards(self.machine.cards, 1) as cards:
+            if self.machine.cards and not cards:
+                return False
+            return self._execute_next_on(self.machine._replace(cards=cards))
+
+    def _execute_next_on(self, machine: Machine) -> bool:
         context = self.context
-        machine = self.machine
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
             workers.mark_seen(session, context.owner, machine.device, machine.num_devices)

@@ -1,9 +1,12 @@
 """The trainer as a process."""
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.processes.nvidia import card_environment
+from app.processes.subprocess_env import offline_environment
 from worker.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
 WRITE_STACKS = signal.SIGUSR1  # of the trainer's threads, to its log
@@ -11,14 +14,27 @@ WRITE_STACKS_SECONDS = 1.0
 
 
 class TrainerProcess(CoreProcess):
-    def __init__(self, program: Sequence[str], config: Path, output: Path, log: Path) -> None:
+    """`cards`: indices of those that it sees; without any it sees what this process does."""
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        config: Path,
+        output: Path,
+        log: Path,
+        cards: Sequence[int] = (),
+    ) -> None:
         self._log = log
+        environment = offline_environment(os.environ)
+        if cards:
+            environment |= card_environment(cards)
         with log.open("ab") as stream:
             super().__init__(
                 program,
                 ["train", "--config", str(config), "--output", str(output)],
                 stdout=stream,
                 stderr=stream,
+                environment=environment,
             )
 
     def stop(self) -> None:

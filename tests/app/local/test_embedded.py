@@ -14,6 +14,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.support.backend import ROOT
 from tests.support.fake_trainer import FakeTrainer
+from tests.support.nvidia import H100, RTX_4090, install_driver
 from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
 
@@ -62,6 +63,20 @@ def test_it_is_ready_and_private(service: Service) -> None:
     assert httpx.get(f"{service.url}/healthz", headers={"host": "localhost"}).status_code == 200
     rebound = httpx.get(f"{service.url}/healthz", headers={"host": f"evil.example:{service.port}"})
     assert (rebound.status_code, rebound.json()["error"]["code"]) == (400, "unknown_host")
+
+
+def test_there_is_a_worker_for_each_card(
+    short_tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090)
+    service = Service(short_tmp / "cards")
+    try:
+        service.wait_until_up()
+        logs = {path.name for path in (service.folder / "logs").glob("worker-*")}
+        assert logs >= {"worker-gpu-0.log", "worker-gpu-1.log", "worker-cpu.log"}
+        assert len(service.pids("celery", "-Q", "gpu")) == 2, "the third is charged otherwise"
+    finally:
+        service.close()
 
 
 def test_a_job_runs(service: Service) -> None:

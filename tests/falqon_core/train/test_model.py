@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from falqon_core.contract.errors import ConfigError, ModelError
-from falqon_core.train.model import load_base_model, load_tokenizer, select_device
+from falqon_core.contract.errors import ModelError
+from falqon_core.train.model import load_base_model, load_tokenizer
 
 
 def test_a_model_comes_in_bf16_ready_to_train(tiny_folder: Path) -> None:
@@ -59,14 +59,3 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Pa
     )
     with pytest.raises(ModelError, match="tokenizer"):
         load_tokenizer(folder)
-
-
-def test_the_device_is_a_gpu_only_where_there_is_one(tiny_folder: Path) -> None:
-    assert load_base_model(tiny_folder, select_device("cpu")).device.type == "cpu"
-    if torch.cuda.is_available():
-        assert select_device("auto").type == select_device("cuda").type == "cuda"
-        return
-    assert select_device("auto").type == "cpu"
-    with pytest.raises(ConfigError, match="no GPU") as caught:
-        select_device("cuda")
-    assert caught.value.param == "device"

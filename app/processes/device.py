@@ -1,0 +1,34 @@
+"""What this machine trains on: what is set, or what its driver names. Said once, for estimates,
+claims, bills and the trainer.
+"""
+
+from app.processes.nvidia import Card, visible_cards
+from app.settings import Settings
+from falqon_core.estimate.devices import DEVICES, reported_device
+
+CPU = "cpu"
+
+
+def device_name(settings: Settings) -> str:
+    """Return the entry of the price table: with `auto` the first card's; the CPU where there is no
+    card, or one without a price.
+    """
+    if settings.device != "auto":
+        return settings.device
+    cards = visible_cards()
+    device = reported_device(cards[0].name) if cards else None
+    return CPU if device is None else device.name
+
+
+def training_cards(settings: Settings) -> tuple[int, ...]:
+    """Return the indices of the cards that may train: all are charged alike."""
+    name = device_name(settings)
+    if name == CPU:
+        return ()
+    return tuple(card.index for card in visible_cards() if _counts_as(card, name, settings))
+
+
+def _counts_as(card: Card, name: str, settings: Settings) -> bool:
+    """Return whether a card is charged as `name`; one without a price is where that was set."""
+    device = reported_device(card.name)
+    return device == DEVICES.get(name) if device is not None else settings.device == name

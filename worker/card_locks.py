@@ -1,0 +1,47 @@
+"""One job a card: a lock for each card of this machine, whoever asks for it and from whatever
+folder.
+
+The kernel drops a lock when its holder dies. What is given up: containers have a folder each, and
+do not see each other's locks.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def lock_cards(cards: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
+    """Hold the first `count` of the cards (by index) that nobody else holds; fewer where fewer are
+    free.
+    """
+    with ExitStack() as stack:
+        locked: list[int] = []
+        for card in cards:
+            if len(locked) == count:
+                break
+            with suppress(BlockingIOError):
+                stack.enter_context(_lock(lock_path(card)))
+                locked.append(card)
+        yield tuple(locked)
+
+
+def lock_path(card: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"falqon-card-{card}.lock"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which another user may have made. Raises `BlockingIOError`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
