@@ -21,8 +21,8 @@ from falqon_core.contract.messages import (
 from falqon_core.train.exporter import export_training
 from falqon_core.train.trainer import Trainer
 
-# A learning rate that overshoots: the validation loss falls and then rises, after 22 to 36 of the 60
-# steps; processors round sums in their own order, so none can be told the step.
+# A learning rate that overshoots: the validation loss falls and then rises, after 22 to 36 of the
+# 60 steps; processors round sums in their own order, so none can be told the step.
 RECIPE = {
     "rank": 8, "max_seq_length": 64, "batch_size": 8, "num_epochs": 20, "checkpoint_every": 100,
     "validation_fraction": 0.2,
