@@ -30,6 +30,7 @@ from falqon_core.ops.swiglu import (
     swiglu_forward,
 )
 from falqon_core.ops.topk import fold_rows
+from falqon_core.ops.transpose import transpose_codes
 
 EPS = 1e-5
 FASTER_WITH_HALF_SUMS = (
@@ -285,6 +286,10 @@ def _topk(s: Shapes, draw: Draw) -> Call:
     )
 
 
+def _transpose(s: Shapes, draw: Draw) -> Call:
+    return Call((draw.qdata(s.intermediate, s.hidden)[0],))
+
+
 def _flops(s: Shapes) -> float:
     return 2.0 * s.tokens * s.hidden * s.intermediate
 
@@ -332,6 +337,7 @@ LINES = (
     ),
     Line("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, _in_place),
     Line("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, _in_place),
+    Line("transpose codes", "[I, H]", transpose_codes, _transpose, _only),
     Line("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, _in_place),
     Line("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, _only),
     Line("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, _only),

@@ -15,11 +15,10 @@ Two storages, chosen by device once, when a model is converted:
                   ops/quantize.py); qdata is derived when a file is written. 2 bytes a weight,
                   because GEMMs on e4m3 are three times slower there. `simulate_fp8` rounds
                   activations and gradients as an FP8 GPU does.
-  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs a second copy of the W part,
-                  transposed, because grad_input contracts over the outputs and FP8 operands lie
-                  along the contraction; without them (`fp8=False`) qdata is dequantized to bf16
-                  layer by layer and multiplied with unrounded activations: the same memory less a
-                  copy, the same checkpoint, no speed.
+  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed anew for each
+                  grad_input, which contracts over the outputs (ops/transpose.py); without them
+                  (`fp8=False`) qdata is dequantized to bf16 layer by layer and multiplied with
+                  unrounded activations: the same memory, the same checkpoint, no speed.
 
 Backward of FP8: a weight's scale lies on the contraction axis of grad_input, so it is folded into
 the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_output * scale)
@@ -46,6 +45,7 @@ from falqon_core.ops.refresh import refresh_codes, refresh_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
 from falqon_core.ops.stochastic import fold_stochastic
 from falqon_core.ops.topk import fold_rows
+from falqon_core.ops.transpose import transpose_codes
 
 # of a base copy in host memory, on the device at a time: 32 MiB in bf16
 HOST_BLOCK_ELEMENTS = 2**24
@@ -211,10 +211,8 @@ class EmulatedWeight(PackedWeight):
 
 
 class Fp8Rows(RowsView):
-    def __init__(self, qdata: Tensor, qdata_t: Tensor | None, scale: Tensor) -> None:
-        """`qdata_t` is the second layout; an A has none."""
+    def __init__(self, qdata: Tensor, scale: Tensor) -> None:
         self._qdata = qdata
-        self._qdata_t = qdata_t
         self.scale = scale
 
     @property
@@ -228,8 +226,6 @@ class Fp8Rows(RowsView):
     def write(self, values: Tensor, scale: Tensor) -> None:
         self.scale.copy_(scale)
         self._qdata.copy_(codes_of(values, scale))
-        if self._qdata_t is not None:
-            self._qdata_t.copy_(self._qdata.t())
 
     def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
@@ -242,24 +238,20 @@ class Fp8Rows(RowsView):
         for start in range(0, num_rows, block):
             at = slice(start, start + block)
             base_block = base[at].to(device, non_blocking=True)
-            changed += refresh_codes(*self._layouts(at), base_block, delta[at], a, scaling)
+            changed += refresh_codes(
+                self._qdata[at], None, self.scale[at], base_block, delta[at], a, scaling
+            )
         return changed
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        return fold_rows(*self._layouts(), delta, a, rows)
+        return fold_rows(self._qdata, None, self.scale, delta, a, rows)
 
     def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        return fold_stochastic(*self._layouts(), delta, a, scaling, *key)
-
-    def _layouts(self, at: slice = slice(None)) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return both layouts and the scale of the rows `at`."""
-        qdata_t = None if self._qdata_t is None else self._qdata_t[:, at]
-        return self._qdata[at], qdata_t, self.scale[at]
+        return fold_stochastic(self._qdata, None, self.scale, delta, a, scaling, *key)
 
 
 class Fp8Weight(PackedWeight):
     qdata: Tensor
-    qdata_t: Tensor | None
     unit: Tensor
 
     def __init__(
@@ -273,16 +265,11 @@ class Fp8Weight(PackedWeight):
         self.fp8 = fp8
         self.rounds_activations = fp8
         qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
-        qdata_t = qdata.new_zeros(in_features, self.num_outputs) if fp8 else None
         self.register_buffer("qdata", qdata, persistent=False)
-        self.register_buffer("qdata_t", qdata_t, persistent=False)
         self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
 
     def _view(self, at: slice) -> Fp8Rows:
-        qdata_t = None
-        if self.qdata_t is not None and at.start < self.num_outputs:
-            qdata_t = self.qdata_t[:, at]
-        return Fp8Rows(self.qdata[at], qdata_t, self.scale[at])
+        return Fp8Rows(self.qdata[at], self.scale[at])
 
     def output(self, x: Tensor) -> Tensor:
         if not self.fp8:
@@ -297,7 +284,7 @@ class Fp8Weight(PackedWeight):
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
         scale = self.scale[: self.num_outputs]
-        if self.qdata_t is None:
+        if not self.fp8:
             weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
             return grad_output @ weight
         return self.grad_input_of_quantized(*quantize_codes(grad_output, scale.squeeze(1)))
@@ -306,8 +293,8 @@ class Fp8Weight(PackedWeight):
         """Return `grad_input` of a gradient whose product with the weight's scales is quantized per
         token already. Only with `fp8`.
         """
-        assert self.qdata_t is not None, "this weight has no second layout"
-        return scaled_mm(grad_output, scale, self.qdata_t, self.unit)
+        weight = transpose_codes(self.qdata[: self.num_outputs])
+        return scaled_mm(grad_output, scale, weight, self.unit)
 
 
 def new_packed_weight(

@@ -49,8 +49,8 @@ def gemm_codes(
     """x e4m3 [T, K], w e4m3 [O, K], both contiguous; scale_x fp32 [T, 1], scale_w fp32 [1, O] ->
     bf16 [T, O].
 
-    With `half`, |x| <= 1.75 (see `lower`). grad_input is the same product with the second layout of
-    the codes as w.
+    With `half`, |x| <= 1.75 (see `lower`). grad_input is the same product with the transposed codes
+    as w.
     """
     if half:
         blocks = zip(x.float().split(BLOCK_K, 1), w.float().split(BLOCK_K, 1), strict=True)
