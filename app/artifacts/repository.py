@@ -16,3 +16,13 @@ def find(session: Session, model_id: str, name: str) -> Artifact | None:
     return session.scalars(
         select(Artifact).where(Artifact.model_id == model_id, Artifact.name == name)
     ).one_or_none()
+
+
+def replace(session: Session, artifact: Artifact) -> Artifact | None:
+    """Add a file of a model. Returns the one of its name that gave way."""
+    before = find(session, artifact.model_id, artifact.name)
+    if before is not None:
+        session.delete(before)
+        session.flush()
+    session.add(artifact)
+    return before

@@ -50,6 +50,10 @@ def export_prefix(project_id: str, export_id: str, number: int) -> str:
     return f"projects/{project_id}/exports/{export_id}/{number}"
 
 
+def evaluation_card(project_id: str, evaluation_id: str, number: int) -> str:
+    return f"projects/{project_id}/evaluations/{evaluation_id}/{number}.md"
+
+
 def probe() -> str:
     """Return the key that is written to learn whether the storage takes writes."""
     return "probe"

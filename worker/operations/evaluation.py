@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.artifacts import repository as artifact_rows
+from app.catalogue import repository as catalogue
 from app.files import repository as files
+from app.garbage import orphans
 from app.jobs import internal_repository as jobs
-from app.models import Evaluation, File, Job
-from app.models.evaluation import AnswerScores, EvaluatedModel
+from app.models import Artifact, Evaluation, File, Job
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.operations import claims
+from app.storage import keys
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
 from falqon_core.records.line_parser import Parsed
 from worker.attempt.staging import fetch_data
 from worker.evaluation.asking import AT_ONCE, Asker, NotAnswered, Question, Refused
+from worker.evaluation.card import NAME as CARD
+from worker.evaluation.card import write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.grading import MissingField, fill, grade
 from worker.evaluation.rows import Row, choose, row_of
@@ -50,10 +55,27 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
-        result = compare(operation.plan, scores, heartbeat)
+        self._publish(operation, compare(operation.plan, scores, heartbeat))
+
+    def _publish(self, operation: Evaluation, result: EvaluationResult) -> None:
+        """Complete with the result, which is downloaded with the model, too."""
+        key = keys.evaluation_card(operation.project_id, operation.id, operation.attempts)
+        card = write_card(operation.plan, result).encode()
+        stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:
             if not claims.complete(session, operation, result=result):
                 raise OperationAbandoned
+            model_id = operation.plan.models[-1].model
+            model = catalogue.find_to_use(session, operation.project_id, model_id)
+            if model is None:  # deleted meanwhile
+                return
+            orphans.claim(session, key)
+            artifact = Artifact(model_id=model_id, name=CARD, storage_key=key, **stored._asdict())
+            before = artifact_rows.replace(session, artifact)
+            model.bytes += artifact.bytes
+            if before is not None:
+                model.bytes -= before.bytes
+                orphans.mark_orphaned(session, [before.storage_key])
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
         """Keep what was answered, for whoever looks and for the next attempt."""

@@ -1,5 +1,6 @@
 """Evaluations from the request to the result: a worker asks models through its own engine."""
 
+import hashlib
 import json
 import os
 import signal
@@ -124,6 +125,31 @@ def test_the_model_and_its_base_answer_the_same_rows(
         "p_value": 1,
         "verdict": "no_clear_difference",
     }
+
+
+def test_the_newest_evaluation_is_downloaded_with_the_model(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    model_id = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["fine_tuned_model"]
+
+    def files() -> dict[str, dict[str, Any]]:
+        url = f"/v1/models/{model_id}/artifacts"
+        return {file["name"]: file for file in tenant.http.get(url).json()["data"]}
+
+    before = files()
+    cards = []
+    for max_rows in (2, 3):
+        ask(tenant, job_id, max_rows=max_rows)
+        handler.poll()
+        file = files()["EVALUATION.md"]
+        card = tenant.http.get(f"/v1/models/{model_id}/artifacts/EVALUATION.md").content
+        assert hashlib.sha256(card).hexdigest() == file["sha256"]
+        cards.append(card.decode())
+    assert {name: files()[name] for name in before} == before, "what is certified stays as it was"
+    assert "the same 2 held-out rows" in cards[0]
+    assert "the same 3 held-out rows" in cards[1]
+    assert f"| {model_id} | not | 1.000 ± 0.000 | +0.000 ± 0.000 | 1.000 |" in cards[1]
 
 
 def test_the_rows_of_a_fraction_are_those_that_training_held_out(
