@@ -8,7 +8,7 @@ twice. Products count floating-point operations instead. What is given up: one s
 widths, and the small kernels of torch between ours, are in the seconds of a step only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,11 +16,22 @@ import torch
 from torch import Tensor
 
 from falqon_core.bench.timing import median_seconds, what_went_wrong
+from falqon_core.ops import samples
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.half_gemm import gemm_codes, lower
-from falqon_core.ops.quantize import dequantize, quantize_codes, quantize_rows
+from falqon_core.ops.quantize import quantize_codes, quantize_rows
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes, rms_norm_forward
+from falqon_core.ops.samples import (
+    Sample,
+    Values,
+    all_results,
+    codes_first,
+    codes_in_place,
+    codes_last,
+    result_alone,
+    sqnr_db,
+)
 from falqon_core.ops.scaled_mm import scaled_mm
 from falqon_core.ops.stochastic import fold_stochastic
 from falqon_core.ops.swiglu import (
@@ -47,22 +58,7 @@ class Shapes(NamedTuple):
     update_rows: int = 10
 
 
-class Draw:
-    """Random inputs on one device, the same at every call with the same sizes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._generator = torch.Generator(device).manual_seed(0)
-
-    def normal(
-        self, *shape: int, deviation: float = 1.0, dtype: torch.dtype = torch.bfloat16
-    ) -> Tensor:
-        return (
-            torch.randn(*shape, generator=self._generator, device=self.device)
-            .mul_(deviation)
-            .to(dtype)
-        )
-
+class Draw(samples.Draw):
     def qdata(self, *shape: int) -> tuple[Tensor, Tensor]:
         """e4m3 codes and fp32 scales [R, 1] of normal numbers."""
         return quantize_codes.oracle(self.normal(*shape))
@@ -76,10 +72,6 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]
     moved: int | None = None
     flops: float = 0.0
-
-
-# (arguments after the call, result) -> what is compared
-Values = Callable[[tuple[Any, ...], Any], Sequence[Tensor]]
 
 
 class Line(NamedTuple):
@@ -128,10 +120,8 @@ def measure_kernel(
 ) -> KernelResult:
     kernel = line.operator.kernels["cuda"]
     call = line.call(shapes, Draw(device))
-    expected = _values_of(line.operator.oracle, line, _copies(call.arguments))
-    values = _values_of(kernel, line, _copies(call.arguments))
-    noise = sqnr_db(values, expected)
-    del expected, values
+    sample = Sample(call.arguments, line.values)
+    noise = sqnr_db(sample.values_of(kernel), sample.values_of(line.operator.oracle))
     moved = (
         call.moved
         if call.moved is not None
@@ -141,62 +131,12 @@ def measure_kernel(
     return KernelResult(line.name, line.shape, "measured", seconds, moved, call.flops, noise)
 
 
-def sqnr_db(values: Iterable[Tensor], expected: Iterable[Tensor]) -> float | None:
-    """Return the dB of the worst of the tensors; None when all are equal bit for bit."""
-    noises = []
-    for value, exact in zip(values, expected, strict=True):
-        noise = torch.linalg.vector_norm(value.float() - exact.float(), dtype=torch.float64)
-        if noise > 0:
-            signal = torch.linalg.vector_norm(exact.float(), dtype=torch.float64)
-            noises.append(float(20 * torch.log10(signal / noise)))
-    return min(noises, default=None)
-
-
-def _values_of(
-    function: Callable[..., Any], line: Line, arguments: tuple[Any, ...]
-) -> Sequence[Tensor]:
-    return line.values(arguments, function(*arguments))
-
-
-def _copies(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x.clone() if isinstance(x, Tensor) else x for x in arguments)
-
-
 def _tensors(nested: Any) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, tuple):
         for inner in nested:
             yield from _tensors(inner)
-
-
-def _only(_: tuple[Any, ...], result: Tensor) -> Sequence[Tensor]:
-    return [result]
-
-
-def _all(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    return result
-
-
-def _codes(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    """(qdata, scale, anything else as it is)"""
-    return [dequantize(result[0], result[1], torch.float32), *result[2:]]
-
-
-def _codes_last(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    return [*result[:-2], dequantize(result[-2], result[-1], torch.float32)]
-
-
-def _in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
-    """Arguments (codes, their second layout, scale, ..), overwritten."""
-    qdata, qdata_t, scale = arguments[:3]
-    return [dequantize(qdata, scale, torch.float32), dequantize(qdata_t.t(), scale, torch.float32)]
-
-
-def _gate_and_up(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Draw both as one GEMM leaves them: side by side."""
-    gate, up = draw.normal(s.tokens, 2 * s.intermediate).chunk(2, -1)
-    return gate, up
 
 
 def _quantize(s: Shapes, draw: Draw) -> Call:
@@ -232,17 +172,19 @@ def _norm_codes(s: Shapes, draw: Draw) -> Call:
 
 
 def _swiglu(s: Shapes, draw: Draw) -> Call:
-    return Call(_gate_and_up(s, draw))
+    return Call(draw.halves(s.tokens, s.intermediate))
 
 
 def _swiglu_backward(s: Shapes, draw: Draw) -> Call:
-    return Call((draw.normal(s.tokens, s.intermediate), *_gate_and_up(s, draw)))
+    return Call((draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate)))
 
 
 def _swiglu_codes_backward(s: Shapes, draw: Draw) -> Call:
     """Count all of it: both gradients and their codes are results."""
     scales = (draw.qdata(s.intermediate, 16)[1].squeeze(1) for _ in range(2))
-    return Call((draw.normal(s.tokens, s.intermediate), *_gate_and_up(s, draw), *scales))
+    return Call(
+        (draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate), *scales)
+    )
 
 
 def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -320,34 +262,34 @@ def _gemm(half: bool) -> Callable[[Shapes, Draw], Call]:
 
 
 LINES = (
-    Line("quantize", "[T, H]", quantize_codes, _quantize, _codes),
-    Line("quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, _codes),
-    Line("rms_norm forward", "[T, H]", rms_norm_forward, _norm, _all),
-    Line("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, _only),
-    Line("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, _codes),
-    Line("swiglu forward", "[T, I]", swiglu_forward, _swiglu, _only),
-    Line("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, _all),
-    Line("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, _codes),
+    Line("quantize", "[T, H]", quantize_codes, _quantize, codes_first),
+    Line("quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, codes_first),
+    Line("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
+    Line("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
+    Line("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
+    Line("swiglu forward", "[T, I]", swiglu_forward, _swiglu, result_alone),
+    Line("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, all_results),
+    Line("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, codes_first),
     Line(
         "swiglu backward to codes",
         "[T, 2I]",
         swiglu_codes_backward,
         _swiglu_codes_backward,
-        _codes_last,
+        codes_last,
     ),
-    Line("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, _in_place),
-    Line("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, _in_place),
-    Line("transpose codes", "[I, H]", transpose_codes, _transpose, _only),
-    Line("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, _in_place),
-    Line("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, _only),
-    Line("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, _only),
-    Line("own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), _only),
+    Line("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, codes_in_place),
+    Line("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, codes_in_place),
+    Line("transpose codes", "[I, H]", transpose_codes, _transpose, result_alone),
+    Line("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
+    Line("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
+    Line("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
+    Line("own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone),
     Line(
         "own GEMM, FP16 sums",
         "[T, H] x [I, H]",
         gemm_codes,
         _gemm(half=True),
-        _only,
+        result_alone,
         FASTER_WITH_HALF_SUMS,
     ),
 )

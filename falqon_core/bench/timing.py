@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from falqon_core.ops.kernels import triton
+from falqon_core.ops.self_check import first_line
 
 WARM_UP_MS = 50
 
@@ -50,5 +51,4 @@ class Deadline:
 
 def what_went_wrong(error: Exception) -> str:
     """Return one line for the table."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"failed: {type(error).__name__}: {text}"[:160]
+    return f"failed: {first_line(error)}"

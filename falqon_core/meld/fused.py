@@ -12,8 +12,9 @@ Each line is one autograd function, because codes have no gradient that could pa
 compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another, with the same rounding.
 For backward they keep x A^T, the input of each norm with 1 / rms, gate and up; nothing else.
 
-A layer is fused when it is of a known architecture and both groups and down lie on codes for FP8
-GEMMs; all others stay as they are. What is given up: attention's output and the gradients that
+A layer is fused when it is of a known architecture, both groups and down lie on codes for FP8
+GEMMs, and the kernels that fuse have proved themselves on the device; all others stay as they
+are. What is given up: attention's output and the gradients that
 reach q, k and v, o and down are still read once to be quantized, and the sum that leaves the layer
 is not part of the next one's norm; a layer with biases in its MLP is not fused.
 """
@@ -31,6 +32,7 @@ from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_backward, rms_norm_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 
+FUSING = (rms_norm_codes, swiglu_codes_forward, swiglu_codes_backward)
 DECODER_LAYERS = {
     "LlamaDecoderLayer",
     "MistralDecoderLayer",
@@ -213,8 +215,11 @@ def _fits(layer: nn.Module) -> bool:
         [mlp.gate_proj, mlp.up_proj],
         [mlp.down_proj],
     )
-    return all(_on_codes(group) for group in groups) and all(
-        linear.bias is None for group in groups[1:] for linear in group
+    if not all(_on_codes(group) for group in groups):
+        return False
+    device = mlp.down_proj.delta.device
+    return all(linear.bias is None for group in groups[1:] for linear in group) and all(
+        operator.fault(device) is None for operator in FUSING
     )
 
 

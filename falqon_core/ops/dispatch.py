@@ -2,14 +2,22 @@
 
 `@operator` turns an oracle into a callable that looks at the device of its first tensor. A kernel
 for a device is added with `some_operator.kernels["cuda"] = kernel`; it takes the same arguments and
-is tested against `some_operator.oracle`. What is given up: no choice by shape or dtype here; a
+is tested against `some_operator.oracle`. Beside the oracle stand the small inputs on which a kernel
+has to prove itself on the device at hand (`ops/self_check.py`); one that does not is left alone
+there, and the oracle computes in its place. What is given up: no choice by shape or dtype here; a
 kernel that cannot do a shape must pad or call the oracle itself.
 """
 
-from collections.abc import Callable
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+from falqon_core.ops import self_check
+from falqon_core.ops.samples import Samples
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,7 +27,42 @@ class operator(Generic[P, R]):
     def __init__(self, oracle: Callable[Concatenate[Tensor, P], R]) -> None:
         self.oracle = oracle
         self.kernels: dict[str, Callable[Concatenate[Tensor, P], R]] = {}
+        self.samples: Samples | None = None
+        self.name = f"{oracle.__module__.rpartition('.')[2]}.{oracle.__name__}"
         self.__doc__ = oracle.__doc__
 
     def __call__(self, first: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.kernels.get(first.device.type, self.oracle)(first, *args, **kwargs)
+        kernel = self.kernels.get(first.device.type)
+        if kernel is None or self_check.fault_of(self, kernel, first.device) is not None:
+            return self.oracle(first, *args, **kwargs)
+        return kernel(first, *args, **kwargs)
+
+    def tried_on(self, samples: Samples) -> Samples:
+        """Decorate the function that yields the inputs on which kernels prove themselves."""
+        self.samples = samples
+        return samples
+
+    def fault(self, device: torch.device) -> str | None:
+        """Return why the kernel for `device` is not used there; None where it is, or there is
+        none.
+        """
+        kernel = self.kernels.get(device.type)
+        return None if kernel is None else self_check.fault_of(self, kernel, device)
+
+
+def operators() -> "Iterator[operator[..., Any]]":
+    """Yield every operator of this package."""
+    package = importlib.import_module("falqon_core.ops")
+    for module in pkgutil.iter_modules(package.__path__):
+        name = f"{package.__name__}.{module.name}"
+        for value in vars(importlib.import_module(name)).values():
+            if isinstance(value, operator) and value.oracle.__module__ == name:
+                yield value
+
+
+def faults_on(device: torch.device) -> dict[str, str]:
+    """Try every kernel for `device`, unless that is known already. Return why each that is not used
+    there is not, by the operator's name.
+    """
+    faults = {each.name: each.fault(device) for each in operators()}
+    return {name: fault for name, fault in faults.items() if fault is not None}

@@ -19,11 +19,14 @@ rows and matters on rows whose amax exceeds a hundred times their usual magnitud
 caller that forgets to lower gets infinities, not slightly wrong numbers.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import Build, jit, round_to, tl
+from falqon_core.ops.samples import Draw, Sample, result_alone
 
 HEADROOM = 256.0
 BLOCK_M, BLOCK_N, BLOCK_K, NUM_WARPS, NUM_STAGES = (
@@ -60,6 +63,15 @@ def gemm_codes(
     else:
         total = x.float() @ w.float().t()
     return (total * scale_x * scale_w).bfloat16()
+
+
+@gemm_codes.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    x, w = draw.codes(9, 96), draw.codes(48, 96)
+    scale_x, scale_w = draw.scales(9, 1), draw.scales(1, 48)
+    yield Sample((x, w, scale_x, scale_w), result_alone)
+    lowered, scale_lowered = lower(x, scale_x)
+    yield Sample((lowered, w, scale_lowered, scale_w, True), result_alone)
 
 
 @jit

@@ -17,6 +17,8 @@ casting to float8 and back (1.5 against 2.9 ms for a refresh of 1536 x 576 in ro
 cores with AVX512). What is given up: rows that hold NaN or infinity are undefined.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -34,11 +36,26 @@ from falqon_core.ops.kernels import (
     to_e4m3,
     warps_of,
 )
+from falqon_core.ops.samples import Draw, Sample, codes_first
 
 E4M3_MAX = 448.0  # 0.875 * 2^9
 _MIN_NORMAL = 2.0**-6
 _EXPONENT_BITS = 0x7F800000
 _MAGIC = 1.5 * 2.0**20  # 23 mantissa bits of fp32, of which 3 are to be left
+
+
+# of the fp32 values that an oracle holds at a time: 32 MiB, where a whole weight may be a gigabyte
+BLOCK_ELEMENTS = 2**23
+
+
+def row_blocks(shape: torch.Size, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """Yield slices that cover the rows of [R, C], of at most `elements` elements where a row has
+    fewer.
+    """
+    num_rows, num_columns = shape
+    block = max(1, elements // num_columns)
+    for start in range(0, num_rows, block):
+        yield slice(start, min(start + block, num_rows))
 
 
 def power_of_two_scale(amax: Tensor) -> Tensor:
@@ -101,6 +118,12 @@ def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tenso
         x = (x * column_scale).to(x.dtype)
     values, scale = quantize_rows(x)
     return codes_of(values, scale), scale
+
+
+@quantize_codes.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    yield Sample((draw.normal(9, 208),), codes_first)
+    yield Sample((draw.normal(9, 208), draw.scales(208)), codes_first)
 
 
 @jit

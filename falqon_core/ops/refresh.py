@@ -14,14 +14,23 @@ instead of keeping sums, since A is small and stays in cache. The tensor cores a
 than the oracle, so a value within fp32 rounding of a tie may fall to the other neighbour.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
 from falqon_core.ops.matmul import matmul
-from falqon_core.ops.quantize import codes_of, power_of_two_scale, round_to_grid_, row_amax
+from falqon_core.ops.quantize import (
+    codes_of,
+    power_of_two_scale,
+    round_to_grid_,
+    row_amax,
+    row_blocks,
+)
 from falqon_core.ops.row_tiles import build, launch, low_rank_tile, write_tile
+from falqon_core.ops.samples import Draw, Sample, codes_in_place
 
 BLOCK_ELEMENTS = 2**18  # 1 MiB of fp32: measured best from 2^17 to 2^19 with 1 MiB of L2 per core
 
@@ -37,9 +46,7 @@ def refresh_rows(
     """
     scaled = (delta * scaling).to(base.dtype)
     changed = torch.zeros((), dtype=torch.int64, device=rows.device)
-    block = max(1, BLOCK_ELEMENTS // base.shape[1])
-    for start in range(0, base.shape[0], block):
-        at = slice(start, start + block)
+    for at in row_blocks(base.shape, BLOCK_ELEMENTS):
         values = base[at].to(torch.float32, copy=True).add_(matmul(scaled[at], a))
         scale[at] = power_of_two_scale(row_amax(values))
         new = round_to_grid_(values, scale[at]).to(rows.dtype)
@@ -66,14 +73,26 @@ def refresh_codes(
     [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. ->
     changed codes, int64 [].
     """
-    values = base.float().addmm_((delta * scaling).to(base.dtype).float(), a.float())
-    scale.copy_(power_of_two_scale(row_amax(values)))
-    new = codes_of(round_to_grid_(values, scale), scale)
-    changed = torch.count_nonzero(qdata.view(torch.uint8) != new.view(torch.uint8))
-    qdata.copy_(new)
-    if qdata_t is not None:
-        qdata_t.copy_(new.t())
+    scaled = (delta * scaling).to(base.dtype).float()
+    a = a.float()
+    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    for at in row_blocks(base.shape):
+        values = base[at].to(torch.float32, copy=True).addmm_(scaled[at], a)
+        scale[at] = power_of_two_scale(row_amax(values))
+        new = codes_of(round_to_grid_(values, scale[at]), scale[at])
+        changed += torch.count_nonzero(qdata[at].view(torch.uint8) != new.view(torch.uint8))
+        qdata[at] = new
+        if qdata_t is not None:
+            qdata_t[:, at] = new.t()
     return changed
+
+
+@refresh_codes.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    codes = draw.codes(48, 144)
+    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    delta = draw.normal(48, 16, dtype=torch.float32)
+    yield Sample((*weight, draw.normal(48, 144), delta, draw.normal(16, 144), 0.5), codes_in_place)
 
 
 @jit

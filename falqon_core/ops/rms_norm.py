@@ -13,6 +13,7 @@ activations through memory. What is given up: no gradient for the weight, and ro
 `MAX_BLOCK` (wider than the models we know) are left to the oracle.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from falqon_core.ops.kernels import (
     warps_of,
 )
 from falqon_core.ops.quantize import quantize_codes
+from falqon_core.ops.samples import Draw, Sample, all_results, codes_first, result_alone
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -53,6 +55,11 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
     return weight * (x32 * inverse_rms).to(x.dtype), inverse_rms
 
 
+@rms_norm_forward.tried_on
+def _forward_samples(draw: Draw) -> Iterator[Sample]:
+    yield Sample((draw.normal(9, 208), draw.normal(208), 1e-5), all_results)
+
+
 @operator
 def rms_norm_backward(
     grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
@@ -64,6 +71,13 @@ def rms_norm_backward(
     grad = (grad_output * weight).float()
     mean = torch.linalg.vecdot(grad, normed).unsqueeze(-1).div_(x.shape[-1])
     return grad.addcmul_(normed, mean, value=-1).mul_(inverse_rms).to(x.dtype)
+
+
+@rms_norm_backward.tried_on
+def _backward_samples(draw: Draw) -> Iterator[Sample]:
+    grad_output, x, weight = draw.normal(9, 208), draw.normal(9, 208), draw.normal(208)
+    inverse_rms = rms_norm_forward.oracle(x, weight, 1e-5)[1]
+    yield Sample((grad_output, x, weight, inverse_rms), result_alone)
 
 
 @operator
@@ -80,6 +94,12 @@ def rms_norm_codes(
     total = x if residual is None else x + residual
     y, inverse_rms = rms_norm_forward.oracle(total, weight, eps)
     return *quantize_codes.oracle(y), total, inverse_rms
+
+
+@rms_norm_codes.tried_on
+def _codes_samples(draw: Draw) -> Iterator[Sample]:
+    for residual in (None, draw.normal(9, 208)):
+        yield Sample((draw.normal(9, 208), residual, draw.normal(208), 1e-5), codes_first)
 
 
 @jit

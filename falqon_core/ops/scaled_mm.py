@@ -24,15 +24,16 @@ the unit_scale GEMM.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.half_gemm import gemm_codes
+from falqon_core.ops.half_gemm import gemm_codes_triton
 from falqon_core.ops.quantize import dequantize
+from falqon_core.ops.samples import Draw, Sample, result_alone
 
 ALIGNMENT = 16  # of K and N, in elements
 MAX_PROBED_ROWS = 2048
@@ -53,6 +54,13 @@ def scaled_mm(
     """
     check_operands(a, b)
     return dequantize(a, a_scale) @ dequantize(b, b_scale).t()
+
+
+@scaled_mm.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    operands = draw.codes(9, 96), draw.scales(9, 1), draw.codes(48, 96), draw.scales(48, 1)
+    for fast_accumulation in (False, True):
+        yield Sample((*operands, fast_accumulation), result_alone)
 
 
 def check_operands(a: Tensor, b: Tensor) -> None:
@@ -99,8 +107,10 @@ def unit_scale(
 
 
 def own(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool) -> Tensor:
-    """Multiply with sums in FP32, whatever is asked for."""
-    return gemm_codes(a, b, a_scale, b_scale.t())
+    """Multiply with sums in FP32, whatever is asked for; by the kernel alone, for the oracle behind
+    it would make any device look as if it multiplied codes.
+    """
+    return gemm_codes_triton(a, b, a_scale, b_scale.t())
 
 
 def first_exact(
@@ -133,7 +143,7 @@ def has_fp8_gemm(device: torch.device) -> bool:
     """Return whether `device` multiplies codes; False means that `scaled_mm` would dequantize both
     operands to bf16.
     """
-    return all(
+    return scaled_mm.fault(device) is None and all(
         gemm_for(device, MAX_PROBED_ROWS, fast) is not scaled_mm.oracle for fast in (True, False)
     )
 

@@ -22,13 +22,16 @@ in about 2^20 elements such a bit decides a rounding. Ranks that run the same ke
 bit.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
-from falqon_core.ops.quantize import codes_of, power_of_two_scale, row_amax
+from falqon_core.ops.quantize import power_of_two_scale, row_amax, row_blocks
 from falqon_core.ops.row_tiles import build, launch, low_rank_tile, write_tile
+from falqon_core.ops.samples import Draw, Sample, codes_in_place
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -57,15 +60,15 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Ten
 
 
 def random_bits(
-    num_rows: int, num_columns: int, seed: int, step: int, layer_index: int, device: torch.device
+    rows: slice, num_columns: int, seed: int, step: int, layer_index: int, device: torch.device
 ) -> Tensor:
-    """Return int64 [num_rows, num_columns], each 32 random bits; seed, step and layer_index lie in
+    """Return int64 [rows, num_columns], each 32 random bits; seed, step and layer_index lie in
     [0, 2^31).
     """
-    row = torch.arange(num_rows, device=device)[:, None]
+    row = torch.arange(rows.start, rows.stop, device=device)[:, None]
     quad = torch.arange(-(-num_columns // 4), device=device)[None, :]
     words = philox((quad, row, step, layer_index), (seed, 0))
-    return torch.stack(torch.broadcast_tensors(*words), 2).reshape(num_rows, -1)[:, :num_columns]
+    return torch.stack(torch.broadcast_tensors(*words), 2).flatten(1)[:, :num_columns]
 
 
 def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
@@ -99,16 +102,27 @@ def fold_stochastic(
     rounded to bf16, their product is fp32. seed, step and layer_index (the layer's place within
     the model) are integers in [0, 2^31). -> changed codes, int64 [].
     """
-    values = (qdata.float() * scale).addmm_((delta * scaling).to(a.dtype).float(), a.float())
-    scale.copy_(power_of_two_scale(row_amax(values)))
-    num_rows, num_columns = qdata.shape
-    bits = random_bits(num_rows, num_columns, seed, step, layer_index, qdata.device)
-    new = codes_of(round_stochastically(values / scale, bits), torch.ones_like(scale))
-    changed = torch.count_nonzero(qdata.float() != new.float())
-    qdata.copy_(new)
-    if qdata_t is not None:
-        qdata_t.copy_(new.t())
+    scaled = (delta * scaling).to(a.dtype).float()
+    a = a.float()
+    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    for at in row_blocks(qdata.shape):
+        values = (qdata[at].float() * scale[at]).addmm_(scaled[at], a)
+        scale[at] = power_of_two_scale(row_amax(values))
+        bits = random_bits(at, qdata.shape[1], seed, step, layer_index, qdata.device)
+        new = round_stochastically(values / scale[at], bits).to(torch.float8_e4m3fn)
+        changed += torch.count_nonzero(qdata[at].float() != new.float())
+        qdata[at] = new
+        if qdata_t is not None:
+            qdata_t[:, at] = new.t()
     return changed
+
+
+@fold_stochastic.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    codes = draw.codes(48, 144)
+    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    delta = draw.normal(48, 16, dtype=torch.float32)
+    yield Sample((*weight, delta, draw.normal(16, 144), 0.5, 5, 3, 2), codes_in_place)
 
 
 @jit

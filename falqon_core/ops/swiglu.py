@@ -11,6 +11,7 @@ the last bits of the fp32 exponential. What is given up: one silu more in backwa
 a third of the memory of the widest activations.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from falqon_core.ops.kernels import (
     warps_of,
 )
 from falqon_core.ops.quantize import quantize_codes
+from falqon_core.ops.samples import Draw, Sample, all_results, codes_first, codes_last, result_alone
 
 ELEMENTWISE_BLOCK = 1024  # columns of one program where nothing is reduced over the row
 
@@ -40,6 +42,9 @@ ELEMENTWISE_BLOCK = 1024  # columns of one program where nothing is reduced over
 def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     """gate, up [..., I] of one dtype -> [..., I]."""
     return F.silu(gate).mul_(up)
+
+
+swiglu_forward.tried_on(lambda draw: [Sample(draw.halves(9, 208), result_alone)])
 
 
 @operator
@@ -56,12 +61,20 @@ def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tens
     return grad_gate, grad_up
 
 
+swiglu_backward.tried_on(
+    lambda draw: [Sample((draw.normal(9, 208), *draw.halves(9, 208)), all_results)]
+)
+
+
 @operator
 def swiglu_codes_forward(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """gate, up [T, I] of one dtype, rows at any stride -> (qdata float8_e4m3fn [T, I], scale fp32
     [T, 1]) of swiglu, per token.
     """
     return quantize_codes.oracle(swiglu_forward.oracle(gate, up))
+
+
+swiglu_codes_forward.tried_on(lambda draw: [Sample(draw.halves(9, 208), codes_first)])
 
 
 @operator
@@ -78,6 +91,12 @@ def swiglu_codes_backward(
     qdata, scale = quantize_codes.oracle(grads, torch.cat([gate_scale, up_scale]))
     grad_gate, grad_up = grads.chunk(2, -1)
     return grad_gate, grad_up, qdata, scale
+
+
+@swiglu_codes_backward.tried_on
+def _codes_backward_samples(draw: Draw) -> Iterator[Sample]:
+    scales = draw.scales(208), draw.scales(208)
+    yield Sample((draw.normal(9, 208), *draw.halves(9, 208), *scales), codes_last)
 
 
 @jit

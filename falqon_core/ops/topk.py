@@ -10,12 +10,15 @@ block of columns, and the sum is that of fp32 in the order of the ranks. What is
 rule: a step smaller than half a code is lost; by the kernel: reuse of A between rows.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, tl, to_e4m3
 from falqon_core.ops.quantize import E4M3_MAX, codes_of, round_to_grid_
+from falqon_core.ops.samples import Draw, Sample, codes_in_place
 
 
 @operator
@@ -39,6 +42,15 @@ def fold_rows(
     if qdata_t is not None:
         qdata_t.view(torch.uint8)[:, rows] = new.view(torch.uint8).t()
     return torch.count_nonzero(old.float() != new.float())
+
+
+@fold_rows.tried_on
+def _samples(draw: Draw) -> Iterator[Sample]:
+    codes = draw.codes(48, 144)
+    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    delta = draw.normal(48, 16, dtype=torch.float32)
+    rows = torch.tensor([40, 3, 17], device=draw.device)
+    yield Sample((*weight, delta, draw.normal(16, 144), rows), codes_in_place)
 
 
 @jit

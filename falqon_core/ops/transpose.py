@@ -12,6 +12,7 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import Build, jit, tl
+from falqon_core.ops.samples import Sample, result_alone
 
 BLOCK = 128  # rows and columns of a tile: whole sectors are read and written
 NUM_WARPS = 8
@@ -21,6 +22,9 @@ NUM_WARPS = 8
 def transpose_codes(qdata: Tensor) -> Tensor:
     """qdata float8_e4m3fn [O, I], contiguous -> [I, O], contiguous, the same bits."""
     return qdata.view(torch.uint8).t().contiguous().view(qdata.dtype)
+
+
+transpose_codes.tried_on(lambda draw: [Sample((draw.codes(48, 144),), result_alone)])
 
 
 @jit

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ WORDS = [
     "at",
     "dawn",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _verdicts_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What kernels proved here is forgotten with the tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

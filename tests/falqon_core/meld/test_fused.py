@@ -4,6 +4,7 @@ the operators are their oracles, so every number is the same bit for bit.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.meld import convert, linear, packed_weight
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
-from falqon_core.meld.fused import FusedDecoderLayer, normed_linears, normed_swiglu
+from falqon_core.meld.fused import FUSING, FusedDecoderLayer, normed_linears, normed_swiglu
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.meld.update import Anchored
@@ -357,6 +358,20 @@ def test_layers_that_are_melded_in_part_are_not_fused(target_modules: tuple[str,
         Anchored(),
     )
     assert {type(layer).__name__ for layer in model.model.layers} == {"LlamaDecoderLayer"}
+
+
+@pytest.mark.usefixtures("on_codes")
+@pytest.mark.parametrize("kernel", FUSING, ids=lambda kernel: kernel.name)
+def test_a_layer_is_not_fused_where_a_kernel_that_fuses_is_wrong(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(first: Tensor, *rest: object) -> object:
+        return kernel.oracle(first.flip(0), *rest)
+
+    monkeypatch.setitem(kernel.kernels, KERNEL_DEVICE, broken)
+    model = tiny_model("llama", **ALIGNED, num_hidden_layers=1).to(KERNEL_DEVICE)
+    melded(model)
+    assert not isinstance(model.model.layers[0], FusedDecoderLayer)
 
 
 @pytest.mark.usefixtures("on_codes")

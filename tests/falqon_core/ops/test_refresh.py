@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
 from falqon_core.ops import refresh
-from falqon_core.ops.quantize import quantize_codes, quantize_rows
+from falqon_core.ops.quantize import quantize_codes, quantize_rows, row_blocks
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, among_others, codes_apart, equal_codes
 
 
@@ -81,3 +83,17 @@ def test_without_a_delta_the_kernel_changes_nothing_and_needs_no_second_layout()
     )
     assert equal_codes(qdata, original)
     assert torch.equal(scale, kept_scale)
+
+
+def test_the_oracle_gives_the_same_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are exact, so that another shape of the product cannot show."""
+    *weight, base, delta, a = refresh_arguments(33, 130, 5)
+    delta = (delta * 256).round() / 256
+    a = a.mul(8).round()
+    base = base.mul(64).round()
+    parts = [x.clone() for x in weight]
+    changed = refresh.refresh_codes.oracle(*weight, base, delta, a, 0.5)
+    monkeypatch.setattr(refresh, "row_blocks", partial(row_blocks, elements=4 * 130))
+    assert refresh.refresh_codes.oracle(*parts, base, delta, a, 0.5) == changed > 0
+    for ours, expected in zip(parts, weight, strict=True):
+        assert torch.equal(ours.float(), expected.float())

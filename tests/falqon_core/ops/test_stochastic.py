@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from falqon_core.ops.quantize import quantize_codes, quantize_rows
+from falqon_core.ops import stochastic
+from falqon_core.ops.quantize import quantize_codes, quantize_rows, row_blocks
 from falqon_core.ops.stochastic import (
     fold_stochastic,
     fold_stochastic_triton,
@@ -39,20 +41,26 @@ def test_the_generator_gives_the_published_answers(
 
 def test_bits_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:
     def bits(
-        rows: int = 6, columns: int = 9, seed: int = 1, step: int = 2, layer: int = 3
+        rows: int = 6,
+        columns: int = 9,
+        seed: int = 1,
+        step: int = 2,
+        layer: int = 3,
+        first: int = 0,
     ) -> Tensor:
-        return random_bits(rows, columns, seed, step, layer, torch.device("cpu"))
+        return random_bits(slice(first, rows), columns, seed, step, layer, torch.device("cpu"))
 
     assert torch.equal(bits(), bits())
     # not on the shape around an element
     assert torch.equal(bits(rows=100, columns=50)[:6, :9], bits())
+    assert torch.equal(bits(first=2), bits()[2:])
     for other in (bits(seed=2), bits(step=3), bits(layer=4)):
         assert (other != bits()).all()
     assert bits().unique().numel() == 54
 
 
 def test_a_value_on_the_grid_stays_and_any_other_goes_to_a_neighbour() -> None:
-    bits = random_bits(1, GRID.numel(), 0, 0, 0, torch.device("cpu"))[0]
+    bits = random_bits(slice(0, 1), GRID.numel(), 0, 0, 0, torch.device("cpu"))[0]
     assert torch.equal(round_stochastically(GRID, bits), GRID)
     assert torch.equal(round_stochastically(GRID, torch.full_like(bits, ONES)), GRID)
     between = GRID[:-1] + (GRID[1:] - GRID[:-1]) * 0.3
@@ -69,7 +77,7 @@ def test_the_mean_over_many_draws_is_the_value() -> None:
         [torch.tensor([1e-4, 0.003, 0.0151, 0.3, -1.03, 17.2, -440.0]), torch.randn(50) * 20]
     )
     draws = 20_000
-    bits = random_bits(draws, values.numel(), 5, 0, 0, torch.device("cpu"))
+    bits = random_bits(slice(0, draws), values.numel(), 5, 0, 0, torch.device("cpu"))
     mean = round_stochastically(values.expand(draws, -1).contiguous(), bits).double().mean(0)
     above = torch.searchsorted(GRID, values)
     spacing = GRID[above] - GRID[above - 1]
@@ -138,6 +146,16 @@ def test_nothing_moves_without_a_step_and_another_step_or_layer_rounds_otherwise
     assert equal_codes(folded(2, 3), folded(2, 3))
     assert not equal_codes(folded(2, 3), folded(3, 3))
     assert not equal_codes(folded(2, 3), folded(2, 4))
+
+
+def test_the_oracle_gives_the_same_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are exact, so that another shape of the product cannot show."""
+    whole, parts = (arguments(33, 130, 5, exact=True) for _ in range(2))
+    changed = fold_stochastic.oracle(*whole, 0.5, 7, 16, 1)
+    monkeypatch.setattr(stochastic, "row_blocks", partial(row_blocks, elements=4 * 130))
+    assert fold_stochastic.oracle(*parts, 0.5, 7, 16, 1) == changed
+    for ours, expected in zip(parts, whole, strict=True):
+        assert torch.equal(ours.float(), expected.float())
 
 
 def test_folds_far_smaller_than_a_code_add_up_on_average() -> None:

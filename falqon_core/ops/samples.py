@@ -1,0 +1,94 @@
+"""Small inputs on which an operator is tried, and how two results of it are compared.
+
+Compared are the values that results stand for: codes times scales, because two pairs of codes and
+scales may mean the same number.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# (arguments after the call, its result) -> what is compared
+Values = Callable[[tuple[Any, ...], Any], Sequence[Tensor]]
+
+
+class Draw:
+    """Random inputs on one device, the same at every call with the same sizes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._generator = torch.Generator(device).manual_seed(0)
+
+    def normal(
+        self, *shape: int, deviation: float = 1.0, dtype: torch.dtype = torch.bfloat16
+    ) -> Tensor:
+        return (
+            torch.randn(*shape, generator=self._generator, device=self.device)
+            .mul_(deviation)
+            .to(dtype)
+        )
+
+    def halves(self, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
+        """Draw two [num_rows, num_columns] as one GEMM leaves them: side by side."""
+        left, right = self.normal(num_rows, 2 * num_columns).chunk(2, -1)
+        return left, right
+
+    def scales(self, *shape: int) -> Tensor:
+        """Return powers of two from 2^-8 to 2^-5, fp32."""
+        exponents = torch.randint(-8, -4, shape, generator=self._generator, device=self.device)
+        return exponents.float().exp2()
+
+    def codes(self, *shape: int) -> Tensor:
+        """Return normal numbers of up to a few dozens as float8_e4m3fn."""
+        return self.normal(*shape, deviation=16.0).to(torch.float8_e4m3fn)
+
+
+def result_alone(_: tuple[Any, ...], result: Tensor) -> Sequence[Tensor]:
+    return [result]
+
+
+def all_results(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    return result
+
+
+def codes_first(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """(qdata, scale, anything else as it is)"""
+    return [result[0].float() * result[1], *result[2:]]
+
+
+def codes_last(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    return [*result[:-2], result[-2].float() * result[-1]]
+
+
+def codes_in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
+    """Arguments (codes, their second layout, scale, ..), overwritten."""
+    qdata, qdata_t, scale = arguments[:3]
+    return [qdata.float() * scale, qdata_t.t().float() * scale]
+
+
+class Sample(NamedTuple):
+    arguments: tuple[Any, ...]
+    values: Values
+
+    def values_of(self, function: Callable[..., Any]) -> Sequence[Tensor]:
+        """Call `function` on copies of the arguments."""
+        arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in self.arguments)
+        return self.values(arguments, function(*arguments))
+
+
+Samples = Callable[[Draw], Iterable[Sample]]
+
+
+def sqnr_db(values: Iterable[Tensor], expected: Iterable[Tensor]) -> float | None:
+    """Return the dB of the worst of the tensors, NaN where one is not finite; None when all are
+    equal bit for bit.
+    """
+    noises = []
+    for value, exact in zip(values, expected, strict=True):
+        noise = torch.linalg.vector_norm(value.float() - exact.float(), dtype=torch.float64)
+        if noise != 0:
+            signal = torch.linalg.vector_norm(exact.float(), dtype=torch.float64)
+            noises.append(float(20 * torch.log10(signal / noise)))
+    return min(noises, key=lambda noise: (noise == noise, noise), default=None)
