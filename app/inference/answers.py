@@ -65,10 +65,10 @@ async def answer(
         calls = proxy.Calls(partial(actions.note_use, services, target), give_up, charge)
         return await proxy.ask(engines.client, target, request, body, calls)
 
-    known = engines.targets.find(*of_caller)
-    if known is not None:
+    target = engines.targets.find(*of_caller)
+    if target is not None:
         with suppress(Unavailable):  # it has gone since it was looked up
-            return await ask(known)
+            return await ask(target)
     target = await actions.find_target(services, caller, body.model)
     engines.targets.keep(*of_caller, target)
     return await ask(target)
