@@ -1,4 +1,4 @@
-"""The command line: train | inspect | import | export | convert | bench. Nothing heavy is
+"""The command line: train | inspect | import | export | convert | bench | doctor. Nothing heavy is
 imported before a command needs it.
 
 This is the process edge: every error becomes a message and an exit code here, and only here. An
@@ -20,6 +20,7 @@ import typer
 from pydantic import ValidationError
 
 from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.diagnosis import CheckRow
 from falqon_core.contract.errors import (
     CertificateMismatch,
     ConfigError,
@@ -251,6 +252,34 @@ def bench(
         if json_file is not None:
             write_json(report, json_file)
         sys.stdout.write(markdown(report))
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="model folder whose sizes are tried; default: those of Llama-7B"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print all rows as JSON")] = False,
+) -> None:
+    """Try everything that a training needs on this machine: driver, compiler, kernels, products,
+    attention, memory, a step. Takes a minute at most, and ends with 1 if something failed.
+    """
+    from falqon_core.doctor import diagnose
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
+    if as_json:
+        sys.stdout.write(diagnosis.model_dump_json(indent=2) + "\n")
+    else:
+        sys.stdout.write(f"{diagnosis.summary}, in {diagnosis.seconds:.0f} s\n")
+    if diagnosis.count("failed"):
+        raise typer.Exit(1)
+
+
+def _show_check(row: CheckRow) -> None:
+    sys.stdout.write(f"{row.status:8}{row.seconds:6.1f} s  {row.name}: {row.detail}\n")
+    sys.stdout.flush()
 
 
 def _create_ports(message_fd: int | None) -> list[Port]:

@@ -1,0 +1,168 @@
+"""Whether this machine can train, asked of everything that a training needs: `python -m falqon_core
+doctor`.
+
+Each check is a function that returns what it found, raises `Skipped` with why it was not tried, or
+raises anything else, which makes it a failed row and not the end. Software comes first, then what
+`bench.checks` tries on the device. Checks begin until the time is up; one that hangs is not
+interrupted, so whoever waits for the answer sets a limit of his own.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
+
+LIMIT_SECONDS = 52.0  # a check that begins last still ends within a minute
+DRIVER_SECONDS = 20.0
+DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
+EXTENSION = "#include <Python.h>\n#include <stdlib.h>\nint answer(void) { return 42; }\n"
+MAX_DETAIL = 400  # characters
+
+
+def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
+    """Try everything, in order. `model`: the folder whose config.json says which sizes are
+    measured, None for those of Llama-7B. `tell` is given each row when it is known.
+    """
+    start = time.monotonic()
+    rows: list[CheckRow] = []
+    untried: list[str] = []
+    for name, check in _checks(model):
+        if time.monotonic() - start > LIMIT_SECONDS:
+            untried.append(name)
+            continue
+        rows.append(run_check(name, check))
+        tell(rows[-1])
+    if untried:
+        detail = f"{LIMIT_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
+        rows.append(CheckRow(name="time", status="skipped", detail=_cut(detail), seconds=0))
+        tell(rows[-1])
+    return Diagnosis(rows=tuple(rows), seconds=round(time.monotonic() - start, 2))
+
+
+def run_check(name: str, check: Check) -> CheckRow:
+    start = time.monotonic()
+    try:
+        status, detail = "ok", check()
+    except Skipped as reason:
+        status, detail = "skipped", str(reason)
+    except Exception as error:  # whatever is broken, the others are still worth trying
+        status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+    seconds = round(time.monotonic() - start, 2)
+    return CheckRow.model_validate(
+        {"name": name, "status": status, "detail": _cut(detail), "seconds": seconds}
+    )
+
+
+def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
+    """Yield what is to be tried; what the later ones need is imported when their turn comes."""
+    yield "driver", check_driver
+    yield "torch", check_torch
+    has_card = _sees_card()
+    for name, check in (("C compiler", check_compiler), ("Triton", check_triton)):
+        yield name, check if has_card else partial(_without_need, check)
+    if importlib.util.find_spec("torch") is not None:
+        yield from _device_checks(model)
+
+
+def _device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
+    from falqon_core.bench.checks import device_checks
+
+    yield from device_checks(model)
+
+
+def check_driver() -> str:
+    """Ask the driver for its cards."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        raise Skipped("there is no nvidia-smi on PATH, so no NVIDIA driver that could be asked")
+    answer = subprocess.run(
+        [tool, DRIVER_QUERY, "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=DRIVER_SECONDS,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise RuntimeError(f"nvidia-smi ended with {answer.returncode}: {answer.stdout}")
+    return "; ".join(f"card {line}" for line in answer.stdout.splitlines())
+
+
+def check_torch() -> str:
+    """Compare torch with the driver: one that sees no card of a driver that has one is at fault."""
+    import torch
+
+    if not torch.cuda.is_available():
+        from falqon_core.train.device import why_no_gpu
+
+        if shutil.which("nvidia-smi") is None:
+            raise Skipped(f"no GPU: {why_no_gpu()}; trainings take the CPU")
+        raise RuntimeError(f"torch sees no GPU: {why_no_gpu()}")
+    properties = torch.cuda.get_device_properties(0)
+    free, total = torch.cuda.mem_get_info(0)
+    return (
+        f"torch {torch.__version__}, CUDA {torch.version.cuda}; {properties.name}, "
+        f"sm_{properties.major}{properties.minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
+        "free"
+    )
+
+
+def check_compiler() -> str:
+    """Compile what Triton compiles at its first launch: a module of Python."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise FileNotFoundError("no C compiler, which Triton needs: apt-get install gcc libc6-dev")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "answer.c"
+        source.write_text(EXTENSION)
+        include = sysconfig.get_paths()["include"]
+        options = ["-shared", "-fPIC", f"-I{include}", str(source), "-o", f"{folder}/answer.so"]
+        done = subprocess.run(
+            [*compiler.split(), *options], capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{compiler} compiles no module of Python (apt-get install libc6-dev python3-dev): "
+            f"{done.stderr}"
+        )
+    return f"{compiler} compiles modules of Python"
+
+
+def check_triton() -> str:
+    """Write to the folder where Triton keeps what it has compiled."""
+    import triton
+
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0")
+    return f"triton {triton.__version__}; its cache {folder} can be written to"
+
+
+def _sees_card() -> bool:
+    try:
+        import torch
+
+        return bool(torch.cuda.is_available())
+    except ImportError:
+        return False
+
+
+def _without_need(check: Check) -> str:
+    """Run a check that matters on a GPU only."""
+    try:
+        return check()
+    except Exception as error:
+        raise Skipped(f"only needed with a GPU: {error}") from error
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_DETAIL else f"{text[: MAX_DETAIL - 1]}…"

@@ -1,0 +1,82 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from falqon_core import doctor
+from falqon_core.contract.diagnosis import CheckRow, Diagnosis, Skipped
+from falqon_core.doctor import check_compiler, check_driver, check_torch, diagnose, run_check
+from tests.support.nvidia import H100, install_driver
+
+HAS_CARD = torch.cuda.is_available()
+
+
+@pytest.mark.skipif(HAS_CARD, reason="there is a GPU here")
+def test_a_machine_without_a_card_is_told_in_time_what_was_not_tried() -> None:
+    start = time.monotonic()
+    command = [sys.executable, "-m", "falqon_core", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 20
+    rows = {row.name: row for row in Diagnosis.model_validate_json(done.stdout).rows}
+    assert rows["attention"].status == rows["training step"].status == "ok"
+    assert "the loss falls" in rows["training step"].detail
+    assert [rows[name].status for name in ("torch", "what needs a GPU")] == ["skipped", "skipped"]
+    assert "kernels" in rows["what needs a GPU"].detail
+
+
+def test_a_check_that_raises_is_a_row_and_not_the_end() -> None:
+    def fail() -> str:
+        raise OSError("no such\n  device")
+
+    def skip() -> str:
+        raise Skipped("there is none")
+
+    rows = [run_check("a", fail), run_check("b", skip), run_check("c", lambda: "x" * 500)]
+    found = [(row.name, row.status, row.detail[:30]) for row in rows]
+    assert found == [
+        ("a", "failed", "OSError: no such device"),
+        ("b", "skipped", "there is none"),
+        ("c", "ok", "x" * 30),
+    ]
+    assert len(rows[2].detail) == doctor.MAX_DETAIL
+    assert Diagnosis(rows=tuple(rows), seconds=1).summary == "1 failed, 1 ok, 1 skipped"
+
+
+def test_no_check_begins_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    told: list[CheckRow] = []
+    (row,) = diagnose(None, told.append).rows
+    assert (row.name, row.status) == ("time", "skipped")
+    assert "memory for Llama-7B" in row.detail
+    assert told == [row]
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="apt-get install gcc"):
+        check_compiler()
+    monkeypatch.setenv("CC", "/bin/false")
+    with pytest.raises(RuntimeError, match="python3-dev"):
+        check_compiler()
+
+
+@pytest.mark.skipif(HAS_CARD, reason="there is a GPU here")
+def test_a_card_that_torch_does_not_see_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, H100)
+    assert H100 in check_driver()
+    with pytest.raises(RuntimeError, match="torch sees no GPU: "):
+        check_torch()
+    install_driver(tmp_path, monkeypatch, script="echo 'driver/library mismatch'; exit 18")
+    with pytest.raises(RuntimeError, match="ended with 18: driver/library mismatch"):
+        check_driver()
+    (tmp_path / "nvidia-smi").unlink()
+    with pytest.raises(Skipped, match="trainings take the CPU"):
+        check_torch()
