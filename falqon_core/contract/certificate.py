@@ -26,6 +26,9 @@ class Check(Part):
 
     name: CheckName
     passed: bool
+    strict: bool = Field(
+        True, description="false: where it does not pass, the model is handed out with a warning"
+    )
     detail: str = Field(description="what was compared and what came out, for people")
     difference: float | None = None
     bound: float | None = None
@@ -96,6 +99,9 @@ class Software(Part):
 class Device(Part):
     type: str
     name: str
+    fallback_kernels: list[str] = Field(
+        [], description="operators that plain torch computed, since their kernels failed here"
+    )
 
 
 class Cost(Part):
@@ -135,4 +141,8 @@ class Certificate(Part):
 
     @property
     def failed(self) -> list[Check]:
-        return [check for check in self.checks if not check.passed]
+        return [check for check in self.checks if check.strict and not check.passed]
+
+    @property
+    def doubtful(self) -> list[Check]:
+        return [check for check in self.checks if not (check.strict or check.passed)]

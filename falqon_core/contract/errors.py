@@ -39,6 +39,14 @@ class DeviceMissing(ConfigError):
     code = "device_missing"
 
 
+class DeviceUnfit(ConfigError):
+    """The GPU is here, and something that it needs to train is not; the message says what to
+    install.
+    """
+
+    code = "device_unfit"
+
+
 class DatasetError(UserError):
     code = "invalid_training_file"
 

@@ -207,7 +207,8 @@ trainer held: on {held_out.num_rows} rows of the {held_out.source} data
 def _outcome(check: Check) -> str:
     if check.bound is None:
         return "none"
-    return f"{check.difference:.4f} (bound {check.bound:g})"
+    beyond = "" if check.passed else ", exceeded"
+    return f"{check.difference:.4f} (bound {check.bound:g}{beyond})"
 
 
 def thinned(rows: Sequence[TrainingRow]) -> list[TrainingRow]:

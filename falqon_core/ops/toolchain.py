@@ -8,14 +8,47 @@ GPU driver's library that has its functions and no GPU. Nothing is launched.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
+from falqon_core.contract.errors import DeviceUnfit
 from falqon_core.ops.compile import SHARED_MEMORY, builds, compile_for
 
 LIBRARY = "libcuda.so.1"
+
+
+def check_compiler() -> None:
+    """Compile a module of Python, as Triton does before its first launch.
+
+    Raises `DeviceUnfit` with what to install, where that fails.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise DeviceUnfit(
+            "a GPU needs a C compiler, and there is none: Triton compiles its launcher with it; "
+            "install one (Debian and Ubuntu: apt-get install gcc libc6-dev python3-dev)",
+            "device",
+        )
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = sysconfig.get_path("include", scheme)
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "module.c"
+        source.write_text("#include <Python.h>\n#include <stdlib.h>\n")
+        command = [compiler, str(source), "-shared", "-fPIC", f"-I{headers}", "-o", f"{source}.so"]
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = str(getattr(error, "stderr", None) or error).strip().splitlines()[0]
+            raise DeviceUnfit(
+                f"a GPU needs a C compiler, and {compiler} compiles no module of Python "
+                f"({said}); install its headers (Debian and Ubuntu: apt-get install gcc libc6-dev "
+                "python3-dev), and see what CC says",
+                "device",
+            ) from error
 
 
 def build_stand_in(folder: Path, driver_source: Path) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.contract.certificate import CERTIFICATE, Certificate, Training
+from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check, Training
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import checkpoint_folder
@@ -27,6 +27,7 @@ from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.device import select_device
+from falqon_core.train.gpu_needs import check_gpu_needs
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.state import free_memory
 from falqon_core.verification.capture import capture_reference
@@ -49,14 +50,16 @@ class Exporter:
         base_name: str,
         device: torch.device,
         verification: Verification | None,
+        warn: Callable[[str], None],
     ) -> None:
         """`base_name`: for the card, if the base folder knows no other; empty: its name. Without
-        `verification` models get no certificate.
+        `verification` models get no certificate. `warn` hears of differences that are no failure.
         """
         self._base_folder = base_folder
         self._base_name = base_name or base_folder.name
         self._device = device
         self._verification = verification
+        self._warn = warn
         self._verifier: VerifierProcess | None = None
 
     def prestart_verifier(self) -> None:
@@ -91,6 +94,8 @@ class Exporter:
                 free_memory(self._device)
                 training = describe_training(progress)
                 certificate = self._verifier.certify(staging, reference, training, self._device)
+                for check in certificate.doubtful:
+                    self._warn(describe_doubt(check))
             self._document(staging, progress, certificate)
 
     def close(self) -> None:
@@ -167,11 +172,21 @@ def export_training(
         )
         verification = Verification(config, load_data(config, tokenizer, warn))
     device = select_device("auto")  # a GPU rounds the fold as the training on it did
-    with closing(Exporter(base_folder, base_name, device, verification)) as exporter:
+    check_gpu_needs(device, warn)
+    with closing(Exporter(base_folder, base_name, device, verification, warn)) as exporter:
         exporter.prestart_verifier()
         exporter.export(
             lambda: restored_model(base_folder, chosen, device), tokenizer, progress, output
         )
+
+
+def describe_doubt(check: Check) -> str:
+    """Return what a check that failed without being strict has to say."""
+    return (
+        f"the exported files hold the trained model bit for bit, but their {check.name} differs "
+        f"by {check.difference} where {check.bound} was expected: {check.detail}. What is normal "
+        "for this device has not been measured yet, so the model is handed out"
+    )
 
 
 def describe_training(progress: Progress) -> Training:

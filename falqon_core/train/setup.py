@@ -17,6 +17,7 @@ from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.device import select_device
 from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.gpu_needs import check_gpu_needs
 from falqon_core.train.memory import OutOfMemoryGuard
 from falqon_core.train.model import (
     check_token_id,
@@ -48,6 +49,7 @@ def set_up(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = select_device(config.device, config.device_name)
+    check_gpu_needs(device, warn)
     dimensions = load_dimensions(config.model)
     tokenizer = load_tokenizer(config.model)
     set_template_defaults(tokenizer, config.recipe.chat_template_kwargs)

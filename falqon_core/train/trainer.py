@@ -78,7 +78,9 @@ class Trainer:
     def run(self) -> ExitCode:
         config = self._config
         verification = Verification(config, self._data) if config.certificate else None
-        exporter = Exporter(config.model, config.base_model_name, self._device, verification)
+        exporter = Exporter(
+            config.model, config.base_model_name, self._device, verification, self._warn
+        )
         with closing(exporter):
             return self._train(exporter)
 

@@ -17,6 +17,7 @@ from falqon_core.contract.certificate import Certificate, Training
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError, OutOfMemory
 from falqon_core.contract.messages import ExitCode
+from falqon_core.ops.dispatch import faults_on
 from falqon_core.verification.process import Request
 from falqon_core.verification.reference import ReferenceOutputs, save_reference
 
@@ -53,7 +54,11 @@ class VerifierProcess:
             path = Path(temporary) / "reference_outputs.safetensors"
             save_reference(reference, path)
             request = Request(
-                folder=folder, reference_outputs=path, device=str(device), training=training
+                folder=folder,
+                reference_outputs=path,
+                device=str(device),
+                fallback_kernels=sorted(faults_on(device)),
+                training=training,
             )
             self._write_line(request.model_dump_json())
             answer, _ = self._process.communicate()

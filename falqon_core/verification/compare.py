@@ -7,7 +7,8 @@ tokens; loss, logits and the canary's answer may differ by what another order of
 makes of them, and where the trainer rounded activations to FP8, by what that rounding does. There
 is no second forward pass over all validation data: equal bits say more than equal losses.
 
-Bounds are of what was measured, several times over (docs/models.md).
+Bounds are of what was measured, several times over (docs/models.md), and that was on CPUs. On any
+other device a difference beyond them is told and fails nothing; bits and tokens stay strict.
 """
 
 import math
@@ -57,13 +58,19 @@ BF16 = Bounds(loss=0.05, noise=0.15, canary=1.0)
 FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
+def has_known_bounds(device: torch.device) -> bool:
+    """Return whether it was measured by how much a right model may differ on such a device."""
+    return device.type == "cpu"
+
+
 @torch.no_grad()
 def compare(
-    folder: Path, reference: ReferenceOutputs, device: torch.device
+    folder: Path, reference: ReferenceOutputs, device: torch.device, strict: bool = True
 ) -> tuple[list[Check], Canary]:
     """Return the checks of the folder, passed or not, and both answers to the canary prompt.
 
-    Raises the errors of reading the folder.
+    Without `strict` a difference beyond the bounds fails nothing. Raises the errors of reading the
+    folder.
     """
     bounds = FP8 if reference.summary.rounds_activations else BF16
     tokenizer = AutoTokenizer.from_pretrained(
@@ -71,8 +78,11 @@ def compare(
     )
     checks = [*compare_bits(folder, reference), _compare_tokenizer(tokenizer, reference)]
     model = _load_model(folder, device)
-    checks += _compare_rows(model, reference, bounds)
-    checks.append(_compare_answer(model, reference, bounds.canary))
+    measured = [
+        *_compare_rows(model, reference, bounds),
+        _compare_answer(model, reference, bounds.canary),
+    ]
+    checks += [check.model_copy(update={"strict": strict}) for check in measured]
     answer = generate(model, reference.prompt.numpy(), CANARY_TOKENS, tokenizer.eos_token_id)
     texts = tokenizer.batch_decode(
         [reference.prompt, reference.answer, answer], skip_special_tokens=True

@@ -20,7 +20,7 @@ from falqon_core.contract.certificate import Base, Certificate, Data, Device, So
 from falqon_core.contract.config import TrainConfig
 from falqon_core.export.checksums import file_sha256, hash_files, sha256_lines
 from falqon_core.ops.matmul import LACKS_BF16
-from falqon_core.verification.compare import compare, load_libraries
+from falqon_core.verification.compare import compare, has_known_bounds, load_libraries
 from falqon_core.verification.reference import load_reference
 
 LIBRARIES = (
@@ -40,6 +40,7 @@ class Request(BaseModel):
     folder: Path
     reference_outputs: Path
     device: str
+    fallback_kernels: list[str]
     training: Training
 
 
@@ -62,7 +63,7 @@ def certify(base: Base, data: Data, request: Request) -> Certificate:
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
     reference = load_reference(request.reference_outputs)
-    checks, canary = compare(request.folder, reference, device)
+    checks, canary = compare(request.folder, reference, device, has_known_bounds(device))
     return Certificate(
         checks=checks,
         held_out=reference.summary.held_out,
@@ -71,7 +72,11 @@ def certify(base: Base, data: Data, request: Request) -> Certificate:
         data=data,
         training=request.training,
         software=_describe_software(),
-        device=Device(type=device.type, name=_device_name(device)),
+        device=Device(
+            type=device.type,
+            name=_device_name(device),
+            fallback_kernels=request.fallback_kernels,
+        ),
         files=hash_files(request.folder),
     )
 

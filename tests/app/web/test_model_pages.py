@@ -93,6 +93,16 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
         scene.certificate().model_dump_json().replace('"passed":true', '"passed":false', 1)
     )
     assert "1 of 2 checks passed" in browser.get(model_page(model)).text
+    certificate = scene.certificate()
+    bits, loss = certificate.checks
+    unusual = loss.model_copy(update={"passed": False, "strict": False})
+    device = certificate.device.model_copy(update={"fallback_kernels": ["topk.fold_rows"]})
+    on_a_gpu = certificate.model_copy(update={"checks": [bits, unusual], "device": device})
+    path.write_text(on_a_gpu.model_dump_json())
+    page = browser.get(model_page(model)).text
+    for text in ("1 of 2 checks passed", ">unusual<", "without the kernels of topk.fold_rows"):
+        assert text in page
+    assert ">failed<" not in page
     for damage in (lambda: path.write_text("{}"), path.unlink):
         damage()
         page = browser.get(model_page(model))

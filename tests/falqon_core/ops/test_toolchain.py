@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from falqon_core.contract.errors import DeviceUnfit
 from falqon_core.ops import toolchain
 
 
@@ -30,3 +31,35 @@ def test_a_compiler_that_is_missing_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="gcc"):
         toolchain.main()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on this machine")
+def test_a_compiler_that_compiles_modules_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    toolchain.check_compiler()
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceUnfit, match=r"there is none: .*apt-get install gcc libc6-dev"):
+        toolchain.check_compiler()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("echo 'Python.h: No such file' >&2; exit 1", "Python.h: No such file"), (None, "No such")],
+    ids=["without headers", "not there"],
+)
+def test_a_compiler_that_fails_says_why(
+    script: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "cc"
+    if script is not None:
+        compiler.write_text(f"#!/bin/sh\n{script}\n")
+        compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(DeviceUnfit, match=rf"compiles no module of Python \(.*{reason}"):
+        toolchain.check_compiler()

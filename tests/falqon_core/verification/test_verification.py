@@ -21,12 +21,12 @@ from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
-from falqon_core.train.exporter import describe_training, restored_model
+from falqon_core.train.exporter import describe_doubt, describe_training, restored_model
 from falqon_core.train.model import load_tokenizer
 from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
-from falqon_core.verification.compare import compare
+from falqon_core.verification.compare import compare, has_known_bounds
 from falqon_core.verification.reference import ReferenceOutputs, load_reference, save_reference
 
 RECIPE = {
@@ -223,6 +223,23 @@ def test_damage_is_found(
     failures = {check.name for check in checks if not check.passed}
     assert failed <= failures, checks
     assert not {"codes_and_scales", "other_tensors", "tokenizer"} & (failures - failed)
+
+
+def test_only_bits_and_tokens_are_strict_where_no_bounds_were_measured(
+    trained: Trained, tmp_path: Path
+) -> None:
+    assert has_known_bounds(torch.device("cpu"))
+    assert not has_known_bounds(torch.device("cuda"))
+    folder = shutil.copytree(trained.folder, tmp_path / "model")
+    change_json("config.json", rms_norm_eps=1.0)(folder)
+    change_tensor(CODES, flip_a_bit)(folder)
+    checks, _ = compare(folder, trained.reference, torch.device("cpu"), strict=False)
+    certificate = certificate_of(trained.folder).model_copy(update={"checks": checks})
+    assert {check.name for check in certificate.failed} == {"codes_and_scales"}
+    assert {"loss", "logits"} <= {check.name for check in certificate.doubtful}
+    doubt = describe_doubt(certificate.doubtful[0])
+    assert "their loss differs by" in doubt
+    assert "where 0.05 was expected" in doubt
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from falqon_core.contract.errors import DeviceUnfit
+from falqon_core.train.gpu_needs import check_gpu_needs, check_torch, describe_faults
+
+
+def test_a_cpu_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no such compiler")
+    warnings: list[str] = []
+    check_gpu_needs(torch.device("cpu"), warnings.append)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("version", ["1.13.1", "2.9.0+cu128", "2.11.0"])
+def test_a_torch_that_is_too_old_is_named(version: str) -> None:
+    with pytest.raises(DeviceUnfit) as caught:
+        check_torch(version)
+    assert str(caught.value).startswith(f"torch {version} is installed, and a GPU needs 2.12")
+    assert (caught.value.code, caught.value.param) == ("device_unfit", "device")
+
+
+@pytest.mark.parametrize("version", ["2.12.0", "2.13.1+cu130", "2.12.0a0+gitabc", "3.0.0"])
+def test_a_newer_one_is_fine(version: str) -> None:
+    check_torch(version)
+
+
+def test_kernels_with_one_fault_share_its_words() -> None:
+    faults = {"b.second": "no e4m3", "a.first": "no e4m3", "c.third": "wrong"}
+    assert describe_faults("NVIDIA A100", faults) == (
+        "plain torch computes in the place of 3 kernels that cannot be used on NVIDIA A100, slower "
+        "and with the same results: a.first, b.second (no e4m3); c.third (wrong)"
+    )
