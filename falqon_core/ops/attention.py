@@ -13,13 +13,15 @@ windows shorter than the segment, go through `scaled_dot_product_attention`.
 
 On a GPU all packed segments go through one call of torch's variable-length attention
 (FlashAttention), windows included; where this torch lacks it, and for padded batches, each segment
-through `scaled_dot_product_attention`. Capped scores (Gemma 2), which none of these computes, go
-through blocks of queries, each computed again in backward. What is given up: short scores on the
-CPU are rounded to the dtype before softmax, like transformers' "eager".
+through `scaled_dot_product_attention`. Backward adds in a fixed order there (fixed_order.py).
+Capped scores (Gemma 2), which none of these computes, go through blocks of queries, each computed
+again in backward. What is given up: short scores on the CPU are rounded to the dtype before
+softmax, like transformers' "eager".
 """
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.fixed_order import in_fixed_order
 from falqon_core.ops.matmul import is_widened, matmul
 
 try:
@@ -210,7 +213,8 @@ def causal_attention(
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     if is_widened(query):
         return _sdpa(query.float(), key.float(), value.float(), **options).to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, enable_gqa=True, **options)
+    attend = partial(F.scaled_dot_product_attention, query, key, value, enable_gqa=True, **options)
+    return in_fixed_order(attend) if query.is_cuda else attend()
 
 
 def _takes_windows_and_groups(function: Callable[..., Any] | None) -> bool:
@@ -243,7 +247,8 @@ def varlen_attention(
         -1 if window is None else window - 1,
         0,
     )  # tokens to the left and to the right of oneself
-    out = varlen_attn(
+    attend = partial(
+        varlen_attn,
         q,
         k,
         v,
@@ -255,7 +260,7 @@ def varlen_attention(
         window_size=window_size,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out.transpose(0, 1).unsqueeze(0)
+    return in_fixed_order(attend).transpose(0, 1).unsqueeze(0)
 
 
 def falqon_attention(

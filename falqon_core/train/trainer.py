@@ -2,8 +2,9 @@
 
 `TrainState` is all that changes, and a checkpoint holds it; nothing random happens between, so a
 training that was interrupted and continued writes the same bytes as one that was not (same thread
-count). The trainer knows paths and numbers; what happens is told through `send`. Of several
-processes (train.distributed) each computes a share of every step, and rank 0 alone writes.
+count; what a GPU needs for it, ops/fixed_order.py says). The trainer knows paths and numbers; what
+happens is told through `send`. Of several processes (train.distributed) each computes a share of
+every step, and rank 0 alone writes.
 """
 
 import math

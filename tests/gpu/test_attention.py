@@ -83,3 +83,25 @@ def test_what_one_sample_says_changes_no_bit_of_the_others() -> None:
         after = packed(changed)
     assert torch.equal(before[:, BOUNDS[1] :], after[:, BOUNDS[1] :])
     assert not torch.equal(before[:, : BOUNDS[1]], after[:, : BOUNDS[1]])
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_backward_gives_the_same_bits_every_time(is_packed: bool) -> None:
+    """4,096 tokens are 32 blocks of keys, which add to the gradient of the queries."""
+    torch.manual_seed(0)
+    shape = (1, 4096, 8, 64) if is_packed else (4, 4096, 8, 64)
+    segments = {}
+    if is_packed:
+        cu_seqlens = torch.tensor([0, 1000, 4096], dtype=torch.int32, device=DEVICE)
+        segments = {"cu_seqlens": cu_seqlens, "max_seqlen": 3096}
+    qkv = [
+        torch.randn(shape, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
+        for _ in range(3)
+    ]
+    output = falqon_attention(nn.Identity(), *qkv, None, 0.125, **segments)[0]
+    grad = torch.randn_like(output)
+    first, *others = (torch.autograd.grad(output, qkv, grad, retain_graph=True) for _ in range(8))
+    for other in others:
+        for ours, expected in zip(other, first, strict=True):
+            assert torch.equal(ours, expected)
+    assert not torch.are_deterministic_algorithms_enabled()

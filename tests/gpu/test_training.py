@@ -1,18 +1,24 @@
 """A whole layer and whole trainings on the card."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from falqon_core.contract.config import DeviceChoice, Recipe, TrainConfig
 from falqon_core.contract.messages import ExitCode, StepMetrics
 from falqon_core.meld.packed_weight import Fp8Weight
+from falqon_core.ops.refresh import refresh_codes
+from falqon_core.train.gpu_needs import check_gpu_needs
 from falqon_core.train.trainer import Trainer
+from tests.falqon_core.conftest import WORDS
 from tests.falqon_core.meld.noise import decoder_layer_noise, too_noisy
 from tests.falqon_core.train.test_resume import bytes_of
 
 CARD: DeviceChoice = "cuda"
+LONG = 2048
 RECIPE = {
     "rank": 16,
     "max_seq_length": 64,
@@ -89,20 +95,56 @@ def test_the_loss_falls_as_on_the_cpu_with_simulated_fp8(
     assert losses[100] < 0.5 * losses[1]
 
 
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve records that fill 2,048 tokens: sixteen blocks of keys in attention's backward."""
+    path = tmp_path_factory.mktemp("data") / "long.jsonl"
+    with path.open("w") as file:
+        for number in range(12):
+            answer = " ".join(WORDS[(number * step) % len(WORDS)] for step in range(3000))
+            messages = [
+                {"role": "user", "content": f"Question {number}?"},
+                {"role": "assistant", "content": answer},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
 @pytest.mark.parametrize(
-    "recipe", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}], ids=str
+    "recipe",
+    [
+        {"update_rule": "anchored", "packing": True},
+        {"update_rule": "anchored", "packing": False},
+        {"update_rule": "topk"},
+        {"base_copy": "none"},
+    ],
+    ids=str,
 )
 def test_resume_is_bit_exact_on_the_same_card(
-    recipe: dict[str, str], tiny_folder: Path, train_file: Path, tmp_path: Path
+    recipe: dict[str, str], tiny_folder: Path, long_file: Path, tmp_path: Path
 ) -> None:
-    """Records are at most 64 tokens: longer than a block of keys (128), FlashAttention's backward
-    adds in no fixed order.
-    """
-    steps = {"max_steps": 20, "checkpoint_every": 5} | recipe
-    _, whole = train(tiny_folder, train_file, tmp_path / "whole", CARD, **steps)
-    _, first = train(tiny_folder, train_file, tmp_path / "parts", CARD, stop_after=8, **steps)
-    _, rest = train(tiny_folder, train_file, tmp_path / "parts", CARD, **steps)
+    length = {"max_seq_length": LONG, "microbatch_tokens": 2 * LONG}
+    steps = {"max_steps": 20, "checkpoint_every": 5} | length | recipe
+    _, whole = train(tiny_folder, long_file, tmp_path / "whole", CARD, **steps)
+    _, first = train(tiny_folder, long_file, tmp_path / "parts", CARD, stop_after=8, **steps)
+    rest_of, rest = train(tiny_folder, long_file, tmp_path / "parts", CARD, **steps)
+    assert all(len(sequence) == LONG for sequence in rest_of._data.train.sequences)
     assert list(first) == list(range(1, 9))
     assert list(rest) == list(range(9, 21))
     assert first | rest == whole
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+def test_a_training_goes_on_without_a_kernel_that_is_wrong_here(
+    tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(qdata: Tensor, *rest: object) -> Tensor:
+        return refresh_codes.oracle(qdata.flip(0), *rest)
+
+    monkeypatch.setitem(refresh_codes.kernels, CARD, wrong)
+    warnings: list[str] = []
+    check_gpu_needs(torch.device(CARD), warnings.append)
+    (warning,) = warnings
+    assert "refresh.refresh_codes (its result is wrong" in warning
+    _, losses = train(tiny_folder, train_file, tmp_path / "out", CARD, max_steps=20)
+    assert losses[20] < losses[1]

@@ -1,0 +1,70 @@
+"""On a CPU, whose attention has a fixed order anyway: when torch is asked for one, and when not."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from falqon_core.ops.fixed_order import in_fixed_order
+
+
+class Watched(torch.autograd.Function):
+    """x -> x; writes down whether torch was asked for a fixed order, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, name: str, asked: dict[str, bool]) -> Tensor:
+        ctx.note = partial(asked.__setitem__, f"{name} backward")
+        asked[f"{name} forward"] = torch.are_deterministic_algorithms_enabled()
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        assert ctx.saved_tensors, "which computes them again under activation checkpointing"
+        ctx.note(torch.are_deterministic_algorithms_enabled())
+        return grad, None, None
+
+
+def attention(x: Tensor, asked: dict[str, bool]) -> Tensor:
+    return in_fixed_order(lambda: Watched.apply(x, "attention", asked))
+
+
+def test_torch_is_asked_for_an_order_around_attention_alone() -> None:
+    asked: dict[str, bool] = {}
+    before = Watched.apply(torch.ones(3, requires_grad=True), "before", asked)
+    Watched.apply(attention(before, asked), "after", asked).sum().backward()
+    assert asked == {
+        f"{part} {way}": part == "attention"
+        for part in ("before", "attention", "after")
+        for way in ("forward", "backward")
+    }
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_it_is_asked_while_attention_is_computed_again_within_its_own_backward() -> None:
+    asked: dict[str, bool] = {}
+    x = torch.ones(3, requires_grad=True)
+    checkpoint(attention, x, asked, use_reentrant=False).sum().backward()
+    assert asked == {"attention forward": True, "attention backward": True}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_error_leaves_torch_as_it_was() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_fixed_order(lambda: torch.ones(1) * (1 / 0))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_it_changes_no_result() -> None:
+    results = []
+    for attend in (lambda attend: attend(), in_fixed_order):
+        generator = torch.Generator().manual_seed(0)
+        qkv = [torch.randn(1, 2, 9, 8, generator=generator).requires_grad_() for _ in range(3)]
+        output = attend(partial(F.scaled_dot_product_attention, *qkv, is_causal=True))
+        results.append([output, *torch.autograd.grad(output.square().sum(), qkv)])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        assert torch.equal(ours, expected)
