@@ -36,6 +36,7 @@ from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     E4M3_MAX,
     codes_of,
+    count_changed,
     dequantize,
     quantize_codes,
     quantize_rows,
@@ -168,7 +169,7 @@ class EmulatedRows(RowsView):
         values = old.float().addmm_(delta[rows], a.float()).clamp_(-limit, limit)
         new = round_to_grid_(values, scale).to(old.dtype)
         self._values[rows] = new
-        return torch.count_nonzero(old != new)
+        return count_changed(old, new)
 
     def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
         """Fold by way of qdata: three passes more than there need be, for a choice that is about a

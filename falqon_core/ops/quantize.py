@@ -83,6 +83,14 @@ def row_amax(values: Tensor) -> Tensor:
     return torch.maximum(values.amax(1, keepdim=True), -values.amin(1, keepdim=True))
 
 
+def count_changed(old: Tensor, new: Tensor) -> Tensor:
+    """Return how many values of two tensors of one shape and dtype differ in a bit, int64 []. On a
+    CPU this takes a quarter of the time that `!=` does on bf16, which was 4 % of a training step.
+    """
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[old.element_size()]
+    return torch.count_nonzero(old.view(integer) ^ new.view(integer))
+
+
 @operator
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [R, C] of any float dtype -> (values on the grid [R, C] in x's dtype, scale fp32 [R, 1]). x

@@ -24,6 +24,7 @@ from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     codes_of,
+    count_changed,
     power_of_two_scale,
     round_to_grid_,
     row_amax,
@@ -50,7 +51,7 @@ def refresh_rows(
         values = base[at].to(torch.float32, copy=True).add_(matmul(scaled[at], a))
         scale[at] = power_of_two_scale(row_amax(values))
         new = round_to_grid_(values, scale[at]).to(rows.dtype)
-        changed += torch.count_nonzero(rows[at] != new)
+        changed += count_changed(rows[at], new)
         rows[at] = new
     return changed
 
@@ -80,7 +81,7 @@ def refresh_codes(
         values = base[at].to(torch.float32, copy=True).addmm_(scaled[at], a)
         scale[at] = power_of_two_scale(row_amax(values))
         new = codes_of(round_to_grid_(values, scale[at]), scale[at])
-        changed += torch.count_nonzero(qdata[at].view(torch.uint8) != new.view(torch.uint8))
+        changed += count_changed(qdata[at], new)
         qdata[at] = new
         if qdata_t is not None:
             qdata_t[:, at] = new.t()
