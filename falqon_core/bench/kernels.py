@@ -22,6 +22,7 @@ from falqon_core.ops.half_gemm import gemm_codes, lower
 from falqon_core.ops.quantize import quantize_codes, quantize_rows
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes, rms_norm_forward
+from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
 from falqon_core.ops.samples import (
     Sample,
     Values,
@@ -56,6 +57,7 @@ class Shapes(NamedTuple):
     intermediate: int = 11008
     rank: int = 64
     update_rows: int = 10
+    head_dim: int = 128
 
 
 class Draw(samples.Draw):
@@ -171,6 +173,21 @@ def _norm_codes(s: Shapes, draw: Draw) -> Call:
     )
 
 
+def _rotate(s: Shapes, draw: Draw) -> Call:
+    """Count q and k, read and written; v and x A^T lie beside them."""
+    product = draw.normal(s.tokens, 3 * s.hidden + 3 * s.rank)
+    tables = (draw.normal(s.tokens, s.head_dim) for _ in range(2))
+    moved = 8 * s.tokens * s.hidden + 4 * s.tokens * s.head_dim
+    return Call((product, None, *tables, (s.hidden,) * 3), moved)
+
+
+def _unrotate(s: Shapes, draw: Draw) -> Call:
+    """Count all of it: the gradients and their codes are results."""
+    grads = (draw.normal(s.tokens, s.hidden) for _ in range(3))
+    tables = (draw.normal(s.tokens, s.head_dim) for _ in range(2))
+    return Call((*grads, *tables, draw.qdata(3 * s.hidden, 16)[1].squeeze(1)))
+
+
 def _swiglu(s: Shapes, draw: Draw) -> Call:
     return Call(draw.halves(s.tokens, s.intermediate))
 
@@ -267,6 +284,8 @@ LINES = (
     Line("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
     Line("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
     Line("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
+    Line("rotate q and k", "[T, 2H] of [T, 3H]", rotate_qkv_, _rotate, result_alone),
+    Line("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_last),
     Line("swiglu forward", "[T, I]", swiglu_forward, _swiglu, result_alone),
     Line("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, all_results),
     Line("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, codes_first),

@@ -71,15 +71,9 @@ class Attention(nn.Module):
         self,
         projected: Sequence[Tensor],
         position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Do all that follows the projections [B, T, ..] to query, key and value.
-
-        `past_key_values` is what older versions of transformers call `cache`.
-        """
+        """Do all that follows the projections [B, T, ..] to query, key and value."""
         query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         if hasattr(self, "q_norm"):
             query = self.q_norm(query)
@@ -87,7 +81,22 @@ class Attention(nn.Module):
         query, key = apply_rotary_pos_emb(
             query.transpose(1, 2), key.transpose(1, 2), *position_embeddings
         )
-        value = value.transpose(1, 2)
+        return self.attend_rotated(query, key, value.transpose(1, 2), **kwargs)
+
+    def attend_rotated(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Do all that follows the rotation of query and key; query, key, value [B, heads, T, D].
+
+        `past_key_values` is what older versions of transformers call `cache`.
+        """
         cache = past_key_values if cache is None else cache
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)

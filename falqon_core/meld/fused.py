@@ -1,8 +1,10 @@
 """The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize what they make, so that nobody reads
 it only to quantize it.
 
-    q, k, v = normed_linears(h)        RMSNorm writes the codes that the GEMM with
-                                       [W_q; W_k; W_v; ..] reads
+    q, k, v = normed_qkv(h)            RMSNorm writes the codes that the GEMM with
+                                       [W_q; W_k; W_v; ..] reads, q and k are rotated in its
+                                       product; backward, the rotation writes the codes that
+                                       grad_input reads
     a       = attention(q, k, v)       as in blocks.py
     h + a + mlp = normed_swiglu(a, h)  h + a and its RMSNorm write codes, SwiGLU writes those that
                                        down reads; backward, SwiGLU writes those that grad_input of
@@ -14,9 +16,10 @@ For backward they keep x A^T, the input of each norm with 1 / rms, gate and up; 
 
 A layer is fused when it is of a known architecture, both groups and down lie on codes for FP8
 GEMMs, and the kernels that fuse have proved themselves on the device; all others stay as they
-are. What is given up: attention's output and the gradients that
-reach q, k and v, o and down are still read once to be quantized, and the sum that leaves the layer
-is not part of the next one's norm; a layer with biases in its MLP is not fused.
+are. Where q and k are normed before they are rotated (Qwen3), `normed_linears` stands in the place
+of `normed_qkv`. What is given up: attention's output and the gradients that reach o and down are
+still read once to be quantized, and the sum that leaves the layer is not part of the next one's
+norm; a layer with biases in its MLP is not fused.
 """
 
 from collections.abc import Sequence
@@ -30,9 +33,16 @@ from falqon_core.meld.linear import MeldedLinear, add_biases
 from falqon_core.meld.matmul import cat_or_view, grad_deltas, o_a_of, outputs_of
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_backward, rms_norm_codes
+from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
 from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 
-FUSING = (rms_norm_codes, swiglu_codes_forward, swiglu_codes_backward)
+FUSING = (
+    rms_norm_codes,
+    rotate_qkv_,
+    unrotate_qkv_codes,
+    swiglu_codes_forward,
+    swiglu_codes_backward,
+)
 DECODER_LAYERS = {
     "LlamaDecoderLayer",
     "MistralDecoderLayer",
@@ -49,14 +59,21 @@ class FusedDecoderLayer(nn.Module):
     """
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        attention = self.self_attn
-        projected = normed_linears(
-            hidden_states,
-            self.input_layernorm,
-            [attention.q_proj, attention.k_proj, attention.v_proj],
-        )
-        attended, _ = attention.attend(projected, **kwargs)
+        attended = self._attend(hidden_states, **kwargs)
         return normed_swiglu(attended, hidden_states, self.post_attention_layernorm, self.mlp)
+
+    def _attend(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> Tensor:
+        attention = self.self_attn
+        group = [attention.q_proj, attention.k_proj, attention.v_proj]
+        if hasattr(attention, "q_norm"):
+            projected = normed_linears(hidden_states, self.input_layernorm, group)
+            attended, _ = attention.attend(projected, position_embeddings, **kwargs)
+        else:
+            rotated = normed_qkv(hidden_states, self.input_layernorm, group, position_embeddings)
+            attended, _ = attention.attend_rotated(*rotated, **kwargs)
+        return attended
 
 
 def fuse_decoder_layers(model: nn.Module) -> None:
@@ -79,6 +96,29 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
         *(layer.delta for layer in group),
     )
     return add_biases(outputs, group)
+
+
+def normed_qkv(
+    x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear], rotation: tuple[Tensor, Tensor]
+) -> list[Tensor]:
+    """Return query and key, rotated, and value: [B, heads, T, D]; x [B, T, H].
+
+    `group` is that of q, k and v, melded together in FP8; `rotation` the cosines and sines [B or 1,
+    T, D] of the positions.
+    """
+    biases = [linear.bias for linear in group if linear.bias is not None]
+    projected = NormedQkv.apply(
+        x,
+        norm.weight,
+        norm.eps,
+        group[0].packed,
+        group[0].scaling,
+        torch.cat(biases) if biases else None,
+        *rotation,
+        *(layer.delta for layer in group),
+    )
+    head_dim = rotation[0].shape[-1]
+    return [y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in projected]
 
 
 def normed_swiglu(x: Tensor, residual: Tensor, norm: RMSNorm, mlp: SwiGLU) -> Tensor:
@@ -142,6 +182,55 @@ class NormedMatmul(torch.autograd.Function):
             None,
             *grad_deltas(grads, o_a, ctx.scaling, ctx.needs_input_grad[5:]),
         )
+
+
+class NormedQkv(torch.autograd.Function):
+    """(x [B, T, H], weight of the norm, eps, packed, scaling, bias [sum O] or None, cosines and
+    sines [B or 1, T, D], deltas of q, k and v) -> q, k, v [B, T, O_j], views of one buffer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        eps: float,
+        packed: Fp8Weight,
+        scaling: float,
+        bias: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        *deltas: Tensor,
+    ) -> tuple[Tensor, ...]:
+        qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
+        both = packed.output_of_quantized(qdata, scale)
+        cos, sin = (table.reshape(-1, table.shape[-1]) for table in (cos, sin))
+        rotate_qkv_(both, bias, cos, sin, packed.sizes)
+        # the first layer reads embeddings, which are frozen
+        of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
+        # attention keeps q, k and v, which are most of `both`; o_a is the rest
+        ctx.save_for_backward(both, cos, sin, *of_norm)
+        ctx.packed = packed
+        ctx.scaling = scaling
+        return outputs_of(both, packed, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        both, cos, sin, *of_norm = ctx.saved_tensors
+        packed = ctx.packed
+        weight_scale = packed.scale[: packed.num_outputs].squeeze(1)
+        query, key, value = (grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs)
+        grads, qdata, scale = unrotate_qkv_codes(query, key, value, cos, sin, weight_scale)
+        grad_x = None
+        if of_norm:
+            x, weight, inverse_rms = of_norm
+            grad_normed = packed.grad_input_of_quantized(qdata, scale)
+            grad_x = rms_norm_backward(
+                grad_normed, x.reshape(grad_normed.shape), weight, inverse_rms
+            ).view(x.shape)
+        parts = grads.split(packed.sizes, 1)
+        deltas = grad_deltas(parts, o_a_of(both, packed), ctx.scaling, ctx.needs_input_grad[8:])
+        return grad_x, *(None,) * 7, *deltas
 
 
 class NormedSwiGLU(torch.autograd.Function):

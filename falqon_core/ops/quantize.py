@@ -135,7 +135,7 @@ def _samples(draw: Draw) -> Iterator[Sample]:
 
 
 @jit
-def _load_scaled(x, column_scale, columns, num_columns, HAS_SCALE: tl.constexpr):
+def load_scaled(x, column_scale, columns, num_columns, HAS_SCALE: tl.constexpr):
     """Load one block of x, times its columns' scales and rounded as the oracle does: fp32, zero
     beyond the row.
     """
@@ -167,18 +167,18 @@ def quantize_kernel(
     x += row * stride
     qdata += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
-    first = _load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
+    first = load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
     largest = tl.abs(first)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
         largest = tl.maximum(
-            largest, tl.abs(_load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE))
+            largest, tl.abs(load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE))
         )
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
     tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
-        value = _load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)
+        value = load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)
         tl.store(
             qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
         )

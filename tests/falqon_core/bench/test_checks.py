@@ -20,7 +20,7 @@ from falqon_core.ops.dispatch import operator
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 DEVICE = torch.device(KERNEL_DEVICE)
-TINY = Shapes(tokens=4, hidden=32, intermediate=32, rank=16, update_rows=2)
+TINY = Shapes(tokens=4, hidden=32, intermediate=32, rank=16, update_rows=2, head_dim=16)
 
 
 @operator

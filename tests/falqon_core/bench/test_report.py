@@ -36,7 +36,7 @@ def progress() -> list[str]:
 def report(progress: list[str]) -> Report:
     return measure(
         torch.device(KERNEL_DEVICE),
-        Scale(Sizes(2**12, 32), Shapes(6, 32, 48, 5, 3), SETUP),
+        Scale(Sizes(2**12, 32), Shapes(6, 32, 48, 5, 3, 16), SETUP),
         LIMITS,
         progress.append,
     )

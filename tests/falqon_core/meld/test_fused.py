@@ -14,13 +14,18 @@ from transformers import GenerationConfig, PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.meld import convert, linear, packed_weight
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
-from falqon_core.meld.fused import FUSING, FusedDecoderLayer, normed_linears, normed_swiglu
+from falqon_core.meld.fused import (
+    FUSING,
+    FusedDecoderLayer,
+    normed_linears,
+    normed_qkv,
+    normed_swiglu,
+)
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_codes
-from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.rms_norm import rms_norm_backward
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from tests.falqon_core.meld.models import ALIGNED, fp8_weight, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
@@ -87,6 +92,13 @@ def loss_of(model: PreTrainedModel, packed: bool = True) -> Tensor:
         .square()
         .mean()
     )
+
+
+def rotation(model: PreTrainedModel, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the positions, as the model gives them to its layers."""
+    positions = torch.arange(num_tokens, device=KERNEL_DEVICE)[None]
+    cos, sin = model.model.rotary_emb(model.model.embed_tokens.weight, positions)
+    return cos, sin
 
 
 @contextmanager
@@ -164,13 +176,7 @@ def test_an_input_that_needs_a_gradient_gets_the_same() -> None:
 @pytest.mark.usefixtures("on_codes")
 def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and up are columns of a wider product, scales are slices. Up to a code now and then."""
-    operators = (
-        rms_norm_codes,
-        rms_norm_backward,
-        swiglu_codes_forward,
-        swiglu_codes_backward,
-        quantize_codes,
-    )
+    operators = (*FUSING, rms_norm_backward, quantize_codes)
     model = tiny_model("llama", **ALIGNED, num_hidden_layers=1).to(KERNEL_DEVICE)
     melded(model)
     (layer,) = model.model.layers
@@ -183,6 +189,8 @@ def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.M
         x.requires_grad_(),
         residual.requires_grad_(),
         *(linear.delta for linear in layer.mlp.children()),
+        layer.self_attn.q_proj.delta,
+        layer.self_attn.v_proj.delta,
     ]
     results = []
     for implementations in (
@@ -192,20 +200,12 @@ def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.M
         for operator, implementation in zip(operators, implementations, strict=True):
             monkeypatch.setitem(operator.kernels, KERNEL_DEVICE, implementation)
         output = normed_swiglu(x, residual, layer.post_attention_layernorm, layer.mlp)
-        projected = normed_linears(
-            x,
-            layer.input_layernorm,
-            [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj],
-        )
-        results.append(
-            [
-                output,
-                *projected,
-                *torch.autograd.grad(
-                    [output, torch.cat(projected, -1).sum()], inputs, [grad, None]
-                ),
-            ]
-        )
+        group = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+        projected = normed_linears(x, layer.input_layernorm, group)
+        rotated = normed_qkv(x, layer.input_layernorm, group, rotation(model, 5))
+        sums = sum(y.float().sum() for y in (*projected, *rotated))
+        gradients = torch.autograd.grad([output, sums], inputs, [grad, None])
+        results.append([output, *projected, *rotated, *gradients])
     for ours, expected in zip(results[1], results[0], strict=True):
         assert (ours - expected).norm() < 0.02 * expected.norm()
 
@@ -214,8 +214,8 @@ def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.M
 def test_only_the_output_of_attention_and_gradients_are_read_to_be_quantized(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two layers. The first one's q, k and v read embeddings, which are frozen, so they have no
-    grad_input.
+    """Of two layers. Unfused, the first one's q, k and v have no grad_input: they read embeddings,
+    which are frozen.
     """
     calls: list[bool] = []
     real = packed_weight.quantize_codes
@@ -230,7 +230,7 @@ def test_only_the_output_of_attention_and_gradients_are_read_to_be_quantized(
         loss_of(model).backward()
         counts.append((calls.count(False), calls.count(True)))
         calls.clear()
-    assert counts == [(2 * 1, 2 * 3 - 1), (2 * 4, 2 * 4 - 1)]
+    assert counts == [(2 * 1, 2 * 2), (2 * 4, 2 * 4 - 1)]
 
 
 @pytest.mark.usefixtures("on_codes")
@@ -263,6 +263,22 @@ def test_backward_keeps_the_inputs_of_norms_gate_and_up_and_o_a() -> None:
         (10, RANK),
     ]
     assert num_bytes(saved) == sum(tensor.nbytes for tensor in saved)
+
+
+@pytest.mark.usefixtures("on_codes")
+def test_query_key_and_value_lie_in_the_one_buffer_that_backward_keeps() -> None:
+    model = tiny_model("llama", **ALIGNED)
+    melded(model)
+    layer = model.model.layers[1]
+    x = torch.randn(2, 5, HIDDEN).bfloat16().requires_grad_()
+    tables = rotation(model, 5)
+    group = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+    with saved_tensors() as saved:
+        rotated = normed_qkv(x, layer.input_layernorm, group, tables)
+    assert [tuple(y.shape) for y in rotated] == [(2, 4, 5, 12), (2, 2, 5, 12), (2, 2, 5, 12)]
+    assert len({y.untyped_storage().data_ptr() for y in rotated}) == 1
+    of_norm = (x, layer.input_layernorm.weight, torch.empty(10, 1))
+    assert num_bytes([rotated[0], *tables, *of_norm]) == num_bytes(saved)
 
 
 @pytest.mark.usefixtures("on_codes")
