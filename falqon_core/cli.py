@@ -32,8 +32,9 @@ from falqon_core.contract.errors import (
 from falqon_core.contract.formats import FormatName
 from falqon_core.contract.messages import ExitCode, Failed, Message
 from falqon_core.contract.template_kwargs import read_template_kwargs
+from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
-from falqon_core.train.signals import Stopping
+from falqon_core.train.signals import Stopping, die_with_parent
 
 FailureFd = Annotated[
     int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
@@ -65,13 +66,24 @@ def train(
     message_fd: Annotated[
         int | None, typer.Option(help="file descriptor for JSON lines; ends when the parent dies")
     ] = None,
+    num_processes: Annotated[
+        int, typer.Option(min=1, help="of this machine, with one device each")
+    ] = 1,
 ) -> None:
-    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. Started
-    by torchrun it uses several devices.
+    """Fine-tune a model. SIGTERM or Ctrl-C stops after the current step with a checkpoint. With
+    several processes, or started by torchrun, it uses several devices.
     """
+    if num_processes > 1:
+        arguments = ["train", "--config", str(config), "--output", str(output)]
+        end_like(run_ranks(arguments, num_processes, message_fd))
     # Whoever takes this process for hung learns where.
     faulthandler.register(signal.SIGUSR1, file=2)
-    stopping = Stopping(watch_parent=message_fd is not None or "TORCHELASTIC_RUN_ID" in os.environ)
+    is_rank = "TORCHELASTIC_RUN_ID" in os.environ
+    stopping = Stopping(watch_parent=message_fd is not None or is_rank)
+    if is_rank:
+        die_with_parent()
+    if message_fd == STDOUT:
+        message_fd = take_stdout()
     ports = []
     if os.environ.get("RANK", "0") == "0":  # of several processes one tells
         ports = _create_ports(message_fd)

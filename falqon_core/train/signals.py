@@ -4,11 +4,21 @@ SIGTERM and the first SIGINT only set a flag, which the loop reads between steps
 ends the process at once. Imports nothing heavy, so that the handlers stand before torch is loaded.
 """
 
+import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 
 from falqon_core.contract.messages import ExitCode
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 class Stopping:

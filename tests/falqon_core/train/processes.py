@@ -65,6 +65,34 @@ def trainer(config: Path, output: Path) -> Iterator[Running]:
 
 
 @contextmanager
+def launched(config: Path, output: Path, num_processes: int) -> Iterator[Running]:
+    """One command that starts its ranks itself, each anew."""
+    read, write = os.pipe()
+    inherited = Connection(write, readable=False)
+    arguments = ["train", "--config", str(config), "--output", str(output)]
+    process = Fork(
+        _run,
+        [*arguments, "--num-processes", str(num_processes)],
+        inherited,
+        environment=ENVIRONMENT,
+        output=output.parent / f"{output.name}.log",
+    )
+    inherited.close()
+    running = Running(process, read)
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        running.pipe.close()
+
+
+def children(process_id: int) -> list[int]:
+    listed = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+@contextmanager
 def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list[Fork]]]:
     """The first rank and the others, one per configuration, all with one command line and the
     environment that torchrun gives.

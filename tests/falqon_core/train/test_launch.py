@@ -1,0 +1,109 @@
+"""One command, several processes: as one process to whoever started it. Each start of theirs loads
+torch anew, so one training meets every end in turn.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    ExitCode,
+    Finished,
+    Started,
+    StepMetrics,
+)
+from falqon_core.train.launch import _common_code
+from tests.falqon_core.train.processes import Running, children, launched, ranks, write_config
+from tests.support.waiting import wait_for
+
+NUM_STEPS = 20
+RECIPE = {
+    "rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": NUM_STEPS, "num_epochs": 10,
+    "checkpoint_every": 3, "a_init": "orthonormal",
+}  # fmt: skip
+
+
+def read_to_step(running: Running, step: int) -> list[int]:
+    """Read until the step is told; returns the process ids of the ranks."""
+    for message in running.read():
+        if isinstance(message, StepMetrics) and message.step >= step:
+            return children(running.process.pid)
+    raise AssertionError(f"it ended before step {step}: {running.messages}")
+
+
+def start_step(running: Running) -> int:
+    (started,) = [message for message in running.messages if isinstance(message, Started)]
+    return started.start_step
+
+
+def is_alive(process_id: int) -> bool:
+    """Return whether it runs; a zombie that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def bytes_of(output: Path) -> dict[str, bytes]:
+    files = [*output.glob("model/*"), *output.glob("checkpoints/*/*")]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
+
+
+def test_whatever_ends_it_the_same_command_continues_to_the_same_bytes(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
+    output = tmp_path / "out"
+
+    with launched(config, output, 2) as stopped:
+        both = read_to_step(stopped, 1)
+        assert len(both) == 2
+        os.kill(stopped.process.pid, signal.SIGUSR1)
+        os.kill(stopped.process.pid, signal.SIGTERM)
+        assert stopped.finish() == ExitCode.STOPPED
+    saved = stopped.messages[-1]
+    assert isinstance(saved, CheckpointSaved)
+    log = (tmp_path / "out.log").read_text()
+    assert log.count("most recent call first") >= 2, "each rank says where it was"
+
+    with launched(config, output, 2) as crippled:
+        both = read_to_step(crippled, saved.step + 4)
+        os.kill(both[1], signal.SIGKILL)
+        assert crippled.finish() == -signal.SIGKILL
+    assert start_step(crippled) == saved.step
+    assert not any(map(is_alive, both))
+    assert not any(isinstance(message, Finished) for message in crippled.messages)
+
+    with launched(config, output, 2) as orphaned:
+        both = read_to_step(orphaned, 1)
+        orphaned.process.kill()
+        wait_for(lambda: not any(map(is_alive, both)))
+    assert start_step(orphaned) > saved.step
+
+    with launched(config, output, 2) as last:
+        assert last.finish() == ExitCode.DONE, (tmp_path / "out.log").read_text()
+    assert start_step(last) >= start_step(orphaned)
+
+    with ranks([config, config], tmp_path / "whole") as (first, (second,)):
+        assert (first.finish(), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE)
+    assert bytes_of(output) == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("codes", "common"),
+    [
+        ([], ExitCode.DONE),
+        ([75, 75], ExitCode.STOPPED),
+        ([70, -9], -9),
+        ([-11, 70], -11),
+        ([70, 71], ExitCode.OUT_OF_MEMORY),
+        ([-15, 65], ExitCode.USER_ERROR),
+        ([70, 70], ExitCode.INTERNAL),
+    ],
+)
+def test_the_code_that_says_most_is_that_of_all(codes: list[int], common: int) -> None:
+    assert _common_code(codes) == common
