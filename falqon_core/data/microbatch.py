@@ -31,12 +31,14 @@ class Microbatch:
 
     Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A
     last segment may be filling, with all its positions 0. Padded: `attention_mask` is True on real
-    tokens (padding on the right), `cu_seqlens` is None.
+    tokens (padding on the right), `cu_seqlens` is None. Where the labels are is known here, on the
+    CPU; a GPU that is asked for it would have to be waited for.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
     position_ids: torch.Tensor  # int64 [B, T]
     labels: torch.Tensor  # int64 [B, T]
+    label_positions: torch.Tensor  # int64 [N], of the positions with loss in the flattened labels
     cu_seqlens: torch.Tensor | None  # int32 [n+1]
     attention_mask: torch.Tensor | None  # bool [B, T]
     num_tokens: int
@@ -54,12 +56,16 @@ class Microbatch:
         return len(self.label_counts) // 2
 
     def to(self, device: torch.device) -> "Microbatch":
-        """Return the same with every tensor on `device`."""
+        """Return the same with every tensor on `device`; copies to a GPU are from pinned memory, so
+        that nobody waits for them.
+        """
         tensors = {
             field.name: value
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
+        if device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         return replace(
             self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         )
@@ -122,6 +128,10 @@ def _shifted_labels(sequence: Sequence) -> np.ndarray:
     return labels
 
 
+def _label_positions(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.flatnonzero(labels != IGNORED))
+
+
 def _packed(
     sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int
 ) -> Microbatch:
@@ -129,10 +139,12 @@ def _packed(
     filling = -sum(lengths) % multiple_of
     nothing = np.zeros(filling, dtype=np.int64)
     labels = [_shifted_labels(sequence) for sequence in sequences]
+    row = np.concatenate([*labels, np.full(filling, IGNORED)])
     return Microbatch(
         input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), nothing])),
         position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), nothing])),
-        labels=_row(np.concatenate([*labels, np.full(filling, IGNORED)])),
+        labels=_row(row),
+        label_positions=_label_positions(row),
         cu_seqlens=torch.tensor(
             [0, *np.cumsum([*lengths, filling] if filling else lengths)], dtype=torch.int32
         ),
@@ -159,6 +171,7 @@ def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microb
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         labels=torch.from_numpy(labels),
+        label_positions=_label_positions(labels),
         cu_seqlens=None,
         attention_mask=torch.from_numpy(real),
         num_tokens=int(real.sum()),

@@ -8,6 +8,7 @@ than one microbatch at once.
 from collections.abc import Iterable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,9 +29,9 @@ class Objective(Protocol):
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed loss, fp32 [] and differentiable, and the sums over the microbatch of
-        everything in `figures`.
+        everything in `figures`, each [], on the model's device: nobody waits for them here.
         """
 
 
@@ -43,11 +44,12 @@ def create_objective(recipe: Recipe) -> Objective:
 
 
 def mean_figures(
-    objective: Objective, sums: Iterable[dict[str, float]], count: int
+    objective: Objective, sums: Iterable[dict[str, Tensor]], count: int
 ) -> dict[str, float]:
-    """Return the figures of many microbatches that count `count` together."""
+    """Return the figures of many microbatches that count `count` together, read at once."""
+    rows = [torch.stack([figures[name] for name in objective.figures]) for figures in sums]
     totals = dict.fromkeys(objective.figures, 0.0)
-    for figures in sums:
-        for name, value in figures.items():
+    for row in torch.stack(rows).tolist() if rows else []:
+        for name, value in zip(objective.figures, row, strict=True):
             totals[name] += value
     return {name: value / max(1, count) for name, value in totals.items()}

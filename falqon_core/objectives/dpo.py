@@ -7,7 +7,6 @@ before training (`train.reference`) and comes with the microbatch, so no second 
 is given up: label smoothing, length normalization and the other losses of that family.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -41,12 +40,12 @@ class Dpo:
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         assert microbatch.reference is not None, "the reference pass comes first"
         log_probabilities = sequence_log_probabilities(model, microbatch).view(-1, 2)
         margins = reward_margins(
             log_probabilities, microbatch.reference.to(log_probabilities.device), self.beta
         )
         summed = -F.logsigmoid(margins).sum()
-        sums = torch.stack([summed, (margins > 0).sum(), margins.sum()]).tolist()
+        sums = (summed.detach(), (margins > 0).sum(), margins.detach().sum())
         return summed, dict(zip(self.figures, sums, strict=True))

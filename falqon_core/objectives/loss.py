@@ -57,6 +57,5 @@ def states_and_labels(
         max_seqlen=max_seqlen,
     )
     hidden = output.last_hidden_state.flatten(0, 1)
-    labels = microbatch.labels.flatten()
-    positions = (labels != -100).nonzero().squeeze(1)
-    return hidden[positions], output_head(model), labels[positions]
+    positions = microbatch.label_positions
+    return hidden[positions], output_head(model), microbatch.labels.flatten()[positions]

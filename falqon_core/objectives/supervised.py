@@ -16,6 +16,6 @@ class Supervised:
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         summed, num_correct = microbatch_loss(model, microbatch)
-        return summed, {"loss": summed.item(), "mean_token_accuracy": num_correct.item()}
+        return summed, {"loss": summed.detach(), "mean_token_accuracy": num_correct}

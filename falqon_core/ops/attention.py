@@ -284,7 +284,7 @@ def falqon_attention(
     assert dropout == 0.0, "training runs without dropout"
     if cu_seqlens is None:
         output = causal_attention(query, key, value, scaling, sliding_window, softcap)
-    elif HAS_VARLEN and query.is_cuda and softcap is None:
+    elif HAS_VARLEN and query.device.type != "cpu" and softcap is None:
         assert max_seqlen is not None, (
             "a packed microbatch brings the length of its longest segment"
         )

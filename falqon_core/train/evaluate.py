@@ -29,7 +29,7 @@ def evaluate(
             if objective.count(microbatches[index]):
                 _, figures = objective.loss(model, microbatches[index])
                 sums[index] = torch.tensor(
-                    [figures[name] for name in objective.figures], dtype=torch.float64
+                    [figures[name].item() for name in objective.figures], dtype=torch.float64
                 )
     group.all_reduce_sum_tensor(sums)
     count = max(1, sum(objective.count(microbatch) for microbatch in microbatches))

@@ -74,6 +74,9 @@ def test_every_token_and_label_arrives_once_within_the_limit(
     )
     assert all(batch.input_ids.numel() <= 32 for batch in batches)
     assert all(batch.num_labels == int((batch.labels != IGNORED).sum()) for batch in batches)
+    for batch in batches:
+        found = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
+        assert torch.equal(batch.label_positions, found)
 
 
 def test_padded_and_packed_learn_the_same_labels() -> None:
@@ -150,7 +153,7 @@ def test_a_microbatch_moves_whole_and_says_its_longest_record() -> None:
         tensors = {
             name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)
         }
-        assert len(tensors) == 4
+        assert len(tensors) == 5
         assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
         assert (moved.num_tokens, moved.num_labels) == (batch.num_tokens, batch.num_labels)
 

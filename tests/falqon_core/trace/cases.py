@@ -1,0 +1,106 @@
+"""The training steps that are traced: a model's shapes, a load and a recipe, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+
+from falqon_core.bench.model import dimensions_of, llama_7b
+from falqon_core.bench.steps import Setup, workloads
+from falqon_core.contract.config import Recipe
+from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
+from falqon_core.data.sequences import Item, Pair
+from falqon_core.estimate.memory import training_memory_bytes
+from tests.falqon_core.trace.step import StepTrace, trace_step
+
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "anchored": {},
+    "none": {"base_copy": "none"},
+    "topk": {"update_rule": "topk"},
+}
+FEWER, MORE = 2, 3  # layers of what is traced; a figure grows by the same with each
+
+
+@dataclass(frozen=True)
+class Case:
+    """16 records of at most 528 tokens, in one microbatch unless it says otherwise."""
+
+    config: PretrainedConfig = field(default_factory=llama_7b)
+    packed: bool = False
+    dpo: bool = False
+    microbatch_tokens: int = 16 * 528
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        options = {
+            "rank": 64,
+            "batch_size": 16,
+            "max_seq_length": 528,
+            "microbatch_tokens": self.microbatch_tokens,
+            "objective": "dpo" if self.dpo else "supervised",
+            "activation_checkpointing": False,
+            # which A it is changes nothing about a step
+            "a_init": "orthonormal",
+        }
+        return Recipe.model_validate(options | dict(self.options)).resolved(16)
+
+    def microbatches(self, num_layers: int) -> list[Microbatch]:
+        load = workloads(Setup(config=with_layers(self.config, num_layers)))[self.packed]
+        items: list[Item] = list(load.records)
+        if self.dpo:
+            pairs = zip(load.records[::2], load.records[1::2], strict=True)
+            items = [Pair(chosen, rejected, (-1.0, -1.0)) for chosen, rejected in pairs]
+        multiple = GPU_ROW_MULTIPLE if self.packed else 1
+        return microbatches(items, self.microbatch_tokens, self.packed, multiple)
+
+    def trace(self, num_layers: int) -> StepTrace:
+        batches = self.microbatches(num_layers)
+        return trace_step(with_layers(self.config, num_layers), self.recipe, batches)
+
+    def estimated_bytes(self, num_layers: int) -> int:
+        """Return what is planned for the positions that there are, filling included."""
+        tokens = max(batch.input_ids.numel() for batch in self.microbatches(num_layers))
+        recipe = self.recipe.model_copy(update={"microbatch_tokens": tokens})
+        dimensions = dimensions_of(with_layers(self.config, num_layers))
+        return training_memory_bytes(dimensions, recipe, False)
+
+
+def with_layers(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
+    changed: dict[str, Any] = {"num_hidden_layers": num_layers}
+    if getattr(config, "layer_types", None):
+        changed["layer_types"] = ["full_attention"] * num_layers
+    return type(config)(**config.to_dict() | changed)
+
+
+def _shapes(kind: type[PretrainedConfig], vocab: int, sizes: tuple[int, ...]) -> PretrainedConfig:
+    hidden, intermediate, layers, heads, kv_heads, head_dim = sizes
+    return kind(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        tie_word_embeddings=False,
+    )
+
+
+# hidden, intermediate, layers, heads, heads of keys, size of a head; as their configs publish them
+MODELS: Mapping[str, PretrainedConfig] = {
+    "Llama-7B": llama_7b(),
+    "Llama-13B": _shapes(LlamaConfig, 32000, (5120, 13824, 40, 40, 40, 128)),
+    "Qwen2.5-7B": _shapes(Qwen2Config, 152064, (3584, 18944, 28, 28, 4, 128)),
+    "Qwen3-8B": _shapes(Qwen3Config, 151936, (4096, 12288, 36, 32, 8, 128)),
+    "SmolLM2-135M": _shapes(LlamaConfig, 49152, (576, 1536, 30, 9, 3, 64)),
+}
+CASES: Mapping[str, Case] = {
+    **{f"padded, {mode}": Case(options=options) for mode, options in MODES.items()},
+    **{f"packed, {mode}": Case(packed=True, options=options) for mode, options in MODES.items()},
+    "padded, anchored, recompute": Case(options={"activation_checkpointing": True}),
+    "padded, anchored, dpo": Case(dpo=True),
+    "packed, anchored, dpo": Case(dpo=True, packed=True),
+    "padded, anchored, 4 microbatches": Case(microbatch_tokens=4 * 528),
+}

@@ -1,0 +1,82 @@
+"""A step of the CUDA path on a machine without a GPU: traced, in a process of its own.
+
+What a kernel or a GEMM may not be given fails the trace itself (`ledger.py`, `launches.py`). Here
+are the figures of Llama-7B, 16 records of at most 528 tokens, rank 64, for all 32 layers.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.falqon_core.trace.cases import CASES
+
+# Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
+# `python -m tests.falqon_core.trace` prints.
+BUDGETS = {
+    "padded, anchored": (5013, 328.9),
+    "padded, none": (4789, 303.3),
+    "padded, topk": (5461, 304.4),
+    "packed, anchored": (4557, 167.9),
+    "packed, none": (4333, 142.3),
+    "packed, topk": (5005, 143.4),
+    "padded, anchored, recompute": (5749, 420.8),
+    "padded, anchored, dpo": (5080, 328.9),
+    "packed, anchored, dpo": (4624, 167.9),
+    "padded, anchored, 4 microbatches": (13341, 374.2),
+}
+# to read the loss, the norm of the gradient and how many codes changed
+WAITS = 3
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, dict[str, float]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.falqon_core.trace"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return figures
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_launches_and_traffic_stay_within_what_was_reached(
+    name: str, traced: dict[str, dict[str, float]]
+) -> None:
+    launches, gigabytes = BUDGETS[name]
+    assert traced[name]["launches"] <= launches
+    assert traced[name]["other_bytes"] <= gigabytes * 1e9
+
+
+def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, float]]) -> None:
+    assert {name: figures["waits"] for name, figures in traced.items()} == dict.fromkeys(
+        CASES, WAITS
+    )
+
+
+def test_gemms_are_those_of_the_method(traced: dict[str, dict[str, float]]) -> None:
+    """Two FP8 GEMMs over every linear weight and A, the head's two, and the deltas' gradients."""
+    tokens, labels = 16 * 528, 16 * 527
+    rank, layers = 64, 32
+    linear, head = layers * (4 * 4096**2 + 3 * 4096 * 11008), 4096 * 32000
+    a = layers * rank * (6 * 4096 + 11008)
+    b = layers * rank * (5 * 4096 + 2 * 11008)
+    # the first layer's grad_input of q, k and v is never needed
+    unneeded = 3 * 4096**2
+    flops = 2 * tokens * (2 * linear + a + b - unneeded) + 4 * labels * head
+    assert traced["padded, anchored"]["gemm_flops"] == pytest.approx(flops, rel=1e-3)
+
+
+def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, float]]) -> None:
+    plain, recompute = (traced[f"padded, anchored{end}"] for end in ("", ", recompute"))
+    assert recompute["launches"] > plain["launches"]
+    assert recompute["peak_bytes"] < 0.6 * plain["peak_bytes"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_is_never_planned_below_the_traced_peak(
+    name: str, traced: dict[str, dict[str, float]]
+) -> None:
+    assert traced[name]["peak_bytes"] <= traced[name]["estimated_bytes"]
