@@ -87,6 +87,24 @@ def check() -> None:
 
 
 @app.command(rich_help_panel=PANEL)
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder whose sizes are tried. Default: those of Llama-7B"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all rows as JSON.")] = False,
+) -> None:
+    """Try whether this machine can train: driver, compiler, kernels, attention, memory, a step."""
+    from app.processes.subprocess_env import offline_environment
+    from app.settings import load_settings
+
+    command = [*load_settings().trainer_command, "doctor"]
+    command += ["--model", str(model)] if model else []
+    command += ["--json"] if as_json else []
+    os.execvpe(command[0], command, offline_environment(os.environ))
+
+
+@app.command(rich_help_panel=PANEL)
 def worker(
     queue: Annotated[
         Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")

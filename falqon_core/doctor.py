@@ -11,7 +11,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
 LIMIT_SECONDS = 52.0  # a check that begins last still ends within a minute
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
-EXTENSION = "#include <Python.h>\n#include <stdlib.h>\nint answer(void) { return 42; }\n"
 MAX_DETAIL = 400  # characters
 
 
@@ -99,12 +97,14 @@ def check_torch() -> str:
     """Compare torch with the driver: one that sees no card of a driver that has one is at fault."""
     import torch
 
-    if not torch.cuda.is_available():
-        from falqon_core.train.device import why_no_gpu
+    from falqon_core.train import gpu_needs
+    from falqon_core.train.device import why_no_gpu
 
+    if not torch.cuda.is_available():
         if shutil.which("nvidia-smi") is None:
             raise Skipped(f"no GPU: {why_no_gpu()}; trainings take the CPU")
         raise RuntimeError(f"torch sees no GPU: {why_no_gpu()}")
+    gpu_needs.check_torch(torch.__version__)
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info(0)
     return (
@@ -115,24 +115,11 @@ def check_torch() -> str:
 
 
 def check_compiler() -> str:
-    """Compile what Triton compiles at its first launch: a module of Python."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise FileNotFoundError("no C compiler, which Triton needs: apt-get install gcc libc6-dev")
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "answer.c"
-        source.write_text(EXTENSION)
-        include = sysconfig.get_paths()["include"]
-        options = ["-shared", "-fPIC", f"-I{include}", str(source), "-o", f"{folder}/answer.so"]
-        done = subprocess.run(
-            [*compiler.split(), *options], capture_output=True, text=True, check=False
-        )
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"{compiler} compiles no module of Python (apt-get install libc6-dev python3-dev): "
-            f"{done.stderr}"
-        )
-    return f"{compiler} compiles modules of Python"
+    """Compile what Triton compiles at its first launch."""
+    from falqon_core.ops import toolchain
+
+    toolchain.check_compiler()
+    return "it compiles modules of Python"
 
 
 def check_triton() -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import pulse
 from worker.attempt.supervisor import Supervisor
+from worker.doctor import diagnose_worker
 
 # not the one generator that everything in the process shares, and tests seed
 CHANCE = random.Random()
@@ -25,11 +26,13 @@ class GpuWorker:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._is_diagnosed = False
         self._lock = threading.Lock()
 
     def poll(self) -> None:
         with self._lock:
             try:
+                self._diagnose_once()
                 while (
                     not self._supervisor.context.shutting_down.is_set()
                     and self._supervisor.execute_next()
@@ -37,6 +40,12 @@ class GpuWorker:
                     pass
             except SQLAlchemyError as error:
                 log.warning("poll for jobs failed", error=str(error))
+
+    def _diagnose_once(self) -> None:
+        """Try the card before the first job has it."""
+        if not self._is_diagnosed:
+            self._is_diagnosed = True
+            diagnose_worker(self._supervisor.context, self._supervisor.machine)
 
 
 class Poller:

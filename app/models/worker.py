@@ -2,7 +2,8 @@ from datetime import datetime
 
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt
+from app.models.base import Base, CreatedAt, PydanticType
+from falqon_core.contract.diagnosis import Diagnosis
 
 
 class Worker(Base):
@@ -17,3 +18,5 @@ class Worker(Base):
     num_devices: Mapped[int]
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
+    # of a worker that was promised a GPU
+    diagnosis: Mapped[Diagnosis | None] = mapped_column(PydanticType(Diagnosis))

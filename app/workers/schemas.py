@@ -4,6 +4,7 @@ from pydantic import Field
 
 from app.http.pagination import Object
 from app.workers.service import LiveWorker
+from falqon_core.contract.diagnosis import Diagnosis
 
 
 class WorkerObject(Object):
@@ -15,6 +16,10 @@ class WorkerObject(Object):
         str | None, Field(description="what it executes; null also for a job of another project")
     ]
     heartbeat_age_seconds: float
+    diagnosis: Annotated[
+        Diagnosis | None,
+        Field(description="what `falqon doctor` found when the worker started; null on a CPU"),
+    ]
 
     @classmethod
     def of(cls, live: LiveWorker, project_id: str) -> Self:
@@ -27,4 +32,5 @@ class WorkerObject(Object):
             status="busy" if job else "idle",
             job=own_job and own_job.id,
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),
+            diagnosis=live.worker.diagnosis,
         )

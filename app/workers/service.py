@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Worker
 from app.settings import Settings
+from falqon_core.contract.diagnosis import Diagnosis
 
 MISSED_LOOKS = 3  # after so many polls without a look an idle worker is taken for gone
 FORGOTTEN_SECONDS = 24 * 3600.0
@@ -30,6 +31,11 @@ def mark_seen(session: Session, worker_id: str, device: str, num_devices: int) -
             Worker(id=worker_id, device=device, num_devices=num_devices, seen_at=now_plus())
         )
         session.flush()
+
+
+def store_diagnosis(session: Session, worker_id: str, diagnosis: Diagnosis) -> None:
+    """Store what `doctor` says of the machine of a worker that has been seen."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(diagnosis=diagnosis))
 
 
 def newest(session: Session) -> Worker | None:

@@ -33,6 +33,7 @@ from falqon_core.ops.dispatch import faults_on
 from falqon_core.ops.samples import sqnr_db
 from falqon_core.ops.scaled_mm import ALIGNMENT, own, rowwise, scaled_mm, unit_scale
 from falqon_core.ops.self_check import MIN_SQNR_DB
+from falqon_core.train.gpu_needs import describe_faults
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, train_step
@@ -154,8 +155,7 @@ def check_operators(device: torch.device) -> str:
     """Tell which kernels trainings do without here, by the verdicts that trainings go by."""
     faults = faults_on(device)
     if faults:
-        named = "; ".join(f"{name} ({fault})" for name, fault in faults.items())
-        _raise_unless_old(device, f"slower, as plain torch computes in place of {named}")
+        _raise_unless_old(device, describe_faults(torch.cuda.get_device_name(device), faults))
     return "every kernel computes what its oracle does"
 
 
@@ -172,12 +172,12 @@ def check_step_on_card(device: torch.device) -> str:
     expected = step_losses(torch.device("cpu"))
     pairs = zip(losses, expected, strict=True)
     apart = max(abs(loss / exact - 1) for loss, exact in pairs)
-    found = " and ".join(
+    figures = " and ".join(
         f"{loss:.4f} for {exact:.4f}" for loss, exact in zip(losses, expected, strict=True)
     )
     if not apart < MAX_LOSS_RATIO:
-        raise ArithmeticError(f"losses on the card are not those of the CPU: {found}")
-    return f"losses on the card for those of the CPU: {found}"
+        raise ArithmeticError(f"losses on the card are not those of the CPU: {figures}")
+    return f"losses on the card for those of the CPU: {figures}"
 
 
 def step_losses(device: torch.device) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -176,3 +177,18 @@ def test_garbage_and_a_storage_of_another(tmp_path: Path) -> None:
     assert "belongs to this database" in falqon(right, "admin", "adopt-storage").stdout
     assert falqon(right, "migrate").returncode == 0
     assert "older copy" in falqon(right, "admin", "garbage", "--dry-run").stdout
+
+
+def test_doctor_is_the_trainers_and_sees_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import os, sys; print(sys.argv[1:], 'FALQON_ADMIN_KEY' in os.environ); sys.exit(1)"
+    monkeypatch.setenv("FALQON_ADMIN_KEY", "a-key-for-tests-0123456789")
+    monkeypatch.setenv("FALQON_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("FALQON_TRAINER_COMMAND", json.dumps([sys.executable, "-c", program]))
+    command = [sys.executable, "-m", "app.cli", "doctor", "--model", "some/model", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert (done.returncode, done.stdout) == (
+        1,
+        "['doctor', '--model', 'some/model', '--json'] False\n",
+    )

@@ -31,6 +31,7 @@ from falqon_core.contract.certificate import (
     Training,
 )
 from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from falqon_core.contract.errors import ModelError, as_falqon_error, is_disk_full
 from falqon_core.contract.layout import (
     MANIFEST,
@@ -294,6 +295,12 @@ def import_folder(source: str, output: Path, message_fd: int | None) -> int:
 def main() -> int:
     if sys.argv[1] == "inspect":  # takes no model's weights, so nothing has to be a fake
         os.execv(sys.executable, [sys.executable, "-m", "falqon_core", *sys.argv[1:]])
+    if sys.argv[1] == "doctor":
+        row = CheckRow(
+            name="card", status="failed", detail=os.environ["CUDA_VISIBLE_DEVICES"], seconds=0.1
+        )
+        sys.stdout.write(Diagnosis(rows=(row,), seconds=0.1).model_dump_json())
+        return 1
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train")

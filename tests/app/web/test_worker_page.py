@@ -4,7 +4,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from app.ids import new_id
 from app.models import Engine
+from app.workers import service as workers
+from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from tests.contract.access_objects import an_engine
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
@@ -55,3 +58,21 @@ def test_others_see_base_models_and_their_own(
     refused = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
     assert refused.status_code == 403
     other.http.close()
+
+
+def test_what_doctor_found_stands_beside_the_card(
+    browser: httpx.Client, tenant: Tenant, api: Api
+) -> None:
+    rows = (
+        CheckRow(name="torch", status="ok", detail="torch of CUDA", seconds=1),
+        CheckRow(name="swiglu, 7B", status="failed", detail="wrong: <3 dB", seconds=1),
+    )
+    worker = new_id("worker-")
+    with api.database.transaction() as session:
+        workers.mark_seen(session, worker, "h100", 1)
+        workers.store_diagnosis(session, worker, Diagnosis(rows=rows, seconds=2))
+    browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE)
+    page = browser.get("/workers").text
+    assert "doctor: 1 failed, 1 ok" in page
+    assert "<strong>swiglu, 7B</strong> failed: wrong: &lt;3 dB" in page
+    assert "torch of CUDA" not in page, "beside a failure the others are noise"
