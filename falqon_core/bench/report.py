@@ -19,6 +19,7 @@ from falqon_core.bench.model import dimensions_of
 from falqon_core.bench.steps import MAX_ROUNDS, Setup, measure_steps
 from falqon_core.bench.table import Report, bound_seconds
 from falqon_core.bench.timing import Deadline
+from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.scaled_mm import gemm_for
 
 
@@ -63,10 +64,12 @@ def measure(
         tell(f"kernel {result.name}: {result.status}")
         kernels.append(result)
     torch.cuda.empty_cache()
-    sums = {"output": True, "grad_input": False}
-    gemms = {
-        name: gemm_for(device, scale.kernels.tokens, fast).__name__ for name, fast in sums.items()
+    tokens, hidden, intermediate, *_ = scale.kernels
+    shapes = {
+        "output": GemmShape(tokens, intermediate, hidden, True),
+        "grad_input": GemmShape(tokens, hidden, intermediate, False),
     }
+    gemms = {name: gemm_for(device, shape).__name__ for name, shape in shapes.items()}
     steps = measure_steps(scale.steps, device, deadline, limits.step, tell, limits.rounds)
     return Report(
         ceilings,

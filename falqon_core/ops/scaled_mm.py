@@ -6,8 +6,7 @@ the contraction axis K, the only layout that FP8 tensor cores read; a weight tha
 its inputs (output) is therefore transposed for grad_input (ops/transpose.py). Fast accumulation
 keeps about 14 bits on H100 (method.md section 4): good enough for activations, off for gradients.
 
-On a GPU there are four ways, in this order, and the first that reproduces a known product *exactly*
-is taken:
+On a GPU there are four ways; of those that reproduce known products *exactly* the fastest is taken:
   rowwise     `torch._scaled_mm` with both scale vectors; known to fail or to be wrong on some GPUs
               (sm_89, sm_120).
   unit_scale  the same GEMM with scale 1 and the multiplications after it. Scales are powers of two,
@@ -15,32 +14,28 @@ is taken:
   own         the kernel of ops/half_gemm.py with FP32 sums.
   the oracle  dequantizes to bf16, for GPUs without FP8; `has_fp8_gemm` tells callers to spare
               themselves quantizing activations there.
-GPU libraries choose their kernel by the number of rows, so the question is asked once per device,
-power of two of M and accumulation; later calls look the answer up. What a GPU refuses (K or N no
-multiple of 16) is refused on the CPU too, so that tests see it.
+GPU libraries choose their kernel by the sizes, so the question is asked once per device, power of
+two of M, N, K and accumulation (gemm_choice.py); later calls look the answer up. What a GPU refuses
+(K or N no multiple of 16) is refused on the CPU too, so that tests see it.
 
-What is given up: a fault that shows only at some N or K is not found; the scales are not fused into
-the unit_scale GEMM.
+What is given up: the scales are not fused into the unit_scale GEMM; two of the ways add in another
+order, so a card that forgot its choice may continue with other bits.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.gemm_choice import Gemm, GemmShape, exact_gemms, fastest_gemm
 from falqon_core.ops.half_gemm import gemm_codes_triton
 from falqon_core.ops.quantize import dequantize
 from falqon_core.ops.samples import Draw, Sample, result_alone
 
 ALIGNMENT = 16  # of K and N, in elements
 MAX_PROBED_ROWS = 2048
-PROBED_N, PROBED_K = 128, 256
-
-Gemm = Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor]
-logger = logging.getLogger(__name__)
 
 
 @operator
@@ -113,38 +108,16 @@ def own(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulatio
     return gemm_codes_triton(a, b, a_scale, b_scale.t())
 
 
-def first_exact(
-    gemms: Sequence[Gemm], num_rows: int, device: torch.device, fast_accumulation: bool
-) -> Gemm:
-    """Return the first of `gemms` that gives the known product [num_rows, N] bit for bit on
-    `device`; the oracle when none does.
-    """
-    a, a_scale, b, b_scale, expected = _known_product(num_rows, device)
-    for gemm in gemms:
-        try:
-            if torch.equal(gemm(a, a_scale, b, b_scale, fast_accumulation), expected):
-                return gemm
-            fault = "its product is wrong"
-        # torch's and Triton's have no common ancestor, and any of them means that this one is of no
-        # use
-        except Exception as error:
-            fault = str(error).partition("\n")[0]
-        logger.warning(
-            "FP8 GEMM %s is not used on %s for %d rows: %s",
-            getattr(gemm, "__name__", gemm),
-            device,
-            num_rows,
-            fault,
-        )
-    return scaled_mm.oracle
+GEMMS: tuple[Gemm, ...] = (rowwise, unit_scale, own)
 
 
+@cache
 def has_fp8_gemm(device: torch.device) -> bool:
     """Return whether `device` multiplies codes; False means that `scaled_mm` would dequantize both
     operands to bf16.
     """
     return scaled_mm.fault(device) is None and all(
-        gemm_for(device, MAX_PROBED_ROWS, fast) is not scaled_mm.oracle for fast in (True, False)
+        exact_gemms(GEMMS, MAX_PROBED_ROWS, device, fast) for fast in (True, False)
     )
 
 
@@ -152,45 +125,19 @@ def scaled_mm_cuda(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool = False
 ) -> Tensor:
     check_operands(a, b)
-    return gemm_for(a.device, a.shape[0], fast_accumulation)(
-        a, a_scale, b, b_scale, fast_accumulation
-    )
+    gemm = gemm_for(a.device, GemmShape(a.shape[0], b.shape[0], b.shape[1], fast_accumulation))
+    return gemm(a, a_scale, b, b_scale, fast_accumulation)
 
 
 scaled_mm.kernels["cuda"] = scaled_mm_cuda
 
 
-def gemm_for(device: torch.device, num_rows: int, fast_accumulation: bool) -> Gemm:
-    """The GEMM that `scaled_mm` takes on `device` for `num_rows` rows of a."""
-    return _gemm_for(
-        device, 1 << (min(num_rows, MAX_PROBED_ROWS) - 1).bit_length(), fast_accumulation
-    )
+def gemm_for(device: torch.device, shape: GemmShape) -> Gemm:
+    """Return the GEMM that `scaled_mm` takes on `device` for operands of `shape`."""
+    num_rows = 1 << (min(shape.num_rows, MAX_PROBED_ROWS) - 1).bit_length()
+    return _gemm_for(device, shape._replace(num_rows=num_rows))
 
 
 @cache
-def _gemm_for(device: torch.device, num_rows: int, fast_accumulation: bool) -> Gemm:
-    return first_exact((rowwise, unit_scale, own), num_rows, device, fast_accumulation)
-
-
-def _known_product(
-    num_rows: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """a, a_scale, b, b_scale and their product, computed on the CPU.
-
-    Codes are -1, 0 and 1 and K is 256, so every partial sum is an integer that bf16 and the fast
-    accumulator hold exactly: a GEMM is right to the last bit or wrong. Scales differ from row to
-    row, so one that is swapped, shared or forgotten shows.
-    """
-    generator = torch.Generator().manual_seed(0)
-    a, b = (
-        torch.randint(-1, 2, (rows, PROBED_K), generator=generator).float()
-        for rows in (num_rows, PROBED_N)
-    )
-    a_scale, b_scale = (
-        torch.randint(-9, 4, (rows, 1), generator=generator).float().exp2()
-        for rows in (num_rows, PROBED_N)
-    )
-    product = ((a * a_scale) @ (b * b_scale).t()).bfloat16()
-    a = a.to(torch.float8_e4m3fn)
-    b = b.to(torch.float8_e4m3fn)
-    return a.to(device), a_scale.to(device), b.to(device), b_scale.to(device), product.to(device)
+def _gemm_for(device: torch.device, shape: GemmShape) -> Gemm:
+    return fastest_gemm(GEMMS, shape, device) or scaled_mm.oracle

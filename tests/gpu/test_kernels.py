@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from falqon_core.bench.kernels import LINES, Draw, Line, Shapes, measure_kernel
+from falqon_core.ops.gemm_choice import GemmShape, exact_gemms
 from falqon_core.ops.half_gemm import lower
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.refresh import refresh_codes
@@ -88,13 +89,14 @@ def test_refreshed_codes_are_the_oracles_but_for_a_step_in_a_tiny_share() -> Non
 @pytest.mark.parametrize("num_rows", [1, 16, 528, MAX_PROBED_ROWS, 8448])
 def test_the_probe_takes_an_fp8_gemm(num_rows: int, fast_accumulation: bool) -> None:
     assert has_fp8_gemm(DEVICE)
-    assert gemm_for(DEVICE, num_rows, fast_accumulation) is not scaled_mm.oracle
+    shape = GemmShape(num_rows, 4096, 11008, fast_accumulation)
+    assert gemm_for(DEVICE, shape) is not scaled_mm.oracle
 
 
-def test_hopper_multiplies_with_scales_by_row() -> None:
+def test_hopper_can_multiply_with_scales_by_row() -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("rowwise scales have failed on other architectures")
-    assert gemm_for(DEVICE, 8448, True) is rowwise
+    assert exact_gemms((rowwise,), 8448, DEVICE, True) == [rowwise]
 
 
 def test_lowered_rows_never_overflow_half_sums(draw: Draw) -> None:
