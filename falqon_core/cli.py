@@ -324,6 +324,9 @@ def _prepare_process(offline: bool) -> None:
     # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
     # and 22 s, spinning this long 15 and 13 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Microbatches differ in length, and segments of fixed sizes would leave holes on a GPU.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers.utils import logging

@@ -4,7 +4,7 @@ length.
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where
 there is no loss, so the model never predicts across records. Packed rows carry `cu_seqlens` and
 positions that restart per record, which is what keeps attention inside a record. Packed rows can be
-filled up to a multiple of some length, so that kernels and graphs on GPUs see few shapes; what
+filled up to a multiple of some length, so that kernels on GPUs see sizes they like; what
 fills is a segment of its own without labels. The halves of a pair stand one after the other in one
 microbatch, chosen first, so that their loss can be computed there; other sequences of one record
 may be in several. Padded batches (`packing=False`)

@@ -1,7 +1,7 @@
 """Cross entropy of a frozen output head, at label positions only, without ever holding all logits.
 
 hidden [N, H] are the states that have a label. Chunks of rows go through logits -> softmax ->
-gradient, so at most `CHUNK_BYTES` of fp32 logits live at once. The head is frozen, so the gradient
+gradient, so at most `chunk_bytes` of fp32 logits live at once. The head is frozen, so the gradient
 of each position's loss with respect to its hidden state is known in forward and is the only thing
 kept: grad = (softmax - one_hot) . weight, as large as hidden itself; what scales or caps the logits
 has its derivative between the two factors. Backward only scales its rows, by one number for a plain
@@ -22,6 +22,13 @@ from falqon_core.ops.matmul import matmul
 # glibc takes blocks of 32 MiB and more from the kernel anew each time: touching those pages costs
 # ten times the arithmetic.
 CHUNK_BYTES = 24 * 2**20
+# Every chunk reads the whole head twice and takes twenty launches.
+GPU_CHUNK_BYTES = 256 * 2**20
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Return the bytes of fp32 logits that one chunk may have."""
+    return CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
 
 
 class Head(NamedTuple):
@@ -71,7 +78,7 @@ def cross_entropy_forward(
     losses = torch.empty(hidden.shape[0], device=hidden.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     grad = torch.empty_like(hidden) if with_grad else None
-    chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    chunk = max(1, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     for start in range(0, hidden.shape[0], chunk):
         at = slice(start, start + chunk)
         logits = head.logits(hidden[at])

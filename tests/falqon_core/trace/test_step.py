@@ -16,16 +16,16 @@ from tests.falqon_core.trace.cases import CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (5013, 328.9),
-    "padded, none": (4789, 303.3),
-    "padded, topk": (5461, 304.4),
-    "packed, anchored": (4557, 167.9),
-    "packed, none": (4333, 142.3),
-    "packed, topk": (5005, 143.4),
-    "padded, anchored, recompute": (5749, 420.8),
-    "padded, anchored, dpo": (5080, 328.9),
-    "packed, anchored, dpo": (4624, 167.9),
-    "padded, anchored, 4 microbatches": (13341, 374.2),
+    "padded, anchored": (3403, 214.2),
+    "padded, none": (3179, 188.7),
+    "padded, topk": (3851, 189.7),
+    "packed, anchored": (3407, 115.4),
+    "packed, none": (3183, 89.9),
+    "packed, topk": (3855, 90.9),
+    "padded, anchored, recompute": (3819, 268.3),
+    "padded, anchored, dpo": (3470, 214.2),
+    "packed, anchored, dpo": (3474, 115.4),
+    "padded, anchored, 4 microbatches": (9301, 259.6),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
