@@ -55,7 +55,8 @@ RUN pip install --no-deps --no-build-isolation --editable .
 USER falqon
 # What a GPU would need at the first kernel fails here instead: the compiler, the headers, ptxas.
 RUN if [ -z "$TORCH_INDEX" ]; then python -m falqon_core.ops.toolchain; fi
-ENV FALQON_ALIVE_FILE=/tmp/falqon-worker-alive
+# The container gets `nvidia-smi` too: by it a worker learns which card it has.
+ENV FALQON_ALIVE_FILE=/tmp/falqon-worker-alive NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # A worker touches the file whenever it looks for work (FALQON_POLL) and whenever it renews the lease of a job (FALQON_HEARTBEAT).
 HEALTHCHECK --interval=30s --timeout=3s --start-period=60s CMD test -n "$(find "$FALQON_ALIVE_FILE" -mmin -2)"
 # A checkpoint is written before the process leaves; give it the time (docker stop --time, stop_grace_period).

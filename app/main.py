@@ -121,7 +121,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure(logging.secrets_of(settings, os.environ))
     gc.set_threshold(*GC_THRESHOLDS)
-    device_of(settings)  # an unknown device is better refused now than with the first job
+    device_of(settings)  # asks the driver while nobody waits, and refuses an unknown device
     file_prices(settings.prices)  # and so are prices that cannot be read
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
