@@ -30,8 +30,9 @@ from falqon_core.methods import METHODS
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.attention import falqon_attention
 from falqon_core.ops.dispatch import faults_on
+from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.samples import sqnr_db
-from falqon_core.ops.scaled_mm import ALIGNMENT, own, rowwise, scaled_mm, unit_scale
+from falqon_core.ops.scaled_mm import ALIGNMENT, GEMMS, gemm_for, scaled_mm
 from falqon_core.ops.self_check import MIN_SQNR_DB
 from falqon_core.train.gpu_needs import describe_faults
 from falqon_core.train.memory import available_bytes, usable_bytes
@@ -218,7 +219,7 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> str:
     flops = 2.0 * LIKE_7B.tokens * outputs * inputs
     figures: list[str] = []
     faults: list[str] = []
-    for gemm in (rowwise, unit_scale, own):
+    for gemm in GEMMS:
         try:
             _check_noise([gemm(*operands)], [expected])
             seconds = median_seconds(partial(gemm, *operands), device, MEASURED_SECONDS)
@@ -227,7 +228,8 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> str:
             faults.append(f"{gemm.__name__} {what_went_wrong(error)}")
     if not figures:
         _raise_unless_old(device, "; ".join(faults))
-    return "; ".join(figures + faults)
+    chosen = gemm_for(device, GemmShape(LIKE_7B.tokens, outputs, inputs, fast_accumulation=True))
+    return "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
 
 
 def check_kernel(line: Line, shapes: Shapes, device: torch.device) -> str:

@@ -17,6 +17,7 @@ from falqon_core.bench.checks import (
 from falqon_core.bench.kernels import LINES, Call, Draw, Line, Shapes
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.scaled_mm import unit_scale
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 DEVICE = torch.device(KERNEL_DEVICE)
@@ -53,13 +54,13 @@ def test_products_are_compared_at_the_models_sizes(monkeypatch: pytest.MonkeyPat
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("no such product")
 
-    monkeypatch.setattr(checks, "own", broken)
+    monkeypatch.setattr(checks, "GEMMS", (unit_scale, broken))
     monkeypatch.setattr(checks, "LIKE_7B", TINY)
     answer = check_products(48, 32, DEVICE)
-    assert "unit_scale" in answer
+    assert answer.startswith("unit_scale 0 TFLOP/s")
     assert "broken failed: RuntimeError: no such product" in answer
-    for name in ("rowwise", "unit_scale"):
-        monkeypatch.setattr(checks, name, broken)
+    assert "trainings take " in answer
+    monkeypatch.setattr(checks, "GEMMS", (broken,))
     with pytest.raises(RuntimeError, match="no such product"):
         check_products(48, 32, torch.device("cpu"))
 
