@@ -42,11 +42,12 @@ def check_compiler() -> None:
         try:
             subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            said = str(getattr(error, "stderr", None) or error).strip().splitlines()[0]
+            text = str(getattr(error, "stderr", None) or error)
+            reason = text.strip().partition("\n")[0]
             raise DeviceUnfit(
                 f"a GPU needs a C compiler, and {compiler} compiles no module of Python "
-                f"({said}); install its headers (Debian and Ubuntu: apt-get install gcc libc6-dev "
-                "python3-dev), and see what CC says",
+                f"({reason}); install its headers (Debian and Ubuntu: apt-get install gcc "
+                "libc6-dev python3-dev), and see what CC says",
                 "device",
             ) from error
 

@@ -16,9 +16,9 @@ class Watched(torch.autograd.Function):
     """x -> x; writes down whether torch was asked for a fixed order, forward and backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, asked: dict[str, bool]) -> Tensor:
-        ctx.note = partial(asked.__setitem__, f"{name} backward")
-        asked[f"{name} forward"] = torch.are_deterministic_algorithms_enabled()
+    def forward(ctx: Any, x: Tensor, name: str, order_kept: dict[str, bool]) -> Tensor:
+        ctx.note = partial(order_kept.__setitem__, f"{name} backward")
+        order_kept[f"{name} forward"] = torch.are_deterministic_algorithms_enabled()
         ctx.save_for_backward(x)
         return x.clone()
 
@@ -29,15 +29,15 @@ class Watched(torch.autograd.Function):
         return grad, None, None
 
 
-def attention(x: Tensor, asked: dict[str, bool]) -> Tensor:
-    return in_fixed_order(lambda: Watched.apply(x, "attention", asked))
+def attention(x: Tensor, order_kept: dict[str, bool]) -> Tensor:
+    return in_fixed_order(lambda: Watched.apply(x, "attention", order_kept))
 
 
 def test_torch_is_asked_for_an_order_around_attention_alone() -> None:
-    asked: dict[str, bool] = {}
-    before = Watched.apply(torch.ones(3, requires_grad=True), "before", asked)
-    Watched.apply(attention(before, asked), "after", asked).sum().backward()
-    assert asked == {
+    order_kept: dict[str, bool] = {}
+    before = Watched.apply(torch.ones(3, requires_grad=True), "before", order_kept)
+    Watched.apply(attention(before, order_kept), "after", order_kept).sum().backward()
+    assert order_kept == {
         f"{part} {way}": part == "attention"
         for part in ("before", "attention", "after")
         for way in ("forward", "backward")
@@ -46,10 +46,10 @@ def test_torch_is_asked_for_an_order_around_attention_alone() -> None:
 
 
 def test_it_is_asked_while_attention_is_computed_again_within_its_own_backward() -> None:
-    asked: dict[str, bool] = {}
+    order_kept: dict[str, bool] = {}
     x = torch.ones(3, requires_grad=True)
-    checkpoint(attention, x, asked, use_reentrant=False).sum().backward()
-    assert asked == {"attention forward": True, "attention backward": True}
+    checkpoint(attention, x, order_kept, use_reentrant=False).sum().backward()
+    assert order_kept == {"attention forward": True, "attention backward": True}
     assert not torch.are_deterministic_algorithms_enabled()
 
 
