@@ -19,7 +19,7 @@ from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.ops import samples
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.half_gemm import gemm_codes, lower
-from falqon_core.ops.quantize import quantize_codes, quantize_rows
+from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes, rms_norm_forward
 from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
@@ -204,8 +204,8 @@ def _swiglu_codes_backward(s: Shapes, draw: Draw) -> Call:
     )
 
 
-def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(base, qdata, qdata_t, scale, delta, a) of one linear [I, H]; the delta is of a training's
+def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(base, qdata, scale, delta, a) of one linear [I, H]; the delta is of a training's
     size.
     """
     base = draw.normal(s.intermediate, s.hidden, deviation=s.hidden**-0.5)
@@ -214,7 +214,6 @@ def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     return (
         base,
         qdata,
-        qdata.t().contiguous(),
         scale,
         draw.normal(s.intermediate, s.rank, deviation=0.01, dtype=torch.float32),
         a,
@@ -222,26 +221,27 @@ def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
 
 
 def _refresh(s: Shapes, draw: Draw) -> Call:
-    """Count the base and the old codes as read, both layouts as written."""
-    base, qdata, qdata_t, scale, delta, a = _weight(s, draw)
-    moved = base.nbytes + 2 * qdata.nbytes + qdata_t.nbytes + scale.nbytes + delta.nbytes + a.nbytes
-    return Call((qdata, qdata_t, scale, base, delta, a, 1.0), moved)
+    """Count the base, in eight bits, and the old codes as read, the codes as written."""
+    base, qdata, scale, delta, a = _weight(s, draw)
+    values, base_scale = quantize_int8(base)
+    moved = values.nbytes + 2 * qdata.nbytes + 2 * scale.nbytes + delta.nbytes + a.nbytes
+    return Call((qdata, scale, values, base_scale, delta, a, 1.0), moved)
 
 
 def _stochastic(s: Shapes, draw: Draw) -> Call:
-    """Codes and scales are read and written, the second layout written."""
-    _, qdata, qdata_t, scale, delta, a = _weight(s, draw)
-    moved = 2 * qdata.nbytes + qdata_t.nbytes + 2 * scale.nbytes + delta.nbytes + a.nbytes
-    return Call((qdata, qdata_t, scale, delta, a, 1.0, 0, 0, 0), moved)
+    """Codes and scales are read and written."""
+    _, qdata, scale, delta, a = _weight(s, draw)
+    moved = 2 * qdata.nbytes + 2 * scale.nbytes + delta.nbytes + a.nbytes
+    return Call((qdata, scale, delta, a, 1.0, 0, 0, 0), moved)
 
 
 def _topk(s: Shapes, draw: Draw) -> Call:
-    """Count the codes of the chosen rows, read and written in both layouts, and all of A, read."""
-    _, qdata, qdata_t, scale, delta, a = _weight(s, draw)
+    """Count the codes of the chosen rows, read and written, and all of A, read."""
+    _, qdata, scale, delta, a = _weight(s, draw)
     chosen = torch.arange(s.update_rows, device=draw.device) * (s.intermediate // s.update_rows)
     return Call(
-        (qdata, qdata_t, scale, delta, a, chosen),
-        s.update_rows * (3 * s.hidden + 4 * s.rank + 4) + a.nbytes,
+        (qdata, scale, delta, a, chosen),
+        s.update_rows * (2 * s.hidden + 4 * s.rank + 4) + a.nbytes,
     )
 
 

@@ -80,8 +80,8 @@ class Setup(NamedTuple):
     record_tokens: int = 528
 
     def recipe(self, device: torch.device) -> Recipe:
-        """Return the recipe with a base copy on the device where it fits, otherwise without one;
-        which A it is changes nothing about speed.
+        """Return the recipe with the base copy that training would choose, or without one where
+        none fits; which A it is changes nothing about speed.
         """
         options = {
             "rank": self.rank,
@@ -90,17 +90,14 @@ class Setup(NamedTuple):
             "a_init": "orthonormal",
         }
         recipe = Recipe.model_validate(options).resolved(self.num_records)
-        if (
-            fit_recipe(
-                dimensions_of(self.config),
-                recipe,
-                usable_bytes(available_bytes(device)),
-                device.type == "cpu",
-            )
-            is None
-        ):
-            return recipe.model_copy(update={"base_copy": "none"})
-        return recipe
+        fitted = fit_recipe(
+            dimensions_of(self.config),
+            recipe,
+            usable_bytes(available_bytes(device)),
+            device.type == "cpu",
+        )
+        base_copy = "none" if fitted is None else fitted.base_copy
+        return recipe.model_copy(update={"base_copy": base_copy})
 
 
 class Workload(NamedTuple):

@@ -21,7 +21,7 @@ ApiMethod = Literal["falqon", "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
-BaseCopy = Literal["device", "host", "none"]
+BaseCopy = Literal["device", "int8", "host", "none"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate
@@ -72,8 +72,9 @@ class RecipeOptions(BaseModel):
     )
     base_copy: BaseCopy | None = Field(
         None,
-        description="anchored only: where the unquantized weights are kept; none: nowhere, steps "
-        "are rounded stochastically; auto: device",
+        description="anchored only: where the base weights are kept: in bf16 on the device or in "
+        "host memory, or in eight bits (int8) on the device; none: nowhere, steps are rounded "
+        "stochastically; auto: device on a CPU, on a GPU the first of int8 and host that fits",
     )
     simulate_fp8: bool = Field(
         False,
@@ -232,10 +233,10 @@ class Recipe(RecipeOptions):
     def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
         """Return the recipe with every "auto" that decides steps or rates made a number.
 
-        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`)
-        stays open; `estimate.memory` decides it. Batch size follows 0.2 % of the records, between 4
-        and 16; three epochs. An explicit `learning_rate` is absolute, so `learning_rate_multiplier`
-        scales the automatic one only.
+        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`,
+        `base_copy`) stays open; `estimate.memory` decides it. Batch size follows 0.2 % of the
+        records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
+        `learning_rate_multiplier` scales the automatic one only.
         """
         auto: dict[str, object] = {
             "a_init": DEFAULT_A_INIT[self.update_rule],
@@ -248,7 +249,7 @@ class Recipe(RecipeOptions):
         if self.update_rule == "topk":
             auto["num_update_rows"] = PUBLISHED_NUM_UPDATE_ROWS
         else:
-            auto |= {"alpha": float(self.rank), "base_copy": "device"}
+            auto["alpha"] = float(self.rank)
         missing = {name: value for name, value in auto.items() if getattr(self, name) is None}
         return Recipe.model_validate(self.model_dump() | missing)
 

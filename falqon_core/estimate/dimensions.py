@@ -30,6 +30,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
+ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
 
 
@@ -52,6 +53,8 @@ class ModelDimensions(BaseModel):
     num_layer_vector_parameters: int = 0
     # numbers of a token that a layer keeps for backward beside those that a Llama's keeps
     num_extra_activations: int = 0
+    # whether an FP8 GPU rotates q and k in the product that they come from (meld/fused.py)
+    rotates_in_place: bool = False
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -93,6 +96,8 @@ class ModelDimensions(BaseModel):
                     config, hidden, intermediate, heads * head_dim, kv_heads * head_dim, head_dim
                 ),
                 num_extra_activations=_count_extra_activations(config, hidden, intermediate),
+                rotates_in_place=config.get("model_type") in ROTATED_IN_PLACE
+                and not config.get("mlp_bias"),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)

@@ -4,44 +4,71 @@ Counted: the backbone with its base copy, embeddings, the adapter with its optim
 activations of one microbatch: what each layer keeps for backward, what one layer works with at its
 peak, and the chunked logits. Activation checkpointing keeps the inputs of all layers and what one
 layer keeps. A chosen along the gradient is found with one longest record at a time, for which every
-layer also keeps the inputs of its linears. The program itself and what allocators round up are not
+layer also keeps the inputs of its linears; on a GPU that happens before codes and optimizer are
+there, and needs less than training does. The program itself and what allocators round up are not
 counted, so a caller leaves some of the free memory alone.
+
+On a GPU attention keeps no probabilities but its output, and q, k and v are views of one product,
+rotated in it where the layer is fused; codes are 1 byte a weight, and one weight at a time is
+transposed.
 """
 
-from falqon_core.contract.config import Recipe
+from collections.abc import Sequence
+from itertools import product
+
+from falqon_core.contract.config import BaseCopy, Recipe
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MICROBATCH_STEP = 1024
 MAX_AUTOMATIC_MICROBATCH = {"cpu": 4096, "gpu": 32768}  # beyond these a forward pass gains nothing
 SHORT_ATTENTION = 512  # up to here a segment keeps its attention probabilities (ops/attention.py)
 # a chunk of the loss: logits, softmax and gradient (ops/cross_entropy.py)
-LOGITS_BYTES = 3 * 24 * 2**20
+LOGITS_BYTES = {"cpu": 3 * 24 * 2**20, "gpu": 3 * 256 * 2**20}
+# bytes of a weight's base on the device; one that is open counts as the least that it may become
+CPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 2, "none": 0, None: 2}
+GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0, "none": 0, None: 0}
+# what an open base becomes, the first that fits
+GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
 # the smallest configuration that `largest_fitting` names
 SHORTEST = 64
 LOWEST_RANK = 8
 
 
 def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
-    """Return the peak bytes of one process. An open `microbatch_tokens` counts as the smallest, one
-    longest record.
+    """Return the peak bytes of one process on its device. An open `microbatch_tokens` counts as the
+    smallest, one longest record.
     """
     a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
-    counted = ("device", "host", None) if device_is_cpu else ("device", None)
-    keeps_base = recipe.update_rule == "anchored" and recipe.base_copy in counted
-    # bf16 rows on the CPU, e4m3 codes in two layouts on a GPU; and the bf16 base
-    weight = 4 if keeps_base else 2
+    row = 2 if device_is_cpu else 1  # bf16 values, or e4m3 codes
+    weight = row
+    if recipe.update_rule == "anchored":
+        weight += (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
     backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
-    adapter = 2 * a_elements + 16 * b_elements  # bf16 A; B, its gradient and two moments in fp32
+    adapter = row * a_elements + 16 * b_elements  # A; B, its gradient and two moments in fp32
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
-    activations = _activation_bytes(dimensions, recipe, tokens)
+    activations = _activation_bytes(dimensions, recipe, tokens, device_is_cpu)
+    if not device_is_cpu:
+        transposed = 2 * dimensions.intermediate_size * dimensions.hidden_size  # of gate and up
+        return backbone + adapter + activations + transposed
     if recipe.a_init == "gradient":
-        activations = max(
-            activations,
-            _activation_bytes(
-                dimensions, recipe, min(tokens, recipe.longest_record), with_inputs=True
-            ),
-        )
+        shortest = min(tokens, recipe.longest_record)
+        preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, with_inputs=True)
+        activations = max(activations, preparing)
     return backbone + adapter + activations
+
+
+def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return the peak bytes on a GPU before training, while the bf16 model lies there whole and the
+    directions of A are sought.
+    """
+    return 2 * dimensions.num_parameters + _activation_bytes(
+        dimensions, recipe, recipe.longest_record, device_is_cpu=False, with_inputs=True
+    )
+
+
+def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return the bytes of host memory that a GPU's training keeps its base in."""
+    return 2 * dimensions.num_linear_parameters if recipe.base_copy == "host" else 0
 
 
 def largest_microbatch_tokens(
@@ -72,13 +99,19 @@ def fit_recipe(
     """`recipe` with what depends on memory decided, keeping what was asked for; None when it cannot
     fit.
 
-    Activations are checkpointed only when not even the smallest microbatch fits without.
+    The base leaves the device only when it does not fit there, and activations are checkpointed
+    only when not even the smallest microbatch fits without.
     """
-    choices = [recipe.activation_checkpointing]
+    bases: Sequence[BaseCopy | None] = [recipe.base_copy]
+    if recipe.base_copy is None and recipe.update_rule == "anchored":
+        bases = ["device"] if device_is_cpu else GPU_BASE_COPIES
+    checkpointings = [recipe.activation_checkpointing]
     if recipe.activation_checkpointing is None:
-        choices = [False, True]
-    for checkpointing in choices:
-        chosen = recipe.model_copy(update={"activation_checkpointing": checkpointing})
+        checkpointings = [False, True]
+    for base_copy, checkpointing in product(bases, checkpointings):
+        chosen = recipe.model_copy(
+            update={"base_copy": base_copy, "activation_checkpointing": checkpointing}
+        )
         if recipe.microbatch_tokens is None:
             chosen = chosen.model_copy(
                 update={
@@ -98,8 +131,9 @@ def fit_recipe(
 def largest_fitting(
     dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
 ) -> Recipe | None:
-    """Return the next smaller recipe that fits, decided as by `fit_recipe`: a smaller microbatch,
-    then shorter records, then a lower rank.
+    """Return the next smaller recipe that fits, decided as by `fit_recipe`: a smaller microbatch
+    and another place of the base, then shorter records, then a lower rank. Whether there is a base
+    is not changed: without one it is another rule.
     """
     for rank in _halves(recipe.rank, LOWEST_RANK):
         for length in _halves(recipe.max_seq_length, SHORTEST):
@@ -108,6 +142,7 @@ def largest_fitting(
                 "max_seq_length": length,
                 "microbatch_tokens": None,
                 "activation_checkpointing": None,
+                "base_copy": "none" if recipe.base_copy == "none" else None,
             }
             if fitting := fit_recipe(
                 dimensions, recipe.model_copy(update=smaller), num_bytes, device_is_cpu
@@ -117,28 +152,40 @@ def largest_fitting(
 
 
 def _activation_bytes(
-    dimensions: ModelDimensions, recipe: Recipe, tokens: int, *, with_inputs: bool = False
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    tokens: int,
+    device_is_cpu: bool,
+    *,
+    with_inputs: bool = False,
 ) -> int:
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
     queries = dimensions.num_heads * dimensions.head_dim
     keys = dimensions.num_kv_heads * dimensions.head_dim
+    # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; what
+    # attention keeps; gate and up; the products with A, beside the outputs and apart.
     probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION)
-    # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; gate
-    # and up; the products with A, beside the outputs and apart.
+    of_attention = probabilities
+    if not device_is_cpu:
+        probabilities = 0
+        of_attention = queries + 2 * dimensions.num_heads  # its output, and fp32 sums
+        if dimensions.rotates_in_place:
+            of_attention -= queries + keys
     products = 2 * len(dimensions.linear_shapes) * recipe.rank
-    saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + probabilities
+    saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + of_attention
     saved += dimensions.num_extra_activations
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
     inputs = 2 * hidden + queries + intermediate if with_inputs else 0
-    layers = (
-        dimensions.num_layers * ((hidden if recipe.activation_checkpointing else saved) + inputs)
-        + working
-    )
+    kept = dimensions.num_layers * ((hidden if recipe.activation_checkpointing else saved) + inputs)
     if recipe.activation_checkpointing:
-        layers += saved
-    logits = min(tokens * 12 * dimensions.vocab_size, LOGITS_BYTES)
-    return 2 * tokens * (layers + 2 * hidden) + logits
+        working += saved
+    logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
+    logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
+    working_bytes = 2 * tokens * working
+    # the loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks
+    largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)
+    return 2 * tokens * (kept + 2 * hidden) + largest
 
 
 def _halves(number: int, lowest: int) -> list[int]:

@@ -98,7 +98,7 @@ def convert_to_melded(
     # no references to the modules: each weight is freed as it is converted
     names = list(target_linears(model, recipe.target_modules))
     scaling = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
-    base_copy = recipe.base_copy if rule.keeps_base else None
+    base_copy = (recipe.base_copy or "device") if rule.keeps_base else None
     melded: dict[str, MeldedLinear] = {}
     for group in _groups(model, names):
         linears = [model.get_submodule(name) for name in group]

@@ -3,8 +3,8 @@
 State of one layer with O outputs, I inputs, rank r:
   packed  the quantized [W; A], shared with the linears that read the same input
           (packed_weight.py); this layer's part are its `w_rows` and `a_rows`.
-  base    [O, I], the weight as it came, never written; only for the anchored rule. On the layer's
-          device or in (pinned) host memory.
+  base    [O, I], the weight as it came or in eight bits (base.py), never written; only for the
+          anchored rule.
   delta   [O, r], B, the fp32 master that the optimizer updates. The only parameter that trains.
 All but delta and the frozen bias stay out of the state dict. A linear of a group has no forward of
 its own; `call_together` runs the group.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.contract.config import BaseCopy
+from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
 
@@ -23,15 +24,13 @@ from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_we
 class MeldedLinear(nn.Module):
     """Stands in for an `nn.Linear`; made by `meld`, its rows are filled by an update rule."""
 
-    base: Tensor | None
-
     def __init__(
         self,
         packed: PackedWeight,
         index: int,
         bias: nn.Parameter | None,
         scaling: float,
-        base: Tensor | None,
+        base: Base | None,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
         super().__init__()
@@ -44,7 +43,7 @@ class MeldedLinear(nn.Module):
         # the linear's place in the model, and steps so far: keys of its random bits
         self.layer_index = 0
         self.num_folds = 0
-        self.register_buffer("base", base, persistent=False)
+        self.base = base
         self.bias = bias
         self.delta = nn.Parameter(
             torch.zeros(self.out_features, self.rank, device=packed.scale.device)
@@ -104,9 +103,10 @@ def meld(
     """
     weights = [linear.weight.detach() for linear in linears]
     packed = new_packed_weight([len(weight) for weight in weights], rank, weights[0], simulate_fp8)
+    bases = [None if base_copy is None else keep_base(weight, base_copy) for weight in weights]
     return [
-        MeldedLinear(packed, index, linear.bias, scaling, _base(weight, base_copy))
-        for index, (linear, weight) in enumerate(zip(linears, weights, strict=True))
+        MeldedLinear(packed, index, linear.bias, scaling, base)
+        for index, (linear, base) in enumerate(zip(linears, bases, strict=True))
     ]
 
 
@@ -134,11 +134,3 @@ def add_biases(outputs: Sequence[Tensor], group: Sequence[MeldedLinear]) -> list
     return [
         y if layer.bias is None else y + layer.bias for y, layer in zip(outputs, group, strict=True)
     ]
-
-
-def _base(weight: Tensor, base_copy: BaseCopy | None) -> Tensor | None:
-    if base_copy is None:
-        return None
-    if base_copy == "host" and weight.device.type != "cpu":
-        return weight.cpu().pin_memory()
-    return weight

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from falqon_core.meld.base import Base
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     E4M3_MAX,
@@ -41,6 +42,7 @@ from falqon_core.ops.quantize import (
     quantize_codes,
     quantize_rows,
     round_to_grid_,
+    row_blocks,
 )
 from falqon_core.ops.refresh import refresh_codes, refresh_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
@@ -80,7 +82,7 @@ class RowsView(ABC):
         """Replace the rows by values on the grid of `scale` (fp32, [rows, 1] or one number)."""
 
     @abstractmethod
-    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
         Return how many values changed, int64 [].
         """
@@ -159,8 +161,9 @@ class EmulatedRows(RowsView):
         self._values.copy_(values)
         self.scale.copy_(scale)
 
-    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
-        return refresh_rows(self._values, self.scale, base, delta, a, scaling)
+    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+        values = base.dequantized(self._values.dtype)
+        return refresh_rows(self._values, self.scale, values, delta, a, scaling)
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
         scale = self.scale[rows]
@@ -176,7 +179,7 @@ class EmulatedRows(RowsView):
         GPU's memory.
         """
         qdata = self.qdata
-        changed = fold_stochastic(qdata, None, self.scale, delta, a, scaling, *key)
+        changed = fold_stochastic(qdata, self.scale, delta, a, scaling, *key)
         self._values.copy_(dequantize(qdata, self.scale, self._values.dtype))
         return changed
 
@@ -228,27 +231,25 @@ class Fp8Rows(RowsView):
         self.scale.copy_(scale)
         self._qdata.copy_(codes_of(values, scale))
 
-    def refresh(self, base: Tensor, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
-        num_rows, in_features = base.shape
+        values, base_scale = base
         device = self._qdata.device
-        block = num_rows
-        if base.device != device:
-            block = max(1, HOST_BLOCK_ELEMENTS // in_features)
+        if values.device == device:
+            return refresh_codes(self._qdata, self.scale, values, base_scale, delta, a, scaling)
         changed = torch.zeros((), dtype=torch.int64, device=device)
-        for start in range(0, num_rows, block):
-            at = slice(start, start + block)
-            base_block = base[at].to(device, non_blocking=True)
+        for at in row_blocks(values.shape, HOST_BLOCK_ELEMENTS):
+            block = values[at].to(device, non_blocking=True)
             changed += refresh_codes(
-                self._qdata[at], None, self.scale[at], base_block, delta[at], a, scaling
+                self._qdata[at], self.scale[at], block, None, delta[at], a, scaling
             )
         return changed
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        return fold_rows(self._qdata, None, self.scale, delta, a, rows)
+        return fold_rows(self._qdata, self.scale, delta, a, rows)
 
     def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        return fold_stochastic(self._qdata, None, self.scale, delta, a, scaling, *key)
+        return fold_stochastic(self._qdata, self.scale, delta, a, scaling, *key)
 
 
 class Fp8Weight(PackedWeight):

@@ -72,11 +72,9 @@ def fastest_gemm(gemms: Sequence[Gemm], shape: GemmShape, device: torch.device) 
         if gemm.__name__ == remembered:
             return gemm
     candidates = exact_gemms(gemms, num_rows, device, fast)
-    reference = known_product(num_rows, num_outputs, num_inputs, device)
+    known = known_product(num_rows, num_outputs, num_inputs, device)
     seconds = {
-        gemm: _seconds(gemm, reference, fast)
-        for gemm in candidates
-        if _is_exact(gemm, reference, fast)
+        gemm: _seconds(gemm, known, fast) for gemm in candidates if _is_exact(gemm, known, fast)
     }
     if not seconds:
         return None
@@ -92,8 +90,8 @@ def exact_gemms(
     in their order.
     """
     on_cpu = known_product(num_rows, SMALL_N, SMALL_K, torch.device("cpu"))
-    reference = KnownProduct(*(tensor.to(device) for tensor in on_cpu))
-    return [gemm for gemm in gemms if _is_exact(gemm, reference, fast_accumulation)]
+    known = KnownProduct(*(tensor.to(device) for tensor in on_cpu))
+    return [gemm for gemm in gemms if _is_exact(gemm, known, fast_accumulation)]
 
 
 def known_product(
@@ -116,10 +114,10 @@ def known_product(
     return KnownProduct(a, a_scale, b, b_scale, product)
 
 
-def _is_exact(gemm: Gemm, reference: KnownProduct, fast_accumulation: bool) -> bool:
+def _is_exact(gemm: Gemm, known: KnownProduct, fast_accumulation: bool) -> bool:
     """Return whether `gemm` gives the known product bit for bit; where not, say why in the log."""
     try:
-        if torch.equal(gemm(*reference[:-1], fast_accumulation), reference.product):
+        if torch.equal(gemm(*known[:-1], fast_accumulation), known.product):
             return True
         fault = "its product is wrong"
     # torch's and Triton's have no common ancestor, and any of them means that this one is of no use
@@ -127,20 +125,20 @@ def _is_exact(gemm: Gemm, reference: KnownProduct, fast_accumulation: bool) -> b
         if is_allocation_failure(error):
             raise
         fault = first_line(error)
-    sizes = " x ".join(str(size) for size in (*reference.product.shape, reference.a.shape[1]))
-    device = reference.a.device
+    sizes = " x ".join(str(size) for size in (*known.product.shape, known.a.shape[1]))
+    device = known.a.device
     logger.warning("FP8 GEMM %s is not used on %s for %s: %s", gemm.__name__, device, sizes, fault)
     return False
 
 
-def _seconds(gemm: Gemm, reference: KnownProduct, fast_accumulation: bool) -> float:
+def _seconds(gemm: Gemm, known: KnownProduct, fast_accumulation: bool) -> float:
     """Return the shortest of several timings."""
     seconds = []
     for _ in range(NUM_TIMINGS):
-        _synchronize(reference.a.device)
+        _synchronize(known.a.device)
         start = time.perf_counter()
-        gemm(*reference[:-1], fast_accumulation)
-        _synchronize(reference.a.device)
+        gemm(*known[:-1], fast_accumulation)
+        _synchronize(known.a.device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 

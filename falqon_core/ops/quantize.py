@@ -101,6 +101,13 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return round_to_grid_(values, scale).to(x.dtype), scale
 
 
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [R, C] -> (int8 [R, C], scale fp32 [R, 1]), the largest of a row 127 or -127."""
+    values = weight.float()
+    scale = (row_amax(values) / 127).clamp_min_(1e-30)
+    return (values / scale).round_().to(torch.int8), scale
+
+
 def codes_of(values: Tensor, scale: Tensor) -> Tensor:
     """Return the e4m3 codes (float8_e4m3fn) of values that lie on the grid of `scale`; exact."""
     return (values.float() / scale).to(torch.float8_e4m3fn)

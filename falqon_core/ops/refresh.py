@@ -9,7 +9,7 @@ weight. What is given up: two rows never share a block's arithmetic, so there is
 few rows changed.
 
 The kernel is one launch, in tiles (row_tiles.py). A program passes twice over its rows' columns,
-first for the largest magnitudes, then to write both layouts; the second pass multiplies again
+first for the largest magnitudes, then to write the codes; the second pass multiplies again
 instead of keeping sums, since A is small and stays in cache. The tensor cores add in another order
 than the oracle, so a value within fp32 rounding of a tie may fall to the other neighbour.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
+from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, round_to, tl
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     codes_of,
@@ -59,49 +59,62 @@ def refresh_rows(
 @operator
 def refresh_codes(
     qdata: Tensor,
-    qdata_t: Tensor | None,
     scale: Tensor,
     base: Tensor,
+    base_scale: Tensor | None,
     delta: Tensor,
     a: Tensor,
     scaling: float,
 ) -> Tensor:
-    """Do the same on codes, for FP8 GPUs: qdata e4m3 [O, I], qdata_t e4m3 [I, O] and scale fp32 [O,
-    1] are overwritten.
+    """Do the same on codes, for FP8 GPUs: qdata e4m3 [O, I] and scale fp32 [O, 1] are overwritten.
 
-    `qdata_t` is the second layout, contiguous along O, that the GEMM of grad_input reads, or
-    columns of that of a group of linears; None where nobody needs it. base bf16 [O, I], delta fp32
-    [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. ->
+    base bf16 [O, I], or int8 with base_scale fp32 [O, 1], whose product is rounded to bf16; delta
+    fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. ->
     changed codes, int64 [].
     """
-    scaled = (delta * scaling).to(base.dtype).float()
+    scaled = (delta * scaling).to(a.dtype).float()
+    dtype = a.dtype
     a = a.float()
     changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
     for at in row_blocks(base.shape):
-        values = base[at].to(torch.float32, copy=True).addmm_(scaled[at], a)
+        values = base[at].to(torch.float32, copy=True)
+        if base_scale is not None:
+            values = values.mul_(base_scale[at]).to(dtype).float()
+        values.addmm_(scaled[at], a)
         scale[at] = power_of_two_scale(row_amax(values))
         new = codes_of(round_to_grid_(values, scale[at]), scale[at])
         changed += count_changed(qdata[at], new)
         qdata[at] = new
-        if qdata_t is not None:
-            qdata_t[:, at] = new.t()
     return changed
 
 
 @refresh_codes.tried_on
 def _samples(draw: Draw) -> Iterator[Sample]:
-    codes = draw.codes(48, 144)
-    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    weight = (draw.codes(48, 144), draw.scales(48, 1))
     delta = draw.normal(48, 16, dtype=torch.float32)
-    yield Sample((*weight, draw.normal(48, 144), delta, draw.normal(16, 144), 0.5), codes_in_place)
+    integers = draw.normal(48, 144, deviation=40.0).clamp(-127, 127).to(torch.int8)
+    for base in ((draw.normal(48, 144), None), (integers, draw.scales(48, 1) * 1.2)):
+        yield Sample((*weight, *base, delta, draw.normal(16, 144), 0.5), codes_in_place)
+
+
+@jit
+def base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE: tl.constexpr):
+    """Return the base of the rows [BR] and columns [BC] given, fp32 [BR, BC]."""
+    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    value = tl.load(base + row[:, None] * num_columns + column[None, :], mask=inside, other=0)
+    value = value.to(tl.float32)
+    if HAS_SCALE:
+        scale = tl.load(base_scale + row, mask=row < num_rows, other=0.0)
+        value = round_to(value * scale[:, None], tl.bfloat16).to(tl.float32)
+    return value
 
 
 @jit
 def refresh_kernel(
     qdata,
-    qdata_t,
     scale,
     base,
+    base_scale,
     delta,
     a,
     scaling,
@@ -109,8 +122,7 @@ def refresh_kernel(
     num_rows,
     num_columns,
     rank,
-    stride_t,
-    HAS_T: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
@@ -120,10 +132,7 @@ def refresh_kernel(
     amax = tl.zeros((BLOCK_ROWS,), tl.float32)
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
-        inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = tl.load(
-            base + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
-        ).to(tl.float32)
+        value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
@@ -134,33 +143,42 @@ def refresh_kernel(
     count = 0
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
-        inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = tl.load(
-            base + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
-        ).to(tl.float32)
+        value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
-        count += write_tile(
-            qdata, qdata_t, stride_t, value * inverse, row, column, num_rows, num_columns, HAS_T
-        )
+        count += write_tile(qdata, value * inverse, row, column, num_rows, num_columns)
     tl.atomic_add(changed, count.to(tl.int64))  # type: ignore[attr-defined]
 
 
 def refresh_codes_triton(
     qdata: Tensor,
-    qdata_t: Tensor | None,
     scale: Tensor,
     base: Tensor,
+    base_scale: Tensor | None,
     delta: Tensor,
     a: Tensor,
     scaling: float,
 ) -> Tensor:
-    return launch(refresh_kernel, qdata, qdata_t, scale, base, delta, a, scaling, rank=a.shape[0])
+    has_scale = base_scale is not None
+    return launch(
+        refresh_kernel,
+        qdata,
+        scale,
+        base,
+        base_scale if has_scale else scale,
+        delta,
+        a,
+        scaling,
+        rank=a.shape[0],
+        HAS_SCALE=has_scale,
+    )
 
 
 refresh_codes.kernels["cuda"] = refresh_codes_triton
 
+_ARGUMENTS = {"base_scale": "*fp32", "delta": "*fp32", "a": "*bf16", "scaling": "fp32"}
 BUILDS = [
-    build(refresh_kernel, {"base": "*bf16", "delta": "*fp32", "a": "*bf16", "scaling": "fp32"})
+    build(refresh_kernel, {"base": kind} | _ARGUMENTS, {"HAS_SCALE": kind == "*i8"})
+    for kind in ("*bf16", "*i8")
 ]

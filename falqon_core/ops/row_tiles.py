@@ -1,4 +1,4 @@
-"""What the kernels share that rewrite whole rows of a weight in both layouts.
+"""What the kernels share that rewrite whole rows of a weight.
 
 A program holds `BLOCK_ROWS` rows and passes over their columns in tiles.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from falqon_core.ops.kernels import CVT_E4M3, Build, dot_bf16, jit, round_to, tl, to_e4m3
 
-# 32 rows: the transposed layout is written in whole sectors of 32 bytes. 64 columns in two stages:
-# about 130 registers a thread, where 128 columns take 250 (benchmarks/results/compile_matrix.csv).
+# 64 columns in two stages: about 130 registers a thread, where 128 columns take 250
+# (benchmarks/results/compile_matrix.csv).
 BLOCK_ROWS = 32
 BLOCK_COLUMNS = 64
 NUM_STAGES = 2
@@ -44,11 +44,9 @@ def low_rank_tile(
 
 
 @jit
-def write_tile(
-    qdata, qdata_t, stride_t, value, row, column, num_rows, num_columns, HAS_T: tl.constexpr
-):
-    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) to both layouts -> how many
-    differ from what stood there.
+def write_tile(qdata, value, row, column, num_rows, num_columns):
+    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) -> how many differ from what
+    stood there.
     """
     inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
     at = qdata + row[:, None] * num_columns + column[None, :]
@@ -57,29 +55,26 @@ def write_tile(
     changed = tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32))
     tl.debug_barrier()  # all threads have read before any of them writes
     tl.store(at, new, mask=inside)
-    if HAS_T:
-        tl.store(qdata_t + column[None, :].to(tl.int64) * stride_t + row[:, None], new, mask=inside)
     return changed
 
 
 def launch(
-    kernel: Any, qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, *arguments: Any, rank: int
+    kernel: Any, qdata: Tensor, scale: Tensor, *arguments: Any, rank: int, **constants: object
 ) -> Tensor:
-    """Run `kernel` over all rows of `qdata`. Return how many codes it changed, int64 []."""
+    """Run `kernel`, which has further `constants`, over all rows of `qdata`. Return how many codes
+    it changed, int64 [].
+    """
     num_rows, num_columns = qdata.shape
     changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
-    second, stride_t = (qdata, 0) if qdata_t is None else (qdata_t, qdata_t.stride(0))
     kernel[(-(-num_rows // BLOCK_ROWS),)](
         qdata,
-        second,
         scale,
         *arguments,
         changed,
         num_rows,
         num_columns,
         rank,
-        stride_t,
-        HAS_T=qdata_t is not None,
+        **constants,
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         BLOCK_RANK=block_rank(rank),
@@ -95,16 +90,18 @@ def block_rank(rank: int) -> int:
     return min(64, max(16, 1 << (rank - 1).bit_length()))
 
 
-def build(kernel: Any, arguments: Mapping[str, str]) -> Build:
+def build(
+    kernel: Any, arguments: Mapping[str, str], further_constants: Mapping[str, object] | None = None
+) -> Build:
     """Return the build of a kernel that takes `arguments` between scale and changed."""
     constants = {
-        "HAS_T": True,
+        **(further_constants or {}),
         "BLOCK_ROWS": BLOCK_ROWS,
         "BLOCK_COLUMNS": BLOCK_COLUMNS,
         "BLOCK_RANK": 64,
     }
-    weight = {"qdata": "*fp8e4nv", "qdata_t": "*fp8e4nv", "scale": "*fp32"}
-    shape = dict.fromkeys(("num_rows", "num_columns", "rank", "stride_t"), "i32")
+    weight = {"qdata": "*fp8e4nv", "scale": "*fp32"}
+    shape = dict.fromkeys(("num_rows", "num_columns", "rank"), "i32")
     signature = weight | dict(arguments) | {"changed": "*i64"} | shape
     return Build(
         kernel,

@@ -63,9 +63,9 @@ def codes_last(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tenso
 
 
 def codes_in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
-    """Arguments (codes, their second layout, scale, ..), overwritten."""
-    qdata, qdata_t, scale = arguments[:3]
-    return [qdata.float() * scale, qdata_t.t().float() * scale]
+    """Arguments (codes, scale, ..), overwritten."""
+    qdata, scale = arguments[:2]
+    return [qdata.float() * scale]
 
 
 class Sample(NamedTuple):

@@ -86,7 +86,6 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
 @operator
 def fold_stochastic(
     qdata: Tensor,
-    qdata_t: Tensor | None,
     scale: Tensor,
     delta: Tensor,
     a: Tensor,
@@ -95,8 +94,7 @@ def fold_stochastic(
     step: int,
     layer_index: int,
 ) -> Tensor:
-    """qdata e4m3 [O, I], qdata_t e4m3 [I, O] (or None) and scale fp32 [O, 1], powers of two, are
-    overwritten.
+    """qdata e4m3 [O, I] and scale fp32 [O, 1], powers of two, are overwritten.
 
     delta fp32 [O, r] is the step to fold, a bf16 [r, I] (dequantized, exact); scaling * delta is
     rounded to bf16, their product is fp32. seed, step and layer_index (the layer's place within
@@ -112,15 +110,12 @@ def fold_stochastic(
         new = round_stochastically(values / scale[at], bits).to(torch.float8_e4m3fn)
         changed += torch.count_nonzero(qdata[at].float() != new.float())
         qdata[at] = new
-        if qdata_t is not None:
-            qdata_t[:, at] = new.t()
     return changed
 
 
 @fold_stochastic.tried_on
 def _samples(draw: Draw) -> Iterator[Sample]:
-    codes = draw.codes(48, 144)
-    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    weight = (draw.codes(48, 144), draw.scales(48, 1))
     delta = draw.normal(48, 16, dtype=torch.float32)
     yield Sample((*weight, delta, draw.normal(16, 144), 0.5, 5, 3, 2), codes_in_place)
 
@@ -150,7 +145,6 @@ def stochastic_tile(value, bits):
 @jit(do_not_specialize=["seed", "step", "layer_index"])
 def stochastic_kernel(
     qdata,
-    qdata_t,
     scale,
     delta,
     a,
@@ -162,8 +156,6 @@ def stochastic_kernel(
     num_rows,
     num_columns,
     rank,
-    stride_t,
-    HAS_T: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
@@ -209,15 +201,12 @@ def stochastic_kernel(
             row, start // 4 + tl.arange(0, BLOCK_COLUMNS // 4), seed, step, layer_index
         )
         value = stochastic_tile(value * inverse, bits)
-        count += write_tile(
-            qdata, qdata_t, stride_t, value, row, column, num_rows, num_columns, HAS_T
-        )
+        count += write_tile(qdata, value, row, column, num_rows, num_columns)
     tl.atomic_add(changed, count.to(tl.int64))  # type: ignore[attr-defined]
 
 
 def fold_stochastic_triton(
     qdata: Tensor,
-    qdata_t: Tensor | None,
     scale: Tensor,
     delta: Tensor,
     a: Tensor,
@@ -229,7 +218,6 @@ def fold_stochastic_triton(
     return launch(
         stochastic_kernel,
         qdata,
-        qdata_t,
         scale,
         delta,
         a,

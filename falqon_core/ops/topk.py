@@ -22,11 +22,8 @@ from falqon_core.ops.samples import Draw, Sample, codes_in_place
 
 
 @operator
-def fold_rows(
-    qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
-) -> Tensor:
-    """qdata e4m3 [O, I] and qdata_t e4m3 [I, O] (or None) are overwritten in the rows named, int64
-    [k], each at most once.
+def fold_rows(qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor) -> Tensor:
+    """qdata e4m3 [O, I] is overwritten in the rows named, int64 [k], each at most once.
 
     scale fp32 [O, 1], powers of two, stays; delta fp32 [O, r], a bf16 [r, I] (dequantized, exact).
     -> changed codes, int64 [].
@@ -39,15 +36,12 @@ def fold_rows(
         round_to_grid_(torch.minimum(torch.maximum(values, -limit), limit), chosen), chosen
     )
     qdata.view(torch.uint8)[rows] = new.view(torch.uint8)
-    if qdata_t is not None:
-        qdata_t.view(torch.uint8)[:, rows] = new.view(torch.uint8).t()
     return torch.count_nonzero(old.float() != new.float())
 
 
 @fold_rows.tried_on
 def _samples(draw: Draw) -> Iterator[Sample]:
-    codes = draw.codes(48, 144)
-    weight = (codes, codes.t().contiguous(), draw.scales(48, 1))
+    weight = (draw.codes(48, 144), draw.scales(48, 1))
     delta = draw.normal(48, 16, dtype=torch.float32)
     rows = torch.tensor([40, 3, 17], device=draw.device)
     yield Sample((*weight, delta, draw.normal(16, 144), rows), codes_in_place)
@@ -56,7 +50,6 @@ def _samples(draw: Draw) -> Iterator[Sample]:
 @jit
 def fold_rows_kernel(
     qdata,
-    qdata_t,
     scale,
     delta,
     a,
@@ -64,8 +57,6 @@ def fold_rows_kernel(
     changed,
     num_columns,
     rank,
-    stride_t,
-    HAS_T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.load(rows + tl.program_id(0))
@@ -86,22 +77,18 @@ def fold_rows_kernel(
         tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)).to(tl.int64),
     )
     tl.store(qdata + row * num_columns + column, new, mask=inside)
-    if HAS_T:
-        tl.store(qdata_t + column.to(tl.int64) * stride_t + row, new, mask=inside)
 
 
 BLOCK = 512
 
 
 def fold_rows_triton(
-    qdata: Tensor, qdata_t: Tensor | None, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
+    qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
 ) -> Tensor:
     num_columns = qdata.shape[1]
     changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
-    second, stride_t = (qdata, 0) if qdata_t is None else (qdata_t, qdata_t.stride(0))
     fold_rows_kernel[(rows.shape[0], -(-num_columns // BLOCK))](
         qdata,
-        second,
         scale,
         delta,
         a,
@@ -109,8 +96,6 @@ def fold_rows_triton(
         changed,
         num_columns,
         a.shape[0],
-        stride_t,
-        HAS_T=qdata_t is not None,
         BLOCK=BLOCK,
     )
     return changed
@@ -120,7 +105,6 @@ fold_rows.kernels["cuda"] = fold_rows_triton
 
 _SIGNATURE = {
     "qdata": "*fp8e4nv",
-    "qdata_t": "*fp8e4nv",
     "scale": "*fp32",
     "delta": "*fp32",
     "a": "*bf16",
@@ -130,12 +114,6 @@ _SIGNATURE |= {
     "changed": "*i64",
     "num_columns": "i32",
     "rank": "i32",
-    "stride_t": "i32",
-    "HAS_T": "constexpr",
     "BLOCK": "constexpr",
 }
-BUILDS = [
-    Build(
-        fold_rows_kernel, _SIGNATURE, {"HAS_T": True, "BLOCK": BLOCK}, ptx=(CVT_E4M3, "atom.global")
-    )
-]
+BUILDS = [Build(fold_rows_kernel, _SIGNATURE, {"BLOCK": BLOCK}, ptx=(CVT_E4M3, "atom.global"))]

@@ -19,6 +19,7 @@ from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     fit_recipe,
+    host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
     training_memory_bytes,
@@ -50,14 +51,17 @@ def usable_bytes(available: int) -> float:
 def fit_to_memory(
     recipe: Recipe, dimensions: ModelDimensions, device: torch.device, available: int
 ) -> Recipe:
-    """Decide `microbatch_tokens` and `activation_checkpointing` of `recipe` for `available` bytes.
+    """Decide `microbatch_tokens`, `activation_checkpointing` and `base_copy` of `recipe` for
+    `available` bytes.
 
     Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that
-    this one does not.
+    this one does not; and when a GPU's base is to lie in host memory that does not hold it.
     """
     is_cpu = device.type == "cpu"
     usable = usable_bytes(available)
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
+        if not is_cpu:
+            check_host_memory(host_base_bytes(dimensions, chosen), max(0, min(_free_memory())))
         return chosen
     smallest = recipe.model_copy(
         update={"activation_checkpointing": recipe.activation_checkpointing is not False}
@@ -75,6 +79,16 @@ def fit_to_memory(
         f"{short}; no configuration of this model fits, one of about {parameters:.0f} million "
         "parameters may"
     )
+
+
+def check_host_memory(needed: int, available: int) -> None:
+    """Raise `OutOfMemory` unless a base of `needed` bytes fits into what the host has."""
+    usable = usable_bytes(available)
+    if needed > usable:
+        raise OutOfMemory(
+            f"the base does not fit on the device and needs {needed / GIB:.2f} GiB of host memory, "
+            f"where {usable / GIB:.2f} GiB can be used; base_copy 'none' needs none of it"
+        )
 
 
 class OutOfMemoryGuard:
@@ -124,10 +138,11 @@ class OutOfMemoryGuard:
 
 def _describe_recipe(recipe: Recipe) -> str:
     checkpointing = "with" if recipe.activation_checkpointing else "without"
+    base = f" and base_copy {recipe.base_copy}" if recipe.base_copy == "host" else ""
     return (
         f"rank {recipe.rank}, max_seq_length {recipe.max_seq_length}, microbatch_tokens "
         f"{recipe.microbatch_tokens} "
-        f"{checkpointing} activation_checkpointing"
+        f"{checkpointing} activation_checkpointing{base}"
     )
 
 

@@ -41,7 +41,7 @@ def recipe_fit_to_memory(
             available_bytes(device) // sharing if group.is_rank0 else 0
         )
         return fit_to_memory(recipe, dimensions, device, int(available))
-    decided = ("microbatch_tokens", "activation_checkpointing")
+    decided = ("microbatch_tokens", "activation_checkpointing", "base_copy")
     return recipe.model_copy(
         update={
             name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None

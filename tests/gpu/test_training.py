@@ -116,6 +116,8 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"update_rule": "anchored", "packing": True},
         {"update_rule": "anchored", "packing": False},
         {"update_rule": "topk"},
+        {"base_copy": "device"},
+        {"base_copy": "host"},
         {"base_copy": "none"},
     ],
     ids=str,

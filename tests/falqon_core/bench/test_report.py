@@ -68,7 +68,7 @@ def test_bytes_that_must_move(report: Report) -> None:
     assert moved["swiglu forward"] == 6 * tokens * inner
     assert (
         moved["refresh (anchored)"]
-        == 5 * inner * hidden + 4 * inner + 4 * inner * rank + 2 * rank * hidden
+        == 3 * inner * hidden + 8 * inner + 4 * inner * rank + 2 * rank * hidden
     )
 
 

@@ -122,7 +122,7 @@ def test_each_rule_has_its_defaults() -> None:
         == ANCHORED_LEARNING_RATE["orthonormal"]
     )
     assert (anchored.a_init, topk.a_init) == ("gradient", "quant_error")
-    assert (anchored.base_copy, topk.base_copy) == ("device", None)
+    assert (anchored.base_copy, topk.base_copy) == (None, None), "memory decides"
     assert (topk.alpha, topk.num_update_rows, topk.learning_rate) == (
         None,
         PUBLISHED_NUM_UPDATE_ROWS,
@@ -150,13 +150,13 @@ def test_a_recipe_stored_before_objective_and_method_were_two_is_read() -> None:
         "packing":true,"max_bad_record_fraction":0.0,"validation_fraction":0.0,"eval_every":null,
         "early_stopping_patience":null,"num_samples":2,"sample_tokens":48,"checkpoint_every":50,
         "keep_checkpoints":2}"""
-    recipe = Recipe(objective="dpo", rank=8).resolved(100)
+    recipe = Recipe(objective="dpo", rank=8, base_copy="device").resolved(100)
 
     assert Recipe.model_validate_json(stored) == recipe
     added = {"chat_template_kwargs": None, "text_overlap_tokens": None}
     assert recipe.api_fields() == json.loads(stored) | added
     supervised = json.loads(stored) | {"method": "falqon", "beta": None, "learning_rate": 5e-4}
-    assert Recipe.model_validate(supervised) == Recipe(rank=8).resolved(100)
+    assert Recipe.model_validate(supervised) == Recipe(rank=8, base_copy="device").resolved(100)
 
 
 def test_the_multiplier_scales_the_automatic_rate_only() -> None:

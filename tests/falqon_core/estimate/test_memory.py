@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     MAX_AUTOMATIC_MICROBATCH,
     fit_recipe,
+    host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
     training_memory_bytes,
@@ -16,6 +18,13 @@ from falqon_core.estimate.memory import (
 from tests.falqon_core.estimate.test_estimate import SEVEN_B, SMALL
 
 GIB = 2**30
+GB = 10**9
+THIRTEEN_B = ModelDimensions(
+    hidden_size=5120, intermediate_size=13824, num_layers=40, num_heads=40, num_kv_heads=40,
+    head_dim=128, vocab_size=32000, max_position_embeddings=4096, tied_embeddings=False,
+)  # fmt: skip
+KINDS = ("device", "int8", "host", "none")
+PUBLISHED: dict[str, Any] = {"rank": 64, "batch_size": 16, "max_seq_length": 528}
 
 
 def recipe(**arguments: Any) -> Recipe:
@@ -77,7 +86,7 @@ def test_activations_are_checkpointed_only_when_nothing_fits_without() -> None:
 
 
 def test_what_was_asked_for_is_kept() -> None:
-    fixed = recipe(microbatch_tokens=3000, activation_checkpointing=True)
+    fixed = recipe(microbatch_tokens=3000, activation_checkpointing=True, base_copy="device")
 
     assert fit_recipe(SMALL, fixed, math.inf, True) == fixed
     assert fit_recipe(SMALL, fixed, needs(fixed) - 1, True) is None
@@ -105,3 +114,76 @@ def test_the_largest_that_fits_gives_up_the_microbatch_first_then_length_then_ra
     assert lower is not None
     assert lower.rank < 64
     assert largest_fitting(SEVEN_B, fixed, GIB, True) is None
+
+
+def test_on_a_gpu_the_base_is_kept_in_eight_bits_and_leaves_the_device_when_it_must() -> None:
+    def fitted(num_bytes: float, **options: Any) -> tuple[str | None, bool | None]:
+        chosen = fit_recipe(SMALL, recipe(**options), num_bytes, False)
+        assert chosen is not None
+        return chosen.base_copy, chosen.activation_checkpointing
+
+    smallest = recipe(base_copy="int8", activation_checkpointing=True, microbatch_tokens=2048)
+    enough = needs(smallest, is_cpu=False)
+
+    assert fitted(math.inf) == ("int8", False)
+    assert fitted(enough) == ("int8", True)
+    assert fitted(enough - 1)[0] == "host"
+    assert fitted(math.inf, base_copy="device")[0] == "device"
+    assert fitted(math.inf, update_rule="topk")[0] is None
+    on_cpu = fit_recipe(SMALL, recipe(), math.inf, True)
+    assert on_cpu is not None
+    assert on_cpu.base_copy == "device"
+
+
+def test_another_place_of_the_base_is_tried_before_anything_smaller() -> None:
+    asked = recipe(base_copy="device", microbatch_tokens=2048, activation_checkpointing=True)
+    num_bytes = needs(asked, is_cpu=False) - 1
+
+    assert fit_recipe(SMALL, asked, num_bytes, False) is None
+    largest = largest_fitting(SMALL, asked, num_bytes, False)
+    assert largest is not None
+    assert (largest.base_copy, largest.rank, largest.max_seq_length) == ("int8", 64, 2048)
+
+
+def test_a_base_takes_what_its_form_says() -> None:
+    fixed: dict[str, Any] = {
+        "microbatch_tokens": 2048,
+        "activation_checkpointing": True,
+        "a_init": "orthonormal",
+    }
+
+    def weight_bytes(is_cpu: bool) -> list[float]:
+        sizes = [needs(recipe(**fixed, base_copy=kind), is_cpu) for kind in KINDS]
+        return [(size - sizes[-1]) / SMALL.num_linear_parameters for size in sizes]
+
+    assert weight_bytes(is_cpu=False) == [2, 1, 0, 0]
+    assert weight_bytes(is_cpu=True) == [2, 1, 2, 0]
+    assert host_base_bytes(SMALL, recipe(base_copy="host")) == 2 * SMALL.num_linear_parameters
+    assert host_base_bytes(SMALL, recipe(base_copy="int8")) == 0
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "base_copy"), [(SEVEN_B, "int8"), (THIRTEEN_B, "none"), (THIRTEEN_B, None)]
+)
+def test_the_published_step_fits_into_22_gigabytes(
+    dimensions: ModelDimensions, base_copy: str | None
+) -> None:
+    """16 x 528 tokens at rank 64: 7B with its base in eight bits in one microbatch, 13B without one
+    and with one in host memory in several.
+    """
+    fitted = fit_recipe(dimensions, recipe(**PUBLISHED, base_copy=base_copy), 22 * GB, False)
+    assert fitted is not None
+    whole = fitted.model_copy(
+        update={"microbatch_tokens": 16 * 528, "activation_checkpointing": True}
+    )
+
+    assert fitted.base_copy == (base_copy or "host")
+    assert training_memory_bytes(dimensions, fitted, False) <= 22 * GB
+    assert (training_memory_bytes(dimensions, whole, False) <= 22 * GB) == (dimensions is SEVEN_B)
+
+
+def test_the_default_recipe_of_7b_is_accepted_on_24_gib() -> None:
+    fitted = fit_recipe(SEVEN_B, recipe(), 0.9 * 23.5 * GIB, False)
+
+    assert fitted is not None
+    assert (fitted.rank, fitted.max_seq_length, fitted.base_copy) == (64, 2048, "int8")

@@ -58,7 +58,9 @@ def decoder_layer_noise(device: torch.device, hidden: int, num_tokens: int) -> d
     for name, layer in method.layers.items():
         layer.delta.detach().copy_(torch.randn(layer.delta.shape) * 0.05)
         assert layer.base is not None
-        reference.set_submodule(name, Branched(layer.base, layer.a, layer.delta, layer.scaling))
+        reference.set_submodule(
+            name, Branched(layer.base.values, layer.a, layer.delta, layer.scaling)
+        )
     method.after_step()
 
     inputs, grad = (torch.randn(1, num_tokens, hidden).to(device, torch.bfloat16) for _ in range(2))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld import packed_weight
+from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.linear import MeldedLinear, call_together, meld
 from falqon_core.meld.matmul import cat_or_view
 from falqon_core.meld.packed_weight import (
@@ -18,6 +19,7 @@ from falqon_core.meld.packed_weight import (
     new_packed_weight,
 )
 from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
+from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 # the rank is no multiple of 16
@@ -64,7 +66,11 @@ def group(
         if packed is None or len(sizes) == 1:
             packed = new(sizes if len(sizes) > 1 else (size,), weight)
         layer = MeldedLinear(
-            packed, index if len(sizes) > 1 else 0, None, 0.5, weight if rule.keeps_base else None
+            packed,
+            index if len(sizes) > 1 else 0,
+            None,
+            0.5,
+            Base(weight) if rule.keeps_base else None,
         )
         with torch.no_grad():
             rule.start(layer, weight, a)
@@ -206,6 +212,24 @@ def test_a_step_tells_how_many_values_it_changed(new: NewWeight, rule: UpdateRul
     assert torch.equal(layer.weight, weight)
 
 
+@pytest.mark.parametrize("new", STORAGES)
+def test_a_base_in_eight_bits_gives_every_storage_the_same_rows(new: NewWeight) -> None:
+    """Without a delta they are those of the weight that the eight bits say."""
+    torch.manual_seed(2)
+    weight = torch.randn(64, NUM_INPUTS).bfloat16().to(DEVICE)
+    base = keep_base(weight, "int8")
+    layer = MeldedLinear(new((64,), weight), 0, None, 0.5, base)
+
+    with torch.no_grad():
+        Anchored().start(layer, weight, torch.randn(RANK, NUM_INPUTS).to(DEVICE))
+
+    assert base.values.dtype == torch.int8
+    expected, scale = quantize_rows((base.values * base.scale).bfloat16())
+    assert torch.equal(layer.weight, expected)
+    assert torch.equal(layer.w_rows.scale, scale)
+    assert 0.02 < (layer.weight != quantize_rows(weight)[0]).float().mean() < 0.5
+
+
 def test_a_base_in_host_memory_passes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that is on another device than the codes; the meta device stands for nothing, so this
     one needs a GPU.
@@ -218,7 +242,7 @@ def test_a_base_in_host_memory_passes_in_blocks(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         for layer in layers:
             assert layer.base is not None
-            layer.base = layer.base.cpu().pin_memory()
+            layer.base = Base(layer.base.values.cpu().pin_memory())
             layer.refresh()
     assert torch.equal(
         layers[0].packed.get_buffer("qdata").float(), expected[0].packed.get_buffer("qdata").float()

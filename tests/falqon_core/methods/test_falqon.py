@@ -58,7 +58,13 @@ def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
 @pytest.mark.parametrize(
-    "rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}]
+    "rule",
+    [
+        {"update_rule": "anchored"},
+        {"update_rule": "topk"},
+        {"base_copy": "int8"},
+        {"base_copy": "none"},
+    ],
 )
 def test_a_restored_method_is_the_same_method(rule: dict[str, str], a_init: str) -> None:
     recipe = Recipe.model_validate({"rank": 8, "a_init": a_init} | rule).resolved(10)
@@ -120,7 +126,13 @@ def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> No
 
 
 @pytest.mark.parametrize(
-    "rule", [{"update_rule": "anchored"}, {"update_rule": "topk"}, {"base_copy": "none"}]
+    "rule",
+    [
+        {"update_rule": "anchored"},
+        {"update_rule": "topk"},
+        {"base_copy": "int8"},
+        {"base_copy": "none"},
+    ],
 )
 def test_training_lowers_the_loss(rule: dict[str, str]) -> None:
     recipe = Recipe.model_validate({"rank": 16, "a_init": "orthonormal"} | rule).resolved(10)

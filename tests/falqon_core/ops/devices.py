@@ -13,15 +13,6 @@ def equal_codes(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.float(), b.float())
 
 
-def among_others(qdata_t: Tensor) -> Tensor:
-    """The same second layout [I, O] as columns of a wider one, as a linear of a group has it."""
-    wide = torch.zeros(
-        qdata_t.shape[0], qdata_t.shape[1] + 16, dtype=torch.uint8, device=qdata_t.device
-    )
-    wide[:, 7 : 7 + qdata_t.shape[1]] = qdata_t.view(torch.uint8)
-    return wide.view(qdata_t.dtype)[:, 7 : 7 + qdata_t.shape[1]]
-
-
 def codes_apart(a: Tensor, b: Tensor) -> Tensor:
     """Return how many steps of the e4m3 grid lie between the codes of a and b, int32."""
 

@@ -7,6 +7,7 @@ from falqon_core.ops.quantize import (
     power_of_two_scale,
     quantize_codes,
     quantize_codes_triton,
+    quantize_int8,
     quantize_rows,
     round_to_grid_,
 )
@@ -112,3 +113,14 @@ def test_the_kernel_reads_rows_at_any_stride() -> None:
     x = torch.randn(6, 40, device=KERNEL_DEVICE, dtype=torch.bfloat16)[:, :33]
     assert equal_codes(quantize_codes_triton(x)[0], quantize_codes.oracle(x)[0])
     assert equal_codes(quantize_codes_triton(x.t())[0], quantize_codes.oracle(x.t())[0])
+
+
+def test_eight_bits_are_the_nearest_of_the_row_and_zero_rows_stay() -> None:
+    weight = torch.cat([torch.randn(20, 64), torch.zeros(1, 64)]).bfloat16()
+
+    values, scale = quantize_int8(weight)
+
+    assert values.dtype == torch.int8
+    assert values[:-1].abs().amax(1).eq(127).all()
+    assert values[-1].eq(0).all()
+    assert ((values * scale - weight.float()).abs() <= 0.501 * scale).all()

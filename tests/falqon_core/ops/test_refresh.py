@@ -1,11 +1,12 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from falqon_core.ops import refresh
-from falqon_core.ops.quantize import quantize_codes, quantize_rows, row_blocks
-from tests.falqon_core.ops.devices import KERNEL_DEVICE, among_others, codes_apart, equal_codes
+from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows, row_blocks
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, codes_apart, equal_codes
 
 
 @pytest.mark.parametrize(
@@ -40,46 +41,45 @@ def test_without_a_delta_the_rows_are_the_quantized_base() -> None:
     assert torch.equal(rows, quantize_rows(base)[0])
 
 
-def refresh_arguments(num_outputs: int, num_inputs: int, rank: int) -> tuple[torch.Tensor, ...]:
+def refresh_arguments(
+    num_outputs: int, num_inputs: int, rank: int, int8: bool = False
+) -> tuple[Any, ...]:
     torch.manual_seed(num_outputs)
     base = torch.randn(num_outputs, num_inputs, device=KERNEL_DEVICE).bfloat16()
     delta = torch.randn(num_outputs, rank, device=KERNEL_DEVICE) * 0.2
     a = quantize_rows(torch.randn(rank, num_inputs, device=KERNEL_DEVICE).bfloat16())[0]
     qdata, scale = quantize_codes.oracle(base)
-    return qdata, among_others(qdata.t().contiguous()), scale, base, delta, a
+    return qdata, scale, *(quantize_int8(base) if int8 else (base, None)), delta, a
 
 
 @pytest.mark.parametrize(
     ("num_outputs", "num_inputs", "rank"), [(1, 1, 1), (33, 130, 5), (70, 257, 16), (40, 64, 70)]
 )
+@pytest.mark.parametrize("int8", [False, True])
 def test_the_kernel_refreshes_as_the_oracle_does(
-    num_outputs: int, num_inputs: int, rank: int
+    num_outputs: int, num_inputs: int, rank: int, int8: bool
 ) -> None:
-    qdata, qdata_t, scale, base, delta, a = refresh_arguments(num_outputs, num_inputs, rank)
+    qdata, scale, *base, delta, a = refresh_arguments(num_outputs, num_inputs, rank, int8)
     expected = qdata.clone()
-    expected_t = qdata_t.clone()
     expected_scale = scale.clone()
-    expected_changed = refresh.refresh_codes.oracle(
-        expected, expected_t, expected_scale, base, delta, a, 0.7
-    )
+    expected_changed = refresh.refresh_codes.oracle(expected, expected_scale, *base, delta, a, 0.7)
     before = qdata.clone()
-    changed = refresh.refresh_codes_triton(qdata, qdata_t, scale, base, delta, a, 0.7)
+    changed = refresh.refresh_codes_triton(qdata, scale, *base, delta, a, 0.7)
     assert torch.equal(scale, expected_scale)
     apart = codes_apart(qdata, expected)
     assert apart.max() <= 1
     # another order of additions may move a value over a tie
     assert (apart > 0).float().mean() < 1e-3
-    assert torch.equal(qdata_t.view(torch.uint8), qdata.t().view(torch.uint8))
     assert changed == (qdata.float() != before.float()).sum()
     assert abs(changed - expected_changed) <= (apart > 0).sum()
 
 
-def test_without_a_delta_the_kernel_changes_nothing_and_needs_no_second_layout() -> None:
-    qdata, _, scale, base, delta, a = refresh_arguments(34, 40, 4)
+def test_without_a_delta_the_kernel_changes_nothing() -> None:
+    qdata, scale, base, _, delta, a = refresh_arguments(34, 40, 4)
     original = qdata.clone()
     kept_scale = scale.clone()
     assert (
-        refresh.refresh_codes_triton(qdata, None, scale, base, torch.zeros_like(delta), a, 1.0) == 0
+        refresh.refresh_codes_triton(qdata, scale, base, None, torch.zeros_like(delta), a, 1.0) == 0
     )
     assert equal_codes(qdata, original)
     assert torch.equal(scale, kept_scale)
@@ -87,13 +87,13 @@ def test_without_a_delta_the_kernel_changes_nothing_and_needs_no_second_layout()
 
 def test_the_oracle_gives_the_same_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are exact, so that another shape of the product cannot show."""
-    *weight, base, delta, a = refresh_arguments(33, 130, 5)
+    *weight, base, _, delta, a = refresh_arguments(33, 130, 5)
     delta = (delta * 256).round() / 256
     a = a.mul(8).round()
     base = base.mul(64).round()
     parts = [x.clone() for x in weight]
-    changed = refresh.refresh_codes.oracle(*weight, base, delta, a, 0.5)
+    changed = refresh.refresh_codes.oracle(*weight, base, None, delta, a, 0.5)
     monkeypatch.setattr(refresh, "row_blocks", partial(row_blocks, elements=4 * 130))
-    assert refresh.refresh_codes.oracle(*parts, base, delta, a, 0.5) == changed > 0
+    assert refresh.refresh_codes.oracle(*parts, base, None, delta, a, 0.5) == changed > 0
     for ours, expected in zip(parts, weight, strict=True):
         assert torch.equal(ours.float(), expected.float())

@@ -14,11 +14,12 @@ from falqon_core.data.sequences import Item, Pair
 from falqon_core.estimate.memory import training_memory_bytes
 from tests.falqon_core.trace.step import StepTrace, trace_step
 
-MODES: Mapping[str, Mapping[str, Any]] = {
-    "anchored": {},
+MODES: Mapping[str, dict[str, Any]] = {
+    "anchored": {"base_copy": "int8"},
     "none": {"base_copy": "none"},
     "topk": {"update_rule": "topk"},
 }
+RECOMPUTE: dict[str, Any] = {"activation_checkpointing": True}
 FEWER, MORE = 2, 3  # layers of what is traced; a figure grows by the same with each
 
 
@@ -99,8 +100,13 @@ MODELS: Mapping[str, PretrainedConfig] = {
 CASES: Mapping[str, Case] = {
     **{f"padded, {mode}": Case(options=options) for mode, options in MODES.items()},
     **{f"packed, {mode}": Case(packed=True, options=options) for mode, options in MODES.items()},
-    "padded, anchored, recompute": Case(options={"activation_checkpointing": True}),
-    "padded, anchored, dpo": Case(dpo=True),
-    "packed, anchored, dpo": Case(dpo=True, packed=True),
-    "padded, anchored, 4 microbatches": Case(microbatch_tokens=4 * 528),
+    "padded, anchored, recompute": Case(options=MODES["anchored"] | RECOMPUTE),
+    "padded, anchored, dpo": Case(dpo=True, options=MODES["anchored"]),
+    "packed, anchored, dpo": Case(dpo=True, packed=True, options=MODES["anchored"]),
+    "padded, anchored, 4 microbatches": Case(microbatch_tokens=4 * 528, options=MODES["anchored"]),
+    "padded, none, recompute, 13B, 2 microbatches": Case(
+        config=MODELS["Llama-13B"],
+        microbatch_tokens=8 * 528,
+        options=MODES["none"] | RECOMPUTE,
+    ),
 }

@@ -16,16 +16,17 @@ from tests.falqon_core.trace.cases import CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (3403, 214.2),
-    "padded, none": (3179, 188.7),
+    "padded, anchored": (2955, 201.3),
+    "padded, none": (3179, 188.6),
     "padded, topk": (3851, 189.7),
-    "packed, anchored": (3407, 115.4),
-    "packed, none": (3183, 89.9),
+    "packed, anchored": (2959, 102.4),
+    "packed, none": (3183, 89.8),
     "packed, topk": (3855, 90.9),
-    "padded, anchored, recompute": (3819, 268.3),
-    "padded, anchored, dpo": (3470, 214.2),
-    "packed, anchored, dpo": (3474, 115.4),
-    "padded, anchored, 4 microbatches": (9301, 259.6),
+    "padded, anchored, recompute": (3371, 255.3),
+    "padded, anchored, dpo": (3022, 201.3),
+    "packed, anchored, dpo": (3026, 102.4),
+    "padded, anchored, 4 microbatches": (8853, 246.6),
+    "padded, none, recompute, 13B, 2 microbatches": (7463, 412.2),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
@@ -76,7 +77,17 @@ def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, fl
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_memory_is_never_planned_below_the_traced_peak(
+def test_memory_is_planned_at_the_traced_peak_or_a_tenth_above(
     name: str, traced: dict[str, dict[str, float]]
 ) -> None:
-    assert traced[name]["peak_bytes"] <= traced[name]["estimated_bytes"]
+    figures = traced[name]
+    assert figures["peak_bytes"] <= figures["estimated_bytes"] <= 1.1 * figures["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    "name", ["padded, anchored, recompute", "padded, none, recompute, 13B, 2 microbatches"]
+)
+def test_the_published_step_peaks_below_22_gigabytes(
+    name: str, traced: dict[str, dict[str, float]]
+) -> None:
+    assert traced[name]["peak_bytes"] <= 22e9

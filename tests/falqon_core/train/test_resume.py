@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
+from falqon_core.train.checkpoint import Progress
+from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.resume import recipe_fit_to_memory
+from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
 
 RECIPE = {
@@ -92,3 +98,17 @@ def test_killed_stopped_and_continued_is_uninterrupted(
     assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, (
         "a point for every step, whichever attempt took it"
     )
+
+
+@pytest.mark.parametrize("chosen", ["device", "int8", "host"])
+def test_a_base_stays_what_it_was_when_the_training_began(chosen: str) -> None:
+    """Also for trainings that began when "device" was all that an open one could become."""
+    resolved = Recipe(max_seq_length=64).resolved(100)
+    fitted = {"base_copy": chosen, "microbatch_tokens": 64, "activation_checkpointing": True}
+    before = Progress(
+        recipe=resolved.model_copy(update=fitted), num_records=1, num_tokens=1, num_threads=1
+    )
+
+    again = recipe_fit_to_memory(resolved, before, TINY, torch.device("cpu"), ProcessGroup())
+
+    assert again == before.recipe

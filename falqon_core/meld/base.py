@@ -1,0 +1,39 @@
+"""The base of the anchored rule: the weights that the quantized rows are rebuilt from, never
+written.
+
+Kept as they came, or rounded to int8 with one scale a row. Eight bits are those of an integer and
+not of e4m3, because a base in e4m3 would lie on the very grid that the rows are rounded to: a delta
+of less than half of the grid's spacing, which most are, would leave them where they are. Off the
+grid the share of a row's weights that step to a neighbour is what the delta asks for. What each
+costs in loss was measured (method.md section 3).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from falqon_core.contract.config import BaseCopy
+from falqon_core.ops.quantize import quantize_int8
+
+
+class Base(NamedTuple):
+    """`values` [O, I]: the weight in its own dtype, or int8 with `scale` fp32 [O, 1]."""
+
+    values: Tensor
+    scale: Tensor | None = None
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """Return [O, I] in `dtype`; not to be written to."""
+        if self.scale is None:
+            return self.values
+        return (self.values * self.scale).to(dtype)
+
+
+def keep_base(weight: Tensor, base_copy: BaseCopy) -> Base:
+    """Return the base of a weight [O, I] on its device, or in host memory where asked."""
+    if base_copy == "int8":
+        return Base(*quantize_int8(weight))
+    if base_copy == "host" and weight.device.type != "cpu":
+        return Base(weight.cpu().pin_memory())
+    return Base(weight)
