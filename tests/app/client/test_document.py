@@ -81,7 +81,8 @@ def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
-    check, _, list_models, make_key, engines, dry_run, adopt = block(DOCUMENT, "falqon admin")
+    commands = block(DOCUMENT, "falqon admin")
+    check, _doctor, _add, list_models, make_key, engines, dry_run, adopt = commands
     assert "wrong" not in run(check, service, folder)
     assert "falqon-tiny" in run(list_models, service, folder)
     assert run(make_key, service, folder).startswith("ft_live_")

@@ -75,8 +75,8 @@ def test_every_token_and_label_arrives_once_within_the_limit(
     assert all(batch.input_ids.numel() <= 32 for batch in batches)
     assert all(batch.num_labels == int((batch.labels != IGNORED).sum()) for batch in batches)
     for batch in batches:
-        found = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
-        assert torch.equal(batch.label_positions, found)
+        expected = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
+        assert torch.equal(batch.label_positions, expected)
 
 
 def test_padded_and_packed_learn_the_same_labels() -> None:
