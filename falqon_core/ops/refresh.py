@@ -129,18 +129,18 @@ def refresh_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
-    amax = tl.zeros((BLOCK_ROWS,), tl.float32)
+    largest = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
-        amax = tl.maximum(amax, tl.max(tl.abs(value), 1))
-    exponent = power_of_two_exponent(amax)
+        largest = tl.maximum(largest, tl.abs(value))
+    exponent = power_of_two_exponent(tl.max(largest, 1))
     tl.store(scale + row, power_of_two(exponent), mask=row < num_rows)
     inverse = power_of_two(-exponent)[:, None]
-    count = 0
+    count = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
@@ -148,7 +148,7 @@ def refresh_kernel(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
         count += write_tile(qdata, value * inverse, row, column, num_rows, num_columns)
-    tl.atomic_add(changed, count.to(tl.int64))  # type: ignore[attr-defined]
+    tl.atomic_add(changed, tl.sum(count).to(tl.int64))
 
 
 def refresh_codes_triton(

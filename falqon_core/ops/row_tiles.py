@@ -11,10 +11,11 @@ from torch import Tensor
 
 from falqon_core.ops.kernels import CVT_E4M3, Build, dot_bf16, jit, round_to, tl, to_e4m3
 
-# 64 columns in two stages: about 130 registers a thread, where 128 columns take 250
-# (benchmarks/results/compile_matrix.csv).
-BLOCK_ROWS = 32
-BLOCK_COLUMNS = 64
+# The fewest rows that a tensor core takes: a linear of 4096 outputs gives 256 programs, where the
+# largest GPUs have 132 to 160 multiprocessors. 128 columns, so that whole lines of a cache are read
+# and written.
+BLOCK_ROWS = 16
+BLOCK_COLUMNS = 128
 NUM_STAGES = 2
 
 
@@ -45,14 +46,14 @@ def low_rank_tile(
 
 @jit
 def write_tile(qdata, value, row, column, num_rows, num_columns):
-    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) -> how many differ from what
-    stood there.
+    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) -> which differ from what
+    stood there, int32 [BR, BC].
     """
     inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
     at = qdata + row[:, None] * num_columns + column[None, :]
     old = tl.load(at, mask=inside, other=0.0)
     new = to_e4m3(value)
-    changed = tl.sum((inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32))
+    changed = (inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)
     tl.debug_barrier()  # all threads have read before any of them writes
     tl.store(at, new, mask=inside)
     return changed

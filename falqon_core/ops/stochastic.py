@@ -166,7 +166,7 @@ def stochastic_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
     old_scale = tl.load(scale + row, mask=row < num_rows, other=0.0)[:, None]
-    amax = tl.zeros((BLOCK_ROWS,), tl.float32)
+    largest = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
@@ -179,10 +179,10 @@ def stochastic_kernel(
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
-        amax = tl.maximum(amax, tl.max(tl.abs(value), 1))
-    exponent = power_of_two_exponent(amax)
+        largest = tl.maximum(largest, tl.abs(value))
+    exponent = power_of_two_exponent(tl.max(largest, 1))
     inverse = power_of_two(-exponent)[:, None]
-    count = 0
+    count = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
     tl.debug_barrier()
     tl.store(scale + row, power_of_two(exponent), mask=row < num_rows)
     for start in range(0, num_columns, BLOCK_COLUMNS):
@@ -202,7 +202,7 @@ def stochastic_kernel(
         )
         value = stochastic_tile(value * inverse, bits)
         count += write_tile(qdata, value, row, column, num_rows, num_columns)
-    tl.atomic_add(changed, count.to(tl.int64))  # type: ignore[attr-defined]
+    tl.atomic_add(changed, tl.sum(count).to(tl.int64))
 
 
 def fold_stochastic_triton(
