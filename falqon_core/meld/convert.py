@@ -85,7 +85,8 @@ def convert_to_melded(
     sketches: Mapping[str, Tensor] | None = None,
     fresh: bool = True,
 ) -> dict[str, MeldedLinear]:
-    """Swap in place, on the model's device; returns the melded linears by full name, in the model's
+    """Swap in place, on the device of the model's embeddings, a group of linears at a time, which
+    may come from elsewhere; returns the melded linears by full name, in the model's
     order.
 
     Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes
@@ -95,13 +96,14 @@ def convert_to_melded(
     a rank.
     """
     model.requires_grad_(False)
+    device = model.get_input_embeddings().weight.device
     # no references to the modules: each weight is freed as it is converted
     names = list(target_linears(model, recipe.target_modules))
     scaling = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
     base_copy = (recipe.base_copy or "device") if rule.keeps_base else None
     melded: dict[str, MeldedLinear] = {}
     for group in _groups(model, names):
-        linears = [model.get_submodule(name) for name in group]
+        linears = [model.get_submodule(name).to(device) for name in group]
         if recipe.rank > linears[0].in_features:
             raise ConfigError(
                 f"rank: {recipe.rank} is more than the {linears[0].in_features} inputs of "
@@ -118,6 +120,7 @@ def convert_to_melded(
             melded[name] = layer
     for layer_index, name in enumerate(names):
         melded[name].layer_index = layer_index
+    model.to(device)  # linears that are not melded
     fuse_decoder_layers(model)
     return {name: melded[name] for name in names}
 

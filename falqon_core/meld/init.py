@@ -63,8 +63,10 @@ def gradient_sketches(
 
     The model may be entirely frozen: the embeddings' output is made to require a gradient.
     """
+    # the weights may lie elsewhere and come as they are needed
+    device = model.get_input_embeddings().weight.device
     sketches = {
-        name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=linear.weight.device)
+        name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=device)
         for name, linear in linears.items()
     }
 
@@ -89,7 +91,7 @@ def gradient_sketches(
     for name, linear in linears.items():
         omega = torch.randn(
             linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)
-        ).to(linear.weight)
+        ).to(device, linear.weight.dtype)
         handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
     try:
         yield sketches

@@ -220,6 +220,6 @@ def restored_model(
     base_folder: Path, checkpoint: Checkpoint, device: torch.device
 ) -> PreTrainedModel:
     """Load the base model and change it to where the checkpoint was."""
-    model = load_base_model(base_folder, device)
+    model = load_base_model(base_folder, device, streamed=device.type != "cpu")
     create_method(checkpoint.progress.recipe).restore(model, checkpoint.method)
     return model

@@ -23,6 +23,7 @@ from falqon_core.estimate.memory import (
     largest_fitting,
     largest_microbatch_tokens,
     training_memory_bytes,
+    untouched_memory_bytes,
 )
 
 T = TypeVar("T")
@@ -79,6 +80,13 @@ def fit_to_memory(
         f"{short}; no configuration of this model fits, one of about {parameters:.0f} million "
         "parameters may"
     )
+
+
+def fits_untouched(recipe: Recipe, dimensions: ModelDimensions, device: torch.device) -> bool:
+    """Return whether the bf16 model may lie whole on `device` until it is quantized."""
+    if device.type == "cpu":
+        return True
+    return untouched_memory_bytes(dimensions, recipe) <= usable_bytes(available_bytes(device))
 
 
 def check_host_memory(needed: int, available: int) -> None:

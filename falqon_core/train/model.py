@@ -24,6 +24,7 @@ from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_tensors, check_token_id, load_tokenizer
 from falqon_core.ops import attention
 from falqon_core.ops.matmul import widen_linears
+from falqon_core.train.streaming import move_all_but_linears
 
 __all__ = [
     "check_token_id",
@@ -48,9 +49,11 @@ def load_dimensions(folder: Path) -> ModelDimensions:
     return ModelDimensions.from_config(config)
 
 
-def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:
+def load_base_model(
+    folder: Path, device: torch.device | None = None, streamed: bool = False
+) -> PreTrainedModel:
     """The model in eval mode (training has no dropout) with our attention, on `device` (None: the
-    CPU).
+    CPU); with `streamed` the weights of its linears stay in host memory, see streaming.py.
 
     Raises `ModelError` for anything refused or broken.
     """
@@ -83,6 +86,10 @@ def load_base_model(folder: Path, device: torch.device | None = None) -> PreTrai
         raise ModelError(
             f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model"
         )
-    model = model.eval().to(device or "cpu")
+    model.eval()
+    if streamed:
+        move_all_but_linears(model, device or torch.device("cpu"))
+        return model
+    model.to(device or "cpu")
     widen_linears(model)
     return model

@@ -18,7 +18,7 @@ from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.device import select_device
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.gpu_needs import check_gpu_needs
-from falqon_core.train.memory import OutOfMemoryGuard
+from falqon_core.train.memory import OutOfMemoryGuard, fits_untouched
 from falqon_core.train.model import (
     check_token_id,
     load_base_model,
@@ -28,6 +28,7 @@ from falqon_core.train.model import (
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
 from falqon_core.train.state import TrainState, build_state
+from falqon_core.train.streaming import streamed_layers
 
 
 class Setup(NamedTuple):
@@ -70,7 +71,7 @@ def set_up(
         data=summarize(data.train, data.validation),
     )
     guard = OutOfMemoryGuard(recipe, dimensions, device)
-    data, state = _load_state(config, data, progress, checkpoint, device, guard, warn)
+    data, state = _load_state(config, data, progress, checkpoint, dimensions, device, guard, warn)
     group.check_same(state.method.state())
     return Setup(device, dimensions, tokenizer, data, guard, state)
 
@@ -80,17 +81,20 @@ def _load_state(
     data: Datasets,
     progress: Progress,
     checkpoint: Checkpoint | None,
+    dimensions: ModelDimensions,
     device: torch.device,
     guard: OutOfMemoryGuard,
     warn: Callable[[str], None],
 ) -> tuple[Datasets, TrainState]:
     """Return the data, its pairs with the base's log-probabilities, and the state."""
-    model = load_base_model(config.model, device)
-    check_agreement(model)
-    if progress.recipe.activation_checkpointing:
+    whole = fits_untouched(progress.recipe, dimensions, device)
+    model = load_base_model(config.model, device, streamed=not whole)
+    recomputes = progress.recipe.activation_checkpointing
+    if recomputes and whole:
         checkpoint_activations(model)
 
     def prepare_or_restore() -> tuple[Datasets, TrainState]:
+        check_agreement(model)
         if checkpoint is None:
             reference = compute_reference(model, data, progress.recipe)
         else:
@@ -99,4 +103,10 @@ def _load_state(
         referenced = apply_reference(data, reference)
         return referenced, build_state(model, referenced.train, reference, progress, checkpoint)
 
-    return guard(prepare_or_restore)
+    if whole:
+        return guard(prepare_or_restore)
+    with streamed_layers(model):
+        loaded = guard(prepare_or_restore)
+    if recomputes:
+        checkpoint_activations(model)
+    return loaded
