@@ -16,17 +16,17 @@ from tests.falqon_core.trace.cases import CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (2955, 201.3),
-    "padded, none": (3179, 188.6),
-    "padded, topk": (3851, 189.7),
-    "packed, anchored": (2959, 102.4),
-    "packed, none": (3183, 89.8),
-    "packed, topk": (3855, 90.9),
-    "padded, anchored, recompute": (3371, 255.3),
-    "padded, anchored, dpo": (3022, 201.3),
-    "packed, anchored, dpo": (3026, 102.4),
-    "padded, anchored, 4 microbatches": (8853, 246.6),
-    "padded, none, recompute, 13B, 2 microbatches": (7463, 412.2),
+    "padded, anchored": (2731, 200.6),
+    "padded, none": (2955, 187.9),
+    "padded, topk": (3627, 189.0),
+    "packed, anchored": (2735, 101.7),
+    "packed, none": (2959, 89.1),
+    "packed, topk": (3631, 90.2),
+    "padded, anchored, recompute": (3147, 254.6),
+    "padded, anchored, dpo": (2798, 200.6),
+    "packed, anchored, dpo": (2802, 101.7),
+    "padded, anchored, 4 microbatches": (7957, 243.8),
+    "padded, none, recompute, 13B, 2 microbatches": (6903, 410.0),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
