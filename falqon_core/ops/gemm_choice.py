@@ -72,9 +72,9 @@ def fastest_gemm(gemms: Sequence[Gemm], shape: GemmShape, device: torch.device) 
         if gemm.__name__ == remembered:
             return gemm
     candidates = exact_gemms(gemms, num_rows, device, fast)
-    known = known_product(num_rows, num_outputs, num_inputs, device)
+    trial = known_product(num_rows, num_outputs, num_inputs, device)
     seconds = {
-        gemm: _seconds(gemm, known, fast) for gemm in candidates if _is_exact(gemm, known, fast)
+        gemm: _seconds(gemm, trial, fast) for gemm in candidates if _is_exact(gemm, trial, fast)
     }
     if not seconds:
         return None
@@ -90,8 +90,8 @@ def exact_gemms(
     in their order.
     """
     on_cpu = known_product(num_rows, SMALL_N, SMALL_K, torch.device("cpu"))
-    known = KnownProduct(*(tensor.to(device) for tensor in on_cpu))
-    return [gemm for gemm in gemms if _is_exact(gemm, known, fast_accumulation)]
+    trial = KnownProduct(*(tensor.to(device) for tensor in on_cpu))
+    return [gemm for gemm in gemms if _is_exact(gemm, trial, fast_accumulation)]
 
 
 def known_product(
@@ -114,10 +114,10 @@ def known_product(
     return KnownProduct(a, a_scale, b, b_scale, product)
 
 
-def _is_exact(gemm: Gemm, known: KnownProduct, fast_accumulation: bool) -> bool:
+def _is_exact(gemm: Gemm, trial: KnownProduct, fast_accumulation: bool) -> bool:
     """Return whether `gemm` gives the known product bit for bit; where not, say why in the log."""
     try:
-        if torch.equal(gemm(*known[:-1], fast_accumulation), known.product):
+        if torch.equal(gemm(*trial[:-1], fast_accumulation), trial.product):
             return True
         fault = "its product is wrong"
     # torch's and Triton's have no common ancestor, and any of them means that this one is of no use
@@ -125,20 +125,20 @@ def _is_exact(gemm: Gemm, known: KnownProduct, fast_accumulation: bool) -> bool:
         if is_allocation_failure(error):
             raise
         fault = first_line(error)
-    sizes = " x ".join(str(size) for size in (*known.product.shape, known.a.shape[1]))
-    device = known.a.device
+    sizes = " x ".join(str(size) for size in (*trial.product.shape, trial.a.shape[1]))
+    device = trial.a.device
     logger.warning("FP8 GEMM %s is not used on %s for %s: %s", gemm.__name__, device, sizes, fault)
     return False
 
 
-def _seconds(gemm: Gemm, known: KnownProduct, fast_accumulation: bool) -> float:
+def _seconds(gemm: Gemm, trial: KnownProduct, fast_accumulation: bool) -> float:
     """Return the shortest of several timings."""
     seconds = []
     for _ in range(NUM_TIMINGS):
-        _synchronize(known.a.device)
+        _synchronize(trial.a.device)
         start = time.perf_counter()
-        gemm(*known[:-1], fast_accumulation)
-        _synchronize(known.a.device)
+        gemm(*trial[:-1], fast_accumulation)
+        _synchronize(trial.a.device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 

@@ -136,11 +136,11 @@ def test_on_a_gpu_the_base_is_kept_in_eight_bits_and_leaves_the_device_when_it_m
 
 
 def test_another_place_of_the_base_is_tried_before_anything_smaller() -> None:
-    asked = recipe(base_copy="device", microbatch_tokens=2048, activation_checkpointing=True)
-    num_bytes = needs(asked, is_cpu=False) - 1
+    chosen = recipe(base_copy="device", microbatch_tokens=2048, activation_checkpointing=True)
+    num_bytes = needs(chosen, is_cpu=False) - 1
 
-    assert fit_recipe(SMALL, asked, num_bytes, False) is None
-    largest = largest_fitting(SMALL, asked, num_bytes, False)
+    assert fit_recipe(SMALL, chosen, num_bytes, False) is None
+    largest = largest_fitting(SMALL, chosen, num_bytes, False)
     assert largest is not None
     assert (largest.base_copy, largest.rank, largest.max_seq_length) == ("int8", 64, 2048)
 
