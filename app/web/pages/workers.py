@@ -67,7 +67,7 @@ def workers_stream(services: ServicesDep, request: Request, caller: Visitor) -> 
             state = _state(session, services, caller)
         return {
             name: fragment(f"workers/{name}.html", **context, **state)
-            for name in ("workers", "engines", "queue")
+            for name in ("workers", "diagnoses", "engines", "queue")
         }
 
     return event_stream(
