@@ -15,7 +15,7 @@ from app.database import Database, now_plus
 from app.files import service as files
 from app.garbage import collector, orphans
 from app.installation import Guard, Refused
-from app.jobs import claims
+from app.jobs import claims, next_job
 from app.models import Job
 from app.models.operation import Operation
 from app.notifier import repository as notifications
@@ -124,7 +124,7 @@ class Reconciler:
 
     def _notify_again(self) -> None:
         """Have workers poll for what nobody has taken."""
-        self._notify_waiting(Job, claims.is_due(Job))
+        self._notify_waiting(Job, next_job.is_due(Job))
         for kind in Operation.__subclasses__():
             is_old = kind.created_at < now_plus(-PATIENCE_SECONDS)
             self._notify_waiting(kind, *operations.is_waiting(kind), is_old)

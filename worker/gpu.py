@@ -1,6 +1,6 @@
 """Which device this machine offers."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from app.estimates.service import device_of
 from app.processes.device import CPU, training_cards
@@ -19,6 +19,15 @@ class Machine(NamedTuple):
     @property
     def is_gpu(self) -> bool:
         return self.device != CPU
+
+    @property
+    def max_gpus(self) -> int:
+        """The most that one job can have; a CPU, or a card that nobody has named, counts as one."""
+        return max(1, len(self.cards))
+
+    def part(self, num_gpus: int) -> Self:
+        """Return what a job on so many GPUs has of it, and is charged for."""
+        return self._replace(num_devices=self.num_devices * num_gpus, cards=self.cards[:num_gpus])
 
 
 def detect(settings: Settings) -> Machine:

@@ -64,6 +64,12 @@ def target_of(session: Session, settings: Settings) -> Target:
     return device_of(settings)
 
 
+def most_gpus(session: Session, settings: Settings) -> Target:
+    """Return the most that one job can have of what jobs train on."""
+    device, num_devices = target_of(session, settings)
+    return Target(device, num_devices * (workers.most_gpus(session, settings) or 1))
+
+
 def target_named(device: str, num_devices: int) -> Target:
     """Raises `InvalidRequest`."""
     if device not in DEVICES:
@@ -108,11 +114,15 @@ def estimate_job(
     amount: Amount | None = None,
     tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
+    num_gpus: int = 1,
 ) -> Estimate:
     """`recipe` must be resolved. `amount`: of the whole training file, once this model's tokenizer
-    has counted it, or what `tokens_basis` says.
+    has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of what jobs
+    train on.
     """
-    target = target or target_of(session, settings)
+    if target is None:
+        device, num_devices = target_of(session, settings)
+        target = Target(device, num_devices * num_gpus)
     records = max(1, num_training_records(recipe, report.num_records))
     whole = amount_of_file(report, recipe, amount)
     result = estimate(

@@ -19,6 +19,7 @@ from app.jobs.schemas import (
     CheckpointObject,
     EstimateObject,
     EventObject,
+    GpusObject,
     JobDeleted,
     JobObject,
     event_seq,
@@ -73,11 +74,17 @@ def estimate_job(
     """Estimate a job, on `device` or else on what this service trains on."""
     target = None if device is None else estimates.target_named(device, num_devices)
     with services.database.read() as session:
-        estimate = service.estimate(session, caller.project_id, request, services.settings, target)
+        estimate, by_num_gpus = service.estimate(
+            session, caller.project_id, request, services.settings, target
+        )
         position = queue_forecast.position_of_new_job(
             session, services.settings, caller.project_id, request.priority
         )
-    return EstimateObject(**dict(estimate), queue=position)
+    return EstimateObject(
+        **dict(estimate),
+        queue=position,
+        by_num_gpus=[GpusObject(**dict(each)) for each in by_num_gpus],
+    )
 
 
 def clone_job(

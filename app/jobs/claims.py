@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import and_, case, func, literal, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import case, literal, select, update
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.sql.selectable import Select
 
 from app.database import UNSYNCED, now, now_plus
+from app.jobs import next_job
 from app.jobs.events import NewEvent, append
-from app.models import Attempt, Desired, Job, JobStatus, Project
+from app.models import Attempt, Desired, Job, JobStatus
 from app.projects import quotas
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
-CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
 LOST = "lost"
 
 
@@ -48,25 +47,27 @@ class Failure(NamedTuple):
     param: str | None = None
 
 
-def is_due(job: type[Job]) -> ColumnElement[bool]:
-    """Return the condition under which a worker may take a job."""
-    has_waited = job.not_before.is_(None) | (job.not_before <= now_plus())
-    return and_(job.is_waiting, has_waited)
-
-
 def claim(
-    session: Session, *, owner: str, device: str, num_devices: int, lease_seconds: float
+    session: Session,
+    *,
+    owner: str,
+    device: str,
+    num_devices: int,
+    lease_seconds: float,
+    max_gpus: int = 1,
 ) -> Job | None:
-    """Take the next job, or return None. The returned job carries the new attempt number."""
-    _wait_for_other_claims(session)
+    """Take the next job that wants no more than `max_gpus`, or return None. The returned job
+    carries the new attempt number. `num_devices` is what a job of one GPU is charged for.
+    """
+    next_job.wait_for_other_claims(session, max_gpus)
     # What somebody else holds is passed over: their claim takes it, or the next poll finds it
     # again.
-    job_id = session.scalar(_next_job().with_for_update(skip_locked=True))
+    job_id = session.scalar(next_job.select_next(max_gpus).with_for_update(skip_locked=True))
     if job_id is None:
         return None
     statement = (
         update(Job)
-        .where(Job.id == job_id, is_due(Job))
+        .where(Job.id == job_id, next_job.is_due(Job))
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -78,7 +79,11 @@ def claim(
     )
     job = session.scalars(statement, execution_options=UNSYNCED).one()
     attempt = Attempt(
-        job_id=job.id, number=job.attempt, worker=owner, device=device, num_devices=num_devices
+        job_id=job.id,
+        number=job.attempt,
+        worker=owner,
+        device=device,
+        num_devices=num_devices * job.num_gpus,
     )
     attempt.base_model_id = job.base_model_id
     attempt.method = job.recipe.api_method if job.recipe else None
@@ -89,81 +94,8 @@ def claim(
     append(session, job.id, [event], status=JobStatus.RUNNING)
     session.flush()
     # Last: claims of one project wait for each other from here to the commit only.
-    _charge_virtual_time(session, job.project_id)
+    next_job.charge_virtual_time(session, job.project_id)
     return job
-
-
-def _wait_for_other_claims(session: Session) -> None:
-    """Let claims pass one by one where several projects wait, as each has to see what the one
-    before it has taken.
-
-    Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
-    """
-    if session.get_bind().dialect.name != "postgresql":
-        return
-    if len(session.scalars(select(Project.id).where(_has_due_job()).limit(2)).all()) > 1:
-        session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
-
-
-def _has_due_job() -> ColumnElement[bool]:
-    """Say of a project whether a job of it may be taken; ordered as its index is, so that no
-    planner reads the table for it.
-    """
-    waiting = aliased(Job)
-    first = (
-        select(waiting.id)
-        .where(is_due(waiting), waiting.project_id == Project.id)
-        .correlate(Project)
-        .order_by(waiting.priority.desc(), waiting.id)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return first.is_not(None)
-
-
-def _next_job() -> Select[str]:
-    """Return one of the project that has the fewest running jobs for its weight; where several have
-    as few, whose virtual time is the lowest.
-
-    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
-    of one project only.
-    """
-    head = aliased(Job)
-    running = aliased(Job)
-    num_running = (
-        select(func.count())
-        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
-        .correlate(Project)
-        .scalar_subquery()
-    )
-    next_project = (
-        select(Project.id)
-        .where(_has_due_job())
-        .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return (
-        select(head.id)
-        .where(is_due(head), head.project_id == next_project)
-        .order_by(head.priority.desc(), head.id)
-        .limit(1)
-    )
-
-
-def _charge_virtual_time(session: Session, project_id: str) -> None:
-    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others
-    stand instead of catching up.
-    """
-    served = aliased(Project)
-    here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()
-    start = case((Project.virtual_time < here, here), else_=Project.virtual_time)
-    session.execute(
-        update(Project)
-        .where(Project.id == project_id)
-        .values(virtual_time=start + 1.0 / Project.weight),
-        execution_options=UNSYNCED,
-    )
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:

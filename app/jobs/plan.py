@@ -10,6 +10,7 @@ from app.estimates import service as estimates
 from app.files import service as files
 from app.jobs import space
 from app.jobs.base_model import base_of
+from app.jobs.gpus import choose_num_gpus, limit_auto
 from app.jobs.requests import RequestedRecipe, resolve_recipe
 from app.jobs.validation import incompatibility
 from app.models import (
@@ -34,6 +35,8 @@ class Plan(NamedTuple):
     checkpoint: Checkpoint | None  # of a training of that model, to continue from
     training: File
     validation: File | None
+    request: JobRequest
+    num_gpus: int
 
     @property
     def report(self) -> FileReport | None:
@@ -61,6 +64,8 @@ def plan_job(
         *files.get_for_job(
             session, project_id, request.training_file, request.validation_file, lock=lock
         ),
+        request,
+        choose_num_gpus(session, request, settings),
     )
     for param, file in (
         ("training_file", planned.training),
@@ -105,6 +110,7 @@ def estimate_data(
         amount=Amount(data.num_records, data.num_tokens),
         tokens_basis="stated",
         target=target,
+        num_gpus=limit_auto(choose_num_gpus(session, request, settings), request, recipe),
     )
 
 
@@ -146,6 +152,13 @@ def estimate_plan(
     recipe = planned.requested.resolved(report.num_records)
     amount = exact_amount(session, planned.training.id, planned.model.id, recipe)
     estimate = estimates.estimate_job(
-        session, planned.model, recipe, report, settings, amount=amount, target=target
+        session,
+        planned.model,
+        recipe,
+        report,
+        settings,
+        amount=amount,
+        target=target,
+        num_gpus=limit_auto(planned.num_gpus, planned.request, recipe),
     )
     return recipe, estimate

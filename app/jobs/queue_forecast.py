@@ -20,7 +20,7 @@ from sqlalchemy import bindparam, exists, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
-from app.jobs.claims import is_due
+from app.jobs.next_job import is_due
 from app.models import Job, JobStatus, Project
 from app.settings import Settings
 from app.workers import service as workers
@@ -37,7 +37,10 @@ class QueueObject(BaseModel):
         int | None,
         Field(description="Unix seconds; null when it cannot be told, and `reason` says why"),
     ]
-    reason: Literal["no_live_worker", "unknown_duration", "long_queue"] | None
+    reason: Annotated[
+        Literal["no_live_worker", "unknown_duration", "long_queue", "too_few_gpus"] | None,
+        Field(description="too_few_gpus: no live worker has as many as the job asks for"),
+    ]
 
 
 class WaitingJob(NamedTuple):
@@ -70,14 +73,25 @@ class Queue:
         running: Sequence[RunningJob],
         num_idle: int,
         served: float = 0.0,
+        max_gpus: int | None = None,
     ) -> None:
         self._projects = projects
         self._running = running
         self._num_idle = num_idle
         self._served = served
+        self._max_gpus = max_gpus
 
-    def position_of(self, job_id: str) -> QueueObject | None:
-        """Forecast a queued job; None when it does not wait any more."""
+    def position_of(self, job_id: str, num_gpus: int = 1) -> QueueObject | None:
+        """Forecast a queued job; None when it does not wait any more. A job counts as one worker's,
+        however many GPUs it takes.
+        """
+        if self._max_gpus is not None and num_gpus > self._max_gpus:
+            return QueueObject(
+                position=None,
+                num_workers=self._num_workers,
+                estimated_start=None,
+                reason="too_few_gpus",
+            )
         # Most jobs of a long queue are far behind: known without looking ahead.
         if job_id in self._waiting_ids and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
@@ -170,7 +184,8 @@ def read_queue(session: Session, settings: Settings) -> Queue:
     idle = workers.list_idle(session, settings) - {owner for owner, _, _ in running}
     served = session.scalar(_SERVED) or 0.0
     jobs = [RunningJob(*row) for _, *row in running]
-    return Queue(_read_projects(session), jobs, len(idle), served)
+    max_gpus = workers.most_gpus(session, settings)
+    return Queue(_read_projects(session), jobs, len(idle), served, max_gpus)
 
 
 def position_of_new_job(

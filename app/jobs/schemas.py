@@ -14,7 +14,7 @@ from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.job_progress import JobCost
-from falqon_core.estimate.estimate import Actual, Estimate
+from falqon_core.estimate.estimate import Actual, Cost, Estimate, Range
 
 
 class ErrorObject(BaseModel):
@@ -99,6 +99,7 @@ class JobObject(Object):
 
     suffix: str | None
     priority: int
+    num_gpus: Annotated[int, Field(description="that it trains on; on a CPU 1")]
     progress: JsonObject | None
     cost: JobCost | None
     estimate: Estimate | None
@@ -157,6 +158,7 @@ class JobObject(Object):
             trained_tokens=job.trained_tokens,
             suffix=job.suffix,
             priority=job.priority,
+            num_gpus=job.num_gpus,
             progress=_progress(job),
             cost=_cost(job),
             estimate=job.estimate,
@@ -210,8 +212,20 @@ class CheckpointObject(Object):
         )
 
 
+class GpusObject(BaseModel):
+    """What a number of GPUs buys."""
+
+    num_devices: int
+    seconds: Range
+    cost: Cost
+
+
 class EstimateObject(Estimate):
     queue: QueueObject
+    by_num_gpus: Annotated[
+        list[GpusObject],
+        Field(description="for 1 up to as many GPUs as a worker has; empty on a CPU"),
+    ]
 
 
 class JobDeleted(Object):

@@ -11,6 +11,7 @@ from app.http.pagination import check_cursor
 from app.ids import new_id
 from app.jobs import idempotency, repository
 from app.jobs.events import NewEvent, append
+from app.jobs.gpus import limit_auto
 from app.jobs.plan import Plan, estimate_data, estimate_plan, plan_job
 from app.jobs.requests import Filters
 from app.jobs.validation import finish_validation
@@ -30,6 +31,7 @@ from app.settings import Settings
 from falqon_core.estimate.estimate import Estimate
 
 PAUSED_BY_USER = "requested"
+MAX_COMPARED_GPUS = 16
 
 
 def create_once(
@@ -74,6 +76,7 @@ def preview(session: Session, project_id: str, request: JobRequest, settings: Se
     job = _new_job(project_id, request, planned, "ftjob-dry-run")
     job.created_at = planned.training.created_at
     job.recipe, job.estimate = estimate_plan(session, planned, settings)
+    job.num_gpus = limit_auto(planned.num_gpus, request, job.recipe)
     return job
 
 
@@ -83,12 +86,26 @@ def estimate(
     request: JobRequest,
     settings: Settings,
     target: estimates.Target | None = None,
-) -> Estimate:
+) -> tuple[Estimate, list[Estimate]]:
+    """Return the estimate, and those for each number of GPUs that the job could have; on a CPU
+    none.
+    """
     if isinstance(request, EstimateRequest) and request.training_data is not None:
-        return estimate_data(session, project_id, request, request.training_data, settings, target)
-    return estimate_plan(
-        session, plan_job(session, project_id, request, settings), settings, target
-    )[1]
+        data = request.training_data
+
+        def estimate_on(target: estimates.Target | None) -> Estimate:
+            return estimate_data(session, project_id, request, data, settings, target)
+    else:
+        planned = plan_job(session, project_id, request, settings)
+
+        def estimate_on(target: estimates.Target | None) -> Estimate:
+            return estimate_plan(session, planned, settings, target)[1]
+
+    most = target or estimates.most_gpus(session, settings)
+    counts = range(1, min(most.num_devices, MAX_COMPARED_GPUS) + 1)
+    if most.device.name == "cpu":
+        counts = range(0)
+    return estimate_on(target), [estimate_on(most._replace(num_devices=n)) for n in counts]
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -259,6 +276,7 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -
         job_metadata=request.metadata,
         budget=request.falqon.budget,
         priority=request.priority,
+        num_gpus=planned.num_gpus,
     )
 
 

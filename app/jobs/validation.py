@@ -12,6 +12,7 @@ from app.errors import BytesMissing, InvalidRequest
 from app.estimates import service as estimates
 from app.jobs import repository
 from app.jobs.events import NewEvent, append
+from app.jobs.gpus import limit_auto
 from app.jobs.requests import resolve_recipe
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.models.falqon_options import Budget
@@ -53,7 +54,10 @@ def finish_validation(
     recipe = requested.resolved(report.num_records)
     model = session.get_one(Model, job.base_model_id)
     amount = exact_amount(session, job.training_file_id, model.id, recipe)
-    estimate = estimates.estimate_job(session, model, recipe, report, settings, amount=amount)
+    num_gpus = limit_auto(job.num_gpus, job.requested, recipe)
+    estimate = estimates.estimate_job(
+        session, model, recipe, report, settings, amount=amount, num_gpus=num_gpus
+    )
     valid = NewEvent(
         "Files are valid; the job waits for a worker",
         data={"num_records": report.num_records, "steps": estimate.steps},
@@ -66,6 +70,7 @@ def finish_validation(
         status=JobStatus.QUEUED,
         recipe=recipe,
         estimate=estimate,
+        num_gpus=num_gpus,
     )
     return JobStatus.QUEUED
 

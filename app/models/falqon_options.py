@@ -3,12 +3,16 @@ decides.
 """
 
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from falqon_core.contract.config import ApiMethod, Recipe, RecipeOptions
 from falqon_core.estimate.prices import Dollars
+
+MAX_GPUS = 64
+# Checked below: a bound here would be a fault of one branch of a union, which has no field's name.
+NumGpus = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_GPUS})]
 
 
 class Budget(BaseModel):
@@ -52,8 +56,10 @@ class FalqonOptions(RecipeOptions):
     gpu: Annotated[str, Field(max_length=64)] = Field(
         "any", description="a device of the price table, or any"
     )
-    num_gpus: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="devices of one job; a job trains on one"
+    num_gpus: NumGpus | Literal["auto"] | None = Field(
+        None,
+        description="GPUs of one machine, each with the whole model and a share of every step's "
+        "records; 1 unless set; auto: as many as a worker has and a step has records",
     )
     sample_prompts: list[str] | None = Field(
         None, description="not supported: prompts come from the validation data, see num_samples"
@@ -91,10 +97,8 @@ class FalqonOptions(RecipeOptions):
                     "early_stopping.min_delta: not supported; "
                     "every lower validation loss counts as better"
                 )
-        if self.num_gpus not in (None, 1):
-            raise ValueError(
-                "num_gpus: a job of this service trains on one device; leave it out or send 1"
-            )
+        if isinstance(self.num_gpus, int) and not 1 <= self.num_gpus <= MAX_GPUS:
+            raise ValueError(f"num_gpus: {self.num_gpus} is not between 1 and {MAX_GPUS}")
         if self.sample_prompts:
             raise ValueError(
                 "sample_prompts: not supported; validation prompts are completed, see num_samples"

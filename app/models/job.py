@@ -71,6 +71,7 @@ class Job(Base):
             text("priority DESC"),
             "id",
             "not_before",
+            "num_gpus",
         ),
         CheckConstraint(
             "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
@@ -84,6 +85,8 @@ class Job(Base):
     desired: Mapped[str]
     # among the queued jobs of its project, higher first
     priority: Mapped[int] = mapped_column(default=0)
+    # of one machine, each with a process of its own; on a CPU one
+    num_gpus: Mapped[int] = mapped_column(default=1, server_default="1")
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     # of a job with that base model, whose training this one continues from

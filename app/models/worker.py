@@ -15,7 +15,8 @@ class Worker(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     device: Mapped[str]
-    num_devices: Mapped[int]
+    num_devices: Mapped[int]  # of a usual job; on a CPU, its cores
+    max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # of its largest job
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
     # of a worker that was promised a GPU

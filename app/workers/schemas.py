@@ -11,6 +11,7 @@ class WorkerObject(Object):
     object: Literal["worker"] = "worker"
     device: str
     num_devices: Annotated[int, Field(description="on a CPU, its cores")]
+    max_gpus: Annotated[int, Field(description="that one job can have here; on a CPU 1")]
     status: Literal["idle", "busy"]
     job: Annotated[
         str | None, Field(description="what it executes; null also for a job of another project")
@@ -29,6 +30,7 @@ class WorkerObject(Object):
             id=live.worker.id,
             device=live.worker.device,
             num_devices=live.worker.num_devices,
+            max_gpus=live.worker.max_gpus,
             status="busy" if job else "idle",
             job=own_job and own_job.id,
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),

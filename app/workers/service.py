@@ -21,14 +21,22 @@ class LiveWorker(NamedTuple):
     seconds_since_seen: float
 
 
-def mark_seen(session: Session, worker_id: str, device: str, num_devices: int) -> None:
+def mark_seen(
+    session: Session, worker_id: str, device: str, num_devices: int, max_gpus: int = 1
+) -> None:
     again = (
         update(Worker).where(Worker.id == worker_id).values(seen_at=now_plus()).returning(Worker.id)
     )
     if session.scalar(again, execution_options=UNSYNCED) is None:
         session.execute(delete(Worker).where(Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)))
         session.add(
-            Worker(id=worker_id, device=device, num_devices=num_devices, seen_at=now_plus())
+            Worker(
+                id=worker_id,
+                device=device,
+                num_devices=num_devices,
+                max_gpus=max_gpus,
+                seen_at=now_plus(),
+            )
         )
         session.flush()
 
@@ -61,6 +69,12 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     return [_live(*row, settings) for row in session.execute(statement.order_by(Worker.id.desc()))]
+
+
+def most_gpus(session: Session, settings: Settings) -> int | None:
+    """Return how many GPUs a job can have at most; None while no worker lives."""
+    live = list_live(session, settings)
+    return max((each.worker.max_gpus for each in live), default=None)
 
 
 def _live(worker: Worker, job: Job | None, now: datetime, settings: Settings) -> LiveWorker:

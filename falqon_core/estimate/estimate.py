@@ -194,7 +194,9 @@ def estimate(
     `throughput`: of the same model, method, device and number of devices; without it a roofline
     answers. `num_examples`: what a step counts, where long texts become more than the records.
     `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens`
-    is chosen as it would. The tokens of a preference record are those of both its halves.
+    is chosen as it would. Several devices share the records of a step, so no more than those are
+    busy; what they exchange is not counted. The tokens of a preference record are those of both
+    its halves.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     num_examples = num_examples or num_records
@@ -206,7 +208,9 @@ def estimate(
         flops = training_flops(dimensions, recipe, tokens)
         if recipe.objective == "dpo":
             flops += reference_flops(dimensions, recipe, tokens_per_epoch)
-        speed = _roofline_speed(flops, steps, dimensions, device, num_devices)
+        is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
+        busy = num_devices if is_shared else recipe.batch_size
+        speed = _roofline_speed(flops, steps, dimensions, device, busy)
     is_cpu = device.name == "cpu"
     device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
     fitted_recipe = fit_recipe(dimensions, recipe, device_bytes, is_cpu)

@@ -106,7 +106,10 @@ def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
 
 
 def test_any_device_can_be_asked_for(tenant: Tenant) -> None:
-    single, eight = (estimate_of(tenant, {"device": "h100", "num_devices": n}) for n in (1, 8))
+    single, eight = (
+        estimate_of(tenant, {"device": "h100", "num_devices": n}, falqon={"batch_size": 8})
+        for n in (1, 8)
+    )
     assert (single["device"], eight["num_devices"], single["fits"]) == ("h100", 8, True)
     fixed = single["overhead_seconds"] + STEP_SECONDS["gpu"] * single["steps"]
     assert eight["seconds"]["expected"] - fixed == pytest.approx(
@@ -119,6 +122,18 @@ def test_any_device_can_be_asked_for(tenant: Tenant) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             estimate_of(tenant, query)
         assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_an_estimate_says_what_each_number_of_gpus_buys(tenant: Tenant) -> None:
+    assert estimate_of(tenant)["by_num_gpus"] == [], "a CPU"
+    estimate = estimate_of(tenant, {"device": "h100", "num_devices": 3}, falqon={"batch_size": 3})
+    choices = estimate["by_num_gpus"]
+    assert [choice["num_devices"] for choice in choices] == [1, 2, 3]
+    assert {name: estimate[name] for name in ("seconds", "cost")} == {
+        name: choices[-1][name] for name in ("seconds", "cost")
+    }
+    seconds = [choice["seconds"]["expected"] for choice in choices]
+    assert seconds == sorted(seconds, reverse=True)
 
 
 def test_what_does_not_fit_is_said(tenant: Tenant) -> None:

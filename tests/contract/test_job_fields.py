@@ -112,7 +112,8 @@ REFUSED = {
         "invalid_value",
     ),
     "another device": ({"gpu": "h100-sxm"}, "gpu", "gpu_not_available"),
-    "several devices": ({"num_gpus": 2}, "num_gpus", "invalid_value"),
+    "several GPUs of a CPU": ({"num_gpus": 2}, "num_gpus", "too_few_gpus"),
+    "no GPU": ({"num_gpus": 0}, "num_gpus", "invalid_value"),
     "prompts": ({"sample_prompts": ["hello"]}, "sample_prompts", "invalid_value"),
     "another method": ({"method": "lora"}, "method", "invalid_value"),
 }

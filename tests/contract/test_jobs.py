@@ -282,6 +282,7 @@ def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant:
     preview = jobs_of(tenant).create(**request, extra_query={"dry_run": "true"})
     assert preview.dry_run
     assert preview.queue["position"] == estimate.pop("queue")["position"]
+    assert estimate.pop("by_num_gpus") == []
     assert preview.estimate == estimate
     assert preview.cost["projected"] == estimate["cost"]["expected"]
     assert tenant.num_rows(Job, Event) == before

@@ -307,6 +307,7 @@ def main() -> int:
     train.add_argument("--config", type=Path, required=True)
     train.add_argument("--output", type=Path, required=True)
     train.add_argument("--message-fd", type=int, required=True)
+    train.add_argument("--num-processes", type=int, default=1)
     bring = commands.add_parser("import")
     bring.add_argument("--message-fd", type=int)
     bring.add_argument("source")
@@ -339,6 +340,8 @@ def main() -> int:
         return import_folder(arguments.source, arguments.output, arguments.message_fd)
     config = TrainConfig.model_validate_json(arguments.config.read_bytes())
     trainer = Trainer(config, arguments.output, arguments.message_fd)
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    trainer.send(Log(text=f"processes: {arguments.num_processes} on cards {cards}"))
     try:
         return trainer.train()
     except OSError as error:

@@ -6,7 +6,7 @@ import pytest
 from app.estimates.service import device_of
 from app.settings import Settings
 from tests.support.nvidia import H100, RTX_4090, install_driver
-from worker.gpu import detect
+from worker.gpu import Machine, detect
 
 
 def test_a_cpu_counts_its_cores() -> None:
@@ -22,6 +22,13 @@ def test_the_card_that_the_driver_names_is_estimated_and_charged(
     settings = Settings(device="auto")
     assert detect(settings) == ("h100", 1, (0,))
     assert device_of(settings).device.name == "h100"
+
+
+def test_a_job_has_as_many_cards_as_it_pays_for() -> None:
+    machine = Machine("h100", 1, (1, 3, 5))
+    assert (machine.max_gpus, machine.part(2)) == (3, ("h100", 2, (1, 3)))
+    cpu = Machine("cpu", 8)
+    assert (cpu.max_gpus, cpu.part(1)) == (1, cpu)
 
 
 def test_a_cpu_that_was_chosen_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

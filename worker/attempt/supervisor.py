@@ -4,7 +4,7 @@ import time
 
 from redis import Redis
 
-from app.jobs import claims
+from app.jobs import claims, next_job
 from app.prices.service import price_of
 from app.workers import service as workers
 from falqon_core.fault_points import fault
@@ -25,21 +25,34 @@ class Supervisor:
         self._outage = StorageOutage(context)
 
     def execute_next(self) -> bool:
-        """Claim and execute the oldest runnable job; return False when there is none, or no card
-        for it. While the storage is away it waits.
+        """Claim and execute the oldest runnable job; return False when there is none, or too few
+        cards are free for it: one that needs several takes them as soon as those before it have
+        ended, as nothing behind it begins meanwhile. While the storage is away it waits.
         """
         if not self._outage.wait_for_end():
             return False
-        with lock_cards(self.machine.cards, 1) as cards:
-            if self.machine.cards and not cards:
+        cards = self.machine.cards
+        if not cards:
+            return self._execute_next_on(self.machine)
+        with self.context.database.read() as session:
+            num_gpus = next_job.next_num_gpus(session, len(cards)) or 1
+        with lock_cards(cards, num_gpus) as locked:
+            if len(locked) < num_gpus:
                 return False
-            return self._execute_next_on(self.machine._replace(cards=cards))
+            return self._execute_next_on(self.machine._replace(cards=locked))
 
     def _execute_next_on(self, machine: Machine) -> bool:
+        """Take the next job for which the cards of `machine` are enough."""
         context = self.context
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
-            workers.mark_seen(session, context.owner, machine.device, machine.num_devices)
+            workers.mark_seen(
+                session,
+                context.owner,
+                machine.device,
+                machine.num_devices,
+                self.machine.max_gpus,
+            )
             price = price_of(session, context.settings, machine.device)
             job = claims.claim(
                 session,
@@ -47,9 +60,11 @@ class Supervisor:
                 device=machine.device,
                 num_devices=machine.num_devices,
                 lease_seconds=context.settings.lease.total_seconds(),
+                max_gpus=machine.max_gpus,
             )
         if job is None:
             return False
+        machine = machine.part(job.num_gpus)
         fault("after_claim_commit")
         Execution(
             context, self.redis, machine, self._outage, job, claimed_at=claimed_at, price=price

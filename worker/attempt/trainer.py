@@ -14,7 +14,9 @@ WRITE_STACKS_SECONDS = 1.0
 
 
 class TrainerProcess(CoreProcess):
-    """`cards`: indices of those that it sees; without any it sees what this process does."""
+    """`cards`: indices of those that it sees; without any it sees what this process does.
+    With several, one process trains on each.
+    """
 
     def __init__(
         self,
@@ -28,10 +30,13 @@ class TrainerProcess(CoreProcess):
         environment = offline_environment(os.environ)
         if cards:
             environment |= card_environment(cards)
+        arguments = ["train", "--config", str(config), "--output", str(output)]
+        if len(cards) > 1:
+            arguments += ["--num-processes", str(len(cards))]
         with log.open("ab") as stream:
             super().__init__(
                 program,
-                ["train", "--config", str(config), "--output", str(output)],
+                arguments,
                 stdout=stream,
                 stderr=stream,
                 environment=environment,

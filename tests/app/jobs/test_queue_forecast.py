@@ -46,6 +46,18 @@ def starts_in(place: QueueObject | None) -> float:
     return place.estimated_start - time.time()
 
 
+def test_a_job_for_which_no_worker_has_enough_gpus_waits_for_one() -> None:
+    waiting = {"mine": line("job", 1)}
+    few, enough, none = (Queue(waiting, [], 1, max_gpus=number) for number in (2, 4, None))
+    place = few.position_of("job0", 4)
+    assert place is not None
+    assert (place.position, place.estimated_start, place.reason) == (None, None, "too_few_gpus")
+    for queue in (enough, none):
+        place = queue.position_of("job0", 4)
+        assert place is not None
+        assert (place.position, place.reason) == (1, None)
+
+
 @pytest.mark.parametrize(
     ("before", "running", "num_idle", "seconds"),
     [

@@ -119,6 +119,23 @@ def test_two_devices_halve_the_time_at_the_same_cost() -> None:
     ), "two wait for what is not shared"
 
 
+def test_no_more_devices_are_busy_than_a_step_has_records() -> None:
+    recipe = Recipe(batch_size=2).resolved(1000)
+    two, eight = (
+        estimate(
+            SMALL,
+            recipe,
+            num_records=1000,
+            tokens_per_epoch=10**6,
+            device=DEVICES["h100"],
+            num_devices=count,
+        )
+        for count in (2, 8)
+    )
+    assert eight.seconds == two.seconds
+    assert float(eight.cost.expected) == pytest.approx(4 * float(two.cost.expected), rel=1e-3)
+
+
 def test_operations_are_four_a_weight_and_token_and_more() -> None:
     recipe = Recipe(rank=64, max_seq_length=512).resolved(1000)
     linears_only = 4.0 * SEVEN_B.num_linear_parameters * 1000

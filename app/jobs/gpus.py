@@ -1,0 +1,42 @@
+"""How many GPUs a job gets, decided when it is created. Free of the web framework."""
+
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from app.errors import InvalidRequest
+from app.estimates import service as estimates
+from app.models.job_request import JobRequest
+from app.settings import Settings
+from app.workers import service as workers
+from falqon_core.contract.config import Recipe
+
+TOO_FEW = "too_few_gpus"
+AUTO: Final = "auto"
+
+
+def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -> int:
+    """Return how many GPUs the request asks for. Raises `InvalidRequest` where no live worker has
+    as many; while there is none, the job waits for one.
+    """
+    requested = request.falqon.num_gpus or 1
+    if requested == 1:
+        return 1
+    is_cpu = estimates.target_of(session, settings).device.name == "cpu"
+    most = 1 if is_cpu else workers.most_gpus(session, settings)
+    if requested == AUTO:
+        return most or 1
+    if most is not None and requested > most:
+        offer = "this service trains on a CPU" if is_cpu else f"no worker has more than {most}"
+        raise InvalidRequest(
+            f"falqon.num_gpus: {requested} GPUs of one machine are asked for, and {offer}.",
+            param="falqon.num_gpus",
+            code=TOO_FEW,
+        )
+    return requested
+
+
+def limit_auto(num_gpus: int, request: JobRequest, recipe: Recipe) -> int:
+    """Return no more GPUs than a step has records, unless they were asked for by number."""
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    return min(num_gpus, recipe.batch_size) if request.falqon.num_gpus == AUTO else num_gpus

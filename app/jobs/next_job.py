@@ -1,0 +1,101 @@
+"""Which job a worker takes next: projects by their share, then priority, then age. What needs more
+GPUs than the worker has is passed over.
+"""
+
+from sqlalchemy import and_, case, func, select, update
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import Select
+
+from app.database import UNSYNCED, now_plus
+from app.models import Job, JobStatus, Project
+
+CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
+
+
+def is_due(job: type[Job]) -> ColumnElement[bool]:
+    """Return the condition under which a worker may take a job."""
+    has_waited = job.not_before.is_(None) | (job.not_before <= now_plus())
+    return and_(job.is_waiting, has_waited)
+
+
+def next_num_gpus(session: Session, max_gpus: int) -> int | None:
+    """Return how many GPUs the next job wants that wants no more than `max_gpus`; None where no job
+    waits.
+    """
+    job_id = session.scalar(select_next(max_gpus))
+    return None if job_id is None else session.scalar(select(Job.num_gpus).where(Job.id == job_id))
+
+
+def wait_for_other_claims(session: Session, max_gpus: int) -> None:
+    """Let claims pass one by one where several projects wait, as each has to see what the one
+    before it has taken.
+
+    Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    waiting = select(Project.id).where(_has_due_job(max_gpus)).limit(2)
+    if len(session.scalars(waiting).all()) > 1:
+        session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
+
+
+def _has_due_job(max_gpus: int) -> ColumnElement[bool]:
+    """Say of a project whether a job of it may be taken; ordered as its index is, so that no
+    planner reads the table for it.
+    """
+    waiting = aliased(Job)
+    first = (
+        select(waiting.id)
+        .where(is_due(waiting), waiting.num_gpus <= max_gpus, waiting.project_id == Project.id)
+        .correlate(Project)
+        .order_by(waiting.priority.desc(), waiting.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return first.is_not(None)
+
+
+def select_next(max_gpus: int) -> Select[str]:
+    """Return one of the project that has the fewest running jobs for its weight; where several have
+    as few, whose virtual time is the lowest.
+
+    Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
+    of one project only.
+    """
+    head = aliased(Job)
+    running = aliased(Job)
+    num_running = (
+        select(func.count())
+        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
+        .correlate(Project)
+        .scalar_subquery()
+    )
+    next_project = (
+        select(Project.id)
+        .where(_has_due_job(max_gpus))
+        .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        select(head.id)
+        .where(is_due(head), head.num_gpus <= max_gpus, head.project_id == next_project)
+        .order_by(head.priority.desc(), head.id)
+        .limit(1)
+    )
+
+
+def charge_virtual_time(session: Session, project_id: str) -> None:
+    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others
+    stand instead of catching up.
+    """
+    served = aliased(Project)
+    here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()
+    start = case((Project.virtual_time < here, here), else_=Project.virtual_time)
+    session.execute(
+        update(Project)
+        .where(Project.id == project_id)
+        .values(virtual_time=start + 1.0 / Project.weight),
+        execution_options=UNSYNCED,
+    )

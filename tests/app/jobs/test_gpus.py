@@ -1,0 +1,56 @@
+import pytest
+
+from app.database import Database
+from app.errors import InvalidRequest
+from app.jobs.gpus import choose_num_gpus, limit_auto
+from app.models.job_request import JobRequest
+from app.settings import Settings
+from app.workers import service as workers
+from falqon_core.contract.config import Recipe
+
+H100 = Settings(device="h100")
+
+
+def asking(num_gpus: int | str | None) -> JobRequest:
+    body = {"model": "m", "training_file": "f", "falqon": {"num_gpus": num_gpus}}
+    return JobRequest.model_validate(body)
+
+
+def chosen(database: Database, num_gpus: int | str | None, settings: Settings = H100) -> int:
+    with database.read() as session:
+        return choose_num_gpus(session, asking(num_gpus), settings)
+
+
+def see_workers(database: Database, *max_gpus: int) -> None:
+    with database.transaction() as session:
+        for number, most in enumerate(max_gpus):
+            workers.mark_seen(session, f"w{number}", "h100", 1, most)
+
+
+def test_more_than_any_live_worker_has_is_refused_with_the_numbers(database: Database) -> None:
+    see_workers(database, 2, 4)
+    assert chosen(database, None) == 1
+    assert chosen(database, 4) == 4
+    with pytest.raises(InvalidRequest, match=r"8 GPUs .* no worker has more than 4") as caught:
+        chosen(database, 8)
+    assert (caught.value.param, caught.value.code) == ("falqon.num_gpus", "too_few_gpus")
+
+
+def test_while_no_worker_lives_a_job_waits_for_one(database: Database) -> None:
+    assert chosen(database, 8) == 8
+    assert chosen(database, "auto") == 1
+
+
+def test_a_cpu_is_one_device(database: Database) -> None:
+    cpu = Settings(device="cpu")
+    assert chosen(database, "auto", cpu) == 1
+    with pytest.raises(InvalidRequest, match=r"2 GPUs .* this service trains on a CPU"):
+        chosen(database, 2, cpu)
+
+
+def test_auto_is_what_a_worker_has_and_a_step_can_use(database: Database) -> None:
+    see_workers(database, 2, 8)
+    assert chosen(database, "auto") == 8
+    recipe = Recipe(batch_size=4).resolved(100)
+    assert limit_auto(8, asking("auto"), recipe) == 4
+    assert limit_auto(8, asking(8), recipe) == 8

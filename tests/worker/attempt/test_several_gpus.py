@@ -1,0 +1,69 @@
+"""A job on several GPUs: claimed with all of them, told to the trainer, charged for each."""
+
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from app.models import JobStatus
+from tests.support.backend import Backend
+from worker.attempt.supervisor import Supervisor
+from worker.card_locks import lock_cards
+from worker.gpu import Machine
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def worker(backend: Backend, *cards: int) -> Supervisor:
+    usual = backend.supervisor()
+    return Supervisor(usual.context, usual.redis, Machine("h100", 1, cards))
+
+
+def processes_of(backend: Backend, job_id: str) -> list[str]:
+    texts = [event.message for event in backend.events(job_id)]
+    return [text for text in texts if text.startswith("processes:")]
+
+
+def test_a_job_has_its_cards_a_process_on_each_and_pays_for_them(backend: Backend) -> None:
+    job_id = backend.add_job()
+    backend.set(job_id, num_gpus=2)
+    with lock_cards([0], 1):
+        assert worker(backend, 0, 1, 2).execute_next() is True
+    job = backend.job(job_id)
+    assert job.status == JobStatus.SUCCEEDED
+    assert processes_of(backend, job_id) == ["processes: 2 on cards 1,2"]
+    (attempt,) = backend.attempts(job_id)
+    assert (attempt.device, attempt.num_devices) == ("h100", 2)
+    assert job.device_seconds == pytest.approx(2 * job.execution_seconds, rel=0.05)
+    assert job.progress is not None
+    assert job.progress.cost is not None
+    hours = Decimal(job.device_seconds) / 3600
+    expected = float(job.progress.cost.usd_per_device_hour * hours)
+    assert float(job.progress.cost.accrued) == pytest.approx(expected, rel=0.2, abs=1e-4)
+
+
+def test_it_waits_for_its_cards_and_nothing_behind_it_begins(backend: Backend) -> None:
+    wide, narrow = backend.add_job(), backend.add_job()
+    backend.set(wide, num_gpus=2)
+    supervisor = worker(backend, 0, 1)
+    with lock_cards([0], 1):
+        assert supervisor.execute_next() is False
+    assert backend.job(narrow).status == JobStatus.QUEUED
+    assert supervisor.execute_next() is True
+    assert backend.job(wide).status == JobStatus.SUCCEEDED
+    assert supervisor.execute_next() is True
+    assert processes_of(backend, narrow) == ["processes: 1 on cards 0"]
+
+
+def test_a_machine_with_fewer_cards_takes_what_it_can(backend: Backend) -> None:
+    wide, narrow = backend.add_job(), backend.add_job()
+    backend.set(wide, num_gpus=3)
+    supervisor = worker(backend, 0, 1)
+    assert supervisor.execute_next() is True
+    assert supervisor.execute_next() is False
+    assert backend.job(wide).status == JobStatus.QUEUED
+    assert backend.job(narrow).status == JobStatus.SUCCEEDED
