@@ -99,9 +99,15 @@ def test_quick_start_is_three_targets_that_exist() -> None:
 
 
 def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
-    printed = run(service, ROOT, [sys.executable, "-c", here(service, block("python", "OpenAI("))])
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "demo").symlink_to(ROOT / "demo")
+    code = here(service, block("python", "OpenAI("))
+    home = {"HF_HOME": str(tmp_path / "home")}
+    printed = run(service, checkout, [sys.executable, "-W", "ignore", "-c", code], **home)
     model, answer = printed.split("\n", 1)
     assert answer.strip()
+    assert (checkout / "first" / "model.safetensors").is_file()
     job = next(iter(service.client.fine_tuning.jobs.list()))
     assert job.fine_tuned_model == model
     estimate = run(
