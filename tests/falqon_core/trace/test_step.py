@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.falqon_core.trace.cases import CASES
+from tests.falqon_core.trace.cases import CASES, MEMORY_CASES
 
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
@@ -53,7 +53,7 @@ def test_launches_and_traffic_stay_within_what_was_reached(
 
 def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, float]]) -> None:
     assert {name: figures["waits"] for name, figures in traced.items()} == dict.fromkeys(
-        CASES, WAITS
+        MEMORY_CASES, WAITS
     )
 
 
@@ -76,7 +76,7 @@ def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, fl
     assert recompute["peak_bytes"] < 0.6 * plain["peak_bytes"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", MEMORY_CASES)
 def test_memory_is_planned_at_the_traced_peak_or_a_tenth_above(
     name: str, traced: dict[str, dict[str, float]]
 ) -> None:
