@@ -44,7 +44,8 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     if recipe.update_rule == "anchored":
         weight += (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
     backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
-    adapter = row * a_elements + 16 * b_elements  # A; B, its gradient and two moments in fp32
+    a_bytes = 2 if device_is_cpu else 3  # on a GPU codes, and bf16 values beside them
+    adapter = a_bytes * a_elements + 16 * b_elements  # A; B, its gradient and two moments in fp32
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     activations = _activation_bytes(dimensions, recipe, tokens, device_is_cpu)
     if not device_is_cpu:

@@ -215,13 +215,15 @@ class EmulatedWeight(PackedWeight):
 
 
 class Fp8Rows(RowsView):
-    def __init__(self, qdata: Tensor, scale: Tensor) -> None:
+    def __init__(self, qdata: Tensor, scale: Tensor, values: Tensor | None) -> None:
+        """`values`: what the rows are dequantized, where that is kept."""
         self._qdata = qdata
+        self._values = values
         self.scale = scale
 
     @property
     def values(self) -> Tensor:
-        return dequantize(self._qdata, self.scale)
+        return dequantize(self._qdata, self.scale) if self._values is None else self._values
 
     @property
     def qdata(self) -> Tensor:
@@ -230,6 +232,8 @@ class Fp8Rows(RowsView):
     def write(self, values: Tensor, scale: Tensor) -> None:
         self.scale.copy_(scale)
         self._qdata.copy_(codes_of(values, scale))
+        if self._values is not None:
+            self._values.copy_(values)
 
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
@@ -253,8 +257,13 @@ class Fp8Rows(RowsView):
 
 
 class Fp8Weight(PackedWeight):
+    """Each A is kept dequantized, too: every refresh reads it, and nothing writes it after the
+    start.
+    """
+
     qdata: Tensor
     unit: Tensor
+    a_values: Tensor
 
     def __init__(
         self, sizes: Sequence[int], in_features: int, rank: int, device: torch.device, fp8: bool
@@ -269,9 +278,14 @@ class Fp8Weight(PackedWeight):
         qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
         self.register_buffer("qdata", qdata, persistent=False)
         self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
+        a_values = qdata.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
+        self.register_buffer("a_values", a_values, persistent=False)
 
     def _view(self, at: slice) -> Fp8Rows:
-        return Fp8Rows(self.qdata[at], self.scale[at])
+        values = None
+        if at.start >= self.num_outputs:
+            values = self.a_values[at.start - self.num_outputs : at.stop - self.num_outputs]
+        return Fp8Rows(self.qdata[at], self.scale[at], values)
 
     def output(self, x: Tensor) -> Tensor:
         if not self.fp8:

@@ -184,6 +184,7 @@ def test_codes_take_one_byte_a_weight_and_zeros_fill_them_up(rule: UpdateRule) -
     assert isinstance(packed, Fp8Weight)
     num_rows = packed.num_outputs + 3 * RANK
     num_bytes = sum(buffer.nbytes for buffer in packed.buffers())
+    num_bytes -= 2 * 3 * RANK * NUM_INPUTS  # each A in bf16, too
     assert len(packed.qdata) == num_rows + 1, "a multiple of 16"
     assert num_bytes == len(packed.qdata) * (NUM_INPUTS + 4) + 4 * NUM_INPUTS, "and the scales"
     assert packed.qdata[num_rows:].float().eq(0).all()

@@ -16,17 +16,17 @@ from tests.falqon_core.trace.cases import CASES, MEMORY_CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (2731, 200.6),
-    "padded, none": (2955, 187.9),
-    "padded, topk": (3627, 189.0),
-    "packed, anchored": (2735, 101.7),
-    "packed, none": (2959, 89.1),
-    "packed, topk": (3631, 90.2),
-    "padded, anchored, recompute": (3147, 254.6),
-    "padded, anchored, dpo": (2798, 200.6),
-    "packed, anchored, dpo": (2802, 101.7),
-    "padded, anchored, 4 microbatches": (7957, 243.8),
-    "padded, none, recompute, 13B, 2 microbatches": (6903, 410.0),
+    "padded, anchored": (2059, 200.0),
+    "padded, none": (2283, 187.4),
+    "padded, topk": (2955, 188.5),
+    "packed, anchored": (2063, 101.2),
+    "packed, none": (2287, 88.6),
+    "packed, topk": (2959, 89.7),
+    "padded, anchored, recompute": (2475, 254.1),
+    "padded, anchored, dpo": (2126, 200.0),
+    "packed, anchored, dpo": (2130, 101.2),
+    "padded, anchored, 4 microbatches": (7285, 243.3),
+    "padded, none, recompute, 13B, 2 microbatches": (6063, 409.2),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
