@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now_plus
@@ -58,14 +58,9 @@ def list_idle(session: Session, settings: Settings) -> set[str]:
 
 def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
     """Return the newest first, each with the job it has."""
-    executes = (
-        (Job.lease_owner == Worker.id)
-        & (Job.status == JobStatus.RUNNING)
-        & (Job.lease_expires_at > now_plus())
-    )
     statement = (
         select(Worker, Job, now_plus())
-        .outerjoin(Job, executes)
+        .outerjoin(Job, _executes())
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     return [_live(*row, settings) for row in session.execute(statement.order_by(Worker.id.desc()))]
@@ -73,8 +68,14 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
 
 def most_gpus(session: Session, settings: Settings) -> int | None:
     """Return how many GPUs a job can have at most; None while no worker lives."""
-    live = list_live(session, settings)
-    return max((each.worker.max_gpus for each in live), default=None)
+    is_live = (Worker.seen_at > _since(settings)) | exists().where(_executes())
+    return session.scalar(select(func.max(Worker.max_gpus)).where(is_live))
+
+
+def _executes() -> ColumnElement[bool]:
+    """Return whether a job is the one that a worker has."""
+    is_leased = (Job.status == JobStatus.RUNNING) & (Job.lease_expires_at > now_plus())
+    return (Job.lease_owner == Worker.id) & is_leased
 
 
 def _live(worker: Worker, job: Job | None, now: datetime, settings: Settings) -> LiveWorker:
