@@ -61,10 +61,11 @@ def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) 
     for words in (
         "an epoch",
         "place in the queue",
-        "< $0.01",
         "falqon download ft:falqon-tiny:default:first:",
     ):
         assert words in output
+    # what it is depends on how fast the jobs before were
+    assert re.search(r"^cost +(< )?\$0\.\d\d", output, re.M)
     run(download, service, folder)
     assert (folder / "model" / "SHA256SUMS").exists()
     for line in block(DOCUMENT, "falqon jobs events"):
