@@ -2,6 +2,7 @@
 fake trainer.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ MAX_FILE_BYTES = 2**19  # so that a larger one, which goes up in parts, is still
 Falqon = Callable[..., Result]
 
 
+_numbers = itertools.count()
+
+
 # No longer than the package: its workers poll all the time.
 @pytest.fixture(scope="package")
 def service(short_tmp: Path) -> Iterator[Service]:
@@ -30,7 +34,9 @@ def service(short_tmp: Path) -> Iterator[Service]:
         "FALQON_POLL": "PT0.5S",
         "FALQON_MAX_FILE_BYTES": str(MAX_FILE_BYTES),
     }
-    service = Service(short_tmp / "client", settings)
+    # A process of the suite may leave the package and come back; what the service before has left
+    # in its folder would be taken for signs of this one.
+    service = Service(short_tmp / f"client{next(_numbers)}", settings)
     service.wait_until_up()
     yield service
     service.stop()
