@@ -26,8 +26,6 @@ from falqon_core.files import whole_folder, write_whole
 from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
-from falqon_core.train.device import select_device
-from falqon_core.train.gpu_needs import check_gpu_needs
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.state import free_memory
 from falqon_core.verification.capture import capture_reference
@@ -141,8 +139,8 @@ def export_training(
     base_name: str = "",
     files: DataFiles | None = None,
 ) -> None:
-    """Export what the folder of a training holds: the checkpoint of `step`, or its newest whole
-    one, or its best when it stops early.
+    """Export, on the CPU, what the folder of a training holds: the checkpoint of `step`, or its
+    newest whole one, or its best when it stops early.
 
     With `files` it is certified as the trainer certifies what it exports; without, there are no
     held-out rows to compare on. Raises `ModelError` when there is no checkpoint,
@@ -171,8 +169,9 @@ def export_training(
             num_threads=progress.num_threads,
         )
         verification = Verification(config, load_data(config, tokenizer, warn))
-    device = select_device("auto")  # a GPU rounds the fold as the training on it did
-    check_gpu_needs(device, warn)
+    # Cards belong to trainings, and whoever exports holds none. The fold of a CPU is the same on
+    # every machine; that of the training's card may have rounded a few codes otherwise.
+    device = torch.device("cpu")
     with closing(Exporter(base_folder, base_name, device, verification, warn)) as exporter:
         exporter.prestart_verifier()
         exporter.export(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -107,7 +108,11 @@ def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[Message
 
 
 def test_the_exported_model_is_the_best_one(
-    whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path, tmp_path: Path
+    whole: tuple[Path, list[Message]],
+    tiny_folder: Path,
+    train_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A training that simply ends at the best step has the same weights."""
     output, messages = whole
@@ -119,6 +124,7 @@ def test_the_exported_model_is_the_best_one(
     )
     assert all((ours[name].float() == theirs[name].float()).all() for name in ours)
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a card of a training
     export_training(output, tiny_folder, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
         output / "model" / "model.safetensors"
