@@ -27,11 +27,11 @@ from transformers import PreTrainedModel
 
 from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
+from falqon_core.bench.peers import PeftLora
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, microbatches
-from falqon_core.methods import Method
+from falqon_core.methods import Trainable
 from falqon_core.methods.falqon import Falqon
-from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.quantize import quantize_rows
@@ -80,8 +80,8 @@ class Files:
     test: Path
 
 
-def method_of(system: str, recipe: Recipe) -> Method:
-    return Lora(recipe, train_a="frozen" not in system) if "LoRA" in system else Falqon(recipe)
+def method_of(system: str, recipe: Recipe) -> Trainable:
+    return PeftLora(recipe, train_a="frozen" not in system) if "LoRA" in system else Falqon(recipe)
 
 
 def train(training: Training, files: Files, threads: int) -> list[dict[str, object]]:
@@ -128,7 +128,7 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
         chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True
     )
     lines[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
-    if isinstance(method, Lora):
+    if isinstance(method, PeftLora):
         merge_to_fp8(model, method)
         merged = [line | {"system": f"{training.system}{MERGED}"} for line in lines]
         merged[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
@@ -137,7 +137,7 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
 
 
 @torch.no_grad()
-def merge_to_fp8(model: PreTrainedModel, method: Lora) -> None:
+def merge_to_fp8(model: PreTrainedModel, method: PeftLora) -> None:
     """Fold the adapters into the base weights and round these as the melded model's are."""
     state = method.state()
     for name in {name.rpartition(".")[0] for name in state}:

@@ -63,7 +63,7 @@ def ended(session: Session, project_id: str) -> list[Ended]:
         .limit(NEWEST_JOBS)
     )
     return [
-        Ended(model, recipe.api_method, device, actual)
+        Ended(model, recipe.kind, device, actual)
         for model, recipe, device, actual in session.execute(statement)
         if recipe is not None and actual is not None
     ]

@@ -136,7 +136,7 @@ def estimate_job(
         price=prices.price_of(session, settings, target.device.name),
         throughput=throughput(
             repository.samples(
-                session, model.id, recipe.api_method, target.device.name, target.num_devices
+                session, model.id, recipe.kind, target.device.name, target.num_devices
             )
         ),
         tokens_basis="characters" if amount is None else tokens_basis,

@@ -86,7 +86,7 @@ def claim(
         num_devices=num_devices * job.num_gpus,
     )
     attempt.base_model_id = job.base_model_id
-    attempt.method = job.recipe.api_method if job.recipe else None
+    attempt.method = job.recipe.kind if job.recipe else None
     session.add(attempt)
     event = NewEvent(
         f"Attempt {job.attempt} started on {device}", data={"attempt": job.attempt, "worker": owner}

@@ -6,7 +6,8 @@ everything that only a GPU can tell.
   kernels.py   every kernel of `ops` at the shapes of a 7B model, against its oracle and those
                ceilings
   model.py     a Llama of random weights, made on the device
-  steps.py     seconds of an optimizer step, ours against the peers of `methods`, in turn
+  peers.py     LoRA, QLoRA and torchao's FP8 as their own libraries compute them
+  steps.py     seconds of an optimizer step, ours against those peers, in turn
   report.py    all of it in order, within a time limit
   table.py     what was measured as Markdown, with the arithmetic that makes shares and rates of it
 

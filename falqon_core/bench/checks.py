@@ -26,7 +26,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Skipped
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, largest_fitting, training_memory_bytes
-from falqon_core.methods import METHODS
+from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.attention import falqon_attention
 from falqon_core.ops.dispatch import faults_on
@@ -186,7 +186,7 @@ def step_losses(device: torch.device) -> tuple[float, float]:
     setup = TWO_LAYERS
     recipe = setup.recipe(device).model_copy(update={"simulate_fp8": True})
     model = random_model(setup.config, torch.device("cpu")).to(device)
-    method = METHODS["falqon"](recipe)
+    method = Falqon(recipe)
     method.prepare(model, [])
     optimizer = Optimizer(method.parameters(), weight_decay=0.0, max_grad_norm=1.0)
     load = workloads(setup)[0]

@@ -1,4 +1,4 @@
-"""Seconds of one optimizer step of a whole model: ours against the peers of `methods`, on the same
+"""Seconds of one optimizer step of a whole model: ours against its peers (peers.py), on the same
 microbatches, in turn.
 
 Two workloads. *published*: records of one length, every token a label, as FALQON was measured.
@@ -32,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig
 
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
+from falqon_core.bench.peers import PeftLora, PeftQLora, TorchAO
 from falqon_core.bench.timing import Deadline, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import is_allocation_failure
@@ -39,7 +40,8 @@ from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.estimate.estimate import training_flops
 from falqon_core.estimate.memory import fit_recipe
-from falqon_core.methods import METHODS, Method
+from falqon_core.methods import Trainable
+from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
@@ -59,15 +61,15 @@ MEASURED = "measured"
 class System(NamedTuple):
     name: str
     packages: tuple[str, ...]
-    method: Callable[[Recipe], Method]
+    method: Callable[[Recipe], Trainable]
 
 
-OURS = System("FALQON, anchored (ours)", (), METHODS["falqon"])
+OURS = System("FALQON, anchored (ours)", (), Falqon)
 SYSTEMS = (
     OURS,
-    System("LoRA, bf16 (PEFT)", ("peft",), METHODS["lora"]),
-    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), METHODS["qlora"]),
-    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), METHODS["torchao"]),
+    System("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
+    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
+    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
 )
 
 

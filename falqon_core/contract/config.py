@@ -13,15 +13,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from falqon_core.contract.methods import METHODS, MethodName, foreign_options
 from falqon_core.contract.template_kwargs import TemplateKwargs
 
 ObjectiveName = Literal["supervised", "dpo"]
-MethodName = Literal["falqon"]
-ApiMethod = Literal["falqon", "dpo"]
+# "dpo": the older name of objective dpo with method falqon
+ApiMethod = MethodName | Literal["dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 BaseCopy = Literal["device", "int8", "host", "none"]
+Quantizer = Literal["nf4", "int4"]
+WeightFormat = Literal["e3m2", "e2m3"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate
@@ -38,6 +41,7 @@ PUBLISHED_LEARNING_RATE = 2e-3
 DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
+DEFAULT_GROUP_SIZE = 32  # of INT4, as published
 # a file with more bad lines than this is taken for a mistake as a whole
 MAX_BAD_RECORD_FRACTION = 0.1
 
@@ -79,6 +83,16 @@ class RecipeOptions(BaseModel):
     simulate_fp8: bool = Field(
         False,
         description="round activations and gradients as an FP8 GPU does where the device would not",
+    )
+    group_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None,
+        description="qa_lora, and ir_lora with quantizer int4: weights that share a scale and a "
+        "minimum; auto: 32",
+    )
+    quantizer: Quantizer | None = Field(None, description="ir_lora only; auto: nf4")
+    weight_format: WeightFormat | None = Field(None, description="fp6_lora only; auto: e3m2")
+    adapters_fp8: bool = Field(
+        False, description="fp8_lora only: the adapters' products are computed in FP8 as well"
     )
 
     num_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
@@ -158,9 +172,23 @@ class Recipe(RecipeOptions):
     def _read_one_name_for_both(cls, value: Any) -> Any:
         """Read the API's form, in which older recipes are stored: `method` says both."""
         match value:
-            case {"method": "dpo", **rest} if "objective" not in rest:
+            case {"method": "dpo", **rest} if rest.get("objective", "dpo") == "dpo":
                 return rest | {"objective": "dpo", "method": "falqon"}
         return value
+
+    @model_validator(mode="after")
+    def _refuse_options_of_other_methods(self) -> Self:
+        for name, owners in foreign_options(self.method).items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: method {self.method!r} does not have it, only {', '.join(owners)}; "
+                    "leave it out"
+                )
+        if self.method == "ir_lora" and self.quantizer != "int4" and self.group_size is not None:
+            raise ValueError(
+                "group_size: quantizer 'nf4' has blocks of 64; leave it out or take 'int4'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _refuse_what_cannot_be_honoured(self) -> Self:
@@ -204,16 +232,17 @@ class Recipe(RecipeOptions):
         return self
 
     @property
-    def api_method(self) -> ApiMethod:
-        """Return the one name that the API has for objective and method."""
-        if self.objective == "dpo":
-            return "dpo"
-        return self.method
+    def kind(self) -> str:
+        """Return the name under which speeds of like trainings are kept."""
+        if self.objective == "supervised":
+            return self.method
+        return "dpo" if self.method == "falqon" else f"{self.method}+dpo"
 
     def api_fields(self) -> dict[str, Any]:
-        """Return the recipe as the API shows it."""
+        """Return the recipe as the API shows it, under the older name where there is one."""
         options = self.model_dump(mode="json", exclude={"objective", "method"})
-        return {"method": self.api_method} | options
+        method = "dpo" if self.kind == "dpo" else self.method
+        return {"objective": self.objective, "method": method} | options
 
     @property
     def longest_record(self) -> int:
@@ -223,8 +252,10 @@ class Recipe(RecipeOptions):
     @property
     def default_learning_rate(self) -> float:
         """Return the automatic rate before the multiplier."""
-        rate = PUBLISHED_LEARNING_RATE
-        if self.update_rule == "anchored":
+        rate = METHODS[self.method].learning_rate
+        if self.update_rule == "topk":
+            rate = PUBLISHED_LEARNING_RATE
+        elif self.method == "falqon":
             rate = ANCHORED_LEARNING_RATE[self.a_init or DEFAULT_A_INIT[self.update_rule]]
         if self.objective == "dpo":
             rate *= DPO_LEARNING_RATE_FACTOR
@@ -239,19 +270,34 @@ class Recipe(RecipeOptions):
         `learning_rate_multiplier` scales the automatic one only.
         """
         auto: dict[str, object] = {
-            "a_init": DEFAULT_A_INIT[self.update_rule],
             "num_epochs": 3,
             "batch_size": min(16, max(4, round(num_records * 0.002))),
             "learning_rate": self.default_learning_rate * learning_rate_multiplier,
         }
         if self.objective == "dpo":
             auto["beta"] = DEFAULT_BETA
+        auto |= self._auto_options()
         if self.update_rule == "topk":
             auto["num_update_rows"] = PUBLISHED_NUM_UPDATE_ROWS
         else:
             auto["alpha"] = float(self.rank)
         missing = {name: value for name, value in auto.items() if getattr(self, name) is None}
         return Recipe.model_validate(self.model_dump() | missing)
+
+    def _auto_options(self) -> dict[str, object]:
+        """Return the automatic values of the options that the method has of its own."""
+        match self.method:
+            case "falqon":
+                return {"a_init": DEFAULT_A_INIT[self.update_rule]}
+            case "qa_lora":
+                return {"group_size": DEFAULT_GROUP_SIZE}
+            case "ir_lora" if self.quantizer == "int4":
+                return {"group_size": DEFAULT_GROUP_SIZE}
+            case "ir_lora":
+                return {"quantizer": "nf4"}
+            case "fp6_lora":
+                return {"weight_format": "e3m2"}
+        return {}
 
     def num_steps(self, num_examples: int) -> int:
         """Optimizer steps of a *resolved* recipe over `num_examples` training records or sequences

@@ -46,7 +46,7 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
             "pair of A and B gives them back; take fp8, bf16 or gguf",
             "format",
         )
-    if format == "lora" and recipe.base_copy == "none":
+    if format == "lora" and recipe.method == "falqon" and recipe.base_copy == "none":
         raise FormatUnavailable(
             "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 "
             "weights by chance and then forgotten, so "

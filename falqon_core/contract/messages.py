@@ -134,6 +134,17 @@ class CheckpointSaved(Message):
     metrics: dict[str, float]
 
 
+class Merged(Message):
+    """The model as it is served: with its adapters merged and rounded to FP8. Both losses are of
+    the step whose model is exported, which early stopping chooses.
+    """
+
+    type: Literal["merged"] = "merged"
+    step: int
+    valid_loss: float
+    valid_loss_as_served: float
+
+
 class Exported(Message):
     type: Literal["exported"] = "exported"
     path: str
@@ -180,6 +191,7 @@ AnyMessage = Annotated[
     | Evaluated
     | Sampled
     | CheckpointSaved
+    | Merged
     | Exported
     | Log
     | RecordsWritten

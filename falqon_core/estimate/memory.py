@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from falqon_core.contract.config import BaseCopy, Recipe
+from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MICROBATCH_STEP = 1024
@@ -39,23 +40,40 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     smallest, one longest record.
     """
     a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
-    row = 2 if device_is_cpu else 1  # bf16 values, or e4m3 codes
-    weight = row
-    if recipe.update_rule == "anchored":
-        weight += (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
-    backbone = weight * dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
-    a_bytes = 2 if device_is_cpu else 3  # on a GPU codes, and bf16 values beside them
-    adapter = a_bytes * a_elements + 16 * b_elements  # A; B, its gradient and two moments in fp32
+    spec = METHODS[recipe.method]
+    weight = _weight_bytes(recipe, device_is_cpu)
+    backbone = round(weight * dimensions.num_linear_parameters)
+    backbone += 2 * dimensions.num_embedding_parameters
+    # what trains, its gradient and two moments in fp32; A melded: on a GPU codes and bf16 values
+    a_bytes = 2 if device_is_cpu else 3
+    if spec.trains_a:
+        a_bytes = spec.state_bytes
+    adapter = a_bytes * a_elements + spec.state_bytes * b_elements
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
-    activations = _activation_bytes(dimensions, recipe, tokens, device_is_cpu)
-    if not device_is_cpu:
-        transposed = 2 * dimensions.intermediate_size * dimensions.hidden_size  # of gate and up
-        return backbone + adapter + activations + transposed
+    activations = _activation_bytes(
+        dimensions, recipe, tokens, device_is_cpu, with_inputs=spec.trains_a
+    )
+    if spec.trains_a or not device_is_cpu:
+        # gate and up transposed, or the largest weight dequantized
+        one_weight = 2 * dimensions.intermediate_size * dimensions.hidden_size
+        return backbone + adapter + activations + one_weight
     if recipe.a_init == "gradient":
         shortest = min(tokens, recipe.longest_record)
         preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, with_inputs=True)
         activations = max(activations, preparing)
     return backbone + adapter + activations
+
+
+def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
+    """Return the bytes of a frozen weight: what its method holds it in, or melded the quantized row
+    and its base.
+    """
+    if recipe.method != "falqon":
+        return METHODS[recipe.method].base_bytes
+    row = 2 if device_is_cpu else 1  # bf16 values, or e4m3 codes
+    if recipe.update_rule == "topk":
+        return row
+    return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
 
 
 def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
@@ -104,7 +122,7 @@ def fit_recipe(
     only when not even the smallest microbatch fits without.
     """
     bases: Sequence[BaseCopy | None] = [recipe.base_copy]
-    if recipe.base_copy is None and recipe.update_rule == "anchored":
+    if recipe.method == "falqon" and recipe.base_copy is None and recipe.update_rule == "anchored":
         bases = ["device"] if device_is_cpu else GPU_BASE_COPIES
     checkpointings = [recipe.activation_checkpointing]
     if recipe.activation_checkpointing is None:

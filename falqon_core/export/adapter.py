@@ -1,13 +1,15 @@
-"""The trained delta as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer
+"""What was trained as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer
 holds them.
 
-What was trained is `W + alpha / r * B A`, with A as its dequantized FP8 value and B the fp32
-master, which is PEFT's own formula. The trainer then rounds the sum to FP8; an adapter on the
-unrounded base does not. Rules that keep no B have no adapter (`contract.formats`).
+What was trained is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its dequantized
+FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on the unrounded
+base does not. Where the method had rounded W before training, the adapter belongs on W as rounded.
+Rules that keep no B have no adapter (`contract.formats`).
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -17,6 +19,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import check_format
 
 PEFT_PREFIX = "base_model.model."
+TRAINED_B = (".delta", ".lora_b")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
@@ -46,13 +49,21 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
 
 
 def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
-    """-> (full names of the melded linears, PEFT's tensors)."""
+    """-> (full names of the trained linears, PEFT's tensors)."""
     with safe_open(path, "pt") as file:
-        names = [name.removesuffix(".delta") for name in file.keys() if name.endswith(".delta")]  # noqa: SIM118, it is no mapping
+        keys = set(file.keys())
+        names = sorted({name.rpartition(".")[0] for name in keys if name.endswith(TRAINED_B)})
         tensors = {}
         for name in names:
-            tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = file.get_tensor(
-                f"{name}.a"
-            ).float() * file.get_tensor(f"{name}.a_scale")
-            tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = file.get_tensor(f"{name}.delta")
+            a, b = _factors(file, name, keys)
+            tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a
+            tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b
     return names, tensors
+
+
+def _factors(file: Any, name: str, keys: set[str]) -> tuple[Tensor, Tensor]:
+    """Return A and B of one linear."""
+    if f"{name}.delta" in keys:
+        a = file.get_tensor(f"{name}.a").float() * file.get_tensor(f"{name}.a_scale")
+        return a, file.get_tensor(f"{name}.delta")
+    return file.get_tensor(f"{name}.lora_a"), file.get_tensor(f"{name}.lora_b")

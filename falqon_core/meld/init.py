@@ -27,7 +27,7 @@ OVERSAMPLING = 2
 
 def orthonormal(name: str, num_inputs: int, rank: int, seed: int) -> Tensor:
     """-> fp32 [rank, num_inputs] with orthonormal rows; rank <= num_inputs."""
-    columns, _ = torch.linalg.qr(torch.randn(num_inputs, rank, generator=_generator(name, seed)))
+    columns, _ = torch.linalg.qr(torch.randn(num_inputs, rank, generator=generator_of(name, seed)))
     return columns.t().contiguous()
 
 
@@ -90,7 +90,7 @@ def gradient_sketches(
     ]
     for name, linear in linears.items():
         omega = torch.randn(
-            linear.out_features, OVERSAMPLING * rank, generator=_generator(name, seed)
+            linear.out_features, OVERSAMPLING * rank, generator=generator_of(name, seed)
         ).to(device, linear.weight.dtype)
         handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
     try:
@@ -100,7 +100,7 @@ def gradient_sketches(
             handle.remove()
 
 
-def _generator(name: str, seed: int) -> torch.Generator:
+def generator_of(name: str, seed: int) -> torch.Generator:
     """Return a generator that the layer's name keys, so that one layer's A does not depend on which
     others are melded; torch's CPU generator takes 32 bits.
     """

@@ -1,7 +1,7 @@
 """How a model is changed to train: FALQON, and the systems that it is measured against.
 
-A method is what the trainer needs to know of an algorithm, and nothing more. A job may name those
-of `contract.config.MethodName`, whose models can be exported; `bench` compares all of them.
+A method is what the trainer needs to know of an algorithm, and nothing more; what users need to
+know of it is in `contract.methods`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,23 +11,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.qlora import QLora
-from falqon_core.methods.torchao import TorchAO
 
 
-class Method(Protocol):
+class Trainable(Protocol):
     """Owns how a model is changed to train; the trainer owns data, optimizer and time."""
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         """Change `model` in place for a fresh start. The microbatches are those of the first step,
         for methods that look at data.
         """
-
-    def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-        """Change `model` in place to where a checkpoint was; `state` is what `state()` gave."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer updates, by name."""
@@ -41,11 +38,22 @@ class Method(Protocol):
         """Return everything that is needed, beside the base model, to be where we are."""
 
 
-METHODS: dict[str, Callable[[Recipe], Method]] = {
+class Method(Trainable, Protocol):
+    """What a job trains with."""
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Change `model` in place to where a checkpoint was; `state` is what `state()` gave."""
+
+    def merge(self, model: PreTrainedModel) -> None:
+        """Change `model` in place to the one that is exported, whose linears hold FP8 codes.
+        Nothing trains after it.
+        """
+
+
+METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "falqon": Falqon,
     "lora": Lora,
     "qlora": QLora,
-    "torchao": TorchAO,
 }
 
 

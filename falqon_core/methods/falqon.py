@@ -57,6 +57,9 @@ class Falqon:
             layer.out_features * layer.in_features for layer in self.layers.values()
         )
 
+    def merge(self, model: PreTrainedModel) -> None:
+        """Do nothing: the codes hold the trained adapter already."""
+
     def state(self) -> dict[str, Tensor]:
         return {
             f"{name}.{key}": value

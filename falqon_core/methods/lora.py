@@ -1,11 +1,8 @@
-"""LoRA as PEFT builds it, behind the protocol of `methods`: what the melded method is measured
-against.
+"""LoRA (arXiv 2106.09685), and what all methods share that put adapters beside frozen linears.
 
-The base stays in bf16 and unquantized, each linear gets a branch y += alpha / r * B (A x) with fp32
-adapters (PEFT's own default). `train_a=False` freezes A on the random orthonormal rows that
-`a_init="orthonormal"` would take: the melded method without its FP8. Other bases under the same
-adapters are subclasses that change the linears first (qlora.py, torchao.py). PEFT
-is not needed to train a job, so it is imported only when this method is asked for.
+The base stays in bf16; a method with another base or another adapter is a subclass that says which.
+Merging adds each adapter to the weight that was computed with, never to the base model's own where
+that was rounded before: it is another model. The sum is rounded to FP8 once.
 """
 
 from collections.abc import Sequence
@@ -15,68 +12,128 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import CheckpointCorrupt, ConfigError
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
+from falqon_core.methods.adapter import AdaptedLinear, Adapter
+from falqon_core.methods.frozen import DenseLinear, FrozenLinear, hash_codes
+from falqon_core.methods.merged import MergedLinear
+
+BASE_SHA256 = "base_sha256"
 
 
 class Lora:
     def __init__(self, recipe: Recipe, train_a: bool = True) -> None:
-        """`recipe` is resolved; `update_rule` and `a_init` play no part."""
+        """`recipe` is resolved. With `train_a=False` A stays on the orthonormal rows that the
+        melded method would take: that method without its FP8.
+        """
         self.recipe = recipe
         self.train_a = train_a
-        self._adapters: dict[str, nn.Parameter] = {}
+        self.layers: dict[str, AdaptedLinear] = {}
+        self._base_hashes: dict[str, Tensor] = {}
+
+    def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
+        """Return the frozen linear that holds `weight` [O, I]. `stored` is what its `searched` gave
+        before a checkpoint, empty at a fresh start. Raises `ConfigError` for a size that does not
+        fit.
+        """
+        return DenseLinear(weight)
+
+    def create_adapter(self, name: str, weight: Tensor) -> Adapter:
+        """Return what trains beside it, as it starts."""
+        return Adapter(name, weight, self.recipe.rank, self.scaling, self.recipe.seed)
+
+    @property
+    def scaling(self) -> float:
+        assert self.recipe.alpha is not None, "resolve the recipe first"
+        return self.recipe.alpha / self.recipe.rank
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        linears = list(target_linears(model, self.recipe.target_modules))
-        self.change_base(model, linears)
-        config = LoraConfig(
-            r=self.recipe.rank,
-            lora_alpha=self.recipe.alpha or self.recipe.rank,
-            target_modules=linears,
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(self.recipe.seed)  # PEFT draws A from the global generator
-            inject_adapter_in_model(config, model)
-        self.fuse(model)
-        model.requires_grad_(False)
-        for name in linears:
-            layer = model.get_submodule(name)
-            a = layer.lora_A["default"].float().weight
-            b = layer.lora_B["default"].float().weight
-            if not self.train_a:
-                a.data.copy_(orthonormal(name, a.shape[1], self.recipe.rank, self.recipe.seed))
-            self._adapters |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
-        for parameter in self.parameters().values():
-            parameter.requires_grad_(True)
-
-    def change_base(self, model: PreTrainedModel, names: Sequence[str]) -> None:
-        """Replace the linears `names`, in place, before they get their branches; here they stay as
-        they are.
-        """
-
-    def fuse(self, model: PreTrainedModel) -> None:
-        """Make what stands around the linears fast; here as for the melded method."""
-        swap_blocks(model)
+        self._convert(model, {})
+        if not self.train_a:
+            for name, layer in self.layers.items():
+                a = layer.adapter.lora_a.requires_grad_(False)
+                a.copy_(orthonormal(name, a.shape[1], self.recipe.rank, self.recipe.seed))
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-        self.prepare(model, [])
+        """Raises `CheckpointCorrupt` when the base is not quantized as it was then."""
+        self._convert(model, state)
         with torch.no_grad():
-            for name, parameter in self._adapters.items():
+            for name, parameter in self._adapter_parameters().items():
                 parameter.copy_(state[name])
+        for name, sha256 in self._base_hashes.items():
+            if not torch.equal(sha256, state[name].cpu()):
+                raise CheckpointCorrupt(
+                    f"{name}: the base model was quantized to other values when this training "
+                    "began; is it the same model, and the same version of this software?"
+                )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {
-            name: value
-            for name, value in self._adapters.items()
-            if self.train_a or name.endswith("lora_B")
+            name: parameter
+            for name, parameter in self._adapter_parameters().items()
+            if parameter.requires_grad
         }
 
     def after_step(self) -> float:
-        """Do nothing: the branch reads its parameters as they are, and nothing is quantized."""
+        """Do nothing: what is quantized never changes."""
         return 0.0
 
     def state(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self._adapters.items()}
+        searched = {
+            f"{name}.{key}": value
+            for name, layer in self.layers.items()
+            for key, value in layer.base.searched().items()
+        }
+        adapters = {name: value.detach() for name, value in self._adapter_parameters().items()}
+        return adapters | searched | self._base_hashes
+
+    @torch.no_grad()
+    def merge(self, model: PreTrainedModel) -> None:
+        for name, layer in self.layers.items():
+            weight = layer.base.dequantized()
+            merged = weight.float().add_(layer.adapter.product())
+            model.set_submodule(name, MergedLinear(merged, layer.bias, weight.dtype))
+        self.layers = {}
+
+    def _convert(self, model: PreTrainedModel, stored: dict[str, Tensor]) -> None:
+        """Change the model in place, one linear at a time, so that each weight is freed before the
+        next is converted.
+        """
+        swap_blocks(model)
+        model.requires_grad_(False)
+        device = model.get_input_embeddings().weight.device
+        for name in list(target_linears(model, self.recipe.target_modules)):
+            linear = model.get_submodule(name).to(device)
+            weight = linear.weight.detach()
+            self._check_rank(name, weight)
+            base = self.create_base(name, weight, _with_prefix(stored, f"{name}."))
+            layer = AdaptedLinear(base, self.create_adapter(name, weight), linear.bias)
+            model.set_submodule(name, layer)
+            self.layers[name] = layer
+            if codes := base.codes():
+                self._base_hashes[f"{name}.{BASE_SHA256}"] = hash_codes(codes)
+        model.to(device)  # linears that have no adapter
+
+    def _check_rank(self, name: str, weight: Tensor) -> None:
+        if self.recipe.rank > weight.shape[1]:
+            raise ConfigError(
+                f"rank: {self.recipe.rank} is more than the {weight.shape[1]} inputs of {name}",
+                "rank",
+            )
+
+    def _adapter_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{key}": parameter
+            for name, layer in self.layers.items()
+            for key, parameter in layer.adapter.named_parameters()
+        }
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -218,7 +218,9 @@ def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
 def restored_model(
     base_folder: Path, checkpoint: Checkpoint, device: torch.device
 ) -> PreTrainedModel:
-    """Load the base model and change it to where the checkpoint was."""
+    """Load the base model, change it to where the checkpoint was, and merge it."""
     model = load_base_model(base_folder, device, streamed=device.type != "cpu")
-    create_method(checkpoint.progress.recipe).restore(model, checkpoint.method)
+    method = create_method(checkpoint.progress.recipe)
+    method.restore(model, checkpoint.method)
+    method.merge(model)
     return model

@@ -20,6 +20,7 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
+    Merged,
     Message,
     Sampled,
     Started,
@@ -152,6 +153,11 @@ def describe(message: Message) -> str:
             )
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
+        case Merged():
+            return (
+                f"step {message.step}: merged to FP8, validation loss "
+                f"{message.valid_loss_as_served:.4f}, before {message.valid_loss:.4f}"
+            )
         case Exported():
             return f"model written to {message.path}"
         case Finished():

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
-from falqon_core.methods import Method
+from falqon_core.methods import Trainable
 from falqon_core.objectives import Objective, mean_figures
 from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
@@ -46,7 +46,7 @@ class StepResult(NamedTuple):
 
 def train_step(
     model: PreTrainedModel,
-    method: Method,
+    method: Trainable,
     objective: Objective,
     optimizer: Optimizer,
     batch: StepBatch,

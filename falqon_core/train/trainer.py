@@ -21,6 +21,7 @@ from falqon_core.contract.messages import (
     Exported,
     Finished,
     Log,
+    Merged,
     Message,
     Started,
     StepMetrics,
@@ -29,8 +30,10 @@ from falqon_core.export.curve import MAX_POINTS
 from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
+from falqon_core.train.data import validation_microbatches
 from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason
+from falqon_core.train.evaluate import evaluate
 from falqon_core.train.evaluator import Evaluator
 from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restored_model
 from falqon_core.train.metrics import Meter
@@ -163,18 +166,41 @@ class Trainer:
     def _export(self, exporter: Exporter) -> None:
         progress = self.state.progress
         folder = model_folder(self._output)
-        exporter.export(self._release_best_model, self._tokenizer, progress, folder)
+        exporter.export(self._take_merged_model, self._tokenizer, progress, folder)
         self._send(Exported(path=str(folder)))
 
-    def _release_best_model(self) -> PreTrainedModel:
+    def _take_merged_model(self) -> PreTrainedModel:
         """Return the model to export; the trained one is not kept beside it."""
-        best = best_checkpoint(self._output, self.state.progress)
-        model = self.state.release_model()
+        state = self.state
+        best = best_checkpoint(self._output, state.progress)
         if best is None:
-            return model
-        del model
-        free_memory(self._device)
-        return restored_model(self._config.model, best, self._device)
+            state.method.merge(state.model)
+            model = state.release_model()
+        else:
+            state.release_model()
+            free_memory(self._device)
+            model = restored_model(self._config.model, best, self._device)
+        self._evaluate_as_served(model)
+        return model
+
+    def _evaluate_as_served(self, model: PreTrainedModel) -> None:
+        """Send the validation loss of the merged `model` beside that of the trained one. Where the
+        codes were trained the two are equal, so it is not computed again.
+        """
+        progress = self.state.progress
+        if self._data.validation is None or "valid_loss" not in progress.metrics:
+            return
+        stops_early = self._recipe.early_stopping_patience is not None
+        loss = progress.best_valid_loss if stops_early else progress.metrics["valid_loss"]
+        assert loss is not None
+        as_served = loss
+        if self._recipe.method != "falqon":
+            microbatches = validation_microbatches(
+                self._data.validation, self._recipe, self._device
+            )
+            as_served = evaluate(model, microbatches, self._objective)["loss"]
+        progress.metrics["valid_loss_as_served"] = as_served
+        self._send(Merged(step=progress.step, valid_loss=loss, valid_loss_as_served=as_served))
 
     def _create_evaluator(self) -> Evaluator:
         return Evaluator(

@@ -19,7 +19,7 @@ from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Item, Sequence, sequences_of
 from falqon_core.export.fp8 import QuantizedLinear
 from falqon_core.generate import generate
-from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.packed_weight import PackedWeight
 from falqon_core.objectives.loss import states_and_labels
 from falqon_core.ops.cross_entropy import token_cross_entropy
 from falqon_core.verification.reference import (
@@ -61,9 +61,9 @@ def capture_reference(
         ),
         loss=sum(losses) / (num_tokens - len(sequences)),
         rounds_activations=any(
-            module.packed.rounds_activations
+            module.rounds_activations
             for module in model.modules()
-            if isinstance(module, MeldedLinear)
+            if isinstance(module, PackedWeight)
         ),
     )
     return ReferenceOutputs(summary, list(rows), prompt, torch.from_numpy(answer))

@@ -20,6 +20,7 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
+    Merged,
     Sampled,
     Started,
     StepMetrics,
@@ -186,6 +187,13 @@ class Relay:
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
+            case Merged() as message:
+                self._add_metrics(
+                    message.step,
+                    f"Merged to FP8: validation loss={message.valid_loss_as_served:.4f}, "
+                    f"before {message.valid_loss:.4f}",
+                    {"step": message.step, "valid_loss_as_served": message.valid_loss_as_served},
+                )
             case Exported():
                 self._waiting.add(NewEvent("The model is merged and written; uploading it"))
             case Log() as message:

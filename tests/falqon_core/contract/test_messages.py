@@ -9,6 +9,7 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
+    Merged,
     Message,
     RecordsWritten,
     Sample,
@@ -44,6 +45,7 @@ MESSAGES: list[Message] = [
     CheckpointSaved(
         step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}
     ),
+    Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.26),
     Exported(path="/out/model"),
     RecordsWritten(num_records=3, fraction=0.5, ignored_columns=["id"]),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),

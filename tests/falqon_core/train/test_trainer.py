@@ -16,11 +16,13 @@ from falqon_core.contract.messages import (
     Exported,
     Finished,
     Log,
+    Merged,
     Message,
     Started,
     StepMetrics,
 )
 from falqon_core.estimate.devices import DEVICES
+from falqon_core.methods import METHODS
 from falqon_core.train.trainer import Trainer
 
 RECIPE = {
@@ -31,6 +33,8 @@ RECIPE = {
     "max_steps": 6,
     "checkpoint_every": 2,
 }
+# what methods need of their own on matrices of 40 and 56
+SMALL: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture
@@ -83,7 +87,12 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
         "every second, and that of the lowest validation loss"
     )
     assert ["valid_loss" in message.metrics for message in saved] == [False, True, False, True]
-    assert [type(message) for message in messages[-3:]] == [CheckpointSaved, Exported, Finished]
+    last = messages[-4:]
+    assert [type(message) for message in last] == [CheckpointSaved, Merged, Exported, Finished]
+    (merged,) = of(Merged, messages)
+    assert (
+        merged.valid_loss_as_served == merged.valid_loss == of(Evaluated, messages)[-1].valid_loss
+    )
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["4", "6"]
     assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
 
@@ -170,6 +179,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
         {"packing": False},
         {"update_rule": "topk", "a_init": "quant_error"},
         {"base_copy": "none"},
+        *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
     ],
 )
 def test_stopped_and_continued_is_uninterrupted(

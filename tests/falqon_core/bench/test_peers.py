@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from falqon_core.bench.peers import PeftLora
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.init import orthonormal
-from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss
 from tests.falqon_core.meld.models import tiny_model
 from tests.falqon_core.methods.test_falqon import batch
@@ -16,7 +16,7 @@ def test_training_starts_from_the_base_and_moves_only_the_adapters(train_a: bool
     (microbatch,) = batch(packing=True)
     before, _ = microbatch_loss(tiny_model("smollm"), microbatch)
     model = tiny_model("smollm")
-    method = Lora(RECIPE, train_a)
+    method = PeftLora(RECIPE, train_a)
     method.prepare(model, [])
     loss, _ = microbatch_loss(model, microbatch)
     assert torch.equal(loss, before)
@@ -33,22 +33,7 @@ def test_training_starts_from_the_base_and_moves_only_the_adapters(train_a: bool
 
 
 def test_a_frozen_a_is_the_orthonormal_one_of_the_melded_method() -> None:
-    method = Lora(RECIPE, train_a=False)
+    method = PeftLora(RECIPE, train_a=False)
     method.prepare(tiny_model("smollm"), [])
     name = "model.layers.1.mlp.down_proj"
     assert torch.equal(method.state()[f"{name}.lora_A"], orthonormal(name, 56, 4, RECIPE.seed))
-
-
-def test_a_restored_method_is_the_same_method() -> None:
-    model = tiny_model("smollm")
-    method = Lora(RECIPE)
-    method.prepare(model, [])
-    for parameter in method.parameters().values():
-        parameter.data.normal_(std=0.1)
-    other_model = tiny_model("smollm")
-    other = Lora(RECIPE)
-    other.restore(other_model, method.state())
-    (microbatch,) = batch(packing=True)
-    assert torch.equal(
-        microbatch_loss(model, microbatch)[0], microbatch_loss(other_model, microbatch)[0]
-    )

@@ -1,0 +1,107 @@
+"""The systems that a job may train with: FALQON, and those that its paper compares it with.
+
+One `MethodSpec` a method is all that forms, estimates, cards and documentation know of it. How it
+computes is in the module of its name in `falqon_core.methods`.
+"""
+
+from typing import Literal, NamedTuple
+
+MethodName = Literal[
+    "falqon", "lora", "qlora", "qa_lora", "ir_lora", "fp8_lora", "fp6_lora", "fishman"
+]
+
+
+class MethodSpec(NamedTuple):
+    """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
+    its gradient and moments. `options`: fields of a recipe that not all methods have, and this one
+    has. `learning_rate`: the automatic one of supervised training. `packages`: what a worker has to
+    have installed beyond what every worker has.
+    """
+
+    title: str
+    paper: str
+    summary: str
+    base_bytes: float
+    learning_rate: float
+    state_bytes: int = 16
+    trains_a: bool = True
+    options: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+METHODS: dict[MethodName, MethodSpec] = {
+    "falqon": MethodSpec(
+        title="FALQON",
+        paper="NeurIPS 2025",
+        summary="the adapter is melded into FP8 weights; B trains, A is frozen",
+        base_bytes=1.0,
+        learning_rate=5e-4,
+        trains_a=False,
+        options=("update_rule", "a_init", "num_update_rows", "base_copy", "simulate_fp8"),
+    ),
+    "lora": MethodSpec(
+        title="LoRA",
+        paper="arXiv 2106.09685",
+        summary="adapters beside the weights in bf16; nothing is quantized while it trains",
+        base_bytes=2.0,
+        learning_rate=2e-3,
+    ),
+    "qlora": MethodSpec(
+        title="QLoRA",
+        paper="arXiv 2305.14314",
+        summary="adapters beside weights in 4 bits, NF4 with double quantization",
+        base_bytes=0.516,
+        learning_rate=2e-3,
+        packages=("bitsandbytes",),
+    ),
+    "qa_lora": MethodSpec(
+        title="QA-LoRA",
+        paper="arXiv 2309.14717",
+        summary="weights in INT4 groups whose minima train, so that the merged model is INT4 again",
+        base_bytes=0.625,
+        learning_rate=2e-3,
+        options=("group_size",),
+    ),
+    "ir_lora": MethodSpec(
+        title="IR-LoRA",
+        paper="arXiv 2402.05445",
+        summary="4-bit codes of the largest entropy, and adapters that average over inputs as well",
+        base_bytes=0.532,
+        learning_rate=2e-3,
+        options=("quantizer", "group_size"),
+    ),
+    "fp8_lora": MethodSpec(
+        title="LoRA over torchao FP8",
+        paper="pytorch/ao, float8 training",
+        summary="adapters beside weights that are cast to FP8 for every product",
+        base_bytes=2.0,
+        learning_rate=2e-3,
+        options=("adapters_fp8",),
+        packages=("torchao",),
+    ),
+    "fp6_lora": MethodSpec(
+        title="LoRA over FP6",
+        paper="arXiv 2401.14112",
+        summary="adapters beside weights in 6 bits, E3M2 or E2M3",
+        base_bytes=0.75,
+        learning_rate=2e-3,
+        options=("weight_format",),
+    ),
+    "fishman": MethodSpec(
+        title="Fishman et al., FP8",
+        paper="arXiv 2409.12517",
+        summary="weights and adapters in FP8 with delayed scales, FP8 moments and Smooth-SwiGLU",
+        base_bytes=2.0,
+        learning_rate=2e-3,
+    ),
+}
+
+_ALL_OPTIONS = {option for spec in METHODS.values() for option in spec.options}
+
+
+def foreign_options(method: MethodName) -> dict[str, list[str]]:
+    """Return the options that `method` does not have, each with the methods that have it."""
+    return {
+        option: [name for name, spec in METHODS.items() if option in spec.options]
+        for option in sorted(_ALL_OPTIONS - set(METHODS[method].options))
+    }
