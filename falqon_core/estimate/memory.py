@@ -28,6 +28,8 @@ LOGITS_BYTES = {"cpu": 3 * 24 * 2**20, "gpu": 3 * 256 * 2**20}
 # bytes of a weight's base on the device; one that is open counts as the least that it may become
 CPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 2, "none": 0, None: 2}
 GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0, "none": 0, None: 0}
+# a base in host memory passes through two buffers of this size on the device
+HOST_BLOCK_BYTES = 32 * 2**20
 # what an open base becomes, the first that fits
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
 # the smallest configuration that `largest_fitting` names
@@ -56,7 +58,8 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     if spec.trains_a or not device_is_cpu:
         # gate and up transposed, or the largest weight dequantized
         one_weight = 2 * dimensions.intermediate_size * dimensions.hidden_size
-        return backbone + adapter + activations + one_weight
+        passing = 2 * HOST_BLOCK_BYTES if recipe.base_copy == "host" else 0
+        return backbone + adapter + activations + one_weight + passing
     if recipe.a_init == "gradient":
         shortest = min(tokens, recipe.longest_record)
         preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, with_inputs=True)
@@ -86,7 +89,7 @@ def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
 
 
 def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
-    """Return the bytes of host memory that a GPU's training keeps its base in."""
+    """Return the bytes of host memory that each process of a GPU's training keeps its base in."""
     return 2 * dimensions.num_linear_parameters if recipe.base_copy == "host" else 0
 
 

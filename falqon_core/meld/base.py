@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from falqon_core.contract.config import BaseCopy
+from falqon_core.meld.host_base import HostBase
 from falqon_core.ops.quantize import quantize_int8
 
 
 class Base(NamedTuple):
-    """`values` [O, I]: the weight in its own dtype, or int8 with `scale` fp32 [O, 1]."""
+    """`values` [O, I]: the weight in its own dtype, or int8 with `scale` fp32 [O, 1]. With `host`
+    they lie there, and pass through the device in blocks.
+    """
 
     values: Tensor
     scale: Tensor | None = None
+    host: HostBase | None = None
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """Return [O, I] in `dtype`; not to be written to."""
@@ -30,10 +34,13 @@ class Base(NamedTuple):
         return (self.values * self.scale).to(dtype)
 
 
-def keep_base(weight: Tensor, base_copy: BaseCopy) -> Base:
-    """Return the base of a weight [O, I] on its device, or in host memory where asked."""
+def keep_base(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> Base:
+    """Return the base of a weight [O, I] on its device, or in `host`, which "host" needs where the
+    device is no CPU.
+    """
     if base_copy == "int8":
         return Base(*quantize_int8(weight))
     if base_copy == "host" and weight.device.type != "cpu":
-        return Base(weight.cpu().pin_memory())
+        assert host is not None, "there is no host memory to keep the base in"
+        return Base(host.place(weight), host=host)
     return Base(weight)

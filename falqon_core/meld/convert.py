@@ -30,6 +30,8 @@ from falqon_core.meld.blocks import (
     recomputed,
 )
 from falqon_core.meld.fused import fuse_decoder_layers
+from falqon_core.meld.host_arena import arena_bytes
+from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
@@ -101,6 +103,10 @@ def convert_to_melded(
     names = list(target_linears(model, recipe.target_modules))
     scaling = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
     base_copy = (recipe.base_copy or "device") if rule.keeps_base else None
+    host = None
+    if base_copy == "host" and device.type != "cpu":
+        weights = (model.get_submodule(name).get_parameter("weight") for name in names)
+        host = HostBase(arena_bytes(weights), device)
     melded: dict[str, MeldedLinear] = {}
     for group in _groups(model, names):
         linears = [model.get_submodule(name).to(device) for name in group]
@@ -110,7 +116,7 @@ def convert_to_melded(
                 f"{group[0]}",
                 "rank",
             )
-        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8)
+        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host)
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()
@@ -118,6 +124,8 @@ def convert_to_melded(
                     rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
             model.set_submodule(name, layer)
             melded[name] = layer
+    if host is not None:
+        host.lock()
     for layer_index, name in enumerate(names):
         melded[name].layer_index = layer_index
     model.to(device)  # linears that are not melded

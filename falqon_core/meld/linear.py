@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from falqon_core.contract.config import BaseCopy
 from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
 
@@ -95,15 +96,18 @@ def meld(
     scaling: float,
     base_copy: BaseCopy | None = "device",
     simulate_fp8: bool = False,
+    host: HostBase | None = None,
 ) -> list[MeldedLinear]:
     """Return empty melded linears for `linears`, which read the same input.
 
-    Their weights become the bases, kept where `base_copy` says (None: by nobody); biases are taken
-    along.
+    Their weights become the bases, kept where `base_copy` says (None: nowhere, "host": in `host`);
+    biases are taken along.
     """
     weights = [linear.weight.detach() for linear in linears]
     packed = new_packed_weight([len(weight) for weight in weights], rank, weights[0], simulate_fp8)
-    bases = [None if base_copy is None else keep_base(weight, base_copy) for weight in weights]
+    bases = [
+        None if base_copy is None else keep_base(weight, base_copy, host) for weight in weights
+    ]
     return [
         MeldedLinear(packed, index, linear.bias, scaling, base)
         for index, (linear, base) in enumerate(zip(linears, bases, strict=True))

@@ -42,16 +42,12 @@ from falqon_core.ops.quantize import (
     quantize_codes,
     quantize_rows,
     round_to_grid_,
-    row_blocks,
 )
 from falqon_core.ops.refresh import refresh_codes, refresh_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
 from falqon_core.ops.stochastic import fold_stochastic
 from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
-
-# of a base copy in host memory, on the device at a time: 32 MiB in bf16
-HOST_BLOCK_ELEMENTS = 2**24
 
 
 class RandomKey(NamedTuple):
@@ -237,13 +233,11 @@ class Fp8Rows(RowsView):
 
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
-        values, base_scale = base
-        device = self._qdata.device
-        if values.device == device:
+        values, base_scale, host = base
+        if host is None:
             return refresh_codes(self._qdata, self.scale, values, base_scale, delta, a, scaling)
-        changed = torch.zeros((), dtype=torch.int64, device=device)
-        for at in row_blocks(values.shape, HOST_BLOCK_ELEMENTS):
-            block = values[at].to(device, non_blocking=True)
+        changed = torch.zeros((), dtype=torch.int64, device=self._qdata.device)
+        for at, block in host.blocks(values):
             changed += refresh_codes(
                 self._qdata[at], self.scale[at], block, None, delta[at], a, scaling
             )

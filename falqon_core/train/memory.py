@@ -19,7 +19,6 @@ from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     fit_recipe,
-    host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
     training_memory_bytes,
@@ -56,13 +55,11 @@ def fit_to_memory(
     `available` bytes.
 
     Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that
-    this one does not; and when a GPU's base is to lie in host memory that does not hold it.
+    this one does not.
     """
     is_cpu = device.type == "cpu"
     usable = usable_bytes(available)
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
-        if not is_cpu:
-            check_host_memory(host_base_bytes(dimensions, chosen), max(0, min(_free_memory())))
         return chosen
     smallest = recipe.model_copy(
         update={"activation_checkpointing": recipe.activation_checkpointing is not False}
@@ -94,8 +91,8 @@ def check_host_memory(needed: int, available: int) -> None:
     usable = usable_bytes(available)
     if needed > usable:
         raise OutOfMemory(
-            f"the base does not fit on the device and needs {needed / GIB:.2f} GiB of host memory, "
-            f"where {usable / GIB:.2f} GiB can be used; base_copy 'none' needs none of it"
+            f"base_copy: a base that does not lie on the device needs {needed / GIB:.2f} GiB of "
+            f"host memory, and {usable / GIB:.2f} GiB can be used; 'none' needs none of it"
         )
 
 

@@ -7,9 +7,10 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.memory import host_base_bytes
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.memory import available_bytes, fit_to_memory
+from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_memory
 
 
 def recipe_for_data(recipe: Recipe, before: Progress | None) -> Recipe:
@@ -32,21 +33,29 @@ def recipe_fit_to_memory(
     """Decide what of `recipe` depends on memory: now at a first start, as `before` when continued,
     because it changes the last bits.
 
-    The free memory of rank 0 decides for all; ranks on CPUs are taken to share one machine. Raises
-    `OutOfMemory` when the estimate says that nothing fits.
+    The free memory of rank 0 decides for all; ranks are taken to share the memory of one machine.
+    Raises `OutOfMemory` when the estimate says that nothing fits, or that a GPU's base is to lie in
+    host memory that does not hold it.
     """
     if before is None:
         sharing = group.size if device.type == "cpu" else 1
-        (available,) = group.all_reduce_sum(
-            available_bytes(device) // sharing if group.is_rank0 else 0
+        available = _available_to_rank0(device, group) // sharing
+        fitted = fit_to_memory(recipe, dimensions, device, available)
+    else:
+        decided = ("microbatch_tokens", "activation_checkpointing", "base_copy")
+        open_ones = [name for name in decided if getattr(recipe, name) is None]
+        fitted = recipe.model_copy(
+            update={name: getattr(before.recipe, name) for name in open_ones}
         )
-        return fit_to_memory(recipe, dimensions, device, int(available))
-    decided = ("microbatch_tokens", "activation_checkpointing", "base_copy")
-    return recipe.model_copy(
-        update={
-            name: getattr(before.recipe, name) for name in decided if getattr(recipe, name) is None
-        }
-    )
+    if device.type != "cpu" and (needed := host_base_bytes(dimensions, fitted)):
+        check_host_memory(group.size * needed, _available_to_rank0(torch.device("cpu"), group))
+    return fitted
+
+
+def _available_to_rank0(device: torch.device, group: ProcessGroup) -> int:
+    """Return its free bytes to all ranks."""
+    (available,) = group.all_reduce_sum(available_bytes(device) if group.is_rank0 else 0)
+    return int(available)
 
 
 def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:

@@ -150,3 +150,14 @@ def test_a_training_goes_on_without_a_kernel_that_is_wrong_here(
     assert "refresh.refresh_codes (its result is wrong" in warning
     _, losses = train(tiny_folder, train_file, tmp_path / "out", CARD, max_steps=20)
     assert losses[20] < losses[1]
+
+
+def test_a_base_in_host_memory_trains_the_same_bits(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    bytes_by_base = {}
+    for base_copy in ("device", "host"):
+        output = tmp_path / base_copy
+        train(tiny_folder, train_file, output, CARD, max_steps=5, base_copy=base_copy)
+        bytes_by_base[base_copy] = (output / "model" / "model.safetensors").read_bytes()
+    assert bytes_by_base["host"] == bytes_by_base["device"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
+    HOST_BLOCK_BYTES,
     MAX_AUTOMATIC_MICROBATCH,
     fit_recipe,
     host_base_bytes,
@@ -156,7 +157,8 @@ def test_a_base_takes_what_its_form_says() -> None:
         sizes = [needs(recipe(**fixed, base_copy=kind), is_cpu) for kind in KINDS]
         return [(size - sizes[-1]) / SMALL.num_linear_parameters for size in sizes]
 
-    assert weight_bytes(is_cpu=False) == [2, 1, 0, 0]
+    buffers = 2 * HOST_BLOCK_BYTES / SMALL.num_linear_parameters
+    assert weight_bytes(is_cpu=False) == [2, 1, buffers, 0]
     assert weight_bytes(is_cpu=True) == [2, 1, 2, 0]
     assert host_base_bytes(SMALL, recipe(base_copy="host")) == 2 * SMALL.num_linear_parameters
     assert host_base_bytes(SMALL, recipe(base_copy="int8")) == 0

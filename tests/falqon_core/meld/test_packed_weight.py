@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from falqon_core.meld import packed_weight
 from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.host_arena import arena_bytes
+from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.linear import MeldedLinear, call_together, meld
 from falqon_core.meld.matmul import cat_or_view
 from falqon_core.meld.packed_weight import (
@@ -20,7 +22,10 @@ from falqon_core.meld.packed_weight import (
 )
 from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
 from falqon_core.ops.quantize import quantize_rows
+from tests.falqon_core.meld.streams import card
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
+
+__all__ = ["card"]
 
 # the rank is no multiple of 16
 SIZES = (64, 32, 32)
@@ -231,23 +236,28 @@ def test_a_base_in_eight_bits_gives_every_storage_the_same_rows(new: NewWeight) 
     assert 0.02 < (layer.weight != quantize_rows(weight)[0]).float().mean() < 0.5
 
 
-def test_a_base_in_host_memory_passes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A base that is on another device than the codes; the meta device stands for nothing, so this
-    one needs a GPU.
-    """
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_a_base_in_host_memory_passes_in_blocks(
+    is_locked: bool, request: pytest.FixtureRequest
+) -> None:
     if DEVICE.type == "cpu":
-        pytest.skip("needs a second kind of memory")
-    monkeypatch.setattr(packed_weight, "HOST_BLOCK_ELEMENTS", 5 * NUM_INPUTS)
+        request.getfixturevalue("card")
     layers = group(fp8, Anchored())
-    expected = group(fp8, Anchored())
+    bases = [layer.base.values for layer in layers if layer.base is not None]
+    host = HostBase(arena_bytes(bases), DEVICE, block_bytes=5 * bases[0][0].nbytes)
+    for layer, base in zip(layers, bases, strict=True):
+        layer.base = Base(host.place(base), host=host)
+    if is_locked:
+        host.lock()
+    qdata = layers[0].packed.get_buffer("qdata")[: sum(SIZES)]
+    expected = qdata.float()
+    qdata.zero_()
+
     with torch.no_grad():
-        for layer in layers:
-            assert layer.base is not None
-            layer.base = Base(layer.base.values.cpu().pin_memory())
-            layer.refresh()
-    assert torch.equal(
-        layers[0].packed.get_buffer("qdata").float(), expected[0].packed.get_buffer("qdata").float()
-    )
+        changed = [int(layer.refresh()) for layer in layers]
+
+    assert torch.equal(qdata.float(), expected)
+    assert all(0.9 * base.numel() < number for number, base in zip(changed, bases, strict=True))
 
 
 def test_ranks_and_sizes_that_fp8_gemms_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import OutOfMemory
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
+from falqon_core.train import memory
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.resume import recipe_fit_to_memory
@@ -112,3 +115,27 @@ def test_a_base_stays_what_it_was_when_the_training_began(chosen: str) -> None:
     again = recipe_fit_to_memory(resolved, before, TINY, torch.device("cpu"), ProcessGroup())
 
     assert again == before.recipe
+
+
+@pytest.mark.parametrize("is_continued", [False, True])
+def test_a_base_that_host_memory_does_not_hold_is_refused(
+    is_continued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 * gib, 24 * gib))
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text(f"{10 * gib}\n")
+    (tmp_path / "memory.current").write_text("0\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\n")
+    recipe = Recipe(max_seq_length=64, base_copy="host").resolved(100)
+    before = Progress(recipe=recipe, num_records=1, num_tokens=1, num_threads=1)
+    with pytest.raises(
+        OutOfMemory, match=r"needs 12\.06 GiB of host memory, and \d\.\d\d GiB can be used"
+    ):
+        recipe_fit_to_memory(
+            recipe,
+            before if is_continued else None,
+            dimensions_of(llama_7b()),
+            torch.device("cuda"),
+            ProcessGroup(),
+        )

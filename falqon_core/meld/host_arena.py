@@ -1,0 +1,79 @@
+"""Host memory for copies to and from a GPU: one allocation of exactly the bytes needed, page-locked
+for the card.
+
+Copies of locked memory run beside the program and at the full rate of the bus. torch's `pin_memory`
+rounds each tensor up to a power of two, 17 GB for the 13 GB of a 7B base. Here tensors lie one
+behind the other, and the driver is told of them once, after they were written: until then a page is
+taken only when it is written, so what was copied can be freed on the way.
+"""
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from falqon_core.contract.errors import OutOfMemory
+
+ALIGNMENT_BYTES = 8  # no dtype needs more
+GIB = 2**30
+
+
+class HostArena:
+    """Plain memory where there is no card. It is unlocked when nobody refers to the arena any more;
+    tensors in it stay valid.
+    """
+
+    def __init__(self, num_bytes: int, device: torch.device) -> None:
+        """`num_bytes`, see `arena_bytes`; `device` is the one that copies go to or come from."""
+        self._device = device
+        self._memory = torch.empty(num_bytes, dtype=torch.uint8)
+        self._num_placed = 0
+        self._is_locked = False
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._memory)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Return a contiguous copy of `tensor` behind those that were placed before. In locked
+        memory it arrives when the device's current stream gets there.
+        """
+        start = self._num_placed
+        end = start + tensor.nbytes
+        assert end <= len(self._memory), "the arena is full"
+        self._num_placed = _aligned(end)
+        copy = self._memory[start:end].view(tensor.dtype).view(tensor.shape)
+        return copy.copy_(tensor, non_blocking=self._is_locked)
+
+    def clear(self) -> None:
+        """Let the next tensors be written over those that were placed."""
+        self._num_placed = 0
+
+    def lock(self) -> None:
+        """Have the driver lock the pages. Raises `OutOfMemory` when it does not."""
+        if self._device.type != "cuda" or not len(self._memory):
+            return
+        runtime = torch.cuda.cudart()
+        status = runtime.cudaHostRegister(self._memory.data_ptr(), len(self._memory), 0)
+        if int(status):
+            raise OutOfMemory(
+                f"the driver does not lock {len(self._memory) / GIB:.2f} GiB of host memory: "
+                f"{runtime.cudaGetErrorString(status)}"
+            )
+        self._is_locked = True
+        # this holds the memory, so that it is not freed before it is unlocked
+        weakref.finalize(self, _unlock, self._memory)
+
+
+def arena_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of an arena for `tensors`, placed in their order."""
+    return sum(_aligned(tensor.nbytes) for tensor in tensors)
+
+
+def _unlock(memory: Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
