@@ -80,11 +80,10 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
     """Return the fields of the recipe and the multiplier of its learning rate."""
     official = official_hyperparameters(request)
     extras = request.falqon.recipe_fields
-    method = None
-    if request.method:
-        method = {"supervised": "falqon", "dpo": "dpo"}[request.method.type]
+    if extras.get("method") == "dpo":  # the older name of both
+        extras |= {"objective": "dpo", "method": "falqon"}
     pairs = {
-        "method": ("method", method),
+        "objective": ("method", request.method.type if request.method else None),
         "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),
         "num_epochs": ("n_epochs", official.n_epochs),
         "batch_size": ("batch_size", official.batch_size),
@@ -94,8 +93,9 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
         if value is None:
             continue
         if extras.get(ours, value) != value:
+            place = "method" if ours == "objective" else ours
             raise InvalidRequest(
-                f"{theirs}: falqon.{ours} says {extras[ours]}, not {value}; send it once.",
+                f"{theirs}: falqon.{place} says {extras[ours]}, not {value}; send it once.",
                 param=theirs,
                 code="conflict",
             )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from falqon_core.contract.config import ApiMethod, Recipe, RecipeOptions
+from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.prices import Dollars
 
 MAX_GPUS = 64
@@ -48,8 +49,9 @@ class EarlyStopping(BaseModel):
 class FalqonOptions(RecipeOptions):
     method: ApiMethod = Field(
         "falqon",
-        description="falqon: supervised; dpo: direct preference optimization. "
-        "Both train the melded model",
+        description="the system that trains: "
+        + "; ".join(f"{name}: {spec.summary}" for name, spec in METHODS.items())
+        + ". dpo: the older name of falqon with method.type dpo",
     )
     budget: Budget | None = None
     early_stopping: EarlyStopping | None = None

@@ -18,6 +18,7 @@ from app.jobs.requests import read_recipe
 from app.models import Job
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHODS
 from falqon_core.records.shapes import Shape, objective_for
 
 Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json", "pairs"]
@@ -28,10 +29,9 @@ OFFICIAL = {
     "num_epochs": "n_epochs",
     "batch_size": "batch_size",
 }  # hyperparameters that OpenAI's request has a place for
-MAIN = ("num_epochs", "learning_rate", "batch_size", "rank")
+MAIN = ("method", "num_epochs", "learning_rate", "batch_size", "rank")
 ELSEWHERE = (
     "objective",
-    "method",
     "seed",
 )  # of the recipe: by the file, and at the top of the request
 LABELS = {
@@ -64,7 +64,14 @@ class Field(NamedTuple):
 
     @property
     def options(self) -> list[tuple[str, str]]:
+        if self.name == "method":
+            return [(name, spec.title) for name, spec in METHODS.items()]
         return [(choice, choice) for choice in self.choices]
+
+    @property
+    def methods(self) -> str:
+        """Return those that have it, where not all do."""
+        return " ".join(name for name, spec in METHODS.items() if self.name in spec.options)
 
 
 def _field(name: str, schema: dict[str, Any]) -> Field:

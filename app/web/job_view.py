@@ -40,6 +40,9 @@ class Line(NamedTuple):
     event: EventObject
 
 
+TRAINS_CODES = ("falqon", "qa_lora")  # methods whose steps change quantized values
+
+
 class Chart(NamedTuple):
     title: str
     keys: tuple[str, ...]
@@ -55,11 +58,12 @@ _PREFERENCE = (
     Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
     Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
 )
+_CODES = Chart("Quantized values changed by a step", ("codes_changed",), "%", 100.0)
 _COURSE = (
     Chart("Learning rate", ("learning_rate",)),
     Chart("Gradient norm", ("grad_norm",)),
     Chart("Speed", ("tokens_per_second",), "tokens/s"),
-    Chart("FP8 codes changed by a step", ("codes_changed",), "%", 100.0),
+    _CODES,
     Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
 )
 _GPU = Chart("GPU use", ("gpu_utilization",), "%")
@@ -70,6 +74,8 @@ def charts(job: Job) -> list[Chart]:
     is_preference = job.recipe is not None and job.recipe.objective == "dpo"
     on_gpu = job.estimate is not None and job.estimate.device != "cpu"
     course = [*_COURSE, _GPU] if on_gpu else _COURSE
+    if job.recipe is not None and job.recipe.method not in TRAINS_CODES:
+        course = [chart for chart in course if chart is not _CODES]
     if is_preference:
         return [_LOSS, *_PREFERENCE, *course]
     return [_LOSS, _ACCURACY, *course]

@@ -18,7 +18,7 @@ from falqon_core.contract.template_kwargs import TemplateKwargs
 
 ObjectiveName = Literal["supervised", "dpo"]
 # "dpo": the older name of objective dpo with method falqon
-ApiMethod = MethodName | Literal["dpo"]
+ApiMethod = Literal[MethodName, "dpo"]
 UpdateRule = Literal["anchored", "topk"]
 AInit = Literal["quant_error", "orthonormal", "gradient"]
 LrSchedule = Literal["constant", "linear", "cosine"]

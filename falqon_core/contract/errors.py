@@ -47,6 +47,12 @@ class DeviceUnfit(ConfigError):
     code = "device_unfit"
 
 
+class MethodNotInstalled(ConfigError):
+    """A package that the method computes with cannot be imported here."""
+
+    code = "method_not_installed"
+
+
 class DatasetError(UserError):
     code = "invalid_training_file"
 

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.contract.config import ObjectiveName, Recipe
+from falqon_core.contract.methods import METHODS
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.curve import CURVE, draw_curve, evenly
 from falqon_core.export.provenance import TAG, Fields
@@ -73,7 +74,7 @@ def write_model_card(
     card = f"""---
 {front_matter.to_yaml()}
 ---
-# {base_model}, fine-tuned with FALQON
+# {base_model}, fine-tuned with {METHODS[recipe.method].title}
 
 A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one scale per
 output row, activations are quantized per token while serving, everything else is bf16. The format
@@ -97,6 +98,7 @@ bf16 weights.
 {_template(recipe)}
 ## Training
 {OBJECTIVES[recipe.objective]}: {amount}, on {device}.{_best(recipe, certificate)}
+{_method(recipe, certificate)}
 
 ![Training and validation loss over the steps]({CURVE})
 
@@ -121,6 +123,22 @@ Losses are measured during training, before the activations are quantized by the
 It was put to no benchmark, and to no test of whether its answers are safe.
 """
     write_whole(folder / "README.md", card)
+
+
+def _method(recipe: Recipe, certificate: Certificate | None) -> str:
+    """Say how it was trained, and what merging cost."""
+    spec = METHODS[recipe.method]
+    text = f"Method: {spec.title} ({spec.paper}): {spec.summary}."
+    if recipe.method == "falqon":
+        return text
+    metrics = certificate.training.metrics if certificate else {}
+    merged = "After training the adapters were added to the weights and these rounded to FP8, once"
+    if {"valid_loss", "valid_loss_as_served"} <= set(metrics):
+        merged += (
+            f"; the validation loss was {metrics['valid_loss']:.4f} before and "
+            f"{metrics['valid_loss_as_served']:.4f} after"
+        )
+    return f"{text}\n{merged}."
 
 
 def _setting(value: object) -> str:

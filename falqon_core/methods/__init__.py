@@ -5,12 +5,15 @@ know of it is in `contract.methods`.
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import MethodNotInstalled
+from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
@@ -55,6 +58,19 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "lora": Lora,
     "qlora": QLora,
 }
+
+
+def check_packages(method: MethodName) -> None:
+    """Import what a method needs beyond this software. Raises `MethodNotInstalled`."""
+    for package in SPECS[method].packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MethodNotInstalled(
+                f"method: {method!r} needs the package {package}, which cannot be imported on this "
+                f"machine ({error}); pip install {package}",
+                "method",
+            ) from None
 
 
 def create_method(recipe: Recipe) -> Method:

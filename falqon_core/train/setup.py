@@ -11,6 +11,7 @@ from falqon_core.contract.config import TrainConfig
 from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.methods import check_packages
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
@@ -49,6 +50,7 @@ def set_up(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    check_packages(config.recipe.method)
     device = select_device(config.device, config.device_name)
     check_gpu_needs(device, warn)
     dimensions = load_dimensions(config.model)

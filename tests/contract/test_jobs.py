@@ -183,6 +183,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "method",
         "conflict",
     ),
+    "an option of another method": (
+        {"extra_body": {"falqon": {"method": "qlora", "update_rule": "topk"}}},
+        "falqon.update_rule",
+        "invalid_value",
+    ),
+    "unheard-of system": (
+        {"extra_body": {"falqon": {"method": "magic"}}},
+        "falqon.method",
+        "invalid_value",
+    ),
     "unheard-of method": ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
     "integrations": (
         {"integrations": [{"type": "neptune"}]},
