@@ -41,7 +41,9 @@ def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
             log.warning("doctor found a fault", check=row.name, detail=row.detail)
     log.info("doctor ended", found=diagnosis.summary)
     with context.database.transaction() as session:
-        workers.mark_seen(session, context.owner, machine.device, machine.num_devices)
+        workers.mark_seen(
+            session, context.owner, machine.device, machine.num_devices, machine.max_gpus
+        )
         workers.store_diagnosis(session, context.owner, diagnosis)
 
 

@@ -14,7 +14,7 @@ from worker.doctor import diagnose_worker
 from worker.gpu import Machine
 from worker.workers import GpuWorker
 
-GPU = Machine("h100", 1, (3,))
+GPU = Machine("h100", 1, (3, 5))
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,8 @@ def test_the_card_is_tried_once_before_the_first_job(backend: Backend) -> None:
     assert diagnosis is not None
     assert [(row.status, row.detail) for row in diagnosis.rows] == [("failed", "3")]
     assert backend.job(job_id).status == "succeeded", "a fault is told, and keeps no job away"
+    with backend.database.read() as session:
+        assert session.get_one(Worker, usual.context.owner).max_gpus == 2
     with backend.database.transaction() as session:
         session.query(Worker).update({"diagnosis": None})
     worker.poll()
@@ -45,7 +47,7 @@ def test_the_card_is_tried_once_before_the_first_job(backend: Backend) -> None:
 
 def test_a_card_in_use_and_a_cpu_are_left_alone(backend: Backend) -> None:
     context = backend.context(threading.Event())
-    with lock_cards([3], 1):
+    with lock_cards([3, 5], 2):
         diagnose_worker(context, GPU)
     diagnose_worker(context, Machine("cpu", 2))
     assert stored_diagnosis(backend, context.owner) is None
