@@ -167,7 +167,16 @@ class Settings(BaseSettings):
     stop_grace: Duration = timedelta(seconds=60)
     trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
     num_threads: int | None = Field(
-        None, ge=1, description="CPU threads of the trainer; empty: all cores"
+        None, ge=1, description="CPU threads of a trainer process; empty: all cores of its slot"
+    )
+    slots: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description=(
+            "parts into which a CPU that trains is divided; each counts as a GPU does. On a GPU "
+            "its cards are what counts"
+        ),
     )
     prices: Path | None = Field(
         None,

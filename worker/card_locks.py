@@ -1,5 +1,5 @@
 """One job a card: a lock for each card of this machine, whoever asks for it and from whatever
-folder.
+folder; for each slot of a CPU likewise.
 
 The kernel drops a lock when its holder dies. What is given up: containers have a folder each, and
 do not see each other's locks.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 @contextmanager
-def lock_cards(cards: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
+def lock_cards(cards: Sequence[int], count: int, unit: str = "card") -> Iterator[tuple[int, ...]]:
     """Hold the first `count` of the cards (by index) that nobody else holds; fewer where fewer are
-    free.
+    free. `unit`: "slot" for those of a CPU.
     """
     with ExitStack() as stack:
         locked: list[int] = []
@@ -24,13 +24,13 @@ def lock_cards(cards: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
             if len(locked) == count:
                 break
             with suppress(BlockingIOError):
-                stack.enter_context(_lock(lock_path(card)))
+                stack.enter_context(_lock(lock_path(card, unit)))
                 locked.append(card)
         yield tuple(locked)
 
 
-def lock_path(card: int) -> Path:
-    return Path(tempfile.gettempdir()) / f"falqon-card-{card}.lock"
+def lock_path(card: int, unit: str = "card") -> Path:
+    return Path(tempfile.gettempdir()) / f"falqon-{unit}-{card}.lock"
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from app.settings import Settings
 
 
 class Machine(NamedTuple):
-    """`device` is a name of the price table. On `cpu`, `num_devices` counts cores. `cards`: indices
-    of those that a job may have; none where the driver names none, or a CPU trains.
+    """`device` is a name of the price table. On `cpu`, `num_devices` counts the cores of a slot.
+    `cards`: indices of those that a job may have, on a CPU of its slots; none where the driver
+    names none, or a CPU has one slot.
     """
 
     device: str
@@ -22,8 +23,13 @@ class Machine(NamedTuple):
 
     @property
     def max_gpus(self) -> int:
-        """The most that one job can have; a CPU, or a card that nobody has named, counts as one."""
+        """The most that one job can have; a card that nobody has named counts as one."""
         return max(1, len(self.cards))
+
+    @property
+    def unit(self) -> str:
+        """What `cards` counts."""
+        return "card" if self.is_gpu else "slot"
 
     def part(self, num_gpus: int) -> Self:
         """Return what a job on so many GPUs has of it, and is charged for."""

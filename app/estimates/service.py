@@ -1,4 +1,3 @@
-import os
 import statistics
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from app.estimates import repository
 from app.models import Model
 from app.models.base import JsonObject
 from app.prices import service as prices
-from app.processes.device import device_name
+from app.processes.device import CPU, cores_of_slot, device_name
 from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
@@ -29,7 +28,7 @@ from falqon_core.records.file_check import FileReport
 
 
 class Target(NamedTuple):
-    """What a job would train on; on a CPU, `num_devices` counts cores."""
+    """What a job would train on; on a CPU, `num_devices` counts the cores of a slot."""
 
     device: Device
     num_devices: int
@@ -49,10 +48,7 @@ def device_of(settings: Settings) -> Target:
     name = device_name(settings)
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return Target(
-        DEVICES[name],
-        (settings.num_threads or len(os.sched_getaffinity(0))) if name == "cpu" else 1,
-    )
+    return Target(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
 
 
 def target_of(session: Session, settings: Settings) -> Target:

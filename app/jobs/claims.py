@@ -54,11 +54,13 @@ def claim(
     device: str,
     num_devices: int,
     lease_seconds: float,
-    max_gpus: int = 1,
+    cards: Sequence[int] = (),
 ) -> Job | None:
-    """Take the next job that wants no more than `max_gpus`, or return None. The returned job
-    carries the new attempt number. `num_devices` is what a job of one GPU is charged for.
+    """Take the next job for which these cards are enough, or return None; without any, one that
+    wants a single GPU. The returned job carries the new attempt number. `num_devices` is what a
+    job of one GPU is charged for.
     """
+    max_gpus = max(1, len(cards))
     next_job.wait_for_other_claims(session, max_gpus)
     # What somebody else holds is passed over: their claim takes it, or the next poll finds it
     # again.
@@ -84,6 +86,7 @@ def claim(
         worker=owner,
         device=device,
         num_devices=num_devices * job.num_gpus,
+        cards=list(cards[: job.num_gpus]),
     )
     attempt.base_model_id = job.base_model_id
     attempt.method = job.recipe.kind if job.recipe else None

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.errors import InvalidRequest
 from app.estimates import service as estimates
 from app.models.job_request import JobRequest
+from app.processes.device import CPU
 from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
@@ -22,12 +23,16 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
     requested = request.falqon.num_gpus or 1
     if requested == 1:
         return 1
-    is_cpu = estimates.target_of(session, settings).device.name == "cpu"
-    most = 1 if is_cpu else workers.most_gpus(session, settings)
+    is_cpu = estimates.target_of(session, settings).device.name == CPU
+    most = workers.most_gpus(session, settings)
+    if most is None and is_cpu:
+        most = settings.slots
     if requested == AUTO:
         return most or 1
     if most is not None and requested > most:
-        offer = "this service trains on a CPU" if is_cpu else f"no worker has more than {most}"
+        offer = f"no worker has more than {most}"
+        if is_cpu:
+            offer = f"this service trains on a CPU, which counts as {most}"
         raise InvalidRequest(
             f"falqon.num_gpus: {requested} GPUs of one machine are asked for, and {offer}.",
             param="falqon.num_gpus",

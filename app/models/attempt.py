@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
@@ -21,6 +21,8 @@ class Attempt(Base):
     worker: Mapped[str]
     device: Mapped[str]
     num_devices: Mapped[int]
+    # by index, on a CPU of its slots; of an attempt before they were written down null
+    cards: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     base_model_id: Mapped[str | None]
     method: Mapped[str | None]
     start_step: Mapped[int | None]

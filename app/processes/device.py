@@ -2,6 +2,8 @@
 claims, bills and the trainer.
 """
 
+import os
+
 from app.processes.nvidia import Card, visible_cards
 from app.settings import Settings
 from falqon_core.estimate.devices import DEVICES, reported_device
@@ -21,11 +23,19 @@ def device_name(settings: Settings) -> str:
 
 
 def training_cards(settings: Settings) -> tuple[int, ...]:
-    """Return the indices of the cards that may train: all are charged alike."""
+    """Return the indices of the cards that may train: all are charged alike. On a CPU those of its
+    slots, where it has several.
+    """
     name = device_name(settings)
     if name == CPU:
-        return ()
+        return tuple(range(settings.slots)) if settings.slots > 1 else ()
     return tuple(card.index for card in visible_cards() if _counts_as(card, name, settings))
+
+
+def cores_of_slot(settings: Settings) -> int:
+    """Return how many cores of this machine one trainer process computes on."""
+    cores = len(os.sched_getaffinity(0)) // settings.slots
+    return settings.num_threads or max(1, cores)
 
 
 def _counts_as(card: Card, name: str, settings: Settings) -> bool:

@@ -15,6 +15,14 @@ def test_a_cpu_counts_its_cores() -> None:
     assert detect(Settings(device="h100")) == ("h100", 1, ())
 
 
+def test_a_slot_is_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    machine = detect(Settings(device="cpu", slots=3))
+    assert (machine, machine.max_gpus) == (("cpu", 2, (0, 1, 2)), 3)
+    assert machine.part(2) == ("cpu", 4, (0, 1))
+    assert detect(Settings(device="cpu", slots=3, num_threads=1)).num_devices == 1
+
+
 def test_the_card_that_the_driver_names_is_estimated_and_charged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

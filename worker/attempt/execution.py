@@ -171,7 +171,7 @@ class Execution:
             staged.config,
             staged.output,
             folder / "trainer.log",
-            self._machine.cards,
+            self._machine,
         )
         try:
             fault("after_trainer_start")

@@ -36,7 +36,7 @@ class Supervisor:
             return self._execute_next_on(self.machine)
         with self.context.database.read() as session:
             num_gpus = next_job.next_num_gpus(session, len(cards)) or 1
-        with lock_cards(cards, num_gpus) as locked:
+        with lock_cards(cards, num_gpus, self.machine.unit) as locked:
             if len(locked) < num_gpus:
                 return False
             return self._execute_next_on(self.machine._replace(cards=locked))
@@ -47,11 +47,7 @@ class Supervisor:
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
             workers.mark_seen(
-                session,
-                context.owner,
-                machine.device,
-                machine.num_devices,
-                self.machine.max_gpus,
+                session, context.owner, machine.device, machine.num_devices, self.machine.max_gpus
             )
             price = price_of(session, context.settings, machine.device)
             job = claims.claim(
@@ -60,7 +56,7 @@ class Supervisor:
                 device=machine.device,
                 num_devices=machine.num_devices,
                 lease_seconds=context.settings.lease.total_seconds(),
-                max_gpus=machine.max_gpus,
+                cards=machine.cards,
             )
         if job is None:
             return False

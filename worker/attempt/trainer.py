@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.processes.nvidia import card_environment
 from app.processes.subprocess_env import offline_environment
+from worker.gpu import Machine
 from worker.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
 WRITE_STACKS = signal.SIGUSR1  # of the trainer's threads, to its log
@@ -14,8 +15,8 @@ WRITE_STACKS_SECONDS = 1.0
 
 
 class TrainerProcess(CoreProcess):
-    """`cards`: indices of those that it sees; without any it sees what this process does.
-    With several, one process trains on each.
+    """`machine`: what the attempt has of it. With several cards, or slots of a CPU, one process
+    trains on each; without any it sees what this process does.
     """
 
     def __init__(
@@ -24,15 +25,15 @@ class TrainerProcess(CoreProcess):
         config: Path,
         output: Path,
         log: Path,
-        cards: Sequence[int] = (),
+        machine: Machine,
     ) -> None:
         self._log = log
         environment = offline_environment(os.environ)
-        if cards:
-            environment |= card_environment(cards)
+        if machine.cards:
+            environment |= card_environment(machine.cards if machine.is_gpu else ())
         arguments = ["train", "--config", str(config), "--output", str(output)]
-        if len(cards) > 1:
-            arguments += ["--num-processes", str(len(cards))]
+        if len(machine.cards) > 1:
+            arguments += ["--num-processes", str(len(machine.cards))]
         with log.open("ab") as stream:
             super().__init__(
                 program,

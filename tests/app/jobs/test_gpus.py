@@ -44,8 +44,16 @@ def test_while_no_worker_lives_a_job_waits_for_one(database: Database) -> None:
 def test_a_cpu_is_one_device(database: Database) -> None:
     cpu = Settings(device="cpu")
     assert chosen(database, "auto", cpu) == 1
-    with pytest.raises(InvalidRequest, match=r"2 GPUs .* this service trains on a CPU"):
+    with pytest.raises(InvalidRequest, match=r"2 GPUs .* on a CPU, which counts as 1"):
         chosen(database, 2, cpu)
+
+
+def test_a_cpu_counts_as_its_slots(database: Database) -> None:
+    cpu = Settings(device="cpu", slots=3)
+    assert (chosen(database, 3, cpu), chosen(database, "auto", cpu)) == (3, 3)
+    see_workers(database, 2)
+    with pytest.raises(InvalidRequest, match="on a CPU, which counts as 2"):
+        chosen(database, 3, cpu)
 
 
 def test_auto_is_what_a_worker_has_and_a_step_can_use(database: Database) -> None:

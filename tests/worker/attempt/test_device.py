@@ -21,13 +21,20 @@ def supervisor(backend: Backend, machine: Machine) -> Supervisor:
     return Supervisor(usual.context, usual.redis, machine)
 
 
-@pytest.mark.parametrize(("cards", "seen"), [((1, 2), "1,2"), ((), "7")])
+@pytest.mark.parametrize(
+    ("device", "cards", "seen"), [("h100", (1, 2), "1,2"), ("h100", (), "7"), ("cpu", (0, 1), "")]
+)
 def test_the_trainer_sees_the_cards_of_its_attempt(
-    cards: tuple[int, ...], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    cards: tuple[int, ...],
+    seen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     program = [sys.executable, "-c", SHOW_CARDS]
-    with TrainerProcess(program, tmp_path, tmp_path, tmp_path / "log", cards) as process:
+    machine = Machine(device, 1, cards)
+    with TrainerProcess(program, tmp_path, tmp_path, tmp_path / "log", machine) as process:
         process.messages.read()
         process.wait()
         process.messages.close()
