@@ -8,15 +8,19 @@ def workers(client: Client) -> None:
     rows = (
         (
             each["id"],
-            f"{each['num_devices']} x {each['device']}",
+            f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
             each["status"],
+            ", ".join(map(str, each["cards"])),
             each["job"],
             _ago(each["heartbeat_age_seconds"]),
         )
         for each in page["data"]
     )
     client.out.page(
-        page, ("id", "devices", "status", "job", "last seen"), rows, "No worker was seen lately."
+        page,
+        ("id", "devices", "status", "in use", "job", "last seen"),
+        rows,
+        "No worker was seen lately.",
     )
 
 

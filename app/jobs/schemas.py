@@ -51,7 +51,10 @@ class AttemptObject(BaseModel):
     number: int
     worker: str
     device: str
-    num_devices: int
+    num_devices: Annotated[int, Field(description="GPUs; on a CPU, cores")]
+    cards: Annotated[
+        list[int], Field(description="by the driver's number; on a CPU, slots, if it has several")
+    ]
     start_step: int | None
     started_at: int
     ended_at: int | None
@@ -66,6 +69,7 @@ class AttemptObject(BaseModel):
             worker=attempt.worker,
             device=attempt.device,
             num_devices=attempt.num_devices,
+            cards=attempt.cards or [],
             start_step=attempt.start_step,
             started_at=int(attempt.created_at.timestamp()),
             ended_at=unix_seconds(attempt.ended_at),
@@ -99,7 +103,7 @@ class JobObject(Object):
 
     suffix: str | None
     priority: int
-    num_gpus: Annotated[int, Field(description="that it trains on; on a CPU 1")]
+    num_gpus: Annotated[int, Field(description="that it trains on; on a CPU, slots")]
     progress: JsonObject | None
     cost: JobCost | None
     estimate: Estimate | None

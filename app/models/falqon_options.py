@@ -5,15 +5,29 @@ decides.
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from falqon_core.contract.config import ApiMethod, Recipe, RecipeOptions
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.prices import Dollars
 
 MAX_GPUS = 64
-# Checked below: a bound here would be a fault of one branch of a union, which has no field's name.
-NumGpus = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_GPUS})]
+
+
+def _check_num_gpus(value: Any) -> Any:
+    """Raise `ValueError`; a fault of one branch of a union would not have the field's name."""
+    if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_GPUS):
+        return value
+    raise ValueError(f"write a whole number from 1 to {MAX_GPUS}, or auto")
+
+
+NumGpus = Annotated[
+    int | Literal["auto"] | None,
+    PlainValidator(
+        _check_num_gpus,
+        json_schema_input_type=Annotated[int, Field(ge=1, le=MAX_GPUS)] | Literal["auto"] | None,
+    ),
+]
 
 
 class Budget(BaseModel):
@@ -58,10 +72,11 @@ class FalqonOptions(RecipeOptions):
     gpu: Annotated[str, Field(max_length=64)] = Field(
         "any", description="a device of the price table, or any"
     )
-    num_gpus: NumGpus | Literal["auto"] | None = Field(
+    num_gpus: NumGpus = Field(
         None,
         description="GPUs of one machine, each with the whole model and a share of every step's "
-        "records; 1 unless set; auto: as many as a worker has and a step has records",
+        "records; 1 unless set; auto: as many as a worker has and a step has records. "
+        "On a CPU, slots",
     )
     sample_prompts: list[str] | None = Field(
         None, description="not supported: prompts come from the validation data, see num_samples"
@@ -99,8 +114,6 @@ class FalqonOptions(RecipeOptions):
                     "early_stopping.min_delta: not supported; "
                     "every lower validation loss counts as better"
                 )
-        if isinstance(self.num_gpus, int) and not 1 <= self.num_gpus <= MAX_GPUS:
-            raise ValueError(f"num_gpus: {self.num_gpus} is not between 1 and {MAX_GPUS}")
         if self.sample_prompts:
             raise ValueError(
                 "sample_prompts: not supported; validation prompts are completed, see num_samples"

@@ -15,9 +15,14 @@ class Worker(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     device: Mapped[str]
-    num_devices: Mapped[int]  # of a usual job; on a CPU, its cores
+    num_devices: Mapped[int]  # of a usual job; on a CPU, the cores of a slot
     max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # of its largest job
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
     # of a worker that was promised a GPU
     diagnosis: Mapped[Diagnosis | None] = mapped_column(PydanticType(Diagnosis))
+
+    @property
+    def machine(self) -> str:
+        """Return the name of its host, whose cards it shares with the other workers there."""
+        return self.id.rpartition("-")[0]

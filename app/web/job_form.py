@@ -48,6 +48,7 @@ JOB: dict[str, Kind] = {
     "metadata": "pairs",
     "integrations": "json",
 }
+SERVICE: dict[str, Kind] = {"num_gpus": "integer"}  # of the `falqon` object, and of no recipe
 UNREADABLE = {  # what stands at a field whose text means nothing to the API
     "metadata": "Write one key=value on each line.",
     "integrations": "Write a list as JSON, as the API takes it.",
@@ -98,7 +99,7 @@ _FIELDS = {
 KNOBS = [_FIELDS[name] for name in MAIN]
 MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
 TEXTS = ("model", "training_file", "validation_file", "suffix")
-NAMES = (*TEXTS, *JOB, *BUDGET, *(field.name for field in _FIELDS.values()))
+NAMES = (*TEXTS, *JOB, *BUDGET, *SERVICE, *(field.name for field in _FIELDS.values()))
 
 
 def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
         body["method"] = {"type": objective}
     if official:
         body["method"][objective] = {"hyperparameters": official}
+    settings |= {name: _read(kind, texts[name]) for name, kind in SERVICE.items() if name in texts}
     if budget := {name: _read(kind, texts[name]) for name, kind in BUDGET.items() if name in texts}:
         settings["budget"] = budget
     return body | ({"falqon": settings} if settings else {})
@@ -172,6 +174,7 @@ def values_of(job: Job) -> dict[str, str]:
     }
     if resolved.learning_rate_multiplier != 1.0 and job.recipe:
         fields["learning_rate"] = job.recipe.learning_rate
+    fields["num_gpus"] = request.falqon.num_gpus
     if request.falqon.budget:
         fields |= request.falqon.budget.model_dump(mode="json")
     if request.metadata:

@@ -9,9 +9,19 @@ from falqon_core.contract.diagnosis import Diagnosis
 
 class WorkerObject(Object):
     object: Literal["worker"] = "worker"
+    machine: Annotated[str, Field(description="its host; workers of one host share its cards")]
     device: str
-    num_devices: Annotated[int, Field(description="on a CPU, its cores")]
-    max_gpus: Annotated[int, Field(description="that one job can have here; on a CPU 1")]
+    num_devices: Annotated[int, Field(description="of one GPU 1; on a CPU, the cores of a slot")]
+    max_gpus: Annotated[
+        int, Field(description="that its machine has and one job can have; on a CPU its slots")
+    ]
+    cards: Annotated[
+        list[int],
+        Field(
+            description="those that its job has, by the driver's number, on a CPU slots; empty "
+            "while it is idle, and where there is only one that nobody has named"
+        ),
+    ]
     status: Literal["idle", "busy"]
     job: Annotated[
         str | None, Field(description="what it executes; null also for a job of another project")
@@ -28,9 +38,11 @@ class WorkerObject(Object):
         own_job = job if job and job.project_id == project_id else None
         return cls(
             id=live.worker.id,
+            machine=live.worker.machine,
             device=live.worker.device,
             num_devices=live.worker.num_devices,
             max_gpus=live.worker.max_gpus,
+            cards=(live.attempt and live.attempt.cards) or [],
             status="busy" if job else "idle",
             job=own_job and own_job.id,
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now_plus
-from app.models import Job, JobStatus, Worker
+from app.models import Attempt, Job, JobStatus, Worker
 from app.settings import Settings
 from falqon_core.contract.diagnosis import Diagnosis
 
@@ -18,12 +18,14 @@ FORGOTTEN_SECONDS = 24 * 3600.0
 class LiveWorker(NamedTuple):
     worker: Worker
     job: Job | None
+    attempt: Attempt | None  # of that job
     seconds_since_seen: float
 
 
 def mark_seen(
     session: Session, worker_id: str, device: str, num_devices: int, max_gpus: int = 1
 ) -> None:
+    """Let a worker be seen, for the first time or again."""
     again = (
         update(Worker).where(Worker.id == worker_id).values(seen_at=now_plus()).returning(Worker.id)
     )
@@ -59,8 +61,9 @@ def list_idle(session: Session, settings: Settings) -> set[str]:
 def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
     """Return the newest first, each with the job it has."""
     statement = (
-        select(Worker, Job, now_plus())
+        select(Worker, Job, Attempt, now_plus())
         .outerjoin(Job, _executes())
+        .outerjoin(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     return [_live(*row, settings) for row in session.execute(statement.order_by(Worker.id.desc()))]
@@ -78,11 +81,13 @@ def _executes() -> ColumnElement[bool]:
     return (Job.lease_owner == Worker.id) & is_leased
 
 
-def _live(worker: Worker, job: Job | None, now: datetime, settings: Settings) -> LiveWorker:
+def _live(
+    worker: Worker, job: Job | None, attempt: Attempt | None, now: datetime, settings: Settings
+) -> LiveWorker:
     seen_at = worker.seen_at
     if job is not None and job.lease_expires_at is not None:
         seen_at = max(seen_at, job.lease_expires_at - settings.lease)
-    return LiveWorker(worker, job, max(0.0, (now - seen_at).total_seconds()))
+    return LiveWorker(worker, job, attempt, max(0.0, (now - seen_at).total_seconds()))
 
 
 def _since(settings: Settings) -> now_plus:

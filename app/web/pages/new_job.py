@@ -10,8 +10,9 @@ from app.files import actions as file_actions
 from app.files import service as files
 from app.http.dependencies import ServicesDep
 from app.jobs import actions, service
-from app.jobs.schemas import JobObject
+from app.jobs.schemas import GpusObject, JobObject
 from app.models import FileStatus, Purpose
+from app.processes.device import CPU
 from app.services import Services
 from app.web import job_form, live
 from app.web.file_view import FileView, view_file
@@ -19,6 +20,7 @@ from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
 from app.web.text import age
 from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
+from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.devices import DEVICES
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
     body: dict[str, Any]
     data: FileView | None
     job: JobObject | None
+    by_num_gpus: list[GpusObject]  # what each number of GPUs takes, where there is a choice
     errors: Errors
 
     @property
@@ -121,6 +124,7 @@ def _page(
 ) -> Response:
     with services.database.read() as session:
         models = catalogue.trainable(session, caller.project_id)
+        most_gpus = workers.most_gpus(session, services.settings)
     file_list = file_actions.list_files(
         services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE
     ).data
@@ -132,13 +136,19 @@ def _page(
     if plan.data and plan.data.file.id not in dict(options):
         options.append((plan.data.file.id, plan.data.file.filename))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
+    context["most_gpus"] = most_gpus
     context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
     context["files"] = {
         name: _with(values.get(name, ""), options) for name in ("training_file", "validation_file")
     }
     if refused is not None:
         context["errors"] = refused
-    folded = ("priority", *job_form.UNREADABLE, *(field.name for field in job_form.MORE))
+    folded = (
+        "priority",
+        *job_form.SERVICE,
+        *job_form.UNREADABLE,
+        *(field.name for field in job_form.MORE),
+    )
     context["opens_more"] = any(name in values or name in context["errors"] for name in folded)
     return page(
         request, "new_job/page.html", caller, status_code=400 if refused else 200, **context
@@ -183,6 +193,7 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
         length = job_request.falqon.max_seq_length
         kwargs = write_template_kwargs(job_request.falqon.chat_template_kwargs)
     data, job = None, None
+    by_num_gpus: list[GpusObject] = []
     if training_file := values.get("training_file", ""):
         try:
             model = values.get("model", "")
@@ -195,9 +206,11 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
     if data and data.file.status == FileStatus.PROCESSED and not isinstance(job_request, dict):
         try:
             job = actions.preview_job(services, caller, job_request)
+            if job.estimate and job.estimate.device != CPU:
+                by_num_gpus = actions.estimate_job(services, caller, job_request).by_num_gpus
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
-    return Plan(body, data, job, errors)
+    return Plan(body, data, job, by_num_gpus, errors)
 
 
 def _body(services: Services, caller: Caller, values: Values) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from collections import defaultdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
@@ -83,12 +84,15 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
     places = [(job, queue.position_of(job.id)) for job in waiting.jobs if job.is_waiting]
     places.sort(key=lambda row: (row[1] and row[1].position) or queue_forecast.FORESEEN)
     rows = []
+    taken: defaultdict[str, set[int]] = defaultdict(set)  # cards of each machine
     for live_worker in workers.list_live(session, services.settings):
         worker = WorkerObject.of(live_worker, caller.project_id)
+        taken[worker.machine].update(worker.cards)
         # What a job of another project does is not this visitor's to see.
         rows.append((worker, live_worker.job if worker.job else None))
     return {
         "workers": rows,
+        "taken": taken,
         "engines": engines.list_engines(services, caller).data,
         "is_own_engine": bool(services.settings.engine_url),
         "places": places,
