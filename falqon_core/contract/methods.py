@@ -71,13 +71,12 @@ METHODS: dict[MethodName, MethodSpec] = {
         options=("quantizer", "group_size"),
     ),
     "fp8_lora": MethodSpec(
-        title="LoRA over torchao FP8",
+        title="FP8 LoRA (as torchao)",
         paper="pytorch/ao, float8 training",
         summary="adapters beside weights that are cast to FP8 for every product",
         base_bytes=2.0,
         learning_rate=2e-3,
         options=("adapters_fp8",),
-        packages=("torchao",),
     ),
     "fp6_lora": MethodSpec(
         title="LoRA over FP6",

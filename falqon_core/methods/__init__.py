@@ -17,6 +17,7 @@ from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.fp8_lora import Fp8Lora
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.qlora import QLora
 
@@ -57,6 +58,7 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "falqon": Falqon,
     "lora": Lora,
     "qlora": QLora,
+    "fp8_lora": Fp8Lora,
 }
 
 
