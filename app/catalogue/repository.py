@@ -115,6 +115,14 @@ def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[
     )
 
 
+def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
+    """Return the bytes of those that exist."""
+    statement = select(Model.id, Model.bytes).where(
+        Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
+    )
+    return dict(session.execute(statement).all())
+
+
 def get(session: Session, model_id: str) -> Model | None:
     """Return the model, even a deleted one."""
     return session.get(Model, model_id)

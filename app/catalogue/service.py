@@ -48,6 +48,11 @@ def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[
     return repository.present(session, project_id, model_ids)
 
 
+def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
+    """Return the bytes of those of the project's own models that exist."""
+    return repository.sizes(session, project_id, model_ids)
+
+
 def trainable(session: Session, project_id: str) -> list[str]:
     """Return the ids that a job may start from, as a form offers them.
 

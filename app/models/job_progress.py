@@ -21,7 +21,7 @@ class JobCost(BaseModel):
 
 class JobProgress(BaseModel):
     """Before the first step of a job only its cost is set. `mfu` is the share of the device's peak
-    that is used.
+    that is used; `seconds_per_step` the median of this attempt's latest steps.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,11 +31,15 @@ class JobProgress(BaseModel):
     epoch: float = 0.0
     percent: float = 0.0
     tokens_per_second: float | None = None
+    seconds_per_step: float | None = None
     eta_seconds: float | None = None
     eta_low_seconds: float | None = None
     eta_high_seconds: float | None = None
     train_loss: float | None = None
+    valid_loss: float | None = None
+    valid_loss_as_served: float | None = None
     trained_tokens: int | None = None
+    num_trainable_parameters: int | None = None
     memory_bytes: int | None = None
     mfu: float | None = None
     gpu_utilization: float | None = None

@@ -9,13 +9,16 @@ from decimal import Decimal
 from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
-from falqon_core.contract.messages import Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
 from falqon_core.estimate.prices import Price
 from worker.attempt.cost_meter import CostMeter
 from worker.attempt.step_timing import StepTiming
 from worker.gpu import Machine
+
+# what an attempt that goes on after the last evaluation does not hear again
+RESULTS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
 
 
 class Progress:
@@ -38,6 +41,7 @@ class Progress:
         self._cost_meter = CostMeter(accrued, price, machine.num_devices)
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
+        self._results = self._before.model_dump(include=RESULTS, exclude_none=True)
         self._tokens = 0
         self._heard_at = 0.0
 
@@ -56,6 +60,7 @@ class Progress:
     def started(self, message: Started) -> None:
         with self._lock:
             self._step_timing.started(message, self._clock(), self._overhead)
+            self._results["num_trainable_parameters"] = message.num_trainable_parameters
             self.listen()
 
     def step(self, message: StepMetrics) -> None:
@@ -65,9 +70,15 @@ class Progress:
             self._last = message
             self._tokens += message.tokens
 
-    def evaluated(self) -> None:
+    def evaluated(self, message: Evaluated) -> None:
         with self._lock:
             self._step_timing.evaluated(self._clock())
+            self._results["valid_loss"] = message.valid_loss
+            self.listen()
+
+    def merged(self, message: Merged) -> None:
+        with self._lock:
+            self._results |= message.model_dump(include=RESULTS)
             self.listen()
 
     def sampled(self) -> None:
@@ -161,8 +172,10 @@ class Progress:
                 epoch=round(last.epoch, 4),
                 percent=percent,
                 tokens_per_second=round(last.tokens_per_second, 1),
+                seconds_per_step=self._step_timing.seconds_per_step,
                 **_eta(left),
                 train_loss=last.train_loss,
+                **self._results,
                 trained_tokens=last.trained_tokens,
                 memory_bytes=last.memory_bytes,
                 mfu=None if last.mfu is None else round(last.mfu, 4),
@@ -193,7 +206,8 @@ class Progress:
         before = self._before
         left = self._estimated(before.step, before.total_steps)
         eta = _eta(left) if "step" in before.model_fields_set else {}
-        return before.model_copy(update={**eta, "cost": self._cost_meter.cost(self._clock(), left)})
+        cost = self._cost_meter.cost(self._clock(), left)
+        return before.model_copy(update={**eta, **self._results, "cost": cost})
 
 
 def _eta(left: Eta | None) -> dict[str, float | None]:

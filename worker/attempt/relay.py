@@ -174,7 +174,7 @@ class Relay:
                 )
                 self._add_metrics(message.step, text, self._progress.metrics(message))
             case Evaluated() as message:
-                self._progress.evaluated()
+                self._progress.evaluated(message)
                 text = f"{self._step_of(message)}: validation loss={message.valid_loss:.2f}"
                 self._add_metrics(
                     message.step, text, message.model_dump(exclude={"type"}, exclude_none=True)
@@ -188,6 +188,7 @@ class Relay:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
             case Merged() as message:
+                self._progress.merged(message)
                 self._add_metrics(
                     message.step,
                     f"Merged to FP8: validation loss={message.valid_loss_as_served:.4f}, "

@@ -59,6 +59,11 @@ class StepTiming:
     def checkpointed(self, now: float) -> None:
         self._checkpoints.append(self._pause(now))
 
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Return the median; None before two steps are known."""
+        return round(statistics.median(self._steps), 4) if self._steps else None
+
     def remaining(self, step: int, total_steps: int) -> Eta | None:
         """Return None before two steps are known."""
         return estimate_eta(

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.auth.caller import Caller
 from app.http.dependencies import ServicesDep
 from app.jobs import listing, service
+from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.listing import JobQuery
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
@@ -15,6 +16,8 @@ from app.web import job_view
 from app.web.rendering import page
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
+from falqon_core.contract.methods import METHODS
+from falqon_core.estimate.comparison import COLUMNS, NOTES, combine
 
 FEWEST, MOST = 2, 6
 
@@ -66,15 +69,23 @@ def _comparison(
     jobs = to_objects(session, services.settings, rows)
     charts = list(dict.fromkeys(chart for row in rows for chart in job_view.charts(row)))
     differences = _differences(jobs)
+    names = _names(jobs)
+    figures = figures_of(session, caller.project_id, rows)
+    table = [
+        combine(name, recipe_of(row), [figures[row.id]])
+        for row, name in zip(rows, names, strict=True)
+    ]
     runs = [
         {"label": name, "url": f"/jobs/{job.id}/metrics"}
-        for job, name in zip(jobs, _names(jobs), strict=True)
+        for job, name in zip(jobs, names, strict=True)
     ]
     return {
-        "jobs": [
-            (job, name, state(row)) for job, name, row in zip(jobs, _names(jobs), rows, strict=True)
-        ],
+        "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, names, rows, strict=True)],
         "ids": ids,
+        "table": table,
+        "columns": [column for column in COLUMNS if column.field != "num_jobs"],
+        "notes": NOTES,
+        "titles": {name: spec.title for name, spec in METHODS.items()},
         "charts": charts,
         "runs": runs,
         "different": [difference for difference in differences if not difference.is_same],

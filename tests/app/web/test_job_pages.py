@@ -200,6 +200,8 @@ def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
         "alpha",
     ]
     assert "learning_rate" in same
+    assert "Trained parameters" in different.partition("Training</h2>")[0]
+    assert "FALQON" in different
     assert "choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
     seven = "&".join(f"job={tenant.job(training_file=file).id}" for _ in range(7))
     assert "at most 6" in browser.get(f"/compare?{seven}").text

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from app.models import Job
 from app.models.job_progress import JobProgress
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.messages import Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import Estimate, estimate
@@ -202,11 +202,31 @@ class Trainer:
 
     def evaluate(self, seconds: float) -> None:
         self.wait(seconds)
-        self.progress.evaluated()
+        self.progress.evaluated(Evaluated(step=self.number, valid_loss=1.5))
 
     def checkpoint(self, seconds: float) -> None:
         self.wait(seconds)
         self.progress.checkpointed()
+
+
+def test_what_a_comparison_needs_outlives_the_attempt() -> None:
+    trainer = Trainer(Job(recipe=RECIPE))
+    trainer.started(num_validation_records=8)
+    for seconds in (9.0, 2.0, 3.0, 2.0):
+        trainer.step(seconds)
+    trainer.evaluate(1.0)
+    assert trainer.progress.snapshot().valid_loss_as_served is None
+    trainer.progress.merged(Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.375))
+    ended = trainer.progress.snapshot(ended=True)
+    losses = (ended.valid_loss, ended.valid_loss_as_served)
+    assert (*losses, ended.seconds_per_step) == (1.25, 1.375, 2.0)
+    assert ended.num_trainable_parameters is not None
+    again = Progress(job(ended), Machine("h100", 1), lambda: 0.0, H100)
+    assert again.snapshot().valid_loss_as_served == 1.375
+    again.step(step(5))
+    continued = again.snapshot()
+    assert (continued.valid_loss, continued.seconds_per_step) == (1.25, None)
+    assert continued.num_trainable_parameters == ended.num_trainable_parameters
 
 
 def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
