@@ -17,6 +17,7 @@ from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.fp6_lora import Fp6Lora
 from falqon_core.methods.fp8_lora import Fp8Lora
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.qlora import QLora
@@ -59,6 +60,7 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "lora": Lora,
     "qlora": QLora,
     "fp8_lora": Fp8Lora,
+    "fp6_lora": Fp6Lora,
 }
 
 
