@@ -1,8 +1,10 @@
 """How things are said on a terminal."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from app.terminal import one_line
 
@@ -29,6 +31,14 @@ def usd(amount: object) -> str:
         return f"${written}"
     except ArithmeticError:
         return f"${written}"
+
+
+def cards(holder: Mapping[str, Any]) -> str:
+    """Say which cards, or slots of a CPU, a worker or an attempt has; empty where none is named."""
+    numbers = holder.get("cards") or []
+    unit = "slot" if holder["device"] == "cpu" else "card"
+    ending = "s" if len(numbers) > 1 else ""
+    return f"{unit}{ending} {', '.join(map(str, numbers))}" if numbers else ""
 
 
 def cost_of(accrued: object, projected: object) -> str:

@@ -10,7 +10,7 @@ def workers(client: Client) -> None:
             each["id"],
             f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
             each["status"],
-            ", ".join(map(str, each["cards"])),
+            text.cards(each),
             each["job"],
             _ago(each["heartbeat_age_seconds"]),
         )

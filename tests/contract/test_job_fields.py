@@ -115,7 +115,7 @@ REFUSED = {
     "several GPUs of a CPU": ({"num_gpus": 2}, "num_gpus", "too_few_gpus"),
     "no GPU": ({"num_gpus": 0}, "num_gpus", "invalid_value"),
     "prompts": ({"sample_prompts": ["hello"]}, "sample_prompts", "invalid_value"),
-    "another method": ({"method": "lora"}, "method", "invalid_value"),
+    "no method": ({"method": "alchemy"}, "method", "invalid_value"),
 }
 
 

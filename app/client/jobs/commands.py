@@ -154,10 +154,9 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     )
     for attempt in job.get("attempts", []):
         outcome = attempt["outcome"] or "running"
-        yield (
-            f"attempt {attempt['number']}",
-            f"{outcome} on {attempt['num_devices']} x {attempt['device']}",
-        )
+        where = [f"{outcome} on {attempt['num_devices']} x {attempt['device']}"]
+        where += [cards] if (cards := text.cards(attempt)) else []
+        yield f"attempt {attempt['number']}", ", ".join(where)
 
 
 def _done(job: Json) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -343,3 +344,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(
         assert first == second
         falqon("jobs", "create", *arguments)
         assert proxy.heads(create)[2]["idempotency-key"] != first
+
+
+def test_workers_are_shown_with_their_devices(falqon: Falqon, service: Service) -> None:
+    wait_for(lambda: re.search(r"\d+ x cpu +(idle|busy)", falqon("workers").stdout))

@@ -11,3 +11,10 @@ def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
     assert text.cost_of("0.0001", "1.5000") == "< $0.01 of about $1.5000"
     assert text.cost_of("0.0200", "0.0200") == "$0.0200"
     assert [text.duration(each) for each in (0.0, 0.04, 1.0)] == ["0.0 s", "< 1 s", "1.0 s"]
+
+
+def test_cards_are_named_as_what_they_are() -> None:
+    assert text.cards({"device": "h100", "cards": [1]}) == "card 1"
+    assert text.cards({"device": "cpu", "cards": [0, 1]}) == "slots 0, 1"
+    assert text.cards({"device": "cpu", "cards": []}) == ""
+    assert text.cards({"device": "h100"}) == "", "of an earlier service"
