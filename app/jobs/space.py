@@ -25,7 +25,7 @@ def expected_bytes(
         dimensions = ModelDimensions.from_config(config)
     except ModelError:  # the trainer says so better
         return 0
-    a, b = dimensions.num_adapter_parameters(recipe.rank)
+    a, b = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
     checkpoint = largest_checkpoint or 2 * a + 12 * b  # A in bf16; B and its two moments in fp32
     # e4m3 and bf16
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters

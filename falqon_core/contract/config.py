@@ -13,7 +13,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from falqon_core.contract.methods import METHODS, MethodName, foreign_options
+from falqon_core.contract.methods import (
+    LARGEST_GROUP,
+    METHODS,
+    SMALLEST_GROUP,
+    MethodName,
+    foreign_options,
+)
 from falqon_core.contract.template_kwargs import TemplateKwargs
 
 ObjectiveName = Literal["supervised", "dpo"]
@@ -84,7 +90,7 @@ class RecipeOptions(BaseModel):
         False,
         description="round activations and gradients as an FP8 GPU does where the device would not",
     )
-    group_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+    group_size: Annotated[int, Field(ge=SMALLEST_GROUP, le=LARGEST_GROUP)] | None = Field(
         None,
         description="qa_lora, and ir_lora with quantizer int4: weights that share a scale and a "
         "minimum; auto: 32",

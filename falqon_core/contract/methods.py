@@ -4,6 +4,8 @@ One `MethodSpec` a method is all that forms, estimates, cards and documentation 
 computes is in the module of its name in `falqon_core.methods`.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 MethodName = Literal[
@@ -13,9 +15,10 @@ MethodName = Literal[
 
 class MethodSpec(NamedTuple):
     """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
-    its gradient and moments. `options`: fields of a recipe that not all methods have, and this one
-    has. `learning_rate`: the automatic one of supervised training. `packages`: what a worker has to
-    have installed beyond what every worker has.
+    its gradient and moments. `keeps_inputs`: those of the linears are kept for backward. `options`:
+    fields of a recipe that not all methods have, and this one has. `learning_rate`: the automatic
+    one of supervised training. `packages`: what a worker has to have installed beyond what every
+    worker has.
     """
 
     title: str
@@ -25,6 +28,7 @@ class MethodSpec(NamedTuple):
     learning_rate: float
     state_bytes: int = 16
     trains_a: bool = True
+    keeps_inputs: bool = True
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
@@ -37,6 +41,7 @@ METHODS: dict[MethodName, MethodSpec] = {
         base_bytes=1.0,
         learning_rate=5e-4,
         trains_a=False,
+        keeps_inputs=False,
         options=("update_rule", "a_init", "num_update_rows", "base_copy", "simulate_fp8"),
     ),
     "lora": MethodSpec(
@@ -58,8 +63,9 @@ METHODS: dict[MethodName, MethodSpec] = {
         title="QA-LoRA",
         paper="arXiv 2309.14717",
         summary="weights in INT4 groups whose minima train, so that the merged model is INT4 again",
-        base_bytes=0.625,
+        base_bytes=0.6875,  # codes, and three fp16 numbers a group of 32
         learning_rate=2e-3,
+        keeps_inputs=False,
         options=("group_size",),
     ),
     "ir_lora": MethodSpec(
@@ -95,6 +101,8 @@ METHODS: dict[MethodName, MethodSpec] = {
     ),
 }
 
+SMALLEST_GROUP = 8
+LARGEST_GROUP = 1024
 _ALL_OPTIONS = {option for spec in METHODS.values() for option in spec.options}
 
 
@@ -104,3 +112,24 @@ def foreign_options(method: MethodName) -> dict[str, list[str]]:
         option: [name for name, spec in METHODS.items() if option in spec.options]
         for option in sorted(_ALL_OPTIONS - set(METHODS[method].options))
     }
+
+
+def group_size_refusal(group_size: int, num_inputs: Mapping[str, int]) -> str | None:
+    """Return why linears of so many inputs, by name, cannot be cut into groups of `group_size`, and
+    which sizes would do; None when they can.
+    """
+    common = math.gcd(*num_inputs.values())
+    fitting = [
+        str(size)
+        for size in range(SMALLEST_GROUP, LARGEST_GROUP + 1, 2)  # two codes lie in a byte
+        if common % size == 0
+    ]
+    if str(group_size) in fitting:
+        return None
+    odd = next((name for name, size in num_inputs.items() if size % group_size), None)
+    reason = f"{group_size} is odd"
+    if odd is not None:
+        reason = f"{group_size} does not divide the {num_inputs[odd]} inputs of {odd}"
+    if not fitting:
+        return f"{reason}, and no size fits all linears; name fewer of them in target_modules"
+    return f"{reason}; sizes that fit all linears: {', '.join(fitting)}"

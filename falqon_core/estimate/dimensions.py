@@ -139,11 +139,12 @@ class ModelDimensions(BaseModel):
         )
         return self.num_linear_parameters + self.num_embedding_parameters + vectors
 
-    def num_adapter_parameters(self, rank: int) -> tuple[int, int]:
-        """Count the elements of all A [rank, I] and of all B [O, rank]."""
+    def num_adapter_parameters(self, rank: int, group_size: int = 1) -> tuple[int, int]:
+        """Count the elements of all A [rank, I / group_size] and of all B [O, rank]."""
         shapes = self.linear_shapes.values()
-        return self.num_layers * rank * sum(i for _, i in shapes), self.num_layers * rank * sum(
-            o for o, _ in shapes
+        return (
+            self.num_layers * rank * sum(i // group_size for _, i in shapes),
+            self.num_layers * rank * sum(o for o, _ in shapes),
         )
 
 

@@ -151,7 +151,7 @@ def training_flops(
     known; then a quarter of `max_seq_length` is taken: records half as long as allowed, of which a
     token sees half.
     """
-    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
+    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
     adapter = 4 * b_elements
     if METHODS[recipe.method].trains_a:
         adapter = 6 * (a_elements + b_elements)

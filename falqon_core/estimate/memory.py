@@ -41,7 +41,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     """Return the peak bytes of one process on its device. An open `microbatch_tokens` counts as the
     smallest, one longest record.
     """
-    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank)
+    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
     spec = METHODS[recipe.method]
     weight = _weight_bytes(recipe, device_is_cpu)
     backbone = round(weight * dimensions.num_linear_parameters)
@@ -53,7 +53,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     adapter = a_bytes * a_elements + spec.state_bytes * b_elements
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     activations = _activation_bytes(
-        dimensions, recipe, tokens, device_is_cpu, with_inputs=spec.trains_a
+        dimensions, recipe, tokens, device_is_cpu, with_inputs=spec.keeps_inputs
     )
     if spec.trains_a or not device_is_cpu:
         # gate and up transposed, or the largest weight dequantized

@@ -4,10 +4,12 @@ holds them.
 What was trained is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its dequantized
 FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on the unrounded
 base does not. Where the method had rounded W before training, the adapter belongs on W as rounded.
+An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times, by sqrt(g).
 Rules that keep no B have no adapter (`contract.formats`).
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
         json.loads((checkpoint / "progress.json").read_bytes())["recipe"]
     )
     check_format("lora", recipe, {})
-    names, tensors = _read(checkpoint / "method.safetensors")
+    names, tensors = _read(checkpoint / "method.safetensors", recipe.group_size)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -48,7 +50,7 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
     return recipe
 
 
-def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
+def _read(path: Path, group_size: int | None) -> tuple[list[str], dict[str, Tensor]]:
     """-> (full names of the trained linears, PEFT's tensors)."""
     with safe_open(path, "pt") as file:
         keys = set(file.keys())
@@ -56,6 +58,8 @@ def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
         tensors = {}
         for name in names:
             a, b = _factors(file, name, keys)
+            if group_size is not None:
+                a = a.repeat_interleave(group_size, 1) / math.sqrt(group_size)
             tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a
             tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b
     return names, tensors

@@ -61,3 +61,7 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.adapter(x, self.base(x))
         return y if self.bias is None else y + self.bias
+
+    def merged_weight(self) -> Tensor:
+        """Return the weight as it was computed with, adapter included: fp32 [O, I]."""
+        return self.base.dequantized().float().add_(self.adapter.product())

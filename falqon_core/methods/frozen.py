@@ -21,6 +21,7 @@ class FrozenLinear(nn.Module, ABC):
         """`weight` [O, I] is that of the base model, in the working dtype."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self.dtype = weight.dtype
 
     @abstractmethod
     def dequantized(self) -> Tensor:

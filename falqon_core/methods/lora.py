@@ -44,6 +44,12 @@ class Lora:
         """Return what trains beside it, as it starts."""
         return Adapter(name, weight, self.recipe.rank, self.scaling, self.recipe.seed)
 
+    def create_layer(
+        self, base: FrozenLinear, adapter: Adapter, bias: Tensor | None
+    ) -> AdaptedLinear:
+        """Return what stands in the place of the `nn.Linear`."""
+        return AdaptedLinear(base, adapter, bias)
+
     @property
     def scaling(self) -> float:
         assert self.recipe.alpha is not None, "resolve the recipe first"
@@ -92,9 +98,8 @@ class Lora:
     @torch.no_grad()
     def merge(self, model: PreTrainedModel) -> None:
         for name, layer in self.layers.items():
-            weight = layer.base.dequantized()
-            merged = weight.float().add_(layer.adapter.product())
-            model.set_submodule(name, MergedLinear(merged, layer.bias, weight.dtype))
+            merged = MergedLinear(layer.merged_weight(), layer.bias, layer.base.dtype)
+            model.set_submodule(name, merged)
         self.layers = {}
 
     def _convert(self, model: PreTrainedModel, stored: dict[str, Tensor]) -> None:
@@ -109,7 +114,7 @@ class Lora:
             weight = linear.weight.detach()
             self._check_rank(name, weight)
             base = self.create_base(name, weight, _with_prefix(stored, f"{name}."))
-            layer = AdaptedLinear(base, self.create_adapter(name, weight), linear.bias)
+            layer = self.create_layer(base, self.create_adapter(name, weight), linear.bias)
             model.set_submodule(name, layer)
             self.layers[name] = layer
             if codes := base.codes():

@@ -62,6 +62,26 @@ def test_counts_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
 
 
 @pytest.mark.parametrize(
+    ("hidden", "intermediate", "layers", "heads", "millions"),
+    [(4096, 11008, 32, 32, 89.31), (5120, 13824, 40, 40, 139.88)],
+)
+def test_adapters_over_groups_are_counted_as_the_paper_counts_them(
+    hidden: int, intermediate: int, layers: int, heads: int, millions: float
+) -> None:
+    """QA-LoRA's trained parameters of LLaMA-7B and 13B, rank 64 and groups of 32."""
+    llama = SIZES | {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": 128,
+    }
+    counts = ModelDimensions.from_config(llama).num_adapter_parameters(64, group_size=32)
+    assert sum(counts) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"hidden_size": None},

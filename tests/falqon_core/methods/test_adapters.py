@@ -88,7 +88,7 @@ def test_merging_rounds_what_was_computed_with_once(name: str) -> None:
     disturb(method)
     before = loss_of(model).item()
     layer = method.layers[DOWN]
-    computed = layer.base.dequantized().float() + layer.adapter.product()
+    computed = layer.merged_weight()
     method.merge(model)
     merged = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     assert len(merged) == NUM_LINEARS
