@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from falqon_core.bench.studies import StudyName
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.diagnosis import CheckRow
 from falqon_core.contract.errors import (
@@ -245,12 +246,27 @@ def bench(
             "--quick", help="short measurements and one round, to see that everything runs"
         ),
     ] = False,
+    study: Annotated[
+        StudyName | None,
+        typer.Option(
+            help="one result of the paper instead: when FP8 pays, where a step's time goes, or "
+            "what the paper's training costs; on a GPU, or in small on a CPU"
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="also draw the study, as SVG", dir_okay=False)
+    ] = None,
 ) -> None:
     """Measure this GPU: its ceilings, every kernel, and training steps against LoRA, QLoRA and
     torchao. Takes up to 8 minutes.
     """
     with _errors_become_exit_codes(_to_stderr):
         _prepare_process(offline=True)
+        if study is not None:
+            from falqon_core.bench.studies.run import run_study
+
+            sys.stdout.write(run_study(study, plot, lambda line: typer.echo(line, err=True)))
+            return
         from falqon_core.bench.ceilings import require_gpu
         from falqon_core.bench.report import FULL, QUICK, SEVEN_B, measure, write_json
         from falqon_core.bench.table import markdown
