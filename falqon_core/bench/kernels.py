@@ -21,7 +21,8 @@ from falqon_core.ops.dispatch import operator
 from falqon_core.ops.half_gemm import gemm_codes, lower
 from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows
 from falqon_core.ops.refresh import refresh_codes
-from falqon_core.ops.rms_norm import rms_norm_backward, rms_norm_codes, rms_norm_forward
+from falqon_core.ops.rms_norm import rms_norm_codes, rms_norm_forward
+from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
 from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
 from falqon_core.ops.samples import (
     Sample,
@@ -34,6 +35,7 @@ from falqon_core.ops.samples import (
     sqnr_db,
 )
 from falqon_core.ops.scaled_mm import scaled_mm
+from falqon_core.ops.softmax_losses import losses_and_gradients, softmax_losses
 from falqon_core.ops.stochastic import fold_stochastic
 from falqon_core.ops.swiglu import (
     swiglu_backward,
@@ -58,6 +60,7 @@ class Shapes(NamedTuple):
     rank: int = 64
     update_rows: int = 10
     head_dim: int = 128
+    vocabulary: int = 32000
 
 
 class Draw(samples.Draw):
@@ -162,6 +165,12 @@ def _norm_backward(s: Shapes, draw: Draw) -> Call:
     )
 
 
+def _norm_backward_codes(s: Shapes, draw: Draw) -> Call:
+    arguments = _norm_backward(s, draw).arguments
+    scale = draw.qdata(s.hidden, 16)[1].squeeze(1)
+    return Call((*arguments, draw.normal(s.tokens, s.hidden), scale))
+
+
 def _norm_codes(s: Shapes, draw: Draw) -> Call:
     return Call(
         (
@@ -202,6 +211,13 @@ def _swiglu_codes_backward(s: Shapes, draw: Draw) -> Call:
     return Call(
         (draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate), *scales)
     )
+
+
+def _losses(s: Shapes, draw: Draw) -> Call:
+    """Count logits that a chunk may have, read and written over."""
+    logits = draw.normal(max(1, s.tokens // 4), s.vocabulary, deviation=2.0)
+    labels = torch.arange(len(logits), device=draw.device) % s.vocabulary
+    return Call((logits, labels, True), 2 * logits.nbytes)
 
 
 def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -283,6 +299,13 @@ LINES = (
     Line("quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, codes_first),
     Line("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
     Line("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
+    Line(
+        "rms_norm backward + residual to codes",
+        "[T, H]",
+        rms_norm_backward_codes,
+        _norm_backward_codes,
+        codes_last,
+    ),
     Line("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
     Line("rotate q and k", "[T, 2H] of [T, 3H]", rotate_qkv_, _rotate, result_alone),
     Line("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_last),
@@ -296,6 +319,7 @@ LINES = (
         _swiglu_codes_backward,
         codes_last,
     ),
+    Line("loss and its gradient", "[T / 4, V]", softmax_losses, _losses, losses_and_gradients),
     Line("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, codes_in_place),
     Line("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, codes_in_place),
     Line("transpose codes", "[I, H]", transpose_codes, _transpose, result_alone),

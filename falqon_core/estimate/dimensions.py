@@ -31,6 +31,8 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
+# a factor of 1 counts as one that changes them
+LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
 
 
@@ -55,6 +57,9 @@ class ModelDimensions(BaseModel):
     num_extra_activations: int = 0
     # whether an FP8 GPU rotates q and k in the product that they come from (meld/fused.py)
     rotates_in_place: bool = False
+    # whether logits are neither scaled nor capped, so that a GPU holds them in bf16 only
+    # (ops/softmax_losses.py)
+    has_plain_logits: bool = False
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -98,6 +103,7 @@ class ModelDimensions(BaseModel):
                 num_extra_activations=_count_extra_activations(config, hidden, intermediate),
                 rotates_in_place=config.get("model_type") in ROTATED_IN_PLACE
                 and not config.get("mlp_bias"),
+                has_plain_logits=not any(config.get(key) for key in LOGIT_FACTORS),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)

@@ -25,6 +25,7 @@ MAX_AUTOMATIC_MICROBATCH = {"cpu": 4096, "gpu": 32768}  # beyond these a forward
 SHORT_ATTENTION = 512  # up to here a segment keeps its attention probabilities (ops/attention.py)
 # a chunk of the loss: logits, softmax and gradient (ops/cross_entropy.py)
 LOGITS_BYTES = {"cpu": 3 * 24 * 2**20, "gpu": 3 * 256 * 2**20}
+PLAIN_LOGITS_BYTES = 128 * 2**20  # on a GPU: bf16 logits, and the gradient in their place
 # bytes of a weight's base on the device; one that is open counts as the least that it may become
 CPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 2, "none": 0, None: 2}
 GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0, "none": 0, None: 0}
@@ -202,8 +203,11 @@ def _activation_bytes(
     kept = dimensions.num_layers * ((hidden if recipe.activation_checkpointing else saved) + inputs)
     if recipe.activation_checkpointing:
         working += saved
-    logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
-    logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
+    if dimensions.has_plain_logits and not device_is_cpu:
+        logits = min(tokens * 2 * dimensions.vocab_size, PLAIN_LOGITS_BYTES)
+    else:
+        logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
+        logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
     working_bytes = 2 * tokens * working
     # the loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks
     largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)

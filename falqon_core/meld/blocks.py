@@ -68,12 +68,19 @@ class Attention(nn.Module):
         )
 
     def attend(
-        self,
-        projected: Sequence[Tensor],
-        position_embeddings: tuple[Tensor, Tensor],
-        **kwargs: Any,
+        self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Do all that follows the projections [B, T, ..] to query, key and value."""
+        rotated = self.rotate(projected, position_embeddings)
+        output, weights = self.mix(*rotated, **kwargs)
+        return self.o_proj(output), weights
+
+    def rotate(
+        self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query and key, normed where the architecture does that and rotated, and value, [B,
+        heads, T, D], of their projections [B, T, ..].
+        """
         query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         if hasattr(self, "q_norm"):
             query = self.q_norm(query)
@@ -81,9 +88,9 @@ class Attention(nn.Module):
         query, key = apply_rotary_pos_emb(
             query.transpose(1, 2), key.transpose(1, 2), *position_embeddings
         )
-        return self.attend_rotated(query, key, value.transpose(1, 2), **kwargs)
+        return query, key, value.transpose(1, 2)
 
-    def attend_rotated(
+    def mix(
         self,
         query: Tensor,
         key: Tensor,
@@ -93,7 +100,8 @@ class Attention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Do all that follows the rotation of query and key; query, key, value [B, heads, T, D].
+        """Return the heads' outputs, side by side [B, T, ..], and the attention weights or None;
+        query, key, value [B, heads, T, D].
 
         `past_key_values` is what older versions of transformers call `cache`.
         """
@@ -114,7 +122,7 @@ class Attention(nn.Module):
             dropout=0.0,
             **kwargs,
         )
-        return self.o_proj(output.flatten(2)), weights
+        return output.flatten(2), weights
 
 
 class GatedMlp(nn.Module, ABC):

@@ -8,7 +8,7 @@ has its derivative between the two factors. Backward only scales its rows, by on
 mean or by one per position where a loss weighs sequences by what came out of them (DPO); that is
 why logits need no second computation. What is given up: no gradient for the head, and the gradient
 is computed even when nobody asks for it under `torch.enable_grad` (evaluation runs under `no_grad`
-and skips it).
+and skips it); logits that are scaled or capped have no kernel of ours.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.matmul import matmul
+from falqon_core.ops.softmax_losses import softmax_losses
 
 # glibc takes blocks of 32 MiB and more from the kernel anew each time: touching those pages costs
 # ten times the arithmetic.
 CHUNK_BYTES = 24 * 2**20
-# Every chunk reads the whole head twice and takes twenty launches.
+# Every chunk reads the whole head twice and takes seven launches.
 GPU_CHUNK_BYTES = 256 * 2**20
 
 
@@ -79,24 +80,16 @@ def cross_entropy_forward(
     num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     grad = torch.empty_like(hidden) if with_grad else None
     chunk = max(1, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
+    losses_of = softmax_losses if head.is_plain else softmax_losses.oracle
     for start in range(0, hidden.shape[0], chunk):
         at = slice(start, start + chunk)
         logits = head.logits(hidden[at])
-        label = labels[at, None]
-        top, predicted = logits.max(-1, keepdim=True)
-        num_correct += (predicted == label).sum()
-        probabilities = torch.softmax(logits.float(), -1)
-        # log sum exp from the largest probability, which never underflows: no second pass of
-        # exponentials.
-        log_sum = top.float() - probabilities.gather(-1, predicted).log()
-        losses[at] = (log_sum - logits.gather(-1, label).float()).squeeze(-1)
-        if grad is not None:
-            probabilities.scatter_add_(
-                -1, label, probabilities.new_full((), -1.0).expand(label.shape)
-            )
+        losses[at], correct, of_logits = losses_of(logits, labels[at], with_grad)
+        num_correct += correct
+        if grad is not None and of_logits is not None:
             if not head.is_plain:
-                probabilities.mul_(head.derivative_(logits))
-            grad[at] = matmul(probabilities.to(hidden.dtype), head.weight)
+                of_logits.mul_(head.derivative_(logits))
+            grad[at] = matmul(of_logits.to(hidden.dtype), head.weight)
     return losses, num_correct, grad
 
 

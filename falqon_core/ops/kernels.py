@@ -116,6 +116,12 @@ def power_of_two(exponent):
 
 
 @jit
+def inverse_power_of_two(value):
+    """1 / value, exact; value fp32, a power of two from 2^-126 to 2^126."""
+    return (0x7F000000 - value.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
+
+
+@jit
 def dot_bf16(left, right):
     """bf16 [M, K] . bf16 [K, N] -> fp32. The interpreter would multiply the bits of bf16 as
     integers, so it multiplies in fp32.

@@ -8,10 +8,12 @@ times as fast as fp32; its rounding, 2^-9 of the delta, is far below the grid's 
 weight. What is given up: two rows never share a block's arithmetic, so there is no saving when only
 few rows changed.
 
-The kernel is one launch, in tiles (row_tiles.py). A program passes twice over its rows' columns,
-first for the largest magnitudes, then to write the codes; the second pass multiplies again
-instead of keeping sums, since A is small and stays in cache. The tensor cores add in another order
-than the oracle, so a value within fp32 rounding of a tie may fall to the other neighbour.
+The kernel is one launch, in tiles (row_tiles.py). A program passes once over its rows' columns: it
+writes codes by the scales that the rows have, and finds the scales that they should have. A step
+moves the largest magnitude of few rows past a power of two, and only where it did the program
+passes again. The tensor cores add in another order than the oracle, so a value within fp32 rounding
+of a tie may fall to the other neighbour. What is given up: the old codes are gone by the second
+pass, so that in a row whose scale moves every code counts as changed, zeros too.
 """
 
 from collections.abc import Iterator
@@ -20,7 +22,14 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, round_to, tl
+from falqon_core.ops.kernels import (
+    inverse_power_of_two,
+    jit,
+    power_of_two,
+    power_of_two_exponent,
+    round_to,
+    tl,
+)
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     codes_of,
@@ -70,7 +79,7 @@ def refresh_codes(
 
     base bf16 [O, I], or int8 with base_scale fp32 [O, 1], whose product is rounded to bf16; delta
     fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. ->
-    changed codes, int64 [].
+    changed codes, all of a row whose scale moves, int64 [].
     """
     scaled = (delta * scaling).to(a.dtype).float()
     dtype = a.dtype
@@ -81,10 +90,13 @@ def refresh_codes(
         if base_scale is not None:
             values = values.mul_(base_scale[at]).to(dtype).float()
         values.addmm_(scaled[at], a)
-        scale[at] = power_of_two_scale(row_amax(values))
-        new = codes_of(round_to_grid_(values, scale[at]), scale[at])
-        changed += count_changed(qdata[at], new)
+        new_scale = power_of_two_scale(row_amax(values))
+        new = codes_of(round_to_grid_(values, new_scale), new_scale)
+        is_moved = (new_scale != scale[at]).squeeze(1)
+        changed += count_changed(qdata[at][~is_moved], new[~is_moved])
+        changed += is_moved.sum() * new.shape[1]
         qdata[at] = new
+        scale[at] = new_scale
     return changed
 
 
@@ -129,26 +141,34 @@ def refresh_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
-    largest = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    old_scale = tl.load(scale + row, mask=row < num_rows, other=1.0)
+    inverse = inverse_power_of_two(old_scale)[:, None]
+    largest = tl.zeros((BLOCK_ROWS,), tl.float32)
+    count = tl.zeros((BLOCK_ROWS,), tl.int32)
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
         value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
-        largest = tl.maximum(largest, tl.abs(value))
-    exponent = power_of_two_exponent(tl.max(largest, 1))
-    tl.store(scale + row, power_of_two(exponent), mask=row < num_rows)
+        largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+        count += tl.sum(write_tile(qdata, value * inverse, row, column, num_rows, num_columns), 1)
+    exponent = power_of_two_exponent(largest)
+    new_scale = power_of_two(exponent)
+    is_moved = (row < num_rows) & (new_scale != old_scale)
     inverse = power_of_two(-exponent)[:, None]
-    count = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
-    for start in range(0, num_columns, BLOCK_COLUMNS):
+    tl.debug_barrier()  # all threads have read the scales and written their codes
+    tl.store(scale + row, new_scale, mask=row < num_rows)
+    num_again = tl.where(tl.max(is_moved.to(tl.int32), 0) > 0, num_columns, 0)
+    for start in range(0, num_again, BLOCK_COLUMNS):
         column = start + columns
         value = base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE)
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
-        count += write_tile(qdata, value * inverse, row, column, num_rows, num_columns)
-    tl.atomic_add(changed, tl.sum(count).to(tl.int64))
+        write_tile(qdata, value * inverse, row, column, num_rows, num_columns)
+    row_count = tl.where(is_moved, num_columns, count)
+    tl.atomic_add(changed, tl.sum(row_count).to(tl.int64))
 
 
 def refresh_codes_triton(

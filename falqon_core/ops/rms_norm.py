@@ -35,7 +35,8 @@ from falqon_core.ops.kernels import (
     warps_of,
 )
 from falqon_core.ops.quantize import quantize_codes
-from falqon_core.ops.samples import Draw, Sample, all_results, codes_first, result_alone
+from falqon_core.ops.rms_norm_backward import rms_norm_backward
+from falqon_core.ops.samples import Draw, Sample, all_results, codes_first
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -58,26 +59,6 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
 @rms_norm_forward.tried_on
 def _forward_samples(draw: Draw) -> Iterator[Sample]:
     yield Sample((draw.normal(9, 208), draw.normal(208), 1e-5), all_results)
-
-
-@operator
-def rms_norm_backward(
-    grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
-) -> Tensor:
-    """-> grad_input [..., H] = (g - n * mean(g * n)) / rms, with n = x / rms and g = grad_output *
-    weight, in fp32 inside.
-    """
-    normed = x * inverse_rms
-    grad = (grad_output * weight).float()
-    mean = torch.linalg.vecdot(grad, normed).unsqueeze(-1).div_(x.shape[-1])
-    return grad.addcmul_(normed, mean, value=-1).mul_(inverse_rms).to(x.dtype)
-
-
-@rms_norm_backward.tried_on
-def _backward_samples(draw: Draw) -> Iterator[Sample]:
-    grad_output, x, weight = draw.normal(9, 208), draw.normal(9, 208), draw.normal(208)
-    inverse_rms = rms_norm_forward.oracle(x, weight, 1e-5)[1]
-    yield Sample((grad_output, x, weight, inverse_rms), result_alone)
 
 
 @operator
@@ -150,36 +131,6 @@ def rms_norm_forward_kernel(
         tl.store(y + row * NUM_COLUMNS + columns, result, mask=inside)
 
 
-@jit
-def rms_norm_backward_kernel(
-    grad_output,
-    x,
-    weight,
-    inverse_rms,
-    grad_input,
-    grad_stride,
-    x_stride,
-    NUM_COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < NUM_COLUMNS
-    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
-    inverse = tl.load(inverse_rms + row)
-    normed = value.to(tl.float32) * inverse
-    grad = tl.load(grad_output + row * grad_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    grad = round_to(
-        grad * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), value.dtype
-    ).to(tl.float32)
-    mean = tl.sum(grad * normed) / NUM_COLUMNS
-    tl.store(
-        grad_input + row * NUM_COLUMNS + columns,
-        round_to((grad - normed * mean) * inverse, value.dtype),
-        mask=inside,
-    )
-
-
 def _launch_forward(
     x: Tensor,
     residual: Tensor | None,
@@ -244,32 +195,7 @@ def rms_norm_codes_triton(
     return qdata, scale, total, inverse_rms
 
 
-def rms_norm_backward_triton(
-    grad_output: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
-) -> Tensor:
-    if x.shape[-1] > MAX_BLOCK:
-        return rms_norm_backward.oracle(grad_output, x, weight, inverse_rms)
-    grad_rows = rows_of(grad_output)
-    rows = rows_of(x)
-    grad_input = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    block = block_of(rows.shape[1])
-    rms_norm_backward_kernel[(rows.shape[0],)](
-        grad_rows,
-        rows,
-        weight,
-        inverse_rms,
-        grad_input,
-        grad_rows.stride(0),
-        rows.stride(0),
-        NUM_COLUMNS=rows.shape[1],
-        BLOCK=block,
-        num_warps=warps_of(block),
-    )
-    return grad_input
-
-
 rms_norm_forward.kernels["cuda"] = rms_norm_forward_triton
-rms_norm_backward.kernels["cuda"] = rms_norm_backward_triton
 rms_norm_codes.kernels["cuda"] = rms_norm_codes_triton
 
 _FORWARD = dict.fromkeys(("x", "residual", "weight", "total", "y"), "*bf16") | dict.fromkeys(
@@ -277,12 +203,6 @@ _FORWARD = dict.fromkeys(("x", "residual", "weight", "total", "y"), "*bf16") | d
 )
 _FORWARD |= {"eps": "fp32", "x_stride": "i32", "residual_stride": "i32"}
 _FORWARD |= dict.fromkeys(("HAS_RESIDUAL", "TO_CODES", "NUM_COLUMNS", "BLOCK"), "constexpr")
-_BACKWARD = dict.fromkeys(("grad_output", "x", "weight", "grad_input"), "*bf16") | {
-    "inverse_rms": "*fp32"
-}
-_BACKWARD |= {"grad_stride": "i32", "x_stride": "i32"} | dict.fromkeys(
-    ("NUM_COLUMNS", "BLOCK"), "constexpr"
-)
 _WIDTH: dict[str, Any] = {"NUM_COLUMNS": 4096, "BLOCK": 4096}
 BUILDS = [
     Build(
@@ -298,7 +218,6 @@ BUILDS = [
         ptx=(CVT_E4M3,),
         num_warps=warps_of(4096),
     ),
-    Build(rms_norm_backward_kernel, _BACKWARD, _WIDTH, num_warps=warps_of(4096)),
 ]
 
 

@@ -4,10 +4,10 @@ to the codes that the GEMM of grad_input reads.
 A row holds the heads of q, then of k, then of v, D columns each, as the GEMM of a packed weight
 leaves them. All D are rotated, column i with column i + D / 2. Forward is in place: q and k take
 the room of what they are made of, so attention, which keeps q, k and v, keeps that one buffer and
-no other; v is not touched unless there is a bias. Backward turns the gradients back, joins them
-for the gradients of the deltas, and quantizes the joined row times the scales of the weight's rows,
-in one launch. A program of it writes a row and reads it again from cache once its scale is known,
-so it holds one tile of heads, and its registers do not grow with the model.
+no other; v is not touched unless there is a bias. Backward turns the gradients of q and k back,
+for the gradients of the deltas, and quantizes the three joined, times the scales of the weight's
+rows, in one launch. A program of it writes a row and reads it again from cache once its scale is
+known, so it holds one tile of heads, and its registers do not grow with the model.
 
 Rounding is that of transformers' `apply_rotary_pos_emb` and its autograd: each product, and their
 sum, in the working dtype. What is given up: heads that are rotated in part, and norms between
@@ -63,16 +63,17 @@ def unrotate_qkv_codes(
     sin: Tensor,
     weight_scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> (gradient [T, sum O] of what `rotate_qkv_` was given, qdata float8_e4m3fn [T, sum O],
-    scale fp32 [T, 1]).
+    """-> (gradients [T, O_q + O_k] of the q and k that `rotate_qkv_` was given, qdata float8_e4m3fn
+    [T, sum O], scale fp32 [T, 1]).
 
     grad_query, grad_key, grad_value [T, O_j] of one dtype, cos and sin as in `rotate_qkv_`. The
-    codes are of the gradient times weight_scale (fp32 [sum O]), per token, as `quantize_codes`
-    makes them.
+    codes are of the three gradients, joined, times weight_scale (fp32 [sum O]), per token, as
+    `quantize_codes` makes them.
     """
     query, key = (_turned(x, cos, sin, _unrotate_half) for x in (grad_query, grad_key))
-    grads = torch.cat([query, key, grad_value], 1)
-    return grads, *quantize_codes.oracle(grads, weight_scale)
+    joined = torch.cat([query, key, grad_value], 1)
+    grads = joined[:, : query.shape[1] + key.shape[1]]
+    return grads, *quantize_codes.oracle(joined, weight_scale)
 
 
 @rotate_qkv_.tried_on
@@ -193,7 +194,7 @@ def _unrotate_part(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """Write one row of q, k or v to `grads`; -> `largest` and the scaled magnitudes' maximum."""
+    """Turn one row of q or k into `grads`, read one of v; -> the largest scaled magnitudes."""
     HALF: tl.constexpr = HEAD_DIM // 2
     half = tl.arange(0, BLOCK_HALF)
     for start in range(0, NUM_HEADS, BLOCK_HEADS):
@@ -204,11 +205,19 @@ def _unrotate_part(
         second = tl.load(grad + column + HALF, mask=inside, other=0.0)
         if IS_ROTATED:
             first, second = _turn(first, second, cos, sin, half, HEAD_DIM, True)
-        tl.store(grads + column, first, mask=inside)
-        tl.store(grads + column + HALF, second, mask=inside)
+            tl.store(grads + column, first, mask=inside)
+            tl.store(grads + column + HALF, second, mask=inside)
         largest = tl.maximum(largest, _scaled(first, weight_scale + column, inside))
         largest = tl.maximum(largest, _scaled(second, weight_scale + column + HALF, inside))
     return largest
+
+
+@jit
+def _write_codes(x, weight_scale, qdata, inverse, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    for start in range(0, NUM_COLUMNS, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        value = load_scaled(x, weight_scale, columns, NUM_COLUMNS, True)
+        tl.store(qdata + columns, to_e4m3(value * inverse), mask=columns < NUM_COLUMNS)
 
 
 @jit(do_not_specialize=["num_positions"])
@@ -241,7 +250,8 @@ def unrotate_qkv_codes_kernel(
     position = (row % num_positions) * HEAD_DIM
     cos += position
     sin += position
-    grads += row * NUM_COLUMNS
+    grads += row * VALUES_AT
+    grad_value += row * value_stride
     qdata += row * NUM_COLUMNS
     largest = tl.zeros((BLOCK_HEADS, BLOCK_HALF), tl.float32)
     largest = _unrotate_part(
@@ -271,8 +281,8 @@ def unrotate_qkv_codes_kernel(
         BLOCK_HALF,
     )
     largest = _unrotate_part(
-        grad_value + row * value_stride,
-        grads + VALUES_AT,
+        grad_value,
+        grads,
         weight_scale + VALUES_AT,
         cos,
         sin,
@@ -287,10 +297,10 @@ def unrotate_qkv_codes_kernel(
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
     tl.debug_barrier()  # the row is written before any thread reads it again
-    for start in range(0, NUM_COLUMNS, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        value = load_scaled(grads, weight_scale, columns, NUM_COLUMNS, True)
-        tl.store(qdata + columns, to_e4m3(value * inverse), mask=columns < NUM_COLUMNS)
+    _write_codes(grads, weight_scale, qdata, inverse, VALUES_AT, BLOCK)
+    weight_scale += VALUES_AT
+    qdata += VALUES_AT
+    _write_codes(grad_value, weight_scale, qdata, inverse, NUM_COLUMNS - VALUES_AT, BLOCK)
 
 
 def rotate_qkv_triton(
@@ -302,9 +312,10 @@ def rotate_qkv_triton(
     num_rotated = (sizes[0] + sizes[1]) // head_dim
     num_heads = num_rotated if bias is None else sum(sizes) // head_dim
     tile = _tile_of(head_dim)
+    touched = qkv[:, : num_heads * head_dim]
     rotate_qkv_kernel[(len(qkv), -(-num_heads // tile["BLOCK_HEADS"]))](
-        qkv,
-        qkv if bias is None else bias,
+        touched,
+        touched if bias is None else bias,
         cos,
         sin,
         qkv.stride(0),
@@ -330,9 +341,11 @@ def unrotate_qkv_codes_triton(
     cos = rows_of(cos).contiguous()
     sin = rows_of(sin).contiguous()
     num_positions, head_dim = cos.shape
-    grads = grad_query.new_empty(len(grad_query), sum(part.shape[1] for part in parts))
-    qdata = torch.empty_like(grads, dtype=torch.float8_e4m3fn)
-    scale = torch.empty(len(grads), 1, device=grads.device)
+    num_rows = len(grad_query)
+    grads = grad_query.new_empty(num_rows, parts[0].shape[1] + parts[1].shape[1])
+    num_columns = grads.shape[1] + parts[2].shape[1]
+    qdata = grads.new_empty(num_rows, num_columns, dtype=torch.float8_e4m3fn)
+    scale = torch.empty(num_rows, 1, device=grads.device)
     unrotate_qkv_codes_kernel[(len(grads),)](
         *parts,
         cos,

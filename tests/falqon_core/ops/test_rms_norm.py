@@ -5,14 +5,13 @@ from torch import nn
 from falqon_core.ops.kernels import MAX_BLOCK
 from falqon_core.ops.rms_norm import (
     RMSNorm,
-    rms_norm_backward,
-    rms_norm_backward_triton,
     rms_norm_codes,
     rms_norm_codes_triton,
     rms_norm_forward,
     rms_norm_forward_triton,
     rms_norm_torch,
 )
+from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_triton
 from tests.falqon_core.ops.devices import (
     KERNEL_DEVICE,
     assert_close_codes,

@@ -59,8 +59,9 @@ def test_rotation_and_gradients_are_those_of_transformers_bit_for_bit(
     grad, qdata, token_scale = unrotate_qkv_codes.oracle(*grads, cos, sin, scale)
 
     assert torch.equal(actual, torch.cat(expected, 1))
-    assert torch.equal(grad, torch.autograd.grad(expected, leaf, grads)[0])
-    assert signal_to_noise(qdata, token_scale, grad.float() * scale) >= 25
+    expected_grad = torch.autograd.grad(expected, leaf, grads)[0]
+    assert torch.equal(grad, expected_grad[:, : sizes[0] + sizes[1]])
+    assert signal_to_noise(qdata, token_scale, expected_grad.float() * scale) >= 25
 
 
 # head dims of a power of two, of Phi-2, and of Gemma; groups of 1, 4 and 6 query heads

@@ -23,8 +23,15 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
-# arguments that a kernel reads twice
-READ_TWICE = {("refresh_kernel", "base")}
+# How often a kernel reads or writes an argument, where that is more than once. `refresh_kernel`
+# reads a base again only in rows whose scale moves, and what a program has just written or read of
+# its row it reads again from cache.
+PASSES = {
+    ("refresh_kernel", "qdata"): 2,
+    ("stochastic_kernel", "qdata"): 2,
+    ("rotate_qkv_kernel", "qkv"): 2,
+    ("softmax_losses_kernel", "logits"): 2,
+}
 
 
 class Specialization(NamedTuple):
@@ -58,14 +65,20 @@ class Recorder:
         for parameter, value in arguments.items():
             if isinstance(value, Tensor):
                 assert value.device == DEVICE, f"{name}: {parameter} is on {value.device}"
-                tensors[id(value)] = parameter, value
+                tensors.setdefault(memory_of(value), (parameter, value))
         self.kernels[name] = kernel
         self.counts[specialization(kernel, arguments, options)] += 1
         num_bytes = sum(
-            value.numel() * value.element_size() * (2 if (name, parameter) in READ_TWICE else 1)
+            value.numel() * value.element_size() * PASSES.get((name, parameter), 1)
             for parameter, value in tensors.values()
         )
         self._ledger.add(f"triton.{name}", num_bytes)
+
+
+def memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two tensors share that are the same view of the same memory."""
+    storage = tensor.untyped_storage()._cdata
+    return storage, tensor.storage_offset(), tensor.dtype, tensor.shape
 
 
 def specialization(

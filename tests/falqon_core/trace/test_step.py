@@ -16,17 +16,17 @@ from tests.falqon_core.trace.cases import CASES, MEMORY_CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (2059, 200.0),
-    "padded, none": (2283, 187.4),
-    "padded, topk": (2955, 188.5),
-    "packed, anchored": (2063, 101.2),
-    "packed, none": (2287, 88.6),
-    "packed, topk": (2959, 89.7),
-    "padded, anchored, recompute": (2475, 254.1),
-    "padded, anchored, dpo": (2126, 200.0),
-    "packed, anchored, dpo": (2130, 101.2),
-    "padded, anchored, 4 microbatches": (7285, 243.3),
-    "padded, none, recompute, 13B, 2 microbatches": (6063, 409.2),
+    "padded, anchored": (1899, 181.9),
+    "padded, none": (2123, 175.8),
+    "padded, topk": (2795, 170.4),
+    "packed, anchored": (1942, 94.0),
+    "packed, none": (2166, 87.9),
+    "packed, topk": (2838, 82.5),
+    "padded, anchored, recompute": (2315, 235.9),
+    "padded, anchored, dpo": (1966, 181.9),
+    "packed, anchored, dpo": (2009, 94.0),
+    "padded, anchored, 4 microbatches": (6801, 225.2),
+    "padded, none, recompute, 13B, 2 microbatches": (5747, 396.2),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
