@@ -1,9 +1,9 @@
 """Where the time of a training step goes, for each method.
 
 Forward and backward are profiled operator by operator, by their own time without what they call;
-clipping and the update, and what a method does after it, are timed apart. The output head and the loss are
-among the products and the elementwise operators. On a GPU an operator's
-time is that of the kernels it launches.
+clipping and the update, and what a method does after it, are timed apart. The output head and the
+loss are among the products and the elementwise operators. On a GPU an operator's time is that of
+the kernels it launches.
 """
 
 import time
