@@ -33,6 +33,7 @@ from falqon_core.contract.errors import (
 from falqon_core.contract.formats import FormatName
 from falqon_core.contract.messages import ExitCode, Failed, Message
 from falqon_core.contract.template_kwargs import read_template_kwargs
+from falqon_core.estimate.comparison import to_markdown
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
 from falqon_core.train.signals import Stopping, die_with_parent
@@ -280,6 +281,47 @@ def bench(
         if json_file is not None:
             write_json(report, json_file)
         sys.stdout.write(markdown(report))
+
+
+@app.command(epilog=EXIT_CODES)
+def compare(
+    config: Annotated[
+        Path, typer.Option(help="TrainConfig as JSON, for all", exists=True, dir_okay=False)
+    ],
+    output: Annotated[Path, typer.Option(help="folder with a folder for each training")],
+    methods: Annotated[str, typer.Option(help="names with commas between them, or all")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, max=16, help="trainings of each method")] = 1,
+    rate_factors: Annotated[
+        str, typer.Option(help="tried on the first seed, times the automatic rate of each method")
+    ] = "1",
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines of input and output, a letter A to D, that each model answers",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    num_questions: Annotated[int, typer.Option(min=1)] = 500,
+) -> None:
+    """Train by several methods, one after another, and print one table. What has ended in OUTPUT is
+    not trained again.
+    """
+    with _errors_become_exit_codes(_to_stderr):
+        train_config = _read_config(config)
+        _prepare_process(offline=True)
+        from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
+
+        plan = Plan(
+            base=train_config,
+            methods=parse_methods(methods),
+            rate_factors=parse_factors(rate_factors),
+            seeds=range(train_config.recipe.seed, train_config.recipe.seed + seeds),
+            questions=questions,
+            num_questions=num_questions,
+        )
+        rows = compare(plan, output, lambda line: typer.echo(line, err=True))
+        sys.stdout.write(to_markdown(rows))
 
 
 @app.command()

@@ -59,12 +59,16 @@ class Figures(BaseModel):
     trained_parameters: int | None = None
     learning_rate: float | None = None
     steps: int | None = None
+    base_error: float | None = Field(
+        None, description="of the weights that it trained on: |W - W as trained on| / |W|, mean"
+    )
     valid_loss: float | None = Field(
         None, description="of the trained model, in nats: a label of supervised training, a pair"
     )
     valid_loss_as_served: float | None = Field(
         None, description="the same after merging and rounding to FP8"
     )
+    accuracy: float | None = Field(None, description="share of questions answered rightly")
     seconds_per_step: float | None = Field(None, description="the median, as it ran")
     tokens_per_second: float | None = None
     memory_bytes: int | None = Field(None, description="most bytes held, of the device on a GPU")
@@ -80,6 +84,7 @@ class ComparisonRow(Figures):
         None, description="standard deviation over the jobs; null for one"
     )
     valid_loss_as_served_deviation: float | None = None
+    accuracy_deviation: float | None = Field(None, description="the standard error of one model")
     paper_seconds_per_step: float | None = Field(None, description="as FALQON's paper prints it")
     paper_mmlu: float | None = None
 
@@ -138,10 +143,15 @@ def sort_rows(
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Write a GitHub table, and below it what its columns mean."""
-    lines = [["Method", *(column.title for column in COLUMNS)]]
-    lines.append(["---", *("---:" for _ in COLUMNS)])
-    lines += [[row.name, *(column.write(row) for column in COLUMNS)] for row in rows]
+    """Write a GitHub table, and below it what its columns mean. A column that no row has a value
+    for is left out.
+    """
+    columns = [
+        column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)
+    ]
+    lines = [["Method", *(column.title for column in columns)]]
+    lines.append(["---", *("---:" for _ in columns)])
+    lines += [[row.name, *(column.write(row) for column in columns)] for row in rows]
     table = "".join(f"| {' | '.join(map(_escape, cells))} |\n" for cells in lines)
     return table + "\n" + "".join(f"- {note}\n" for note in NOTES)
 
@@ -180,8 +190,10 @@ COLUMNS = (
     _column("trained_parameters", "Trained parameters", ",d"),
     _column("learning_rate", "Learning rate", "g"),
     _column("steps", "Steps", ",d"),
+    _column("base_error", "Base error", ".4f"),
     _column("valid_loss", "Validation loss", ".4f"),
     _column("valid_loss_as_served", "As served", ".4f"),
+    _column("accuracy", "Accuracy", ".3f"),
     _column("seconds_per_step", "s/step, as it ran", ".3g"),
     _column("tokens_per_second", "tokens/s", ",.0f"),
     _column("memory_bytes", "Peak memory, GiB", ".2f", GIB),

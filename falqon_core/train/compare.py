@@ -1,0 +1,214 @@
+"""The same training by several methods, one process after another, and one table of them.
+
+Each training has a folder of its own under the output, with what the trainer said in
+`messages.jsonl`; one that has ended is not run again, and one that was interrupted continues from
+its checkpoint. A method is judged at the best of its learning rates on the first seed, and trained
+at that rate with every seed.
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from pydantic import ValidationError
+
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.layout import model_folder
+from falqon_core.contract.messages import (
+    Failed,
+    Finished,
+    Merged,
+    Message,
+    Started,
+    StepMetrics,
+    decode,
+)
+from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
+from falqon_core.train.base_error import measure_base_error
+from falqon_core.train.choices import Accuracy, Question, measure_accuracy, read_questions
+from falqon_core.train.model import load_base_model, load_tokenizer
+
+MESSAGES = "messages.jsonl"
+
+
+class Run(NamedTuple):
+    """One training of the comparison."""
+
+    method: MethodName
+    learning_rate: float
+    seed: int
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.method}-rate-{self.learning_rate:g}-seed-{self.seed}"
+
+
+class Plan(NamedTuple):
+    """What to train: `base` is the configuration that all share; options that a method does not
+    have are left out for it. `rate_factors` are tried on the first of `seeds`.
+    """
+
+    base: TrainConfig
+    methods: Sequence[MethodName]
+    rate_factors: Sequence[float]
+    seeds: Sequence[int]
+    questions: Path | None = None
+    num_questions: int = 500
+
+
+def parse_methods(text: str) -> list[MethodName]:
+    """Read names with commas between them, or "all". Raises `ConfigError`."""
+    names = list(METHODS) if text == "all" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in METHODS]:
+        raise ConfigError(
+            f"methods: there is no method {unknown[0]!r}; there are {', '.join(METHODS)}", "methods"
+        )
+    return cast(list[MethodName], names)
+
+
+def parse_factors(text: str) -> list[float]:
+    """Read positive numbers with commas between them. Raises `ConfigError`."""
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise ConfigError(
+            f"rate_factors: {text!r} is no list of positive numbers, such as 0.5,1,2",
+            "rate_factors",
+        )
+    return factors
+
+
+def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
+    """Train what is not trained yet, and measure the rest. Raises `ConfigError` for a training that
+    fails, with what it said.
+    """
+    questions = None
+    if plan.questions is not None:
+        questions = read_questions(plan.questions, plan.num_questions)
+    rows = []
+    for method in plan.methods:
+        rates = [factor * _automatic_rate(plan.base.recipe, method) for factor in plan.rate_factors]
+        tried = [Run(method, rate, plan.seeds[0]) for rate in rates]
+        figures = {run: _train_once(plan.base, run, output, tell) for run in tried}
+        best = min(tried, key=lambda run: _loss(figures[run]))
+        others = [
+            _train_once(plan.base, best._replace(seed=seed), output, tell)
+            for seed in plan.seeds[1:]
+        ]
+        recipe = recipe_of(plan.base.recipe, best)
+        row = combine(METHODS[method].title, recipe, [figures[best], *others])
+        measured: dict[str, float] = {"base_error": _base_error(plan.base, recipe)}
+        if questions is not None:
+            tell(f"{METHODS[method].title}: {len(questions)} questions")
+            accuracy = _accuracy(model_folder(output / best.folder_name), questions)
+            measured |= {
+                "accuracy": accuracy.share,
+                "accuracy_deviation": accuracy.standard_error,
+            }
+        rows.append(row.model_copy(update=measured))
+    return rows
+
+
+def recipe_of(base: Recipe, run: Run) -> Recipe:
+    """Return `base` for one method, rate and seed, without the options that the method lacks."""
+    foreign = {name for spec in METHODS.values() for name in spec.options}
+    foreign -= set(METHODS[run.method].options)
+    fields = base.model_dump(exclude_unset=True, exclude=foreign)
+    fields |= {"method": run.method, "seed": run.seed, "learning_rate": run.learning_rate}
+    return Recipe.model_validate(fields)
+
+
+def figures_of(messages: Sequence[Message], model: Path) -> Figures:
+    """Make the figures of one training that has ended."""
+    started = next(message for message in messages if isinstance(message, Started))
+    steps = [message for message in messages if isinstance(message, StepMetrics)]
+    merged = [message for message in messages if isinstance(message, Merged)]
+    seconds = [
+        after.elapsed_seconds - before.elapsed_seconds
+        for before, after in pairwise(steps)
+        if after.step == before.step + 1
+    ]
+    files = model.glob("*.safetensors")
+    return Figures(
+        trained_parameters=started.num_trainable_parameters,
+        learning_rate=max(step.learning_rate for step in steps),
+        steps=steps[-1].step,
+        valid_loss=merged[-1].valid_loss if merged else None,
+        valid_loss_as_served=merged[-1].valid_loss_as_served if merged else None,
+        seconds_per_step=statistics.median(seconds) if seconds else None,
+        tokens_per_second=statistics.median(step.tokens_per_second for step in steps),
+        memory_bytes=max(step.memory_bytes for step in steps),
+        artifact_bytes=sum(file.stat().st_size for file in files),
+    )
+
+
+def _train_once(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> Figures:
+    folder = output / run.folder_name
+    messages = _read(folder / MESSAGES)
+    if not any(isinstance(message, Finished) for message in messages):
+        tell(run.folder_name)
+        _train(base.model_copy(update={"recipe": recipe_of(base.recipe, run)}), folder)
+        messages = _read(folder / MESSAGES)
+    if failed := [message for message in messages if isinstance(message, Failed)]:
+        raise ConfigError(f"{run.folder_name}: {failed[-1].message}", failed[-1].param)
+    if not any(isinstance(message, Finished) for message in messages):
+        raise ConfigError(
+            f"{run.folder_name}: the training ended early; the same command continues"
+        )
+    return figures_of(messages, model_folder(folder))
+
+
+def _automatic_rate(base: Recipe, method: MethodName) -> float:
+    return recipe_of(base, Run(method, 1.0, 0)).default_learning_rate
+
+
+def _base_error(base: TrainConfig, recipe: Recipe) -> float:
+    return measure_base_error(load_base_model(base.model), recipe.resolved(num_records=1))
+
+
+def _accuracy(folder: Path, questions: Sequence[Question]) -> Accuracy:
+    return measure_accuracy(load_base_model(folder), load_tokenizer(folder), questions)
+
+
+def _train(config: TrainConfig, folder: Path) -> None:
+    """Run the trainer in a process of its own, so that peak memory is that of one training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    path.write_text(config.model_dump_json(exclude_unset=True), encoding="utf-8")
+    command = [sys.executable, "-m", "falqon_core", "train", "--config", str(path)]
+    with (folder / MESSAGES).open("ab") as messages:
+        command += ["--output", str(folder), "--message-fd", str(messages.fileno())]
+        subprocess.run(
+            command, pass_fds=[messages.fileno()], stdout=subprocess.DEVNULL, check=False
+        )
+
+
+def _read(path: Path) -> list[Message]:
+    """Return what a trainer said; a line that was cut off is not among it, nor an older failure."""
+    if not path.is_file():
+        return []
+    messages: list[Message] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            message = decode(line)
+        except (ValidationError, json.JSONDecodeError):
+            continue
+        if isinstance(message, Started):
+            messages = [each for each in messages if not isinstance(each, Failed)]
+        messages.append(message)
+    return messages
+
+
+def _loss(figures: Figures) -> float:
+    loss = figures.valid_loss_as_served
+    return float("inf") if loss is None else loss

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from falqon_core.cli import app
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError, DatasetError
+from falqon_core.train.choices import measure_accuracy, read_questions
+from falqon_core.train.compare import Run, parse_factors, parse_methods, recipe_of
+from falqon_core.train.model import load_base_model, load_tokenizer
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_methods_are_trained_once_and_stand_in_one_table(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "rank": 4,
+        "max_seq_length": 64,
+        "batch_size": 8,
+        "max_steps": 2,
+        "validation_fraction": 0.2,
+        "a_init": "orthonormal",
+    }
+    config = {
+        "model": str(tiny_folder),
+        "train_file": str(train_file),
+        "num_threads": 1,
+        "certificate": False,
+        "recipe": recipe,
+    }
+    (tmp_path / "base.json").write_text(json.dumps(config))
+    arguments = ("--config", tmp_path / "base.json", "--output", tmp_path / "out")
+    arguments += ("--methods", "falqon,lora")
+    code, table, said = run(*arguments)
+    assert code == 0, said
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in table.splitlines()}
+    head = rows["| Method"]
+    ours, lora = rows["| FALQON"], rows["| LoRA"]
+    losses = head.index("Validation loss"), head.index("As served")
+    assert ours[losses[0]] == ours[losses[1]], "what is trained is what is served"
+    error = head.index("Base error")
+    assert (float(lora[error]), 0.01 < float(ours[error]) < 0.05) == (0.0, True)
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert run(*arguments) == (0, table, ""), "nothing is trained again"
+
+
+def test_a_method_takes_the_options_that_it_has() -> None:
+    base = Recipe.model_validate({"rank": 8, "a_init": "gradient", "max_steps": 5})
+    lora = recipe_of(base, Run("lora", 1e-3, 7))
+    assert (lora.rank, lora.max_steps, lora.a_init, lora.seed) == (8, 5, None, 7)
+    assert recipe_of(base, Run("falqon", 1e-3, 7)).a_init == "gradient"
+
+
+@pytest.mark.parametrize("text", ["", "1,x", "0", "-1", "inf", "nan"])
+def test_factors_are_positive_numbers(text: str) -> None:
+    with pytest.raises(ConfigError, match="rate_factors"):
+        parse_factors(text)
+
+
+def test_an_unheard_of_method_is_refused_with_those_there_are() -> None:
+    assert parse_methods("lora, qlora") == ["lora", "qlora"]
+    with pytest.raises(ConfigError, match="no method 'magic'; there are falqon, lora"):
+        parse_methods("lora,magic")
+
+
+def test_questions_are_answered_by_the_likeliest_letter(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"input": f"Question {number}?\nAnswer:", "output": "B"} for number in range(9)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    questions = read_questions(path, limit=4)
+    assert [question.text[:10] for question in questions] == [
+        "Question 0",
+        "Question 3",
+        "Question 6",
+    ]
+    model, tokenizer = load_base_model(tiny_folder), load_tokenizer(tiny_folder)
+    shares = [
+        measure_accuracy(
+            model, tokenizer, [question._replace(letter=letter) for question in questions]
+        ).share
+        for letter in "ABCD"
+    ]
+    assert sum(shares) == pytest.approx(1.0), "each question has one answer"
+
+
+@pytest.mark.parametrize("line", ["{}", "no", '{"input": "?", "output": "E"}', '["A"]'])
+def test_what_is_no_question_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text(line)
+    with pytest.raises(DatasetError, match="line 1"):
+        read_questions(tmp_path / "questions.jsonl", 10)
