@@ -1,27 +1,71 @@
-"""When a checkpoint is written, and by whom."""
+"""When a checkpoint is written, and by whom.
+
+On a GPU the state is copied to locked host memory where the step ends; a thread waits for the copy,
+and hashes and writes it while the next steps are computed. One is written at a time: the next save
+waits for the one before. A checkpoint is told of once its folder is whole, between steps or at the
+end, and a failure to write it is raised there, too. On a CPU the thread would take its time from
+the steps, so each save writes before it returns. What is given up: host memory for one state.
+"""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
 
 from falqon_core.contract.messages import CheckpointSaved, Message
-from falqon_core.train.checkpoint import save_checkpoint
+from falqon_core.meld.host_arena import HostArena, arena_bytes
+from falqon_core.train.checkpoint import Checkpoint, save_checkpoint
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.state import TrainState
 
 
 class Checkpointer:
+    """Leaving its context waits for the last checkpoint."""
+
     def __init__(
         self,
         output: Path,
         saved_step: int,
         send: Callable[[Message], None],
         group: ProcessGroup,
+        device: torch.device,
+        in_background: bool,
     ) -> None:
-        """`saved_step`: the step that the checkpoint on disk has, 0 where there is none."""
+        """`saved_step`: the step that the checkpoint on disk has, 0 where there is none. `device`:
+        where the state lies.
+        """
         self._output = output
         self._saved_step = saved_step
         self._send = send
         self._group = group
+        self._device = device
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if in_background else None
+        self._written: Future[CheckpointSaved] | None = None
+        self._copies: HostArena | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise what the writer failed with, unless something else has failed already."""
+        try:
+            self._wait()
+        except Exception:
+            if error is None:
+                raise
+        finally:
+            self._copies = None
+            if self._writer is not None:
+                self._writer.shutdown()
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint, unless this very step is on disk already or there is no step yet."""
@@ -31,17 +75,63 @@ class Checkpointer:
         self._group.check_same(state.method.state())
         with self._group.barrier_or_raise():
             if self._group.is_rank0:
-                self._write(state)
+                self._save(state)
 
-    def _write(self, state: TrainState) -> None:
-        progress = state.progress
-        saved = save_checkpoint(self._output, state.checkpoint(), progress.recipe.keep_checkpoints)
-        self._send(
-            CheckpointSaved(
-                step=progress.step,
-                path=str(saved.path),
-                bytes=saved.num_bytes,
-                manifest_sha256=saved.manifest_sha256,
-                metrics=progress.metrics,
-            )
+    def report(self) -> None:
+        """Send that the checkpoint is whole whose writing has ended meanwhile, if there is one.
+        Raises what its writing failed with; called by all ranks, before they meet next.
+        """
+        if self._written is not None and self._written.done():
+            self._wait()
+
+    def _save(self, state: TrainState) -> None:
+        if self._writer is None:
+            self._send(self._write(state.checkpoint()))
+            return
+        self._wait()
+        checkpoint = self._copied(state.checkpoint())
+        arrival = None
+        if self._device.type == "cuda":
+            arrival = torch.cuda.Event()
+            arrival.record()
+
+        def write() -> CheckpointSaved:
+            if arrival is not None:
+                arrival.synchronize()
+            return self._write(checkpoint)
+
+        self._written = self._writer.submit(write)
+
+    def _wait(self) -> None:
+        if (written := self._written) is not None:
+            self._written = None
+            self._send(written.result())
+
+    def _write(self, checkpoint: Checkpoint) -> CheckpointSaved:
+        progress = checkpoint.progress
+        saved = save_checkpoint(self._output, checkpoint, progress.recipe.keep_checkpoints)
+        return CheckpointSaved(
+            step=progress.step,
+            path=str(saved.path),
+            bytes=saved.num_bytes,
+            manifest_sha256=saved.manifest_sha256,
+            metrics=progress.metrics,
         )
+
+    def _copied(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return it as it is now, whatever the next steps do; nobody waits for the copies."""
+        progress, method, optimizer = checkpoint
+        num_bytes = arena_bytes([*method.values(), *optimizer.values()])
+        if self._copies is None or self._copies.num_bytes != num_bytes:
+            self._copies = HostArena(num_bytes, self._device)
+            self._copies.lock()
+        self._copies.clear()
+        return Checkpoint(
+            progress.model_copy(deep=True),
+            _placed(method, self._copies),
+            _placed(optimizer, self._copies),
+        )
+
+
+def _placed(tensors: dict[str, Tensor], arena: HostArena) -> dict[str, Tensor]:
+    return {name: arena.place(tensor) for name, tensor in tensors.items()}

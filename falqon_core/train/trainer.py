@@ -89,12 +89,23 @@ class Trainer:
             return self._train(exporter)
 
     def _train(self, exporter: Exporter) -> ExitCode:
-        state = self.state
-        evaluator = self._create_evaluator()
-        checkpointer = Checkpointer(self._output, self._start_step, self._send, self._group)
         meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)
         self._send(self._started())
+        with self._create_checkpointer() as checkpointer:
+            code = self._run_steps(meter, checkpointer, exporter)
+        if code == ExitCode.STOPPED:
+            return code
+        with self._group.barrier_or_raise():
+            if self._group.is_rank0:
+                self._export(exporter)
+        self._send(self._finished(meter))
+        return code
+
+    def _run_steps(self, meter: Meter, checkpointer: Checkpointer, exporter: Exporter) -> ExitCode:
+        state = self.state
+        evaluator = self._create_evaluator()
         while not self._has_ended():
+            checkpointer.report()
             if self._group.any_rank(self._stop()):
                 checkpointer.save(state)
                 return ExitCode.STOPPED
@@ -109,10 +120,6 @@ class Trainer:
             is_periodic = metrics.step % self._recipe.checkpoint_every == 0
             if is_best or is_periodic or self._has_ended():
                 checkpointer.save(state)
-        with self._group.barrier_or_raise():
-            if self._group.is_rank0:
-                self._export(exporter)
-        self._send(self._finished(meter))
         return ExitCode.DONE
 
     def _has_ended(self) -> bool:
@@ -201,6 +208,12 @@ class Trainer:
             as_served = evaluate(model, microbatches, self._objective)["loss"]
         progress.metrics["valid_loss_as_served"] = as_served
         self._send(Merged(step=progress.step, valid_loss=loss, valid_loss_as_served=as_served))
+
+    def _create_checkpointer(self) -> Checkpointer:
+        is_cpu = self._device.type == "cpu"
+        return Checkpointer(
+            self._output, self._start_step, self._send, self._group, self._device, not is_cpu
+        )
 
     def _create_evaluator(self) -> Evaluator:
         return Evaluator(
