@@ -131,8 +131,7 @@ def refusal_of(fault: Any) -> InvalidRequest:
         path.append(field[1])
         message = message[field.end() :]
     param = ".".join(path) or None
-    return InvalidRequest(
-        f"{param}: {message}" if param else message,
-        param=param,
-        code=FAULT_CODES.get(fault["type"], "invalid_value"),
-    )
+    code = FAULT_CODES.get(fault["type"], "invalid_value")
+    if fault["type"] == "literal_error" and "[key]" in fault["loc"]:
+        code = "unknown_parameter"
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code)

@@ -48,6 +48,7 @@ from app.storage import Storage
 from app.storage.reach import FOR_PROBES
 from app.stream import endpoints as stream
 from app.stream.actions import read_changes
+from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
 from app.web import assets, docs, pages
 from app.web.session import CookieSessions
@@ -73,6 +74,7 @@ NOUNS = (
     stream,
     permissions,
     evaluations,
+    studies,
     graders,
     estimates,
     prices,

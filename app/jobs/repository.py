@@ -73,6 +73,16 @@ def newest_first(
     return list(session.scalars(statement))
 
 
+def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> dict[str, list[Job]]:
+    """Return the jobs of each study, in the order in which they were made."""
+    grouped: dict[str, list[Job]] = {study_id: [] for study_id in study_ids}
+    mine = (Job.project_id == project_id, Job.study_id.in_(study_ids))
+    for job in session.scalars(select(Job).where(*mine).order_by(Job.id)):
+        assert job.study_id is not None
+        grouped[job.study_id].append(job)
+    return grouped
+
+
 def lock_for_reading(session: Session, job_id: str) -> bool:
     """Keep a job from being deleted before the transaction ends; False when it is gone already."""
     return (

@@ -103,6 +103,7 @@ class JobObject(Object):
 
     suffix: str | None
     priority: int
+    study_id: Annotated[str | None, Field(description="of the study that the job is part of")]
     num_gpus: Annotated[int, Field(description="that it trains on; on a CPU, slots")]
     progress: JsonObject | None
     cost: JobCost | None
@@ -162,6 +163,7 @@ class JobObject(Object):
             trained_tokens=job.trained_tokens,
             suffix=job.suffix,
             priority=job.priority,
+            study_id=job.study_id,
             num_gpus=job.num_gpus,
             progress=_progress(job),
             cost=_cost(job),

@@ -49,10 +49,12 @@ def create(
     request: JobRequest,
     settings: Settings,
     job_id: str | None = None,
+    study_id: str | None = None,
 ) -> Job:
     planned = plan_job(session, project_id, request, settings, lock=True)
     quotas.admit_job(session, project_id)
     job = _new_job(project_id, request, planned, job_id or new_id("ftjob-"))
+    job.study_id = study_id
     session.add(job)
     session.flush()
     pairs = (request.metadata or {}).items()
@@ -121,6 +123,11 @@ def page(
     """Return the newest first, one more than `limit` where there is one."""
     check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
+
+
+def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> dict[str, list[Job]]:
+    """Return the jobs of each study, in the order in which they were made."""
+    return repository.of_studies(session, project_id, study_ids)
 
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:

@@ -26,6 +26,7 @@ from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.source_token import SourceToken
+from app.models.study import Study
 from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
@@ -68,6 +69,7 @@ __all__ = [
     "Purpose",
     "Scope",
     "SourceToken",
+    "Study",
     "Submission",
     "Upload",
     "UploadPart",

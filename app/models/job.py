@@ -91,6 +91,7 @@ class Job(Base):
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     # of a job with that base model, whose training this one continues from
     base_checkpoint_id: Mapped[str | None] = mapped_column(index=True)
+    study_id: Mapped[str | None] = mapped_column(index=True)  # of the study that it is part of
     training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
     validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     suffix: Mapped[str | None]

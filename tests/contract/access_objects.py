@@ -45,6 +45,16 @@ def a_job(tenant: Tenant) -> Parameters:
     return {"job_id": tenant.job().id}
 
 
+def a_study(tenant: Tenant) -> Parameters:
+    body = {
+        "model": tenant.base_model,
+        "training_file": tenant.upload(),
+        "methods": ["falqon", "lora"],
+    }
+    study = tenant.http.post("/v1/falqon/studies", json=body)
+    return {"study_id": study.json()["id"]}
+
+
 def a_paused_job(tenant: Tenant) -> Parameters:
     params = a_job(tenant)
     tenant.client.fine_tuning.jobs.pause(params["job_id"])

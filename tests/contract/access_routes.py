@@ -23,6 +23,7 @@ from tests.contract.access_objects import (
     a_permission,
     a_repository,
     a_source_token,
+    a_study,
     an_accuracy,
     an_ended_job,
     an_endpoint,
@@ -176,6 +177,14 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/evaluations/{evaluation_id}"): Route(
         READ, an_evaluation, without_ended_job
     ),
+    ("POST", "/v1/falqon/studies"): Route(
+        WRITE, send=a_request, refers_to=("training_file", "validation_file")
+    ),
+    ("GET", "/v1/falqon/studies"): Route(READ, lists=lambda tenant: a_study(tenant)["study_id"]),
+    ("GET", "/v1/falqon/studies/{study_id}"): Route(READ, a_study),
+    ("POST", "/v1/falqon/studies/{study_id}/cancel"): Route(WRITE, a_study),
+    ("GET", "/v1/falqon/studies/{study_id}/table.md"): Route(READ, a_study),
+    ("GET", "/v1/falqon/studies/{study_id}/table.csv"): Route(READ, a_study),
     ("POST", PERMISSIONS): Route(
         WRITE, a_checkpoint, without_ended_job, send=json({"project_ids": [DEFAULT_PROJECT_ID]})
     ),

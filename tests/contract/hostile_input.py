@@ -37,6 +37,16 @@ JOB = {
         "early_stopping": {"patience": 3},
     },
 }
+STUDY = {
+    "model": "BASE",
+    "training_file": "FILE",
+    "validation_file": "HELD_OUT",
+    "methods": ["falqon", "lora"],
+    "falqon": {"rank": 8, "num_epochs": 2, "budget": {"max_seconds": 60}},
+    "learning_rates": {"lora": 0.002},
+    "seeds": [0, 1],
+    "name": "mine",
+}
 ENDPOINT = {
     "url": "https://hooks.example.com/",
     "name": "ours",
@@ -55,6 +65,7 @@ PROJECT = {
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs": JOB,
     "POST /v1/fine_tuning/estimates": JOB,
+    "POST /v1/falqon/studies": STUDY,
     "POST /v1/fine_tuning/jobs/{job_id}/clone": JOB,
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {
         "falqon": {"budget": {"max_cost_usd": "2.50", "max_seconds": 60}}

@@ -45,6 +45,7 @@ KEPT = {
     "path.delivery_id": "delivery_id",
     "path.project_id": "project_id",
     "path.key_id": "key_id",
+    "path.study_id": "study_id",
     "query.model": "base",
     "query.validation_file": "validation_file",
     "query.project_id": "project_id",
@@ -60,6 +61,7 @@ KEPT = {
 CURSORS = {
     "GET /v1/files": "file_id",
     "GET /v1/fine_tuning/jobs": "job_id",
+    "GET /v1/falqon/studies": "study_id",
     "GET /v1/fine_tuning/jobs/{job_id}/events": "event_id",
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": "checkpoint_id",
     "GET /v1/fine_tuning/jobs/{job_id}/stream": "cursor",

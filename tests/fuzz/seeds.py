@@ -58,6 +58,7 @@ def create_seeds(tenant: Tenant, webhook_url: str) -> Seeds:
         "delivery_id": [_delivery(tenant, endpoint_id, ended)],
         "project_id": _projects(tenant, 3),
         "key_id": [_key(tenant)],
+        "study_id": [_study(tenant, file_id)],
         "url": [webhook_url],
         "device": [*DEVICES],
         "metric": [*metrics.KEYS, ",".join(metrics.KEYS)],
@@ -81,6 +82,11 @@ def _paused_job(tenant: Tenant) -> str:
     job_id = _queued_job(tenant)
     tenant.client.fine_tuning.jobs.pause(job_id)
     return job_id
+
+
+def _study(tenant: Tenant, file_id: str) -> str:
+    body = {"model": tenant.base_model, "training_file": file_id, "methods": ["falqon", "lora"]}
+    return str(tenant.http.post("/v1/falqon/studies", json=body).json()["id"])
 
 
 def _ended_job(tenant: Tenant) -> str:

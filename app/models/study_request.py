@@ -1,0 +1,65 @@
+"""What a user asks for when they compare methods on their own data, as it came and as it is
+stored.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from app.models.job_request import NO_NUL, Name, StrictModel
+from falqon_core.contract.methods import METHODS, MethodName
+
+MAX_JOBS = 64  # of a study
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+def _with_all(value: object) -> object:
+    return list(METHODS) if value == "all" else value
+
+
+# One type behind a validator: a fault of one branch of a union has no field's name.
+Methods = Annotated[
+    list[MethodName],
+    Field(min_length=1),
+    BeforeValidator(_with_all, json_schema_input_type=list[MethodName] | Literal["all"]),
+]
+
+
+class StudyRequest(StrictModel):
+    model: Annotated[Name, Field(description="what all jobs start from, as in a job")]
+    training_file: Name
+    validation_file: Name | None = None
+    methods: Methods = Field(
+        list(METHODS),
+        description="a job, or one for each seed, trains with each of them; all unless set",
+    )
+    falqon: dict[str, Any] = Field(
+        {},
+        description="options of every job, as `falqon` of a job has them, without `method`; an "
+        "option that only some methods have goes to those",
+    )
+    learning_rates: dict[MethodName, Rate] = Field(
+        {}, description="absolute, by method, in the place of falqon.learning_rate"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
+        None, description="a job of each method with each; one job with falqon.seed unless set"
+    )
+    name: Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)] | None = None
+
+    @model_validator(mode="after")
+    def _refuse_what_no_study_can_be(self) -> Self:
+        for field, values in (("methods", self.methods), ("seeds", self.seeds or [])):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{field}: each can be there once")
+        num_jobs = len(self.methods) * max(1, len(self.seeds or []))
+        if num_jobs > MAX_JOBS:
+            raise ValueError(
+                f"methods: they make {num_jobs} jobs with these seeds; a study has at most "
+                f"{MAX_JOBS}"
+            )
+        if "method" in self.falqon:
+            raise ValueError("falqon.method: a study has methods beside falqon instead")
+        if self.seeds is not None and "seed" in self.falqon:
+            raise ValueError("falqon.seed: there are seeds already; leave one of them out")
+        return self

@@ -1,0 +1,19 @@
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Study
+
+
+def find(session: Session, project_id: str, study_id: str) -> Study | None:
+    statement = select(Study).where(Study.id == study_id, Study.project_id == project_id)
+    return session.scalars(statement).one_or_none()
+
+
+def newest_first(
+    session: Session, project_id: str, *, after: str | None, limit: int
+) -> list[Study]:
+    """Return one more than `limit` where there is one."""
+    statement = select(Study).where(Study.project_id == project_id)
+    if after is not None:
+        statement = statement.where(Study.id < after)
+    return list(session.scalars(statement.order_by(Study.id.desc()).limit(limit + 1)))

@@ -1,0 +1,61 @@
+"""The jobs that a study asks for."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.errors import InvalidRequest, refusal_of
+from app.models.base import JsonObject
+from app.models.job_request import JobRequest
+from app.models.study_request import StudyRequest
+from falqon_core.contract.methods import MethodName, foreign_options
+
+
+def job_requests(request: StudyRequest) -> list[JobRequest]:
+    """Return them by method, then by seed. Raises `InvalidRequest` for the first that cannot be."""
+    options = {method: _options_of(method, request.falqon) for method in request.methods}
+    used = {name for of_method in options.values() for name in of_method}
+    if foreign := [name for name in request.falqon if name not in used]:
+        raise _unknown(f"falqon.{foreign[0]}", "none of the methods has it")
+    if foreign := sorted(request.learning_rates.keys() - set(request.methods)):
+        raise _unknown(f"learning_rates.{foreign[0]}", "it is none of the methods")
+    seeds: list[int | None] = [*request.seeds] if request.seeds else [None]
+    return [
+        _job_request(request, method, options[method], seed)
+        for method in request.methods
+        for seed in seeds
+    ]
+
+
+def _options_of(method: MethodName, falqon: JsonObject) -> JsonObject:
+    foreign = set(foreign_options(method))
+    if method == "ir_lora" and falqon.get("quantizer") != "int4":
+        foreign.add("group_size")  # its other quantizer has blocks of a size of their own
+    return {name: value for name, value in falqon.items() if name not in foreign}
+
+
+def _job_request(
+    request: StudyRequest, method: MethodName, options: JsonObject, seed: int | None
+) -> JobRequest:
+    falqon: dict[str, Any] = options | {"method": method}
+    if method in request.learning_rates:
+        falqon["learning_rate"] = request.learning_rates[method]
+    body: dict[str, Any] = {
+        "model": request.model,
+        "training_file": request.training_file,
+        "suffix": method,
+        "falqon": falqon,
+    }
+    if request.validation_file is not None:
+        body["validation_file"] = request.validation_file
+    if seed is not None:
+        body |= {"seed": seed, "suffix": f"{method}-seed-{seed}"}
+    try:
+        return JobRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise refusal_of({**first, "loc": ("body", *first["loc"])}) from None
+
+
+def _unknown(param: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{param}: {reason}.", param=param, code="unknown_parameter")
