@@ -68,10 +68,10 @@ types: setup
 	mypy
 
 # In their own order, or the few slow tests of tests/chaos would be left for the end. With one thread a process, because threads that wait
-# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. A third
-# process on two cores (two threads of one core, as clouds count) made the suite slower.
+# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. The process
+# beyond the cores begins with the tests that mostly wait (`Scheduling` in tests/conftest.py).
 unit: setup $(VENV)/.smollm2
-	OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(min(os.cpu_count() + 1, 4))') --no-loadscope-reorder
 
 format: setup
 	ruff check --fix .

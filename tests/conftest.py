@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from app.database import Database
 from tests.chaos.summary import pytest_terminal_summary as pytest_terminal_summary
@@ -22,18 +23,29 @@ if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
 NUM_DURATIONS = 50
+WAITING = ("tests/chaos", "tests/app/client")
 _numbers = itertools.count()
 
 
 class Scheduling(LoadFileScheduling):
-    """A file of tests stays with one process, and with tests/chaos all that use one of the two
-    databases: most of their time is waiting.
+    """A file of tests stays with one process; so do the tests of the command line, which share a
+    service, and with tests/chaos all that use one of the two databases. The tests of these wait
+    most of their time: the first process takes them before all others, beside those that compute.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/chaos/"):
             return f"tests/chaos on {'sqlite' if 'sqlite' in nodeid else 'postgres'}"
+        if nodeid.startswith("tests/app/client/"):
+            return "tests/app/client"
         return str(super()._split_scope(nodeid))
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        is_first = node is self.nodes[0]
+        preferred = (scope for scope in self.workqueue if scope.startswith(WAITING) == is_first)
+        if (scope := next(preferred, None)) is not None:
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
