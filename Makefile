@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
 export PATH := $(abspath $(BIN)):$(PATH)
+# Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup assets demo check test serve lint types unit format benchmark load serving fuzz chaos downloads tokenizers trace gpu image-check clean
 
