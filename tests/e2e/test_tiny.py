@@ -185,33 +185,32 @@ def test_asked_it_answers_as_its_certificate_says(service: Service, job: Any) ->
     assert answer.choices[0].message.content == canary["reloaded"]
 
 
-def test_training_goes_on_from_the_model_and_from_a_checkpoint(service: Service, job: Any) -> None:
+def test_training_goes_on_from_a_checkpoint(service: Service, job: Any) -> None:
     done, _ = job
     jobs = service.client.fine_tuning.jobs
-    (checkpoint,) = [
-        checkpoint for checkpoint in jobs.checkpoints.list(done.id) if checkpoint.step_number == 40
+    (base,) = [
+        checkpoint.fine_tuned_model_checkpoint
+        for checkpoint in jobs.checkpoints.list(done.id)
+        if checkpoint.step_number == 40
     ]
-    for base in (done.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint):
-        overrides = {
-            "model": base,
-            "suffix": "more",
-            "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}},
-        }
-        copy: Any = service.client.post(
-            f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object
-        )
-        wait_for(
-            lambda job_id=copy["id"]: jobs.retrieve(job_id).status in ("succeeded", "failed"),
-            120,
-            "the job ends",
-        )
-        more = jobs.retrieve(copy["id"])
-        assert (more.status, more.model) == ("succeeded", base), more.error
-        assert more.fine_tuned_model.startswith("ft:falqon-tiny:default:more:")
-        metrics: Any = service.client.get(
-            f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object
-        )
-        assert metrics["series"]["train_loss"]["values"][0] < 1, "it has learned that already"
+    overrides = {
+        "model": base,
+        "suffix": "more",
+        "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}},
+    }
+    copy: Any = service.client.post(
+        f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object
+    )
+    wait_for(
+        lambda: jobs.retrieve(copy["id"]).status in ("succeeded", "failed"), 120, "the job ends"
+    )
+    more = jobs.retrieve(copy["id"])
+    assert (more.status, more.model) == ("succeeded", base), more.error
+    assert more.fine_tuned_model.startswith("ft:falqon-tiny:default:more:")
+    metrics: Any = service.client.get(
+        f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object
+    )
+    assert metrics["series"]["train_loss"]["values"][0] < 1, "it has learned that already"
 
 
 def test_it_leaves_nothing_behind(service: Service) -> None:
