@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Security
@@ -28,39 +28,23 @@ _bearer = HTTPBearer(
 )
 
 
-async def _asker(
-    request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.INFER])]
-) -> Caller:
-    caller: Caller = request.state.caller
-    caller.must_have(Scope.INFER)
-    return caller
+def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+    """Return the dependency of endpoints that ask for this right."""
+
+    async def caller_with(
+        request: Request, _documented: Annotated[object, Security(_bearer, scopes=[scope])]
+    ) -> Caller:
+        caller: Caller = request.state.caller
+        caller.must_have(scope)
+        return caller
+
+    return caller_with
 
 
-async def _reader(
-    request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.READ])]
-) -> Caller:
-    caller: Caller = request.state.caller
-    caller.must_have(Scope.READ)
-    return caller
+_CALLERS = {scope: _caller_with(scope) for scope in Scope}
 
 
-async def _writer(
-    request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.WRITE])]
-) -> Caller:
-    caller: Caller = request.state.caller
-    caller.must_have(Scope.WRITE)
-    return caller
-
-
-async def _admin(
-    request: Request, _documented: Annotated[object, Security(_bearer, scopes=[Scope.ADMIN])]
-) -> Caller:
-    caller: Caller = request.state.caller
-    caller.must_have(Scope.ADMIN)
-    return caller
-
-
-async def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
+async def _installation_admin(caller: Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]) -> Caller:
     caller.must_administer_installation()
     return caller
 
@@ -87,20 +71,14 @@ IdempotencyKey = Annotated[
     ),
 ]
 ServicesDep = Annotated[Services, Depends(_services)]
-Asker = Annotated[Caller, Depends(_asker)]
-Reader = Annotated[Caller, Depends(_reader)]
-Writer = Annotated[Caller, Depends(_writer)]
-Admin = Annotated[Caller, Depends(_admin)]
+Asker = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
+Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]
+Writer = Annotated[Caller, Depends(_CALLERS[Scope.WRITE])]
+Admin = Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]
 InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
 
 
 def scopes_of(dependant: Dependant) -> list[Scope]:
     """Return the rights that an endpoint asks for, through whatever it depends on."""
-    scopes = {
-        _asker: Scope.INFER,
-        _reader: Scope.READ,
-        _writer: Scope.WRITE,
-        _admin: Scope.ADMIN,
-    }
-    own = [scope for call, scope in scopes.items() if dependant.call is call]
+    own = [scope for scope, call in _CALLERS.items() if dependant.call is call]
     return own + [scope for inner in dependant.dependencies for scope in scopes_of(inner)]

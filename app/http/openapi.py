@@ -15,6 +15,26 @@ OF_FASTAPI = (
     "HTTPValidationError",
     "ValidationError",
 )  # faults in a request are answered with 400 and our own body
+
+
+def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
+    """Return the three headers of a rate limit, with what the first two say."""
+    return {
+        f"x-ratelimit-limit-{unit}": {
+            "description": limit,
+            "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+        f"x-ratelimit-remaining-{unit}": {
+            "description": remaining,
+            "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+        f"x-ratelimit-reset-{unit}": {
+            "description": "until none is used",
+            "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"},
+        },
+    }
+
+
 HEADERS: Json = {
     "x-request-id": {
         "description": "finds the request in the log",
@@ -31,34 +51,14 @@ HEADERS: Json = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
-    "x-ratelimit-limit-requests": {
-        "description": "that the key may make in a minute",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    "x-ratelimit-remaining-requests": {
-        "description": "of these",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    "x-ratelimit-reset-requests": {
-        "description": "until none is used",
-        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"},
-    },
+    **_rate_limit_headers("requests", "that the key may make in a minute", "of these"),
 }
 # Of what is asked of models, beside those of requests.
-HEADERS_OF_TOKENS: Json = {
-    "x-ratelimit-limit-tokens": {
-        "description": "that models may read and write for the key in a minute",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    "x-ratelimit-remaining-tokens": {
-        "description": "of these; without those of an answer that is still streamed",
-        "schema": {"type": "string", "pattern": "^[0-9]+$"},
-    },
-    "x-ratelimit-reset-tokens": {
-        "description": "until none is used",
-        "schema": {"type": "string", "pattern": r"^[0-9]+\.[0-9]{3}s$"},
-    },
-}
+HEADERS_OF_TOKENS: Json = _rate_limit_headers(
+    "tokens",
+    "that models may read and write for the key in a minute",
+    "of these; without those of an answer that is still streamed",
+)
 # A rate passes, a quota does not; `code` says which it was.
 HEADERS_OF_429: Json = {
     name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")
