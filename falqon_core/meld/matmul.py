@@ -33,7 +33,7 @@ class MeldedMatmul(torch.autograd.Function):
         ctx: Any, x: Tensor, packed: PackedWeight, scaling: float, *deltas: Tensor
     ) -> tuple[Tensor, ...]:
         both = packed.output(x.reshape(-1, x.shape[-1]))
-        ctx.save_for_backward(o_a_of(both, packed))
+        ctx.save_for_backward(o_a_of(both, packed).clone())
         ctx.packed = packed
         ctx.scaling = scaling
         return outputs_of(both, packed, x.shape[:-1])
@@ -57,10 +57,8 @@ def outputs_of(both: Tensor, packed: PackedWeight, leading: Sequence[int]) -> tu
 
 
 def o_a_of(both: Tensor, packed: PackedWeight) -> Tensor:
-    """Return the o_a [T, n r] in it. A copy, not a view: a view would keep all of `both` alive."""
-    return both[
-        :, packed.num_outputs : packed.num_outputs + len(packed.sizes) * packed.rank
-    ].clone()
+    """Return the o_a [T, n r] in it, as a view; what keeps that keeps all of `both` alive."""
+    return both.narrow(1, packed.num_outputs, len(packed.sizes) * packed.rank)
 
 
 def grad_deltas(

@@ -39,7 +39,7 @@ class NormedMatmul(torch.autograd.Function):
         both = packed.output_of_quantized(qdata, scale)
         # the first layer reads embeddings, which are frozen
         of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
-        ctx.save_for_backward(o_a_of(both, packed), *of_norm)
+        ctx.save_for_backward(o_a_of(both, packed).clone(), *of_norm)
         ctx.packed = packed
         ctx.scaling = scaling
         return *outputs_of(both, packed, x.shape[:-1]), x
@@ -151,7 +151,7 @@ class NormedSwiGLU(torch.autograd.Function):
             *swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
         )
         # gate and up are most of `both`, o_a the rest
-        o_as = (o_a_of(of_output, output), o_a_of(of_down, down))
+        o_as = (o_a_of(of_output, output).clone(), o_a_of(of_down, down).clone())
         ctx.save_for_backward(total, weight, inverse_rms, both, *o_as)
         ctx.output = output
         ctx.gate_up = gate_up

@@ -16,17 +16,17 @@ from tests.falqon_core.trace.cases import CASES, MEMORY_CASES
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (1899, 181.9),
-    "padded, none": (2123, 175.8),
-    "padded, topk": (2795, 170.4),
-    "packed, anchored": (1942, 94.0),
-    "packed, none": (2166, 87.9),
-    "packed, topk": (2838, 82.5),
-    "padded, anchored, recompute": (2315, 235.9),
-    "padded, anchored, dpo": (1966, 181.9),
-    "packed, anchored, dpo": (2009, 94.0),
-    "padded, anchored, 4 microbatches": (6801, 225.2),
-    "padded, none, recompute, 13B, 2 microbatches": (5747, 396.2),
+    "padded, anchored": (1835, 181.6),
+    "padded, none": (2059, 175.5),
+    "padded, topk": (2731, 170.0),
+    "packed, anchored": (1878, 93.9),
+    "packed, none": (2102, 87.7),
+    "packed, topk": (2774, 82.3),
+    "padded, anchored, recompute": (2251, 235.5),
+    "padded, anchored, dpo": (1902, 181.6),
+    "packed, anchored, dpo": (1945, 93.9),
+    "padded, anchored, 4 microbatches": (6545, 224.9),
+    "padded, none, recompute, 13B, 2 microbatches": (5587, 395.8),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
