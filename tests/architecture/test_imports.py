@@ -12,8 +12,7 @@ WORKER = Path(__file__).parents[2] / "worker"
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("app.main", {"torch", "numpy", "worker"}),
-        ("worker.tasks", {"torch", "fastapi", "starlette"}),
+        ("worker.celery_app, worker.tasks", {"torch", "numpy", "fastapi", "starlette"}),
         (
             "app.cli",
             {

@@ -2,8 +2,6 @@
 
 import itertools
 import signal
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from app.models import Job, JobStatus
 from app.notifier.broker import Notifier
 from app.notifier.queues import GPU_QUEUE
 from app.storage import keys
-from tests.support.backend import ROOT, Backend
+from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
@@ -107,17 +105,6 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_continues(
     assert list((backend.settings.work_dir / "attempts").glob("[!.]*")) == [], (
         "the dead worker's folder is swept"
     )
-
-
-def test_the_worker_imports_neither_torch_nor_fastapi() -> None:
-    program = (
-        "import sys, worker.celery_app, worker.tasks; print([m for m in ('torch', 'fastapi', "
-        "'starlette', 'numpy') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_worker_with_the_storage_of_another_claims_nothing(silent_backend: Backend) -> None:
