@@ -4,7 +4,8 @@ holds them.
 What was trained is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its dequantized
 FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on the unrounded
 base does not. Where the method had rounded W before training, the adapter belongs on W as rounded.
-An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times, by sqrt(g).
+An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times, by sqrt(g);
+connections past A and B (IEC of IR-LoRA) become part of them.
 Rules that keep no B have no adapter (`contract.formats`).
 """
 
@@ -13,6 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -59,7 +61,10 @@ def _read(path: Path, group_size: int | None) -> tuple[list[str], dict[str, Tens
         for name in names:
             a, b = _factors(file, name, keys)
             if group_size is not None:
-                a = a.repeat_interleave(group_size, 1) / math.sqrt(group_size)
+                a = expand_groups(a, group_size)
+            if f"{name}.beta1" in keys:
+                betas = (file.get_tensor(f"{name}.beta1"), file.get_tensor(f"{name}.beta2"))
+                a, b = fold_connections(a, b, *betas)
             tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a
             tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b
     return names, tensors
@@ -71,3 +76,19 @@ def _factors(file: Any, name: str, keys: set[str]) -> tuple[Tensor, Tensor]:
         a = file.get_tensor(f"{name}.a").float() * file.get_tensor(f"{name}.a_scale")
         return a, file.get_tensor(f"{name}.delta")
     return file.get_tensor(f"{name}.lora_a"), file.get_tensor(f"{name}.lora_b")
+
+
+def expand_groups(a: Tensor, group_size: int) -> Tensor:
+    """Return an A over groups [r, G] as one over inputs [r, G * group_size]."""
+    columns = a[..., None].expand(-1, -1, group_size).flatten(1)
+    return columns / math.sqrt(group_size)
+
+
+def fold_connections(a: Tensor, b: Tensor, beta1: Tensor, beta2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A [r, I] and B [O, r] of the ordinary adapter; the betas are [1]."""
+    rank = len(a)
+    identity = torch.eye(rank, dtype=a.dtype, device=a.device)
+    parts = a.unflatten(1, (rank, -1))
+    folded_a = parts + (beta1 / parts.shape[2]) * identity[:, :, None]
+    folded_b = b.unflatten(0, (rank, -1)) + beta2 * identity[:, None, :]
+    return folded_a.flatten(1), folded_b.flatten(0, 1)

@@ -19,6 +19,7 @@ from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.fp6_lora import Fp6Lora
 from falqon_core.methods.fp8_lora import Fp8Lora
+from falqon_core.methods.ir_lora import IrLora
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.methods.qlora import QLora
@@ -63,6 +64,7 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "fp8_lora": Fp8Lora,
     "fp6_lora": Fp6Lora,
     "qa_lora": QaLora,
+    "ir_lora": IrLora,
 }
 
 

@@ -35,14 +35,16 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y [.., O] with the product of x [.., I] added."""
-        z = x.reshape(-1, x.shape[-1]) @ self.lora_a.to(x.dtype).t()
-        b = (self.scaling * self.lora_b).to(x.dtype)
+        a, b = self.factors()
+        z = x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t()
+        b = (self.scaling * b).to(x.dtype)
         return torch.addmm(y.reshape(-1, y.shape[-1]), z, b.t()).view_as(y)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A [r, I] and B [O, r], fp32, of the ordinary adapter that computes the same."""
-        return self.lora_a.detach(), self.lora_b.detach()
+        return self.lora_a, self.lora_b
 
+    @torch.no_grad()
     def product(self) -> Tensor:
         """Return what the adapter adds to the weight: scaling * B A, fp32 [O, I]."""
         a, b = self.factors()

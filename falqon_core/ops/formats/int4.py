@@ -34,14 +34,16 @@ def quantize_int4(weight: Tensor, group_size: int) -> Int4:
     for rows in row_blocks(weight.shape):
         groups = weight[rows].float().unflatten(1, (-1, group_size))
         low, high = groups.aminmax(dim=-1)
-        steps = ((high - low) / LARGEST_CODE).half()
-        minima = low.half()
-        offset = groups.sub(minima.float()[..., None])
-        codes = offset.div_(steps.float().clamp_min_(_LEAST_STEP)[..., None])
-        codes = codes.round_().clamp_(0, LARGEST_CODE).to(torch.uint8)
-        first, second = codes.chunk(2, dim=-1)
-        parts.append((first | (second << 4), steps, minima))
+        parts.append(round_to_int4(groups, ((high - low) / LARGEST_CODE).half(), low.half()))
     return Int4(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def round_to_int4(groups: Tensor, steps: Tensor, minima: Tensor) -> Int4:
+    """Groups fp32 [O, G, group_size], steps and minima fp16 [O, G]."""
+    offset = groups.sub(minima.float()[..., None])
+    codes = offset.div_(steps.float().clamp_min_(_LEAST_STEP)[..., None])
+    first, second = codes.round_().clamp_(0, LARGEST_CODE).to(torch.uint8).chunk(2, dim=-1)
+    return Int4(first | (second << 4), steps, minima)
 
 
 def dequantize_int4(weight: Int4, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ from tests.falqon_core.methods.test_falqon import batch
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 RECIPES: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
 del RECIPES["falqon"]
+RECIPES["ir_lora int4"] = {"method": "ir_lora", "quantizer": "int4"}
 RECIPES["fp8_lora, adapters too"] = {"method": "fp8_lora", "adapters_fp8": True}
 NUM_LINEARS = 14
 DOWN = "model.layers.1.mlp.down_proj"

@@ -34,7 +34,7 @@ RECIPE = {
     "checkpoint_every": 2,
 }
 # what methods need of their own on matrices of 40 and 56
-SMALL: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 8}}
+SMALL: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 8}, "ir_lora": {"rank": 4}}
 
 
 @pytest.fixture

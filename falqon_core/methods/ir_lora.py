@@ -1,0 +1,106 @@
+"""IR-LoRA, which is IR-QLoRA (arXiv 2402.05445): weights in the 4-bit codes of the largest entropy
+(`ops.formats.icq`), NF4 or INT4, beside adapters with elastic connections (`methods.iec`).
+
+The largest entropy is not the smallest error: training starts from a slightly higher loss than
+QLoRA's.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.methods import group_size_refusal
+from falqon_core.data.loader import Microbatch
+from falqon_core.meld.convert import target_linears
+from falqon_core.methods.adapter import Adapter
+from falqon_core.methods.frozen import FrozenLinear
+from falqon_core.methods.iec import IecAdapter
+from falqon_core.methods.lora import Lora
+from falqon_core.ops.formats.icq import choose_ranges, choose_shifts, quantize_ranges, shifts_of
+from falqon_core.ops.formats.int4 import dequantize_int4
+from falqon_core.ops.formats.nf4 import dequantize_nf4, nf4_pairs, quantize_nf4
+
+CHOICE = "choice"
+
+
+class IrLora(Lora):
+    def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
+        choice = stored.get(CHOICE)
+        if choice is not None:
+            choice = choice.to(weight.device)
+        if self.recipe.group_size is None:
+            return IcqNf4Linear(weight, choice)
+        return IcqInt4Linear(weight, self.recipe.group_size, choice)
+
+    def create_adapter(self, name: str, weight: Tensor) -> Adapter:
+        recipe = self.recipe
+        return IecAdapter(
+            name, weight, recipe.rank, self.scaling, recipe.seed, recipe.group_size or 1
+        )
+
+    def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Raises `ConfigError` before anything is searched."""
+        linears = target_linears(model, self.recipe.target_modules)
+        shapes = {
+            name: (linear.in_features, linear.out_features) for name, linear in linears.items()
+        }
+        refuse_rank(self.recipe.rank, shapes)
+        if self.recipe.group_size is not None:
+            num_inputs = {name: shape[0] for name, shape in shapes.items()}
+            if refusal := group_size_refusal(self.recipe.group_size, num_inputs):
+                raise ConfigError(f"group_size: {refusal}", "group_size")
+        super().prepare(model, first_microbatches)
+
+
+def refuse_rank(rank: int, shapes: dict[str, tuple[int, int]]) -> None:
+    """Raise `ConfigError` unless `rank` divides the inputs and outputs of all linears, by name."""
+    for name, (num_inputs, num_outputs) in shapes.items():
+        if num_inputs % rank or num_outputs % rank:
+            common = math.gcd(*(size for shape in shapes.values() for size in shape))
+            fitting = [str(size) for size in range(1, common + 1) if common % size == 0]
+            raise ConfigError(
+                f"rank: method 'ir_lora' cuts inputs and outputs into rank equal parts, and {rank} "
+                f"does not divide the {num_inputs} inputs and {num_outputs} outputs of {name}; "
+                f"ranks that fit all linears: {', '.join(fitting)}",
+                "rank",
+            )
+
+
+class IcqNf4Linear(FrozenLinear):
+    def __init__(self, weight: Tensor, choice: Tensor | None) -> None:
+        """`choice` is that of a checkpoint; None searches for it."""
+        super().__init__(weight)
+        self._choice = choose_shifts(weight) if choice is None else choice
+        self._weight = quantize_nf4(weight, shifts_of(weight, self._choice))
+        self._pairs = nf4_pairs(weight.device)
+        self._shape = weight.shape
+
+    def dequantized(self) -> Tensor:
+        return dequantize_nf4(self._weight, self._pairs, self._shape, self.dtype)
+
+    def codes(self) -> tuple[Tensor, ...]:
+        weight = self._weight
+        return weight.codes, *weight.scales, weight.mean_scale, *weight.shifts
+
+    def searched(self) -> dict[str, Tensor]:
+        return {CHOICE: self._choice}
+
+
+class IcqInt4Linear(FrozenLinear):
+    def __init__(self, weight: Tensor, group_size: int, choice: Tensor | None) -> None:
+        """`choice` is that of a checkpoint; None searches for it."""
+        super().__init__(weight)
+        self._choice = choose_ranges(weight, group_size) if choice is None else choice
+        self._weight = quantize_ranges(weight, group_size, self._choice)
+
+    def dequantized(self) -> Tensor:
+        return dequantize_int4(self._weight, self.dtype)
+
+    def codes(self) -> tuple[Tensor, ...]:
+        return tuple(self._weight)
+
+    def searched(self) -> dict[str, Tensor]:
+        return {CHOICE: self._choice}
