@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from falqon_core.contract.config import WeightFormat
-from falqon_core.ops.quantize import row_amax
+from falqon_core.ops.quantize import row_amax, row_blocks
 
 _EXPONENT_BITS = 0x7F800000
 _FP32_MANTISSA_BITS = 23
@@ -53,9 +53,13 @@ FORMATS: dict[WeightFormat, Fp6Format] = {
 
 def quantize_fp6(weight: Tensor, format: Fp6Format) -> tuple[Tensor, Tensor]:
     """Weight [O, I] of any float dtype -> (codes uint8 [O, 3 * ceil(I / 4)], scale fp32 [O, 1])."""
-    values = weight.float()
-    scale = (row_amax(values) / format.max_value).clamp_min_(1e-30)
-    return _pack(_codes_of(values / scale, format)), scale
+    parts = []
+    for rows in row_blocks(weight.shape):
+        values = weight[rows].float()
+        scale = (row_amax(values) / format.max_value).clamp_min_(1e-30)
+        parts.append((_pack(_codes_of(values / scale, format)), scale))
+    packed, scales = zip(*parts, strict=True)
+    return torch.cat(packed), torch.cat(scales)
 
 
 def dequantize_fp6(
@@ -64,10 +68,13 @@ def dequantize_fp6(
     """Return the weight [O, num_columns] in `dtype`, rounded to it once; `table` is `values` of the
     format, on the device of the codes.
     """
-    codes = _unpack(packed)[:, :num_columns]
-    # on a CPU this takes a third of the time of indexing
-    values = table.index_select(0, codes.reshape(-1).int()).view(len(packed), num_columns)
-    return values.mul_(scale).to(dtype)
+    weight = torch.empty(len(packed), num_columns, dtype=dtype, device=packed.device)
+    for rows in row_blocks(weight.shape):
+        codes = _unpack(packed[rows])[:, :num_columns]
+        # on a CPU this takes a third of the time of indexing
+        values = table.index_select(0, codes.reshape(-1).int()).view(codes.shape)
+        weight[rows] = values.mul_(scale[rows])
+    return weight
 
 
 def _codes_of(values: Tensor, format: Fp6Format) -> Tensor:

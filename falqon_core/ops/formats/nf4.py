@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.formats.dynamic8 import Dynamic8, dequantize_dynamic8, quantize_dynamic8
+from falqon_core.ops.quantize import row_blocks
 
 BLOCK_SIZE = 64
 # quantiles of the normal distribution, asymmetric so that zero is exact; as published, in fp32
@@ -66,7 +67,8 @@ def quantize_nf4(weight: Tensor, shifts: Tensor) -> Nf4:
     """Weight [O, I] of any float dtype, shifts of its blocks fp32 [N]."""
     blocks = nf4_blocks(weight).sub_(shifts[:, None])
     scales = blocks.abs().amax(1)
-    codes = torch.bucketize(blocks.div_(scales.clamp_min(1e-30)[:, None]), nf4_edges(weight.device))
+    blocks.div_(scales.clamp_min(1e-30)[:, None])
+    codes = torch.bucketize(blocks, nf4_edges(weight.device), out_int32=True)
     first, second = codes.to(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
     # in fp64 the order of the sum does not matter
     mean = scales.mean(0, keepdim=True, dtype=torch.float64).float()
@@ -79,11 +81,13 @@ def dequantize_nf4(weight: Nf4, pairs: Tensor, shape: torch.Size, dtype: torch.d
     """Return the weight of `shape` in `dtype`, rounded to it once; `pairs` is `nf4_pairs` on the
     device of the codes.
     """
-    values = pairs.index_select(0, weight.codes.view(-1).int()).view(torch.float32)
-    blocks = values.view(-1, BLOCK_SIZE)
-    blocks.mul_((dequantize_dynamic8(weight.scales) + weight.mean_scale)[:, None])
-    blocks.add_(dequantize_dynamic8(weight.shifts)[:, None])
-    return values[: shape.numel()].view(shape).to(dtype)
+    scales = (dequantize_dynamic8(weight.scales) + weight.mean_scale)[:, None]
+    shifts = dequantize_dynamic8(weight.shifts)[:, None]
+    blocks = torch.empty(len(scales), BLOCK_SIZE, dtype=dtype, device=scales.device)
+    for rows in row_blocks(blocks.shape):
+        values = pairs.index_select(0, weight.codes[rows].view(-1).int()).view(torch.float32)
+        blocks[rows] = values.view(-1, BLOCK_SIZE).mul_(scales[rows]).add_(shifts[rows])
+    return blocks.view(-1)[: shape.numel()].view(shape)
 
 
 def nf4_pairs(device: torch.device) -> Tensor:
