@@ -5,6 +5,7 @@ import typer
 from app.client import files, keys, models, projects
 from app.client.chat import chat
 from app.client.command import command
+from app.client.compare import compare
 from app.client.download import download
 from app.client.evaluate import evaluate
 from app.client.jobs import commands as jobs
@@ -26,6 +27,7 @@ def join(app: typer.Typer) -> None:
     ):
         app.add_typer(group.app, name=name, rich_help_panel=PANEL)
     command(app, "chat", panel=PANEL)(chat)
+    command(app, "compare", panel=PANEL)(compare)
     command(app, "download", panel=PANEL)(download)
     command(app, "evaluate", panel=PANEL)(evaluate)
     command(app, "publish", panel=PANEL)(publish)

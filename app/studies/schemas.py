@@ -20,12 +20,7 @@ class StudyJobObject(BaseModel):
     @classmethod
     def of(cls, job: Job) -> Self:
         recipe = recipe_of(job)
-        return cls(
-            id=job.id,
-            method=recipe.method,
-            seed=recipe.seed if job.requested.seed is None else job.requested.seed,
-            status=job.status,
-        )
+        return cls(id=job.id, method=recipe.method, seed=recipe.seed, status=job.status)
 
 
 class ListedStudyObject(Object):

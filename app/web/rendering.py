@@ -26,6 +26,7 @@ NAVIGATION = (
     Screen("/jobs/new", "New job"),
     Screen("/data", "Data"),
     Screen("/compare", "Compare"),
+    Screen("/studies", "Studies"),
     Screen("/models", "Models"),
     Screen("/playground", "Playground"),
     Screen("/workers", "Workers"),

@@ -142,13 +142,16 @@ def sort_rows(
     return sorted(filled, key=key, reverse=descending) + empty
 
 
-def to_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Write a GitHub table, and below it what its columns mean. A column that no row has a value
-    for is left out.
-    """
-    columns = [
+def filled_columns(rows: Sequence[ComparisonRow]) -> list[Column]:
+    """Return the columns that some row has a value for."""
+    return [
         column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)
     ]
+
+
+def to_markdown(rows: Sequence[ComparisonRow]) -> str:
+    """Write a GitHub table of the filled columns, and below it what they mean."""
+    columns = filled_columns(rows)
     lines = [["Method", *(column.title for column in columns)]]
     lines.append(["---", *("---:" for _ in columns)])
     lines += [[row.name, *(column.write(row) for column in columns)] for row in rows]

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from app.web import assets
 from tests.browser.scene import Scene, scene
 from tests.browser.visit import Visits
+from tests.contract.access_objects import a_study
 from tests.support.api import Api, Tenant, installation_admin
 
 AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
@@ -27,6 +28,8 @@ PAGES = {
     "a queued job": "/jobs/{queued}",
     "comparison": "/compare?job={running}&job={succeeded}&job={failed}",
     "choice": "/compare",
+    "studies": "/studies",
+    "a study": "/studies/{study_id}",
     "workers": "/workers",
     "new job": "/jobs/new",
     "new job with a file": "/jobs/new?training_file={file}",
@@ -95,7 +98,8 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
 ) -> None:
     tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
-    assert faults_of(page, PAGES, **ids._asdict(), webhook=failing_webhook(tenant)) == {}
+    names = ids._asdict() | {"webhook": failing_webhook(tenant)} | a_study(tenant)
+    assert faults_of(page, PAGES, **names) == {}
 
 
 def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tenant, Scene]) -> None:

@@ -73,9 +73,7 @@ def job_body(model: str | None, options: JobOptions) -> Json:
     falqon: Json = {name: value for name, value in recipe.items() if value is not None}
     if caps := budget(options.max_cost_usd, options.max_seconds):
         falqon["budget"] = caps
-    for setting in options.settings:
-        name, value = pair(setting, "--set")
-        _put(falqon, name, _value(value))
+    parse_settings(options.settings, into=falqon)
     body = {
         "model": model,
         "suffix": options.suffix,
@@ -85,6 +83,15 @@ def job_body(model: str | None, options: JobOptions) -> Json:
         "falqon": falqon or None,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def parse_settings(settings: list[str], option: str = "--set", into: Json | None = None) -> Json:
+    """Return what `key=value` pairs say, beside what is there already."""
+    fields: Json = {} if into is None else into
+    for setting in settings:
+        name, value = pair(setting, option)
+        _put(fields, name, _value(value), option)
+    return fields
 
 
 def budget(max_cost_usd: str | None, max_seconds: int | None) -> Json:
@@ -100,16 +107,16 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def _put(target: Json, path: str, value: Any) -> None:
+def _put(target: Json, path: str, value: Any, option: str) -> None:
     """`a.b=c` is {"a": {"b": c}}."""
     *outer, last = path.split(".")
     for name in outer:
         inner = target.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise Misused(f"--set {path}: {name} has a value of its own already.")
+            raise Misused(f"{option} {path}: {name} has a value of its own already.")
         target = inner
     if last in target:
-        raise Misused(f"--set {path}: it is given twice.")
+        raise Misused(f"{option} {path}: it is given twice.")
     target[last] = value
 
 

@@ -13,12 +13,13 @@ from app.web.pages import (
     playground,
     settings,
     sign_in,
+    studies,
     workers,
 )
 
 router = APIRouter(include_in_schema=False)
 # First: the address of a model may hold slashes, so its page would take those of its parts.
-for screen_with_streams in (jobs, job, models, workers, settings):
+for screen_with_streams in (jobs, job, studies, models, workers, settings):
     router.include_router(screen_with_streams.streams)
 for screen in (
     sign_in,
@@ -27,6 +28,7 @@ for screen in (
     job,
     job_actions,
     compare,
+    studies,
     data,
     models,
     playground,

@@ -17,7 +17,7 @@ from app.web.rendering import page
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
 from falqon_core.contract.methods import METHODS
-from falqon_core.estimate.comparison import COLUMNS, NOTES, combine
+from falqon_core.estimate.comparison import NOTES, combine, filled_columns
 
 FEWEST, MOST = 2, 6
 
@@ -83,7 +83,7 @@ def _comparison(
         "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, names, rows, strict=True)],
         "ids": ids,
         "table": table,
-        "columns": [column for column in COLUMNS if column.field != "num_jobs"],
+        "columns": [column for column in filled_columns(table) if column.field != "num_jobs"],
         "notes": NOTES,
         "titles": {name: spec.title for name, spec in METHODS.items()},
         "charts": charts,

@@ -42,7 +42,7 @@ class Chart {
       const one = run.series[key];
       const xs = one && positions(run, settings.axis, one.steps);
       if (!xs) return;
-      const color = colorOf(`--series-${(runs.length > 1 ? r : k) % 6 + 1}`);
+      const color = colorOf(`--series-${(runs.length > 1 ? r : k) % 8 + 1}`);
       const [at, values] = rising(xs, one.values.map((value) => value * this.factor));
       const name = [runs.length > 1 && run.label, this.keys.length > 1 && NAMES[key]].filter(Boolean).join(" ") || this.title;
       const dash = runs.length > 1 && k ? [4, 4] : undefined;

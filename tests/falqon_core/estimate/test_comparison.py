@@ -7,12 +7,12 @@ from decimal import Decimal
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.comparison import (
-    COLUMNS,
     NOTHING,
     PAPER,
     ComparisonRow,
     Figures,
     combine,
+    filled_columns,
     paper_figures,
     sort_rows,
     to_csv,
@@ -74,7 +74,7 @@ def test_markdown_is_one_table_with_its_notes() -> None:
     rows = [row_of("lora", 1.0, 2.0), row_of("qlora")]
     lines = to_markdown(rows).splitlines()
     widths = {line.count(" | ") for line in lines[:4]}
-    assert widths == {len(COLUMNS)}
+    assert widths == {len(filled_columns(rows))}
     assert "1.5000 ± 0.7071" in lines[2]
     assert "1,234,567" in lines[2]
     assert lines[3].startswith(f"| qlora | 0 | {NOTHING} |")

@@ -38,8 +38,8 @@ def test_methods_are_trained_once_and_stand_in_one_table(
     (tmp_path / "base.json").write_text(json.dumps(config))
     arguments = ("--config", tmp_path / "base.json", "--output", tmp_path / "out")
     arguments += ("--methods", "falqon,lora")
-    code, table, said = run(*arguments)
-    assert code == 0, said
+    code, table, errors = run(*arguments)
+    assert code == 0, errors
     rows = {line.split(" | ")[0]: line.split(" | ") for line in table.splitlines()}
     head = rows["| Method"]
     ours, lora = rows["| FALQON"], rows["| LoRA"]

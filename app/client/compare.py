@@ -1,0 +1,129 @@
+"""`falqon compare`: the same data trained with several methods, and one table of the results."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+
+from app.client.api import Json, segment
+from app.client.command import Client
+from app.client.errors import Misused, Refused
+from app.client.jobs.request import parse_settings
+from app.client.jobs.submitting import usable_file
+
+LOOK_SECONDS = 2.0
+SILENCE_SECONDS = 60.0
+GOES_ON = {"validating_files", "queued", "running"}
+
+
+def compare(
+    client: Client,
+    model: Annotated[str, typer.Option(help="What all jobs start from.", show_default=False)],
+    file: Annotated[
+        str,
+        typer.Option(
+            help="Training data: the id of a file, or a path that is uploaded first.",
+            show_default=False,
+        ),
+    ],
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Likewise, to compare the methods on.", show_default=False),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names of methods with commas between them, or all.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Jobs of each method: seeds 0, 1, …")] = 1,
+    learning_rate: Annotated[
+        list[str],
+        typer.Option(
+            metavar="METHOD=RATE",
+            help="In the place of a method's own rate; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any field of `falqon`, for all methods that have it; may be repeated.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    name: Annotated[str | None, typer.Option(help="Of the study.", show_default=False)] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the jobs to their end.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the table there, .md or .csv.", show_default=False),
+    ] = None,
+) -> None:
+    """Train the same data with several methods, and compare them in one table."""
+    if output is not None and output.suffix not in (".md", ".csv"):
+        raise Misused(f"--output {output}: a table is written as .md or .csv.")
+    body: Json = {
+        "model": model,
+        "methods": methods if methods == "all" else methods.split(","),
+        "falqon": parse_settings(settings),
+        "learning_rates": parse_settings(learning_rate, "--learning-rate"),
+    }
+    if seeds > 1:
+        body["seeds"] = list(range(seeds))
+    if name is not None:
+        body["name"] = name
+    body["training_file"] = usable_file(client, file, "--file")
+    if validation is not None:
+        body["validation_file"] = usable_file(client, validation, "--validation")
+    study = client.api.post("/falqon/studies", body, idempotency_key=str(uuid4()))
+    path = f"/falqon/studies/{segment(study['id'])}"
+    client.out.note(f"{study['id']}: {len(study['jobs'])} jobs are submitted.")
+    if watch:
+        study = _follow(client, path, study)
+    table = _table(client, path, ".md" if output is None else output.suffix)
+    if output is not None:
+        output.write_text(table, encoding="utf-8")
+        client.out.note(f"The table is in {output}.")
+    if client.out.as_json:
+        client.out.document(study)
+    elif output is None:
+        client.out.write(table)
+    if watch:
+        _conclude(study)
+
+
+def _follow(client: Client, path: str, study: Json) -> Json:
+    """Say whenever a job has become something else, until none goes on by itself."""
+    before = ""
+    try:
+        while True:
+            counts = Counter(job["status"] for job in study["jobs"])
+            now = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+            if now != before:
+                client.out.note(now.replace("_", " "))
+            before = now
+            if not counts.keys() & GOES_ON:
+                return study
+            time.sleep(LOOK_SECONDS)
+            study = client.api.get(path, patient=True)
+    except KeyboardInterrupt:
+        client.out.note(f"The jobs go on. The table: GET /v1{path}/table.md, or its page /studies.")
+        raise
+
+
+def _table(client: Client, path: str, suffix: str) -> str:
+    with client.api.stream(f"{path}/table{suffix}", silence_seconds=SILENCE_SECONDS) as answer:
+        return answer.read().decode()
+
+
+def _conclude(study: Json) -> None:
+    unfinished = [job for job in study["jobs"] if job["status"] != "succeeded"]
+    if unfinished:
+        job = unfinished[0]
+        raise Refused(
+            f"{len(unfinished)} of {len(study['jobs'])} jobs did not succeed; "
+            f"{job['id']} ({job['method']}) is {job['status']}.",
+            f"What happened: falqon jobs events {job['id']}",
+        )

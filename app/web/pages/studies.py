@@ -1,0 +1,145 @@
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse
+from starlette.responses import RedirectResponse
+
+from app.errors import InvalidRequest
+from app.http.dependencies import After, ServicesDep
+from app.http.event_stream import event_stream
+from app.jobs import service as jobs
+from app.jobs.comparison import recipe_of
+from app.models import Job, Study
+from app.models.job_lifecycle import LIVE
+from app.studies import actions, service
+from app.studies.schemas import ListedStudyObject
+from app.web import job_view, live
+from app.web.forms import notify_refusals, redirect_to
+from app.web.rendering import fragment, page, shared
+from app.web.session import notify
+from app.web.text import state
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from falqon_core.contract.methods import METHODS
+from falqon_core.estimate.comparison import (
+    COLUMNS,
+    NOTES,
+    filled_columns,
+    sort_rows,
+    to_csv,
+    to_markdown,
+)
+
+ROWS = 50
+SORTS = ("method", *(column.field for column in COLUMNS))
+
+router = APIRouter(route_class=PageRoute)
+streams = APIRouter()
+
+
+class MethodJobs(NamedTuple):
+    """The jobs of one method. `series`: the colour of its curve, from 1."""
+
+    series: int
+    jobs: list[tuple[Job, int, str]]  # seed and state beside each
+
+
+@router.get("/studies")
+def studies_page(
+    services: ServicesDep, request: Request, caller: Visitor, after: After = None
+) -> Response:
+    listed = actions.list_studies(services, caller, after=after, limit=ROWS)
+    titles = {name: spec.title for name, spec in METHODS.items()}
+    return page(request, "studies/list.html", caller, studies=listed, titles=titles)
+
+
+@router.get("/studies/{study_id}")
+def study_page(
+    services: ServicesDep, request: Request, caller: Visitor, study_id: str, sort: str = ""
+) -> Response:
+    with services.database.read() as session:
+        study = service.get(session, caller.project_id, study_id)
+        of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+        context = _table(session, study, of_study, sort)
+    charts = list(dict.fromkeys(chart for job in of_study for chart in job_view.charts(job)))
+    runs = [
+        {"label": METHODS[method].title, "url": f"/jobs/{alike.jobs[0][0].id}/metrics"}
+        for method, alike in context["by_method"].items()
+    ]
+    return page(
+        request, "studies/page.html", caller, **context, charts=charts, runs=runs, notes=NOTES
+    )
+
+
+@router.get("/studies/{study_id}/table.md")
+def study_markdown(services: ServicesDep, caller: Visitor, study_id: str) -> Response:
+    table = to_markdown(actions.read_table(services, caller, study_id))
+    return _download(table, f"{study_id}.md", "text/markdown")
+
+
+@router.get("/studies/{study_id}/table.csv")
+def study_csv(services: ServicesDep, caller: Visitor, study_id: str) -> Response:
+    table = to_csv(actions.read_table(services, caller, study_id))
+    return _download(table, f"{study_id}.csv", "text/csv")
+
+
+@router.post("/studies/{study_id}/cancel", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def cancel_study(
+    services: ServicesDep, request: Request, caller: WritingVisitor, study_id: str
+) -> RedirectResponse:
+    with notify_refusals(request):
+        actions.cancel_study(services, caller, study_id)
+        notify(request, "Its jobs are cancelled; those that run stop at their next step.")
+    return redirect_to(f"/studies/{study_id}")
+
+
+@streams.get("/studies/{study_id}/live")
+def study_stream(
+    services: ServicesDep, request: Request, caller: Visitor, study_id: str, sort: str = ""
+) -> EventSourceResponse:
+    """Send the table as its jobs go on."""
+    with services.database.read() as session:
+        study = service.get(session, caller.project_id, study_id)
+    context = shared(request, caller)
+
+    def render() -> live.Parts:
+        with services.database.read() as session:
+            of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+            table = _table(session, study, of_study, sort)
+        return {"study": fragment("studies/table.html", **context, **table)}
+
+    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+
+
+def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -> dict[str, Any]:
+    """Return what the table shows. `sort`: a field of its rows, after a minus the largest first."""
+    field = sort.removeprefix("-")
+    if field and field not in SORTS:
+        raise InvalidRequest(f"sort: a study is not sorted by '{field}'.", param="sort")
+    rows = service.compare(session, study.project_id, of_study)
+    if field:
+        rows = sort_rows(rows, field, descending=sort.startswith("-"))
+    return {
+        "study": ListedStudyObject.of(study, of_study),
+        "rows": rows,
+        "columns": filled_columns(rows),
+        "by_method": _by_method(of_study),
+        "sort": sort,
+        "address": lambda name, descending: f"?sort={'-' if descending else ''}{name}",
+        "is_live": any(job.status in LIVE for job in of_study),
+    }
+
+
+def _by_method(of_study: Sequence[Job]) -> dict[str, MethodJobs]:
+    grouped: dict[str, MethodJobs] = {}
+    for job in of_study:
+        recipe = recipe_of(job)
+        alike = grouped.setdefault(recipe.method, MethodJobs(len(grouped) + 1, []))
+        alike.jobs.append((job, recipe.seed, state(job)))
+    return grouped
+
+
+def _download(text: str, name: str, media_type: str) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type=media_type, headers=headers)

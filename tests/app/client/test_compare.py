@@ -1,0 +1,60 @@
+"""`falqon compare`: a study from the command line, on the fake trainer."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.app.client.conftest import Falqon
+from tests.support.service import Service
+
+COMMON = ("compare", "--model", "falqon-tiny", "--methods", "falqon,lora")
+
+
+def test_methods_are_trained_and_their_table_is_written(
+    falqon: Falqon, fake_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "table.md"
+    options = ("--set", "rank=8", "--learning-rate", "lora=0.004", "--name", "mine")
+    compared = falqon(
+        *COMMON, "--file", str(fake_file()), *options, "--watch", "--output", str(output)
+    )
+    assert compared.exit_code == 0, compared.stderr
+    assert "2 succeeded" in compared.stderr
+    rows = [line.split(" | ")[0] for line in output.read_text().splitlines() if "|" in line]
+    assert rows == ["| Method", "| ---", "| FALQON", "| LoRA"]
+    assert "| 0.004 |" in output.read_text()
+
+
+def test_without_watching_it_says_what_was_submitted(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    slow = fake_file(steps=2000, step_seconds=0.02)
+    submitted = falqon(*COMMON, "--file", str(slow), "--seeds", "2", "--json")
+    assert submitted.exit_code == 0, submitted.stderr
+    study = json.loads(submitted.stdout)
+    assert [(job["method"], job["seed"]) for job in study["jobs"]] == [
+        ("falqon", 0),
+        ("falqon", 1),
+        ("lora", 0),
+        ("lora", 1),
+    ]
+    for job in study["jobs"]:
+        service.client.fine_tuning.jobs.cancel(job["id"])
+
+
+def test_a_failure_is_the_end_of_the_command(
+    falqon: Falqon, fake_file: Callable[..., Path]
+) -> None:
+    failed = falqon(*COMMON, "--file", str(fake_file(user_error_at=3)), "--watch")
+    assert failed.exit_code == 1
+    assert "2 of 2 jobs did not succeed" in failed.stderr
+    assert "| LoRA |" in failed.stdout, "what there is of the table is shown all the same"
+
+
+def test_a_table_has_one_of_two_forms(falqon: Falqon, fake_file: Callable[..., Path]) -> None:
+    misused = falqon(*COMMON, "--file", str(fake_file()), "--output", "table.txt")
+    assert misused.exit_code == 2
+    assert ".md or .csv" in misused.stderr
+    unknown = falqon(*COMMON[:-1], "sgd", "--file", str(fake_file()))
+    assert unknown.exit_code == 1
+    assert "methods.0" in unknown.stderr

@@ -1,0 +1,74 @@
+"""The pages of studies: which there are, their tables, and what a visitor does with one."""
+
+import re
+
+import httpx
+
+from tests.contract.test_studies import STUDIES, body, create, finish, post
+from tests.support.api import Tenant
+from tests.support.pages import SAME_SITE, token
+
+
+def methods_in(page: httpx.Response) -> list[str]:
+    return re.findall(r'data-series="\d+"></span> ([\w-]+)', page.text.partition("charts-title")[0])
+
+
+def test_a_study_is_a_table_with_curves_of_each_method(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    study = create(tenant, name="<mine>", seeds=[0, 1])
+    for index, loss in ((0, 2.0), (1, 2.5), (2, 1.0), (3, 1.5)):
+        finish(tenant, study["jobs"][index]["id"], loss)
+    page = browser.get(f"/studies/{study['id']}")
+    assert "&lt;mine&gt;" in page.text
+    assert methods_in(page) == ["FALQON", "LoRA"]
+    for text in ("2.2500 ± 0.3536", "Paper MMLU, 7B", "seed 1", "table.csv", "What the columns"):
+        assert text in page.text
+    assert "Base error" not in page.text, "no job measures it"
+    assert "/live?" not in page.text, "nothing goes on any more"
+    # a curve of each method, of its first job
+    runs = page.text.partition("data-runs='")[2].partition("'>")[0]
+    assert [study["jobs"][index]["id"] in runs for index in range(4)] == [True, False, True, False]
+
+    by_loss = browser.get(f"/studies/{study['id']}?sort=valid_loss_as_served")
+    assert methods_in(by_loss) == ["LoRA", "FALQON"]
+    assert 'aria-sort="ascending"' in by_loss.text
+    descending = browser.get(f"/studies/{study['id']}?sort=-valid_loss_as_served")
+    assert methods_in(descending) == ["FALQON", "LoRA"]
+    assert browser.get(f"/studies/{study['id']}?sort=colour").status_code == 400
+
+    for name in ("table.md", "table.csv"):
+        downloaded = browser.get(f"/studies/{study['id']}/{name}")
+        assert downloaded.text == tenant.http.get(f"{STUDIES}/{study['id']}/{name}").text
+        assert "attachment" in downloaded.headers["content-disposition"]
+
+
+def test_studies_are_listed_and_lead_to_their_jobs(browser: httpx.Client, tenant: Tenant) -> None:
+    assert "Compare methods on your own data" in browser.get("/studies").text
+    study = create(tenant, name="first try")
+    listed = browser.get("/studies").text
+    assert "first try" in listed
+    assert "FALQON, LoRA" in listed
+    assert "2 queued" in listed
+    job_page = browser.get(f"/jobs/{study['jobs'][0]['id']}").text
+    assert f'href="/studies/{study["id"]}"' in job_page
+
+
+def test_a_study_is_cancelled_from_its_page(browser: httpx.Client, tenant: Tenant) -> None:
+    study = post(tenant, body(tenant)).json()
+    page = browser.get(f"/studies/{study['id']}")
+    assert f"/studies/{study['id']}/live?" in page.text
+    cancelled = browser.post(
+        f"/studies/{study['id']}/cancel", data={"csrf": token(page)}, headers=SAME_SITE
+    )
+    assert "Its jobs are cancelled" in cancelled.text
+    assert "2 cancelled" in browser.get("/studies").text
+
+
+def test_the_table_follows_its_jobs(browser: httpx.Client, tenant: Tenant) -> None:
+    study = create(tenant)
+    with browser.stream("GET", f"/studies/{study['id']}/live?sort=-steps") as stream:
+        lines = stream.iter_lines()
+        assert any("queued" in line for line in lines)
+        finish(tenant, study["jobs"][0]["id"], 1.5)
+        assert any("1.5000" in line for line in lines)
