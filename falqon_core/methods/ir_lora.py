@@ -21,7 +21,7 @@ from falqon_core.methods.iec import IecAdapter
 from falqon_core.methods.lora import Lora
 from falqon_core.ops.formats.icq import choose_ranges, choose_shifts, quantize_ranges, shifts_of
 from falqon_core.ops.formats.int4 import dequantize_int4
-from falqon_core.ops.formats.nf4 import dequantize_nf4, nf4_pairs, quantize_nf4
+from falqon_core.ops.formats.nf4 import dequantize_nf4, quantize_nf4
 
 CHOICE = "choice"
 
@@ -75,11 +75,10 @@ class IcqNf4Linear(FrozenLinear):
         super().__init__(weight)
         self._choice = choose_shifts(weight) if choice is None else choice
         self._weight = quantize_nf4(weight, shifts_of(weight, self._choice))
-        self._pairs = nf4_pairs(weight.device)
         self._shape = weight.shape
 
     def dequantized(self) -> Tensor:
-        return dequantize_nf4(self._weight, self._pairs, self._shape, self.dtype)
+        return dequantize_nf4(self._weight, self._shape, self.dtype)
 
     def codes(self) -> tuple[Tensor, ...]:
         weight = self._weight

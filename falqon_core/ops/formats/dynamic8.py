@@ -1,10 +1,11 @@
 """Numbers in 8 bits of bitsandbytes' dynamic data type (arXiv 2110.02861), 256 of them to a scale:
 what QLoRA quantizes the scales of its blocks to.
 
-The data type has seven binades of ten, each with twice the values of the one below, so that small
+The data type has seven decades, each with twice the values of the one below, so that small
 numbers keep their magnitude and large ones their digits.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,11 @@ class Dynamic8(NamedTuple):
     absmax: Tensor
 
 
+@cache
 def dynamic_map(device: torch.device) -> Tensor:
-    """Return what each of the 256 codes stands for, fp32 [256], ascending within +-1."""
+    """Return what each of the 256 codes stands for, fp32 [256], ascending within +-1; not to be
+    written to.
+    """
     positive = []
     for decade in range(_NUM_DECADES):
         edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)

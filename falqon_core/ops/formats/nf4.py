@@ -9,6 +9,7 @@ Two codes lie in a byte, the first in the high half. A last block that is not wh
 its last weight.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -77,10 +78,9 @@ def quantize_nf4(weight: Tensor, shifts: Tensor) -> Nf4:
     )
 
 
-def dequantize_nf4(weight: Nf4, pairs: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return the weight of `shape` in `dtype`, rounded to it once; `pairs` is `nf4_pairs` on the
-    device of the codes.
-    """
+def dequantize_nf4(weight: Nf4, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return the weight of `shape` in `dtype`, rounded to it once."""
+    pairs = _pairs(weight.codes.device)
     scales = (dequantize_dynamic8(weight.scales) + weight.mean_scale)[:, None]
     shifts = dequantize_dynamic8(weight.shifts)[:, None]
     blocks = torch.empty(len(scales), BLOCK_SIZE, dtype=dtype, device=scales.device)
@@ -90,7 +90,8 @@ def dequantize_nf4(weight: Nf4, pairs: Tensor, shape: torch.Size, dtype: torch.d
     return blocks.view(-1)[: shape.numel()].view(shape)
 
 
-def nf4_pairs(device: torch.device) -> Tensor:
+@cache
+def _pairs(device: torch.device) -> Tensor:
     """Return the two values that each byte of codes stands for, as complex64 [256]: one look-up
     gives two weights.
     """

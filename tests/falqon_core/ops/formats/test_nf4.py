@@ -7,7 +7,7 @@ from falqon_core.ops.formats.dynamic8 import (
     dynamic_map,
     quantize_dynamic8,
 )
-from falqon_core.ops.formats.nf4 import VALUES, Nf4, dequantize_nf4, nf4_pairs, quantize_nf4
+from falqon_core.ops.formats.nf4 import VALUES, Nf4, dequantize_nf4, quantize_nf4
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def weight_of(num_rows: int, num_columns: int) -> Tensor:
 
 
 def values_of(weight: Nf4, like: Tensor) -> Tensor:
-    return dequantize_nf4(weight, nf4_pairs(CPU), like.shape, torch.float32)
+    return dequantize_nf4(weight, like.shape, torch.float32)
 
 
 def test_without_shifts_it_is_the_nf4_of_bitsandbytes() -> None:
