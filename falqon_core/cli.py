@@ -1,8 +1,7 @@
 """The command line: train | inspect | import | export | convert | bench | doctor. Nothing heavy is
 imported before a command needs it.
 
-This is the process edge: every error becomes a message and an exit code here, and only here. An
-unexpected exception tells the user nothing but that it happened; its traceback goes to stderr.
+What errors become is in process_edge.py.
 """
 
 import faulthandler
@@ -10,32 +9,25 @@ import json
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from falqon_core.bench.studies import StudyName
-from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.diagnosis import CheckRow
-from falqon_core.contract.errors import (
-    CertificateMismatch,
-    ConfigError,
-    FalqonError,
-    OutOfMemory,
-    UserError,
-    as_falqon_error,
-)
 from falqon_core.contract.formats import FormatName
-from falqon_core.contract.messages import ExitCode, Failed, Message
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
+from falqon_core.process_edge import (
+    create_ports,
+    errors_become_exit_codes,
+    prepare_process,
+    read_config,
+    to_stderr,
+)
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
-from falqon_core.train.report import MessagePort, Port, describe, person_port, to_all
+from falqon_core.train.report import MessagePort, to_all
 from falqon_core.train.signals import Stopping, die_with_parent
 
 FailureFd = Annotated[
@@ -88,11 +80,11 @@ def train(
         message_fd = take_stdout()
     ports = []
     if os.environ.get("RANK", "0") == "0":  # of several processes one tells
-        ports = _create_ports(message_fd)
+        ports = create_ports(message_fd)
     try:
-        with _errors_become_exit_codes(to_all(ports)):
-            train_config = _read_config(config)
-            _prepare_process(offline=True)
+        with errors_become_exit_codes(to_all(ports)):
+            train_config = read_config(config)
+            prepare_process(offline=True)
             from falqon_core.train.distributed import join_process_group
             from falqon_core.train.trainer import Trainer
 
@@ -126,8 +118,8 @@ def inspect(
     """Tokenize a data set for a model and print what it finds as JSON: counts, lengths, duplicates,
     the first records token by token.
     """
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        prepare_process(offline=True)
         from falqon_core.train.inspection import inspect_dataset
 
         inspection = inspect_dataset(
@@ -142,9 +134,9 @@ def held_out(
     message_fd: FailureFd = None,
 ) -> None:
     """Print as JSON which lines of its file a training holds out."""
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        train_config = _read_config(config)
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        train_config = read_config(config)
+        prepare_process(offline=True)
         from falqon_core.train.held_out import held_out_lines
 
         sys.stdout.write(json.dumps(held_out_lines(train_config)) + "\n")
@@ -161,8 +153,8 @@ def import_(
     ] = None,
 ) -> None:
     """Bring a base model into a folder of safetensors and tokenizer, and say what was converted."""
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        _prepare_process(offline=False)
+    with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        prepare_process(offline=False)
         from falqon_core.importers.importer import import_model
 
         for conversion in import_model(source, output):
@@ -192,8 +184,8 @@ def export(
     message_fd: FailureFd = None,
 ) -> None:
     """Write a checkpoint of a training as a merged FP8 model."""
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        prepare_process(offline=True)
         from falqon_core.train.exporter import DataFiles, export_training
 
         files = None if train_file is None else DataFiles(train_file, validation_file)
@@ -218,8 +210,8 @@ def convert(
     message_fd: FailureFd = None,
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
-    with _errors_become_exit_codes(_to_stderr if message_fd is None else MessagePort(message_fd)):
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        prepare_process(offline=True)
         from falqon_core.export.formats import write_format
 
         write_format(to, source, output, name, base_model)
@@ -228,8 +220,8 @@ def convert(
 @app.command(hidden=True)
 def certify() -> None:
     """Compare an exported model with what its trainer says of it; the trainer asks on stdin."""
-    with _errors_become_exit_codes(_to_stderr):
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr):
+        prepare_process(offline=True)
         from falqon_core.verification.process import main
 
         main(sys.stdin, sys.stdout)
@@ -261,8 +253,8 @@ def bench(
     """Measure this GPU: its ceilings, every kernel, and training steps against LoRA, QLoRA and
     torchao. Takes up to 8 minutes.
     """
-    with _errors_become_exit_codes(_to_stderr):
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr):
+        prepare_process(offline=True)
         if study is not None:
             from falqon_core.bench.studies.run import run_study
 
@@ -307,9 +299,9 @@ def compare(
     """Train by several methods, one after another, and print one table. What has ended in OUTPUT is
     not trained again.
     """
-    with _errors_become_exit_codes(_to_stderr):
-        train_config = _read_config(config)
-        _prepare_process(offline=True)
+    with errors_become_exit_codes(to_stderr):
+        train_config = read_config(config)
+        prepare_process(offline=True)
         from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
 
         plan = Plan(
@@ -350,69 +342,3 @@ def doctor(
 def _show_check(row: CheckRow) -> None:
     sys.stdout.write(f"{row.status:8}{row.seconds:6.1f} s  {row.name}: {row.detail}\n")
     sys.stdout.flush()
-
-
-def _create_ports(message_fd: int | None) -> list[Port]:
-    if message_fd is None:
-        return [person_port(discreet=False)]
-    return [person_port(discreet=True), MessagePort(message_fd)]
-
-
-def _read_config(path: Path) -> TrainConfig:
-    try:
-        return TrainConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        names = [str(part) for part in first["loc"] if part != "recipe"]
-        param = ".".join(names) or message.partition(":")[0]
-        raise ConfigError(
-            message if message.startswith(param) else f"{param}: {message}", param
-        ) from None
-
-
-def _prepare_process(offline: bool) -> None:
-    """Prepare the process before transformers is imported: no network unless asked for, no progress
-    bars and notices of its own.
-    """
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Threads that wait may spin only briefly: as soon as anything else runs on this machine they
-    # take the core from the thread they wait for. Eight steps of SmolLM2 on two cores, quiet and
-    # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
-    # and 22 s, spinning this long 15 and 13 s.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Microbatches differ in length, and segments of fixed sizes would leave holes on a GPU.
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-@contextmanager
-def _errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the edge of the process
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        failure = as_falqon_error(error)
-        send(Failed(code=failure.code, message=str(failure), param=failure.param))
-        raise typer.Exit(_exit_code(failure)) from None
-
-
-def _exit_code(error: FalqonError) -> ExitCode:
-    if isinstance(error, UserError):
-        return ExitCode.USER_ERROR
-    if isinstance(error, CertificateMismatch):
-        return ExitCode.CERTIFICATE_MISMATCH
-    if isinstance(error, OutOfMemory):
-        return ExitCode.OUT_OF_MEMORY
-    return ExitCode.INTERNAL
-
-
-def _to_stderr(message: Message) -> None:
-    sys.stderr.write(describe(message) + "\n")

@@ -9,6 +9,7 @@ without a second line ends it: the trainer has stopped or failed.
 import hashlib
 import importlib.metadata
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -82,16 +83,20 @@ def certify(base: Base, data: Data, request: Request) -> Certificate:
 
 
 def _describe_software() -> Software:
-    installed = {
-        distribution.metadata["Name"].lower(): distribution.version
-        for distribution in importlib.metadata.distributions()
-    }
     return Software(
-        falqon=installed["falqon"],
+        falqon=importlib.metadata.version("falqon"),
         source_sha256=_source_sha256(),
         python=platform.python_version(),
-        libraries={name: installed[name] for name in LIBRARIES if name in installed},
+        libraries={
+            name: version for name in LIBRARIES if (version := _installed_version(name)) is not None
+        },
     )
+
+
+def _installed_version(name: str) -> str | None:
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
 
 
 def _source_sha256() -> str:

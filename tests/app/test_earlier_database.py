@@ -89,7 +89,7 @@ def test_jobs_of_an_earlier_version_are_shown_and_end_well(
     assert backend.attempts(RUNNING)[1].start_step == 6
     assert backend.attempts(PAUSED)[1].start_step == 4
     export = f"/v1/models/{MODEL}/exports/bf16"
-    wait_for(lambda: client.get(export).json()["status"] == "completed", what="the export")
+    wait_for(lambda: client.get(export).json()["status"] == "completed", 60, "the export")
     weights = backend.artifact("ftjob-succeeded-ba505cf2", "model.safetensors").decode()
     exported = client.get(f"/v1/models/{MODEL}:bf16/artifacts/bf16.txt", follow_redirects=True)
     assert exported.text == f"{MODEL}:bf16 {weights}"

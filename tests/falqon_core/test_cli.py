@@ -32,6 +32,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
 )
+from falqon_core.process_edge import exit_code_of
 from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
@@ -179,7 +180,7 @@ def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCo
     failure = as_falqon_error(error)
     assert isinstance(failure, FalqonError)
     assert failure.code == code
-    assert cli._exit_code(failure) == exit_code
+    assert exit_code_of(failure) == exit_code
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
