@@ -64,6 +64,10 @@ class PeftLora:
             if self.train_a or name.endswith("lora_B")
         }
 
+    def maxima(self) -> Tensor | None:
+        """Return None: there are none."""
+        return None
+
     def after_step(self) -> float:
         """Do nothing: the branch reads its parameters as they are, and nothing is quantized."""
         return 0.0

@@ -11,14 +11,15 @@ from typing import Literal, NamedTuple
 MethodName = Literal[
     "falqon", "lora", "qlora", "qa_lora", "ir_lora", "fp8_lora", "fp6_lora", "fishman"
 ]
+Moments = Literal["fp32", "fp8"]
 
 
 class MethodSpec(NamedTuple):
     """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
     its gradient and moments. `keeps_inputs`: those of the linears are kept for backward. `options`:
     fields of a recipe that not all methods have, and this one has. `learning_rate`: the automatic
-    one of supervised training. `packages`: what a worker has to have installed beyond what every
-    worker has.
+    one of supervised training. `moments`: what those of the optimizer are rounded to. `packages`:
+    what a worker has to have installed beyond what every worker has.
     """
 
     title: str
@@ -29,6 +30,7 @@ class MethodSpec(NamedTuple):
     state_bytes: int = 16
     trains_a: bool = True
     keeps_inputs: bool = True
+    moments: Moments = "fp32"
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
@@ -98,6 +100,7 @@ METHODS: dict[MethodName, MethodSpec] = {
         summary="weights and adapters in FP8 with delayed scales, FP8 moments and Smooth-SwiGLU",
         base_bytes=2.0,
         learning_rate=2e-3,
+        moments="fp8",
     ),
 }
 

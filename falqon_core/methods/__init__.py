@@ -17,6 +17,7 @@ from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.fishman import Fishman
 from falqon_core.methods.fp6_lora import Fp6Lora
 from falqon_core.methods.fp8_lora import Fp8Lora
 from falqon_core.methods.ir_lora import IrLora
@@ -35,6 +36,11 @@ class Trainable(Protocol):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer updates, by name."""
+
+    def maxima(self) -> Tensor | None:
+        """Return what the largest of all ranks is written to before `after_step`, of any shape, or
+        None.
+        """
 
     def after_step(self) -> float:
         """Follow an optimizer step. Return the share of the quantized values that it changed, 0 to
@@ -65,6 +71,7 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
     "fp6_lora": Fp6Lora,
     "qa_lora": QaLora,
     "ir_lora": IrLora,
+    "fishman": Fishman,
 }
 
 

@@ -50,6 +50,10 @@ class Falqon:
     def parameters(self) -> dict[str, nn.Parameter]:
         return {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
 
+    def maxima(self) -> Tensor | None:
+        """Return None: scales are those of tokens and rows."""
+        return None
+
     @torch.no_grad()
     def after_step(self) -> float:
         changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()

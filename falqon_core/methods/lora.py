@@ -82,6 +82,10 @@ class Lora:
             if parameter.requires_grad
         }
 
+    def maxima(self) -> Tensor | None:
+        """Return None: there are none."""
+        return None
+
     def after_step(self) -> float:
         """Do nothing: what is quantized never changes."""
         return 0.0

@@ -82,6 +82,14 @@ class ProcessGroup:
         if self.size > 1:
             self._all_reduce(values)
 
+    def all_reduce_max_tensor(self, values: Tensor | None) -> None:
+        """Take the largest of all ranks in place, any shape; nothing for None.
+
+        What `all_reduce_sum_tensor` asks for holds here too.
+        """
+        if self.size > 1 and values is not None:
+            self._all_reduce(values, dist.ReduceOp.MAX)
+
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none
         counts as zero.
@@ -153,9 +161,9 @@ class ProcessGroup:
             dist.all_gather_object(errors, error)
         raise next(failure for failure in errors if failure is not None)
 
-    def _all_reduce(self, values: Tensor) -> None:
+    def _all_reduce(self, values: Tensor, operation: dist.ReduceOp = dist.ReduceOp.SUM) -> None:
         with self._nobody_lost():
-            dist.all_reduce(values)
+            dist.all_reduce(values, operation)
 
     @contextmanager
     def _nobody_lost(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHODS
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.methods import Method, create_method
@@ -59,7 +60,8 @@ def build_state(
         method.restore(model, checkpoint.method)
         progress = checkpoint.progress
         loader.load_state_dict(progress.loader)
-    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm)
+    moments = METHODS[recipe.method].moments
+    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm, moments)
     if checkpoint is not None:
         optimizer.load(checkpoint.optimizer)
     return TrainState(model, method, optimizer, loader, progress, reference)

@@ -66,6 +66,7 @@ def train_step(
     means = mean_figures(objective, sums, batch.total_count)
     metrics = dict(zip(means, group.all_reduce_sum(*means.values()), strict=True))
     group.all_reduce_gradients(method.parameters().values())
+    group.all_reduce_max_tensor(method.maxima())
     grad_norm = optimizer.clip()
     if not (math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)):
         raise LossNotFinite(

@@ -5,6 +5,11 @@ e5m2 (torch.float8_e5m2, 2 mantissa bits, at most 57344). The scale that comes f
 largest magnitude is torchao's "tensorwise dynamic" one, bit for bit: max / amax in fp64, rounded to
 fp32, multiplied in fp32 and cast to nearest with saturation.
 
+A scale from elsewhere is 1 / factor with a factor that is a power of two, so that multiplying by
+either is exact; what is beyond the format's range then becomes its largest. Such tensors are cast
+to nearest, or to e5m2 stochastically: e5m2 is the upper byte of fp16, so a random byte is added
+below it and cut off.
+
 A product is that of the codes, exact in the working dtype, times both scales. On a GPU with FP8
 GEMMs it is `torch._scaled_mm`, where sizes are multiples of 16 and not both operands are e5m2; all
 else multiplies the same codes in the working dtype. What is given up: for such sizes a GPU gains
@@ -41,8 +46,34 @@ def quantize_tensor(x: Tensor, dtype: torch.dtype) -> Float8:
     return Float8(cast_saturated(x.float() * factor, dtype), factor.reciprocal())
 
 
+def quantize_by(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Float8:
+    """Round x * factor to nearest; factor fp32 [], a power of two."""
+    return Float8(cast_saturated(x * factor, dtype), factor.reciprocal())
+
+
+def quantize_stochastically(x: Tensor, factor: Tensor, random_bytes: Tensor) -> Float8:
+    """Round x * factor to e5m2, to one of its two neighbours with the probability of its distance
+    from the other; a value on the grid stays. factor fp32 [], a power of two; random_bytes int16,
+    0 to 255, of x's shape. The probability is exact to 1/256, and to 1/512 more below the smallest
+    normal.
+    """
+    limit = torch.finfo(E5M2).max
+    bits = (x * factor).clamp_(-limit, limit).half().view(torch.int16)
+    codes = (bits + random_bytes) >> 8
+    return Float8(codes.to(torch.int8).view(E5M2), factor.reciprocal())
+
+
+def power_of_two_factor(amax: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 2^floor(log2(max / amax)), the largest power of two by which amax stays in the range
+    of `dtype`; 1 for 0. amax fp32 of any shape, not negative.
+    """
+    _, exponent = torch.frexp(torch.finfo(dtype).max / amax.clamp(min=1e-30))
+    factor = torch.ldexp(torch.ones_like(amax), exponent - 1)
+    return torch.where(amax > 0, factor, 1.0)
+
+
 def cast_saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round fp32 x to nearest; what is beyond the format's range becomes its largest. x is
+    """Round x to nearest; what is beyond the format's range becomes its largest. x is
     overwritten.
     """
     limit = torch.finfo(dtype).max

@@ -12,6 +12,7 @@ from falqon_core.ops.stochastic import (
     fold_stochastic_triton,
     philox,
     random_bits,
+    random_bytes,
     round_stochastically,
 )
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, codes_apart, equal_codes
@@ -57,6 +58,25 @@ def test_bits_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:
     for other in (bits(seed=2), bits(step=3), bits(layer=4)):
         assert (other != bits()).all()
     assert bits().unique().numel() == 54
+
+
+def test_bytes_are_uniform_and_any_two_are_independent() -> None:
+    cpu = torch.device("cpu")
+    many = random_bytes(slice(0, 4096), 3000, 1, 2, 3, cpu)
+    assert torch.equal(random_bytes(slice(6, 17), 9, 1, 2, 3, cpu), many[6:17, :9])
+    counts = many.flatten().bincount(minlength=256)
+    assert len(counts) == 256
+    assert (counts / many.numel() * 256 - 1).abs().max() < 0.2
+    centred = many.double() - 127.5
+    for other in (
+        centred.roll(1, 0),
+        centred.roll(1, 1),
+        *(
+            random_bytes(slice(0, 4096), 3000, *key, cpu).double() - 127.5
+            for key in ((9, 2, 3), (1, 9, 3), (1, 2, 9))
+        ),
+    ):
+        assert (centred * other).mean().abs() < 0.05 * centred.square().mean()
 
 
 def test_a_value_on_the_grid_stays_and_any_other_goes_to_a_neighbour() -> None:

@@ -55,6 +55,28 @@ def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
     assert all(torch.equal(value, resumed.state()[key]) for key, value in optimizer.state().items())
 
 
+def test_moments_in_fp8_lie_on_the_grids_of_their_scales() -> None:
+    weights = parameters()
+    plain_weights = parameters()
+    optimizer = Optimizer(weights, 0.0, 1.0, moments="fp8")
+    plain = Optimizer(plain_weights, 0.0, 1.0)
+    for step in range(20):
+        do(optimizer, weights, step)
+        do(plain, plain_weights, step)
+    for key, largest, dtype in (
+        ("exp_avg", 448.0, torch.float8_e4m3fn),
+        ("exp_avg_sq", 57344.0, torch.float8_e5m2),
+    ):
+        values = optimizer.state()[f"two.{key}"]
+        codes = values * (largest / values.abs().max())
+        torch.testing.assert_close(codes.to(dtype).float(), codes, rtol=1e-5, atol=1e-7)
+        assert optimizer.state()[f"two.{key}"].dtype == torch.float32
+    moved, expected = (
+        (after["two"] - parameters()["two"]).detach() for after in (weights, plain_weights)
+    )
+    assert (moved - expected).norm() < 0.4 * expected.norm()
+
+
 def test_clipping_scales_all_gradients_to_the_common_norm_and_tells_the_norm_before() -> None:
     weights = parameters()
     for parameter in weights.values():

@@ -6,6 +6,9 @@ from falqon_core.ops.formats.float8 import (
     E5M2,
     multiply,
     multiply_codes,
+    power_of_two_factor,
+    quantize_by,
+    quantize_stochastically,
     quantize_tensor,
 )
 
@@ -42,3 +45,41 @@ def test_the_gemm_on_codes_multiplies_the_same(dtype: torch.dtype) -> None:
         rtol=0.02,
         atol=0.02,
     )
+
+
+def test_a_power_of_two_is_the_largest_that_stays_in_the_range() -> None:
+    amax = torch.cat([torch.tensor([448.0, 448.00003, 449.0, 224.0, 1e-20]), torch.rand(1000) * 9])
+    factor = power_of_two_factor(amax, E4M3)
+    assert torch.equal(torch.frexp(factor).mantissa, torch.full_like(factor, 0.5))
+    assert (amax * factor <= 448).all()
+    assert (amax * factor * 2 > 448).all()
+    assert power_of_two_factor(torch.zeros(()), E5M2) == 1
+
+
+def test_stochastic_rounding_leaves_the_grid_and_is_exact_on_average() -> None:
+    codes = torch.arange(256, dtype=torch.int16).to(torch.uint8).view(E5M2)
+    grid = codes.float()[codes.float().isfinite()].unique()
+    draws = torch.arange(256, dtype=torch.int16)[:, None]
+    factor = torch.tensor(2.0**3)
+    on_grid = grid / factor
+    rounded = quantize_stochastically(
+        on_grid.expand(256, -1), factor, draws.expand(-1, len(grid)).contiguous()
+    )
+    assert torch.equal(rounded.qdata.float() * rounded.scale, on_grid.expand(256, -1))
+    between = (grid[1:] * 0.25 + grid[:-1] * 0.75).bfloat16().float()
+    rounded = quantize_stochastically(
+        between / factor, factor, draws.expand(-1, len(between)).contiguous()
+    )
+    mean = rounded.qdata.double().mean(0)
+    assert ((mean - between).abs() <= (grid[1:] - grid[:-1]) * 2.0**-7).all()
+
+
+def test_what_is_beyond_the_range_becomes_the_largest() -> None:
+    x = torch.tensor([[1e30, -1e30, 60000.0]])
+    for random in (0, 255):
+        bytes_ = torch.full((1, 3), random, dtype=torch.int16)
+        codes, _ = quantize_stochastically(x, torch.tensor(1.0), bytes_)
+        assert codes.float().tolist() == [[57344.0, -57344.0, 57344.0]]
+    assert quantize_by(x, torch.tensor(1.0), E4M3).qdata.float().tolist() == [
+        [448.0, -448.0, 448.0]
+    ]
