@@ -65,5 +65,5 @@ class AdaptedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def merged_weight(self) -> Tensor:
-        """Return the weight as it was computed with, adapter included: fp32 [O, I]."""
-        return self.base.dequantized().float().add_(self.adapter.product())
+        """Return the weight that is exported, adapter included: fp32 [O, I]."""
+        return self.base.master().float().add_(self.adapter.product())

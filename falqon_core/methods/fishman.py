@@ -69,7 +69,7 @@ class Fishman(Lora):
         weights = [
             weight.detach()
             for layer in self.layers.values()
-            for weight in (layer.base.dequantized(), *layer.adapter.parameters())
+            for weight in (layer.base.master(), *layer.adapter.parameters())
         ]
         self.history.start(weights)
         smooth_swiglus(model)
@@ -228,6 +228,12 @@ class DelayedLinear(DenseLinear):
     def __init__(self, weight: Tensor, product: DelayedProduct) -> None:
         super().__init__(weight)
         self.product = product
+
+    def dequantized(self) -> Tensor:
+        return self.product.quantize_weight(self.weight, E4M3).dequantized(self.dtype)
+
+    def master(self) -> Tensor:
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight)

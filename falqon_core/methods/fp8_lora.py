@@ -35,6 +35,12 @@ class Fp8Lora(Lora):
 class Fp8Linear(DenseLinear):
     """A frozen weight that is cast for every product; none is kept in FP8."""
 
+    def dequantized(self) -> Tensor:
+        return quantize_tensor(self.weight, E4M3).dequantized(self.dtype)
+
+    def master(self) -> Tensor:
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return multiply_fp8(x, self.weight)
 

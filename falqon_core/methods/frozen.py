@@ -29,6 +29,12 @@ class FrozenLinear(nn.Module, ABC):
         to.
         """
 
+    def master(self) -> Tensor:
+        """Return the weight that an adapter is merged into, as `dequantized` does: the same, unless
+        it is kept finer than it is computed with.
+        """
+        return self.dequantized()
+
     def codes(self) -> tuple[Tensor, ...]:
         """Return what the weight was quantized to; empty where it is not quantized."""
         return ()

@@ -38,6 +38,10 @@ class Float8(NamedTuple):
     def t(self) -> "Float8":
         return Float8(self.qdata.t(), self.scale)
 
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """Return qdata * scale, rounded to `dtype`."""
+        return self.qdata.to(dtype).mul_(self.scale)
+
 
 def quantize_tensor(x: Tensor, dtype: torch.dtype) -> Float8:
     """Round x of any float dtype and shape to `dtype`, its largest magnitude to the format's."""

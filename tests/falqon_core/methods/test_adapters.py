@@ -98,6 +98,19 @@ def test_merging_rounds_what_was_computed_with_once(name: str) -> None:
     assert loss_of(model).item() == pytest.approx(before, abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["fp8_lora", "fishman"])
+def test_a_weight_that_is_cast_for_every_product_is_merged_as_it_is_kept(name: str) -> None:
+    base = tiny_model("llama with biases", **SIZES).get_submodule(DOWN).weight.detach()
+    _, method = prepared(name)
+    layer = method.layers[DOWN]
+    assert torch.equal(layer.merged_weight(), base.float())
+    x = torch.eye(base.shape[1], dtype=torch.bfloat16)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.base(x).t(), layer.base.dequantized(), rtol=0.01, atol=0)
+    error = (layer.base.dequantized() - base).float().norm() / base.float().norm()
+    assert 0.01 < error < 0.05
+
+
 def test_lora_computes_what_peft_computes() -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
