@@ -120,7 +120,11 @@ def test_the_first_loss_is_about_log_two(run: Any) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [{"packing": True, "validation_fraction": 0.1}, {"packing": False, "a_init": "gradient"}],
+    [
+        {"packing": True, "validation_fraction": 0.1},
+        {"packing": False, "a_init": "gradient"},
+        {"method": "lora", "validation_fraction": 0.1},
+    ],
 )
 def test_stopped_and_continued_is_uninterrupted(
     recipe: dict[str, Any], run: Any, tmp_path: Path
