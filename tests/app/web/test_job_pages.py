@@ -200,7 +200,7 @@ def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
         "alpha",
     ]
     assert "learning_rate" in same
-    assert "Trained parameters" in different.partition("Training</h2>")[0]
+    assert "Paper MMLU, 7B" in different.partition("Training</h2>")[0]
     assert "FALQON" in different
     assert "choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
     seven = "&".join(f"job={tenant.job(training_file=file).id}" for _ in range(7))
