@@ -16,7 +16,7 @@ import typer
 
 from falqon_core.bench.studies import StudyName
 from falqon_core.contract.diagnosis import CheckRow
-from falqon_core.contract.formats import FormatName
+from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
 from falqon_core.process_edge import (
@@ -181,13 +181,24 @@ def export(
     validation_file: Annotated[
         Path | None, typer.Option(help="what it was evaluated on, if there was such a file")
     ] = None,
+    to: Annotated[
+        MergedFormat,
+        typer.Option(help="q4_1: a GGUF file of the INT4 weights that qa_lora trained"),
+    ] = "fp8",
+    name: Annotated[str, typer.Option(help="of the model, as a GGUF file shows it")] = "model",
     message_fd: FailureFd = None,
 ) -> None:
-    """Write a checkpoint of a training as a merged FP8 model."""
+    """Write a checkpoint of a training as a merged model, in FP8 or INT4."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         prepare_process(offline=True)
-        from falqon_core.train.exporter import DataFiles, export_training
+        from falqon_core.train.exporter import DataFiles, choose_checkpoint, export_training
 
+        if to == "q4_1":
+            from falqon_core.train.q4_1 import export_q4_1
+
+            _, checkpoint = choose_checkpoint(training, step)
+            export_q4_1(checkpoint, model, output, name, base_model or model.name)
+            return
         files = None if train_file is None else DataFiles(train_file, validation_file)
         export_training(training, model, output, step, base_model, files)
 
@@ -200,7 +211,7 @@ def convert(
             help="for lora the folder of a checkpoint, otherwise that of an exported model"
         ),
     ],
-    to: Annotated[FormatName, typer.Option(help="lora, bf16 or gguf")],
+    to: Annotated[ConvertedFormat, typer.Option(help="lora, bf16 or gguf")],
     output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
     name: Annotated[str, typer.Option(help="of the model, as it is shown")] = "model",
     base_model: Annotated[

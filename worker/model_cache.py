@@ -14,7 +14,7 @@ from app.ids import new_id
 from app.jobs import internal_repository
 from app.models import Checkpoint, Job
 from app.private_dir import private_folder
-from falqon_core.contract.formats import FormatName
+from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
 from worker.disk_space import require_space
@@ -70,9 +70,11 @@ class ModelCache:
         checkpoint: Checkpoint,
         folder: Path,
         data: Sequence[Path] = (),
+        format: MergedFormat = "fp8",
+        name: str = "model",
     ) -> Path:
         """Write `folder`/model, the checkpoint merged into its base; certify it on `data`, if there
-        is any. `folder`/training can go then.
+        is any. `name` is for formats that show one. `folder`/training can go then.
         """
         training = folder / "training"
         model = folder / "model"
@@ -81,6 +83,7 @@ class ModelCache:
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
+        arguments += ["--to", format, "--name", name]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
             arguments += [option, str(path)]
         run_tool(self._settings.trainer_command, arguments, self._check)
@@ -109,7 +112,7 @@ class ModelCache:
         """Return the folder of a quantized model of the catalogue as plain bf16."""
         return self._converted(self.model(model_id), "bf16", model_id)
 
-    def _converted(self, source: Path, format: FormatName, model_id: str) -> Path:
+    def _converted(self, source: Path, format: ConvertedFormat, model_id: str) -> Path:
         folder = self._folder(f"{source.name}\0{format}\n")
         if not folder.is_dir():
             num_bytes = sum(path.stat().st_size for path in source.iterdir())

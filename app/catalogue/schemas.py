@@ -18,7 +18,7 @@ class ModelObject(Object):
     hub_id: str
     format: Annotated[
         str | None,
-        Field(description="of a model that was exported: fp8, lora, bf16 or gguf; otherwise null"),
+        Field(description="of a model that was exported: fp8, lora, bf16, gguf or q4_1; else null"),
     ]
 
     @classmethod

@@ -9,7 +9,7 @@ from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.garbage import orphans
 from app.models import Model
 
-NOT_TRAINABLE = ("lora", "gguf")
+NOT_TRAINABLE = ("lora", "gguf", "q4_1")
 MAX_OFFERED = 200  # of base models, and of the project's own
 
 

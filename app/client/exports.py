@@ -17,6 +17,7 @@ class Format(StrEnum):
     LORA = "lora"
     BF16 = "bf16"
     GGUF = "gguf"
+    Q4_1 = "q4_1"
     FP8 = "fp8"
 
 
@@ -34,7 +35,8 @@ def export_model(
         Format,
         typer.Option(
             "--format",
-            help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; fp8: of a checkpoint.",
+            help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; "
+            "q4_1: the INT4 weights that qa_lora trained, for llama.cpp; fp8: of a checkpoint.",
             show_default=False,
         ),
     ],

@@ -14,6 +14,7 @@ from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.methods import group_size_refusal
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
@@ -190,11 +191,14 @@ def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
             f"it has {', '.join(shapes)}",
             param="falqon.target_modules",
         )
-    smallest = min(
-        inputs for name, (_, inputs) in shapes.items() if name in (recipe.target_modules or shapes)
-    )
+    chosen = recipe.target_modules or shapes
+    inputs = {name: size for name, (_, size) in shapes.items() if name in chosen}
+    smallest = min(inputs.values())
     if recipe.rank > smallest:
         raise InvalidRequest(
             f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer",
             param="falqon.rank",
         )
+    group_size = recipe.resolved(num_records=1).group_size
+    if group_size and (refusal := group_size_refusal(group_size, inputs)):
+        raise InvalidRequest(f"falqon.group_size: {refusal}", param="falqon.group_size")

@@ -14,7 +14,8 @@ class ExportRequest(BaseModel):
         FormatName,
         Field(
             description="lora: adapter for PEFT; bf16: merged, not quantized; "
-            "gguf: for llama.cpp; fp8: of a checkpoint"
+            "gguf: for llama.cpp; q4_1: the INT4 weights that qa_lora trained, for llama.cpp; "
+            "fp8: of a checkpoint"
         ),
     ]
 

@@ -15,7 +15,13 @@ from app.models.job_lifecycle import TERMINAL
 from app.operations import claims
 from app.operations import service as operations
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import FORMATS, FormatName, FormatUnavailable, check_format
+from falqon_core.contract.formats import (
+    FORMATS,
+    FROM_CHECKPOINT,
+    FormatName,
+    FormatUnavailable,
+    check_format,
+)
 
 MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
 
@@ -108,9 +114,9 @@ def _check(source: Source, format: FormatName) -> None:
             param="format",
             code="format_not_available",
         )
-    if source.job is None and format == "lora":
+    if source.job is None and format in FROM_CHECKPOINT:
         raise InvalidRequest(
-            "format: the adapter is made from the job's last checkpoint, "
+            "format: it is made from the job's last checkpoint, "
             "and the job has been deleted with its checkpoints.",
             param="format",
             code="format_not_available",

@@ -2,10 +2,13 @@
 
 from typing import Literal
 
-from falqon_core.contract.config import Recipe
+from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
 
-FormatName = Literal["fp8", "lora", "bf16", "gguf"]
+FormatName = Literal["fp8", "lora", "bf16", "gguf", "q4_1"]
+MergedFormat = Literal["fp8", "q4_1"]  # written from a checkpoint and its base model
+ConvertedFormat = Literal["lora", "bf16", "gguf"]  # the first from a checkpoint, others from "fp8"
+FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
 
 FORMATS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
@@ -19,7 +22,10 @@ FORMATS: dict[FormatName, str] = {
     "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
     "and what is built on it load it; "
     "`llama-quantize` makes it smaller.",
+    "q4_1": "The INT4 weights that QA-LoRA trained, bit for bit, in one GGUF file (Q4_1, about 5 "
+    "bits a weight): llama.cpp and what is built on it load it.",
 }
+Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
     "llama": "llama",
     "mistral": "llama",
@@ -53,8 +59,26 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
             "no pair of A and B gives them back; take fp8, bf16 or gguf",
             "format",
         )
-    if format == "gguf":
+    if format == "q4_1":
+        _check_int4(recipe)
+    if format in ("gguf", "q4_1"):
         _check_gguf(model_config)
+
+
+def _check_int4(recipe: Recipe) -> None:
+    if recipe.method != "qa_lora":
+        raise FormatUnavailable(
+            "format: only method 'qa_lora' trains weights in INT4; take gguf, which "
+            "`llama-quantize` makes smaller",
+            "format",
+        )
+    group_size = recipe.group_size or DEFAULT_GROUP_SIZE
+    if group_size != Q4_1_GROUP_SIZE:
+        raise FormatUnavailable(
+            f"format: Q4_1 has groups of {Q4_1_GROUP_SIZE} weights, and this model was trained "
+            f"with group_size {group_size}; take fp8, bf16 or gguf",
+            "format",
+        )
 
 
 def _check_gguf(model_config: dict[str, object]) -> None:

@@ -2,7 +2,7 @@
 
 `lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
 bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for
-the model in bf16.
+the model in bf16. `q4_1` needs the base model beside the checkpoint: `train.q4_1` writes it.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE
-from falqon_core.contract.formats import FORMATS, FormatName
+from falqon_core.contract.formats import FORMATS, ConvertedFormat, FormatName
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.export.adapter import write_adapter
@@ -23,7 +23,7 @@ from falqon_core.files import whole_folder, write_whole
 
 
 def write_format(
-    format: FormatName, source: Path, output: Path, name: str, base_model: str
+    format: ConvertedFormat, source: Path, output: Path, name: str, base_model: str
 ) -> None:
     """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the
     card and licence of the model.
@@ -51,16 +51,25 @@ def write_format(
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        copy_licence(source, staging)
-        write_whole(staging / "README.md", _card(format, name, fields, use))
         # of the weights that these are; it names the files it was made for
         if (source / CERTIFICATE).is_file():
             shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
-        write_sha256sums(staging)
+        document_format(format, source, staging, name, fields, use)
+
+
+def document_format(
+    format: FormatName, source: Path, folder: Path, name: str, fields: Fields, use: str = ""
+) -> None:
+    """Write all that stands around the weights in `folder`: a card with `use` in it, the licence
+    that `source` has, and checksums.
+    """
+    copy_licence(source, folder)
+    write_whole(folder / "README.md", _card(format, name, fields, use))
+    write_sha256sums(folder)
 
 
 def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
-    library = {"lora": "peft", "gguf": "gguf"}.get(format, "transformers")
+    library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
     front_matter = ModelCardData(
         library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields
     )

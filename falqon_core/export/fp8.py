@@ -13,6 +13,7 @@ are not FP8.
 """
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,25 +70,31 @@ def _tensors(
     model: PreTrainedModel, quantized: dict[str, QuantizedLinear]
 ) -> dict[str, torch.Tensor]:
     """Return everything to write, on the CPU."""
-    tensors: dict[str, torch.Tensor] = {}
-    written: set[tuple[int, torch.Size]] = set()
-    for name, value in model.state_dict().items():
-        if name.rpartition(".")[0] in quantized:
-            continue
-        identity = value.data_ptr(), value.shape
-        if identity not in written:  # a tied tensor stands under its first name
-            written.add(identity)
-            tensors[name] = _plain(value)
+    tensors = plain_tensors(model, quantized)
     for name, module in quantized.items():
         qdata, scale = module.quantized_weight()
         tensors[f"{name}.weight"] = qdata.detach().cpu().contiguous()
         tensors[f"{name}.weight_scale"] = scale.detach().cpu().contiguous()
         if (bias := getattr(module, "bias", None)) is not None:
-            tensors[f"{name}.bias"] = _plain(bias)
+            tensors[f"{name}.bias"] = plain(bias)
     return tensors
 
 
-def _plain(value: torch.Tensor) -> torch.Tensor:
+def plain_tensors(model: PreTrainedModel, without: Container[str] = ()) -> dict[str, torch.Tensor]:
+    """Return what a model holds beside the modules `without`, bf16 on the CPU, by name."""
+    tensors: dict[str, torch.Tensor] = {}
+    written: set[tuple[int, torch.Size]] = set()
+    for name, value in model.state_dict().items():
+        if name.rpartition(".")[0] in without:
+            continue
+        identity = value.data_ptr(), value.shape
+        if identity not in written:  # a tied tensor stands under its first name
+            written.add(identity)
+            tensors[name] = plain(value)
+    return tensors
+
+
+def plain(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().cpu()
     return (value.to(torch.bfloat16) if value.is_floating_point() else value).contiguous()
 

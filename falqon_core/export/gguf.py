@@ -1,4 +1,4 @@
-"""An FP8 folder as one GGUF file: matrices in bf16, vectors in fp32, tokenizer and chat template
+"""A model as one GGUF file: matrices in bf16 or Q4_1, vectors in fp32, tokenizer and chat template
 inside.
 
 Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round.
@@ -6,7 +6,7 @@ llama.cpp wants q and k of Llama models with the two halves of each rotary pair 
 splitting of text into words llama.cpp has to imitate is told by a name; it is found by the
 tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
 differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
-windows are refused; there is no smaller type than bf16.
+windows are refused. An FP8 folder becomes bf16; Q4_1 is for who trained in it.
 """
 
 import json
@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import (
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFWriter,
+    LlamaFileType,
+    TokenType,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
@@ -28,16 +34,34 @@ SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _RE
 
 
 def write_gguf(model: Path, folder: Path, name: str) -> None:
-    """`model.gguf` into an existing folder. Raises `FormatUnavailable`."""
+    """An FP8 folder as `model.gguf` into an existing folder. Raises `FormatUnavailable`."""
     config = json.loads((model / "config.json").read_bytes())
     check_format("gguf", Recipe(), config)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    writer = GGUFWriter(folder / "model.gguf", GGUF_ARCHITECTURES[config["model_type"]])
+    write_gguf_file(folder / "model.gguf", name, config, tokenizer, dequantized(model))
+
+
+def write_gguf_file(
+    path: Path,
+    name: str,
+    config: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """`config` is that of a model that has a GGUF (`contract.formats`). `tensors` by the names of a
+    plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
+    `FormatUnavailable` for a tokenizer that llama.cpp does not have.
+    """
+    writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
     writer.add_name(name)
-    writer.add_file_type(LlamaFileType.MOSTLY_BF16)
+    if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
+        writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+    else:
+        writer.add_file_type(LlamaFileType.MOSTLY_BF16)
     _add_dimensions(writer, config)
     _add_tokenizer(writer, tokenizer, config)
-    for tensor_name, tensor in dequantized(model).items():
+    for tensor_name, tensor in tensors.items():
         _add_tensor(writer, tensor_name, tensor, config)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -139,12 +163,13 @@ def _add_tensor(
             )
     if tensor.ndim == 1:
         writer.add_tensor(_gguf_name(name), tensor.float().numpy())
-    else:
-        writer.add_tensor(
-            _gguf_name(name),
-            tensor.contiguous().view(torch.uint8).numpy(),
-            raw_dtype=GGMLQuantizationType.BF16,
-        )
+        return
+    is_q4_1 = tensor.dtype == torch.uint8
+    writer.add_tensor(
+        _gguf_name(name),
+        tensor.contiguous().view(torch.uint8).numpy(),
+        raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
+    )
 
 
 def _gguf_name(name: str) -> str:

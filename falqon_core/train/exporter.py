@@ -148,13 +148,7 @@ def export_training(
     `CertificateMismatch`.
     """
     warn = logging.getLogger(__name__).warning
-    if step is None:
-        newest = newest_checkpoint(training, warn)
-        if newest is None:
-            raise ModelError(f"{training.name} holds no checkpoint", "training")
-        chosen = best_checkpoint(training, newest.progress) or newest
-    else:
-        newest = chosen = load_checkpoint(checkpoint_folder(training, step))
+    newest, chosen = choose_checkpoint(training, step)
     progress = newest.progress
     tokenizer = load_tokenizer(base_folder)
     set_template_defaults(tokenizer, progress.recipe.chat_template_kwargs)
@@ -177,6 +171,21 @@ def export_training(
         exporter.export(
             lambda: restored_model(base_folder, chosen, device), tokenizer, progress, output
         )
+
+
+def choose_checkpoint(training: Path, step: int | None) -> tuple[Checkpoint, Checkpoint]:
+    """Return the newest checkpoint that is looked at, and the one to export: that of `step`, or the
+    newest whole one, or the best when it stops early.
+
+    Raises `ModelError` when there is none, `CheckpointCorrupt`.
+    """
+    if step is not None:
+        checkpoint = load_checkpoint(checkpoint_folder(training, step))
+        return checkpoint, checkpoint
+    newest = newest_checkpoint(training, logging.getLogger(__name__).warning)
+    if newest is None:
+        raise ModelError(f"{training.name} holds no checkpoint", "training")
+    return newest, best_checkpoint(training, newest.progress) or newest
 
 
 def describe_doubt(check: Check) -> str:

@@ -170,6 +170,13 @@ def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
             "format_not_available",
             "has been deleted with its checkpoints",
         ),
+        (
+            a_model(tenant, "ftjob-deleted"),
+            "q4_1",
+            "format_not_available",
+            "has been deleted with its checkpoints",
+        ),
+        (a_model(tenant), "q4_1", "format_not_available", "only method 'qa_lora'"),
         (a_model(tenant, model_type="gemma"), "gguf", "format_not_available", "'gemma'"),
     ):
         response = ask(tenant, model, format)
@@ -183,9 +190,9 @@ def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
     )
 
 
-@pytest.mark.parametrize("format", ["lora", "gguf"])
+@pytest.mark.parametrize("format", ["lora", "gguf", "q4_1"])
 def test_nobody_trains_from_a_form_that_cannot_be_trained(tenant: Tenant, format: str) -> None:
-    model = a_model(tenant)
+    model = a_model(tenant, a_job(tenant, method="qa_lora"))
     ask(tenant, model, format)
     finish(tenant)
     body = {"model": f"{model}:{format}", "training_file": tenant.upload()}

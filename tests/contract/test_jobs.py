@@ -219,6 +219,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "falqon.rank",
         "invalid_value",
     ),
+    "groups that do not fit": (
+        {"extra_body": {"falqon": {"method": "qa_lora", "group_size": 48}}},
+        "falqon.group_size",
+        "invalid_value",
+    ),
     "no such layer": (
         {"extra_body": {"falqon": {"target_modules": ["w1"]}}},
         "falqon.target_modules",

@@ -268,10 +268,15 @@ def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> 
         )
         return ExitCode.USER_ERROR
     (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
-    output.mkdir()
-    (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
+    write_form(weights, to, name, output)
     if to == "lora":
         (output / "source.txt").write_text(" ".join(path.name for path in source.iterdir()))
+    return ExitCode.DONE
+
+
+def write_form(weights: Path, to: str, name: str, output: Path) -> int:
+    output.mkdir()
+    (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
     return ExitCode.DONE
 
 
@@ -320,6 +325,8 @@ def main() -> int:
     write.add_argument("--base-model", required=True)
     for name in ("--train-file", "--validation-file"):
         write.add_argument(name, type=Path)
+    for name in ("--to", "--name"):
+        write.add_argument(name, required=True)
     write.add_argument("--message-fd", type=int)
     other = commands.add_parser("convert")
     other.add_argument("source", type=Path)
@@ -335,6 +342,9 @@ def main() -> int:
         )
     if arguments.command == "export":
         data = [path for path in (arguments.train_file, arguments.validation_file) if path]
+        if arguments.to == "q4_1":
+            checkpoint = checkpoint_folder(arguments.training, arguments.step)
+            return write_form(checkpoint / "state.bin", "q4_1", arguments.name, arguments.output)
         return export(arguments.training, arguments.step, arguments.model, arguments.output, data)
     if arguments.command == "import":
         return import_folder(arguments.source, arguments.output, arguments.message_fd)

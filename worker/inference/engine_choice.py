@@ -40,7 +40,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
 
     Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either.
     """
-    has_vllm = vllm.find_command() is not None and model.format != "gguf"
+    has_vllm = vllm.find_command() is not None and model.format not in ("gguf", "q4_1")
     if has_vllm and available_gpu_bytes() is not None:
         return _for_vllm(model, cache.model(model.id), _free_on_gpu)
     try:

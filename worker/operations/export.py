@@ -15,6 +15,7 @@ from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
 from app.storage import StorageAway, keys
+from falqon_core.contract.formats import FROM_CHECKPOINT
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
 from worker.attempt.checkpoint_upload import discard
@@ -79,7 +80,7 @@ class ExportHandler(OperationHandler[Export]):
         self, export: Export, inputs: ExportInputs, folder: Path, heartbeat: Heartbeat
     ) -> Path:
         """Return the folder of the exported model."""
-        if export.step is None and export.format != "lora":
+        if export.step is None and export.format not in FROM_CHECKPOINT:
             require_space(folder, 3 * inputs.source.bytes)  # as it is, and in bf16
             source = folder / "source"
             fetch_artifacts(self._storage, inputs.artifacts, source, heartbeat)
@@ -99,9 +100,10 @@ class ExportHandler(OperationHandler[Export]):
                 )
                 fetch_artifacts(self._storage, provenance, source, heartbeat)
         else:
-            require_space(folder, 2 * inputs.source.bytes)  # in FP8 and in bf16; this is its base
+            # in FP8 and in bf16; this is its base, or the FP8 model that is larger than in INT4
+            require_space(folder, 2 * inputs.source.bytes)
             source = self._merge(export, inputs.job, inputs.checkpoint, folder, heartbeat)
-        if export.format == "fp8":
+        if export.format in ("fp8", "q4_1"):
             return source
         base_model = inputs.job.requested.model if inputs.job else inputs.source.base_model_id or ""
         arguments = [
@@ -119,10 +121,14 @@ class ExportHandler(OperationHandler[Export]):
     def _merge(
         self, export: Export, job: Job, checkpoint: Checkpoint, folder: Path, heartbeat: Heartbeat
     ) -> Path:
-        """The checkpoint as an FP8 model; with a certificate, unless the files that it was trained
-        on have been deleted.
+        """The checkpoint as an FP8 model, with a certificate unless the files that it was trained
+        on have been deleted; or as an INT4 one, with none.
         """
         model_cache = ModelCache(self._context, heartbeat)
+        if export.format == "q4_1":
+            base = model_cache.stage(job)
+            name = export.exported_model_id
+            return model_cache.merge(base, job, checkpoint, folder, format="q4_1", name=name)
         data = self._data(job, folder, heartbeat)
         merged = model_cache.merge(model_cache.stage(job), job, checkpoint, folder, data)
         if data:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.formats import FormatName, FormatUnavailable, check_format
+from falqon_core.contract.formats import ConvertedFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
 from falqon_core.importers.gguf import convert_gguf
@@ -168,7 +168,7 @@ def test_the_adapter_is_exact(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["lora", "bf16", "gguf"])
 def test_every_form_carries_base_and_licence(
-    format: FormatName, trained: Trained, tmp_path: Path
+    format: ConvertedFormat, trained: Trained, tmp_path: Path
 ) -> None:
     source = shutil.copytree(
         trained.checkpoint if format == "lora" else trained.model, tmp_path / "source"
@@ -289,6 +289,22 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
 def test_what_gguf_would_get_wrong_is_refused(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(FormatUnavailable, match=reason):
         check_format("gguf", Recipe(), config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        ({}, "only method 'qa_lora' trains weights in INT4"),
+        ({"method": "ir_lora", "quantizer": "int4"}, "only method 'qa_lora'"),
+        ({"method": "qa_lora", "group_size": 64}, "trained with group_size 64"),
+        ({"method": "qa_lora"}, "no GGUF for the architecture 'gemma'"),
+    ],
+)
+def test_q4_1_is_for_groups_of_32_that_were_trained(recipe: dict[str, Any], reason: str) -> None:
+    resolved = Recipe.model_validate(recipe).resolved(10)
+    with pytest.raises(FormatUnavailable, match=reason):
+        check_format("q4_1", resolved, {"model_type": "gemma"})
+    check_format("q4_1", Recipe(method="qa_lora").resolved(10), {"model_type": "llama"})
 
 
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(

@@ -81,6 +81,7 @@ def test_each_is_made_from_what_it_should_and_becomes_a_model(backend: Backend) 
     expected = {
         "bf16": (ask(backend, model_id, "bf16"), weights_of(20)),
         "lora": (ask(backend, model_id, "lora"), weights_of(20)),
+        "q4_1": (ask(backend, model_id, "q4_1"), weights_of(20)),
     }
     old = ask(backend, model_id, "fp8", step=15)
     old_bf16 = ask(backend, model_id, "bf16", step=15)
