@@ -2,7 +2,7 @@
 look-up.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.ids import new_id
 from app.jobs import metrics
@@ -86,7 +86,8 @@ def _paused_job(tenant: Tenant) -> str:
 
 def _study(tenant: Tenant, file_id: str) -> str:
     body = {"model": tenant.base_model, "training_file": file_id, "methods": ["falqon", "lora"]}
-    return str(tenant.http.post("/v1/falqon/studies", json=body).json()["id"])
+    study: Any = tenant.client.post("/falqon/studies", cast_to=object, body=body)
+    return str(study["id"])
 
 
 def _ended_job(tenant: Tenant) -> str:
