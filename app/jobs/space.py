@@ -8,6 +8,7 @@ from pathlib import Path
 from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MARGIN = 1.1
@@ -26,7 +27,9 @@ def expected_bytes(
     except ModelError:  # the trainer says so better
         return 0
     a, b = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
-    checkpoint = largest_checkpoint or 2 * a + 12 * b  # A in bf16; B and its two moments in fp32
+    # what trains, with its two moments, in fp32; a frozen A in bf16
+    a_bytes = 12 if METHODS[recipe.method].trains_a else 2
+    checkpoint = largest_checkpoint or a_bytes * a + 12 * b
     # e4m3 and bf16
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
