@@ -64,6 +64,8 @@ def used(backend: Backend) -> Database:
                 json={"graders": [grader], "file": tenant.upload()},
             ).raise_for_status()
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
+    study = {"model": BASE_MODEL, "training_file": tenant.upload(), "methods": ["lora"]}
+    tenant.http.post("/v1/falqon/studies", json=study).raise_for_status()
     tenant.http.put("/v1/source_tokens/hf", json={"token": "hf_a"}).raise_for_status()
     source = "https://files.example.com/rows.parquet"
     for path, body in (

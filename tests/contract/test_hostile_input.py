@@ -70,6 +70,7 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "key_id": "key_x",
         "format": "bf16",
         "evaluation_id": "eval-x",
+        "study_id": "study-x",
         "token_id": "stoken-x",
         "import_id": "mimport-x",
     }
