@@ -96,13 +96,21 @@ class Trained:
     def outcomes(self) -> list[str | None]:
         return [attempt.outcome for attempt in self._records.attempts(self.id)]
 
-    def loses_no_step_at(self, attempt: int) -> bool:
-        """Return whether this attempt begins after the last step that was told before it."""
+    def last_step_before(self, attempt: int) -> int:
+        """Return the last step that was told before this attempt."""
         events = self._records.events(self.id)
         messages = [event.message.split(" on ")[0] for event in events]
         before = events[: messages.index(f"Attempt {attempt} started")]
-        steps = [event.data["step"] for event in before if event.type == "metrics"]
-        return self._records.attempts(self.id)[attempt - 1].start_step == steps[-1]
+        return max(event.data["step"] for event in before if event.type == "metrics")
+
+    def start_step_of(self, attempt: int) -> int:
+        """Wait until it is told: a checkpoint may be stored before."""
+
+        def start_steps() -> list[int]:
+            step = self._records.attempts(self.id)[attempt - 1].start_step
+            return [] if step is None else [step]
+
+        return wait_for(start_steps, END_SECONDS, f"attempt {attempt} has begun")[0]
 
 
 @every_run_on("sqlite")
@@ -134,11 +142,11 @@ def test_ranks_of_a_job_live_and_end_together(
     stopped.wait_for(JobStatus.PAUSED)
     service.client.fine_tuning.jobs.resume(stopped.id)
     stopped.wait_for_steps_of(2)
-    assert stopped.loses_no_step_at(2)
+    assert stopped.start_step_of(2) == stopped.last_step_before(2)
     for pid in service.pids("celery", "gpu-"):
         os.kill(pid, signal.SIGTERM)
     stopped.wait_for_steps_of(3)
-    assert stopped.loses_no_step_at(3)
+    assert stopped.start_step_of(3) == stopped.last_step_before(3)
     service.client.fine_tuning.jobs.cancel(stopped.id)
     stopped.wait_for(JobStatus.CANCELLED)
     assert stopped.outcomes() == ["paused", "released", "cancelled"]
