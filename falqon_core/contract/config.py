@@ -171,7 +171,9 @@ class Recipe(RecipeOptions):
     """Everything that decides what a training computes."""
 
     objective: ObjectiveName = Field("supervised", description="what is learned")
-    method: MethodName = Field("falqon", description="how it is learned")
+    method: MethodName = Field(
+        "falqon", description="the system that trains: FALQON, or one that it is compared with"
+    )
 
     @model_validator(mode="before")
     @classmethod
