@@ -32,7 +32,8 @@ class Failures:
             if digest in self._known:
                 return 0.0
             full_at = max(now, self._full_at.get(_network(address), now))
-        return max(0.0, full_at + self._interval - now - self.per_minute * self._interval)
+        # exactly 0 where nothing failed, whatever the clock says
+        return max(0.0, full_at - now - (self.per_minute - 1) * self._interval)
 
     def failed(self, address: str) -> None:
         now = time.monotonic()
