@@ -5,7 +5,8 @@ r"""The systems of FALQON's paper in one table, from SmolLM2-135M on GSM8K.
 DATA holds gsm8k_train.jsonl and gsm8k_test_first500.jsonl, and mmlu_validation_zero_shot.jsonl for
 the accuracy. SmolLM2 comes as a Q4_1 GGUF, so its weights lie on the grid of INT4 in groups of 32,
 and QA-LoRA has its quantization for nothing. So the table is made twice: from that model, and from
-one that lies on no grid, the bf16 sum of it and one short LoRA training. What has ended is not
+one that lies on no grid, the bf16 sum of it and one short LoRA training; how
+far from the grid that is, QA-LoRA's base error says. What has ended is not
 trained again: the command may be stopped and started at will.
 """
 
@@ -25,6 +26,12 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 
 COMMAND = "python -m benchmarks.systems --model .cache/smollm2 --data DATA --output .cache/systems"
 OFF_GRID_STEPS = 10
+HEADS = {
+    "no-grid": "## From the model that lies on no grid\n\nThe sum of the published one and the "
+    f"adapter of {OFF_GRID_STEPS} steps; how far that is from the grid of INT4, QA-LoRA's base "
+    "error says.",
+    "as-published": "## From the model as it is published, whose weights are INT4 in groups of 32",
+}
 
 
 def chat_file(source: Path, target: Path, limit: int) -> Path:
@@ -106,16 +113,10 @@ def main() -> None:
             num_questions=arguments.num_questions,
         )
         rows = compare(plan, arguments.output / name, lambda line: print(line, file=sys.stderr))
-        tables.append(f"## From the model {TITLES[name]}\n\n{to_markdown(rows)}")
+        tables.append(f"{HEADS[name]}\n\n{to_markdown(rows)}")
     arguments.results.write_text(
         f"# The systems of the paper in one table\n\n{describe(arguments)}\n\n" + "\n".join(tables)
     )
-
-
-TITLES = {
-    "no-grid": "that lies on no grid",
-    "as-published": "as it is published, whose weights are INT4 in groups of 32",
-}
 
 
 def describe(arguments: argparse.Namespace) -> str:

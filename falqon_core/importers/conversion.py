@@ -19,7 +19,6 @@ from transformers import (
     FineGrainedFP8Config,
     PreTrainedModel,
 )
-from transformers.utils import is_bitsandbytes_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from falqon_core.contract.errors import ModelError
@@ -175,13 +174,7 @@ def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConf
     if method == "fp8":
         return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
     if method == "bitsandbytes":
-        if is_bitsandbytes_available():
-            return {}
-        raise ModelError(
-            f"the model is quantized already ({_describe(quantization)}); for its import run "
-            "`pip install bitsandbytes` where the workers run, or provide its bf16 or fp32 weights",
-            "model",
-        )
+        return {}
     raise ModelError(
         f"the model is quantized already ({_describe(quantization)}), which cannot be undone here; "
         "provide its bf16 or fp32 weights",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import QuantState, dequantize_4bit
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -17,7 +18,6 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     SiglipVisionConfig,
 )
-from transformers.utils import is_bitsandbytes_available
 
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.importers.importer import import_model
@@ -26,7 +26,6 @@ from tests.falqon_core.families.models import GEMMA, SIZES
 from tests.falqon_core.importers.test_importer import assert_refused, edit_json
 
 BLOCK = 16
-WITHOUT_BITSANDBYTES = "bitsandbytes is not installed (125 MB)"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -152,7 +151,6 @@ def write_nf4(folder: Path, output: Path, *, double: bool) -> Path:
 
 @pytest.mark.parametrize("double", [False, True])
 def test_nf4_becomes_bf16(double: bool, tiny_folder: Path, tmp_path: Path) -> None:
-    bitsandbytes = pytest.importorskip("bitsandbytes", reason=WITHOUT_BITSANDBYTES)
     write_nf4(tiny_folder, tmp_path / "nf4", double=double)
 
     tensors, conversions = imported(tmp_path / "nf4", tmp_path)
@@ -161,8 +159,8 @@ def test_nf4_becomes_bf16(double: bool, tiny_folder: Path, tmp_path: Path) -> No
     stored = load_file(tmp_path / "nf4" / "model.safetensors")
     parts = {key.removeprefix(f"{name}."): value for key, value in stored.items() if name in key}
     weight = parts.pop(name)
-    state = bitsandbytes.functional.QuantState.from_dict(parts, torch.device("cpu"))
-    expected = bitsandbytes.functional.dequantize_4bit(weight, state)
+    state = QuantState.from_dict(parts, torch.device("cpu"))
+    expected = dequantize_4bit(weight, state)
     assert torch.equal(tensors[name], expected.bfloat16())
     original = load_file(tiny_folder / "model.safetensors")[name].float()
     assert (tensors[name].float() - original).norm() < 0.15 * original.norm()
@@ -171,7 +169,6 @@ def test_nf4_becomes_bf16(double: bool, tiny_folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("part", ["absmax", "nested_absmax", "nested_quant_map"])
 def test_nf4_with_too_few_scales_is_refused(part: str, tiny_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes", reason=WITHOUT_BITSANDBYTES)
     folder = write_nf4(tiny_folder, tmp_path / "nf4", double=True)
     tensors = load_file(folder / "model.safetensors")
     name = f"model.layers.1.mlp.up_proj.weight.{part}"
@@ -179,14 +176,6 @@ def test_nf4_with_too_few_scales_is_refused(part: str, tiny_folder: Path, tmp_pa
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     assert_refused(folder, r"model\.layers\.1\.mlp\.up_proj\.weight has not the scales")
-
-
-@pytest.mark.skipif(is_bitsandbytes_available(), reason="bitsandbytes is installed")
-def test_nf4_without_its_library_says_how_to_install_it(tiny_folder: Path) -> None:
-    described = {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}
-    edit_json(tiny_folder / "config.json", quantization_config=described)
-
-    assert_refused(tiny_folder, r"\(bitsandbytes, nf4\); .* `pip install bitsandbytes`")
 
 
 def test_of_experts_in_mxfp4_the_experts_are_what_is_refused(tiny_folder: Path) -> None:
