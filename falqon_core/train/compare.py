@@ -6,7 +6,6 @@ its checkpoint. A method is judged at the best of its learning rates on the firs
 at that rate with every seed.
 """
 
-import json
 import math
 import statistics
 import subprocess
@@ -201,7 +200,7 @@ def _read(path: Path) -> list[Message]:
     for line in path.read_bytes().splitlines():
         try:
             message = decode(line)
-        except (ValidationError, json.JSONDecodeError):
+        except ValidationError:
             continue
         if isinstance(message, Started):
             messages = [each for each in messages if not isinstance(each, Failed)]

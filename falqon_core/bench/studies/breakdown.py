@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from falqon_core.bench.model import random_model
 from falqon_core.bench.steps import LEARNING_RATE, Setup, workloads
 from falqon_core.bench.studies import Bars, Study, Tell, table
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
@@ -77,9 +78,9 @@ def measure_breakdown(name: MethodName, device: torch.device, setup: Setup) -> B
     """Return the mean of `NUM_STEPS` steps, after one that warms up."""
     check_packages(name)
     recipe = setup.recipe(device)
-    options = {"method": name, "rank": setup.rank, "max_seq_length": setup.record_tokens}
     if name != "falqon":
-        recipe = type(recipe).model_validate(options).resolved(setup.num_records)
+        options = {"method": name, "rank": setup.rank, "max_seq_length": setup.record_tokens}
+        recipe = Recipe.model_validate(options).resolved(setup.num_records)
     model = random_model(setup.config, device)
     method = create_method(recipe)
     method.prepare(model, [])
