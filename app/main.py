@@ -50,7 +50,7 @@ from app.stream import endpoints as stream
 from app.stream.actions import read_changes
 from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
-from app.web import assets, docs, pages
+from app.web import assets, docs, pages, unknown
 from app.web.session import CookieSessions
 from app.webhooks import endpoints as webhooks
 from app.webhooks.dispatcher import Dispatcher
@@ -108,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.model_lists = ModelLists()
     error_handlers.install(app)
+    unknown.install(app)
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)

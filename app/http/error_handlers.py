@@ -28,7 +28,7 @@ log = structlog.get_logger()
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
     for unreachable in AWAY:
         app.add_exception_handler(unreachable, _on_database_error)
@@ -66,7 +66,7 @@ def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     return answer(refusal_of(error.errors()[0]))
 
 
-def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ApiError):
         return answer(error.__cause__)

@@ -11,7 +11,7 @@ from app.web.rendering import templates
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=["GET", "HEAD"])
 def docs_page(request: Request) -> Response:
     if not (assets.PACKAGES / "swagger-ui-dist" / "swagger-ui-bundle.js").exists():
         return templates.TemplateResponse(

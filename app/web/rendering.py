@@ -48,10 +48,14 @@ def page(
     **context: Any,
 ) -> Response:
     """`name`: a template that extends base.html."""
-    context |= shared(request, caller) | {
-        "assets_missing": not assets.are_installed(),
-        "notice": request.session.pop(session.NOTICE, None),
-    }
+    context = (
+        shared(request, caller)
+        | context
+        | {
+            "assets_missing": not assets.are_installed(),
+            "notice": request.session.pop(session.NOTICE, None),
+        }
+    )
     return templates.TemplateResponse(request, name, context, status_code, page_headers())
 
 

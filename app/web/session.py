@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth.server_secret import server_secret
 from app.database import insert_or, now_plus
-from app.errors import Forbidden
+from app.errors import Forbidden, InvalidApiKey
 from app.ids import new_id
 from app.models import EndedSession
 from app.settings import Settings
@@ -25,6 +25,7 @@ KEY_ID = "key_id"
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
 TOKEN_HEADER = "x-form-token"
+STALE_FORM = "stale_form"  # the code of a form of a session that is no longer this one
 COOKIE = "falqon_session"
 MAX_AGE_SECONDS = 14 * 86_400  # since it was last signed
 MAX_NOTICE_CHARACTERS = 500  # a cookie has 4 KB
@@ -117,8 +118,10 @@ def refuse_forged_requests(request: Request) -> None:
 
 
 def _refuse_wrong_token(request: Request, token: str) -> None:
+    if not form_token(request):
+        raise InvalidApiKey("Sign in first.")
     if not compare_digest(form_token(request).encode(), token.encode()) or not token:
         raise Forbidden(
             "This form is out of date: load the page again and send it once more.",
-            code="stale_form",
+            code=STALE_FORM,
         )

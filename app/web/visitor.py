@@ -13,13 +13,17 @@ from starlette.responses import RedirectResponse
 from app.auth import keys
 from app.auth.caller import Caller
 from app.database import AWAY
-from app.errors import ApiError, InvalidApiKey, InvalidRequest, Unavailable
+from app.errors import ApiError, InvalidApiKey, Unavailable
+from app.http import error_handlers
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.models import Scope
+from app.web.plain_words import refusal_in_plain_words
 from app.web.rendering import page
 from app.web.session import (
+    STALE_FORM,
+    form_token,
     key_of,
     refuse_forged_forms,
     refuse_forged_requests,
@@ -30,7 +34,16 @@ MAX_FORM_BYTES = 2**14  # a stranger may send one
 
 
 class PageRoute(APIRoute):
-    """Errors are pages too, and who has not signed in is asked to."""
+    """Errors are pages too, and who has not signed in is asked to. What can be read can be asked
+    for its head alone, as those do that watch whether a page is there.
+    """
+
+    keeps_forms = True  # what was typed, when the session that it was typed in has ended
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if "GET" in self.methods:
+            self.methods.add("HEAD")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -40,21 +53,34 @@ class PageRoute(APIRoute):
                 refuse_nul(request)
                 return await handler(await self.admit(request))
             except ApiError as error:
-                return _refusal(request, error)
+                return await self.refuse(request, error)
             except RequestValidationError as error:
-                fault = error.errors()[0]
-                return _refusal(request, InvalidRequest(f"{fault['loc'][-1]}: {fault['msg']}"))
+                return await self.refuse(request, refusal_in_plain_words(error.errors()[0]))
             except AWAY:
-                return _refusal(request, Unavailable("The database does not answer just now."))
+                return await self.refuse(
+                    request, Unavailable("The database does not answer just now.")
+                )
 
         return handle_page
 
     async def admit(self, request: Request) -> Request:
         return request
 
+    async def refuse(self, request: Request, error: ApiError) -> Response:
+        is_of_no_session = isinstance(error, InvalidApiKey) or error.code == STALE_FORM
+        if is_of_no_session and is_of_script(request):
+            return error_handlers.answer(error)
+        if is_of_no_session and request.method == "POST" and self.keeps_forms:
+            return await _offer_again(request, error)
+        if isinstance(error, InvalidApiKey):
+            return _lead_to_sign_in(request)
+        return await error_page(request, error)
+
 
 class UploadPageRoute(PageRoute):
     """Asks who it is before it reads the body, which is as large as a file."""
+
+    keeps_forms = False
 
     async def admit(self, request: Request) -> Request:
         services = get_services(request)
@@ -81,16 +107,54 @@ class ScriptRoute(APIRoute):
         return handle_script
 
 
-def _refusal(request: Request, error: ApiError) -> Response:
-    if isinstance(error, InvalidApiKey):
-        came_from = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        is_worth_a_return = request.method == "GET" and came_from != "/"
-        return RedirectResponse(
-            f"/sign-in?next={quote(came_from, safe='')}" if is_worth_a_return else "/sign-in", 303
-        )
-    refused = page(request, "error.html", status_code=error.status, error=error)
+def is_of_script(request: Request) -> bool:
+    """Return whether a script of a page asks, which shows no page that it is answered with."""
+    return (
+        "hx-request" in request.headers
+        or request.headers.get("sec-fetch-mode", "navigate") != "navigate"
+    )
+
+
+async def error_page(request: Request, error: ApiError) -> Response:
+    """Show what is wrong, with the navigation for who has signed in."""
+    caller = await run_in_threadpool(_find_caller, request)
+    refused = page(request, "error.html", caller, status_code=error.status, error=error)
     refused.headers.update(error.headers)
     return refused
+
+
+def _lead_to_sign_in(request: Request) -> Response:
+    came_from = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    is_worth_a_return = request.method in ("GET", "HEAD") and came_from != "/"
+    return RedirectResponse(
+        f"/sign-in?next={quote(came_from, safe='')}" if is_worth_a_return else "/sign-in", 303
+    )
+
+
+async def _offer_again(request: Request, error: ApiError) -> Response:
+    """Keep what was typed on a page that sends it again, once somebody has signed in and wants it:
+    nothing is done in the name of a session that it was not typed in.
+    """
+    caller = await run_in_threadpool(_find_caller, request)
+    form = await request.form()
+    kept = [
+        (name, text)
+        for name, text in form.multi_items()
+        if isinstance(text, str) and name != "csrf"
+    ]
+    address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    token = form_token(request) if caller else ""
+    context = {"kept": kept, "address": address, "csrf": token}
+    return page(request, "again.html", caller, status_code=error.status, **context)
+
+
+def _find_caller(request: Request) -> Caller | None:
+    """Find who has signed in, for a page that is shown to anybody."""
+    try:
+        with get_services(request).database.read() as session:
+            return keys.find_caller(session, key_of(session, request))
+    except AWAY:
+        return None
 
 
 def _visitor(services: ServicesDep, request: Request) -> Caller:

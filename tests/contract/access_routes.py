@@ -286,6 +286,7 @@ PUBLIC = {
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
     ("GET", "/docs"),
+    ("HEAD", "/docs"),
     ("GET", "/links/{token}/{filename}"),  # the signature in it is the key
     ("HEAD", "/links/{token}/{filename}"),
     ("*", "/static"),

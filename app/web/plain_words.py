@@ -1,0 +1,49 @@
+"""What is wrong with a value that somebody typed, in words that need no knowledge of a program."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import InvalidRequest
+
+MAX_SHOWN_CHARACTERS = 60  # of what was typed
+
+_WORDS = {
+    "missing": "Fill this in.",
+    "int_parsing": "Write a whole number.",
+    "int_type": "Write a whole number.",
+    "int_from_float": "Write a whole number.",
+    "float_parsing": "Write a number.",
+    "float_type": "Write a number.",
+    "finite_number": "Write a number.",
+    "bool_parsing": "Write true or false.",
+    "greater_than": "Write a number greater than {gt}.",
+    "greater_than_equal": "Write {ge} or more.",
+    "less_than": "Write a number less than {lt}.",
+    "less_than_equal": "Write {le} or less.",
+    "string_too_short": "Fill this in.",
+    "string_too_long": "Write at most {max_length} characters.",
+    "literal_error": "Choose one of {expected}.",
+    "enum": "Choose one of {expected}.",
+    "url_parsing": "Write a whole address, such as https://hooks.example.com/falqon.",
+    "url_scheme": "Write an address that begins with {expected_schemes}.",
+    "url_too_long": "Write at most {max_length} characters.",
+    "extra_forbidden": "There is no such setting.",
+}
+
+
+def in_plain_words(fault: Mapping[str, Any]) -> str:
+    """Return a sentence for one of pydantic's faults."""
+    words = _WORDS.get(fault["type"])
+    if words is None:
+        return str(fault["msg"]).removeprefix("Value error, ")
+    return words.format_map(fault.get("ctx", {}))
+
+
+def refusal_in_plain_words(fault: Mapping[str, Any]) -> InvalidRequest:
+    """Say what is wrong with a part of an address or of a form."""
+    place, *_, name = map(str, fault["loc"])
+    words = in_plain_words(fault)
+    if place == "query":
+        typed = str(fault.get("input", ""))[:MAX_SHOWN_CHARACTERS]
+        return InvalidRequest(f"“{name}={typed}” in the address cannot be read. {words}")
+    return InvalidRequest(f"{name}: {words}", param=name)
