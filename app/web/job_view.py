@@ -87,11 +87,20 @@ def quick(session: Session, services: Services, caller: Caller, job_id: str) -> 
         "row": row,
         "job": to_object(session, services.settings, row),
         "state": state(row),
+        "tab_title": tab_title(row),
         "is_live": row.status in LIVE,
         "has_ended": row.status in TERMINAL,
         "may": _possible(row),
         "asked": read_recipe(row.requested).recipe.model_fields_set,
     }
+
+
+def tab_title(job: Job) -> str:
+    """Return what tells the tab of a job from others: how far it is, then its name."""
+    name = job.suffix or f"Job {job.id[-8:]}"
+    if job.status == JobStatus.RUNNING and job.progress is not None:
+        return f"{job.progress.percent:.0f} % · {name}"
+    return f"{state(job).capitalize()} · {name}"
 
 
 def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:

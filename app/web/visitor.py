@@ -31,11 +31,14 @@ from app.web.session import (
 )
 
 MAX_FORM_BYTES = 2**14  # a stranger may send one
+FORM_SCRIPT = "x-form-script"  # says that a script sends the form: "send", or "repeat"
+NEXT_PAGE = "x-next-page"
 
 
 class PageRoute(APIRoute):
     """Errors are pages too, and who has not signed in is asked to. What can be read can be asked
-    for its head alone, as those do that watch whether a page is there.
+    for its head alone, as those do that watch whether a page is there. The script that sends a
+    form gets the address of the next page, or the message alone, so that its own page stays.
     """
 
     keeps_forms = True  # what was typed, when the session that it was typed in has ended
@@ -51,7 +54,7 @@ class PageRoute(APIRoute):
         async def handle_page(request: Request) -> Response:
             try:
                 refuse_nul(request)
-                return await handler(await self.admit(request))
+                answer = await handler(await self.admit(request))
             except ApiError as error:
                 return await self.refuse(request, error)
             except RequestValidationError as error:
@@ -60,6 +63,9 @@ class PageRoute(APIRoute):
                 return await self.refuse(
                     request, Unavailable("The database does not answer just now.")
                 )
+            if FORM_SCRIPT in request.headers and answer.status_code == 303:
+                return Response(status_code=204, headers={NEXT_PAGE: answer.headers["location"]})
+            return answer
 
         return handle_page
 
@@ -68,7 +74,7 @@ class PageRoute(APIRoute):
 
     async def refuse(self, request: Request, error: ApiError) -> Response:
         is_of_no_session = isinstance(error, InvalidApiKey) or error.code == STALE_FORM
-        if is_of_no_session and is_of_script(request):
+        if FORM_SCRIPT in request.headers or (is_of_no_session and is_of_script(request)):
             return error_handlers.answer(error)
         if is_of_no_session and request.method == "POST" and self.keeps_forms:
             return await _offer_again(request, error)

@@ -13,7 +13,7 @@ from app.jobs import actions
 from app.models.falqon_options import Budget
 from app.web.forms import notify_refusals, redirect_to
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, WritingVisitor
+from app.web.visitor import CHANGES, FORM_SCRIPT, MAX_FORM_BYTES, PageRoute, WritingVisitor
 
 Back = Annotated[str, Form()]
 
@@ -65,8 +65,10 @@ def resume(
 def clone(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
+    # One whose answer was lost may have made its copy: then that is the copy.
+    retry_count = int(request.headers.get(FORM_SCRIPT) == "repeat")
     with notify_refusals(request):
-        copy = actions.clone_job(services, caller, job_id, {})
+        copy = actions.clone_job(services, caller, job_id, {}, retry_count=retry_count)
         notify(request, f"This is the copy of {job_id}.")
         return redirect_to(f"/jobs/{copy.id}")
     return redirect_to(f"/jobs/{job_id}")

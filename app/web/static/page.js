@@ -1,4 +1,5 @@
-// What every page does once it is shown: ages grow, commands can be copied. Without it the page reads the same.
+// What every page does once it is shown: ages grow, moments are local, commands can be copied. Without it the page reads the same.
+import "./send.js";
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 
@@ -14,6 +15,30 @@ function tick() {
   }
 }
 
+// In the reader's own time zone, with the day where it is not today.
+function writeLocal(time) {
+  const moment = new Date(time.dateTime);
+  const now = new Date();
+  const parts = { hour: "2-digit", minute: "2-digit" };
+  if (time.dataset.local === "seconds") parts.second = "2-digit";
+  if (moment.toDateString() !== now.toDateString()) Object.assign(parts, { day: "numeric", month: "short" });
+  if (moment.getFullYear() !== now.getFullYear()) parts.year = "numeric";
+  const text = moment.toLocaleString(undefined, parts);
+  if (time.textContent !== text) time.textContent = text;
+}
+
+function localise() {
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  for (const time of document.querySelectorAll("time[data-local]")) writeLocal(time);
+  for (const name of document.querySelectorAll("[data-time-zone]")) if (name.textContent !== zone) name.textContent = zone;
+}
+
+// What a tab is called goes on with the page.
+function nameTab() {
+  const named = document.querySelector("[data-tab-title]");
+  if (named) document.title = `${named.dataset.tabTitle} · FALQON`;
+}
+
 function offerCopies(root) {
   if (!navigator.clipboard) return;
   for (const button of root.querySelectorAll("button[data-copy][hidden]")) button.hidden = false;
@@ -27,8 +52,14 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
 });
 
-document.addEventListener("htmx:after:swap", () => offerCopies(document));
-offerCopies(document);
+function arrange() {
+  offerCopies(document);
+  localise();
+  nameTab();
+}
+
+document.addEventListener("htmx:after:swap", arrange);
+arrange();
 setInterval(tick, 5000);
 
 // The stream of the page: whether it stands is said, and a session that has ended leads to the sign-in page.
@@ -44,7 +75,7 @@ document.addEventListener("submit", (event) => {
   if (event.target.method !== "post") return;
   if (event.target.dataset.sent) event.preventDefault();
   event.target.dataset.sent = "1";
-});
+}, { capture: true });
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });

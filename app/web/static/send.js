@@ -1,0 +1,59 @@
+// Sends forms with `data-action` without leaving the page: where that fails, the page stays, says why, and can send the same again.
+// The service answers with the address of the next page, or refuses with a message.
+
+const NO_ANSWER = "The service does not answer. Nothing on this page is lost.";
+
+// Resolves to {next} where it was done, else to {status, message}; status 0: there was no answer. `isRepeated`: the form may have arrived before.
+export async function sendForm(form, submitter, isRepeated = false) {
+  const headers = { "x-form-script": isRepeated ? "repeat" : "send" };
+  try {
+    const answer = await fetch(form.action, { method: "POST", headers, body: new URLSearchParams(new FormData(form, submitter)) });
+    const next = answer.headers.get("x-next-page");
+    if (answer.ok && next) return { next };
+    const { error } = await answer.json();
+    return { status: answer.status, message: error.message };
+  } catch {
+    return { status: 0, message: NO_ANSWER };
+  }
+}
+
+// A line over everything else, dialogs too. `again`: what its button does.
+export function showToast(text, again) {
+  document.querySelector("#toast")?.remove();
+  const toast = document.createElement("div");
+  Object.assign(toast, { id: "toast", className: "toast notice", popover: "manual", role: "alert" });
+  toast.dataset.tone = "bad";
+  toast.append(Object.assign(document.createElement("p"), { textContent: text }));
+  const buttons = toast.appendChild(Object.assign(document.createElement("p"), { className: "row" }));
+  if (again) addButton(buttons, "Try again", () => { toast.remove(); again(); });
+  addButton(buttons, "Close", () => toast.remove());
+  document.body.append(toast);
+  toast.showPopover();
+}
+
+function addButton(place, text, onClick) {
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  button.addEventListener("click", onClick);
+  place.append(button);
+}
+
+async function act(form, submitter, isRepeated = false) {
+  form.setAttribute("aria-busy", "true");
+  const { next, status, message } = await sendForm(form, submitter, isRepeated);
+  form.removeAttribute("aria-busy");
+  delete form.dataset.sent;
+  if (next) {
+    location.assign(next);
+  } else if (status === 401) {
+    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  } else {
+    const isTemporary = status === 0 || status >= 500;
+    showToast(message, isTemporary ? () => act(form, submitter, true) : undefined);
+  }
+}
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches("form[data-action]") || event.defaultPrevented) return;
+  event.preventDefault();
+  act(event.target, event.submitter);
+});
