@@ -1,6 +1,8 @@
-"""What forms send, as the API's requests: a field left empty is one that was not sent."""
+"""What forms send, as the API's requests: a field left empty is one that was not sent. What is
+wrong stands at its field, beside what was typed.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -9,13 +11,24 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import RedirectResponse
 
 from app.errors import ApiError, InvalidRequest
+from app.web.plain_words import in_plain_words
 from app.web.session import notify
 
 T = TypeVar("T", bound=BaseModel)
+Errors = dict[str, str]  # by field; of no field by the empty name
+
+
+class InvalidForm(InvalidRequest):
+    """`errors`: what is wrong with each field."""
+
+    def __init__(self, errors: Errors) -> None:
+        name, words = next(iter(errors.items()))
+        super().__init__(f"{name}: {words}" if name else words, param=name or None)
+        self.errors = errors
 
 
 def parse_form(kind: type[T], **fields: Any) -> T:
-    """Read texts as the fields of a request. Raises `InvalidRequest`."""
+    """Read texts as the fields of a request. Raises `InvalidForm`."""
     values = {name: value for name, value in fields.items() if value not in (None, "")}
     # Of lists pydantic reads no texts.
     has_lists = any(isinstance(value, list) for value in values.values())
@@ -24,10 +37,23 @@ def parse_form(kind: type[T], **fields: Any) -> T:
             return kind.model_validate(values)
         return kind.model_validate_strings(values)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        path = ".".join(map(str, fault["loc"]))
-        message = fault["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{path}: {message}" if path else message) from None
+        faults = reversed(error.errors(include_url=False))  # of several at one field, the first
+        raise InvalidForm(
+            {
+                str(fault["loc"][0]) if fault["loc"] else "": in_plain_words(fault)
+                for fault in faults
+            }
+        ) from None
+
+
+def errors_of(error: ApiError, fields: Collection[str]) -> Errors:
+    """Return what stands at each of `fields`, and at the top what is about none of them."""
+    if isinstance(error, InvalidForm):
+        return {name if name in fields else "": words for name, words in error.errors.items()}
+    last = (error.param or "").rpartition(".")[2]
+    if last in fields:
+        return {last: error.message.removeprefix(f"{error.param}: ")}
+    return {"": error.message}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from app.database import MAX_COUNTED
 from app.models import Desired, Job, JobStatus
 from app.web import svg
+from app.web.sizes import write_size
 
 STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
 MINUTE = 60
@@ -152,6 +153,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "counted": counted,
     "metric": metric,
     "size": size,
+    "written_size": write_size,
     "usd": usd,
     "rate": rate,
     "percent": percent,

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator
+from html import escape, unescape
 
 import httpx
 import pytest
@@ -76,6 +77,11 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
+def field_errors(page: httpx.Response) -> dict[str, str]:
+    said = re.findall(r'id="error-([\w-]*)"[^>]*>([^<]*)<', page.text)
+    return {name: unescape(text) for name, text in said if text}
+
+
 def works(tenant: Tenant, key: str) -> bool:
     return (
         httpx.get(
@@ -103,17 +109,27 @@ def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) ->
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ({"name": "", "scope": "read"}, "name: Field required"),
-        ({"name": "x", "scope": "root"}, "scope: Input should be"),
-        ({"name": "x", "scope": "read", "project_id": "proj_none"}, "no such project: proj_none"),
+        ({"name": "", "scope": "read"}, {"name": "Fill this in."}),
+        (
+            {"name": "<x>", "scope": "root"},
+            {"scope": "Choose one of 'infer', 'read', 'write' or 'admin'."},
+        ),
+        (
+            {"name": "x", "scope": "read", "project_id": "proj_none", "lifetime": "604800"},
+            {"": "project_id: no such project: proj_none"},
+        ),
     ],
 )
 def test_a_key_that_cannot_be_made_is_refused_with_the_reason(
-    admin: Browser, form: dict[str, str], says: str
+    admin: Browser, form: dict[str, str], says: dict[str, str]
 ) -> None:
     page = admin.post("/settings/keys", **form)
-    assert says in page.text
+    assert (page.status_code, field_errors(page)) == (400, says)
     assert page.url.path == "/settings/keys"
+    assert f'name="name" required maxlength="100" value="{escape(form["name"])}"' in page.text
+    for name in ("lifetime", "scope"):
+        if form.get(name, "root") != "root":
+            assert f'value="{form[name]}" selected' in page.text
     assert not re.search(SECRET, page.text)
 
 
@@ -151,25 +167,34 @@ def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, ap
     answer = root.post("/settings/projects", name="research")
     path = answer.url.path
     project_id = path.rpartition("/")[2]
-    assert "name: Field required" in root.post("/settings/projects", name="").text
+    for refused, typed in (("/settings/projects", " "), (path, "n" * 101)):
+        page = root.post(refused, name=typed)
+        assert (page.status_code, list(field_errors(page))) == (400, ["name"])
+        assert f'value="{typed}"' in page.text
     limits = {
         "weight": "3",
         "requests_per_minute": "",
         "max_live_jobs": "2",
-        "max_storage_bytes": "1000000",
+        "max_storage_bytes": "1.5 GB",
         "max_device_hours": "1.5",
     }
     assert "The limits are set" in root.post(f"{path}/limits", **limits).text
     page = root.get(path).text
-    for value in ("3", "2", "1000000", "1.5"):
+    for value in ("3", "2", "1500 MB", "1.5"):
         assert f'value="{value}"' in page
-    assert (
-        "max_live_jobs: Input should be"
-        in root.post(f"{path}/limits", **limits | {"max_live_jobs": "-1"}).text
-    )
+    wrong = {"max_live_jobs": "-1", "max_storage_bytes": "10 parsecs", "weight": "5"}
+    refused = root.post(f"{path}/limits", **limits | wrong)
+    assert refused.status_code == 400
+    assert field_errors(refused) == {
+        "max_live_jobs": "Write 0 or more.",
+        "max_storage_bytes": "Write a size, such as 10 GB, 512 MiB or a number of bytes.",
+    }
+    for value in wrong.values():
+        assert f'value="{value}"' in refused.text
     root.post(f"{path}/limits", **limits | {"max_live_jobs": ""})
     http = installation_admin(api)
-    assert http.get(f"/v1/projects/{project_id}").json()["max_live_jobs"] is None
+    project = http.get(f"/v1/projects/{project_id}").json()
+    assert (project["max_live_jobs"], project["max_storage_bytes"]) == (None, 1_500_000_000)
     key = re.findall(
         SECRET, root.post("/settings/keys", name="x", scope="write", project_id=project_id).text
     )[0]
@@ -202,14 +227,14 @@ def test_prices_are_set_and_given_back(root: Browser, api: Api) -> None:
     page = root.get("/settings/prices").text
     assert 'value="1.75"' in page
     assert 'value="our contract"' in page
-    assert (
-        "h100: say where the price comes from"
-        in root.post("/settings/prices", device="h100", usd="2", source="").text
-    )
-    assert (
-        "h100: usd_per_device_hour: expected dollars"
-        in root.post("/settings/prices", device="h100", usd="2,5", source="x").text
-    )
+    rows = {"device": ["h100", "cpu"], "usd": ["2,5", "0.07"], "source": ["ours", ""]}
+    refused = root.post("/settings/prices", **rows)
+    errors = field_errors(refused)
+    assert (refused.status_code, set(errors)) == (400, {"usd-h100", "source-cpu"})
+    assert errors["usd-h100"].startswith("expected dollars as a decimal string")
+    assert errors["source-cpu"].startswith("Say where the price comes from")
+    for value in ("2,5", "0.07", "ours"):
+        assert f'value="{value}"' in refused.text
     assert in_force() == before | {"h100": "1.75"}
     root.post("/settings/prices", device="h100", usd="", source="")
     assert in_force() == before
@@ -255,11 +280,21 @@ def test_a_webhook_is_changed_silenced_and_deleted(
 ) -> None:
     endpoint_id = tenant.http.post("/v1/webhook_endpoints", json={"url": receiver.url}).json()["id"]
     here = f"/settings/webhooks/{endpoint_id}"
-    assert "choose at least one" in writer.post(here, url=receiver.url, name="x").text
-    assert (
-        "url: Input should be a valid URL"
-        in writer.post(here, url="nowhere", name="x", event="fine_tuning.job.failed").text
-    )
+    for address in (here, "/settings/webhooks"):
+        refused = writer.post(address, url=receiver.url, name="kept")
+        assert field_errors(refused) == {"event_types": "Choose at least one."}
+        for typed in (receiver.url, "kept"):
+            assert f'value="{typed}"' in refused.text
+        refused = writer.post(address, url="nowhere", name="kept", event="fine_tuning.job.failed")
+        assert (refused.status_code, field_errors(refused)) == (
+            400,
+            {"url": "Write a whole address, such as https://hooks.example.com/falqon."},
+        )
+        for typed in ("nowhere", "kept"):
+            assert f'value="{typed}"' in refused.text
+        assert re.findall(r'value="fine_tuning.job.(\w+)" checked', refused.text) == ["failed"]
+    stored = tenant.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()
+    assert (stored["url"], stored["name"] == "kept") == (receiver.url, False)
     assert (
         "is changed"
         in writer.post(here, url=receiver.url, name="renamed", event="fine_tuning.job.paused").text

@@ -1,15 +1,19 @@
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
+from app.auth.caller import Caller
+from app.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.keys import actions
 from app.keys.schemas import KeyRequest
 from app.models import Scope
 from app.projects import actions as projects
-from app.web.forms import notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, settings_page
+from app.services import Services
+from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
+from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, AdminVisitor, PageRoute
 
@@ -38,20 +42,7 @@ router = APIRouter(prefix=KEYS, route_class=PageRoute)
 def keys_page(
     services: ServicesDep, request: Request, caller: AdminVisitor, after: After = None
 ) -> Response:
-    keys = actions.list_keys(services, caller, after=after, limit=LIMIT)
-    administered = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
-    names = {project.id: project.name for project in administered if project.status == "active"}
-    return settings_page(
-        request,
-        "keys.html",
-        caller,
-        KEYS,
-        keys=keys,
-        names=names,
-        rights=RIGHTS,
-        lifetimes=LIFETIMES,
-        after=after,
-    )
+    return _page(services, request, caller, after)
 
 
 @router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -67,16 +58,19 @@ def create_key(
     """Answer with the page that shows the secret itself: it is kept nowhere, not even for one more
     page.
     """
-    with notify_refusals(request):
-        expires_at = None
-        if lifetime and lifetime.isdecimal():
-            expires_at = str(int(time.time()) + int(lifetime))
+    expires_at = None
+    if lifetime and lifetime.isdecimal():
+        expires_at = str(int(time.time()) + int(lifetime))
+    typed = {"name": name, "scope": scope, "project_id": project_id, "lifetime": lifetime}
+    try:
         key_request = parse_form(
             KeyRequest, name=name, scope=scope, project_id=project_id, expires_at=expires_at
         )
         key = actions.create_key(services, caller, key_request)
-        return settings_page(request, "key.html", caller, KEYS, key=key)
-    return redirect_to(KEYS)
+    except ApiError as error:
+        fields = [name for name in typed if name != "project_id" or caller.administers_installation]
+        return _page(services, request, caller, None, typed, errors_of(error, fields))
+    return settings_page(request, "key.html", caller, KEYS, key=key)
 
 
 @router.post("/{key_id}/revoke", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -87,3 +81,29 @@ def revoke_key(
         actions.revoke_key(services, caller, key_id)
         notify(request, "The key is revoked: it opens nothing any more.")
     return redirect_to(KEYS)
+
+
+def _page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    after: str | None,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    keys = actions.list_keys(services, caller, after=after, limit=LIMIT)
+    administered = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
+    names = {project.id: project.name for project in administered if project.status == "active"}
+    return settings_page(
+        request,
+        "keys.html",
+        caller,
+        KEYS,
+        values,
+        errors,
+        keys=keys,
+        names=names,
+        rights=RIGHTS,
+        lifetimes=LIFETIMES,
+        after=after,
+    )

@@ -1,12 +1,16 @@
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fastapi import Request, Response
 
 from app.auth.caller import Caller
 from app.models import Scope
+from app.web.forms import Errors
 from app.web.rendering import page
 
 HERE = "/settings"
+NOTHING: Mapping[str, str | None] = MappingProxyType({})  # was typed
 
 
 class Tab(NamedTuple):
@@ -24,9 +28,24 @@ TABS = (
 
 
 def settings_page(
-    request: Request, name: str, caller: Caller, path: str, **context: Any
+    request: Request,
+    name: str,
+    caller: Caller,
+    path: str,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+    **context: Any,
 ) -> Response:
-    """Render a page under the tab of this path; what the visitor may not see has no tab."""
+    """Render a page under the tab of this path; what the visitor may not see has no tab. `values`:
+    what was typed into its form, of which `errors` says what is wrong.
+    """
     is_admin = caller.scope is Scope.ADMIN
     tabs = [tab for tab in TABS if is_admin or tab.needs is not Scope.ADMIN]
-    return page(request, f"settings/{name}", caller, here=HERE, tabs=tabs, tab=path, **context)
+    context |= {
+        "here": HERE,
+        "tabs": tabs,
+        "tab": path,
+        "values": {name: text or "" for name, text in values.items()},
+        "errors": errors or {},
+    }
+    return page(request, f"settings/{name}", caller, 400 if errors else 200, **context)

@@ -1,19 +1,23 @@
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
+from app.auth.caller import Caller
 from app.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
 from app.prices import actions
 from app.prices.schemas import Override, PriceObject, PricesRequest
 from app.prices.service import HERE as SET_HERE
-from app.web.forms import notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, settings_page
+from app.services import Services
+from app.web.forms import Errors, InvalidForm, errors_of, parse_form, redirect_to
+from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute, Visitor
 
 PRICES = f"{HERE}/prices"
+COLUMNS = {"usd_per_device_hour": "usd"}  # where a field of an override is typed
 Fields = Annotated[list[str], Form()]
 
 router = APIRouter(prefix=PRICES, route_class=PageRoute)
@@ -21,9 +25,7 @@ router = APIRouter(prefix=PRICES, route_class=PageRoute)
 
 @router.get("")
 def prices_page(services: ServicesDep, request: Request, caller: Visitor) -> Response:
-    prices = actions.list_prices(services).data
-    rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
-    return settings_page(request, "prices.html", caller, PRICES, rows=rows, set_here=SET_HERE)
+    return _page(services, request, caller)
 
 
 @router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -36,14 +38,31 @@ def set_prices(
     source: Fields,
 ) -> Response:
     """Set all overrides there shall be, as the API's PUT does. A row without an amount is none."""
-    with notify_refusals(request):
-        if not len(device) == len(usd) == len(source):
-            raise InvalidRequest("device, usd and source: each device needs one of each.")
-        rows = [row for row in zip(device, usd, source, strict=True) if row[1].strip()]
-        overrides = [_override(*row) for row in rows]
-        actions.replace_prices(services, PricesRequest(overrides=overrides))
-        notify(request, "The prices are set, at once for new estimates and running jobs.")
+    if not len(device) == len(usd) == len(source):
+        raise InvalidRequest("device, usd and source: each device needs one of each.")
+    rows = list(zip(device, usd, source, strict=True))
+    try:
+        actions.replace_prices(services, PricesRequest(overrides=_overrides(rows)))
+    except InvalidForm as error:
+        typed = {f"usd-{name}": amount for name, amount, _ in rows}
+        typed |= {f"source-{name}": origin for name, _, origin in rows}
+        return _page(services, request, caller, typed, errors_of(error, typed))
+    notify(request, "The prices are set, at once for new estimates and running jobs.")
     return redirect_to(PRICES)
+
+
+def _page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    prices = actions.list_prices(services).data
+    rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
+    return settings_page(
+        request, "prices.html", caller, PRICES, values, errors, rows=rows, set_here=SET_HERE
+    )
 
 
 def _others(prices: list[PriceObject], device: str) -> list[PriceObject]:
@@ -52,15 +71,28 @@ def _others(prices: list[PriceObject], device: str) -> list[PriceObject]:
     return sorted(others, key=lambda price: Decimal(price.usd_per_device_hour))
 
 
-def _override(device: str, usd: str, source: str) -> Override:
-    if not source.strip():
-        raise InvalidRequest(
-            f"{device}: say where the price comes from, "
-            "such as the contract or the page it was read on."
-        )
-    try:
-        return parse_form(
-            Override, device=device, usd_per_device_hour=usd.strip(), source=source.strip()
-        )
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{device}: {error.message}") from None
+def _overrides(rows: list[tuple[str, str, str]]) -> list[Override]:
+    """Read the rows that have an amount. Raises `InvalidForm` with what is wrong in all of them."""
+    overrides: list[Override] = []
+    errors: Errors = {}
+    for device, usd, source in rows:
+        if not usd.strip():
+            continue
+        if not source.strip():
+            errors[f"source-{device}"] = (
+                "Say where the price comes from, such as the contract or the page it was read on."
+            )
+            continue
+        try:
+            overrides.append(
+                parse_form(
+                    Override, device=device, usd_per_device_hour=usd.strip(), source=source.strip()
+                )
+            )
+        except InvalidForm as error:
+            errors |= {
+                f"{COLUMNS.get(name, name)}-{device}": words for name, words in error.errors.items()
+            }
+    if errors:
+        raise InvalidForm(errors)
+    return overrides

@@ -1,14 +1,26 @@
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 
+from app.auth.caller import Caller
+from app.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.models import Scope
 from app.projects import actions
 from app.projects.schemas import ProjectChange, ProjectRequest
-from app.web.forms import notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, settings_page
+from app.services import Services
+from app.web.forms import (
+    Errors,
+    InvalidForm,
+    errors_of,
+    notify_refusals,
+    parse_form,
+    redirect_to,
+)
+from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.session import notify
+from app.web.sizes import read_size
 from app.web.visitor import (
     CHANGES,
     MAX_FORM_BYTES,
@@ -29,41 +41,27 @@ def projects_page(
     services: ServicesDep, request: Request, caller: Visitor, after: After = None
 ) -> Response:
     """Show everybody what their key may do, an admin also the projects that it administers."""
-    projects = None
-    if caller.scope is Scope.ADMIN:
-        projects = actions.list_projects(
-            services, caller, after=after, limit=LIMIT, with_usage=True
-        )
-    context = {
-        "projects": projects,
-        "after": after,
-        "month": actions.read_month(services),
-        "default_rate": services.settings.requests_per_minute,
-        "tokens_per_minute": services.settings.tokens_per_minute,
-    }
-    return settings_page(request, "projects.html", caller, HERE, **context)
+    return _list_page(services, request, caller, after)
 
 
 @router.post("/projects", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
 def create_project(
     services: ServicesDep, request: Request, caller: InstallationVisitor, name: Field = None
 ) -> Response:
-    with notify_refusals(request):
+    try:
         project = actions.create_project(services, caller, parse_form(ProjectRequest, name=name))
-        notify(request, "The project is there. Set its limits, and make a key for it.")
-        return redirect_to(f"{HERE}/projects/{project.id}")
-    return redirect_to(HERE)
+    except ApiError as error:
+        typed = {"name": name}
+        return _list_page(services, request, caller, None, typed, errors_of(error, typed))
+    notify(request, "The project is there. Set its limits, and make a key for it.")
+    return redirect_to(f"{HERE}/projects/{project.id}")
 
 
 @router.get("/projects/{project_id}")
 def project_page(
     services: ServicesDep, request: Request, caller: AdminVisitor, project_id: str
 ) -> Response:
-    context = {
-        "project": actions.retrieve_project(services, caller, project_id),
-        "month": actions.read_month(services),
-    }
-    return settings_page(request, "project.html", caller, HERE, **context)
+    return _project_page(services, request, caller, project_id)
 
 
 @router.post("/projects/{project_id}", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -74,9 +72,13 @@ def change_project(
     project_id: str,
     name: Field = None,
 ) -> Response:
-    with notify_refusals(request):
-        actions.change_project(services, caller, project_id, parse_form(ProjectChange, name=name))
-        notify(request, "The project has its new name.")
+    try:
+        change = ProjectChange(name=parse_form(ProjectRequest, name=name).name)
+        actions.change_project(services, caller, project_id, change)
+    except ApiError as error:
+        typed = {"name": name}
+        return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
+    notify(request, "The project has its new name.")
     return redirect_to(f"{HERE}/projects/{project_id}")
 
 
@@ -99,15 +101,18 @@ def limit_project(
         "max_storage_bytes": max_storage_bytes,
         "max_device_hours": max_device_hours,
     }
-    with notify_refusals(request):
-        changes = parse_form(ProjectChange, weight=weight, **limits).model_dump(exclude_unset=True)
+    try:
+        changes = _read_limits(limits | {"weight": weight})
         actions.change_project(
             services,
             caller,
             project_id,
             ProjectChange.model_validate(dict.fromkeys(limits) | changes),
         )
-        notify(request, "The limits are set.")
+    except ApiError as error:
+        typed = limits | {"weight": weight}
+        return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
+    notify(request, "The limits are set.")
     return redirect_to(f"{HERE}/projects/{project_id}")
 
 
@@ -119,3 +124,59 @@ def archive_project(
         actions.archive_project(services, caller, project_id)
         notify(request, "The project is archived; its keys open nothing any more.")
     return redirect_to(f"{HERE}/projects/{project_id}")
+
+
+def _read_limits(typed: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return those that are set. Raises `InvalidForm`."""
+    texts = dict(typed)
+    errors: Errors = {}
+    if size := texts.pop("max_storage_bytes"):
+        try:
+            texts["max_storage_bytes"] = str(read_size(size))
+        except ValueError as error:
+            errors["max_storage_bytes"] = str(error)
+    try:
+        limits = parse_form(ProjectChange, **texts).model_dump(exclude_unset=True)
+    except InvalidForm as error:
+        errors |= error.errors
+    if errors:
+        raise InvalidForm(errors)
+    return limits
+
+
+def _list_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    after: str | None,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    projects = None
+    if caller.scope is Scope.ADMIN:
+        projects = actions.list_projects(
+            services, caller, after=after, limit=LIMIT, with_usage=True
+        )
+    context = {
+        "projects": projects,
+        "after": after,
+        "month": actions.read_month(services),
+        "default_rate": services.settings.requests_per_minute,
+        "tokens_per_minute": services.settings.tokens_per_minute,
+    }
+    return settings_page(request, "projects.html", caller, HERE, values, errors, **context)
+
+
+def _project_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    project_id: str,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    context = {
+        "project": actions.retrieve_project(services, caller, project_id),
+        "month": actions.read_month(services),
+    }
+    return settings_page(request, "project.html", caller, HERE, values, errors, **context)

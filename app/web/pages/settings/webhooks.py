@@ -1,16 +1,24 @@
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest
+from app.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
 from app.services import Services
 from app.web import live
-from app.web.forms import notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, settings_page
+from app.web.forms import (
+    Errors,
+    InvalidForm,
+    errors_of,
+    notify_refusals,
+    parse_form,
+    redirect_to,
+)
+from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.rendering import fragment, shared
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
@@ -21,6 +29,7 @@ from app.webhooks.schemas import EndpointChanges, NewEndpoint, Rotation, TestReq
 MAX_ENDPOINTS = 100
 DELIVERIES = 20
 LOOK_SECONDS = 2.0
+FIELDS = ("url", "name", "event_types")
 WEBHOOKS = f"{HERE}/webhooks"
 EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES}
 Field = Annotated[str | None, Form()]
@@ -32,16 +41,7 @@ streams = APIRouter(prefix=WEBHOOKS)
 
 @router.get("")
 def webhooks_page(services: ServicesDep, request: Request, caller: Visitor) -> Response:
-    endpoints = actions.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
-    return settings_page(
-        request,
-        "webhooks.html",
-        caller,
-        WEBHOOKS,
-        endpoints=endpoints,
-        events=EVENTS,
-        chosen=DEFAULT_EVENT_TYPES,
-    )
+    return _list_page(services, request, caller, DEFAULT_EVENT_TYPES)
 
 
 @router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -56,22 +56,23 @@ def create_webhook(
     """Answer with the page that shows the signing secret itself: it is kept nowhere, not even for
     one more page.
     """
-    with notify_refusals(request):
-        endpoint_request = parse_form(NewEndpoint, url=url, name=name, event_types=_chosen(event))
+    typed = {"url": url, "name": name}
+    try:
+        endpoint_request = parse_form(NewEndpoint, **typed, event_types=_chosen(event))
         endpoint = actions.create_endpoint(services, caller, endpoint_request)
-        return settings_page(
-            request, "webhook_secret.html", caller, WEBHOOKS, endpoint=endpoint, is_new=True
-        )
-    return redirect_to(WEBHOOKS)
+    except ApiError as error:
+        errors = errors_of(error, FIELDS)
+        return _list_page(services, request, caller, event or [], typed, errors)
+    return settings_page(
+        request, "webhook_secret.html", caller, WEBHOOKS, endpoint=endpoint, is_new=True
+    )
 
 
 @router.get("/{endpoint_id}")
 def webhook_page(
     services: ServicesDep, request: Request, caller: Visitor, endpoint_id: str, after: After = None
 ) -> Response:
-    endpoint = actions.retrieve_endpoint(services, caller, endpoint_id)
-    context = {"events": EVENTS, **_deliveries(services, caller, endpoint_id, after)}
-    return settings_page(request, "webhook.html", caller, WEBHOOKS, endpoint=endpoint, **context)
+    return _endpoint_page(services, request, caller, endpoint_id, after)
 
 
 @streams.get("/{endpoint_id}/live")
@@ -106,10 +107,16 @@ def change_webhook(
     name: Field = None,
     event: Fields = None,
 ) -> Response:
-    with notify_refusals(request):
-        changes = parse_form(EndpointChanges, url=url, name=name, event_types=_chosen(event))
+    typed = {"url": url, "name": name}
+    try:
+        changes = parse_form(EndpointChanges, **typed, event_types=_chosen(event))
         actions.update_endpoint(services, caller, endpoint_id, changes)
-        notify(request, "The endpoint is changed.")
+    except ApiError as error:
+        errors = errors_of(error, FIELDS)
+        return _endpoint_page(
+            services, request, caller, endpoint_id, None, event or [], typed, errors
+        )
+    notify(request, "The endpoint is changed.")
     return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
 
 
@@ -197,8 +204,42 @@ def resend_delivery(
 
 def _chosen(event: list[str] | None) -> list[str]:
     if not event:
-        raise InvalidRequest("events: choose at least one.", param="event_types")
+        raise InvalidForm({"event_types": "Choose at least one."})
     return event
+
+
+def _list_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    chosen: Collection[str],
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    endpoints = actions.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
+    context = {"endpoints": endpoints, "events": EVENTS, "chosen": chosen}
+    return settings_page(request, "webhooks.html", caller, WEBHOOKS, values, errors, **context)
+
+
+def _endpoint_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    endpoint_id: str,
+    after: str | None,
+    chosen: Collection[str] | None = None,
+    values: Mapping[str, str | None] = NOTHING,
+    errors: Errors | None = None,
+) -> Response:
+    """`chosen`: the events that were chosen, where something was typed."""
+    endpoint = actions.retrieve_endpoint(services, caller, endpoint_id)
+    context = {
+        "endpoint": endpoint,
+        "events": EVENTS,
+        "chosen": endpoint.event_types if chosen is None else chosen,
+        **_deliveries(services, caller, endpoint_id, after),
+    }
+    return settings_page(request, "webhook.html", caller, WEBHOOKS, values, errors, **context)
 
 
 def _deliveries(
