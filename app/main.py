@@ -51,6 +51,7 @@ from app.stream.actions import read_changes
 from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
 from app.web import assets, docs, pages, unknown
+from app.web.compression import Compression
 from app.web.session import CookieSessions
 from app.webhooks import endpoints as webhooks
 from app.webhooks.dispatcher import Dispatcher
@@ -110,6 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
     error_handlers.install(app)
     unknown.install(app)
     app.add_middleware(CookieSessions, settings=settings)
+    app.add_middleware(Compression)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)
     for noun in NOUNS:

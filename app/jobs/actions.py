@@ -1,6 +1,6 @@
 """What callers do with jobs; each function is one unit of work, and notifies after its commit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -11,7 +11,7 @@ from app.auth.caller import Caller
 from app.errors import refusal_of
 from app.estimates import service as estimates
 from app.http.pagination import Page
-from app.jobs import idempotency, metrics, queue_forecast, repository, service
+from app.jobs import idempotency, metrics, metrics_csv, queue_forecast, repository, service
 from app.jobs.clone import merge_overrides
 from app.jobs.presenter import to_object, to_objects
 from app.jobs.requests import Filters
@@ -208,6 +208,13 @@ def read_metrics(
     if keys is None:
         return {key: points for key, points in series.items() if points}
     return series
+
+
+def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterator[bytes]:
+    """Return all metrics of every step as CSV, in pieces that are read when they are asked for."""
+    with services.database.read() as session:
+        service.get(session, caller.project_id, job_id)
+    return metrics_csv.write_csv(services.database, job_id)
 
 
 def _notify_if_queued(services: Services, job: Job) -> None:

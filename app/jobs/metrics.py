@@ -28,13 +28,15 @@ SeriesByKey = Mapping[str, Sequence[Point]]
 
 
 class Thinned:
-    """The lowest and the highest value of every `width` steps."""
+    """The lowest and the highest value of every `width` steps, the first and the last of all."""
 
     def __init__(self, width: int) -> None:
         self._width = width
         self._buckets: dict[int, tuple[Point, Point]] = {}
+        self._ends: list[Point] = []
 
     def add(self, point: Point) -> None:
+        self._ends[1:] = [point]
         bucket = (point[0] - 1) // self._width
         low, high = self._buckets.get(bucket, (point, point))
         if point[1] < low[1]:
@@ -43,15 +45,19 @@ class Thinned:
             high = point
         self._buckets[bucket] = (low, high)
 
-    def points(self) -> list[Point]:
-        return sorted({point for pair in self._buckets.values() for point in pair})
+    def points(self, at_most: int) -> list[Point]:
+        points = {point for pair in self._buckets.values() for point in pair}
+        if len(points) + len(self._ends) <= at_most:
+            points.update(self._ends)
+        return sorted(points)
 
 
 def series(session: Session, job: Job, keys: Sequence[str], num_points: int) -> SeriesByKey:
     """Return at most `num_points` of each key, by rising step."""
     effective = effective_steps(session, [job.id])[job.id]
     newest = repository.newest_metrics_step(session, job.id)
-    width = max(1, -(-newest // (num_points // 2)))
+    num_buckets = max(1, (num_points - 2) // 2)  # the ends stand for themselves
+    width = max(1, -(-newest // num_buckets))
     thinned = {key: Thinned(width) for key in keys}
     for attempt, data in repository.metrics(session, job.id):
         step = data["step"]
@@ -59,7 +65,7 @@ def series(session: Session, job: Job, keys: Sequence[str], num_points: int) -> 
             for key, reported in data.items():
                 if key in thinned and (value := number(key, reported)) is not None:
                     thinned[key].add((step, value))
-    return {key: series.points() for key, series in thinned.items()}
+    return {key: series.points(num_points) for key, series in thinned.items()}
 
 
 def number(key: str, reported: object) -> float | None:

@@ -1,7 +1,13 @@
 """What browsers load beside a page: files of our own, and three packages of node_modules. Nothing
 comes from another site.
+
+Pages name each file under the hash of its folder, so a browser keeps it for good and asks for the
+files of another version by another address.
 """
 
+import hashlib
+import re
+from functools import cache
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -12,17 +18,24 @@ from starlette.types import Scope
 OWN = Path(__file__).parent / "static"
 PACKAGES = Path(__file__).parents[2] / "node_modules"
 FOLDERS = {
-    "/assets/htmx": "htmx.org/dist",
-    "/assets/uplot": "uplot/dist",
-    "/docs/assets": "swagger-ui-dist",
+    "/static": OWN,
+    "/assets/htmx": PACKAGES / "htmx.org" / "dist",
+    "/assets/uplot": PACKAGES / "uplot" / "dist",
+    "/docs/assets": PACKAGES / "swagger-ui-dist",
 }
-NEEDED = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.esm.js")
+NEEDED = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.iife.min.js")
+HASH_CHARACTERS = 12
+HASHED = re.compile(rf"([0-9a-f]{{{HASH_CHARACTERS}}})/(.+)")
 
 
 class Assets(StaticFiles):
-    """Files that a browser asks for each time, answered with 304 while nothing has changed: a new
-    version is seen at once.
+    """The files of a folder. Under its hash they never change; under another one, of a page that an
+    older version made, and without one a browser asks each time.
     """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(directory=folder, check_dir=False)
+        self._folder = folder
 
     async def check_config(self) -> None:
         """Accept a folder that is not there, which is no fault of the request: nothing is found in
@@ -30,15 +43,34 @@ class Assets(StaticFiles):
         """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers.setdefault("cache-control", "no-cache")
+        match = HASHED.fullmatch(path)
+        response = await super().get_response(match[2] if match else path, scope)
+        is_current = match is not None and match[1] == hash_of(self._folder)
+        kept = "public, max-age=31536000, immutable" if is_current else "no-cache"
+        response.headers["cache-control"] = kept
         return response
 
 
 def mount(app: FastAPI) -> None:
-    app.mount("/static", Assets(directory=OWN))
     for url, folder in FOLDERS.items():
-        app.mount(url, Assets(directory=PACKAGES / folder, check_dir=False))
+        app.mount(url, Assets(folder))
+
+
+def asset(path: str) -> str:
+    """Return the address that a page gives for a file, such as `base.css` in `/static/`."""
+    url = next(url for url in FOLDERS if path.startswith(f"{url}/"))
+    folder = FOLDERS[url]
+    return f"{url}/{hash_of(folder)}{path.removeprefix(url)}" if folder.is_dir() else path
+
+
+@cache
+def hash_of(folder: Path) -> str:
+    """Hash the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:HASH_CHARACTERS]
 
 
 def are_installed() -> bool:

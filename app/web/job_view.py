@@ -40,47 +40,6 @@ class Line(NamedTuple):
     event: EventObject
 
 
-TRAINS_CODES = ("falqon", "qa_lora")  # methods whose steps change quantized values
-
-
-class Chart(NamedTuple):
-    title: str
-    keys: tuple[str, ...]
-    unit: str = ""
-    factor: float = 1.0  # from what is stored to what is shown
-
-
-_LOSS = Chart("Loss", ("train_loss", "valid_loss"))
-_ACCURACY = Chart(
-    "Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0
-)
-_PREFERENCE = (
-    Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
-    Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
-)
-_CODES = Chart("Quantized values changed by a step", ("codes_changed",), "%", 100.0)
-_COURSE = (
-    Chart("Learning rate", ("learning_rate",)),
-    Chart("Gradient norm", ("grad_norm",)),
-    Chart("Speed", ("tokens_per_second",), "tokens/s"),
-    _CODES,
-    Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
-)
-_GPU = Chart("GPU use", ("gpu_utilization",), "%")
-
-
-def charts(job: Job) -> list[Chart]:
-    """Return those that a job of its kind has values for."""
-    is_preference = job.recipe is not None and job.recipe.objective == "dpo"
-    on_gpu = job.estimate is not None and job.estimate.device != "cpu"
-    course = [*_COURSE, _GPU] if on_gpu else _COURSE
-    if job.recipe is not None and job.recipe.method not in TRAINS_CODES:
-        course = [chart for chart in course if chart is not _CODES]
-    if is_preference:
-        return [_LOSS, *_PREFERENCE, *course]
-    return [_LOSS, _ACCURACY, *course]
-
-
 def quick(session: Session, services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
     row = service.get(session, caller.project_id, job_id)
     return {

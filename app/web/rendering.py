@@ -37,7 +37,11 @@ templates = Jinja2Templates(HERE / "templates")
 templates.env.auto_reload = False  # a look at every file for every part of every page
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= text.FILTERS
-templates.env.globals |= {"navigation": NAVIGATION, "state": text.state}
+templates.env.globals |= {
+    "asset": assets.asset,
+    "navigation": NAVIGATION,
+    "state": text.state,
+}
 
 
 def page(

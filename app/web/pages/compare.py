@@ -12,7 +12,7 @@ from app.jobs.listing import JobQuery
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
 from app.services import Services
-from app.web import job_view
+from app.web.charts import charts_of
 from app.web.rendering import page
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
@@ -67,7 +67,6 @@ def _comparison(
 ) -> dict[str, Any]:
     rows = [service.get(session, caller.project_id, id_) for id_ in ids]
     jobs = to_objects(session, services.settings, rows)
-    charts = list(dict.fromkeys(chart for row in rows for chart in job_view.charts(row)))
     differences = _differences(jobs)
     names = _names(jobs)
     figures = figures_of(session, caller.project_id, rows)
@@ -86,7 +85,7 @@ def _comparison(
         "columns": [column for column in filled_columns(table) if column.field != "num_jobs"],
         "notes": NOTES,
         "titles": {name: spec.title for name, spec in METHODS.items()},
-        "charts": charts,
+        "charts": charts_of(rows),
         "runs": runs,
         "different": [difference for difference in differences if not difference.is_same],
         "same": [difference for difference in differences if difference.is_same],

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import StreamingResponse
 
 from app.artifacts import actions as artifacts
 from app.auth.caller import Caller
@@ -17,7 +18,7 @@ from app.jobs import actions, metrics, service
 from app.jobs.schemas import MetricsObject
 from app.models import Event
 from app.services import Services
-from app.web import job_view, live
+from app.web import charts, job_view, live
 from app.web.job_view import QUICK, SLOW
 from app.web.rendering import fragment, page, shared
 from app.web.visitor import PageRoute, Visitor
@@ -45,19 +46,19 @@ def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: s
         row = context["row"]
         context |= job_view.slow(session, caller, row) | {
             "outline": job_view.outline(session, row),
-            "charts": job_view.charts(row),
+            "charts": charts.charts_of([row]),
         }
     return page(request, "job/page.html", caller, **context)
 
 
 @streams.get("/jobs/{job_id}/metrics")
 def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
-    """Return every series with as many points as there may be."""
-    series = actions.read_metrics(services, caller, job_id)
+    """Return what the charts draw, or as CSV all that was measured."""
     if format == "csv":
         headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
-        return Response(metrics.as_csv(series), media_type="text/csv", headers=headers)
-    return MetricsObject.of(job_id, series)
+        content = actions.write_metrics_csv(services, caller, job_id)
+        return StreamingResponse(content, media_type="text/csv", headers=headers)
+    return MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
 
 
 @streams.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)

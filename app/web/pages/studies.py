@@ -15,7 +15,8 @@ from app.models import Job, Study
 from app.models.job_lifecycle import LIVE
 from app.studies import actions, service
 from app.studies.schemas import ListedStudyObject
-from app.web import job_view, live
+from app.web import live
+from app.web.charts import charts_of
 from app.web.forms import notify_refusals, redirect_to
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
@@ -62,13 +63,18 @@ def study_page(
         study = service.get(session, caller.project_id, study_id)
         of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
         context = _table(session, study, of_study, sort)
-    charts = list(dict.fromkeys(chart for job in of_study for chart in job_view.charts(job)))
     runs = [
         {"label": METHODS[method].title, "url": f"/jobs/{alike.jobs[0][0].id}/metrics"}
         for method, alike in context["by_method"].items()
     ]
     return page(
-        request, "studies/page.html", caller, **context, charts=charts, runs=runs, notes=NOTES
+        request,
+        "studies/page.html",
+        caller,
+        **context,
+        charts=charts_of(of_study),
+        runs=runs,
+        notes=NOTES,
     )
 
 

@@ -1,9 +1,10 @@
 // Draws every <figure class="chart"> of a page from the runs that its container names, and goes on with what the page's stream brings.
-import uPlot from "/assets/uplot/uPlot.esm.js";
 import { append, positions, rising, smooth } from "./series.js";
 
+const { uPlot } = window; // only its other build is minified, and that one is no module
+
 const HEIGHT = 190;
-const MAX_POINTS = 5000; // of one series; more come from the server again, thinned
+const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
 const NAMES = {
   train_loss: "training", valid_loss: "validation", train_mean_token_accuracy: "training", valid_mean_token_accuracy: "validation",
   train_reward_accuracy: "training", valid_reward_accuracy: "validation", train_reward_margin: "training", valid_reward_margin: "validation",
@@ -60,10 +61,10 @@ class Chart {
       this.plot?.destroy();
       this.plot = null;
       this.signature = "";
-      if (loaded) this.place.dataset.empty = "No value yet";
+      if (loaded) this.figure.hidden = true;
       return;
     }
-    delete this.place.dataset.empty;
+    this.figure.hidden = false;
     const data = uPlot.join(lines.map((line) => line.data));
     if (this.plot && signature === this.signature) {
       const zoomed = this.zoomed;

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import time
+from csv import DictReader
 
 import httpx
 import pytest
@@ -117,16 +118,24 @@ def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     job_id = scene.scene(tenant).running
-    ours = browser.get(f"/jobs/{job_id}/metrics").json()
-    assert (
-        ours
-        == tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000}).json()
-    )
-    dollars = ours["series"]["cost_accrued"]
+    ours = browser.get(f"/jobs/{job_id}/metrics").json()["series"]
+    answer = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000})
+    theirs = answer.json()["series"]
+    assert ours.keys() == theirs.keys()
+    for key, series in ours.items():
+        assert series["steps"] == theirs[key]["steps"]
+        assert series["values"] == pytest.approx(theirs[key]["values"], rel=1e-5)
+    dollars = ours["cost_accrued"]
     assert (dollars["steps"][:2], dollars["values"][:2]) == ([1, 2], [0.0001, 0.0002])
     csv = browser.get(f"/jobs/{job_id}/metrics?format=csv")
     assert csv.headers["content-disposition"] == f'attachment; filename="{job_id}-metrics.csv"'
-    assert len(csv.text.splitlines()) == 81
+    rows = list(DictReader(csv.text.splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 81))
+    assert [float(row["train_loss"]) for row in rows] == theirs["train_loss"]["values"]
+    assert {row["step"]: row["valid_loss"] for row in rows if row["valid_loss"]}.keys() == {
+        "30",
+        "60",
+    }
 
 
 def messages(browser: httpx.Client, path: str, **headers: str) -> list[dict[str, str]]:

@@ -1,0 +1,59 @@
+"""What is drawn of a job's training, and the numbers that a page loads for it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.auth.caller import Caller
+from app.jobs import actions
+from app.jobs.metrics import DOLLARS, SeriesByKey
+from app.models import Job
+from app.services import Services
+
+AXES = ("elapsed_seconds", "trained_tokens", DOLLARS)  # what a curve may run against, beside steps
+MAX_POINTS = 1000  # of one curve: more than a wide screen has pixels for
+DIGITS = 6  # of a number that is drawn
+TRAINS_CODES = ("falqon", "qa_lora")  # methods whose steps change quantized values
+CODES = "codes_changed"
+
+
+class Chart(NamedTuple):
+    title: str
+    keys: tuple[str, ...]
+    unit: str = ""
+    factor: float = 1.0  # from what is stored to what is shown
+    is_large: bool = False
+    has_log: bool = False  # whether a logarithmic scale says something
+
+
+# In this order; a page shows those that its jobs have values for.
+CHARTS = (
+    Chart("Loss", ("train_loss", "valid_loss"), is_large=True, has_log=True),
+    Chart("Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0),
+    Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
+    Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
+    Chart("Learning rate", ("learning_rate",)),
+    Chart("Gradient norm", ("grad_norm",), has_log=True),
+    Chart("Speed", ("tokens_per_second",), "tokens/s"),
+    Chart("Quantized values changed by a step", (CODES,), "%", 100.0),
+    Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
+    Chart("GPU use", ("gpu_utilization",), "%"),
+    Chart("GPU temperature", ("gpu_temperature",), "°C"),
+    Chart("Share of the GPU's peak FLOP/s", ("mfu",), "%", 100.0),
+)
+KEYS = (*(key for chart in CHARTS for key in chart.keys), *AXES)
+
+
+def charts_of(jobs: Sequence[Job]) -> list[Chart]:
+    """Return what these jobs may have values for; every trainer reports the codes."""
+    trains_codes = any(job.recipe is None or job.recipe.method in TRAINS_CODES for job in jobs)
+    return [chart for chart in CHARTS if trains_codes or CODES not in chart.keys]
+
+
+def read_series(services: Services, caller: Caller, job_id: str) -> SeriesByKey:
+    """Return what the charts of a job need, without series that have no value."""
+    series = actions.read_metrics(services, caller, job_id, KEYS, MAX_POINTS)
+    return {
+        key: [(step, float(f"{value:.{DIGITS}g}")) for step, value in points]
+        for key, points in series.items()
+        if points
+    }
