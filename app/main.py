@@ -50,6 +50,7 @@ from app.stream import endpoints as stream
 from app.stream.actions import read_changes
 from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
+from app.usage import endpoints as usage
 from app.web import assets, docs, pages, unknown
 from app.web.compression import Compression
 from app.web.session import CookieSessions
@@ -79,6 +80,7 @@ NOUNS = (
     graders,
     estimates,
     prices,
+    usage,
     workers,
     engines,
     projects,

@@ -84,6 +84,9 @@ class JobObject(Object):
     created_at: int
     model: str
     organization_id: str
+    api_key_id: Annotated[
+        str | None, Field(description="the key that asked for the job; null of an older one")
+    ]
     status: str
     training_file: str
     validation_file: str | None
@@ -144,6 +147,7 @@ class JobObject(Object):
             created_at=int(job.created_at.timestamp()),
             model=model,
             organization_id=job.project_id,
+            api_key_id=job.key_id,
             status=job.status,
             training_file=job.training_file_id,
             validation_file=job.validation_file_id,

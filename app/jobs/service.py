@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.catalogue.naming import fine_tuned_model_id
 from app.database import now_plus
 from app.errors import IllegalState, InvalidRequest, NotFound
@@ -40,20 +41,22 @@ def create_once(
     """Create a job, or return the one that the same request has created before."""
     job_id = new_id("ftjob-")
     before = idempotency.remember(session, submission, job_id)
-    return before or create(session, submission.caller.project_id, request, settings, job_id)
+    return before or create(session, submission.caller, request, settings, job_id)
 
 
 def create(
     session: Session,
-    project_id: str,
+    caller: Caller,
     request: JobRequest,
     settings: Settings,
-    job_id: str | None = None,
+    job_id: str,
     study_id: str | None = None,
 ) -> Job:
+    project_id = caller.project_id
     planned = plan_job(session, project_id, request, settings, lock=True)
     quotas.admit_job(session, project_id)
-    job = _new_job(project_id, request, planned, job_id or new_id("ftjob-"))
+    job = _new_job(project_id, request, planned, job_id)
+    job.key_id = caller.key_id
     job.study_id = study_id
     session.add(job)
     session.flush()

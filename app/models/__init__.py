@@ -30,6 +30,7 @@ from app.models.study import Study
 from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
+from app.models.usage_day import UsageDay
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
 from app.models.worker import Worker
@@ -74,6 +75,7 @@ __all__ = [
     "Upload",
     "UploadPart",
     "UploadStatus",
+    "UsageDay",
     "WebhookDelivery",
     "WebhookEndpoint",
     "Worker",

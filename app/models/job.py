@@ -88,6 +88,8 @@ class Job(Base):
     # of one machine, each with a process of its own; on a CPU one
     num_gpus: Mapped[int] = mapped_column(default=1, server_default="1")
 
+    key_id: Mapped[str | None]  # that asked for it; null: not written down then
+
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     # of a job with that base model, whose training this one continues from
     base_checkpoint_id: Mapped[str | None] = mapped_column(index=True)

@@ -38,7 +38,7 @@ def create_once(
     session.add(study)
     session.flush()
     for job_id, of_job in zip(job_ids, requests, strict=True):
-        jobs.create(session, project_id, of_job, settings, job_id, study.id)
+        jobs.create(session, submission.caller, of_job, settings, job_id, study.id)
     return study
 
 

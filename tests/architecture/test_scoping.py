@@ -79,6 +79,7 @@ WITHOUT_PROJECT = {
     "uploads.parts": BEHIND_A_SCOPED_LOOK_UP,
     "uploads.remove_parts": BEHIND_A_SCOPED_LOOK_UP,
     "uploads.size_of_parts": BEHIND_A_SCOPED_LOOK_UP,
+    "usage.book": BY_THE_SERVICE_ITSELF,
     "webhooks.claim": BY_THE_SERVICE_ITSELF,
     "webhooks.deliveries": BEHIND_A_SCOPED_LOOK_UP,
     "webhooks.delivery": BEHIND_A_SCOPED_LOOK_UP,

@@ -12,7 +12,17 @@ from sqlalchemy import select, update
 
 from app.database import now_plus
 from app.garbage import collector, orphans
-from app.models import Artifact, Checkpoint, Event, Installation, Job, JobStatus, Model, Orphan
+from app.models import (
+    Artifact,
+    Checkpoint,
+    Event,
+    Installation,
+    Job,
+    JobStatus,
+    Model,
+    Orphan,
+    UsageDay,
+)
 from app.models.job_lifecycle import TERMINAL
 from app.storage import keys
 from falqon_core.contract.layout import MANIFEST
@@ -47,6 +57,7 @@ def check_all(
         )
         check_events(records, job)
         check_attempts(records, job)
+        check_usage(records, job)
         repeated, overdue = check_lost_work(records, job, fake.checkpoint_every)
         soon = (
             repeated < 2 * fake.checkpoint_every if fake.step_seconds else overdue < STORED_SECONDS
@@ -90,6 +101,14 @@ def check_attempts(records: Records, job: Job) -> None:
     assert winners == ([job.attempt] if job.status == JobStatus.SUCCEEDED else []), (
         f"{job.id}: succeeded in attempts {winners}"
     )
+
+
+def check_usage(records: Records, job: Job) -> None:
+    """What is booked by day is what the job says that it cost, whatever happened between."""
+    with records.database.read() as session:
+        days = session.scalars(select(UsageDay).where(UsageDay.job_id == job.id)).all()
+    accrued = job.progress.cost.accrued if job.progress and job.progress.cost else 0
+    assert sum(day.cost for day in days) == accrued, f"{job.id}: booked {days}, accrued {accrued}"
 
 
 def check_lost_work(records: Records, job: Job, checkpoint_every: int) -> tuple[int, float]:

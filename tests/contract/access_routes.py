@@ -109,6 +109,10 @@ def a_model_request(_tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
     return {"json": {"id": new_id("base-"), "source": "builtin:falqon-tiny"}}
 
 
+def since_a_moment(_tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
+    return {"params": {"start_time": 1_790_000_000}}
+
+
 def json(body: dict[str, Any]) -> Callable[[Tenant, Parameters], dict[str, Any]]:
     return lambda _tenant, _parameters: {"json": body}
 
@@ -203,6 +207,8 @@ ROUTES = {
     ("DELETE", "/v1/engines/{model:path}"): Route(ADMIN, an_engine, by_installation=True),
     ("GET", "/v1/prices"): Route(READ, is_of_all=True),
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),
+    ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
+    ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/workers"): Route(READ, is_of_all=True),
     ("GET", "/v1/webhook_event_types"): Route(READ, is_of_all=True),
     ("POST", "/v1/webhook_endpoints"): Route(

@@ -41,9 +41,9 @@ class Tenants(NamedTuple):
     installation: str
 
     def ask(
-        self, key: str | None, method: str, path: str, params: Parameters, **sent: Any
+        self, key: str | None, method: str, path: str, parameters: Parameters, **sent: Any
     ) -> httpx.Response:
-        for name, value in params.items():
+        for name, value in parameters.items():
             path = path.replace(f"{{{name}:path}}", value).replace(f"{{{name}}}", value)
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         return httpx.request(

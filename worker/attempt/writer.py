@@ -9,10 +9,11 @@ import structlog
 from redis import Redis
 from sqlalchemy.orm import Session
 
-from app.database import AWAY, Database
+from app.database import AWAY, Database, now
 from app.jobs import claims, internal_repository
 from app.jobs.events import NewEvent
 from app.notifier import wakeups
+from app.usage import service as usage
 from worker.attempt.lease import Lease, LeaseLost
 
 MAX_BACKOFF_SECONDS = 5.0
@@ -33,6 +34,8 @@ class AttemptWriter:
         self.lease.check()
         with self._database.transaction() as session:
             is_ours = action(session)
+            if is_ours:
+                usage.book(session, self.claim.job_id, now(session).date())
             seq = internal_repository.last_event_seq(session, self.claim.job_id)
         if is_ours and seq is not None:
             wakeups.publish(self._redis, self.claim.job_id, seq)

@@ -73,6 +73,40 @@ def test_metadata_of_older_jobs_is_found_and_nothing_is_lost_on_the_way_back(
     ]
 
 
+def test_what_older_jobs_cost_is_booked_on_the_day_of_their_newest_attempt(
+    connection: Connection,
+) -> None:
+    migrate(connection, "0032")
+    for statement in (
+        "INSERT INTO projects (id, name, created_at, weight, virtual_time, usage_device_seconds) "
+        "VALUES ('p', 'p', '2026-01-01', 1, 0, 0)",
+        "INSERT INTO models (id, config, bytes, created_at) VALUES ('m', '{}', 1, '2026-01-01')",
+        "INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, status, "
+        "created_at) VALUES ('f', 'p', 'f', 'fine-tune', 1, '0', 'k', 'processed', '2026-01-01')",
+        f"INSERT INTO jobs ({COLUMNS}, priority, execution_seconds, progress) VALUES "
+        "('a', 'p', 'failed', 'run', 'm', 'f', '{}', NULL, 2, 0, 0, 7.5, '2026-01-01', 0, 7.5, "
+        """'{"cost": {"accrued": "1.2345"}}'),"""
+        " ('b', 'p', 'queued', 'run', 'm', 'f', '{}', NULL, 0, 0, 0, 0, '2026-01-01', 0, 0, NULL)",
+        "INSERT INTO attempts (job_id, number, worker, device, num_devices, tokens, created_at, "
+        "ended_at) VALUES "
+        "('a', 1, 'w', 'cpu', 1, 10, '2026-01-02 22:00:00Z', '2026-01-02 23:00:00Z'), "
+        "('a', 2, 'w', 'cpu', 1, 5, '2026-01-02 23:30:00Z', '2026-01-03 00:30:00Z')",
+    ):
+        connection.exec_driver_sql(statement)
+    connection.commit()
+
+    migrate(connection, "0033")
+    rows = connection.execute(
+        text(
+            "SELECT job_id, day, project_id, base_model_id, cost, device_seconds, tokens "
+            "FROM usage_days"
+        )
+    )
+    assert [(row[0], str(row[1]), *row[2:]) for row in rows] == [
+        ("a", "2026-01-03", "p", "m", 12_345, 7.5, 15)
+    ]
+
+
 def _revision(connection: Connection) -> str | None:
     there = connection.dialect.has_table(connection, "alembic_version")
     return connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None

@@ -5,10 +5,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from app.errors import IllegalState
 from app.jobs import service as jobs
-from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus
+from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, UsageDay
 from app.models.base import JsonObject
 from app.models.falqon_options import Budget
 from app.prices import service as prices
@@ -109,6 +110,11 @@ def test_a_raised_cap_lets_it_continue_to_the_same_bytes(
     assert backend.attempts(job_id)[1].start_step == paused.progress.step
     assert job.execution_seconds > paused.execution_seconds
     assert job.progress.cost.accrued > paused.progress.cost.accrued
+    with backend.database.read() as session:
+        days = session.scalars(select(UsageDay).where(UsageDay.job_id == job_id)).all()
+    assert sum(day.cost for day in days) == job.progress.cost.accrued
+    tokens = sum(attempt.tokens or 0 for attempt in backend.attempts(job_id))
+    assert sum(day.tokens for day in days) == tokens > 0
     assert backend.weights(job_id) == weights_of(fake.steps)
 
 

@@ -1,0 +1,46 @@
+from datetime import date
+from decimal import Decimal
+
+from sqlalchemy import BigInteger, Dialect, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from app.models.base import Base
+
+PLACES = 10_000  # of a dollar, as money is counted here
+
+
+class Dollars(TypeDecorator[Decimal]):
+    """A decimal in Python, a whole number of hundredths of a cent in the database, whose sums are
+    exact on both.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        return None if value is None else int(value * PLACES)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(int(value)).scaleb(-4)
+
+
+class UsageDay(Base):
+    """What a job used on one UTC day, as its worker last reported. It refers to no job: who deletes
+    one does not take back what it cost.
+    """
+
+    __tablename__ = "usage_days"
+    __table_args__ = (
+        Index("ix_usage_days_project_id_day", "project_id", "day"),
+        Index("ix_usage_days_day", "day"),
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_id: Mapped[str | None]  # that asked for the job; null: not written down then
+    base_model_id: Mapped[str]
+    cost: Mapped[Decimal] = mapped_column(Dollars)
+    device_seconds: Mapped[float]
+    tokens: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,62 @@
+"""What callers ask of usage; each function is one unit of work."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from app.auth.caller import Caller
+from app.database import now
+from app.errors import InvalidRequest
+from app.services import Services
+from app.usage import service
+from app.usage.repository import Usage
+from app.usage.schemas import PAGE
+from app.usage.service import Span
+
+LATEST = 32_503_680_000  # the year 3000
+CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
+
+
+def read_usage(
+    services: Services,
+    caller: Caller,
+    *,
+    start_time: int,
+    end_time: int | None,
+    page: str | None,
+    limit: int,
+    group_by: Sequence[str],
+) -> tuple[Span, list[Usage]]:
+    """Return the days that were asked for, and what was used on the first `limit` of them; an admin
+    of the installation sees every project.
+    """
+    begin = _moment(start_time)
+    with services.database.read() as session:
+        end = now(session) if end_time is None else _moment(end_time)
+        if end_time is not None and end <= begin:
+            raise InvalidRequest(
+                "end_time: it must be later than start_time; leave it out for now.",
+                param="end_time",
+            )
+        # Whole days: the one that `end` lies in is there, unless it has not begun.
+        last = (end - timedelta(microseconds=1)).date()
+        span = Span(begin.date(), max(last, begin.date()) + timedelta(days=1))
+        if page is not None:
+            span = Span(_first_day(page, span), span.end)
+        return span, service.read(session, caller.administered_project, span.first(limit), group_by)
+
+
+def _first_day(page: str, span: Span) -> date:
+    cursor = CURSOR.fullmatch(page)
+    moment = _moment(min(int(cursor[1]), LATEST)) if cursor else None
+    if moment is None or not span.begin <= moment.date() < span.end:
+        raise InvalidRequest(
+            f"page: '{page}' is not the next_page of this request.",
+            param="page",
+            code="invalid_cursor",
+        )
+    return moment.date()
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

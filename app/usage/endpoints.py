@@ -1,0 +1,110 @@
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+
+from app.errors import InvalidRequest
+from app.http.dependencies import Reader, ServicesDep
+from app.http.routes import ApiRoute
+from app.usage import actions
+from app.usage.actions import LATEST
+from app.usage.schemas import GROUPS, BucketPage, CostResult, UsageResult, to_csv
+from app.usage.service import MAX_DAYS
+
+LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
+StartTime = Annotated[
+    int,
+    Query(ge=1, le=LATEST, description="seconds since 1970; the UTC day it lies in is the first"),
+]
+EndTime = Annotated[int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")]
+BucketWidth = Annotated[Literal["1d"], Query()]
+Limit = Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets of a page")]
+Cursor = Annotated[
+    str | None, Query(description="`next_page` of the answer before", max_length=256)
+]
+# OpenAI's clients put brackets behind the names of lists.
+Bracketed = Annotated[list[str], Query(alias="group_by[]", max_length=8, include_in_schema=False)]
+
+router = APIRouter(prefix="/v1", tags=["usage"], route_class=ApiRoute)
+
+
+@router.get(
+    "/usage",
+    responses={200: {"content": {"text/csv": {}}}},
+    response_model=BucketPage[UsageResult],
+)
+def retrieve_usage(
+    services: ServicesDep,
+    caller: Reader,
+    start_time: StartTime,
+    end_time: EndTime = None,
+    bucket_width: BucketWidth = "1d",
+    group_by: Annotated[
+        list[str] | None, Query(max_length=8, description=f"any of {', '.join(GROUPS)}")
+    ] = None,
+    bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
+    limit: Limit = 7,
+    page: Cursor = None,
+    format: Annotated[
+        Literal["json", "csv"] | None, Query(description="csv: as with `Accept: text/csv`")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Any:
+    """Return what fine-tuning jobs used, by UTC day: cost, device seconds and trained tokens of all
+    attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
+    admin key of the default project all of them.
+    """
+    fields = _parse_fields([*(group_by or []), *bracketed], tuple(GROUPS))
+    span, rows = actions.read_usage(
+        services,
+        caller,
+        start_time=start_time,
+        end_time=end_time,
+        page=page,
+        limit=limit,
+        group_by=fields,
+    )
+    buckets = BucketPage[UsageResult].of(UsageResult, rows, span, limit)
+    if format == "csv" or (format is None and "text/csv" in accept):
+        more = {"x-next-page": buckets.next_page} if buckets.next_page else {}
+        return Response(to_csv(rows, fields), media_type="text/csv", headers=more)
+    return buckets
+
+
+@router.get("/organization/costs")
+def retrieve_costs(
+    services: ServicesDep,
+    caller: Reader,
+    start_time: StartTime,
+    end_time: EndTime = None,
+    bucket_width: BucketWidth = "1d",
+    group_by: Annotated[
+        list[str] | None,
+        Query(max_length=8, description="any of project_id, api_key_id, line_item"),
+    ] = None,
+    bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
+    limit: Limit = 7,
+    page: Cursor = None,
+) -> BucketPage[CostResult]:
+    """Return the cost alone, as OpenAI's `client.admin.organization.usage.costs` reads it."""
+    known = ("project_id", "api_key_id", LINE_ITEM)
+    fields = _parse_fields([*(group_by or []), *bracketed], known)
+    span, rows = actions.read_usage(
+        services,
+        caller,
+        start_time=start_time,
+        end_time=end_time,
+        page=page,
+        limit=limit,
+        group_by=["model" if field == LINE_ITEM else field for field in fields],
+    )
+    return BucketPage[CostResult].of(CostResult, rows, span, limit)
+
+
+def _parse_fields(names: Sequence[str], possible: Sequence[str]) -> list[str]:
+    if unknown := sorted(set(names) - set(possible)):
+        raise InvalidRequest(
+            f"group_by: there is no '{unknown[0]}'; there are {', '.join(possible)}.",
+            param="group_by",
+        )
+    return [name for name in possible if name in names]
