@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
 # An execution option of a statement: objects that the session has read stay as they are.
 UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
+AFTER_COMMIT = "after_commit"  # in a session's `info`
 # Rows of a list are counted so far: nobody reads on, and counting all took most of a page's time.
 MAX_COUNTED = 5_000
 POOL_TIMEOUT_SECONDS = 10.0
@@ -123,6 +124,11 @@ def now(session: Session) -> datetime:
     return moment
 
 
+def after_commit(session: Session, action: Callable[[], object]) -> None:
+    """Have `Database.transaction` do this once it has committed, and not if it does not."""
+    session.info.setdefault(AFTER_COMMIT, []).append(action)
+
+
 class Database:
     """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither
     may span slow work. `look_up()` is for what nearly every request asks: without BEGIN and
@@ -142,6 +148,8 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        for action in session.info.get(AFTER_COMMIT, ()):
+            action()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

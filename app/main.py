@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
@@ -33,6 +34,8 @@ from app.jobs import endpoints as jobs
 from app.jobs import estimate_endpoints as estimates
 from app.keys import endpoints as keys
 from app.keys.service import ensure_admin_key
+from app.metrics import endpoints as metrics
+from app.metrics.collector import InstallationCollector
 from app.model_imports import endpoints as model_imports
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Wakeups
@@ -68,6 +71,7 @@ GC_THRESHOLDS = (10_000, 10, 100)
 NOUNS = (
     inference,
     health,
+    metrics,
     files,
     source_tokens,
     uploads,
@@ -152,6 +156,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     await run_in_threadpool(installation.refuse_mismatch, database, services.storage)
     app.state.services = services
     app.state.health_monitor = health_monitor
+    app.state.metrics = CollectorRegistry()
+    app.state.metrics.register(InstallationCollector(database, settings, health_monitor))
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # to the person who started this, not to the log
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")

@@ -11,6 +11,7 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 
+from app import counters
 from app.database import Database, now_plus
 from app.files import service as files
 from app.garbage import collector, orphans
@@ -79,6 +80,7 @@ class Reconciler:
         self._notify_again()
         uploads.expire(self._database)
         files.remove_expired(self._database)
+        counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:
         """Collect garbage. Raises `SQLAlchemyError` when the database is away."""

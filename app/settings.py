@@ -207,6 +207,16 @@ class Settings(BaseSettings):
     alive_file: Path | None = Field(
         None, description="a worker touches it while it moves, for health checks; empty: none"
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="where a worker answers Prometheus: the first free port from here on; "
+        "empty: nowhere",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address that a worker answers Prometheus at"
+    )
     device: str = Field(
         "auto",
         description=(

@@ -6,7 +6,7 @@ from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, 
 
 from app import installation, logging
 from app.notifier.broker import celery_settings
-from worker import process, pulse, scratch
+from worker import metrics, process, pulse, scratch
 from worker.workers import Poller
 
 app = Celery("falqon", include=["worker.tasks"])
@@ -27,6 +27,7 @@ def _start_polling(instance: Any, **_: object) -> None:
     scratch.sweep_all(process.settings().work_dir)
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
+    metrics.serve(process.settings())
     _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
     for poller in _pollers:
         poller.start()

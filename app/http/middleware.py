@@ -6,6 +6,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import counters
 from app.errors import InvalidRequest
 from app.http import error_handlers
 from app.ids import new_id
@@ -20,7 +21,7 @@ SAFE_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
 MAX_LOGGED_CHARACTERS = 300  # of what a stranger chose
-QUIET = {"/healthz", "/readyz"}
+QUIET = {"/healthz", "/readyz", "/metrics"}
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class RequestContext:
         request_id = new_id("req_")
         started = time.monotonic()
         status = 0
+        answered = started
         headers: dict[str, str] = {"x-request-id": request_id}
         logged: dict[str, str] = {"address": scope["client"][0] if scope.get("client") else ""}
         # for what else every answer should carry
@@ -49,9 +51,10 @@ class RequestContext:
         scope["state"][LOGGED] = logged
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
+                answered = time.monotonic()
                 names = {name.lower() for name, _ in message["headers"]}
                 more = {
                     name: value
@@ -74,6 +77,9 @@ class RequestContext:
                     raise
                 await error_handlers.internal_error()(scope, receive, send_with_id)
             finally:
+                if status:
+                    seconds = answered - started
+                    counters.observe_request(scope["method"], route_of(scope), status, seconds)
                 write = log.debug if scope["path"] in QUIET else log.info
                 milliseconds = round((time.monotonic() - started) * 1000, 1)
                 write(
@@ -84,6 +90,13 @@ class RequestContext:
                     milliseconds=milliseconds,
                     **logged,
                 )
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the route that has answered: of those there are few, of paths any
+    number.
+    """
+    return getattr(scope.get("route"), "path", counters.OTHER)
 
 
 def cut(text: str) -> str:

@@ -34,7 +34,7 @@ class ApiRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             services = get_services(request)
-            request.state.caller = caller = await run_in_threadpool(_admit, services, request)
+            request.state.caller = caller = await run_in_threadpool(admit, services, request)
             for scope in scopes:
                 caller.must_have(scope)
             receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
@@ -57,7 +57,8 @@ def address_of(connection: HTTPConnection) -> str:
     return ""
 
 
-def _admit(services: Services, request: Request) -> Caller:
+def admit(services: Services, request: Request) -> Caller:
+    """Return who asks, and count the request. Raises one of our errors for who may not."""
     caller = authenticate(
         services.database, services.failures, address_of(request), _secret_of(request)
     )

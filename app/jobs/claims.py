@@ -13,7 +13,8 @@ from sqlalchemy import case, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import UNSYNCED, now, now_plus
+from app import counters
+from app.database import UNSYNCED, after_commit, now, now_plus
 from app.jobs import next_job
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus
@@ -98,6 +99,7 @@ def claim(
     session.flush()
     # Last: claims of one project wait for each other from here to the commit only.
     next_job.charge_virtual_time(session, job.project_id)
+    after_commit(session, counters.CLAIMS.labels(device).inc)
     return job
 
 
@@ -323,6 +325,8 @@ def _end_attempt(
     for started, ended, num_devices in session.execute(statement, execution_options=UNSYNCED):
         assert ended is not None
         quotas.book_attempt(session, job_id, started, ended, num_devices)
+    if outcome == LOST and failure is not None:
+        after_commit(session, counters.lost_attempts(failure.code).inc)
 
 
 def _error_columns(failure: Failure | None) -> dict[str, object]:

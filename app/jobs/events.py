@@ -9,7 +9,8 @@ from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import UNSYNCED
+from app import counters
+from app.database import UNSYNCED, after_commit
 from app.models import Event, Job
 from app.models.base import JsonObject
 from app.webhooks import events as webhooks
@@ -37,7 +38,8 @@ def append(
     """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing
     written otherwise.
 
-    Every change of a job's status passes here, so here it also becomes known to webhooks.
+    Every change of a job's status passes here, so here it also becomes known to webhooks,
+    and is counted.
     """
     statement = (
         update(Job)
@@ -60,4 +62,5 @@ def append(
         )
     if "status" in values:
         webhooks.record(session, project_id, job_id, status)
+        after_commit(session, counters.JOB_CHANGES.labels(status).inc)
     return True

@@ -18,6 +18,7 @@ from obstore.exceptions import (
     UnknownConfigurationKeyError,
 )
 
+from app import counters
 from falqon_core.contract.errors import is_disk_full
 
 # Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read
@@ -81,6 +82,7 @@ def reaching() -> Iterator[None]:
     except (BaseError, OSError) as error:
         if is_disk_full(error):
             raise
+        counters.STORAGE_ERRORS.inc()
         raise StorageAway(str(error)) from error
 
 

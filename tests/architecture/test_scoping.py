@@ -13,7 +13,8 @@ BEHIND_A_SCOPED_LOOK_UP = (
 BY_THE_SERVICE_ITSELF = "no user names the row: a worker or the reconciler does"
 BEFORE_ANY_PROJECT_IS_KNOWN = "it tells who asks"
 OF_THE_INSTALLATION = (
-    "what it answers belongs to no project: prices, measured rates, which projects there are"
+    "what it answers belongs to no project: prices, measured rates, which projects there are, "
+    "how much waits"
 )
 
 WITHOUT_PROJECT = {
@@ -62,6 +63,13 @@ WITHOUT_PROJECT = {
     "jobs.validating_with": BY_THE_SERVICE_ITSELF,
     "keys.any_exists": BEFORE_ANY_PROJECT_IS_KNOWN,
     "keys.holds_digest": BEFORE_ANY_PROJECT_IS_KNOWN,
+    "metrics.count_engines": OF_THE_INSTALLATION,
+    "metrics.count_operations": OF_THE_INSTALLATION,
+    "metrics.count_queued": OF_THE_INSTALLATION,
+    "metrics.count_running": OF_THE_INSTALLATION,
+    "metrics.count_unclaimed": OF_THE_INSTALLATION,
+    "metrics.longest_wait_seconds": OF_THE_INSTALLATION,
+    "metrics.oldest_lease_age_seconds": OF_THE_INSTALLATION,
     "notifier.mark": BY_THE_SERVICE_ITSELF,
     "notifier.oldest": BY_THE_SERVICE_ITSELF,
     "permissions.add": BEHIND_A_SCOPED_LOOK_UP,

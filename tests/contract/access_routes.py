@@ -289,6 +289,7 @@ ROUTES = {
 PUBLIC = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/metrics"),  # from this machine; from others: tests/app/metrics/test_endpoints.py
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
     ("GET", "/docs"),

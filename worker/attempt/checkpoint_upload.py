@@ -4,6 +4,7 @@ they are there.
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import structlog
 from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
+from app import counters
 from app.garbage import orphans
 from app.ids import new_id
 from app.jobs import claims, internal_repository
@@ -66,7 +68,9 @@ class CheckpointUploads:
             try:
                 if self._storage_away and saved.step < self._newest_step:
                     raise StorageAway("not tried, a newer checkpoint waits")
+                started_at = time.monotonic()
                 self._store(saved)
+                counters.CHECKPOINT_SECONDS.observe(time.monotonic() - started_at)
                 self._storage_away = False
             except LeaseLost:
                 return

@@ -9,6 +9,7 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app import counters
 from app.database import AWAY
 from app.jobs import claims
 from app.jobs.events import NewEvent
@@ -100,6 +101,7 @@ class Relay:
     def _write(self) -> bool:
         self._tried_at = time.monotonic()
         self._fill_batch()
+        counters.RELAY_BACKLOG.set(len(self._batch) + len(self._waiting))
         try:
             fault("before_batch")
             if not self._writer.write(self._record):
@@ -117,6 +119,7 @@ class Relay:
         self._num_written += len(self._batch)
         self._backoff = 0.0
         self._batch = []
+        counters.RELAY_BACKLOG.set(len(self._waiting))
         return True
 
     def _fill_batch(self) -> None:

@@ -15,8 +15,10 @@ from app.files import repository as files
 from app.jobs import listing
 from app.jobs import repository as jobs
 from app.jobs.listing import ROWS, JobQuery
+from app.metrics import collector as metrics
 from app.models import DEFAULT_PROJECT_ID, Base, File, Job, JobStatus, Model
 from app.projects import repository as projects
+from app.settings import Settings
 from tests.support.backend import Backend
 from tests.support.plans import plans
 from tests.support.postgres import PostgresServer
@@ -124,6 +126,7 @@ LOOKS: dict[str, Ask] = {
     "quota": lambda session: projects.storage_bytes(session, PROJECT),
     "list of models": lambda session: catalogue.tally(session, PROJECT),
     "models page": lambda session: catalogue.newest(session, PROJECT, limit=200),
+    "metrics": lambda session: [*metrics.jobs_of(session), *metrics.leases_of(session, Settings())],
 }
 
 

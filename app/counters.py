@@ -1,0 +1,67 @@
+"""What a process counts and measures of itself, for Prometheus. `app/metrics/` reads what only the
+database knows.
+
+Whatever belongs to a transaction is counted after its commit (`after_commit`). No label holds what
+a user chose.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+# a second series for each, of which no query is made
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+OTHER = "other"
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+# How attempts are lost. Programs in place of the trainer may name others.
+LOSSES = {
+    "worker_lost",
+    "trainer_hung",
+    "trainer_killed",
+    "trainer_crashed",
+    "internal_error",
+    "bytes_missing",
+    "checkpoint_corrupt",
+}
+HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+CHECKPOINT_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+
+HTTP_REQUESTS = Counter(
+    "falqon_http_requests",
+    "Requests, by the template of their route.",
+    ["method", "route", "status"],
+)
+HTTP_SECONDS = Histogram(
+    "falqon_http_request_seconds",
+    "Until an answer begins; a stream or a download may last long after that.",
+    ["method", "route"],
+    buckets=HTTP_BUCKETS,
+)
+JOB_CHANGES = Counter("falqon_job_changes", "Jobs that entered a status.", ["status"])
+CLAIMS = Counter("falqon_job_claims", "Attempts begun, by what trains.", ["device"])
+ATTEMPTS_LOST = Counter(
+    "falqon_attempts_lost", "Attempts lost to machines or faults, by error code.", ["code"]
+)
+STORAGE_ERRORS = Counter(
+    "falqon_storage_errors", "Times that the storage did not answer, or refused us."
+)
+CHECKPOINT_SECONDS = Histogram(
+    "falqon_checkpoint_upload_seconds",
+    "From the announcement of a checkpoint until its row.",
+    buckets=CHECKPOINT_BUCKETS,
+)
+RELAY_BACKLOG = Gauge("falqon_relay_backlog_events", "Events of the trainer not yet written.")
+RECONCILED_AT = Gauge(
+    "falqon_reconciler_tick_timestamp_seconds", "When the reconciler last came to its end."
+)
+
+
+def lost_attempts(code: str) -> Counter:
+    """Return the counter of attempts that were lost in this way."""
+    return ATTEMPTS_LOST.labels(code if code in LOSSES else OTHER)
+
+
+def observe_request(method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request that was answered."""
+    method = method if method in METHODS else OTHER
+    HTTP_REQUESTS.labels(method, route, str(status)).inc()
+    HTTP_SECONDS.labels(method, route).observe(seconds)

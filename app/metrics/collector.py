@@ -1,0 +1,166 @@
+"""The facts of the database as Prometheus metrics, read when it asks."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.http.probes import OK, HealthMonitor
+from app.metrics import repository
+from app.metrics.repository import JobCount
+from app.models import EngineState
+from app.settings import Settings
+from app.workers import service as workers
+
+CACHED_SECONDS = 3.0  # however many ask, the database is asked no more often
+ANY = "any"  # a waiting job is trained on whatever device a worker has
+
+log = structlog.get_logger()
+
+
+class InstallationCollector(Collector):
+    """What is true of the installation, whichever of its API processes is asked: a query takes the
+    maximum over them, not their sum.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, health_monitor: HealthMonitor
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._health_monitor = health_monitor
+        self._lock = threading.Lock()
+        self._metrics: list[Metric] = []
+        self._read_at: float | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the verdicts on parts always, the rest while the database answers."""
+        yield self._health()
+        yield from self._facts()
+
+    def _health(self) -> Metric:
+        family = GaugeMetricFamily(
+            "falqon_part_ok",
+            "Whether a part answered its last probe, as in /readyz.",
+            labels=["part"],
+        )
+        for part, verdict in self._health_monitor.read().checks.items():
+            family.add_metric([part], float(verdict == OK))
+        return family
+
+    def _facts(self) -> list[Metric]:
+        with self._lock:
+            if self._read_at is None or time.monotonic() - self._read_at > CACHED_SECONDS:
+                self._metrics = self._read()
+                self._read_at = time.monotonic()
+            return self._metrics
+
+    def _read(self) -> list[Metric]:
+        try:
+            with self._database.read() as session:
+                return [
+                    *jobs_of(session),
+                    *leases_of(session, self._settings),
+                    workers_of(session, self._settings),
+                    operations_of(session),
+                    *engines_of(session),
+                ]
+        except SQLAlchemyError as error:
+            log.warning("no metrics of the database", error=str(error))
+            return []
+
+
+def jobs_of(session: Session) -> Iterator[Metric]:
+    """Yield how many jobs there are that have not ended, and how long one waits for a worker."""
+    queued = repository.count_queued(session)
+    jobs = GaugeMetricFamily(
+        "falqon_jobs",
+        f"Jobs that have not ended, of a status {repository.MAX_COUNTED} at most.",
+        labels=["status", "device", "num_devices"],
+    )
+    queue = GaugeMetricFamily(
+        "falqon_queue_jobs",
+        "Jobs that wait for a worker, by what they need.",
+        labels=["device", "num_devices"],
+    )
+    for row in (
+        *repository.count_unclaimed(session),
+        *queued,
+        *repository.count_running(session),
+    ):
+        jobs.add_metric([row.status, *_needs(row)], row.num_jobs)
+    # also while nothing waits: an autoscaler must read 0 then, not nothing
+    counts = {(ANY, "1"): 0} | {_needs(row): row.num_jobs for row in queued}
+    for needs, count in counts.items():
+        queue.add_metric(needs, count)
+    yield jobs
+    yield queue
+    yield GaugeMetricFamily(
+        "falqon_queue_age_seconds",
+        "How long the job waits for a worker that waits longest.",
+        repository.longest_wait_seconds(session),
+    )
+
+
+def leases_of(session: Session, settings: Settings) -> Iterator[Metric]:
+    """Yield how long workers have been silent."""
+    yield GaugeMetricFamily(
+        "falqon_lease_age_seconds",
+        "Since the heartbeat of a running job, of all jobs the longest.",
+        repository.oldest_lease_age_seconds(session, settings.lease.total_seconds()),
+    )
+
+
+def workers_of(session: Session, settings: Settings) -> Metric:
+    """Return how many workers train, and how many could."""
+    family = GaugeMetricFamily(
+        "falqon_workers", "Workers for jobs that live.", labels=["device", "state"]
+    )
+    counts: dict[tuple[str, str], int] = {}
+    for live in workers.list_live(session, settings):
+        key = (live.worker.device, "busy" if live.job else "idle")
+        counts[key] = counts.get(key, 0) + 1
+    for key, count in counts.items():
+        family.add_metric(key, count)
+    return family
+
+
+def operations_of(session: Session) -> Metric:
+    """Return how much waits for workers of files."""
+    family = GaugeMetricFamily(
+        "falqon_queue_operations",
+        f"What waits for a worker of files, of a kind {repository.MAX_COUNTED} at most.",
+        labels=["kind"],
+    )
+    for kind, count in repository.count_operations(session).items():
+        family.add_metric([kind], count)
+    return family
+
+
+def engines_of(session: Session) -> Iterator[Metric]:
+    """Yield how many models are loaded, and what they do."""
+    rows = {row.state: row for row in repository.count_engines(session)}
+    family = GaugeMetricFamily("falqon_engines", "Loaded models, by state.", labels=["state"])
+    for state in EngineState:
+        family.add_metric([state], rows[state].num_engines if state in rows else 0)
+    yield family
+    yield GaugeMetricFamily(
+        "falqon_engine_requests",
+        "Requests that loaded models answer just now.",
+        sum(row.num_requests for row in rows.values()),
+    )
+    yield GaugeMetricFamily(
+        "falqon_engine_tokens_per_second",
+        "Tokens that loaded models write.",
+        sum(row.tokens_per_second for row in rows.values()),
+    )
+
+
+def _needs(row: JobCount) -> tuple[str, str]:
+    return row.device or ANY, str(row.num_devices)

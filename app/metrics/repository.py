@@ -1,0 +1,122 @@
+"""What the database says of the whole installation. Each query reads a bounded part of an index:
+rows of jobs and operations that have ended are never among them.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.database import now, now_plus
+from app.models import Attempt, Desired, Engine, Event, Job, JobStatus
+from app.models.operation import Operation
+from app.operations import claims as operations
+
+MAX_COUNTED = 10_000  # of each status or kind; what waits beyond that is not counted
+# Of the oldest waiting jobs this many are asked since when; one that was requeued waits since then.
+MAX_AGED = 100
+UNCLAIMED = (JobStatus.VALIDATING_FILES, JobStatus.PAUSED)
+
+
+class JobCount(NamedTuple):
+    status: str
+    device: str  # empty before an attempt has chosen one
+    num_devices: int
+    num_jobs: int
+
+
+class EngineCount(NamedTuple):
+    state: str
+    num_engines: int
+    num_requests: int
+    tokens_per_second: float
+
+
+def count_unclaimed(session: Session) -> list[JobCount]:
+    """Count the jobs that neither wait for a worker nor have one, and have not ended."""
+    counts = []
+    for status in UNCLAIMED:
+        few = select(Job.num_gpus).where(Job.status == status).limit(MAX_COUNTED).subquery()
+        rows = session.execute(select(few.c.num_gpus, func.count()).group_by(few.c.num_gpus))
+        counts += [JobCount(status, "", *row) for row in rows]
+    return counts
+
+
+def count_queued(session: Session) -> list[JobCount]:
+    """Count the jobs that wait for a worker."""
+    few = (
+        select(Job.num_gpus)
+        .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
+    rows = session.execute(select(few.c.num_gpus, func.count()).group_by(few.c.num_gpus))
+    return [JobCount(JobStatus.QUEUED, "", *row) for row in rows]
+
+
+def count_running(session: Session) -> list[JobCount]:
+    """Count the jobs that workers have, by what trains them."""
+    kind = (Attempt.device, Job.num_gpus)
+    statement = (
+        select(*kind, func.count())
+        .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
+        .where(Job.status == JobStatus.RUNNING)
+        .group_by(*kind)
+    )
+    return [JobCount(JobStatus.RUNNING, *row) for row in session.execute(statement)]
+
+
+def longest_wait_seconds(session: Session) -> float:
+    """Return how long the job that has waited longest waits for a worker."""
+    oldest = (
+        select(Job.id, Job.last_event_seq)
+        .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
+        .order_by(Job.id)
+        .limit(MAX_AGED)
+        .subquery()
+    )
+    is_newest = (Event.job_id == oldest.c.id) & (Event.seq == oldest.c.last_event_seq)
+    since = session.scalar(select(func.min(Event.created_at)).join(oldest, is_newest))
+    return 0.0 if since is None else max(0.0, (now(session) - since).total_seconds())
+
+
+def oldest_lease_age_seconds(session: Session, lease_seconds: float) -> float:
+    """Return how long ago the running job was renewed that was so longest ago."""
+    earliest = session.scalar(
+        select(func.min(Job.lease_expires_at)).where(Job.status == JobStatus.RUNNING)
+    )
+    if earliest is None:
+        return 0.0
+    return max(0.0, lease_seconds - (earliest - now(session)).total_seconds())
+
+
+def count_operations(session: Session) -> dict[str, int]:
+    """Count what waits for a worker of files, by kind."""
+    return {
+        kind.__tablename__: session.scalar(
+            select(func.count()).select_from(
+                select(kind.id).where(*operations.is_waiting(kind)).limit(MAX_COUNTED).subquery()
+            )
+        )
+        or 0
+        for kind in Operation.__subclasses__()
+    }
+
+
+def count_engines(session: Session) -> list[EngineCount]:
+    """Count the loaded models and those about to be, with what they do just now."""
+    is_live = (Engine.lease_expires_at.is_(None)) | (Engine.lease_expires_at > now_plus())
+    statement = (
+        select(
+            Engine.state,
+            func.count(),
+            func.sum(Engine.num_requests),
+            func.sum(Engine.tokens_per_second),
+        )
+        .where(is_live)
+        .group_by(Engine.state)
+    )
+    return [
+        EngineCount(state, num_engines, num_requests or 0, tokens or 0.0)
+        for state, num_engines, num_requests, tokens in session.execute(statement)
+    ]
