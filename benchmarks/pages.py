@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 from redis import Redis
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -41,6 +41,7 @@ from app.notifier.wakeups import publish
 from app.processes.supervised_process import say
 from app.projects import repository as projects
 from app.web.pages.jobs import table_context
+from benchmarks import plans
 from benchmarks.api import report, rows
 from benchmarks.api.servers import KEY, Server, Services, served, services
 from benchmarks.api_load import SERVICE, create_job, upload
@@ -199,58 +200,13 @@ def _looks(database: Database, prepared: Services) -> Iterator[Look]:
 
 
 def _cost(database: Database, look: Look) -> Cost:
-    statements: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        statements.append((statement, parameters))
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        with database.read() as session:
-            look.ask(session)
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
-    plans = [_explained(database, *item) for item in statements]
-    reads = [" + ".join(_reads(plan["Plan"])) for plan in plans]
+    costs = plans.measure(database, look.ask, RUNS)
     return Cost(
         look.name,
-        sum(item["Planning Time"] for item in plans),
-        sum(item["Execution Time"] for item in plans),
-        reads,
+        sum(cost.planning_ms for cost in costs),
+        sum(cost.execution_ms for cost in costs),
+        [cost.reads for cost in costs],
     )
-
-
-def _explained(database: Database, statement: str, parameters: Any) -> dict[str, Any]:
-    with database.engine.connect() as connection:
-        plans = [
-            connection.exec_driver_sql(
-                f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}", parameters
-            ).scalar_one()[0]
-            for _ in range(RUNS)
-        ]
-        connection.rollback()
-    fastest: dict[str, Any] = min(plans, key=lambda item: float(item["Execution Time"]))
-    return fastest
-
-
-def _reads(node: dict[str, Any]) -> Iterator[str]:
-    """The nodes that read a table or an index, in the order of the plan, each once."""
-    node_types: dict[str, None] = {}
-
-    def walk(item: dict[str, Any]) -> None:
-        if (
-            "Scan" in item["Node Type"]
-            and item["Node Type"] != "Bitmap Heap Scan"
-            and ("Index Name" in item or "Relation Name" in item)
-        ):
-            node_types[
-                f"{item['Node Type']} {item.get('Index Name', item.get('Relation Name'))}"
-            ] = None
-        for child in item.get("Plans", []):
-            walk(child)
-
-    walk(node)
-    yield from node_types
 
 
 def _answer(server: Server, path: str) -> Answer:

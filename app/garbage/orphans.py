@@ -4,7 +4,7 @@ leaves nothing behind for good, and a row never names what is gone. A key that e
 stands for all objects below it.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from pathlib import PurePosixPath
 
@@ -76,24 +76,24 @@ def referenced(session: Session, keys: Collection[str]) -> set[str]:
     return owners
 
 
+def due(session: Session) -> Sequence[str]:
+    """Return the keys of some that are to be removed, the oldest first."""
+    oldest = select(Orphan.storage_key).where(Orphan.due_at < now_plus()).order_by(Orphan.due_at)
+    return session.scalars(oldest.limit(SWEPT_AT_ONCE)).all()
+
+
 def sweep(database: Database, storage: Storage) -> int:
     """Remove what is due, a few at a time; how many. Several may do it at once."""
     with database.read() as session:
-        oldest = (
-            select(Orphan.storage_key)
-            .where(Orphan.due_at < now_plus())
-            .order_by(Orphan.due_at)
-            .limit(SWEPT_AT_ONCE)
-        )
-        due = session.scalars(oldest).all()
-    if not due:
+        keys = due(session)
+    if not keys:
         return 0
     with database.transaction() as session:
         # Due again later, so that what cannot be removed now holds up nothing else.
         again = now_plus(PATIENCE.total_seconds())
         mark = (
             update(Orphan)
-            .where(Orphan.storage_key.in_(due))
+            .where(Orphan.storage_key.in_(keys))
             .values(deleting=True, due_at=again)
             .returning(Orphan.storage_key)
         )

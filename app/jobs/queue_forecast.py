@@ -12,11 +12,11 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
-from typing import Annotated, Literal, NamedTuple
+from itertools import groupby, islice
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import bindparam, exists, func, select
+from sqlalchemy import bindparam, exists, func, select, true
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -196,14 +196,26 @@ def position_of_new_job(
 
 
 def _read_projects(session: Session) -> dict[str, ProjectQueue]:
-    """Read each project that waits with a query of its own: the one with a thousand jobs must not
-    hide the one with a single job.
+    """Read the first jobs of each project that waits: the one with a thousand jobs must not hide
+    the one with a single job.
     """
-    queues = {}
-    for project_id, weight, virtual_time in session.execute(_WAITING_PROJECTS).all():
-        rows = session.execute(_NEXT_JOBS, {"project_id": project_id})
-        queues[project_id] = ProjectQueue(weight, virtual_time, [WaitingJob(*row) for row in rows])
-    return queues
+    rows = groupby(_read_waiting(session), key=lambda row: row[:3])
+    return {
+        project_id: ProjectQueue(weight, virtual_time, [WaitingJob(*row[3:]) for row in jobs])
+        for (project_id, weight, virtual_time), jobs in rows
+    }
+
+
+def _read_waiting(session: Session) -> Iterator[Sequence[Any]]:
+    """Give each job with its project, in their order. In one statement on Postgres, as each costs a
+    way to the server and back; SQLite, where none does, knows no LATERAL.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        yield from session.execute(_WAITING_WITH_JOBS)
+        return
+    for project in session.execute(_WAITING_PROJECTS).all():
+        for job in session.execute(_NEXT_JOBS, {"project_id": project.id}):
+            yield *project, *job
 
 
 # Built once: every submission looks, and building them takes a quarter of a millisecond.
@@ -222,11 +234,19 @@ _WAITING_PROJECTS = (
     .order_by(Project.virtual_time)
     .limit(FORESEEN)
 )
-_NEXT_JOBS = (
-    select(Job.id, _SECONDS_LEFT, Job.priority)
-    .where(_RUNNABLE, Job.project_id == bindparam("project_id"))
+_FIRST_JOBS = (
+    select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority)
+    .where(_RUNNABLE)
     .order_by(Job.priority.desc(), Job.id)
     .limit(FORESEEN)
+)
+_NEXT_JOBS = _FIRST_JOBS.where(Job.project_id == bindparam("project_id"))
+_PROJECT = _WAITING_PROJECTS.subquery()
+_ITS_JOBS = _FIRST_JOBS.where(Job.project_id == _PROJECT.c.id).lateral()
+_WAITING_WITH_JOBS = (
+    select(_PROJECT, _ITS_JOBS)
+    .join(_ITS_JOBS, true())
+    .order_by(_PROJECT.c.virtual_time, _PROJECT.c.id, _ITS_JOBS.c.priority.desc(), _ITS_JOBS.c.id)
 )
 
 

@@ -47,6 +47,13 @@ class Job(Base):
             postgresql_where=text("metadata IS NULL"),
         ),
         Index("ix_jobs_status_id", "status", "id"),
+        # By age, whosever they are: most jobs have ended, and the older ones would be read first.
+        Index(
+            "ix_jobs_queued",
+            "id",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
         # For files in use; with the project and the id, jobs are counted without a look at the
         # table.
         Index(

@@ -42,22 +42,22 @@ def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -
     """Fill the tables: of ten jobs nine succeeded; the newest of all has the many events."""
     with database.engine.begin() as connection:
         connection.execute(text(NEW_JOBS), {"jobs": num_jobs})
-        _insert(connection, template, Job, _ended_job())
-        _insert(
+        insert_copies(connection, template, Job, ended_job())
+        insert_copies(
             connection,
             template,
             JobMetadata,
             {"name": "'experiment'", "value": f"'exp-' || i % {NUM_EXPERIMENTS}"},
         )
-        _insert(
+        insert_copies(
             connection,
             template,
             Submission,
             {"key": "'key:' || i", "request_sha256": "md5(i::text)"},
         )
-        _insert(connection, template, Attempt, _attempt())
-        _insert(connection, template, Checkpoint, _checkpoint(), NUM_CHECKPOINTS)
-        _insert(connection, template, Event, _event(), NUM_EVENTS)
+        insert_copies(connection, template, Attempt, attempt())
+        insert_copies(connection, template, Checkpoint, checkpoint(), NUM_CHECKPOINTS)
+        insert_copies(connection, template, Event, event(), NUM_EVENTS)
         ids = text("SELECT id FROM made WHERE i IN (:middle, :jobs) ORDER BY i")
         middle, newest = connection.scalars(ids, {"middle": num_jobs // 2, "jobs": num_jobs})
         connection.execute(text(MANY_EVENTS), {"job_id": newest, "events": num_events})
@@ -70,7 +70,7 @@ def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -
     return Filled(middle, newest)
 
 
-def _insert(
+def insert_copies(
     connection: Connection,
     template: str,
     table: type[Base],
@@ -95,7 +95,7 @@ def _insert(
     connection.execute(text(statement), {"template": template})
 
 
-def _ended_job() -> dict[str, str]:
+def ended_job() -> dict[str, str]:
     other = f"CASE WHEN i % 20 = 0 THEN '{JobStatus.FAILED}' ELSE '{JobStatus.CANCELLED}' END"
     return {column.name: f"template.{column.name}" for column in Job.__table__.columns} | {
         "id": "made.id",
@@ -109,7 +109,7 @@ def _ended_job() -> dict[str, str]:
     }
 
 
-def _attempt() -> dict[str, str]:
+def attempt() -> dict[str, str]:
     """Measured, so that the estimate of a new job reads its rates."""
     return {
         "number": "1",
@@ -126,7 +126,7 @@ def _attempt() -> dict[str, str]:
     }
 
 
-def _checkpoint() -> dict[str, str]:
+def checkpoint() -> dict[str, str]:
     return {
         "id": "'ftckpt-' || i || '-' || n",
         "attempt": "1",
@@ -138,7 +138,7 @@ def _checkpoint() -> dict[str, str]:
     }
 
 
-def _event() -> dict[str, str]:
+def event() -> dict[str, str]:
     return {
         "seq": "n",
         "attempt": "1",

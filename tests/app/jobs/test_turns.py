@@ -12,11 +12,14 @@ from sqlalchemy import event, insert, text
 
 from app.database import Database
 from app.ids import new_id
-from app.jobs import claims
+from app.jobs import claims, next_job
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
+from app.jobs.queue_forecast import read_queue
 from app.models import Job, JobStatus, Model, Project
 from app.models.job_request import JobRequest
+from app.notifier import repository as notifications
+from app.settings import Settings
 from tests.support.rows import checked_file
 
 QUEUED, ENDED = 10_000, 10_000
@@ -138,6 +141,25 @@ def test_within_a_project_priority_then_age(database: Database) -> None:
     ]
 
 
+def test_the_queue_is_read_with_as_many_statements_however_many_projects_wait(
+    database: Database,
+) -> None:
+    """But for SQLite, where a statement costs no way to a server."""
+    numbers = []
+    for project_ids in ("a", "bcd"):
+        for project_id in project_ids:
+            add_project(database, project_id)
+            queue(database, project_id, [0, 5])
+        with statements(database) as executed, database.read() as session:
+            waiting = read_queue(session, Settings(device="cpu"))
+        numbers.append(len(executed))
+    jobs = [execute_next(database) for _ in range(8)]
+    places = [waiting.position_of(job.id) for job in jobs]
+    assert [place and place.position for place in places] == list(range(1, 9))
+    assert [job.priority for job in jobs] == [5] * 4 + [0] * 4
+    assert numbers[0] == numbers[1] or database.engine.dialect.name == "sqlite"
+
+
 def test_claims_at_once_take_each_job_once(database: Database) -> None:
     for project_id in "abcd":
         add_project(database, project_id)
@@ -162,6 +184,13 @@ def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
     event.remove(database.engine, "before_cursor_execute", note)
 
 
+def plan_of(database: Database, statement: str, parameters: Any) -> str:
+    explain = "EXPLAIN QUERY PLAN" if database.engine.dialect.name == "sqlite" else "EXPLAIN"
+    with database.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+    return "\n".join(str(row) for row in rows)
+
+
 REQUEST = '{"model": "tiny", "training_file": "f"}'
 COLUMNS = (
     "id, project_id, status, desired, base_model_id, training_file_id, requested, attempt, "
@@ -170,7 +199,9 @@ COLUMNS = (
 )
 
 
-def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) -> None:
+def test_claims_and_reminders_read_no_job_but_their_own_however_many_wait(
+    database: Database,
+) -> None:
     """10,000 jobs wait, 10,000 have ended: everything but the one row comes from the index."""
     for project_id in "abcde":
         add_project(database, project_id)
@@ -192,13 +223,10 @@ def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) 
         )
     with statements(database) as executed:
         assert take(database) is not None
-    claim, parameters = next(entry for entry in executed if entry[0].startswith("SELECT jobs_"))
     sqlite = database.engine.dialect.name == "sqlite"
-    with database.engine.connect() as connection:
-        rows = connection.exec_driver_sql(
-            ("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + claim, parameters
-        ).all()
-    plan = "\n".join(str(row) for row in rows)
+    plan = plan_of(
+        database, *next(entry for entry in executed if entry[0].startswith("SELECT jobs_"))
+    )
     reading = (
         r"(?:SEARCH|SCAN) jobs_\d USING (?:COVERING )?INDEX (\w+)"
         if sqlite
@@ -210,3 +238,7 @@ def test_a_claim_reads_no_job_but_its_own_however_many_wait(database: Database) 
     assert sqlite or plan.count("Index Only Scan") == 2, plan
     assert set(indexes) <= {"ix_jobs_queue", "ix_jobs_project_id_status_id"}, plan
     assert not re.search(r"SCAN jobs|Seq Scan on jobs|Bitmap", plan), plan
+    with statements(database) as executed, database.read() as session:
+        notifications.oldest(session, Job, [next_job.is_due(Job)], 8)
+    plan = plan_of(database, *executed[-1])
+    assert re.search(r"\bix_jobs_(queued|status_id|queue)\b", plan), plan
