@@ -1,5 +1,6 @@
 // What every page does once it is shown: ages grow, moments are local, commands can be copied. Without it the page reads the same.
-import "./send.js";
+import { showToast } from "./send.js";
+import { askToSignIn } from "./sign_in.js";
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 
@@ -62,17 +63,37 @@ document.addEventListener("htmx:after:swap", arrange);
 arrange();
 setInterval(tick, 5000);
 
+// What somebody has typed into the page and not sent.
+function isTypedInto() {
+  const fields = document.querySelectorAll("form[method=post] :is(input:not([type=hidden], [type=checkbox]), textarea)");
+  return [...fields].some((field) => field.value !== field.defaultValue);
+}
+
+// What the page asks for by itself, without a session.
+const ENDED = "Your session has ended. What you typed stays on this page.";
+let isDismissed = false;
+async function goOn(element) {
+  if (isDismissed) return;
+  isDismissed = !(await askToSignIn());
+  if (!isDismissed) htmx.trigger(element, "change");
+  else showToast(ENDED, () => { isDismissed = false; goOn(element); });
+}
+document.addEventListener("htmx:response:error", (event) => {
+  const { response, sourceElement } = event.detail.ctx;
+  if (response.status === 401) goOn(sourceElement);
+});
+
 // The stream of the page: whether it stands is said, and a session that has ended leads to the sign-in page.
 const connection = document.querySelector("#connection");
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
 document.addEventListener("htmx:sse:error", (event) => {
-  if (event.detail.status === 401) location.reload();
+  if (event.detail.status === 401 && !isTypedInto()) location.reload();
   connection.hidden = false;
 });
 
-// Twice pressed is once sent.
+// Twice pressed is once sent; what `send.js` sends in the end was pressed once.
 document.addEventListener("submit", (event) => {
-  if (event.target.method !== "post") return;
+  if (event.target.getAttribute("method") !== "post" || "leaves" in event.target.dataset) return;
   if (event.target.dataset.sent) event.preventDefault();
   event.target.dataset.sent = "1";
 }, { capture: true });

@@ -1,5 +1,7 @@
 // Sends forms with `data-action` without leaving the page: where that fails, the page stays, says why, and can send the same again.
+// Other forms leave it, once it is known that the service is there and the session stands.
 // The service answers with the address of the next page, or refuses with a message.
+import { askToSignIn, isSignedIn } from "./sign_in.js";
 
 const NO_ANSWER = "The service does not answer. Nothing on this page is lost.";
 
@@ -45,15 +47,36 @@ async function act(form, submitter, isRepeated = false) {
   if (next) {
     location.assign(next);
   } else if (status === 401) {
-    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+    if (await askToSignIn()) act(form, submitter);
   } else {
     const isTemporary = status === 0 || status >= 500;
     showToast(message, isTemporary ? () => act(form, submitter, true) : undefined);
   }
 }
 
+// Sends a form as the browser does, which leaves the page.
+async function leave(form, submitter) {
+  let isReady;
+  try {
+    isReady = (await isSignedIn()) || (await askToSignIn());
+  } catch {
+    showToast(NO_ANSWER, () => leave(form, submitter));
+  }
+  delete form.dataset.sent;
+  if (!isReady) return;
+  form.dataset.leaves = "";
+  form.requestSubmit(submitter);
+}
+
 document.addEventListener("submit", (event) => {
-  if (!event.target.matches("form[data-action]") || event.defaultPrevented) return;
+  const form = event.target;
+  if (form.getAttribute("method") !== "post" || event.defaultPrevented) return; // a field may be named method
+  if ("leaves" in form.dataset) {
+    delete form.dataset.leaves;
+    return;
+  }
+  if (!form.elements.csrf) return;
   event.preventDefault();
-  act(event.target, event.submitter);
+  if (form.matches("[data-action]")) act(form, event.submitter);
+  else leave(form, event.submitter);
 });

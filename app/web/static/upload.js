@@ -1,4 +1,6 @@
 // A file that is chosen or dropped is sent at once, and how far it is can be seen. Without this the same form has a button.
+import { askToSignIn } from "./sign_in.js";
+
 const zone = document.querySelector("[data-drop]");
 if (zone) {
   const form = document.querySelector("#upload-form");
@@ -33,6 +35,10 @@ if (zone) {
 
   function end(request, file) {
     input.disabled = false;
+    if (request.status === 401) {
+      signInAndBegin();
+      return;
+    }
     if (request.status !== 200) {
       refuse(request.response?.querySelector(".error[role=alert]")?.textContent ?? `The file was not taken (${request.status}).`);
       return;
@@ -47,6 +53,11 @@ if (zone) {
     files.dispatchEvent(new Event("change", { bubbles: true }));
     progress.hidden = true;
     input.value = "";
+  }
+
+  async function signInAndBegin() {
+    if (await askToSignIn()) begin();
+    else refuse("Your session has ended; choose the file again.");
   }
 
   function refuse(message) {
