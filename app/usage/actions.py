@@ -9,7 +9,7 @@ from app.database import now
 from app.errors import InvalidRequest
 from app.services import Services
 from app.usage import service
-from app.usage.repository import Usage
+from app.usage.amounts import Usage
 from app.usage.schemas import PAGE
 from app.usage.service import Span
 

@@ -8,7 +8,8 @@ from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
 from app.usage import actions
 from app.usage.actions import LATEST
-from app.usage.schemas import GROUPS, BucketPage, CostResult, UsageResult, to_csv
+from app.usage.amounts import FIELDS
+from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
 from app.usage.service import MAX_DAYS
 
 LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
@@ -40,7 +41,7 @@ def retrieve_usage(
     end_time: EndTime = None,
     bucket_width: BucketWidth = "1d",
     group_by: Annotated[
-        list[str] | None, Query(max_length=8, description=f"any of {', '.join(GROUPS)}")
+        list[str] | None, Query(max_length=8, description=f"any of {', '.join(FIELDS)}")
     ] = None,
     bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
     limit: Limit = 7,
@@ -54,7 +55,7 @@ def retrieve_usage(
     attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
     admin key of the default project all of them.
     """
-    fields = _parse_fields([*(group_by or []), *bracketed], tuple(GROUPS))
+    fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)
     span, rows = actions.read_usage(
         services,
         caller,
@@ -87,8 +88,8 @@ def retrieve_costs(
     page: Cursor = None,
 ) -> BucketPage[CostResult]:
     """Return the cost alone, as OpenAI's `client.admin.organization.usage.costs` reads it."""
-    known = ("project_id", "api_key_id", LINE_ITEM)
-    fields = _parse_fields([*(group_by or []), *bracketed], known)
+    possible = ("project_id", "api_key_id", LINE_ITEM)
+    fields = _parse_fields([*(group_by or []), *bracketed], possible)
     span, rows = actions.read_usage(
         services,
         caller,

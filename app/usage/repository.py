@@ -1,13 +1,14 @@
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.database import insert_or
 from app.models import Attempt, Job, UsageDay
+from app.usage.amounts import Usage
 
 # By the names that the API has for them.
 GROUPS = {
@@ -20,19 +21,6 @@ AMOUNTS = (
     func.sum(UsageDay.device_seconds),
     func.sum(UsageDay.tokens),
 )
-
-
-class Usage(NamedTuple):
-    """What was used on a day, by whom as far as it was asked for: `group` holds the values of the
-    fields of `GROUPS`.
-    """
-
-    day: date
-    group: dict[str, str | None]
-    cost: Decimal
-    device_seconds: float
-    tokens: int
-    num_jobs: int
 
 
 def book(session: Session, job_id: str, day: date) -> None:
@@ -77,24 +65,41 @@ def between(
     first; a project of None restricts nothing.
     """
     groups = [GROUPS[name] for name in group_by]
-    num_jobs = func.count(UsageDay.job_id.distinct())
     statement = (
-        select(UsageDay.day, *AMOUNTS, num_jobs, *groups)
-        .where(UsageDay.day >= begin, UsageDay.day < end)
+        _sums(project_id, begin, end, UsageDay.day, *groups)
         .group_by(UsageDay.day, *groups)
         .order_by(UsageDay.day, AMOUNTS[0].desc(), *groups)
         .limit(limit)
     )
+    return [_read(row, group_by) for row in session.execute(statement)]
+
+
+def dearest(
+    session: Session, project_id: str | None, begin: date, end: date, field: str, limit: int
+) -> list[Usage]:
+    """Return the sums of all these days by one field, the dearest first; their day is the last one
+    on which there was something.
+    """
+    group = GROUPS[field]
+    statement = (
+        _sums(project_id, begin, end, func.max(UsageDay.day), group)
+        .group_by(group)
+        .order_by(AMOUNTS[0].desc(), group)
+        .limit(limit)
+    )
+    return [_read(row, [field]) for row in session.execute(statement)]
+
+
+def _sums(project_id: str | None, begin: date, end: date, day: Any, *groups: Any) -> Select[Any]:
+    num_jobs = func.count(UsageDay.job_id.distinct())
+    statement = select(day, *AMOUNTS, num_jobs, *groups)
+    statement = statement.where(UsageDay.day >= begin, UsageDay.day < end)
     if project_id is not None:
         statement = statement.where(UsageDay.project_id == project_id)
-    return [
-        Usage(
-            day,
-            dict(zip(group_by, names, strict=True)),
-            cost,
-            device_seconds,
-            int(tokens),
-            num_jobs,
-        )
-        for day, cost, device_seconds, tokens, num_jobs, *names in session.execute(statement)
-    ]
+    return statement
+
+
+def _read(row: Sequence[Any], group_by: Sequence[str]) -> Usage:
+    day, cost, device_seconds, tokens, num_jobs, *names = row
+    group = dict(zip(group_by, names, strict=True))
+    return Usage(day, group, cost, device_seconds, int(tokens), num_jobs)

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
-from app.usage.repository import GROUPS, Usage
+from app.usage.amounts import FIELDS, Usage
 from app.usage.service import Span, begin_of
 
 PAGE = "page_"
@@ -39,7 +39,7 @@ class UsageResult(BaseModel):
             device_seconds=round(usage.device_seconds, 1),
             trained_tokens=usage.tokens,
             num_jobs=usage.num_jobs,
-            **{name: usage.group.get(name) for name in GROUPS},
+            **{name: usage.group.get(name) for name in FIELDS},
         )
 
 
@@ -88,7 +88,7 @@ class BucketPage(BaseModel, Generic[Result]):
     @classmethod
     def of(cls, result: type[Result], rows: Sequence[Usage], span: Span, limit: int) -> Self:
         """Make the page of the first days of `span`, a bucket a day."""
-        shown = span.first(limit)
+        first_days = span.first(limit)
         by_day: dict[date, list[Result]] = defaultdict(list)
         for usage in rows:
             by_day[usage.day].append(result.of(usage))
@@ -98,9 +98,9 @@ class BucketPage(BaseModel, Generic[Result]):
                 end_time=begin_of(day + timedelta(days=1)),
                 results=by_day[day],
             )
-            for day in shown.days
+            for day in first_days.days
         ]
-        next_page = f"{PAGE}{begin_of(shown.end)}" if shown.end < span.end else None
+        next_page = f"{PAGE}{begin_of(first_days.end)}" if first_days.end < span.end else None
         return cls(data=buckets, has_more=next_page is not None, next_page=next_page)
 
 

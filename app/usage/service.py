@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest
 from app.usage import repository
-from app.usage.repository import Usage
+from app.usage.amounts import Usage
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
@@ -25,6 +25,10 @@ class Span(NamedTuple):
 
     def first(self, num_days: int) -> "Span":
         return Span(self.begin, min(self.end, self.begin + timedelta(days=num_days)))
+
+    @classmethod
+    def until(cls, last: date, num_days: int) -> "Span":
+        return cls(last - timedelta(days=num_days - 1), last + timedelta(days=1))
 
     @property
     def days(self) -> list[date]:
@@ -51,6 +55,13 @@ def read(
             param="group_by",
         )
     return rows
+
+
+def dearest(
+    session: Session, project_id: str | None, span: Span, field: str, limit: int
+) -> list[Usage]:
+    """Return the sums of the whole span by one field, the dearest first."""
+    return repository.dearest(session, project_id, span.begin, span.end, field, limit)
 
 
 def begin_of(day: date) -> int:

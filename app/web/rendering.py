@@ -30,6 +30,7 @@ NAVIGATION = (
     Screen("/models", "Models"),
     Screen("/playground", "Playground"),
     Screen("/workers", "Workers"),
+    Screen("/usage", "Usage"),
     Screen("/settings", "Settings"),
 )
 

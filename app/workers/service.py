@@ -1,9 +1,9 @@
 """The workers that could execute jobs. Free of the web framework: they show themselves with it."""
 
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now_plus
@@ -13,6 +13,7 @@ from falqon_core.contract.diagnosis import Diagnosis
 
 MISSED_LOOKS = 3  # after so many polls without a look an idle worker is taken for gone
 FORGOTTEN_SECONDS = 24 * 3600.0
+LOST = "lost"  # the outcome of an attempt
 
 
 class LiveWorker(NamedTuple):
@@ -20,6 +21,16 @@ class LiveWorker(NamedTuple):
     job: Job | None
     attempt: Attempt | None  # of that job
     seconds_since_seen: float
+
+
+class WorkerHistory(NamedTuple):
+    worker_id: str
+    device: str
+    num_devices: int  # of its largest job
+    num_attempts: int
+    num_lost: int
+    first_at: datetime
+    latest_at: datetime
 
 
 def mark_seen(
@@ -67,6 +78,36 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     return [_live(*row, settings) for row in session.execute(statement.order_by(Worker.id.desc()))]
+
+
+def history(
+    session: Session, project_id: str | None, since: date, limit: int
+) -> list[WorkerHistory]:
+    """Return what workers have done since that day, gone ones too, the latest first; a project of
+    None restricts nothing.
+    """
+    began = datetime.combine(since, time(), UTC)
+    latest = func.max(Attempt.created_at)
+    statement = (
+        select(
+            Attempt.worker,
+            func.max(Attempt.device),
+            func.max(Attempt.num_devices),
+            func.count(),
+            func.sum(case((Attempt.outcome == LOST, 1), else_=0)),
+            func.min(Attempt.created_at),
+            latest,
+        )
+        .where(Attempt.created_at >= began)
+        .group_by(Attempt.worker)
+        .order_by(latest.desc())
+        .limit(limit)
+    )
+    if project_id is not None:
+        statement = statement.join(Job, Job.id == Attempt.job_id).where(
+            Job.project_id == project_id
+        )
+    return [WorkerHistory(*row) for row in session.execute(statement)]
 
 
 def most_gpus(session: Session, settings: Settings) -> int | None:

@@ -31,6 +31,7 @@ PAGES = {
     "studies": "/studies",
     "a study": "/studies/{study_id}",
     "workers": "/workers",
+    "usage": "/usage",
     "new job": "/jobs/new",
     "new job with a file": "/jobs/new?training_file={file}",
     "new job with a bad file": "/jobs/new?training_file={bad_file}",
@@ -59,6 +60,7 @@ PAGES_BY_TAB = [
     "/settings/webhooks",
 ]
 ADMIN_PAGES = {
+    "usage": "/usage",
     "projects": "/settings",
     "a project": "/settings/projects/{project}",
     "keys": "/settings/keys",

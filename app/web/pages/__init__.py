@@ -14,6 +14,7 @@ from app.web.pages import (
     settings,
     sign_in,
     studies,
+    usage,
     workers,
 )
 
@@ -33,6 +34,7 @@ for screen in (
     models,
     playground,
     workers,
+    usage,
     settings,
 ):
     router.include_router(screen.router)

@@ -1,0 +1,118 @@
+from enum import IntEnum
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
+
+from app.auth.caller import Caller
+from app.database import now
+from app.http.dependencies import ServicesDep
+from app.jobs import listing
+from app.jobs.listing import JobQuery
+from app.keys import actions as keys
+from app.models import JobStatus, Scope
+from app.projects import actions as projects
+from app.projects.schemas import ProjectObject
+from app.services import Services
+from app.usage import schemas, service
+from app.usage.amounts import FIELDS
+from app.usage.service import Span
+from app.web.rendering import page
+from app.web.usage_view import alerts_of, bars_of, totals_of
+from app.web.visitor import PageRoute, Visitor
+from app.workers import service as workers
+
+ROWS = 20  # of each table; the CSV has them all
+MAX_NAMES = 1000  # of keys and projects; the others show their ids
+MAX_LIMITED_PROJECTS = 50  # whose limits an admin of the installation is warned of
+
+
+class Range(IntEnum):
+    """Days up to today."""
+
+    WEEK = 7
+    MONTH = 30
+    QUARTER = 90
+
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/usage")
+def usage_page(
+    services: ServicesDep, request: Request, caller: Visitor, days: Range = Range.MONTH
+) -> Response:
+    with services.database.read() as session:
+        span = Span.until(now(session).date(), days)
+        amounts = _amounts(session, caller, span)
+        mine = JobQuery(status=JobStatus.RUNNING)
+        by_status = listing.find_page(session, caller.project_id, mine).by_status
+        history = workers.history(session, caller.administered_project, span.begin, ROWS)
+    own = projects.retrieve_project(services, caller, caller.project_id)
+    return page(
+        request,
+        "usage/page.html",
+        caller,
+        **amounts,
+        days=days.value,
+        ranges=[each.value for each in Range],
+        own=own,
+        alerts=alerts_of(_limited_projects(services, caller, own)),
+        num_running=by_status.get(JobStatus.RUNNING, 0),
+        num_queued=by_status.get(JobStatus.QUEUED, 0),
+        history=history,
+        names=_names(services, caller),
+    )
+
+
+@router.get("/usage/table.csv")
+def usage_csv(services: ServicesDep, caller: Visitor, days: Range = Range.MONTH) -> Response:
+    """Send each day by project, key and model."""
+    fields = list(FIELDS)
+    with services.database.read() as session:
+        span = Span.until(now(session).date(), days)
+        rows = service.read(session, caller.administered_project, span, fields)
+    headers = {"content-disposition": f'attachment; filename="usage-{span.begin}.csv"'}
+    return Response(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
+
+
+def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
+    project_id = caller.administered_project
+    bars = bars_of(service.read(session, project_id, span), span)
+    fields = ["api_key_id", "model"]
+    if project_id is None:
+        fields.insert(0, "project_id")
+    return {
+        "bars": bars,
+        "totals": totals_of(bars),
+        "tables": {
+            field: service.dearest(session, project_id, span, field, ROWS) for field in fields
+        },
+    }
+
+
+def _limited_projects(
+    services: Services, caller: Caller, own: ProjectObject
+) -> list[ProjectObject]:
+    if caller.administered_project is not None:
+        return [own]
+    limited = [
+        project
+        for project in projects.list_projects(services, caller, limit=MAX_NAMES).data
+        if project.status == "active"
+        and (project.max_storage_bytes, project.max_device_hours, project.max_live_jobs)
+        != (None, None, None)
+    ]
+    return [
+        projects.retrieve_project(services, caller, project.id)
+        for project in limited[:MAX_LIMITED_PROJECTS]
+    ]
+
+
+def _names(services: Services, caller: Caller) -> dict[str, str]:
+    """Return the names of projects and keys by their ids, for who may see them."""
+    if caller.scope is not Scope.ADMIN:
+        return {}
+    its_projects = projects.list_projects(services, caller, limit=MAX_NAMES).data
+    its_keys = keys.list_keys(services, caller, limit=MAX_NAMES).data
+    return {each.id: each.name for each in its_projects} | {each.id: each.name for each in its_keys}

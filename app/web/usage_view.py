@@ -1,0 +1,89 @@
+"""What the usage page shows: amounts by day as bars, the dearest of each kind, limits that are
+nearly used up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import NamedTuple
+
+from app.projects.schemas import ProjectObject
+from app.usage.amounts import Usage
+from app.usage.service import Span
+
+WARNED = 0.8  # of a limit, and once more when it is used up
+
+
+class Bar(NamedTuple):
+    """One day; `height` is its share of the highest."""
+
+    day: date
+    cost: Decimal
+    device_seconds: float
+    tokens: int
+    height: float
+
+
+class Totals(NamedTuple):
+    cost: Decimal
+    device_seconds: float
+    tokens: int
+
+
+class Alert(NamedTuple):
+    project_id: str
+    project: str
+    limit: str  # what it is a limit of
+    share: float
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.share >= 1
+
+
+def bars_of(rows: Sequence[Usage], span: Span) -> list[Bar]:
+    by_day = {usage.day: usage for usage in rows}
+    highest = max((usage.cost for usage in rows), default=Decimal(0)) or Decimal(1)
+    nothing = Usage(span.begin, {}, Decimal(0), 0.0, 0, 0)
+    bars = []
+    for day in span.days:
+        usage = by_day.get(day, nothing)
+        height = float(usage.cost / highest)
+        bars.append(Bar(day, usage.cost, usage.device_seconds, usage.tokens, height))
+    return bars
+
+
+def totals_of(bars: Iterable[Bar]) -> Totals:
+    days = list(bars)
+    return Totals(
+        sum((day.cost for day in days), Decimal(0)),
+        sum(day.device_seconds for day in days),
+        sum(day.tokens for day in days),
+    )
+
+
+def alerts_of(projects: Iterable[ProjectObject]) -> list[Alert]:
+    """Return the limits of which most is used, the worst first."""
+    alerts = [
+        Alert(project.id, project.name, name, share)
+        for project in projects
+        for name, share in _shares(project).items()
+        if share >= WARNED
+    ]
+    return sorted(alerts, key=lambda alert: -alert.share)
+
+
+def _shares(project: ProjectObject) -> Mapping[str, float]:
+    usage = project.usage
+    if usage is None:
+        return {}
+    limits = {
+        "device hours of this month": (usage.device_hours, project.max_device_hours),
+        "storage": (usage.storage_bytes, project.max_storage_bytes),
+        "live jobs": (usage.live_jobs, project.max_live_jobs),
+    }
+    return {
+        name: used / limit if limit else 1.0
+        for name, (used, limit) in limits.items()
+        if limit is not None
+    }
