@@ -1,5 +1,6 @@
 """The command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,14 +12,30 @@ from app.local import admin
 
 PANEL = "Run a service on this machine"
 
-app = typer.Typer(
-    no_args_is_help=True, help="A self-hosted fine-tuning service.", pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 
 
-@app.command(rich_help_panel=PANEL)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"falqon {importlib.metadata.version('falqon')}")
+        raise typer.Exit
+
+
+@app.callback()
+def falqon(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and end.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """A self-hosted fine-tuning service."""
+
+
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon up --port 8001")
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
@@ -36,7 +53,7 @@ def up(
     raise typer.Exit(embedded.up(host, port, data_dir, allow_remote))
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon api --port 8001")
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
@@ -50,7 +67,7 @@ def api(
     serve(host, port, grace)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon migrate")
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
     from app.installation import Mismatch
@@ -67,9 +84,10 @@ def migrate() -> None:
         typer.echo(f"API key, shown this once: {secret}")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon check")
 def check() -> None:
     """Prove that settings, database, Redis and storage are what the service needs."""
+    from app.client.columns import Column
     from app.client.output import Output
     from app.local import check
     from app.settings import load_settings
@@ -81,12 +99,13 @@ def check() -> None:
         else (result.part, "WRONG", result.finding, result.advice)
         for result in results
     ]
-    Output(as_json=False).table(("check", "", "found", "what to do"), rows)
+    words = (Column("found", "wrapped"), Column("what to do", "wrapped"))
+    Output(as_json=False).table(("check", "", *words), rows)
     if not all(result.is_ok for result in results):
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon doctor")
 def doctor(
     model: Annotated[
         Path | None,
@@ -104,7 +123,7 @@ def doctor(
     os.execvpe(command[0], command, offline_environment(os.environ))
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PANEL, epilog="Example: falqon worker --queue gpu")
 def worker(
     queue: Annotated[
         Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")

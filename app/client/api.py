@@ -4,7 +4,7 @@ fields.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
@@ -61,6 +61,18 @@ class Api:
         """Send a GET; parameters that are None are left out."""
         params = {name: value for name, value in (query or {}).items() if value is not None}
         return self._json("GET", path, repeatable=patient, params=params)
+
+    def read_description(self) -> Json:
+        """Return the service's description of its own API, /openapi.json."""
+        return self._json("GET", self._beside("/openapi.json"))
+
+    def readiness(self) -> Json:
+        """Return what the service finds of its parts; it does so where one of them is away, too."""
+        response = self._send("GET", self._beside("/readyz"), repeatable=False)
+        with suppress(ValueError):
+            if "checks" in (answer := response.json()):
+                return dict(answer)
+        return self._object(response)
 
     def post(
         self,
@@ -138,6 +150,10 @@ class Api:
                 response.read()
                 raise self._refusal(response)
             yield response
+
+    def _beside(self, path: str) -> str:
+        """Return the address of what the service has outside /v1."""
+        return f"{self.base_url.removesuffix('/v1')}{path}"
 
     def _json(self, method: str, path: str, *, repeatable: bool = False, **request: Any) -> Json:
         return self._object(self._send(method, path, repeatable=repeatable, **request))

@@ -45,11 +45,14 @@ class Client:
 def command(
     group: typer.Typer,
     name: str,
+    example: str,
     *,
     panel: str | None = None,
     connect: Callable[[str | None, str | None], Connection] = resolve,
 ) -> Callable[[Callable[Concatenate[Client, P], None]], Callable[Concatenate[Client, P], None]]:
-    """Register a function of a `Client` and its own options as `falqon <group> <name>`."""
+    """Register a function of a `Client` and its own options as `falqon <group> <name>`, with an
+    example for its help.
+    """
 
     def register(
         function: Callable[Concatenate[Client, P], None],
@@ -72,7 +75,8 @@ def command(
                 raise typer.Exit(error.exit_code) from None
 
         _show(run, own)
-        group.command(name, rich_help_panel=panel)(run)
+        words = " ".join((function.__doc__ or "").split())
+        group.command(name, help=words, epilog=f"Example: {example}", rich_help_panel=panel)(run)
         return function
 
     return register

@@ -11,6 +11,7 @@ import typer
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Misused, Refused
+from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import parse_settings
 from app.client.jobs.submitting import usable_file
 
@@ -77,7 +78,8 @@ def compare(
     body["training_file"] = usable_file(client, file, "--file")
     if validation is not None:
         body["validation_file"] = usable_file(client, validation, "--validation")
-    study = client.api.post("/falqon/studies", body, idempotency_key=str(uuid4()))
+    with naming_the_field(client.api):
+        study = client.api.post("/falqon/studies", body, idempotency_key=str(uuid4()))
     path = f"/falqon/studies/{segment(study['id'])}"
     client.out.note(f"{study['id']}: {len(study['jobs'])} jobs are submitted.")
     if watch:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app.client.api import Json, segment
+from app.client.columns import Column
 from app.client.command import Client
 from app.client.errors import Misused, Refused
 
@@ -99,7 +100,14 @@ def _ended(client: Client, path: str, evaluation: Json) -> Json:
 
 
 def _show(client: Client, result: Json) -> None:
-    columns = ("model", "grader", "mean", "above base", "p", "")
+    columns = (
+        Column("model", "wrapped"),
+        Column("grader", "wrapped"),
+        "mean",
+        "above base",
+        "p",
+        Column("", "wrapped"),
+    )
     client.out.table(columns, _table(result))
     left_out = f", {result['rows_left_out']} left out" if result["rows_left_out"] else ""
     client.out.say(f"{result['rows']} rows{left_out}; ± is the standard error.", "dim")

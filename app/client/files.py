@@ -5,10 +5,11 @@ import typer
 
 from app.client import text
 from app.client.api import Json, segment
+from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.download import file_content
 from app.client.report import asked_for, readings, show_report
-from app.client.uploading import checked, upload
+from app.client.uploading import PURPOSE, checked, upload
 from app.terminal import plain
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
@@ -22,7 +23,7 @@ Wait = Annotated[
 ]
 
 
-@command(app, "upload")
+@command(app, "upload", "falqon files upload train.jsonl --wait")
 def upload_file(
     client: Client,
     path: Annotated[Path, typer.Argument(help="A JSONL file.", show_default=False)],
@@ -32,35 +33,42 @@ def upload_file(
     _show_checked(client, upload(client, path), wait=wait)
 
 
-@command(app, "list")
+@command(app, "list", "falqon files list --purpose fine-tune-results")
 def list_files(
     client: Client,
+    purpose: Annotated[
+        str,
+        typer.Option(
+            help="`fine-tune-results` is what jobs wrote; another of the API's purposes, or `all`."
+        ),
+    ] = PURPOSE,
     limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
     after: Annotated[
         str | None, typer.Option(help="Continue behind this file.", show_default=False)
     ] = None,
 ) -> None:
-    """Show files, newest first."""
-    page = client.api.get("/files", {"limit": limit, "after": after})
+    """Show the files to train or validate with, newest first."""
+    wanted = None if purpose == "all" else purpose
+    page = client.api.get("/files", {"purpose": wanted, "limit": limit, "after": after})
     rows = (
         (
             file["id"],
             file["filename"],
-            text.size(file["bytes"]),
             _state(file),
+            text.size(file["bytes"]),
             text.moment(file["created_at"]),
         )
         for file in page["data"]
     )
     client.out.page(
         page,
-        ("id", "name", "size", "status", "created"),
+        ("id", Column("name", "shortened"), Column("status", "shortened"), "size", "created"),
         rows,
-        "There are no files; `falqon files upload PATH` adds one.",
+        "There are no such files; `falqon files upload PATH` adds one.",
     )
 
 
-@command(app, "show")
+@command(app, "show", "falqon files show FILE")
 def show_file(client: Client, file_id: FileId) -> None:
     """Show one file."""
     file = client.api.get(f"/files/{segment(file_id)}")
@@ -81,7 +89,7 @@ def show_file(client: Client, file_id: FileId) -> None:
     )
 
 
-@command(app, "report")
+@command(app, "report", "falqon files report FILE --model falqon-tiny")
 def report_file(
     client: Client,
     file_id: FileId,
@@ -112,7 +120,7 @@ def report_file(
     ] = None,
 ) -> None:
     """Show what the check of a file found, by line and column; with --model also tokens, what is
-    cut, and copies.
+    truncated, and copies.
     """
     query = {
         "model": model,
@@ -123,7 +131,7 @@ def report_file(
     show_report(client, asked_for(client, file_id, query))
 
 
-@command(app, "check")
+@command(app, "check", "falqon files check FILE --wait")
 def check_file(
     client: Client,
     file_id: FileId,
@@ -134,7 +142,7 @@ def check_file(
     _show_checked(client, file, wait=wait)
 
 
-@command(app, "delete")
+@command(app, "delete", "falqon files delete FILE")
 def delete_file(client: Client, file_id: FileId) -> None:
     """Delete a file. One that a job still needs is kept."""
     answer = client.api.delete(f"/files/{segment(file_id)}")
@@ -144,7 +152,7 @@ def delete_file(client: Client, file_id: FileId) -> None:
         client.out.say(f"{file_id} is deleted.")
 
 
-@command(app, "download")
+@command(app, "download", "falqon files download FILE --output train.jsonl")
 def download_file(
     client: Client,
     file_id: FileId,

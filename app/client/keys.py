@@ -6,6 +6,7 @@ import typer
 
 from app.client import text
 from app.client.api import segment
+from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.errors import Misused
 
@@ -28,7 +29,7 @@ Project = Annotated[
 ]
 
 
-@command(app, "create")
+@command(app, "create", "falqon keys create laptop --scope read --expires-in-days 90")
 def create_key(
     client: Client,
     name: Annotated[str, typer.Argument(help="What the key is for.", show_default=False)],
@@ -56,7 +57,7 @@ def create_key(
         client.out.say(key["secret"])
 
 
-@command(app, "list")
+@command(app, "list", "falqon keys list")
 def list_keys(
     client: Client,
     project: Project = None,
@@ -72,22 +73,22 @@ def list_keys(
             key["id"],
             key["name"],
             key["scope"],
-            key["project_id"],
             text.moment(key["created_at"]),
             text.moment(key.get("last_used_at")),
             text.moment(key.get("expires_at")) or "never",
+            key["project_id"],
         )
         for key in page["data"]
     )
     client.out.page(
         page,
-        ("id", "name", "scope", "project", "created", "last used", "expires"),
+        ("id", Column("name", "shortened"), "scope", "created", "last used", "expires", "project"),
         rows,
         "There are no keys.",
     )
 
 
-@command(app, "revoke")
+@command(app, "revoke", "falqon keys revoke KEY")
 def revoke_key(
     client: Client,
     key_id: Annotated[

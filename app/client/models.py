@@ -14,28 +14,28 @@ app = typer.Typer(
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
 
 
-@command(app, "list")
+@command(app, "list", "falqon models list")
 def list_models(client: Client) -> None:
     """Show the models of the service, base and fine-tuned."""
     page = client.api.get("/models")
     rows = (
         (
             model["id"],
-            model.get("base_model") or "(base)",
             text.size(model.get("bytes") or 0),
             text.moment(model["created"]),
+            model.get("base_model") or "(base)",
         )
         for model in page["data"]
     )
     client.out.page(
         page,
-        ("id", "made from", "size", "created"),
+        ("id", "size", "created", "made from"),
         rows,
         "There are no models; an administrator adds base models.",
     )
 
 
-@command(app, "show")
+@command(app, "show", "falqon models show MODEL")
 def show_model(client: Client, model_id: ModelId) -> None:
     """Show one model and its files."""
     model = client.api.get(f"/models/{segment(model_id)}")
@@ -59,7 +59,7 @@ def show_model(client: Client, model_id: ModelId) -> None:
     )
 
 
-@command(app, "delete")
+@command(app, "delete", "falqon models delete MODEL")
 def delete_model(client: Client, model_id: ModelId) -> None:
     """Delete a fine-tuned model."""
     answer = client.api.delete(f"/models/{segment(model_id)}")
@@ -69,4 +69,4 @@ def delete_model(client: Client, model_id: ModelId) -> None:
         client.out.say(f"{model_id} is deleted.")
 
 
-command(app, "export")(export_model)
+command(app, "export", "falqon models export MODEL --format gguf")(export_model)

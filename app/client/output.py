@@ -3,16 +3,18 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.client import columns
 from app.client.errors import ClientError
 from app.terminal import CONTROL, one_line, plain
 
-UNLIMITED = 10_000  # what is not a terminal has no width, and an id cut in two is no id
+UNLIMITED = 2**31  # what is not a terminal has no width
 
 
 class Output:
@@ -31,7 +33,8 @@ class Output:
         sys.stdout.flush()
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(plain(text), style))
+        """Print lines that the terminal may wrap, so that an id in them is copied as one."""
+        self.console.print(Text(plain(text), style), soft_wrap=True)
 
     def write(self, text: str, style: str = "") -> None:
         """Print a piece of a line."""
@@ -39,28 +42,53 @@ class Output:
 
     def note(self, text: str) -> None:
         """Say something beside what is printed, which may be read by a program."""
-        self._errors.print(Text(plain(text), "dim"))
+        self._errors.print(Text(plain(text), "dim"), soft_wrap=True)
 
-    def table(self, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text("" if cell is None else one_line(cell)) for cell in row))
+    def table(
+        self, heads: Iterable[str | columns.Column], rows: Iterable[Iterable[object]]
+    ) -> None:
+        """Print a line for each row, as wide as the terminal is; tabs between the cells elsewhere.
+
+        The columns are in the order of their importance: the last one goes first where not all fit.
+        """
+        names = [columns.Column.of(head) for head in heads]
+        cells = [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+        widths = columns.fit(names, cells, self.console.width)
+        if not self.console.is_terminal or len(widths) == 1:  # which can be wider than a terminal
+            for line in ([column.name for column in names], *cells):
+                self.console.file.write("\t".join(line[: len(widths)]) + "\n")  # rich expands tabs
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, columns.GAP, 0, 0), header_style="bold")
+        for column, width in zip(names, widths, strict=False):
+            wraps = column.words == "wrapped"
+            table.add_column(
+                column.name,
+                width=width,
+                no_wrap=not wraps,
+                overflow="fold" if wraps else "ellipsis",
+            )
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row[: len(widths)]))
         self.console.print(table)
 
     def facts(self, facts: Mapping[str, object]) -> None:
         """Name and value, one pair a line; without those that are not known."""
-        grid = Table.grid(padding=(0, 2))
-        for name, value in facts.items():
-            if value not in (None, ""):
-                grid.add_row(Text(name, "dim"), Text(plain(value)))
-        self.console.print(grid)
+        known = {name: plain(value) for name, value in facts.items() if value not in (None, "")}
+        indent = max(map(len, known), default=0) + columns.GAP
+        width = max(1, self.console.width - indent)
+        for name, value in known.items():
+            head = name
+            for line in value.split("\n"):
+                parts = wrap(line, width, break_long_words=False, break_on_hyphens=False)
+                for part in parts or [""]:
+                    text = Text(head.ljust(indent), "dim") + Text(part)
+                    self.console.print(text, soft_wrap=True)
+                    head = ""
 
     def page(
         self,
         answer: Mapping[str, Any],
-        columns: Iterable[str],
+        heads: Iterable[str | columns.Column],
         rows: Iterable[Iterable[object]],
         nothing: str,
     ) -> None:
@@ -70,17 +98,17 @@ class Output:
         elif not answer["data"]:
             self.say(nothing)
         else:
-            self.table(columns, rows)
+            self.table(heads, rows)
             if answer.get("has_more"):
-                self.say(f"There are more: --after {answer['data'][-1]['id']}", "dim")
+                self.note(f"There are more: --after {answer['data'][-1]['id']}")
 
     def error(self, error: ClientError) -> None:
         if self.as_json:
             sys.stderr.write(_json({"error": error.body}))
             return
-        self._errors.print(Text("Error: ", "bold red") + Text(plain(error.message)))
+        self._errors.print(Text("Error: ", "bold red") + Text(plain(error.message)), soft_wrap=True)
         if error.hint:
-            self._errors.print(Text(plain(error.hint), "dim"))
+            self._errors.print(Text(plain(error.hint), "dim"), soft_wrap=True)
 
 
 def _json(value: Mapping[str, Any], indent: int | None = None) -> str:

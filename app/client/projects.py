@@ -5,6 +5,7 @@ import typer
 
 from app.client import text
 from app.client.api import Json, segment
+from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.errors import Misused
 
@@ -42,7 +43,7 @@ class Limit(StrEnum):
         return self.value.replace("-", "_")
 
 
-@command(app, "create")
+@command(app, "create", "falqon projects create acme --max-live-jobs 5")
 def create_project(
     client: Client,
     name: Annotated[str, typer.Argument(show_default=False)],
@@ -59,7 +60,7 @@ def create_project(
     _show(client, client.api.post("/projects", {"name": name} | limits))
 
 
-@command(app, "list")
+@command(app, "list", "falqon projects list")
 def list_projects(
     client: Client,
     limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
@@ -73,16 +74,21 @@ def list_projects(
         (each["id"], each["name"], each["status"], text.moment(each["created_at"]))
         for each in page["data"]
     )
-    client.out.page(page, ("id", "name", "status", "created"), rows, "There are no projects.")
+    client.out.page(
+        page,
+        ("id", Column("name", "shortened"), "status", "created"),
+        rows,
+        "There are no projects.",
+    )
 
 
-@command(app, "show")
+@command(app, "show", "falqon projects show PROJECT")
 def show_project(client: Client, project_id: ProjectId) -> None:
     """Show one project with its limits and what it uses."""
     _show(client, client.api.get(f"/projects/{segment(project_id)}"))
 
 
-@command(app, "change")
+@command(app, "change", "falqon projects change PROJECT --weight 2 --unlimited max-live-jobs")
 def change_project(
     client: Client,
     project_id: ProjectId,
@@ -111,7 +117,7 @@ def change_project(
     )
 
 
-@command(app, "archive")
+@command(app, "archive", "falqon projects archive PROJECT")
 def archive_project(client: Client, project_id: ProjectId) -> None:
     """Close a project without running jobs: its keys open nothing any more, its data stays."""
     _show(client, client.api.post(f"/projects/{segment(project_id)}/archive"))

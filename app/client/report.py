@@ -6,6 +6,7 @@ from itertools import chain, groupby, repeat
 from typing import Any
 
 from app.client.api import Json, segment
+from app.client.columns import Column
 from app.client.command import Client
 from app.client.errors import Refused
 
@@ -56,9 +57,9 @@ def _show_check(client: Client, answer: Json) -> None:
         client.out.say(f"{answer['id']} is not checked yet; ask again.")
         return
     if errors := report["errors"]:
-        columns = ("line", "column", "field", "what is wrong", "what to do")
+        words = (Column("what is wrong", "wrapped"), Column("what to do", "wrapped"))
         client.out.table(
-            columns,
+            ("line", "column", Column("field", "wrapped"), *words),
             (
                 [error[name] for name in ("line", "column", "field", "message", "advice")]
                 for error in errors

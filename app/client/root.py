@@ -2,7 +2,7 @@
 
 import typer
 
-from app.client import files, keys, models, projects
+from app.client import files, keys, models, projects, webhooks
 from app.client.chat import chat
 from app.client.command import command
 from app.client.compare import compare
@@ -10,7 +10,9 @@ from app.client.download import download
 from app.client.evaluate import evaluate
 from app.client.jobs import commands as jobs
 from app.client.move import commands as move
+from app.client.prices import prices
 from app.client.publish import publish
+from app.client.status import status
 from app.client.workers import workers
 
 PANEL = "Use a service, on this machine or another"
@@ -23,12 +25,20 @@ def join(app: typer.Typer) -> None:
         ("models", models),
         ("keys", keys),
         ("projects", projects),
+        ("webhooks", webhooks),
         ("move", move),
     ):
         app.add_typer(group.app, name=name, rich_help_panel=PANEL)
-    command(app, "chat", panel=PANEL)(chat)
-    command(app, "compare", panel=PANEL)(compare)
-    command(app, "download", panel=PANEL)(download)
-    command(app, "evaluate", panel=PANEL)(evaluate)
-    command(app, "publish", panel=PANEL)(publish)
-    command(app, "workers", panel=PANEL)(workers)
+    command(app, "chat", "falqon chat MODEL --once 'Where is my order?'", panel=PANEL)(chat)
+    command(
+        app,
+        "compare",
+        "falqon compare --model falqon-tiny --file train.jsonl --methods falqon,lora --watch",
+        panel=PANEL,
+    )(compare)
+    command(app, "download", "falqon download MODEL --output model", panel=PANEL)(download)
+    command(app, "evaluate", "falqon evaluate JOB --grader same", panel=PANEL)(evaluate)
+    command(app, "prices", "falqon prices", panel=PANEL)(prices)
+    command(app, "publish", "falqon publish MODEL hf:acme/support --private", panel=PANEL)(publish)
+    command(app, "status", "falqon status", panel=PANEL)(status)
+    command(app, "workers", "falqon workers", panel=PANEL)(workers)

@@ -52,6 +52,22 @@ def cost_of(accrued: object, projected: object) -> str:
     return now
 
 
+def cost_so_far(job: Mapping[str, Any]) -> str:
+    """Say what a job of the service has cost, as `cost_of` does."""
+    cost = job.get("cost") or {}
+    if cost.get("accrued") is None:
+        return ""
+    return cost_of(cost["accrued"], cost.get("projected"))
+
+
+def done(job: Mapping[str, Any]) -> str:
+    """Say how far a job of the service is."""
+    progress = job.get("progress") or {}
+    if not progress.get("total_steps"):
+        return ""
+    return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}"
+
+
 def duration(seconds: float) -> str:
     if 0 < seconds < 1:
         return "< 1 s"

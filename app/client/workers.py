@@ -8,17 +8,17 @@ def workers(client: Client) -> None:
     rows = (
         (
             each["id"],
-            f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
             each["status"],
+            f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
+            _ago(each["heartbeat_age_seconds"]),
             text.cards(each),
             each["job"],
-            _ago(each["heartbeat_age_seconds"]),
         )
         for each in page["data"]
     )
     client.out.page(
         page,
-        ("id", "devices", "status", "in use", "job", "last seen"),
+        ("id", "status", "devices", "last seen", "in use", "job"),
         rows,
         "No worker was seen lately.",
     )

@@ -27,7 +27,7 @@ app.add_typer(engines, name="engines")
 LoadedModel = Annotated[str, typer.Argument(metavar="MODEL", help="As `list` names it.")]
 
 
-@models.command("add")
+@models.command("add", epilog="Example: falqon admin models add qwen --source hf:Qwen/Qwen2.5-0.5B")
 def add_model(
     model_id: Annotated[
         str, typer.Argument(metavar="ID", help="The name that jobs will use; one slash is allowed.")
@@ -59,7 +59,7 @@ def add_model(
         typer.echo(conversion)
 
 
-@models.command("list")
+@models.command("list", epilog="Example: falqon admin models list")
 def list_models() -> None:
     """List the base models, oldest first."""
     from app.catalogue import service as catalogue
@@ -75,7 +75,7 @@ def list_models() -> None:
         typer.echo(f"and {bases.num_models - len(bases.models)} older ones", err=True)
 
 
-@models.command("remove")
+@models.command("remove", epilog="Example: falqon admin models remove qwen")
 def remove_model(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.")],
 ) -> None:
@@ -94,7 +94,7 @@ def remove_model(
     typer.echo(f"{model_id} is removed; its files follow within an hour, by a running API.")
 
 
-@keys.command("create")
+@keys.command("create", epilog="Example: falqon admin keys create laptop")
 def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: Annotated[
@@ -112,7 +112,7 @@ def create_key(
     sys.stdout.write(f"{secret}\n")
 
 
-@engines.command("list")
+@engines.command("list", epilog="Example: falqon admin engines list")
 def list_engines() -> None:
     """List the models that are loaded or about to be, those asked last first."""
     from app.client.text import moment, size
@@ -129,7 +129,7 @@ def list_engines() -> None:
         typer.echo(f"{one_line(engine.model_id)}  {engine.state}  {memory}  {used_at}{kept}")
 
 
-@engines.command("keep")
+@engines.command("keep", epilog="Example: falqon admin engines keep MODEL --off")
 def keep_engine(
     model_id: LoadedModel,
     keep: Annotated[bool, typer.Option("--on/--off", help="Keep it loaded, or no longer.")] = True,
@@ -147,7 +147,7 @@ def keep_engine(
     typer.echo(f"{model_id} {'stays loaded' if keep else 'may be unloaded'}.")
 
 
-@engines.command("unload")
+@engines.command("unload", epilog="Example: falqon admin engines unload MODEL")
 def unload_engine(model_id: LoadedModel) -> None:
     """Unload a model; the next question loads it again."""
     from app.errors import NotFound
@@ -162,7 +162,7 @@ def unload_engine(model_id: LoadedModel) -> None:
     typer.echo(f"{model_id} ends with its worker's next heartbeat.")
 
 
-@app.command("garbage")
+@app.command("garbage", epilog="Example: falqon admin garbage --dry-run")
 def collect_garbage(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")
@@ -194,7 +194,7 @@ def collect_garbage(
         _refuse(error)
 
 
-@app.command("adopt-storage")
+@app.command("adopt-storage", epilog="Example: falqon admin adopt-storage")
 def adopt_storage() -> None:
     """Make the storage this database's own, after a restore or a copy; nothing of it is removed
     before `garbage --confirm`.

@@ -64,7 +64,9 @@ class RecipeOptions(BaseModel):
         description="dpo only: how strongly the model is held to its base, higher holds more; "
         "auto: 0.1",
     )
-    rank: Annotated[int, Field(ge=1, le=1024)] = 64
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(
+        64, description="of the adapters: higher learns more, and takes more memory"
+    )
     alpha: Annotated[float, Field(gt=0)] | None = Field(
         None, description="the delta counts alpha/rank; auto: alpha = rank"
     )
@@ -73,7 +75,11 @@ class RecipeOptions(BaseModel):
         strict=False,
         description="last part of the names of the linears to meld; auto: all but lm_head",
     )
-    update_rule: UpdateRule = "anchored"
+    update_rule: UpdateRule = Field(
+        "anchored",
+        description="falqon only: anchored rounds the base with the delta anew at each step, topk "
+        "folds a few rows into the quantized weights, as published",
+    )
     a_init: AInit | None = Field(
         None, description="auto: gradient; topk: quant_error, as published"
     )
@@ -101,19 +107,37 @@ class RecipeOptions(BaseModel):
         False, description="fp8_lora only: the adapters' products are computed in FP8 as well"
     )
 
-    num_epochs: Annotated[int, Field(ge=1, le=50)] | None = None
+    num_epochs: Annotated[int, Field(ge=1, le=50)] | None = Field(
+        None, description="passes over the data; auto: 3"
+    )
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="stop after this many steps, whatever num_epochs says"
     )
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="records, or sequences of long texts, per optimizer step"
+        None,
+        description="records, or sequences of long texts, per optimizer step; auto: 0.2% of the "
+        "records, from 4 to 16",
     )
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    lr_schedule: LrSchedule = "cosine"
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="absolute, not a multiplier; auto: that of the method"
+    )
+    lr_schedule: LrSchedule = Field(
+        "cosine",
+        description="how the learning rate goes on after the warm-up, to 0 at the end"
+        " unless it is constant",
+    )
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.03, description="share of the steps in which the learning rate rises from 0"
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="pulls the trained weights towards 0 at each step"
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="longer gradients are shortened to this"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="same seed, same data, same result"
+    )
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
         2048,
@@ -163,8 +187,10 @@ class RecipeOptions(BaseModel):
     sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(
         48, description="most tokens of such a completion"
     )
-    checkpoint_every: Annotated[int, Field(ge=1)] = 50
-    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
+    checkpoint_every: Annotated[int, Field(ge=1)] = Field(50, description="steps")
+    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = Field(
+        2, description="of a job; the newest ones, and the best one"
+    )
 
 
 class Recipe(RecipeOptions):

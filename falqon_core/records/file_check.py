@@ -169,13 +169,14 @@ class FileReport(BaseModel):
         if self.num_errors == 0:
             return good
         first = self.errors[0]
-        if self.mixed_at_line is not None:
-            first = next(
-                (error for error in self.errors if error.line == self.mixed_at_line), first
-            )
         faults = str(first)
         if self.num_errors > 1:
             faults += f" (and {self.num_errors - 1} more)"
+        if self.mixed_at_line not in (None, first.line):
+            faults += (
+                f"; line {self.mixed_at_line} is the first of another shape, "
+                "and a file keeps to one"
+            )
         if self.given_up_at_line is not None:
             faults += f"; the check was given up at line {self.given_up_at_line}"
         return f"{good}; bad: {faults}" if self.ok else faults

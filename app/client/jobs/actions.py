@@ -20,19 +20,19 @@ UNDER_WAY = {
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
 
 
-@command(app, "cancel")
+@command(app, "cancel", "falqon jobs cancel JOB")
 def cancel_job(client: Client, job_id: JobId) -> None:
     """End a job. What it has trained is not exported."""
     _act(client, job_id, "cancel")
 
 
-@command(app, "pause")
+@command(app, "pause", "falqon jobs pause JOB")
 def pause_job(client: Client, job_id: JobId) -> None:
     """Let a job write a checkpoint and free its device."""
     _act(client, job_id, "pause")
 
 
-@command(app, "resume")
+@command(app, "resume", "falqon jobs resume JOB --max-cost-usd 9")
 def resume_job(
     client: Client, job_id: JobId, max_cost_usd: MaxCost = None, max_seconds: MaxSeconds = None
 ) -> None:
@@ -43,7 +43,7 @@ def resume_job(
     _act(client, job_id, "resume", {"falqon": {"budget": caps}} if caps else None)
 
 
-@command(app, "delete")
+@command(app, "delete", "falqon jobs delete JOB")
 def delete_job(client: Client, job_id: JobId) -> None:
     """Delete a job that has ended, with its events and checkpoints. Its model stays."""
     answer = client.api.delete(f"/fine_tuning/jobs/{segment(job_id)}")

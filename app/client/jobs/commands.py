@@ -7,13 +7,14 @@ import typer
 
 from app.client import text
 from app.client.api import Json, segment
+from app.client.columns import Column
 from app.client.command import Client, command
-from app.client.jobs import actions, create, metrics, watch
+from app.client.jobs import actions, compare, create, fields, metrics, watch
 from app.client.jobs.estimate import place
 from app.client.jobs.request import pair
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
-for part in (create, watch, actions, metrics):
+for part in (create, fields, watch, actions, metrics, compare):
     app.add_typer(part.app)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
@@ -21,7 +22,7 @@ Limit = Annotated[int, typer.Option(help="Most to show.")]
 After = Annotated[str | None, typer.Option(help="Continue behind this one.", show_default=False)]
 
 
-@command(app, "list")
+@command(app, "list", "falqon jobs list --status running --metadata team=red")
 def list_jobs(
     client: Client,
     status: Annotated[
@@ -44,16 +45,16 @@ def list_jobs(
         f"metadata[{key}]": value for key, value in (pair(each, "--metadata") for each in metadata)
     }
     page = client.api.get("/fine_tuning/jobs", query)
-    columns = ("id", "status", "model", "suffix", "done", "cost", "created")
+    suffix = Column("suffix", "shortened")
     client.out.page(
         page,
-        columns,
+        ("id", "status", "done", suffix, "cost", "created", "model"),
         (_row(job) for job in page["data"]),
         "There are no such jobs; `falqon jobs create` makes one.",
     )
 
 
-@command(app, "show")
+@command(app, "show", "falqon jobs show JOB")
 def show_job(client: Client, job_id: JobId) -> None:
     """Show one job."""
     job = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}")
@@ -63,7 +64,7 @@ def show_job(client: Client, job_id: JobId) -> None:
         client.out.facts(dict(_facts(job)))
 
 
-@command(app, "events")
+@command(app, "events", "falqon jobs events JOB --limit 50")
 def list_events(client: Client, job_id: JobId, limit: Limit = 20, after: After = None) -> None:
     """Show what happened to a job, newest first."""
     page = client.api.get(
@@ -73,10 +74,10 @@ def list_events(client: Client, job_id: JobId, limit: Limit = 20, after: After =
         (text.second(event["created_at"]), event["level"], event["message"])
         for event in page["data"]
     )
-    client.out.page(page, ("when", "level", "what"), rows, "Nothing yet.")
+    client.out.page(page, ("when", "level", Column("what", "wrapped")), rows, "Nothing yet.")
 
 
-@command(app, "checkpoints")
+@command(app, "checkpoints", "falqon jobs checkpoints JOB")
 def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: After = None) -> None:
     """Show the checkpoints that are kept of a job, newest first."""
     page = client.api.get(
@@ -101,11 +102,11 @@ def _row(job: Json) -> tuple[object, ...]:
     return (
         job["id"],
         job["status"],
-        job["model"],
+        text.done(job),
         job.get("suffix"),
-        _done(job),
-        _cost(job),
+        text.cost_so_far(job),
         text.moment(job["created_at"]),
+        job["model"],
     )
 
 
@@ -128,7 +129,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "created", text.moment(job["created_at"])
     yield "priority", job.get("priority") or ""
     yield "place in the queue", place(queue) if queue else ""
-    yield "done", _done(job)
+    yield "done", text.done(job)
     yield (
         "time left",
         text.duration(progress["eta_seconds"])
@@ -140,7 +141,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         "trained tokens",
         f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else "",
     )
-    yield "cost", _cost(job)
+    yield "cost", text.cost_so_far(job)
     yield (
         "budget",
         ", ".join(
@@ -157,20 +158,6 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         where = [f"{outcome} on {attempt['num_devices']} x {attempt['device']}"]
         where += [cards] if (cards := text.cards(attempt)) else []
         yield f"attempt {attempt['number']}", ", ".join(where)
-
-
-def _done(job: Json) -> str:
-    progress = job.get("progress") or {}
-    if progress.get("total_steps"):
-        return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}"
-    return ""
-
-
-def _cost(job: Json) -> str:
-    cost = job.get("cost") or {}
-    if cost.get("accrued") is None:
-        return ""
-    return text.cost_of(cost["accrued"], cost.get("projected"))
 
 
 def _against(ratio: float | None) -> str:

@@ -5,15 +5,23 @@ from typing import Annotated
 import typer
 
 from app.client.command import Client, command
+from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import JobOptions, job_body
-from app.client.jobs.submitting import submit, submit_clone, usable_file
+from app.client.jobs.submitting import (
+    refuse_what_cannot_be,
+    submit,
+    submit_clone,
+    usable_file,
+)
 
 app = typer.Typer()
 
 Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")]
 
 
-@command(app, "create")
+@command(
+    app, "create", "falqon jobs create --model falqon-tiny --file train.jsonl --set rank=16 --watch"
+)
 def create_job(
     client: Client,
     model: Annotated[
@@ -38,13 +46,15 @@ def create_job(
 ) -> None:
     """Show what a fine-tuning job will take, ask, and submit it."""
     body = job_body(model, options)
+    with naming_the_field(client.api):
+        refuse_what_cannot_be(client, body, with_validation_file=validation_file is not None)
     body["training_file"] = usable_file(client, file, "--file")
     if validation_file is not None:
         body["validation_file"] = usable_file(client, validation_file, "--validation-file")
     submit(client, body, yes=yes, then_watch=watch)
 
 
-@command(app, "clone")
+@command(app, "clone", "falqon jobs clone JOB --epochs 1")
 def clone_job(
     client: Client,
     job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)],
@@ -67,4 +77,5 @@ def clone_job(
         changes["training_file"] = usable_file(client, file, "--file")
     if validation_file is not None:
         changes["validation_file"] = usable_file(client, validation_file, "--validation-file")
-    submit_clone(client, job_id, changes, then_watch=watch)
+    with naming_the_field(client.api):
+        submit_clone(client, job_id, changes, then_watch=watch)

@@ -12,7 +12,7 @@ SPARKLINE_WIDTH = 40
 app = typer.Typer()
 
 
-@command(app, "metrics")
+@command(app, "metrics", "falqon jobs metrics JOB --keys train_loss,valid_loss")
 def show_metrics(
     client: Client,
     job_id: JobId,

@@ -28,6 +28,28 @@ class Tick(NamedTuple):
     """Nothing happened, and the connection stands."""
 
 
+def in_order(events: Iterator[Json | Lost | Tick]) -> Iterator[Json | Lost | Tick]:
+    """Yield what tells of a step behind that step: a checkpoint is told of at once, and steps in
+    batches.
+    """
+    newest_step = 0
+    held: list[Json] = []
+    for event in events:
+        if not isinstance(event, dict):
+            yield event
+            continue
+        step = (event.get("data") or {}).get("step", 0)
+        if event["type"] != "metrics" and step > newest_step:
+            held.append(event)
+            continue
+        yield event
+        if event["type"] == "metrics":
+            newest_step = max(newest_step, step)
+            yield from (each for each in held if each["data"]["step"] <= newest_step)
+            held = [each for each in held if each["data"]["step"] > newest_step]
+    yield from held
+
+
 def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
     """Ends when the job has. Raises `NoConnection` after `GIVE_UP_SECONDS` without an answer."""
     last = 0

@@ -15,6 +15,14 @@ from app.client.jobs.watch import watch
 from app.client.uploading import checked, upload
 
 ID_PREFIX = "file-"
+STAND_IN = 1000  # records, and tokens, of data that is not there yet
+
+
+def refuse_what_cannot_be(client: Client, body: Json, *, with_validation_file: bool) -> None:
+    """Have the service look at a new job before its data is uploaded: a refusal leaves no file."""
+    some_data = {"num_records": STAND_IN, "num_tokens": STAND_IN}
+    files = {"validation_file": "not there yet"} if with_validation_file else {}
+    client.api.post("/fine_tuning/estimates", body | files | {"training_data": some_data})
 
 
 def usable_file(client: Client, file_or_id: str, option: str) -> str:

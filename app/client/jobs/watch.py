@@ -15,7 +15,7 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.errors import ClientError, NoConnection, Refused, Unavailable
-from app.client.jobs.stream import Lost, Tick, follow
+from app.client.jobs.stream import Lost, Tick, follow, in_order
 from app.client.jobs.watched import Watched
 
 REDRAWS_PER_SECOND = 4
@@ -26,7 +26,7 @@ SECONDS_BETWEEN_REFRESHES = 1.0  # of the job object, while its past streams by
 app = typer.Typer()
 
 
-@command(app, "watch")
+@command(app, "watch", "falqon jobs watch JOB")
 def watch(
     client: Client, job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
 ) -> None:
@@ -76,7 +76,7 @@ def _as_display(client: Client, path: str, watched: Watched) -> None:
 
 def _as_lines(client: Client, watched: Watched) -> None:
     last_percent = -math.inf  # percent; a log stays readable whatever the number of steps
-    for event in follow(client.api, watched.job["id"]):
+    for event in in_order(follow(client.api, watched.job["id"])):
         if isinstance(event, Lost):
             client.out.say(_trouble(event))
         elif isinstance(event, dict):

@@ -1,5 +1,7 @@
 """What is known of a job that is being watched, and how it looks."""
 
+import time
+
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,6 +22,7 @@ class Watched:
         self.losses: dict[int, float] = {}
         self.valid_loss: float | None = None
         self.latest: Json = {}  # of the newest step
+        self._heard_at = time.monotonic()  # when it came
         self.heard = ""
         self.trouble = ""
 
@@ -38,6 +41,7 @@ class Watched:
             self.losses = {earlier: loss for earlier, loss in self.losses.items() if earlier < step}
         self.losses[step] = data["train_loss"]
         self.latest = data
+        self._heard_at = time.monotonic()
 
     @property
     def percent(self) -> float:
@@ -96,6 +100,8 @@ class Watched:
         eta = self.latest.get("eta_seconds")
         if eta is None:
             return ""
+        if self.latest["step"] == self.latest["total_steps"]:
+            return self._eta_of_export(eta)
         progress = self.job.get("progress") or {}
         low, high = (
             self.latest.get(name, progress.get(name))
@@ -104,6 +110,11 @@ class Watched:
         if low is None or high is None or not low <= eta <= high or low == high:
             return f"ETA {text.duration(eta)}"
         return f"ETA {text.duration(eta)} ({text.duration(low)} to {text.duration(high)})"
+
+    def _eta_of_export(self, eta: float) -> str:
+        """Say what is left behind the last step, of which nothing tells how far it is."""
+        left = eta - (time.monotonic() - self._heard_at)
+        return f"merging, ETA {text.duration(left)}" if left > 0 else "merging"
 
     def _cost(self) -> str:
         accrued = self.latest.get("cost_accrued")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.connection import resolve_here
 from app.client.errors import Misused, Refused
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Bring what an account elsewhere has over to here.")
 
 
-@command(app, "openai", connect=resolve_here)
+@command(app, "openai", "falqon move openai --yes", connect=resolve_here)
 def move_openai(
     client: Client,
     yes: Annotated[
@@ -108,7 +109,7 @@ def _record(
         return
     refusals = recording.record(account, model, pending)
     if refusals:
-        columns = ("line", "what stands against it")
+        columns = ("line", Column("what stands against it", "wrapped"))
         client.out.table(columns, refusals)
     client.out.say(recording.summary())
     if client.out.as_json:

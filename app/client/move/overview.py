@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from app.client import text
 from app.client.api import Json
+from app.client.columns import Column
 from app.client.command import Client
 from app.client.move.plan import FileMove, JobMove, Plan
 
@@ -13,11 +14,19 @@ def show(client: Client, plan: Plan) -> None:
     if client.out.as_json:
         return
     if plan.files:
-        columns = ("file there", "name", "size", "file here", "sha256", "")
-        client.out.table(columns, map(_file_row, plan.files.values()))
+        words = (Column("name", "shortened"), Column("state", "wrapped"))
+        files = ("file there", *words, "size", "file here", "sha256")
+        client.out.table(files, map(_file_row, plan.files.values()))
         client.out.say("")
     if plan.jobs:
-        columns = ("job there", "trained from", "here from", "method", "job here", "")
+        columns = (
+            "job there",
+            Column("state", "wrapped"),
+            "trained from",
+            "here from",
+            "method",
+            "job here",
+        )
         client.out.table(columns, map(_job_row, plan.jobs))
         client.out.say("")
     if models := list(_model_rows(plan)):
@@ -98,21 +107,21 @@ def _file_row(file: FileMove) -> tuple[object, ...]:
     return (
         file.origin.id,
         file.origin.filename,
+        state,
         text.size(file.origin.bytes),
         here.get("id"),
         file.sha256,
-        state,
     )
 
 
 def _job_row(job: JobMove) -> tuple[object, ...]:
     return (
         job.origin.id,
+        _job_state(job),
         job.origin.model,
         job.model,
         job.origin.method_type,
         (job.here or {}).get("id"),
-        _job_state(job),
     )
 
 

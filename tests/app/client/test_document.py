@@ -95,7 +95,7 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("falqon jobs c", ["checkpoints", "create", "clone", "cancel"]),
+        ("falqon jobs c", ["checkpoints", "create", "clone", "cancel", "compare"]),
         ("falqon jobs m", ["metrics"]),
         ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
         ("falqon files report --m", ["--model", "--max-seq-length"]),

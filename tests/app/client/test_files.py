@@ -31,6 +31,9 @@ def test_a_file_goes_up_and_comes_back(
     )
     assert (tmp_path / "back.jsonl").read_bytes() == path.read_bytes()
 
+    assert file["id"] not in falqon("files", "list", "--purpose", "fine-tune-results").stdout
+    assert file["id"] in falqon("files", "list", "--purpose", "all", "--limit", "1").stdout
+
     checked = falqon("files", "check", file["id"], "--wait")
     assert checked.exit_code == 0, checked.stderr
     assert "processed: 1 records (text)" in checked.stdout
@@ -50,7 +53,7 @@ def test_a_bad_file_is_told_by_line_and_column(falqon: Falqon, tmp_path: Path) -
     file_id = done.stderr.partition("falqon files report ")[2].split()[0]
     report = falqon("files", "report", file_id)
     assert report.exit_code == 0
-    assert [line.split()[:3] for line in report.stdout.splitlines()[:2]] == [
+    assert [line.split("\t")[:3] for line in report.stdout.splitlines()[:2]] == [
         ["line", "column", "field"],
         ["2", "10", "text"],
     ]
@@ -93,7 +96,7 @@ def test_pages_go_on_where_the_last_one_ended(
     ]
     first = json.loads(falqon("files", "list", "--limit", "2", "--json").stdout)
     assert [file["id"] for file in first["data"]] == [ids[2], ids[1]]
-    hint = falqon("files", "list", "--limit", "2").stdout.splitlines()[-1]
+    hint = falqon("files", "list", "--limit", "2").stderr.splitlines()[-1]
     assert hint == f"There are more: --after {ids[1]}"
     second = json.loads(falqon("files", "list", "--limit", "2", "--after", ids[1], "--json").stdout)
     assert second["data"][0]["id"] == ids[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.client.conftest import Falqon
+from tests.app.client.conftest import Falqon, facts
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
@@ -125,7 +125,12 @@ def test_an_id_of_a_file_is_not_uploaded_again(
     ("arguments", "code", "reason"),
     [
         (["--model", "nobody/knows", "--file", "{fake}"], 1, "param model"),
-        (["--model", "falqon-tiny", "--file", "{fake}", "--set", "rnk=8"], 1, "rnk"),
+        (
+            ["--model", "falqon-tiny", "--file", "{fake}", "--set", "rnk=8"],
+            1,
+            "--set rnk: there is no such field.\nDid you mean rank?",
+        ),
+        (["--model", "falqon-tiny", "--file", "{fake}", "--set", "rank=0"], 1, "falqon.rank"),
         (["--model", "falqon-tiny", "--file", "{fake}", "--set", "rank"], 2, "is not key=value"),
         (
             ["--model", "falqon-tiny", "--file", "{fake}", "--set", "a.b=1", "--set", "a=2"],
@@ -157,15 +162,59 @@ def test_an_id_of_a_file_is_not_uploaded_again(
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    falqon: Falqon, fake_file: Callable[..., Path], arguments: list[str], code: int, reason: str
+    falqon: Falqon,
+    service: Service,
+    fake_file: Callable[..., Path],
+    arguments: list[str],
+    code: int,
+    reason: str,
 ) -> None:
     path = str(fake_file())
+    newest_file = next((file.id for file in service.client.files.list(limit=1)), None)
     done = falqon(
         "jobs", "create", "--yes", *(argument.format(fake=path) for argument in arguments)
     )
     assert done.exit_code == code, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+    files = service.client.files.list(limit=1)
+    assert next((file.id for file in files), None) == newest_file, "nothing was uploaded"
+
+
+def test_settings_are_listed_as_the_service_describes_them(falqon: Falqon) -> None:
+    head, *rows = falqon("jobs", "fields").stdout.splitlines()
+    assert head.split("\t") == ["field", "values", "default", "what it means"]
+    fields = {row.split("\t")[0]: row.split("\t")[1:3] for row in rows}
+    assert fields["rank"] == ["integer from 1 to 1024", "64"]
+    assert fields["learning_rate"] == ["number above 0 to 1", "auto"]
+    assert fields["lr_schedule"] == ["constant, linear, cosine", "cosine"]
+    assert fields["num_gpus"][0] == "integer from 1 to 64, or auto"
+    assert fields["budget.max_seconds"][0].startswith("integer from 1")
+    assert len(falqon("jobs", "fields", "rank", "packing").stdout.splitlines()) == 3
+    unknown = falqon("jobs", "fields", "learning_rat")
+    assert unknown.exit_code == 3
+    assert "Did you mean learning_rate?" in unknown.stderr
+
+
+def test_jobs_stand_beside_each_other(falqon: Falqon, submitted: Submitted) -> None:
+    ids = [
+        submitted("--suffix", suffix, "--set", f"rank={rank}", steps=20, best_at=10)
+        for suffix, rank in (("small", 8), ("large", 16))
+    ]
+    for job_id in ids:
+        assert falqon("jobs", "watch", job_id).exit_code == 0
+    compared = falqon("jobs", "compare", *ids).stdout
+    assert facts(compared)["1"] == f"{ids[0]}  small"
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in compared.splitlines()}
+    assert rows["status"] == ["succeeded", "succeeded"]
+    assert rows["rank"] == ["8", "16"]
+    assert rows["best validation loss"] == ["0.0000 at step 10"] * 2
+    assert rows["last validation loss"] == ["0.2500"] * 2
+    assert rows["training loss"] == ["0.0500", "0.0500"]
+    assert "num_epochs" not in rows, "it is the same"
+    assert falqon("jobs", "compare", ids[0]).exit_code == 2
+    answer = json.loads(falqon("jobs", "compare", *ids, "--json").stdout)
+    assert [job["id"] for job in answer["data"]] == ids
 
 
 def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Submitted) -> None:
@@ -300,13 +349,9 @@ def test_what_a_job_leaves_until_it_is_deleted(falqon: Falqon, submitted: Submit
     )
     assert "param keys" in falqon("jobs", "metrics", job_id, "--keys", "los").stderr
     assert "times what was expected" in falqon("jobs", "show", job_id).stdout
-    # head, one, how to go on
-    assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 3
-    assert (
-        falqon("jobs", "events", job_id, "--limit", "1")
-        .stdout.splitlines()[-1]
-        .startswith("There are more: --after ftevent-")
-    )
+    assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 2
+    more = falqon("jobs", "events", job_id, "--limit", "1").stderr
+    assert more.startswith("There are more: --after ftevent-")
 
     assert falqon("jobs", "delete", job_id).stdout == f"{job_id} is deleted.\n"
     for question in ("show", "events", "checkpoints", "metrics", "watch"):
@@ -347,4 +392,4 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(
 
 
 def test_workers_are_shown_with_their_devices(falqon: Falqon, service: Service) -> None:
-    wait_for(lambda: re.search(r"\d+ x cpu +(idle|busy)", falqon("workers").stdout))
+    wait_for(lambda: re.search(r"\t(idle|busy)\t\d+ x cpu\t", falqon("workers").stdout))

@@ -15,7 +15,8 @@ from tests.support.service import KEY, Service
 
 MOVING = {"heartbeat_age_seconds", "age_days", "live_jobs", "storage_bytes", "device_hours"}
 READS = {
-    "files list --limit 3": "/files?limit=3",
+    "files list --limit 3": "/files?purpose=fine-tune&limit=3",
+    "files list --limit 3 --purpose all": "/files?limit=3",
     "files show FILE": "/files/FILE",
     "files report FILE": "/files/FILE/report",
     "files download FILE": "/files/FILE",
@@ -34,6 +35,8 @@ READS = {
     "projects list": "/projects",
     "projects show proj_default": "/projects/proj_default",
     "workers": "/workers",
+    "prices": "/prices",
+    "webhooks list": "/webhook_endpoints",
 }
 
 

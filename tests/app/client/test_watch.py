@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.client.api import Json
 from app.client.jobs import stream
+from app.client.jobs.stream import Tick
+from app.client.jobs.watched import Watched
 from tests.app.client.conftest import Falqon
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
@@ -75,6 +78,27 @@ def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -
     steps = [line for line in done.stdout.splitlines() if " loss " in line]
     assert 20 <= len(steps) <= 22
     assert "Training started" in done.stdout
+
+
+def test_a_checkpoint_is_told_of_behind_its_step() -> None:
+    def event(step: int, kind: str) -> Json:
+        return {"type": kind, "data": {"step": step}}
+
+    told = [{"type": "message", "data": None}, event(10, "message"), event(9, "metrics"), Tick()]
+    told += [event(10, "metrics"), event(12, "message")]
+    ordered = list(stream.in_order(iter(told)))
+    assert ordered == [told[0], told[2], told[3], told[4], told[1], told[5]]
+
+
+def test_what_is_left_behind_the_last_step_is_said_to_be_the_merge() -> None:
+    watched = Watched({"id": "ftjob-1", "status": "running"})
+    step = {"step": 4, "total_steps": 5, "train_loss": 1.0, "eta_seconds": 80.0}
+    watched.take({"type": "metrics", "data": step})
+    assert watched.numbers().endswith("  ETA 1 min 20 s")
+    watched.take({"type": "metrics", "data": step | {"step": 5, "eta_seconds": 60.0}})
+    assert "  merging, ETA " in watched.numbers()
+    watched.take({"type": "metrics", "data": step | {"step": 5, "eta_seconds": 0.0}})
+    assert watched.numbers().endswith("  merging"), "it takes longer than expected"
 
 
 def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]) -> None:

@@ -99,12 +99,15 @@ def test_mixed_shapes_are_at_fault() -> None:
     assert report.summary().endswith("(and 1 more)")
 
 
-def test_a_mixed_file_is_refused_whatever_the_share_and_names_the_first_line_that_differs() -> None:
+def test_a_mixed_file_is_refused_whatever_the_share_and_names_its_faults_in_order() -> None:
     report = check_file([line(CHAT), b"{"] + [line(CHAT)] * 100 + [line({"text": "a"})])
 
     assert report.bad_fraction < MAX_BAD_RECORD_FRACTION
     assert not report.ok
-    assert report.summary().startswith("line 103, column 1: this line has shape 'text'")
+    assert report.summary().startswith("line 2, column 2: ")
+    assert report.summary().endswith(
+        "(and 1 more); line 103 is the first of another shape, and a file keeps to one"
+    )
 
 
 def test_all_faults_are_counted_and_the_first_are_listed() -> None:

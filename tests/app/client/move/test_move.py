@@ -63,8 +63,9 @@ def test_a_plan_says_what_all_takes_and_writes_nothing(
     plan = move()
     assert plan.exit_code == 0, plan.stderr
     assert "to copy" in row(plan.stdout, job["training_file"])
-    assert row(plan.stdout, job["id"]).split()[:4] == [
+    assert row(plan.stdout, job["id"]).split("\t")[:5] == [
         job["id"],
+        "to submit",
         "gpt-4o-mini-2024-07-18",
         BASE,
         "supervised",

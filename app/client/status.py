@@ -1,0 +1,70 @@
+"""`falqon status`: whether the service is well, who works, what waits and what runs."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from app.client import text
+from app.client.api import Json
+from app.client.columns import Column
+from app.client.command import Client
+
+MAX_COUNTED = 100
+
+
+def status(client: Client) -> None:
+    """Show whether the service is ready, its workers, the queue and the jobs that run."""
+    readiness = client.api.readiness()
+    workers = client.api.get("/workers")
+    waiting, running = (
+        client.api.get("/fine_tuning/jobs", {"status": state, "limit": MAX_COUNTED})
+        for state in ("queued", "running")
+    )
+    if client.out.as_json:
+        parts = {"readiness": readiness, "workers": workers, "queued": waiting, "running": running}
+        client.out.document({"object": "status"} | parts)
+        return
+    client.out.facts(
+        {
+            "service": f"{client.api.base_url}, {_health(readiness)}",
+            "workers": _workers(workers["data"]),
+            "jobs": f"{_count(running)} running, {_count(waiting)} queued",
+        }
+    )
+    if running["data"]:
+        client.out.say("")
+        heads = ("running", "done", "time left", "cost", Column("suffix", "shortened"), "model")
+        client.out.table(heads, map(_row, running["data"]))
+
+
+def _health(readiness: Json) -> str:
+    failing = [f"{part}: {found}" for part, found in readiness["checks"].items() if found != "ok"]
+    return "; ".join([readiness["status"], *failing])
+
+
+def _workers(workers: list[Json]) -> str:
+    if not workers:
+        return "none was seen lately: jobs wait until one is"
+    return "; ".join(_kinds(workers))
+
+
+def _kinds(workers: list[Json]) -> Iterator[str]:
+    busy = Counter(each["device"] for each in workers if each["status"] == "busy")
+    for device, number in Counter(each["device"] for each in workers).items():
+        yield f"{number} on {device}, {busy[device] or 'none'} busy"
+
+
+def _count(page: Json) -> str:
+    return f"{len(page['data'])}{' or more' if page['has_more'] else ''}"
+
+
+def _row(job: Json) -> tuple[object, ...]:
+    progress = job["progress"] or {}
+    eta = progress.get("eta_seconds")
+    return (
+        job["id"],
+        text.done(job),
+        "" if eta is None else text.duration(eta),
+        text.cost_so_far(job),
+        job["suffix"],
+        job["model"],
+    )

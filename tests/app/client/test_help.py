@@ -1,0 +1,44 @@
+"""The help of every command ends with an example that the command takes."""
+
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.testing import CliRunner
+
+from app.cli import app
+
+ROOT = typer.main.get_command(app)
+MARK = "Example: falqon "
+
+
+def commands(group: object, *before: str) -> Iterator[tuple[str, TyperCommand]]:
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, *before, name)
+        elif isinstance(command, TyperCommand):
+            yield " ".join((*before, name)), command
+
+
+COMMANDS = dict(commands(ROOT))
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_each_command_takes_its_example(path: str) -> None:
+    command = COMMANDS[path]
+    example = command.epilog or ""
+    assert example.startswith(f"{MARK}{path}")
+    arguments = shlex.split(example.removeprefix(f"{MARK}{path}"))
+    assert command.make_context(path, arguments).command is command
+
+
+def test_the_help_shows_it_and_the_version_is_told() -> None:
+    assert (
+        "Example: falqon jobs watch JOB"
+        in CliRunner().invoke(app, ["jobs", "watch", "--help"]).stdout
+    )
+    version = CliRunner().invoke(app, ["--version"])
+    assert (version.exit_code, version.stdout) == (0, "falqon 0.1.0\n")
