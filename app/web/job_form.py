@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from app.errors import ApiError, refusal_of
 from app.jobs.requests import read_recipe
 from app.models import Job
+from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
@@ -48,7 +49,10 @@ JOB: dict[str, Kind] = {
     "metadata": "pairs",
     "integrations": "json",
 }
-SERVICE: dict[str, Kind] = {"num_gpus": "integer"}  # of the `falqon` object, and of no recipe
+SERVICE: dict[str, Kind] = {  # of the `falqon` object, and of no recipe
+    "num_gpus": "integer",
+    "gpu": "text",
+}
 UNREADABLE = {  # what stands at a field whose text means nothing to the API
     "metadata": "Write one key=value on each line.",
     "integrations": "Write a list as JSON, as the API takes it.",
@@ -116,6 +120,8 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
     }
     official = {OFFICIAL[name]: settings.pop(name) for name in OFFICIAL if name in settings}
     objective = objective_for(shape) if shape else "supervised"
+    if objective == "dpo" and "beta" in settings:
+        official["beta"] = settings.pop("beta")
     if official or objective != "supervised":
         body["method"] = {"type": objective}
     if official:
@@ -172,9 +178,12 @@ def values_of(job: Job) -> dict[str, str]:
         for name, field in _FIELDS.items()
         if name in resolved.recipe.model_fields_set
     }
-    if resolved.learning_rate_multiplier != 1.0 and job.recipe:
-        fields["learning_rate"] = job.recipe.learning_rate
-    fields["num_gpus"] = request.falqon.num_gpus
+    if resolved.learning_rate_multiplier != 1.0:
+        recipe = job.recipe or resolved.resolved(num_records=1)
+        fields["learning_rate"] = recipe.learning_rate
+    fields |= {name: getattr(request.falqon, name) for name in SERVICE}
+    if fields["gpu"] == FalqonOptions.model_fields["gpu"].default:
+        del fields["gpu"]
     if request.falqon.budget:
         fields |= request.falqon.budget.model_dump(mode="json")
     if request.metadata:

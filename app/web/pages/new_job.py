@@ -8,22 +8,24 @@ from app.catalogue import service as catalogue
 from app.errors import ApiError, NotFound
 from app.files import actions as file_actions
 from app.files import service as files
+from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
 from app.jobs import actions, service
 from app.jobs.schemas import GpusObject, JobObject
 from app.models import FileStatus, Purpose
 from app.processes.device import CPU
 from app.services import Services
-from app.web import job_form, live
+from app.web import job_form, job_settings, live
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
-from app.web.text import age
+from app.web.text import age, number
 from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.devices import DEVICES
+from falqon_core.records.shapes import Shape
 
 MAX_FILES = 200  # to choose from; an older one is found among the data
 MAX_JOB_FORM_BYTES = 2**18  # the longest metadata alone is 110 KiB when percent-encoded
@@ -40,6 +42,7 @@ class Plan(NamedTuple):
     job: JobObject | None
     by_num_gpus: list[GpusObject]  # what each number of GPUs takes, where there is a choice
     errors: Errors
+    applicable: list[str]  # of the settings that not every job has
 
     @property
     def waits(self) -> bool:
@@ -47,8 +50,11 @@ class Plan(NamedTuple):
 
 
 async def _values(request: Request) -> Values:
+    """Read what is filled in, and what the preset that was pressed fills in."""
     form = await request.form()
-    return {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
+    values = {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
+    pressed = [preset for preset in job_settings.PRESETS if preset.name == form.get("preset")]
+    return values | (pressed[0].values(values) if pressed else {})
 
 
 FormValues = Annotated[Values, Depends(_values)]
@@ -88,7 +94,8 @@ def estimate(
     plan = _plan(services, caller, values)
     context = shared(request, caller) | _plan_context(plan, request)
     parts = {
-        name: fragment(f"new_job/{name}.html", **context) for name in ("report", "plan", "code")
+        name: fragment(f"new_job/{name}.html", **context)
+        for name in ("report", "plan", "code", "applicable")
     }
     parts |= {
         f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors)
@@ -103,7 +110,8 @@ def estimate(
 def submit(
     services: ServicesDep, request: Request, caller: WritingVisitor, values: FormValues
 ) -> Response:
-    body = _body(services, caller, values)
+    shape = _shape(services, caller, values)
+    body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
     job_request = job_form.request_of(body)
     if isinstance(job_request, dict):
         return _page(services, request, caller, values, refused=job_request)
@@ -132,9 +140,9 @@ def _page(
         name: value for name, value in values.items() if value
     }
     plan = _plan(services, caller, values)
-    options = [(file.id, f"{file.filename}, {age(file.created_at)}") for file in file_list]
+    options = [(file.id, _named(file)) for file in file_list if file.status == FileStatus.PROCESSED]
     if plan.data and plan.data.file.id not in dict(options):
-        options.append((plan.data.file.id, plan.data.file.filename))
+        options.append((plan.data.file.id, _named(plan.data.file)))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
     context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
@@ -143,16 +151,22 @@ def _page(
     }
     if refused is not None:
         context["errors"] = refused
-    folded = (
-        "priority",
-        *job_form.SERVICE,
-        *job_form.UNREADABLE,
-        *(field.name for field in job_form.MORE),
-    )
-    context["opens_more"] = any(name in values or name in context["errors"] for name in folded)
+    context["settings"] = job_settings
+    context["opened"] = [
+        group.title
+        for group in job_settings.GROUPS
+        if any(name in values or name in context["errors"] for name in group.names)
+    ]
     return page(
         request, "new_job/page.html", caller, status_code=400 if refused else 200, **context
     )
+
+
+def _named(file: FileObject) -> str:
+    """Return what tells a file from others of its name."""
+    num_records = file.report.num_records if file.report else 0
+    records = f", {number(num_records)} record{'s' if num_records != 1 else ''}"
+    return f"{file.filename}{records if num_records else ''}, {age(file.created_at)}"
 
 
 def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -180,12 +194,15 @@ def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
         "data": plan.data,
         "errors": plan.errors,
         "code": code,
+        "applicable": plan.applicable,
+        "learned": job_settings.LEARNED,
         "device_memory": memory_gib and memory_gib * 2**30,
     }
 
 
 def _plan(services: Services, caller: Caller, values: Values) -> Plan:
-    body = _body(services, caller, values)
+    shape = _shape(services, caller, values)
+    body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
     job_request = job_form.request_of(body)
     errors = job_request if isinstance(job_request, dict) else {}
     length, kwargs = DEFAULT_MAX_SEQ_LENGTH, ""
@@ -210,11 +227,11 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
                 by_num_gpus = actions.estimate_job(services, caller, job_request).by_num_gpus
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
-    return Plan(body, data, job, by_num_gpus, errors)
+    return Plan(body, data, job, by_num_gpus, errors, job_settings.applicable(values, shape))
 
 
-def _body(services: Services, caller: Caller, values: Values) -> dict[str, Any]:
-    """Read the body; what records train with follows from their shape."""
+def _shape(services: Services, caller: Caller, values: Values) -> Shape | None:
+    """Return what the records of the training file are; what they train with follows from it."""
     with services.database.read() as session:
         file = files.find(session, caller.project_id, values.get("training_file", ""))
-    return job_form.body_of(values, file.report.shape if file and file.report else None)
+    return file.report.shape if file and file.report else None

@@ -1,14 +1,56 @@
-// Shows the settings that the chosen method has; those of other methods are neither shown nor sent.
-const method = document.querySelector("#method");
+// Shows the settings that apply, as the service says, and hides the others, which are then not sent; fills in presets; finds files.
+const form = document.querySelector("#job-form");
 
-function showOptions() {
-  const chosen = method.value || "falqon";
-  for (const option of document.querySelectorAll("[data-methods]")) {
-    const isOurs = option.dataset.methods.split(" ").includes(chosen);
-    option.hidden = !isOurs;
-    for (const input of option.querySelectorAll("input, select")) input.disabled = !isOurs;
+function showApplicable() {
+  const names = document.querySelector("#applicable").dataset.fields.split(" ");
+  for (const field of form.querySelectorAll("[data-field]")) {
+    const applies = names.includes(field.dataset.field);
+    field.hidden = !applies;
+    for (const input of field.querySelectorAll("input, select, textarea")) input.disabled = !applies;
   }
 }
 
-method.addEventListener("change", showOptions);
-showOptions();
+// A validation file validates instead of a part of the training file.
+function settingsOf(button) {
+  const settings = JSON.parse(button.dataset.preset);
+  if (form.elements.validation_file.value) settings.validation_fraction = "";
+  return Object.entries(settings);
+}
+
+const presets = [...form.querySelectorAll("[data-preset]")];
+
+function showPreset() {
+  for (const button of presets) {
+    const isChosen = settingsOf(button).every(([name, text]) => form.elements[name].value === text);
+    button.setAttribute("aria-pressed", isChosen);
+  }
+}
+
+for (const button of presets) {
+  button.addEventListener("click", (event) => {
+    event.preventDefault();
+    for (const [name, text] of settingsOf(button)) form.elements[name].value = text;
+    form.elements.n_epochs.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+
+for (const search of document.querySelectorAll("[data-search]")) {
+  search.closest(".field").hidden = false;
+  search.addEventListener("input", (event) => {
+    event.stopPropagation(); // it is no setting
+    const words = search.value.toLowerCase().split(/\s+/);
+    for (const name of ["training_file", "validation_file"]) {
+      for (const option of form.elements[name].options) {
+        const text = option.textContent.toLowerCase();
+        option.hidden = option.value !== "" && !option.selected && !words.every((word) => text.includes(word));
+      }
+    }
+  });
+  search.addEventListener("change", (event) => event.stopPropagation());
+}
+
+document.addEventListener("htmx:after:swap", showApplicable);
+form.addEventListener("input", showPreset);
+form.addEventListener("change", showPreset);
+showApplicable();
+showPreset();

@@ -1,0 +1,146 @@
+"""The settings of a new job as its form shows them: in groups, only those that apply to what the
+file holds and to the method, and three presets.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from app.web.job_form import MORE, Field, Values
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHODS
+from falqon_core.records.shapes import Shape, objective_for
+
+MAX_UNSEARCHED = 10  # files, among which one is seen at once
+DEFAULT_METHOD: str = Recipe.model_fields["method"].default
+DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
+GROUPED = {
+    "LoRA and FP8": (
+        "alpha",
+        "target_modules",
+        "update_rule",
+        "a_init",
+        "num_update_rows",
+        "base_copy",
+        "simulate_fp8",
+        "group_size",
+        "quantizer",
+        "weight_format",
+        "adapters_fp8",
+    ),
+    "Validation and checkpoints": (
+        "validation_fraction",
+        "eval_every",
+        "early_stopping_patience",
+        "num_samples",
+        "sample_tokens",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ),
+    "Data": (
+        "max_seq_length",
+        "text_overlap_tokens",
+        "packing",
+        "max_bad_record_fraction",
+        "chat_template_kwargs",
+    ),
+}
+LEARNED: dict[Shape, str] = {  # from records of each shape
+    "messages": "Chats: the job learns the assistant's turns (supervised).",
+    "prompt/completion": "Prompts with completions: the job learns the completions (supervised).",
+    "text": "Texts: the job learns to continue them (supervised).",
+    "preference": "Preferences: the job learns to prefer one answer to another (DPO).",
+}
+
+
+class Group(NamedTuple):
+    title: str
+    fields: list[Field]
+    more: tuple[str, ...] = ()  # fields that are of no recipe
+
+    @property
+    def names(self) -> list[str]:
+        return [*(field.name for field in self.fields), *self.more]
+
+
+class Preset(NamedTuple):
+    name: str
+    title: str
+    summary: str
+    settings: Mapping[str, str]
+
+    def values(self, values: Values) -> dict[str, str]:
+        """Return what it sets, beside what is filled in."""
+        settings = dict.fromkeys(PRESET_FIELDS, "") | dict(self.settings)
+        if values.get("validation_file"):  # validates instead of a part of the training file
+            settings["validation_fraction"] = ""
+        return settings
+
+    def is_chosen(self, values: Values) -> bool:
+        return all(values.get(name, "") == text for name, text in self.values(values).items())
+
+
+def _groups() -> list[Group]:
+    elsewhere = {name for names in GROUPED.values() for name in names}
+    training = [field for field in MORE if field.name not in elsewhere]
+    return [
+        Group("Training", training, ("seed", "num_gpus", "gpu")),
+        *(
+            Group(title, [field for field in MORE if field.name in names])
+            for title, names in GROUPED.items()
+        ),
+    ]
+
+
+GROUPS = _groups()
+PRESETS = (
+    Preset(
+        "quick",
+        "Quick look",
+        "At most 20 steps: whether it runs and the loss falls.",
+        {"n_epochs": "1", "max_steps": "20"},
+    ),
+    Preset("balanced", "Balanced", "Three epochs, and everything else automatic.", {}),
+    Preset(
+        "best",
+        "Best",
+        "Up to six epochs; the model of the lowest validation loss is kept.",
+        {"n_epochs": "6", "early_stopping_patience": "2", "validation_fraction": "0.1"},
+    ),
+)
+PRESET_FIELDS = ("n_epochs", "max_steps", "early_stopping_patience", "validation_fraction")
+
+
+def applies(name: str, values: Values, shape: Shape | None) -> bool:
+    """Return whether a field means anything beside the others; what a file holds that nobody has
+    checked may be anything.
+    """
+    method = values.get("method") or DEFAULT_METHOD
+    owners = [owner for owner, spec in METHODS.items() if name in spec.options]
+    if owners and method in METHODS and method not in owners:
+        return False
+    is_topk = (
+        method == DEFAULT_METHOD and (values.get("update_rule") or DEFAULT_UPDATE_RULE) == "topk"
+    )
+    match name:
+        case "alpha" | "base_copy":
+            return not is_topk
+        case "num_update_rows":
+            return is_topk
+        case "group_size":
+            return method != "ir_lora" or values.get("quantizer") == "int4"
+        case "beta":
+            return shape is None or objective_for(shape) == "dpo"
+        case "text_overlap_tokens":
+            return shape in (None, "text")
+        case "chat_template_kwargs":
+            return shape != "text"
+    return True
+
+
+def applicable(values: Values, shape: Shape | None) -> list[str]:
+    return [field.name for field in MORE if applies(field.name, values, shape)]
+
+
+def without_foreign(values: Values, shape: Shape | None) -> dict[str, str]:
+    """Leave out what was filled in before it ceased to apply; the form does not show it either."""
+    return {name: text for name, text in values.items() if applies(name, values, shape)}

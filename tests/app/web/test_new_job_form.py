@@ -1,0 +1,191 @@
+"""The form of a new job: which files it offers, which settings it shows, what a preset fills in,
+and that a clone through it asks for the same.
+"""
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from app.jobs.requests import read_recipe
+from app.models import Job
+from app.models.job_request import JobRequest
+from tests.app.web.test_data_pages import field_errors, form_of, send
+from tests.support.api import Tenant, jsonl
+
+PREFERENCE = {
+    "input": {"messages": [{"role": "user", "content": "Two and two?"}]},
+    "preferred_output": [{"role": "assistant", "content": "Four."}],
+    "non_preferred_output": [{"role": "assistant", "content": "Five."}],
+}
+TEXT = {"text": "Four is two and two."}
+
+
+def upload(tenant: Tenant, name: str, content: bytes) -> str:
+    file = tenant.client.files.create(file=(name, content), purpose="fine-tune")
+    tenant.check(file.id)
+    return file.id
+
+
+def lines(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode() * 12
+
+
+def offered(page: httpx.Response, field: str) -> dict[str, str]:
+    select = re.findall(rf'<select id="{field}".*?</select>', page.text, re.DOTALL)[0]
+    return dict(re.findall(r'<option value="(file-[^"]+)"[^>]*>([^<]*)<', select))
+
+
+def shown(page: httpx.Response) -> set[str]:
+    """Return the settings that not every job has and this one is offered."""
+    fields = set(re.findall(r'<div data-field="(\w+)">', page.text))
+    assert fields == set(re.findall(r'id="applicable" data-fields="([^"]*)"', page.text)[0].split())
+    return fields
+
+
+def test_valid_files_are_offered_by_name_records_and_age(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    good = upload(tenant, "good.jsonl", jsonl())
+    upload(tenant, "bad.jsonl", b"{oops}\n")
+    tenant.upload(check=False)
+    page = browser.get("/jobs/new")
+    for field in ("training_file", "validation_file"):
+        assert offered(page, field) == {good: "good.jsonl, 12 records, just now"}
+    assert "data-search" not in page.text
+    for number in range(10):
+        upload(tenant, f"{number}.jsonl", jsonl())
+    assert "data-search" in browser.get("/jobs/new").text
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "fields", "foreign"),
+    [
+        (jsonl(), "supervised", {"chat_template_kwargs"}, {"beta", "text_overlap_tokens"}),
+        (lines(PREFERENCE), "DPO", {"beta", "chat_template_kwargs"}, {"text_overlap_tokens"}),
+        (lines(TEXT), "continue them", {"text_overlap_tokens"}, {"beta", "chat_template_kwargs"}),
+    ],
+    ids=["chats", "preferences", "texts"],
+)
+def test_what_is_learned_is_seen_from_the_file(
+    browser: httpx.Client,
+    tenant: Tenant,
+    content: bytes,
+    words: str,
+    fields: set[str],
+    foreign: set[str],
+) -> None:
+    page = browser.get(f"/jobs/new?training_file={upload(tenant, 'rows.jsonl', content)}")
+    assert words in page.text
+    assert shown(page) >= fields
+    assert not shown(page) & foreign
+
+
+def test_settings_of_another_method_are_neither_shown_nor_sent(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    fields = {"training_file": tenant.upload(), "model": tenant.base_model}
+    assert {"update_rule", "a_init", "alpha"} <= shown(send(browser, "/estimate", **fields))
+    topk = fields | {"update_rule": "topk"}
+    page = send(browser, "/estimate", **topk)
+    assert "num_update_rows" in shown(page)
+    assert not {"alpha", "base_copy"} & shown(page)
+    page = send(browser, "/estimate", **topk, method="qa_lora")
+    assert "group_size" in shown(page)
+    assert not {"update_rule", "a_init", "quantizer"} & shown(page)
+    job_id = send(browser, **topk, method="qa_lora").url.path.rpartition("/")[2]
+    config = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["config"]
+    assert (config["method"], config["update_rule"]) == ("qa_lora", "anchored")
+
+
+def test_a_preset_fills_in_what_it_means(browser: httpx.Client, tenant: Tenant) -> None:
+    fields = {"training_file": tenant.upload(), "model": tenant.base_model, "suffix": "kept"}
+    best = form_of(send(browser, "/estimate", **fields, preset="best", max_steps="3"))
+    assert {name: best[name] for name in ("n_epochs", "max_steps", "validation_fraction")} == {
+        "n_epochs": "6",
+        "max_steps": "",
+        "validation_fraction": "0.1",
+    }
+    assert best["suffix"] == "kept"
+    page = send(browser, "/estimate", **best, preset="quick")
+    assert re.findall(r'value="(\w+)"[^>]*aria-pressed="true"', page.text) == ["quick"]
+    assert re.search(r"<dt>Steps</dt><dd>3<small>1 epoch of", page.text)
+    own = send(browser, "/estimate", **fields, validation_file=tenant.upload(), preset="best")
+    assert (form_of(own)["validation_fraction"], field_errors(own)) == ("", {})
+
+
+def stored_request(tenant: Tenant, job_id: str) -> dict[str, Any]:
+    """Return all that a job asked for, however it was spelled."""
+    with tenant.api.database.read() as session:
+        request: JobRequest = session.get_one(Job, job_id).requested
+    recipe, multiplier = read_recipe(request)
+    rate = recipe.resolved(12, multiplier).learning_rate
+    options = request.falqon
+    return {
+        name: getattr(request, name)
+        for name in JobRequest.model_fields.keys() - {"falqon", "method", "hyperparameters", "seed"}
+    } | {
+        "recipe": recipe.model_copy(update={"learning_rate": rate}),
+        "budget": options.budget,
+        "gpu": options.gpu,
+        "num_gpus": options.num_gpus,
+    }
+
+
+FULL: dict[str, Any] = {
+    "suffix": "kept",
+    "seed": 7,
+    "priority": -3,
+    "metadata": {"team": "support", "note": "a = b"},
+    "integrations": [{"type": "wandb", "wandb": {"project": "desk", "tags": ["a<b"]}}],
+}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {
+            "hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 0.5},
+            "falqon": {
+                "gpu": "cpu",
+                "num_gpus": 1,
+                "budget": {"max_cost_usd": "1.50", "max_seconds": 90},
+                "early_stopping": {"patience": 2},
+                "target_modules": ["q_proj", "v_proj"],
+                "packing": False,
+                "chat_template_kwargs": {"enable_thinking": False},
+            },
+        },
+        {
+            "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3}}},
+            "falqon": {"rank": 8, "eval_every": 5},
+        },
+        {
+            "falqon": {
+                "method": "ir_lora",
+                "quantizer": "int4",
+                "group_size": 16,
+                "learning_rate": 0.001,
+                "max_steps": 3,
+            }
+        },
+        {"falqon": {"update_rule": "topk", "num_update_rows": 3, "simulate_fp8": True}},
+    ],
+    ids=["supervised", "preferences", "ir_lora", "topk"],
+)
+def test_a_clone_that_is_submitted_unchanged_asks_for_the_same(
+    browser: httpx.Client, tenant: Tenant, more: dict[str, Any]
+) -> None:
+    content = lines(PREFERENCE) if "method" in more else jsonl()
+    body = {"model": tenant.base_model, "training_file": upload(tenant, "rows.jsonl", content)}
+    body |= {"validation_file": upload(tenant, "held-out.jsonl", content)} | FULL | more
+    answer = tenant.http.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 200, answer.text
+    first = answer.json()["id"]
+    page = send(browser, **form_of(browser.get(f"/jobs/new?like={first}")))
+    second = page.url.path.removeprefix("/jobs/")
+    assert second.startswith("ftjob-"), field_errors(page)
+    assert first != second
+    assert stored_request(tenant, second) == stored_request(tenant, first)
