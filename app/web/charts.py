@@ -1,12 +1,13 @@
 """What is drawn of a job's training, and the numbers that a page loads for it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.auth.caller import Caller
 from app.jobs import actions
+from app.jobs.history import AttemptSpan
 from app.jobs.metrics import DOLLARS, SeriesByKey
-from app.models import Job
+from app.models import Checkpoint, Job, JobStatus
 from app.services import Services
 
 AXES = ("elapsed_seconds", "trained_tokens", DOLLARS)  # what a curve may run against, beside steps
@@ -47,6 +48,26 @@ def charts_of(jobs: Sequence[Job]) -> list[Chart]:
     """Return what these jobs may have values for; every trainer reports the codes."""
     trains_codes = any(job.recipe is None or job.recipe.method in TRAINS_CODES for job in jobs)
     return [chart for chart in CHARTS if trains_codes or CODES not in chart.keys]
+
+
+def marks_of(
+    spans: Sequence[AttemptSpan], checkpoints: Sequence[Checkpoint]
+) -> list[dict[str, Any]]:
+    """Return what happened on the way, by rising step: checkpoints, pauses and later attempts."""
+    labels: dict[int, list[str]] = {}
+    for number, span in enumerate(spans):
+        if number and span.start is not None:
+            labels.setdefault(span.start, []).append(f"attempt {span.attempt.number}")
+        if span.attempt.outcome == JobStatus.PAUSED and span.end is not None:
+            labels.setdefault(span.end, []).append("paused")
+    marks = [
+        {"step": step, "label": ", ".join(names), "isCheckpoint": False}
+        for step, names in labels.items()
+    ] + [
+        {"step": checkpoint.step, "label": "checkpoint", "isCheckpoint": True}
+        for checkpoint in checkpoints
+    ]
+    return sorted(marks, key=lambda mark: mark["step"])
 
 
 def read_series(services: Services, caller: Caller, job_id: str) -> SeriesByKey:

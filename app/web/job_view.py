@@ -22,6 +22,7 @@ from app.jobs.schemas import EventObject
 from app.models import Desired, Event, Job, JobStatus
 from app.models.job_lifecycle import LIVE, TERMINAL
 from app.services import Services
+from app.web.charts import marks_of
 from app.web.text import state
 
 MAX_MESSAGES = 200
@@ -32,7 +33,7 @@ OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
 # The parts of the page that a stream replaces. What is quick to gather changes with every step; the
 # rest when something happened.
 QUICK = ("title", "actions", "progress", "cost")
-SLOW = ("attempts", "samples", "checkpoints", "evaluations", "artifacts")
+SLOW = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 
 class Line(NamedTuple):
@@ -69,9 +70,11 @@ def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
     ]
     model_id = service.model_id(session, job)
     effective = effective_steps(session, [job.id])[job.id]
+    spans = history.list_spans(session, job, messages)
     return {
         "lines": lines(messages),
-        "spans": history.list_spans(session, job, messages),
+        "spans": spans,
+        "marks": marks_of(spans, checkpoints),
         "prompts": history.list_prompts(messages, effective),
         "checkpoints": [
             (checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints

@@ -1,5 +1,7 @@
 // The numbers behind charts, free of the page. A run is {label, series: {key: {steps: [], values: []}}}, each by rising step.
 
+const MAX_TICKS = 100; // of a range so narrow that numbers cannot tell its steps apart
+
 // A live point of a step that is there already, or lies behind, means that a later attempt does these steps again.
 export function append(run, point) {
   for (const [key, value] of Object.entries(point)) {
@@ -23,26 +25,38 @@ export function smooth(values, weight) {
   });
 }
 
-// Where the steps lie on another axis: that series, straight between its points. Seconds begin again with each attempt; here they go on.
+// Where the steps lie on another axis. Null where the run has no such axis.
 export function positions(run, axis, steps) {
   if (axis === "step") return steps;
   const found = run.series[axis];
-  if (!found?.steps.length) return null;
-  const along = axis === "elapsed_seconds" ? unwrapped(found.values) : found.values;
-  let i = 0;
-  return steps.map((step) => {
-    while (i < found.steps.length - 2 && found.steps[i + 1] < step) i += 1;
-    const [left, right] = [found.steps[i], found.steps[i + 1] ?? found.steps[i]];
-    if (right === left) return along[i];
-    return along[i] + ((along[i + 1] - along[i]) * (step - left)) / (right - left);
+  return found?.steps.length ? between(found.steps, along(axis, found), steps) : null;
+}
+
+// The other way round: the steps at these places of an axis.
+export function stepsAt(run, axis, places) {
+  if (axis === "step") return places;
+  const found = run.series[axis];
+  return found?.steps.length ? between(along(axis, found), found.steps, places) : null;
+}
+
+// Seconds begin again with each attempt; on the axis they go on.
+function along(axis, found) {
+  if (axis !== "elapsed_seconds") return found.values;
+  let offset = 0;
+  return found.values.map((value, i) => {
+    if (i && value < found.values[i - 1]) offset += found.values[i - 1];
+    return value + offset;
   });
 }
 
-function unwrapped(values) {
-  let offset = 0;
-  return values.map((value, i) => {
-    if (i && value < values[i - 1]) offset += values[i - 1];
-    return value + offset;
+// Straight between two points of `xs` and `ys`, and on beyond the last two. `at` rises, as `xs` does.
+function between(xs, ys, at) {
+  let i = 0;
+  return at.map((x) => {
+    while (i < xs.length - 2 && xs[i + 1] < x) i += 1;
+    const [left, right] = [xs[i], xs[i + 1] ?? xs[i]];
+    if (right === left) return ys[i];
+    return ys[i] + ((ys[i + 1] - ys[i]) * (x - left)) / (right - left);
   });
 }
 
@@ -57,4 +71,35 @@ export function rising(xs, ys) {
     }
   });
   return kept;
+}
+
+// The place of the lowest value, the first of equals.
+export function lowest(values) {
+  return values.reduce((found, value, i) => (value < values[found] ? i : found), 0);
+}
+
+// A logarithmic scale is a linear one of logarithms; what has none is a gap.
+export function logarithms(values) {
+  return values.map((value) => (value > 0 ? Math.log10(value) : null));
+}
+
+export function ticks(min, max, step) {
+  const first = Math.ceil(min / step - 1e-9);
+  const count = Math.min(MAX_TICKS, Math.floor(max / step + 1e-9) - first + 1);
+  return Array.from({ length: Math.max(0, count) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+// 1, 2 and 5 of each decade, or its powers alone when there are many; a narrow range is divided evenly.
+export function logTicks(min, max) {
+  const found = [];
+  for (const decade of ticks(Math.floor(min), max, 1)) {
+    for (const digit of max - min > 3 ? [1] : [1, 2, 5]) found.push(decade + Math.log10(digit));
+  }
+  const inside = found.filter((place) => place >= min && place <= max);
+  if (inside.length >= 3) return inside;
+  const [low, high] = [10 ** min, 10 ** max];
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((digit) => digit * power).find((size) => size >= rough);
+  return ticks(low, high, step).filter((value) => value > 0).map(Math.log10);
 }
