@@ -1,4 +1,5 @@
 import re
+from datetime import datetime
 
 from uuid_utils import uuid7
 
@@ -8,6 +9,12 @@ _RANDOM = re.compile(r"[0-9a-f]{32}")
 def new_id(prefix: str) -> str:
     """Time-ordered, so ids sort by creation on every database."""
     return f"{prefix}{uuid7().hex}"
+
+
+def first_id(prefix: str, moment: datetime) -> str:
+    """Return what sorts after the ids made before this moment and before all others."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return f"{prefix}{milliseconds:012x}"
 
 
 def is_id(prefix: str, text: str) -> bool:

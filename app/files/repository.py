@@ -57,6 +57,12 @@ def find_several(
     return list(session.scalars(statement.with_for_update(read=True) if lock else statement))
 
 
+def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, str]:
+    """Return the names of files, also of deleted ones."""
+    mine = select(File.id, File.filename).where(File.id.in_(ids), File.project_id == project_id)
+    return dict(session.execute(mine).all())
+
+
 def newest_first(
     session: Session,
     project_id: str,

@@ -1,5 +1,5 @@
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -139,6 +139,11 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     return file
+
+
+def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, str]:
+    """Return the names of files, also of deleted ones."""
+    return repository.names(session, project_id, ids)
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:

@@ -2,7 +2,9 @@
 on from a cursor, use the repository.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
@@ -19,13 +21,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.database import MAX_COUNTED
+from app.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
-from app.models import Event, Job, JobStatus, Project
+from app.models import Event, Job, JobMetadata, JobStatus, Project
 from app.models.job_lifecycle import LIVE, TERMINAL
 
 Points = list[tuple[int, float]]
 T = TypeVar("T")
 ROWS = 50
+MAX_PINNED = 20
 SPARKLINE_POINTS = 32
 MAX_KEPT_SPARKLINES = 2_000
 
@@ -40,6 +44,7 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
     "cost": Job.progress[("cost", "accrued")].as_numeric(18, 6),
     "speed": Job.progress["tokens_per_second"].as_float(),
     "loss": Job.progress["train_loss"].as_float(),
+    "valid_loss": Job.progress["valid_loss"].as_float(),
 }
 # Never null, and with the id beside them the order of an index.
 INDEXED = ("created", "model", "status")
@@ -55,41 +60,61 @@ class JobQuery(NamedTuple):
     sort: str = "created"
     descending: bool = True
     page: int = 1
+    model: str = ""  # the base model
+    since: date | None = None  # the first day and the last, UTC
+    until: date | None = None
+    metadata: tuple[tuple[str, str], ...] = ()  # pairs that a job has, all of them
+
+    @property
+    def begin(self) -> int:
+        return (self.page - 1) * ROWS
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Return whether the jobs that it means are not simply counted by their status."""
+        return any((self.search, self.model, self.since, self.until, self.metadata))
+
+    @property
+    def pins_running(self) -> bool:
+        return self.status is None and self.sort == "created" and self.descending
 
 
 class JobPage(NamedTuple):
     """One page of a list. A count above `MAX_COUNTED` says that there are more than that."""
 
-    jobs: list[Job]
+    jobs: list[Job]  # on the first page those that are pinned come before the rows
     num_jobs: int  # on all pages
-    by_status: dict[str, int]  # of the whole project
+    by_status: dict[str, int]  # of what the query finds in any status
     has_more: bool  # another page follows
+    pinned: Sequence[str]  # ids of running jobs, which stand on no other page
 
     @property
     def num_pages(self) -> int:
-        return max(1, -(-self.num_jobs // ROWS))
+        return max(1, -(-(self.num_jobs - len(self.pinned)) // ROWS))
 
     @property
     def is_counted(self) -> bool:
         return self.num_jobs <= MAX_COUNTED
 
 
+class _Ids(NamedTuple):
+    by_status: dict[str, int]
+    num_jobs: int
+    pinned: Sequence[str]
+    following: Sequence[str]  # of the page, and one more where there is one
+
+
 def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
     """Find the jobs of one page, and how many there are: by their ids first, which an index alone
-    holds.
+    holds. Some running jobs come first where nobody asks for another order.
     """
-    counts = _by_status(session, project_id)
-    ids = _matching(select(Job.id), project_id, query).order_by(*_order(query))
-    begin = (query.page - 1) * ROWS
-    if query.search:  # whatever it finds first, it has read the project for
-        every = session.scalars(ids.limit(MAX_COUNTED + 1)).all()
-        num_jobs = len(every)
-        following = every[begin:]
-    else:
-        following = session.scalars(ids.limit(ROWS + 1).offset(begin)).all()
-        num_jobs = counts.get(query.status, 0) if query.status else sum(counts.values())
-    jobs = _in_order(session, project_id, following[:ROWS])
-    return JobPage(jobs, num_jobs, counts, has_more=len(following) > ROWS)
+    narrow = _find_narrowed if query.is_narrowed else _find_whole
+    counts, num_jobs, pinned, following = narrow(session, project_id, query)
+    shown_ids = following[:ROWS]
+    if query.page == 1:
+        shown_ids = [*pinned, *shown_ids]
+    jobs = _in_order(session, project_id, shown_ids)
+    return JobPage(jobs, num_jobs, counts, has_more=len(following) > ROWS, pinned=pinned)
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
@@ -185,6 +210,47 @@ def _by_status(session: Session, project_id: str) -> dict[str, int]:
     return {status: number for status, number in zip(JobStatus, counts, strict=True) if number}
 
 
+def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
+    counts = _by_status(session, project_id)
+    num_jobs = counts.get(query.status, 0) if query.status else sum(counts.values())
+    unpinned = _matching(select(Job.id), project_id, query).order_by(*_order(query))
+    pinned: Sequence[str] = []
+    if query.pins_running:
+        running = _matching(
+            select(Job.id), project_id, query._replace(status=JobStatus.RUNNING)
+        ).order_by(*_order(query))
+        pinned = session.scalars(running.limit(MAX_PINNED)).all()
+        unpinned = unpinned.where(Job.id.not_in(pinned))
+    following = session.scalars(unpinned.limit(ROWS + 1).offset(query.begin)).all()
+    return _Ids(counts, num_jobs, pinned, following)
+
+
+def _find_narrowed(session: Session, project_id: str, query: JobQuery) -> _Ids:
+    """Find all that match but for the status, up to `MAX_COUNTED` and one: whatever a search finds
+    first, it has read the project for.
+    """
+
+    def find(query: JobQuery) -> list[tuple[str, str]]:
+        columns: tuple[Any, ...] = (Job.id, Job.status)
+        matching: Select[Any] = _matching(select(*columns), project_id, query)
+        rows = session.execute(matching.order_by(*_order(query)).limit(MAX_COUNTED + 1))
+        return [(id_, status) for id_, status in rows]
+
+    every = find(query._replace(status=None))
+    matching = every
+    if query.status is not None:
+        is_whole = len(every) <= MAX_COUNTED
+        rows = every if is_whole else find(query)
+        matching = [(id_, status) for id_, status in rows if status == query.status]
+    pinned = []
+    if query.pins_running:
+        pinned = [id_ for id_, status in matching if status == JobStatus.RUNNING][:MAX_PINNED]
+    others = [id_ for id_, _ in matching if id_ not in pinned]
+    following = others[query.begin : query.begin + ROWS + 1]
+    counts = dict(Counter(status for _, status in every))
+    return _Ids(counts, len(matching), pinned, following)
+
+
 def _order(query: JobQuery) -> list[SQLColumnExpression[Any]]:
     column = SORTS[query.sort]
     if query.sort == "created":
@@ -209,9 +275,26 @@ def _matching(statement: Select[T], project_id: str, query: JobQuery) -> Select[
     statement = statement.where(Job.project_id == project_id)
     if query.status is not None:
         statement = statement.where(Job.status == query.status)
+    if query.model:
+        statement = statement.where(Job.base_model_id == query.model)
+    if query.since is not None:
+        statement = statement.where(Job.id >= _first_id_of(query.since))
+    if query.until is not None:
+        statement = statement.where(Job.id < _first_id_of(query.until + timedelta(days=1)))
+    for name, value in query.metadata:
+        pairs = select(JobMetadata.job_id).where(
+            JobMetadata.project_id == project_id,
+            JobMetadata.name == name,
+            JobMetadata.value == value,
+        )
+        statement = statement.where(Job.id.in_(pairs))
     if query.search:
         columns = (Job.id, Job.suffix, Job.base_model_id, Job.fine_tuned_model_id)
         statement = statement.where(
             or_(*(column.icontains(query.search, autoescape=True) for column in columns))
         )
     return statement
+
+
+def _first_id_of(day: date) -> str:
+    return first_id("ftjob-", datetime.combine(day, time.min, UTC))

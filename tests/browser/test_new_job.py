@@ -168,6 +168,7 @@ def test_pause_resume_cancel_clone_and_delete(visits: Visits, fake_service: Serv
     expect(page.locator(f"#row-{copy}")).to_have_count(0)
     # The other one from the list; its row says so without being asked.
     row = page.locator(f"#row-{job.id}")
+    row.get_by_title("Actions", exact=True).click()
     row.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     expect(row.locator(".status")).to_have_text("cancelled", timeout=END)

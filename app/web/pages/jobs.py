@@ -1,75 +1,106 @@
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest
-from app.http.dependencies import ServicesDep
+from app.catalogue import service as catalogue
+from app.errors import ApiError, InvalidRequest
+from app.files import service as files
+from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import event_stream
-from app.jobs import listing
-from app.jobs.listing import SORTS, JobQuery
+from app.jobs import actions, listing
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import LIVE
 from app.services import Services
 from app.web import live
+from app.web.forms import redirect_to
+from app.web.job_table import (
+    COLUMNS,
+    COOKIE,
+    COOKIE_SECONDS,
+    DEFAULT,
+    TableQuery,
+    TableQueryParams,
+    read_columns,
+    remembered_columns,
+)
 from app.web.rendering import fragment, page, shared
+from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import PageRoute, Visitor
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
 
-MAX_PAGE = 100_000
+MAX_OFFERED = 50  # base models, to filter by; any other is written
+MAX_CHOSEN = listing.ROWS + listing.MAX_PINNED
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
+
+Chosen = Annotated[list[str] | None, Form()]
 
 
 class Row(NamedTuple):
     job: JobObject
     state: str
     is_live: bool
+    is_pinned: bool
     loss: list[tuple[int, float]]
-
-
-def _query(
-    q: Annotated[str, Query(max_length=256)] = "",
-    status: str = "",
-    sort: str = "-created",
-    number: Annotated[int, Query(ge=1, le=MAX_PAGE, alias="page")] = 1,
-) -> JobQuery:
-    if status and status not in list(JobStatus):
-        raise InvalidRequest(
-            f"status: no job is '{status}'; there are {', '.join(JobStatus)}.", param="status"
-        )
-    column = sort.removeprefix("-")
-    if column not in SORTS:
-        raise InvalidRequest(
-            f"sort: jobs are not sorted by '{column}'; they are by {', '.join(SORTS)}.",
-            param="sort",
-        )
-    return JobQuery(
-        q.strip(), JobStatus(status) if status else None, column, sort.startswith("-"), number
-    )
-
-
-JobQueryParams = Annotated[JobQuery, Depends(_query)]
+    file: str  # the name of the training file
 
 
 @router.get("/")
 def jobs_page(
-    services: ServicesDep, request: Request, caller: Visitor, query: JobQueryParams
+    services: ServicesDep, request: Request, caller: Visitor, query: TableQueryParams
 ) -> Response:
+    """Show the table; without columns in its address, that with those of the last choice."""
+    if "columns" not in request.query_params:
+        columns = remembered_columns(request)
+        if columns != query.columns:
+            return redirect_to(f"/?{query.address(columns, page=query.jobs.page)}")
     with services.database.read() as session:
         context = table_context(session, services, caller, query)
-    return page(request, "jobs/page.html", caller, **context)
+        models = catalogue.newest(session, None, limit=MAX_OFFERED).models
+    return page(
+        request,
+        "jobs/page.html",
+        caller,
+        models=models,
+        all_columns=COLUMNS,
+        **context,
+    )
+
+
+@router.get("/columns")
+def choose_columns(
+    request: Request,
+    caller: Visitor,
+    query: TableQueryParams,
+    column: Annotated[list[str] | None, Query(max_length=len(COLUMNS))] = None,
+) -> Response:
+    """Lead to the same table with these columns, and keep them for the next visit."""
+    columns = read_columns(column or []) or DEFAULT
+    answer = redirect_to(f"/?{query.address(columns)}")
+    if columns == DEFAULT:
+        answer.delete_cookie(COOKIE)
+    else:
+        answer.set_cookie(
+            COOKIE,
+            ".".join(columns),
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            secure=request.url.scheme == "https",
+            samesite="lax",
+        )
+    return answer
 
 
 @streams.get("/live")
 def jobs_stream(
-    services: ServicesDep, request: Request, caller: Visitor, query: JobQueryParams
+    services: ServicesDep, request: Request, caller: Visitor, query: TableQueryParams
 ) -> EventSourceResponse:
     """Send the rows of the same page, as they change; the whole table when other rows come to stand
     on it.
@@ -85,7 +116,7 @@ def jobs_stream(
             sent_ids[:] = row_ids
             return {"jobs": fragment("jobs/list.html", **context, **table)}
         rows = {
-            f"row-{row.job.id}": fragment("jobs/row.html", **context, row=row)
+            f"row-{row.job.id}": fragment("jobs/row.html", **context, **table | {"row": row})
             for row in table["rows"]
         }
         return {"summary": fragment("jobs/summary.html", **context, **table)} | rows
@@ -93,42 +124,96 @@ def jobs_stream(
     return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
 
 
-def address(query: JobQuery, **changed: Any) -> str:
-    """Return the query of the same table with something else about it; turning to another order
-    begins at its first page.
-    """
-    new = query._replace(**({"page": 1} | changed))
-    sort = f"{'-' if new.descending else ''}{new.sort}"
-    pairs: dict[str, str | int | None] = {"q": new.search, "status": new.status}
-    if sort != "-created":
-        pairs["sort"] = sort
-    if new.page != 1:
-        pairs["page"] = new.page
-    return urlencode({name: value for name, value in pairs.items() if value})
+@router.post("/jobs/cancel", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def cancel_several(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    query: TableQueryParams,
+    job: Chosen = None,
+) -> Response:
+    def cancel(job_id: str) -> object:
+        return actions.cancel_job(services, caller, job_id)
+
+    _do_with_each(request, job or [], cancel, "cancelled; what runs stops at its next step")
+    return redirect_to(f"/?{query.address(page=query.jobs.page)}")
+
+
+@router.post(
+    "/jobs/delete", max_body_size=MAX_FORM_BYTES, dependencies=[*CHANGES, *TOUCHES_STORAGE]
+)
+def delete_several(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    query: TableQueryParams,
+    job: Chosen = None,
+) -> Response:
+    def delete(job_id: str) -> object:
+        return actions.delete_job(services, caller, job_id)
+
+    _do_with_each(request, job or [], delete, "deleted")
+    return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
 
 def table_context(
-    session: Session, services: Services, caller: Caller, query: JobQuery
+    session: Session, services: Services, caller: Caller, query: TableQuery
 ) -> dict[str, Any]:
-    job_page = listing.find_page(session, caller.project_id, query)
-    sparklines = listing.sparklines(session, job_page.jobs)
+    job_page = listing.find_page(session, caller.project_id, query.jobs)
+    sparklines = {}
+    if "loss" in query.columns:
+        sparklines = listing.sparklines(session, job_page.jobs)
+    names = {}
+    if "file" in query.columns:
+        ids = {job.training_file_id for job in job_page.jobs}
+        names = files.names(session, caller.project_id, list(ids))
     objects = to_objects(session, services.settings, job_page.jobs)
     rows = [
-        _row(job, object_, sparklines.get(job.id, []))
+        Row(
+            object_,
+            state(job),
+            job.status in LIVE,
+            job.id in job_page.pinned,
+            _loss(job, sparklines.get(job.id, [])),
+            names.get(job.training_file_id, ""),
+        )
         for job, object_ in zip(job_page.jobs, objects, strict=True)
     ]
     return {
         "rows": rows,
         "job_page": job_page,
-        "query": query,
-        "address": address,
+        "query": query.jobs,
+        "table": query,
+        "columns": {name: COLUMNS[name] for name in query.columns},
+        "sorts": listing.SORTS,
+        "are_default": query.columns == DEFAULT,
         "statuses": list(JobStatus),
     }
 
 
-def _row(job: Job, job_object: JobObject, sparkline: list[tuple[int, float]]) -> Row:
+def _do_with_each(
+    request: Request, ids: Sequence[str], do: Callable[[str], object], outcome: str
+) -> None:
+    """Do it with each job, also after one with which it cannot be done, and say what came of it."""
+    ids = list(dict.fromkeys(ids))
+    if len(ids) > MAX_CHOSEN:
+        raise InvalidRequest(f"job: {len(ids)} are chosen; at most {MAX_CHOSEN} can be at once.")
+    refusals = []
+    for id_ in ids:
+        try:
+            do(id_)
+        except ApiError as error:
+            refusals.append(f"{id_}: {error.message}")
+    num_done = len(ids) - len(refusals)
+    sentences = [f"{num_done} {'job is' if num_done == 1 else 'jobs are'} {outcome}."]
+    if not ids:
+        sentences = ["No job was chosen."]
+    notify(request, " ".join(sentences + refusals), failed=num_done < len(ids) or not ids)
+
+
+def _loss(job: Job, sparkline: list[tuple[int, float]]) -> list[tuple[int, float]]:
     loss = list(sparkline)
     newest = job.progress
     if loss and newest and newest.train_loss is not None and newest.step > loss[-1][0]:
         loss.append((newest.step, newest.train_loss))  # which the pick may have missed
-    return Row(job_object, state(job), job.status in LIVE, loss)
+    return loss

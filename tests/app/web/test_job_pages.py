@@ -12,8 +12,8 @@ from app.auth.caller import Caller
 from app.database import now_plus
 from app.ids import new_id
 from app.jobs.events import NewEvent
-from app.jobs.listing import JobQuery
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
+from app.web.job_table import TableQuery
 from app.web.pages.jobs import table_context
 from app.web.rendering import fragment
 from tests.browser import scene
@@ -256,7 +256,7 @@ def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Te
     def first_paint() -> float:
         began = time.thread_time()
         with api.database.read() as session:
-            context = table_context(session, api.app.state.services, caller, JobQuery())
+            context = table_context(session, api.app.state.services, caller, TableQuery())
             html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **context)
         assert html.count('class="spark"') == 50
         return time.thread_time() - began
