@@ -259,6 +259,23 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
     ]
 
 
+def take_back(session: Session, job_id: str, *, max_infra_failures: int) -> bool:
+    """Take a job from the worker that has it, which learns so from its next heartbeat; the attempt
+    counts as no failure. False when no worker has it.
+    """
+    event = NewEvent("The job goes back to the queue: an operator took it from its worker", "warn")
+    return _requeue(
+        session,
+        job_id,
+        (Job.status == JobStatus.RUNNING,),
+        event,
+        counts_as_failure=False,
+        max_infra_failures=max_infra_failures,
+        retry_seconds=0.0,
+        failure=None,
+    )
+
+
 def _requeue(
     session: Session,
     job_id: str,

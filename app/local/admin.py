@@ -3,13 +3,12 @@ without its API.
 """
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from app.database import Database
-    from app.settings import Settings
+from app.local import operate
+from app.local.commands import open_database, refuse
 
 MAX_LISTED = 1000
 
@@ -44,13 +43,13 @@ def add_model(
     from app.storage import Storage
 
     settings = load_settings()
-    database = _database(settings)
     storage = Storage(settings.resolved_storage_url)
     try:
-        installation.mark(database, storage)
-        conversions = add_base_model(database, storage, settings, model_id, source)
+        with open_database(settings) as database:
+            installation.mark(database, storage)
+            conversions = add_base_model(database, storage, settings, model_id, source)
     except (ModelNotAdded, Mismatch) as error:
-        _refuse(error)
+        refuse(error)
     if conversions is None:
         typer.echo(f"{model_id} was in the catalogue already.")
         return
@@ -67,7 +66,7 @@ def list_models() -> None:
     from app.settings import load_settings
     from app.terminal import one_line
 
-    with _database(load_settings()).read() as session:
+    with open_database(load_settings()) as database, database.read() as session:
         bases = catalogue.newest(session, None, limit=MAX_LISTED)
     for model in reversed(bases.models):
         typer.echo(f"{one_line(model.id)}  {size(model.bytes)}  {moment(model.created)}")
@@ -85,12 +84,11 @@ def remove_model(
     from app.models import DEFAULT_PROJECT_ID
     from app.settings import load_settings
 
-    database = _database(load_settings())
     try:
-        with database.transaction() as session:
+        with open_database(load_settings()) as database, database.transaction() as session:
             catalogue.delete_base(session, DEFAULT_PROJECT_ID, model_id)
     except ApiError as error:
-        _refuse(error)
+        refuse(error)
     typer.echo(f"{model_id} is removed; its files follow within an hour, by a running API.")
 
 
@@ -107,7 +105,7 @@ def create_key(
     from app.models import DEFAULT_PROJECT_ID, Scope
     from app.settings import load_settings
 
-    with _database(load_settings()).transaction() as session:
+    with open_database(load_settings()) as database, database.transaction() as session:
         _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
 
@@ -120,7 +118,7 @@ def list_engines() -> None:
     from app.settings import load_settings
     from app.terminal import one_line
 
-    with _database(load_settings()).read() as session:
+    with open_database(load_settings()) as database, database.read() as session:
         rows = loaded.list_loaded(session, None)
     for engine in rows:
         kept = "  kept loaded" if engine.keep_loaded else ""
@@ -140,10 +138,10 @@ def keep_engine(
     from app.settings import load_settings
 
     try:
-        with _database(load_settings()).transaction() as session:
+        with open_database(load_settings()) as database, database.transaction() as session:
             loaded.keep_loaded(session, model_id, keep)
     except NotFound as error:
-        _refuse(error)
+        refuse(error)
     typer.echo(f"{model_id} {'stays loaded' if keep else 'may be unloaded'}.")
 
 
@@ -155,10 +153,10 @@ def unload_engine(model_id: LoadedModel) -> None:
     from app.settings import load_settings
 
     try:
-        with _database(load_settings()).transaction() as session:
+        with open_database(load_settings()) as database, database.transaction() as session:
             loaded.unload(session, model_id)
     except NotFound as error:
-        _refuse(error)
+        refuse(error)
     typer.echo(f"{model_id} ends with its worker's next heartbeat.")
 
 
@@ -180,18 +178,16 @@ def collect_garbage(
     if dry_run == confirm:
         raise typer.BadParameter("give one of --dry-run and --confirm")
     settings = load_settings()
-    database = _database(settings)
     storage = Storage(settings.resolved_storage_url)
     try:
-        if dry_run:
-            typer.echo(collector.describe(database, storage))
-        else:
+        with open_database(settings) as database:
+            if dry_run:
+                typer.echo(collector.describe(database, storage))
+                return
             count = collector.confirm(database, storage)
-            typer.echo(
-                f"Objects without a row, to be removed in an hour by a running API: {count:,}"
-            )
     except Refused as error:
-        _refuse(error)
+        refuse(error)
+    typer.echo(f"Objects without a row, to be removed in an hour by a running API: {count:,}")
 
 
 @app.command("adopt-storage", epilog="Example: falqon admin adopt-storage")
@@ -205,29 +201,18 @@ def adopt_storage() -> None:
     from app.storage import Storage
 
     settings = load_settings()
-    database = _database(settings)
     storage = Storage(settings.resolved_storage_url)
     try:
-        adopted = installation.adopt(database, storage)
+        with open_database(settings) as database:
+            adopted = installation.adopt(database, storage)
     except Refused as error:
-        _refuse(error)
+        refuse(error)
     typer.echo(
         f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database."
     )
 
 
-def _refuse(error: Exception) -> NoReturn:
-    from app.terminal import plain
-
-    typer.echo(plain(error), err=True)
-    raise typer.Exit(1)
-
-
-def _database(settings: "Settings") -> "Database":
-    """Up to date, so that these commands also work before the service has ever run."""
-    from app import migrate
-    from app.database import Database
-
-    database = Database(settings.resolved_database_url)
-    migrate.upgrade(database)
-    return database
+app.command("drain")(operate.drain)
+app.command("requeue")(operate.requeue)
+app.command("backup")(operate.backup)
+app.command("restore")(operate.restore)

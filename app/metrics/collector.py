@@ -124,7 +124,10 @@ def workers_of(session: Session, settings: Settings) -> Metric:
     )
     counts: dict[tuple[str, str], int] = {}
     for live in workers.list_live(session, settings):
-        key = (live.worker.device, "busy" if live.job else "idle")
+        state = "busy" if live.job else "idle"
+        if live.worker.draining:
+            state = "draining"
+        key = (live.worker.device, state)
         counts[key] = counts.get(key, 0) + 1
     for key, count in counts.items():
         family.add_metric(key, count)

@@ -33,7 +33,7 @@ from app.models.upload_part import UploadPart
 from app.models.usage_day import UsageDay
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
-from app.models.worker import Worker
+from app.models.worker import Drain, Worker
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -46,6 +46,7 @@ __all__ = [
     "DatasetStatistics",
     "DeliveryStatus",
     "Desired",
+    "Drain",
     "EndedSession",
     "Engine",
     "EngineState",

@@ -1,9 +1,17 @@
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, PydanticType
 from falqon_core.contract.diagnosis import Diagnosis
+
+
+class Drain(StrEnum):
+    """How a worker that takes no more jobs ends the one it has."""
+
+    FINISH = "finish"
+    STOP = "stop"  # with a checkpoint; the job goes back to the queue
 
 
 class Worker(Base):
@@ -19,6 +27,7 @@ class Worker(Base):
     max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # of its largest job
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
+    draining: Mapped[str | None]  # null: it takes jobs
     # of a worker that was promised a GPU
     diagnosis: Mapped[Diagnosis | None] = mapped_column(PydanticType(Diagnosis))
 

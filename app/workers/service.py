@@ -7,7 +7,8 @@ from sqlalchemy import ColumnElement, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now_plus
-from app.models import Attempt, Job, JobStatus, Worker
+from app.errors import NotFound
+from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.settings import Settings
 from falqon_core.contract.diagnosis import Diagnosis
 
@@ -35,12 +36,16 @@ class WorkerHistory(NamedTuple):
 
 def mark_seen(
     session: Session, worker_id: str, device: str, num_devices: int, max_gpus: int = 1
-) -> None:
-    """Let a worker be seen, for the first time or again."""
+) -> bool:
+    """Let a worker be seen, for the first time or again; return whether it may take jobs."""
     again = (
-        update(Worker).where(Worker.id == worker_id).values(seen_at=now_plus()).returning(Worker.id)
+        update(Worker)
+        .where(Worker.id == worker_id)
+        .values(seen_at=now_plus())
+        .returning(Worker.draining)
     )
-    if session.scalar(again, execution_options=UNSYNCED) is None:
+    row = session.execute(again, execution_options=UNSYNCED).one_or_none()
+    if row is None:
         session.execute(delete(Worker).where(Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)))
         session.add(
             Worker(
@@ -52,6 +57,29 @@ def mark_seen(
             )
         )
         session.flush()
+    return row is None or row.draining is None
+
+
+def must_stop(session: Session, worker_id: str) -> bool:
+    """Return whether a worker is to give back the job that it has."""
+    draining = session.scalar(select(Worker.draining).where(Worker.id == worker_id))
+    return draining == Drain.STOP
+
+
+def drain(
+    session: Session, settings: Settings, name: str, draining: Drain | None
+) -> list[LiveWorker]:
+    """Let a worker, or all of a machine, take no more jobs, or take them again; return which.
+    Raises `NotFound` where none of this name lives.
+    """
+    live = list_live(session, settings)
+    chosen = [each for each in live if name in (each.worker.id, each.worker.machine)]
+    if not chosen:
+        names = ", ".join(each.worker.id for each in live) or "none"
+        raise NotFound(f"No worker or machine is named '{name}'; workers that live: {names}.")
+    ids = [each.worker.id for each in chosen]
+    session.execute(update(Worker).where(Worker.id.in_(ids)).values(draining=draining))
+    return chosen
 
 
 def store_diagnosis(session: Session, worker_id: str, diagnosis: Diagnosis) -> None:

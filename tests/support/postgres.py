@@ -51,6 +51,11 @@ class PostgresServer:
     def url(self) -> str:
         return f"postgresql://falqon@/postgres?host={self.folder}"
 
+    @property
+    def programs(self) -> Path:
+        """The folder of `pg_dump` and the like."""
+        return self._bin
+
     def start(self) -> None:
         options = {
             "fsync": self._fsync,

@@ -12,6 +12,7 @@ from app.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
+from app.workers import service as workers
 from falqon_core.fault_points import fault
 from worker import pulse
 
@@ -52,6 +53,7 @@ class Lease:
         self._lock = threading.Lock()
         self._lost = False
         self.desired = Desired.RUN
+        self.must_stop = False  # its worker is being drained
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
             for work in (self._beat, self._watch)
@@ -89,6 +91,7 @@ class Lease:
             try:
                 with self._database.transaction() as session:
                     desired = claims.renew(session, self.claim, self._lease_seconds)
+                    self.must_stop = workers.must_stop(session, self.claim.owner)
             except SQLAlchemyError as error:
                 log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
                 pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)

@@ -1,5 +1,5 @@
-"""Why an attempt should end early: a stop request, the end of the worker, a budget that is used up,
-a full disk.
+"""Why an attempt should end early: a stop request, the end or the drain of its worker, a budget
+that is used up, a full disk.
 """
 
 from app.models import Desired, Job
@@ -28,6 +28,7 @@ class StopPolicy:
         return (
             self._lease.desired is not Desired.RUN
             or self._shutting_down.is_set()
+            or self._lease.must_stop
             or self.reached_cap() is not None
             or self.is_disk_full
         )

@@ -46,9 +46,10 @@ class Supervisor:
         context = self.context
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
-            workers.mark_seen(
+            if not workers.mark_seen(
                 session, context.owner, machine.device, machine.num_devices, self.machine.max_gpus
-            )
+            ):
+                return False
             price = price_of(session, context.settings, machine.device)
             job = claims.claim(
                 session,

@@ -1,0 +1,31 @@
+"""What an operator does with a job that a worker does not let go, or that waits after a loss."""
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.database import UNSYNCED
+from app.errors import IllegalState, NotFound
+from app.jobs import claims
+from app.models import Job, JobStatus
+from app.models.job_lifecycle import TERMINAL
+from app.settings import Settings
+
+
+def requeue(session: Session, job_id: str, settings: Settings) -> str:
+    """Let the job be taken by the next worker; return what was done. Raises `NotFound` and
+    `IllegalState`.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"No job is named '{job_id}'.")
+    owner = job.lease_owner
+    if claims.take_back(session, job_id, max_infra_failures=settings.max_infra_failures):
+        return f"{job_id} is taken from {owner} and waits in the queue."
+    is_queued = (Job.id == job_id, Job.status == JobStatus.QUEUED)
+    values = {"not_before": None, "notified_at": None, "infra_failures": 0}
+    statement = update(Job).where(*is_queued).values(**values).returning(Job.id)
+    if session.scalar(statement, execution_options=UNSYNCED) is not None:
+        return f"{job_id} waits for the next worker; its lost attempts are forgotten."
+    if job.status in TERMINAL:
+        raise IllegalState(f"{job_id} has ended ({job.status}): submit the job once more instead.")
+    raise IllegalState(f"{job_id} is {job.status}: its user resumes it, or its files are checked.")

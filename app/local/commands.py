@@ -1,0 +1,33 @@
+"""What the commands of `falqon admin` share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.settings import Settings
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End with the sentence of an error that somebody can act on."""
+    from app.terminal import plain
+
+    typer.echo(plain(error), err=True)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def open_database(settings: "Settings") -> Iterator["Database"]:
+    """Up to date, so that these commands also work before the service has ever run."""
+    from app import migrate
+    from app.database import Database
+
+    database = Database(settings.resolved_database_url)
+    try:
+        migrate.upgrade(database)
+        yield database
+    finally:
+        database.dispose()

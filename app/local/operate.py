@@ -1,0 +1,120 @@
+"""`falqon admin drain`, `requeue`, `backup` and `restore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.local.commands import open_database, refuse
+
+
+def drain(
+    name: Annotated[
+        str, typer.Argument(metavar="WORKER", help="A worker, or a machine with all its workers.")
+    ],
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not let it finish its job: store a checkpoint.")
+    ] = False,
+    off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
+) -> None:
+    """Let a worker take no more jobs."""
+    from app.errors import NotFound
+    from app.models import Drain
+    from app.settings import load_settings
+    from app.workers import service as workers
+
+    if now and off:
+        raise typer.BadParameter("give one of --now and --off")
+    settings = load_settings()
+    draining = None if off else Drain.STOP if now else Drain.FINISH
+    try:
+        with open_database(settings) as database, database.transaction() as session:
+            drained = workers.drain(session, settings, name, draining)
+    except NotFound as error:
+        refuse(error)
+    for each in drained:
+        typer.echo(_describe(each.worker.id, each.job.id if each.job else None, draining))
+
+
+def _describe(worker_id: str, job_id: str | None, draining: str | None) -> str:
+    if draining is None:
+        return f"{worker_id} takes jobs again."
+    if job_id is None:
+        return f"{worker_id} takes no more jobs; it has none."
+    if draining == "stop":
+        return f"{worker_id} takes no more jobs; {job_id} goes back to the queue."
+    return f"{worker_id} takes no more jobs; it finishes {job_id}."
+
+
+def requeue(
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="As `falqon jobs list` names it.")],
+) -> None:
+    """Take a job from its worker, or let one that waits after a loss start at once."""
+    from app.errors import ApiError
+    from app.jobs.requeue import requeue as requeue_job
+    from app.settings import load_settings
+
+    settings = load_settings()
+    try:
+        with open_database(settings) as database, database.transaction() as session:
+            done = requeue_job(session, job_id, settings)
+    except ApiError as error:
+        refuse(error)
+    typer.echo(done)
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one, or an empty one.")],
+    objects: Annotated[
+        bool | None,
+        typer.Option(
+            "--objects/--no-objects",
+            help="Copy the objects too, or only list them. Default: copy what is a local folder.",
+        ),
+    ] = None,
+) -> None:
+    """Copy the database, then the objects; nothing has to be stopped for it."""
+    from app.installation import Refused
+    from app.local.backup import BackupFailed, back_up
+    from app.settings import load_settings
+    from app.storage import Storage
+
+    settings = load_settings()
+    storage = Storage(settings.resolved_storage_url)
+    if objects is None:
+        objects = storage.local_root is not None
+    try:
+        with open_database(settings) as database:
+            made = back_up(database, storage, folder, with_objects=objects)
+    except (BackupFailed, Refused) as error:
+        refuse(error)
+    what = "copied" if objects else "listed, not copied"
+    typer.echo(f"{folder} holds the database; {made.num_objects:,} objects are {what}.")
+    typer.echo(
+        "Keep FALQON_SESSION_SECRET (or the file session_secret of the data folder) with it.",
+        err=True,
+    )
+
+
+def restore(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What `backup` wrote.", exists=True)
+    ],
+) -> None:
+    """Restore a backup into an installation that is empty, while API and workers are stopped."""
+    from app.installation import Refused
+    from app.local.backup import BackupFailed
+    from app.local.restore import restore as restore_backup
+    from app.settings import load_settings
+
+    try:
+        restored = restore_backup(load_settings(), folder)
+    except (BackupFailed, Refused) as error:
+        refuse(error)
+    typer.echo(f"Restored; {restored.num_objects:,} objects are there as they were listed.")
+    for key in restored.missing[:20]:
+        typer.echo(f"missing: {key}", err=True)
+    if restored.missing:
+        typer.echo(f"{len(restored.missing):,} objects are missing or not whole.", err=True)
+        raise typer.Exit(1)
+    typer.echo("Next: `falqon admin garbage --dry-run`, then API and workers.")

@@ -1,0 +1,141 @@
+"""`falqon admin backup` and `restore`, on both databases."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from app.database import Database
+from app.local.backup import INVENTORY, MANIFEST, OBJECTS
+from app.models import Job, JobStatus
+from app.storage import Storage
+from tests.support.admin import falqon_admin
+from tests.support.backend import Backend
+from tests.support.postgres import PostgresServer
+from tests.support.records import Records
+
+Admin = Callable[..., Result]
+
+
+@pytest.fixture
+def admin(
+    backend: Backend,
+    database_url: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Admin:
+    """The command, on the installation of the test or, with `into`, on an empty one."""
+    postgres: PostgresServer | None = None
+    if not database_url.startswith("sqlite"):
+        postgres = request.getfixturevalue("postgres")
+        monkeypatch.setenv("PATH", f"{postgres.programs}:{os.environ['PATH']}")
+
+    def run(*arguments: str, into: Path | None = None, **settings: str) -> Result:
+        environment = backend.environment() | {"PATH": os.environ["PATH"]}
+        if into is not None:
+            into.mkdir(exist_ok=True)
+            url = f"sqlite:///{into / 'falqon.db'}"
+            if postgres is not None:
+                url = postgres.create_database("restored")
+            (into / "url").write_text(url)
+            environment |= {"DATABASE_URL": url, "FALQON_DATA_DIR": str(into)}
+            environment |= {"STORAGE_URL": (into / "objects").as_uri()}
+        return falqon_admin(environment | settings, *arguments)
+
+    return run
+
+
+def records_of(folder: Path) -> Records:
+    database = Database((folder / "url").read_text())
+    return Records(database, Storage((folder / "objects").as_uri()))
+
+
+def test_a_backup_is_restored_into_an_empty_installation(
+    backend: Backend, admin: Admin, tmp_path: Path
+) -> None:
+    job_id = backend.add_job()
+    assert backend.supervisor().execute_next()
+    made = admin("backup", str(tmp_path / "backup"))
+    assert made.exit_code == 0, made.output
+    assert "FALQON_SESSION_SECRET" in made.output
+    later = backend.add_job()
+    into = tmp_path / "new"
+    restored = admin("restore", str(tmp_path / "backup"), into=into)
+    assert restored.exit_code == 0, restored.output
+    records = records_of(into)
+    assert records.job(job_id).status == JobStatus.SUCCEEDED
+    assert records.weights(job_id) == backend.weights(job_id)
+    with pytest.raises(Exception, match="No row"):
+        records.job(later)
+    records.database.dispose()
+    again = admin("restore", str(tmp_path / "backup"))
+    assert again.exit_code == 1
+    assert "has tables already" in again.output
+
+
+def test_a_bucket_is_listed_and_compared(backend: Backend, admin: Admin, tmp_path: Path) -> None:
+    """As with an object store, whose objects stay where they are."""
+    backend.add_job()
+    folder = tmp_path / "backup"
+    assert admin("backup", str(folder), "--no-objects").exit_code == 0
+    assert not (folder / OBJECTS).exists()
+    keys = [line.split(",")[0] for line in (folder / INVENTORY).read_text().splitlines()]
+    key = next(key for key in keys if key.startswith("projects/"))
+    storage = {"STORAGE_URL": backend.settings.resolved_storage_url}
+    empty = admin("restore", str(folder), into=tmp_path / "elsewhere")
+    assert empty.exit_code == 1
+    assert "put a copy of that one there first" in empty.output
+    backend.storage.delete(key)
+    lacking = admin("restore", str(folder), into=tmp_path / "new", **storage)
+    assert (lacking.exit_code, f"missing: {key}" in lacking.output) == (1, True)
+
+
+def test_a_restore_that_was_cut_short_is_begun_once_more(
+    backend: Backend, admin: Admin, tmp_path: Path
+) -> None:
+    backend.add_job()
+    folder, into = tmp_path / "backup", tmp_path / "new"
+    assert admin("backup", str(folder)).exit_code == 0
+    damaged = next(path for path in (folder / OBJECTS / "projects").rglob("*") if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    (dump,) = folder.glob("database.*")
+    dump.rename(folder / "away")
+    assert admin("restore", str(folder), into=into).exit_code == 1
+    (folder / "away").rename(dump)
+    restored = admin("restore", str(folder), into=into)
+    assert restored.exit_code == 1
+    assert f"missing: {damaged.relative_to(folder / OBJECTS)}\n1 objects" in restored.output
+    records = records_of(into)
+    with records.database.read() as session:
+        assert session.query(Job).count() == 1
+    records.database.dispose()
+
+
+def test_what_is_no_backup_or_is_of_another_installation_is_refused(
+    backend: Backend, admin: Admin, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backup"
+    assert admin("backup", str(folder)).exit_code == 0
+    again = admin("backup", str(folder))
+    assert (again.exit_code, "is not empty" in again.output) == (1, True)
+    other = Storage((tmp_path / "other" / "objects").as_uri())
+    other.replace("installation", b"inst_of_another")
+    refused = admin("restore", str(folder), into=tmp_path / "other")
+    assert "belongs to another installation, inst_of_another" in refused.output
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    assert "this version" in admin("restore", str(folder), into=tmp_path / "a").output
+    (folder / MANIFEST).unlink()
+    assert "no whole backup" in admin("restore", str(folder), into=tmp_path / "a").output
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_without_the_programs_of_postgres_a_sentence_says_so(
+    backend: Backend, admin: Admin, tmp_path: Path
+) -> None:
+    refused = admin("backup", str(tmp_path / "backup"), PATH="")
+    assert refused.exit_code == 1
+    assert "pg_dump is not on PATH" in refused.output
