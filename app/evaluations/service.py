@@ -13,6 +13,7 @@ from app.http.pagination import check_cursor
 from app.ids import new_id
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
+from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.operations import service as operations
@@ -103,7 +104,7 @@ def _models_of(
     models = [EvaluatedModel(model=base, role="base")]
     model_id = jobs.model_id(session, job)
     for step in sorted(set(steps)):
-        name = f"{model_id}:ckpt-step-{step}"
+        name = checkpoint_name(model_id, step)
         own_checkpoint(session, project_id, name)
         models.append(EvaluatedModel(model=name, role="checkpoint", step=step))
     if job.fine_tuned_model_id is not None:

@@ -20,6 +20,20 @@ def of_source(session: Session, project_id: str, source: str) -> list[Export]:
     return list(session.scalars(statement.order_by(Export.format)))
 
 
+def of_sources(
+    session: Session, project_id: str, sources: Sequence[str], format: str
+) -> list[Export]:
+    return list(
+        session.scalars(
+            select(Export).where(
+                Export.project_id == project_id,
+                Export.source.in_(sources),
+                Export.format == format,
+            )
+        )
+    )
+
+
 def find(session: Session, project_id: str, source: str, format: str) -> Export | None:
     statement = select(Export).where(
         Export.project_id == project_id, Export.source == source, Export.format == format

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -41,6 +42,14 @@ class Source(NamedTuple):
 
 def all_of(session: Session, project_id: str, name: str) -> list[Export]:
     return repository.of_source(session, project_id, _source(session, project_id, name).name)
+
+
+def models_of_checkpoints(
+    session: Session, project_id: str, names: Sequence[str]
+) -> dict[str, Export]:
+    """Return what was asked for, by the checkpoint's name; the model has that name, too."""
+    exports = repository.of_sources(session, project_id, names, "fp8")
+    return {export.source: export for export in exports}
 
 
 def get(session: Session, project_id: str, name: str, format: str) -> Export:

@@ -28,8 +28,8 @@ class Name(NamedTuple):
         return cls(match["model"], match["job_tail"], int(match["step"]))
 
 
-def checkpoint_name(model_id: str, checkpoint: Checkpoint) -> str:
-    return f"{model_id}:ckpt-step-{checkpoint.step}"
+def checkpoint_name(model_id: str, step: int) -> str:
+    return f"{model_id}:ckpt-step-{step}"
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:

@@ -216,7 +216,7 @@ class CheckpointObject(Object):
             id=checkpoint.id,
             created_at=int(checkpoint.created_at.timestamp()),
             fine_tuning_job_id=checkpoint.job_id,
-            fine_tuned_model_checkpoint=checkpoint_name(model_id, checkpoint),
+            fine_tuned_model_checkpoint=checkpoint_name(model_id, checkpoint.step),
             step_number=checkpoint.step,
             metrics={"step": checkpoint.step} | checkpoint.metrics,
         )

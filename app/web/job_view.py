@@ -2,6 +2,7 @@
 stream replaces.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
@@ -9,20 +10,24 @@ from sqlalchemy.orm import Session
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
 from app.auth.caller import Caller
-from app.catalogue.naming import hub_id
+from app.catalogue import service as catalogue
+from app.catalogue.schemas import ModelObject
 from app.errors import NotFound
 from app.evaluations import service as evaluations
 from app.evaluations.schemas import EvaluationObject
+from app.exports import service as exports
 from app.jobs import history, listing, service
 from app.jobs.checkpoints import best_of, checkpoint_name
 from app.jobs.effective_steps import effective_steps
 from app.jobs.presenter import to_object
 from app.jobs.requests import read_recipe
 from app.jobs.schemas import EventObject
-from app.models import Desired, Event, Job, JobStatus
+from app.models import Checkpoint, Desired, Event, Export, Job, JobStatus, OperationStatus
 from app.models.job_lifecycle import LIVE, TERMINAL
 from app.services import Services
 from app.web.charts import marks_of
+from app.web.job_answers import answered
+from app.web.model_view import commands
 from app.web.text import state
 
 MAX_MESSAGES = 200
@@ -39,6 +44,19 @@ SLOW = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts
 class Line(NamedTuple):
     seq: int
     event: EventObject
+
+
+class CheckpointRow(NamedTuple):
+    """A checkpoint, and the model of its name, if somebody had one made of it."""
+
+    checkpoint: Checkpoint
+    name: str
+    is_model: bool
+    export: Export | None
+
+    @property
+    def is_pending(self) -> bool:
+        return self.export is not None and self.export.status == OperationStatus.IN_PROGRESS
 
 
 def quick(session: Session, services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
@@ -63,7 +81,8 @@ def tab_title(job: Job) -> str:
     return f"{state(job).capitalize()} · {name}"
 
 
-def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
+def slow(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
+    """`origin`: of the service, for commands."""
     messages = service.messages(session, job.id, limit=MAX_MESSAGES)
     checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[
         :MAX_CHECKPOINTS
@@ -75,15 +94,11 @@ def slow(session: Session, caller: Caller, job: Job) -> dict[str, Any]:
         "lines": lines(messages),
         "spans": spans,
         "marks": marks_of(spans, checkpoints),
-        "prompts": history.list_prompts(messages, effective),
-        "checkpoints": [
-            (checkpoint, checkpoint_name(model_id, checkpoint)) for checkpoint in checkpoints
-        ],
+        "prompts": answered(history.list_prompts(messages, effective)),
+        "checkpoints": _checkpoint_rows(session, job, model_id, checkpoints),
         "best": best_of(checkpoints),
         "evaluations": _evaluations(session, caller, job),
-        "artifacts": _artifacts(session, caller, job),
-        "hub_id": hub_id(model_id),
-    }
+    } | _model(session, caller, job, origin)
 
 
 def outline(session: Session, job: Job) -> list[tuple[int, float]]:
@@ -94,16 +109,31 @@ def lines(messages: list[Event]) -> list[Line]:
     return [Line(event.seq, EventObject.of(event)) for event in messages]
 
 
-def _artifacts(session: Session, caller: Caller, job: Job) -> list[ArtifactObject]:
+def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
+    """Return the files of the model that the job has made, and what is done with them."""
     if job.status != JobStatus.SUCCEEDED or job.fine_tuned_model_id is None:
-        return []
+        return {"artifacts": [], "commands": []}
     try:
-        return [
-            ArtifactObject.of(artifact)
-            for artifact in artifacts.of_model(session, caller.project_id, job.fine_tuned_model_id)
-        ]
+        model = ModelObject.of(catalogue.get(session, caller.project_id, job.fine_tuned_model_id))
+        files = artifacts.of_model(session, caller.project_id, model.id)
     except NotFound:  # the model has been deleted; its job stays
-        return []
+        return {"artifacts": [], "commands": []}
+    return {
+        "artifacts": [ArtifactObject.of(artifact) for artifact in files],
+        "commands": commands(model, [artifact.name for artifact in files], origin),
+    }
+
+
+def _checkpoint_rows(
+    session: Session, job: Job, model_id: str, checkpoints: Sequence[Checkpoint]
+) -> list[CheckpointRow]:
+    names = [checkpoint_name(model_id, checkpoint.step) for checkpoint in checkpoints]
+    asked = exports.models_of_checkpoints(session, job.project_id, names)
+    made = catalogue.present(session, job.project_id, names)
+    return [
+        CheckpointRow(checkpoint, name, name in made, asked.get(name))
+        for checkpoint, name in zip(checkpoints, names, strict=True)
+    ]
 
 
 def _evaluations(session: Session, caller: Caller, job: Job) -> list[EvaluationObject]:

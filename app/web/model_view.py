@@ -5,6 +5,7 @@ and its certificate.
 import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
@@ -32,6 +33,7 @@ MAX_CERTIFICATE_BYTES = 2**22
 
 
 class Command(NamedTuple):
+    tool: str
     label: str
     text: str
 
@@ -79,29 +81,39 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
     hub = f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY"
     lines = [
         Command(
+            "falqon",
             "Download all of it, checked and resumable",
             f"falqon download {shlex.quote(model.id)} --output {folder}",
         ),
         Command(
-            "Or with Hugging Face's own command",
+            "hf",
+            "Download it with Hugging Face's own command",
             f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}",
         ),
+        *_curl(model, names, origin),
     ]
     gguf = next((name for name in names if name.endswith(".gguf")), None)
     if gguf is not None:
-        lines.append(
-            Command("Serve it with llama.cpp", f"llama-server -m ./{folder}/{shlex.quote(gguf)}")
-        )
+        serve = f"llama-server -m ./{folder}/{shlex.quote(gguf)}"
+        lines.append(Command("llama.cpp", "Serve the folder that was downloaded", serve))
     elif model.format == "lora":
-        lines.append(
-            Command(
-                "Put it on its base model, in Python",
-                f'model = PeftModel.from_pretrained(base, "{folder}")',
-            )
-        )
+        load = f'model = PeftModel.from_pretrained(base, "{folder}")'
+        lines.append(Command("PEFT", "Put it on its base model, in Python", load))
     elif "config.json" in names:
-        lines.append(Command("Serve it", f"vllm serve ./{folder}"))
+        lines.append(
+            Command("vLLM", "Serve the folder that was downloaded", f"vllm serve ./{folder}")
+        )
     return lines
+
+
+def _curl(model: ModelObject, names: Sequence[str], origin: str) -> list[Command]:
+    name = next((name for name in names if name != "README.md"), None)
+    if name is None:
+        return []
+    url = f"{origin}/v1/models/{quote(model.id, safe=':')}/artifacts/{quote(name)}"
+    key = '-H "Authorization: Bearer $FALQON_API_KEY"'
+    text = f"curl -fO --retry 5 -C - {key} {shlex.quote(url)}"
+    return [Command("curl", "Download a single file", text)]
 
 
 def certificate(

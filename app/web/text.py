@@ -1,5 +1,6 @@
 """How pages say things: every number with its unit, every moment both as an age and exactly."""
 
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -158,6 +159,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rate": rate,
     "percent": percent,
     "setting": setting,
+    "shell": shlex.quote,
     "model_page": model_page,
     "playground": playground,
     "polyline": svg.polyline,

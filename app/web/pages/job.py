@@ -44,7 +44,8 @@ def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: s
     with services.database.read() as session:
         context = job_view.quick(session, services, caller, job_id)
         row = context["row"]
-        context |= job_view.slow(session, caller, row) | {
+        origin = shared(request, caller)["origin"]
+        context |= job_view.slow(session, caller, row, origin) | {
             "outline": job_view.outline(session, row),
             "charts": charts.charts_of([row]),
         }
@@ -147,7 +148,7 @@ def _look(
         messages = [event for event in reversed(events) if event.type == "message"]
         names: tuple[str, ...] = QUICK
         if is_first or messages:
-            values |= job_view.slow(session, caller, row)
+            values |= job_view.slow(session, caller, row, context["origin"])
             names = (*QUICK, *SLOW)
     seq = events[-1].seq if events else after
     return News(

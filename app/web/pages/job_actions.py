@@ -8,8 +8,10 @@ from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
 from app.errors import InvalidRequest
+from app.exports import actions as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.jobs import actions
+from app.jobs import actions, service
+from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
 from app.web.forms import notify_refusals, redirect_to
 from app.web.session import notify
@@ -82,6 +84,23 @@ def delete(
         actions.delete_job(services, caller, job_id)
         notify(request, f"{job_id} is deleted.")
         return redirect_to("/")
+    return redirect_to(f"/jobs/{job_id}")
+
+
+@router.post("/checkpoints/{step}/model", max_body_size=MAX_FORM_BYTES)
+def make_model(
+    services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, step: int
+) -> RedirectResponse:
+    """Have a checkpoint made into a model of its own."""
+    with notify_refusals(request):
+        with services.database.read() as session:
+            job = service.get(session, caller.project_id, job_id)
+            name = checkpoint_name(service.model_id(session, job), step)
+        export = exports.create_export(services, caller, name, "fp8")
+        if export.exported_model:
+            notify(request, f"The model of step {step} is there.")
+        else:
+            notify(request, f"A worker makes a model of the checkpoint of step {step}.")
     return redirect_to(f"/jobs/{job_id}")
 
 
