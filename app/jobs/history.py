@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.jobs import repository
-from app.jobs.effective_steps import EffectiveSteps
+from app.jobs.effective_steps import EffectiveSteps, effective_steps
 from app.models import Attempt, Event, Job
 from falqon_core.contract.messages import Sample
 
@@ -66,6 +66,17 @@ def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[P
             prompt = prompts.setdefault(sample.prompt, Prompt(sample.prompt, sample.expected, []))
             prompt.completions.append((step, sample.completion))
     return list(prompts.values())
+
+
+def list_validation_losses(session: Session, job: Job) -> list[tuple[int, float]]:
+    """List (step, loss) of the evaluations that count, by rising step."""
+    effective = effective_steps(session, [job.id])[job.id]
+    losses = {
+        step: loss
+        for attempt, step, loss in repository.metric(session, job.id, "valid_loss")
+        if effective.include(attempt, step)
+    }
+    return sorted(losses.items())
 
 
 def _spread(steps: list[int]) -> list[int]:

@@ -183,6 +183,17 @@ def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
     )
 
 
+def metric(session: Session, job_id: str, key: str) -> list[tuple[int, int, float]]:
+    """(attempt, step, value) of every metrics event that has this value, oldest first."""
+    value = Event.data[key].as_float()
+    statement = (
+        select(Event.attempt, Event.data["step"].as_integer(), value)
+        .where(Event.job_id == job_id, Event.type == "metrics", value.is_not(None))
+        .order_by(Event.seq)
+    )
+    return [(attempt, step, number) for attempt, step, number in session.execute(statement)]
+
+
 def newest_metrics_step(session: Session, job_id: str) -> int:
     statement = (
         select(Event.data)

@@ -10,6 +10,11 @@ def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None
     return session.scalars(_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
 
 
+def name_of(session: Session, project_id: str, key_id: str) -> str | None:
+    mine = (ApiKey.project_id == project_id, ApiKey.id == key_id)
+    return session.scalar(select(ApiKey.name).where(*mine))
+
+
 def was_there(session: Session, project_id: str | None, key_id: str) -> bool:
     """Return whether there is or was one, revoked ones too: who revokes a page while reading on has
     nothing else to go on from.

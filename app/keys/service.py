@@ -36,6 +36,11 @@ def create_key(
     return key, secret
 
 
+def name_of(session: Session, project_id: str, key_id: str) -> str | None:
+    """Return what the key of a project is called, revoked or not."""
+    return repository.name_of(session, project_id, key_id)
+
+
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:
     """Make the default project and a first key; return a generated secret, to be shown once."""
     try:

@@ -16,23 +16,44 @@ from app.errors import NotFound
 from app.evaluations import service as evaluations
 from app.evaluations.schemas import EvaluationObject
 from app.exports import service as exports
+from app.files import service as files
 from app.jobs import history, listing, service
 from app.jobs.checkpoints import best_of, checkpoint_name
 from app.jobs.effective_steps import effective_steps
 from app.jobs.presenter import to_object
 from app.jobs.requests import read_recipe
-from app.jobs.schemas import EventObject
-from app.models import Checkpoint, Desired, Event, Export, Job, JobStatus, OperationStatus
+from app.jobs.schemas import EventObject, JobObject
+from app.keys import service as keys
+from app.models import (
+    Checkpoint,
+    Desired,
+    Event,
+    Export,
+    File,
+    FileStatus,
+    Job,
+    JobStatus,
+    OperationStatus,
+)
 from app.models.job_lifecycle import LIVE, TERMINAL
 from app.services import Services
 from app.web.charts import marks_of
 from app.web.job_answers import answered
+from app.web.job_header import (
+    Points,
+    dollars_of_budget,
+    learning_of,
+    seconds_of_budget,
+    waited_seconds,
+)
 from app.web.model_view import commands
 from app.web.text import state
+from falqon_core.records.jsonl import RecordError
 
 MAX_MESSAGES = 200
 MAX_CHECKPOINTS = 50
 MAX_EVALUATIONS = 3
+MAX_BAD_LINES = 5  # of a file that a job failed of; its page has more
 OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
 
 # The parts of the page that a stream replaces. What is quick to gather changes with every step; the
@@ -44,6 +65,13 @@ SLOW = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts
 class Line(NamedTuple):
     seq: int
     event: EventObject
+
+
+class Failure(NamedTuple):
+    reason: str
+    file: File | None  # that is at fault
+    lines: list[RecordError]
+    num_more: int
 
 
 class CheckpointRow(NamedTuple):
@@ -59,11 +87,31 @@ class CheckpointRow(NamedTuple):
         return self.export is not None and self.export.status == OperationStatus.IN_PROGRESS
 
 
-def quick(session: Session, services: Services, caller: Caller, job_id: str) -> dict[str, Any]:
+def quick(
+    session: Session,
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    validation: Points | None = None,
+) -> dict[str, Any]:
+    """`validation`: its losses by step, where they are known; to find them is not quick."""
     row = service.get(session, caller.project_id, job_id)
+    job = to_object(session, services.settings, row)
+    training = listing.sparklines(session, [row]).get(row.id, [])
+    if validation is None:
+        validation = history.list_validation_losses(session, row) if row.attempt else []
+    key_name = row.key_id and keys.name_of(session, row.project_id, row.key_id)
     return {
         "row": row,
-        "job": to_object(session, services.settings, row),
+        "job": job,
+        "files": _file_names(session, row),
+        "failure": _failure(session, row, job),
+        "validation": validation,
+        "learning": learning_of(training, validation),
+        "dollars": dollars_of_budget(job, row),
+        "seconds": seconds_of_budget(row),
+        "waited": waited_seconds(row),
+        "key_name": key_name,
         "state": state(row),
         "tab_title": tab_title(row),
         "is_live": row.status in LIVE,
@@ -109,18 +157,47 @@ def lines(messages: list[Event]) -> list[Line]:
     return [Line(event.seq, EventObject.of(event)) for event in messages]
 
 
+def _file_names(session: Session, job: Job) -> dict[str, str]:
+    """Return them by parameter, without those that have been deleted."""
+    ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
+    rows = {use: files.find(session, job.project_id, id_) for use, id_ in ids.items()}
+    return {use: file.filename for use, file in rows.items() if file is not None}
+
+
+def _failure(session: Session, row: Job, job: JobObject) -> Failure | None:
+    """Say why the job failed; of a bad file with its first lines that are."""
+    if job.error is None:
+        return None
+    param = job.error.param or ""
+    name = f"The {param.replace('_', ' ')}"
+    reason = job.error.message
+    if param and reason.startswith(f"{param} "):
+        reason = f"{name}{reason.removeprefix(param)}"
+    ids = {"training_file": row.training_file_id, "validation_file": row.validation_file_id}
+    file = files.find(session, row.project_id, ids.get(param))
+    if file is None or file.report is None:
+        return Failure(reason, None, [], 0)
+    tolerated = read_recipe(row.requested).recipe.max_bad_record_fraction
+    if file.status == FileStatus.ERROR:
+        reason = f"{name} {file.filename} is not valid."
+    elif not file.report.too_bad(tolerated):
+        return Failure(reason, None, [], 0)
+    first = file.report.errors[:MAX_BAD_LINES]
+    return Failure(reason, file, first, file.report.num_errors - len(first))
+
+
 def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
     """Return the files of the model that the job has made, and what is done with them."""
     if job.status != JobStatus.SUCCEEDED or job.fine_tuned_model_id is None:
         return {"artifacts": [], "commands": []}
     try:
         model = ModelObject.of(catalogue.get(session, caller.project_id, job.fine_tuned_model_id))
-        files = artifacts.of_model(session, caller.project_id, model.id)
+        rows = artifacts.of_model(session, caller.project_id, model.id)
     except NotFound:  # the model has been deleted; its job stays
         return {"artifacts": [], "commands": []}
     return {
-        "artifacts": [ArtifactObject.of(artifact) for artifact in files],
-        "commands": commands(model, [artifact.name for artifact in files], origin),
+        "artifacts": [ArtifactObject.of(artifact) for artifact in rows],
+        "commands": commands(model, [artifact.name for artifact in rows], origin),
     }
 
 
@@ -128,10 +205,10 @@ def _checkpoint_rows(
     session: Session, job: Job, model_id: str, checkpoints: Sequence[Checkpoint]
 ) -> list[CheckpointRow]:
     names = [checkpoint_name(model_id, checkpoint.step) for checkpoint in checkpoints]
-    asked = exports.models_of_checkpoints(session, job.project_id, names)
-    made = catalogue.present(session, job.project_id, names)
+    requests = exports.models_of_checkpoints(session, job.project_id, names)
+    models = catalogue.present(session, job.project_id, names)
     return [
-        CheckpointRow(checkpoint, name, name in made, asked.get(name))
+        CheckpointRow(checkpoint, name, name in models, requests.get(name))
         for checkpoint, name in zip(checkpoints, names, strict=True)
     ]
 

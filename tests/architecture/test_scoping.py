@@ -57,6 +57,7 @@ WITHOUT_PROJECT = {
     "jobs.live_job_from_checkpoint_of": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.lock_for_reading": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.messages": BEHIND_A_SCOPED_LOOK_UP,
+    "jobs.metric": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.metrics": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.newest_metrics_step": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.step_before": BEHIND_A_SCOPED_LOOK_UP,

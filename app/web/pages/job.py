@@ -32,6 +32,7 @@ class News(NamedTuple):
     """What a page that has seen every event up to some number lacks."""
 
     seq: int
+    validation: job_view.Points
     points: list[dict[str, float]]
     lines: list[job_view.Line]
     parts: live.Parts
@@ -97,16 +98,20 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     context = shared(request, caller)
     sent: live.Parts = {}
+    validation: job_view.Points | None = None
     with services.wakeups.watching(job_id, caller.key_id) as watched:
         while not services.wakeups.refuses(caller.key_id):
             # taken before the look: what comes after that is not slept through
             changed = watched.changed
             news = await read_patiently(
-                partial(_look, services, caller, job_id, seq, context, is_first=not sent)
+                partial(
+                    _look, services, caller, job_id, seq, context, validation, is_first=not sent
+                )
             )
             for message in _messages(news, sent, context):
                 yield message
             seq = news.seq
+            validation = news.validation
             sent = {**sent, **news.parts}
             if news.is_last:
                 yield ServerSentEvent("", event="ended").encode()
@@ -138,14 +143,18 @@ def _look(
     job_id: str,
     after: int,
     context: dict[str, Any],
+    validation: job_view.Points | None,
     *,
     is_first: bool,
 ) -> News:
     with services.database.read() as session:
-        values = job_view.quick(session, services, caller, job_id)
-        row = values["row"]
         events = service.events_after(session, job_id, after=after, limit=PAGE)
         messages = [event for event in reversed(events) if event.type == "message"]
+        # Messages say among other things that an attempt began, before steps that count no more.
+        if messages or any("valid_loss" in (event.data or {}) for event in events):
+            validation = None
+        values = job_view.quick(session, services, caller, job_id, validation)
+        row = values["row"]
         names: tuple[str, ...] = QUICK
         if is_first or messages:
             values |= job_view.slow(session, caller, row, context["origin"])
@@ -153,6 +162,7 @@ def _look(
     seq = events[-1].seq if events else after
     return News(
         seq=seq,
+        validation=values["validation"],
         points=[_point(event) for event in events if event.type == "metrics"],
         lines=job_view.lines(messages),
         parts={f"job-{name}": fragment(f"job/{name}.html", **context, **values) for name in names},

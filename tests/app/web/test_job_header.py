@@ -1,0 +1,136 @@
+"""What the top of a job's page answers at a glance, running and ended."""
+
+import re
+from datetime import timedelta
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from app.jobs import claims
+from app.jobs.events import NewEvent
+from app.models import Job
+from app.web import job_header
+from tests.browser import scene
+from tests.support.api import Tenant
+
+NOTHING = "\N{EN DASH}"
+
+
+def header(browser: httpx.Client, job_id: str) -> str:
+    """As it is read: without tags, in single spaces."""
+    page = browser.get(f"/jobs/{job_id}").text
+    part = page[page.index('id="job-progress"') :].partition("</section>")[0]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", part.partition(">")[2]))
+
+
+def evaluated(step: int, loss: float) -> NewEvent:
+    return NewEvent("", type="metrics", data={"step": step, "valid_loss": loss})
+
+
+def test_a_running_job_tells_whether_it_learns_when_it_ends_and_what_it_costs(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "glance", 100)
+    later = [evaluated(100, 0.125), evaluated(110, 0.25)]
+    scene.write(tenant, claim, later, scene.progress(110))
+    text = header(browser, claim.job_id)
+    assert "Best validation loss 0.125 at step 100, 0.25 at the last evaluation" in text
+    assert re.search(r"Finishes \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC in \S+ ", text)
+    assert "92 %, step 110 of 120" in text
+    assert re.search(r"Cost \$\S+ of about \$\S+ in the end", text)
+    assert "budget" not in text
+    assert re.search(r"Started [\d: -]+ UTC Waited [^A-Z]+ s ", text)
+
+
+def test_evaluations_of_steps_that_are_done_again_do_not_count(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    first = scene.job(tenant, tenant.upload(), "again", 30)
+    scene.write(tenant, first, [evaluated(40, 0.01)], scene.progress(40))
+    with tenant.api.database.transaction() as session:
+        lost = NewEvent("The worker was lost")
+        claims.release(session, first, lost, counts_as_failure=False, max_infra_failures=1)
+    second = tenant.claim(first.job_id)
+    with tenant.api.database.transaction() as session:
+        claims.update_attempt(session, second, start_step=30)
+    assert "at step 30" in header(browser, first.job_id)
+
+
+def test_the_budget_is_a_bar_and_says_when_it_ends_the_job(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    budget = {"max_cost_usd": "100", "max_seconds": 40}
+    claim = tenant.claim(tenant.job(extra_body={"falqon": {"budget": budget}}).id)
+    scene.write(tenant, claim, scene.drafts(50), scene.progress(50))
+    text = header(browser, claim.job_id)
+    assert "of $100.00 budget" in text
+    assert "30 s of 40 s budget; the job pauses there before its end" in text
+    assert text.count("pauses there") == 1
+
+
+def test_an_ended_job_says_when_and_shows_nothing_empty(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    objects = scene.scene(tenant)
+    text = header(browser, objects.succeeded)
+    assert re.search(r"Ended [\d: -]+ UTC", text)
+    assert ("step 120 of 120" in text, "was estimated" in text) == (True, True)
+    for gone in ("Finishes", "Time left", "in the end", NOTHING):
+        assert gone not in text
+    tenant.client.fine_tuning.jobs.cancel(objects.queued)
+    text = header(browser, objects.queued)
+    assert ("no step was done" in text, "Speed" in text, NOTHING in text) == (True, False, False)
+
+
+def test_a_job_names_its_files_and_who_asked(browser: httpx.Client, tenant: Tenant) -> None:
+    file = tenant.upload()
+    job = tenant.job(training_file=file, validation_file=file)
+    page = browser.get(f"/jobs/{job.id}").text
+    assert page.count(f'<a href="/data/{file}">rows.jsonl</a>') == 3
+    assert f"<code>{file}</code>" not in page
+    key = tenant.http.get("/v1/fine_tuning/jobs/" + job.id).json()["api_key_id"]
+    assert key is not None
+    assert re.search(r"Asked by \S+", header(browser, job.id))
+
+
+def test_a_failed_job_says_why_in_words_with_the_lines_at_fault(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    bad = "".join(f'{{"messages": {line}}}\n' for line in range(7))
+    file = tenant.upload(f"{good}\n{bad}".encode(), check=False)
+    job_id = tenant.job(training_file=file).id
+    tenant.check(file)
+    text = header(browser, job_id)
+    assert "The training file rows.jsonl is not valid." in text
+    assert re.findall(r"Line (\d)", text) == ["2", "3", "4", "5", "6"]
+    assert "2 more" in text
+    page = browser.get(f"/jobs/{job_id}").text
+    assert f'href="/data/{file}#errors-title"' in page
+    assert f'class="button primary" href="/jobs/new?like={job_id}">Fix and run again' in page
+    for part in ("evaluations", "samples", "attempts", "checkpoints", "cost"):
+        assert re.search(rf'<section id="job-{part}"[^>]* hidden>', page), part
+
+
+def test_how_long_it_waited_is_until_its_first_attempt(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = tenant.claim(tenant.job().id)
+    with tenant.api.database.transaction() as session:
+        row = session.get_one(Job, claim.job_id)
+        later = row.created_at + timedelta(seconds=75)
+        session.execute(update(Job).where(Job.id == row.id).values(started_at=later))
+    assert "Waited 1 min 15 s" in header(browser, claim.job_id)
+
+
+@pytest.mark.parametrize(("number", "num_drawn"), [(1, 2), (64, 64), (65, 33), (1000, 64)])
+def test_a_sparkline_has_a_bounded_number_of_points_and_its_last(
+    number: int, num_drawn: int
+) -> None:
+    losses = [(step, float(number - step)) for step in range(1, number + 1)]
+    learning = job_header.learning_of([], losses)
+    assert learning is not None
+    drawn = learning.validation.split()
+    assert (len(drawn), learning.last, learning.best) == (num_drawn, 0.0, (number, 0.0))
+    assert drawn[-1] == f"{job_header.WIDTH:.1f},{job_header.HEIGHT:.1f}"
