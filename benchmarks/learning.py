@@ -108,7 +108,12 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
     method = method_of(training.system, recipe)
     first = Loader(data, 4, 4096, packing=True, seed=training.seed)
     method.prepare(model, [microbatch for _ in range(4) for microbatch in first.next_step()])
-    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm)
+    optimizer = Optimizer(
+        method.parameters(),
+        recipe.weight_decay,
+        recipe.max_grad_norm,
+        relative_rates=method.relative_rates(),
+    )
     lines: list[dict[str, object]] = []
     for step in range(training.steps):
         batch = loader.next_step()

@@ -8,7 +8,6 @@ from pathlib import Path
 from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MARGIN = 1.1
@@ -28,7 +27,7 @@ def expected_bytes(
         return 0
     a, b = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
     # what trains, with its two moments, in fp32; a frozen A in bf16
-    a_bytes = 12 if METHODS[recipe.method].trains_a else 2
+    a_bytes = 12 if recipe.trains_a else 2
     checkpoint = largest_checkpoint or a_bytes * a + 12 * b
     # e4m3 and bf16
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters

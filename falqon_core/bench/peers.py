@@ -64,6 +64,10 @@ class PeftLora:
             if self.train_a or name.endswith("lora_B")
         }
 
+    def relative_rates(self) -> dict[str, float]:
+        """Return nothing: one rate is that of A and B."""
+        return {}
+
     def maxima(self) -> Tensor | None:
         """Return None: there are none."""
         return None

@@ -83,6 +83,11 @@ class RecipeOptions(BaseModel):
     a_init: AInit | None = Field(
         None, description="auto: gradient; topk: quant_error, as published"
     )
+    train_a: bool = Field(
+        False,
+        description="anchored with a base only: A trains as well, and what linears read is kept in "
+        "FP8 for backward",
+    )
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="topk only: rows folded per linear and step; auto: 10"
     )
@@ -241,6 +246,11 @@ class Recipe(RecipeOptions):
                 "base_copy: update_rule 'topk' writes to the quantized weights in place and keeps "
                 "no base; leave it out"
             )
+        if self.train_a and (self.update_rule == "topk" or self.base_copy == "none"):
+            raise ValueError(
+                "train_a: without a base the rows are all that is left of the A of earlier steps; "
+                "leave it out or use update_rule 'anchored' with a base"
+            )
         if self.weight_decay > 0 and (self.update_rule == "topk" or self.base_copy == "none"):
             raise ValueError(
                 "weight_decay: without a base the delta is zero again after each step, so there "
@@ -277,6 +287,11 @@ class Recipe(RecipeOptions):
         options = self.model_dump(mode="json", exclude={"objective", "method"})
         method = "dpo" if self.kind == "dpo" else self.method
         return {"objective": self.objective, "method": method} | options
+
+    @property
+    def trains_a(self) -> bool:
+        """Return whether A trains, by the method or because it was asked for."""
+        return self.train_a or METHODS[self.method].trains_a
 
     @property
     def longest_record(self) -> int:

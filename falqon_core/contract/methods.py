@@ -39,12 +39,19 @@ METHODS: dict[MethodName, MethodSpec] = {
     "falqon": MethodSpec(
         title="FALQON",
         paper="NeurIPS 2025",
-        summary="the adapter is melded into FP8 weights; B trains, A is frozen",
+        summary="the adapter is melded into FP8 weights; B trains, A is frozen unless asked for",
         base_bytes=1.0,
         learning_rate=5e-4,
         trains_a=False,
         keeps_inputs=False,
-        options=("update_rule", "a_init", "num_update_rows", "base_copy", "simulate_fp8"),
+        options=(
+            "update_rule",
+            "a_init",
+            "train_a",
+            "num_update_rows",
+            "base_copy",
+            "simulate_fp8",
+        ),
     ),
     "lora": MethodSpec(
         title="LoRA",

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.devices import Device
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
@@ -146,14 +145,14 @@ def training_flops(
     linear, adapters, lm_head, attention.
 
     There is no weight gradient (W is frozen), so a linear costs 4 per weight and token instead of
-    6. Melded, B costs its gradient alone; beside the weight A and B cost 6 each.
+    6. Melded, B costs its gradient alone; where A trains A and B cost 6 each.
     `keys_per_token`: how many keys a token attends to on average. Before a training that is not
     known; then a quarter of `max_seq_length` is taken: records half as long as allowed, of which a
     token sees half.
     """
     a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
     adapter = 4 * b_elements
-    if METHODS[recipe.method].trains_a:
+    if recipe.trains_a:
         adapter = 6 * (a_elements + b_elements)
     linear = 4 * dimensions.num_linear_parameters + adapter
     head = 4 * dimensions.vocab_size * dimensions.hidden_size

@@ -48,13 +48,14 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     backbone = round(weight * dimensions.num_linear_parameters)
     backbone += 2 * dimensions.num_embedding_parameters
     # what trains, its gradient and two moments in fp32; A melded: on a GPU codes and bf16 values
-    a_bytes = 2 if device_is_cpu else 3
-    if spec.trains_a:
-        a_bytes = spec.state_bytes
+    melded_a_bytes = 2 if device_is_cpu else 3
+    a_bytes = 0 if spec.trains_a else melded_a_bytes
+    if recipe.trains_a:
+        a_bytes += spec.state_bytes
     adapter = a_bytes * a_elements + spec.state_bytes * b_elements
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     activations = _activation_bytes(
-        dimensions, recipe, tokens, device_is_cpu, with_inputs=spec.keeps_inputs
+        dimensions, recipe, tokens, device_is_cpu, input_bytes=_input_bytes(recipe)
     )
     if spec.trains_a or not device_is_cpu:
         # gate and up transposed, or the largest weight dequantized
@@ -63,7 +64,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
         return backbone + adapter + activations + one_weight + passing
     if recipe.a_init == "gradient":
         shortest = min(tokens, recipe.longest_record)
-        preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, with_inputs=True)
+        preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, input_bytes=2)
         activations = max(activations, preparing)
     return backbone + adapter + activations
 
@@ -80,12 +81,19 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
 
 
+def _input_bytes(recipe: Recipe) -> int:
+    """Return the bytes of each element that a linear reads and keeps for backward."""
+    if recipe.train_a:
+        return 1  # e4m3 codes
+    return 2 if METHODS[recipe.method].keeps_inputs else 0
+
+
 def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return the peak bytes on a GPU before training, while the bf16 model lies there whole and the
     directions of A are sought.
     """
     return 2 * dimensions.num_parameters + _activation_bytes(
-        dimensions, recipe, recipe.longest_record, device_is_cpu=False, with_inputs=True
+        dimensions, recipe, recipe.longest_record, device_is_cpu=False, input_bytes=2
     )
 
 
@@ -180,7 +188,7 @@ def _activation_bytes(
     tokens: int,
     device_is_cpu: bool,
     *,
-    with_inputs: bool = False,
+    input_bytes: int,
 ) -> int:
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
@@ -199,7 +207,7 @@ def _activation_bytes(
     saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + of_attention
     saved += dimensions.num_extra_activations
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
-    inputs = 2 * hidden + queries + intermediate if with_inputs else 0
+    inputs = input_bytes * (2 * hidden + queries + intermediate) // 2
     kept = dimensions.num_layers * ((hidden if recipe.activation_checkpointing else saved) + inputs)
     if recipe.activation_checkpointing:
         working += saved

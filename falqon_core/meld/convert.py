@@ -116,7 +116,9 @@ def convert_to_melded(
                 f"{group[0]}",
                 "rank",
             )
-        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host)
+        layers = meld(
+            linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, recipe.train_a
+        )
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()

@@ -19,7 +19,7 @@ GEMMs, and the kernels that fuse have proved themselves on the device; all other
 are. Where q and k are normed before they are rotated (Qwen3), `normed_linears` stands in the place
 of `normed_qkv`. What is given up: attention's output and the gradient that reaches down are still
 read once to be quantized, and the sum that leaves the layer is not part of the next one's norm; a
-layer with biases in its MLP is not fused.
+layer with biases in its MLP is not fused, nor one whose A train, which keeps what its linears read.
 """
 
 from collections.abc import Sequence
@@ -175,7 +175,7 @@ def _fits(layer: nn.Module) -> bool:
 
 def _on_codes(group: Sequence[nn.Module]) -> bool:
     """Return whether these are the linears of one group, melded for FP8 GEMMs."""
-    if not all(isinstance(linear, MeldedLinear) for linear in group):
+    if not all(isinstance(linear, MeldedLinear) and linear.a_master is None for linear in group):
         return False
     packed = group[0].packed
     return isinstance(packed, Fp8Weight) and packed.fp8 and len(packed.sizes) == len(group)

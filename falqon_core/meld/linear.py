@@ -5,8 +5,10 @@ State of one layer with O outputs, I inputs, rank r:
           (packed_weight.py); this layer's part are its `w_rows` and `a_rows`.
   base    [O, I], the weight as it came or in eight bits (base.py), never written; only for the
           anchored rule.
-  delta   [O, r], B, the fp32 master that the optimizer updates. The only parameter that trains.
-All but delta and the frozen bias stay out of the state dict. A linear of a group has no forward of
+  delta   [O, r], B, the fp32 master that the optimizer updates. The only parameter that trains,
+          unless A does (`train_a`):
+  a_master [r, I], the fp32 master of which the `a_rows` are the rounding.
+All but these and the frozen bias stay out of the state dict. A linear of a group has no forward of
 its own; `call_together` runs the group.
 """
 
@@ -19,7 +21,9 @@ from falqon_core.contract.config import BaseCopy
 from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
+from falqon_core.meld.matmul_with_a import MeldedMatmulWithA
 from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
+from falqon_core.ops.quantize import quantize_rows
 
 
 class MeldedLinear(nn.Module):
@@ -32,6 +36,7 @@ class MeldedLinear(nn.Module):
         bias: nn.Parameter | None,
         scaling: float,
         base: Base | None,
+        train_a: bool,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
         super().__init__()
@@ -48,6 +53,11 @@ class MeldedLinear(nn.Module):
         self.bias = bias
         self.delta = nn.Parameter(
             torch.zeros(self.out_features, self.rank, device=packed.scale.device)
+        )
+        self.a_master = (
+            nn.Parameter(torch.zeros(self.rank, self.in_features, device=packed.scale.device))
+            if train_a
+            else None
         )
 
     @property
@@ -79,6 +89,12 @@ class MeldedLinear(nn.Module):
         assert self.base is not None, "there is no base to rebuild from"
         return self.w_rows.refresh(self.base, self.delta.detach(), self.a, self.scaling)
 
+    @torch.no_grad()
+    def round_a(self) -> None:
+        """Make the rows of A those of its master, where it has one."""
+        if self.a_master is not None:
+            self.a_rows.write(*quantize_rows(self.a_master))
+
     def quantized_weight(self) -> tuple[Tensor, Tensor]:
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale
         exactly.
@@ -97,6 +113,7 @@ def meld(
     base_copy: BaseCopy | None = "device",
     simulate_fp8: bool = False,
     host: HostBase | None = None,
+    train_a: bool = False,
 ) -> list[MeldedLinear]:
     """Return empty melded linears for `linears`, which read the same input.
 
@@ -109,7 +126,7 @@ def meld(
         None if base_copy is None else keep_base(weight, base_copy, host) for weight in weights
     ]
     return [
-        MeldedLinear(packed, index, linear.bias, scaling, base)
+        MeldedLinear(packed, index, linear.bias, scaling, base, train_a)
         for index, (linear, base) in enumerate(zip(linears, bases, strict=True))
     ]
 
@@ -131,7 +148,9 @@ def _forward(x: Tensor, group: Sequence[MeldedLinear]) -> list[Tensor]:
         "a group is called whole and in its order"
     )
     deltas = [layer.delta for layer in group]
-    return add_biases(MeldedMatmul.apply(x, packed, group[0].scaling, *deltas), group)
+    masters = [layer.a_master for layer in group if layer.a_master is not None]
+    function = MeldedMatmulWithA if masters else MeldedMatmul
+    return add_biases(function.apply(x, packed, group[0].scaling, *deltas, *masters), group)
 
 
 def add_biases(outputs: Sequence[Tensor], group: Sequence[MeldedLinear]) -> list[Tensor]:

@@ -135,6 +135,10 @@ class PackedWeight(nn.Module, ABC):
         .. ].
         """
 
+    def output_and_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `output` of x, and x as float8_e4m3fn [T, I] with its scale, fp32 [T, 1]."""
+        return self.output(x), *quantize_codes(x)
+
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
         """[T, sum O] -> [T, I]."""
@@ -285,6 +289,12 @@ class Fp8Weight(PackedWeight):
         if not self.fp8:
             return x @ dequantize(self.qdata, self.scale, x.dtype).t()
         return self.output_of_quantized(*quantize_codes(x))
+
+    def output_and_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.fp8:
+            return super().output_and_codes(x)
+        codes, scale = quantize_codes(x)
+        return self.output_of_quantized(codes, scale), codes, scale
 
     def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].

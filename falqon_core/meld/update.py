@@ -3,6 +3,7 @@
 
 Anchored (ours): after each optimizer step every row is rebuilt from the immutable base, `W_q[i],
 s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
+Where A trains as well (`train_a`), its rows are first rounded anew from its fp32 master.
 
 Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits
 nowhere. As in TopK the optimizer's step is B; all of it is added to the rows in place and rounded
@@ -52,20 +53,28 @@ class Anchored:
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
         layer.a_rows.write(*quantize_rows(a.to(weight)))
+        if layer.a_master is not None:
+            layer.a_master.detach().copy_(layer.a)
         layer.refresh()
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
+        layer.round_a()
         return layer.refresh()
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         a, a_scale = layer.a_rows.quantized()
-        return {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
+        state = {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
+        if layer.a_master is not None:
+            state["a_master"] = layer.a_master.detach()
+        return state
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
         layer.delta.detach().copy_(state["delta"])
         layer.a_rows.write(
             dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"]
         )
+        if layer.a_master is not None:
+            layer.a_master.detach().copy_(state["a_master"])
         layer.refresh()
 
 

@@ -37,6 +37,11 @@ class Trainable(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer updates, by name."""
 
+    def relative_rates(self) -> dict[str, float]:
+        """Return by what the learning rate is multiplied for a parameter, by name, where it is not
+        1.
+        """
+
     def maxima(self) -> Tensor | None:
         """Return what the largest of all ranks is written to before `after_step`, of any shape, or
         None.

@@ -17,6 +17,10 @@ from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
 from falqon_core.objectives import create_objective
 
+# Measured (benchmarks/results/learning.md): an A along the gradient moves best at this multiple of
+# the rate of B.
+A_RELATIVE_RATE = 8.0
+
 
 class Falqon:
     def __init__(self, recipe: Recipe) -> None:
@@ -48,7 +52,16 @@ class Falqon:
                 )
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
+        deltas = {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
+        masters = {
+            f"{name}.a_master": layer.a_master
+            for name, layer in self.layers.items()
+            if layer.a_master is not None
+        }
+        return deltas | masters
+
+    def relative_rates(self) -> dict[str, float]:
+        return {name: A_RELATIVE_RATE for name in self.parameters() if name.endswith(".a_master")}
 
     def maxima(self) -> Tensor | None:
         """Return None: scales are those of tokens and rows."""

@@ -82,6 +82,10 @@ class Lora:
             if parameter.requires_grad
         }
 
+    def relative_rates(self) -> dict[str, float]:
+        """Return nothing: one rate is that of A and B."""
+        return {}
+
     def maxima(self) -> Tensor | None:
         """Return None: there are none."""
         return None

@@ -13,6 +13,8 @@ moment would stand still while its bias correction goes on.
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +51,14 @@ class Optimizer:
         weight_decay: float,
         max_grad_norm: float,
         moments: Moments = "fp32",
+        relative_rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
+        """`relative_rates`: by what the rate is multiplied for a parameter, by name; else 1."""
         self._parameters = dict(parameters)
         self._max_grad_norm = max_grad_norm
         self._moments = moments
         self._adamw = torch.optim.AdamW(
-            list(self._parameters.values()),
+            _groups(self._parameters, relative_rates),
             lr=0.0,
             betas=BETAS[moments],
             weight_decay=weight_decay,
@@ -70,7 +74,7 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Update the parameters and drop their gradients."""
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = group["relative_rate"] * learning_rate
         self._adamw.step()
         if self._moments == "fp8":
             for state in self._adamw.state.values():
@@ -96,6 +100,16 @@ class Optimizer:
                 self._adamw.state[parameter] = {
                     key: state[f"{name}.{key}"].to(parameter.device) for key in _STATE
                 }
+
+
+def _groups(
+    parameters: Mapping[str, nn.Parameter], relative_rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups, one for each relative rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(relative_rates.get(name, 1.0), []).append(parameter)
+    return [{"params": params, "relative_rate": rate} for rate, params in groups.items()]
 
 
 def round_(values: Tensor, dtype: torch.dtype) -> None:

@@ -61,7 +61,13 @@ def build_state(
         progress = checkpoint.progress
         loader.load_state_dict(progress.loader)
     moments = METHODS[recipe.method].moments
-    optimizer = Optimizer(method.parameters(), recipe.weight_decay, recipe.max_grad_norm, moments)
+    optimizer = Optimizer(
+        method.parameters(),
+        recipe.weight_decay,
+        recipe.max_grad_norm,
+        moments,
+        method.relative_rates(),
+    )
     if checkpoint is not None:
         optimizer.load(checkpoint.optimizer)
     return TrainState(model, method, optimizer, loader, progress, reference)

@@ -24,6 +24,8 @@ from falqon_core.contract.config import (
         ({"update_rule": "topk", "base_copy": "host"}, "base_copy: update_rule 'topk'"),
         ({"update_rule": "topk", "weight_decay": 0.1}, "weight_decay: without a base"),
         ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
+        ({"base_copy": "none", "train_a": True}, "train_a: without a base"),
+        ({"method": "lora", "train_a": True}, "train_a: method 'lora' does not have it"),
         (
             {"max_seq_length": 512, "microbatch_tokens": 256},
             "microbatch_tokens: must be at least max_seq_length",

@@ -12,10 +12,11 @@ def melded(
     rank: int = 5,
     dtype: torch.dtype = torch.bfloat16,
     simulate_fp8: bool = False,
+    train_a: bool = False,
 ) -> MeldedLinear:
     torch.manual_seed(1)
     linear = nn.Linear(num_inputs, num_outputs, dtype=dtype).requires_grad_(False)
-    (layer,) = meld([linear], rank, 0.5, simulate_fp8=simulate_fp8)
+    (layer,) = meld([linear], rank, 0.5, simulate_fp8=simulate_fp8, train_a=train_a)
     with torch.no_grad():
         layer.delta.normal_(std=0.1)
         Anchored().start(
@@ -51,6 +52,39 @@ def test_gradients_are_those_of_folding_the_delta() -> None:
     ours = torch.autograd.grad(layer(x), [x, layer.delta], grad)
     for actual, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(actual, other)
+
+
+def test_gradients_with_a_are_those_of_folding_the_product() -> None:
+    layer = melded(dtype=torch.float32, train_a=True)
+    # what is kept of it for backward is then exact
+    x = quantize_rows(torch.randn(6, 37))[0].requires_grad_()
+    grad = torch.randn(6, 23)
+    delta = layer.delta.detach().clone().requires_grad_()
+    a = layer.a.clone().requires_grad_()
+    folded = layer.scaling * (delta @ a - layer.delta.detach() @ layer.a)
+    output = nn.functional.linear(x, layer.weight + folded, layer.bias)
+    expected = torch.autograd.grad(output, [x, delta, a], grad)
+    ours = torch.autograd.grad(layer(x), [x, layer.delta, layer.a_master], grad)
+    for actual, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(actual, other)
+
+
+def test_an_a_that_trains_is_rounded_from_its_master_after_a_step() -> None:
+    layer = melded(train_a=True)
+    with torch.no_grad():
+        layer.a_master.normal_(std=0.1)
+    Anchored().after_step(layer)
+    assert torch.equal(layer.a.float(), quantize_rows(layer.a_master.detach())[0])
+
+
+def test_backward_with_a_keeps_a_byte_an_input() -> None:
+    layer = melded(num_outputs=64, num_inputs=512, rank=4, train_a=True)
+    x = torch.randn(100, 512, dtype=torch.bfloat16, requires_grad=True)
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        layer(x)
+    kept = [t for t in saved if t is not layer.delta]
+    assert sum(t.untyped_storage().nbytes() for t in kept) == 100 * (4 * 2 + 512 + 4)
 
 
 def test_backward_keeps_no_input() -> None:

@@ -55,6 +55,16 @@ def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
     assert all(torch.equal(value, resumed.state()[key]) for key, value in optimizer.state().items())
 
 
+def test_a_parameter_may_have_a_rate_of_its_own() -> None:
+    weights = parameters()
+    optimizer = Optimizer(weights, 0.0, 1.0, relative_rates={"two": 2.0})
+    do(optimizer, weights, 0)
+    moved = {name: (weights[name] - before).abs() for name, before in parameters().items()}
+    # AdamW's first step is the rate
+    torch.testing.assert_close(moved["one"], torch.full((5, 3), 0.01), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(moved["two"], torch.full((700,), 0.02), rtol=1e-3, atol=1e-6)
+
+
 def test_moments_in_fp8_lie_on_the_grids_of_their_scales() -> None:
     weights = parameters()
     plain_weights = parameters()

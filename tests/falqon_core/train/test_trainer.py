@@ -179,6 +179,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
         {"packing": False},
         {"update_rule": "topk", "a_init": "quant_error"},
         {"base_copy": "none"},
+        {"train_a": True, "a_init": "gradient"},
         *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
     ],
 )
