@@ -1,9 +1,23 @@
-"""Lines drawn on the server: for a glance in a table, and for charts where no script runs."""
+"""What is drawn on the server: for a glance in a table, and for charts where no script runs."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+from falqon_core.contract.inspection import Histogram
+
+LEAST_HEIGHT = 2.0  # of a bar that stands for something, of 100
+
 Point = tuple[float, float]
+
+
+class Bar(NamedTuple):
+    """The lengths from `first` to `last`, and how many there are."""
+
+    first: int
+    last: int
+    count: int
+    height: float  # of 100
 
 
 class Frame(NamedTuple):
@@ -44,3 +58,20 @@ def polyline(points: Sequence[Point], width: float, height: float) -> str:
     if not points:
         return ""
     return Frame.around(points, width, height).polyline(points)
+
+
+def bars(histogram: Histogram) -> list[Bar]:
+    """Return a bar for each bin that a whole length can be in. In older ones the edges are any
+    numbers, of which the last belongs to its bin.
+    """
+    highest = max(histogram.counts)
+    drawn = []
+    for start, end, count in zip(
+        histogram.edges, histogram.edges[1:], histogram.counts, strict=False
+    ):
+        is_closed = end == histogram.edges[-1] and end.is_integer()
+        first, last = math.ceil(start), int(end) if is_closed else math.ceil(end) - 1
+        if first <= last:
+            height = max(100 * count / highest, LEAST_HEIGHT) if count else 0.0
+            drawn.append(Bar(first, last, count, height))
+    return drawn

@@ -162,5 +162,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "shell": shlex.quote,
     "model_page": model_page,
     "playground": playground,
+    "bars": svg.bars,
     "polyline": svg.polyline,
 }

@@ -15,7 +15,7 @@ class _Part(BaseModel):
 
 
 class Histogram(_Part):
-    """`edges` has one number more than `counts`."""
+    """`edges` has one number more than `counts`, each between two whole lengths."""
 
     edges: list[float]
     counts: list[int]

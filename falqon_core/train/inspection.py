@@ -26,7 +26,7 @@ from falqon_core.records.file_check import MAX_ERRORS, read_records
 from falqon_core.records.jsonl import BadRecord, lines_of_file
 from falqon_core.train.model import load_tokenizer
 
-NUM_BINS = 20
+MAX_BINS = 20
 PREVIEWS = 5
 PREVIEW_TOKENS = 512
 PREVIEW_SEQUENCES = 8  # of one record
@@ -78,7 +78,6 @@ def inspect_dataset(
     if split:
         whole = OverlapCount(text_overlap_tokens=0, sequences=sequences, tokens_per_epoch=tokens)
         overlaps = count_overlaps(np.array(lengths), len(encoder.begin_ids), max_seq_length, whole)
-    counts, edges = np.histogram(lengths, bins=NUM_BINS)
     return Inspection(
         records=records,
         records_without_targets=without_targets,
@@ -94,7 +93,7 @@ def inspect_dataset(
         overlaps=overlaps,
         longest=max(lengths),
         median=float(np.median(lengths)),
-        histogram=Histogram(edges=edges.tolist(), counts=counts.tolist()),
+        histogram=_count_lengths(lengths),
         duplicates=duplicates(prints),
         leakage=leakage(prints, _fingerprints(validation_file))
         if validation_file is not None
@@ -102,6 +101,16 @@ def inspect_dataset(
         preview=preview,
         warnings=warning_counts.warnings(),
     )
+
+
+def _count_lengths(lengths: "array[int]") -> Histogram:
+    """Count them in bins of equally many whole numbers, with edges between two of these."""
+    shortest = min(lengths)
+    num_lengths = max(lengths) - shortest + 1
+    width = -(-num_lengths // MAX_BINS)
+    num_bins = -(-num_lengths // width)
+    counts, edges = np.histogram(lengths, shortest - 0.5 + width * np.arange(num_bins + 1))
+    return Histogram(edges=edges.tolist(), counts=counts.tolist())
 
 
 def _fingerprints(path: Path) -> Fingerprints:

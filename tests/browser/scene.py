@@ -87,7 +87,9 @@ def scene(tenant: Tenant) -> Scene:
     )
 
 
-def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
+def inspected(
+    tenant: Tenant, file: str, text: str = "It is four.", edges: tuple[float, ...] = (10, 15, 20)
+) -> None:
     """What the tokenizer of the base model would have found; `text` is the only token that is
     learned.
     """
@@ -96,7 +98,7 @@ def inspected(tenant: Tenant, file: str, text: str = "It is four.") -> None:
         "records": 12, "records_without_targets": 0, "bad_records": 0, "errors": [],
         "sequences": 12, "tokens_per_epoch": 240, "target_tokens_per_epoch": 60,
         "max_seq_length": 2048, "truncated": 1, "tokens_cut": 3, "longest": 20, "median": 18.0,
-        "histogram": {"edges": [10.0, 15.0, 20.0], "counts": [3, 9]},
+        "histogram": {"edges": edges, "counts": [3, 9]},
         "duplicates": {"exact": alike, "near": alike, "near_threshold": 0.8, "near_compared": 12},
         "preview": [
             {"line": 1, "tokens": [["user: two and two? ", False], [text, True]],
