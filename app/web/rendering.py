@@ -34,12 +34,24 @@ NAVIGATION = (
     Screen("/settings", "Settings"),
 )
 
+
+def current_screen(path: str) -> Screen | None:
+    """Return the screen that a page is, or is part of."""
+    if path.startswith("/jobs/") and path != "/jobs/new":
+        return NAVIGATION[0]
+    return next(
+        (each for each in NAVIGATION if path == each.path or path.startswith(f"{each.path}/")),
+        None,
+    )
+
+
 templates = Jinja2Templates(HERE / "templates")
 templates.env.auto_reload = False  # a look at every file for every part of every page
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= text.FILTERS
 templates.env.globals |= {
     "asset": assets.asset,
+    "current_screen": current_screen,
     "navigation": NAVIGATION,
     "state": text.state,
 }

@@ -109,10 +109,10 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
     for words in (
         "<mark>It is four.</mark>",
         "Line 1, a later turn",
-        "exact copies",
-        "3 tokens are cut away",
+        "1 exact duplicate: ",
+        "3 tokens are dropped",
         "of 12 sequences",
-        "Jobs with this file",
+        "Jobs that use this file",
     ):
         assert words in page
     assert page.count("<mark>It is four.</mark>") == 2

@@ -31,7 +31,7 @@ def test_a_table_is_uploaded_with_the_names_of_its_columns(
     work(tenant)
     page = browser.get(page.url.path)
     assert "prompt from question, completion from answer" in page.text
-    assert "<dt>Left out</dt><dd>score</dd>" in page.text
+    assert "<dt>Ignored columns</dt><dd>score</dd>" in page.text
     assert "&lt;b&gt;" in page.text
     assert "<b>" not in page.text
     refused = browser.post("/data", data=fields | {"mapping": "{"}, files=files, headers=SAME_SITE)
