@@ -169,6 +169,13 @@ class Settings(BaseSettings):
     num_threads: int | None = Field(
         None, ge=1, description="CPU threads of a trainer process; empty: all cores of its slot"
     )
+    calibrate: bool = Field(
+        True,
+        description=(
+            "whether a new worker measures a short training while it waits for its first job, "
+            "for the first estimates"
+        ),
+    )
     slots: int = Field(
         1,
         ge=1,

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import pulse
 from worker.attempt.supervisor import Supervisor
+from worker.calibration import calibrate_worker
 from worker.doctor import diagnose_worker
 
 # not the one generator that everything in the process shares, and tests seed
@@ -27,6 +28,7 @@ class GpuWorker:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._is_diagnosed = False
+        self._is_calibrated = False
         self._lock = threading.Lock()
 
     def poll(self) -> None:
@@ -38,6 +40,7 @@ class GpuWorker:
                     and self._supervisor.execute_next()
                 ):
                     pass
+                self._calibrate_once()
             except SQLAlchemyError as error:
                 log.warning("poll for jobs failed", error=str(error))
 
@@ -46,6 +49,12 @@ class GpuWorker:
         if not self._is_diagnosed:
             self._is_diagnosed = True
             diagnose_worker(self._supervisor.context, self._supervisor.machine)
+
+    def _calibrate_once(self) -> None:
+        """Measure a short training while no job waits."""
+        if not self._is_calibrated:
+            context, machine = self._supervisor.context, self._supervisor.machine
+            self._is_calibrated = calibrate_worker(context, machine)
 
 
 class Poller:

@@ -23,11 +23,14 @@ def size(num_bytes: int) -> str:
 
 
 def usd(amount: object) -> str:
-    """Say as the service wrote it what it costs, unless that is less than a cent."""
+    """Say as the service wrote it what it costs, unless that is less than a cent or nothing."""
     written = one_line(amount)
     try:
-        if 0 < Decimal(written) < Decimal("0.01"):
+        amount_usd = Decimal(written)
+        if 0 < amount_usd < Decimal("0.01"):
             return "< $0.01"
+        if amount_usd == 0:
+            return "$0.00"
         return f"${written}"
     except ArithmeticError:
         return f"${written}"

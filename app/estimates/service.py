@@ -136,6 +136,7 @@ def estimate_job(
                 session, model.id, recipe.kind, target.device.name, target.num_devices
             )
         ),
+        calibration=workers.calibration_of(session, target.device.name),
         tokens_basis="characters" if amount is None else tokens_basis,
     )
     if amount is None and report.num_learned_turns > report.num_records:

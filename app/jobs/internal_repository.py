@@ -4,11 +4,16 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app.jobs.checkpoints import best_of
-from app.models import Checkpoint, Job
+from app.models import Checkpoint, Job, JobStatus
 
 
 def find(session: Session, job_id: str) -> Job | None:
     return session.get(Job, job_id)
+
+
+def any_waits_or_runs(session: Session) -> bool:
+    live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    return session.scalar(select(Job.id).where(live).limit(1)) is not None
 
 
 def last_event_seq(session: Session, job_id: str) -> int | None:

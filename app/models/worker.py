@@ -5,6 +5,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, PydanticType
 from falqon_core.contract.diagnosis import Diagnosis
+from falqon_core.estimate.calibration import Calibration
 
 
 class Drain(StrEnum):
@@ -30,6 +31,8 @@ class Worker(Base):
     draining: Mapped[str | None]  # null: it takes jobs
     # of a worker that was promised a GPU
     diagnosis: Mapped[Diagnosis | None] = mapped_column(PydanticType(Diagnosis))
+    # of a worker that waited for its first job, where none was known of its device
+    calibration: Mapped[Calibration | None] = mapped_column(PydanticType(Calibration))
 
     @property
     def machine(self) -> str:

@@ -11,6 +11,7 @@ from app.errors import NotFound
 from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.settings import Settings
 from falqon_core.contract.diagnosis import Diagnosis
+from falqon_core.estimate.calibration import Calibration
 
 MISSED_LOOKS = 3  # after so many polls without a look an idle worker is taken for gone
 FORGOTTEN_SECONDS = 24 * 3600.0
@@ -85,6 +86,18 @@ def drain(
 def store_diagnosis(session: Session, worker_id: str, diagnosis: Diagnosis) -> None:
     """Store what `doctor` says of the machine of a worker that has been seen."""
     session.execute(update(Worker).where(Worker.id == worker_id).values(diagnosis=diagnosis))
+
+
+def store_calibration(session: Session, worker_id: str, calibration: Calibration) -> None:
+    """Store what a short training has measured on the machine of a worker that has been seen."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(calibration=calibration))
+
+
+def calibration_of(session: Session, device: str) -> Calibration | None:
+    """Return what the newest worker with such a device has measured."""
+    measured = (Worker.device == device, Worker.calibration.is_not(None))
+    newest_first = select(Worker.calibration).where(*measured).order_by(Worker.created_at.desc())
+    return session.scalars(newest_first.limit(1)).first()
 
 
 def newest(session: Session) -> Worker | None:

@@ -4,7 +4,8 @@ in `estimate.memory`.
 `basis` says where the rate comes from. "measured": what earlier attempts of the same model, method
 and device really reached (`estimate.throughput`). "roofline": floating-point operations of the
 melded method over the device's peak times a stated efficiency, with fixed times for a step, the
-start and the export, which are of one machine. Token counts come from characters when no tokenizer
+start and the export, which a new worker measures by a short training of the smallest model; until
+it has, they are of one machine. Token counts come from characters when no tokenizer
 has seen the file; the explanation says so.
 """
 
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import Device
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
@@ -47,6 +49,7 @@ STEP_SECONDS = {"cpu": 0.1, "gpu": 0.05}
 # about 300 MB/s, three times over.
 SECONDS_PER_GIB = {"cpu": 10.0, "gpu": 10.0}
 FIXED_BAND = (0.3, 2.5)  # a machine of one's own is faster
+CALIBRATED_BAND = (0.6, 2.0)  # of the same times once this machine has measured them
 
 Basis = Literal["measured", "roofline"]
 TokensBasis = Literal["counted", "characters", "stated"]
@@ -105,6 +108,11 @@ class Estimate(BaseModel):
     tokens_basis: TokensBasis
     explanation: str
     reason: str | None = None
+
+    @property
+    def is_mostly_overhead(self) -> bool:
+        """Return whether most of the time goes to start and export, not to training."""
+        return (self.overhead_seconds or 0.0) > self.seconds.expected / 2
 
 
 class Actual(BaseModel):
@@ -191,16 +199,17 @@ def estimate(
     num_devices: int = 1,
     price: Price | None = None,
     throughput: Throughput | None = None,
+    calibration: Calibration | None = None,
     tokens_basis: TokensBasis = "characters",
 ) -> Estimate:
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
 
     `throughput`: of the same model, method, device and number of devices; without it a roofline
-    answers. `num_examples`: what a step counts, where long texts become more than the records.
-    `memory_bytes` is what the trainer would use of the device: an open `microbatch_tokens`
-    is chosen as it would. Several devices share the records of a step, so no more than those are
-    busy; what they exchange is not counted. The tokens of a preference record are those of both
-    its halves.
+    answers, with the fixed times of `calibration`. `num_examples`: what a step counts, where long
+    texts become more than the records. `memory_bytes` is what the trainer would use of the device:
+    an open `microbatch_tokens` is chosen as it would. Several devices share the records of a step,
+    so no more than those are busy; what they exchange is not counted. The tokens of a preference
+    record are those of both its halves.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     num_examples = num_examples or num_records
@@ -214,7 +223,7 @@ def estimate(
             flops += reference_flops(dimensions, recipe, tokens_per_epoch)
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
-        speed = _roofline_speed(flops, steps, dimensions, device, busy)
+        speed = _roofline_speed(flops, steps, dimensions, device, busy, calibration)
     is_cpu = device.name == "cpu"
     device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
     fitted_recipe = fit_recipe(dimensions, recipe, device_bytes, is_cpu)
@@ -277,22 +286,34 @@ def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBas
 
 
 def _roofline_speed(
-    flops: float, steps: int, dimensions: ModelDimensions, device: Device, num_devices: int
+    flops: float,
+    steps: int,
+    dimensions: ModelDimensions,
+    device: Device,
+    num_devices: int,
+    calibration: Calibration | None,
 ) -> _Speed:
     kind = "cpu" if device.name == "cpu" else "gpu"
     efficiency = ROOFLINE_EFFICIENCY[kind]
     computed = flops / (device.tflops * 1e12 * num_devices * efficiency)
     gib = 2 * dimensions.num_parameters / GIB
-    overhead = START_SECONDS[kind] + EXPORT_SECONDS[kind] + SECONDS_PER_GIB[kind] * gib
-    fixed = overhead + STEP_SECONDS[kind] * steps
-    low, high = (computed * r + fixed * f for r, f in zip(ROOFLINE_BAND, FIXED_BAND, strict=True))
+    times = calibration or Calibration(
+        start_seconds=START_SECONDS[kind],
+        step_seconds=STEP_SECONDS[kind],
+        export_seconds=EXPORT_SECONDS[kind],
+    )
+    overhead = times.start_seconds + times.export_seconds + SECONDS_PER_GIB[kind] * gib
+    fixed = overhead + times.step_seconds * steps
+    band = FIXED_BAND if calibration is None else CALIBRATED_BAND
+    low, high = (computed * r + fixed * f for r, f in zip(ROOFLINE_BAND, band, strict=True))
     peak = f"{efficiency:.0%} of {device.tflops * num_devices:g} TFLOP/s"
     return _Speed(
         seconds=Range(low=low, expected=computed + fixed, high=high),
         overhead_seconds=overhead,
         basis="roofline",
         n=0,
-        explanation=f"roofline at {peak}, and about {overhead:.0f} s for start and export",
+        explanation=f"roofline at {peak}, and about {overhead:.0f} s for start and export"
+        + (", measured here" if calibration else ""),
     )
 
 

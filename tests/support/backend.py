@@ -62,6 +62,7 @@ class Backend(Records):
             trainer_command=FAKE_TRAINER,
             device="cpu",
             num_threads=2,
+            calibrate=False,
         )
         super().__init__(database, Storage(self.settings.resolved_storage_url))
         installation.mark(database, self.storage)

@@ -35,6 +35,7 @@ class Service:
         self.environment = (
             outside
             | {"FALQON_ADMIN_KEY": KEY, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            | {"FALQON_CALIBRATE": "false"}
             | dict(environment or {})
         )
         if fake:

@@ -21,7 +21,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "steps": f"{estimate['steps']:,}",
             "time": (
                 f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to "
-                f"{text.duration(seconds['high'])})"
+                f"{text.duration(seconds['high'])}){_overhead(estimate)}"
             ),
             "cost": _between(*(text.usd(cost[name]) for name in ("expected", "low", "high"))),
             "memory": f"{memory} on {estimate['device']}",
@@ -33,6 +33,14 @@ def show_estimate(client: Client, estimate: Json) -> None:
         client.out.console.print(
             Text(f"The service warns: {one_line(_words(estimate['reason']))}", "yellow")
         )
+
+
+def _overhead(estimate: Json) -> str:
+    """Say so where most of the time is no training."""
+    overhead = estimate.get("overhead_seconds") or 0.0
+    if overhead > estimate["seconds"]["expected"] / 2:
+        return ", most of it start and export"
+    return ""
 
 
 def _between(expected: str, low: str, high: str) -> str:

@@ -5,7 +5,7 @@ def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
     assert [text.usd(each) for each in ("0.0001", "0.0100", "0.0000")] == [
         "< $0.01",
         "$0.0100",
-        "$0.0000",
+        "$0.00",
     ]
     assert text.cost_of("0.0001", "0.0031") == "< $0.01"
     assert text.cost_of("0.0001", "1.5000") == "< $0.01 of about $1.5000"

@@ -116,6 +116,15 @@ def test_a_preset_fills_in_what_it_means(browser: httpx.Client, tenant: Tenant) 
     assert (form_of(own)["validation_fraction"], field_errors(own)) == ("", {})
 
 
+def test_a_first_estimate_says_that_most_of_it_is_start_and_export(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    page = browser.get(f"/jobs/new?training_file={tenant.upload()}&model={tenant.base_model}")
+    assert "most of it start and export" in page.text
+    assert "&lt; $0.01" in page.text
+    assert "$0.0000" not in page.text
+
+
 def stored_request(tenant: Tenant, job_id: str) -> dict[str, Any]:
     """Return all that a job asked for, however it was spelled."""
     with tenant.api.database.read() as session:
