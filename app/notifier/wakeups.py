@@ -1,7 +1,9 @@
-"""A hint on Redis that a job has new events. It carries no truth: losing it costs a reader at most
-one look at the database.
+"""A hint on Redis that a job has new events, and another that somebody reads them. Neither carries
+truth: losing the first costs a reader at most one look at the database, losing the second some
+seconds.
 
-What streams follow is a job, or all jobs of a project; either is named by its id.
+What streams follow is a job, or all jobs of a project; either is named by its id, and so is the
+channel that its readers' process subscribes to.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ import structlog
 from anyio.to_thread import run_sync
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +33,15 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
     """Wake the readers of a job; call it after the commit."""
     with suppress(RedisError, OSError):
         redis.publish(CHANNEL + job_id, seq)
+
+
+def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
+    """Return whether a stream follows one of these jobs and projects, and when nobody can tell."""
+    try:
+        counts = redis.pubsub_numsub(*(CHANNEL + id_ for id_ in ids))
+    except (RedisError, OSError):
+        return True
+    return any(count for _, count in counts)
 
 
 class Changes(NamedTuple):
@@ -53,6 +65,7 @@ class Wakeups:
         self._watched: dict[str, Watched] = {}
         self._keys: Counter[str] = Counter()  # how many streams each has opened
         self._refused_keys: set[str] = set()
+        self._other_channels = asyncio.Event()  # what streams follow is not what it was
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -68,6 +81,7 @@ class Wakeups:
     def watching(self, followed: str, key_id: str) -> Iterator[Watched]:
         watched = self._watched.setdefault(followed, Watched())
         watched.num_readers += 1
+        self._other_channels.set()
         self._keys[key_id] += 1
         try:
             yield watched
@@ -75,6 +89,7 @@ class Wakeups:
             watched.num_readers -= 1
             if not watched.num_readers:
                 del self._watched[followed]
+                self._other_channels.set()
             self._keys[key_id] -= 1
             if not self._keys[key_id]:
                 del self._keys[key_id]
@@ -111,11 +126,18 @@ class Wakeups:
                     ) as redis,
                     redis.pubsub() as pubsub,
                 ):
-                    await pubsub.psubscribe(CHANNEL + "*")
+                    # Nobody's: with no channel at all there is no listening.
+                    await pubsub.subscribe(CHANNEL)
                     is_away = False
-                    async for message in pubsub.listen():
-                        if message["type"] == "pmessage":
-                            self._wake(message["channel"].decode().removeprefix(CHANNEL))
+                    has_ended = asyncio.Event()
+                    subscribing = asyncio.create_task(self._keep_subscribing(pubsub, has_ended))
+                    try:
+                        await self._hear(pubsub)
+                    finally:
+                        has_ended.set()  # the client may lose what `cancel` raises
+                        self._other_channels.set()
+                        subscribing.cancel()
+                        await asyncio.gather(subscribing, return_exceptions=True)
             except (RedisError, OSError) as error:
                 if not is_away:
                     log.warning(
@@ -123,6 +145,26 @@ class Wakeups:
                     )
                 is_away = True
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _hear(self, pubsub: PubSub) -> None:
+        async for message in pubsub.listen():
+            if message["type"] == "message":
+                self._wake(message["channel"].decode().removeprefix(CHANNEL))
+
+    async def _keep_subscribing(self, pubsub: PubSub, has_ended: asyncio.Event) -> None:
+        """Subscribe to what streams follow, and to nothing else: a process hears what its own
+        readers read, however many jobs run. A connection that fails here fails in `_hear` too.
+        """
+        subscribed: set[str] = set()
+        while not has_ended.is_set():
+            self._other_channels.clear()
+            followed = {CHANNEL + id_ for id_ in self._watched}
+            if new := followed - subscribed:
+                await pubsub.subscribe(*new)
+            if old := subscribed - followed:
+                await pubsub.unsubscribe(*old)
+            subscribed = followed
+            await self._other_channels.wait()
 
     def _wake(self, followed: str) -> None:
         if watched := self._watched.get(followed):

@@ -1,6 +1,7 @@
 """One attempt: stage, train, publish the result or record why there is none."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -9,6 +10,7 @@ from redis import Redis
 from app.jobs.claims import Claim, Failure
 from app.jobs.space import TOO_LARGE
 from app.models import Job
+from app.notifier.wakeups import are_watched
 from app.prices.service import price_of
 from app.storage import StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
@@ -64,6 +66,7 @@ class Execution:
         settings = context.settings
         self._settings = settings
         self._storage = context.storage
+        self._redis = redis
         self._machine = machine
         self._outage = outage
         self._job = job
@@ -165,6 +168,8 @@ class Execution:
             spool,
             uploads.add,
             trackers.add,
+            is_watched=partial(are_watched, self._redis, (self._job.id, self._job.project_id)),
+            unread_seconds=self._settings.heartbeat.total_seconds() / 2,
         )
         trainer = self._trainer = TrainerProcess(
             self._settings.trainer_command,

@@ -33,8 +33,10 @@ from worker.attempt.progress import Progress
 from worker.attempt.spool import Spool
 from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
 
-BATCH_SECONDS = 1.0
+BATCH_SECONDS = 1.0  # while somebody reads what is written, or may
 BATCH_MESSAGES = 50
+UNREAD_SECONDS = 5.0
+UNREAD_MESSAGES = 500
 QUIET_SECONDS = 5.0  # without a message, for time and cost go on all the same
 MAX_BATCH = 1_000  # in one transaction
 log = structlog.get_logger()
@@ -53,7 +55,14 @@ class Relay:
         spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],
         on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
+        *,
+        is_watched: Callable[[], bool] = lambda: True,
+        unread_seconds: float = UNREAD_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`is_watched`: whether somebody reads the events as they come. Where nobody does, they are
+        written once in `unread_seconds`.
+        """
         self._writer = writer
         self._progress = progress
         self._price_now = price_now
@@ -62,7 +71,11 @@ class Relay:
         self._waiting = spool
         self._batch: list[NewEvent] = []
         self._num_written = 0
-        self._tried_at = time.monotonic()
+        self._is_watched = is_watched
+        self._unread_seconds = unread_seconds
+        self._clock = clock
+        self._tried_at = self._asked_at = clock()
+        self._was_watched = True
         self._backoff = 0.0
         self._started: Started | None = None
         self._reader: threading.Thread | None = None
@@ -84,10 +97,7 @@ class Relay:
         """Write a batch if one is due; when the database is away it stays for the next time. Raises
         `LeaseLost`.
         """
-        since = time.monotonic() - self._tried_at
-        full = len(self._waiting) >= BATCH_MESSAGES
-        pause = BATCH_SECONDS if self._waiting or self._batch else QUIET_SECONDS
-        if since >= (self._backoff or (0.0 if full else pause)):
+        if self._is_due(self._clock() - self._tried_at):
             self._write()
 
     def flush(self) -> None:
@@ -98,8 +108,24 @@ class Relay:
             if not self._write():
                 time.sleep(self._backoff)
 
+    def _is_due(self, since: float) -> bool:
+        if self._backoff:
+            return since >= self._backoff
+        num_waiting = len(self._waiting)
+        if not num_waiting and not self._batch:
+            return since >= QUIET_SECONDS
+        if since >= max(BATCH_SECONDS, self._unread_seconds) or num_waiting >= UNREAD_MESSAGES:
+            return True
+        if since < BATCH_SECONDS and num_waiting < BATCH_MESSAGES:
+            return False
+        # Asked once a second too, so that whoever begins to read waits no longer than that.
+        if self._clock() - self._asked_at >= BATCH_SECONDS:
+            self._asked_at = self._clock()
+            self._was_watched = self._is_watched()
+        return self._was_watched
+
     def _write(self) -> bool:
-        self._tried_at = time.monotonic()
+        self._tried_at = self._clock()
         self._fill_batch()
         counters.RELAY_BACKLOG.set(len(self._batch) + len(self._waiting))
         try:

@@ -1,0 +1,142 @@
+"""How often events are written: seldom while nobody reads them, each second while somebody does."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+from redis import Redis
+from sqlalchemy import event
+
+from app.jobs.claims import Claim
+from app.models import DEFAULT_PROJECT_ID, Attempt
+from app.notifier.wakeups import Changes, Wakeups, are_watched
+from falqon_core.contract.messages import Log, encode
+from falqon_core.estimate.prices import default_price
+from tests.support.backend import Backend
+from tests.support.valkey import Valkey
+from worker.attempt.lease import Lease
+from worker.attempt.progress import Progress
+from worker.attempt.relay import Relay
+from worker.attempt.spool import Spool
+from worker.attempt.writer import AttemptWriter
+
+SECONDS = 20
+UNREAD_SECONDS = 5.0
+
+
+class Running:
+    """A job whose trainer says something each second, by a clock that the test moves."""
+
+    def __init__(self, backend: Backend, redis: Redis) -> None:
+        self.job_id = backend.add_job()
+        self._backend = backend
+        self._ticks = 0
+        created_at = backend.job(self.job_id).created_at
+        mine = {"status": "running", "attempt": 1, "lease_owner": "me"}
+        backend.set(self.job_id, **mine, lease_expires_at=created_at)
+        with backend.database.transaction() as session:
+            attempt = {"worker": "me", "device": "cpu", "num_devices": 1}
+            session.add(Attempt(job_id=self.job_id, number=1, **attempt))
+        lease = Lease(
+            backend.database,
+            Claim(self.job_id, 1, "me"),
+            lease_seconds=1e9,
+            heartbeat_seconds=10,
+            claimed_at=0,
+            on_lost=lambda: None,
+        )
+        job, price = backend.job(self.job_id), default_price("cpu")
+        self._spool = Spool(backend.settings.data_dir / f"{self.job_id}.spool")
+        self._relay = Relay(
+            AttemptWriter(backend.database, redis, lease),
+            Progress(job, backend.supervisor().machine, lambda: 0, price),
+            lambda _: price,
+            self._spool,
+            lambda _: None,
+            is_watched=partial(are_watched, redis, (job.id, job.project_id)),
+            unread_seconds=UNREAD_SECONDS,
+            clock=lambda: self._ticks / 10,
+        )
+
+    def num_transactions(self, per_second: int = 1) -> int:
+        """Go on for a while; count what the database had to commit."""
+        with counted_commits(self._backend) as commits:
+            for _ in range(SECONDS):
+                self._say(per_second)
+                for _ in range(10):
+                    self._ticks += 1
+                    self._relay.pump()
+        return len(commits)
+
+    def _say(self, count: int) -> None:
+        read_end, write_end = os.pipe()
+        os.write(write_end, encode(Log(text="still here")) * count)
+        os.close(write_end)
+        self._relay.read(os.fdopen(read_end, "rb"))
+        self._relay.join(5)
+
+
+@contextmanager
+def counted_commits(backend: Backend) -> Iterator[list[object]]:
+    commits: list[object] = []
+
+    def note(connection: object) -> None:
+        commits.append(connection)
+
+    event.listen(backend.database.engine, "commit", note)
+    try:
+        yield commits
+    finally:
+        event.remove(backend.database.engine, "commit", note)
+
+
+@pytest.fixture
+def redis(valkey: Valkey) -> Iterator[Redis]:
+    with Redis.from_url(valkey.settings.resolved_redis_url) as redis:
+        yield redis
+
+
+def test_what_nobody_reads_is_written_once_in_five_seconds(backend: Backend, redis: Redis) -> None:
+    running = Running(backend, redis)
+    assert running.num_transactions() == SECONDS / UNREAD_SECONDS
+    assert len(backend.events(running.job_id)) >= SECONDS - UNREAD_SECONDS
+
+
+@pytest.mark.parametrize("followed", ["job", "project"])
+def test_what_a_stream_follows_is_written_each_second(
+    backend: Backend, redis: Redis, valkey: Valkey, followed: str
+) -> None:
+    """And no longer once the stream has ended."""
+    running = Running(backend, redis)
+    id_ = running.job_id if followed == "job" else DEFAULT_PROJECT_ID
+
+    async def watch() -> int:
+        wakeups = Wakeups(valkey.settings.resolved_redis_url, lambda *_: Changes({}, set()))
+        async with wakeups.running():
+            with wakeups.watching(id_, "key"):
+                while not are_watched(redis, [id_]):
+                    await asyncio.sleep(0.01)
+                while_watched = running.num_transactions()
+            while are_watched(redis, [id_]):
+                await asyncio.sleep(0.01)
+            return while_watched
+
+    assert asyncio.run(watch()) == SECONDS
+    assert running.num_transactions() == SECONDS / UNREAD_SECONDS
+
+
+def test_many_events_are_written_although_nobody_reads_them(backend: Backend, redis: Redis) -> None:
+    """Never five seconds of them are in memory."""
+    running = Running(backend, redis)
+    assert running.num_transactions(per_second=500) == SECONDS
+
+
+def test_without_redis_events_are_written_as_if_somebody_read_them(
+    backend: Backend, redis: Redis, valkey: Valkey
+) -> None:
+    running = Running(backend, redis)
+    valkey.kill()
+    assert running.num_transactions() == SECONDS
