@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from app import counters
 from app.database import Database, now_plus
 from app.files import service as files
-from app.garbage import collector, orphans
+from app.garbage import collector, events, orphans
 from app.installation import Guard, Refused
 from app.jobs import claims, next_job
 from app.models import Job
@@ -84,6 +84,7 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Collect garbage. Raises `SQLAlchemyError` when the database is away."""
+        events.remove_old(self._database, self._settings.events_kept)
         try:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)

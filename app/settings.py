@@ -185,6 +185,15 @@ class Settings(BaseSettings):
             "its cards are what counts"
         ),
     )
+    events_kept: timedelta | None = Field(
+        None,
+        ge=timedelta(days=1),
+        le=timedelta(days=36_500),
+        description=(
+            "events and metrics of jobs that ended longer ago are removed, but for the last event; "
+            "empty: kept"
+        ),
+    )
     prices: Path | None = Field(
         None,
         description=(

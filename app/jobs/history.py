@@ -1,6 +1,7 @@
 """The past of a job: its attempts with what each did again, and the answers of its model."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.jobs import repository
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
 from app.models import Attempt, Event, Job
+from app.models.job_progress import JobProgress
 from falqon_core.contract.messages import Sample
 
 MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between them
@@ -41,9 +43,13 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     }
     spans: list[AttemptSpan] = []
     reached = 0
-    for attempt in repository.attempts(session, [job.id])[job.id]:
+    attempts = repository.attempts(session, [job.id])[job.id]
+    for attempt, following in zip_longest(attempts, attempts[1:]):
         next_began = began.get(attempt.number + 1, job.last_event_seq + 1)
-        last = repository.step_before(session, job.id, next_began)
+        if job.events_removed_at is None:
+            last = repository.step_before(session, job.id, next_began)
+        else:  # at least
+            last = following.start_step if following else (job.progress or JobProgress()).step
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)
         repeated = 0 if attempt.start_step is None else max(0, reached - attempt.start_step)
         spans.append(AttemptSpan(attempt, attempt.start_step, end, repeated))

@@ -54,6 +54,12 @@ class Job(Base):
             sqlite_where=text("status = 'queued'"),
             postgresql_where=text("status = 'queued'"),
         ),
+        Index(
+            "ix_jobs_events_kept",
+            "finished_at",
+            sqlite_where=text("events_removed_at IS NULL"),
+            postgresql_where=text("events_removed_at IS NULL"),
+        ),
         # For files in use; with the project and the id, jobs are counted without a look at the
         # table.
         Index(
@@ -140,6 +146,7 @@ class Job(Base):
     notified_at: Mapped[datetime | None]  # when workers were last told to poll
     started_at: Mapped[datetime | None]  # of the first attempt
     finished_at: Mapped[datetime | None]
+    events_removed_at: Mapped[datetime | None]  # all but the last, as they were too old
 
     @hybrid_property
     def is_waiting(self) -> bool:

@@ -1,0 +1,54 @@
+"""Events have an age, where the operator gives them one: those of a job that ended longer ago go,
+some at a time. The last one stays, which says how the job ended and ends its streams.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.database import UNSYNCED, Database, now_plus
+from app.models import Event, Job
+
+REMOVED_AT_ONCE = 2_000  # in a transaction
+TRANSACTIONS_AT_ONCE = 100  # of one call, which comes again some seconds later
+
+
+def remove_old(database: Database, kept: timedelta | None) -> int:
+    """Remove events of jobs that ended longer ago than `kept`; return how many. None keeps all."""
+    if kept is None:
+        return 0
+    old = (Job.events_removed_at.is_(None), Job.finished_at < now_plus(-kept.total_seconds()))
+    count = 0
+    for _ in range(TRANSACTIONS_AT_ONCE):
+        with database.read() as session:
+            if session.scalar(select(Job.id).where(*old).limit(1)) is None:
+                break
+        with database.transaction() as session:
+            count += _remove_some(session, old)
+    return count
+
+
+def _remove_some(session: Session, old: tuple[ColumnElement[bool], ...]) -> int:
+    """Remove some of the job that ended first, of those that no other process has at hand."""
+    oldest = select(Job.id, Job.last_event_seq).where(*old).order_by(Job.finished_at).limit(1)
+    row = session.execute(oldest.with_for_update(skip_locked=True)).one_or_none()
+    if row is None:
+        return 0
+    job_id, last = row
+    # The numbers begin with 1 and have no gaps, but where some are gone already.
+    first = session.scalar(
+        select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq).limit(1)
+    )
+    end = last if first is None else min(last, first + REMOVED_AT_ONCE)
+    removed = session.scalars(
+        delete(Event).where(Event.job_id == job_id, Event.seq < end).returning(Event.seq),
+        execution_options=UNSYNCED,
+    ).all()
+    if end == last:
+        session.execute(
+            update(Job).where(Job.id == job_id).values(events_removed_at=now_plus()),
+            execution_options=UNSYNCED,
+        )
+    return len(removed)
