@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import bindparam, exists, func, select, true
+from sqlalchemy import ColumnElement, Float, bindparam, case, cast, exists, func, select, true
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -93,11 +93,15 @@ class Queue:
                 reason="too_few_gpus",
             )
         # Most jobs of a long queue are far behind: known without looking ahead.
-        if job_id in self._waiting_ids and job_id in self._foreseen:
+        if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
-        if len(self._waiting_ids) >= FORESEEN:
+        if len(self._waiting_seconds) >= FORESEEN:
             return self._beyond()
         return None
+
+    def seconds_of(self, job_id: str) -> float | None:
+        """Return how long a waiting job is expected to take, up to the cap of its budget."""
+        return self._waiting_seconds.get(job_id)
 
     def position_if_added(self, project: Project, priority: int) -> QueueObject:
         """Forecast a job of this project that would be queued now."""
@@ -110,8 +114,8 @@ class Queue:
         return longer.position_of("") or longer._beyond()
 
     @cached_property
-    def _waiting_ids(self) -> set[str]:
-        return {job.id for queue in self._projects.values() for job in queue.waiting}
+    def _waiting_seconds(self) -> dict[str, float | None]:
+        return {job.id: job.seconds for queue in self._projects.values() for job in queue.waiting}
 
     @cached_property
     def _foreseen(self) -> dict[str, tuple[int, float]]:
@@ -218,9 +222,26 @@ def _read_waiting(session: Session) -> Iterator[Sequence[Any]]:
             yield *project, *job
 
 
+def _lower(value: ColumnElement[Any], bound: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the lower of both; an unknown bound bounds nothing."""
+    return case((bound < value, bound), else_=value)
+
+
 # Built once: every submission looks, and building them takes a quarter of a millisecond.
-_SECONDS_LEFT = func.coalesce(
-    Job.progress["eta_seconds"].as_float(), Job.estimate["seconds"]["expected"].as_float()
+_EXPECTED = Job.estimate["seconds"]["expected"].as_float()
+_EXPECTED_COST = cast(Job.estimate[("cost", "expected")].as_numeric(18, 6), Float)
+# What either cap of the budget allows over all attempts; the dollars by what they are expected to
+# buy. At a cap the job pauses and its worker is free.
+_ALLOWED = Job.budget["max_seconds"].as_float()
+_AFFORDED = _EXPECTED * (
+    cast(Job.budget["max_cost_usd"].as_numeric(18, 6), Float) / func.nullif(_EXPECTED_COST, 0.0)
+)
+_SECONDS_LEFT = _lower(
+    _lower(
+        func.coalesce(Job.progress["eta_seconds"].as_float(), _EXPECTED),
+        _ALLOWED - Job.execution_seconds,
+    ),
+    _AFFORDED - Job.execution_seconds,
 )
 # One that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
@@ -251,4 +272,4 @@ _WAITING_WITH_JOBS = (
 
 
 def _or_never(seconds: float | None) -> float:
-    return math.inf if seconds is None else seconds
+    return math.inf if seconds is None else max(0.0, seconds)

@@ -9,7 +9,8 @@ import pytest
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import JobStatus
+from app.jobs.queue_forecast import read_queue
+from app.models import Job, JobStatus
 from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS, Actual
@@ -141,6 +142,25 @@ def test_what_does_not_fit_is_said(tenant: Tenant) -> None:
         tenant, {"device": "rtx-4090"}, falqon={"microbatch_tokens": 1_000_000_000}
     )
     assert (estimate["fits"], estimate["reason"]) == (False, "memory_exceeds_device")
+
+
+@pytest.mark.parametrize("budget", [{"max_seconds": 8}, {"max_cost_usd": "0.08"}])
+def test_a_job_is_foreseen_up_to_its_budget(tenant: Tenant, budget: dict[str, Any]) -> None:
+    api = tenant.api
+    quiet(api)
+    first = tenant.job(extra_body={"falqon": {"budget": budget}})
+    second = tenant.job()
+    with api.database.transaction() as session:
+        job = session.get_one(Job, first.id)
+        assert job.estimate is not None
+        seconds = job.estimate.seconds.model_copy(update={"expected": 400.0})
+        cost = job.estimate.cost.model_copy(update={"expected": Decimal("4.0000")})
+        job.estimate = job.estimate.model_copy(update={"seconds": seconds, "cost": cost})
+        workers.mark_seen(session, "idle", "cpu", 2)
+    with api.database.read() as session:
+        assert read_queue(session, api.settings).seconds_of(first.id) == pytest.approx(8.0)
+    waiting = tenant.client.fine_tuning.jobs.retrieve(second.id)
+    assert 6 <= waiting.queue["estimated_start"] - time.time() <= 8
 
 
 def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:

@@ -81,7 +81,11 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
     waiting = listing.find_page(
         session, caller.project_id, JobQuery(status=JobStatus.QUEUED, descending=False)
     )
-    places = [(job, queue.position_of(job.id)) for job in waiting.jobs if job.is_waiting]
+    places = [
+        (job, queue.position_of(job.id), queue.seconds_of(job.id))
+        for job in waiting.jobs
+        if job.is_waiting
+    ]
     places.sort(key=lambda row: (row[1] and row[1].position) or queue_forecast.FORESEEN)
     rows = []
     taken: defaultdict[str, set[int]] = defaultdict(set)  # cards of each machine

@@ -76,3 +76,14 @@ def test_what_doctor_found_stands_beside_the_card(
     assert "doctor: 1 failed, 1 ok" in page
     assert "<strong>swiglu, 7B</strong> failed: wrong: &lt;3 dB" in page
     assert "torch of CUDA" not in page, "beside a failure the others are noise"
+
+
+def test_the_queue_says_how_long_a_job_takes_up_to_its_budget(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    budget = {"max_seconds": 3}
+    job = tenant.job(suffix="capped", extra_body={"falqon": {"budget": budget}})
+    assert job.estimate["seconds"]["expected"] > 3  # type: ignore[attr-defined]
+    browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE)
+    row = browser.get("/workers").text.partition(">capped<")[2].partition("</tr>")[0]
+    assert ">3 s<small>until its budget ends</small></td>" in row
