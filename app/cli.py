@@ -128,13 +128,21 @@ def worker(
     queue: Annotated[
         Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")
     ],
+    once: Annotated[
+        bool, typer.Option("--once", help="Execute one job, then end with a code that says how.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
+    ] = 60,
 ) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
-    from app.notifier.queues import worker_command
+    from app.notifier.queues import once_command, worker_command
     from app.settings import load_settings
 
     load_settings()  # what is wrong with them is better said here than below Celery
-    command = worker_command(queue)
+    if once and queue != "gpu":
+        raise typer.BadParameter("--once executes jobs: it goes with --queue gpu")
+    command = once_command(wait) if once else worker_command(queue)
     os.execv(command[0], command)
 
 

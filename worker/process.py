@@ -84,6 +84,12 @@ def _worker(kind: str) -> GpuWorker | EngineHost | OperationHandler[Any]:
 
 
 def _gpu_worker() -> GpuWorker:
+    return GpuWorker(supervisor())
+
+
+@cache
+def supervisor() -> Supervisor:
+    """Return what executes the jobs of this process, one after the other."""
     redis = Redis.from_url(
         settings().resolved_redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
@@ -91,4 +97,4 @@ def _gpu_worker() -> GpuWorker:
     )
     # Prices that cannot be read are better refused now than with the first job.
     file_prices(settings().prices)
-    return GpuWorker(Supervisor(context(), redis, detect(settings())))
+    return Supervisor(context(), redis, detect(settings()))

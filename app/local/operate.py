@@ -85,11 +85,11 @@ def backup(
         objects = storage.local_root is not None
     try:
         with open_database(settings) as database:
-            made = back_up(database, storage, folder, with_objects=objects)
+            written = back_up(database, storage, folder, with_objects=objects)
     except (BackupFailed, Refused) as error:
         refuse(error)
     what = "copied" if objects else "listed, not copied"
-    typer.echo(f"{folder} holds the database; {made.num_objects:,} objects are {what}.")
+    typer.echo(f"{folder} holds the database; {written.num_objects:,} objects are {what}.")
     typer.echo(
         "Keep FALQON_SESSION_SECRET (or the file session_secret of the data folder) with it.",
         err=True,

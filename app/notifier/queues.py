@@ -22,3 +22,8 @@ def worker_command(queue: str) -> list[str]:
         f"{new_id(f'{queue}-')}@%h",
     ]
     return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
+
+
+def once_command(wait_seconds: float) -> list[str]:
+    """Return the command of a worker without Celery, which polls by itself."""
+    return [sys.executable, "-m", "worker.once", "--wait", str(wait_seconds)]

@@ -23,6 +23,7 @@ class Supervisor:
         self.redis = redis
         self.machine = machine
         self._outage = StorageOutage(context)
+        self.last_job_id: str | None = None  # of the job that it had last
 
     def execute_next(self) -> bool:
         """Claim and execute the oldest runnable job; return False when there is none, or too few
@@ -61,6 +62,7 @@ class Supervisor:
             )
         if job is None:
             return False
+        self.last_job_id = job.id
         machine = machine.part(job.num_gpus)
         fault("after_claim_commit")
         Execution(

@@ -58,9 +58,9 @@ def test_a_backup_is_restored_into_an_empty_installation(
 ) -> None:
     job_id = backend.add_job()
     assert backend.supervisor().execute_next()
-    made = admin("backup", str(tmp_path / "backup"))
-    assert made.exit_code == 0, made.output
-    assert "FALQON_SESSION_SECRET" in made.output
+    written = admin("backup", str(tmp_path / "backup"))
+    assert written.exit_code == 0, written.output
+    assert "FALQON_SESSION_SECRET" in written.output
     later = backend.add_job()
     into = tmp_path / "new"
     restored = admin("restore", str(tmp_path / "backup"), into=into)
