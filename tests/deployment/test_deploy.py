@@ -1,0 +1,136 @@
+"""The files of deploy/, as far as they can be tried without a cluster; see docs/scale.md."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer.main
+import yaml
+
+from app.cli import app
+from app.settings import Settings, variable_of
+from worker.once import OnceExit
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+# Kinds that Kubernetes itself does not have.
+FOREIGN = {"Kustomization", "ScaledObject", "ScaledJob"}
+KUBERNETES = "1.32"
+OF_STORES = {"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+SETTINGS = {variable_of(field) for field in Settings.model_fields} | OF_STORES
+METRICS = re.compile(r"\bfalqon_[a-z_]+[a-z]\b")
+
+
+def objects_of(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+OBJECTS = [each for path in FILES for each in objects_of(path)]
+
+
+def containers(node: Any) -> list[dict[str, Any]]:
+    if isinstance(node, dict):
+        own = node.get("containers", [])
+        return own + [inner for value in node.values() for inner in containers(value)]
+    if isinstance(node, list):
+        return [inner for value in node for inner in containers(value)]
+    return []
+
+
+@pytest.mark.parametrize(
+    "described",
+    [each for each in OBJECTS if each["kind"] not in FOREIGN],
+    ids=lambda each: f"{each['kind']}-{each['metadata']['name']}",
+)
+def test_kubernetes_knows_every_field(described: dict[str, Any]) -> None:
+    kubernetes_validate.validate(described, KUBERNETES, strict=True)
+
+
+def test_what_is_applied_is_there_and_each_file_is_applied_or_said_to_be_optional() -> None:
+    (kustomization,) = [each for each in OBJECTS if each["kind"] == "Kustomization"]
+    optional = {"kustomization.yaml", "keda.yaml", "worker-once.yaml"}
+    assert set(kustomization["resources"]) | optional == {path.name for path in FILES}
+    images = {image["name"] for image in kustomization["images"]}
+    assert {each["image"] for each in containers(OBJECTS)} == images
+
+
+def test_command_lines_are_those_of_the_program() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lines = [each["args"] for each in containers(OBJECTS)]
+    assert len(lines) == 5
+    for program, name, *arguments in lines:
+        assert program == "falqon"
+        commands[name].make_context(name, list(arguments))
+
+
+def test_workers_get_more_time_than_their_trainers() -> None:
+    grace = Settings(_env_file=None).stop_grace.total_seconds()
+    pods = [
+        each["spec"]["jobTargetRef"]["template"]["spec"]
+        if each["kind"] == "ScaledJob"
+        else each["spec"]["template"]["spec"]
+        for each in OBJECTS
+        if each["kind"] in ("Deployment", "ScaledJob") and "worker" in str(each)
+    ]
+    assert len(pods) >= 3
+    for pod in pods:
+        if "worker" in pod["containers"][0]["args"]:
+            assert pod["terminationGracePeriodSeconds"] >= 2 * grace
+
+
+def test_settings_are_known() -> None:
+    (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    assert set(config["data"]) | set(task["envs"]) <= SETTINGS
+
+
+def test_queries_of_the_autoscaler_ask_for_what_is_exported() -> None:
+    exported = METRICS.findall((DEPLOY.parent / "docs" / "metrics.md").read_text())
+    scaled = [each for each in OBJECTS if each["kind"] in ("ScaledObject", "ScaledJob")]
+    queries = [
+        trigger["metadata"]["query"] for each in scaled for trigger in each["spec"]["triggers"]
+    ]
+    assert len(queries) == 2
+    for query in queries:
+        assert set(METRICS.findall(query)) <= set(exported)
+    deployments = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "Deployment"}
+    assert scaled[0]["spec"]["scaleTargetRef"]["name"] in deployments
+
+
+def test_scripts_are_shell() -> None:
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    assert set(task) == {"name", "resources", "num_nodes", "workdir", "envs", "setup", "run"}
+    for script in ((DEPLOY / "worker.sbatch").read_text(), task["setup"], task["run"]):
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", [*OnceExit, 2, 143])
+def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path) -> None:
+    (tmp_path / "falqon.env").write_text("DATABASE_URL=sqlite:///nowhere\n")
+    srun = tmp_path / "srun"
+    srun.write_text(
+        f'#!/bin/sh\necho "$@" "$DATABASE_URL" >&2\nmkdir "$FALQON_DATA_DIR"\nexit {code}\n'
+    )
+    srun.chmod(0o755)
+    settings = {
+        "FALQON_ENV": str(tmp_path / "falqon.env"),
+        "SLURM_JOB_ID": "7",
+        "TMPDIR": str(tmp_path),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", DEPLOY / "worker.sbatch"],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    is_done = code in (OnceExit.NOTHING_QUEUED, OnceExit.REQUEUED, OnceExit.STOPPED)
+    assert done.returncode == (0 if is_done else code), done.stderr
+    assert "falqon worker --queue gpu --once --wait 60 sqlite:///nowhere" in done.stderr
+    assert not (tmp_path / "falqon-7").exists()
