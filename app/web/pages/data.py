@@ -1,10 +1,13 @@
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
+from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
+from app.errors import ApiError
 from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
@@ -13,8 +16,9 @@ from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
+from app.services import Services
 from app.web.file_view import view_file
-from app.web.forms import notify_refusals, parse_form, redirect_to
+from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
 from app.web.session import notify
@@ -58,6 +62,18 @@ def data_page(
     caller: Visitor,
     after: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
+    return _list_page(services, request, caller, after)
+
+
+def _list_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    after: str | None,
+    values: Mapping[str, str] | None = None,
+    errors: Errors | None = None,
+) -> Response:
+    """`values`: what was typed into the form of a dataset, of which `errors` says what is wrong."""
     files_page = actions.list_files(services, caller, after=after, limit=PAGE)
     ids = [file.id for file in files_page.data]
     with services.database.read() as session:
@@ -70,6 +86,9 @@ def data_page(
         request,
         "data/page.html",
         caller,
+        400 if errors else 200,
+        values=values or {},
+        errors=errors or {},
         rows=rows,
         after=after,
         more=files_page.last_id if files_page.has_more else "",
@@ -107,12 +126,15 @@ def import_file(
     source: Annotated[str, Form()],
     mapping: Annotated[str, Form()] = "",
 ) -> Response:
-    with notify_refusals(request):
+    try:
         columns = parse_mapping(mapping) or None
         body = parse_form(SourceRequest, source=source.strip(), purpose=Purpose.FINE_TUNE)
         body = body.model_copy(update={"mapping": columns})
-        return redirect_to(f"/data/{actions.import_file(services, caller, body).id}")
-    return redirect_to("/data")
+        file = actions.import_file(services, caller, body)
+    except ApiError as error:
+        typed = {"source": source, "mapping": mapping}
+        return _list_page(services, request, caller, None, typed, errors_of(error, typed))
+    return redirect_to(f"/data/{file.id}")
 
 
 @router.get("/{file_id}", dependencies=TOUCHES_STORAGE)

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -9,6 +10,7 @@ from app.auth.caller import Caller
 from app.catalogue import actions as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
+from app.errors import ApiError
 from app.exports import actions as exports
 from app.exports import service as export_service
 from app.exports.schemas import ExportRequest
@@ -19,7 +21,7 @@ from app.model_imports import actions as model_imports
 from app.model_imports.schemas import ModelImportRequest
 from app.services import Services
 from app.web import live, model_view
-from app.web.forms import notify_refusals, parse_form, redirect_to
+from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
@@ -50,6 +52,18 @@ def models_page(
     caller: Visitor,
     q: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
+    return _list_page(services, request, caller, q)
+
+
+def _list_page(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    q: str,
+    values: Mapping[str, str] | None = None,
+    errors: Errors | None = None,
+) -> Response:
+    """`values`: what was typed to add a model, of which `errors` says what is wrong."""
     search = q.strip()
     with services.database.read() as session:
         own, bases = (
@@ -70,6 +84,9 @@ def models_page(
         request,
         "models/list.html",
         caller,
+        400 if errors else 200,
+        values=values or {},
+        errors=errors or {},
         own=own_models,
         bases=bases.models,
         q=q,
@@ -88,10 +105,13 @@ def add_model(
     id: Annotated[str, Form()],
     source: Annotated[str, Form()],
 ) -> Response:
-    with notify_refusals(request):
+    try:
         body = parse_form(ModelImportRequest, id=id.strip(), source=source.strip())
         model_imports.create_import(services, caller, body)
-        notify(request, f"A worker brings {body.id} in.")
+    except ApiError as error:
+        typed = {"id": id, "source": source}
+        return _list_page(services, request, caller, "", typed, errors_of(error, typed))
+    notify(request, f"A worker brings {body.id} in.")
     return redirect_to(HERE)
 
 

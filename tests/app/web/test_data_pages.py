@@ -236,35 +236,6 @@ def test_the_estimate_is_the_apis(browser: httpx.Client, tenant: Tenant) -> None
     assert f"{estimate['memory_bytes'] / 2**20:.1f} MiB" in page.text
 
 
-def test_a_job_is_filled_in_again_as_it_was(browser: httpx.Client, tenant: Tenant) -> None:
-    file = tenant.upload()
-    fields = {
-        "training_file": file,
-        "model": tenant.base_model,
-        "n_epochs": "2",
-        "learning_rate": "0.002",
-        "packing": "false",
-        "seed": "3",
-    }
-    fields |= {
-        "suffix": "again",
-        "max_cost_usd": "1.50",
-        "target_modules": "q_proj, v_proj",
-        "rank": "8",
-        "chat_template_kwargs": '{"enable_thinking": false}',
-    }
-    page = send(browser, **fields)
-    first = tenant.client.fine_tuning.jobs.retrieve(page.url.path.rpartition("/")[2])
-    form = browser.get(f"/jobs/new?like={first.id}").text
-    filled = dict(re.findall(r'<input id="\w+" name="(\w+)" value="([^"]+)"', form))
-    for name, options in re.findall(
-        r'<select id="\w+" name="(\w+)"[^>]*>(.*?)</select>', form, re.DOTALL
-    ):
-        if chosen := re.search(r'value="([^"]*)" selected', options):
-            filled[name] = chosen[1]
-    assert {name: unescape(value) for name, value in filled.items()} == fields
-
-
 def form_of(page: httpx.Response) -> dict[str, str]:
     """What a browser would send of the page's form of a job."""
     boxes = (

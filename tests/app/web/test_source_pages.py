@@ -46,8 +46,12 @@ def test_a_dataset_becomes_a_file_or_the_page_says_why_not(
     assert "hf://acme/rows@main/train" in page.text
     assert "The source is being read" in page.text
     page = post(browser, "/data/sources", source="ftp://acme/rows")
-    assert page.url.path == "/data"
-    assert "source: write hf://owner/name" in page.text
+    assert page.status_code == 400
+    assert re.search(r'id="error-source"[^>]*>write hf://owner/name', page.text)
+    assert 'value="ftp://acme/rows"' in page.text
+    page = post(browser, "/data/sources", source="hf://acme/rows@main/train", mapping="{")
+    assert re.search(r'id="error-mapping"[^>]*>[^<]', page.text)
+    assert 'value="hf://acme/rows@main/train"' in page.text
     assert len(tenant.client.files.list().data) == 1
 
 
@@ -101,7 +105,11 @@ def test_who_administers_the_service_adds_and_deletes_base_models(
         page = admin.get("/models")
         assert "being added" not in page.text
         assert "The weights were &lt;i&gt;fp8&lt;/i&gt;." in page.text
-        assert "write hf://" in post(admin, "/models", id="a", source="/etc").text
+        refused = post(admin, "/models", id="<a>", source="/etc")
+        assert refused.status_code == 400
+        assert re.search(r'id="error-\w*"[^>]*>[^<]', refused.text)
+        for typed in ("&lt;a&gt;", "/etc"):
+            assert f'value="{typed}"' in refused.text
         page = post(admin, f"/models/{tenant.base_model}/delete")
         assert f"{tenant.base_model} is deleted." in page.text
     assert tenant.base_model not in {model.id for model in tenant.client.models.list()}
