@@ -54,7 +54,7 @@ RESTED_SECONDS = 1.0
 # A server that is gone without a word is noticed within 25 seconds. A process that was stopped
 # inside a transaction holds its locks no longer than that either: shorter than a lease, or nobody
 # could take its job.
-PATIENCE = {
+PATIENCE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -62,6 +62,11 @@ PATIENCE = {
     "tcp_user_timeout": 20_000,
     "options": "-c idle_in_transaction_session_timeout=25s -c lock_timeout=10s",
 }
+# With `pgbouncer=true` in the URL. Each transaction may have another connection: what one has
+# prepared the next does not know, and what `options` says the database has to (docs/operations.md).
+BEHIND_PGBOUNCER: dict[str, Any] = {
+    name: value for name, value in PATIENCE.items() if name != "options"
+} | {"prepare_threshold": None}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -189,14 +194,15 @@ def _create_engine(url: str) -> Engine:
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
-        query = make_url(url).query
-        patience = {name: value for name, value in PATIENCE.items() if name not in query}
+        parsed = make_url(url)
+        patience = BEHIND_PGBOUNCER if parsed.query.get("pgbouncer") == "true" else PATIENCE
+        parsed = parsed.difference_update_query(["pgbouncer"])
         engine = create_engine(
-            url,
+            parsed,
             pool_size=10,
             max_overflow=20,
             pool_timeout=POOL_TIMEOUT_SECONDS,
-            connect_args=patience,
+            connect_args={k: value for k, value in patience.items() if k not in parsed.query},
         )
         _replace_lost_connections(engine)
         return engine
