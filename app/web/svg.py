@@ -16,7 +16,7 @@ class Bar(NamedTuple):
 
     first: int
     last: int
-    count: int
+    num_sequences: int
     height: float  # of 100
 
 

@@ -92,7 +92,7 @@ def faults(page: Page, *rules: str) -> list[str]:
 
 def wait_for_charts(page: Page) -> None:
     if page.locator(".charts").count():
-        page.wait_for_selector(".uplot, .plot[data-empty]")
+        page.wait_for_selector(".uplot, [data-no-curves]")
 
 
 def test_no_page_has_a_serious_fault_in_light_or_dark(
