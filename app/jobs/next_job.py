@@ -2,6 +2,8 @@
 GPUs than the worker has is passed over.
 """
 
+from typing import NamedTuple
+
 from sqlalchemy import and_, case, func, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
@@ -19,12 +21,30 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
     return and_(job.is_waiting, has_waited)
 
 
-def next_num_gpus(session: Session, max_gpus: int) -> int | None:
-    """Return how many GPUs the next job wants that wants no more than `max_gpus`; None where no job
-    waits.
+class NextJob(NamedTuple):
+    id: str
+    num_gpus: int
+
+
+def find_next(session: Session, max_gpus: int) -> NextJob | None:
+    """Return the next job that wants no more GPUs than `max_gpus`."""
+    next_id = select_next(max_gpus).scalar_subquery()
+    row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
+    return row and NextJob(*row)
+
+
+def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> bool:
+    """Let one machine keep its free cards for a job that wants more of them than are free anywhere,
+    for as long as it says so again; False where another one does.
     """
-    job_id = session.scalar(select_next(max_gpus))
-    return None if job_id is None else session.scalar(select(Job.num_gpus).where(Job.id == job_id))
+    is_free = Job.held_by.is_(None) | (Job.held_by == machine) | (Job.held_until < now_plus())
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, is_due(Job), is_free)
+        .values(held_by=machine, held_until=now_plus(seconds))
+        .returning(Job.id)
+    )
+    return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
 def wait_for_other_claims(session: Session, max_gpus: int) -> None:

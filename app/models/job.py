@@ -126,6 +126,9 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     infra_failures: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime | None]  # after a lost execution, when the next one may begin
+    # of a waiting job: the machine that keeps its free cards for it, and until when
+    held_by: Mapped[str | None]
+    held_until: Mapped[datetime | None]
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JobProgress | None] = mapped_column(
         PydanticType(JobProgress, exclude_unset=True)

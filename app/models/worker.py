@@ -37,4 +37,8 @@ class Worker(Base):
     @property
     def machine(self) -> str:
         """Return the name of its host, whose cards it shares with the other workers there."""
-        return self.id.rpartition("-")[0]
+        return machine_of(self.id)
+
+
+def machine_of(worker_id: str) -> str:
+    return worker_id.rpartition("-")[0]

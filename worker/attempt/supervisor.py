@@ -3,8 +3,10 @@
 import time
 
 from redis import Redis
+from sqlalchemy.orm import Session
 
 from app.jobs import claims, next_job
+from app.models.worker import machine_of
 from app.prices.service import price_of
 from app.workers import service as workers
 from falqon_core.fault_points import fault
@@ -13,6 +15,8 @@ from worker.card_locks import lock_cards
 from worker.context import WorkerContext
 from worker.gpu import Machine
 from worker.outage import StorageOutage
+
+HELD_POLLS = 3  # without another, a machine keeps its cards for a job no longer
 
 
 class Supervisor:
@@ -26,30 +30,53 @@ class Supervisor:
         self.last_job_id: str | None = None  # of the job that it had last
 
     def execute_next(self) -> bool:
-        """Claim and execute the oldest runnable job; return False when there is none, or too few
-        cards are free for it: one that needs several takes them as soon as those before it have
-        ended, as nothing behind it begins meanwhile. While the storage is away it waits.
+        """Claim and execute the next job; return False when there is none, or no card is free. One
+        that wants several takes them as soon as those before it have ended: on one machine nothing
+        behind it begins meanwhile, on the others what wants fewer does. While the storage is away
+        it waits.
         """
         if not self._outage.wait_for_end():
             return False
         cards = self.machine.cards
         if not cards:
             return self._execute_next_on(self.machine)
-        with self.context.database.read() as session:
-            num_gpus = next_job.next_num_gpus(session, len(cards)) or 1
-        with lock_cards(cards, num_gpus, self.machine.unit) as locked:
-            if len(locked) < num_gpus:
+        num_free = len(cards)
+        while num_free:
+            with self.context.database.read() as session:
+                job = next_job.find_next(session, num_free)
+            num_gpus = job.num_gpus if job else 1
+            with lock_cards(cards, num_gpus, self.machine.unit) as locked:
+                if len(locked) == num_gpus:
+                    return self._execute_next_on(self.machine._replace(cards=locked))
+                num_free = len(locked)
+            if job is None or (num_free and self._holds(job.id)):
                 return False
-            return self._execute_next_on(self.machine._replace(cards=locked))
+        return False
+
+    def _holds(self, job_id: str) -> bool:
+        """Return whether the free cards of this machine are kept for a job. A worker that is being
+        drained begins nothing and keeps nothing.
+        """
+        context = self.context
+        seconds = HELD_POLLS * context.settings.poll.total_seconds()
+        with context.database.transaction() as session:
+            return not self._is_seen(session) or next_job.hold_for(
+                session, job_id, machine_of(context.owner), seconds
+            )
+
+    def _is_seen(self, session: Session) -> bool:
+        """Show this worker; return whether it may begin a job."""
+        machine = self.machine
+        return workers.mark_seen(
+            session, self.context.owner, machine.device, machine.num_devices, machine.max_gpus
+        )
 
     def _execute_next_on(self, machine: Machine) -> bool:
         """Take the next job for which the cards of `machine` are enough."""
         context = self.context
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
-            if not workers.mark_seen(
-                session, context.owner, machine.device, machine.num_devices, self.machine.max_gpus
-            ):
+            if not self._is_seen(session):
                 return False
             price = price_of(session, context.settings, machine.device)
             job = claims.claim(

@@ -1,12 +1,17 @@
 """A job on several GPUs: claimed with all of them, told to the trainer, charged for each."""
 
 import tempfile
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
-from app.models import JobStatus
+from app.models import JobStatus, Worker
+from app.models.worker import Drain
+from app.workers import service as workers
 from tests.support.backend import Backend
 from worker.attempt.supervisor import Supervisor
 from worker.card_locks import lock_cards
@@ -18,9 +23,10 @@ def _locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def worker(backend: Backend, *cards: int) -> Supervisor:
+def worker(backend: Backend, *cards: int, name: str = "machine-1") -> Supervisor:
     usual = backend.supervisor()
-    return Supervisor(usual.context, usual.redis, Machine("h100", 1, cards))
+    context = replace(usual.context, owner=name)
+    return Supervisor(context, usual.redis, Machine("h100", 1, cards))
 
 
 def processes_of(backend: Backend, job_id: str) -> list[str]:
@@ -67,3 +73,41 @@ def test_a_machine_with_fewer_cards_takes_what_it_can(backend: Backend) -> None:
     assert supervisor.execute_next() is False
     assert backend.job(wide).status == JobStatus.QUEUED
     assert backend.job(narrow).status == JobStatus.SUCCEEDED
+
+
+def test_one_machine_keeps_its_cards_for_it_and_the_others_go_on(backend: Backend) -> None:
+    wide, narrow, last = (backend.add_job() for _ in range(3))
+    backend.set(wide, num_gpus=2)
+    first, second = worker(backend, 0, 1, name="a-1"), worker(backend, 2, 3, name="b-1")
+    with lock_cards([0], 1), lock_cards([2], 1):
+        assert first.execute_next() is False
+        assert second.execute_next() is True
+        assert worker(backend, 0, 1, name="a-2").execute_next() is False
+    statuses = [backend.job(id_).status for id_ in (wide, narrow, last)]
+    assert statuses == [JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.QUEUED]
+    # Whoever has enough takes it, whoever keeps cards for it.
+    assert second.execute_next() is True
+    assert processes_of(backend, wide) == ["processes: 2 on cards 2,3"]
+
+
+def test_a_machine_that_is_gone_keeps_no_cards(backend: Backend) -> None:
+    wide, narrow = backend.add_job(), backend.add_job()
+    backend.set(wide, num_gpus=2)
+    with lock_cards([0], 1), lock_cards([2], 1):
+        assert worker(backend, 0, 1, name="a-1").execute_next() is False
+        held_until = backend.job(wide).held_until
+        assert held_until is not None
+        backend.set(wide, held_until=held_until - timedelta(minutes=5))
+        assert worker(backend, 2, 3, name="b-1").execute_next() is False
+    assert (backend.job(wide).held_by, backend.job(narrow).status) == ("b", JobStatus.QUEUED)
+
+
+def test_a_worker_that_is_drained_keeps_no_cards(backend: Backend) -> None:
+    wide = backend.add_job()
+    backend.set(wide, num_gpus=2)
+    with backend.database.transaction() as session:
+        workers.mark_seen(session, "a-1", "h100", 1, 2)
+        session.execute(update(Worker).values(draining=Drain.FINISH))
+    with lock_cards([0], 1):
+        assert worker(backend, 0, 1, name="a-1").execute_next() is False
+    assert backend.job(wide).held_by is None
