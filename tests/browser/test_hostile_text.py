@@ -62,7 +62,7 @@ def test_what_is_searched_for_is_text(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     for payload in PAYLOADS[::12]:
         page.goto(f"/?{urlencode({'q': payload})}")
-        expect(page.get_by_text("No job is like that")).to_be_visible()
+        expect(page.get_by_text("No matching jobs")).to_be_visible()
         expect(page.get_by_text(f"“{payload.strip()}”")).to_be_visible()
 
 

@@ -89,7 +89,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     expect(page.locator("#error-rank")).to_be_empty()
     page.get_by_label("Epochs").fill("1")
     expect(fact(page, "Steps")).to_contain_text("1 epoch of")
-    page.get_by_text("The same as curl and as Python").click()
+    page.get_by_text("The same request in curl and Python").click()
     expect(page.locator("#code")).to_contain_text('"n_epochs": 1')
 
     page.get_by_role("button", name="Submit the job").click()
@@ -97,7 +97,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     job: Any = fake_service.client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
     assert (job.suffix, job.config["rank"], job.config["num_epochs"]) == ("counting", 8, 1)
     page.get_by_role("group", name="Actions").get_by_role("button", name="Clone").click()
-    page.get_by_role("link", name="Change it first").click()
+    page.get_by_role("link", name="Edit it first").click()
     expect(page.get_by_label("Rank")).to_have_value("8")
     expect(page.locator("#report")).to_contain_text("good.jsonl")
 
@@ -157,7 +157,7 @@ def test_pause_resume_cancel_clone_and_delete(visits: Visits, fake_service: Serv
     expect(page.get_by_role("status")).to_contain_text("goes on")
     expect(page.locator("#job-attempts li")).to_have_count(2, timeout=END)
     expect(status(page)).to_have_text("running", timeout=END)
-    confirm(page, "Clone", "Submit the copy")
+    confirm(page, "Clone", "Submit a copy")
     expect(page.get_by_role("status")).to_contain_text(f"the copy of {job.id}")
     copy = page.url.rpartition("/")[2]
     assert copy != job.id

@@ -101,7 +101,7 @@ def test_prompts_of_the_job_two_models_and_the_code(visits: Visits, echoing: Api
     assert answers(page) == ["two and two?"] * 2
     figures = page.locator("#turns figcaption").all_text_contents()
     assert figures == [model, tenant.base_model, "Expected"]
-    prompts.get_by_role("button", name="Ask all of them").click()
+    prompts.get_by_role("button", name="Run all of them").click()
     expect(page.locator("#turns article")).to_have_count(9)
     expect(page.locator("#turns [aria-busy]")).to_have_count(0)
     page.get_by_label("System prompt").fill('Say "no".')

@@ -37,17 +37,17 @@ def test_what_was_typed_is_sent_after_signing_in_over_the_page(
 def test_an_action_is_sent_after_signing_in_over_the_page(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto("/settings/webhooks")
-    page.get_by_label("Address that is sent a POST").fill("http://127.0.0.1:9/kept")
+    page.get_by_label("Address to send a POST to").fill("http://127.0.0.1:9/kept")
     page.context.clear_cookies()
     page.get_by_role("button", name="Create endpoint").click()
     sign_in_over(page, tenant.key)
-    expect(page.get_by_text("Copy its signing secret now")).to_be_visible()
+    expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
 
 
 def test_a_form_stays_while_the_service_is_away(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto("/settings/webhooks")
-    address = page.get_by_label("Address that is sent a POST")
+    address = page.get_by_label("Address to send a POST to")
     address.fill("http://127.0.0.1:9/kept")
     page.route("**/*", lambda route: route.abort())
     page.get_by_role("button", name="Create endpoint").click()
@@ -56,4 +56,4 @@ def test_a_form_stays_while_the_service_is_away(visits: Visits, tenant: Tenant) 
     expect(address).to_have_value("http://127.0.0.1:9/kept")
     page.unroute("**/*")
     toast.get_by_role("button", name="Try again").click()
-    expect(page.get_by_text("Copy its signing secret now")).to_be_visible()
+    expect(page.get_by_text("Copy the signing secret now")).to_be_visible()

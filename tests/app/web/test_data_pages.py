@@ -67,7 +67,7 @@ def test_strangers_and_readers_upload_nothing(browser: httpx.Client, tenant: Ten
             ).status_code
             == 403
         )
-        assert "may only read" in stranger.get("/jobs/new").text
+        assert "is read-only" in stranger.get("/jobs/new").text
     assert (
         browser.post("/data", data={"csrf": "forged"}, files=files, headers=SAME_SITE).status_code
         == 403

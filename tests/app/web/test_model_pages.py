@@ -40,7 +40,7 @@ def settle(tenant: Tenant, **values: object) -> None:
 
 
 def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenant: Tenant) -> None:
-    assert "A job that succeeds leaves its model here" in browser.get("/models").text
+    assert "The models of your jobs appear here" in browser.get("/models").text
     objects = scene.scene(tenant)
     other = a_model(Tenant(tenant.api))
     page = browser.get("/models").text
@@ -52,7 +52,7 @@ def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenan
         assert f'href="{link}"' in page
     assert other not in page
     assert objects.model in browser.get(f"/models?q={objects.model[-8:].upper()}").text
-    assert "None has “nowhere” in its name" in browser.get("/models?q=nowhere").text
+    assert "No name contains “nowhere”" in browser.get("/models?q=nowhere").text
 
 
 def test_a_model_tells_its_files_its_line_and_its_certificate(
@@ -108,7 +108,7 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
         page = browser.get(model_page(model))
         assert (
             page.status_code,
-            "There is none among its files that can be read" in page.text,
+            "None of its files can be read as one" in page.text,
         ) == (200, True)
 
 

@@ -251,7 +251,7 @@ def test_a_webhook_is_made_told_and_told_again(
     events = ["fine_tuning.job.cancelled", "fine_tuning.job.failed"]
     page = writer.post("/settings/webhooks", url=receiver.url, name="<i>ours</i>", event=events)
     secret = re.findall(r"whsec_[A-Za-z0-9+/=]{20,}", page.text)[0]
-    assert "shown this once" in page.text
+    assert "shown only once" in page.text
     here = re.findall(r'href="(/settings/webhooks/whe_[^"]+)"', page.text)[0]
     assert secret not in writer.get(here).text
     assert "&lt;i&gt;ours&lt;/i&gt;" in writer.get("/settings/webhooks").text
