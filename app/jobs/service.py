@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import structlog
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -57,6 +58,7 @@ def create(
     quotas.admit_job(session, project_id)
     job = _new_job(project_id, request, planned, job_id)
     job.key_id = caller.key_id
+    job.request_id = structlog.contextvars.get_contextvars().get("request_id")
     job.study_id = study_id
     session.add(job)
     session.flush()

@@ -101,6 +101,8 @@ class Job(Base):
     # of one machine, each with a process of its own; on a CPU one
     num_gpus: Mapped[int] = mapped_column(default=1, server_default="1")
 
+    # as the API's log names the request that it came with
+    request_id: Mapped[str | None]
     key_id: Mapped[str | None]  # that asked for it; null: not written down then
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))

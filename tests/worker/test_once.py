@@ -33,7 +33,11 @@ def start(backend: Backend, wait: str = "30") -> Fork:
 def test_one_job_and_then_the_end(embedded_backend: Backend) -> None:
     backend = embedded_backend
     first, second = backend.add_job(FakeTrainer(user_error_at=3)), backend.add_job()
+    backend.set(first, request_id="req_of_the_first")
     assert start(backend).wait(WAIT_SECONDS) == OnceExit.FAILED
+    log = (backend.settings.data_dir / "once.log").read_text().splitlines()
+    (failed,) = [line for line in log if '"trainer failed"' in line]
+    assert '"request_id": "req_of_the_first"' in failed
     assert (backend.job(first).status, backend.job(second).status) == (
         JobStatus.FAILED,
         JobStatus.QUEUED,

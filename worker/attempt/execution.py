@@ -71,7 +71,7 @@ class Execution:
         self._outage = outage
         self._job = job
         self._trainer: TrainerProcess | None = None
-        self._log = log.bind(job_id=job.id, attempt=job.attempt)
+        self._log = log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
         self._lease = Lease(
             context.database,
             Claim(job.id, job.attempt, context.owner),
