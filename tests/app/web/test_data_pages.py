@@ -118,7 +118,7 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
     assert page.count("<mark>It is four.</mark>") == 2
 
 
-def test_lengths_are_counted_and_show_where_they_are_cut(
+def test_lengths_are_counted_and_show_where_they_are_truncated(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     file = tenant.upload()
@@ -130,7 +130,7 @@ def test_lengths_are_counted_and_show_where_they_are_cut(
     assert rows == [("1 025 to 2 048", "3"), ("2 049 to 3 072", "9")]
     assert 'class="cut" x1="2049"' in lengths
     assert lengths.count('class="too-long"') == 1
-    assert "cut at 2 048" in lengths
+    assert "truncated at 2 048" in lengths
 
 
 def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: Tenant) -> None:
