@@ -18,6 +18,7 @@ from app.workers import service as workers
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import AnyMessage, StepMetrics
 from falqon_core.estimate.calibration import Calibration, Timeline
+from worker import pulse
 from worker.card_locks import lock_cards
 from worker.context import WorkerContext
 from worker.gpu import Machine
@@ -99,6 +100,7 @@ def _measure(
         if now < look_at:
             return
         look_at = now + LOOK_SECONDS
+        pulse.beat()
         with context.database.transaction() as session:
             workers.mark_seen(
                 session, context.owner, machine.device, machine.num_devices, machine.max_gpus
@@ -118,13 +120,16 @@ def _measure(
         num_threads=None if machine.is_gpu else machine.num_devices,
     )
     (folder / "config.json").write_text(config.model_dump_json())
+    first = 0.0
     steps: list[float] = []
     begun = time.monotonic()
 
     def on_message(message: AnyMessage) -> None:
+        nonlocal first
         if isinstance(message, StepMetrics):
-            steps.append(time.monotonic() - begun)
+            first = first or time.monotonic() - begun
+            steps.append(message.elapsed_seconds)
 
     arguments = ["train", "--config", str(folder / "config.json"), "--output", str(folder / "out")]
     run_tool(program, arguments, check, on_message, environment)
-    return Calibration.of(Timeline(steps, time.monotonic() - begun))
+    return Calibration.of(Timeline(first, steps, time.monotonic() - begun))

@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Timeline(NamedTuple):
-    """Seconds since the trainer was started: when each step was done, and when it ended."""
+    """Seconds: when the first step was done since the trainer was started, each step as the trainer
+    counts, and when it ended.
+    """
 
+    first: float
     steps: Sequence[float]
     end: float
 
@@ -29,11 +32,14 @@ class Calibration(BaseModel):
         """Read a training; None where it tells too little. Its first step, which warms up, counts
         as start.
         """
-        first, last = (timeline.steps[0], timeline.steps[-1]) if timeline.steps else (0.0, 0.0)
-        if len(timeline.steps) < 2 or not 0 < first <= last <= timeline.end:
+        if len(timeline.steps) < 2:
+            return None
+        stepping = timeline.steps[-1] - timeline.steps[0]
+        export = timeline.end - timeline.first - stepping
+        if stepping < 0 or export < 0:
             return None
         return cls(
-            start_seconds=round(first, 3),
-            step_seconds=round((last - first) / (len(timeline.steps) - 1), 4),
-            export_seconds=round(timeline.end - last, 3),
+            start_seconds=round(timeline.first, 3),
+            step_seconds=round(stepping / (len(timeline.steps) - 1), 4),
+            export_seconds=round(export, 3),
         )

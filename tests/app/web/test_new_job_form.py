@@ -38,7 +38,7 @@ def offered(page: httpx.Response, field: str) -> dict[str, str]:
     return dict(re.findall(r'<option value="(file-[^"]+)"[^>]*>([^<]*)<', select))
 
 
-def shown(page: httpx.Response) -> set[str]:
+def visible_settings(page: httpx.Response) -> set[str]:
     """Return the settings that not every job has and this one is offered."""
     fields = set(re.findall(r'<div data-field="(\w+)">', page.text))
     assert fields == set(re.findall(r'id="applicable" data-fields="([^"]*)"', page.text)[0].split())
@@ -79,22 +79,24 @@ def test_what_is_learned_is_seen_from_the_file(
 ) -> None:
     page = browser.get(f"/jobs/new?training_file={upload(tenant, 'rows.jsonl', content)}")
     assert words in page.text
-    assert shown(page) >= fields
-    assert not shown(page) & foreign
+    assert visible_settings(page) >= fields
+    assert not visible_settings(page) & foreign
 
 
 def test_settings_of_another_method_are_neither_shown_nor_sent(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     fields = {"training_file": tenant.upload(), "model": tenant.base_model}
-    assert {"update_rule", "a_init", "alpha"} <= shown(send(browser, "/estimate", **fields))
+    assert {"update_rule", "a_init", "alpha"} <= visible_settings(
+        send(browser, "/estimate", **fields)
+    )
     topk = fields | {"update_rule": "topk"}
     page = send(browser, "/estimate", **topk)
-    assert "num_update_rows" in shown(page)
-    assert not {"alpha", "base_copy"} & shown(page)
+    assert "num_update_rows" in visible_settings(page)
+    assert not {"alpha", "base_copy"} & visible_settings(page)
     page = send(browser, "/estimate", **topk, method="qa_lora")
-    assert "group_size" in shown(page)
-    assert not {"update_rule", "a_init", "quantizer"} & shown(page)
+    assert "group_size" in visible_settings(page)
+    assert not {"update_rule", "a_init", "quantizer"} & visible_settings(page)
     job_id = send(browser, **topk, method="qa_lora").url.path.rpartition("/")[2]
     config = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["config"]
     assert (config["method"], config["update_rule"]) == ("qa_lora", "anchored")

@@ -78,8 +78,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 def field_errors(page: httpx.Response) -> dict[str, str]:
-    said = re.findall(r'id="error-([\w-]*)"[^>]*>([^<]*)<', page.text)
-    return {name: unescape(text) for name, text in said if text}
+    alerts = re.findall(r'id="error-([\w-]*)"[^>]*>([^<]*)<', page.text)
+    return {name: unescape(text) for name, text in alerts if text}
 
 
 def works(tenant: Tenant, key: str) -> bool:

@@ -22,14 +22,14 @@ def of(calibration: Calibration | None) -> Estimate:
 
 
 def test_a_timeline_tells_start_steps_and_export() -> None:
-    timeline = Timeline(steps=[4.0, 4.5, 4.7, 5.2], end=11.2)
+    timeline = Timeline(first=4.0, steps=[0.5, 1.0, 1.2, 1.7], end=11.2)
     assert Calibration.of(timeline) == Calibration(
         start_seconds=4.0, step_seconds=0.4, export_seconds=6.0
     )
 
 
 @pytest.mark.parametrize(
-    "timeline", [Timeline([], 3.0), Timeline([1.0], 3.0), Timeline([2.0, 3.0], 1.0)]
+    "timeline", [Timeline(0.0, [], 3.0), Timeline(1.0, [1.0], 3.0), Timeline(1.0, [2.0, 5.0], 3.0)]
 )
 def test_a_training_that_did_not_go_through_tells_nothing(timeline: Timeline) -> None:
     assert Calibration.of(timeline) is None
