@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import installation, logging
 from app.artifacts import endpoints as artifacts
+from app.audit_logs import endpoints as audit_logs
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.catalogue import endpoints as catalogue
@@ -85,6 +86,7 @@ NOUNS = (
     estimates,
     prices,
     usage,
+    audit_logs,
     workers,
     engines,
     projects,

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 
 from app import counters
+from app.auth import audit
 from app.database import Database, now_plus
 from app.files import service as files
 from app.garbage import collector, events, orphans
@@ -80,6 +81,7 @@ class Reconciler:
         self._notify_again()
         uploads.expire(self._database)
         files.remove_expired(self._database)
+        audit.remove_old(self._database)
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:

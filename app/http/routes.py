@@ -6,8 +6,10 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
+from app.auth import audit
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
+from app.http.audited import audited
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
@@ -39,7 +41,9 @@ class ApiRoute(APIRoute):
                 caller.must_have(scope)
             receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
-            return await handler(StrictRequest(request.scope, receive))
+            with audited(request, self.path):
+                audit.note_caller(caller)
+                return await handler(StrictRequest(request.scope, receive))
 
         return guarded
 

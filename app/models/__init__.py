@@ -3,6 +3,7 @@
 from app.models.api_key import ApiKey, Scope
 from app.models.artifact import Artifact
 from app.models.attempt import Attempt
+from app.models.audit_log import AuditLog
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
@@ -40,6 +41,7 @@ __all__ = [
     "ApiKey",
     "Artifact",
     "Attempt",
+    "AuditLog",
     "Base",
     "Checkpoint",
     "CheckpointPermission",

@@ -25,11 +25,12 @@ class PartForm(BaseModel):
     data: UploadFile
 
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=ApiRoute)
-parts = APIRouter(route_class=PartRoute)
+router = APIRouter()
+uploads = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=ApiRoute)
+parts = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=PartRoute)
 
 
-@router.post("")
+@uploads.post("")
 def create_upload(services: ServicesDep, caller: Writer, body: UploadRequest) -> UploadObject:
     """Announce a file; send its parts within the hour, then complete it."""
     return actions.create_upload(services, caller, body)
@@ -46,7 +47,7 @@ def create_part(
     return actions.create_part(services, caller, upload_id, form.data.file, form.data.size or 0)
 
 
-@router.post("/{upload_id}/complete", dependencies=TOUCHES_STORAGE)
+@uploads.post("/{upload_id}/complete", dependencies=TOUCHES_STORAGE)
 def complete_upload(
     services: ServicesDep,
     caller: Writer,
@@ -67,7 +68,7 @@ def complete_upload(
     )
 
 
-@router.post("/{upload_id}/cancel")
+@uploads.post("/{upload_id}/cancel")
 def cancel_upload(services: ServicesDep, caller: Writer, upload_id: str) -> UploadObject:
     """Cancel an upload: its parts go, and no more can be sent. Saying it twice is the same as
     once.
@@ -75,4 +76,5 @@ def cancel_upload(services: ServicesDep, caller: Writer, upload_id: str) -> Uplo
     return actions.cancel_upload(services, caller, upload_id)
 
 
+router.include_router(uploads)
 router.include_router(parts)

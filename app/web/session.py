@@ -55,29 +55,34 @@ class CookieSessions:
         await sessions(scope, receive, send)
 
 
-def begin(request: Request, key_id: str) -> None:
+def begin(database: Session, request: Request, key_id: str) -> None:
+    """Begin a session, and forget those that ended so long ago that no cookie of theirs is read."""
+    database.execute(delete(EndedSession).where(EndedSession.ended_at < now_plus(-MAX_AGE_SECONDS)))
     request.session.clear()
     request.session.update(
         {SESSION_ID: new_id("sess_"), KEY_ID: key_id, FORM_TOKEN: secrets.token_urlsafe(24)}
     )
 
 
+def session_id(request: Request) -> str | None:
+    return request.session.get(SESSION_ID)
+
+
 def key_of(database: Session, request: Request) -> str:
     """Find the id of the key that this session was begun with; empty where there is none, or it was
     ended.
     """
-    session_id = request.session.get(SESSION_ID)
-    if not session_id or database.get(EndedSession, session_id) is not None:
+    id_ = session_id(request)
+    if not id_ or database.get(EndedSession, id_) is not None:
         return ""
     return str(request.session.get(KEY_ID, ""))
 
 
 def end(database: Session, request: Request) -> None:
     """Make its cookie worthless, of which anybody may have kept a copy."""
-    if session_id := request.session.get(SESSION_ID):
-        ended = insert_or(database, EndedSession).values(id=session_id, ended_at=now_plus())
+    if id_ := session_id(request):
+        ended = insert_or(database, EndedSession).values(id=id_, ended_at=now_plus())
         database.execute(ended.on_conflict_do_nothing())
-    database.execute(delete(EndedSession).where(EndedSession.ended_at < now_plus(-MAX_AGE_SECONDS)))
     request.session.clear()
 
 

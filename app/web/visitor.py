@@ -10,11 +10,12 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
-from app.auth import keys
+from app.auth import audit, keys
 from app.auth.caller import Caller
 from app.database import AWAY
 from app.errors import ApiError, InvalidApiKey, Unavailable
 from app.http import error_handlers
+from app.http.audited import audited
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.strict_json import StrictRequest, refuse_nul
@@ -28,6 +29,7 @@ from app.web.session import (
     refuse_forged_forms,
     refuse_forged_requests,
     refuse_other_sites,
+    session_id,
 )
 
 MAX_FORM_BYTES = 2**14  # a stranger may send one
@@ -54,7 +56,8 @@ class PageRoute(APIRoute):
         async def handle_page(request: Request) -> Response:
             try:
                 refuse_nul(request)
-                answer = await handler(await self.admit(request))
+                with audited(request, self.path):
+                    answer = await handler(await self.admit(request))
             except ApiError as error:
                 return await self.refuse(request, error)
             except RequestValidationError as error:
@@ -169,6 +172,7 @@ def _visitor(services: ServicesDep, request: Request) -> Caller:
     if caller is None:
         raise InvalidApiKey("Sign in first.")
     caller.must_have(Scope.READ)
+    audit.note_caller(caller, session_id(request))
     return caller
 
 

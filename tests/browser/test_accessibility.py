@@ -61,6 +61,7 @@ PAGES_BY_TAB = [
 ]
 ADMIN_PAGES = {
     "usage": "/usage",
+    "activity": "/activity",
     "projects": "/settings",
     "a project": "/settings/projects/{project}",
     "keys": "/settings/keys",

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.catalogue.naming import hub_id
 from app.database import now_plus
@@ -13,6 +13,7 @@ from app.models import (
     DEFAULT_PROJECT_ID,
     ApiKey,
     Artifact,
+    AuditLog,
     Checkpoint,
     Engine,
     EngineState,
@@ -281,3 +282,10 @@ def an_accuracy(tenant: Tenant) -> str:
     with tenant.api.database.transaction() as session:
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"), actual=actual)
     return f"{tenant.base_model}:falqon:cpu"
+
+
+def an_audit_log(tenant: Tenant) -> str:
+    job = tenant.job()
+    with tenant.api.database.read() as session:
+        row = select(AuditLog.id).where(AuditLog.resource_id == job.id)
+        return str(session.scalars(row).one())

@@ -25,6 +25,7 @@ from tests.contract.access_objects import (
     a_source_token,
     a_study,
     an_accuracy,
+    an_audit_log,
     an_ended_job,
     an_endpoint,
     an_engine,
@@ -209,6 +210,7 @@ ROUTES = {
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),
     ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
+    ("GET", "/v1/organization/audit_logs"): Route(ADMIN, lists=an_audit_log),
     ("GET", "/v1/workers"): Route(READ, is_of_all=True),
     ("GET", "/v1/webhook_event_types"): Route(READ, is_of_all=True),
     ("POST", "/v1/webhook_endpoints"): Route(

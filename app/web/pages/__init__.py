@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.web.pages import (
+    activity,
     compare,
     data,
     job,
@@ -35,6 +36,7 @@ for screen in (
     playground,
     workers,
     usage,
+    activity,
     settings,
 ):
     router.include_router(screen.router)

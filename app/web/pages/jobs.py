@@ -5,6 +5,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.errors import ApiError, InvalidRequest
@@ -200,6 +201,7 @@ def _do_with_each(
         raise InvalidRequest(f"job: {len(ids)} are chosen; at most {MAX_CHOSEN} can be at once.")
     refusals = []
     for id_ in ids:
+        audit.note_resource(id_)
         try:
             do(id_)
         except ApiError as error:

@@ -3,12 +3,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.responses import RedirectResponse
 
-from app.auth import keys
+from app.auth import audit, keys
 from app.auth.authentication import authenticate
+from app.auth.caller import Caller
 from app.errors import Forbidden, InvalidApiKey, RateLimited
 from app.http.dependencies import ServicesDep
 from app.http.routes import address_of
 from app.models import Scope
+from app.services import Services
 from app.web import link as links
 from app.web import session
 from app.web.rendering import page
@@ -33,7 +35,7 @@ def sign_in_page(
         caller = keys.find_caller(database, key_id) if key_id else None
     if caller is None:
         return page(request, "sign_in.html", status_code=401, refused=DEAD_LINK, next="/")
-    session.begin(request, caller.key_id)
+    _begin(services, request, caller)
     return RedirectResponse("/", 303)
 
 
@@ -59,15 +61,26 @@ def sign_in(
             refused=error.message,
             next=_local(next),
         )
-    session.begin(request, caller.key_id)
+    _begin(services, request, caller)
     return RedirectResponse(_local(next), 303)
 
 
 @router.post("/sign-out", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
 def sign_out(services: ServicesDep, request: Request) -> Response:
+    with services.database.read() as database:
+        caller = keys.find_caller(database, session.key_of(database, request))
+    if caller is not None:
+        audit.note_caller(caller, session.session_id(request))
     with services.database.transaction() as database:
         session.end(database, request)
     return RedirectResponse("/sign-in", 303)
+
+
+def _begin(services: Services, request: Request, caller: Caller) -> None:
+    audit.note_caller(caller)
+    with services.database.transaction() as database:
+        session.begin(database, request, caller.key_id)
+        audit.note_caller(caller, session.session_id(request))
 
 
 def _local(path: str) -> str:

@@ -1,0 +1,57 @@
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from app.http.pagination import Object
+from app.models import AuditLog
+
+
+class AuditProject(BaseModel):
+    id: str
+
+
+class AuditKey(BaseModel):
+    id: str
+    type: Literal["service_account"] = "service_account"
+
+
+class AuditSession(BaseModel):
+    id: str
+    ip_address: str
+
+
+class AuditActor(BaseModel):
+    """As OpenAI's; a session of the dashboard is one of its key."""
+
+    type: Literal["api_key", "session"]
+    api_key: AuditKey
+    session: AuditSession | None
+
+
+class AuditLogObject(Object):
+    object: Literal["organization.audit_log"] = "organization.audit_log"
+    type: Annotated[str, Field(description="such as `job.created`")]
+    effective_at: int
+    project: AuditProject
+    actor: AuditActor
+    resource_id: Annotated[str | None, Field(description="what was changed, where one thing was")]
+    request_id: Annotated[str, Field(description="finds the request in the log")]
+    ip_address: str
+
+    @classmethod
+    def of(cls, row: AuditLog) -> Self:
+        session = row.session_id and AuditSession(id=row.session_id, ip_address=row.address)
+        return cls(
+            id=row.id,
+            type=row.event_type,
+            effective_at=int(row.created_at.timestamp()),
+            project=AuditProject(id=row.project_id),
+            actor=AuditActor(
+                type="session" if session else "api_key",
+                api_key=AuditKey(id=row.key_id),
+                session=session or None,
+            ),
+            resource_id=row.resource_id,
+            request_id=row.request_id,
+            ip_address=row.address,
+        )

@@ -1,0 +1,24 @@
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+
+class AuditLog(Base):
+    """Who changed what: a row of the same transaction as the change."""
+
+    __tablename__ = "audit_logs"
+    __table_args__ = (
+        Index("ix_audit_logs_project_id_id", "project_id", "id"),
+        Index("ix_audit_logs_created_at", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[CreatedAt]
+    event_type: Mapped[str]  # job.created
+    resource_id: Mapped[str | None]  # what was changed, where one thing was
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))  # of the key
+    key_id: Mapped[str]
+    session_id: Mapped[str | None]  # of the dashboard; null: over the API
+    request_id: Mapped[str]
+    address: Mapped[str]

@@ -1,0 +1,50 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.audit_logs import actions
+from app.http.dependencies import After, ServicesDep
+from app.keys import actions as keys
+from app.projects import actions as projects
+from app.web.rendering import page
+from app.web.visitor import AdminVisitor, PageRoute
+
+ROWS = 50
+MAX_NAMES = 1000  # of keys and projects; the others show their ids
+Filter = Annotated[str, Query(max_length=256)]
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/activity")
+def activity_page(
+    services: ServicesDep,
+    request: Request,
+    caller: AdminVisitor,
+    key: Filter = "",
+    event: Filter = "",
+    resource: Filter = "",
+    after: After = None,
+) -> Response:
+    """Show who changed what, newest first."""
+    its_keys = keys.list_keys(services, caller, limit=MAX_NAMES).data
+    its_projects = projects.list_projects(services, caller, limit=MAX_NAMES).data
+    return page(
+        request,
+        "activity/page.html",
+        caller,
+        here="/usage",
+        logs=actions.list_audit_logs(
+            services,
+            caller,
+            actor_ids=[key] if key else [],
+            event_types=[event.strip()] if event.strip() else [],
+            resource_ids=[resource.strip()] if resource.strip() else [],
+            after=after,
+            limit=ROWS,
+        ),
+        filters={"key": key, "event": event, "resource": resource},
+        after=after,
+        key_names={each.id: each.name for each in its_keys},
+        project_names={each.id: each.name for each in its_projects},
+    )
