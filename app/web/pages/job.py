@@ -19,6 +19,7 @@ from app.jobs.schemas import MetricsObject
 from app.models import Event
 from app.services import Services
 from app.web import charts, job_view, live
+from app.web.job_header import Points
 from app.web.job_view import QUICK, SLOW
 from app.web.rendering import fragment, page, shared
 from app.web.visitor import PageRoute, Visitor
@@ -32,7 +33,7 @@ class News(NamedTuple):
     """What a page that has seen every event up to some number lacks."""
 
     seq: int
-    validation: job_view.Points
+    validation: Points
     points: list[dict[str, float]]
     lines: list[job_view.Line]
     parts: live.Parts
@@ -98,7 +99,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     context = shared(request, caller)
     sent: live.Parts = {}
-    validation: job_view.Points | None = None
+    validation: Points | None = None
     with services.wakeups.watching(job_id, caller.key_id) as watched:
         while not services.wakeups.refuses(caller.key_id):
             # taken before the look: what comes after that is not slept through
@@ -143,7 +144,7 @@ def _look(
     job_id: str,
     after: int,
     context: dict[str, Any],
-    validation: job_view.Points | None,
+    validation: Points | None,
     *,
     is_first: bool,
 ) -> News:
