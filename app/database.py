@@ -48,6 +48,8 @@ BUSY_TIMEOUT_MS = 5_000
 AFTER_COMMIT = "after_commit"  # in a session's `info`
 # Rows of a list are counted so far: nobody reads on, and counting all took most of a page's time.
 MAX_COUNTED = 5_000
+# Of the newest rows so many are looked through for a part of a name, which no index finds.
+NUM_SEARCHED = 1_000
 POOL_TIMEOUT_SECONDS = 10.0
 # A connection that has rested for longer is asked whether it still stands, or a restart of Postgres
 # would cost each pooled connection a request.

@@ -14,6 +14,7 @@ class Caller(NamedTuple):
     scope: Scope
     requests_per_minute: int | None  # null: as the settings say
     use_is_due: bool  # to be noted
+    project_name: str = ""  # for people
 
     @property
     def administers_installation(self) -> bool:

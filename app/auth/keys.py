@@ -31,6 +31,7 @@ class KeyState(NamedTuple):
             Scope(self.key.scope),
             self.project.requests_per_minute,
             self.use_is_due,
+            self.project.name,
         )
 
     @property

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, delete, extract, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.database import MAX_COUNTED, UNSYNCED, now_plus
+from app.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Job, Model
 from app.models.job_lifecycle import TERMINAL
 
@@ -91,6 +91,26 @@ def newest(
     if without:
         statement = statement.where(or_(Model.format.is_(None), Model.format.not_in(without)))
     return [Listed(*row) for row in session.execute(statement.limit(limit))]
+
+
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Listed]:
+    """Find a model by its id, and others by a part of it among the project's newest and the newest
+    base models.
+    """
+    columns: tuple[Any, ...] = _LISTED
+    rows = session.execute(
+        select(*columns).where(
+            Model.id == text,
+            or_(Model.project_id.is_(None), Model.project_id == project_id),
+            Model.deleted_at.is_(None),
+        )
+    ).all()
+    for owner in (project_id, None):
+        newest = _list(owner).order_by(Model.created_at.desc(), Model.id.desc())
+        some = newest.limit(NUM_SEARCHED).subquery()
+        alike = select(some).where(some.c.id.icontains(text, autoescape=True), some.c.id != text)
+        rows = [*rows, *session.execute(alike.order_by(some.c.created_at.desc()).limit(limit))]
+    return [Listed(*row) for row in rows[:limit]]
 
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:

@@ -43,6 +43,12 @@ def newest(session: Session, project_id: str | None, *, limit: int, search: str 
     return Newest([ModelObject.of(row) for row in rows], num_models)
 
 
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ModelObject]:
+    """Find a model by its id, and others by a part of it among the newest."""
+    rows = repository.search(session, project_id, text, limit=limit)
+    return [ModelObject.of(row) for row in rows]
+
+
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
     """Return those of the project's own models that exist."""
     return repository.present(session, project_id, model_ids)

@@ -105,6 +105,7 @@ def list_files(
     order: Order = "desc",
     purpose: str | None = None,
     idempotency_key: str | None = None,
+    search: str = "",
 ) -> Page[FileObject]:
     check_cursor(after, "file-", "a file")
     with services.database.read() as session:
@@ -116,6 +117,7 @@ def list_files(
             order=order,
             purpose=purpose,
             idempotency_key=idempotency_key,
+            search=search,
         )
         imports = repository.imports_of(session, [file.id for file in files])
     return Page[FileObject].of([FileObject.of(file, imports.get(file.id)) for file in files], limit)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, now_plus
+from app.database import NUM_SEARCHED, UNSYNCED, now_plus
 from app.files.schemas import Order
 from app.ids import new_id
 from app.models import (
@@ -14,6 +14,7 @@ from app.models import (
     FileStatus,
     Job,
     OperationStatus,
+    Purpose,
 )
 from app.models.job_lifecycle import LIVE
 from app.storage import Stored
@@ -72,7 +73,9 @@ def newest_first(
     order: Order,
     purpose: str | None,
     idempotency_key: str | None,
+    search: str = "",
 ) -> list[File]:
+    """Return one more than `limit` where there is one. `search`: part of the name."""
     statement = (
         select(File)
         .where(File.project_id == project_id, File.deleted_at.is_(None))
@@ -82,6 +85,8 @@ def newest_first(
         statement = statement.where(File.purpose == purpose)
     if idempotency_key is not None:
         statement = statement.where(File.idempotency_key == idempotency_key)
+    if search:
+        statement = statement.where(File.filename.icontains(search, autoescape=True))
     if order == "desc":
         statement = statement.order_by(File.id.desc())
         return list(session.scalars(statement.where(File.id < after) if after else statement))
@@ -90,6 +95,36 @@ def newest_first(
             (statement.where(File.id > after) if after else statement).order_by(File.id)
         )
     )
+
+
+def other_purposes(session: Session, project_id: str) -> list[Purpose]:
+    """Return what files of the project are for that are neither for training nor its results."""
+    probes = {
+        purpose: select(File.id).where(
+            File.project_id == project_id, File.purpose == purpose, File.deleted_at.is_(None)
+        )
+        for purpose in Purpose
+        if purpose not in (Purpose.FINE_TUNE, Purpose.FINE_TUNE_RESULTS)
+    }
+    are_there = session.execute(select(*(probe.exists() for probe in probes.values()))).one()
+    return [purpose for purpose, is_there in zip(probes, are_there, strict=True) if is_there]
+
+
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[File]:
+    """Find a file by its id, and others by a part of their id or name among the newest."""
+    newest = (
+        select(File.id, File.filename)
+        .where(File.project_id == project_id, File.deleted_at.is_(None))
+        .order_by(File.id.desc())
+        .limit(NUM_SEARCHED)
+        .subquery()
+    )
+    alike = select(newest.c.id).where(
+        newest.c.id.icontains(text, autoescape=True)
+        | newest.c.filename.icontains(text, autoescape=True)
+    )
+    ids = session.scalars(alike.order_by(newest.c.id.desc()).limit(limit)).all()
+    return list(session.scalars(_own(project_id, [text, *ids]).order_by(File.id.desc())))
 
 
 def live_job_using(session: Session, project_id: str, file_id: str) -> str | None:

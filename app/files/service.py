@@ -146,6 +146,16 @@ def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, st
     return repository.names(session, project_id, ids)
 
 
+def other_purposes(session: Session, project_id: str) -> list[Purpose]:
+    """Return what files of the project are for that are neither for training nor its results."""
+    return repository.other_purposes(session, project_id)
+
+
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[File]:
+    """Find a file by its id, and others by a part of their id or name among the newest."""
+    return repository.search(session, project_id, text, limit=limit)
+
+
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
     """Return a file of records whose check has found no fault, or has not ended."""
     return _check_usable(session, repository.find(session, project_id, file_id), file_id, param)

@@ -27,6 +27,7 @@ UNAUDITED = {
     "/settings/webhooks/{endpoint_id}/test": "a sample leaves nothing behind",
     "/v1/models/{model:path}/links": "a link is signed and stored nowhere",
     "/models/{model:path}/links": "a link is signed and stored nowhere",
+    "/project": "each of the keys has signed in by itself",
 }
 RESOURCES = {
     "api_keys": "api_key",

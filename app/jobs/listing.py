@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.database import MAX_COUNTED
+from app.database import MAX_COUNTED, NUM_SEARCHED
 from app.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
 from app.models import Event, Job, JobMetadata, JobStatus, Project
@@ -115,6 +115,23 @@ def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
         shown_ids = [*pinned, *shown_ids]
     jobs = _in_order(session, project_id, shown_ids)
     return JobPage(jobs, num_jobs, counts, has_more=len(following) > ROWS, pinned=pinned)
+
+
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Job]:
+    """Find a job by its id, and others by a part of an id, a suffix or a model among the newest."""
+    newest = (
+        select(Job.id, Job.suffix, Job.base_model_id, Job.fine_tuned_model_id)
+        .where(Job.project_id == project_id)
+        .order_by(Job.id.desc())
+        .limit(NUM_SEARCHED)
+        .subquery()
+    )
+    texts = (newest.c.id, newest.c.suffix, newest.c.base_model_id, newest.c.fine_tuned_model_id)
+    alike = select(newest.c.id).where(
+        or_(*(column.icontains(text, autoescape=True) for column in texts))
+    )
+    ids = session.scalars(alike.order_by(newest.c.id.desc()).limit(limit)).all()
+    return _in_order(session, project_id, list(dict.fromkeys([text, *ids])))
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:

@@ -30,6 +30,7 @@ class File(Base):
     __tablename__ = "files"
     __table_args__ = (
         Index("ix_files_project_id_id", "project_id", "id"),
+        Index("ix_files_project_id_purpose_id", "project_id", "purpose", "id"),
         Index(
             "ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
         ),  # for quotas: summed by itself

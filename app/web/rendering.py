@@ -89,5 +89,6 @@ def shared(request: Request, caller: Caller | None) -> dict[str, Any]:
         "caller": caller,
         "may_write": may_write,
         "csrf": session.form_token(request),
+        "other_keys": session.other_keys(request),
         "origin": origin,
     }

@@ -1,5 +1,6 @@
 """The dashboard's cookie: signed, it holds the ids of a session and of an API key, a token for
-forms, and what the next page shall say. `/v1` never looks at it.
+forms, and what the next page shall say; and the ids of keys of other projects, to go there without
+another sign-in. `/v1` never looks at it.
 """
 
 import secrets
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.auth.caller import Caller
 from app.auth.server_secret import server_secret
 from app.database import insert_or, now_plus
 from app.errors import Forbidden, InvalidApiKey
@@ -22,6 +24,9 @@ from app.settings import Settings
 
 SESSION_ID = "session_id"
 KEY_ID = "key_id"
+OTHER_KEYS = "other_keys"  # by the name of their project
+MAX_OTHER_KEYS = 8  # a cookie has 4 KB
+MAX_NAME = 64
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
 TOKEN_HEADER = "x-form-token"
@@ -66,6 +71,28 @@ def begin(database: Session, request: Request, key_id: str) -> None:
 
 def session_id(request: Request) -> str | None:
     return request.session.get(SESSION_ID)
+
+
+def other_keys(request: Request) -> dict[str, str]:
+    """Return the ids of the session's other keys, with the names of their projects."""
+    return dict(request.session.get(OTHER_KEYS, {}))
+
+
+def change_key(database: Session, request: Request, now: Caller, before: Caller) -> None:
+    """Go on with another key, and keep the one before for the way back. It is a new session: forms
+    of the pages of the other project are out of date.
+    """
+    kept = other_keys(request) | {before.key_id: before.project_name[:MAX_NAME]}
+    kept.pop(now.key_id, None)
+    end(database, request)
+    begin(database, request, now.key_id)
+    request.session[OTHER_KEYS] = dict(list(kept.items())[-MAX_OTHER_KEYS:])
+
+
+def forget_key(request: Request, key_id: str) -> None:
+    request.session[OTHER_KEYS] = {
+        id_: name for id_, name in other_keys(request).items() if id_ != key_id
+    }
 
 
 def key_of(database: Session, request: Request) -> str:

@@ -1,5 +1,7 @@
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
@@ -38,6 +40,8 @@ from falqon_core.records.file_check import FileReport
 PAGE = 50
 MAX_JOBS = 20  # of one file, shown on its page
 NEW_JOB = "/jobs/new"
+# Files for anything else have a tab where there are some.
+TABS = {Purpose.FINE_TUNE: "Training files", Purpose.FINE_TUNE_RESULTS: "Results"}
 
 router = APIRouter(prefix="/data", route_class=PageRoute)
 uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
@@ -61,8 +65,10 @@ def data_page(
     request: Request,
     caller: Visitor,
     after: Annotated[str | None, Query(max_length=256)] = None,
+    purpose: Purpose = Purpose.FINE_TUNE,
+    q: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
-    return _list_page(services, request, caller, after)
+    return _list_page(services, request, caller, after, purpose, q)
 
 
 def _list_page(
@@ -70,13 +76,18 @@ def _list_page(
     request: Request,
     caller: Caller,
     after: str | None,
+    purpose: Purpose = Purpose.FINE_TUNE,
+    q: str = "",
     values: Mapping[str, str] | None = None,
     errors: Errors | None = None,
 ) -> Response:
     """`values`: what was typed into the form of a dataset, of which `errors` says what is wrong."""
-    files_page = actions.list_files(services, caller, after=after, limit=PAGE)
+    files_page = actions.list_files(
+        services, caller, after=after, limit=PAGE, purpose=purpose, search=q.strip()
+    )
     ids = [file.id for file in files_page.data]
     with services.database.read() as session:
+        others = files.other_purposes(session, caller.project_id)
         num_tokens = dataset_statistics.tokens_of(session, caller.project_id, ids)
         num_jobs = jobs.num_using(session, caller.project_id, ids)
     rows = [
@@ -90,6 +101,11 @@ def _list_page(
         values=values or {},
         errors=errors or {},
         rows=rows,
+        tabs=[tab for tab in Purpose if tab in (*TABS, purpose, *others)],
+        tab_labels=TABS,
+        purpose=purpose,
+        q=q,
+        address=partial(_address, purpose, q),
         after=after,
         more=files_page.last_id if files_page.has_more else "",
     )
@@ -133,7 +149,9 @@ def import_file(
         file = actions.import_file(services, caller, body)
     except ApiError as error:
         typed = {"source": source, "mapping": mapping}
-        return _list_page(services, request, caller, None, typed, errors_of(error, typed))
+        return _list_page(
+            services, request, caller, None, values=typed, errors=errors_of(error, typed)
+        )
     return redirect_to(f"/data/{file.id}")
 
 
@@ -214,6 +232,16 @@ def delete(
         notify(request, f"{file_id} is deleted.")
         return redirect_to("/data")
     return redirect_to(f"/data/{file_id}")
+
+
+def _address(purpose: Purpose, q: str, after: str = "") -> str:
+    pairs = {
+        "purpose": purpose if purpose is not Purpose.FINE_TUNE else "",
+        "q": q,
+        "after": after,
+    }
+    query = urlencode({name: value for name, value in pairs.items() if value})
+    return f"/data?{query}" if query else "/data"
 
 
 def _row(file: FileObject, num_tokens: int | None, num_jobs: int) -> Row:

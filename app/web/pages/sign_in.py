@@ -5,7 +5,7 @@ from starlette.responses import RedirectResponse
 
 from app.auth import audit, keys
 from app.auth.authentication import authenticate
-from app.auth.caller import Caller
+from app.auth.caller import RIGHTS, Caller
 from app.errors import Forbidden, InvalidApiKey, RateLimited
 from app.http.dependencies import ServicesDep
 from app.http.routes import address_of
@@ -14,7 +14,7 @@ from app.services import Services
 from app.web import link as links
 from app.web import session
 from app.web.rendering import page
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor
 
 DEAD_LINK = (
     "This link has been used, is too old, or was replaced when the service started again. "
@@ -26,10 +26,11 @@ router = APIRouter(route_class=PageRoute)
 
 @router.get("/sign-in")
 def sign_in_page(
-    services: ServicesDep, request: Request, link: str = "", next: str = "/"
+    services: ServicesDep, request: Request, link: str = "", next: str = "/", other: bool = False
 ) -> Response:
+    """Ask for a key. `other`: of another project, beside the one that the session has."""
     if not link:
-        return page(request, "sign_in.html", refused="", next=_local(next))
+        return page(request, "sign_in.html", refused="", next=_local(next), other=other)
     key_id = links.redeem(services.settings.data_dir.resolve(), link)
     with services.database.read() as database:
         caller = keys.find_caller(database, key_id) if key_id else None
@@ -47,6 +48,7 @@ def sign_in(
     request: Request,
     key: Annotated[str, Form()],
     next: Annotated[str, Form()] = "/",
+    other: Annotated[bool, Form()] = False,
 ) -> Response:
     try:
         caller = authenticate(
@@ -60,9 +62,26 @@ def sign_in(
             status_code=error.status,
             refused=error.message,
             next=_local(next),
+            other=other,
         )
-    _begin(services, request, caller)
+    _begin(services, request, caller, beside=other)
     return RedirectResponse(_local(next), 303)
+
+
+@router.post("/project", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+def change_project(
+    services: ServicesDep, request: Request, caller: Visitor, key: Annotated[str, Form()]
+) -> Response:
+    """Go to the project of another key that this session was given."""
+    with services.database.transaction() as database:
+        is_its_own = key in session.other_keys(request)
+        other = keys.find_caller(database, key) if is_its_own else None
+        if other is not None and RIGHTS.index(other.scope) >= RIGHTS.index(Scope.READ):
+            session.change_key(database, request, other, caller)
+            return RedirectResponse("/", 303)
+    session.forget_key(request, key)
+    session.notify(request, "That key opens nothing any more: sign in with another.", failed=True)
+    return RedirectResponse("/", 303)
 
 
 @router.post("/sign-out", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -76,10 +95,15 @@ def sign_out(services: ServicesDep, request: Request) -> Response:
     return RedirectResponse("/sign-in", 303)
 
 
-def _begin(services: Services, request: Request, caller: Caller) -> None:
+def _begin(services: Services, request: Request, caller: Caller, *, beside: bool = False) -> None:
+    """Begin a session; `beside`: keep the key of the one there is, if it is another project's."""
     audit.note_caller(caller)
     with services.database.transaction() as database:
-        session.begin(database, request, caller.key_id)
+        before = keys.find_caller(database, session.key_of(database, request)) if beside else None
+        if before is not None and before.project_id != caller.project_id:
+            session.change_key(database, request, caller, before)
+        else:
+            session.begin(database, request, caller.key_id)
         audit.note_caller(caller, session.session_id(request))
 
 

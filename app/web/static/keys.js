@@ -1,0 +1,36 @@
+// Keys for who would rather not use a mouse, where nothing is being written. The help says them, and turns them off.
+
+const OFF = "falqon-keys-off";
+const help = document.querySelector("#keys");
+const use = help?.querySelector("input");
+
+function move(by) {
+  const links = [...document.querySelectorAll("main tbody th.name a")].filter((link) => link.checkVisibility());
+  const at = links.findIndex((link) => link.closest("tr").contains(document.activeElement));
+  links[Math.max(0, Math.min(at + by, links.length - 1))]?.focus();
+}
+
+const KEYS = {
+  "/": () => document.querySelector("main input[type=search]")?.focus(),
+  n: () => document.querySelector('header a[href="/jobs/new"]')?.click(),
+  j: () => move(1),
+  k: () => move(-1),
+  x: () => document.activeElement.closest("tr")?.querySelector(".choose input")?.click(),
+  "?": () => help.showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (!use?.checked || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog[open], [popover]:popover-open")) return;
+  if (!Object.hasOwn(KEYS, event.key)) return;
+  event.preventDefault();
+  KEYS[event.key]();
+});
+
+if (use) {
+  use.checked = !localStorage.getItem(OFF);
+  use.addEventListener("change", () => {
+    if (use.checked) localStorage.removeItem(OFF);
+    else localStorage.setItem(OFF, "1");
+  });
+}
