@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.models import Base, Scope
 from app.web import pages
-from tests.browser.scene import scene
+from tests.browser.scene import EVALUATE_EVERY, scene
 from tests.contract.access_objects import a_delivery, a_key, a_study
 from tests.contract.test_access_matrix import routes_of
 from tests.support.api import Api, Tenant
@@ -41,6 +41,7 @@ def ids(api: Api) -> dict[str, str]:
         "delivery_id": settings["delivery_id"],
         "key_id": settings["key_id"],
         "study_id": settings["study_id"],
+        "step": str(EVALUATE_EVERY),
     }
 
 
