@@ -17,8 +17,8 @@ client.join(app)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
         typer.echo(f"falqon {importlib.metadata.version('falqon')}")
         raise typer.Exit
 

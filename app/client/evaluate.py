@@ -48,9 +48,7 @@ def evaluate(
     ] = [],  # noqa: B006
     rows: Annotated[int, typer.Option(help="Most rows to ask.")] = 200,
     max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
-    wait: Annotated[
-        bool, typer.Option(help="Return when it is done; exit 1 if it cannot be.")
-    ] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
 ) -> None:
     """Have a job's model and its base answer rows that were not trained on, and compare them."""
     body: Json = {

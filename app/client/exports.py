@@ -40,11 +40,9 @@ def export_model(
             show_default=False,
         ),
     ],
-    wait: Annotated[
-        bool, typer.Option(help="Return when it is made; exit 1 if it cannot be.")
-    ] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
 ) -> None:
-    """Have a model made in another format; what comes of it is a model of its own."""
+    """Export a model in another format; the result is a model of its own."""
     path = f"/models/{segment(model)}/exports"
     export = client.api.post(path, {"format": to.value}, repeatable=True)
     if wait:

@@ -17,9 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 FileId = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
 Wait = Annotated[
     bool,
-    typer.Option(
-        "--wait", help="Return when the service has checked every line; exit 1 if one is wrong."
-    ),
+    typer.Option("--wait", help="Wait until every line is checked; exit 1 if one is wrong."),
 ]
 
 
@@ -42,14 +40,14 @@ def list_files(
             help="`fine-tune-results` is what jobs wrote; another of the API's purposes, or `all`."
         ),
     ] = PURPOSE,
-    limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
     after: Annotated[
-        str | None, typer.Option(help="Continue behind this file.", show_default=False)
+        str | None, typer.Option(help="Start after this file.", show_default=False)
     ] = None,
 ) -> None:
     """Show the files to train or validate with, newest first."""
-    wanted = None if purpose == "all" else purpose
-    page = client.api.get("/files", {"purpose": wanted, "limit": limit, "after": after})
+    filter_by = None if purpose == "all" else purpose
+    page = client.api.get("/files", {"purpose": filter_by, "limit": limit, "after": after})
     rows = (
         (
             file["id"],
@@ -96,7 +94,7 @@ def report_file(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Also what the file is to this model, once that is known.", show_default=False
+            help="Also count its tokens for this model, waiting for the result.", show_default=False
         ),
     ] = None,
     max_seq_length: Annotated[
@@ -106,7 +104,7 @@ def report_file(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Which of its records are in this file too; with --model.",
+            help="Also find records that are in this file too; with --model.",
             show_default=False,
         ),
     ] = None,
@@ -137,7 +135,7 @@ def check_file(
     file_id: FileId,
     wait: Wait = False,
 ) -> None:
-    """Have a file judged anew, as after an upgrade that accepts more."""
+    """Check a file again, for example after an upgrade that accepts more."""
     file = client.api.post(f"/files/{segment(file_id)}/check")
     _show_checked(client, file, wait=wait)
 

@@ -61,12 +61,12 @@ def create_key(
 def list_keys(
     client: Client,
     project: Project = None,
-    limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
     after: Annotated[
-        str | None, typer.Option(help="Continue behind this key.", show_default=False)
+        str | None, typer.Option(help="Start after this key.", show_default=False)
     ] = None,
 ) -> None:
-    """Show the keys that open something, newest first; never their secrets."""
+    """Show the keys that work, newest first; never their secrets."""
     page = client.api.get("/api_keys", {"project_id": project, "limit": limit, "after": after})
     rows = (
         (
@@ -95,7 +95,7 @@ def revoke_key(
         str, typer.Argument(metavar="KEY", help="Its id, not its secret.", show_default=False)
     ],
 ) -> None:
-    """Make a key open nothing any more."""
+    """Revoke a key; it stops working at once."""
     answer = client.api.delete(f"/api_keys/{segment(key_id)}")
     if client.out.as_json:
         client.out.document(answer)

@@ -8,7 +8,7 @@ from app.client.command import Client, command
 from app.client.exports import export_model
 
 app = typer.Typer(
-    no_args_is_help=True, help="Base models to start from, and what jobs made of them."
+    no_args_is_help=True, help="Base models, and the models that jobs made from them."
 )
 
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
@@ -31,7 +31,7 @@ def list_models(client: Client) -> None:
         page,
         ("id", "size", "created", "made from"),
         rows,
-        "There are no models; an administrator adds base models.",
+        "There are no models; an administrator adds base models (`falqon admin models add`).",
     )
 
 

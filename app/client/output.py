@@ -73,10 +73,10 @@ class Output:
 
     def facts(self, facts: Mapping[str, object]) -> None:
         """Name and value, one pair a line; without those that are not known."""
-        known = {name: plain(value) for name, value in facts.items() if value not in (None, "")}
-        indent = max(map(len, known), default=0) + columns.GAP
+        values = {name: plain(value) for name, value in facts.items() if value not in (None, "")}
+        indent = max(map(len, values), default=0) + columns.GAP
         width = max(1, self.console.width - indent)
-        for name, value in known.items():
+        for name, value in values.items():
             head = name
             for line in value.split("\n"):
                 parts = wrap(line, width, break_long_words=False, break_on_hyphens=False)

@@ -63,9 +63,9 @@ def create_project(
 @command(app, "list", "falqon projects list")
 def list_projects(
     client: Client,
-    limit: Annotated[int, typer.Option(help="Most to show.")] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
     after: Annotated[
-        str | None, typer.Option(help="Continue behind this project.", show_default=False)
+        str | None, typer.Option(help="Start after this project.", show_default=False)
     ] = None,
 ) -> None:
     """Show projects, newest first."""

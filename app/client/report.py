@@ -26,8 +26,8 @@ def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
             return answer
         if time.monotonic() > deadline:
             raise Refused(
-                f"{file_id} is still not looked at after {MAX_WAIT_SECONDS:.0f} s.",
-                "The same command asks again.",
+                f"{file_id} has not been inspected after {MAX_WAIT_SECONDS:.0f} s.",
+                "Run the same command again.",
             )
         time.sleep(pause)
     raise AssertionError("the pauses never end")

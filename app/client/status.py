@@ -37,13 +37,15 @@ def status(client: Client) -> None:
 
 
 def _health(readiness: Json) -> str:
-    failing = [f"{part}: {found}" for part, found in readiness["checks"].items() if found != "ok"]
+    failing = [
+        f"{part}: {finding}" for part, finding in readiness["checks"].items() if finding != "ok"
+    ]
     return "; ".join([readiness["status"], *failing])
 
 
 def _workers(workers: list[Json]) -> str:
     if not workers:
-        return "none was seen lately: jobs wait until one is"
+        return "none has reported lately; jobs wait until one does"
     return "; ".join(_kinds(workers))
 
 

@@ -87,14 +87,14 @@ def checked(client: Client, file: Json) -> Json:
         if file["status"] == "error":
             raise Refused(
                 f"{file['filename']} ({file['id']}) is not valid: {file['status_details']}",
-                f"All faults: falqon files report {file['id']}",
+                f"All errors: falqon files report {file['id']}",
             )
         if file["status"] != "uploaded":
             return file
         if time.monotonic() > deadline:
             raise Refused(
-                f"{file['id']} is still not checked after {MAX_CHECK_SECONDS:.0f} s.",
-                f"Look again: falqon files show {file['id']}",
+                f"{file['id']} has not been checked after {MAX_CHECK_SECONDS:.0f} s.",
+                f"Check again with: falqon files show {file['id']}",
             )
         time.sleep(pause)
         file = client.api.get(f"/files/{segment(file['id'])}")

@@ -16,8 +16,8 @@ app = typer.Typer(
 )
 
 EndpointId = Annotated[str, typer.Argument(metavar="WEBHOOK", show_default=False)]
-Limit = Annotated[int, typer.Option(help="Most to show.")]
-After = Annotated[str | None, typer.Option(help="Continue behind this one.", show_default=False)]
+Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
+After = Annotated[str | None, typer.Option(help="Start after this one.", show_default=False)]
 
 
 @command(app, "list", "falqon webhooks list")

@@ -20,7 +20,7 @@ def workers(client: Client) -> None:
         page,
         ("id", "status", "devices", "last seen", "in use", "job"),
         rows,
-        "No worker was seen lately.",
+        "No worker has reported lately.",
     )
 
 

@@ -212,7 +212,7 @@ def adopt_storage() -> None:
     )
 
 
-app.command("drain")(operate.drain)
-app.command("requeue")(operate.requeue)
-app.command("backup")(operate.backup)
-app.command("restore")(operate.restore)
+app.command("drain", epilog="Example: falqon admin drain WORKER")(operate.drain)
+app.command("requeue", epilog="Example: falqon admin requeue JOB")(operate.requeue)
+app.command("backup", epilog="Example: falqon admin backup backup-of-today")(operate.backup)
+app.command("restore", epilog="Example: falqon admin restore backup-of-today")(operate.restore)

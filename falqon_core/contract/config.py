@@ -137,12 +137,8 @@ class RecipeOptions(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="pulls the trained weights towards 0 at each step"
     )
-    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="longer gradients are shortened to this"
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="same seed, same data, same result"
-    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
         2048,
@@ -193,9 +189,7 @@ class RecipeOptions(BaseModel):
         48, description="most tokens of such a completion"
     )
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(50, description="steps")
-    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = Field(
-        2, description="of a job; the newest ones, and the best one"
-    )
+    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
 
 
 class Recipe(RecipeOptions):

@@ -38,8 +38,8 @@ def test_a_menu_leads_to_every_screen_and_says_which_one_this_is(phone: Page) ->
 def test_bad_lines_and_workers_are_read_without_scrolling_sideways(
     phone: Page, tenant: Tenant
 ) -> None:
-    shown = scene(tenant)
-    for path in (f"/data/{shown.bad_file}", "/workers", f"/data/{shown.file}"):
+    project = scene(tenant)
+    for path in (f"/data/{project.bad_file}", "/workers", f"/data/{project.file}"):
         phone.goto(path)
         assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         for table in phone.locator("main .scroll:has(table)").all():

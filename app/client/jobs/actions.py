@@ -28,7 +28,7 @@ def cancel_job(client: Client, job_id: JobId) -> None:
 
 @command(app, "pause", "falqon jobs pause JOB")
 def pause_job(client: Client, job_id: JobId) -> None:
-    """Let a job write a checkpoint and free its device."""
+    """Pause a job: it writes a checkpoint and frees its device."""
     _act(client, job_id, "pause")
 
 
@@ -36,9 +36,7 @@ def pause_job(client: Client, job_id: JobId) -> None:
 def resume_job(
     client: Client, job_id: JobId, max_cost_usd: MaxCost = None, max_seconds: MaxSeconds = None
 ) -> None:
-    """Let a paused job go on from its newest checkpoint, with a higher budget where that was used
-    up.
-    """
+    """Resume a paused job from its newest checkpoint, with a higher budget if that was used up."""
     caps = budget(max_cost_usd, max_seconds)
     _act(client, job_id, "resume", {"falqon": {"budget": caps}} if caps else None)
 

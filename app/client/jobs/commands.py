@@ -18,8 +18,8 @@ for part in (create, fields, watch, actions, metrics, compare):
     app.add_typer(part.app)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
-Limit = Annotated[int, typer.Option(help="Most to show.")]
-After = Annotated[str | None, typer.Option(help="Continue behind this one.", show_default=False)]
+Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
+After = Annotated[str | None, typer.Option(help="Start after this one.", show_default=False)]
 
 
 @command(app, "list", "falqon jobs list --status running --metadata team=red")
@@ -27,7 +27,9 @@ def list_jobs(
     client: Client,
     status: Annotated[
         str | None,
-        typer.Option(help="Only those that are queued, running, paused, …", show_default=False),
+        typer.Option(
+            help="Only those with this status: queued, running, paused, …", show_default=False
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Only those that start from this model.", show_default=False)

@@ -27,7 +27,7 @@ def create_job(
     model: Annotated[
         str,
         typer.Option(
-            help="What to start from, as `falqon models list` names it.", show_default=False
+            help="Model to start from, as `falqon models list` names it.", show_default=False
         ),
     ],
     file: Annotated[
@@ -39,7 +39,7 @@ def create_job(
     ],
     options: JobOptions,
     validation_file: Annotated[
-        str | None, typer.Option(help="Likewise, to validate with.", show_default=False)
+        str | None, typer.Option(help="Validation data, given in the same way.", show_default=False)
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Submit without asking.")] = False,
     watch: Watch = False,
@@ -67,7 +67,7 @@ def clone_job(
         typer.Option(help="Train on other data: the id of a file, or a path.", show_default=False),
     ] = None,
     validation_file: Annotated[
-        str | None, typer.Option(help="Likewise, to validate with.", show_default=False)
+        str | None, typer.Option(help="Validation data, given in the same way.", show_default=False)
     ] = None,
     watch: Watch = False,
 ) -> None:

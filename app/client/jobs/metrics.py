@@ -17,10 +17,11 @@ def show_metrics(
     client: Client,
     job_id: JobId,
     keys: Annotated[
-        str | None, typer.Option(help="Only these, with commas between.", show_default=False)
+        str | None, typer.Option(help="Only these, separated by commas.", show_default=False)
     ] = None,
     points: Annotated[
-        int | None, typer.Option(help="Most points of each series.", show_default=False)
+        int | None,
+        typer.Option(help="Maximum number of points of each series.", show_default=False),
     ] = None,
 ) -> None:
     """Show the curves that training left; every point with --json."""

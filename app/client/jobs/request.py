@@ -12,11 +12,14 @@ from app.client.errors import Misused
 MaxCost = Annotated[
     str | None,
     typer.Option(
-        "--max-cost-usd", metavar="USD", help="Pause when it has cost so much.", show_default=False
+        "--max-cost-usd",
+        metavar="USD",
+        help="Pause the job when it has cost this much.",
+        show_default=False,
     ),
 ]
 MaxSeconds = Annotated[
-    int | None, typer.Option(help="Pause when it has run so long.", show_default=False)
+    int | None, typer.Option(help="Pause the job when it has run this long.", show_default=False)
 ]
 
 
@@ -26,7 +29,7 @@ class JobOptions:
 
     suffix: Annotated[
         str | None,
-        typer.Option(help="A word in the name of the model that comes out.", show_default=False),
+        typer.Option(help="Part of the new model's name.", show_default=False),
     ] = None
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same data, same result.", show_default=False)

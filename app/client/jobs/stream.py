@@ -33,21 +33,21 @@ def in_order(events: Iterator[Json | Lost | Tick]) -> Iterator[Json | Lost | Tic
     batches.
     """
     newest_step = 0
-    held: list[Json] = []
+    waiting: list[Json] = []
     for event in events:
         if not isinstance(event, dict):
             yield event
             continue
         step = (event.get("data") or {}).get("step", 0)
         if event["type"] != "metrics" and step > newest_step:
-            held.append(event)
+            waiting.append(event)
             continue
         yield event
         if event["type"] == "metrics":
             newest_step = max(newest_step, step)
-            yield from (each for each in held if each["data"]["step"] <= newest_step)
-            held = [each for each in held if each["data"]["step"] > newest_step]
-    yield from held
+            yield from (each for each in waiting if each["data"]["step"] <= newest_step)
+            waiting = [each for each in waiting if each["data"]["step"] > newest_step]
+    yield from waiting
 
 
 def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -27,7 +28,11 @@ COMMANDS = dict(commands(ROOT))
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_each_command_takes_its_example(path: str) -> None:
+def test_each_command_takes_its_example(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "backup-of-today").mkdir()
+    monkeypatch.chdir(tmp_path)
     command = COMMANDS[path]
     example = command.epilog or ""
     assert example.startswith(f"{MARK}{path}")

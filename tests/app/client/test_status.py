@@ -11,10 +11,10 @@ def test_status_says_who_works_what_waits_and_what_runs(
 ) -> None:
     job_id = submitted("--suffix", "long", steps=2000, step_seconds=0.02)
     wait_for(lambda: f"\n{job_id}\t" in falqon("status").stdout, 60, "it runs")
-    shown = facts(falqon("status").stdout)
-    assert shown["service"].endswith("/v1, ok")
-    assert shown["workers"].endswith("on cpu, 1 busy")
-    assert shown["jobs"].startswith("1 running, ")
+    facts_of_it = facts(falqon("status").stdout)
+    assert facts_of_it["service"].endswith("/v1, ok")
+    assert facts_of_it["workers"].endswith("on cpu, 1 busy")
+    assert facts_of_it["jobs"].startswith("1 running, ")
     parts = json.loads(falqon("status", "--json").stdout)
     assert [job["id"] for job in parts["running"]["data"]] == [job_id]
     assert parts["readiness"]["checks"]["database"] == "ok"
@@ -25,10 +25,10 @@ def test_webhooks_are_added_tried_and_deleted(falqon: Falqon, service: Service) 
     event = "fine_tuning.job.failed"
     added = falqon("webhooks", "add", "https://hooks.invalid/a", "--event", event)
     assert added.exit_code == 0, added.stderr
-    shown = facts(added.stdout)
-    assert shown["signing secret, shown this once"].startswith("whsec_")
-    assert shown["events"] == event
-    hook = shown["id"]
+    facts_of_it = facts(added.stdout)
+    assert facts_of_it["signing secret, facts_of_it this once"].startswith("whsec_")
+    assert facts_of_it["events"] == event
+    hook = facts_of_it["id"]
     row = next(line for line in falqon("webhooks", "list").stdout.splitlines() if hook in line)
     assert row.split("\t")[1:4] == ["enabled", "https://hooks.invalid/a", event]
     assert falqon("webhooks", "enable", hook, "--off").stdout == f"{hook} is disabled: requested.\n"

@@ -84,10 +84,22 @@ def test_a_checkpoint_is_told_of_behind_its_step() -> None:
     def event(step: int, kind: str) -> Json:
         return {"type": kind, "data": {"step": step}}
 
-    told = [{"type": "message", "data": None}, event(10, "message"), event(9, "metrics"), Tick()]
-    told += [event(10, "metrics"), event(12, "message")]
-    ordered = list(stream.in_order(iter(told)))
-    assert ordered == [told[0], told[2], told[3], told[4], told[1], told[5]]
+    happenings = [
+        {"type": "message", "data": None},
+        event(10, "message"),
+        event(9, "metrics"),
+        Tick(),
+    ]
+    happenings += [event(10, "metrics"), event(12, "message")]
+    ordered = list(stream.in_order(iter(happenings)))
+    assert ordered == [
+        happenings[0],
+        happenings[2],
+        happenings[3],
+        happenings[4],
+        happenings[1],
+        happenings[5],
+    ]
 
 
 def test_what_is_left_behind_the_last_step_is_said_to_be_the_merge() -> None:
