@@ -170,15 +170,15 @@ def test_what_cannot_be_is_refused_with_the_reason(
     reason: str,
 ) -> None:
     path = str(fake_file())
-    newest_file = next((file.id for file in service.client.files.list(limit=1)), None)
+    before = [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
     done = falqon(
         "jobs", "create", "--yes", *(argument.format(fake=path) for argument in arguments)
     )
     assert done.exit_code == code, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
-    files = service.client.files.list(limit=1)
-    assert next((file.id for file in files), None) == newest_file, "nothing was uploaded"
+    after = [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
+    assert after == before, "nothing was uploaded"
 
 
 def test_settings_are_listed_as_the_service_describes_them(falqon: Falqon) -> None:
@@ -326,7 +326,7 @@ def test_what_a_job_leaves_until_it_is_deleted(falqon: Falqon, submitted: Submit
 
     header, *rows = falqon("jobs", "metrics", job_id).stdout.splitlines()
     assert header.split() == ["series", "curve", "first", "last", "lowest", "highest"]
-    (loss,) = [row.split() for row in rows if row.startswith("train_loss ")]
+    (loss,) = [row.split() for row in rows if row.startswith("train_loss\t")]
     assert (len(loss[1]), loss[1][0], loss[1][-1], loss[2:]) == (
         20,
         "█",

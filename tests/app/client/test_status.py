@@ -26,7 +26,7 @@ def test_webhooks_are_added_tried_and_deleted(falqon: Falqon, service: Service) 
     added = falqon("webhooks", "add", "https://hooks.invalid/a", "--event", event)
     assert added.exit_code == 0, added.stderr
     facts_of_it = facts(added.stdout)
-    assert facts_of_it["signing secret, facts_of_it this once"].startswith("whsec_")
+    assert facts_of_it["signing secret, shown this once"].startswith("whsec_")
     assert facts_of_it["events"] == event
     hook = facts_of_it["id"]
     row = next(line for line in falqon("webhooks", "list").stdout.splitlines() if hook in line)
