@@ -75,8 +75,13 @@ def longest_wait_seconds(session: Session) -> float:
         .limit(MAX_AGED)
         .subquery()
     )
-    is_newest = (Event.job_id == oldest.c.id) & (Event.seq == oldest.c.last_event_seq)
-    since = session.scalar(select(func.min(Event.created_at)).join(oldest, is_newest))
+    # no join: Postgres may then read all events to find those of a few jobs
+    written = (
+        select(Event.created_at)
+        .where(Event.job_id == oldest.c.id, Event.seq == oldest.c.last_event_seq)
+        .scalar_subquery()
+    )
+    since = session.scalar(select(func.min(written)).select_from(oldest))
     return 0.0 if since is None else max(0.0, (now(session) - since).total_seconds())
 
 

@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column("key_id", sa.String(), nullable=True),
         sa.Column("base_model_id", sa.String(), nullable=False),
         sa.Column("cost", sa.BigInteger(), nullable=False),
-        sa.Column("device_seconds", sa.Float(), nullable=False),
+        sa.Column("device_seconds", sa.Double(), nullable=False),
         sa.Column("tokens", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["project_id"], ["projects.id"], name=op.f("fk_usage_days_project_id_projects")

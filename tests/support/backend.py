@@ -190,6 +190,7 @@ class Backend(Records):
             "FALQON_TRAINER_COMMAND": json.dumps(settings.trainer_command),
             "FALQON_DEVICE": "cpu",
             "FALQON_NUM_THREADS": "2",
+            "FALQON_CALIBRATE": str(settings.calibrate),
             "FALQON_MAX_INFRA_FAILURES": str(settings.max_infra_failures),
             **{
                 f"FALQON_{name.upper()}": f"PT{getattr(settings, name).total_seconds()}S"

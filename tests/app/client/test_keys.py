@@ -55,7 +55,7 @@ def test_a_project_with_a_key_of_its_own(falqon: Falqon, service: Service, proje
     refused = falqon("projects", "change", project, "--max-live-jobs", "9", *theirs)
     assert refused.exit_code == 1
     assert "only an admin key of the project 'proj_default' may set this" in refused.stderr
-    assert falqon("files", "list", *theirs).stdout.startswith("There are no files")
+    assert falqon("files", "list", *theirs).stdout.startswith("There are no such files")
     mine, _ = create_key(falqon, "a colleague", *theirs)
     assert (
         json.loads(falqon("keys", "list", "--project", project, "--limit", "1", "--json").stdout)[

@@ -17,6 +17,7 @@ MEDIA_TYPES = {
     ("get", "/v1/models/{model}/artifacts/{name}"): {"application/octet-stream"},
     ("get", "/v1/models/{model}/archive"): {"application/x-tar"},
     ("get", "/v1/fine_tuning/jobs/{job_id}/metrics"): {"application/json", "text/csv"},
+    ("get", "/v1/usage"): {"application/json", "text/csv"},
     ("get", "/v1/fine_tuning/jobs/{job_id}/stream"): {"text/event-stream"},
     ("get", "/v1/falqon/studies/{study_id}/table.md"): {"text/markdown"},
     ("get", "/v1/falqon/studies/{study_id}/table.csv"): {"text/csv"},

@@ -89,6 +89,13 @@ def fill(database: Database, backend: Backend) -> None:
                 f"{NUM_JOBS}) n"
             )
         )
+        connection.execute(
+            text(
+                "INSERT INTO events (job_id, seq, attempt, level, type, message, created_at) "
+                "SELECT id, last_event_seq, 1, 'info', 'message', '', now() FROM jobs "
+                "WHERE last_event_seq > 0 ON CONFLICT DO NOTHING"
+            )
+        )
     backend.set(template, status=JobStatus.PAUSED)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
@@ -198,7 +205,7 @@ def test_curves_are_picked_event_by_event(large: Database) -> None:
         )
         events = (
             f"INSERT INTO events {values} FROM jobs, generate_series(1, 5000) n WHERE id = "
-            "ANY(:ids)"
+            "ANY(:ids) ON CONFLICT DO NOTHING"
         )
         connection.execute(text(events), {"ids": [job.id for job in jobs]})
         connection.execute(text("ANALYZE events"))

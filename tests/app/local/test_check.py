@@ -44,7 +44,7 @@ def run() -> Result:
 
 
 def verdicts(done: Result) -> dict[str, str]:
-    lines = re.findall(r"^(\w[\w: ]*?) {2,}(ok|WRONG) ", done.stdout, re.M)
+    lines = re.findall(r"^(\w[\w: ]*?)\t(ok|WRONG)\t", done.stdout, re.M)
     return dict(lines)
 
 
@@ -64,7 +64,7 @@ class TestBad:
             done.stdout
         )
         assert done.exit_code == 1
-        (line,) = [line for line in done.stdout.splitlines() if " WRONG " in line]
+        (line,) = [line for line in done.stdout.splitlines() if "\tWRONG\t" in line]
         assert advice in line
         return line
 
