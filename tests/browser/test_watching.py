@@ -141,13 +141,14 @@ def test_the_link_that_the_service_prints_signs_in_once(visits: Visits, service:
     expect(again.get_by_role("alert")).to_contain_text("has been used")
 
 
-def test_pages_read_without_javascript(visits: Visits, service: Service) -> None:
-    job = next(iter(service.client.fine_tuning.jobs.list()))
-    page = visits.sign_in(service.url, KEY, java_script_enabled=False)
-    expect(page.locator(f"#row-{job.id}")).to_be_visible()
-    page.goto(f"/jobs/{job.id}")
+def test_pages_read_without_javascript(visits: Visits, tenant: Tenant) -> None:
+    job_id = scene.job(tenant, tenant.upload(), "plain", 10).job_id
+    page = visits.sign_in(tenant.api.url, tenant.key, java_script_enabled=False)
+    expect(page.locator(f"#row-{job_id}")).to_be_visible()
+    page.goto(f"/jobs/{job_id}")
     expect(page.locator("#events")).to_contain_text("Created fine-tuning job")
-    expect(page.get_by_role("img", name=re.compile("Training loss from"))).to_be_visible()
+    outline = page.locator(LOSS).get_by_role("img", name=re.compile("Training loss from"))
+    expect(outline).to_be_visible()
     csv = page.get_by_role("link", name="CSV").get_attribute("href")
     cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
-    assert httpx.get(f"{service.url}{csv}", cookies=cookies).text.startswith("step,")
+    assert httpx.get(f"{tenant.api.url}{csv}", cookies=cookies).text.startswith("step,")
