@@ -93,7 +93,7 @@ def faults(page: Page, *rules: str) -> list[str]:
 
 def wait_for_charts(page: Page) -> None:
     if page.locator(".charts").count():
-        page.wait_for_selector(".uplot, [data-no-curves]")
+        page.wait_for_selector(".uplot, [data-no-curves]:not([hidden])")
 
 
 def test_no_page_has_a_serious_fault_in_light_or_dark(
@@ -116,6 +116,7 @@ def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tena
     page.goto("/settings/keys")
     page.get_by_label("Name, such as").fill("axe")
     page.get_by_role("button", name="Create key").click()
+    expect(page.get_by_role("heading", name="is made")).to_be_visible()
     page.evaluate(AXE())
     assert faults(page) == []
 

@@ -48,11 +48,15 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
         assert {" ".join(text.split()) for text in texts} >= {
             " ".join(payload.split()) for payload in PAYLOADS
         }
-        assert page.locator(".sample blockquote").all_text_contents() == [
-            payload.replace("\r\n", "\n") for payload in PAYLOADS
-        ]
+        for part in (".beside > figure:not(.expected) p", ".expected p"):
+            assert page.locator(f".sample {part}").all_text_contents() == [
+                payload.replace("\r\n", "\n") for payload in PAYLOADS
+            ]
+        prompts = page.locator(".sample .chat").all_text_contents()
+        for text, payload in zip(prompts, PAYLOADS, strict=True):
+            assert " ".join(text.split()).endswith(" ".join(payload.split()))
         page.reload()
-    assert page.title() == before
+    assert page.title() == before.replace("Running", "Failed")
     page.goto("/")
     expect(page.locator(f"#row-{claim.job_id}")).to_contain_text(PAYLOADS[0])
 
@@ -98,7 +102,7 @@ def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
         scene.inspected(tenant, good := tenant.upload(), payload)
         for path in (f"/data/{file}", f"/jobs/new?training_file={file}"):
             page.goto(path)
-            expect(page.get_by_role("region", name="Bad lines").first).to_be_visible()
+            expect(page.get_by_role("group", name="Bad lines").first).to_be_visible()
         for path in (
             f"/data/{good}?model={tenant.base_model}",
             f"/jobs/new?training_file={good}&model={tenant.base_model}",
