@@ -104,6 +104,8 @@ def watch(
     try:
         yield watched
     finally:
+        # uvicorn may read the connection's next requests in a copy of this context
+        watched.caller = None
         _watched.reset(of_request)
         unit_of_work.reset(of_transactions)
 
