@@ -36,7 +36,7 @@ class MeldedLinear(nn.Module):
         bias: nn.Parameter | None,
         scaling: float,
         base: Base | None,
-        train_a: bool,
+        train_a: bool = False,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
         super().__init__()
