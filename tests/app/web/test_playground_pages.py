@@ -32,7 +32,8 @@ def headers(browser: httpx.Client) -> dict[str, str]:
 def test_a_job_that_is_done_and_its_model_lead_there(browser: httpx.Client, tenant: Tenant) -> None:
     objects = scene.scene(tenant)
     link = f'href="{playground(objects.model)}"'
-    assert link in browser.get(f"/jobs/{objects.succeeded}").text
+    job = browser.get(f"/jobs/{objects.succeeded}").text
+    assert job.index('id="job-artifacts"') < job.index(link) < job.index('id="job-progress"')
     assert link not in browser.get(f"/jobs/{objects.running}").text
     for path in (model_page(objects.model), "/models"):
         assert link in browser.get(path).text
