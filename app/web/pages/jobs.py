@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -133,9 +134,7 @@ def cancel_several(
     query: TableQueryParams,
     job: Chosen = None,
 ) -> Response:
-    def cancel(job_id: str) -> object:
-        return actions.cancel_job(services, caller, job_id)
-
+    cancel = partial(actions.cancel_job, services, caller)
     _do_with_each(request, job or [], cancel, "cancelled; what runs stops at its next step")
     return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
@@ -150,10 +149,7 @@ def delete_several(
     query: TableQueryParams,
     job: Chosen = None,
 ) -> Response:
-    def delete(job_id: str) -> object:
-        return actions.delete_job(services, caller, job_id)
-
-    _do_with_each(request, job or [], delete, "deleted")
+    _do_with_each(request, job or [], partial(actions.delete_job, services, caller), "deleted")
     return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
 
