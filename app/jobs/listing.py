@@ -212,7 +212,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     return {job_id: sorted(curve.items()) for job_id, curve in curves.items()}
 
 
-def _by_status(session: Session, project_id: str) -> dict[str, int]:
+def count_by_status(session: Session, project_id: str) -> dict[str, int]:
     """Count the project's jobs, of each status no more than `MAX_COUNTED` and one."""
     of_each = (
         select(Job.status)
@@ -228,7 +228,7 @@ def _by_status(session: Session, project_id: str) -> dict[str, int]:
 
 
 def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
-    counts = _by_status(session, project_id)
+    counts = count_by_status(session, project_id)
     num_jobs = counts.get(query.status, 0) if query.status else sum(counts.values())
     unpinned = _matching(select(Job.id), project_id, query).order_by(*_order(query))
     pinned: Sequence[str] = []

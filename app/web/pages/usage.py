@@ -8,7 +8,6 @@ from app.auth.caller import Caller
 from app.database import now
 from app.http.dependencies import ServicesDep
 from app.jobs import listing
-from app.jobs.listing import JobQuery
 from app.keys import actions as keys
 from app.models import JobStatus, Scope
 from app.projects import actions as projects
@@ -45,8 +44,7 @@ def usage_page(
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
         amounts = _amounts(session, caller, span)
-        mine = JobQuery(status=JobStatus.RUNNING)
-        by_status = listing.find_page(session, caller.project_id, mine).by_status
+        by_status = listing.count_by_status(session, caller.project_id)
         history = workers.history(session, caller.administered_project, span.begin, ROWS)
     own = projects.retrieve_project(services, caller, caller.project_id)
     return page(
