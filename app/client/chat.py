@@ -159,11 +159,12 @@ def _talk(client: Client, conversation: Conversation) -> None:
     with suppress(ImportError):
         import readline  # noqa: F401  # so that what is typed can be edited, and found again
     client.out.say("Ctrl-C ends an answer, Ctrl-D leaves.", "dim")
-    while (question := _read_question(client)) is not None:
-        if not question.strip():
-            continue
+    while True:
         try:
-            conversation.print_answer(question, with_reasoning=True)
+            if (question := _read_question(client)) is None:
+                return
+            if question.strip():
+                conversation.print_answer(question, with_reasoning=True)
         except KeyboardInterrupt:
             client.out.note("Ended.")
         except ClientError as error:

@@ -42,14 +42,16 @@ class Terminal:
             )
 
     def type_until(self, keys: bytes, words: str, seconds: float = 30) -> None:
-        """Press again where nothing comes: Python's readline does not notice a Ctrl-C between its
-        prompt and its wait for keys.
+        """Press again where nothing comes for long: Python's readline does not notice a Ctrl-C
+        between its prompt and its wait for keys. A second one must not meet what is typed next.
         """
         deadline = time.monotonic() + seconds
         while words not in self.text:
             assert time.monotonic() < deadline, f"no {words!r}:\n{self.text}"
             self.type(keys)
-            self._read(time.monotonic() + 1)
+            answered_by = time.monotonic() + 5
+            while words not in self.text and self._read(answered_by):
+                pass
 
     def finish(self, seconds: float = 60) -> int:
         deadline = time.monotonic() + seconds

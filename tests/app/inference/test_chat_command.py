@@ -129,7 +129,9 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None
         variables = {"FALQON_BASE_URL": api.url, "FALQON_API_KEY": tenant.key}
         screen = terminal(variables, tenant.base_model)
         screen.read_until("> ")
-        screen.type_until(CTRL_C, "> \n> ")
+        screen.type(b"Forget")
+        screen.read_until("> Forget")
+        screen.type_until(CTRL_C, "> Forget\n> ")
         screen.type(COUNT.encode() + b"\r")
         screen.read_until("3 4 5 ")
         screen.type(CTRL_C)
