@@ -3,8 +3,8 @@
     make benchmark
     python -m benchmarks.cpu_training --model .cache/smollm2 [--data rows.jsonl]
 
-Three systems train the same bf16 base at rank 64 on all linear layers: ours; PEFT as
-`get_peft_model` makes it (fp32 adapters); PEFT with bf16 adapters. PEFT uses transformers' own
+Four systems train the same bf16 base at rank 64 on all linear layers: ours; ours where A trains
+too; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT with bf16 adapters. PEFT uses transformers' own
 forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the same for all. Rounds
 interleave the systems, so that a busy machine hits all of them; rates are medians over rounds of
 *real* tokens per second, ratios medians of the rounds' ratios. Both ratios are with packing off; a
@@ -41,7 +41,8 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 Step = Callable[[list[Microbatch]], float]
 MAX_SEQ_LENGTH = 512
 MEMORY_STEPS = 3
-SYSTEMS = ("ours", "peft", "peft, bf16 adapters")
+A_TRAINS = "ours, A trains"
+SYSTEMS = ("ours", A_TRAINS, "peft", "peft, bf16 adapters")
 
 
 def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
@@ -131,9 +132,12 @@ def batches_of(
 
 
 def make(system: str, args: argparse.Namespace, sequences: list[Sequence]) -> Step:
-    if system == "ours":
+    if system in {"ours", A_TRAINS}:
         recipe = Recipe(
-            rank=args.rank, max_seq_length=MAX_SEQ_LENGTH, batch_size=args.batch_size
+            rank=args.rank,
+            max_seq_length=MAX_SEQ_LENGTH,
+            batch_size=args.batch_size,
+            train_a=system == A_TRAINS,
         ).resolved(len(sequences))
         return ours(args.model, recipe, next(batches_of(sequences, args.batch_size, packing=False)))
     return peft(args.model, args.rank, torch.float32 if system == "peft" else torch.bfloat16)
@@ -169,7 +173,12 @@ def measure_speed(args: argparse.Namespace) -> None:
                 rates[name].append(rate)
     for name, measured in rates.items():
         print(f"{name}: {statistics.median(measured):.0f} tokens/s (loss {losses[name]:.3f})")
-    for label, peer in (("ratio", "peft"), ("ratio to bf16 adapters", "peft, bf16 adapters")):
+    peers = (
+        ("ratio", "peft"),
+        ("ratio to bf16 adapters", "peft, bf16 adapters"),
+        ("ratio to ours where A trains", A_TRAINS),
+    )
+    for label, peer in peers:
         ratios = [ours / other for ours, other in zip(rates["ours"], rates[peer], strict=True)]
         print(f"{label}: {statistics.median(ratios):.2f}")
 
