@@ -18,6 +18,8 @@ from app.jobs.requests import read_recipe
 from app.models import Job
 from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
+from app.web import tracker_fields
+from app.web.tracker_fields import read_trackers, write_trackers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.records.shapes import Shape, objective_for
@@ -103,7 +105,15 @@ _FIELDS = {
 KNOBS = [_FIELDS[name] for name in MAIN]
 MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
 TEXTS = ("model", "training_file", "validation_file", "suffix")
-NAMES = (*TEXTS, *JOB, *BUDGET, *SERVICE, *(field.name for field in _FIELDS.values()))
+TRACKERS = tracker_fields.FIELDS
+NAMES = (
+    *TEXTS,
+    *JOB,
+    *tracker_fields.NAMES,
+    *BUDGET,
+    *SERVICE,
+    *(field.name for field in _FIELDS.values()),
+)
 
 
 def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
@@ -113,6 +123,8 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
     texts = {name: text for name in NAMES if (text := values.get(name, "").strip())}
     body: dict[str, Any] = {name: texts[name] for name in TEXTS if name in texts}
     body |= {name: _read(kind, texts[name]) for name, kind in JOB.items() if name in texts}
+    if trackers := read_trackers(texts):
+        body.setdefault("integrations", trackers)
     settings = {
         name: _read(field.kind, texts[field.name])
         for name, field in _FIELDS.items()
@@ -132,7 +144,8 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
     return body | ({"falqon": settings} if settings else {})
 
 
-def request_of(body: dict[str, Any]) -> JobRequest | Errors:
+def request_of(values: Values, body: dict[str, Any]) -> JobRequest | Errors:
+    """Return the request that `body`, of these values, is; or what is wrong with the fields."""
     if unread := {
         name: text for name, text in UNREADABLE.items() if isinstance(body.get(name), str)
     }:
@@ -144,16 +157,28 @@ def request_of(body: dict[str, Any]) -> JobRequest | Errors:
             refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])})
             for fault in error.errors(include_url=False)
         ]
-        return dict(map(at_field, reversed(faults)))  # of several at one field, the first
+        errors = dict(map(at_field, reversed(faults)))  # of several at one field, the first
+        if not values.get(tracker_fields.AS_JSON, "").strip():
+            return errors
+        return {
+            tracker_fields.AS_JSON if name in tracker_fields.NAMES else name: message
+            for name, message in errors.items()
+        }
 
 
 def at_field(error: ApiError) -> tuple[str, str]:
     """Return where it stands and what it says there; an error of no field stands at the top, by
     the empty name.
     """
-    first = (error.param or "").partition(".")[0]
-    last = (error.param or "").rpartition(".")[2]
-    name = first if first in UNREADABLE else OFFICIAL.get(last, OTHER_NAMES.get(last, last))
+    param = error.param or ""
+    last = param.rpartition(".")[2]
+    match param.partition(".")[0]:
+        case "integrations":
+            name = tracker_fields.field_of(param)
+        case "metadata":
+            name = "metadata"
+        case _:
+            name = OFFICIAL.get(last, OTHER_NAMES.get(last, last))
     if name not in NAMES:
         return "", error.message
     return name, error.message.removeprefix(f"{error.param}: ")
@@ -189,10 +214,7 @@ def values_of(job: Job) -> dict[str, str]:
     if request.metadata:
         fields["metadata"] = _written_pairs(request.metadata)
     if request.integrations:
-        trackers = [
-            tracker.model_dump(mode="json", exclude_unset=True) for tracker in request.integrations
-        ]
-        fields["integrations"] = json.dumps(trackers, indent=2, ensure_ascii=False)
+        fields |= write_trackers(request.integrations)
     return {name: _written(value) for name, value in fields.items() if value is not None}
 
 

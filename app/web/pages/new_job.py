@@ -15,7 +15,7 @@ from app.jobs.schemas import GpusObject, JobObject
 from app.models import FileStatus, Purpose
 from app.processes.device import CPU
 from app.services import Services
-from app.web import job_form, job_settings, live
+from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
@@ -112,7 +112,7 @@ def submit(
 ) -> Response:
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
-    job_request = job_form.request_of(body)
+    job_request = job_form.request_of(values, body)
     if isinstance(job_request, dict):
         return _page(services, request, caller, values, refused=job_request)
     try:
@@ -157,6 +157,10 @@ def _page(
         for group in job_settings.GROUPS
         if any(name in values or name in context["errors"] for name in group.names)
     ]
+    context["reports"] = any(
+        name in values or name in context["errors"]
+        for name in (tracker_fields.AS_JSON, *tracker_fields.NAMES)
+    )
     return page(
         request, "new_job/page.html", caller, status_code=400 if refused else 200, **context
     )
@@ -203,7 +207,7 @@ def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
 def _plan(services: Services, caller: Caller, values: Values) -> Plan:
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
-    job_request = job_form.request_of(body)
+    job_request = job_form.request_of(values, body)
     errors = job_request if isinstance(job_request, dict) else {}
     length, kwargs = DEFAULT_MAX_SEQ_LENGTH, ""
     if not isinstance(job_request, dict):

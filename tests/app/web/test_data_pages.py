@@ -6,7 +6,6 @@ import sys
 from html import unescape
 
 import httpx
-import pytest
 
 from app.models import Scope
 from app.web import job_form
@@ -251,37 +250,6 @@ def form_of(page: httpx.Response) -> dict[str, str]:
     return {name: text.replace("\n", "\r\n") for name, text in filled.items()}
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"team": "support", "note": "a = b, c: d", "empty": ""},
-        {"two\nlines": "x\r\ny", "=": " kept ", "": "none"},
-        {f"{n}": "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 512 for n in range(16)},
-    ],
-    ids=["lines", "not-lines", "largest"],
-)
-def test_a_clone_through_the_form_keeps_metadata_priority_and_trackers(
-    browser: httpx.Client, tenant: Tenant, metadata: dict[str, str]
-) -> None:
-    wandb = {"project": "desk", "tags": ["a<b", "c"]}
-    said_before = {
-        "metadata": metadata,
-        "priority": -3,
-        "integrations": [{"type": "tensorboard"}, {"type": "wandb", "wandb": wandb}],
-    }
-    body = {"model": tenant.base_model, "training_file": tenant.upload()} | said_before
-    first = tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
-    page = browser.get(f"/jobs/new?like={first['id']}")
-    second = tenant.http.get(
-        f"/v1/fine_tuning/jobs/{send(browser, **form_of(page)).url.path[6:]}"
-    ).json()
-    assert second["id"] != first["id"]
-    assert {name: second[name] for name in said_before} == {
-        name: first[name] for name in said_before
-    }
-    assert second["metadata"] == metadata
-
-
 def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_fields(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
@@ -289,13 +257,18 @@ def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_field
     pairs = {
         "metadata": "team = support\r\n\r\nrank=8",
         "priority": "2",
-        "integrations": '[{"type": "tensorboard"}]',
+        "tensorboard": "true",
+        "wandb_project": "desk",
+        "wandb_tags": "support, ",
     }
     job = tenant.http.get(
         f"/v1/fine_tuning/jobs/{send(browser, **filled, **pairs).url.path[6:]}"
     ).json()
     assert (job["metadata"], job["priority"]) == ({"team": "support", "rank": "8"}, 2)
-    assert [integration["type"] for integration in job["integrations"]] == ["tensorboard"]
+    assert job["integrations"] == [
+        {"type": "tensorboard"},
+        {"type": "wandb", "wandb": {"project": "desk", "tags": ["support"]}},
+    ]
     for wrong, name in (
         ({"metadata": "team"}, "metadata"),
         ({"metadata": "a=1\na=2"}, "metadata"),
@@ -304,6 +277,9 @@ def test_metadata_priority_and_trackers_are_filled_in_and_refused_at_their_field
         ({"priority": "high"}, "priority"),
         ({"integrations": "wandb"}, "integrations"),
         ({"integrations": '[{"type": "wandb"}]'}, "integrations"),
+        ({"integrations": '[{"type": "wandb", "wandb": {}}]'}, "integrations"),
+        ({"tensorboard": "true", "wandb_name": "first"}, "wandb_project"),
+        ({"trackio_project": "x" * 129}, "trackio_project"),
     ):
         assert list(field_errors(send(browser, **filled, **wrong))) == [name]
 

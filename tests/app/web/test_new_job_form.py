@@ -200,3 +200,50 @@ def test_a_clone_that_is_submitted_unchanged_asks_for_the_same(
     assert second.startswith("ftjob-"), field_errors(page)
     assert first != second
     assert stored_request(tenant, second) == stored_request(tenant, first)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "wandb", "filled"),
+    [
+        (
+            {"team": "support", "note": "a = b, c: d", "empty": ""},
+            {"project": "desk", "tags": ["a<b", "c"]},
+            {"tensorboard": "true", "wandb_project": "desk", "wandb_tags": "a<b, c"},
+        ),
+        (
+            {"two\nlines": "x\r\ny", "=": " kept ", "": "none"},
+            {"project": "desk", "tags": ["a, b"]},
+            {"tensorboard": "", "wandb_project": "", "wandb_tags": ""},
+        ),
+        (
+            {f"{n}": "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 512 for n in range(16)},
+            {"project": " ", "tags": []},
+            {"tensorboard": "", "wandb_project": "", "wandb_tags": ""},
+        ),
+    ],
+    ids=["lines", "not-lines", "largest"],
+)
+def test_a_clone_through_the_form_keeps_metadata_priority_and_trackers(
+    browser: httpx.Client,
+    tenant: Tenant,
+    metadata: dict[str, str],
+    wandb: dict[str, Any],
+    filled: dict[str, str],
+) -> None:
+    said_before = {
+        "metadata": metadata,
+        "priority": -3,
+        "integrations": [{"type": "tensorboard"}, {"type": "wandb", "wandb": wandb}],
+    }
+    body = {"model": tenant.base_model, "training_file": tenant.upload()} | said_before
+    first = tenant.http.post("/v1/fine_tuning/jobs", json=body).json()
+    page = browser.get(f"/jobs/new?like={first['id']}")
+    assert {name: form_of(page)[name] for name in filled} == filled
+    second = tenant.http.get(
+        f"/v1/fine_tuning/jobs/{send(browser, **form_of(page)).url.path[6:]}"
+    ).json()
+    assert second["id"] != first["id"]
+    assert {name: second[name] for name in said_before} == {
+        name: first[name] for name in said_before
+    }
+    assert second["metadata"] == metadata
