@@ -33,14 +33,17 @@ OFFICIAL = {
     "batch_size": "batch_size",
 }  # hyperparameters that OpenAI's request has a place for
 MAIN = ("method", "num_epochs", "learning_rate", "batch_size", "rank")
-ELSEWHERE = (
-    "objective",
-    "seed",
-)  # of the recipe: by the file, and at the top of the request
+LEFT_OUT = {  # settings without a field of their name, and why
+    "objective": "the training file decides it",
+    "budget": "its two caps are fields",
+    "early_stopping": "early_stopping_patience says the same",
+    "sample_prompts": "not supported",
+}
 LABELS = {
     "num_epochs": "Epochs",
     "lr_schedule": "Learning rate schedule",
     "a_init": "Start of A",
+    "train_a": "Train A",
     "simulate_fp8": "Simulate FP8",
 }
 OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
@@ -100,7 +103,7 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
 _FIELDS = {
     name: _field(name, schema)
     for name, schema in Recipe.model_json_schema()["properties"].items()
-    if name not in ELSEWHERE
+    if name not in LEFT_OUT and name not in JOB
 }
 KNOBS = [_FIELDS[name] for name in MAIN]
 MORE = [field for name, field in _FIELDS.items() if name not in MAIN]

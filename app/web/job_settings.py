@@ -14,11 +14,22 @@ MAX_UNSEARCHED = 10  # files, among which one is seen at once
 DEFAULT_METHOD: str = Recipe.model_fields["method"].default
 DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
 GROUPED = {
+    "Training": (
+        "beta",
+        "max_steps",
+        "lr_schedule",
+        "warmup_ratio",
+        "weight_decay",
+        "max_grad_norm",
+        "microbatch_tokens",
+        "activation_checkpointing",
+    ),
     "LoRA and FP8": (
         "alpha",
         "target_modules",
         "update_rule",
         "a_init",
+        "train_a",
         "num_update_rows",
         "base_copy",
         "simulate_fp8",
@@ -79,19 +90,14 @@ class Preset(NamedTuple):
         return all(values.get(name, "") == text for name, text in self.values(values).items())
 
 
-def _groups() -> list[Group]:
-    elsewhere = {name for names in GROUPED.values() for name in names}
-    training = [field for field in MORE if field.name not in elsewhere]
-    return [
-        Group("Training", training, ("seed", "num_gpus", "gpu")),
-        *(
-            Group(title, [field for field in MORE if field.name in names])
-            for title, names in GROUPED.items()
-        ),
-    ]
-
-
-GROUPS = _groups()
+GROUPS = [
+    Group(
+        title,
+        [field for field in MORE if field.name in names],
+        ("seed", "num_gpus", "gpu") if title == "Training" else (),
+    )
+    for title, names in GROUPED.items()
+]
 PRESETS = (
     Preset(
         "quick",
@@ -122,7 +128,7 @@ def applies(name: str, values: Values, shape: Shape | None) -> bool:
         method == DEFAULT_METHOD and (values.get("update_rule") or DEFAULT_UPDATE_RULE) == "topk"
     )
     match name:
-        case "alpha" | "base_copy":
+        case "alpha" | "base_copy" | "train_a":
             return not is_topk
         case "num_update_rows":
             return is_topk

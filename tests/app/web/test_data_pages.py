@@ -4,10 +4,13 @@ import shlex
 import subprocess
 import sys
 from html import unescape
+from typing import get_args
 
 import httpx
 
 from app.models import Scope
+from app.models.falqon_options import FalqonOptions
+from app.models.integrations import IntegrationType
 from app.web import job_form
 from falqon_core.contract.config import Recipe
 from tests.browser import scene
@@ -169,12 +172,12 @@ def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: T
     assert len(other.client.files.list().data) == 2
 
 
-def test_every_hyperparameter_has_a_field(browser: httpx.Client) -> None:
+def test_every_setting_has_a_field_or_a_reason_why_not(browser: httpx.Client) -> None:
     names = set(re.findall(r'name="(\w+)"', browser.get("/jobs/new").text))
-    assert {job_form.OFFICIAL.get(name, name) for name in Recipe.model_fields} - {
-        "objective",
-        "method",
-    } <= names
+    settings = Recipe.model_fields.keys() | FalqonOptions.model_fields.keys()
+    fields = {job_form.OFFICIAL.get(name, name) for name in settings}
+    assert fields - names == job_form.LEFT_OUT.keys()
+    assert {field.tracker for field in job_form.TRACKERS} == set(get_args(IntegrationType))
 
 
 def test_errors_stand_at_their_fields_and_nothing_is_made(

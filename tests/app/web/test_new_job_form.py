@@ -87,16 +87,16 @@ def test_settings_of_another_method_are_neither_shown_nor_sent(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     fields = {"training_file": tenant.upload(), "model": tenant.base_model}
-    assert {"update_rule", "a_init", "alpha"} <= visible_settings(
+    assert {"update_rule", "a_init", "train_a", "alpha"} <= visible_settings(
         send(browser, "/estimate", **fields)
     )
     topk = fields | {"update_rule": "topk"}
     page = send(browser, "/estimate", **topk)
     assert "num_update_rows" in visible_settings(page)
-    assert not {"alpha", "base_copy"} & visible_settings(page)
+    assert not {"alpha", "base_copy", "train_a"} & visible_settings(page)
     page = send(browser, "/estimate", **topk, method="qa_lora")
     assert "group_size" in visible_settings(page)
-    assert not {"update_rule", "a_init", "quantizer"} & visible_settings(page)
+    assert not {"update_rule", "a_init", "train_a", "quantizer"} & visible_settings(page)
     job_id = send(browser, **topk, method="qa_lora").url.path.rpartition("/")[2]
     config = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["config"]
     assert (config["method"], config["update_rule"]) == ("qa_lora", "anchored")
@@ -171,7 +171,7 @@ FULL: dict[str, Any] = {
         },
         {
             "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3}}},
-            "falqon": {"rank": 8, "eval_every": 5},
+            "falqon": {"rank": 8, "eval_every": 5, "train_a": True},
         },
         {
             "falqon": {
