@@ -19,6 +19,7 @@ from app.models import Job
 from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
 from app.web import tracker_fields
+from app.web.plain_words import in_plain_words
 from app.web.tracker_fields import read_trackers, write_trackers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
@@ -156,35 +157,42 @@ def request_of(values: Values, body: dict[str, Any]) -> JobRequest | Errors:
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:
-        faults = [
-            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])})
+        in_fields = not values.get(tracker_fields.AS_JSON, "").strip()
+        refusals = [
+            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"]), "msg": in_plain_words(fault)})
             for fault in error.errors(include_url=False)
         ]
-        errors = dict(map(at_field, reversed(faults)))  # of several at one field, the first
-        if not values.get(tracker_fields.AS_JSON, "").strip():
-            return errors
-        return {
-            tracker_fields.AS_JSON if name in tracker_fields.NAMES else name: message
-            for name, message in errors.items()
-        }
+        return dict(  # of several at one field, the first
+            at_field(refusal, trackers_in_fields=in_fields) for refusal in reversed(refusals)
+        )
 
 
-def at_field(error: ApiError) -> tuple[str, str]:
+def at_field(error: ApiError, *, trackers_in_fields: bool = True) -> tuple[str, str]:
     """Return where it stands and what it says there; an error of no field stands at the top, by
     the empty name.
     """
     param = error.param or ""
-    last = param.rpartition(".")[2]
-    match param.partition(".")[0]:
-        case "integrations":
-            name = tracker_fields.field_of(param)
-        case "metadata":
-            name = "metadata"
-        case _:
-            name = OFFICIAL.get(last, OTHER_NAMES.get(last, last))
+    name, *within = _path_of(param, trackers_in_fields)
+    name = OFFICIAL.get(name, OTHER_NAMES.get(name, name))
     if name not in NAMES:
         return "", error.message
-    return name, error.message.removeprefix(f"{error.param}: ")
+    message = error.message.removeprefix(f"{param}: ")
+    return name, ": ".join([*within, message])
+
+
+def _path_of(param: str, trackers_in_fields: bool) -> list[str]:
+    """Return the field that a parameter of the API is, and which part of that it is about."""
+    match param.split("."):
+        case ["integrations", _, tracker, option, *_] if trackers_in_fields:
+            return [f"{tracker}_{option}"]
+        case ["falqon", "budget", *path] | ["falqon", *path]:
+            pass
+        case ["method", *_, name] | ["hyperparameters", name]:
+            return [name]
+        case path:
+            pass
+    name, *within = path or [""]
+    return [name, ".".join(within)] if within else [name]
 
 
 def values_of(job: Job) -> dict[str, str]:

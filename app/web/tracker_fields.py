@@ -95,13 +95,5 @@ def write_trackers(integrations: Sequence[Integration]) -> dict[str, str]:
     return {AS_JSON: json.dumps(trackers, indent=2, ensure_ascii=False)}
 
 
-def field_of(param: str) -> str:
-    """Return the field that an error of the request is about, such as one of
-    `integrations.0.wandb.project`.
-    """
-    name = "_".join(param.split(".")[2:4])
-    return name if name in NAMES else AS_JSON
-
-
 def _tags(text: str) -> list[str]:
     return [tag for part in text.split(",") if (tag := part.strip())]

@@ -84,7 +84,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     expect(fact(page, "Steps")).to_contain_text("40 epochs")
     assert fact(page, "Tokens").text_content() != before
     page.get_by_label("Rank").fill("5000")
-    expect(page.locator("#error-rank")).to_contain_text("less than or equal to 1024")
+    expect(page.locator("#error-rank")).to_contain_text("1024 or less")
     page.get_by_label("Rank").fill("8")
     expect(page.locator("#error-rank")).to_be_empty()
     page.get_by_label("Epochs").fill("1")
@@ -132,7 +132,7 @@ def test_it_works_without_javascript(visits: Visits, fake_service: Service, tmp_
     expect(page.get_by_label("Epochs")).to_have_value("2")
     page.get_by_label("Batch size").fill("0")
     page.get_by_role("button", name="Submit the job").click()
-    expect(page.locator("#error-batch_size")).to_contain_text("greater than or equal to 1")
+    expect(page.locator("#error-batch_size")).to_contain_text("1 or more")
     page.get_by_label("Batch size").fill("4")
     page.get_by_role("button", name="Submit the job").click()
     expect(page.locator("#events")).to_contain_text("Created fine-tuning job")
