@@ -35,6 +35,8 @@ def test_jobs_of_another_project_are_not_there(browser: httpx.Client, tenant: Te
         assert (page.status_code, "Could not find" in page.text) == (404, True), action
     own = tenant.job().id
     assert browser.get(f"/compare?job={own}&job={job_id}").status_code == 404
+    endings = browser.get(f"/jobs/ended?job={own}&job={job_id}").json()
+    assert endings == {"ended": [], "live": [own]}
     assert other.client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
     assert [job.id for job in tenant.client.fine_tuning.jobs.list()] == [own]
 
