@@ -19,6 +19,7 @@ from app.jobs import next_job
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus
 from app.projects import quotas
+from app.webhooks import events as webhooks
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
@@ -341,7 +342,9 @@ def _end_attempt(
     )
     for started, ended, num_devices in session.execute(statement, execution_options=UNSYNCED):
         assert ended is not None
-        quotas.book_attempt(session, job_id, started, ended, num_devices)
+        alert = quotas.book_attempt(session, job_id, started, ended, num_devices)
+        if alert is not None:
+            webhooks.record_device_hours(session, alert.project_id, alert.level)
     if outcome == LOST and failure is not None:
         after_commit(session, counters.lost_attempts(failure.code).inc)
 

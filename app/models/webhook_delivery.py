@@ -32,7 +32,7 @@ class WebhookDelivery(Base):
     event_id: Mapped[str]
     event_type: Mapped[str]
     event_at: Mapped[CreatedAt]
-    job_id: Mapped[str]
+    job_id: Mapped[str]  # empty: the event is about the project
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
     # of a pending one; while it is being sent, when that counts as lost

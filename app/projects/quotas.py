@@ -5,12 +5,22 @@ come at once the second counts what the first wrote. It is the last row that any
 """
 
 from datetime import datetime
+from typing import Literal, NamedTuple
 
 from sqlalchemy.orm import Session
 
 from app.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
+
+WARNED_SHARE = 0.8  # of a limit, before it is used up
+
+
+class Alert(NamedTuple):
+    """What an attempt has made of the device hours that its project has in a month."""
+
+    project_id: str
+    level: Literal["warning", "exhausted"]
 
 
 def admit_job(session: Session, project_id: str) -> None:
@@ -37,8 +47,19 @@ def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
-) -> None:
-    repository.book_attempt(session, job_id, started, ended, num_devices)
+) -> Alert | None:
+    """Add an attempt to what its project has used of this month's device hours; return what is to
+    be said about them now. It is said once a month: what is booked only grows.
+    """
+    booking = repository.book_attempt(session, job_id, started, ended, num_devices)
+    if booking is None or booking.project.max_device_hours is None:
+        return None
+    limit = booking.project.max_device_hours * 3600
+    if booking.before < limit <= booking.after:
+        return Alert(booking.project.id, "exhausted")
+    if booking.before < WARNED_SHARE * limit <= booking.after:
+        return Alert(booking.project.id, "warning")
+    return None
 
 
 def _with_quotas(session: Session, project_id: str) -> Project | None:

@@ -1,12 +1,20 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now, now_plus
 from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project, Upload, UploadPart
 from app.models.job_lifecycle import LIVE
+
+
+class Booking(NamedTuple):
+    """The device seconds of a project's month before and after an attempt was added."""
+
+    project: Project
+    before: float
+    after: float
 
 
 class Usage(NamedTuple):
@@ -109,28 +117,22 @@ def device_seconds(session: Session, project: Project) -> float:
 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
-) -> None:
-    """Add to the project's month the part of an attempt that lies in it.
+) -> Booking | None:
+    """Add to the project's month the part of an attempt that lies in it; None for a month that is
+    over.
 
     It is kept beside the job, which its owner may delete.
     """
     current = month(ended)
-    seconds = _seconds_this_month(started, ended, num_devices)
-    owner = select(Job.project_id).where(Job.id == job_id).scalar_subquery()
-    statement = (
-        update(Project)
-        .where(
-            Project.id == owner, or_(Project.usage_month.is_(None), Project.usage_month <= current)
-        )
-        .values(
-            usage_month=current,
-            usage_device_seconds=case(
-                (Project.usage_month == current, Project.usage_device_seconds + seconds),
-                else_=seconds,
-            ),
-        )
-    )
-    session.execute(statement, execution_options=UNSYNCED)
+    project = lock(session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one())
+    if project.usage_month is not None and project.usage_month > current:
+        return None
+    before = project.usage_device_seconds if project.usage_month == current else 0.0
+    after = before + _seconds_this_month(started, ended, num_devices)
+    project.usage_month = current
+    project.usage_device_seconds = after
+    session.flush()
+    return Booking(project, before, after)
 
 
 def current_month(session: Session) -> str:

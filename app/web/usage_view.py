@@ -7,11 +7,10 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
+from app.projects.quotas import WARNED_SHARE
 from app.projects.schemas import ProjectObject
 from app.usage.amounts import Usage
 from app.usage.service import Span
-
-WARNED = 0.8  # of a limit, and once more when it is used up
 
 
 class Bar(NamedTuple):
@@ -68,7 +67,7 @@ def alerts_of(projects: Iterable[ProjectObject]) -> list[Alert]:
         Alert(project.id, project.name, name, share)
         for project in projects
         for name, share in _shares(project).items()
-        if share >= WARNED
+        if share >= WARNED_SHARE
     ]
     return sorted(alerts, key=lambda alert: -alert.share)
 

@@ -17,6 +17,7 @@ from app.outbound import addresses
 from app.services import Services
 from app.settings import Settings
 from app.webhooks import repository, service, signing
+from app.webhooks.events import PREFIX
 from app.webhooks.posting import Undelivered
 from app.webhooks.schemas import (
     DeliveryObject,
@@ -132,7 +133,7 @@ def test_endpoint(
             endpoint,
             new_id("evt_"),
             request.event_type,
-            "ftjob-test",
+            "ftjob-test" if request.event_type.startswith(PREFIX) else "",
             moment,
             moment,
             services.settings,

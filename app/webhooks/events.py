@@ -14,6 +14,7 @@ from app.models import DeliveryStatus, WebhookDelivery
 from app.webhooks import repository
 
 PREFIX = "fine_tuning.job."
+DEVICE_HOURS_PREFIX = "project.device_hours."
 EventType = Literal[
     "fine_tuning.job.succeeded",
     "fine_tuning.job.failed",
@@ -21,6 +22,9 @@ EventType = Literal[
     # Unknown to OpenAI's client, so only for those who ask.
     "fine_tuning.job.running",
     "fine_tuning.job.paused",
+    # Of those that the project has in a month: nearly used up, and used up.
+    "project.device_hours.warning",
+    "project.device_hours.exhausted",
 ]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
@@ -28,9 +32,18 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
     """Add a delivery to each endpoint that wants to know that a job has come to `status`."""
-    event_type = PREFIX + status
-    if event_type not in EVENT_TYPES:
-        return
+    if PREFIX + status in EVENT_TYPES:
+        _add(session, project_id, PREFIX + status, job_id)
+
+
+def record_device_hours(session: Session, project_id: str, level: str) -> None:
+    """Add a delivery to each endpoint that wants to know how much of a month's device hours the
+    project has used.
+    """
+    _add(session, project_id, DEVICE_HOURS_PREFIX + level)
+
+
+def _add(session: Session, project_id: str, event_type: str, job_id: str = "") -> None:
     event_id = new_id("evt_")
     for endpoint in repository.enabled(session, project_id):
         if event_type in endpoint.event_types:
@@ -48,12 +61,12 @@ def record(session: Session, project_id: str, job_id: str, status: str) -> None:
     session.flush()
 
 
-def body(event_id: str, event_type: str, at: datetime, job_id: str) -> bytes:
+def body(event_id: str, event_type: str, at: datetime, subject_id: str) -> bytes:
     event = {
         "id": event_id,
         "object": "event",
         "created_at": int(at.timestamp()),
         "type": event_type,
-        "data": {"id": job_id},
+        "data": {"id": subject_id},
     }
     return json.dumps(event, separators=(",", ":")).encode()

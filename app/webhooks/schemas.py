@@ -103,7 +103,7 @@ class DeliveryObject(Object):
     webhook_endpoint_id: str
     event_id: str
     event_type: str
-    fine_tuning_job_id: str
+    fine_tuning_job_id: str | None = Field(description="null: the event is about the project")
     status: str
     attempts: int
     last_attempt_at: int | None
@@ -119,7 +119,7 @@ class DeliveryObject(Object):
             webhook_endpoint_id=delivery.endpoint_id,
             event_id=delivery.event_id,
             event_type=delivery.event_type,
-            fine_tuning_job_id=delivery.job_id,
+            fine_tuning_job_id=delivery.job_id or None,
             status=delivery.status,
             attempts=delivery.attempts,
             last_attempt_at=unix_seconds(delivery.attempted_at),

@@ -28,14 +28,16 @@ def send(
     sent_at: datetime,
     settings: Settings,
 ) -> int:
-    """Send an event and return the status that was answered; raise `Undelivered` without one."""
+    """Send an event and return the status that was answered; raise `Undelivered` without one.
+    Without a job it is about the project.
+    """
     secrets = _secrets_of(endpoint, sent_at, settings)
     if signing.hint(secrets[0]) != endpoint.secret_hint:
         raise Undelivered(
             "the secret of this service has changed since; "
             "rotate the signing secret of the endpoint"
         )
-    content = events.body(event_id, event_type, event_at, job_id)
+    content = events.body(event_id, event_type, event_at, job_id or endpoint.project_id)
     signed = signing.headers(secrets, event_id, int(sent_at.timestamp()), content)
     return post(
         endpoint.url,

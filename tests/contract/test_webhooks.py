@@ -10,7 +10,10 @@ import openai
 import pytest
 from openai import InvalidWebhookSignatureError
 
-from app.models import Scope, WebhookDelivery, WebhookEndpoint
+from app.jobs import claims
+from app.jobs.events import NewEvent
+from app.models import JobStatus, Scope, WebhookDelivery, WebhookEndpoint
+from tests.contract.test_quotas import ran_for
 from tests.support.api import Api, Tenant
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import wait_for
@@ -112,6 +115,8 @@ def test_only_a_url_is_needed(tenant: Tenant) -> None:
         *DEFAULT,
         "fine_tuning.job.running",
         "fine_tuning.job.paused",
+        "project.device_hours.warning",
+        "project.device_hours.exhausted",
     ]
 
 
@@ -255,6 +260,26 @@ def test_pauses_are_told_to_those_who_ask(tenant: Tenant, receiver: Receiver) ->
     assert [json.loads(received.body)["type"] for received in receiver.received] == [
         "fine_tuning.job.paused"
     ] * 2
+
+
+def test_device_hours_that_are_used_up_are_told_once_with_the_end_of_an_attempt(
+    tenant: Tenant, receiver: Receiver
+) -> None:
+    endpoint = create(tenant, receiver.url, event_types=["project.device_hours.exhausted"])
+    jobs = [tenant.job().id for _ in range(2)]
+    tenant.limit(max_device_hours=1e-7)
+    for job_id in jobs:
+        claim = ran_for(tenant, job_id, hours=0.001)
+        with tenant.api.database.transaction() as session:
+            assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
+    (delivery,) = settled(tenant, endpoint.id)
+    assert delivery["fine_tuning_job_id"] is None
+    (received,) = receiver.received
+    event = json.loads(received.body)
+    assert (event["type"], event["data"]) == (
+        "project.device_hours.exhausted",
+        {"id": tenant.project_id},
+    )
 
 
 def test_a_delivery_is_sent_again_on_request(tenant: Tenant, receiver: Receiver) -> None:

@@ -1,11 +1,11 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from app.database import Database
 from app.models import Job, Model, Project
 from app.models.job_request import JobRequest
-from app.projects import repository
+from app.projects import quotas, repository
 from tests.support.rows import checked_file
 
 
@@ -51,6 +51,27 @@ def test_attempts_add_up_by_device_and_month(database: Database) -> None:
     assert booked(database, at(10, 31, 22), at(11, 1, 1), 2) == ("2026-11", 7200)
     # Who reports late about last month changes nothing.
     assert booked(database, at(10, 31, 20), at(10, 31, 21), 1) == ("2026-11", 7200)
+
+
+def test_what_nears_or_passes_the_months_limit_is_said_once(database: Database) -> None:
+    def alerts_of(day: int, minutes: int, month: int = 11) -> str | None:
+        started = at(month, day, 1)
+        with database.transaction() as session:
+            ended = started + timedelta(minutes=minutes)
+            alert = quotas.book_attempt(session, "j", started, ended, 1)
+        return alert and alert.level
+
+    assert alerts_of(1, 60, month=10) is None  # nothing limits it yet
+    with database.transaction() as session:
+        session.get_one(Project, "p").max_device_hours = 2.0
+    assert [alerts_of(day, minutes) for day, minutes in enumerate([60, 37, 1, 25, 60], 1)] == [
+        None,
+        "warning",
+        None,
+        "exhausted",
+        None,
+    ]
+    assert alerts_of(1, 120, month=12) == "exhausted"
 
 
 def test_last_months_hours_do_not_count_now(database: Database) -> None:

@@ -8,6 +8,7 @@ from app.auth.caller import Caller
 from app.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
+from app.projects.quotas import WARNED_SHARE
 from app.services import Services
 from app.web import live
 from app.web.forms import (
@@ -31,7 +32,10 @@ DELIVERIES = 20
 LOOK_SECONDS = 2.0
 FIELDS = ("url", "name", "event_types")
 WEBHOOKS = f"{HERE}/webhooks"
-EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES}
+EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES} | {
+    "project.device_hours.warning": f"{WARNED_SHARE:.0%} of a month's device hours used",
+    "project.device_hours.exhausted": "a month's device hours used up",
+}
 Field = Annotated[str | None, Form()]
 Fields = Annotated[list[str] | None, Form()]
 
@@ -235,7 +239,6 @@ def _endpoint_page(
     endpoint = actions.retrieve_endpoint(services, caller, endpoint_id)
     context = {
         "endpoint": endpoint,
-        "events": EVENTS,
         "chosen": endpoint.event_types if chosen is None else chosen,
         **_deliveries(services, caller, endpoint_id, after),
     }
@@ -246,6 +249,7 @@ def _deliveries(
     services: Services, caller: Caller, endpoint_id: str, after: str | None
 ) -> dict[str, Any]:
     return {
+        "events": EVENTS,
         "deliveries": actions.list_deliveries(
             services, caller, endpoint_id, after=after, limit=DELIVERIES
         ),
