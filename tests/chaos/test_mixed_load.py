@@ -14,12 +14,11 @@ from sqlalchemy import update
 
 from app.database import Database
 from app.models import JobStatus, Project
-from app.models.job_lifecycle import TERMINAL
 from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
 from tests.chaos.scale import SCALE, every_run_on
-from tests.chaos.users import FAKE, Reader, User
+from tests.chaos.users import FAKE, Reader, User, has_ended
 from tests.support.records import Records
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
@@ -93,7 +92,7 @@ def test_nothing_is_lost_under_mixed_load(
         user.join()
     jobs = [job_id for user in users for job_id in user.jobs]
     cancelled = {job_id for user in users for job_id in user.cancelled}
-    wait_for(lambda: has_ended(service, records, jobs), END_SECONDS, "every job has ended")
+    wait_for(lambda: has_ended(service.client, records, jobs), END_SECONDS, "every job has ended")
     for reader in readers:
         reader.join(30)
         assert reader.seqs == list(range(1, records.job(reader.job_id).last_event_seq + 1)), (
@@ -114,11 +113,3 @@ def test_nothing_is_lost_under_mixed_load(
     assert set(expected.values()) <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
     tally = check_all(records, dict.fromkeys(jobs, FAKE), expected)
     count(**done, killed=sum(killed.values()), **readings, **tally)
-
-
-def has_ended(service: Service, records: Records, jobs: list[str]) -> bool:
-    live = [job_id for job_id in jobs if JobStatus(records.job(job_id).status) not in TERMINAL]
-    for job_id in live:
-        if records.job(job_id).status == JobStatus.PAUSED:
-            service.client.fine_tuning.jobs.resume(job_id)
-    return not live

@@ -5,12 +5,15 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import httpx
 from openai import APIConnectionError, APIStatusError, OpenAI
 
+from app.models import JobStatus
+from app.models.job_lifecycle import TERMINAL
 from tests.support.fake_trainer import FakeTrainer
+from tests.support.records import Records
 
 FAKE = FakeTrainer(steps=60, step_seconds=0.04, checkpoint_every=20)
 # Too late, most of the time; or more jobs than the project may have.
@@ -22,6 +25,30 @@ REFUSED = {
 }
 ENDED = {"succeeded", "failed", "cancelled"}
 AWAY = httpx.codes.SERVICE_UNAVAILABLE
+
+
+def submit(
+    client: OpenAI, fake: FakeTrainer, headers: Mapping[str, str] | None = None, **body: object
+) -> str:
+    """Return the id of a job whose training does as `fake` says."""
+    record = json.dumps({"text": fake.model_dump_json()}).encode()
+    file = client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(
+        model="falqon-tiny",
+        training_file=file.id,
+        extra_headers=headers,
+        extra_body=body,
+    )
+    return job.id
+
+
+def has_ended(client: OpenAI, records: Records, jobs: Iterable[str]) -> bool:
+    """Resume what is paused; return whether nothing is left to be done."""
+    live = [job_id for job_id in jobs if JobStatus(records.job(job_id).status) not in TERMINAL]
+    for job_id in live:
+        if records.job(job_id).status == JobStatus.PAUSED:
+            client.fine_tuning.jobs.resume(job_id)
+    return not live
 
 
 class User(threading.Thread):
@@ -61,13 +88,8 @@ class User(threading.Thread):
                     self.faults.append(f"{action.__name__}: {error}")
 
     def submit(self) -> None:
-        record = json.dumps({"text": FAKE.model_dump_json()}).encode()
-        file = self._client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
         key = f"{self._rng.getrandbits(64):x}"
-        job = self._client.fine_tuning.jobs.create(
-            model="falqon-tiny", training_file=file.id, extra_headers={"idempotency-key": key}
-        )
-        self.jobs.append(job.id)
+        self.jobs.append(submit(self._client, FAKE, headers={"idempotency-key": key}))
 
     def cancel(self) -> None:
         if live := self._live():
