@@ -171,13 +171,16 @@ def test_two_versions_work_side_by_side(
 
     # Each worker has one of these when the old one is drained; its stream is the other version's.
     run_fast = tmp_path / "run_fast"
-    held = FakeTrainer(steps=1_000, step_seconds=0.3, run_fast=run_fast, checkpoint_every=400)
-    held_jobs = [submit(old.client, held, priority=10), submit(new.client, held, priority=10)]
-    readers = [Reader(new.client, job_id) for job_id in held_jobs]
+    endless = FakeTrainer(steps=1_000, step_seconds=0.3, run_fast=run_fast, checkpoint_every=400)
+    endless_jobs = [
+        submit(old.client, endless, priority=10),
+        submit(new.client, endless, priority=10),
+    ]
+    readers = [Reader(new.client, job_id) for job_id in endless_jobs]
     for reader in readers:
         reader.start()
     records = Records(database, Storage((tmp_path / "objects").as_uri()))
-    for job_id in held_jobs:
+    for job_id in endless_jobs:
         wait_for(partial(has_made_steps, records, job_id), END_SECONDS, "the first steps")
     old.drain_workers()
     probe.ending.set()
@@ -187,7 +190,9 @@ def test_two_versions_work_side_by_side(
 
     jobs = [job_id for user in users for job_id in user.jobs]
     wait_for(
-        lambda: has_ended(new.client, records, [*jobs, *held_jobs]), END_SECONDS, "every job ends"
+        lambda: has_ended(new.client, records, [*jobs, *endless_jobs]),
+        END_SECONDS,
+        "every job ends",
     )
     for reader in readers:
         reader.join(30)
@@ -199,13 +204,13 @@ def test_two_versions_work_side_by_side(
     done = sum((user.done for user in users), Counter[str]())
     assert done["unavailable"] == 0
     assert probe.verdicts == {"ok"}, "the old API is in use on the newer schema"
-    outcomes = {attempt.outcome for job_id in held_jobs for attempt in records.attempts(job_id)}
+    outcomes = {attempt.outcome for job_id in endless_jobs for attempt in records.attempts(job_id)}
     assert outcomes == {"released", "succeeded"}, "the new worker took over the old one's job"
     cancelled = {job_id for user in users for job_id in user.cancelled}
     expected = {job_id: JobStatus(records.job(job_id).status) for job_id in jobs}
     expected |= dict.fromkeys(cancelled, JobStatus.CANCELLED)
     assert set(expected.values()) <= {JobStatus.SUCCEEDED, JobStatus.CANCELLED}
-    fakes = dict.fromkeys(jobs, FAKE) | dict.fromkeys(held_jobs, held)
+    fakes = dict.fromkeys(jobs, FAKE) | dict.fromkeys(endless_jobs, endless)
     tally = check_all(records, fakes, expected)
     count(**done, **tally)
 
