@@ -55,7 +55,7 @@ def chat(
     elif not question.strip():
         raise Misused("There is no question.", "Give one with --once, or on stdin.")
     elif client.out.as_json:
-        client.out.document(conversation.retrieve_answer(question))
+        client.out.show(conversation.retrieve_answer(question))
     else:
         conversation.print_answer(question)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
@@ -88,10 +89,7 @@ def compare(
     if output is not None:
         output.write_text(table, encoding="utf-8")
         client.out.note(f"The table is in {output}.")
-    if client.out.as_json:
-        client.out.document(study)
-    elif output is None:
-        client.out.write(table)
+    client.out.show(study, partial(client.out.write, table) if output is None else None)
     if watch:
         _conclude(study)
 

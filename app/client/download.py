@@ -46,8 +46,7 @@ def download(
         f"{folder}: {len(manifest['files'])} files, {text.size(done)}, every sha256 as the "
         "service says."
     )
-    if client.out.as_json:
-        client.out.document(manifest)
+    client.out.show(manifest)
 
 
 def folder_name(model: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,12 +65,11 @@ def evaluate(
     if wait:
         client.out.note(f"{evaluation['id']}: {len(evaluation['models'])} models are asked …")
         evaluation = _ended(client, path, evaluation)
-    if client.out.as_json:
-        client.out.document(evaluation)
-    elif evaluation["result"] is None:
-        client.out.say(f"{evaluation['id']} is in progress; the job's page shows its result.")
+    if evaluation["result"] is None:
+        words = f"{evaluation['id']} is in progress; the job's page shows its result."
+        client.out.show(evaluation, words)
     else:
-        _show(client, evaluation["result"])
+        client.out.show(evaluation, partial(_show, client, evaluation["result"]))
 
 
 def _graders(name: str) -> list[Json]:

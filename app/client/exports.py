@@ -47,15 +47,12 @@ def export_model(
     export = client.api.post(path, {"format": to.value}, repeatable=True)
     if wait:
         export = _ended(client, path, export)
-    if client.out.as_json:
-        client.out.document(export)
-    elif export["status"] == "completed":
-        client.out.say(
-            f"{export['exported_model']} is there; `falqon download '{export['exported_model']}'` "
-            "fetches it."
-        )
+    if export["status"] == "completed":
+        exported = export["exported_model"]
+        text = f"{exported} is there; `falqon download '{exported}'` fetches it."
     else:
-        client.out.say(f"{export['id']} is in progress; the same command shows how far it is.")
+        text = f"{export['id']} is in progress; the same command shows how far it is."
+    client.out.show(export, text)
 
 
 def _ended(client: Client, path: str, export: Json) -> Json:

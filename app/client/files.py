@@ -70,10 +70,8 @@ def list_files(
 def show_file(client: Client, file_id: FileId) -> None:
     """Show one file."""
     file = client.api.get(f"/files/{segment(file_id)}")
-    if client.out.as_json:
-        client.out.document(file)
-        return
-    client.out.facts(
+    client.out.show(
+        file,
         {
             "id": file["id"],
             "name": file["filename"],
@@ -83,7 +81,7 @@ def show_file(client: Client, file_id: FileId) -> None:
             "created": text.moment(file["created_at"]),
             "expires": text.moment(file.get("expires_at")),
         }
-        | dict(readings(file.get("report") or {}))
+        | dict(readings(file.get("report") or {})),
     )
 
 
@@ -144,10 +142,7 @@ def check_file(
 def delete_file(client: Client, file_id: FileId) -> None:
     """Delete a file. One that a job still needs is kept."""
     answer = client.api.delete(f"/files/{segment(file_id)}")
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        client.out.say(f"{file_id} is deleted.")
+    client.out.show(answer, f"{file_id} is deleted.")
 
 
 @command(app, "download", "falqon files download FILE --output train.jsonl")
@@ -164,19 +159,14 @@ def download_file(
     target = output or Path(Path(plain(file["filename"])).name or file_id)
     file_content(client, file, target)
     client.out.say(f"{target}: {text.size(file['bytes'])}")
-    if client.out.as_json:
-        client.out.document(file)
+    client.out.show(file)
 
 
 def _show_checked(client: Client, file: Json, *, wait: bool) -> None:
     if wait:
         file = checked(client, file)
-    if client.out.as_json:
-        client.out.document(file)
-    else:
-        client.out.say(
-            f"{file['id']}  {file['filename']}, {text.size(file['bytes'])}, {_state(file)}"
-        )
+    words = f"{file['id']}  {file['filename']}, {text.size(file['bytes'])}, {_state(file)}"
+    client.out.show(file, words)
 
 
 def _state(file: Json) -> str:

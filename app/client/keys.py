@@ -51,10 +51,7 @@ def create_key(
     key = client.api.post(
         "/api_keys", {field: value for field, value in body.items() if value is not None}
     )
-    if client.out.as_json:
-        client.out.document(key)
-    else:
-        client.out.say(key["secret"])
+    client.out.show(key, key["secret"])
 
 
 @command(app, "list", "falqon keys list")
@@ -97,7 +94,4 @@ def revoke_key(
 ) -> None:
     """Revoke a key; it stops working at once."""
     answer = client.api.delete(f"/api_keys/{segment(key_id)}")
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        client.out.say(f"{key_id} is revoked.")
+    client.out.show(answer, f"{key_id} is revoked.")

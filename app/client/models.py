@@ -1,9 +1,10 @@
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from app.client import text
-from app.client.api import segment
+from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.exports import export_model
 
@@ -39,9 +40,10 @@ def list_models(client: Client) -> None:
 def show_model(client: Client, model_id: ModelId) -> None:
     """Show one model and its files."""
     model = client.api.get(f"/models/{segment(model_id)}")
-    if client.out.as_json:
-        client.out.document(model)
-        return
+    client.out.show(model, partial(_show, client, model))
+
+
+def _show(client: Client, model: Json) -> None:
     client.out.facts(
         {
             "id": model["id"],
@@ -52,7 +54,7 @@ def show_model(client: Client, model_id: ModelId) -> None:
             "created": text.moment(model["created"]),
         }
     )
-    files = client.api.get(f"/models/{segment(model_id)}/artifacts")["data"]
+    files = client.api.get(f"/models/{segment(model['id'])}/artifacts")["data"]
     client.out.table(
         ("file", "size", "sha256"),
         ((file["name"], text.size(file["bytes"]), file["sha256"]) for file in files),
@@ -63,10 +65,7 @@ def show_model(client: Client, model_id: ModelId) -> None:
 def delete_model(client: Client, model_id: ModelId) -> None:
     """Delete a fine-tuned model."""
     answer = client.api.delete(f"/models/{segment(model_id)}")
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        client.out.say(f"{model_id} is deleted.")
+    client.out.show(answer, f"{model_id} is deleted.")
 
 
 command(app, "export", "falqon models export MODEL --format gguf")(export_model)

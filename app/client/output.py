@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -25,8 +26,20 @@ class Output:
         self.console = _console(stderr=as_json)
         self._errors = _console(stderr=True)
 
-    def document(self, value: Mapping[str, Any]) -> None:
-        sys.stdout.write(_json(value, indent=2))
+    def show(
+        self,
+        value: Mapping[str, Any],
+        text: str | Mapping[str, object] | Callable[[], None] | None = None,
+    ) -> None:
+        """Print an object as JSON, or what people read of it: a sentence, facts, or more."""
+        if self.as_json:
+            sys.stdout.write(_json(value, indent=2))
+        elif isinstance(text, str):
+            self.say(text)
+        elif isinstance(text, Mapping):
+            self.facts(text)
+        elif text is not None:
+            text()
 
     def json_line(self, value: Mapping[str, Any]) -> None:
         sys.stdout.write(_json(value))
@@ -93,14 +106,9 @@ class Output:
         nothing: str,
     ) -> None:
         """One page of a list, and how to ask for the next."""
-        if self.as_json:
-            self.document(answer)
-        elif not answer["data"]:
-            self.say(nothing)
-        else:
-            self.table(heads, rows)
-            if answer.get("has_more"):
-                self.note(f"There are more: --after {answer['data'][-1]['id']}")
+        self.show(answer, partial(self.table, heads, rows) if answer["data"] else nothing)
+        if answer.get("has_more") and not self.as_json:
+            self.note(f"There are more: --after {answer['data'][-1]['id']}")
 
     def error(self, error: ClientError) -> None:
         if self.as_json:

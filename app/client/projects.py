@@ -141,9 +141,6 @@ def _limits(
 
 
 def _show(client: Client, project: Json) -> None:
-    if client.out.as_json:
-        client.out.document(project)
-        return
     usage = project.get("usage") or {}
     limits = (
         "weight",
@@ -152,7 +149,8 @@ def _show(client: Client, project: Json) -> None:
         "max_storage_bytes",
         "max_device_hours",
     )
-    client.out.facts(
+    client.out.show(
+        project,
         {
             "id": project["id"],
             "name": project["name"],
@@ -160,5 +158,5 @@ def _show(client: Client, project: Json) -> None:
             "created": text.moment(project["created_at"]),
         }
         | {name.replace("_", " "): project.get(name) for name in limits}
-        | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()}
+        | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()},
     )

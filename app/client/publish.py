@@ -65,15 +65,14 @@ def publish(
     client.out.say(
         f"{model}: {len(files)} files are at {hub.endpoint}/{repository}, commit {commit.oid}."
     )
-    if client.out.as_json:
-        client.out.document(
-            {
-                "model": model,
-                "repository": repository,
-                "commit": commit.oid,
-                "files": manifest["files"],
-            }
-        )
+    client.out.show(
+        {
+            "model": model,
+            "repository": repository,
+            "commit": commit.oid,
+            "files": manifest["files"],
+        }
+    )
 
 
 def _hub(*, quiet: bool) -> "HfApi":

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain, groupby, repeat
 from typing import Any
 
@@ -35,20 +36,21 @@ def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
 
 def show_report(client: Client, answer: Json) -> None:
     """Raises `Refused` behind it where a question about a model could not be answered."""
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        _show_check(client, answer)
-        for inspection in answer["inspections"]:
-            if inspection["result"] is not None:
-                client.out.say("")
-                client.out.facts(dict(_facts(inspection)))
+    client.out.show(answer, partial(_show_findings, client, answer))
     for inspection in answer["inspections"]:
         if inspection["status"] == "failed":
             raise Refused(
                 f"{inspection['model']}: {inspection['error']['message']}",
                 f"code {inspection['error']['code']}",
             )
+
+
+def _show_findings(client: Client, answer: Json) -> None:
+    _show_check(client, answer)
+    for inspection in answer["inspections"]:
+        if inspection["result"] is not None:
+            client.out.say("")
+            client.out.facts(dict(_facts(inspection)))
 
 
 def _show_check(client: Client, answer: Json) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from app.client import text
 from app.client.api import Json
@@ -19,15 +20,16 @@ def status(client: Client) -> None:
         client.api.get("/fine_tuning/jobs", {"status": state, "limit": MAX_COUNTED})
         for state in ("queued", "running")
     )
-    if client.out.as_json:
-        parts = {"readiness": readiness, "workers": workers, "queued": waiting, "running": running}
-        client.out.document({"object": "status"} | parts)
-        return
+    parts = {"readiness": readiness, "workers": workers, "queued": waiting, "running": running}
+    client.out.show({"object": "status"} | parts, partial(_show, client, **parts))
+
+
+def _show(client: Client, readiness: Json, workers: Json, queued: Json, running: Json) -> None:
     client.out.facts(
         {
             "service": f"{client.api.base_url}, {_health(readiness)}",
             "workers": _workers(workers["data"]),
-            "jobs": f"{_count(running)} running, {_count(waiting)} queued",
+            "jobs": f"{_count(running)} running, {_count(queued)} queued",
         }
     )
     if running["data"]:

@@ -65,16 +65,14 @@ def add_webhook(
     if name is not None:
         body["name"] = name
     endpoint = client.api.post(PATH, body)
-    if client.out.as_json:
-        client.out.document(endpoint)
-        return
-    client.out.facts(
+    client.out.show(
+        endpoint,
         {
             "id": endpoint["id"],
             "address": endpoint["url"],
             "events": ", ".join(endpoint["event_types"]),
             "signing secret, shown this once": endpoint["signing_secret"],
-        }
+        },
     )
 
 
@@ -82,10 +80,7 @@ def add_webhook(
 def delete_webhook(client: Client, webhook_id: EndpointId) -> None:
     """Delete a webhook; nothing more is sent to it."""
     answer = client.api.delete(f"{PATH}/{segment(webhook_id)}")
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        client.out.say(f"{webhook_id} is deleted.")
+    client.out.show(answer, f"{webhook_id} is deleted.")
 
 
 @command(app, "enable", "falqon webhooks enable WEBHOOK")
@@ -96,10 +91,7 @@ def enable_webhook(
 ) -> None:
     """Send to a webhook again from the next event on, as after it was disabled for failing."""
     endpoint = client.api.post(f"{PATH}/{segment(webhook_id)}", {"enabled": enabled})
-    if client.out.as_json:
-        client.out.document(endpoint)
-    else:
-        client.out.say(f"{endpoint['id']} is {_state(endpoint)}.")
+    client.out.show(endpoint, f"{endpoint['id']} is {_state(endpoint)}.")
 
 
 @command(app, "test", "falqon webhooks test WEBHOOK")
@@ -112,10 +104,7 @@ def send_sample(
 ) -> None:
     """Send a sample of an event now; exit 1 when it is not accepted."""
     result = client.api.post(f"{PATH}/{segment(webhook_id)}/test", {"event_type": event})
-    if client.out.as_json:
-        client.out.document(result)
-    else:
-        client.out.say(f"{webhook_id} answered {result['status_code']}.")
+    client.out.show(result, f"{webhook_id} answered {result['status_code']}.")
 
 
 @command(app, "deliveries", "falqon webhooks deliveries WEBHOOK")
@@ -157,10 +146,7 @@ def resend_delivery(
     """Send what a delivery told once more, as a new delivery."""
     path = f"{PATH}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}/resend"
     delivery = client.api.post(path)
-    if client.out.as_json:
-        client.out.document(delivery)
-    else:
-        client.out.say(f"{delivery['id']} is {delivery['status']}.")
+    client.out.show(delivery, f"{delivery['id']} is {delivery['status']}.")
 
 
 def _state(endpoint: Json) -> str:

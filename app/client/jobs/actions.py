@@ -45,18 +45,10 @@ def resume_job(
 def delete_job(client: Client, job_id: JobId) -> None:
     """Delete a job that has ended, with its events and checkpoints. Its model stays."""
     answer = client.api.delete(f"/fine_tuning/jobs/{segment(job_id)}")
-    if client.out.as_json:
-        client.out.document(answer)
-    else:
-        client.out.say(f"{job_id} is deleted.")
+    client.out.show(answer, f"{job_id} is deleted.")
 
 
 def _act(client: Client, job_id: str, action: str, body: Json | None = None) -> None:
     job = client.api.post(f"/fine_tuning/jobs/{segment(job_id)}/{action}", body)
-    if client.out.as_json:
-        client.out.document(job)
-    else:
-        client.out.say(
-            f"{job['id']} is "
-            f"{job['status']}{'; ' + UNDER_WAY[action] if job['status'] == 'running' else ''}."
-        )
+    under_way = f"; {UNDER_WAY[action]}" if job["status"] == "running" else ""
+    client.out.show(job, f"{job['id']} is {job['status']}{under_way}.")

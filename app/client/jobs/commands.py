@@ -60,10 +60,7 @@ def list_jobs(
 def show_job(client: Client, job_id: JobId) -> None:
     """Show one job."""
     job = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}")
-    if client.out.as_json:
-        client.out.document(job)
-    else:
-        client.out.facts(dict(_facts(job)))
+    client.out.show(job, dict(_facts(job)))
 
 
 @command(app, "events", "falqon jobs events JOB --limit 50")

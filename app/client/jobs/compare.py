@@ -1,6 +1,7 @@
 """`falqon jobs compare`: jobs that exist, beside each other."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -27,9 +28,10 @@ def compare_jobs(
     if not MIN_JOBS <= len(job_ids) <= MAX_JOBS:
         raise Misused(f"Name {MIN_JOBS} to {MAX_JOBS} jobs, not {len(job_ids)}.")
     jobs = [client.api.get(f"/fine_tuning/jobs/{segment(job_id)}") for job_id in job_ids]
-    if client.out.as_json:
-        client.out.document({"object": "list", "data": jobs})
-        return
+    client.out.show({"object": "list", "data": jobs}, partial(_show, client, jobs))
+
+
+def _show(client: Client, jobs: list[Json]) -> None:
     numbers = [str(number) for number in range(1, len(jobs) + 1)]
     client.out.facts(
         {

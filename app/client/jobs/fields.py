@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -40,14 +41,12 @@ def list_fields(
         if name not in fields:
             raise NotFound(f"There is no field {name}.", advice(name, fields))
     chosen = {name: fields[name] for name in names} if names else fields
-    if client.out.as_json:
-        client.out.document(chosen)
-        return
     rows = (
         (name, _values(field), _default(field), _words(field)) for name, field in chosen.items()
     )
     values, meaning = Column("values", "wrapped"), Column("what it means", "wrapped")
-    client.out.table(("field", values, "default", meaning), rows)
+    heads = ("field", values, "default", meaning)
+    client.out.show(chosen, partial(client.out.table, heads, rows))
 
 
 def read_fields(api: Api) -> dict[str, Json]:

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -31,15 +32,9 @@ def show_metrics(
     values_of = {
         name: series["values"] for name, series in answer["series"].items() if series["values"]
     }
-    if client.out.as_json:
-        client.out.document(answer)
-    elif not values_of:
-        client.out.say("Nothing was measured yet.")
-    else:
-        client.out.table(
-            ("series", "curve", "first", "last", "lowest", "highest"),
-            (_row(*series) for series in values_of.items()),
-        )
+    heads = ("series", "curve", "first", "last", "lowest", "highest")
+    table = partial(client.out.table, heads, (_row(*series) for series in values_of.items()))
+    client.out.show(answer, table if values_of else "Nothing was measured yet.")
 
 
 def _row(name: str, values: list[float]) -> tuple[str, ...]:

@@ -72,13 +72,12 @@ def _ask(client: Client, body: Json) -> None:
 
 
 def _created(client: Client, job: Json, *, then_watch: bool) -> None:
-    if client.out.as_json and not then_watch:
-        client.out.document(job)
-    elif client.out.as_json:
+    submitted = f"{job['id']} is submitted."
+    if not then_watch:
+        client.out.show(job, f"{submitted}\nFollow it with: falqon jobs watch {job['id']}")
+        return
+    if client.out.as_json:
         client.out.json_line(job)
     else:
-        client.out.say(f"{job['id']} is submitted.")
-    if then_watch:
-        watch(client, job["id"])
-    elif not client.out.as_json:
-        client.out.say(f"Follow it with: falqon jobs watch {job['id']}")
+        client.out.say(submitted)
+    watch(client, job["id"])

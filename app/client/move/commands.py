@@ -81,8 +81,7 @@ def _move(client: Client, account: "Account", *, yes: bool) -> None:
         carry_out(client, account, plan)
         add_hashes(client, plan)
         overview.show(client, plan)
-    if client.out.as_json:
-        client.out.document(overview.document(plan))
+    client.out.show(overview.document(plan))
     if yes and plan.num_problems:
         raise Refused(
             f"Not everything is moved: {plan.num_problems} objects are not, and say why.",
@@ -112,8 +111,7 @@ def _record(
         columns = ("line", Column("what stands against it", "wrapped"))
         client.out.table(columns, refusals)
     client.out.say(recording.summary())
-    if client.out.as_json:
-        client.out.document(recording.document(refusals))
+    client.out.show(recording.document(refusals))
     if refusals:
         raise Refused(
             f"{len(refusals)} prompts have no answer that can be trained on.",

@@ -13,7 +13,7 @@ HOSTILE = {"name": "\x1b[2J\x9b31m\u202egnp.exe\x7f", "ordinary": "größer\n"}
 
 def test_json_steers_no_terminal_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(as_json=True)
-    out.document(HOSTILE)
+    out.show(HOSTILE)
     out.json_line(HOSTILE)
     output = capsys.readouterr().out
     assert all(character.isprintable() or character == "\n" for character in output)
