@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
 from app.auth.caller import Caller
 from app.database import now
@@ -17,19 +18,22 @@ LATEST = 32_503_680_000  # the year 3000
 CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
 
 
+class Period(NamedTuple):
+    """The days to answer for, by seconds since 1970, and how many of them a page holds."""
+
+    start_time: int
+    end_time: int | None  # exclusive; of None it is now
+    limit: int
+    page: str | None
+
+
 def read_usage(
-    services: Services,
-    caller: Caller,
-    *,
-    start_time: int,
-    end_time: int | None,
-    page: str | None,
-    limit: int,
-    group_by: Sequence[str],
+    services: Services, caller: Caller, period: Period, group_by: Sequence[str]
 ) -> tuple[Span, list[Usage]]:
-    """Return the days that were asked for, and what was used on the first `limit` of them; an admin
-    of the installation sees every project.
+    """Return the days of the period, and what was used on those of its page; an admin of the
+    installation sees every project.
     """
+    start_time, end_time, limit, page = period
     begin = _moment(start_time)
     with services.database.read() as session:
         end = now(session) if end_time is None else _moment(end_time)

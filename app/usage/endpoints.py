@@ -1,32 +1,44 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from app.errors import InvalidRequest
 from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
 from app.usage import actions
-from app.usage.actions import LATEST
+from app.usage.actions import LATEST, Period
 from app.usage.amounts import FIELDS
 from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
 from app.usage.service import MAX_DAYS
 
 LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
-StartTime = Annotated[
-    int,
-    Query(ge=1, le=LATEST, description="seconds since 1970; the UTC day it lies in is the first"),
-]
-EndTime = Annotated[int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")]
-BucketWidth = Annotated[Literal["1d"], Query()]
-Limit = Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets of a page")]
-Cursor = Annotated[
-    str | None, Query(description="`next_page` of the answer before", max_length=256)
-]
-# OpenAI's clients put brackets behind the names of lists.
-Bracketed = Annotated[list[str], Query(alias="group_by[]", max_length=8, include_in_schema=False)]
 
 router = APIRouter(prefix="/v1", tags=["usage"], route_class=ApiRoute)
+
+
+async def _period(
+    start_time: Annotated[
+        int,
+        Query(
+            ge=1, le=LATEST, description="seconds since 1970; the UTC day it lies in is the first"
+        ),
+    ],
+    end_time: Annotated[
+        int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")
+    ] = None,
+    bucket_width: Annotated[Literal["1d"], Query()] = "1d",
+    limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets of a page")] = 7,
+    page: Annotated[
+        str | None, Query(description="`next_page` of the answer before", max_length=256)
+    ] = None,
+) -> Period:
+    return Period(start_time, end_time, limit, page)
+
+
+PeriodDep = Annotated[Period, Depends(_period)]
+# OpenAI's clients put brackets behind the names of lists.
+Bracketed = Annotated[list[str], Query(alias="group_by[]", max_length=8, include_in_schema=False)]
 
 
 @router.get(
@@ -37,15 +49,11 @@ router = APIRouter(prefix="/v1", tags=["usage"], route_class=ApiRoute)
 def retrieve_usage(
     services: ServicesDep,
     caller: Reader,
-    start_time: StartTime,
-    end_time: EndTime = None,
-    bucket_width: BucketWidth = "1d",
+    period: PeriodDep,
     group_by: Annotated[
         list[str] | None, Query(max_length=8, description=f"any of {', '.join(FIELDS)}")
     ] = None,
     bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
-    limit: Limit = 7,
-    page: Cursor = None,
     format: Annotated[
         Literal["json", "csv"] | None, Query(description="csv: as with `Accept: text/csv`")
     ] = None,
@@ -56,16 +64,8 @@ def retrieve_usage(
     admin key of the default project all of them.
     """
     fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)
-    span, rows = actions.read_usage(
-        services,
-        caller,
-        start_time=start_time,
-        end_time=end_time,
-        page=page,
-        limit=limit,
-        group_by=fields,
-    )
-    buckets = BucketPage[UsageResult].of(UsageResult, rows, span, limit)
+    span, rows = actions.read_usage(services, caller, period, fields)
+    buckets = BucketPage[UsageResult].of(UsageResult, rows, span, period.limit)
     if format == "csv" or (format is None and "text/csv" in accept):
         more = {"x-next-page": buckets.next_page} if buckets.next_page else {}
         return Response(to_csv(rows, fields), media_type="text/csv", headers=more)
@@ -76,30 +76,20 @@ def retrieve_usage(
 def retrieve_costs(
     services: ServicesDep,
     caller: Reader,
-    start_time: StartTime,
-    end_time: EndTime = None,
-    bucket_width: BucketWidth = "1d",
+    period: PeriodDep,
     group_by: Annotated[
         list[str] | None,
         Query(max_length=8, description="any of project_id, api_key_id, line_item"),
     ] = None,
     bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
-    limit: Limit = 7,
-    page: Cursor = None,
 ) -> BucketPage[CostResult]:
     """Return the cost alone, as OpenAI's `client.admin.organization.usage.costs` reads it."""
     possible = ("project_id", "api_key_id", LINE_ITEM)
     fields = _parse_fields([*(group_by or []), *bracketed], possible)
     span, rows = actions.read_usage(
-        services,
-        caller,
-        start_time=start_time,
-        end_time=end_time,
-        page=page,
-        limit=limit,
-        group_by=["model" if field == LINE_ITEM else field for field in fields],
+        services, caller, period, ["model" if field == LINE_ITEM else field for field in fields]
     )
-    return BucketPage[CostResult].of(CostResult, rows, span, limit)
+    return BucketPage[CostResult].of(CostResult, rows, span, period.limit)
 
 
 def _parse_fields(names: Sequence[str], possible: Sequence[str]) -> list[str]:
