@@ -3,8 +3,8 @@ API or from the dashboard.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from fastapi import Request
 from structlog.contextvars import get_contextvars
@@ -78,13 +78,27 @@ SESSIONS = {"/sign-in": "login.succeeded", "/sign-out": "logout.succeeded"}
 _PARAMETER = re.compile(r"\{(\w+)(:\w+)?\}")
 
 
+class UnnamedChange(Exception):
+    """A route changes something by words that are not here."""
+
+
 def event_type_of(method: str, path: str) -> str:
-    """Return the name of what a route does. Raises `KeyError` for words that are not here."""
+    """Return the name of what a route does. Raises `UnnamedChange`."""
     if path in SESSIONS:
         return SESSIONS[path]
+    try:
+        return _named_by_words(method, path)
+    except KeyError as error:
+        raise UnnamedChange(
+            f"{method} {path}: the audit log has no word for {error}; {__name__} takes one in "
+            "RESOURCES or VERBS, or the route in UNAUDITED."
+        ) from None
+
+
+def _named_by_words(method: str, path: str) -> str:
     words = [word for word in path.split("/") if word]
     of_resources = [word for word in words if word in RESOURCES]
-    resource = RESOURCES[of_resources[-1]]
+    resource = RESOURCES[(of_resources or words)[-1]]
     last = words[-1]
     if last.startswith("{"):
         return f"{resource}.{'deleted' if method == 'DELETE' else 'updated'}"
@@ -100,18 +114,28 @@ def resource_parameter(path: str) -> str | None:
     return names[-1] if names else None
 
 
-@contextmanager
-def audited(request: Request, path: str) -> Iterator[None]:
-    """Watch the request where it may change something. `path`: its route's."""
-    is_safe = request.method in SAFE and path not in SESSIONS  # a link signs in, too
-    if is_safe or path in UNAUDITED:
-        yield
-        return
+def auditor(
+    methods: Iterable[str], path: str
+) -> Callable[[Request], AbstractContextManager[object]]:
+    """Return what watches the requests of a route as far as they may change something. Raises
+    `UnnamedChange`.
+    """
+    event_types = {
+        method: event_type_of(method, path)
+        for method in methods
+        if path not in UNAUDITED and (method not in SAFE or path in SESSIONS)  # a link signs in
+    }
     parameter = resource_parameter(path)
-    with audit.watch(
-        event_type_of(request.method, path),
-        request.path_params.get(parameter) if parameter else None,
-        str(get_contextvars().get("request_id", "")),
-        request.client.host if request.client else "",
-    ):
-        yield
+
+    def audited(request: Request) -> AbstractContextManager[object]:
+        event_type = event_types.get("GET" if request.method == "HEAD" else request.method)
+        if event_type is None:
+            return nullcontext()
+        return audit.watch(
+            event_type,
+            request.path_params.get(parameter) if parameter else None,
+            str(get_contextvars().get("request_id", "")),
+            request.client.host if request.client else "",
+        )
+
+    return audited

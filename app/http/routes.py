@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from app.auth import audit
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
-from app.http.audited import audited
+from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
@@ -33,6 +33,7 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         scopes = scopes_of(self.dependant)
+        audited = auditor(self.methods or (), self.path)
 
         async def guarded(request: Request) -> Response:
             services = get_services(request)
@@ -41,7 +42,7 @@ class ApiRoute(APIRoute):
                 caller.must_have(scope)
             receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
-            with audited(request, self.path):
+            with audited(request):
                 audit.note_caller(caller)
                 return await handler(StrictRequest(request.scope, receive))
 

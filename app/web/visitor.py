@@ -15,7 +15,7 @@ from app.auth.caller import Caller
 from app.database import AWAY
 from app.errors import ApiError, InvalidApiKey, Unavailable
 from app.http import error_handlers
-from app.http.audited import audited
+from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.strict_json import StrictRequest, refuse_nul
@@ -52,11 +52,12 @@ class PageRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        audited = auditor(self.methods or (), self.path)
 
         async def handle_page(request: Request) -> Response:
             try:
                 refuse_nul(request)
-                with audited(request, self.path):
+                with audited(request):
                     answer = await handler(await self.admit(request))
             except ApiError as error:
                 return await self.refuse(request, error)

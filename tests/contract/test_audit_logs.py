@@ -6,7 +6,8 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from app.http.audited import SAFE, UNAUDITED, event_type_of
+from app.http.audited import SAFE, UNAUDITED, UnnamedChange, event_type_of
+from app.http.routes import ApiRoute
 from app.models import DEFAULT_PROJECT_ID, Scope
 from tests.contract.access_routes import ROUTES
 from tests.support.api import Api, Tenant
@@ -102,6 +103,12 @@ def test_the_official_client_reads_them_by_actor_type_and_object(
     ).json()
     assert [row["resource_id"] for row in cancelled["data"]] == [other.id]
     writer.http.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/files/{file_id}/paint", "/v1/paintings"])
+def test_a_route_that_has_no_name_stops_the_api_from_starting(path: str) -> None:
+    with pytest.raises(UnnamedChange, match=f"POST {path}.*'paint"):
+        ApiRoute(path, lambda: None, methods=["POST"])
 
 
 def test_only_admins_read_them(tenant: Tenant) -> None:
