@@ -14,8 +14,9 @@ from app.client.command import Client
 from app.client.errors import Misused, Refused
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import parse_settings
-from app.client.jobs.submitting import usable_file
+from app.client.jobs.submitting import DataOption, with_data
 
+STUDIES = "/falqon/studies"
 LOOK_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
 GOES_ON = {"validating_files", "queued", "running"}
@@ -76,12 +77,14 @@ def compare(
         body["seeds"] = list(range(seeds))
     if name is not None:
         body["name"] = name
-    body["training_file"] = usable_file(client, file, "--file")
-    if validation is not None:
-        body["validation_file"] = usable_file(client, validation, "--validation")
+    data_options = [
+        DataOption("training_file", "--file", file),
+        DataOption("validation_file", "--validation", validation),
+    ]
+    body = with_data(client, STUDIES, body, data_options)
     with naming_the_field(client.api):
-        study = client.api.post("/falqon/studies", body, idempotency_key=str(uuid4()))
-    path = f"/falqon/studies/{segment(study['id'])}"
+        study = client.api.post(STUDIES, body, idempotency_key=str(uuid4()))
+    path = f"{STUDIES}/{segment(study['id'])}"
     client.out.note(f"{study['id']}: {len(study['jobs'])} jobs are submitted.")
     if watch:
         study = _follow(client, path, study)

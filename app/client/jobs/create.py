@@ -8,10 +8,12 @@ from app.client.command import Client, command
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import JobOptions, job_body
 from app.client.jobs.submitting import (
-    refuse_what_cannot_be,
+    JOBS,
+    DataOption,
+    clone_path,
     submit,
     submit_clone,
-    usable_file,
+    with_data,
 )
 
 app = typer.Typer()
@@ -46,11 +48,7 @@ def create_job(
 ) -> None:
     """Show what a fine-tuning job will take, ask, and submit it."""
     body = job_body(model, options)
-    with naming_the_field(client.api):
-        refuse_what_cannot_be(client, body, with_validation_file=validation_file is not None)
-    body["training_file"] = usable_file(client, file, "--file")
-    if validation_file is not None:
-        body["validation_file"] = usable_file(client, validation_file, "--validation-file")
+    body = with_data(client, JOBS, body, _data_options(file, validation_file))
     submit(client, body, yes=yes, then_watch=watch)
 
 
@@ -73,9 +71,13 @@ def clone_job(
 ) -> None:
     """Submit a job again, with what is given here changed."""
     changes = job_body(model, options)
-    if file is not None:
-        changes["training_file"] = usable_file(client, file, "--file")
-    if validation_file is not None:
-        changes["validation_file"] = usable_file(client, validation_file, "--validation-file")
+    changes = with_data(client, clone_path(job_id), changes, _data_options(file, validation_file))
     with naming_the_field(client.api):
         submit_clone(client, job_id, changes, then_watch=watch)
+
+
+def _data_options(file: str | None, validation_file: str | None) -> list[DataOption]:
+    return [
+        DataOption("training_file", "--file", file),
+        DataOption("validation_file", "--validation-file", validation_file),
+    ]

@@ -2,7 +2,9 @@
 request is sent.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import typer
@@ -11,30 +13,62 @@ from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Misused, Refused
 from app.client.jobs.estimate import show_estimate
+from app.client.jobs.fields import naming_the_field
 from app.client.jobs.watch import watch
 from app.client.uploading import checked, upload
 
+JOBS = "/fine_tuning/jobs"
 ID_PREFIX = "file-"
-STAND_IN = 1000  # records, and tokens, of data that is not there yet
+NOT_HERE_YET = "not-here-yet"  # in the place of the id of a file
 
 
-def refuse_what_cannot_be(client: Client, body: Json, *, with_validation_file: bool) -> None:
-    """Have the service look at a new job before its data is uploaded: a refusal leaves no file."""
-    some_data = {"num_records": STAND_IN, "num_tokens": STAND_IN}
-    files = {"validation_file": "not there yet"} if with_validation_file else {}
-    client.api.post("/fine_tuning/estimates", body | files | {"training_data": some_data})
+class DataOption(NamedTuple):
+    """A file of a request: its id, or a path."""
+
+    field: str
+    option: str
+    value: str | None
+
+    @property
+    def is_path(self) -> bool:
+        return self.value is not None and not self.value.startswith(ID_PREFIX)
 
 
-def usable_file(client: Client, file_or_id: str, option: str) -> str:
-    """The id of a checked file: `named` is its id, or a path that is uploaded now."""
-    if file_or_id.startswith(ID_PREFIX):
-        file = client.api.get(f"/files/{segment(file_or_id)}")
-    elif not Path(file_or_id).is_file():
+def with_data(client: Client, path: str, body: Json, options: Sequence[DataOption]) -> Json:
+    """Return the request with the ids of its files. Those that are paths are uploaded now, unless
+    the service refuses the rest of it: a refusal leaves no file.
+    """
+    given = [option for option in options if option.value is not None]
+    ids = {option.field: option.value for option in given}
+    if stand_ins := {option.field: NOT_HERE_YET for option in given if option.is_path}:
+        _refuse_what_cannot_be(client, path, body | ids, stand_ins)
+    return body | {option.field: _usable_file(client, option) for option in given}
+
+
+def _refuse_what_cannot_be(client: Client, path: str, body: Json, stand_ins: Json) -> None:
+    """Send the request without its files, which the service looks at last: one that is refused for
+    them alone will do.
+    """
+    try:
+        with naming_the_field(client.api):
+            client.api.post(path, body | stand_ins)
+    except Refused as error:
+        if error.body.get("param") not in stand_ins:
+            raise
+
+
+def _usable_file(client: Client, data: DataOption) -> str:
+    """Return the id of a checked file."""
+    assert data.value is not None
+    if not data.is_path:
+        file = client.api.get(f"/files/{segment(data.value)}")
+    elif not Path(data.value).is_file():
         raise Misused(
-            f"{option} {file_or_id} is neither a file here nor an id; ids begin with '{ID_PREFIX}'."
+            f"{data.option} {data.value} is neither a file here nor an id; "
+            f"ids begin with '{ID_PREFIX}'."
         )
     else:
-        file = upload(client, Path(file_or_id))
+        file = upload(client, Path(data.value))
         client.out.say(f"Uploaded {file['filename']} as {file['id']}", "dim")
     return str(checked(client, file)["id"])
 
@@ -45,14 +79,17 @@ def submit(client: Client, body: Json, *, yes: bool, then_watch: bool) -> None:
         _ask(client, body)
     _created(
         client,
-        client.api.post("/fine_tuning/jobs", body, idempotency_key=str(uuid4())),
+        client.api.post(JOBS, body, idempotency_key=str(uuid4())),
         then_watch=then_watch,
     )
 
 
+def clone_path(job_id: str) -> str:
+    return f"{JOBS}/{segment(job_id)}/clone"
+
+
 def submit_clone(client: Client, job_id: str, changes: Json, *, then_watch: bool) -> None:
-    path = f"/fine_tuning/jobs/{segment(job_id)}/clone"
-    job = client.api.post(path, changes, idempotency_key=str(uuid4()))
+    job = client.api.post(clone_path(job_id), changes, idempotency_key=str(uuid4()))
     if job.get("estimate"):
         show_estimate(client, job["estimate"])
     _created(client, job, then_watch=then_watch)

@@ -10,6 +10,10 @@ from tests.support.service import Service
 COMMON = ("compare", "--model", "falqon-tiny", "--methods", "falqon,lora")
 
 
+def newest_file(service: Service) -> list[str]:
+    return [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
+
+
 def test_methods_are_trained_and_their_table_is_written(
     falqon: Falqon, fake_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -55,6 +59,19 @@ def test_a_table_has_one_of_two_forms(falqon: Falqon, fake_file: Callable[..., P
     misused = falqon(*COMMON, "--file", str(fake_file()), "--output", "table.txt")
     assert misused.exit_code == 2
     assert ".md or .csv" in misused.stderr
-    unknown = falqon(*COMMON[:-1], "sgd", "--file", str(fake_file()))
-    assert unknown.exit_code == 1
-    assert "methods.0" in unknown.stderr
+
+
+def test_what_cannot_be_is_refused_before_an_upload(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    path = str(fake_file())
+    before = newest_file(service)
+    for arguments, reason in (
+        ((*COMMON[:-1], "sgd"), "methods.0"),
+        ((*COMMON, "--set", "ranks=8"), "ranks"),
+        ((*COMMON[:2], "none-such"), "none-such"),
+    ):
+        refused = falqon(*arguments, "--file", path)
+        assert refused.exit_code == 1
+        assert reason in refused.stderr
+    assert newest_file(service) == before

@@ -315,6 +315,9 @@ def test_a_clone_of_what_the_openai_client_submitted(
     human = falqon("jobs", "clone", job.id, "--set", "seed=9")
     assert human.stdout.splitlines()[-1].startswith("Follow it with: falqon jobs watch ftjob-")
     assert "known from" in human.stdout
+    refused = falqon("jobs", "clone", job.id, "--set", "ranks=9", "--file", str(fake_file()))
+    assert "Did you mean rank?" in refused.stderr
+    assert service.client.files.list(limit=1, purpose="fine-tune").data[0].id == file_id
 
 
 def test_what_a_job_leaves_until_it_is_deleted(falqon: Falqon, submitted: Submitted) -> None:
