@@ -4,9 +4,10 @@
     python -m benchmarks.cpu_training --model .cache/smollm2 [--data rows.jsonl]
 
 Four systems train the same bf16 base at rank 64 on all linear layers: ours; ours where A trains
-too; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT with bf16 adapters. PEFT uses transformers' own
-forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the same for all. Rounds
-interleave the systems, so that a busy machine hits all of them; rates are medians over rounds of
+too; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT with bf16 adapters. PEFT uses
+transformers' own forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the
+same for all. Rounds interleave the systems, so that a busy machine hits all of them; rates are
+medians over rounds of
 *real* tokens per second, ratios medians of the rounds' ratios. Both ratios are with packing off; a
 further line shows ours with packing on. Peak memory is that of a process of its own for each
 system, taken after `MEMORY_STEPS` steps; loading the model is part of it.

@@ -347,7 +347,8 @@ def _markdown(
             for item in costs
         ),
         "",
-        "| answer over HTTP | ms to the first byte | ms | CPU ms of the API | bytes over the wire |",
+        "| answer over HTTP | ms to the first byte | ms "
+        "| CPU ms of the API | bytes over the wire |",
         "|---|---:|---:|---:|---:|",
         *(
             f"| GET {item.path} | {item.first_byte_seconds * 1000:.0f} | "
