@@ -45,6 +45,8 @@ PAGES = {
     "access": "/settings",
     "webhooks": "/settings/webhooks",
     "a webhook": "/settings/webhooks/{webhook}",
+    "search": "/search",
+    "found": "/search?q=s",
     "no such job": "/jobs/ftjob-none",
 }
 PAGES_BY_TAB = [

@@ -147,8 +147,10 @@ def test_pages_read_without_javascript(visits: Visits, tenant: Tenant) -> None:
     expect(page.locator(f"#row-{job_id}")).to_be_visible()
     page.goto(f"/jobs/{job_id}")
     expect(page.locator("#events")).to_contain_text("Created fine-tuning job")
-    outline = page.locator(LOSS).get_by_role("img", name=re.compile("Training loss from"))
+    outline = page.locator(LOSS).get_by_role("img", name=re.compile("Curve of the training loss"))
     expect(outline).to_be_visible()
+    names = [image.get_attribute("aria-label") for image in page.get_by_role("img").all()]
+    assert len(names) == len(set(names)) > 1
     csv = page.get_by_role("link", name="CSV").get_attribute("href")
     cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
     assert httpx.get(f"{tenant.api.url}{csv}", cookies=cookies).text.startswith("step,")

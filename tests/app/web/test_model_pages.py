@@ -310,3 +310,10 @@ def test_pages_offer_the_newest_of_many_models(browser: httpx.Client, tenant: Te
     form = browser.get("/jobs/new").text
     assert (names[0] in form, names[1] in form) == (False, True)
     assert counted(MAX_COUNTED + 1) == f"{counted(MAX_COUNTED)}+"
+
+
+def test_the_page_names_where_a_base_model_may_come_from(browser: httpx.Client) -> None:
+    text = browser.get("/models").text
+    for source in ("hf:OWNER/NAME", "MODEL.gguf"):
+        assert f"falqon admin models add NAME --source {source}" in text
+    assert "a folder with its weights in safetensors" in text
