@@ -90,6 +90,9 @@ class StepMetrics(Message):
         None,
         description="model FLOP/s over the peak of the device; null when the peak is not known",
     )
+    cpu_utilization: float | None = Field(
+        None, description="percent of the machine's cores that the process kept busy in this step"
+    )
     gpu_utilization: float | None = Field(None, description="percent; null on a CPU")
     gpu_temperature: float | None = Field(None, description="degrees Celsius; null on a CPU")
 

@@ -4,6 +4,7 @@ Nothing here touches the model or reads a tensor. Seconds are those of the whole
 process's clock, so the first step of an attempt includes what is warmed up.
 """
 
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from falqon_core.estimate.estimate import training_flops
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.step import StepResult
 
+NUM_CORES = len(os.sched_getaffinity(0))
+
 
 class Meter:
     def __init__(
@@ -29,6 +32,7 @@ class Meter:
         self._total_steps = total_steps
         self._peak_flops = peak_flops(device)
         self._started_at = self._step_at = time.monotonic()
+        self._step_cpu_at = time.process_time()
 
     @property
     def elapsed_seconds(self) -> float:
@@ -37,12 +41,14 @@ class Meter:
 
     def start_step(self) -> None:
         self._step_at = time.monotonic()
+        self._step_cpu_at = time.process_time()
 
     def measure(
         self, result: StepResult, progress: Progress, epoch: float, learning_rate: float
     ) -> StepMetrics:
         """The message of the step that `start_step` began; `progress` counts it already."""
         seconds = time.monotonic() - self._step_at
+        cpu_seconds = time.process_time() - self._step_cpu_at
         flops = training_flops(
             self._dimensions, self._recipe, result.num_tokens, result.keys_per_token
         )
@@ -60,6 +66,7 @@ class Meter:
             codes_changed=result.codes_changed,
             memory_bytes=memory_bytes(self._device),
             mfu=None if self._peak_flops is None else flops / seconds / self._peak_flops,
+            cpu_utilization=min(100.0, 100 * cpu_seconds / seconds / NUM_CORES),
             gpu_utilization=gpu_utilization(self._device),
             gpu_temperature=gpu_temperature(self._device),
         )

@@ -47,8 +47,8 @@ def long_job(tenant: Tenant) -> str:
     claim = scene.job(tenant, tenant.upload(), "long", 0)
     chance = random.Random(7)
     noisy = ("train_loss", "train_mean_token_accuracy", "grad_norm", "tokens_per_second",
-             "codes_changed", "memory_bytes", "gpu_utilization", "gpu_temperature", "mfu",
-             "eta_seconds", "epoch")  # fmt: skip
+             "codes_changed", "memory_bytes", "cpu_utilization", "gpu_utilization",
+             "gpu_temperature", "mfu", "eta_seconds", "epoch")  # fmt: skip
     events: list[NewEvent] = []
     for step in range(1, NUM_STEPS + 1):
         data = scene.metrics(step, 0.0) | {key: chance.random() for key in noisy}

@@ -107,6 +107,7 @@ def test_every_step_tells_its_figures(run: Any) -> None:
         assert 0 < message.mfu < 1
         # Four operations a weight and token at least.
         assert message.mfu * peak / message.tokens_per_second > 4 * 14 * 8 * 8
+        assert 0 < message.cpu_utilization <= 100
         assert (message.gpu_utilization, message.gpu_temperature) == (None, None)
     assert [message.memory_bytes for message in steps] == sorted(
         message.memory_bytes for message in steps
