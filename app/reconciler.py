@@ -106,7 +106,6 @@ class Reconciler:
         while not self._ended.is_set():
             try:
                 collector.forget_deliveries(self._database)
-                collector.forget_generations(self._database)
                 collector.collect(self._database, self._storage)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))

@@ -22,7 +22,7 @@ from app.database import UNSYNCED, Database, now_plus
 from app.garbage import orphans
 from app.ids import new_id
 from app.installation import Refused
-from app.models import DeliveryStatus, Generation, Installation, Orphan, WebhookDelivery
+from app.models import DeliveryStatus, Installation, Orphan, WebhookDelivery
 from app.storage import Listed, Storage, keys
 
 # with the hour until the next look, and the one that an orphan waits, a day
@@ -193,15 +193,6 @@ def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
     finally:
         with suppress(SQLAlchemyError):  # it ends by itself
             take(Installation.collector == me, 0.0)
-
-
-def forget_generations(database: Database) -> None:
-    """Prompts that an earlier release kept for a day."""
-    with database.transaction() as session:
-        session.execute(
-            delete(Generation).where(Generation.created_at < now_plus(-86_400.0)),
-            execution_options=UNSYNCED,
-        )
 
 
 def forget_deliveries(database: Database) -> int:

@@ -16,7 +16,6 @@ from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
 from app.models.file_check import FileCheck
 from app.models.file_import import FileImport
-from app.models.generation import Generation
 from app.models.installation import Installation
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
@@ -59,7 +58,6 @@ __all__ = [
     "FileCheck",
     "FileImport",
     "FileStatus",
-    "Generation",
     "Installation",
     "Job",
     "JobMetadata",

@@ -19,6 +19,9 @@ LOCKING = {"0002", "0006", "0008"}
 # Gives tables and columns the names of design and API; the processes are stopped for that release
 # (docs/operations.md), as an older one knows none of the new names.
 RENAMING = {"0018"}
+# Takes away a table without rows. An older process goes on without it: it logs once an hour that it
+# could not clear it.
+EMPTY = {"0042"}
 TAKES_AWAY = re.compile(
     r"DROP TABLE|ALTER TABLE .*\b(DROP|RENAME|TYPE|SET NOT NULL)\b|TRUNCATE|"
     r"DELETE FROM (?!alembic)",
@@ -59,7 +62,7 @@ def _statements_of(connection: Connection, revision: str) -> list[str]:
 
 def test_migrations_only_add(sent: Statements) -> None:
     assert len(sent) > 12
-    for revision in sent.keys() - RENAMING:
+    for revision in sent.keys() - RENAMING - EMPTY:
         statements = sent[revision]
         assert [statement for statement in statements if TAKES_AWAY.search(statement)] == [], (
             revision
