@@ -186,13 +186,20 @@ def export(
         typer.Option(help="q4_1: a GGUF file of the INT4 weights that qa_lora trained"),
     ] = "fp8",
     name: Annotated[str, typer.Option(help="of the model, as a GGUF file shows it")] = "model",
+    num_threads: Annotated[
+        int | None, typer.Option(min=1, help="on a CPU; default: one for each core")
+    ] = None,
     message_fd: FailureFd = None,
 ) -> None:
     """Write a checkpoint of a training as a merged model, in FP8 or INT4."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         prepare_process(offline=True)
+        import torch
+
         from falqon_core.train.exporter import DataFiles, choose_checkpoint, export_training
 
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         if to == "q4_1":
             from falqon_core.train.q4_1 import export_q4_1
 

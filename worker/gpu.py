@@ -3,7 +3,7 @@
 from typing import NamedTuple, Self
 
 from app.estimates.service import device_of
-from app.processes.device import CPU, training_cards
+from app.processes.device import CPU, cores_of_slot, training_cards
 from app.settings import Settings
 
 
@@ -34,6 +34,11 @@ class Machine(NamedTuple):
     def part(self, num_gpus: int) -> Self:
         """Return what a job on so many GPUs has of it, and is charged for."""
         return self._replace(num_devices=self.num_devices * num_gpus, cards=self.cards[:num_gpus])
+
+
+def num_threads_of(settings: Settings) -> int | None:
+    """Return the threads of one trainer process; None where it may take all cores."""
+    return settings.num_threads if settings.slots == 1 else cores_of_slot(settings)
 
 
 def detect(settings: Settings) -> Machine:

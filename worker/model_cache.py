@@ -19,6 +19,7 @@ from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
 from worker.disk_space import require_space
 from worker.fetching import fetch_artifacts, fetch_checkpoint
+from worker.gpu import num_threads_of
 from worker.scratch import scratch
 from worker.subprocesses import run_tool
 
@@ -84,6 +85,8 @@ class ModelCache:
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
         arguments += ["--to", format, "--name", name]
+        if num_threads := num_threads_of(self._settings):
+            arguments += ["--num-threads", str(num_threads)]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
             arguments += [option, str(path)]
         run_tool(self._settings.trainer_command, arguments, self._check)

@@ -86,9 +86,9 @@ def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: P
     assert done.stderr == ""
 
     # In this process, which has imported torch, and with as many threads.
-    torch.set_num_threads(1)
     arguments = (output, "--model", model, "--output", tmp_path / "again")
     command = ["export", *map(str, arguments), "--train-file", str(train_file)]
+    command += ["--num-threads", "1"]
     again = CliRunner().invoke(cli.app, command)
     assert again.exit_code == ExitCode.DONE, again.output
     for name in ("model.safetensors", "certificate.json"):

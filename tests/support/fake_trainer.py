@@ -327,7 +327,8 @@ def main() -> int:
         write.add_argument(name, type=Path)
     for name in ("--to", "--name"):
         write.add_argument(name, required=True)
-    write.add_argument("--message-fd", type=int)
+    for name in ("--num-threads", "--message-fd"):
+        write.add_argument(name, type=int)
     other = commands.add_parser("convert")
     other.add_argument("source", type=Path)
     for name in ("--to", "--name"):

@@ -14,15 +14,13 @@ from app.database import Database
 from app.jobs import internal_repository, repository
 from app.jobs.checkpoints import best_of
 from app.models import Checkpoint, File, Job
-from app.processes.device import cores_of_slot
-from app.settings import Settings
 from app.storage import Storage
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
 from worker.disk_space import check_space
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
-from worker.gpu import Machine
+from worker.gpu import Machine, num_threads_of
 from worker.model_cache import ModelCache
 
 log = structlog.get_logger()
@@ -62,15 +60,10 @@ def stage(
         base_model_name=job.requested.model,
         device="cuda" if machine.is_gpu else "cpu",
         device_name=machine.device if machine.is_gpu else "",
-        num_threads=_num_threads(context.settings),
+        num_threads=num_threads_of(context.settings),
     )
     (folder / "config.json").write_text(config.model_dump_json())
     return Staged(folder / "config.json", output, recipe)
-
-
-def _num_threads(settings: Settings) -> int | None:
-    """Return the threads of one trainer process; None where it may take all cores."""
-    return settings.num_threads if settings.slots == 1 else cores_of_slot(settings)
 
 
 def _inputs(database: Database, job: Job) -> _Inputs:
