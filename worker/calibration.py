@@ -21,7 +21,7 @@ from falqon_core.estimate.calibration import Calibration, Timeline
 from worker import pulse
 from worker.card_locks import lock_cards
 from worker.context import WorkerContext
-from worker.gpu import Machine
+from worker.gpu import Machine, mark_seen
 from worker.scratch import scratch
 from worker.subprocesses import ToolFailed, run_tool
 
@@ -74,9 +74,7 @@ def calibrate_worker(context: WorkerContext, machine: Machine) -> bool:
         return True
     log.info("calibrated", **calibration.model_dump())
     with context.database.transaction() as session:
-        workers.mark_seen(
-            session, context.owner, machine.device, machine.num_devices, machine.max_gpus
-        )
+        mark_seen(session, context, machine)
         workers.store_calibration(session, context.owner, calibration)
     return True
 
@@ -102,9 +100,7 @@ def _measure(
         look_at = now + LOOK_SECONDS
         pulse.beat()
         with context.database.transaction() as session:
-            workers.mark_seen(
-                session, context.owner, machine.device, machine.num_devices, machine.max_gpus
-            )
+            mark_seen(session, context, machine)
             if jobs.any_waits_or_runs(session):
                 raise _GivenUp("a job has come")
 

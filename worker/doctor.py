@@ -18,7 +18,7 @@ from app.workers import service as workers
 from falqon_core.contract.diagnosis import Diagnosis
 from worker.card_locks import lock_cards
 from worker.context import WorkerContext
-from worker.gpu import Machine
+from worker.gpu import Machine, mark_seen
 
 LIMIT_SECONDS = 120.0  # it ends by itself within a minute, unless something in it hangs
 TICK_SECONDS = 0.1
@@ -41,9 +41,7 @@ def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
             log.warning("doctor found a fault", check=row.name, detail=row.detail)
     log.info("doctor ended", found=diagnosis.summary)
     with context.database.transaction() as session:
-        workers.mark_seen(
-            session, context.owner, machine.device, machine.num_devices, machine.max_gpus
-        )
+        mark_seen(session, context, machine)
         workers.store_diagnosis(session, context.owner, diagnosis)
 
 

@@ -2,9 +2,13 @@
 
 from typing import NamedTuple, Self
 
+from sqlalchemy.orm import Session
+
 from app.estimates.service import device_of
 from app.processes.device import CPU, cores_of_slot, training_cards
 from app.settings import Settings
+from app.workers import service as workers
+from worker.context import WorkerContext
 
 
 class Machine(NamedTuple):
@@ -39,6 +43,13 @@ class Machine(NamedTuple):
 def num_threads_of(settings: Settings) -> int | None:
     """Return the threads of one trainer process; None where it may take all cores."""
     return settings.num_threads if settings.slots == 1 else cores_of_slot(settings)
+
+
+def mark_seen(session: Session, context: WorkerContext, machine: Machine) -> bool:
+    """Show this worker; return whether it may begin a job."""
+    return workers.mark_seen(
+        session, context.owner, machine.device, machine.num_devices, machine.max_gpus
+    )
 
 
 def detect(settings: Settings) -> Machine:

@@ -8,7 +8,7 @@ def workers(client: Client) -> None:
     rows = (
         (
             each["id"],
-            each["status"],
+            f"{each['status']}{', draining' if each.get('draining') else ''}",
             f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
             _ago(each["heartbeat_age_seconds"]),
             text.cards(each),

@@ -184,12 +184,11 @@ class Queue:
 
 
 def read_queue(session: Session, settings: Settings) -> Queue:
-    running = session.execute(_RUNNING).all()
-    idle = workers.list_idle(session, settings) - {owner for owner, _, _ in running}
+    running = [RunningJob(*row) for row in session.execute(_RUNNING)]
+    num_idle = len(workers.list_idle(session, settings))
     served = session.scalar(_SERVED) or 0.0
-    jobs = [RunningJob(*row) for _, *row in running]
     max_gpus = workers.most_gpus(session, settings)
-    return Queue(_read_projects(session), jobs, len(idle), served, max_gpus)
+    return Queue(_read_projects(session), running, num_idle, served, max_gpus)
 
 
 def position_of_new_job(
@@ -245,7 +244,7 @@ _SECONDS_LEFT = _lower(
 )
 # One that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
-_RUNNING = select(Job.lease_owner, Job.project_id, _SECONDS_LEFT).where(
+_RUNNING = select(Job.project_id, _SECONDS_LEFT).where(
     Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus()
 )
 _SERVED = select(func.max(Project.virtual_time - 1.0 / Project.weight))

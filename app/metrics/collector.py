@@ -124,7 +124,7 @@ def workers_of(session: Session, settings: Settings) -> Metric:
     )
     counts: dict[tuple[str, str], int] = {}
     for live in workers.list_live(session, settings):
-        state = "busy" if live.job else "idle"
+        state = "busy" if live.is_busy else "idle"
         if live.worker.draining:
             state = "draining"
         key = (live.worker.device, state)

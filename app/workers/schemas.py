@@ -3,6 +3,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from app.http.pagination import Object
+from app.models import Drain
 from app.workers.service import LiveWorker
 from falqon_core.contract.diagnosis import Diagnosis
 
@@ -22,7 +23,17 @@ class WorkerObject(Object):
             "while it is idle, and where there is only one that nobody has named"
         ),
     ]
-    status: Literal["idle", "busy"]
+    status: Annotated[
+        Literal["idle", "busy"],
+        Field(description="busy: it has a job, or every card of its machine is taken"),
+    ]
+    draining: Annotated[
+        Drain | None,
+        Field(
+            description="where it takes no more jobs: finish lets the one it has end, stop sends "
+            "it back to the queue"
+        ),
+    ]
     job: Annotated[
         str | None, Field(description="what it executes; null also for a job of another project")
     ]
@@ -43,7 +54,8 @@ class WorkerObject(Object):
             num_devices=live.worker.num_devices,
             max_gpus=live.worker.max_gpus,
             cards=(live.attempt and live.attempt.cards) or [],
-            status="busy" if job else "idle",
+            status="busy" if live.is_busy else "idle",
+            draining=live.worker.draining and Drain(live.worker.draining),
             job=own_job and own_job.id,
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),
             diagnosis=live.worker.diagnosis,

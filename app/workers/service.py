@@ -1,5 +1,7 @@
 """The workers that could execute jobs. Free of the web framework: they show themselves with it."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.database import UNSYNCED, now_plus
 from app.errors import NotFound
 from app.models import Attempt, Drain, Job, JobStatus, Worker
+from app.models.worker import machine_of
 from app.settings import Settings
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
@@ -23,6 +26,7 @@ class LiveWorker(NamedTuple):
     job: Job | None
     attempt: Attempt | None  # of that job
     seconds_since_seen: float
+    is_busy: bool  # it has a job, or every card of its machine is taken
 
 
 class WorkerHistory(NamedTuple):
@@ -106,8 +110,15 @@ def newest(session: Session) -> Worker | None:
 
 
 def list_idle(session: Session, settings: Settings) -> set[str]:
-    """Return the idle ones; a worker with a job shows itself by its lease."""
-    return set(session.scalars(select(Worker.id).where(Worker.seen_at > _since(settings))))
+    """Return those that could begin a job: they have none, and a card of their machine is free."""
+    cards_of = dict(session.execute(_CARDS).all())
+    taken = _count_taken(cards_of)
+    seen = select(Worker.id, Worker.max_gpus).where(Worker.seen_at > _since(settings))
+    return {
+        worker_id
+        for worker_id, max_gpus in session.execute(seen)
+        if worker_id not in cards_of and taken[machine_of(worker_id)] < max_gpus
+    }
 
 
 def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
@@ -115,10 +126,12 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
     statement = (
         select(Worker, Job, Attempt, now_plus())
         .outerjoin(Job, _executes())
-        .outerjoin(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
+        .outerjoin(Attempt, _is_latest())
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
-    return [_live(*row, settings) for row in session.execute(statement.order_by(Worker.id.desc()))]
+    rows = session.execute(statement.order_by(Worker.id.desc())).all()
+    taken = _count_taken({row[0].id: row[2].cards if row[2] else None for row in rows})
+    return [_live(*row, taken, settings) for row in rows]
 
 
 def history(
@@ -159,6 +172,14 @@ def most_gpus(session: Session, settings: Settings) -> int | None:
     return session.scalar(select(func.max(Worker.max_gpus)).where(is_live))
 
 
+def _count_taken(cards_of: Mapping[str, Sequence[int] | None]) -> Counter[str]:
+    """Count the cards of each machine that its workers have."""
+    taken: Counter[str] = Counter()
+    for worker_id, cards in cards_of.items():
+        taken[machine_of(worker_id)] += len(cards or ())
+    return taken
+
+
 def _executes() -> ColumnElement[bool]:
     """Return whether a job is the one that a worker has."""
     return (Job.lease_owner == Worker.id) & _is_leased()
@@ -168,14 +189,29 @@ def _is_leased() -> ColumnElement[bool]:
     return (Job.status == JobStatus.RUNNING) & (Job.lease_expires_at > now_plus())
 
 
+def _is_latest() -> ColumnElement[bool]:
+    """Return whether an attempt is the one that its job is in."""
+    return (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt)
+
+
 def _live(
-    worker: Worker, job: Job | None, attempt: Attempt | None, now: datetime, settings: Settings
+    worker: Worker,
+    job: Job | None,
+    attempt: Attempt | None,
+    now: datetime,
+    taken: Counter[str],
+    settings: Settings,
 ) -> LiveWorker:
     seen_at = worker.seen_at
     if job is not None and job.lease_expires_at is not None:
         seen_at = max(seen_at, job.lease_expires_at - settings.lease)
-    return LiveWorker(worker, job, attempt, max(0.0, (now - seen_at).total_seconds()))
+    is_busy = job is not None or taken[worker.machine] >= worker.max_gpus
+    return LiveWorker(worker, job, attempt, max(0.0, (now - seen_at).total_seconds()), is_busy)
 
 
 def _since(settings: Settings) -> now_plus:
     return now_plus(-MISSED_LOOKS * settings.poll.total_seconds())
+
+
+# Built once, as every submission looks.
+_CARDS = select(Worker.id, Attempt.cards).join(Job, _executes()).outerjoin(Attempt, _is_latest())

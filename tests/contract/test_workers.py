@@ -2,6 +2,7 @@ import pytest
 
 from app.ids import new_id
 from app.jobs import claims
+from app.models import Drain
 from app.workers import service as workers
 from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from tests.support.api import Tenant
@@ -24,6 +25,7 @@ def test_workers_are_shown_idle_and_busy_and_jobs_of_others_are_not(
         for worker_id in (busy, idle):
             workers.mark_seen(session, worker_id, "cpu", 2)
         workers.store_diagnosis(session, idle, DIAGNOSIS)
+        workers.drain(session, tenant.api.settings, idle, Drain.FINISH)
         assert (
             claims.claim(session, owner=busy, device="cpu", num_devices=2, lease_seconds=600)
             is not None
@@ -32,6 +34,7 @@ def test_workers_are_shown_idle_and_busy_and_jobs_of_others_are_not(
     assert rows.keys() == {busy, idle}
     assert (rows[busy]["status"], rows[busy]["job"]) == ("busy", job_id)
     assert (rows[idle]["status"], rows[idle]["job"]) == ("idle", None)
+    assert (rows[busy]["draining"], rows[idle]["draining"]) == (None, "finish")
     assert (rows[idle]["object"], rows[idle]["device"], rows[idle]["num_devices"]) == (
         "worker",
         "cpu",

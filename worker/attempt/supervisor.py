@@ -3,17 +3,15 @@
 import time
 
 from redis import Redis
-from sqlalchemy.orm import Session
 
 from app.jobs import claims, next_job
 from app.models.worker import machine_of
 from app.prices.service import price_of
-from app.workers import service as workers
 from falqon_core.fault_points import fault
 from worker.attempt.execution import Execution
 from worker.card_locks import lock_cards
 from worker.context import WorkerContext
-from worker.gpu import Machine
+from worker.gpu import Machine, mark_seen
 from worker.outage import StorageOutage
 
 HELD_POLLS = 3  # without another, a machine keeps its cards for a job no longer
@@ -49,8 +47,10 @@ class Supervisor:
                 if len(locked) == num_gpus:
                     return self._execute_next_on(self.machine._replace(cards=locked))
                 num_free = len(locked)
-            if job is None or (num_free and self._holds(job.id)):
+            if job and num_free and self._holds(job.id):
                 return False
+        with self.context.database.transaction() as session:
+            mark_seen(session, self.context, self.machine)
         return False
 
     def _holds(self, job_id: str) -> bool:
@@ -60,23 +60,16 @@ class Supervisor:
         context = self.context
         seconds = HELD_POLLS * context.settings.poll.total_seconds()
         with context.database.transaction() as session:
-            return not self._is_seen(session) or next_job.hold_for(
+            return not mark_seen(session, context, self.machine) or next_job.hold_for(
                 session, job_id, machine_of(context.owner), seconds
             )
-
-    def _is_seen(self, session: Session) -> bool:
-        """Show this worker; return whether it may begin a job."""
-        machine = self.machine
-        return workers.mark_seen(
-            session, self.context.owner, machine.device, machine.num_devices, machine.max_gpus
-        )
 
     def _execute_next_on(self, machine: Machine) -> bool:
         """Take the next job for which the cards of `machine` are enough."""
         context = self.context
         claimed_at = time.monotonic()
         with context.database.transaction() as session:
-            if not self._is_seen(session):
+            if not mark_seen(session, context, self.machine):
                 return False
             price = price_of(session, context.settings, machine.device)
             job = claims.claim(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from app.jobs import claims
 from app.models import JobStatus, Worker
 from app.models.worker import Drain
 from app.workers import service as workers
@@ -111,3 +112,18 @@ def test_a_worker_that_is_drained_keeps_no_cards(backend: Backend) -> None:
     with lock_cards([0], 1):
         assert worker(backend, 0, 1, name="a-1").execute_next() is False
     assert backend.job(wide).held_by is None
+
+
+def test_a_worker_whose_cards_are_all_taken_stays_and_is_busy(backend: Backend) -> None:
+    backend.add_job()
+    with backend.database.transaction() as session:
+        workers.mark_seen(session, "a-1", "h100", 1)
+        claims.claim(
+            session, owner="a-1", device="h100", num_devices=1, lease_seconds=600, cards=(0,)
+        )
+    with lock_cards([0], 1):
+        assert worker(backend, 0, name="a-2").execute_next() is False
+    with backend.database.read() as session:
+        live = workers.list_live(session, backend.settings)
+        assert workers.list_idle(session, backend.settings) == set()
+    assert [(each.worker.id, each.is_busy) for each in live] == [("a-2", True), ("a-1", True)]
