@@ -106,7 +106,7 @@ class Reconciler:
         while not self._ended.is_set():
             try:
                 collector.forget_deliveries(self._database)
-                collector.collect(self._database, self._storage)
+                collector.collect_due(self._database, self._storage, self._ended.wait)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
             except Refused as error:

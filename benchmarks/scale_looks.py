@@ -249,5 +249,5 @@ def _collector(database: Database) -> Iterator[Look]:
     yield Look(
         f"whose {KEYS_OF_A_LISTING:,} objects are",
         lambda session: orphans.referenced(session, listed),
-        "it is asked once for each thousand objects of the storage, once an hour",
+        "it is asked once for each thousand objects of the storage, once a week",
     )

@@ -1,14 +1,14 @@
 """Bytes that no row names and that nobody announced: of a worker that was killed while it uploaded,
 or of a row that went long ago.
 
-Looking through the whole storage finds them, and makes orphans of them, which are looked at once
-more before they go. Young ones are left alone: somebody may be writing them, and their row comes
-last. What looks less like garbage than like a database that lost its rows is held until an admin
-confirms.
+Every hour one API process looks for them below the attempts that ended a day ago, and once a week
+through the whole storage. It makes orphans of them, which are looked at once more before they go.
+Young ones are left alone: somebody may be writing them, and their row comes last. What looks less
+like garbage than like a database that lost its rows is held until an admin confirms.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,19 +18,22 @@ from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import installation
-from app.database import UNSYNCED, Database, now_plus
+from app.database import UNSYNCED, Database, now, now_plus
 from app.garbage import orphans
 from app.ids import new_id
 from app.installation import Refused
-from app.models import DeliveryStatus, Installation, Orphan, WebhookDelivery
+from app.models import Attempt, DeliveryStatus, Installation, Job, Orphan, WebhookDelivery
 from app.storage import Listed, Storage, keys
 
 # with the hour until the next look, and the one that an orphan waits, a day
 AGE = timedelta(hours=22)
+ROUND = timedelta(hours=1)
+WHOLE = timedelta(days=7)
+OBJECTS_A_SECOND = 2000  # so that it takes little from those who use the storage meanwhile
 DELIVERIES_KEPT = timedelta(days=30)
 DELETED_AT_ONCE = 1000
-# More without a row than a fleet of killed workers leaves in an hour: then it is rather the rows
-# that are missing.
+# More without a row than a fleet of killed workers leaves: then it is rather the rows that are
+# missing.
 NAMELESS, NAMELESS_SHARE = 1000, 0.01
 LOOK = (
     "None is removed until you have looked: `falqon admin garbage --dry-run`, then `falqon admin "
@@ -74,8 +77,36 @@ class Survey:
         return None
 
 
+def collect_due(database: Database, storage: Storage, wait: Callable[[float], object]) -> int:
+    """Mark as orphaned what has no row, as far as it is time to look; return how many, 0 while
+    another process does it. `wait` is called so that it reads at a bounded rate.
+
+    Raises `Refused`.
+    """
+    installation.check(database, storage)
+    with _turn(database) as renew:
+        if renew is None:
+            return 0
+        row = installation.advance(database, storage)
+        with database.read() as session:
+            moment = now(session)
+        if row.collected_at and row.surveyed_at and row.surveyed_at > moment - WHOLE:
+            if row.collected_at > moment - ROUND:
+                return 0
+            prefixes: Sequence[str] = _ended_attempts(database, row.collected_at, moment)
+            times = {"collected_at": moment}
+        else:
+            storage.remove_unfinished(AGE)
+            prefixes = keys.ROOTS
+            times = {"collected_at": moment, "surveyed_at": moment}
+        objects = _look(database, storage, row.created_at, renew, prefixes, wait)
+        with database.transaction() as session:
+            session.execute(update(Installation).values(times))
+        return _announce_unless_held(database, objects)
+
+
 def collect(database: Database, storage: Storage) -> int:
-    """Mark what has no row as orphaned; return how many, None while another process does it.
+    """Mark as orphaned all that has no row; return how many, 0 while another process does it.
 
     Raises `Refused`.
     """
@@ -84,12 +115,7 @@ def collect(database: Database, storage: Storage) -> int:
         if renew is None:
             return 0
         created_at = installation.advance(database, storage).created_at
-        storage.remove_unfinished(AGE)
-        objects = _look(database, storage, created_at, renew)
-        if reason := objects.hold_reason():
-            raise HeldBack(reason)
-        _announce(database, objects.some)
-        return len(objects.some)
+        return _announce_unless_held(database, _look(database, storage, created_at, renew))
 
 
 def survey(database: Database, storage: Storage) -> Survey:
@@ -125,13 +151,31 @@ def confirm(database: Database, storage: Storage) -> int:
         return count
 
 
+def _ended_attempts(database: Database, since: datetime, moment: datetime) -> list[str]:
+    """Return where the attempts have stored that have become old enough since that round."""
+    delay = AGE + orphans.PATIENCE
+    statement = (
+        select(Job.project_id, Attempt.job_id, Attempt.number)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Attempt.ended_at > since - delay, Attempt.ended_at <= moment - delay)
+    )
+    with database.read() as session:
+        return [f"{keys.attempt_prefix(*row)}/" for row in session.execute(statement)]
+
+
 def _look(
-    database: Database, storage: Storage, created_at: datetime, renew: Callable[[], None]
+    database: Database,
+    storage: Storage,
+    created_at: datetime,
+    renew: Callable[[], None],
+    prefixes: Sequence[str] = keys.ROOTS,
+    wait: Callable[[float], object] = lambda _: None,
 ) -> Survey:
     objects = Survey()
     latest = storage.now() - AGE
-    for batch in (batch for root in keys.ROOTS for batch in storage.objects(root)):
+    for batch in (batch for prefix in prefixes for batch in storage.objects(prefix)):
         renew()
+        wait(len(batch) / OBJECTS_A_SECOND)
         objects.listed_keys += len(batch)
         objects.listed_bytes += sum(item.bytes for item in batch)
         for item in _nameless(database, batch):
@@ -154,6 +198,13 @@ def _nameless(database: Database, batch: list[Listed]) -> list[Listed]:
         )
         owned = orphans.referenced(session, listed_keys) | set(announced)
     return [item for item in batch if item.key not in owned]
+
+
+def _announce_unless_held(database: Database, objects: Survey) -> int:
+    if reason := objects.hold_reason():
+        raise HeldBack(reason)
+    _announce(database, objects.some)
+    return len(objects.some)
 
 
 def _announce(database: Database, nameless: list[str]) -> None:

@@ -29,7 +29,7 @@ class Attempt(Base):
     # of its trainer's events, how many are written
     relayed: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[CreatedAt]
-    ended_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[str | None]
     error_code: Mapped[str | None]
     # trained in this attempt, as last reported

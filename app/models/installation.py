@@ -19,3 +19,5 @@ class Installation(Base):
     generation: Mapped[int] = mapped_column(default=0)  # never behind the storage's
     collector: Mapped[str | None]  # who looks through the storage, and until when nobody else may
     collecting_until: Mapped[datetime | None]
+    collected_at: Mapped[datetime | None]  # the latest round of it
+    surveyed_at: Mapped[datetime | None]  # its latest look through the whole storage

@@ -26,10 +26,14 @@ def base_model_file(model_id: str, name: str) -> str:
     return f"models/{relative(model_id)}/{relative(name)}"
 
 
-def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
+def attempt_prefix(project_id: str, job_id: str, attempt: int) -> str:
     # The attempt is part of the key, so that a worker that lost its job cannot overwrite the
     # winner's bytes.
-    return f"projects/{project_id}/jobs/{job_id}/{attempt}/checkpoints/{step}"
+    return f"projects/{project_id}/jobs/{job_id}/{attempt}"
+
+
+def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
+    return f"{attempt_prefix(project_id, job_id, attempt)}/checkpoints/{step}"
 
 
 def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
@@ -37,7 +41,7 @@ def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
 
 
 def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
-    return f"projects/{project_id}/jobs/{job_id}/{attempt}/model"
+    return f"{attempt_prefix(project_id, job_id, attempt)}/model"
 
 
 def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
