@@ -17,13 +17,15 @@ MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between 
 
 class AttemptSpan(NamedTuple):
     """The steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
-    `repeated`: how many of them an earlier one had done.
+    `repeated`: how many of them an earlier one had done. `log`: the end of its trainer's, if that
+    failed.
     """
 
     attempt: Attempt
     start: int | None
     end: int | None
     repeated: int
+    log: str
 
 
 class Prompt(NamedTuple):
@@ -41,6 +43,11 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
         for event in messages
         if event.data and "worker" in event.data
     }
+    logs = {
+        event.attempt: event.data["trainer_log"]
+        for event in messages
+        if event.data and "trainer_log" in event.data
+    }
     spans: list[AttemptSpan] = []
     reached = 0
     attempts = repository.attempts(session, [job.id])[job.id]
@@ -52,7 +59,8 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
             last = following.start_step if following else (job.progress or JobProgress()).step
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)
         repeated = 0 if attempt.start_step is None else max(0, reached - attempt.start_step)
-        spans.append(AttemptSpan(attempt, attempt.start_step, end, repeated))
+        log = logs.get(attempt.number, "")
+        spans.append(AttemptSpan(attempt, attempt.start_step, end, repeated, log))
         reached = max(reached, end or 0)
     return spans
 

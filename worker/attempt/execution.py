@@ -71,6 +71,7 @@ class Execution:
         self._outage = outage
         self._job = job
         self._trainer: TrainerProcess | None = None
+        self._trainer_log = ""  # its end, of a trainer that failed
         self._log = log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
         self._lease = Lease(
             context.database,
@@ -95,7 +96,12 @@ class Execution:
                 outcome = self._execute()
                 fault("before_settle")
                 if outcome.verdict is not Verdict.SUCCEEDED:  # else it is written with its model
-                    record_outcome(self._attempt, outcome, has_trained=self._trainer is not None)
+                    record_outcome(
+                        self._attempt,
+                        outcome,
+                        has_trained=self._trainer is not None,
+                        trainer_log=self._trainer_log,
+                    )
                 fault("after_settle")
                 verdict = outcome.verdict
         except LeaseLost:
@@ -194,7 +200,8 @@ class Execution:
         if outcome.verdict is Verdict.STOPPED and self._stop_policy.is_disk_full:
             outcome = Outcome(Verdict.DISK_FULL)
         if outcome.verdict in (Verdict.LOST, Verdict.FAILED, Verdict.DISK_FULL):
-            self._log_failure(trainer, end, outcome.failure)
+            self._trainer_log = trainer.last_log_lines()
+            self._log_failure(end, outcome.failure)
         return outcome, relay.finished
 
     def _watch(self, trainer: TrainerProcess, relay: Relay) -> End:
@@ -218,13 +225,13 @@ class Execution:
                 trainer.kill_hung()
         return End(exit_code, kill_at is not None, hung)
 
-    def _log_failure(self, trainer: TrainerProcess, end: End, failure: Failure | None) -> None:
+    def _log_failure(self, end: End, failure: Failure | None) -> None:
         """Log the code alone: the sentence may quote the data, which no log may."""
         self._log.warning(
             "trainer failed",
             exit_code=end.exit_code,
             code=failure.code if failure else None,
-            trainer_log=trainer.last_log_lines(),
+            trainer_log=self._trainer_log,
         )
 
     def _kill_trainer(self) -> None:

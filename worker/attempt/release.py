@@ -18,20 +18,26 @@ POISON = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
 POISON_SECONDS = 60.0
 
 
-def record_outcome(attempt: AttemptContext, outcome: Outcome, *, has_trained: bool) -> None:
-    """Write how the attempt ended. Raises `LeaseLost`."""
+def record_outcome(
+    attempt: AttemptContext, outcome: Outcome, *, has_trained: bool, trainer_log: str
+) -> None:
+    """Write how the attempt ended, with the end of the log of a trainer that failed. Raises
+    `LeaseLost`.
+    """
     cap = attempt.stop_policy.reached_cap()
 
     def write(session: Session) -> bool:
         if outcome.verdict is Verdict.FAILED:
-            return _fail(session, attempt, outcome.failure)
-        return _release(session, attempt, outcome, cap, has_trained)
+            return _fail(session, attempt, outcome.failure, trainer_log)
+        return _release(session, attempt, outcome, cap, has_trained, trainer_log)
 
     if not attempt.writer.write_with_retry(write):
         attempt.writer.raise_lease_lost()
 
 
-def _fail(session: Session, attempt: AttemptContext, failure: Failure | None) -> bool:
+def _fail(
+    session: Session, attempt: AttemptContext, failure: Failure | None, trainer_log: str
+) -> bool:
     assert failure is not None, "a failed job has a reason"
     event = NewEvent(
         f"The job has failed: {failure.message}",
@@ -42,7 +48,7 @@ def _fail(session: Session, attempt: AttemptContext, failure: Failure | None) ->
         session,
         attempt.lease.claim,
         JobStatus.FAILED,
-        event,
+        _with_log(event, trainer_log),
         failure=failure,
         **attempt.progress.columns,
     )
@@ -54,6 +60,7 @@ def _release(
     outcome: Outcome,
     cap: str | None,
     has_trained: bool,
+    trainer_log: str,
 ) -> bool:
     claim = attempt.lease.claim
     settings = attempt.worker.settings
@@ -68,13 +75,19 @@ def _release(
     return claims.release(
         session,
         claim,
-        _release_event(attempt, outcome, cap),
+        _with_log(_release_event(attempt, outcome, cap), trainer_log),
         counts_as_failure=outcome.verdict is Verdict.LOST,
         max_infra_failures=max_infra_failures,
         retry_seconds=settings.retry_delay.total_seconds(),
         failure=outcome.failure,
         **attempt.progress.columns,
     )
+
+
+def _with_log(event: NewEvent, trainer_log: str) -> NewEvent:
+    if not trainer_log:
+        return event
+    return event._replace(data={**(event.data or {}), "trainer_log": trainer_log})
 
 
 def _ends_as_before(session: Session, attempt: AttemptContext, failure: Failure | None) -> bool:

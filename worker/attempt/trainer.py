@@ -5,13 +5,16 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.logging import redact_text
 from app.processes.nvidia import card_environment
 from app.processes.subprocess_env import offline_environment
+from app.terminal import plain
 from worker.gpu import Machine
 from worker.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
 WRITE_STACKS = signal.SIGUSR1  # of the trainer's threads, to its log
 WRITE_STACKS_SECONDS = 1.0
+MAX_LOG_CHARACTERS = 16_384
 
 
 class TrainerProcess(CoreProcess):
@@ -54,5 +57,7 @@ class TrainerProcess(CoreProcess):
         self.kill_group()
 
     def last_log_lines(self) -> str:
+        """Return the end of its log, without what looks like a secret."""
         with self._log.open("rb") as stream:
-            return last_lines(stream, KEPT_LOG_LINES)
+            text = redact_text(last_lines(stream, KEPT_LOG_LINES))
+        return plain(text)[-MAX_LOG_CHARACTERS:]

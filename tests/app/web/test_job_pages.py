@@ -11,6 +11,7 @@ from sqlalchemy import insert, update
 from app.auth.caller import Caller
 from app.database import now_plus
 from app.ids import new_id
+from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
 from app.web.job_table import TableQuery
@@ -56,6 +57,17 @@ def test_who_may_only_read_is_offered_nothing_and_changes_nothing(api: Api, tena
                 True,
             )
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
+
+
+def test_the_log_of_a_trainer_that_failed_stands_with_its_attempt(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "logged", 2)
+    lost = NewEvent("It was lost", data={"code": "internal_error", "trainer_log": "KeyError <b>"})
+    with tenant.api.database.transaction() as session:
+        claims.release(session, claim, lost, counts_as_failure=False, max_infra_failures=1)
+    attempts = browser.get(f"/jobs/{claim.job_id}").text.partition('id="job-attempts"')[2]
+    assert "KeyError &lt;b&gt;" in attempts.partition("</section>")[0]
 
 
 def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tenant: Tenant) -> None:

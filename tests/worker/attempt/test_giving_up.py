@@ -2,7 +2,9 @@
 
 import sys
 
-from app.models import JobStatus
+from sqlalchemy import select
+
+from app.models import Event, JobStatus
 from app.storage import keys
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
@@ -35,12 +37,17 @@ def test_a_trainer_that_crashes_the_same_way_before_its_first_step_is_not_tried_
     backend: Backend,
 ) -> None:
     job_id = backend.add_job()
-    supervisor = backend.supervisor(trainer_command=[sys.executable, "-c", "raise SystemExit(70)"])
+    program = "print('it began\\0, password=hunter22'); raise SystemExit(70)"
+    supervisor = backend.supervisor(trainer_command=[sys.executable, "-c", program])
     while supervisor.execute_next():
         pass
     job = backend.job(job_id)
     assert (job.status, job.attempt, job.error_code) == (JobStatus.FAILED, 2, "internal_error")
     assert [attempt.start_step for attempt in backend.attempts(job_id)] == [None, None]
+    with backend.database.read() as session:
+        events = session.scalars(select(Event.data).where(Event.job_id == job_id)).all()
+    logs = [data["trainer_log"] for data in events if data and "trainer_log" in data]
+    assert logs == ["it began, password=***\n"] * 2
 
 
 def test_a_worker_that_cannot_prepare_a_job_does_not_end_it_at_the_second_time(
