@@ -6,13 +6,14 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import yaml
+
+from tests.support.local_server import LocalServer
 
 TOKEN = "hf_a_token_of_acme"
 OWNER = "acme"
@@ -28,24 +29,13 @@ class Repository:
         self.commits: list[str] = []  # their messages
 
 
-class HubServer:
+class HubServer(LocalServer):
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}  # by sha256
         self.refuse_large: int | None = None  # the status that one large file is refused with, once
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def environment(self, home: str, token: str = TOKEN) -> dict[str, str]:
         variables = {"HF_ENDPOINT": self.url, "HF_TOKEN": token, "HF_HOME": home}

@@ -5,17 +5,18 @@ and answer the part of the Hugging Face Hub's API that data sets are read by.
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from tests.support.local_server import LocalServer
 
 COMMIT = "c" * 40
 TOKEN = "hf_of_the_project"
 
 
-class SourceServer:
+class SourceServer(LocalServer):
     """`private` names data sets that need `TOKEN`. `breaks` counts the answers that will end after
     half of their bytes.
     """
@@ -29,18 +30,7 @@ class SourceServer:
         self.breaks = 0
         self.page_size = 1000  # of lists of files
         self.requests: list[tuple[str, dict[str, str]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def content_of(self, path: str, query: str, token: str) -> tuple[bytes | None, dict[str, str]]:
         """Return what stands at a path, and headers; None for nothing."""
