@@ -10,7 +10,6 @@ from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
 from app.models import (
-    Artifact,
     Checkpoint,
     DatasetStatistics,
     JobStatus,
@@ -175,24 +174,12 @@ def a_model(tenant: Tenant, job_id: str) -> str:
                 bytes=5,
             )
         )
-        session.flush()
-        contents = {
-            "config.json": b"bytes",
-            "model.safetensors": b"bytes",
-            CERTIFICATE: certificate().model_dump_json().encode(),
-        }
-        for name, content in contents.items():
-            key = f"scene/{model_id}/{name}"
-            stored = tenant.api.storage.put(key, [content])
-            session.add(
-                Artifact(
-                    model_id=model_id,
-                    name=name,
-                    bytes=stored.bytes,
-                    sha256=stored.sha256,
-                    storage_key=key,
-                )
-            )
+    contents = {
+        "config.json": b"bytes",
+        "model.safetensors": b"bytes",
+        CERTIFICATE: certificate().model_dump_json().encode(),
+    }
+    tenant.store_artifacts(model_id, contents)
     return model_id
 
 

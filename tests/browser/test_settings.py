@@ -142,7 +142,7 @@ def test_hostile_names_are_text(visits: Visits, tenant: Tenant) -> None:
         page.get_by_role("button", name="Create key").click()
         expect(page.get_by_text(name).first).to_be_visible()
     model = model_of(tenant)
-    path = tenant.api.storage.local_path(f"scene/{model}/certificate.json")
+    path = tenant.api.storage.local_path(f"models/{model}/certificate.json")
     assert path is not None
     path.write_text(scene.certificate(PAYLOADS[3]).model_dump_json())
     page.goto(model_page(model))

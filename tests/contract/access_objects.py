@@ -12,7 +12,6 @@ from app.jobs.events import NewEvent
 from app.models import (
     DEFAULT_PROJECT_ID,
     ApiKey,
-    Artifact,
     AuditLog,
     Checkpoint,
     Engine,
@@ -71,18 +70,7 @@ def an_ended_job(tenant: Tenant) -> Parameters:
 def a_model(tenant: Tenant) -> Parameters:
     params = {"model": new_id("ft:tiny:acme::"), "name": "weights/part 1.bin"}
     tenant.add_model(params["model"], project_id=tenant.project_id, base=tenant.base_model)
-    key = f"matrix/{params['model']}"
-    stored = tenant.api.storage.put(key, [b"bytes"])
-    with tenant.api.database.transaction() as session:
-        session.add(
-            Artifact(
-                model_id=params["model"],
-                name=params["name"],
-                bytes=stored.bytes,
-                sha256=stored.sha256,
-                storage_key=key,
-            )
-        )
+    tenant.store_artifacts(params["model"], {params["name"]: b"bytes"})
     return params
 
 

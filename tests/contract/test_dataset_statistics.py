@@ -8,8 +8,7 @@ import pytest
 
 from app.dataset_statistics.service import MAX_IN_PROGRESS
 from app.ids import new_id
-from app.models import Artifact, DatasetStatistics, File
-from app.storage import keys
+from app.models import DatasetStatistics, File
 from falqon_core.importers.tiny import build_tiny
 from tests.contract.reports import lines, report
 from tests.falqon_core.data.families import QWEN3
@@ -28,19 +27,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def add_model(tenant: Tenant, files: dict[str, bytes]) -> str:
     model_id = new_id("base-")
     tenant.add_model(model_id, project_id=None)
-    with tenant.api.database.transaction() as session:
-        for name, content in files.items():
-            key = keys.base_model_file(model_id, name)
-            stored = tenant.api.storage.put(key, [content])
-            session.add(
-                Artifact(
-                    model_id=model_id,
-                    name=name,
-                    bytes=stored.bytes,
-                    sha256=stored.sha256,
-                    storage_key=key,
-                )
-            )
+    tenant.store_artifacts(model_id, files)
     return model_id
 
 

@@ -3,7 +3,6 @@ import hashlib
 import openai
 import pytest
 
-from app.models import Artifact
 from tests.support.api import Tenant
 
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
@@ -15,11 +14,9 @@ def tuned(tenant: Tenant) -> str:
     """A fine-tuned model whose id holds a slash, with two artifacts."""
     model_id = f"ft:org/{tenant.base_model}:acme::x"
     tenant.add_model(model_id, project_id=tenant.project_id, base=tenant.base_model)
-    with tenant.api.database.transaction() as session:
-        for name in ("model.safetensors", "nested/vocab.txt"):
-            key = f"tests/{tenant.project_id}/{name}"
-            stored = tenant.api.storage.put(key, [WEIGHTS])
-            session.add(Artifact(model_id=model_id, name=name, storage_key=key, **stored._asdict()))
+    tenant.store_artifacts(
+        model_id, dict.fromkeys(("model.safetensors", "nested/vocab.txt"), WEIGHTS)
+    )
     return model_id
 
 

@@ -29,13 +29,7 @@ def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
         api = Api(f"sqlite:///{folder / 'falqon.db'}", folder)
         tenant = Tenant(api)
         tenant.add_model("ours", project_id=tenant.project_id)
-        stored = api.storage.put("ours/weights", [CONTENT])
-        with api.database.transaction() as session:
-            session.add(
-                Artifact(
-                    model_id="ours", name="weights", storage_key="ours/weights", **stored._asdict()
-                )
-            )
+        tenant.store_artifacts("ours", {"weights": CONTENT})
         yield tenant
         tenant.http.close()
         api.stop()

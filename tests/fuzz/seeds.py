@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from app.ids import new_id
 from app.jobs import metrics
 from app.jobs.events import NewEvent, append
-from app.models import Artifact, Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery
+from app.models import Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery
 from falqon_core.estimate.devices import DEVICES
 from tests.support.api import Tenant
 
@@ -120,19 +120,7 @@ def _tuned_model(tenant: Tenant) -> str:
     # Without a slash: schemathesis puts none into a path.
     model_id = f"ft:{tenant.base_model}:acme::{new_id('')}"
     tenant.add_model(model_id, project_id=tenant.project_id, base=tenant.base_model)
-    with tenant.api.database.transaction() as session:
-        for name in ("model.safetensors", "vocab.txt"):
-            key = f"projects/{tenant.project_id}/{new_id('')}"
-            stored = tenant.api.storage.put(key, [bytes(1000)])
-            session.add(
-                Artifact(
-                    model_id=model_id,
-                    name=name,
-                    bytes=stored.bytes,
-                    sha256=stored.sha256,
-                    storage_key=key,
-                )
-            )
+    tenant.store_artifacts(model_id, dict.fromkeys(("model.safetensors", "vocab.txt"), bytes(1000)))
     return model_id
 
 

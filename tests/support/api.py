@@ -5,6 +5,7 @@ a worker.
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.keys.service import create_key
 from app.main import create_app
-from app.models import DEFAULT_PROJECT_ID, Model, Project, Scope
+from app.models import DEFAULT_PROJECT_ID, Artifact, Model, Project, Scope
 from app.settings import Settings
 from app.storage import Storage
 from tests.support.checks import check_file
@@ -153,6 +154,16 @@ class Tenant:
                     bytes=1,
                 )
             )
+
+    def store_artifacts(self, model_id: str, contents: Mapping[str, bytes]) -> None:
+        """Store the files of a model that has a row."""
+        with self.api.database.transaction() as session:
+            for name, content in contents.items():
+                key = f"models/{model_id}/{name}"
+                stored = self.api.storage.put(key, [content])
+                session.add(
+                    Artifact(model_id=model_id, name=name, storage_key=key, **stored._asdict())
+                )
 
     def upload(self, content: bytes | None = None, *, check: bool = True) -> str:
         file = self.client.files.create(

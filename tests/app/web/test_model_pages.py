@@ -87,7 +87,7 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     model = a_model(tenant)
-    path = tenant.api.storage.local_path(f"scene/{model}/{CERTIFICATE}")
+    path = tenant.api.storage.local_path(f"models/{model}/{CERTIFICATE}")
     assert path is not None
     path.write_text(
         scene.certificate().model_dump_json().replace('"passed":true', '"passed":false', 1)
@@ -180,16 +180,8 @@ def test_the_stream_brings_the_state_of_exports(browser: httpx.Client, tenant: T
 def test_a_drawing_is_nothing_that_a_browser_shows(browser: httpx.Client, tenant: Tenant) -> None:
     model = a_model(tenant)
     name = "training_curve.svg"
-    stored = tenant.api.storage.put(
-        f"models/{model}/{name}",
-        [b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"],
-    )
-    with tenant.api.database.transaction() as session:
-        session.add(
-            Artifact(
-                model_id=model, name=name, storage_key=f"models/{model}/{name}", **stored._asdict()
-            )
-        )
+    drawing = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    tenant.store_artifacts(model, {name: drawing})
     for answer in (
         browser.get(f"{model_page(model)}/artifacts/{name}"),
         tenant.http.get(f"/v1/models/{model}/artifacts/{name}"),
