@@ -133,6 +133,15 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
+def blamed_on_model(what: str, error: Exception) -> Exception:
+    """Return what to raise for whatever a model's files have caused; a machine without memory or
+    space is not their fault.
+    """
+    if is_allocation_failure(error) or is_disk_full(error):
+        return error
+    return ModelError(f"{what}: {str(error) or type(error).__name__}", "model")
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

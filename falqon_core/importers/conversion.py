@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from falqon_core.contract.errors import ModelError
+from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.importers.decoder import blamed_on_model, build_decoder
+from falqon_core.importers.decoder import build_decoder
 
 TEXT = "text_config"
 QUANTIZED = "quantization_config"

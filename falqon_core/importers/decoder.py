@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from falqon_core.contract.errors import ModelError, is_allocation_failure, is_disk_full
+from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -99,12 +99,3 @@ def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _unsupported(kind: str, reason: str) -> ModelError:
     return ModelError(f"model type {kind!r} is not supported: {reason}", "model")
-
-
-def blamed_on_model(what: str, error: Exception) -> Exception:
-    """Return what to raise for whatever a model's files have caused; a machine without memory or
-    space is not their fault.
-    """
-    if is_allocation_failure(error) or is_disk_full(error):
-        return error
-    return ModelError(f"{what}: {str(error) or type(error).__name__}", "model")

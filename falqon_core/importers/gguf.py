@@ -19,10 +19,10 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor, dequantize
 from transformers import PreTrainedTokenizerFast
 
-from falqon_core.contract.errors import ModelError
+from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
-from falqon_core.importers.decoder import blamed_on_model, build_decoder
+from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.gguf_header import check_gguf
 from falqon_core.importers.soundness import check_tensors, check_tokenizer
 

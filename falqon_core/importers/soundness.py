@@ -9,17 +9,11 @@ numbers in the weights are not checked; only training will see them.
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from falqon_core.contract.errors import ModelError
-from falqon_core.contract.model_folder import check_model_files
+from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.data.chat_template import check_template
-from falqon_core.importers.decoder import blamed_on_model
+from falqon_core.importers.tokenizer import load_tokenizer
 
 PROBE = "a"  # which any tokenizer that can read a data set has a token for
 
@@ -44,18 +38,6 @@ def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]])
             f"the model's files lack {len(missing)} tensors, the first is {sorted(missing)[0]}",
             "model",
         )
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer as training and serving do.
-
-    Raises `ModelError` when the folder has no usable one, or holds what is refused.
-    """
-    check_model_files(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises plain ones, too
-        raise blamed_on_model("the tokenizer cannot be loaded", error) from error
 
 
 def check_tokenizer(folder: Path, num_rows: int) -> None:

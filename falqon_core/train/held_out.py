@@ -5,7 +5,7 @@ from falqon_core.contract.errors import DatasetError
 from falqon_core.data.dataset import encode_file, held_out_places
 from falqon_core.data.sequences import Encoder
 from falqon_core.data.template_defaults import set_template_defaults
-from falqon_core.train.model import load_tokenizer
+from falqon_core.importers.tokenizer import load_tokenizer
 
 
 def held_out_lines(config: TrainConfig) -> list[int]:

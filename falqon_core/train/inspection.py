@@ -22,9 +22,9 @@ from falqon_core.data.pieces import count_overlaps
 from falqon_core.data.sequences import Encoder, Pair, Sequence, sequences_of
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.data.warnings import WarningCounts
+from falqon_core.importers.tokenizer import load_tokenizer
 from falqon_core.records.file_check import MAX_ERRORS, read_records
 from falqon_core.records.jsonl import BadRecord, lines_of_file
-from falqon_core.train.model import load_tokenizer
 
 MAX_BINS = 20
 PREVIEWS = 5

@@ -21,7 +21,8 @@ from falqon_core.contract.model_folder import (
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.reading import dequantized, is_ours
 from falqon_core.importers.decoder import build_decoder
-from falqon_core.importers.soundness import check_tensors, check_token_id, load_tokenizer
+from falqon_core.importers.soundness import check_tensors, check_token_id
+from falqon_core.importers.tokenizer import load_tokenizer
 from falqon_core.ops import attention
 from falqon_core.ops.matmul import widen_linears
 from falqon_core.train.streaming import move_all_but_linears
