@@ -8,23 +8,22 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from app.catalogue import repository as catalogue
-from app.database import Database
-from app.jobs import internal_repository
+from app.attempts.values import Inputs
 from app.jobs.space import MARGIN, excess, expected_bytes
 from app.models import Job
-from worker.context import WorkerContext
 
 
 class NeverFits(Exception):
     """Larger than the whole disk, so making space cannot help; with a sentence for the user."""
 
 
-def check_space(context: WorkerContext, job: Job) -> None:
-    """Check a training whose inputs are here. Raises as `require_space`."""
-    num_bytes = _expected_bytes(context.database, job)
+def check_space(job: Job, inputs: Inputs, *folders: Path | None) -> None:
+    """Check a training whose inputs are here, and which writes to these folders. Raises as
+    `require_space`.
+    """
+    num_bytes = _expected_bytes(job, inputs)
     by_disk: defaultdict[int, int] = defaultdict(int)
-    for folder in filter(None, (context.settings.work_dir, context.storage.local_root)):
+    for folder in filter(None, folders):
         folder.mkdir(parents=True, exist_ok=True)
         disk = os.stat(folder).st_dev
         by_disk[disk] += num_bytes
@@ -46,10 +45,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
         )
 
 
-def _expected_bytes(database: Database, job: Job) -> int:
-    with database.read() as session:
-        model = catalogue.get(session, job.base_model_id)
-        largest = internal_repository.max_checkpoint_bytes(session, job.id)
-    assert model is not None, "its row outlives its deletion"
+def _expected_bytes(job: Job, inputs: Inputs) -> int:
     assert job.recipe is not None, "a job has its recipe before it is queued"
-    return expected_bytes(model.config, job.recipe, largest)
+    largest = max((checkpoint.bytes for checkpoint in inputs.checkpoints), default=None)
+    return expected_bytes(inputs.base_config, job.recipe, largest)

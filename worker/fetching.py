@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from app.models import Artifact, Checkpoint
-from app.storage import Storage, keys
+from app.storage import keys
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.fault_points import fault
+from worker.gateway import ObjectStore
 
 
 class BytesDiffer(Exception):
@@ -20,7 +21,7 @@ class BytesMissing(BytesDiffer):
     """What the database names is not in the storage, which does answer."""
 
 
-def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
+def fetch(storage: ObjectStore, key: str, path: Path, sha256: str) -> None:
     fault("during_staging")
     try:
         stored = storage.fetch(key, path)
@@ -32,7 +33,7 @@ def fetch(storage: Storage, key: str, path: Path, sha256: str) -> None:
 
 
 def fetch_artifacts(
-    storage: Storage, artifacts: Iterable[Artifact], folder: Path, check: Callable[[], None]
+    storage: ObjectStore, artifacts: Iterable[Artifact], folder: Path, check: Callable[[], None]
 ) -> None:
     for artifact in artifacts:
         check()
@@ -40,7 +41,7 @@ def fetch_artifacts(
 
 
 def fetch_checkpoint(
-    storage: Storage, checkpoint: Checkpoint, target: Path, check: Callable[[], None]
+    storage: ObjectStore, checkpoint: Checkpoint, target: Path, check: Callable[[], None]
 ) -> None:
     fetch(
         storage,

@@ -8,17 +8,22 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, Self
 
-from app.artifacts import repository as artifact_rows
+from app.artifacts import internal_repository as artifact_rows
+from app.attempts.values import Inputs
+from app.database import Database
 from app.ids import new_id
 from app.jobs import internal_repository
-from app.models import Checkpoint, Job
+from app.models import Artifact, Checkpoint, Job
 from app.private_dir import private_folder
+from app.settings import Settings
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
 from worker.disk_space import require_space
 from worker.fetching import fetch_artifacts, fetch_checkpoint
+from worker.gateway import ObjectStore
 from worker.gpu import num_threads_of
 from worker.scratch import scratch
 from worker.subprocesses import run_tool
@@ -30,14 +35,53 @@ class BaseMissing(Exception):
     """What the job starts from has been deleted; with a sentence for the user."""
 
 
+class ModelRows(Protocol):
+    """What the database says of models."""
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None: ...
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]: ...
+
+
+class RowsOfDatabase:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
+        with self._database.read() as session:
+            return internal_repository.find_checkpoint(session, checkpoint_id)
+
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
+        with self._database.read() as session:
+            return artifact_rows.of_model(session, model_id)
+
+
+class RowsOfInputs:
+    """Those that one attempt was given."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
+        return self._inputs.bases.get(checkpoint_id)
+
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
+        return self._inputs.artifacts[model_id]
+
+
 class ModelCache:
     """Folders of models, by content. `check` is called between files and may raise to give up."""
 
-    def __init__(self, context: WorkerContext, check: Callable[[], None]) -> None:
-        self._settings = context.settings
-        self._database = context.database
-        self._storage = context.storage
+    def __init__(
+        self, settings: Settings, rows: ModelRows, storage: ObjectStore, check: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._rows = rows
+        self._storage = storage
         self._check = check
+
+    @classmethod
+    def of(cls, context: WorkerContext, check: Callable[[], None]) -> Self:
+        return cls(context.settings, RowsOfDatabase(context.database), context.storage, check)
 
     def stage(self, job: Job) -> Path:
         """Return the folder of the job's base model, or of the checkpoint that it continues from,
@@ -45,8 +89,7 @@ class ModelCache:
         """
         if job.base_checkpoint_id is None:
             return self.model(job.base_model_id)
-        with self._database.read() as session:
-            row = internal_repository.find_checkpoint(session, job.base_checkpoint_id)
+        row = self._rows.find_checkpoint(job.base_checkpoint_id)
         if row is None:
             raise BaseMissing(f"The checkpoint that {job.id} continues from has been deleted.")
         return self.merged(*row)
@@ -94,8 +137,7 @@ class ModelCache:
 
     def model(self, model_id: str) -> Path:
         """Return the folder of a model of the catalogue."""
-        with self._database.read() as session:
-            artifacts = artifact_rows.of_model(session, model_id)
+        artifacts = self._rows.artifacts_of(model_id)
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         if not folder.is_dir():

@@ -41,7 +41,7 @@ CODES = {
 def execute_once(wait_seconds: float) -> OnceExit:
     """Execute the first job that comes within so many seconds."""
     supervisor = process.supervisor()
-    context = supervisor.context
+    context = process.context()
     diagnose_worker(context, supervisor.machine)
     deadline = time.monotonic() + wait_seconds
     while not context.shutting_down.is_set():
@@ -66,7 +66,7 @@ def _execute_next(supervisor: Supervisor) -> bool:
 def _outcome_of(supervisor: Supervisor) -> OnceExit:
     """Read what became of the job; what another worker has by now was requeued."""
     assert supervisor.last_job_id is not None
-    with supervisor.context.database.read() as session:
+    with process.database().read() as session:
         job = session.get(Job, supervisor.last_job_id)
     status = JobStatus.CANCELLED if job is None else JobStatus(job.status)
     return CODES.get(status, OnceExit.REQUEUED)

@@ -1,5 +1,6 @@
 """Waiting for a storage that is away: a worker that met it begins nothing before it answers."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -7,7 +8,6 @@ import structlog
 from obstore.exceptions import BaseError
 
 from app.storage import StorageAway
-from worker.context import WorkerContext
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
@@ -16,9 +16,9 @@ log = structlog.get_logger()
 
 
 class StorageOutage:
-    def __init__(self, context: WorkerContext) -> None:
-        self._storage = context.storage
-        self._shutting_down = context.shutting_down
+    def __init__(self, probe: Callable[[], None], shutting_down: threading.Event) -> None:
+        self._probe = probe
+        self._shutting_down = shutting_down
         self.is_on = False
 
     def begin(self, error: StorageAway) -> None:
@@ -46,7 +46,7 @@ class StorageOutage:
     def answers(self) -> bool:
         """Ask the storage; one that says that it is full does answer."""
         try:
-            self._storage.probe()
+            self._probe()
         except StorageAway as error:
             self.begin(error)
             return False

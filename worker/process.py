@@ -8,6 +8,7 @@ from typing import Any
 
 from redis import Redis
 
+from app.attempts.gateway import DirectGateway
 from app.database import Database
 from app.ids import new_id
 from app.models import Base, Engine, Job
@@ -84,7 +85,7 @@ def _worker(kind: str) -> GpuWorker | EngineHost | OperationHandler[Any]:
 
 
 def _gpu_worker() -> GpuWorker:
-    return GpuWorker(supervisor())
+    return GpuWorker(context(), supervisor())
 
 
 @cache
@@ -97,4 +98,5 @@ def supervisor() -> Supervisor:
     )
     # Prices that cannot be read are better refused now than with the first job.
     file_prices(settings().prices)
-    return Supervisor(context(), redis, detect(settings()))
+    gateway = DirectGateway(settings(), database(), storage(), redis, context().owner)
+    return Supervisor(settings(), gateway, detect(settings()), shutting_down)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker import pulse
 from worker.attempt.supervisor import Supervisor
 from worker.calibration import calibrate_worker
+from worker.context import WorkerContext
 from worker.doctor import diagnose_worker
 
 # not the one generator that everything in the process shares, and tests seed
@@ -25,7 +26,8 @@ class GpuWorker:
     again afterwards.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, context: WorkerContext, supervisor: Supervisor) -> None:
+        self._context = context
         self._supervisor = supervisor
         self._is_diagnosed = False
         self._is_calibrated = False
@@ -35,10 +37,7 @@ class GpuWorker:
         with self._lock:
             try:
                 self._diagnose_once()
-                while (
-                    not self._supervisor.context.shutting_down.is_set()
-                    and self._supervisor.execute_next()
-                ):
+                while not self._context.shutting_down.is_set() and self._supervisor.execute_next():
                     pass
                 self._calibrate_once()
             except SQLAlchemyError as error:
@@ -48,13 +47,12 @@ class GpuWorker:
         """Try the card before the first job has it."""
         if not self._is_diagnosed:
             self._is_diagnosed = True
-            diagnose_worker(self._supervisor.context, self._supervisor.machine)
+            diagnose_worker(self._context, self._supervisor.machine)
 
     def _calibrate_once(self) -> None:
         """Measure a short training while no job waits."""
         if not self._is_calibrated:
-            context, machine = self._supervisor.context, self._supervisor.machine
-            self._is_calibrated = calibrate_worker(context, machine)
+            self._is_calibrated = calibrate_worker(self._context, self._supervisor.machine)
 
 
 class Poller:

@@ -4,14 +4,6 @@ from sqlalchemy.orm import Session
 from app.models import Artifact
 
 
-def of_model(session: Session, model_id: str) -> list[Artifact]:
-    return list(
-        session.scalars(
-            select(Artifact).where(Artifact.model_id == model_id).order_by(Artifact.name)
-        )
-    )
-
-
 def find(session: Session, model_id: str, name: str) -> Artifact | None:
     return session.scalars(
         select(Artifact).where(Artifact.model_id == model_id, Artifact.name == name)

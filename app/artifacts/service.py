@@ -1,6 +1,6 @@
 from sqlalchemy.orm import Session
 
-from app.artifacts import links, repository
+from app.artifacts import internal_repository, links, repository
 from app.artifacts.links import Link
 from app.auth import keys
 from app.auth.caller import Caller
@@ -11,7 +11,8 @@ from app.models import Artifact
 
 
 def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
-    return repository.of_model(session, catalogue.get(session, project_id, model_id).id)
+    model = catalogue.get(session, project_id, model_id)
+    return internal_repository.of_model(session, model.id)
 
 
 def get(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, delete, extract, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from app.catalogue.internal_repository import add
 from app.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Job, Model
 from app.models.job_lifecycle import TERMINAL
@@ -141,17 +142,6 @@ def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[s
         Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
     )
     return dict(session.execute(statement).all())
-
-
-def get(session: Session, model_id: str) -> Model | None:
-    """Return the model, even a deleted one."""
-    return session.get(Model, model_id)
-
-
-def add(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
-    session.add(model)
-    session.flush()
-    session.add_all(artifacts)
 
 
 def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:

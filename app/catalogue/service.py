@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.catalogue import naming, repository
+from app.catalogue import internal_repository, naming, repository
 from app.catalogue.schemas import ModelObject
 from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.garbage import orphans
@@ -28,7 +28,7 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
 
 def exists(session: Session, model_id: str) -> bool:
     """Return whether any project has a model of this id."""
-    model = repository.get(session, model_id)
+    model = internal_repository.get(session, model_id)
     return model is not None and model.deleted_at is None
 
 

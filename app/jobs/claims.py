@@ -57,16 +57,18 @@ def claim(
     num_devices: int,
     lease_seconds: float,
     cards: Sequence[int] = (),
+    project_ids: Sequence[str] | None = None,
 ) -> Job | None:
     """Take the next job for which these cards are enough, or return None; without any, one that
     wants a single GPU. The returned job carries the new attempt number. `num_devices` is what a
-    job of one GPU is charged for.
+    job of one GPU is charged for. `project_ids`: those whose jobs it may be; None: every project's.
     """
     max_gpus = max(1, len(cards))
     next_job.wait_for_other_claims(session, max_gpus)
     # What somebody else holds is passed over: their claim takes it, or the next poll finds it
     # again.
-    job_id = session.scalar(next_job.select_next(max_gpus).with_for_update(skip_locked=True))
+    first = next_job.select_next(max_gpus, project_ids)
+    job_id = session.scalar(first.with_for_update(skip_locked=True))
     if job_id is None:
         return None
     statement = (
@@ -134,9 +136,9 @@ def append_trainer_events(
         return False
     attempt = (Attempt.job_id == claim.job_id, Attempt.number == claim.attempt)
     num_written = session.scalars(select(Attempt.relayed).where(*attempt)).one()
-    is_ours = append_events(session, claim, events[num_written - before :], **values)
+    is_ours = append_events(session, claim, events[max(0, num_written - before) :], **values)
     session.execute(
-        update(Attempt).where(*attempt).values(relayed=before + len(events)),
+        update(Attempt).where(*attempt).values(relayed=max(num_written, before + len(events))),
         execution_options=UNSYNCED,
     )
     return is_ours

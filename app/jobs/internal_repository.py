@@ -1,10 +1,13 @@
 """Statements on rows that no user names: workers and the reconciler know them."""
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.jobs.checkpoints import best_of
+from app.jobs.repository import files_of, metrics, project_name
 from app.models import Checkpoint, Job, JobStatus
+
+__all__ = ["files_of", "metrics", "project_name"]  # those of users that workers read too
 
 
 def find(session: Session, job_id: str) -> Job | None:
@@ -32,10 +35,6 @@ def checkpoints_newest_first(session: Session, job_id: str) -> list[Checkpoint]:
     return list(
         session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*order))
     )
-
-
-def max_checkpoint_bytes(session: Session, job_id: str) -> int | None:
-    return session.scalar(select(func.max(Checkpoint.bytes)).where(Checkpoint.job_id == job_id))
 
 
 def add_checkpoint(session: Session, checkpoint: Checkpoint, keep: int) -> list[str]:

@@ -2,6 +2,7 @@
 GPUs than the worker has is passed over.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import and_, case, func, select, update
@@ -26,9 +27,11 @@ class NextJob(NamedTuple):
     num_gpus: int
 
 
-def find_next(session: Session, max_gpus: int) -> NextJob | None:
-    """Return the next job that wants no more GPUs than `max_gpus`."""
-    next_id = select_next(max_gpus).scalar_subquery()
+def find_next(
+    session: Session, max_gpus: int, project_ids: Sequence[str] | None = None
+) -> NextJob | None:
+    """Return the next job that wants no more GPUs than `max_gpus`, of one of these projects."""
+    next_id = select_next(max_gpus, project_ids).scalar_subquery()
     row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
     return row and NextJob(*row)
 
@@ -76,9 +79,9 @@ def _has_due_job(max_gpus: int) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def select_next(max_gpus: int) -> Select[str]:
+def select_next(max_gpus: int, project_ids: Sequence[str] | None = None) -> Select[str]:
     """Return one of the project that has the fewest running jobs for its weight; where several have
-    as few, whose virtual time is the lowest.
+    as few, whose virtual time is the lowest. `project_ids` of None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
     of one project only.
@@ -91,9 +94,10 @@ def select_next(max_gpus: int) -> Select[str]:
         .correlate(Project)
         .scalar_subquery()
     )
+    may_serve = () if project_ids is None else (Project.id.in_(project_ids),)
     next_project = (
         select(Project.id)
-        .where(_has_due_job(max_gpus))
+        .where(_has_due_job(max_gpus), *may_serve)
         .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
         .scalar_subquery()

@@ -19,11 +19,8 @@ OF_THE_INSTALLATION = (
 
 WITHOUT_PROJECT = {
     "artifacts.find": BEHIND_A_SCOPED_LOOK_UP,
-    "artifacts.of_model": BEHIND_A_SCOPED_LOOK_UP,
     "artifacts.replace": BEHIND_A_SCOPED_LOOK_UP,
-    "catalogue.add": BY_THE_SERVICE_ITSELF,
     "catalogue.add_base": BY_THE_SERVICE_ITSELF,
-    "catalogue.get": BY_THE_SERVICE_ITSELF,
     "estimates.samples": OF_THE_INSTALLATION,
     "exports.add": BEHIND_A_SCOPED_LOOK_UP,
     "exports.complete": BY_THE_SERVICE_ITSELF,

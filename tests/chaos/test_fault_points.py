@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app.attempts.endings import POISON
 from app.database import AWAY, now_plus
 from app.models import JobStatus
 from falqon_core import fault_points
@@ -26,7 +27,6 @@ from tests.chaos.scale import RELEASE, SCALE, every_run_on
 from tests.support.backend import ROOT, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
-from worker.attempt.release import POISON
 
 OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_notify", "before_rescue_commit"}
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py

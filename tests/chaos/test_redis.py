@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from redis import Redis
 
+from app.attempts.gateway import DirectGateway
 from app.models import JobStatus
 from app.notifier.broker import KEY_PREFIX
 from app.notifier.queues import GPU_QUEUE
@@ -156,7 +157,9 @@ def test_links_to_redis_that_fall_silent(backend: Backend, link: Link, count: Co
         for round_ in range(max(1, SCALE.half_open_links // len(workers))):
             running.append(backend.add_job(long))
             supervisor = backend.supervisor()
-            supervisor.redis = Redis.from_url(link.url, socket_timeout=1, socket_connect_timeout=1)
+            gateway = supervisor.gateway
+            assert isinstance(gateway, DirectGateway)
+            gateway.redis = Redis.from_url(link.url, socket_timeout=1, socket_connect_timeout=1)
             beside = threading.Thread(target=supervisor.execute_next)
             beside.start()
             backend.wait_for_step(running[-1], 2)
@@ -177,7 +180,7 @@ def test_links_to_redis_that_fall_silent(backend: Backend, link: Link, count: Co
                 backend.wait_for_status(job_id, JobStatus.CANCELLED)
                 assert backend.job(job_id).attempt == 1
             beside.join()
-            supervisor.redis.close()
+            gateway.redis.close()
         for worker in workers:
             worker.terminate()
         for worker in workers:

@@ -13,6 +13,7 @@ from redis import Redis
 from sqlalchemy import update
 
 from app import installation
+from app.attempts.gateway import DirectGateway
 from app.database import Database
 from app.ids import new_id
 from app.models import (
@@ -41,6 +42,7 @@ from worker.gpu import Machine
 
 FAKE_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "fake_trainer.py")]
 BASE_MODEL = "fake/base"
+CPU = Machine("cpu", 2)
 DURATIONS = ("lease", "heartbeat", "poll", "stop_grace", "hang", "retry_delay")
 
 
@@ -144,8 +146,7 @@ class Backend(Records):
     def supervisor(
         self, shutting_down: threading.Event | None = None, **settings: object
     ) -> Supervisor:
-        redis = Redis.from_url("redis://127.0.0.1:1/0")  # nobody answers there, and nobody needs to
-        return Supervisor(self.context(shutting_down, **settings), redis, Machine("cpu", 2))
+        return supervise(self.context(shutting_down, **settings))
 
     def damage(self, key: str) -> None:
         """What no writer can do."""
@@ -207,6 +208,17 @@ class Backend(Records):
             if child.poll() is None:
                 child.kill()
             child.wait()
+
+
+def direct_gateway(context: WorkerContext, redis: Redis | None = None) -> DirectGateway:
+    """Without Redis: nobody answers there, and nobody needs to."""
+    redis = redis or Redis.from_url("redis://127.0.0.1:1/0")
+    return DirectGateway(context.settings, context.database, context.storage, redis, context.owner)
+
+
+def supervise(context: WorkerContext, machine: Machine = CPU) -> Supervisor:
+    gateway = direct_gateway(context)
+    return Supervisor(context.settings, gateway, machine, context.shutting_down)
 
 
 def _work(queue: str) -> None:

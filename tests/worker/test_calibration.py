@@ -7,9 +7,8 @@ import pytest
 
 from app.workers import service as workers
 from falqon_core.estimate.calibration import Calibration
-from tests.support.backend import Backend
+from tests.support.backend import Backend, supervise
 from tests.worker.test_measured import estimate
-from worker.attempt.supervisor import Supervisor
 from worker.calibration import calibrate_worker
 from worker.gpu import Machine
 from worker.workers import GpuWorker
@@ -31,12 +30,12 @@ if sys.argv[1] == "train":
 
 def poll(backend: Backend, program: str) -> None:
     """Let a new worker look for a job, with this program for a trainer."""
-    usual = backend.supervisor()
-    settings = usual.context.settings.model_copy(
+    usual = backend.context()
+    settings = usual.settings.model_copy(
         update={"calibrate": True, "trainer_command": [sys.executable, "-c", program]}
     )
-    context = replace(usual.context, settings=settings)
-    GpuWorker(Supervisor(context, usual.redis, Machine("cpu", 2))).poll()
+    context = replace(usual, settings=settings)
+    GpuWorker(context, supervise(context)).poll()
 
 
 def stored(backend: Backend) -> Calibration | None:
@@ -57,7 +56,7 @@ def test_a_new_worker_measures_once_and_the_first_estimate_knows_it(backend: Bac
 
 
 def test_no_job_waits_for_it(embedded_backend: Backend) -> None:
-    usual = embedded_backend.supervisor().context
+    usual = embedded_backend.context()
     settings = usual.settings.model_copy(
         update={"calibrate": True, "trainer_command": [sys.executable, "-c", TRAINER]}
     )

@@ -7,8 +7,7 @@ import pytest
 
 from app.models import Worker
 from falqon_core.contract.diagnosis import Diagnosis
-from tests.support.backend import Backend
-from worker.attempt.supervisor import Supervisor
+from tests.support.backend import Backend, supervise
 from worker.card_locks import lock_cards
 from worker.doctor import diagnose_worker
 from worker.gpu import Machine
@@ -29,20 +28,20 @@ def stored_diagnosis(backend: Backend, owner: str) -> Diagnosis | None:
 
 
 def test_the_card_is_tried_once_before_the_first_job(backend: Backend) -> None:
-    usual = backend.supervisor()
-    worker = GpuWorker(Supervisor(usual.context, usual.redis, GPU))
+    context = backend.context()
+    worker = GpuWorker(context, supervise(context, GPU))
     job_id = backend.add_job()
     worker.poll()
-    diagnosis = stored_diagnosis(backend, usual.context.owner)
+    diagnosis = stored_diagnosis(backend, context.owner)
     assert diagnosis is not None
     assert [(row.status, row.detail) for row in diagnosis.rows] == [("failed", "3")]
     assert backend.job(job_id).status == "succeeded", "a fault is told, and keeps no job away"
     with backend.database.read() as session:
-        assert session.get_one(Worker, usual.context.owner).max_gpus == 2
+        assert session.get_one(Worker, context.owner).max_gpus == 2
     with backend.database.transaction() as session:
         session.query(Worker).update({"diagnosis": None})
     worker.poll()
-    assert stored_diagnosis(backend, usual.context.owner) is None
+    assert stored_diagnosis(backend, context.owner) is None
 
 
 def test_a_card_in_use_and_a_cpu_are_left_alone(backend: Backend) -> None:

@@ -34,7 +34,7 @@ def test_a_drained_worker_stores_a_checkpoint_and_takes_nothing_more(
 ) -> None:
     backend = embedded_backend
     supervisor = backend.supervisor()
-    owner = supervisor.context.owner
+    owner = supervisor.gateway.owner
     job_id = backend.add_job(LONG)
     with executing(supervisor):
         backend.wait_for_step(job_id, 5)
@@ -54,7 +54,7 @@ def test_a_drained_worker_stores_a_checkpoint_and_takes_nothing_more(
 def test_a_machine_is_drained_by_its_name_and_finishes_its_job(embedded_backend: Backend) -> None:
     backend = embedded_backend
     supervisor = backend.supervisor()
-    owner = supervisor.context.owner
+    owner = supervisor.gateway.owner
     job_id = backend.add_job(FakeTrainer(steps=100, step_seconds=0.01))
     with executing(supervisor):
         backend.wait_for_step(job_id, 1)
@@ -76,7 +76,7 @@ def test_a_job_is_taken_from_its_worker_and_another_continues(embedded_backend: 
     with executing(zombie):
         backend.wait_for_checkpoint(job_id)
         done = admin(backend, "requeue", job_id)
-        owner = zombie.context.owner
+        owner = zombie.gateway.owner
         assert done.output == f"{job_id} is taken from {owner} and waits in the queue.\n"
     wait_for(lambda: not backend.trainers(), 10, "the worker kills its trainer")
     assert backend.supervisor().execute_next()

@@ -50,7 +50,7 @@ def test_a_fine_tuned_model_is_a_base(embedded_backend: Backend, trained: str) -
 
 def test_a_model_is_made_plain_once(embedded_backend: Backend, trained: str) -> None:
     model_id = str(embedded_backend.job(trained).fine_tuned_model_id)
-    cache = ModelCache(embedded_backend.context(), lambda: None)
+    cache = ModelCache.of(embedded_backend.context(), lambda: None)
     folder = cache.bf16(model_id)
     weights = embedded_backend.weights(trained).decode()
     assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"

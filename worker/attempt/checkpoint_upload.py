@@ -10,21 +10,20 @@ from pathlib import Path
 
 import structlog
 from obstore.exceptions import BaseError
-from sqlalchemy.orm import Session
 
 from app import counters
-from app.garbage import orphans
+from app.attempts.values import SavedCheckpoint
 from app.ids import new_id
-from app.jobs import claims, internal_repository
 from app.jobs.events import NewEvent
-from app.models import Checkpoint, Job
-from app.storage import Storage, StorageAway, keys
+from app.models import Job
+from app.storage import StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder
 from falqon_core.contract.messages import CheckpointSaved
 from falqon_core.fault_points import fault
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
+from worker.gateway import ObjectStore
 from worker.outputs import files_of
 
 log = structlog.get_logger()
@@ -35,7 +34,7 @@ class CheckpointUploads:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: ObjectStore,
         writer: AttemptWriter,
         job: Job,
         output: Path,
@@ -98,7 +97,7 @@ class CheckpointUploads:
             discard(self._storage, prefix)
             raise
         fault("before_checkpoint_row")
-        dropped = self._write_row(saved, prefix)
+        dropped = self._write_row(saved)
         fault("after_checkpoint_row")
         for old in dropped:
             discard(self._storage, old)
@@ -113,48 +112,19 @@ class CheckpointUploads:
             if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:
                 raise OSError(f"{path} is not the manifest that the trainer announced")
 
-    def _write_row(self, saved: CheckpointSaved, prefix: str) -> list[str]:
+    def _write_row(self, saved: CheckpointSaved) -> list[str]:
         """Return the prefixes of checkpoints that it takes the place of."""
-        row = Checkpoint(
-            id=new_id("ftckpt_"),
-            job_id=self._job.id,
-            project_id=self._job.project_id,
-            attempt=self._job.attempt,
-            step=saved.step,
-            storage_prefix=prefix,
-            manifest_sha256=saved.manifest_sha256,
-            bytes=saved.bytes,
-            metrics=saved.metrics,
+        writer = self._writer
+        stored = SavedCheckpoint(id=new_id("ftckpt_"), saved=saved, keep=self._keep)
+        dropped = writer.write_with_retry(
+            lambda: writer.gateway.add_checkpoint(self._job, writer.claim, stored)
         )
-        dropped: list[str] = []
-
-        def write(session: Session) -> bool:
-            dropped.clear()
-            event = NewEvent(
-                f"Checkpoint of step {saved.step} saved",
-                data={"step": saved.step, "bytes": saved.bytes},
-            )
-            stored = internal_repository.checkpoints_newest_first(session, self._job.id)
-            # Written by a transaction whose success nobody was told of.
-            if any(checkpoint.id == row.id for checkpoint in stored):
-                return claims.append_events(session, self._writer.claim, [])
-            # Failures count in a row: an attempt that gets further each time is in no loop.
-            columns = {}
-            if all(checkpoint.step < saved.step for checkpoint in stored):
-                columns = {"infra_failures": 0}
-            if not claims.append_events(session, self._writer.claim, [event], **columns):
-                return False
-            dropped.extend(internal_repository.add_checkpoint(session, row, self._keep))
-            # Should they not be removed now.
-            orphans.mark_orphaned(session, [f"{old}/" for old in dropped])
-            return True
-
-        if not self._writer.write_with_retry(write):
-            self._writer.raise_lease_lost()
+        if dropped is None:
+            writer.raise_lease_lost()
         return dropped
 
 
-def discard(storage: Storage, prefix: str) -> None:
+def discard(storage: ObjectStore, prefix: str) -> None:
     """Remove bytes that no row names any more; what stays behind harms nobody."""
     try:
         if keys := storage.keys(prefix):

@@ -7,13 +7,14 @@ from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
 from worker.attempt.stop_policy import StopPolicy
 from worker.attempt.writer import AttemptWriter
-from worker.context import WorkerContext
+from worker.gateway import Gateway, ObjectStore
 from worker.outage import StorageOutage
 
 
 @dataclass(frozen=True)
 class AttemptContext:
-    worker: WorkerContext
+    gateway: Gateway
+    storage: ObjectStore
     job: Job
     lease: Lease
     writer: AttemptWriter

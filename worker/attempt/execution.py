@@ -1,30 +1,26 @@
 """One attempt: stage, train, publish the result or record why there is none."""
 
+import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import structlog
-from redis import Redis
 
+from app.attempts.values import Claimed, Ending, Inputs, Outcome, Verdict
 from app.jobs.claims import Claim, Failure
 from app.jobs.space import TOO_LARGE
-from app.models import Job
-from app.notifier.wakeups import are_watched
-from app.prices.service import price_of
+from app.settings import Settings
 from app.storage import StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
 from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import Finished
-from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 from worker.attempt.checkpoint_upload import CheckpointUploads, discard
 from worker.attempt.context import AttemptContext
 from worker.attempt.lease import Lease, LeaseLost
-from worker.attempt.outcome import End, Outcome, Verdict, classify
+from worker.attempt.outcome import End, classify
 from worker.attempt.progress import Progress
 from worker.attempt.relay import Relay
-from worker.attempt.release import record_outcome
 from worker.attempt.results import publish_with_retry
 from worker.attempt.spool import Spool
 from worker.attempt.staging import Staged, stage
@@ -32,9 +28,9 @@ from worker.attempt.stop_policy import StopPolicy, StopRequested
 from worker.attempt.trackers import Trackers
 from worker.attempt.trainer import TrainerProcess
 from worker.attempt.writer import AttemptWriter
-from worker.context import WorkerContext
 from worker.disk_space import NeverFits
 from worker.fetching import BytesMissing
+from worker.gateway import Gateway
 from worker.gpu import Machine
 from worker.model_cache import BaseMissing
 from worker.outage import StorageOutage
@@ -54,19 +50,20 @@ class Execution:
 
     def __init__(
         self,
-        context: WorkerContext,
-        redis: Redis,
+        settings: Settings,
+        gateway: Gateway,
         machine: Machine,
         outage: StorageOutage,
-        job: Job,
+        claimed: Claimed,
         *,
         claimed_at: float,
-        price: Price,
+        shutting_down: threading.Event,
     ) -> None:
-        settings = context.settings
+        job, price = claimed
+        claim = Claim(job.id, job.attempt, gateway.owner)
         self._settings = settings
-        self._storage = context.storage
-        self._redis = redis
+        self._gateway = gateway
+        self._storage = gateway.storage_of(claim)
         self._machine = machine
         self._outage = outage
         self._job = job
@@ -74,18 +71,25 @@ class Execution:
         self._trainer_log = ""  # its end, of a trainer that failed
         self._log = log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
         self._lease = Lease(
-            context.database,
-            Claim(job.id, job.attempt, context.owner),
+            gateway,
+            claim,
             lease_seconds=settings.lease.total_seconds(),
             heartbeat_seconds=settings.heartbeat.total_seconds(),
             claimed_at=claimed_at,
             on_lost=self._kill_trainer,
         )
-        self._writer = AttemptWriter(context.database, redis, self._lease)
+        self._writer = AttemptWriter(gateway, self._lease)
         self._progress = Progress(job, machine, lambda: time.monotonic() - claimed_at, price)
-        self._stop_policy = StopPolicy(context, job, self._lease, self._progress)
+        self._stop_policy = StopPolicy(shutting_down, job, self._lease, self._progress)
         self._attempt = AttemptContext(
-            context, job, self._lease, self._writer, self._progress, self._stop_policy, outage
+            gateway,
+            self._storage,
+            job,
+            self._lease,
+            self._writer,
+            self._progress,
+            self._stop_policy,
+            outage,
         )
 
     def run(self) -> None:
@@ -96,12 +100,7 @@ class Execution:
                 outcome = self._execute()
                 fault("before_settle")
                 if outcome.verdict is not Verdict.SUCCEEDED:  # else it is written with its model
-                    record_outcome(
-                        self._attempt,
-                        outcome,
-                        has_trained=self._trainer is not None,
-                        trainer_log=self._trainer_log,
-                    )
+                    self._record(outcome)
                 fault("after_settle")
                 verdict = outcome.verdict
         except LeaseLost:
@@ -111,6 +110,25 @@ class Execution:
             job = self._job
             discard(self._storage, keys.result_prefix(job.project_id, job.id, job.attempt))
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
+
+    def _record(self, outcome: Outcome) -> None:
+        """Write how the attempt ended. Raises `LeaseLost`."""
+        cap = self._stop_policy.reached_cap()
+
+        def record() -> bool:
+            ending = Ending(
+                verdict=outcome.verdict,
+                failure=outcome.failure,
+                cap=cap,
+                desired=self._lease.desired,
+                has_trained=self._trainer is not None,
+                trainer_log=self._trainer_log,
+                columns=self._progress.columns,
+            )
+            return self._gateway.record(self._writer.claim, ending)
+
+        if not self._writer.write_with_retry(record):
+            self._writer.raise_lease_lost()
 
     def _execute(self) -> Outcome:
         """Turn whatever ends the attempt into its outcome. Raises `LeaseLost`."""
@@ -141,18 +159,30 @@ class Execution:
     def _execute_in_scratch(self) -> Outcome:
         name = f"{self._job.id}.{self._job.attempt}"
         with scratch(self._settings.work_dir / "attempts", name) as folder:
-            staged = stage(
-                self._attempt.worker, self._job, self._machine, folder, self._stop_policy.check
-            )
+            claim = self._writer.claim
+            inputs = self._writer.write_with_retry(lambda: self._gateway.read_inputs(claim))
+            staged = self._stage(inputs, folder)
             fault("after_staging")
             with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
                 outcome, finished = self._train(staged, folder, trackers)
                 trackers.finish(outcome.verdict)
             if outcome.verdict is not Verdict.SUCCEEDED:
                 return outcome
-            if not publish_with_retry(self._attempt, model_folder(staged.output), finished):
+            model = model_folder(staged.output)
+            if not publish_with_retry(self._attempt, inputs.model_id, model, finished):
                 return Outcome(Verdict.STOPPED)  # a cancel came first
             return outcome
+
+    def _stage(self, inputs: Inputs, folder: Path) -> Staged:
+        return stage(
+            self._settings,
+            self._storage,
+            self._job,
+            inputs,
+            self._machine,
+            folder,
+            self._stop_policy.check,
+        )
 
     def _train(
         self, staged: Staged, folder: Path, trackers: Trackers
@@ -170,11 +200,11 @@ class Execution:
         relay = Relay(
             self._writer,
             self._progress,
-            lambda session: price_of(session, self._settings, self._machine.device),
+            self._machine.device,
             spool,
             uploads.add,
             trackers.add,
-            is_watched=partial(are_watched, self._redis, (self._job.id, self._job.project_id)),
+            is_watched=lambda: self._gateway.is_watched(self._job),
             unread_seconds=self._settings.heartbeat.total_seconds() / 2,
         )
         trainer = self._trainer = TrainerProcess(

@@ -8,13 +8,11 @@ from typing import Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.database import Database
-from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Desired
-from app.workers import service as workers
 from falqon_core.fault_points import fault
 from worker import pulse
+from worker.gateway import Gateway, ServiceAway
 
 # Of the lease, without a confirmed renewal: before the database may give the job to another.
 FENCE = 3 / 4
@@ -28,14 +26,14 @@ class LeaseLost(Exception):
 
 class Lease:
     """Two threads: one renews through its own connection, one watches a monotonic clock, because
-    the first may hang in the database.
+    the first may hang in the call.
 
     `on_lost` runs once, in either thread, and must kill the trainer.
     """
 
     def __init__(
         self,
-        database: Database,
+        gateway: Gateway,
         claim: Claim,
         *,
         lease_seconds: float,
@@ -43,7 +41,7 @@ class Lease:
         claimed_at: float,
         on_lost: Callable[[], None],
     ) -> None:
-        self._database = database
+        self._gateway = gateway
         self.claim = claim
         self._lease_seconds = lease_seconds
         self._heartbeat_seconds = heartbeat_seconds
@@ -89,20 +87,18 @@ class Lease:
             fault("before_renewal")
             asked_at = time.monotonic()
             try:
-                with self._database.transaction() as session:
-                    desired = claims.renew(session, self.claim, self._lease_seconds)
-                    self.must_stop = workers.must_stop(session, self.claim.owner)
-            except SQLAlchemyError as error:
+                renewal = self._gateway.renew(self.claim)
+            except (SQLAlchemyError, ServiceAway) as error:
                 log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
                 pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)
                 continue
-            if desired is None:
+            if renewal is None:
                 self.lose()
                 return
             pause = self._heartbeat_seconds
             self._confirmed_at = asked_at
             pulse.beat()
-            self.desired = desired
+            self.desired, self.must_stop = renewal
 
     def _watch(self) -> None:
         while not self._lost:

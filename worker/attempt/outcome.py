@@ -1,31 +1,15 @@
 """What the end of a trainer process means for its job. Pure."""
 
 import signal
-from enum import Enum, auto
 from typing import NamedTuple
 
+from app.attempts.values import Outcome, Verdict
 from app.jobs.claims import Failure
 from falqon_core.contract.errors import DiskFull
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
 # An operator, or a kernel that is out of memory.
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-
-
-class Verdict(Enum):
-    SUCCEEDED = auto()
-    FAILED = auto()  # the user's to solve; never tried again
-    # paused until somebody has made space; tried again at once it would only fill up again
-    DISK_FULL = auto()
-    # requeued uncounted; the worker that met it begins nothing before the storage answers
-    STORAGE_AWAY = auto()
-    STOPPED = auto()  # released as the user or the machine wants it; costs nothing
-    LOST = auto()  # a fault of ours or of the machine; tried again, up to a limit
-
-
-class Outcome(NamedTuple):
-    verdict: Verdict
-    failure: Failure | None = None
 
 
 class End(NamedTuple):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from decimal import Decimal
 
+from app.attempts.values import Columns
 from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
@@ -129,13 +130,21 @@ class Progress:
         return max(0.0, self._clock() - training_seconds)
 
     @property
-    def columns(self) -> JsonObject:
+    def columns(self) -> Columns:
         """The job's columns as they are now."""
-        return {
-            "progress": self.snapshot(),
-            "device_seconds": self.device_seconds,
-            "execution_seconds": self.execution_seconds,
-        }
+        return self._columns(self.snapshot())
+
+    @property
+    def last_columns(self) -> Columns:
+        """The job's columns, now that it succeeds: with all its steps or stopped early."""
+        return self._columns(self.snapshot(ended=True))
+
+    def _columns(self, progress: JobProgress) -> Columns:
+        return Columns(
+            progress=progress,
+            device_seconds=self.device_seconds,
+            execution_seconds=self.execution_seconds,
+        )
 
     def actual(self) -> Actual | None:
         """Compare a job that succeeds now with its estimate, but not one that stopped early."""

@@ -7,11 +7,9 @@ from typing import BinaryIO
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
 
 from app import counters
-from app.database import AWAY
-from app.jobs import claims
+from app.attempts.values import Batch, Measured
 from app.jobs.events import NewEvent
 from app.models.base import JsonObject
 from falqon_core.contract.messages import (
@@ -27,11 +25,11 @@ from falqon_core.contract.messages import (
     StepMetrics,
     decode,
 )
-from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 from worker.attempt.progress import Progress
 from worker.attempt.spool import Spool
 from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
+from worker.gateway import AWAY
 
 BATCH_SECONDS = 1.0  # while somebody reads what is written, or may
 BATCH_MESSAGES = 50
@@ -51,7 +49,7 @@ class Relay:
         self,
         writer: AttemptWriter,
         progress: Progress,
-        price_now: Callable[[Session], Price],
+        device: str,
         spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],
         on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
@@ -60,12 +58,12 @@ class Relay:
         unread_seconds: float = UNREAD_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`is_watched`: whether somebody reads the events as they come. Where nobody does, they are
-        written once in `unread_seconds`.
+        """`device`: whose price is charged. `is_watched`: whether somebody reads the events as they
+        come. Where nobody does, they are written once in `unread_seconds`.
         """
         self._writer = writer
         self._progress = progress
-        self._price_now = price_now
+        self._device = device
         self._on_checkpoint = on_checkpoint
         self._on_metrics = on_metrics
         self._waiting = spool
@@ -130,8 +128,7 @@ class Relay:
         counters.RELAY_BACKLOG.set(len(self._batch) + len(self._waiting))
         try:
             fault("before_batch")
-            if not self._writer.write(self._record):
-                self._writer.raise_lease_lost()
+            self._write_batch()
             fault("after_batch")
         except AWAY as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
@@ -160,19 +157,23 @@ class Relay:
             )
             self._batch.append(NewEvent(text, level="warn", data={"lost_events": lost}))
 
-    def _record(self, session: Session) -> bool:
-        self._progress.reprice(self._price_now(session))
+    def _write_batch(self) -> None:
         claim = self._writer.claim
-        if not claims.append_trainer_events(
-            session, claim, self._batch, self._num_written, **self._progress.columns
-        ):
-            return False
-        fault("in_batch")
+        measured = Measured()
         if self._started is not None:
-            claims.update_attempt(
-                session, claim, start_step=self._started.start_step, **self._progress.measured
-            )
-        return True
+            measured = Measured(start_step=self._started.start_step, **self._progress.measured)
+        batch = Batch(
+            before=self._num_written,
+            events=self._batch,
+            columns=self._progress.columns,
+            measured=measured,
+        )
+        price = self._writer.write(
+            lambda: self._writer.gateway.append_batch(claim, self._device, batch)
+        )
+        if price is None:
+            self._writer.raise_lease_lost()
+        self._progress.reprice(price)
 
     def _read(self, messages: BinaryIO) -> None:
         with messages:

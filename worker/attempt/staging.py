@@ -10,18 +10,18 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy.orm import Session
 
-from app.database import Database
-from app.jobs import internal_repository, repository
+from app.attempts.values import Inputs
+from app.jobs import repository
 from app.jobs.checkpoints import best_of
 from app.models import Checkpoint, File, Job
-from app.storage import Storage
+from app.settings import Settings
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import checkpoint_folder
-from worker.context import WorkerContext
 from worker.disk_space import check_space
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.gateway import ObjectStore
 from worker.gpu import Machine, num_threads_of
-from worker.model_cache import ModelCache
+from worker.model_cache import ModelCache, RowsOfInputs
 
 log = structlog.get_logger()
 
@@ -32,24 +32,24 @@ class Staged(NamedTuple):
     recipe: Recipe
 
 
-class _Inputs(NamedTuple):
-    files: list[File]
-    checkpoints: list[Checkpoint]
-
-
 def stage(
-    context: WorkerContext, job: Job, machine: Machine, folder: Path, check: Callable[[], None]
+    settings: Settings,
+    storage: ObjectStore,
+    job: Job,
+    inputs: Inputs,
+    machine: Machine,
+    folder: Path,
+    check: Callable[[], None],
 ) -> Staged:
     """Fetch what the attempt reads. `check` is called between files and may raise to give up.
     Raises `BaseMissing`.
     """
-    inputs = _inputs(context.database, job)
     output = folder / "output"
     output.mkdir(parents=True)
-    paths = fetch_data(context.storage, inputs.files, folder, check)
-    model = ModelCache(context, check).stage(job)
-    check_space(context, job)
-    _stage_checkpoints(context.storage, inputs.checkpoints, output, check)
+    paths = fetch_data(storage, inputs.files, folder, check)
+    model = ModelCache(settings, RowsOfInputs(inputs), storage, check).stage(job)
+    check_space(job, inputs, settings.work_dir, storage.local_root)
+    _stage_checkpoints(storage, inputs.checkpoints, output, check)
     recipe = job.recipe
     assert recipe is not None, "a job has its recipe before it is queued"
     config = TrainConfig(
@@ -60,16 +60,10 @@ def stage(
         base_model_name=job.requested.model,
         device="cuda" if machine.is_gpu else "cpu",
         device_name=machine.device if machine.is_gpu else "",
-        num_threads=num_threads_of(context.settings),
+        num_threads=num_threads_of(settings),
     )
     (folder / "config.json").write_text(config.model_dump_json())
     return Staged(folder / "config.json", output, recipe)
-
-
-def _inputs(database: Database, job: Job) -> _Inputs:
-    with database.read() as session:
-        checkpoints = internal_repository.checkpoints_newest_first(session, job.id)
-        return _Inputs(data_files(session, job), checkpoints)
 
 
 def data_files(session: Session, job: Job) -> list[File]:
@@ -78,7 +72,7 @@ def data_files(session: Session, job: Job) -> list[File]:
 
 
 def fetch_data(
-    storage: Storage, files: Sequence[File], folder: Path, check: Callable[[], None]
+    storage: ObjectStore, files: Sequence[File], folder: Path, check: Callable[[], None]
 ) -> list[Path]:
     paths = []
     for name, file in zip(("train.jsonl", "validation.jsonl"), files, strict=False):
@@ -89,7 +83,7 @@ def fetch_data(
 
 
 def _stage_checkpoints(
-    storage: Storage, newest: list[Checkpoint], output: Path, check: Callable[[], None]
+    storage: ObjectStore, newest: Sequence[Checkpoint], output: Path, check: Callable[[], None]
 ) -> None:
     """Fetch the newest checkpoint whose bytes are what they should be, and the best one, whose
     model early stopping hands out. None at all means a start from step 0.
@@ -108,7 +102,7 @@ def _stage_checkpoints(
 
 
 def _stage_checkpoint(
-    storage: Storage, checkpoint: Checkpoint, output: Path, check: Callable[[], None]
+    storage: ObjectStore, checkpoint: Checkpoint, output: Path, check: Callable[[], None]
 ) -> bool:
     target = checkpoint_folder(output, checkpoint.step)
     try:

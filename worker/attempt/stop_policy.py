@@ -2,11 +2,12 @@
 that is used up, a full disk.
 """
 
+import threading
+
 from app.models import Desired, Job
 from app.models.falqon_options import Budget
 from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
-from worker.context import WorkerContext
 
 
 class StopRequested(Exception):
@@ -14,8 +15,10 @@ class StopRequested(Exception):
 
 
 class StopPolicy:
-    def __init__(self, context: WorkerContext, job: Job, lease: Lease, progress: Progress) -> None:
-        self._shutting_down = context.shutting_down
+    def __init__(
+        self, shutting_down: threading.Event, job: Job, lease: Lease, progress: Progress
+    ) -> None:
+        self._shutting_down = shutting_down
         self._lease = lease
         self._progress = progress
         self._budget = job.budget or Budget()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.catalogue import repository as catalogue
+from app.catalogue import internal_repository as catalogue
 from app.inference import claims
 from app.models import Engine, EngineState, Model
 from falqon_core.contract.errors import UserError
@@ -75,7 +75,7 @@ class EngineRun:
 
     def _serve(self) -> None:
         """Answer until nobody asks any more."""
-        cache = ModelCache(self._context, self._beat)
+        cache = ModelCache.of(self._context, self._beat)
         loading = prepare(self._model(), cache, self._settings)
         self._make_room(loading)
         with (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.artifacts import repository as artifact_rows
+from app.artifacts.internal_repository import of_model as artifacts_of
 from app.catalogue import repository as catalogue
 from app.files import repository as files
 from app.garbage import orphans
@@ -121,7 +122,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         """Return the lines that the training held out, as the trainer chooses them."""
         assert job.recipe is not None, "a fraction was held out"
         with self._database.read() as session:
-            artifacts = artifact_rows.of_model(session, job.base_model_id)
+            artifacts = artifacts_of(session, job.base_model_id)
         small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import structlog
 from obstore.exceptions import BaseError
 
-from app.artifacts import repository as artifact_rows
-from app.catalogue import repository as catalogue
+from app.artifacts import internal_repository as artifact_rows
+from app.catalogue import internal_repository as catalogue
 from app.exports import repository
 from app.jobs import internal_repository
 from app.jobs.checkpoints import best_of
@@ -124,7 +124,7 @@ class ExportHandler(OperationHandler[Export]):
         """The checkpoint as an FP8 model, with a certificate unless the files that it was trained
         on have been deleted; or as an INT4 one, with none.
         """
-        model_cache = ModelCache(self._context, heartbeat)
+        model_cache = ModelCache.of(self._context, heartbeat)
         if export.format == "q4_1":
             base = model_cache.stage(job)
             name = export.exported_model_id

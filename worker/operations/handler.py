@@ -51,7 +51,7 @@ class OperationHandler(PollLoop, Generic[T]):
         self._settings = context.settings
         self._database = context.database
         self._storage = context.storage
-        self._outage = StorageOutage(context)
+        self._outage = StorageOutage(context.storage.probe, context.shutting_down)
 
     @abstractmethod
     def _run(self, operation: T, heartbeat: "Heartbeat") -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from app.attempts.metrics_file import read_steps
 from app.client.jobs.watched import Watched
 from app.database import Database
 from app.jobs import claims, history, listing, metrics, repository
@@ -10,7 +11,6 @@ from app.jobs.effective_steps import effective_steps
 from app.jobs.events import NewEvent
 from app.models import Event
 from tests.support.backend import Backend
-from worker.attempt.metrics_file import read_steps
 
 # (first step - 1, last step) of each attempt; None: it never came to its training
 ATTEMPTS = [(0, 8), (5, 7), (None, 0), (5, 6), (6, 9)]

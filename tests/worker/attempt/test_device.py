@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.models import JobStatus
-from tests.support.backend import Backend
+from tests.support.backend import Backend, supervise
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.trainer import TrainerProcess
 from worker.card_locks import lock_cards
@@ -17,8 +17,7 @@ SHOW_CARDS = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
 
 
 def supervisor(backend: Backend, machine: Machine) -> Supervisor:
-    usual = backend.supervisor()
-    return Supervisor(usual.context, usual.redis, machine)
+    return supervise(backend.context(), machine)
 
 
 @pytest.mark.parametrize(

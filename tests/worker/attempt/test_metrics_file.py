@@ -4,6 +4,7 @@ import io
 import pytest
 from sqlalchemy import select
 
+from app.attempts.metrics_file import LINES_AT_ONCE, read_steps, write_csv
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -12,7 +13,6 @@ from app.models.base import JsonObject
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
 from worker.attempt import results
-from worker.attempt.metrics_file import LINES_AT_ONCE, read_steps, write_csv
 
 HEADER = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
 

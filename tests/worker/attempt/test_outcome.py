@@ -2,8 +2,9 @@ import signal
 
 import pytest
 
+from app.attempts.values import Verdict
 from falqon_core.contract.messages import ExitCode, Failed
-from worker.attempt.outcome import End, Verdict, classify
+from worker.attempt.outcome import End, classify
 
 MESSAGE = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
 

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import event
@@ -12,7 +13,7 @@ from app.jobs.events import NewEvent
 from app.models import Attempt
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
 from falqon_core.estimate.prices import default_price
-from tests.support.backend import Backend
+from tests.support.backend import Backend, direct_gateway
 from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
 from worker.attempt.relay import MAX_BATCH, Relay
@@ -43,8 +44,9 @@ def relayed(
     )
     with backend.database.transaction() as session:
         session.add(Attempt(job_id=job_id, number=1, worker="me", device="cpu", num_devices=1))
+    gateway = direct_gateway(replace(backend.context(), owner="me"))
     lease = Lease(
-        backend.database,
+        gateway,
         Claim(job_id, 1, "me"),
         lease_seconds=60,
         heartbeat_seconds=10,
@@ -55,9 +57,9 @@ def relayed(
     progress = Progress(backend.job(job_id), supervisor.machine, lambda: 0, price)
     spool = Spool(backend.settings.data_dir / "events.spool")
     relay = Relay(
-        AttemptWriter(backend.database, supervisor.redis, lease),
+        AttemptWriter(gateway, lease),
         progress,
-        lambda _: price,
+        "cpu",
         spool,
         on_checkpoint,
     )

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 
 import pytest
 from redis import Redis
@@ -15,7 +15,7 @@ from app.models import DEFAULT_PROJECT_ID, Attempt
 from app.notifier.wakeups import Changes, Wakeups, are_watched
 from falqon_core.contract.messages import Log, encode
 from falqon_core.estimate.prices import default_price
-from tests.support.backend import Backend
+from tests.support.backend import Backend, direct_gateway
 from tests.support.valkey import Valkey
 from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
@@ -40,8 +40,9 @@ class Running:
         with backend.database.transaction() as session:
             attempt = {"worker": "me", "device": "cpu", "num_devices": 1}
             session.add(Attempt(job_id=self.job_id, number=1, **attempt))
+        gateway = direct_gateway(replace(backend.context(), owner="me"), redis)
         lease = Lease(
-            backend.database,
+            gateway,
             Claim(self.job_id, 1, "me"),
             lease_seconds=1e9,
             heartbeat_seconds=10,
@@ -51,12 +52,12 @@ class Running:
         job, price = backend.job(self.job_id), default_price("cpu")
         self._spool = Spool(backend.settings.data_dir / f"{self.job_id}.spool")
         self._relay = Relay(
-            AttemptWriter(backend.database, redis, lease),
+            AttemptWriter(gateway, lease),
             Progress(job, backend.supervisor().machine, lambda: 0, price),
-            lambda _: price,
+            "cpu",
             self._spool,
             lambda _: None,
-            is_watched=partial(are_watched, redis, (job.id, job.project_id)),
+            is_watched=lambda: gateway.is_watched(job),
             unread_seconds=UNREAD_SECONDS,
             clock=lambda: self._ticks / 10,
         )

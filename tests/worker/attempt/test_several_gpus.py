@@ -13,7 +13,7 @@ from app.jobs import claims
 from app.models import JobStatus, Worker
 from app.models.worker import Drain
 from app.workers import service as workers
-from tests.support.backend import Backend
+from tests.support.backend import Backend, supervise
 from worker.attempt.supervisor import Supervisor
 from worker.card_locks import lock_cards
 from worker.gpu import Machine
@@ -25,9 +25,7 @@ def _locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def worker(backend: Backend, *cards: int, name: str = "machine-1") -> Supervisor:
-    usual = backend.supervisor()
-    context = replace(usual.context, owner=name)
-    return Supervisor(context, usual.redis, Machine("h100", 1, cards))
+    return supervise(replace(backend.context(), owner=name), Machine("h100", 1, cards))
 
 
 def processes_of(backend: Backend, job_id: str) -> list[str]:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
+from app.database import Database
 from app.files import service as files
 from app.garbage import orphans
-from app.jobs import repository
+from app.jobs import internal_repository
 from app.jobs.effective_steps import effective_steps
 from app.models import File, Job, Purpose
 from app.models.base import JsonObject
-from app.storage import Stored
-from worker.context import WorkerContext
+from app.storage import Storage, Stored
 
 # By column, the metrics it may come from; the second ones are those of preference training.
 COLUMNS = {
@@ -32,12 +32,12 @@ Steps = dict[int, dict[str, float]]
 class MetricsFile:
     """Stored now, named by a row only in the transaction that lets the job succeed."""
 
-    def __init__(self, context: WorkerContext, job: Job) -> None:
-        with context.database.read() as session:
+    def __init__(self, database: Database, storage: Storage, job: Job) -> None:
+        with database.read() as session:
             steps = read_steps(session, job.id)
         self.id, key = files.new_key(job.project_id)
         self._job = job
-        self._stored: Stored = orphans.put(context.database, context.storage, key, write_csv(steps))
+        self._stored: Stored = orphans.put(database, storage, key, write_csv(steps))
 
     def add_row(self, session: Session) -> File:
         name = f"{self._job.id}-metrics.csv"
@@ -55,7 +55,7 @@ def read_steps(session: Session, job_id: str) -> Steps:
     """Return what was measured at each step that counts."""
     effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
-    for attempt, data in repository.metrics(session, job_id):
+    for attempt, data in internal_repository.metrics(session, job_id):
         if effective.include(attempt, data["step"]):
             steps.setdefault(data["step"], {}).update(_columns(data))
     return steps

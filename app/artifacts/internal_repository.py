@@ -1,0 +1,12 @@
+"""Statements on rows that no user names: workers know them."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Artifact
+
+
+def of_model(session: Session, model_id: str) -> list[Artifact]:
+    """Return the files of a model, a deleted one's too."""
+    statement = select(Artifact).where(Artifact.model_id == model_id)
+    return list(session.scalars(statement.order_by(Artifact.name)))

@@ -1,0 +1,257 @@
+"""What an attempt asks of the service: each function is one transaction, or one look-up.
+
+A worker beside the database calls it itself. For one that sees only the API an endpoint does, with
+the projects of its token.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from redis import Redis
+from sqlalchemy.orm import Session
+
+from app.attempts import endings, inputs
+from app.attempts.metrics_file import MetricsFile
+from app.attempts.values import (
+    Batch,
+    Claimed,
+    Ending,
+    Inputs,
+    Offer,
+    Renewal,
+    Result,
+    SavedCheckpoint,
+)
+from app.catalogue import internal_repository as catalogue
+from app.database import Database, now
+from app.garbage import orphans
+from app.jobs import claims, internal_repository, next_job
+from app.jobs.claims import Claim
+from app.jobs.events import NewEvent
+from app.jobs.next_job import NextJob
+from app.models import Artifact, Checkpoint, Job, JobStatus, Model
+from app.models.worker import machine_of
+from app.notifier import wakeups
+from app.prices.service import price_of
+from app.settings import Settings
+from app.storage import Storage, keys
+from app.usage import service as usage
+from app.workers import service as workers
+from falqon_core.estimate.prices import Price
+from falqon_core.fault_points import fault
+
+T = TypeVar("T")
+HELD_POLLS = 3  # without another, a machine keeps its cards for a job no longer
+
+
+class DirectGateway:
+    """`owner` names the worker in its claims. `project_ids`: those whose jobs it may have; None:
+    every project's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        storage: Storage,
+        redis: Redis,
+        owner: str,
+        project_ids: Sequence[str] | None = None,
+    ) -> None:
+        self.owner = owner
+        self.redis = redis
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._project_ids = project_ids
+
+    def find_next(self, max_gpus: int) -> NextJob | None:
+        """Return the next job that wants no more GPUs than these."""
+        with self._database.read() as session:
+            return next_job.find_next(session, max_gpus, self._project_ids)
+
+    def hold(self, offer: Offer, job_id: str) -> bool:
+        """Return whether the free cards of this machine are kept for a job. A worker that is being
+        drained begins nothing and keeps nothing.
+        """
+        seconds = HELD_POLLS * self._settings.poll.total_seconds()
+        with self._database.transaction() as session:
+            return not self._is_seen(session, offer) or next_job.hold_for(
+                session, job_id, machine_of(self.owner), seconds
+            )
+
+    def show(self, offer: Offer) -> None:
+        """Let this worker be seen, which looks for no job now."""
+        with self._database.transaction() as session:
+            self._is_seen(session, offer)
+
+    def claim(self, offer: Offer) -> Claimed | None:
+        """Take the next job for which the cards are enough."""
+        with self._database.transaction() as session:
+            if not self._is_seen(session, offer):
+                return None
+            price = price_of(session, self._settings, offer.device)
+            job = claims.claim(
+                session,
+                owner=self.owner,
+                device=offer.device,
+                num_devices=offer.num_devices,
+                lease_seconds=self._settings.lease.total_seconds(),
+                cards=offer.cards,
+                project_ids=self._project_ids,
+            )
+        return None if job is None else Claimed(job, price)
+
+    def renew(self, claim: Claim) -> Renewal | None:
+        """Extend the lease; None: it is lost."""
+        with self._database.transaction() as session:
+            desired = claims.renew(session, claim, self._settings.lease.total_seconds())
+            must_stop = workers.must_stop(session, self.owner)
+        return None if desired is None else Renewal(desired, must_stop)
+
+    def read_inputs(self, claim: Claim) -> Inputs:
+        with self._database.read() as session:
+            return inputs.read(session, session.get_one(Job, claim.job_id))
+
+    def append_events(self, claim: Claim, events: Sequence[NewEvent]) -> bool:
+        """Add events; here and below the answer is whether the job is still the worker's."""
+        return self._write(claim, lambda session: claims.append_events(session, claim, events))
+
+    def append_batch(self, claim: Claim, device: str, batch: Batch) -> Price | None:
+        """Add events of the trainer; return what the device costs now."""
+
+        def write(session: Session) -> Price | None:
+            if not claims.append_trainer_events(
+                session, claim, batch.events, batch.before, **batch.columns.values()
+            ):
+                return None
+            fault("in_batch")
+            if measured := batch.measured.values():
+                claims.update_attempt(session, claim, **measured)
+            return price_of(session, self._settings, device)
+
+        return self._write(claim, write)
+
+    def add_checkpoint(self, job: Job, claim: Claim, stored: SavedCheckpoint) -> list[str] | None:
+        """Return the prefixes of checkpoints that it takes the place of."""
+        saved = stored.saved
+        row = Checkpoint(
+            id=stored.id,
+            job_id=job.id,
+            project_id=job.project_id,
+            attempt=claim.attempt,
+            step=saved.step,
+            storage_prefix=keys.checkpoint_prefix(
+                job.project_id, job.id, claim.attempt, saved.step
+            ),
+            manifest_sha256=saved.manifest_sha256,
+            bytes=saved.bytes,
+            metrics=saved.metrics,
+        )
+        data = {"step": saved.step, "bytes": saved.bytes}
+        event = NewEvent(f"Checkpoint of step {saved.step} saved", data=data)
+
+        def write(session: Session) -> list[str] | None:
+            others = internal_repository.checkpoints_newest_first(session, job.id)
+            # Written by a transaction whose success nobody was told of.
+            if any(checkpoint.id == row.id for checkpoint in others):
+                return [] if claims.append_events(session, claim, []) else None
+            # Failures count in a row: an attempt that gets further each time is in no loop.
+            columns = {}
+            if all(checkpoint.step < saved.step for checkpoint in others):
+                columns = {"infra_failures": 0}
+            if not claims.append_events(session, claim, [event], **columns):
+                return None
+            dropped = internal_repository.add_checkpoint(session, row, stored.keep)
+            # Should they not be removed now.
+            orphans.mark_orphaned(session, [f"{old}/" for old in dropped])
+            return dropped
+
+        return self._write(claim, write)
+
+    def record(self, claim: Claim, ending: Ending) -> bool:
+        """Write how an attempt without a result ended."""
+        return self._write(
+            claim, lambda session: endings.record(session, self._settings, claim, ending)
+        )
+
+    def publish(self, job: Job, claim: Claim, result: Result) -> bool:
+        """Write model, artifacts, metrics and success in one transaction. The answer is False also
+        where the user cancelled first.
+        """
+        metrics = MetricsFile(self._database, self._storage, job)
+
+        def write(session: Session) -> bool:
+            model_id = inputs.model_id(session, job)
+            text = f"The job has succeeded; its model is {model_id}"
+            is_ours = claims.finish(
+                session,
+                claim,
+                JobStatus.SUCCEEDED,
+                NewEvent(text, data={"model": model_id}),
+                fine_tuned_model_id=model_id,
+                trained_tokens=result.trained_tokens,
+                result_file_id=metrics.id,
+                actual=result.actual,
+                **result.columns.values(),
+            )
+            if is_ours:
+                metrics.add_row(session)
+                claims.update_attempt(session, claim, **result.measured.values())
+                catalogue.add(session, *_rows_of(job, claim, model_id, result))
+            return is_ours
+
+        return self._write(claim, write)
+
+    def is_watched(self, job: Job) -> bool:
+        """Return whether somebody reads the events of a job as they come, or may."""
+        return wakeups.are_watched(self.redis, (job.id, job.project_id))
+
+    def storage_of(self, _claim: Claim) -> Storage:
+        """Return the storage as the attempt reaches it."""
+        return self._storage
+
+    def probe_storage(self) -> None:
+        """Learn whether the storage takes writes."""
+        self._storage.probe()
+
+    def _is_seen(self, session: Session, offer: Offer) -> bool:
+        """Show this worker; return whether it may begin a job."""
+        return workers.mark_seen(
+            session, self.owner, offer.device, offer.num_devices, offer.max_gpus
+        )
+
+    def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:
+        """Run `action` in one transaction and wake the readers. What is false says that its guard
+        matched no row.
+        """
+        with self._database.transaction() as session:
+            result = action(session)
+            is_ours = result is not None and result is not False
+            if is_ours:
+                usage.book(session, claim.job_id, now(session).date())
+            seq = internal_repository.last_event_seq(session, claim.job_id)
+        if is_ours and seq is not None:
+            wakeups.publish(self.redis, claim.job_id, seq)
+        return result
+
+
+def _rows_of(job: Job, claim: Claim, model_id: str, result: Result) -> tuple[Model, list[Artifact]]:
+    model = Model(
+        id=model_id,
+        project_id=job.project_id,
+        base_model_id=job.base_model_id,
+        job_id=job.id,
+        config=result.config,
+        bytes=sum(file.stored.bytes for file in result.files),
+    )
+    rows = [
+        Artifact(
+            model_id=model_id,
+            name=file.name,
+            storage_key=keys.result_file(job.project_id, job.id, claim.attempt, file.name),
+            **file.stored._asdict(),
+        )
+        for file in result.files
+    ]
+    return model, rows

@@ -1,0 +1,36 @@
+"""What an attempt reads."""
+
+from sqlalchemy.orm import Session
+
+from app.artifacts import internal_repository as artifacts
+from app.attempts.values import Inputs
+from app.catalogue import internal_repository as catalogue
+from app.catalogue.naming import fine_tuned_model_id
+from app.jobs import internal_repository as jobs
+from app.models import Checkpoint, Job
+
+
+def read(session: Session, job: Job) -> Inputs:
+    bases: dict[str, tuple[Job, Checkpoint]] = {}
+    root = job
+    while (id_ := root.base_checkpoint_id) is not None:
+        row = jobs.find_checkpoint(session, id_)
+        if row is None:
+            break
+        bases[id_] = row
+        root = row[0]
+    model = catalogue.get(session, job.base_model_id)
+    assert model is not None, "its row outlives its deletion"
+    return Inputs(
+        files=list(jobs.files_of(session, job).values()),
+        checkpoints=jobs.checkpoints_newest_first(session, job.id),
+        bases=bases,
+        artifacts={root.base_model_id: artifacts.of_model(session, root.base_model_id)},
+        base_config=model.config,
+        model_id=model_id(session, job),
+    )
+
+
+def model_id(session: Session, job: Job) -> str:
+    """Return the id that the result of a job will have."""
+    return fine_tuned_model_id(job, jobs.project_name(session, job.project_id))

@@ -1,0 +1,139 @@
+"""What a worker and the service tell each other of an attempt, in one process or over HTTP."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.jobs.claims import Failure
+from app.jobs.events import NewEvent
+from app.models import Artifact, Checkpoint, Desired, File, Job
+from app.models.base import JsonObject
+from app.models.job_progress import JobProgress
+from app.storage import Stored
+from falqon_core.contract.messages import CheckpointSaved
+from falqon_core.estimate.estimate import Actual
+from falqon_core.estimate.prices import Price
+
+
+class Verdict(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the user's to solve; never tried again
+    # paused until somebody has made space; tried again at once it would only fill up again
+    DISK_FULL = "disk_full"
+    # requeued uncounted; the worker that met it begins nothing before the storage answers
+    STORAGE_AWAY = "storage_away"
+    STOPPED = "stopped"  # released as the user or the machine wants it; costs nothing
+    LOST = "lost"  # a fault of ours or of the machine; tried again, up to a limit
+
+
+class Outcome(NamedTuple):
+    verdict: Verdict
+    failure: Failure | None = None
+
+
+class Offer(NamedTuple):
+    """What a worker has for a job. `cards`: those that the job may have, or none has a name."""
+
+    device: str
+    num_devices: int
+    max_gpus: int
+    cards: tuple[int, ...] = ()
+
+
+class Claimed(NamedTuple):
+    job: Job
+    price: Price
+
+
+class Renewal(NamedTuple):
+    desired: Desired
+    must_stop: bool
+
+
+class Inputs(NamedTuple):
+    """What an attempt reads. `bases`: by id the checkpoints that its base is merged from, each with
+    its job; one that is missing has been deleted. `artifacts`: by model, those it may need.
+    """
+
+    files: Sequence[File]
+    checkpoints: Sequence[Checkpoint]  # of the job itself, the newest first
+    bases: Mapping[str, tuple[Job, Checkpoint]]
+    artifacts: Mapping[str, Sequence[Artifact]]
+    base_config: JsonObject
+    model_id: str  # that its result will have
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Columns(_Value):
+    """The columns of a job that its worker reports."""
+
+    progress: JobProgress
+    device_seconds: float = Field(ge=0)
+    execution_seconds: float = Field(ge=0)
+
+    def values(self) -> JsonObject:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class Measured(_Value):
+    """The columns of an attempt, those that were measured already."""
+
+    start_step: int | None = Field(None, ge=0)
+    tokens: int | None = Field(None, ge=0)
+    train_seconds: float | None = Field(None, ge=0)
+    overhead_seconds: float | None = Field(None, ge=0)
+
+    def values(self) -> JsonObject:
+        return self.model_dump(exclude_none=True)
+
+
+class Batch(_Value):
+    """Events of the trainer, of which `before` came earlier."""
+
+    before: int = Field(ge=0)
+    events: list[NewEvent]
+    columns: Columns
+    measured: Measured
+
+
+class SavedCheckpoint(_Value):
+    """A checkpoint whose bytes are stored. `keep`: so many stay, and the best one."""
+
+    id: str = Field(pattern=r"^ftckpt_[0-9A-Za-z_-]{1,64}$")
+    saved: CheckpointSaved
+    keep: int = Field(ge=1)
+
+
+class Ending(_Value):
+    """How an attempt ended that has no result. `cap`: of the budget, what is used up; `desired`:
+    what its worker knew of it.
+    """
+
+    verdict: Verdict
+    failure: Failure | None
+    cap: str | None
+    desired: Desired
+    has_trained: bool
+    trainer_log: str  # its end, of a trainer that failed
+    columns: Columns
+
+
+class UploadedFile(NamedTuple):
+    name: str
+    stored: Stored
+
+
+class Result(_Value):
+    """A trained model whose files are stored, below the prefix of its attempt."""
+
+    files: list[UploadedFile]
+    config: JsonObject
+    trained_tokens: int = Field(ge=0)
+    columns: Columns
+    measured: Measured
+    actual: Actual | None

@@ -1,0 +1,67 @@
+"""What an attempt asks of the service and of the storage, whichever way a worker reaches them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from app import database
+from app.attempts.values import (
+    Batch,
+    Claimed,
+    Ending,
+    Inputs,
+    Offer,
+    Renewal,
+    Result,
+    SavedCheckpoint,
+)
+from app.jobs.claims import Claim
+from app.jobs.events import NewEvent
+from app.jobs.next_job import NextJob
+from app.models import Job
+from app.storage import Stored
+from falqon_core.estimate.prices import Price
+
+
+class ServiceAway(Exception):
+    """The service does not answer; the same call may succeed a moment later."""
+
+
+AWAY = (*database.AWAY, ServiceAway)
+
+
+class ObjectStore(Protocol):
+    """`app.storage.Storage`, as much of it as an attempt needs."""
+
+    @property
+    def local_root(self) -> Path | None: ...
+    def put_file(self, key: str, path: Path) -> Stored: ...
+    def fetch(self, key: str, path: Path) -> Stored: ...
+    def probe(self) -> None: ...
+    def keys(self, prefix: str) -> list[str]: ...
+    def delete(self, *keys: str) -> None: ...
+
+
+class Gateway(Protocol):
+    """`app.attempts.gateway.DirectGateway`, where each function is described. All of them raise one
+    of `AWAY` while the service is away.
+    """
+
+    owner: str
+
+    def find_next(self, max_gpus: int) -> NextJob | None: ...
+    def hold(self, offer: Offer, job_id: str) -> bool: ...
+    def show(self, offer: Offer) -> None: ...
+    def claim(self, offer: Offer) -> Claimed | None: ...
+    def renew(self, claim: Claim) -> Renewal | None: ...
+    def read_inputs(self, claim: Claim) -> Inputs: ...
+    def append_events(self, claim: Claim, events: Sequence[NewEvent]) -> bool: ...
+    def append_batch(self, claim: Claim, device: str, batch: Batch) -> Price | None: ...
+    def add_checkpoint(
+        self, job: Job, claim: Claim, stored: SavedCheckpoint
+    ) -> list[str] | None: ...
+    def record(self, claim: Claim, ending: Ending) -> bool: ...
+    def publish(self, job: Job, claim: Claim, result: Result) -> bool: ...
+    def is_watched(self, job: Job) -> bool: ...
+    def storage_of(self, claim: Claim) -> ObjectStore: ...
+    def probe_storage(self) -> None: ...
