@@ -64,6 +64,17 @@ class NotFound(ApiError):
     code = "not_found"
 
 
+class FencedOut(ApiError):
+    """The worker that asks has lost its job; it must stop without writing anything."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "fenced_out"
+
+    def __init__(self) -> None:
+        super().__init__("Another attempt has the job, or it has ended.")
+
+
 class TooLarge(ApiError):
     status = 413
     type = "invalid_request_error"

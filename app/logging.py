@@ -19,7 +19,7 @@ from app.processes.subprocess_env import SECRET
 from app.settings import Settings
 
 # What is kept of each tells which secret it was.
-OURS = re.compile(r"(ft_live_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+")
+OURS = re.compile(r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+")
 SECRETS = re.compile(
     OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"

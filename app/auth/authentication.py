@@ -13,12 +13,7 @@ def authenticate(database: Database, failures: Failures, address: str, secret: s
     Raise `InvalidApiKey`, and `RateLimited` where it was raised often for this address.
     """
     digest = secrets.digest(secret)
-    if wait := failures.wait_seconds(address, digest):
-        seconds = math.ceil(wait)
-        raise RateLimited(
-            f"Too many wrong API keys from this address; try again in {seconds} s.",
-            headers={"retry-after": str(seconds)},
-        )
+    refuse_guessing(failures, address, digest)
     try:
         caller = _check(database, secret)
     except InvalidApiKey:
@@ -29,6 +24,18 @@ def authenticate(database: Database, failures: Failures, address: str, secret: s
         with database.transaction() as session:
             keys.note_use(session, caller.key_id)
     return caller
+
+
+def refuse_guessing(failures: Failures, address: str, digest: str) -> None:
+    """Raise `RateLimited` for an address that sent many wrong secrets, unless this one has opened
+    the door before.
+    """
+    if wait := failures.wait_seconds(address, digest):
+        seconds = math.ceil(wait)
+        raise RateLimited(
+            f"Too many wrong API keys from this address; try again in {seconds} s.",
+            headers={"retry-after": str(seconds)},
+        )
 
 
 def _check(database: Database, secret: str) -> Caller:

@@ -1,5 +1,5 @@
-"""`ft_live_<8: id>_<32: random><6: CRC32>`: scanners recognise a leaked key, and a mistyped one is
-refused without a look-up.
+"""`ft_live_<8: id>_<32: random><6: CRC32>`, and `ft_work_…` for a worker: scanners recognise a
+leaked key, and a mistyped one is refused without a look-up.
 """
 
 import hashlib
@@ -11,13 +11,14 @@ from zlib import crc32
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SHAPE = re.compile(r"(ft_live_[0-9A-Za-z]{8}_[0-9A-Za-z]{32})([0-9A-Za-z]{6})")
 PREFIX = "ft_live_"
+WORKER_PREFIX = "ft_work_"
 
 
-def generate() -> tuple[str, str]:
+def generate(prefix: str = PREFIX) -> tuple[str, str]:
     """Return a public id and a secret."""
     public = _random(8)
     random = _random(32)
-    body = f"{PREFIX}{public}_{random}"
+    body = f"{prefix}{public}_{random}"
     return public, body + _checksum(body)
 
 

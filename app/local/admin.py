@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.local import operate
+from app.local import operate, worker_tokens
 from app.local.commands import open_database, refuse
 
 MAX_LISTED = 1000
@@ -21,6 +21,7 @@ app.add_typer(models, name="models")
 engines = typer.Typer(no_args_is_help=True, help="The models that workers have loaded.")
 app.add_typer(keys, name="keys")
 app.add_typer(engines, name="engines")
+app.add_typer(worker_tokens.app, name="workers")
 
 
 LoadedModel = Annotated[str, typer.Argument(metavar="MODEL", help="As `list` names it.")]

@@ -34,6 +34,7 @@ from app.models.usage_day import UsageDay
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
 from app.models.worker import Drain, Worker
+from app.models.worker_token import WorkerToken
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
@@ -80,4 +81,5 @@ __all__ = [
     "WebhookDelivery",
     "WebhookEndpoint",
     "Worker",
+    "WorkerToken",
 ]

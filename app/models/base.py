@@ -39,13 +39,17 @@ class PydanticType(TypeDecorator[T], Generic[T]):
         return self.impl_instance.coerce_compared_value(op, value)
 
     def process_bind_param(self, value: T | None, dialect: Dialect) -> JsonObject | None:
-        if value is None:
-            return None
-        return value.model_dump(mode="json", exclude_unset=self.exclude_unset)
+        return None if value is None else self.dump(value)
 
     def process_result_value(self, value: JsonObject | None, dialect: Dialect) -> T | None:
-        if value is None:
-            return None
+        return None if value is None else self.load(value)
+
+    def dump(self, value: T) -> JsonObject:
+        """Return it as it is stored."""
+        return value.model_dump(mode="json", exclude_unset=self.exclude_unset)
+
+    def load(self, value: JsonObject) -> T:
+        """Return what `dump` has returned, with no rule that is stricter today."""
         stored: T = self._validator.validate_python(value)
         return stored
 

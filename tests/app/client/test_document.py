@@ -86,7 +86,8 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
 
     # these have tests of their own
     others = ("doctor", "models add", "drain", "requeue", "backup")
-    ours = ("check", "models list", "keys create", "engines list", "garbage", "adopt-storage")
+    ours = ("check", "models list", "keys create", "workers list", "engines list")
+    ours += ("garbage", "adopt-storage")
     assert [line for line in commands if not any(words in line for words in ours + others)] == []
 
     def output_of(words: str) -> str:
@@ -96,6 +97,7 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
     assert "wrong" not in output_of("falqon check")
     assert "falqon-tiny" in output_of("models list")
     assert output_of("keys create").startswith("ft_live_")
+    assert output_of("workers list") == ""
     assert output_of("engines list") == ""  # nobody has asked a model
     assert "Nothing is held back" in output_of("garbage --dry-run")
     assert "belonged already" in output_of("adopt-storage")

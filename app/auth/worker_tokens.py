@@ -1,0 +1,72 @@
+"""Which projects' jobs the token of a worker stands for. Only its hash is stored."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
+
+from app.auth import secrets
+from app.database import now_plus
+from app.errors import InvalidApiKey, NotFound
+from app.models import Project, WorkerToken
+
+
+class OpenToken(NamedTuple):
+    id: str
+    project_ids: Sequence[str]  # without those that are archived
+
+
+def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[WorkerToken, str]:
+    """Make a token; its secret is returned here and never again. Raises `NotFound` for projects
+    that are not there.
+    """
+    there = set(session.scalars(_open_projects(project_ids)))
+    if missing := sorted(set(project_ids) - there):
+        raise NotFound(f"No such project, or it is archived: {', '.join(missing)}")
+    public, secret = secrets.generate(secrets.WORKER_PREFIX)
+    token = WorkerToken(
+        id=f"wtok_{public}",
+        name=name,
+        project_ids=sorted(there),
+        secret_sha256=secrets.digest(secret),
+    )
+    session.add(token)
+    session.flush()
+    return token, secret
+
+
+def list_all(session: Session) -> Sequence[WorkerToken]:
+    """Return those that are not revoked, oldest first."""
+    unrevoked = select(WorkerToken).where(WorkerToken.revoked_at.is_(None))
+    return session.scalars(unrevoked.order_by(WorkerToken.created_at, WorkerToken.id)).all()
+
+
+def revoke(session: Session, token_id: str) -> None:
+    """Revoke a token: with its next call a worker learns that its job is lost."""
+    statement = (
+        update(WorkerToken)
+        .where(WorkerToken.id == token_id, WorkerToken.revoked_at.is_(None))
+        .values(revoked_at=now_plus())
+        .returning(WorkerToken.id)
+    )
+    if session.scalar(statement) is None:
+        raise NotFound(f"No such worker token: {token_id}")
+
+
+def check_secret(session: Session, secret: str) -> OpenToken:
+    """Return what the secret opens; raise `InvalidApiKey` where that is nothing."""
+    token = None
+    if secret.startswith(secrets.WORKER_PREFIX):
+        valid = (
+            WorkerToken.secret_sha256 == secrets.digest(secret),
+            WorkerToken.revoked_at.is_(None),
+        )
+        token = session.scalars(select(WorkerToken).where(*valid)).one_or_none()
+    if token is None:
+        raise InvalidApiKey("Incorrect worker token provided.")
+    return OpenToken(token.id, session.scalars(_open_projects(token.project_ids)).all())
+
+
+def _open_projects(project_ids: Sequence[str]) -> Select[str]:
+    return select(Project.id).where(Project.id.in_(project_ids), Project.archived_at.is_(None))

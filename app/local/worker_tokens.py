@@ -1,0 +1,65 @@
+"""`falqon admin workers`: tokens of workers that see only the API."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from app.local.commands import open_database, refuse
+
+app = typer.Typer(
+    no_args_is_help=True, help="Tokens for workers that see only the API (`falqon worker --join`)."
+)
+
+
+@app.command("create", epilog="Example: falqon admin workers create cluster --project proj_default")
+def create(
+    name: Annotated[str, typer.Argument(help="Where its workers run.")],
+    project: Annotated[
+        list[str], typer.Option(help="A project whose jobs they execute; may be given again.")
+    ],
+) -> None:
+    """Make a token and show it once."""
+    from app.auth import worker_tokens
+    from app.errors import NotFound
+    from app.settings import load_settings
+
+    try:
+        with open_database(load_settings()) as database, database.transaction() as session:
+            _, secret = worker_tokens.create(session, name, project)
+    except NotFound as error:
+        refuse(error)
+    sys.stdout.write(f"{secret}\n")
+
+
+@app.command("list", epilog="Example: falqon admin workers list")
+def list_tokens() -> None:
+    """List the tokens that are not revoked, oldest first."""
+    from app.auth import worker_tokens
+    from app.client.text import moment
+    from app.settings import load_settings
+    from app.terminal import one_line
+
+    with open_database(load_settings()) as database, database.read() as session:
+        tokens = worker_tokens.list_all(session)
+    for token in tokens:
+        projects = ", ".join(token.project_ids)
+        created = moment(int(token.created_at.timestamp()))
+        typer.echo(f"{token.id}  {one_line(token.name)}  {projects}  {created}")
+
+
+@app.command("revoke", epilog="Example: falqon admin workers revoke wtok_4f1GhJ2k")
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="As `list` names it.")],
+) -> None:
+    """Revoke a token; a job that its workers have is lost to them with their next call."""
+    from app.auth import worker_tokens
+    from app.errors import NotFound
+    from app.settings import load_settings
+
+    try:
+        with open_database(load_settings()) as database, database.transaction() as session:
+            worker_tokens.revoke(session, token_id)
+    except NotFound as error:
+        refuse(error)
+    typer.echo(f"{token_id} is revoked; its jobs go back to the queue when their leases end.")
