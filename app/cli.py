@@ -126,20 +126,37 @@ def doctor(
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon worker --queue gpu")
 def worker(
     queue: Annotated[
-        Literal["gpu", "cpu"], typer.Option(help="gpu executes jobs, cpu checks files.")
-    ],
+        Literal["gpu", "cpu"] | None, typer.Option(help="gpu executes jobs, cpu checks files.")
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Execute one job, then end with a code that says how.")
     ] = False,
     wait: Annotated[
         float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
     ] = 60,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Execute jobs of the service whose API this is."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="FALQON_WORKER_TOKEN", help="What --join is allowed with."),
+    ] = None,
 ) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
-    from app.notifier.queues import once_command, worker_command
+    from app.notifier.queues import joined_command, once_command, worker_command
     from app.settings import load_settings
 
     load_settings()  # what is wrong with them is better said here than below Celery
+    if join is not None:
+        if queue is not None or once:
+            raise typer.BadParameter("--join goes with neither --queue nor --once")
+        if not token:
+            raise typer.BadParameter("--join needs --token, or FALQON_WORKER_TOKEN")
+        command = joined_command(join)
+        os.execve(command[0], command, os.environ | {"FALQON_WORKER_TOKEN": token})
+    if queue is None:
+        raise typer.BadParameter("give --queue, or --join")
     if once and queue != "gpu":
         raise typer.BadParameter("--once executes jobs: it goes with --queue gpu")
     command = once_command(wait) if once else worker_command(queue)

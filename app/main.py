@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import installation, logging
 from app.artifacts import endpoints as artifacts
+from app.attempts import endpoints as attempts
 from app.audit_logs import endpoints as audit_logs
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
@@ -88,6 +89,7 @@ NOUNS = (
     usage,
     audit_logs,
     workers,
+    attempts,
     engines,
     projects,
     keys,
@@ -147,6 +149,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         settings,
         database,
         Storage(settings.resolved_storage_url),
+        redis,
         Notifier(settings),
         RateLimiter(redis, settings.requests_per_minute, settings.tokens_per_minute),
         Failures(settings.wrong_keys_per_minute),

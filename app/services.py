@@ -1,5 +1,7 @@
 from dataclasses import dataclass
 
+from redis import Redis
+
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.database import Database
@@ -16,6 +18,7 @@ class Services:
     settings: Settings
     database: Database
     storage: Storage
+    redis: Redis
     notifier: Notifier
     limiter: RateLimiter
     failures: Failures

@@ -25,7 +25,8 @@ from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
 ENV_FILE = ".env"
-OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL"}  # what the client commands read
+# What the client commands read, and a worker that sees only the API.
+OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
 # Kubernetes tells every pod of a service named falqon or falqon-… by such variables.
 OF_KUBERNETES = re.compile(
     r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
@@ -15,6 +15,11 @@ from app.storage import Stored
 from falqon_core.contract.messages import CheckpointSaved
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.prices import Price
+
+MAX_CARDS = 4096
+Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+_AtMost = Field(max_length=MAX_CARDS)
 
 
 class Verdict(StrEnum):
@@ -37,9 +42,9 @@ class Offer(NamedTuple):
     """What a worker has for a job. `cards`: those that the job may have, or none has a name."""
 
     device: str
-    num_devices: int
-    max_gpus: int
-    cards: tuple[int, ...] = ()
+    num_devices: Few
+    max_gpus: Few
+    cards: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_CARDS)], ...], _AtMost] = ()
 
 
 class Claimed(NamedTuple):
@@ -83,8 +88,8 @@ class Columns(_Value):
 class Measured(_Value):
     """The columns of an attempt, those that were measured already."""
 
-    start_step: int | None = Field(None, ge=0)
-    tokens: int | None = Field(None, ge=0)
+    start_step: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    tokens: Count | None = None
     train_seconds: float | None = Field(None, ge=0)
     overhead_seconds: float | None = Field(None, ge=0)
 
@@ -95,7 +100,7 @@ class Measured(_Value):
 class Batch(_Value):
     """Events of the trainer, of which `before` came earlier."""
 
-    before: int = Field(ge=0)
+    before: Annotated[int, Field(ge=0, lt=2**31)]
     events: list[NewEvent]
     columns: Columns
     measured: Measured
@@ -107,6 +112,12 @@ class SavedCheckpoint(_Value):
     id: str = Field(pattern=r"^ftckpt_[0-9A-Za-z_-]{1,64}$")
     saved: CheckpointSaved
     keep: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _fit_the_columns(self) -> Self:
+        if not (0 <= self.saved.step < 2**31 and 0 <= self.saved.bytes < 2**63):
+            raise ValueError("saved: step or bytes are no such numbers")
+        return self
 
 
 class Ending(_Value):
@@ -122,6 +133,12 @@ class Ending(_Value):
     trainer_log: str  # its end, of a trainer that failed
     columns: Columns
 
+    @model_validator(mode="after")
+    def _give_a_reason(self) -> Self:
+        if self.verdict is Verdict.FAILED and self.failure is None:
+            raise ValueError("failure: a failed job has a reason")
+        return self
+
 
 class UploadedFile(NamedTuple):
     name: str
@@ -133,7 +150,7 @@ class Result(_Value):
 
     files: list[UploadedFile]
     config: JsonObject
-    trained_tokens: int = Field(ge=0)
+    trained_tokens: Count
     columns: Columns
     measured: Measured
     actual: Actual | None

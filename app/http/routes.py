@@ -65,7 +65,7 @@ def address_of(connection: HTTPConnection) -> str:
 def admit(services: Services, request: Request) -> Caller:
     """Return who asks, and count the request. Raises one of our errors for who may not."""
     caller = authenticate(
-        services.database, services.failures, address_of(request), _secret_of(request)
+        services.database, services.failures, address_of(request), secret_of(request)
     )
     request.scope["state"][LOGGED] |= {"key_id": caller.key_id, "project_id": caller.project_id}
     caller.must_mean(request.headers.get("openai-project"))
@@ -73,7 +73,7 @@ def admit(services: Services, request: Request) -> Caller:
     return caller
 
 
-def _secret_of(request: Request) -> str:
+def secret_of(request: Request) -> str:
     kind, _, secret = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return secret.strip()

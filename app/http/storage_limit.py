@@ -1,9 +1,10 @@
 """How much of an API process the storage may hold up."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
-from anyio import CapacityLimiter, Semaphore, move_on_after
+from anyio import CapacityLimiter, Semaphore, from_thread, move_on_after
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
@@ -15,6 +16,8 @@ WAIT_SECONDS = 20.0  # shorter than most load balancers wait for an answer
 
 _turns: RunVar[Semaphore] = RunVar("storage_turns")  # one for each event loop
 _streams: RunVar[CapacityLimiter] = RunVar("storage_streams")
+_bodies: RunVar[CapacityLimiter] = RunVar("storage_bodies")
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -46,6 +49,20 @@ async def read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         _streams.set(limiter := CapacityLimiter(STREAMS_AT_ONCE))
     while (chunk := await run_sync(next, chunks, None, limiter=limiter)) is not None:
         yield chunk
+
+
+async def write_in_thread(write: Callable[[Iterator[bytes]], T], body: AsyncIterator[bytes]) -> T:
+    """Pass a body on as it arrives, in a thread that no other request needs."""
+    try:
+        limiter = _bodies.get()
+    except LookupError:
+        _bodies.set(limiter := CapacityLimiter(STREAMS_AT_ONCE))
+
+    def chunks() -> Iterator[bytes]:
+        while (chunk := from_thread.run(anext, body, None)) is not None:
+            yield chunk
+
+    return await run_sync(write, chunks(), limiter=limiter)
 
 
 def _turns_of_this_loop() -> Semaphore:

@@ -21,20 +21,22 @@ class StrictRequest(Request):
     characters, not too deep.
     """
 
+    max_values = MAX_BODY_VALUES
+
     async def json(self) -> Any:
         body = await self.body()
         try:
             if len(body) <= PARSED_AT_ONCE_BYTES:
-                return _parse(body)
-            return await run_in_threadpool(_parse, body)
+                return _parse(body, self.max_values)
+            return await run_in_threadpool(_parse, body, self.max_values)
         except BadRecord as error:
             refusal = _refusal(error)
             # FastAPI lets only this kind pass out of body parsing
             raise HTTPException(refusal.status) from refusal
 
 
-def _parse(body: bytes) -> Any:
-    return parse_line(decode_line(body, 1), 1, MAX_BODY_VALUES)
+def _parse(body: bytes, max_values: int) -> Any:
+    return parse_line(decode_line(body, 1), 1, max_values)
 
 
 def refuse_nul(request: Request) -> None:

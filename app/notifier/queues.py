@@ -24,6 +24,11 @@ def worker_command(queue: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
 
 
+def joined_command(url: str) -> list[str]:
+    """Return the command of a worker that sees only the API; its token is in the environment."""
+    return [sys.executable, "-m", "worker.joined", url]
+
+
 def once_command(wait_seconds: float) -> list[str]:
     """Return the command of a worker without Celery, which polls by itself."""
     return [sys.executable, "-m", "worker.once", "--wait", str(wait_seconds)]

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, func, null, select
 
 from app import migrate
+from app.auth import worker_tokens
 from app.database import Database
 from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
 from tests.chaos.conftest import Count
@@ -74,6 +75,8 @@ def used(backend: Backend) -> Database:
         ("/v1/models", {"id": "acme/one", "source": "hf://acme/one"}),
     ):
         tenant.http.post(path, json=body).raise_for_status()
+    with backend.database.transaction() as session:
+        worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
     # nobody loads it, so its row waits
     question = {"model": BASE_MODEL, "prompt": "Well?"}
     assert tenant.http.post("/v1/completions", json=question).status_code == 503

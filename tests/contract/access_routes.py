@@ -287,6 +287,27 @@ ROUTES = {
     ("DELETE", "/v1/api_keys/{key_id}"): Route(ADMIN, a_key, without_key),
 }
 
+# With the token of a worker, and with no key: tests/contract/test_joined_workers.py.
+OF_ATTEMPT = "/v1/worker/jobs/{job_id}/attempts/{attempt}"
+OF_WORKERS = {
+    ("GET", "/v1/worker/terms"),
+    ("POST", "/v1/worker/storage"),
+    ("GET", "/v1/worker/next"),
+    ("POST", "/v1/worker/hold"),
+    ("POST", "/v1/worker/seen"),
+    ("POST", "/v1/worker/claims"),
+    ("POST", f"{OF_ATTEMPT}/renew"),
+    ("GET", f"{OF_ATTEMPT}/inputs"),
+    ("POST", f"{OF_ATTEMPT}/events"),
+    ("POST", f"{OF_ATTEMPT}/batches"),
+    ("GET", f"{OF_ATTEMPT}/watched"),
+    ("POST", f"{OF_ATTEMPT}/checkpoints"),
+    ("POST", f"{OF_ATTEMPT}/ending"),
+    ("POST", f"{OF_ATTEMPT}/result"),
+    ("GET", f"{OF_ATTEMPT}/objects/{{key:path}}"),
+    ("PUT", f"{OF_ATTEMPT}/objects/{{key:path}}"),
+}
+
 # Without a key. The pages of the dashboard are asked in tests/app/web/test_page_access.py.
 PUBLIC = {
     ("GET", "/healthz"),

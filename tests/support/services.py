@@ -22,6 +22,7 @@ def make_services(settings: Settings, database: Database, storage: Storage) -> S
         settings,
         database,
         storage,
+        redis,
         Notifier(settings),
         RateLimiter(redis, settings.requests_per_minute, settings.tokens_per_minute),
         Failures(settings.wrong_keys_per_minute),

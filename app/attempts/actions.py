@@ -1,0 +1,145 @@
+"""What workers that see only the API do; each function is one call of theirs."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from app.attempts.gateway import DirectGateway
+from app.attempts.route import WorkerCaller
+from app.attempts.values import Batch, Claimed, Inputs, Offer, Result, SavedCheckpoint
+from app.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
+from app.http.downloads import REDIRECT_LIFETIME
+from app.jobs.claims import Claim
+from app.models import Attempt, Job
+from app.services import Services
+from app.storage import Stored, keys
+from falqon_core.contract.layout import MANIFEST
+from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.prices import Price
+
+
+class LeasedJob:
+    """A job that the worker has. Making one raises `NotFound` for a job of other projects, and
+    `FencedOut` where the worker has lost it.
+    """
+
+    def __init__(self, services: Services, worker: WorkerCaller, job_id: str, attempt: int) -> None:
+        self.services = services
+        self.claim = Claim(job_id, attempt, worker.owner)
+        self.gateway = gateway_of(services, worker)
+        with services.database.read() as session:
+            job = session.get(Job, job_id)
+        if job is None or job.project_id not in worker.project_ids:
+            raise NotFound(f"No such job: {job_id}", param="job_id")
+        if (job.attempt, job.lease_owner, job.status) != (attempt, worker.owner, "running"):
+            raise FencedOut
+        self.job = job
+
+    def put_object(self, key: str, chunks: Iterator[bytes]) -> Stored:
+        """Store an object of this attempt."""
+        job_id, attempt = self.job.id, self.claim.attempt
+        project_id = self.job.project_id
+        prefix = f"projects/{project_id}/jobs/{job_id}/{attempt}/"
+        name = key.removeprefix(prefix)
+        kind, _, rest = name.partition("/")
+        if name == key or kind not in ("checkpoints", "model") or not _is_relative(rest):
+            raise NotFound("No such object.", param="key")
+        return self.services.storage.put(key, chunks)
+
+    def open_object(self, key: str) -> str | Iterator[bytes]:
+        """Return a link to an object that the attempt reads, or its bytes where the storage makes
+        none.
+        """
+        if not _may_read(self.gateway.read_inputs(self.claim), key):
+            raise NotFound("No such object.", param="key")
+        storage = self.services.storage
+        if self.services.settings.download_redirects and (
+            link := storage.signed_url(key, REDIRECT_LIFETIME)
+        ):
+            return link
+        chunks = storage.chunks(key)
+        try:
+            return chain([next(chunks, b"")], chunks)
+        except FileNotFoundError:
+            raise BytesMissing("The bytes are missing in the server's storage.") from None
+
+    def append_batch(self, batch: Batch) -> Price | None:
+        with self.services.database.read() as session:
+            attempt = session.get_one(Attempt, (self.job.id, self.claim.attempt))
+        return self.gateway.append_batch(self.claim, attempt.device, batch)
+
+    def add_checkpoint(self, stored: SavedCheckpoint) -> None:
+        prefix = keys.checkpoint_prefix(
+            self.job.project_id, self.job.id, self.claim.attempt, stored.saved.step
+        )
+        if f"{prefix}/{MANIFEST}" not in self._sizes(f"{prefix}/"):
+            raise InvalidRequest("saved: its manifest is not stored.", param="saved")
+        dropped = self.gateway.add_checkpoint(self.job, self.claim, stored)
+        if dropped is None:
+            raise FencedOut
+
+    def publish(self, result: Result) -> bool:
+        """Return False where the user cancelled first."""
+        prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
+        sizes = self._sizes(f"{prefix}/")
+        named = {f"{prefix}/{file.name}": file.stored.bytes for file in result.files}
+        if not named or named != {key: sizes.get(key) for key in named}:
+            raise InvalidRequest("files: what they name is not stored.", param="files")
+        return self.gateway.publish(self.job, self.claim, result)
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        batches = self.services.storage.objects(prefix)
+        return {listed.key: listed.bytes for batch in batches for listed in batch}
+
+
+def gateway_of(services: Services, worker: WorkerCaller) -> DirectGateway:
+    return DirectGateway(
+        services.settings,
+        services.database,
+        services.storage,
+        services.redis,
+        worker.owner,
+        worker.project_ids,
+    )
+
+
+def show(services: Services, worker: WorkerCaller, offer: Offer) -> None:
+    _check_device(offer)
+    gateway_of(services, worker).show(offer)
+
+
+def claim(services: Services, worker: WorkerCaller, offer: Offer) -> Claimed | None:
+    _check_device(offer)
+    return gateway_of(services, worker).claim(offer)
+
+
+def _check_device(offer: Offer) -> None:
+    if offer.device not in DEVICES:
+        raise InvalidRequest("device: the price table has no such device.", param="device")
+
+
+def hold(services: Services, worker: WorkerCaller, offer: Offer, job_id: str) -> bool:
+    _check_device(offer)
+    with services.database.read() as session:
+        job = session.get(Job, job_id)
+    if job is None or job.project_id not in worker.project_ids:
+        raise NotFound(f"No such job: {job_id}", param="job_id")
+    return gateway_of(services, worker).hold(offer, job_id)
+
+
+def _may_read(inputs: Inputs, key: str) -> bool:
+    artifacts = [row.storage_key for rows in inputs.artifacts.values() for row in rows]
+    if key in {*(file.storage_key for file in inputs.files), *artifacts}:
+        return True
+    checkpoints = [*inputs.checkpoints, *(checkpoint for _, checkpoint in inputs.bases.values())]
+    prefixes = [f"{checkpoint.storage_prefix}/" for checkpoint in checkpoints]
+    return any(
+        key.startswith(prefix) and _is_relative(key.removeprefix(prefix)) for prefix in prefixes
+    )
+
+
+def _is_relative(name: str) -> bool:
+    try:
+        keys.relative(name)
+    except ValueError:
+        return False
+    return True

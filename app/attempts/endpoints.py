@@ -1,0 +1,176 @@
+"""The calls of workers that see only the API; `worker.joined` makes them. They change with the
+workers, so the description of the API leaves them out.
+"""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+from starlette.responses import RedirectResponse, StreamingResponse
+
+from app.attempts import actions
+from app.attempts.actions import LeasedJob
+from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
+from app.attempts.values import Batch, Ending, Few, Offer, Renewal, Result, SavedCheckpoint
+from app.attempts.wire import ClaimedJson, InputsJson
+from app.errors import FencedOut
+from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.storage_limit import read_in_threads, write_in_thread
+from app.jobs.events import NewEvent
+from app.jobs.next_job import NextJob
+from app.storage import Stored
+from falqon_core.estimate.prices import Price
+
+ATTEMPT = "/jobs/{job_id}/attempts/{attempt}"
+router = APIRouter(prefix="/v1/worker", route_class=WorkerRoute, include_in_schema=False)
+objects = APIRouter(route_class=ObjectRoute, include_in_schema=False)
+T = TypeVar("T")
+
+
+class Terms(BaseModel):
+    """Durations in seconds."""
+
+    lease: float
+    heartbeat: float
+    poll: float
+
+
+class Capacity(BaseModel):
+    offer: Offer
+
+
+class Hold(Capacity):
+    job_id: str
+
+
+class Events(BaseModel):
+    events: list[NewEvent]
+
+
+class Answer(BaseModel):
+    yes: bool
+
+
+@router.get("/terms")
+def read_terms(services: ServicesDep, _worker: WorkerDep) -> Terms:
+    settings = services.settings
+    return Terms(
+        lease=settings.lease.total_seconds(),
+        heartbeat=settings.heartbeat.total_seconds(),
+        poll=settings.poll.total_seconds(),
+    )
+
+
+@router.post("/storage", dependencies=TOUCHES_STORAGE)
+def probe_storage(services: ServicesDep, _worker: WorkerDep) -> Answer:
+    services.storage.probe()
+    return Answer(yes=True)
+
+
+@router.get("/next")
+def find_next(services: ServicesDep, worker: WorkerDep, max_gpus: Few) -> NextJob | None:
+    return actions.gateway_of(services, worker).find_next(max_gpus)
+
+
+@router.post("/hold")
+def hold(services: ServicesDep, worker: WorkerDep, body: Hold) -> Answer:
+    return Answer(yes=actions.hold(services, worker, body.offer, body.job_id))
+
+
+@router.post("/seen")
+def show(services: ServicesDep, worker: WorkerDep, body: Capacity) -> Answer:
+    actions.show(services, worker, body.offer)
+    return Answer(yes=True)
+
+
+@router.post("/claims")
+def claim(services: ServicesDep, worker: WorkerDep, body: Capacity) -> ClaimedJson | None:
+    claimed = actions.claim(services, worker, body.offer)
+    return claimed and ClaimedJson.of(claimed)
+
+
+@router.post(f"{ATTEMPT}/renew")
+def renew(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> Renewal:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return _kept(leased.gateway.renew(leased.claim))
+
+
+@router.get(f"{ATTEMPT}/inputs")
+def read_inputs(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> InputsJson:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return InputsJson.of(leased.gateway.read_inputs(leased.claim))
+
+
+@router.post(f"{ATTEMPT}/events")
+def append_events(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, body: Events
+) -> Answer:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return Answer(yes=leased.gateway.append_events(leased.claim, body.events))
+
+
+@router.post(f"{ATTEMPT}/batches")
+def append_batch(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, batch: Batch
+) -> Price:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return _kept(leased.append_batch(batch))
+
+
+@router.get(f"{ATTEMPT}/watched")
+def is_watched(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> Answer:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return Answer(yes=leased.gateway.is_watched(leased.job))
+
+
+@router.post(f"{ATTEMPT}/checkpoints", dependencies=TOUCHES_STORAGE)
+def add_checkpoint(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, stored: SavedCheckpoint
+) -> Answer:
+    LeasedJob(services, worker, job_id, attempt).add_checkpoint(stored)
+    return Answer(yes=True)
+
+
+@router.post(f"{ATTEMPT}/ending")
+def record(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, ending: Ending
+) -> Answer:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return Answer(yes=leased.gateway.record(leased.claim, ending))
+
+
+@router.post(f"{ATTEMPT}/result", dependencies=TOUCHES_STORAGE)
+def publish(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, result: Result
+) -> Answer:
+    return Answer(yes=LeasedJob(services, worker, job_id, attempt).publish(result))
+
+
+@router.get(f"{ATTEMPT}/objects/{{key:path}}", dependencies=TOUCHES_STORAGE)
+def read_object(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
+) -> Response:
+    opened = LeasedJob(services, worker, job_id, attempt).open_object(key)
+    if isinstance(opened, str):
+        return RedirectResponse(opened, 302, {"cache-control": "no-store"})
+    return StreamingResponse(read_in_threads(opened), media_type="application/octet-stream")
+
+
+@objects.put(f"{ATTEMPT}/objects/{{key:path}}")
+async def put_object(
+    request: Request, services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
+) -> Stored:
+    def put(chunks: Iterator[bytes]) -> Stored:
+        return LeasedJob(services, worker, job_id, attempt).put_object(key, chunks)
+
+    return await write_in_thread(put, request.stream())
+
+
+def _kept(value: T | None) -> T:
+    if value is None:
+        raise FencedOut
+    return value
+
+
+router.include_router(objects)

@@ -1,0 +1,1 @@
+"""A worker that sees only the API: one address and one token."""

@@ -1,0 +1,261 @@
+"""`worker.gateway` over HTTP. The endpoints are those of `app.attempts`."""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter
+
+from app.attempts.values import (
+    Batch,
+    Claimed,
+    Ending,
+    Inputs,
+    Offer,
+    Renewal,
+    Result,
+    SavedCheckpoint,
+)
+from app.attempts.wire import ClaimedJson, InputsJson
+from app.ids import new_id
+from app.jobs.claims import Claim
+from app.jobs.events import NewEvent
+from app.jobs.next_job import NextJob
+from app.models import Job
+from app.storage import StorageAway, Stored
+from app.storage.hashing import Hashes
+from falqon_core.estimate.prices import Price
+from worker.attempt.lease import LeaseLost
+from worker.gateway import ServiceAway
+
+PATIENCE = httpx.Timeout(30.0, connect=5.0)
+PATIENCE_WITH_BYTES = httpx.Timeout(120.0, connect=5.0)  # the storage has to flush a large object
+CHUNK_BYTES = 2**20
+LOST = {401, 403, 404, 409}  # the token is revoked, or another attempt has the job
+UNSAFE = re.compile(r"[^A-Za-z0-9.-]+|^[^A-Za-z0-9]+")
+MAX_NAME = 90
+MAX_REASON = 300  # characters
+T = TypeVar("T")
+_next_job: TypeAdapter[NextJob | None] = TypeAdapter(NextJob | None)
+_claimed: TypeAdapter[ClaimedJson | None] = TypeAdapter(ClaimedJson | None)
+_renewal = TypeAdapter(Renewal)
+_stored = TypeAdapter(Stored)
+
+
+class Refused(Exception):
+    """The same call would be refused again; with what the service says."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Terms(NamedTuple):
+    """Durations in seconds, as the service counts."""
+
+    lease: float
+    heartbeat: float
+    poll: float
+
+
+class JoinedGateway:
+    """The service counts every claim under `owner`, which it makes of the token and the name."""
+
+    def __init__(self, url: str, token: str, machine: str) -> None:
+        self.owner = new_id(f"{UNSAFE.sub('.', machine)[:MAX_NAME] or 'machine'}-")
+        self.http = httpx.Client(
+            base_url=f"{url.rstrip('/')}/v1/worker",
+            headers={"authorization": f"Bearer {token}", "falqon-worker": self.owner},
+            timeout=PATIENCE,
+            follow_redirects=True,
+        )
+
+    def close(self) -> None:
+        self.http.close()
+
+    def read_terms(self) -> Terms:
+        return Terms(**self._call("GET", "/terms"))
+
+    def find_next(self, max_gpus: int) -> NextJob | None:
+        return _next_job.validate_python(self._call("GET", f"/next?max_gpus={max_gpus}"))
+
+    def hold(self, offer: Offer, job_id: str) -> bool:
+        return self._ask("/hold", {"offer": offer, "job_id": job_id})
+
+    def show(self, offer: Offer) -> None:
+        self._ask("/seen", {"offer": offer})
+
+    def claim(self, offer: Offer) -> Claimed | None:
+        claimed = _claimed.validate_python(self._call("POST", "/claims", {"offer": offer}))
+        return None if claimed is None else claimed.value()
+
+    def renew(self, claim: Claim) -> Renewal | None:
+        return _unless_lost(
+            lambda: _renewal.validate_python(self._call("POST", f"{_path(claim)}/renew"))
+        )
+
+    def read_inputs(self, claim: Claim) -> Inputs:
+        inputs = _unless_lost(lambda: self._call("GET", f"{_path(claim)}/inputs"))
+        if inputs is None:
+            raise LeaseLost
+        return InputsJson(**inputs).value()
+
+    def append_events(self, claim: Claim, events: Sequence[NewEvent]) -> bool:
+        return self._write(claim, "events", {"events": list(events)})
+
+    def append_batch(self, claim: Claim, device: str, batch: Batch) -> Price | None:
+        """The service remembers which device was offered."""
+        body = batch.model_dump(mode="json", exclude_unset=True)
+        answer = _unless_lost(lambda: self._call("POST", f"{_path(claim)}/batches", body))
+        return None if answer is None else Price(**answer)
+
+    def add_checkpoint(self, job: Job, claim: Claim, stored: SavedCheckpoint) -> list[str] | None:
+        """The service itself removes those that give way."""
+        return [] if self._write(claim, "checkpoints", stored) else None
+
+    def record(self, claim: Claim, ending: Ending) -> bool:
+        return self._write(claim, "ending", ending)
+
+    def publish(self, job: Job, claim: Claim, result: Result) -> bool:
+        return self._write(claim, "result", result)
+
+    def is_watched(self, job: Job) -> bool:
+        claim = Claim(job.id, job.attempt, self.owner)
+        try:
+            answer = self._call("GET", f"{_path(claim)}/watched")
+        except (ServiceAway, Refused):
+            return True
+        return bool(answer["yes"])
+
+    def storage_of(self, claim: Claim) -> "JoinedStorage":
+        return JoinedStorage(self.http, claim, self.probe_storage)
+
+    def probe_storage(self) -> None:
+        """Learn whether the storage takes writes, and the service answers."""
+        try:
+            self._call("POST", "/storage")
+        except (ServiceAway, Refused) as error:
+            raise StorageAway(str(error)) from error
+
+    def _write(self, claim: Claim, name: str, body: object) -> bool:
+        return bool(_unless_lost(lambda: self._ask(f"{_path(claim)}/{name}", body)))
+
+    def _ask(self, path: str, body: object) -> bool:
+        return bool(self._call("POST", path, body)["yes"])
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        """Raises `ServiceAway`, and `Refused` where the same call would be refused again."""
+        content = None
+        headers = {}
+        if body is not None:
+            content = _json(body)
+            headers = {"content-type": "application/json"}
+        try:
+            response = self.http.request(method, path, content=content, headers=headers)
+        except httpx.TransportError as error:
+            raise ServiceAway(str(error)) from error
+        if response.is_success:
+            return response.json()
+        raise _failure_of(response)
+
+
+class JoinedStorage:
+    """What an attempt reads and stores, by the API or by the links that it gives."""
+
+    local_root = None
+
+    def __init__(self, http: httpx.Client, claim: Claim, probe: Callable[[], None]) -> None:
+        self.http = http
+        self._claim = claim
+        self.probe = probe
+
+    def put_file(self, key: str, path: Path) -> Stored:
+        with path.open("rb") as file, _reaching():
+            response = self.http.put(self._address(key), content=file, timeout=PATIENCE_WITH_BYTES)
+            if not response.is_success:
+                raise _failure_of(response)
+            return _stored.validate_python(response.json())
+
+    def fetch(self, key: str, path: Path) -> Stored:
+        hashes = Hashes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            path.open("wb") as file,
+            _reaching(),
+            self.http.stream("GET", self._address(key), timeout=PATIENCE_WITH_BYTES) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _failure_of(response)
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                hashes.update(chunk)
+                file.write(chunk)
+        return hashes.stored()
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return none: the service removes what no row names."""
+        return []
+
+    def delete(self, *keys: str) -> None: ...
+
+    def _address(self, key: str) -> str:
+        return f"{_path(self._claim)}/objects/{quote(key)}"
+
+
+def _path(claim: Claim) -> str:
+    return f"/jobs/{claim.job_id}/attempts/{claim.attempt}"
+
+
+def _json(body: object) -> bytes:
+    return TypeAdapter(type(body)).dump_json(body)
+
+
+def _unless_lost(call: Callable[[], T]) -> T | None:
+    """Return None where the job is not ours any more."""
+    try:
+        return call()
+    except Refused as error:
+        if error.status in LOST:
+            return None
+        raise
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Raise what `app.storage.Storage` raises in such a case."""
+    try:
+        yield
+    except (httpx.TransportError, ServiceAway) as error:
+        raise StorageAway(str(error)) from error
+    except Refused as error:
+        if error.status in LOST:
+            raise LeaseLost from error
+        raise
+
+
+def _failure_of(response: httpx.Response) -> Exception:
+    if response.history:  # the object store's own answer
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return FileNotFoundError(response.url.path)
+        return StorageAway(f"the object store answers {response.status_code}")
+    try:
+        error = response.json()["error"]
+        code, message, param = error["code"], str(error["message"]), error["param"]
+    except (ValueError, KeyError, TypeError):  # of a proxy between us and the service
+        code, message, param = "", response.text[:MAX_REASON], None
+    status = response.status_code
+    if code == "bytes_missing" or (status == httpx.codes.NOT_FOUND and param == "key"):
+        return FileNotFoundError(message)
+    if code == "storage_full":
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if code == "storage_unavailable":
+        return StorageAway(message)
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS:
+        return ServiceAway(f"{status}: {message}")
+    return Refused(status, message)
