@@ -5,7 +5,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> T:
+def wait_for(
+    condition: Callable[[], T], seconds: float = 20.0, what: str = "", every_seconds: float = 0.05
+) -> T:
     """Poll until the condition gives something true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -13,4 +15,4 @@ def wait_for(condition: Callable[[], T], seconds: float = 20.0, what: str = "") 
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or condition}"
-        time.sleep(0.05)
+        time.sleep(every_seconds)
