@@ -25,7 +25,7 @@ OPTIONS: dict[str, type[BaseModel]] = {
 }
 TITLES = {"mlflow": "MLflow", "tensorboard": "TensorBoard", "trackio": "Trackio", "wandb": "W&B"}
 HELP = {
-    "name": "Of the run; left empty: the id of the job.",
+    "name": "What the run is called; left empty: the id of the job.",
     "tags": "Separated by commas.",
 }
 
@@ -50,7 +50,7 @@ def _fields(tracker: str) -> list[TrackerField]:
             name=f"{tracker}_{option}",
             tracker=tracker,
             option=option,
-            label=f"{title} {'run name' if option == 'name' else option}",
+            label=f"{title} {'run' if option == 'name' else option}",
             help=f"With it, the job reports to {title}."
             if field.is_required()
             else HELP.get(option, ""),
