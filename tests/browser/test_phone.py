@@ -28,6 +28,7 @@ def test_a_menu_leads_to_every_screen_and_says_which_one_this_is(phone: Page) ->
         phone.wait_for_url(f"**{screen.path}")
         expect(menu).to_have_text(f"☰ Screens, now at {screen.label}")
         expect(phone.locator("#screens [aria-current=page]")).to_have_text([screen.label])
+        assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     phone.set_viewport_size({"width": 1024, "height": 768})
     expect(menu).not_to_be_visible()
     for screen in NAVIGATION:
