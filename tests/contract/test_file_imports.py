@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.models import File, FileImport, Orphan
+from falqon_core.tables.__main__ import FIRST_RECORDS
 from tests.support.api import Tenant
 from worker.context import WorkerContext
 from worker.operations.file_check import FileCheckHandler
@@ -67,6 +68,15 @@ def test_parquet_becomes_checked_json_lines(tenant: Tenant) -> None:
         key for key in orphans if tenant.project_id in key
     ]
     assert tenant.http.get("/v1/files").json()["data"][0] == file
+
+
+def test_records_are_counted_once_however_often_they_are_reported(tenant: Tenant) -> None:
+    rows = ["a"] * FIRST_RECORDS
+    content = parquet(question=rows, answer=rows)
+    file = upload(tenant, "rows.parquet", content, mapping=MAPPING)
+    work(tenant)
+    source = tenant.http.get(f"/v1/files/{file['id']}").json()["source"]
+    assert source["num_records"] == FIRST_RECORDS
 
 
 def test_a_table_in_parts_becomes_json_lines_too(tenant: Tenant) -> None:

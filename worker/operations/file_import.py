@@ -203,7 +203,7 @@ class ProgressWriter:
         self._database = database
         self._operation = operation
         self._written_at = 0.0
-        self._num_records = 0  # of the tables before
+        self._num_records: dict[int, int] = {}  # of each table, by its position
 
     def fetched(self, table: Table, fraction: float) -> None:
         if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
@@ -212,12 +212,10 @@ class ProgressWriter:
 
     def written(self, table: Table, message: RecordsWritten, lines: Path) -> None:
         share = message.fraction if self._operation.is_uploaded else (1 + message.fraction) / 2
-        num_records = self._num_records + message.num_records
-        if message.fraction == 1.0:
-            self._num_records = num_records
+        self._num_records[table.position] = message.num_records
         self.write(
             progress=(table.position + share) / table.num_tables,
-            num_records=num_records,
+            num_records=sum(self._num_records.values()),
             first_records=_first_records(lines),
         )
 
