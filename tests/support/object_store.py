@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -18,11 +19,15 @@ START_SECONDS = 60
 
 
 class ObjectStore:
-    """`environment` and `url` are what an operator would set for the service."""
+    """`environment` and `url` are what an operator would set for the service. `prefix` begins its
+    command line.
+    """
 
-    def __init__(self, bucket: str = "models") -> None:
+    def __init__(
+        self, bucket: str = "models", *, address: str = "127.0.0.1", prefix: Sequence[str] = ()
+    ) -> None:
         port = free_port()
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.endpoint = f"http://{address}:{port}"
         self.url = f"s3://{bucket}"
         self.environment = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -33,13 +38,14 @@ class ObjectStore:
         }
         self._log = Path(tempfile.mkstemp(prefix="s3-")[1])
         command = [
+            *prefix,
             sys.executable,
             "-W",
             "ignore",
             "-m",
             "moto.server",
             "--host",
-            "127.0.0.1",
+            address,
             "--port",
             str(port),
         ]

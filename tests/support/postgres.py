@@ -7,10 +7,12 @@ Never one that happens to listen.
 import importlib.util
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -18,10 +20,18 @@ import psycopg
 
 class PostgresServer:
     """One cluster in `folder`, reachable by a Unix socket there. It lives as long as a test run, so
-    nothing need be `durable`.
+    nothing need be `durable`. `address`: where it listens besides, to everybody who comes there.
+    `prefix` begins its command line.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = False,
+        address: str = "",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self._numbers = itertools.count()
         self._fsync = "on" if durable else "off"
@@ -44,6 +54,11 @@ class PostgresServer:
             "--locale=C",
             "--no-sync",
         )
+        self._address = address
+        self._prefix = list(prefix)
+        if address:
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -59,18 +74,20 @@ class PostgresServer:
     def start(self) -> None:
         options = {
             "fsync": self._fsync,
-            "listen_addresses": "",
+            "listen_addresses": self._address,
             "unix_socket_directories": str(self.folder),
             "max_connections": "200",
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = (self.folder / "log").open("ab")
+        command = [str(self._bin / "postgres"), "-D", str(self.data), *arguments]
+        user = self._user
+        if self._prefix and user:  # what stands before it needs root
+            groups = str(pwd.getpwnam(user).pw_gid)
+            command = ["setpriv", "--reuid", user, "--regid", groups, "--clear-groups", *command]
+            user = None
         self._process = subprocess.Popen(
-            [self._bin / "postgres", "-D", str(self.data), *arguments],
-            stdout=log,
-            stderr=log,
-            user=self._user,
-            start_new_session=True,
+            [*self._prefix, *command], stdout=log, stderr=log, user=user, start_new_session=True
         )
         log.close()
         deadline = time.monotonic() + 30

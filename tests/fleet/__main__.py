@@ -1,0 +1,69 @@
+"""Play faults on a service of eight machines, print what held, and end with 1 where something did
+not: `make fleet`. Root, and network namespaces, are needed.
+"""
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fleet import scenarios
+from tests.fleet.network import Network, NoNetwork
+from tests.fleet.service import APIS, WORKERS, FleetService
+from tests.support.forks import ROOT
+from tests.support.release import NoHistory, unpack_earlier_code
+
+SCENARIOS: tuple[Callable[[FleetService, Path], str], ...] = (
+    scenarios.rolling_upgrade,
+    scenarios.cable,
+    scenarios.store,
+    scenarios.ranks,
+)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="fq-fleet-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # Postgres is another user's
+        try:
+            with Network() as network, FleetService(folder, network) as service:
+                return _play(service, folder / "earlier")
+        except NoNetwork as error:
+            sys.stderr.write(f"No fleet can be had here: {error}\n")
+            return 2
+
+
+def _play(service: FleetService, earlier: Path) -> int:
+    try:
+        unpack_earlier_code(earlier)
+    except NoHistory as error:
+        sys.stderr.write(f"Without an earlier version: {error}\n")
+    code = earlier if earlier.exists() else ROOT
+    service.migrate(code)
+    for machine in (*APIS, *WORKERS):
+        service.start(machine, code)
+    rows = [_try(scenario, service, earlier) for scenario in SCENARIOS]
+    sys.stdout.write("\n| scenario | | what came of it |\n|---|---|---|\n")
+    for row in rows:
+        sys.stdout.write(f"| {' | '.join(row)} |\n")
+    return int(any(row[1] == "FAILED" for row in rows))
+
+
+def _try(
+    scenario: Callable[[FleetService, Path], str], service: FleetService, earlier: Path
+) -> tuple[str, str, str]:
+    name = (scenario.__doc__ or scenario.__name__).rstrip(".")
+    sys.stderr.write(f"{name} ...\n")
+    try:
+        verdict, outcome = "passed", scenario(service, earlier)
+    except scenarios.Skipped as error:
+        verdict, outcome = "skipped", str(error)
+    except Exception as error:  # the top-level handler: the others are still played
+        traceback.print_exc()
+        verdict, outcome = "FAILED", str(error).partition("\n")[0]
+    return name, verdict, outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())

