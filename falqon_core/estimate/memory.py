@@ -55,7 +55,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     adapter = a_bytes * a_elements + spec.state_bytes * b_elements
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     activations = _activation_bytes(
-        dimensions, recipe, tokens, device_is_cpu, input_bytes=_input_bytes(recipe)
+        dimensions, recipe, tokens, device_is_cpu, input_bytes=_input_bytes(recipe, device_is_cpu)
     )
     if spec.trains_a or not device_is_cpu:
         # gate and up transposed, or the largest weight dequantized
@@ -81,10 +81,10 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
 
 
-def _input_bytes(recipe: Recipe) -> int:
+def _input_bytes(recipe: Recipe, device_is_cpu: bool) -> int:
     """Return the bytes of each element that a linear reads and keeps for backward."""
     if recipe.train_a:
-        return 1  # e4m3 codes
+        return 2 if device_is_cpu else 1  # bf16, or e4m3 codes
     return 2 if METHODS[recipe.method].keeps_inputs else 0
 
 

@@ -69,12 +69,12 @@ def grad_deltas(
     """
     parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
     return [
-        _scaled(matmul(grad.t(), o).float(), scaling) if is_needed else None
+        scaled(matmul(grad.t(), o).float(), scaling) if is_needed else None
         for grad, o, is_needed in parts
     ]
 
 
-def _scaled(grad: Tensor, scaling: float) -> Tensor:
+def scaled(grad: Tensor, scaling: float) -> Tensor:
     """Multiply in place, where that changes anything: a launch for each linear."""
     return grad if scaling == 1.0 else grad.mul_(scaling)
 

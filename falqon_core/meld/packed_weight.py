@@ -135,9 +135,13 @@ class PackedWeight(nn.Module, ABC):
         .. ].
         """
 
-    def output_and_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `output` of x, and x as float8_e4m3fn [T, I] with its scale, fp32 [T, 1]."""
-        return self.output(x), *quantize_codes(x)
+    @abstractmethod
+    def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return `output` of x, and what is to be kept of x for `input_of`."""
+
+    @abstractmethod
+    def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the x [T, I] of which `output_and_input` kept this, in `dtype`."""
 
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
@@ -201,9 +205,20 @@ class EmulatedWeight(PackedWeight):
         return EmulatedRows(self.values[at], self.scale[at])
 
     def output(self, x: Tensor) -> Tensor:
+        output, _ = self.output_and_input(x)
+        return output
+
+    def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Keep what the GEMM reads: torch's casts to e4m3 and back take longer here than the GEMM
+        of A's gradient.
+        """
         if self.rounds_activations:
             x, _ = quantize_rows(x)
-        return matmul(x, self.values.t())
+        return matmul(x, self.values.t()), (x,)
+
+    def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        (x,) = kept
+        return x.to(dtype)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
         weight = self.values[: self.num_outputs]
@@ -290,11 +305,14 @@ class Fp8Weight(PackedWeight):
             return x @ dequantize(self.qdata, self.scale, x.dtype).t()
         return self.output_of_quantized(*quantize_codes(x))
 
-    def output_and_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.fp8:
-            return super().output_and_codes(x)
-        codes, scale = quantize_codes(x)
-        return self.output_of_quantized(codes, scale), codes, scale
+    def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Keep x as e4m3 codes [T, I] with their scales, fp32 [T, 1]."""
+        codes = quantize_codes(x)
+        return self.output_of_quantized(*codes) if self.fp8 else self.output(x), codes
+
+    def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        codes, scale = kept
+        return dequantize(codes, scale, dtype)
 
     def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].

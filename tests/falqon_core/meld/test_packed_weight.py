@@ -287,6 +287,24 @@ def test_a_gpu_without_fp8_dequantizes_unless_its_rounding_is_asked_for(
     assert packed.fp8 is fp8
 
 
+@pytest.mark.parametrize(
+    ("new", "num_bytes", "is_rounded"),
+    [(emulated, 2, False), (simulated, 2, True), (fp8, 1, True), (dequantized, 1, True)],
+)
+def test_what_is_kept_of_an_input_gives_it_back(
+    new: NewWeight, num_bytes: int, is_rounded: bool
+) -> None:
+    (layer, *_) = group(new, Anchored())
+    x = torch.randn(TOKENS, NUM_INPUTS).bfloat16().to(DEVICE)
+
+    output, (values, *scales) = layer.packed.output_and_input(x)
+
+    expected = quantize_rows(x)[0] if is_rounded else x
+    assert torch.equal(layer.packed.input_of((values, *scales), x.dtype), expected)
+    assert torch.equal(output, layer.packed.output(x))
+    assert values.nbytes == num_bytes * x.numel()
+
+
 def test_a_member_of_a_group_has_no_forward_of_its_own() -> None:
     layer, *_ = group(emulated, Anchored())
     with pytest.raises(AssertionError, match="call_together"):
