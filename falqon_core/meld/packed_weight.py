@@ -270,9 +270,7 @@ class Fp8Rows(RowsView):
 
 
 class Fp8Weight(PackedWeight):
-    """Each A is kept dequantized, too: every refresh reads it, and nothing writes it after the
-    start.
-    """
+    """Each A is kept dequantized, too, because every refresh reads it."""
 
     qdata: Tensor
     unit: Tensor
