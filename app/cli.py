@@ -142,12 +142,26 @@ def worker(
         str | None,
         typer.Option(envvar="FALQON_WORKER_TOKEN", help="What --join is allowed with."),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0,1",
+            help="Cards, or slots of a CPU, that its jobs may have. Default: FALQON_CARDS or all",
+        ),
+    ] = None,
 ) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
     from app.notifier.queues import joined_command, once_command, worker_command
+    from app.processes.device import training_cards
     from app.settings import load_settings
 
-    load_settings()  # what is wrong with them is better said here than below Celery
+    settings = load_settings()  # what is wrong with them is better said here than below Celery
+    if devices is not None:
+        cards = _indices(devices)
+        usable = training_cards(settings.model_copy(update={"cards": cards}))
+        if missing := sorted(set(cards) - set(usable)):
+            raise typer.BadParameter(f"--devices: {missing[0]} is not one that trains here")
+        os.environ["FALQON_CARDS"] = str(list(cards))
     if join is not None:
         if queue is not None or once:
             raise typer.BadParameter("--join goes with neither --queue nor --once")
@@ -161,6 +175,13 @@ def worker(
         raise typer.BadParameter("--once executes jobs: it goes with --queue gpu")
     command = once_command(wait) if once else worker_command(queue)
     os.execv(command[0], command)
+
+
+def _indices(devices: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in devices.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--devices: '{devices}' is no list of numbers as 0,1") from None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 from pydantic import (
     Field,
     IPvAnyNetwork,
+    NonNegativeInt,
     SecretStr,
     ValidationError,
     field_validator,
@@ -184,6 +185,14 @@ class Settings(BaseSettings):
         description=(
             "parts into which a CPU that trains is divided; each counts as a GPU does. On a GPU "
             "its cards are what counts"
+        ),
+    )
+    cards: tuple[NonNegativeInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "which cards of this machine, or slots of its CPU, its workers may use, as the driver "
+            "counts them; all, unless set"
         ),
     )
     events_kept: timedelta | None = Field(

@@ -193,7 +193,10 @@ def _claims(database: Database, filled: Filled) -> Iterator[Look]:
     mine = Claim(job.id, job.attempt, filled.owner)
     step = NewEvent("Step 1", type="metrics", data={"step": 1, "train_loss": 1.5})
     yield Look("a worker is seen", lambda session: workers.mark_seen(session, "machine-0-1", "", 1))
-    yield Look("which job comes next", lambda session: next_job.find_next(session, 8))
+    yield Look(
+        "which job comes next",
+        lambda session: next_job.find_next(session, next_job.Offer("h100", 8)),
+    )
     yield Look("claim", _claim)
     yield Look("heartbeat", lambda session: claims.renew(session, mine, 60))
     yield Look(

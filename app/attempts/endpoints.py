@@ -3,9 +3,9 @@ workers, so the description of the API leaves them out.
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from starlette.responses import RedirectResponse, StreamingResponse
 
@@ -19,6 +19,7 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.storage_limit import read_in_threads, write_in_thread
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
+from app.models.falqon_options import ANY_DEVICE
 from app.storage import Stored
 from falqon_core.estimate.prices import Price
 
@@ -69,8 +70,13 @@ def probe_storage(services: ServicesDep, _worker: WorkerDep) -> Answer:
 
 
 @router.get("/next")
-def find_next(services: ServicesDep, worker: WorkerDep, max_gpus: Few) -> NextJob | None:
-    return actions.gateway_of(services, worker).find_next(max_gpus)
+def find_next(
+    services: ServicesDep,
+    worker: WorkerDep,
+    max_gpus: Few,
+    device: Annotated[str, Query(max_length=64)] = ANY_DEVICE,
+) -> NextJob | None:
+    return actions.gateway_of(services, worker).find_next(device, max_gpus)
 
 
 @router.post("/hold")

@@ -65,10 +65,11 @@ class DirectGateway:
         self._storage = storage
         self._project_ids = project_ids
 
-    def find_next(self, max_gpus: int) -> NextJob | None:
-        """Return the next job that wants no more GPUs than these."""
+    def find_next(self, device: str, max_gpus: int) -> NextJob | None:
+        """Return the next job for which so many of this device are enough."""
+        offer = next_job.Offer(device, max_gpus)
         with self._database.read() as session:
-            return next_job.find_next(session, max_gpus, self._project_ids)
+            return next_job.find_next(session, offer, self._project_ids)
 
     def hold(self, offer: Offer, job_id: str) -> bool:
         """Return whether the free cards of this machine are kept for a job. A worker that is being

@@ -8,6 +8,7 @@ from app.errors import InvalidRequest
 from app.estimates import repository
 from app.models import Model
 from app.models.base import JsonObject
+from app.models.falqon_options import ANY_DEVICE
 from app.prices import service as prices
 from app.processes.device import CPU, cores_of_slot, device_name
 from app.settings import Settings
@@ -52,19 +53,29 @@ def device_of(settings: Settings) -> Target:
     return Target(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
 
 
-def target_of(session: Session, settings: Settings) -> Target:
-    """Return what jobs train on: what is set, or what the worker that came last has shown, or what
-    this machine would train on.
+def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> Target:
+    """Return what jobs train on: the device that is asked for, or what is set, or what the worker
+    that came last has shown, or what this machine would train on.
     """
+    if device != ANY_DEVICE:
+        worker = workers.newest(session, device)
+        return Target(DEVICES[device], worker.num_devices if worker else 1)
     if settings.device == "auto" and (worker := workers.newest(session)) is not None:
         return Target(DEVICES[worker.device], worker.num_devices)
     return device_of(settings)
 
 
-def most_gpus(session: Session, settings: Settings) -> Target:
-    """Return the most that one job can have of what jobs train on."""
-    device, num_devices = target_of(session, settings)
-    return Target(device, num_devices * (workers.most_gpus(session, settings) or 1))
+def most_gpus(session: Session, settings: Settings, device: str) -> Target:
+    """Return the most that one job can have of what it would train on."""
+    target = target_of(session, settings, device)
+    most = workers.most_gpus(session, settings).get(target.device.name, 1)
+    return target._replace(num_devices=target.num_devices * most)
+
+
+def live_targets(session: Session, settings: Settings) -> list[Target]:
+    """Return each kind of device that a live worker has, as one job of one GPU would have it."""
+    names = workers.most_gpus(session, settings)
+    return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
 
 
 def target_named(device: str, num_devices: int) -> Target:
@@ -79,11 +90,14 @@ def target_named(device: str, num_devices: int) -> Target:
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
-    """Raises `InvalidRequest` for a device that this service does not train on."""
-    ours = target_of(session, settings).device.name
-    if name not in ("any", ours):
+    """Raises `InvalidRequest` for a device that no worker has, nor had lately."""
+    if name == ANY_DEVICE:
+        return
+    devices = workers.devices(session) | {target_of(session, settings).device.name}
+    if name not in devices:
+        offered = "', '".join(sorted(devices))
         raise InvalidRequest(
-            f"falqon.gpu: this service trains on '{ours}', not on '{name}'.",
+            f"falqon.gpu: no worker trains on '{name}'; this service trains on '{offered}'.",
             param="falqon.gpu",
             code="gpu_not_available",
         )
@@ -111,14 +125,15 @@ def estimate_job(
     amount: Amount | None = None,
     tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
+    gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
 ) -> Estimate:
     """`recipe` must be resolved. `amount`: of the whole training file, once this model's tokenizer
-    has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of what jobs
-    train on.
+    has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of the device
+    that `gpu` names, or of what jobs train on.
     """
     if target is None:
-        device, num_devices = target_of(session, settings)
+        device, num_devices = target_of(session, settings, gpu)
         target = Target(device, num_devices * num_gpus)
     records = max(1, num_training_records(recipe, report.num_records))
     whole = amount_of_file(report, recipe, amount)

@@ -17,6 +17,7 @@ from app.jobs.presenter import to_object, to_objects
 from app.jobs.requests import Filters
 from app.jobs.schemas import (
     CheckpointObject,
+    DeviceObject,
     EstimateObject,
     EventObject,
     GpusObject,
@@ -59,7 +60,7 @@ def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobO
     with services.database.read() as session:
         job = service.preview(session, caller.project_id, request, services.settings)
         position = queue_forecast.position_of_new_job(
-            session, services.settings, caller.project_id, request.priority
+            session, services.settings, caller.project_id, request
         )
         return JobObject.of(job, queue=position, dry_run=True)
 
@@ -74,16 +75,17 @@ def estimate_job(
     """Estimate a job, on `device` or else on what this service trains on."""
     target = None if device is None else estimates.target_named(device, num_devices)
     with services.database.read() as session:
-        estimate, by_num_gpus = service.estimate(
+        estimate, by_num_gpus, by_device = service.estimate(
             session, caller.project_id, request, services.settings, target
         )
         position = queue_forecast.position_of_new_job(
-            session, services.settings, caller.project_id, request.priority
+            session, services.settings, caller.project_id, request
         )
     return EstimateObject(
         **dict(estimate),
         queue=position,
         by_num_gpus=[GpusObject(**dict(each)) for each in by_num_gpus],
+        by_device=[DeviceObject(**dict(each)) for each in by_device],
     )
 
 

@@ -59,15 +59,16 @@ def claim(
     cards: Sequence[int] = (),
     project_ids: Sequence[str] | None = None,
 ) -> Job | None:
-    """Take the next job for which these cards are enough, or return None; without any, one that
-    wants a single GPU. The returned job carries the new attempt number. `num_devices` is what a
-    job of one GPU is charged for. `project_ids`: those whose jobs it may be; None: every project's.
+    """Take the next job for which these cards of this device are enough, or return None; without
+    any, one that wants a single GPU. The returned job carries the new attempt number.
+    `num_devices` is what a job of one GPU is charged for. `project_ids`: those whose jobs it may
+    be; None: every project's.
     """
-    max_gpus = max(1, len(cards))
-    next_job.wait_for_other_claims(session, max_gpus)
+    offer = next_job.Offer(device, max(1, len(cards)))
+    next_job.wait_for_other_claims(session, offer)
     # What somebody else holds is passed over: their claim takes it, or the next poll finds it
     # again.
-    first = next_job.select_next(max_gpus, project_ids)
+    first = next_job.select_next(offer, project_ids)
     job_id = session.scalar(first.with_for_update(skip_locked=True))
     if job_id is None:
         return None

@@ -1,11 +1,13 @@
 """How many GPUs a job gets, decided when it is created. Free of the web framework."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest
 from app.estimates import service as estimates
+from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
 from app.processes.device import CPU
 from app.settings import Settings
@@ -23,14 +25,16 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
     requested = request.falqon.num_gpus or 1
     if requested == 1:
         return 1
-    is_cpu = estimates.target_of(session, settings).device.name == CPU
-    most = workers.most_gpus(session, settings)
+    device = request.falqon.gpu
+    is_cpu = estimates.target_of(session, settings, device).device.name == CPU
+    most = most_of(workers.most_gpus(session, settings), device)
     if most is None and is_cpu:
         most = settings.slots
     if requested == AUTO:
         return most or 1
     if most is not None and requested > most:
-        offer = f"no worker has more than {most}"
+        kind = "" if device == ANY_DEVICE else f" of '{device}'"
+        offer = f"no worker has more than {most}{kind}"
         if is_cpu:
             offer = f"this service trains on a CPU, which counts as {most}"
         raise InvalidRequest(
@@ -39,6 +43,15 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
             code=TOO_FEW,
         )
     return requested
+
+
+def most_of(most_gpus: Mapping[str, int], device: str) -> int | None:
+    """Return how many GPUs a live worker has at most of this device, or of any; None where no live
+    worker has it.
+    """
+    if device != ANY_DEVICE:
+        return most_gpus.get(device)
+    return max(most_gpus.values(), default=None)
 
 
 def limit_auto(num_gpus: int, request: JobRequest, recipe: Recipe) -> int:

@@ -1,5 +1,5 @@
 """Which job a worker takes next: projects by their share, then priority, then age. What needs more
-GPUs than the worker has is passed over.
+GPUs than the worker has, or another kind of device, is passed over.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from sqlalchemy.sql.selectable import Select
 
 from app.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Project
+from app.models.falqon_options import ANY_DEVICE
 
 CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
 
@@ -22,16 +23,27 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
     return and_(job.is_waiting, has_waited)
 
 
+class Offer(NamedTuple):
+    """What a worker has for a job: a name of the price table, and how many of one machine."""
+
+    device: str
+    max_gpus: int
+
+    def fits(self, job: type[Job]) -> ColumnElement[bool]:
+        """Return the condition under which it is enough for a job."""
+        return and_(job.num_gpus <= self.max_gpus, job.gpu.in_([ANY_DEVICE, self.device]))
+
+
 class NextJob(NamedTuple):
     id: str
     num_gpus: int
 
 
 def find_next(
-    session: Session, max_gpus: int, project_ids: Sequence[str] | None = None
+    session: Session, offer: Offer, project_ids: Sequence[str] | None = None
 ) -> NextJob | None:
-    """Return the next job that wants no more GPUs than `max_gpus`, of one of these projects."""
-    next_id = select_next(max_gpus, project_ids).scalar_subquery()
+    """Return the next job for which this is enough, of one of these projects."""
+    next_id = select_next(offer, project_ids).scalar_subquery()
     row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
     return row and NextJob(*row)
 
@@ -50,7 +62,7 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
     return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
-def wait_for_other_claims(session: Session, max_gpus: int) -> None:
+def wait_for_other_claims(session: Session, offer: Offer) -> None:
     """Let claims pass one by one where several projects wait, as each has to see what the one
     before it has taken.
 
@@ -58,19 +70,19 @@ def wait_for_other_claims(session: Session, max_gpus: int) -> None:
     """
     if session.get_bind().dialect.name != "postgresql":
         return
-    waiting = select(Project.id).where(_has_due_job(max_gpus)).limit(2)
+    waiting = select(Project.id).where(_has_due_job(offer)).limit(2)
     if len(session.scalars(waiting).all()) > 1:
         session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
-def _has_due_job(max_gpus: int) -> ColumnElement[bool]:
+def _has_due_job(offer: Offer) -> ColumnElement[bool]:
     """Say of a project whether a job of it may be taken; ordered as its index is, so that no
     planner reads the table for it.
     """
     waiting = aliased(Job)
     first = (
         select(waiting.id)
-        .where(is_due(waiting), waiting.num_gpus <= max_gpus, waiting.project_id == Project.id)
+        .where(is_due(waiting), offer.fits(waiting), waiting.project_id == Project.id)
         .correlate(Project)
         .order_by(waiting.priority.desc(), waiting.id)
         .limit(1)
@@ -79,7 +91,7 @@ def _has_due_job(max_gpus: int) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def select_next(max_gpus: int, project_ids: Sequence[str] | None = None) -> Select[str]:
+def select_next(offer: Offer, project_ids: Sequence[str] | None = None) -> Select[str]:
     """Return one of the project that has the fewest running jobs for its weight; where several have
     as few, whose virtual time is the lowest. `project_ids` of None restricts nothing.
 
@@ -97,14 +109,14 @@ def select_next(max_gpus: int, project_ids: Sequence[str] | None = None) -> Sele
     may_serve = () if project_ids is None else (Project.id.in_(project_ids),)
     next_project = (
         select(Project.id)
-        .where(_has_due_job(max_gpus), *may_serve)
+        .where(_has_due_job(offer), *may_serve)
         .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
         .scalar_subquery()
     )
     return (
         select(head.id)
-        .where(is_due(head), head.num_gpus <= max_gpus, head.project_id == next_project)
+        .where(is_due(head), offer.fits(head), head.project_id == next_project)
         .order_by(head.priority.desc(), head.id)
         .limit(1)
     )

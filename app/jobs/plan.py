@@ -110,6 +110,7 @@ def estimate_data(
         amount=Amount(data.num_records, data.num_tokens),
         tokens_basis="stated",
         target=target,
+        gpu=request.falqon.gpu,
         num_gpus=limit_auto(choose_num_gpus(session, request, settings), request, recipe),
     )
 
@@ -159,6 +160,7 @@ def estimate_plan(
         settings,
         amount=amount,
         target=target,
+        gpu=planned.request.falqon.gpu,
         num_gpus=limit_auto(planned.num_gpus, planned.request, recipe),
     )
     return recipe, estimate

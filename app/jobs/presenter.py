@@ -25,7 +25,9 @@ def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> lis
         queue = queue_forecast.read_queue(session, settings)
     objects = []
     for job in jobs:
-        position = queue.position_of(job.id, job.num_gpus) if queue and job.is_waiting else None
+        position = None
+        if queue and job.is_waiting:
+            position = queue.position_of(job.id, job.num_gpus, job.gpu)
         beside = {
             "attempts": [AttemptObject.of(attempt) for attempt in attempts.get(job.id, [])],
             "best_checkpoint": _best_checkpoint(job, names, checkpoints.get(job.id, [])),

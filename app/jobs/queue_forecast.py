@@ -20,12 +20,20 @@ from sqlalchemy import ColumnElement, Float, bindparam, case, cast, exists, func
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
+from app.jobs.gpus import most_of
 from app.jobs.next_job import is_due
-from app.models import Job, JobStatus, Project
+from app.models import Attempt, Job, JobStatus, Project
+from app.models.falqon_options import ANY_DEVICE
+from app.models.job_request import JobRequest
 from app.settings import Settings
 from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
+
+
+Reason = Literal[
+    "no_live_worker", "unknown_duration", "long_queue", "no_worker_of_device", "too_few_gpus"
+]
 
 
 class QueueObject(BaseModel):
@@ -38,8 +46,11 @@ class QueueObject(BaseModel):
         Field(description="Unix seconds; null when it cannot be told, and `reason` says why"),
     ]
     reason: Annotated[
-        Literal["no_live_worker", "unknown_duration", "long_queue", "too_few_gpus"] | None,
-        Field(description="too_few_gpus: no live worker has as many as the job asks for"),
+        Reason | None,
+        Field(
+            description="no_worker_of_device: live workers have others than falqon.gpu; "
+            "too_few_gpus: none has as many as the job asks for"
+        ),
     ]
 
 
@@ -47,11 +58,17 @@ class WaitingJob(NamedTuple):
     id: str
     seconds: float | None  # expected; None when nothing is known of it
     priority: int = 0
+    gpu: str = ANY_DEVICE
+
+    def runs_on(self, device: str) -> bool:
+        """Return whether a worker with this device may take it; that of no worker is any."""
+        return ANY_DEVICE in (self.gpu, device) or self.gpu == device
 
 
 class RunningJob(NamedTuple):
     project_id: str
     seconds: float | None  # that its worker still needs
+    device: str
 
 
 class ProjectQueue(NamedTuple):
@@ -63,55 +80,59 @@ class ProjectQueue(NamedTuple):
 
 
 class Queue:
-    """The queue as it is at one moment. `projects`: by id. `served`: the virtual time at which a
-    project begins that was idle.
+    """The queue as it is at one moment. `projects`: by id. `idle`: the device of each idle worker.
+    `served`: the virtual time at which a project begins that was idle. `most_gpus`: that a job can
+    have of each device, as far as workers live.
     """
 
     def __init__(
         self,
         projects: Mapping[str, ProjectQueue],
         running: Sequence[RunningJob],
-        num_idle: int,
+        idle: Sequence[str],
         served: float = 0.0,
-        max_gpus: int | None = None,
+        most_gpus: Mapping[str, int] | None = None,
     ) -> None:
         self._projects = projects
         self._running = running
-        self._num_idle = num_idle
+        self._idle = idle
         self._served = served
-        self._max_gpus = max_gpus
+        self._most_gpus = most_gpus or {}
 
-    def position_of(self, job_id: str, num_gpus: int = 1) -> QueueObject | None:
+    def position_of(
+        self, job_id: str, num_gpus: int = 1, gpu: str = ANY_DEVICE
+    ) -> QueueObject | None:
         """Forecast a queued job; None when it does not wait any more. A job counts as one worker's,
         however many GPUs it takes.
         """
-        if self._max_gpus is not None and num_gpus > self._max_gpus:
-            return QueueObject(
-                position=None,
-                num_workers=self._num_workers,
-                estimated_start=None,
-                reason="too_few_gpus",
-            )
+        if self._most_gpus:
+            most = most_of(self._most_gpus, gpu)
+            if most is None:
+                return self._never("no_worker_of_device")
+            if num_gpus > most:
+                return self._never("too_few_gpus")
         # Most jobs of a long queue are far behind: known without looking ahead.
         if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
         if len(self._waiting_seconds) >= FORESEEN:
-            return self._beyond()
+            return self._never("long_queue")
         return None
 
     def seconds_of(self, job_id: str) -> float | None:
         """Return how long a waiting job is expected to take, up to the cap of its budget."""
         return self._waiting_seconds.get(job_id)
 
-    def position_if_added(self, project: Project, priority: int) -> QueueObject:
+    def position_if_added(
+        self, project: Project, priority: int, gpu: str = ANY_DEVICE
+    ) -> QueueObject:
         """Forecast a job of this project that would be queued now."""
         empty = ProjectQueue(project.weight, project.virtual_time, [])
         queue = self._projects.get(project.id, empty)
         waiting = list(queue.waiting)
-        insort(waiting, WaitingJob("", None, priority), key=lambda job: -job.priority)
+        insort(waiting, WaitingJob("", None, priority, gpu), key=lambda job: -job.priority)
         projects = {**self._projects, project.id: queue._replace(waiting=waiting)}
-        longer = Queue(projects, self._running, self._num_idle, self._served)
-        return longer.position_of("") or longer._beyond()
+        longer = Queue(projects, self._running, self._idle, self._served, self._most_gpus)
+        return longer.position_of("", gpu=gpu) or longer._never("long_queue")
 
     @cached_property
     def _waiting_seconds(self) -> dict[str, float | None]:
@@ -125,7 +146,7 @@ class Queue:
 
     def _starts(self) -> Iterator[tuple[str, float]]:
         """Yield the jobs in the order in which they start. Whoever is free first takes the next
-        job; one of unknown length may hold its worker for ever.
+        job that its device is right for; one of unknown length may hold its worker for ever.
         """
         waiting = {
             project_id: list(reversed(queue.waiting))
@@ -139,36 +160,44 @@ class Queue:
             share = num_running[project_id] / self._projects[project_id].weight
             return share, virtual_times[project_id], project_id
 
-        free = [(_or_never(job.seconds), job.project_id) for job in self._running]
-        free += [(0.0, "")] * self._num_idle
-        free = free or [(math.inf, "")]
+        free = [(_or_never(job.seconds), job.project_id, job.device) for job in self._running]
+        free += [(0.0, "", device) for device in self._idle]
+        free = free or [(math.inf, "", ANY_DEVICE)]
         heapq.heapify(free)
         served = self._served
-        while waiting:
-            moment, ended = heapq.heappop(free)
+        while waiting and free:
+            moment, ended, device = heapq.heappop(free)
             num_running[ended] -= 1
-            project_id = min(waiting, key=rank)
-            job = waiting[project_id].pop()
+            fitting = {
+                project_id: job
+                for project_id, jobs in waiting.items()
+                if (job := next((each for each in reversed(jobs) if each.runs_on(device)), None))
+            }
+            if not fitting:
+                continue
+            project_id = min(fitting, key=rank)
+            job = fitting[project_id]
+            waiting[project_id].remove(job)
             yield job.id, moment
             served = max(virtual_times[project_id], served)
             virtual_times[project_id] = served + 1.0 / self._projects[project_id].weight
             num_running[project_id] += 1
-            heapq.heappush(free, (moment + _or_never(job.seconds), project_id))
+            heapq.heappush(free, (moment + _or_never(job.seconds), project_id, device))
             if not waiting[project_id]:
                 del waiting[project_id]
 
     @property
     def _num_workers(self) -> int:
-        return self._num_idle + len(self._running)
+        return len(self._idle) + len(self._running)
 
-    def _beyond(self) -> QueueObject:
+    def _never(self, reason: Reason) -> QueueObject:
         return QueueObject(
-            position=None, num_workers=self._num_workers, estimated_start=None, reason="long_queue"
+            position=None, num_workers=self._num_workers, estimated_start=None, reason=reason
         )
 
     def _describe(self, position: int, seconds: float) -> QueueObject:
         estimated_start: int | None = None
-        reason: Literal["no_live_worker", "unknown_duration"] | None = None
+        reason: Reason | None = None
         if self._num_workers == 0:
             reason = "no_live_worker"
         elif seconds == math.inf:
@@ -185,17 +214,18 @@ class Queue:
 
 def read_queue(session: Session, settings: Settings) -> Queue:
     running = [RunningJob(*row) for row in session.execute(_RUNNING)]
-    num_idle = len(workers.list_idle(session, settings))
+    idle = list(workers.list_idle(session, settings).values())
     served = session.scalar(_SERVED) or 0.0
-    max_gpus = workers.most_gpus(session, settings)
-    return Queue(_read_projects(session), running, num_idle, served, max_gpus)
+    most_gpus = workers.most_gpus(session, settings)
+    return Queue(_read_projects(session), running, idle, served, most_gpus)
 
 
 def position_of_new_job(
-    session: Session, settings: Settings, project_id: str, priority: int
+    session: Session, settings: Settings, project_id: str, request: JobRequest
 ) -> QueueObject:
     project = session.get_one(Project, project_id)
-    return read_queue(session, settings).position_if_added(project, priority)
+    queue = read_queue(session, settings)
+    return queue.position_if_added(project, request.priority, request.falqon.gpu)
 
 
 def _read_projects(session: Session) -> dict[str, ProjectQueue]:
@@ -244,8 +274,10 @@ _SECONDS_LEFT = _lower(
 )
 # One that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
-_RUNNING = select(Job.project_id, _SECONDS_LEFT).where(
-    Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus()
+_RUNNING = (
+    select(Job.project_id, _SECONDS_LEFT, Attempt.device)
+    .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
+    .where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
 )
 _SERVED = select(func.max(Project.virtual_time - 1.0 / Project.weight))
 _WAITING_PROJECTS = (
@@ -255,7 +287,7 @@ _WAITING_PROJECTS = (
     .limit(FORESEEN)
 )
 _FIRST_JOBS = (
-    select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority)
+    select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority, Job.gpu)
     .where(_RUNNABLE)
     .order_by(Job.priority.desc(), Job.id)
     .limit(FORESEEN)

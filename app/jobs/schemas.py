@@ -1,10 +1,11 @@
 """Jobs as the wire shows them: the official fields exact, ours beside them."""
 
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from app.http.pagination import Object, unix_seconds
 from app.jobs.checkpoints import checkpoint_name
@@ -108,6 +109,7 @@ class JobObject(Object):
     priority: int
     study_id: Annotated[str | None, Field(description="of the study that the job is part of")]
     num_gpus: Annotated[int, Field(description="that it trains on; on a CPU, slots")]
+    gpu: Annotated[str, Field(description="the device that it waits for, or any")]
     progress: JsonObject | None
     cost: JobCost | None
     estimate: Estimate | None
@@ -169,6 +171,7 @@ class JobObject(Object):
             priority=job.priority,
             study_id=job.study_id,
             num_gpus=job.num_gpus,
+            gpu=job.gpu,
             progress=_progress(job),
             cost=_cost(job),
             estimate=job.estimate,
@@ -230,12 +233,36 @@ class GpusObject(BaseModel):
     cost: Cost
 
 
+class DeviceObject(GpusObject):
+    """What one GPU of a kind buys; on a CPU, a slot."""
+
+    device: str
+    fits: bool | None
+
+
 class EstimateObject(Estimate):
     queue: QueueObject
     by_num_gpus: Annotated[
         list[GpusObject],
         Field(description="for 1 up to as many GPUs as a worker has; empty on a CPU"),
     ]
+    by_device: Annotated[
+        list[DeviceObject], Field(description="for each kind of device that live workers have")
+    ]
+
+    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @property
+    def cheapest_device(self) -> str | None:
+        return self._best_device(lambda each: float(each.cost.expected))
+
+    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @property
+    def fastest_device(self) -> str | None:
+        return self._best_device(lambda each: each.seconds.expected)
+
+    def _best_device(self, key: Callable[[DeviceObject], float]) -> str | None:
+        fitting = [each for each in self.by_device if each.fits is not False]
+        return min(fitting, key=key).device if fitting else None
 
 
 class JobDeleted(Object):

@@ -93,9 +93,9 @@ def estimate(
     request: JobRequest,
     settings: Settings,
     target: estimates.Target | None = None,
-) -> tuple[Estimate, list[Estimate]]:
-    """Return the estimate, and those for each number of GPUs that the job could have; on a CPU
-    none.
+) -> tuple[Estimate, list[Estimate], list[Estimate]]:
+    """Return the estimate, those for each number of GPUs that the job could have, on a CPU none,
+    and those for each kind of device that live workers have.
     """
     if isinstance(request, EstimateRequest) and request.training_data is not None:
         data = request.training_data
@@ -108,11 +108,13 @@ def estimate(
         def estimate_on(target: estimates.Target | None) -> Estimate:
             return estimate_plan(session, planned, settings, target)[1]
 
-    most = target or estimates.most_gpus(session, settings)
+    most = target or estimates.most_gpus(session, settings, request.falqon.gpu)
     counts = range(1, min(most.num_devices, MAX_COMPARED_GPUS) + 1)
     if most.device.name == "cpu":
         counts = range(0)
-    return estimate_on(target), [estimate_on(most._replace(num_devices=n)) for n in counts]
+    by_num_gpus = [estimate_on(most._replace(num_devices=n)) for n in counts]
+    by_device = [estimate_on(each) for each in estimates.live_targets(session, settings)]
+    return estimate_on(target), by_num_gpus, by_device
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -289,6 +291,7 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -
         budget=request.falqon.budget,
         priority=request.priority,
         num_gpus=planned.num_gpus,
+        gpu=request.falqon.gpu,
     )
 
 

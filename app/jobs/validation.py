@@ -56,7 +56,14 @@ def finish_validation(
     amount = exact_amount(session, job.training_file_id, model.id, recipe)
     num_gpus = limit_auto(job.num_gpus, job.requested, recipe)
     estimate = estimates.estimate_job(
-        session, model, recipe, report, settings, amount=amount, num_gpus=num_gpus
+        session,
+        model,
+        recipe,
+        report,
+        settings,
+        amount=amount,
+        gpu=job.gpu,
+        num_gpus=num_gpus,
     )
     valid = NewEvent(
         "Files are valid; the job waits for a worker",

@@ -12,6 +12,7 @@ from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.prices import Dollars
 
 MAX_GPUS = 64
+ANY_DEVICE = "any"
 
 
 def _check_num_gpus(value: Any) -> Any:
@@ -70,7 +71,8 @@ class FalqonOptions(RecipeOptions):
     budget: Budget | None = None
     early_stopping: EarlyStopping | None = None
     gpu: Annotated[str, Field(max_length=64)] = Field(
-        "any", description="a device of the price table, or any"
+        ANY_DEVICE,
+        description="the device that the job waits for, by its name in the price table, or any",
     )
     num_gpus: NumGpus = Field(
         None,

@@ -6,7 +6,7 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject, PydanticType
-from app.models.falqon_options import Budget
+from app.models.falqon_options import ANY_DEVICE, Budget
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
@@ -85,6 +85,7 @@ class Job(Base):
             "id",
             "not_before",
             "num_gpus",
+            "gpu",
         ),
         CheckConstraint(
             "(lease_owner IS NULL) = (lease_expires_at IS NULL)", name="lease_is_whole"
@@ -100,6 +101,8 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0)
     # of one machine, each with a process of its own; on a CPU one
     num_gpus: Mapped[int] = mapped_column(default=1, server_default="1")
+    # the kind of device that it waits for, by its name in the price table, or any
+    gpu: Mapped[str] = mapped_column(default=ANY_DEVICE, server_default=ANY_DEVICE)
 
     # as the API's log names the request that it came with
     request_id: Mapped[str | None]

@@ -17,7 +17,7 @@ def device_name(settings: Settings) -> str:
     """
     if settings.device != "auto":
         return settings.device
-    cards = visible_cards()
+    cards = _chosen_cards(settings)
     device = reported_device(cards[0].name) if cards else None
     return CPU if device is None else device.name
 
@@ -28,14 +28,23 @@ def training_cards(settings: Settings) -> tuple[int, ...]:
     """
     name = device_name(settings)
     if name == CPU:
-        return tuple(range(settings.slots)) if settings.slots > 1 else ()
-    return tuple(card.index for card in visible_cards() if _counts_as(card, name, settings))
+        slots = range(settings.slots) if settings.slots > 1 else ()
+        return tuple(slot for slot in slots if _is_chosen(slot, settings))
+    return tuple(card.index for card in _chosen_cards(settings) if _counts_as(card, name, settings))
 
 
 def cores_of_slot(settings: Settings) -> int:
     """Return how many cores of this machine one trainer process computes on."""
     cores = len(os.sched_getaffinity(0)) // settings.slots
     return settings.num_threads or max(1, cores)
+
+
+def _chosen_cards(settings: Settings) -> list[Card]:
+    return [card for card in visible_cards() if _is_chosen(card.index, settings)]
+
+
+def _is_chosen(index: int, settings: Settings) -> bool:
+    return settings.cards is None or index in settings.cards
 
 
 def _counts_as(card: Card, name: str, settings: Settings) -> bool:

@@ -104,20 +104,32 @@ def calibration_of(session: Session, device: str) -> Calibration | None:
     return session.scalars(newest_first.limit(1)).first()
 
 
-def newest(session: Session) -> Worker | None:
-    """Return the worker that came last, which may have left since."""
-    return session.scalars(select(Worker).order_by(Worker.created_at.desc()).limit(1)).first()
+def newest(session: Session, device: str | None = None) -> Worker | None:
+    """Return the worker that came last, of those with this device if one is named; it may have left
+    since.
+    """
+    statement = select(Worker).order_by(Worker.created_at.desc()).limit(1)
+    if device is not None:
+        statement = statement.where(Worker.device == device)
+    return session.scalars(statement).first()
 
 
-def list_idle(session: Session, settings: Settings) -> set[str]:
-    """Return those that could begin a job: they have none, and a card of their machine is free."""
+def devices(session: Session) -> set[str]:
+    """Return the kinds of device that workers have, or had lately."""
+    return set(session.scalars(select(Worker.device).distinct()))
+
+
+def list_idle(session: Session, settings: Settings) -> dict[str, str]:
+    """Return the device of each that could begin a job: it has none, and a card of its machine is
+    free.
+    """
     cards_of = dict(session.execute(_CARDS).all())
     taken = _count_taken(cards_of)
-    seen = select(Worker.id, Worker.max_gpus).where(Worker.seen_at > _since(settings))
+    seen = select(Worker).where(Worker.seen_at > _since(settings))
     return {
-        worker_id
-        for worker_id, max_gpus in session.execute(seen)
-        if worker_id not in cards_of and taken[machine_of(worker_id)] < max_gpus
+        worker.id: worker.device
+        for worker in session.scalars(seen)
+        if worker.id not in cards_of and taken[worker.machine] < worker.max_gpus
     }
 
 
@@ -164,12 +176,13 @@ def history(
     return [WorkerHistory(*row) for row in session.execute(statement)]
 
 
-def most_gpus(session: Session, settings: Settings) -> int | None:
-    """Return how many GPUs a job can have at most; None while no worker lives."""
+def most_gpus(session: Session, settings: Settings) -> dict[str, int]:
+    """Return how many GPUs a job can have at most of each kind of device that a live worker has."""
     # Read once; with a look for each worker its cost grew with the square of the fleet.
     owners = select(Job.lease_owner).where(_is_leased())
     is_live = (Worker.seen_at > _since(settings)) | Worker.id.in_(owners)
-    return session.scalar(select(func.max(Worker.max_gpus)).where(is_live))
+    most = select(Worker.device, func.max(Worker.max_gpus)).where(is_live).group_by(Worker.device)
+    return dict(session.execute(most).all())
 
 
 def _count_taken(cards_of: Mapping[str, Sequence[int] | None]) -> Counter[str]:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from app.auth.keys import check_secret
+from app.cli import app
 from app.database import Database
 from app.models import Model, Scope
 from app.settings import Settings
 from tests.support.backend import FAKE_TRAINER, ROOT
+from tests.support.nvidia import H100, install_driver
 from tests.support.service import free_port
 
 
@@ -192,3 +195,18 @@ def test_doctor_is_the_trainers_and_sees_no_secret(
         1,
         "['doctor', '--model', 'some/model', '--json'] False\n",
     )
+
+
+def test_a_worker_gets_the_cards_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, H100, H100)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FALQON_CARDS", "[0, 1]")
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    worker = [*["worker", "--queue", "gpu", "--devices"]]
+    for devices, reason in (("0,3", "3 is not one that trains here"), ("a", "no list of numbers")):
+        refused = CliRunner().invoke(app, [*worker, devices])
+        assert (refused.exit_code, reason in refused.output) == (2, True), refused.output
+    assert CliRunner().invoke(app, [*worker, "1"]).exit_code == 0
+    assert Settings().cards == (1,)

@@ -34,10 +34,12 @@ from app.models import (
     JobStatus,
     Scope,
 )
+from app.models.falqon_options import ANY_DEVICE, FalqonOptions
 from app.models.job_lifecycle import TERMINAL, TRANSITIONS
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from app.storage import keys
+from app.workers import service as workers
 from tests.chaos.model import MAX_INFRA_FAILURES, Check, ModelJob
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.checks import check_file
@@ -46,6 +48,7 @@ MAX_JOBS = 12
 WORKERS = ("worker-1", "worker-2", "worker-3", "worker-4")
 CALLER = Caller("key_a", DEFAULT_PROJECT_ID, Scope.WRITE, None, use_is_due=False)
 LEASE_SECONDS = 600.0
+DEVICES = ("cpu", "h100")
 EVENT = NewEvent("told")
 CONTENT = {True: b'{"text": "sound"}\n', False: b"no json\n"}
 any_of = strategies.integers(0, 50)  # which one, of however many there are
@@ -63,21 +66,27 @@ class JobsMachine(RuleBasedStateMachine):
         self.zombies: list[Claim] = []
         with self.database.transaction() as session:
             session.execute(delete(Job))
+            for device in DEVICES:
+                workers.mark_seen(session, f"with-{device}", device, 1)
         self.files = {True: self._upload(), False: self._upload()}  # by whether it has been checked
         self._check(self.files[True], sound=True)
         for _ in range(3):
-            self.submit(checked=True, priority=0)
+            self.submit(checked=True, priority=0, gpu=ANY_DEVICE)
 
     # Users
 
     @precondition(lambda self: len(self.jobs) < MAX_JOBS)
-    @rule(checked=strategies.sampled_from([True, True, False]), priority=strategies.integers(-1, 1))
-    def submit(self, checked: bool, priority: int) -> None:
+    @rule(
+        checked=strategies.sampled_from([True, True, False]),
+        priority=strategies.integers(-1, 1),
+        gpu=strategies.sampled_from([ANY_DEVICE, ANY_DEVICE, *DEVICES]),
+    )
+    def submit(self, checked: bool, priority: int, gpu: str) -> None:
         self.rule_counts["submit"] += 1
-        job_id = self._submit(new_id("key-"), self.files[checked], priority)
+        job_id = self._submit(new_id("key-"), self.files[checked], priority, gpu)
         check = Check.PASSED if checked else Check.TO_COME
         assert job_id not in self.jobs
-        self.jobs[job_id] = ModelJob(job_id, self.files[checked], priority, check)
+        self.jobs[job_id] = ModelJob(job_id, self.files[checked], priority, check, gpu)
 
     @precondition(lambda self: self.jobs)
     @rule(which=any_of)
@@ -86,7 +95,7 @@ class JobsMachine(RuleBasedStateMachine):
         job = self._pick(self.jobs.values(), which)
         with self.database.read() as session:
             key = session.get_one(Job, job.id).requested.suffix
-        assert self._submit(key, job.file_id, job.priority) == job.id
+        assert self._submit(key, job.file_id, job.priority, job.gpu) == job.id
 
     @precondition(lambda self: self.jobs)
     @rule(
@@ -122,15 +131,14 @@ class JobsMachine(RuleBasedStateMachine):
                 job.settle()
         self.files[False] = self._upload()
 
-    @precondition(lambda self: self._queue())
-    @rule(num_workers=strategies.integers(1, len(WORKERS)))
-    def claim(self, num_workers: int) -> None:
+    @precondition(lambda self: any(job.claimable for job in self.jobs.values()))
+    @rule(num_workers=strategies.integers(1, len(WORKERS)), device=strategies.sampled_from(DEVICES))
+    def claim(self, num_workers: int, device: str) -> None:
         """All at the same moment, and perhaps more of them than there are jobs."""
         self.rule_counts["claim"] += 1
-        expected = self._queue()[:num_workers]
-        assert sorted(claim.job_id for claim in self._claim(WORKERS[:num_workers])) == sorted(
-            job.id for job in expected
-        )
+        expected = self._queue(device)[:num_workers]
+        won = self._claim(device, WORKERS[:num_workers])
+        assert sorted(claim.job_id for claim in won) == sorted(job.id for job in expected)
 
     @precondition(lambda self: self._running())
     @rule(which=any_of)
@@ -280,22 +288,9 @@ class JobsMachine(RuleBasedStateMachine):
         assert {job.id for job in jobs} == set(self.jobs)
         for job in jobs:
             model = self.jobs[job.id]
-            stored = (
-                job.status,
-                job.desired,
-                job.attempt,
-                job.lease_owner,
-                job.last_event_seq,
-                job.infra_failures,
-            )
-            assert stored == (
-                model.status,
-                model.desired,
-                model.attempt,
-                model.owner,
-                model.seq,
-                model.infra_failures,
-            )
+            stored = (job.status, job.desired, job.attempt, job.infra_failures)
+            assert stored == (model.status, model.desired, model.attempt, model.infra_failures)
+            assert (job.lease_owner, job.last_event_seq) == (model.owner, model.seq)
             assert events[job.id] == [model.seq, 1, model.seq], "a gap"
             numbered = [
                 (number, outcome) for job_id, number, outcome in attempts if job_id == job.id
@@ -330,22 +325,20 @@ class JobsMachine(RuleBasedStateMachine):
     def _running(self) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.owner]
 
-    def _queue(self) -> list[ModelJob]:
-        return sorted(
-            (job for job in self.jobs.values() if job.claimable),
-            key=lambda job: (-job.priority, job.id),
-        )
+    def _queue(self, device: str) -> list[ModelJob]:
+        waiting = [job for job in self.jobs.values() if job.claimable and job.runs_on(device)]
+        return sorted(waiting, key=lambda job: (-job.priority, job.id))
 
     @staticmethod
     def _claim_of(job: ModelJob) -> Claim:
         assert job.owner
         return Claim(job.id, job.attempt, job.owner)
 
-    def _claim(self, owners: Sequence[str]) -> list[Claim]:
+    def _claim(self, device: str, owners: Sequence[str]) -> list[Claim]:
         def claim(owner: str) -> Claim | None:
             with self.database.transaction() as session:
                 job = claims.claim(
-                    session, owner=owner, device="cpu", num_devices=1, lease_seconds=LEASE_SECONDS
+                    session, owner=owner, device=device, num_devices=1, lease_seconds=LEASE_SECONDS
                 )
                 return Claim(job.id, job.attempt, owner) if job else None
 
@@ -356,8 +349,14 @@ class JobsMachine(RuleBasedStateMachine):
             assert self._claim_of(self.jobs[result.job_id]) == result
         return won
 
-    def _submit(self, key: str, file_id: str, priority: int) -> str:
-        request = JobRequest(model=BASE_MODEL, training_file=file_id, suffix=key, priority=priority)
+    def _submit(self, key: str, file_id: str, priority: int, gpu: str) -> str:
+        request = JobRequest(
+            model=BASE_MODEL,
+            training_file=file_id,
+            suffix=key,
+            priority=priority,
+            falqon=FalqonOptions(gpu=gpu),
+        )
         asking = idempotency.Request(
             CALLER, "create", request.model_dump(mode="json", exclude_unset=True), key
         )

@@ -26,6 +26,7 @@ class ModelJob:
     file_id: str
     priority: int
     check: Check
+    gpu: str = "any"
     status: JobStatus = JobStatus.VALIDATING_FILES
     desired: Desired = Desired.RUN
     attempt: int = 0
@@ -110,6 +111,9 @@ class ModelJob:
     @property
     def claimable(self) -> bool:
         return self.status is JobStatus.QUEUED and self.desired is Desired.RUN
+
+    def runs_on(self, device: str) -> bool:
+        return self.gpu in ("any", device)
 
     def _tell(self, status: JobStatus) -> None:
         self.status = status

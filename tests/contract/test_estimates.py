@@ -6,11 +6,13 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import update
 
+from app.database import now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.jobs.queue_forecast import read_queue
-from app.models import Job, JobStatus
+from app.models import Job, JobStatus, Worker
 from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS, Actual
@@ -163,6 +165,37 @@ def test_a_job_is_foreseen_up_to_its_budget(tenant: Tenant, budget: dict[str, An
     waiting = tenant.client.fine_tuning.jobs.retrieve(second.id)
     # whole seconds; the service has looked at its clock between these two
     assert before + 8 - 1 <= waiting.queue["estimated_start"] <= time.time() + 8
+
+
+def test_a_job_waits_for_the_kind_of_device_that_it_names(tenant: Tenant) -> None:
+    api = tenant.api
+    quiet(api)
+    with api.database.transaction() as session:
+        for worker, device in (("small", "rtx-4090"), ("large", "h100")):
+            workers.mark_seen(session, worker, device, 1)
+    named = {"falqon": {"gpu": "rtx-4090"}}
+    estimate = estimate_of(tenant, **named)
+    by_device = {each["device"]: each for each in estimate["by_device"]}
+    assert by_device.keys() == {"rtx-4090", "h100"}
+    assert estimate["device"] == "rtx-4090"
+    assert estimate["seconds"] == by_device["rtx-4090"]["seconds"]
+    prices = {name: Decimal(each["cost"]["expected"]) for name, each in by_device.items()}
+    seconds = {name: each["seconds"]["expected"] for name, each in by_device.items()}
+    assert estimate["cheapest_device"] == min(prices, key=lambda name: prices[name])
+    assert estimate["fastest_device"] == min(seconds, key=lambda name: seconds[name])
+
+    job = tenant.job(extra_body=named)
+    assert (job.gpu, job.queue["position"], job.queue["reason"]) == ("rtx-4090", 1, None)
+    with api.database.transaction() as session:
+        session.execute(update(Worker).where(Worker.id == "small").values(seen_at=now_plus(-3_600)))
+    assert tenant.client.fine_tuning.jobs.retrieve(job.id).queue["reason"] == "no_worker_of_device"
+    for device, taken in (("h100", None), ("rtx-4090", job.id)):
+        with api.database.transaction() as session:
+            claimed = claims.claim(
+                session, owner="w", device=device, num_devices=1, lease_seconds=60
+            )
+            assert (claimed and claimed.id) == taken
+    quiet(api)  # later tests are about a service that trains on its CPU
 
 
 def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:

@@ -66,7 +66,7 @@ def test_a_job_is_claimed_fed_and_given_back(
     tenant: Tenant, gateway: JoinedGateway, tmp_path: Path
 ) -> None:
     job_id = tenant.job().id
-    next_job = gateway.find_next(1)
+    next_job = gateway.find_next("cpu", 1)
     assert next_job is not None
     assert next_job.id == job_id
     claimed = gateway.claim(OFFER)
@@ -128,7 +128,7 @@ def test_a_token_reaches_nothing_of_other_projects(
     tenant: Tenant, stranger: Tenant, gateway: JoinedGateway, join: Join, tmp_path: Path
 ) -> None:
     theirs = stranger.job().id
-    assert (gateway.find_next(1), gateway.claim(OFFER)) == (None, None)
+    assert (gateway.find_next("cpu", 1), gateway.claim(OFFER)) == (None, None)
     their_gateway = join(stranger, token_for(stranger)[1])
     their_claim = claim_of(their_gateway, their_gateway.claim(OFFER))
     assert their_claim.job_id == theirs

@@ -52,6 +52,15 @@ def test_a_worker_has_only_cards_that_are_charged_alike(
     assert detect(Settings(device="h100")) == ("h100", 1, (1, 3))
 
 
+def test_a_worker_has_only_the_cards_that_were_chosen_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090)
+    assert detect(Settings(device="auto", cards=(1,))) == ("h100", 1, (1,))
+    assert detect(Settings(device="auto", cards=(2, 0))) == ("rtx-4090", 1, (0, 2))
+    assert detect(Settings(device="cpu", slots=3, num_threads=1, cards=(2,))).cards == (2,)
+
+
 def test_a_card_without_a_price_trains_when_its_price_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

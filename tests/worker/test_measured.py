@@ -5,7 +5,7 @@ import pytest
 from app.estimates import repository
 from app.estimates import service as estimates
 from app.jobs import queue_forecast
-from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
+from app.models import DEFAULT_PROJECT_ID, JobStatus, Model, Project
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
 from falqon_core.estimate.long_text import Amount
@@ -71,5 +71,7 @@ def test_a_worker_that_looks_is_counted(embedded_backend: Backend) -> None:
     assert not patient(backend).execute_next()
     backend.set(backend.add_job(), status=JobStatus.PAUSED)
     with backend.database.read() as session:
-        place = queue_forecast.position_of_new_job(session, backend.settings, DEFAULT_PROJECT_ID, 0)
+        queue = queue_forecast.read_queue(session, backend.settings)
+        project = session.get_one(Project, DEFAULT_PROJECT_ID)
+        place = queue.position_if_added(project, 0)
     assert (place.position, place.num_workers) == (1, 1)

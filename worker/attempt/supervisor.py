@@ -43,7 +43,7 @@ class Supervisor:
             return self._execute_next_on(self.machine)
         num_free = len(cards)
         while num_free:
-            job = self.gateway.find_next(num_free)
+            job = self.gateway.find_next(self.machine.device, num_free)
             num_gpus = job.num_gpus if job else 1
             with lock_cards(cards, num_gpus, self.machine.unit) as locked:
                 if len(locked) == num_gpus:

@@ -82,8 +82,9 @@ class JoinedGateway:
     def read_terms(self) -> Terms:
         return Terms(**self._call("GET", "/terms"))
 
-    def find_next(self, max_gpus: int) -> NextJob | None:
-        return _next_job.validate_python(self._call("GET", f"/next?max_gpus={max_gpus}"))
+    def find_next(self, device: str, max_gpus: int) -> NextJob | None:
+        path = f"/next?device={device}&max_gpus={max_gpus}"
+        return _next_job.validate_python(self._call("GET", path))
 
     def hold(self, offer: Offer, job_id: str) -> bool:
         return self._ask("/hold", {"offer": offer, "job_id": job_id})

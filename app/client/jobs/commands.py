@@ -127,6 +127,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "validation file", job["validation_file"]
     yield "created", text.moment(job["created_at"])
     yield "priority", job.get("priority") or ""
+    yield "device", job["gpu"] if job.get("gpu") not in (None, "any") else ""
     yield "place in the queue", place(queue) if queue else ""
     yield "done", text.done(job)
     yield (

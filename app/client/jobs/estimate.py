@@ -25,6 +25,8 @@ def show_estimate(client: Client, estimate: Json) -> None:
             ),
             "cost": _between(*(text.usd(cost[name]) for name in ("expected", "low", "high"))),
             "memory": f"{memory} on {estimate['device']}",
+            "cheapest device": _of_several(estimate, "cheapest_device"),
+            "fastest device": _of_several(estimate, "fastest_device"),
             "place in the queue": place(estimate["queue"]) if estimate.get("queue") else "",
             "known from": estimate.get("explanation") or estimate["basis"],
         }
@@ -41,6 +43,11 @@ def _overhead(estimate: Json) -> str:
     if overhead > estimate["seconds"]["expected"] / 2:
         return ", most of it start and export"
     return ""
+
+
+def _of_several(estimate: Json, name: str) -> str:
+    """Return the name of a device where there is a choice."""
+    return (estimate.get(name) or "") if len(estimate.get("by_device") or []) > 1 else ""
 
 
 def _between(expected: str, low: str, high: str) -> str:

@@ -11,9 +11,8 @@ from app.files import service as files
 from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
 from app.jobs import actions, service
-from app.jobs.schemas import GpusObject, JobObject
+from app.jobs.schemas import EstimateObject, JobObject
 from app.models import FileStatus, Purpose
-from app.processes.device import CPU
 from app.services import Services
 from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
@@ -40,7 +39,7 @@ class Plan(NamedTuple):
     body: dict[str, Any]
     data: FileView | None
     job: JobObject | None
-    by_num_gpus: list[GpusObject]  # what each number of GPUs takes, where there is a choice
+    estimate: EstimateObject | None  # with what other devices take
     errors: Errors
     applicable: list[str]  # of the settings that not every job has
 
@@ -132,7 +131,7 @@ def _page(
 ) -> Response:
     with services.database.read() as session:
         models = catalogue.trainable(session, caller.project_id)
-        most_gpus = workers.most_gpus(session, services.settings)
+        most_gpus = max(workers.most_gpus(session, services.settings).values(), default=None)
     file_list = file_actions.list_files(
         services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE
     ).data
@@ -214,7 +213,7 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
         length = job_request.falqon.max_seq_length
         kwargs = write_template_kwargs(job_request.falqon.chat_template_kwargs)
     data, job = None, None
-    by_num_gpus: list[GpusObject] = []
+    estimate: EstimateObject | None = None
     if training_file := values.get("training_file", ""):
         try:
             model = values.get("model", "")
@@ -227,11 +226,10 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
     if data and data.file.status == FileStatus.PROCESSED and not isinstance(job_request, dict):
         try:
             job = actions.preview_job(services, caller, job_request)
-            if job.estimate and job.estimate.device != CPU:
-                by_num_gpus = actions.estimate_job(services, caller, job_request).by_num_gpus
+            estimate = actions.estimate_job(services, caller, job_request)
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
-    return Plan(body, data, job, by_num_gpus, errors, job_settings.applicable(values, shape))
+    return Plan(body, data, job, estimate, errors, job_settings.applicable(values, shape))
 
 
 def _shape(services: Services, caller: Caller, values: Values) -> Shape | None:

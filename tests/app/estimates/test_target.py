@@ -1,5 +1,8 @@
+import pytest
+
 from app.database import Database
-from app.estimates.service import target_of
+from app.errors import InvalidRequest
+from app.estimates.service import check_device, most_gpus, target_of
 from app.settings import Settings
 from app.workers import service as workers
 
@@ -16,3 +19,16 @@ def test_auto_is_what_the_worker_that_came_last_trains_on(database: Database) ->
         target = target_of(session, settings)
         assert (target.device.name, target.num_devices) == ("h100", 1)
         assert target_of(session, Settings(device="l40s")).device.name == "l40s"
+
+
+def test_a_job_names_one_of_the_devices_that_workers_have(database: Database) -> None:
+    settings = Settings(device="auto", num_threads=3)
+    with database.transaction() as session:
+        for worker, device, num_gpus in (("large", "h100", 4), ("newest", "cpu", 1)):
+            workers.mark_seen(session, worker, device, 2, num_gpus)
+        for name in ("any", "h100", "cpu"):
+            check_device(session, name, settings)
+        with pytest.raises(InvalidRequest, match=r"no worker trains on 'l40s'; .* 'cpu', 'h100'"):
+            check_device(session, "l40s", settings)
+        assert target_of(session, settings, "h100").device.name == "h100"
+        assert most_gpus(session, settings, "h100").num_devices == 8

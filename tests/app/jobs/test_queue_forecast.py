@@ -21,8 +21,8 @@ def queue_of(before: list[float | None], running: list[float | None], num_idle: 
     waiting = [WaitingJob(f"job-{number}", seconds) for number, seconds in enumerate(before)]
     return Queue(
         {"mine": ProjectQueue(1, 0.0, waiting)},
-        [RunningJob("mine", seconds) for seconds in running],
-        num_idle,
+        [RunningJob("mine", seconds, "cpu") for seconds in running],
+        ["cpu"] * num_idle,
     )
 
 
@@ -48,7 +48,9 @@ def starts_in(place: QueueObject | None) -> float:
 
 def test_a_job_for_which_no_worker_has_enough_gpus_waits_for_one() -> None:
     waiting = {"mine": line("job", 1)}
-    few, enough, none = (Queue(waiting, [], 1, max_gpus=number) for number in (2, 4, None))
+    few, enough, none = (
+        Queue(waiting, [], ["cpu"], most_gpus=most) for most in ({"cpu": 2}, {"cpu": 4}, {})
+    )
     place = few.position_of("job0", 4)
     assert place is not None
     assert (place.position, place.estimated_start, place.reason) == (None, None, "too_few_gpus")
@@ -56,6 +58,25 @@ def test_a_job_for_which_no_worker_has_enough_gpus_waits_for_one() -> None:
         place = queue.position_of("job0", 4)
         assert place is not None
         assert (place.position, place.reason) == (1, None)
+
+
+def test_a_job_waits_for_a_worker_that_has_its_device() -> None:
+    jobs = [WaitingJob("first", 50.0, gpu="h100"), WaitingJob("other", 10.0, gpu="l40s")]
+    jobs += [WaitingJob("any", 5.0), WaitingJob("again", 10.0, gpu="h100")]
+    running = [RunningJob("mine", 30.0, "h100")]
+    queue = Queue(
+        {"mine": ProjectQueue(1, 0.0, jobs)}, running, ["a100"], most_gpus={"h100": 2, "a100": 8}
+    )
+    place = queue.position_of("other", gpu="l40s")
+    assert place is not None
+    assert (place.position, place.estimated_start, place.reason) == (
+        None, None, "no_worker_of_device",
+    )  # fmt: skip
+    for name, seconds in (("any", 0), ("first", 30), ("again", 80)):
+        assert abs(starts_in(queue.position_of(name)) - seconds) <= 1.5, name
+    many = queue.position_of("again", 4, "h100")
+    assert many is not None
+    assert many.reason == "too_few_gpus"
 
 
 @pytest.mark.parametrize(
@@ -104,14 +125,16 @@ def test_what_cannot_be_told_has_a_reason() -> None:
 
 
 def test_projects_take_turns_by_their_weight() -> None:
-    equal = Queue({"a": line("a", 2), "b": line("b", 2)}, [], 1)
+    equal = Queue({"a": line("a", 2), "b": line("b", 2)}, [], ["cpu"])
     assert order(equal, "a0", "a1", "b0", "b1") == "a0 b0 a1 b1"
-    heavy = Queue({"a": line("a", 4, weight=3), "b": line("b", 4)}, [], 1)
+    heavy = Queue({"a": line("a", 4, weight=3), "b": line("b", 4)}, [], ["cpu"])
     assert order(heavy, "a0", "a1", "a2", "b0", "b1") == "a0 b0 a1 a2 b1"
 
 
 def test_who_has_fewer_running_jobs_comes_first() -> None:
-    queue = Queue({"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0)], 2)
+    queue = Queue(
+        {"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0, "cpu")], ["cpu"] * 2
+    )
     assert order(queue, "a0", "b0", "b1") == "b0 a0 b1"
 
 
@@ -119,7 +142,7 @@ def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:
     queue = Queue(
         {"theirs": line("theirs", 50, virtual_time=9.0), "mine": line("mine", 3, virtual_time=9.0)},
         [],
-        1,
+        ["cpu"],
         served=9.0,
     )
     assert (

@@ -123,5 +123,5 @@ def test_a_worker_whose_cards_are_all_taken_stays_and_is_busy(backend: Backend) 
         assert worker(backend, 0, name="a-2").execute_next() is False
     with backend.database.read() as session:
         live = workers.list_live(session, backend.settings)
-        assert workers.list_idle(session, backend.settings) == set()
+        assert workers.list_idle(session, backend.settings) == {}
     assert [(each.worker.id, each.is_busy) for each in live] == [("a-2", True), ("a-1", True)]
