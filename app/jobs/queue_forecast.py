@@ -165,15 +165,19 @@ class Queue:
         free = free or [(math.inf, "", ANY_DEVICE)]
         heapq.heapify(free)
         served = self._served
+        idle_devices: set[str] = set()
         while waiting and free:
             moment, ended, device = heapq.heappop(free)
             num_running[ended] -= 1
+            if device in idle_devices:
+                continue
             fitting = {
                 project_id: job
                 for project_id, jobs in waiting.items()
                 if (job := next((each for each in reversed(jobs) if each.runs_on(device)), None))
             }
             if not fitting:
+                idle_devices.add(device)  # nothing that waits will ever be for it
                 continue
             project_id = min(fitting, key=rank)
             job = fitting[project_id]
