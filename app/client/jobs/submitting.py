@@ -51,7 +51,7 @@ def _refuse_what_cannot_be(client: Client, path: str, body: Json, stand_ins: Jso
     """
     try:
         with naming_the_field(client.api):
-            client.api.post(path, body | stand_ins)
+            client.api.post(path, body | stand_ins, idempotency_key=str(uuid4()))
     except Refused as error:
         if error.body.get("param") not in stand_ins:
             raise

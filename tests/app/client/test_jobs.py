@@ -372,13 +372,14 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:
     create = "POST /v1/fine_tuning/jobs HTTP"
+    uploaded = json.loads(falqon("files", "upload", str(fake_file()), "--json").stdout)
     with Proxy(service.port) as proxy:
         proxy.lose = create
         arguments = (
             "--model",
             "falqon-tiny",
             "--file",
-            str(fake_file()),
+            uploaded["id"],
             "--yes",
             "--base-url",
             proxy.url,

@@ -121,7 +121,8 @@ def test_a_quota_that_is_used_up_is_told_at_once(
         in done.stderr
     )
     assert "code insufficient_quota, param max_live_jobs" in done.stderr
-    assert len(proxy.heads("POST /v1/fine_tuning/jobs HTTP")) == 1
+    # without its data and with it, and not again
+    assert len(proxy.heads("POST /v1/fine_tuning/jobs HTTP")) == 2
 
     full = falqon("files", "upload", __file__, "--json", *there)
     assert (full.exit_code, full.stdout) == (1, "")
