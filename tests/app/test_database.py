@@ -25,7 +25,7 @@ def test_migrations_build_exactly_the_declared_tables(database: Database) -> Non
             (queue,) = connection.scalars(
                 text("SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_queue'")
             )
-            columns = "status, project_id, desired, priority DESC, id, not_before, num_gpus"
+            columns = "status, project_id, desired, priority DESC, id, not_before, num_gpus, gpu"
             assert queue.endswith(f"({columns})")
     assert migrate.compare_schema(database) == "current"
 

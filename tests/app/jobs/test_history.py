@@ -44,7 +44,7 @@ def test_what_an_attempt_did_again_is_told(backend: Backend) -> None:
     with backend.database.read() as session:
         job = session.get_one(Job, job_id)
         spans = history.list_spans(session, job, repository.messages(session, job_id, limit=100))
-    assert [span[1:] for span in spans] == [
+    assert [span[1:4] for span in spans] == [
         (0, 8, 0),
         (5, 7, 3),
         (None, None, 0),

@@ -94,7 +94,7 @@ def test_chosen_columns_are_in_the_address_and_there_at_the_next_visit(
         ("columns=status,price", "there is no column"),
         ("since=yesterday", "since: write a day as 2026-11-28"),
         ("metadata=team", "metadata: write name=value"),
-        ("&".join(f"metadata=a={number}" for number in range(17)), "at most 16"),
+        ("&".join(f"metadata=a={number}" for number in range(17)), "At most 16 are allowed."),
     ],
 )
 def test_what_an_address_cannot_mean_is_said(browser: httpx.Client, query: str, words: str) -> None:
