@@ -35,12 +35,12 @@ CHARTS = (
     Chart("Learning rate", ("learning_rate",)),
     Chart("Gradient norm", ("grad_norm",), has_log=True),
     Chart("Speed", ("tokens_per_second",), "tokens/s"),
-    Chart("Quantized values changed by a step", (CODES,), "%", 100.0),
+    Chart("Quantized values changed", (CODES,), "%", 100.0),
     Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
     Chart("CPU use", ("cpu_utilization",), "%"),
     Chart("GPU use", ("gpu_utilization",), "%"),
     Chart("GPU temperature", ("gpu_temperature",), "°C"),
-    Chart("Share of the GPU's peak FLOP/s", ("mfu",), "%", 100.0),
+    Chart("Share of the device's peak FLOP/s", ("mfu",), "%", 100.0),
 )
 KEYS = (*(key for chart in CHARTS for key in chart.keys), *AXES)
 
