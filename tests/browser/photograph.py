@@ -35,7 +35,8 @@ from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 SCREENSHOTS = ROOT / "docs" / "screenshots"
-DOCUMENTED = {"jobs-desktop-light", "job-desktop-light", "new-job-desktop-light"}  # in the documents
+# in the documents
+DOCUMENTED = {"jobs-desktop-light", "job-desktop-light", "new-job-desktop-light"}
 TOUCHED = {"is_mobile": True, "has_touch": True}
 SIZES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1360, "height": 900}},

@@ -5,7 +5,7 @@ import { Plot, forgetColors, short } from "./plot.js";
 import { append, lowest, positions, stepsAt } from "./series.js";
 
 const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
-const LEGEND = { one: 48, many: 96 }; // its height in pixels
+const LEGEND = { one: 48, many: 112 }; // its height in pixels
 const container = document.querySelector(".charts");
 const section = container.closest("section");
 const tools = document.querySelector("[data-chart-tools]");
