@@ -86,7 +86,7 @@ class RecipeOptions(BaseModel):
     train_a: bool = Field(
         False,
         description="falqon only, anchored with a base: A trains as well, for a lower held-out "
-        "loss; takes about a seventh more memory on a CPU, and more time a step",
+        "loss; takes up to a fifth more memory on a CPU, and more time a step",
     )
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="topk only: rows folded per linear and step; auto: 10"
