@@ -83,7 +83,7 @@ class JoinedGateway:
         return Terms(**self._call("GET", "/terms"))
 
     def find_next(self, device: str, max_gpus: int) -> NextJob | None:
-        path = f"/next?device={device}&max_gpus={max_gpus}"
+        path = f"/next?device={quote(device)}&max_gpus={max_gpus}"
         return _next_job.validate_python(self._call("GET", path))
 
     def hold(self, offer: Offer, job_id: str) -> bool:
