@@ -395,5 +395,19 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key(
         assert proxy.heads(create)[2]["idempotency-key"] != first
 
 
+def test_a_lost_answer_to_the_request_before_an_upload_is_asked_for_again(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    create = "POST /v1/fine_tuning/jobs HTTP"
+    with Proxy(service.port) as proxy:
+        proxy.lose = create
+        there = ("--yes", "--base-url", proxy.url, "--api-key", KEY)
+        file = ("--file", str(fake_file()))
+        done = falqon("jobs", "create", "--model", "falqon-tiny", *file, *there)
+        assert (done.exit_code, proxy.lost) == (0, 1), done.stderr
+        without, again, with_data = (head["idempotency-key"] for head in proxy.heads(create))
+        assert without == again != with_data
+
+
 def test_workers_are_shown_with_their_devices(falqon: Falqon, service: Service) -> None:
     wait_for(lambda: re.search(r"\t(idle|busy)\t\d+ x cpu\t", falqon("workers").stdout))
