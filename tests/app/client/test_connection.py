@@ -2,7 +2,7 @@ import http.server
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from app.client import local
 from app.client.local import LocalService
 from tests.app.client.conftest import Falqon
+from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 
 
@@ -119,3 +120,44 @@ def test_a_damaged_file_of_this_machine_is_told(falqon: Falqon, tmp_path: Path) 
     done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
     assert done.exit_code == 4
     assert "is damaged" in done.stderr
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_key(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    create = "POST /v1/fine_tuning/jobs HTTP"
+    uploaded = json.loads(falqon("files", "upload", str(fake_file()), "--json").stdout)
+    with Proxy(service.port) as proxy:
+        proxy.lose = create
+        arguments = (
+            "--model",
+            "falqon-tiny",
+            "--file",
+            uploaded["id"],
+            "--yes",
+            "--base-url",
+            proxy.url,
+            "--api-key",
+            KEY,
+        )
+        done = falqon("jobs", "create", *arguments)
+        assert done.exit_code == 0, done.stderr
+        assert proxy.lost == 1
+        first, second = (head["idempotency-key"] for head in proxy.heads(create))
+        assert first == second
+        falqon("jobs", "create", *arguments)
+        assert proxy.heads(create)[2]["idempotency-key"] != first
+
+
+def test_a_lost_answer_to_the_request_before_an_upload_is_asked_for_again(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
+) -> None:
+    create = "POST /v1/fine_tuning/jobs HTTP"
+    with Proxy(service.port) as proxy:
+        proxy.lose = create
+        there = ("--yes", "--base-url", proxy.url, "--api-key", KEY)
+        file = ("--file", str(fake_file()))
+        done = falqon("jobs", "create", "--model", "falqon-tiny", *file, *there)
+        assert (done.exit_code, proxy.lost) == (0, 1), done.stderr
+        without, again, with_data = (head["idempotency-key"] for head in proxy.heads(create))
+        assert without == again != with_data

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.client.conftest import Falqon, facts
-from tests.support.proxy import Proxy
-from tests.support.service import KEY, Service
+from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 SLOW = {"steps": 2000, "step_seconds": 0.02}
@@ -366,47 +365,6 @@ def test_errors_are_objects_with_json(falqon: Falqon) -> None:
     assert done.exit_code == 3
     assert done.stdout == ""
     assert json.loads(done.stderr)["error"]["code"] == "fine_tune_not_found"
-
-
-def test_a_lost_answer_is_asked_for_again_with_the_same_key(
-    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
-) -> None:
-    create = "POST /v1/fine_tuning/jobs HTTP"
-    uploaded = json.loads(falqon("files", "upload", str(fake_file()), "--json").stdout)
-    with Proxy(service.port) as proxy:
-        proxy.lose = create
-        arguments = (
-            "--model",
-            "falqon-tiny",
-            "--file",
-            uploaded["id"],
-            "--yes",
-            "--base-url",
-            proxy.url,
-            "--api-key",
-            KEY,
-        )
-        done = falqon("jobs", "create", *arguments)
-        assert done.exit_code == 0, done.stderr
-        assert proxy.lost == 1
-        first, second = (head["idempotency-key"] for head in proxy.heads(create))
-        assert first == second
-        falqon("jobs", "create", *arguments)
-        assert proxy.heads(create)[2]["idempotency-key"] != first
-
-
-def test_a_lost_answer_to_the_request_before_an_upload_is_asked_for_again(
-    falqon: Falqon, service: Service, fake_file: Callable[..., Path]
-) -> None:
-    create = "POST /v1/fine_tuning/jobs HTTP"
-    with Proxy(service.port) as proxy:
-        proxy.lose = create
-        there = ("--yes", "--base-url", proxy.url, "--api-key", KEY)
-        file = ("--file", str(fake_file()))
-        done = falqon("jobs", "create", "--model", "falqon-tiny", *file, *there)
-        assert (done.exit_code, proxy.lost) == (0, 1), done.stderr
-        without, again, with_data = (head["idempotency-key"] for head in proxy.heads(create))
-        assert without == again != with_data
 
 
 def test_workers_are_shown_with_their_devices(falqon: Falqon, service: Service) -> None:
