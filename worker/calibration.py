@@ -25,7 +25,7 @@ from worker.gpu import Machine, mark_seen
 from worker.scratch import scratch
 from worker.subprocesses import ToolFailed, run_tool
 
-NUM_STEPS = 10
+NUM_STEPS = 120  # the first fifty are slow while the verifier starts on the same cores
 BATCH_SIZE = 4
 LIMIT_SECONDS = 300.0
 LOOK_SECONDS = 1.0

@@ -3,6 +3,8 @@ before any job has.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -29,17 +31,19 @@ class Calibration(BaseModel):
 
     @classmethod
     def of(cls, timeline: Timeline) -> Self | None:
-        """Read a training; None where it tells too little. Its first step, which warms up, counts
-        as start.
+        """Read a training; None where it tells too little. A step takes the median of the second
+        half; what the earlier ones take longer, while the process starts, counts as start.
         """
         if len(timeline.steps) < 2:
             return None
-        stepping = timeline.steps[-1] - timeline.steps[0]
+        durations = [later - earlier for earlier, later in pairwise(timeline.steps)]
+        stepping = sum(durations)
+        step = median(durations[len(durations) // 2 :])
         export = timeline.end - timeline.first - stepping
-        if stepping < 0 or export < 0:
+        if step < 0 or export < 0:
             return None
         return cls(
-            start_seconds=round(timeline.first, 3),
-            step_seconds=round(stepping / (len(timeline.steps) - 1), 4),
+            start_seconds=round(timeline.first + max(0.0, stepping - len(durations) * step), 3),
+            step_seconds=round(step, 4),
             export_seconds=round(export, 3),
         )

@@ -22,9 +22,10 @@ def of(calibration: Calibration | None) -> Estimate:
 
 
 def test_a_timeline_tells_start_steps_and_export() -> None:
-    timeline = Timeline(first=4.0, steps=[0.5, 1.0, 1.2, 1.7], end=11.2)
+    steps = [0.5, 2.5, 4.0, 4.25, 4.5, 4.75, 5.0]  # four of 0.25 s after two slow ones
+    timeline = Timeline(first=4.0, steps=steps, end=14.5)
     assert Calibration.of(timeline) == Calibration(
-        start_seconds=4.0, step_seconds=0.4, export_seconds=6.0
+        start_seconds=7.0, step_seconds=0.25, export_seconds=6.0
     )
 
 
