@@ -39,6 +39,9 @@ def compare(
     methods: Annotated[
         str, typer.Option(help="Names of methods with commas between them, or all.")
     ] = "all",
+    objective: Annotated[
+        str, typer.Option(metavar="OBJECTIVE", help="supervised, or dpo for preference records.")
+    ] = "supervised",
     seeds: Annotated[int, typer.Option(min=1, help="Jobs of each method: seeds 0, 1, …")] = 1,
     learning_rate: Annotated[
         list[str],
@@ -48,6 +51,12 @@ def compare(
             show_default=False,
         ),
     ] = [],  # noqa: B006
+    rate_factors: Annotated[
+        str,
+        typer.Option(
+            metavar="FACTOR,…", help="Jobs of each method: at its rate times each of these."
+        ),
+    ] = "1",
     settings: Annotated[
         list[str],
         typer.Option(
@@ -70,9 +79,12 @@ def compare(
     body: Json = {
         "model": model,
         "methods": methods if methods == "all" else methods.split(","),
+        "objective": objective,
         "falqon": parse_settings(settings),
         "learning_rates": parse_settings(learning_rate, "--learning-rate"),
     }
+    if rate_factors != "1":
+        body["rate_factors"] = _parse_factors(rate_factors)
     if seeds > 1:
         body["seeds"] = list(range(seeds))
     if name is not None:
@@ -95,6 +107,15 @@ def compare(
     client.out.show(study, partial(client.out.write, table) if output is None else None)
     if watch:
         _conclude(study)
+
+
+def _parse_factors(text: str) -> list[float]:
+    try:
+        return [float(factor) for factor in text.split(",")]
+    except ValueError:
+        raise Misused(
+            f"--rate-factors {text}: numbers with commas between them, such as 0.5,1,2."
+        ) from None
 
 
 def _follow(client: Client, path: str, study: Json) -> Json:

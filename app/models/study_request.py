@@ -12,6 +12,7 @@ from falqon_core.contract.methods import METHODS, MethodName
 MAX_JOBS = 64  # of a study
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+RateFactor = Annotated[float, Field(gt=0, le=1000)]
 
 
 def _with_all(value: object) -> object:
@@ -34,6 +35,9 @@ class StudyRequest(StrictModel):
         list(METHODS),
         description="a job, or one for each seed, trains with each of them; all unless set",
     )
+    objective: Literal["supervised", "dpo"] = Field(
+        "supervised", description="dpo for preference records, as `method.type` of a job"
+    )
     falqon: dict[str, Any] = Field(
         {},
         description="options of every job, as `falqon` of a job has them, without `method`; an "
@@ -42,6 +46,11 @@ class StudyRequest(StrictModel):
     learning_rates: dict[MethodName, Rate] = Field(
         {}, description="absolute, by method, in the place of falqon.learning_rate"
     )
+    rate_factors: Annotated[list[RateFactor], Field(min_length=1)] = Field(
+        [1.0],
+        description="a job trains at each of these times the rate that its method has; the table "
+        "has a row for the best of them, by validation loss as served",
+    )
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
         None, description="a job of each method with each; one job with falqon.seed unless set"
     )
@@ -49,14 +58,15 @@ class StudyRequest(StrictModel):
 
     @model_validator(mode="after")
     def _refuse_what_no_study_can_be(self) -> Self:
-        for field, values in (("methods", self.methods), ("seeds", self.seeds or [])):
+        for field in ("methods", "rate_factors", "seeds"):
+            values = getattr(self, field) or []
             if len(set(values)) < len(values):
                 raise ValueError(f"{field}: each can be there once")
-        num_jobs = len(self.methods) * max(1, len(self.seeds or []))
+        num_jobs = len(self.methods) * len(self.rate_factors) * len(self.seeds or [None])
         if num_jobs > MAX_JOBS:
             raise ValueError(
-                f"methods: they make {num_jobs} jobs with these seeds; a study has at most "
-                f"{MAX_JOBS}"
+                f"methods: they make {num_jobs} jobs with these rates and seeds; a study has at "
+                f"most {MAX_JOBS}"
             )
         if "method" in self.falqon:
             raise ValueError("falqon.method: a study has methods beside falqon instead")

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.errors import InvalidRequest, refusal_of
+from app.jobs.requests import read_recipe
 from app.models.base import JsonObject
 from app.models.job_request import JobRequest
 from app.models.study_request import StudyRequest
@@ -12,7 +13,7 @@ from falqon_core.contract.methods import MethodName, foreign_options
 
 
 def job_requests(request: StudyRequest) -> list[JobRequest]:
-    """Return them by method, then by seed. Raises `InvalidRequest` for the first that cannot be."""
+    """Return them by method, rate and seed. Raises `InvalidRequest` for the first one refused."""
     options = {method: _options_of(method, request.falqon) for method in request.methods}
     used = {name for of_method in options.values() for name in of_method}
     if foreign := [name for name in request.falqon if name not in used]:
@@ -21,9 +22,24 @@ def job_requests(request: StudyRequest) -> list[JobRequest]:
         raise _unknown(f"learning_rates.{foreign[0]}", "it is none of the methods")
     seeds: list[int | None] = [*request.seeds] if request.seeds else [None]
     return [
-        _job_request(request, method, options[method], seed)
+        _job_request(request, method, with_rate, seed)
         for method in request.methods
+        for with_rate in _with_rates(request, method, options[method])
         for seed in seeds
+    ]
+
+
+def _with_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
+    """Return the options once for each learning rate to try."""
+    if method in request.learning_rates:
+        options = options | {"learning_rate": request.learning_rates[method]}
+    if request.rate_factors == [1.0]:
+        return [options]
+    recipe = read_recipe(_job_request(request, method, options, None)).recipe
+    rate = recipe.learning_rate or recipe.default_learning_rate
+    return [
+        options | {"learning_rate": float(f"{rate * factor:.6g}")}
+        for factor in request.rate_factors
     ]
 
 
@@ -37,19 +53,22 @@ def _options_of(method: MethodName, falqon: JsonObject) -> JsonObject:
 def _job_request(
     request: StudyRequest, method: MethodName, options: JsonObject, seed: int | None
 ) -> JobRequest:
-    falqon: dict[str, Any] = options | {"method": method}
-    if method in request.learning_rates:
-        falqon["learning_rate"] = request.learning_rates[method]
+    suffix: list[str] = [method]
+    if len(request.rate_factors) > 1 and "learning_rate" in options:
+        suffix.append(f"rate-{options['learning_rate']:g}")
+    if seed is not None:
+        suffix.append(f"seed-{seed}")
     body: dict[str, Any] = {
         "model": request.model,
         "training_file": request.training_file,
-        "suffix": method,
-        "falqon": falqon,
+        "suffix": "-".join(suffix),
+        "method": {"type": request.objective},
+        "falqon": options | {"method": method},
     }
     if request.validation_file is not None:
         body["validation_file"] = request.validation_file
     if seed is not None:
-        body |= {"seed": seed, "suffix": f"{method}-seed-{seed}"}
+        body["seed"] = seed
     try:
         return JobRequest.model_validate(body)
     except ValidationError as error:

@@ -14,13 +14,20 @@ from falqon_core.estimate.comparison import ComparisonRow
 class StudyJobObject(BaseModel):
     id: str
     method: MethodName
+    learning_rate: Annotated[float | None, Field(description="null: not decided yet")]
     seed: int
     status: str
 
     @classmethod
     def of(cls, job: Job) -> Self:
         recipe = recipe_of(job)
-        return cls(id=job.id, method=recipe.method, seed=recipe.seed, status=job.status)
+        return cls(
+            id=job.id,
+            method=recipe.method,
+            learning_rate=recipe.learning_rate,
+            seed=recipe.seed,
+            status=job.status,
+        )
 
 
 class ListedStudyObject(Object):
@@ -35,7 +42,7 @@ class ListedStudyObject(Object):
     training_file: str
     validation_file: str | None
     jobs: Annotated[
-        list[StudyJobObject], Field(description="by method and seed, without deleted ones")
+        list[StudyJobObject], Field(description="by method, rate and seed, without deleted ones")
     ]
 
     @classmethod
@@ -55,4 +62,6 @@ class ListedStudyObject(Object):
 
 
 class StudyObject(ListedStudyObject):
-    table: Annotated[list[ComparisonRow], Field(description="a row for each method")] = []
+    table: Annotated[
+        list[ComparisonRow], Field(description="a row for each method, at the best of its rates")
+    ] = []

@@ -1,5 +1,7 @@
 """Studies: the same training with several methods, compared in one table."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
@@ -10,14 +12,15 @@ from app.ids import new_id
 from app.jobs import idempotency
 from app.jobs import service as jobs
 from app.jobs.comparison import figures_of, recipe_of
+from app.jobs.requests import read_recipe
 from app.models import Job, Study
 from app.models.job_lifecycle import TERMINAL
 from app.models.study_request import StudyRequest
 from app.settings import Settings
 from app.studies import repository
 from app.studies.requests import job_requests
-from falqon_core.contract.methods import METHODS
-from falqon_core.estimate.comparison import ComparisonRow, combine
+from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
 
 ID = "study-"
 
@@ -69,13 +72,27 @@ def cancel(session: Session, project_id: str, study_id: str) -> Study:
 
 
 def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[ComparisonRow]:
-    """Return a row for each method, in the order of the jobs."""
+    """Return a row for each method at the best of its rates, in the order of the jobs."""
     figures = figures_of(session, project_id, of_study)
-    by_method: dict[str, list[Job]] = {}
+    by_method: dict[MethodName, dict[float | None, list[Job]]] = {}
     for job in of_study:
-        by_method.setdefault(recipe_of(job).method, []).append(job)
-    return [
-        combine(METHODS[recipe.method].title, recipe, [figures[job.id] for job in alike])
-        for alike in by_method.values()
-        for recipe in [recipe_of(alike[0])]
+        requested = read_recipe(job.requested).recipe
+        by_rate = by_method.setdefault(requested.method, {})
+        by_rate.setdefault(requested.learning_rate, []).append(job)
+    rows = []
+    for method, by_rate in by_method.items():
+        trainings = [[figures[job.id] for job in alike] for alike in by_rate.values()]
+        best = min(range(len(trainings)), key=lambda index: _mean_loss(trainings[index]))
+        recipe = recipe_of(list(by_rate.values())[best][0])
+        rows.append(combine(METHODS[method].title, recipe, trainings[best]))
+    return rows
+
+
+def _mean_loss(trainings: Sequence[Figures]) -> float:
+    """Return the mean as served; infinity while there is none."""
+    losses = [
+        figures.valid_loss_as_served
+        for figures in trainings
+        if figures.valid_loss_as_served is not None
     ]
+    return statistics.fmean(losses) if losses else math.inf

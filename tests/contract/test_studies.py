@@ -14,6 +14,7 @@ from app.models.job_progress import JobProgress
 from app.models.study_request import MAX_JOBS
 from falqon_core.contract.methods import METHODS
 from tests.contract.test_jobs import COST, PROGRESS
+from tests.contract.test_preferences import PREFERENCES
 from tests.support.api import Tenant
 
 pytestmark = pytest.mark.both_databases
@@ -127,6 +128,33 @@ def test_figures_of_seeds_are_one_row_of_the_table(tenant: Tenant) -> None:
     ]
 
 
+def test_a_method_stands_in_the_table_at_the_best_of_its_rates(tenant: Tenant) -> None:
+    study = create(
+        tenant,
+        methods=["lora", "falqon"],
+        learning_rates={"lora": 4e-3},
+        rate_factors=[0.5, 1],
+        seeds=[0, 1],
+    )
+    jobs = [(each["method"], each["learning_rate"], each["seed"]) for each in study["jobs"]]
+    assert jobs[:4] == [("lora", 2e-3, 0), ("lora", 2e-3, 1), ("lora", 4e-3, 0), ("lora", 4e-3, 1)]
+    assert job(tenant, study, 3).suffix == "lora-rate-0.004-seed-1"
+    assert jobs[4][1] == jobs[6][1] / 2, "of the automatic rate"
+    for index, loss in enumerate((1.0, 3.0, 1.5, 1.7)):
+        finish(tenant, study["jobs"][index]["id"], loss)
+    lora, ours = tenant.http.get(f"{STUDIES}/{study['id']}").json()["table"]
+    assert (lora["num_jobs"], lora["learning_rate"]) == (2, 4e-3)
+    assert lora["valid_loss_as_served"] == pytest.approx(1.6)
+    assert (ours["num_jobs"], ours["valid_loss_as_served"]) == (2, None)
+
+
+def test_preferences_are_compared_with_their_objective(tenant: Tenant) -> None:
+    records = tenant.upload(PREFERENCES)
+    study = create(tenant, training_file=records, validation_file=records, objective="dpo")
+    configs = [job(tenant, study, index).config for index in (0, 1)]
+    assert [config["objective"] for config in configs] == ["dpo", "dpo"]
+
+
 def test_cancelling_a_study_cancels_the_jobs_that_have_not_ended(tenant: Tenant) -> None:
     study = create(tenant, seeds=[0, 1])
     ids = [each["id"] for each in study["jobs"]]
@@ -154,6 +182,8 @@ def test_one_refusal_writes_no_job_at_all(tenant: Tenant) -> None:
         ({"methods": ["sgd"]}, "methods.0"),
         ({"methods": "all", "seeds": list(range(MAX_JOBS // len(METHODS) + 1))}, "methods"),
         ({"seeds": []}, "seeds"),
+        ({"rate_factors": [1, 1]}, "rate_factors"),
+        ({"learning_rates": {"lora": 0.9}, "rate_factors": [2]}, "falqon.learning_rate"),
         ({"seeds": [1], "falqon": {"seed": 1}}, "falqon.seed"),
         ({"falqon": {"method": "lora"}}, "falqon.method"),
         ({"falqon": {"rank": 0}}, "falqon.rank"),

@@ -43,7 +43,7 @@ class MethodJobs(NamedTuple):
     """The jobs of one method. `series`: the colour of its curve, from 1."""
 
     series: int
-    jobs: list[tuple[Job, int, str]]  # seed and state beside each
+    jobs: list[tuple[Job, str, str]]  # what tells it from the others, and its state
 
 
 @router.get("/studies")
@@ -130,19 +130,23 @@ def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -
         "study": ListedStudyObject.of(study, of_study),
         "rows": rows,
         "columns": filled_columns(rows),
-        "by_method": _by_method(of_study),
+        "by_method": _by_method(study, of_study),
         "sort": sort,
         "address": lambda name, descending: f"?sort={'-' if descending else ''}{name}",
         "is_live": any(job.status in LIVE for job in of_study),
     }
 
 
-def _by_method(of_study: Sequence[Job]) -> dict[str, MethodJobs]:
+def _by_method(study: Study, of_study: Sequence[Job]) -> dict[str, MethodJobs]:
     grouped: dict[str, MethodJobs] = {}
+    has_rates = len(study.requested.rate_factors) > 1
     for job in of_study:
         recipe = recipe_of(job)
+        label = f"seed {recipe.seed}"
+        if has_rates:
+            label = f"rate {recipe.learning_rate:g}, {label}"
         alike = grouped.setdefault(recipe.method, MethodJobs(len(grouped) + 1, []))
-        alike.jobs.append((job, recipe.seed, state(job)))
+        alike.jobs.append((job, label, state(job)))
     return grouped
 
 

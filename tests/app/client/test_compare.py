@@ -33,14 +33,20 @@ def test_without_watching_it_says_what_was_submitted(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:
     slow = fake_file(steps=2000, step_seconds=0.02)
-    submitted = falqon(*COMMON, "--file", str(slow), "--seeds", "2", "--json")
+    options = ("--learning-rate", "lora=0.004", "--learning-rate", "falqon=0.001")
+    options += ("--seeds", "2", "--rate-factors", "1,0.5")
+    submitted = falqon(*COMMON, "--file", str(slow), *options, "--json")
     assert submitted.exit_code == 0, submitted.stderr
     study = json.loads(submitted.stdout)
-    assert [(job["method"], job["seed"]) for job in study["jobs"]] == [
-        ("falqon", 0),
-        ("falqon", 1),
-        ("lora", 0),
-        ("lora", 1),
+    assert [(job["method"], job["learning_rate"], job["seed"]) for job in study["jobs"]] == [
+        ("falqon", 0.001, 0),
+        ("falqon", 0.001, 1),
+        ("falqon", 0.0005, 0),
+        ("falqon", 0.0005, 1),
+        ("lora", 0.004, 0),
+        ("lora", 0.004, 1),
+        ("lora", 0.002, 0),
+        ("lora", 0.002, 1),
     ]
     for job in study["jobs"]:
         service.client.fine_tuning.jobs.cancel(job["id"])
@@ -55,7 +61,9 @@ def test_a_failure_is_the_end_of_the_command(
     assert "| LoRA |" in failed.stdout, "what there is of the table is shown all the same"
 
 
-def test_a_table_has_one_of_two_forms(falqon: Falqon, fake_file: Callable[..., Path]) -> None:
+def test_what_cannot_be_read_is_refused_before_anything_is_sent(
+    falqon: Falqon, fake_file: Callable[..., Path]
+) -> None:
     misused = falqon(*COMMON, "--file", str(fake_file()), "--output", "table.txt")
     assert misused.exit_code == 2
     assert ".md or .csv" in misused.stderr
@@ -75,3 +83,5 @@ def test_what_cannot_be_is_refused_before_an_upload(
         assert refused.exit_code == 1
         assert reason in refused.stderr
     assert newest_file(service) == before
+    misused = falqon(*COMMON, "--file", str(fake_file()), "--rate-factors", "1;2")
+    assert "numbers with commas" in misused.stderr
