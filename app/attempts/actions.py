@@ -45,16 +45,15 @@ class LeasedJob:
             raise NotFound("No such object.", param="key")
         return self.services.storage.put(key, chunks)
 
-    def open_object(self, key: str) -> str | Iterator[bytes]:
-        """Return a link to an object that the attempt reads, or its bytes where the storage makes
-        none.
+    def open_object(self, key: str, *, is_carried: bool) -> str | Iterator[bytes]:
+        """Return a link to an object that the attempt reads, or its bytes where `is_carried` wants
+        them or the storage makes no links.
         """
         if not _may_read(self.gateway.read_inputs(self.claim), key):
             raise NotFound("No such object.", param="key")
         storage = self.services.storage
-        if self.services.settings.download_redirects and (
-            link := storage.signed_url(key, REDIRECT_LIFETIME)
-        ):
+        gives_links = self.services.settings.download_redirects and not is_carried
+        if gives_links and (link := storage.signed_url(key, REDIRECT_LIFETIME)):
             return link
         chunks = storage.chunks(key)
         try:

@@ -155,9 +155,14 @@ def publish(
 
 @router.get(f"{ATTEMPT}/objects/{{key:path}}", dependencies=TOUCHES_STORAGE)
 def read_object(
-    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
+    services: ServicesDep,
+    worker: WorkerDep,
+    job_id: str,
+    attempt: int,
+    key: str,
+    carried: bool = False,
 ) -> Response:
-    opened = LeasedJob(services, worker, job_id, attempt).open_object(key)
+    opened = LeasedJob(services, worker, job_id, attempt).open_object(key, is_carried=carried)
     if isinstance(opened, str):
         return RedirectResponse(opened, 302, {"cache-control": "no-store"})
     return StreamingResponse(read_in_threads(opened), media_type="application/octet-stream")

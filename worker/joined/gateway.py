@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
+import structlog
 from pydantic import TypeAdapter
 
 from app.attempts.values import (
@@ -42,6 +43,7 @@ UNSAFE = re.compile(r"[^A-Za-z0-9.-]+|^[^A-Za-z0-9]+")
 MAX_NAME = 90
 MAX_REASON = 300  # characters
 T = TypeVar("T")
+log = structlog.get_logger()
 _next_job: TypeAdapter[NextJob | None] = TypeAdapter(NextJob | None)
 _claimed: TypeAdapter[ClaimedJson | None] = TypeAdapter(ClaimedJson | None)
 _renewal = TypeAdapter(Renewal)
@@ -166,6 +168,10 @@ class JoinedGateway:
         raise _failure_of(response)
 
 
+class LinkBroken(Exception):
+    """What a link of the service leads to gives no bytes to this machine."""
+
+
 class JoinedStorage:
     """What an attempt reads and stores, by the API or by the links that it gives."""
 
@@ -174,22 +180,35 @@ class JoinedStorage:
     def __init__(self, http: httpx.Client, claim: Claim, probe: Callable[[], None]) -> None:
         self.http = http
         self._claim = claim
+        self._follows_links = True
         self.probe = probe
 
     def put_file(self, key: str, path: Path) -> Stored:
-        with path.open("rb") as file, _reaching():
+        with path.open("rb") as file, self._reaching():
             response = self.http.put(self._address(key), content=file, timeout=PATIENCE_WITH_BYTES)
             if not response.is_success:
                 raise _failure_of(response)
             return _stored.validate_python(response.json())
 
     def fetch(self, key: str, path: Path) -> Stored:
-        hashes = Hashes()
+        """Copy an object to a local file. Where a link fails, this attempt follows no other one:
+        the API carries the bytes.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self._follows_links:
+            try:
+                return self._download(self._address(key), path)
+            except LinkBroken as error:
+                log.warning("the API carries what no link brings", error=str(error))
+                self._follows_links = False
+        return self._download(f"{self._address(key)}?carried=true", path)
+
+    def _download(self, address: str, path: Path) -> Stored:
+        hashes = Hashes()
         with (
             path.open("wb") as file,
-            _reaching(),
-            self.http.stream("GET", self._address(key), timeout=PATIENCE_WITH_BYTES) as response,
+            self._reaching(),
+            self.http.stream("GET", address, timeout=PATIENCE_WITH_BYTES) as response,
         ):
             if not response.is_success:
                 response.read()
@@ -204,6 +223,22 @@ class JoinedStorage:
         return []
 
     def delete(self, *keys: str) -> None: ...
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Raise what `app.storage.Storage` raises in such a case, and `LinkBroken`."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            if str(error.request.url).startswith(str(self.http.base_url)):
+                raise StorageAway(str(error)) from error
+            raise LinkBroken(str(error)) from error
+        except ServiceAway as error:
+            raise StorageAway(str(error)) from error
+        except Refused as error:
+            if error.status in LOST:
+                raise LeaseLost from error
+            raise
 
     def _address(self, key: str) -> str:
         return f"{_path(self._claim)}/objects/{quote(key)}"
@@ -227,24 +262,9 @@ def _unless_lost(call: Callable[[], T]) -> T | None:
         raise
 
 
-@contextmanager
-def _reaching() -> Iterator[None]:
-    """Raise what `app.storage.Storage` raises in such a case."""
-    try:
-        yield
-    except (httpx.TransportError, ServiceAway) as error:
-        raise StorageAway(str(error)) from error
-    except Refused as error:
-        if error.status in LOST:
-            raise LeaseLost from error
-        raise
-
-
 def _failure_of(response: httpx.Response) -> Exception:
-    if response.history:  # the object store's own answer
-        if response.status_code == httpx.codes.NOT_FOUND:
-            return FileNotFoundError(response.url.path)
-        return StorageAway(f"the object store answers {response.status_code}")
+    if response.history:
+        return LinkBroken(f"the object store answers {response.status_code}")
     try:
         error = response.json()["error"]
         code, message, param = error["code"], str(error["message"]), error["param"]

@@ -9,6 +9,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -19,13 +20,18 @@ from huggingface_hub import snapshot_download
 from obstore.exceptions import BaseError
 from typer.testing import CliRunner
 
+from app.attempts.values import Offer
+from app.auth import worker_tokens
 from app.catalogue.naming import hub_id
 from app.cli import app
+from app.jobs.claims import Claim
 from app.storage import Storage
 from app.storage.storage import PART_BYTES, KeyTaken
+from tests.support.api import Api, Tenant, jsonl
 from tests.support.api_process import KEY, ApiProcess
 from tests.support.object_store import ObjectStore
 from tests.support.proxy import Proxy
+from worker.joined.gateway import JoinedGateway
 
 MODEL = "ft:base:acme:first:0011aabb"
 WEIGHTS = os.urandom(2 * PART_BYTES + 12345)
@@ -216,6 +222,33 @@ def test_where_clients_cannot_reach_the_store_the_api_carries_the_bytes(
         )
     finally:
         server.close()
+
+
+def test_a_worker_that_cannot_follow_a_link_has_the_api_carry_the_bytes(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    with ExitStack() as stack:
+        api = Api("", tmp_path, storage_url=f"{store.url}/joined")
+        stack.callback(api.stop)
+        tenant = Tenant(api)
+        stack.callback(tenant.http.close)
+        tenant.job()
+        with api.database.transaction() as session:
+            _, secret = worker_tokens.create(session, "cluster", [tenant.project_id])
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # the only way to the store
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        gateway = JoinedGateway(api.url.replace("127.0.0.1", "localhost"), secret, "spot")
+        stack.callback(gateway.close)
+        claimed = gateway.claim(Offer("cpu", 2, 1))
+        assert claimed is not None
+        claim = Claim(claimed.job.id, claimed.job.attempt, gateway.owner)
+        (file,) = gateway.read_inputs(claim).files
+        storage = gateway.storage_of(claim)
+        for _ in range(2):
+            assert storage.fetch(file.storage_key, tmp_path / "rows").sha256 == file.sha256
+        assert (tmp_path / "rows").read_bytes() == jsonl()
 
 
 def test_a_small_object_is_read_replaced_and_listed(storage: Storage) -> None:
