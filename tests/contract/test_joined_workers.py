@@ -17,6 +17,7 @@ from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Desired, Event, Job, JobStatus
 from app.models.job_progress import JobProgress
+from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from worker.attempt.lease import LeaseLost
 from worker.joined.gateway import JoinedGateway, Refused
@@ -127,21 +128,34 @@ def test_a_worker_that_lost_its_job_writes_nothing_more(
 def test_a_token_reaches_nothing_of_other_projects(
     tenant: Tenant, stranger: Tenant, gateway: JoinedGateway, join: Join, tmp_path: Path
 ) -> None:
-    theirs = stranger.job().id
+    secret = "what only they may read"
+    theirs = stranger.job(training_file=stranger.upload(jsonl(answer=secret))).id
     assert (gateway.find_next("cpu", 1), gateway.claim(OFFER)) == (None, None)
     their_gateway = join(stranger, token_for(stranger)[1])
     their_claim = claim_of(their_gateway, their_gateway.claim(OFFER))
     assert their_claim.job_id == theirs
-    assert gateway.renew(their_claim) is None
     their_file = their_gateway.read_inputs(their_claim).files[0].storage_key
+    before = job_of(tenant.api, theirs).last_event_seq, stranger.stored()
+    secrets = (secret, stranger.project_id)
+    for attempt in (their_claim.attempt, their_claim.attempt + 1):
+        check_nothing_comes(gateway.http, theirs, attempt, [their_file], secrets)
+    assert (job_of(tenant.api, theirs).last_event_seq, stranger.stored()) == before
     tenant.job()
-    storage = gateway.storage_of(claim_of(gateway, gateway.claim(OFFER)))
+    claim = claim_of(gateway, gateway.claim(OFFER))
+    storage = gateway.storage_of(claim)
     for key in (their_file, "installation", "probe"):
         with pytest.raises(FileNotFoundError):
             storage.fetch(key, tmp_path / "theirs")
         with pytest.raises(FileNotFoundError):
             storage.put_file(key, tmp_path / "theirs")
     assert (tmp_path / "theirs").read_bytes() == b""
+    prefix = f"projects/{tenant.project_id}/jobs/{claim.job_id}/{claim.attempt}/model"
+    up = "/".join(["%2e%2e"] * 5)
+    around = f"{prefix}/{up}/{their_file.removeprefix('projects/')}"
+    objects = f"/jobs/{claim.job_id}/attempts/{claim.attempt}/objects"
+    assert gateway.http.get(f"{objects}/{around}").status_code == 404
+    their_gateway.storage_of(their_claim).fetch(their_file, tmp_path / "theirs")
+    assert secret in (tmp_path / "theirs").read_text(), "its own worker reads it"
 
 
 def test_a_revoked_token_opens_nothing(tenant: Tenant, join: Join) -> None:
