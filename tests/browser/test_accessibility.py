@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from app.web import assets
 from tests.browser.scene import Scene, scene
@@ -14,6 +14,9 @@ from tests.support.api import Api, Tenant, installation_admin
 
 AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
 SERIOUS = {"serious", "critical"}
+BY_LOOKS = ("color-contrast", "target-size", "scrollable-region-focusable")
+DESK: ViewportSize = {"width": 1280, "height": 720}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 # What can be focused and is seen; a popover's content is not, before it opens.
 FOCUSABLE = (
     "a[href], button:not([disabled]), input:not([type=hidden]), select, textarea, "
@@ -135,7 +138,7 @@ def failing_webhook(tenant: Tenant) -> str:
 
 
 def faults_of(page: Page, pages: dict[str, str], **ids: str) -> dict[str, list[str]]:
-    """By page, in light and dark; only pages that have some."""
+    """By page, in light on a desk and in dark on a phone; only pages that have some."""
     script = AXE()
     by_page: dict[str, list[str]] = {}
     for name, path in pages.items():
@@ -143,9 +146,11 @@ def faults_of(page: Page, pages: dict[str, str], **ids: str) -> dict[str, list[s
         wait_for_charts(page)
         page.evaluate(script)
         by_page[name] = faults(page)
+        page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="dark")
-        by_page[f"{name}, dark"] = faults(page, "color-contrast")
+        by_page[f"{name}, dark on a phone"] = faults(page, *BY_LOOKS)
         page.emulate_media(color_scheme="light")
+        page.set_viewport_size(DESK)
     return {name: lines for name, lines in by_page.items() if lines}
 
 

@@ -47,6 +47,7 @@ export class Plot {
       if (i) row.hidden = !this.lines[Math.floor((i - 1) / 2)].count;
       else row.querySelector(".u-label").textContent = AXES[this.view().axis];
     });
+    this.makeLegendReachable();
     Object.assign(this.place.dataset, { from: ends.min, to: ends.max });
     return true;
   }
@@ -186,6 +187,13 @@ export class Plot {
 
   resize() {
     this.drawn?.setSize(this.size());
+    this.makeLegendReachable();
+  }
+
+  // By the keyboard, where it has more lines than it shows.
+  makeLegendReachable() {
+    const legend = this.place.querySelector(".u-legend");
+    if (legend) legend.tabIndex = legend.scrollHeight > legend.clientHeight ? 0 : -1;
   }
 
   destroy() {

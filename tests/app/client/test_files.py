@@ -14,6 +14,7 @@ def test_a_file_goes_up_and_comes_back(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = fake_file()
+    other = service.client.files.create(file=("notes.txt", b"text"), purpose="user_data")
     uploaded = falqon("files", "upload", str(path), "--wait", "--json")
     assert uploaded.exit_code == 0, uploaded.stderr
     file = json.loads(uploaded.stdout)
@@ -23,6 +24,7 @@ def test_a_file_goes_up_and_comes_back(
     listed = falqon("files", "list", "--limit", "1")
     assert file["id"] in listed.stdout
     assert "processed: 1 records (text)" in listed.stdout
+    assert other.id not in falqon("files", "list").stdout
     assert "fake.jsonl" in falqon("files", "show", file["id"]).stdout
 
     assert (

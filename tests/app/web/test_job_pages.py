@@ -273,6 +273,7 @@ def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Te
             context = table_context(session, api.app.state.services, caller, TableQuery())
             html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **context)
         assert html.count('class="spark"') == 50
+        assert "Page 1 of 21" in html
         return time.thread_time() - began
 
     caller = Caller("key", tenant.project_id, Scope.WRITE, None, False)

@@ -69,7 +69,7 @@ def test_a_model_tells_its_files_its_line_and_its_certificate(
         f"<code>vllm serve ./{folder}</code>",
         hashlib.sha256(b"bytes").hexdigest(),
         f'href="/jobs/{objects.succeeded}"',
-        "rows.jsonl",
+        f'<a href="/data/{objects.file}">rows.jsonl</a>',
         f'href="{model_page(tenant.base_model)}"',
         "all 2 checks passed",
         "28 tensors, bit for bit",

@@ -1,4 +1,7 @@
+import re
+
 from app.web import text
+from app.web.rendering import HERE
 
 
 def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
@@ -6,3 +9,12 @@ def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
     assert [text.usd(each) for each in ("0.0000", "0.0100", "1.5")] == ["$0.00", "$0.0100", "$1.50"]
     assert text.rate("0.0045") == "$0.0045", "of an hour or a million tokens"
     assert [text.duration(each) for each in (0, 0.02, 0.9, 1.0)] == ["0 s", "< 1 s", "< 1 s", "1 s"]
+
+
+def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -> None:
+    for path in (HERE / "templates").rglob("*.html"):
+        template = path.read_text()
+        for attributes, content in re.findall(r"<time\b([^>]*)>(.*?)</time>", template):
+            assert "moment" not in content or "data-local" in attributes, path
+        outside = re.sub(r"<time\b[^>]*>.*?</time>", "", template)
+        assert not re.search(r"\| *moment *}}", outside), path
