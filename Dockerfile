@@ -9,7 +9,7 @@ RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 FROM python:3.13-slim AS requirements
 WORKDIR /requirements
 COPY pyproject.toml ./
-RUN python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb')); print(*it['build-system']['requires'], *it['project']['dependencies'], sep='\n')" > api.txt \
+RUN python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb')); print(*it['build-system']['requires'], *it['project']['dependencies'], *it['project']['optional-dependencies']['otel'], sep='\n')" > api.txt \
  && python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb')); print(*it['project']['optional-dependencies']['worker'], sep='\n')" > worker.txt
 
 FROM scratch AS code

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
-from app import installation, logging
+from app import installation, logging, tracing
 from app.artifacts import endpoints as artifacts
 from app.attempts import endpoints as attempts
 from app.audit_logs import endpoints as audit_logs
@@ -116,6 +116,13 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": tracing.is_untraced,
+        },
     )
     app.state.model_lists = ModelLists()
     error_handlers.install(app)
@@ -135,6 +142,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure(logging.secrets_of(settings, os.environ))
+    tracing.configure(settings, "api")
     gc.set_threshold(*GC_THRESHOLDS)
     device_of(settings)  # asks the driver while nobody waits, and refuses an unknown device
     file_prices(settings.prices)  # and so are prices that cannot be read

@@ -243,6 +243,12 @@ class Settings(BaseSettings):
     metrics_host: str = Field(
         "127.0.0.1", min_length=1, description="address that a worker answers Prometheus at"
     )
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^\s]+)?$",
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OpenTelemetry's collector, which gets traces; empty: none",
+    )
     device: str = Field(
         "auto",
         description=(

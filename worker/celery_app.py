@@ -4,7 +4,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
-from app import installation, logging
+from app import installation, logging, tracing
 from app.notifier.broker import celery_settings
 from worker import metrics, process, pulse, scratch
 from worker.workers import Poller
@@ -17,6 +17,7 @@ _pollers: list[Poller] = []
 
 def _configure_logging(**_: object) -> None:
     logging.configure(logging.secrets_of(process.settings(), os.environ))
+    tracing.configure(process.settings(), "worker")
 
 
 def _start_polling(instance: Any, **_: object) -> None:

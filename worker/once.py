@@ -11,7 +11,7 @@ from enum import IntEnum
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import installation, logging
+from app import installation, logging, tracing
 from app.models import Job, JobStatus
 from worker import metrics, process, pulse, scratch
 from worker.attempt.supervisor import Supervisor
@@ -78,6 +78,7 @@ def main() -> int:
     wait_seconds: float = parser.parse_args().wait
     settings = process.settings()
     logging.configure(logging.secrets_of(settings, os.environ))
+    tracing.configure(settings, "worker")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.shutting_down.set())
     try:

@@ -18,7 +18,7 @@ COLUMNS: dict[type[Base], tuple[str, ...]] = {
     ),
     File: ("id", "project_id", "filename", "bytes", "sha256", "storage_key"),
     Job: (
-        *("id", "project_id", "request_id", "attempt", "num_gpus"),
+        *("id", "project_id", "request_id", "traceparent", "attempt", "num_gpus"),
         *("base_model_id", "base_checkpoint_id", "training_file_id", "validation_file_id"),
         *("suffix", "requested", "recipe", "estimate", "budget", "progress"),
         *("device_seconds", "execution_seconds"),

@@ -30,6 +30,7 @@ from app.models.job_lifecycle import TERMINAL, sources
 from app.models.job_request import EstimateRequest, JobRequest
 from app.projects import quotas
 from app.settings import Settings
+from app.tracing import current_traceparent
 from falqon_core.estimate.estimate import Estimate
 
 PAUSED_BY_USER = "requested"
@@ -59,6 +60,7 @@ def create(
     job = _new_job(project_id, request, planned, job_id)
     job.key_id = caller.key_id
     job.request_id = structlog.contextvars.get_contextvars().get("request_id")
+    job.traceparent = current_traceparent()
     job.study_id = study_id
     session.add(job)
     session.flush()

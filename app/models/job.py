@@ -106,6 +106,8 @@ class Job(Base):
 
     # as the API's log names the request that it came with
     request_id: Mapped[str | None]
+    # the span of that request, where it was traced: attempts are its children
+    traceparent: Mapped[str | None]
     key_id: Mapped[str | None]  # that asked for it; null: not written down then
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))

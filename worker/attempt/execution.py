@@ -22,6 +22,7 @@ from worker.attempt.outcome import End, classify
 from worker.attempt.progress import Progress
 from worker.attempt.relay import Relay
 from worker.attempt.results import publish_with_retry
+from worker.attempt.spans import TrainerSpans, attempt_span, end_attempt, part_span
 from worker.attempt.spool import Spool
 from worker.attempt.staging import Staged, stage
 from worker.attempt.stop_policy import StopPolicy, StopRequested
@@ -93,6 +94,11 @@ class Execution:
         )
 
     def run(self) -> None:
+        with attempt_span(self._job, self._gateway.owner, self._machine.device) as span:
+            end_attempt(span, self._run())
+
+    def _run(self) -> Verdict | None:
+        """Return how it ended; None where the lease was lost."""
         self._log.info("attempt starts")
         verdict = None
         try:
@@ -110,6 +116,7 @@ class Execution:
             job = self._job
             discard(self._storage, keys.result_prefix(job.project_id, job.id, job.attempt))
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
+        return verdict
 
     def _record(self, outcome: Outcome) -> None:
         """Write how the attempt ended. Raises `LeaseLost`."""
@@ -161,17 +168,19 @@ class Execution:
         with scratch(self._settings.work_dir / "attempts", name) as folder:
             claim = self._writer.claim
             inputs = self._writer.write_with_retry(lambda: self._gateway.read_inputs(claim))
-            staged = self._stage(inputs, folder)
+            with part_span("stage"):
+                staged = self._stage(inputs, folder)
             fault("after_staging")
             with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
-                outcome, finished = self._train(staged, folder, trackers)
+                with part_span("train"):
+                    outcome, finished = self._train(staged, folder, trackers)
                 trackers.finish(outcome.verdict)
             if outcome.verdict is not Verdict.SUCCEEDED:
                 return outcome
             model = model_folder(staged.output)
-            if not publish_with_retry(self._attempt, inputs.model_id, model, finished):
-                return Outcome(Verdict.STOPPED)  # a cancel came first
-            return outcome
+            with part_span("publish"):
+                is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
+            return outcome if is_ours else Outcome(Verdict.STOPPED)  # a cancel came first
 
     def _stage(self, inputs: Inputs, folder: Path) -> Staged:
         return stage(
@@ -197,6 +206,7 @@ class Execution:
             on_full_disk=self._stop_policy.report_full_disk,
         )
         spool = Spool(folder / "events.spool")
+        spans = TrainerSpans()
         relay = Relay(
             self._writer,
             self._progress,
@@ -204,6 +214,7 @@ class Execution:
             spool,
             uploads.add,
             trackers.add,
+            spans.add,
             is_watched=lambda: self._gateway.is_watched(self._job),
             unread_seconds=self._settings.heartbeat.total_seconds() / 2,
         )
@@ -226,6 +237,7 @@ class Execution:
             trainer.close()
             uploads.finish()
             spool.close()
+            spans.end_steps()
         outcome = classify(end, relay.failed)
         if outcome.verdict is Verdict.STOPPED and self._stop_policy.is_disk_full:
             outcome = Outcome(Verdict.DISK_FULL)

@@ -13,6 +13,7 @@ from app.attempts.values import Batch, Measured
 from app.jobs.events import NewEvent
 from app.models.base import JsonObject
 from falqon_core.contract.messages import (
+    AnyMessage,
     CheckpointSaved,
     Evaluated,
     Exported,
@@ -53,6 +54,7 @@ class Relay:
         spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],
         on_metrics: Callable[[int, JsonObject], None] = lambda step, data: None,
+        on_message: Callable[[AnyMessage], None] = lambda message: None,
         *,
         is_watched: Callable[[], bool] = lambda: True,
         unread_seconds: float = UNREAD_SECONDS,
@@ -66,6 +68,7 @@ class Relay:
         self._device = device
         self._on_checkpoint = on_checkpoint
         self._on_metrics = on_metrics
+        self._on_message = on_message
         self._waiting = spool
         self._batch: list[NewEvent] = []
         self._num_written = 0
@@ -191,7 +194,9 @@ class Relay:
                     )
 
     def _handle(self, line: bytes) -> None:
-        match decode(line):
+        decoded = decode(line)
+        self._on_message(decoded)
+        match decoded:
             case Started() as message:
                 self._started = message
                 self._progress.started(message)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from app import logging
+from app import logging, tracing
 from app.settings import Settings, load_settings
 from app.storage import StorageAway
 from worker import metrics, process, pulse, scratch
@@ -26,6 +26,7 @@ def main() -> int:
     url: str = parser.parse_args().url
     settings = load_settings()
     logging.configure(logging.secrets_of(settings, os.environ))
+    tracing.configure(settings, "worker")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.shutting_down.set())
     gateway = JoinedGateway(url, os.environ["FALQON_WORKER_TOKEN"], socket.gethostname())
