@@ -23,7 +23,8 @@ def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[Wor
     """
     there = set(session.scalars(_open_projects(project_ids)))
     if missing := sorted(set(project_ids) - there):
-        raise NotFound(f"No such project, or it is archived: {', '.join(missing)}")
+        names = ", ".join(missing)
+        raise NotFound(f"No such project, or it is archived: {names}", param="project_ids")
     public, secret = secrets.generate(secrets.WORKER_PREFIX)
     token = WorkerToken(
         id=f"wtok_{public}",

@@ -49,6 +49,7 @@ RESOURCES = {
     "uploads": "upload",
     "webhook_endpoints": "webhook",
     "webhooks": "webhook",
+    "worker_tokens": "worker_token",
 }
 # By the last word of an address that is no resource; of the others the method decides.
 VERBS = {

@@ -1,9 +1,10 @@
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.pagination import Object
-from app.models import Drain
+from app.models import Drain, WorkerToken
 from app.workers.service import LiveWorker
 from falqon_core.contract.diagnosis import Diagnosis
 
@@ -60,3 +61,29 @@ class WorkerObject(Object):
             heartbeat_age_seconds=round(live.seconds_since_seen, 1),
             diagnosis=live.worker.diagnosis,
         )
+
+
+class WorkerTokenRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[
+        str,
+        StringConstraints(
+            min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$"
+        ),
+    ]
+    project_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+class WorkerTokenView(NamedTuple):
+    """A token without its secret. It is only shown, and in no answer of the API."""
+
+    id: str
+    name: str
+    project_ids: Sequence[str]
+    created_at: int
+
+    @classmethod
+    def of(cls, token: WorkerToken) -> Self:
+        created_at = int(token.created_at.timestamp())
+        return cls(token.id, token.name, token.project_ids, created_at)

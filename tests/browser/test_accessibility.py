@@ -71,6 +71,7 @@ ADMIN_PAGES = {
     "a project": "/settings/projects/{project}",
     "keys": "/settings/keys",
     "prices": "/settings/prices",
+    "worker tokens": "/settings/worker_tokens",
 }
 
 

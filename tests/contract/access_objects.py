@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from sqlalchemy import select, update
 
+from app.auth import worker_tokens
 from app.catalogue.naming import hub_id
 from app.database import now_plus
 from app.ids import new_id
@@ -142,6 +143,12 @@ def without_model(tenant: Tenant, params: Parameters) -> None:
 def a_key(tenant: Tenant) -> Parameters:
     public = tenant.new_key(Scope.READ).removeprefix("ft_live_").partition("_")[0]
     return {"key_id": f"key_{public}"}
+
+
+def a_worker_token(tenant: Tenant) -> Parameters:
+    with tenant.api.database.transaction() as session:
+        token, _ = worker_tokens.create(session, "cluster", [tenant.project_id])
+        return {"token_id": token.id}
 
 
 def without_key(tenant: Tenant, params: Parameters) -> None:

@@ -22,6 +22,7 @@ from tests.contract.access_objects import (
     a_model,
     a_paused_job,
     a_study,
+    a_worker_token,
     an_ended_job,
     an_endpoint,
     an_engine,
@@ -112,6 +113,8 @@ FORMS = {
     "/settings/webhooks/{endpoint_id}/rotate": Form(a_webhook),
     "/settings/webhooks/{endpoint_id}/delete": Form(a_webhook),
     "/settings/webhooks/{endpoint_id}/deliveries/{delivery_id}/resend": Form(a_sent_delivery),
+    "/settings/worker_tokens": Form(fields={"name": "made", "project": DEFAULT_PROJECT_ID}),
+    "/settings/worker_tokens/{token_id}/revoke": Form(a_worker_token),
     "/sign-in": Form(),
     "/sign-out": Form(),
 }

@@ -28,6 +28,8 @@ CHANGES = {
     "/settings/webhooks/{endpoint}/test": Scope.WRITE,
     "/settings/webhooks/{endpoint}/delete": Scope.WRITE,
     "/settings/webhooks/{endpoint}/deliveries/whd_x/resend": Scope.WRITE,
+    "/settings/worker_tokens": Scope.ADMIN,
+    "/settings/worker_tokens/wtok_x/revoke": Scope.ADMIN,
 }
 
 
@@ -139,10 +141,14 @@ def test_the_admin_of_one_project_sees_that_one_alone(admin: Browser, tenant: Te
     assert f"/settings/projects/{tenant.project_id}" in page
     assert other.project_id not in page + admin.get("/settings/keys").text
     assert 'action="/settings/projects"' not in page
+    assert "/settings/worker_tokens" not in page
+    assert admin.get("/settings/worker_tokens").status_code == 403
     for path in (
         "/settings/projects",
         f"/settings/projects/{tenant.project_id}/limits",
         f"/settings/projects/{tenant.project_id}/archive",
+        "/settings/worker_tokens",
+        "/settings/worker_tokens/wtok_x/revoke",
     ):
         assert admin.post(path, name="x", weight="2").status_code == 403
     assert admin.post("/settings/prices", device="cpu", usd="1", source="x").status_code == 403

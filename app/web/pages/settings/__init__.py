@@ -1,11 +1,11 @@
-"""Who may do what, what it costs, and who is told: four screens under one heading."""
+"""Who may do what, what it costs, and who is told: five screens under one heading."""
 
 from fastapi import APIRouter
 
-from app.web.pages.settings import keys, prices, projects, webhooks
+from app.web.pages.settings import keys, prices, projects, webhooks, worker_tokens
 
 router = APIRouter()
 streams = APIRouter()
-for screen in (projects, keys, prices, webhooks):
+for screen in (projects, keys, prices, webhooks, worker_tokens):
     router.include_router(screen.router)
 streams.include_router(webhooks.streams)

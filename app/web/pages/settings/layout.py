@@ -17,6 +17,7 @@ class Tab(NamedTuple):
     path: str
     label: str
     needs: Scope
+    of_installation: bool = False  # for those who administer the whole service
 
 
 TABS = (
@@ -24,6 +25,7 @@ TABS = (
     Tab(f"{HERE}/keys", "Keys", Scope.ADMIN),
     Tab(f"{HERE}/prices", "Prices", Scope.READ),
     Tab(f"{HERE}/webhooks", "Webhooks", Scope.READ),
+    Tab(f"{HERE}/worker_tokens", "Worker tokens", Scope.ADMIN, of_installation=True),
 )
 
 
@@ -40,7 +42,12 @@ def settings_page(
     what was typed into its form, of which `errors` says what is wrong.
     """
     is_admin = caller.scope is Scope.ADMIN
-    tabs = [tab for tab in TABS if is_admin or tab.needs is not Scope.ADMIN]
+    tabs = [
+        tab
+        for tab in TABS
+        if (is_admin or tab.needs is not Scope.ADMIN)
+        and (caller.administers_installation or not tab.of_installation)
+    ]
     context |= {
         "here": HERE,
         "tabs": tabs,
