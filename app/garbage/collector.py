@@ -100,9 +100,16 @@ def collect_due(database: Database, storage: Storage, wait: Callable[[float], ob
             prefixes = keys.ROOTS
             times = {"collected_at": moment, "surveyed_at": moment}
         objects = _look(database, storage, row.created_at, renew, prefixes, wait)
-        with database.transaction() as session:
-            session.execute(update(Installation).values(times))
-        return _announce_unless_held(database, objects)
+        reason = objects.hold_reason()
+        if reason is None:
+            _announce(database, objects.some)
+        # What a round between the weekly ones holds back, the next one looks at again.
+        if reason is None or "surveyed_at" in times:
+            with database.transaction() as session:
+                session.execute(update(Installation).values(times))
+        if reason is not None:
+            raise HeldBack(reason)
+        return len(objects.some)
 
 
 def collect(database: Database, storage: Storage) -> int:

@@ -1,5 +1,6 @@
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import delete, update
 
 from app.database import now
@@ -10,7 +11,9 @@ from tests.support.backend import Backend
 from tests.support.fixtures import backend as backend
 
 
-def test_rounds_look_below_ended_attempts_and_once_a_week_everywhere(backend: Backend) -> None:
+def test_rounds_look_below_ended_attempts_and_once_a_week_everywhere(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def collect(since: timedelta, since_whole: timedelta) -> int:
         with backend.database.transaction() as session:
             times = {
@@ -35,5 +38,10 @@ def test_rounds_look_below_ended_attempts_and_once_a_week_everywhere(backend: Ba
     with backend.database.transaction() as session:
         session.execute(delete(Orphan))
     assert collect(hour, day) == 0, "the round before has looked there"
-    assert collect(2 * hour, day) == 1
+    with monkeypatch.context() as strict:
+        strict.setattr(collector, "NAMELESS", 0)
+        with pytest.raises(collector.HeldBack):
+            collect(2 * hour, day)
+    again = collector.collect_due(backend.database, backend.storage, lambda _: None)
+    assert again == 1, "what was held back is met again"
     assert announced(backend) == {lost}
