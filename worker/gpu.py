@@ -48,7 +48,12 @@ def num_threads_of(settings: Settings) -> int | None:
 def mark_seen(session: Session, context: WorkerContext, machine: Machine) -> bool:
     """Show this worker; return whether it may begin a job."""
     return workers.mark_seen(
-        session, context.owner, machine.device, machine.num_devices, machine.max_gpus
+        session,
+        context.owner,
+        machine.device,
+        machine.num_devices,
+        machine.max_gpus,
+        machine.cards,
     )
 
 

@@ -219,7 +219,12 @@ class DirectGateway:
     def _is_seen(self, session: Session, offer: Offer) -> bool:
         """Show this worker; return whether it may begin a job."""
         return workers.mark_seen(
-            session, self.owner, offer.device, offer.num_devices, offer.max_gpus
+            session,
+            self.owner,
+            offer.device,
+            offer.num_devices,
+            offer.max_gpus,
+            offer.worker_cards,
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:

@@ -19,7 +19,8 @@ from falqon_core.estimate.prices import Price
 MAX_CARDS = 4096
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-_AtMost = Field(max_length=MAX_CARDS)
+Card = Annotated[int, Field(ge=0, le=MAX_CARDS)]
+Cards = Annotated[tuple[Card, ...], Field(max_length=MAX_CARDS)]
 
 
 class Verdict(StrEnum):
@@ -39,12 +40,15 @@ class Outcome(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """What a worker has for a job. `cards`: those that the job may have, or none has a name."""
+    """What a worker has for a job. `cards`: those that the job may have, of `worker_cards`, which
+    this worker may use; or none has a name.
+    """
 
     device: str
     num_devices: Few
     max_gpus: Few
-    cards: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_CARDS)], ...], _AtMost] = ()
+    cards: Cards = ()
+    worker_cards: Cards = ()
 
 
 class Claimed(NamedTuple):

@@ -1,6 +1,7 @@
 from datetime import datetime
 from enum import StrEnum
 
+from sqlalchemy import JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, PydanticType
@@ -26,6 +27,8 @@ class Worker(Base):
     device: Mapped[str]
     num_devices: Mapped[int]  # of a usual job; on a CPU, the cores of a slot
     max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # of its largest job
+    # those that its jobs may have; empty where none has a name, null: not written down then
+    cards: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
     draining: Mapped[str | None]  # null: it takes jobs

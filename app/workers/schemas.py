@@ -26,7 +26,7 @@ class WorkerObject(Object):
     ]
     status: Annotated[
         Literal["idle", "busy"],
-        Field(description="busy: it has a job, or every card of its machine is taken"),
+        Field(description="busy: it has a job, or every card that it may use is taken"),
     ]
     draining: Annotated[
         Drain | None,

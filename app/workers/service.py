@@ -1,6 +1,6 @@
 """The workers that could execute jobs. Free of the web framework: they show themselves with it."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class LiveWorker(NamedTuple):
     job: Job | None
     attempt: Attempt | None  # of that job
     seconds_since_seen: float
-    is_busy: bool  # it has a job, or every card of its machine is taken
+    is_busy: bool  # it has a job, or every card that it may use is taken
 
 
 class WorkerHistory(NamedTuple):
@@ -40,9 +40,16 @@ class WorkerHistory(NamedTuple):
 
 
 def mark_seen(
-    session: Session, worker_id: str, device: str, num_devices: int, max_gpus: int = 1
+    session: Session,
+    worker_id: str,
+    device: str,
+    num_devices: int,
+    max_gpus: int = 1,
+    cards: Sequence[int] = (),
 ) -> bool:
-    """Let a worker be seen, for the first time or again; return whether it may take jobs."""
+    """Let a worker be seen, for the first time or again; return whether it may take jobs. `cards`:
+    those that it may use, or none has a name.
+    """
     again = (
         update(Worker)
         .where(Worker.id == worker_id)
@@ -58,6 +65,7 @@ def mark_seen(
                 device=device,
                 num_devices=num_devices,
                 max_gpus=max_gpus,
+                cards=list(cards),
                 seen_at=now_plus(),
             )
         )
@@ -120,16 +128,16 @@ def devices(session: Session) -> set[str]:
 
 
 def list_idle(session: Session, settings: Settings) -> dict[str, str]:
-    """Return the device of each that could begin a job: it has none, and a card of its machine is
+    """Return the device of each that could begin a job: it has none, and a card that it may use is
     free.
     """
     cards_of = dict(session.execute(_CARDS).all())
-    taken = _count_taken(cards_of)
+    taken = _taken_cards(cards_of)
     seen = select(Worker).where(Worker.seen_at > _since(settings))
     return {
         worker.id: worker.device
         for worker in session.scalars(seen)
-        if worker.id not in cards_of and taken[worker.machine] < worker.max_gpus
+        if worker.id not in cards_of and not _is_taken(worker, taken[worker.machine])
     }
 
 
@@ -142,7 +150,7 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     rows = session.execute(statement.order_by(Worker.id.desc())).all()
-    taken = _count_taken({row[0].id: row[2].cards if row[2] else None for row in rows})
+    taken = _taken_cards({row[0].id: row[2].cards if row[2] else None for row in rows})
     return [_live(*row, taken, settings) for row in rows]
 
 
@@ -185,12 +193,19 @@ def most_gpus(session: Session, settings: Settings) -> dict[str, int]:
     return dict(session.execute(most).all())
 
 
-def _count_taken(cards_of: Mapping[str, Sequence[int] | None]) -> Counter[str]:
-    """Count the cards of each machine that its workers have."""
-    taken: Counter[str] = Counter()
+def _taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
+    """Return the cards of each machine that its workers have."""
+    taken: defaultdict[str, set[int]] = defaultdict(set)
     for worker_id, cards in cards_of.items():
-        taken[machine_of(worker_id)] += len(cards or ())
+        taken[machine_of(worker_id)].update(cards or ())
     return taken
+
+
+def _is_taken(worker: Worker, taken: set[int]) -> bool:
+    """Return whether all cards that a worker may use are among those of its machine."""
+    if worker.cards:
+        return taken.issuperset(worker.cards)
+    return len(taken) >= worker.max_gpus
 
 
 def _executes() -> ColumnElement[bool]:
@@ -212,13 +227,13 @@ def _live(
     job: Job | None,
     attempt: Attempt | None,
     now: datetime,
-    taken: Counter[str],
+    taken: Mapping[str, set[int]],
     settings: Settings,
 ) -> LiveWorker:
     seen_at = worker.seen_at
     if job is not None and job.lease_expires_at is not None:
         seen_at = max(seen_at, job.lease_expires_at - settings.lease)
-    is_busy = job is not None or taken[worker.machine] >= worker.max_gpus
+    is_busy = job is not None or _is_taken(worker, taken[worker.machine])
     return LiveWorker(worker, job, attempt, max(0.0, (now - seen_at).total_seconds()), is_busy)
 
 

@@ -56,7 +56,9 @@ class Supervisor:
 
     def _offer(self, machine: Machine) -> Offer:
         whole = self.machine
-        return Offer(machine.device, machine.num_devices, whole.max_gpus, machine.cards)
+        return Offer(
+            machine.device, machine.num_devices, whole.max_gpus, machine.cards, whole.cards
+        )
 
     def _execute_next_on(self, machine: Machine) -> bool:
         """Take the next job for which the cards of `machine` are enough."""

@@ -125,3 +125,6 @@ def test_a_worker_whose_cards_are_all_taken_stays_and_is_busy(backend: Backend) 
         live = workers.list_live(session, backend.settings)
         assert workers.list_idle(session, backend.settings) == {}
     assert [(each.worker.id, each.is_busy) for each in live] == [("a-2", True), ("a-1", True)]
+    assert worker(backend, 1, name="a-3").execute_next() is False
+    with backend.database.read() as session:
+        assert list(workers.list_idle(session, backend.settings)) == ["a-3"], "its card is free"
