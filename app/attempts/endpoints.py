@@ -20,6 +20,7 @@ from app.http.storage_limit import read_in_threads, write_in_thread
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE
+from app.models.trainer_log import TrainerLog
 from app.storage import Stored
 from falqon_core.estimate.prices import Price
 
@@ -136,6 +137,14 @@ def add_checkpoint(
 ) -> Answer:
     LeasedJob(services, worker, job_id, attempt).add_checkpoint(stored)
     return Answer(yes=True)
+
+
+@router.post(f"{ATTEMPT}/log", dependencies=TOUCHES_STORAGE)
+def store_log(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, log: TrainerLog
+) -> Answer:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return Answer(yes=leased.gateway.store_log(leased.job, leased.claim, log))
 
 
 @router.post(f"{ATTEMPT}/ending")

@@ -30,6 +30,7 @@ from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models import Artifact, Checkpoint, Job, JobStatus, Model
+from app.models.trainer_log import TrainerLog
 from app.models.worker import machine_of
 from app.notifier import wakeups
 from app.prices.service import price_of
@@ -169,6 +170,13 @@ class DirectGateway:
             return dropped
 
         return self._write(claim, write)
+
+    def store_log(self, job: Job, claim: Claim, log: TrainerLog) -> bool:
+        """Store what the trainer has written so far, in place of what it had before."""
+        key = keys.trainer_log(job.project_id, job.id, claim.attempt)
+        self._storage.replace(key, log.model_dump_json().encode())
+        with self._database.transaction() as session:
+            return claims.set_log_bytes(session, claim, log.num_bytes)
 
     def record(self, claim: Claim, ending: Ending) -> bool:
         """Write how an attempt without a result ended."""

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, Database, insert_or, now, now_plus
 from app.errors import Unavailable
-from app.models import Artifact, Checkpoint, File, Model, Orphan, UploadPart
+from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
 from app.storage import Storage, Stored
+from app.storage.keys import job_of_log, trainer_log
 
 # Longer than any write of one object takes, and than a download that has begun.
 PATIENCE = timedelta(hours=1)
@@ -54,7 +55,7 @@ def mark_orphaned(session: Session, keys: Iterable[str]) -> None:
 
 
 def referenced(session: Session, keys: Collection[str]) -> set[str]:
-    """Return the keys that a row names: of files, parts, models not deleted, checkpoints."""
+    """Return the keys that a row names: of files, parts, models not deleted, checkpoints, logs."""
     folders = {parent.as_posix() for key in keys for parent in PurePosixPath(key).parents}
     checkpoints = set(
         session.scalars(
@@ -66,6 +67,14 @@ def referenced(session: Session, keys: Collection[str]) -> set[str]:
         for key in keys
         if any(parent.as_posix() in checkpoints for parent in PurePosixPath(key).parents)
     }
+    if job_ids := {job_id for key in keys if (job_id := job_of_log(key))}:
+        with_log = (
+            select(Job.project_id, Attempt.job_id, Attempt.number)
+            .join(Job, Job.id == Attempt.job_id)
+            .where(Attempt.job_id.in_(job_ids), Attempt.log_bytes > 0)
+        )
+        logs = {trainer_log(*row) for row in session.execute(with_log)}
+        owners |= logs.intersection(keys)
     of_models = select(Artifact.storage_key).join(Model, Model.id == Artifact.model_id)
     for statement in (
         select(File.storage_key).where(File.storage_key.in_(keys), File.deleted_at.is_(None)),

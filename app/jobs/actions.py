@@ -8,7 +8,7 @@ from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
 from app.auth.caller import Caller
-from app.errors import refusal_of
+from app.errors import BytesMissing, refusal_of
 from app.estimates import service as estimates
 from app.http.pagination import Page
 from app.jobs import idempotency, metrics, metrics_csv, queue_forecast, repository, service
@@ -23,12 +23,15 @@ from app.jobs.schemas import (
     GpusObject,
     JobDeleted,
     JobObject,
+    LogObject,
     event_seq,
 )
 from app.models import Job, JobStatus
 from app.models.falqon_options import Budget
 from app.models.job_request import JobRequest
+from app.models.trainer_log import TrainerLog
 from app.services import Services
+from app.storage import keys
 from falqon_core.fault_points import fault
 
 log = structlog.get_logger()
@@ -217,6 +220,32 @@ def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterat
     with services.database.read() as session:
         service.get(session, caller.project_id, job_id)
     return metrics_csv.write_csv(services.database, job_id)
+
+
+def read_log(
+    services: Services, caller: Caller, job_id: str, number: int | None = None, after: int = 0
+) -> LogObject:
+    """Return what follows so many bytes of an attempt's log; without a number of the newest one."""
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        attempt = service.attempt_with_log(session, job, number)
+    if attempt is None or attempt.log_bytes <= after:
+        return LogObject(
+            fine_tuning_job_id=job_id,
+            attempt=attempt.number if attempt else number,
+            text="",
+            bytes=attempt.log_bytes if attempt else 0,
+        )
+    content = services.storage.read(keys.trainer_log(job.project_id, job_id, attempt.number))
+    if content is None:
+        raise BytesMissing("The log is missing in the server's storage.")
+    log = TrainerLog.model_validate_json(content)
+    return LogObject(
+        fine_tuning_job_id=job_id,
+        attempt=attempt.number,
+        text=log.text_after(after),
+        bytes=log.num_bytes,
+    )
 
 
 def _notify_if_queued(services: Services, job: Job) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import case, literal, select, update
+from sqlalchemy import case, exists, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -177,6 +177,21 @@ def update_attempt(session: Session, claim: Claim, **values: object) -> None:
         .values(**values)
     )
     session.execute(statement, execution_options=UNSYNCED)
+
+
+def set_log_bytes(session: Session, claim: Claim, log_bytes: int) -> bool:
+    """Let the attempt have a log; False when the lease is lost."""
+    statement = (
+        update(Attempt)
+        .where(
+            Attempt.job_id == claim.job_id,
+            Attempt.number == claim.attempt,
+            exists().where(*claim.guard),
+        )
+        .values(log_bytes=log_bytes)
+        .returning(Attempt.number)
+    )
+    return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
 def pause(session: Session, claim: Claim, reason: str) -> None:

@@ -16,7 +16,14 @@ from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.jobs import actions, metrics
 from app.jobs.requests import Filters, ResumeRequest
-from app.jobs.schemas import CheckpointObject, EventObject, JobDeleted, JobObject, MetricsObject
+from app.jobs.schemas import (
+    CheckpointObject,
+    EventObject,
+    JobDeleted,
+    JobObject,
+    LogObject,
+    MetricsObject,
+)
 from app.models import JobStatus
 from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
@@ -160,6 +167,36 @@ def retrieve_metrics(
     if format == "csv" or (format is None and "text/csv" in accept):
         return Response(metrics.as_csv(series), media_type="text/csv")
     return MetricsObject.of(job_id, series)
+
+
+@router.get(
+    "/{job_id}/logs",
+    responses={200: {"content": {"text/plain": {}}}},
+    response_model=LogObject,
+    dependencies=TOUCHES_STORAGE,
+)
+def retrieve_log(
+    services: ServicesDep,
+    caller: Reader,
+    job_id: str,
+    attempt: Annotated[
+        int | None, Query(ge=1, lt=2**31, description="the newest that has a log when left out")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, lt=2**62, description="bytes of the log that are left out")
+    ] = 0,
+    format: Annotated[
+        Literal["json", "text"] | None, Query(description="text: as with `Accept: text/plain`")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Any:
+    """Return what the trainer of an attempt wrote beside its messages, also while it runs. A log
+    keeps its first 64 KiB and its newest 1 MiB.
+    """
+    log = actions.read_log(services, caller, job_id, attempt, after)
+    if format == "text" or (format is None and "text/plain" in accept):
+        return Response(log.text, media_type="text/plain")
+    return log
 
 
 def _parse_keys(text: str | None) -> list[str] | None:

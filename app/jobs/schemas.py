@@ -62,6 +62,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     error_code: str | None
     tokens_per_second: float | None
+    log_bytes: Annotated[int, Field(description="how much its trainer wrote: its log")]
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
@@ -77,6 +78,7 @@ class AttemptObject(BaseModel):
             outcome=attempt.outcome,
             error_code=attempt.error_code,
             tokens_per_second=attempt.tokens_per_second and round(attempt.tokens_per_second, 1),
+            log_bytes=attempt.log_bytes,
         )
 
 
@@ -268,6 +270,18 @@ class EstimateObject(Estimate):
 class JobDeleted(Object):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     deleted: bool = True
+
+
+class LogObject(BaseModel):
+    """What the trainer of an attempt wrote beside its messages. `attempt`: null where no attempt
+    has a log.
+    """
+
+    object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
+    fine_tuning_job_id: str
+    attempt: int | None
+    text: str
+    bytes: Annotated[int, Field(description="of the log up to here: `after` of the next call")]
 
 
 class Series(BaseModel):

@@ -18,6 +18,7 @@ from app.jobs.plan import Plan, estimate_data, estimate_plan, plan_job
 from app.jobs.requests import Filters
 from app.jobs.validation import finish_validation
 from app.models import (
+    Attempt,
     Checkpoint,
     Desired,
     Event,
@@ -30,6 +31,7 @@ from app.models.job_lifecycle import TERMINAL, sources
 from app.models.job_request import EstimateRequest, JobRequest
 from app.projects import quotas
 from app.settings import Settings
+from app.storage import keys
 from app.tracing import current_traceparent
 from falqon_core.estimate.estimate import Estimate
 
@@ -165,9 +167,20 @@ def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) ->
     return repository.checkpoints(session, job.id, after=after, limit=limit)
 
 
+def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt | None:
+    """Return the attempt of this number, or the newest one that has a log."""
+    attempts = repository.attempts(session, [job.id])[job.id]
+    if number is None:
+        return next((attempt for attempt in reversed(attempts) if attempt.log_bytes), None)
+    attempt = next((attempt for attempt in attempts if attempt.number == number), None)
+    if attempt is None:
+        raise NotFound(f"The job has no attempt {number}.", param="attempt")
+    return attempt
+
+
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:
-    """Delete a job with its events, attempts and checkpoints, never its model; return the prefixes
-    of the bytes that no row names any more.
+    """Delete a job with its events, attempts, their logs and checkpoints, never its model; return
+    the prefixes of the bytes that no row names any more.
     """
     job, status = _locked(session, project_id, job_id)
     if status not in TERMINAL:
@@ -184,6 +197,11 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
     prefixes = [
         checkpoint.storage_prefix
         for checkpoint in repository.checkpoints_of(session, [job_id])[job_id]
+    ]
+    prefixes += [
+        keys.log_prefix(project_id, job_id, attempt.number)
+        for attempt in repository.attempts(session, [job_id])[job_id]
+        if attempt.log_bytes
     ]
     repository.delete(session, job_id)
     # Should they not be removed now.

@@ -28,6 +28,8 @@ class Attempt(Base):
     start_step: Mapped[int | None]
     # of its trainer's events, how many are written
     relayed: Mapped[int] = mapped_column(default=0, server_default="0")
+    # of its trainer's log, which is in the storage; 0: it has none
+    log_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[str | None]

@@ -3,6 +3,7 @@
 import re
 
 UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
+LOG = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
 MAX_NAME = 255
 
 ROOTS = ("projects/", "models/")  # all that rows name is below these
@@ -34,6 +35,20 @@ def attempt_prefix(project_id: str, job_id: str, attempt: int) -> str:
 
 def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
     return f"{attempt_prefix(project_id, job_id, attempt)}/checkpoints/{step}"
+
+
+def log_prefix(project_id: str, job_id: str, attempt: int) -> str:
+    return f"{attempt_prefix(project_id, job_id, attempt)}/log"
+
+
+def trainer_log(project_id: str, job_id: str, attempt: int) -> str:
+    return f"{log_prefix(project_id, job_id, attempt)}/trainer.json"
+
+
+def job_of_log(key: str) -> str | None:
+    """Return the job whose log may have this key."""
+    match = LOG.fullmatch(key)
+    return match[1] if match else None
 
 
 def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:

@@ -193,7 +193,7 @@ class Storage:
                 return None
 
     def replace(self, key: str, content: bytes) -> None:
-        """Write an object that no row names and that does change."""
+        """Write an object that does change, whole or not at all."""
         with reaching():
             obstore.put(self._store, key, content)
             self._sync(key)

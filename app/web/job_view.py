@@ -58,7 +58,7 @@ OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
 
 # The parts of the page that a stream replaces. What is quick to gather changes with every step; the
 # rest when something happened.
-QUICK = ("title", "actions", "progress", "cost")
+QUICK = ("title", "actions", "progress", "cost", "log")
 SLOW = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 

@@ -169,6 +169,7 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"): Route(READ, a_job),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints"): Route(READ, a_job),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/metrics"): Route(READ, an_ended_job, without_ended_job),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}/logs"): Route(READ, an_ended_job, without_ended_job),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/stream"): Route(READ, an_ended_job, without_ended_job),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): Route(
         WRITE,

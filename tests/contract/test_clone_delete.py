@@ -8,6 +8,7 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
+from app.models.trainer_log import TrainerLog
 from tests.support.api import Tenant
 
 pytestmark = pytest.mark.both_databases
@@ -243,6 +244,8 @@ def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tena
             "metrics": {},
         }
         session.add(Checkpoint(id=new_id("ftckpt_"), **row))
+    tenant.store_log(claim, TrainerLog(head="one\n"))
+    with tenant.api.database.transaction() as session:
         claims.finish(
             session, claim, JobStatus.SUCCEEDED, NewEvent("done"), fine_tuned_model_id=model
         )
@@ -256,6 +259,7 @@ def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tena
                 == 0
             )
     assert tenant.api.storage.keys(f"tests/{job.id}") == [remaining]
+    assert not any("/log/" in key for key in tenant.stored())
     assert tenant.client.models.retrieve(model).id == model
-    for path in ("", "/events", "/checkpoints", "/metrics", "/stream"):
+    for path in ("", "/events", "/checkpoints", "/metrics", "/logs", "/stream"):
         assert tenant.http.get(f"/v1/fine_tuning/jobs/{job.id}{path}").status_code == 404

@@ -157,7 +157,7 @@ def test_text_that_cannot_be_kept_is_refused_by_name(tenant: Tenant, kind: str) 
 
 def test_ids_with_slashes_and_nul_name_nothing(tenant: Tenant) -> None:
     for id_ in ("a%2Fb", "..%2F..%2Fetc", "a%00b", "%20"):
-        for path in ("", "/events", "/checkpoints", "/metrics", "/stream"):
+        for path in ("", "/events", "/checkpoints", "/metrics", "/logs", "/stream"):
             response = tenant.http.get(f"/v1/fine_tuning/jobs/{id_}{path}")
             assert response.status_code in (400, 404), (id_, path)
             assert response.json()["error"]["code"]

@@ -17,6 +17,7 @@ from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Desired, Event, Job, JobStatus
 from app.models.job_progress import JobProgress
+from app.models.trainer_log import HEAD_BYTES, TrainerLog
 from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from worker.attempt.lease import LeaseLost
@@ -24,6 +25,7 @@ from worker.joined.gateway import JoinedGateway, Refused
 
 OFFER = Offer("cpu", 2, 1)
 COLUMNS = Columns(progress=JobProgress(step=3), device_seconds=1.0, execution_seconds=1.0)
+LOG = TrainerLog(head="loading\n")
 EVENTS = [NewEvent("one"), NewEvent("two", type="metrics", data={"step": 1, "train_loss": 0.5})]
 
 
@@ -91,6 +93,9 @@ def test_a_job_is_claimed_fed_and_given_back(
         texts = [event.message for event in session.query(Event).filter_by(job_id=job_id)]
         attempt = session.get_one(Attempt, (job_id, claim.attempt))
     assert (texts.count("one"), texts.count("two"), attempt.relayed) == (1, 1, 2)
+    assert gateway.store_log(claimed.job, claim, LOG)
+    log = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/logs", params={"format": "text"})
+    assert log.text == LOG.head
     ending = Ending(
         verdict=Verdict.STOPPED,
         failure=None,
@@ -119,6 +124,7 @@ def test_a_worker_that_lost_its_job_writes_nothing_more(
     for zombie in (claim, claim._replace(attempt=2)):
         assert gateway.renew(zombie) is None
         assert gateway.append_events(zombie, EVENTS) is False
+        assert gateway.store_log(job_of(tenant.api, job_id), zombie, LOG) is False
         key = f"{prefix}/{zombie.attempt}/model/late"
         with pytest.raises(LeaseLost):
             gateway.storage_of(zombie).put_file(key, tmp_path / "late")
@@ -188,6 +194,7 @@ HOSTILE: list[tuple[str, str, Any]] = [
     ("POST", "{attempt}/batches", {"before": -1, "events": []}),
     ("POST", "{attempt}/events", {"events": [["text", "shouted", "message", None]]}),
     ("POST", "{attempt}/events", {"events": [["\0", "info", "message", None]]}),
+    ("POST", "{attempt}/log", {"head": "x" * (HEAD_BYTES + 1)}),
     ("POST", "{attempt}/ending", {"verdict": "failed", "failure": None}),
     (
         "POST",

@@ -16,6 +16,7 @@ from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 
 from app import installation
+from app.attempts.gateway import DirectGateway
 from app.database import Database
 from app.http import server
 from app.ids import new_id
@@ -23,7 +24,8 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.keys.service import create_key
 from app.main import create_app
-from app.models import DEFAULT_PROJECT_ID, Artifact, Model, Project, Scope
+from app.models import DEFAULT_PROJECT_ID, Artifact, Job, Model, Project, Scope
+from app.models.trainer_log import TrainerLog
 from app.settings import Settings
 from app.storage import Storage
 from tests.support.checks import check_file
@@ -194,6 +196,15 @@ class Tenant:
             return Claim(job.id, job.attempt, "worker-1")
 
         return wait_for(take)
+
+    def store_log(self, claim: Claim, log: TrainerLog) -> None:
+        """Store the log of a trainer, as a worker does."""
+        api = self.api
+        redis = api.app.state.services.redis
+        gateway = DirectGateway(api.settings, api.database, api.storage, redis, claim.owner)
+        with api.database.read() as session:
+            job = session.get_one(Job, claim.job_id)
+        assert gateway.store_log(job, claim, log)
 
     def stored(self) -> list[str]:
         """Every file that the project has in storage, unfinished ones too."""

@@ -105,6 +105,8 @@ class Trainer:
     def train(self) -> ExitCode:
         start = self.resume()
         fake = self.fake
+        sys.stderr.write(f"{fake.steps} steps, password=hunter22\n")
+        sys.stderr.flush()
         self.send(
             Started(
                 total_steps=fake.steps, start_step=start, num_records=1, num_examples=1,

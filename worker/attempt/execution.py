@@ -28,6 +28,7 @@ from worker.attempt.staging import Staged, stage
 from worker.attempt.stop_policy import StopPolicy, StopRequested
 from worker.attempt.trackers import Trackers
 from worker.attempt.trainer import TrainerProcess
+from worker.attempt.trainer_log import LogUploads
 from worker.attempt.writer import AttemptWriter
 from worker.disk_space import NeverFits
 from worker.fetching import BytesMissing
@@ -39,6 +40,7 @@ from worker.scratch import scratch
 
 TICK_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0
+TRAINER_LOG = "trainer.log"
 BYTES_MISSING = (
     "What the job starts from is not in the storage; "
     "whoever runs the service finds in its log what is missing."
@@ -171,8 +173,10 @@ class Execution:
             with part_span("stage"):
                 staged = self._stage(inputs, folder)
             fault("after_staging")
+            heartbeat = self._settings.heartbeat.total_seconds()
             with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
-                with part_span("train"):
+                logs = LogUploads(self._writer, self._job, folder / TRAINER_LOG, heartbeat)
+                with part_span("train"), logs:
                     outcome, finished = self._train(staged, folder, trackers)
                 trackers.finish(outcome.verdict)
             if outcome.verdict is not Verdict.SUCCEEDED:
@@ -222,7 +226,7 @@ class Execution:
             self._settings.trainer_command,
             staged.config,
             staged.output,
-            folder / "trainer.log",
+            folder / TRAINER_LOG,
             self._machine,
         )
         try:

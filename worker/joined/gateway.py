@@ -29,6 +29,7 @@ from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models import Job
+from app.models.trainer_log import TrainerLog
 from app.storage import StorageAway, Stored
 from app.storage.hashing import Hashes
 from falqon_core.estimate.prices import Price
@@ -121,6 +122,9 @@ class JoinedGateway:
     def add_checkpoint(self, job: Job, claim: Claim, stored: SavedCheckpoint) -> list[str] | None:
         """The service itself removes those that give way."""
         return [] if self._write(claim, "checkpoints", stored) else None
+
+    def store_log(self, job: Job, claim: Claim, log: TrainerLog) -> bool:
+        return self._write(claim, "log", log)
 
     def record(self, claim: Claim, ending: Ending) -> bool:
         return self._write(claim, "ending", ending)

@@ -9,12 +9,12 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, command
-from app.client.jobs import actions, compare, create, fields, metrics, watch
+from app.client.jobs import actions, compare, create, fields, logs, metrics, watch
 from app.client.jobs.estimate import place
 from app.client.jobs.request import pair
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
-for part in (create, fields, watch, actions, metrics, compare):
+for part in (create, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.responses import StreamingResponse
+from starlette.responses import HTMLResponse, StreamingResponse
 
 from app.artifacts import actions as artifacts
 from app.auth.caller import Caller
@@ -26,6 +26,7 @@ from app.web.visitor import PageRoute, Visitor
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
+MAX_LOG_CHARACTERS = 65_536  # that a page shows
 PAGE = 200  # events that one message is made of, at most
 
 
@@ -62,6 +63,38 @@ def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str
         content = actions.write_metrics_csv(services, caller, job_id)
         return StreamingResponse(content, media_type="text/csv", headers=headers)
     return MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
+
+
+@streams.get("/jobs/{job_id}/log", dependencies=TOUCHES_STORAGE)
+def job_log(
+    services: ServicesDep,
+    caller: Visitor,
+    job_id: str,
+    attempt: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    after: Annotated[int, Query(ge=0, lt=2**62)] = 0,
+    format: str = "html",
+) -> Response:
+    """Return the end of a trainer's log as a part of a page, or all of it as text. Who has what is
+    there so far gets nothing while the trainer runs.
+    """
+    with services.database.read() as session:
+        row = service.attempt_with_log(
+            session, service.get(session, caller.project_id, job_id), attempt
+        )
+    if row is None:
+        raise NotFound("The job has no log.")
+    is_live = row.ended_at is None
+    if is_live and 0 < row.log_bytes <= after:
+        return Response(status_code=204)
+    log = actions.read_log(services, caller, job_id, row.number)
+    if format == "text":
+        name = f"{job_id}-{row.number}.log"
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(log.text, media_type="text/plain", headers=headers)
+    text = log.text
+    if len(text) > MAX_LOG_CHARACTERS:
+        text = text[-MAX_LOG_CHARACTERS:].partition("\n")[2]
+    return HTMLResponse(fragment("job/log_text.html", log=log, text=text, is_live=is_live))
 
 
 @streams.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)

@@ -71,6 +71,15 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
     assert "step 100/100" in back.stdout
 
 
+def test_the_log_of_a_trainer_is_followed_to_the_end(falqon: Falqon, submitted: Submitted) -> None:
+    job_id = submitted(steps=20)
+    done = falqon("jobs", "logs", job_id, "--follow")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "20 steps, password=***\n"
+    log = json.loads(falqon("jobs", "logs", job_id, "--attempt", "1", "--json").stdout)
+    assert (log["attempt"], log["text"], log["bytes"]) == (1, done.stdout, len(done.stdout))
+
+
 def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -> None:
     done = falqon("jobs", "watch", submitted(steps=200, step_seconds=0.001))
     assert done.exit_code == 0, done.stderr

@@ -14,14 +14,16 @@ from app.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope
+from app.models.trainer_log import TAIL_BYTES, TrainerLog
 from app.web.job_table import TableQuery
+from app.web.pages.job import MAX_LOG_CHARACTERS
 from app.web.pages.jobs import table_context
 from app.web.rendering import fragment
 from tests.browser import scene
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, token
 
-PATHS = ["", "/metrics", "/metrics?format=csv", "/artifacts/config.json", "/live"]
+PATHS = ["", "/log", "/metrics", "/metrics?format=csv", "/artifacts/config.json", "/live"]
 ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]
 
 
@@ -68,6 +70,32 @@ def test_the_log_of_a_trainer_that_failed_stands_with_its_attempt(
         claims.release(session, claim, lost, counts_as_failure=False, max_infra_failures=1)
     attempts = browser.get(f"/jobs/{claim.job_id}").text.partition('id="job-attempts"')[2]
     assert "KeyError &lt;b&gt;" in attempts.partition("</section>")[0]
+
+
+def test_the_log_of_a_trainer_is_a_panel_of_its_own(browser: httpx.Client, tenant: Tenant) -> None:
+    claim = scene.job(tenant, tenant.upload(), "writes", 2)
+    url = f"/jobs/{claim.job_id}"
+    assert "Trainer log" not in browser.get(url).text
+    assert browser.get(f"{url}/log").status_code == 404
+    text = "".join(f"<script>alert({number})</script>\n" for number in range(10_000))
+    lines = text[: TAIL_BYTES // 4]
+    tenant.store_log(claim, TrainerLog(tail=lines + "the end\n"))
+    assert "Trainer log" in browser.get(url).text
+    part = browser.get(f"{url}/log").text
+    assert "<script>" not in part
+    assert "\n&lt;script&gt;alert(9" in part
+    assert "the end\n</pre>" in part
+    assert len(part) < 4 * MAX_LOG_CHARACTERS
+    assert browser.get(f"{url}/log?attempt=1&after={len(lines) + 8}").status_code == 204
+    download = browser.get(f"{url}/log?attempt=1&format=text")
+    assert (download.text, download.headers["x-content-type-options"]) == (
+        f"{lines}the end\n",
+        "nosniff",
+    )
+    assert download.headers["content-disposition"].startswith("attachment")
+    scene.finish(tenant, claim, JobStatus.CANCELLED)
+    assert "hx-trigger" in part
+    assert "hx-trigger" not in browser.get(f"{url}/log?after={len(lines) + 8}").text
 
 
 def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tenant: Tenant) -> None:

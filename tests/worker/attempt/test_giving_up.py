@@ -5,6 +5,7 @@ import sys
 from sqlalchemy import select
 
 from app.models import Event, JobStatus
+from app.models.trainer_log import TrainerLog
 from app.storage import keys
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
@@ -48,6 +49,10 @@ def test_a_trainer_that_crashes_the_same_way_before_its_first_step_is_not_tried_
         events = session.scalars(select(Event.data).where(Event.job_id == job_id)).all()
     logs = [data["trainer_log"] for data in events if data and "trainer_log" in data]
     assert logs == ["it began, password=***\n"] * 2
+    for number in (1, 2):
+        content = backend.storage.read(keys.trainer_log(job.project_id, job_id, number))
+        assert content is not None
+        assert TrainerLog.model_validate_json(content).head == logs[0]
 
 
 def test_a_worker_that_cannot_prepare_a_job_does_not_end_it_at_the_second_time(

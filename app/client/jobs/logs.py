@@ -1,0 +1,73 @@
+"""What the trainer of a job wrote beside its messages, once or as it comes."""
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from app.client.api import Json, segment
+from app.client.command import Client, command
+from app.client.jobs.actions import JobId
+from app.terminal import plain
+
+POLL_SECONDS = 2.0
+ENDED = {"succeeded", "failed", "cancelled"}
+
+app = typer.Typer()
+
+
+@command(app, "logs", "falqon jobs logs JOB --follow")
+def show_logs(
+    client: Client,
+    job_id: JobId,
+    attempt: Annotated[
+        int | None,
+        typer.Option(help="Of this attempt, instead of the newest that has one.", min=1),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+) -> None:
+    """Print the log of a job's trainer. Ctrl-C leaves the job running."""
+    path = f"/fine_tuning/jobs/{segment(job_id)}"
+    log = client.api.get(f"{path}/logs", {"attempt": attempt})
+    if log["text"] or client.out.as_json:
+        _print(client, log, is_whole=not follow)
+    if follow:
+        _follow(client, path, log, attempt)
+    elif not log["text"]:
+        client.out.note("Nothing was logged.")
+
+
+def _follow(client: Client, path: str, log: Json, only: int | None) -> None:
+    """Print what comes after `log`; of the attempts that follow, too, unless `only` one counts."""
+    number, position = log["attempt"] or 0, log["bytes"]
+    has_ended = False
+    while not has_ended:
+        time.sleep(POLL_SECONDS)
+        # Asked before the log, whose last lines are there before the job ends.
+        job = client.api.get(path, patient=True)
+        has_ended = job["status"] in ENDED
+        for attempt in job["attempts"]:
+            if attempt["number"] < number or only not in (None, attempt["number"]):
+                continue
+            if attempt["number"] > number:
+                number, position = attempt["number"], 0
+                client.out.note(f"Attempt {number}:")
+            if attempt["log_bytes"] > position:
+                query = {"attempt": number, "after": position}
+                log = client.api.get(f"{path}/logs", query, patient=True)
+                position = log["bytes"]
+                _print(client, log, is_whole=False)
+            has_ended = has_ended or (only is not None and attempt["ended_at"] is not None)
+
+
+def _print(client: Client, log: Json, *, is_whole: bool) -> None:
+    if not client.out.as_json:
+        sys.stdout.write(plain(log["text"]))
+        sys.stdout.flush()
+    elif is_whole:
+        client.out.show(log)
+    else:
+        client.out.json_line(log)
