@@ -23,6 +23,7 @@ OURS = re.compile(r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0
 SECRETS = re.compile(
     OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"
+    r"|(authorization[\"']?\s*[:=]\s*[\"']?)[a-z]+[ \t]+[^\s\"',;]+"
     r"|((?:authorization|cookie|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
     r"|(/links/|X-Amz-Signature=)[^/\s\"'&]+"  # whoever has these addresses has what they open
     r"|(://)[^/\s@]*@",

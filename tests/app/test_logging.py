@@ -54,7 +54,9 @@ def test_ordinary_text_is_left_alone() -> None:
     ("text", "hidden"),
     [
         ("GET /v1/models/ft_live_abcdefgh_ijklmnop", "ijklmnop"),
-        ("authorization: Token canary", "Token"),
+        ("authorization: Token", "Token"),
+        ("Authorization: Bearer canary", "canary"),
+        ("{'authorization': 'Token canary'}", "canary"),
         ("{'Cookie': 'falqon_session=canary; other=canary'}", "falqon_session"),
         ("cannot connect to postgresql://falqon:canary@db/falqon", "canary"),
         ("redis://:canary@redis:6379/0 is away", "canary"),

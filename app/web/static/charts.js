@@ -5,7 +5,7 @@ import { Plot, forgetColors, short } from "./plot.js";
 import { append, lowest, positions, stepsAt } from "./series.js";
 
 const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
-const LEGEND = { one: 48, many: 112 }; // its height in pixels
+const LEGEND = 48; // its height in pixels, where there is one job
 const container = document.querySelector(".charts");
 const section = container.closest("section");
 const tools = document.querySelector("[data-chart-tools]");
@@ -51,7 +51,8 @@ class Figure {
   }
 
   plotIn(place, view, isLarge) {
-    const size = () => ({ width: Math.max(200, place.clientWidth), height: Math.max(120, place.clientHeight - LEGEND[runs.length > 1 ? "many" : "one"]) });
+    const height = () => (container.matches(".many") ? parseFloat(getComputedStyle(place).minHeight) : place.clientHeight - LEGEND);
+    const size = () => ({ width: Math.max(200, place.clientWidth), height: Math.max(120, height()) });
     return new Plot(place, { chart: this.chart, runs, view, ends, marks, zoom, sync: "charts", isLarge, size });
   }
 

@@ -38,7 +38,7 @@ def test_hostile_lines_become_harmless_text(
     assert reader.log == TrainerLog(
         head="<script>alert(1)</script>\n"
         "red ]0;title \N{REPLACEMENT CHARACTER} end\n"
-        "Authorization: *** ***, password=*** hf_***\n"
+        "Authorization: ***, password=*** hf_***\n"
         "100 %\n"
         "no end\n"
     )
