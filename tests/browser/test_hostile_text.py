@@ -12,10 +12,12 @@ from playwright.sync_api import expect
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
 from app.models import JobStatus
+from app.models.trainer_log import TrainerLog
 from tests.browser import scene
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
 from tests.support.hostile import PAYLOADS
+from worker.attempt.trainer_log import clean
 
 
 def test_there_are_sixty() -> None:
@@ -37,7 +39,12 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
         {"prompt": payload, "completion": payload, "expected": payload} for payload in PAYLOADS
     ]
     drafts = [*map(NewEvent, PAYLOADS), NewEvent("answers", data={"step": 1, "samples": samples})]
+    log = clean("\n".join(PAYLOADS).encode())
+    tenant.store_log(claim, TrainerLog(head=f"{log}\n"))
     scene.write(tenant, claim, drafts, scene.progress(1))
+    page.get_by_text("Trainer log").click()
+    expect(page.locator("#log-text pre")).to_contain_text(PAYLOADS[-1])
+    assert page.locator("#log-text pre").text_content() == f"{log}\n"
     expect(page.locator("#events li > span", has_text="answers")).to_be_visible()
     expect(page.locator(".sample")).to_have_count(len(PAYLOADS))
     scene.finish(tenant, claim, JobStatus.FAILED, failure=Failure("x", PAYLOADS[0], PAYLOADS[1]))

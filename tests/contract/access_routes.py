@@ -303,6 +303,7 @@ OF_WORKERS = {
     ("POST", f"{OF_ATTEMPT}/batches"),
     ("GET", f"{OF_ATTEMPT}/watched"),
     ("POST", f"{OF_ATTEMPT}/checkpoints"),
+    ("POST", f"{OF_ATTEMPT}/log"),
     ("POST", f"{OF_ATTEMPT}/ending"),
     ("POST", f"{OF_ATTEMPT}/result"),
     ("GET", f"{OF_ATTEMPT}/objects/{{key:path}}"),

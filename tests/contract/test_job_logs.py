@@ -21,16 +21,16 @@ def test_a_log_is_read_whole_and_from_where_somebody_was(tenant: Tenant) -> None
     claim = tenant.claim(job_id)
     assert get(attempt=1).json() == nothing | {"attempt": 1}
     tenant.store_log(claim, TrainerLog(head="one\n", left_out=2_000, tail="twö\n"))
-    told = "[2,000 bytes are left out here]\n"
+    note = "[2,000 bytes are left out here]\n"
     assert get().json() == nothing | {
-        "attempt": 1, "text": f"one\n{told}twö\n", "bytes": 2_009,
+        "attempt": 1, "text": f"one\n{note}twö\n", "bytes": 2_009,
     }  # fmt: skip
-    assert get(after=4).json()["text"] == f"{told}twö\n"
+    assert get(after=4).json()["text"] == f"{note}twö\n"
     assert get(after=2_004).json()["text"] == "twö\n"
     assert get(after=2_009).json() == nothing | {"attempt": 1, "bytes": 2_009}
     text = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/logs", headers={"accept": "text/plain"})
     assert text.headers["content-type"] == "text/plain; charset=utf-8"
-    assert text.text == f"one\n{told}twö\n"
+    assert text.text == f"one\n{note}twö\n"
     with tenant.api.database.transaction() as session:
         claims.release(session, claim, NewEvent("x"), counts_as_failure=True, max_infra_failures=3)
     second = tenant.claim(job_id)
