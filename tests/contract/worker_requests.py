@@ -74,6 +74,7 @@ def _bodies(job_id: str) -> dict[str, JsonObject]:
         "events": {"events": [["text", "info", "message", None]]},
         "batches": {"before": 0, "events": [], "columns": COLUMNS, "measured": {}},
         "checkpoints": {"id": "ftckpt_1", "keep": 2, "saved": saved},
+        "log": {"head": "loading\n"},
         "ending": ending,
         "result": result,
     }
