@@ -1,7 +1,11 @@
 """What workers that see only the API do; each function is one call of theirs."""
 
+import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import chain
+
+from pydantic import BaseModel, ValidationError
 
 from app.attempts.gateway import DirectGateway
 from app.attempts.route import WorkerCaller
@@ -15,6 +19,18 @@ from app.storage import Stored, keys
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Price
+
+MAX_SIGNED_BYTES = 5 * 2**30  # that a store takes by one PUT
+MAX_MANIFEST_BYTES = 16 * 2**20
+UPLOAD_LIFETIME = timedelta(minutes=5)  # to begin in
+
+
+class _ManifestFile(BaseModel):
+    bytes: int
+
+
+class _Manifest(BaseModel):
+    files: dict[str, _ManifestFile]
 
 
 class LeasedJob:
@@ -36,14 +52,15 @@ class LeasedJob:
 
     def put_object(self, key: str, chunks: Iterator[bytes]) -> Stored:
         """Store an object of this attempt."""
-        job_id, attempt = self.job.id, self.claim.attempt
-        project_id = self.job.project_id
-        prefix = f"projects/{project_id}/jobs/{job_id}/{attempt}/"
-        name = key.removeprefix(prefix)
-        kind, _, rest = name.partition("/")
-        if name == key or kind not in ("checkpoints", "model") or not _is_relative(rest):
-            raise NotFound("No such object.", param="key")
+        self._check_writable(key)
         return self.services.storage.put(key, chunks)
+
+    def sign_upload(self, key: str, num_bytes: int) -> str | None:
+        """Return a link that takes an object of this attempt; None where the API has to."""
+        self._check_writable(key)
+        if not self.services.settings.download_redirects or num_bytes > MAX_SIGNED_BYTES:
+            return None
+        return self.services.storage.signed_upload(key, UPLOAD_LIFETIME)
 
     def open_object(self, key: str, *, is_carried: bool) -> str | Iterator[bytes]:
         """Return a link to an object that the attempt reads, or its bytes where `is_carried` wants
@@ -70,8 +87,8 @@ class LeasedJob:
         prefix = keys.checkpoint_prefix(
             self.job.project_id, self.job.id, self.claim.attempt, stored.saved.step
         )
-        if f"{prefix}/{MANIFEST}" not in self._sizes(f"{prefix}/"):
-            raise InvalidRequest("saved: its manifest is not stored.", param="saved")
+        if not self._is_whole(prefix, stored.saved.manifest_sha256):
+            raise InvalidRequest("saved: what its manifest names is not stored.", param="saved")
         dropped = self.gateway.add_checkpoint(self.job, self.claim, stored)
         if dropped is None:
             raise FencedOut
@@ -84,6 +101,29 @@ class LeasedJob:
         if not named or named != {key: sizes.get(key) for key in named}:
             raise InvalidRequest("files: what they name is not stored.", param="files")
         return self.gateway.publish(self.job, self.claim, result)
+
+    def _check_writable(self, key: str) -> None:
+        prefix = keys.attempt_prefix(self.job.project_id, self.job.id, self.claim.attempt)
+        name = key.removeprefix(f"{prefix}/")
+        kind, _, rest = name.partition("/")
+        if name == key or kind not in ("checkpoints", "model") or not _is_relative(rest):
+            raise NotFound("No such object.", param="key")
+
+    def _is_whole(self, prefix: str, manifest_sha256: str) -> bool:
+        """Return whether the files of a checkpoint are stored with the sizes that its manifest
+        names.
+        """
+        sizes = self._sizes(f"{prefix}/")
+        if sizes.get(f"{prefix}/{MANIFEST}", MAX_MANIFEST_BYTES) >= MAX_MANIFEST_BYTES:
+            return False
+        content = self.services.storage.read(f"{prefix}/{MANIFEST}") or b""
+        if hashlib.sha256(content).hexdigest() != manifest_sha256:
+            return False
+        try:
+            files = _Manifest.model_validate_json(content).files
+        except ValidationError:
+            return False
+        return all(sizes.get(f"{prefix}/{name}") == file.bytes for name, file in files.items())
 
     def _sizes(self, prefix: str) -> dict[str, int]:
         batches = self.services.storage.objects(prefix)

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 from app.attempts import actions
 from app.attempts.actions import LeasedJob
 from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
-from app.attempts.values import Batch, Ending, Few, Offer, Renewal, Result, SavedCheckpoint
+from app.attempts.values import Batch, Count, Ending, Few, Offer, Renewal, Result, SavedCheckpoint
 from app.attempts.wire import ClaimedJson, InputsJson
 from app.errors import FencedOut
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
@@ -48,6 +48,15 @@ class Hold(Capacity):
 
 class Events(BaseModel):
     events: list[NewEvent]
+
+
+class Upload(BaseModel):
+    key: str
+    bytes: Count
+
+
+class Link(BaseModel):
+    url: str | None
 
 
 class Answer(BaseModel):
@@ -175,6 +184,14 @@ def read_object(
     if isinstance(opened, str):
         return RedirectResponse(opened, 302, {"cache-control": "no-store"})
     return StreamingResponse(read_in_threads(opened), media_type="application/octet-stream")
+
+
+@router.post(f"{ATTEMPT}/links")
+def sign_upload(
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, upload: Upload
+) -> Link:
+    leased = LeasedJob(services, worker, job_id, attempt)
+    return Link(url=leased.sign_upload(upload.key, upload.bytes))
 
 
 @objects.put(f"{ATTEMPT}/objects/{{key:path}}")

@@ -146,6 +146,14 @@ class Storage:
             return obstore.sign(self._store, "GET", key, expires_in=lifetime)
         return None
 
+    def signed_upload(self, key: str, lifetime: timedelta) -> str | None:
+        """Return an address that takes an object by one PUT for so long; None if the store makes
+        none, or wants more than a PUT.
+        """
+        if isinstance(self._store, S3Store):
+            return obstore.sign(self._store, "PUT", key, expires_in=lifetime)
+        return None
+
     def fetch(self, key: str, path: Path) -> Stored:
         """Copy an object to a local file."""
         hashes = Hashes()

@@ -306,6 +306,7 @@ OF_WORKERS = {
     ("POST", f"{OF_ATTEMPT}/log"),
     ("POST", f"{OF_ATTEMPT}/ending"),
     ("POST", f"{OF_ATTEMPT}/result"),
+    ("POST", f"{OF_ATTEMPT}/links"),
     ("GET", f"{OF_ATTEMPT}/objects/{{key:path}}"),
     ("PUT", f"{OF_ATTEMPT}/objects/{{key:path}}"),
 }

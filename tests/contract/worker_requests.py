@@ -38,7 +38,7 @@ def requests_about(job_id: str, attempt: int, key: str) -> Iterator[WorkerReques
     for method, route in sorted(OF_WORKERS):
         path = route.removeprefix(PREFIX).replace("{key:path}", quote(key))
         path = path.format(job_id=job_id, attempt=attempt)
-        body = _bodies(job_id).get(route.rpartition("/")[2])
+        body = _bodies(job_id, key).get(route.rpartition("/")[2])
         content = b"bytes" if method == "PUT" else body and json.dumps(body).encode()
         yield WorkerRequest(method, path, content, route.endswith("/hold") or "{job_id}" in route)
 
@@ -60,7 +60,7 @@ def check_nothing_comes(
     return answers
 
 
-def _bodies(job_id: str) -> dict[str, JsonObject]:
+def _bodies(job_id: str, key: str) -> dict[str, JsonObject]:
     saved: JsonObject = {"type": "checkpoint", "step": 1, "path": "/", "bytes": 1}
     saved |= {"manifest_sha256": "0" * 64, "metrics": {}}
     ending: JsonObject = {"verdict": "stopped", "failure": None, "cap": None, "desired": "run"}
@@ -77,4 +77,5 @@ def _bodies(job_id: str) -> dict[str, JsonObject]:
         "log": {"head": "loading\n"},
         "ending": ending,
         "result": result,
+        "links": {"key": key, "bytes": 1},
     }

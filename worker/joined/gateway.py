@@ -1,8 +1,10 @@
 """`worker.gateway` over HTTP. The endpoints are those of `app.attempts`."""
 
 import errno
+import hashlib
 import os
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ from app.models import Job
 from app.models.trainer_log import TrainerLog
 from app.storage import StorageAway, Stored
 from app.storage.hashing import Hashes
+from app.storage.storage import chunks_of
 from falqon_core.estimate.prices import Price
 from worker.attempt.lease import LeaseLost
 from worker.gateway import ServiceAway
@@ -173,7 +176,7 @@ class JoinedGateway:
 
 
 class LinkBroken(Exception):
-    """What a link of the service leads to gives no bytes to this machine."""
+    """What a link of the service leads to gives this machine no bytes, or takes none of it."""
 
 
 class JoinedStorage:
@@ -188,6 +191,17 @@ class JoinedStorage:
         self.probe = probe
 
     def put_file(self, key: str, path: Path) -> Stored:
+        """Store a file by a link, or else by the API: where the service makes no link, where one
+        fails, after which this attempt follows no other, and where an object stands under the key,
+        which the API compares.
+        """
+        if self._follows_links and (url := self._sign(key, path)) is not None:
+            try:
+                if stored := _put_by_link(url, path):
+                    return stored
+            except LinkBroken as error:
+                log.warning("the API carries what no link takes", error=str(error))
+                self._follows_links = False
         with path.open("rb") as file, self._reaching():
             response = self.http.put(self._address(key), content=file, timeout=PATIENCE_WITH_BYTES)
             if not response.is_success:
@@ -228,6 +242,15 @@ class JoinedStorage:
 
     def delete(self, *keys: str) -> None: ...
 
+    def _sign(self, key: str, path: Path) -> str | None:
+        upload = {"key": key, "bytes": path.stat().st_size}
+        with self._reaching():
+            response = self.http.post(f"{_path(self._claim)}/links", json=upload)
+            if not response.is_success:
+                raise _failure_of(response)
+        url: str | None = response.json()["url"]
+        return url
+
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         """Raise what `app.storage.Storage` raises in such a case, and `LinkBroken`."""
@@ -246,6 +269,28 @@ class JoinedStorage:
 
     def _address(self, key: str) -> str:
         return f"{_path(self._claim)}/objects/{quote(key)}"
+
+
+def _put_by_link(url: str, path: Path) -> Stored | None:
+    """Send a file to the object store, which refuses bytes that changed on the way; None where an
+    object stands under the key already. Raises `LinkBroken`.
+    """
+    hashes, md5 = Hashes(), hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        for chunk in chunks_of(file):
+            hashes.update(chunk)
+            md5.update(chunk)
+        file.seek(0)
+        headers = {"if-none-match": "*", "content-md5": b64encode(md5.digest()).decode()}
+        try:
+            response = httpx.put(url, content=file, headers=headers, timeout=PATIENCE_WITH_BYTES)
+        except httpx.TransportError as error:
+            raise LinkBroken(str(error)) from error
+    if response.status_code == httpx.codes.PRECONDITION_FAILED:
+        return None
+    if not response.is_success:
+        raise LinkBroken(f"the object store answers {response.status_code}")
+    return hashes.stored()
 
 
 def _path(claim: Claim) -> str:

@@ -25,7 +25,7 @@ from app.auth import worker_tokens
 from app.catalogue.naming import hub_id
 from app.cli import app
 from app.jobs.claims import Claim
-from app.storage import Storage
+from app.storage import Storage, keys
 from app.storage.storage import PART_BYTES, KeyTaken
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.api_process import KEY, ApiProcess
@@ -249,6 +249,9 @@ def test_a_worker_that_cannot_follow_a_link_has_the_api_carry_the_bytes(
         for _ in range(2):
             assert storage.fetch(file.storage_key, tmp_path / "rows").sha256 == file.sha256
         assert (tmp_path / "rows").read_bytes() == jsonl()
+        key = keys.checkpoint_prefix(tenant.project_id, claim.job_id, claim.attempt, 1) + "/rows"
+        stored = gateway.storage_of(claim).put_file(key, tmp_path / "rows")
+        assert (stored.sha256, api.storage.read(key)) == (file.sha256, jsonl())
 
 
 def test_a_small_object_is_read_replaced_and_listed(storage: Storage) -> None:
