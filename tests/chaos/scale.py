@@ -17,44 +17,34 @@ class Scale:
     half_open_links: int
     postgres_restarts: int
     postgres_outage_seconds: float
-    storage_outage_seconds: float
-    jobs_in_storage_outage: int  # that wait, beside three that run
     full_disks: int
     torn_checkpoints: int
     state_machine_steps: int
     min_examples: int  # of the state machine, whose first one is always the same
     stop_requests: int  # to cancel or pause
-    real_kills: int  # of the real trainer, and as many of its worker
     api_kills: int
     serving_kills: int  # of engine, worker and API
     asking_streams: int
-    mixed_load_seconds: float
-    mixed_load_kill_every: float
-    mixed_load_live_jobs: int  # the users' quota: what is left for the worker when the load ends
+    revisions: int  # of the schema, the newest, under rows
 
 
 EVERY_RUN = Scale(
-    kills=10,
-    jobs_at_once=8,
+    kills=6,
+    jobs_at_once=6,
     zombies=3,
-    wipes=3,
+    wipes=2,
     half_open_links=2,
     postgres_restarts=2,
     postgres_outage_seconds=3,
-    storage_outage_seconds=0,
-    jobs_in_storage_outage=0,
-    full_disks=3,
-    torn_checkpoints=8,
+    full_disks=1,
+    torn_checkpoints=4,
     state_machine_steps=500,
     min_examples=10,
-    stop_requests=15,
-    real_kills=1,
-    api_kills=3,
+    stop_requests=10,
+    api_kills=1,
     serving_kills=3,
-    asking_streams=8,
-    mixed_load_seconds=10,
-    mixed_load_kill_every=3,
-    mixed_load_live_jobs=5,
+    asking_streams=6,
+    revisions=5,
 )
 RELEASE = Scale(
     kills=500,
@@ -64,22 +54,19 @@ RELEASE = Scale(
     half_open_links=10,
     postgres_restarts=30,
     postgres_outage_seconds=30,
-    storage_outage_seconds=300,
-    jobs_in_storage_outage=20,
     full_disks=60,
     torn_checkpoints=300,
     state_machine_steps=20_000,
     min_examples=20,
     stop_requests=500,
-    real_kills=20,
     api_kills=300,
     serving_kills=30,
     asking_streams=50,
-    mixed_load_seconds=3_600,
-    mixed_load_kill_every=60,
-    mixed_load_live_jobs=40,  # about two minutes of work
+    revisions=1_000,  # all of them
 )
 SCALE = {"": EVERY_RUN, "release": RELEASE}[os.environ.get("CHAOS", "")]
+
+of_a_release = pytest.mark.skipif(SCALE is not RELEASE, reason="make chaos runs it")
 
 
 def every_run_on(database: str) -> pytest.MarkDecorator:

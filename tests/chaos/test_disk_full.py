@@ -25,6 +25,7 @@ WRITES = {  # and at most how many of them an attempt makes
 }
 FAKE = FakeTrainer(steps=80, step_seconds=0.05, checkpoint_every=20)
 AT_ONCE = 5
+NUM_AFTERWARDS = 2  # workers, once there is space
 
 
 @every_run_on("sqlite")
@@ -61,7 +62,7 @@ def test_a_full_disk_costs_nothing_but_time(
         full += len(paused)
         fleet.send_home(fleet.workers)
         fleet.resumes_full_disks = True
-        fleet.start(AT_ONCE)
+        fleet.start(NUM_AFTERWARDS)
         fleet.drain_queue()
         fleet.start(0)
         fleet.send_home(fleet.workers)

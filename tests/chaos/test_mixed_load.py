@@ -17,13 +17,16 @@ from app.models import JobStatus, Project
 from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
-from tests.chaos.scale import SCALE, every_run_on
+from tests.chaos.scale import every_run_on, of_a_release
 from tests.chaos.users import FAKE, Reader, User, has_ended
 from tests.support.records import Records
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 NUM_USERS, NUM_READERS = 3, 4
+LOAD_SECONDS = 3_600.0
+KILL_EVERY_SECONDS = 60.0
+MAX_LIVE_JOBS = 40  # about two minutes of work, left for the worker when the load ends
 VICTIMS = {
     "api": "--grace",
     "worker of jobs": "gpu-",
@@ -50,7 +53,7 @@ def service(
     )
     service.wait_until_up()
     with database.transaction() as session:
-        session.execute(update(Project).values(max_live_jobs=SCALE.mixed_load_live_jobs))
+        session.execute(update(Project).values(max_live_jobs=MAX_LIVE_JOBS))
     yield service
     service.close()
 
@@ -64,6 +67,7 @@ def kill(service: Service, victim: str) -> bool:
     return False
 
 
+@of_a_release
 @every_run_on("postgres")
 def test_nothing_is_lost_under_mixed_load(
     service: Service, database: Database, rng: random.Random, count: Count
@@ -74,8 +78,8 @@ def test_nothing_is_lost_under_mixed_load(
     for user in users:
         user.start()
     killed: Counter[str] = Counter()
-    end = time.monotonic() + SCALE.mixed_load_seconds
-    kill_at = time.monotonic() + SCALE.mixed_load_kill_every
+    end = time.monotonic() + LOAD_SECONDS
+    kill_at = time.monotonic() + KILL_EVERY_SECONDS
     while time.monotonic() < end:
         reading = sum(reader.is_alive() for reader in readers)
         if reading < NUM_READERS and (
@@ -85,7 +89,7 @@ def test_nothing_is_lost_under_mixed_load(
             readers[-1].start()
         if time.monotonic() > kill_at and kill(service, victim := rng.choice(list(VICTIMS))):
             killed[victim] += 1
-            kill_at += SCALE.mixed_load_kill_every
+            kill_at += KILL_EVERY_SECONDS
         time.sleep(0.1)
     for user in users:
         user.ending.set()

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chaos.conftest import Count
 from tests.chaos.jobs_machine import JobsMachine
-from tests.chaos.scale import SCALE
+from tests.chaos.scale import SCALE, every_run_on
 from tests.support.backend import Backend
 
 STEPS_PER_EXAMPLE = 50
@@ -32,6 +32,7 @@ RULES = {
 RULES |= {"pause", "resume", "cancel", "expire", "rescue", "haunt"}
 
 
+@every_run_on("postgres")
 def test_whatever_comes_in_whatever_order(backend: Backend, seed: int, count: Count) -> None:
     rule_counts: Counter[str] = Counter()
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from app.models import JobStatus
 from tests.chaos.conftest import Count
-from tests.chaos.scale import SCALE
+from tests.chaos.scale import of_a_release
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.object_store import ObjectStore
@@ -20,6 +20,8 @@ from tests.support.outage import Switch, backend_behind_a_switch
 from tests.support.waiting import wait_for
 
 NUM_WORKERS = 3
+NUM_WAITING = 20  # jobs beside those that run
+OUTAGE_SECONDS = 300.0
 FAKE = FakeTrainer(steps=60, step_seconds=0.05, checkpoint_every=20)
 END_SECONDS = 180.0
 
@@ -31,7 +33,7 @@ def store() -> Iterator[ObjectStore]:
     store.close()
 
 
-@pytest.mark.skipif(not SCALE.storage_outage_seconds, reason="takes minutes")
+@of_a_release
 @pytest.mark.parametrize("how", ["refusing", "silent"])
 def test_a_storage_that_is_away_fails_nothing(
     tmp_path: Path, store: ObjectStore, count: Count, how: str
@@ -41,14 +43,14 @@ def test_a_storage_that_is_away_fails_nothing(
 
 
 def check_an_outage(backend: Backend, switch: Switch, count: Count, how: str) -> None:
-    jobs = [backend.add_job(FAKE) for _ in range(NUM_WORKERS + SCALE.jobs_in_storage_outage)]
+    jobs = [backend.add_job(FAKE) for _ in range(NUM_WORKERS + NUM_WAITING)]
     running = jobs[:NUM_WORKERS]
     for _ in range(NUM_WORKERS):
         backend.start_worker()
     for job_id in running:
         backend.wait_for_step(job_id, 1)
     switch.away(how)
-    time.sleep(SCALE.storage_outage_seconds)
+    time.sleep(OUTAGE_SECONDS)
     waiting = {job_id: backend.job(job_id).status for job_id in jobs}
     assert set(waiting.values()) <= {JobStatus.RUNNING, JobStatus.QUEUED}, waiting
     switch.back()
@@ -65,7 +67,7 @@ def check_an_outage(backend: Backend, switch: Switch, count: Count, how: str) ->
     count(
         jobs=len(jobs),
         attempts=len(attempts),
-        away=f"{SCALE.storage_outage_seconds:g}s",
+        away=f"{OUTAGE_SECONDS:g}s",
         first_result_after=f"{first:.1f}s",
     )
     for job_id in jobs:

@@ -17,7 +17,7 @@ from app.database import Database
 from app.models import JobStatus
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count
-from tests.chaos.scale import SCALE
+from tests.chaos.scale import SCALE, every_run_on
 from tests.chaos.submitters import Client, Operation, Submitters, judge, lasting
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
@@ -44,6 +44,7 @@ def clients(backend: Backend, api: ApiProcess) -> Iterator[list[Client]]:
         yield [stack.enter_context(Client(backend, api.url)) for _ in range(NUM_CLIENTS)]
 
 
+@every_run_on("sqlite")
 def test_an_api_that_is_killed_again_and_again(
     backend: Backend,
     api: ApiProcess,
