@@ -1,5 +1,5 @@
 """One command, several processes: as one process to whoever started it. Each start of theirs loads
-torch anew, so one training meets every end in turn.
+torch anew, so one training meets every end in turn, and forks carry it to its last step.
 """
 
 import os
@@ -84,13 +84,20 @@ def test_whatever_ends_it_the_same_command_continues_to_the_same_bytes(
         wait_for(lambda: not any(map(is_alive, both)))
     assert start_step(orphaned) > saved.step
 
-    with launched(config, output, 2) as last:
-        assert last.finish() == ExitCode.DONE, (tmp_path / "out.log").read_text()
+    last = finished(config, output)
     assert start_step(last) >= start_step(orphaned)
-
-    with ranks([config, config], tmp_path / "whole") as (first, (second,)):
-        assert (first.finish(), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE)
+    finished(config, tmp_path / "whole")
     assert bytes_of(output) == bytes_of(tmp_path / "whole")
+
+
+def finished(config: Path, output: Path) -> Running:
+    """Two ranks to the end, as forks, which have torch."""
+    with ranks([config, config], output) as (first, (second,)):
+        codes = first.finish(), second.wait(60)
+    assert codes == (ExitCode.DONE, ExitCode.DONE), (
+        output.parent / f"{output.name}.log"
+    ).read_text()
+    return first
 
 
 @pytest.mark.parametrize(
