@@ -46,20 +46,10 @@ def visits(chromium: Browser) -> Iterator[Visits]:
 
 
 @pytest.fixture(scope="module")
-def service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
-    """The whole service with the real trainer on falqon-tiny."""
-    yield from started(short_tmp / request.module.__name__.rpartition(".")[2], fake=False)
-
-
-@pytest.fixture(scope="module")
 def fake_service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
-    """The same with a trainer that starts at once."""
-    yield from started(short_tmp / f"{request.module.__name__.rpartition('.')[2]}-fake", fake=True)
-
-
-def started(folder: Path, *, fake: bool) -> Iterator[Service]:
+    """The whole service, with a trainer that starts at once."""
     environment = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S"}
-    service = Service(folder, environment, fake=fake)
+    service = Service(short_tmp / request.module.__name__.rpartition(".")[2], environment)
     service.wait_until_up()
     yield service
     service.close()

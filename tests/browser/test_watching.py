@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,57 +14,32 @@ from app.jobs.events import NewEvent
 from tests.browser import scene
 from tests.browser.job_page import END, LOSS, drawn, status, until
 from tests.browser.visit import Visits
+from tests.chaos.users import submit
 from tests.support.api import Tenant
+from tests.support.fake_trainer import FakeTrainer
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
-RECIPE = {
-    "learning_rate": 0.01,
-    "checkpoint_every": 20,
-    "eval_every": 30,
-    "validation_fraction": 0.1,
-    "max_seq_length": 64,
-}
 
-
-def submit(service: Service, suffix: str, epochs: int) -> Any:
-    turns = [
-        {"role": "user", "content": "What is the code?"},
-        {"role": "assistant", "content": "The code is 2024."},
-    ]
-    file = service.client.files.create(
-        file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60),
-        purpose="fine-tune",
-    )
-    return service.client.fine_tuning.jobs.create(
-        model="falqon-tiny",
-        training_file=file.id,
-        suffix=suffix,
-        seed=7,
-        method={
-            "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 2}},
-        },
-        extra_body={"falqon": RECIPE},
-    )
-
-
-def step(service: Service, job: Any) -> int:
-    current: Any = service.client.fine_tuning.jobs.retrieve(job.id)
+def step(service: Service, job_id: str) -> int:
+    current: Any = service.client.fine_tuning.jobs.retrieve(job_id)
     return int((current.progress or {}).get("step", 0))
 
 
 @pytest.mark.slow
 def test_a_job_is_followed_to_its_end_over_a_broken_connection(
-    visits: Visits, service: Service
+    visits: Visits, fake_service: Service, tmp_path: Path
 ) -> None:
+    service = fake_service
+    run_fast = tmp_path / "run_fast"  # once the page is connected again
+    fake = FakeTrainer(steps=300, step_seconds=0.2, run_fast=run_fast)
     proxy = Proxy(service.port)
     try:
         page = visits.sign_in(proxy.url, KEY)
-        job = submit(service, "codes", epochs=12)
+        job_id = submit(service.client, fake, suffix="codes")
         # It appears on the page that is open, and moves there.
-        row = page.locator(f"#row-{job.id}")
+        row = page.locator(f"#row-{job_id}")
         expect(row.locator(".status")).to_have_text("running", timeout=END)
         expect(row).to_contain_text(re.compile(r"step [1-9]"), timeout=END)
         row.get_by_role("link", name="codes").click()
@@ -71,22 +47,22 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(
 
         proxy.close()
         cut_at = drawn(page)
-        wait_for(lambda: step(service, job) > cut_at + 20, 30, "the job goes on")
+        wait_for(lambda: step(service, job_id) > cut_at + 20, 30, "the job goes on")
         until(
             page,
             lambda: page.locator("#connection").is_visible(),
             "the page says that it is cut off",
         )
-        assert drawn(page) < step(service, job)
+        assert drawn(page) < step(service, job_id)
         proxy = Proxy(service.port, at=proxy.port)
+        run_fast.touch()
 
         expect(status(page)).to_have_text("succeeded", timeout=END)
-        total: int = service.client.fine_tuning.jobs.retrieve(job.id).progress["step"]  # type: ignore[attr-defined]
-        until(page, lambda: drawn(page) == total, "the chart is complete")
-        assert page.locator(LOSS).get_attribute("data-points") == str(total)
+        until(page, lambda: drawn(page) == fake.steps, "the chart is complete")
+        assert page.locator(LOSS).get_attribute("data-points") == str(fake.steps)
         messages = [
             event
-            for event in service.client.fine_tuning.jobs.list_events(job.id, limit=1000)
+            for event in service.client.fine_tuning.jobs.list_events(job_id, limit=1000)
             if event.type == "message"
         ]
         assert page.locator("#events li > span").all_text_contents() == [
@@ -99,10 +75,7 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(
         page.locator("#files summary").click()
         with page.expect_download() as download:
             page.get_by_role("link", name="config.json", exact=True).click()
-        assert json.loads(download.value.path().read_text())["quantization_config"]
-        answers = page.locator("#job-samples figcaption").all_text_contents()
-        assert answers[0].startswith(f"Step {total}")
-        assert answers[1] == "Expected"
+        assert json.loads(download.value.path().read_text())["model_type"] == "llama"
     finally:
         proxy.close()
 
@@ -129,9 +102,11 @@ def test_steps_that_a_later_attempt_does_again_are_drawn_once(
     assert page.locator(LOSS).get_attribute("data-points") == "6"
 
 
-def test_the_link_that_the_service_prints_signs_in_once(visits: Visits, service: Service) -> None:
+def test_the_link_that_the_service_prints_signs_in_once(
+    visits: Visits, fake_service: Service
+) -> None:
     (link,) = wait_for(
-        lambda: re.findall(r"http://\S+/sign-in\?link=\S+\n", service.output.read_text())
+        lambda: re.findall(r"http://\S+/sign-in\?link=\S+\n", fake_service.output.read_text())
     )
     page = visits.page()
     page.goto(link)
