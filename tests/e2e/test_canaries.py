@@ -6,9 +6,7 @@ of a data set do belong into its owner's events: samples quote them.
 """
 
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,7 +169,7 @@ def test_bad_requests_are_refused(http: httpx.Client) -> None:
     assert sum(answer.status_code >= 400 for answer in answers) > 8
 
 
-def test_a_job_whose_trainer_dies_once(service: Service, http: httpx.Client) -> None:
+def test_a_job_whose_trainer_knows_no_secret(service: Service, http: httpx.Client) -> None:
     lines = [
         json.dumps(row(f"{ROWS['StatisticsKey']} {number}?", f"{ROWS['Answer']}."))
         for number in range(60)
@@ -193,7 +191,6 @@ def test_a_job_whose_trainer_dies_once(service: Service, http: httpx.Client) -> 
     assert "HF_HUB_OFFLINE=1" in environment.split("\0")
     assert not re.search(r"(^|\0)(FALQON|DATABASE|REDIS|STORAGE|AWS|PG)\w*=", environment)
     assert "NoNewPrivs:\t1" in status
-    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 120, "the job ends")
     assert job(http, job_id)["status"] == "succeeded", job(http, job_id)["error"]
     answered["jobs"] = [job_id]

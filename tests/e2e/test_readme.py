@@ -1,4 +1,6 @@
-"""The commands of README.md and docs/, as they stand there, against a running service."""
+"""The commands of README.md and docs/, as they stand there, against a running service: what loads
+torch once more for each, in a release.
+"""
 
 import hashlib
 import json
@@ -10,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.scale import of_a_release
 from tests.support import hub
 from tests.support.backend import ROOT
 from tests.support.environments import OPENAI, python_with
@@ -98,39 +102,39 @@ def test_quick_start_is_three_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
-def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
+@pytest.fixture(scope="module")
+def trained(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The job of the README's code, which has run from upload to download."""
+    checkout = tmp_path_factory.mktemp("checkout")
     (checkout / "demo").symlink_to(ROOT / "demo")
     code = here(service, block("python", "OpenAI("))
-    home = {"HF_HOME": str(tmp_path / "home")}
+    home = {"HF_HOME": str(checkout / "home")}
     printed = run(service, checkout, [sys.executable, "-W", "ignore", "-c", code], **home)
     model, answer = printed.split("\n", 1)
     assert answer.strip()
     assert (checkout / "first" / "model.safetensors").is_file()
     job = next(iter(service.client.fine_tuning.jobs.list()))
     assert job.fine_tuned_model == model
-    estimate = run(
-        service,
-        tmp_path,
-        ["bash", "-c", here(service, block("sh", "/estimates"))],
-        FILE=job.training_file,
-    )
-    assert '"steps"' in estimate
-    live = run(service, tmp_path, ["bash", "-c", here(service, block("sh", "/stream"))], JOB=job.id)
-    assert live.rstrip().endswith("data: [DONE]")
+    return job
 
-    checked = run(
-        service, tmp_path, ["bash", "-ec", here(service, block("sh", "SHA256SUMS"))], MODEL=model
-    )
-    assert "model.safetensors: OK" in checked
-    linked = run(
-        service,
-        tmp_path,
-        ["bash", "-ec", here(service, block("sh", "LINK=")) + "cat config.json"],
-        MODEL=model,
-    )
-    assert json.loads(linked)["model_type"] == "llama"
+
+def of_terminal(service: Service) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"FALQON_BASE_URL": service.url, "PATH": path}
+
+
+def test_a_job_is_estimated_watched_and_downloaded(
+    service: Service, trained: Any, tmp_path: Path
+) -> None:
+    def run_here(containing: str, more: str = "", **variables: str) -> str:
+        commands = here(service, block("sh", containing)) + more
+        return run(service, tmp_path, ["bash", "-ec", commands], **variables)
+
+    model = trained.fine_tuned_model
+    assert '"steps"' in run_here("/estimates", FILE=trained.training_file)
+    assert run_here("/stream", JOB=trained.id).rstrip().endswith("data: [DONE]")
+    assert "model.safetensors: OK" in run_here("SHA256SUMS", MODEL=model)
+    assert json.loads(run_here("LINK=", "cat config.json", MODEL=model))["model_type"] == "llama"
     environment = {
         "HUB_ID": service.client.models.retrieve(model).hub_id,
         "HF_HOME": str(tmp_path / "hf"),
@@ -142,13 +146,34 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
         **environment,
     )
 
-    download, load, serve = block("sh", "transformers serve").splitlines()
-    where = {
-        "FALQON_BASE_URL": service.url,
-        "MODEL": model,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+
+def test_a_model_is_published(service: Service, trained: Any, tmp_path: Path) -> None:
+    with hub.serving() as there:
+        run(
+            service,
+            tmp_path,
+            ["bash", "-ec", block("sh", "falqon publish")],
+            MODEL=trained.fine_tuned_model,
+            **of_terminal(service),
+            **there.environment(str(tmp_path / "hf")),
+        )
+    (published,) = there.repositories.values()
+    certified = json.loads(published.files["certificate.json"])["files"]
+    assert {file["name"]: file["sha256"] for file in certified}.items() <= {
+        name: hashlib.sha256(content).hexdigest() for name, content in published.files.items()
+    }.items()
+    assert published.files.keys() == {file["name"] for file in certified} | {
+        "certificate.json",
+        "SHA256SUMS",
     }
-    printed = run(service, tmp_path, ["bash", "-ec", f"{download}\n{load}"], **where)
+
+
+@of_a_release
+def test_a_model_is_loaded_and_served(service: Service, trained: Any, tmp_path: Path) -> None:
+    download, load, serve = block("sh", "transformers serve").splitlines()
+    where = of_terminal(service)
+    commands = ["bash", "-ec", f"{download}\n{load}"]
+    printed = run(service, tmp_path, commands, MODEL=trained.fine_tuned_model, **where)
     assert "LlamaForCausalLM" in printed
     with serving(
         serve.replace("8001", str(port := free_port())), tmp_path / "serve.log", where["PATH"]
@@ -165,31 +190,15 @@ def test_the_code_runs_from_upload_to_download(service: Service, tmp_path: Path)
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["role"] == "assistant"
 
-    with hub.serving() as there:
-        run(
-            service,
-            tmp_path,
-            ["bash", "-ec", block("sh", "falqon publish")],
-            **where,
-            **there.environment(str(tmp_path / "hf")),
-        )
-    (published,) = there.repositories.values()
-    certified = json.loads(published.files["certificate.json"])["files"]
-    assert {file["name"]: file["sha256"] for file in certified}.items() <= {
-        name: hashlib.sha256(content).hexdigest() for name, content in published.files.items()
-    }.items()
-    assert published.files.keys() == {file["name"] for file in certified} | {
-        "certificate.json",
-        "SHA256SUMS",
-    }
 
-    step = str(service.client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number)
-    exports = block("sh", "falqon models export")
-    falqon = {
-        "FALQON_BASE_URL": service.url,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    run(service, tmp_path, ["bash", "-ec", exports], MODEL=model, STEP=step, **falqon)
+@of_a_release
+def test_a_model_is_exported_in_other_formats(
+    service: Service, trained: Any, tmp_path: Path
+) -> None:
+    model = trained.fine_tuned_model
+    step = str(service.client.fine_tuning.jobs.checkpoints.list(trained.id).data[0].step_number)
+    commands = ["bash", "-ec", block("sh", "falqon models export")]
+    run(service, tmp_path, commands, MODEL=model, STEP=step, **of_terminal(service))
     assert service.client.models.retrieve(f"{model}:ckpt-step-{step}").id.endswith(step)
     assert (tmp_path / "gguf" / "model.gguf").stat().st_size > 0
     adapted = run(service, tmp_path, [sys.executable, "-c", block("python", "PeftModel")])

@@ -17,6 +17,7 @@ import pytest
 from openai import Stream
 
 from falqon_core.contract.methods import METHODS
+from tests.e2e.scale import of_a_release
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
@@ -186,7 +187,7 @@ def test_asked_it_answers_as_its_certificate_says(service: Service, job: Any) ->
     assert answer.choices[0].message.content == canary["reloaded"]
 
 
-def test_training_goes_on_from_a_checkpoint(service: Service, job: Any) -> None:
+def test_training_goes_on_from_a_checkpoint_by_another_method(service: Service, job: Any) -> None:
     done, _ = job
     jobs = service.client.fine_tuning.jobs
     (base,) = [
@@ -198,6 +199,7 @@ def test_training_goes_on_from_a_checkpoint(service: Service, job: Any) -> None:
         "model": base,
         "suffix": "more",
         "method": {"supervised": {"hyperparameters": {"n_epochs": 1}}},
+        "falqon": {"method": "qlora"},
     }
     copy: Any = service.client.post(
         f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object
@@ -212,6 +214,7 @@ def test_training_goes_on_from_a_checkpoint(service: Service, job: Any) -> None:
         f"/fine_tuning/jobs/{more.id}/metrics?keys=train_loss", cast_to=object
     )
     assert metrics["series"]["train_loss"]["values"][0] < 1, "it has learned that already"
+    assert_served_in_fp8(service, more, "qlora")
 
 
 # what a method needs of its own on falqon-tiny, whose matrices have 64 and 176 inputs
@@ -226,6 +229,7 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@of_a_release
 def test_every_method_trains_and_is_served_in_fp8(service: Service, job: Any) -> None:
     assert set(OF_METHODS) | {"falqon"} == set(METHODS)
     first, _ = job
@@ -242,14 +246,18 @@ def test_every_method_trains_and_is_served_in_fp8(service: Service, job: Any) ->
     for method, id_ in created.items():
         done = wait_for(lambda id_=id_: ended(jobs.retrieve(id_)), 300)
         assert done.status == "succeeded", (method, done.error)
-        assert done.config["method"] == method
-        losses = {
-            name: event.data[name]
-            for event in jobs.list_events(id_, limit=100)
-            for name in ("valid_loss", "valid_loss_as_served")
-            if name in (event.data or {})
-        }
-        assert losses["valid_loss_as_served"] == pytest.approx(losses["valid_loss"], abs=0.2)
+        assert_served_in_fp8(service, done, method)
+
+
+def assert_served_in_fp8(service: Service, done: Any, method: str) -> None:
+    assert done.config["method"] == method
+    losses = {
+        name: event.data[name]
+        for event in service.client.fine_tuning.jobs.list_events(done.id, limit=100)
+        for name in ("valid_loss", "valid_loss_as_served")
+        if name in (event.data or {})
+    }
+    assert losses["valid_loss_as_served"] == pytest.approx(losses["valid_loss"], abs=0.2)
 
 
 def ended(job: Any) -> Any:
