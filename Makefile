@@ -20,7 +20,7 @@ help:
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make e2e        every method and every documented command on the real trainer, through the whole service"
-	@echo "make fleet      eight machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a killed rank (root)"
+	@echo "make fleet      nine machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a joined worker, a killed rank (root)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"

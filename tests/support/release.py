@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from app.notifier.queues import worker_command
+from app.notifier.queues import joined_command, worker_command
 from tests.support.forks import ROOT
 from tests.support.service import KEY, free_port
 from tests.support.waiting import wait_for
 
 PACKAGES = ("app", "falqon_core", "migrations", "worker", "tests/__init__.py", "tests/support")
-START_SECONDS = 120.0
-END_SECONDS = 60.0
+START_SECONDS = 300.0
+END_SECONDS = 180.0
 
 
 class NoHistory(Exception):
@@ -52,15 +52,19 @@ class Release:
             "PYTHONPATH": str(code),
         }
         self._host = host
-        self._port = free_port()
-        self.url = f"http://{host}:{self._port}"
+        self.port = free_port()
+        self.url = f"http://{host}:{self.port}"
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=5)
         self.api: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
     def migrate(self) -> None:
+        self.run("migrate")
+
+    def run(self, *arguments: str) -> str:
+        """Return what a command of this version prints."""
         done = subprocess.run(
-            [*self._prefix, *self._falqon("migrate")],
+            [*self._prefix, *self._falqon(*arguments)],
             env=self._environment,
             cwd=self._code,
             capture_output=True,
@@ -68,14 +72,19 @@ class Release:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def start_api(self) -> None:
-        options = ["--host", self._host, "--port", str(self._port), "--grace", "5"]
+        options = ["--host", self._host, "--port", str(self.port), "--grace", "5"]
         self.api = self._start("api", self._falqon("api", *options))
 
     def start_worker(self, queue: str) -> None:
         """`queue`: one, or both with a comma."""
         self.workers[queue] = self._start(f"worker-{queue}", worker_command(queue))
+
+    def start_joined_worker(self, url: str) -> None:
+        """Start one that sees only the API at `url`; its token is in the environment."""
+        self.workers["joined"] = self._start("worker-joined", joined_command(url))
 
     def wait_until_up(self) -> None:
         wait_for(self.database_verdict, START_SECONDS, f"{self._folder.name} is up")

@@ -5,6 +5,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class Late(AssertionError):
+    """What did not happen in time; on a loaded machine that need not be a defect."""
+
+
 def wait_for(
     condition: Callable[[], T], seconds: float = 20.0, what: str = "", every_seconds: float = 0.05
 ) -> T:
@@ -14,5 +18,6 @@ def wait_for(
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what or condition}"
+        if time.monotonic() >= deadline:
+            raise Late(f"not within {seconds:g} s: {what or condition}")
         time.sleep(every_seconds)
