@@ -1,4 +1,4 @@
-"""Play faults on a service of eight machines, print what held, and end with 1 where something did
+"""Play faults on a service of nine machines, print what held, and end with 1 where something did
 not: `make fleet`. Root, and network namespaces, are needed.
 """
 
