@@ -10,6 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from app.database import UNSYNCED, Database, now_plus
 from app.models import Event, Job
+from app.models.event import WINDOW
 
 REMOVED_AT_ONCE = 2_000  # in a transaction
 TRANSACTIONS_AT_ONCE = 100  # of one call, which comes again some seconds later
@@ -37,18 +38,21 @@ def _remove_some(session: Session, old: tuple[ColumnElement[bool], ...]) -> int:
     if row is None:
         return 0
     job_id, last = row
-    # The numbers begin with 1 and have no gaps, but where some are gone already.
-    first = session.scalar(
-        select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq).limit(1)
+    # The numbers begin with 1 and have no gaps, but whole windows are gone already.
+    rest = select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq).limit(1)
+    first = _start_of_window(session.scalar(rest) or last)
+    end = min(last, _start_of_window(first + REMOVED_AT_ONCE))
+    session.execute(
+        delete(Event).where(Event.job_id == job_id, Event.seq < end), execution_options=UNSYNCED
     )
-    end = last if first is None else min(last, first + REMOVED_AT_ONCE)
-    removed = session.scalars(
-        delete(Event).where(Event.job_id == job_id, Event.seq < end).returning(Event.seq),
-        execution_options=UNSYNCED,
-    ).all()
     if end == last:
         session.execute(
             update(Job).where(Job.id == job_id).values(events_removed_at=now_plus()),
             execution_options=UNSYNCED,
         )
-    return len(removed)
+    return max(0, end - first)
+
+
+def _start_of_window(seq: int) -> int:
+    """Return the first number of its window: no chunk has events on both sides."""
+    return seq - (seq - 1) % WINDOW

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Select,
     SQLColumnExpression,
     and_,
+    false,
     func,
     literal,
     or_,
@@ -23,6 +24,7 @@ from sqlalchemy.orm import Session
 from app.database import MAX_COUNTED, NUM_SEARCHED
 from app.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
+from app.jobs.metrics_chunks import CURVE
 from app.models import Event, Job, JobMetadata, JobStatus, Project
 from app.models.job_lifecycle import LIVE, TERMINAL
 
@@ -186,30 +188,47 @@ def _key(job: Job, num_points: int) -> tuple[str, int, int]:
 
 
 def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, Points]:
-    loss = Event.data["train_loss"].as_float()
     numbers = union_all(
         *(select(literal(number).label("number")) for number in range(num_points))
     ).subquery()
     # Twice the same where there are fewer events than points.
-    seq = 1 + numbers.c.number * (Job.last_event_seq - 1) // (num_points - 1)
-    places = select(Job.id, seq.label("seq")).join(numbers, true())
-    places = places.where(Job.id.in_([job.id for job in begun]))
-    # A limit makes it a step of its own: else Postgres reads all events of each job to choose among
-    # them.
-    picks = places.limit(len(begun) * num_points).subquery()
-    step = Event.data["step"].as_integer()
-    statement = select(Event.job_id, Event.attempt, step, loss)
-    statement = statement.join(picks, and_(Event.job_id == picks.c.id, Event.seq == picks.c.seq))
-    rows = session.execute(
-        statement.where(Event.type == "metrics", loss.is_not(None)).order_by(Event.seq)
-    ).all()
+    place = 1 + numbers.c.number * (Job.last_event_seq - 1) // (num_points - 1)
+    # Of metrics the row that has that number, or comes next.
+    following = (Event.job_id == Job.id, Event.seq >= place, Event.type != "message")
+    next_seq = select(Event.seq).where(*following).order_by(Event.seq).limit(1)
+    places = select(Job.id, next_seq.correlate(Job, numbers).scalar_subquery())
+    places = places.join(numbers, true()).where(Job.id.in_([job.id for job in begun]))
+    picks: dict[str, set[int]] = {job.id: set() for job in begun}
+    for job_id, seq in session.execute(places):
+        picks[job_id] |= {seq} - {None}
+    own = (Event.data["step"].as_integer(), Event.data["train_loss"].as_float())
+    curve = [Event.outline[key] for key in CURVE]
+    if num_points > SPARKLINE_POINTS:
+        curve = [Event.data["values", key] for key in CURVE]
+    # Each by the index, which Postgres may not choose for a join.
+    picked = (
+        and_(Event.job_id == job_id, Event.seq.in_(seqs)) for job_id, seqs in picks.items() if seqs
+    )
+    statement = select(Event.job_id, Event.attempt, *own, *curve).where(or_(false(), *picked))
+    rows = session.execute(statement.order_by(Event.seq)).all()
     repeated = [job.id for job in begun if job.attempt > 1]
     effective = effective_steps(session, repeated) if repeated else {}
     curves: dict[str, dict[int, float]] = {}
-    for job_id, attempt, number, value in rows:
-        if effective.get(job_id, EffectiveSteps()).include(attempt, number):
-            curves.setdefault(job_id, {})[number] = value
-    return {job_id: sorted(curve.items()) for job_id, curve in curves.items()}
+    for job_id, attempt, step, loss, steps, losses in rows:
+        points = [(step, loss)] if steps is None else zip(steps, losses, strict=True)
+        curves.setdefault(job_id, {}).update(
+            (step, loss)
+            for step, loss in points
+            if loss is not None and effective.get(job_id, EffectiveSteps()).include(attempt, step)
+        )
+    return {job_id: _thin(sorted(curve.items()), num_points) for job_id, curve in curves.items()}
+
+
+def _thin(points: Points, num_points: int) -> Points:
+    """Return points picked evenly, the first and the last among them."""
+    last = len(points) - 1
+    count = min(len(points), num_points)
+    return [points[number * last // max(1, count - 1)] for number in range(count)]
 
 
 def count_by_status(session: Session, project_id: str) -> dict[str, int]:

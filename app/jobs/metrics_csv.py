@@ -44,7 +44,7 @@ def _read_rows(database: Database, job_id: str) -> Iterator[list[Row]]:
                 rows[-1] |= {
                     key: value for key in KEYS if (value := number(key, data.get(key))) is not None
                 }
-        if len(events) < EVENTS_AT_ONCE:
+        if not events:
             yield rows
             return
         yield rows[:-1]

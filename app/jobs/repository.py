@@ -1,11 +1,12 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
+from app.jobs import metrics_chunks
 from app.jobs.requests import Filters
 from app.models import (
     Attempt,
@@ -19,9 +20,12 @@ from app.models import (
     Project,
 )
 from app.models.base import JsonObject
+from app.models.event import CHUNK, WINDOW
 from app.models.job_lifecycle import TERMINAL
 
-ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 100  # each may be a chunk
+MAX_SEQ = 2**30  # more than any job has
+_FIRST_SEQ = func.coalesce(Event.first_seq, Event.seq)
 
 
 class NamedCheckpoint(NamedTuple):
@@ -131,23 +135,35 @@ def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt
 
 
 def events_before(session: Session, job_id: str, *, before: int | None, limit: int) -> list[Event]:
-    statement = (
-        select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(limit + 1)
-    )
-    return list(
-        session.scalars(statement if before is None else statement.where(Event.seq < before))
-    )
+    """Return the newest first, one more than `limit` where there is one."""
+    if before is None:
+        newest = session.scalar(select(func.max(Event.seq)).where(Event.job_id == job_id))
+        before = (newest or 0) + 1
+    return _events_between(session, job_id, before - limit - 2, before)[::-1]
 
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    return list(
-        session.scalars(
-            select(Event)
-            .where(Event.job_id == job_id, Event.seq > after)
-            .order_by(Event.seq)
-            .limit(limit)
-        )
-    )
+    """Return the next ones, none only where there are none. They are fewer than `limit` also where
+    older ones have been removed.
+    """
+    if events := _events_between(session, job_id, after, after + limit + 1):
+        return events
+    later = select(func.min(_FIRST_SEQ)).where(Event.job_id == job_id, Event.seq > after)
+    first = session.scalar(later)
+    return [] if first is None else _events_between(session, job_id, first - 1, first + limit)
+
+
+def _events_between(session: Session, job_id: str, after: int, before: int) -> list[Event]:
+    """Return those whose numbers lie between the two, by rising number."""
+    # A row stands at its last number; the first one is in the same window.
+    near = (Event.job_id == job_id, Event.seq > after, Event.seq < before + WINDOW)
+    rows = session.scalars(select(Event).where(*near, before > _FIRST_SEQ))
+    events = [event for row in rows for event in metrics_chunks.unpack(row)]
+    return sorted((event for event in events if after < event.seq < before), key=_seq_of)
+
+
+def _seq_of(event: Event) -> int:
+    return event.seq
 
 
 def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
@@ -163,46 +179,51 @@ def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
 
 def step_before(session: Session, job_id: str, seq: int) -> int | None:
     """Return the step of the last metrics event that came before this one."""
-    earlier = (Event.job_id == job_id, Event.type == "metrics", Event.seq < seq)
-    data = session.scalar(select(Event.data).where(*earlier).order_by(Event.seq.desc()).limit(1))
-    return int(data["step"]) if data else None
+    earlier = (Event.job_id == job_id, Event.seq < seq + WINDOW, seq > _FIRST_SEQ)
+    row = session.scalar(_metrics_rows(Event).where(*earlier).order_by(Event.seq.desc()).limit(1))
+    if row is None:
+        return None
+    steps = [event.data for event in metrics_chunks.unpack(row) if event.seq < seq]
+    return int(steps[-1]["step"]) if steps and steps[-1] else None
 
 
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
     """(attempt, data) of every metrics event, oldest first, never all in memory."""
-    statement = (
-        select(Event.attempt, Event.data)
-        .where(Event.job_id == job_id, Event.type == "metrics")
-        .order_by(Event.seq)
-    )
-    yield from (
-        (attempt, data or {})
-        for attempt, data in session.execute(
-            statement, execution_options={"yield_per": ROWS_AT_ONCE}
-        )
-    )
+    statement = _metrics_rows(Event.type, Event.attempt, Event.data)
+    statement = statement.where(Event.job_id == job_id).order_by(Event.seq)
+    for type_, attempt, data in session.execute(
+        statement, execution_options={"yield_per": ROWS_AT_ONCE}
+    ):
+        rows = metrics_chunks.unpack_data(data) if type_ == CHUNK else [data or {}]
+        yield from ((attempt, row) for row in rows)
 
 
 def metric(session: Session, job_id: str, key: str) -> list[tuple[int, int, float]]:
-    """(attempt, step, value) of every metrics event that has this value, oldest first."""
-    value = Event.data[key].as_float()
-    statement = (
-        select(Event.attempt, Event.data["step"].as_integer(), value)
-        .where(Event.job_id == job_id, Event.type == "metrics", value.is_not(None))
-        .order_by(Event.seq)
+    """(attempt, step, value) of every metrics event that has this value, in this order."""
+    steps, values = (Event.data[("values", name)] for name in ("step", key))
+    chunks = select(Event.attempt, steps, values).where(
+        Event.job_id == job_id, Event.type == CHUNK, values.as_string().is_not(None)
     )
-    return [(attempt, step, number) for attempt, step, number in session.execute(statement)]
+    points = [
+        (attempt, step, value)
+        for attempt, *columns in session.execute(chunks.order_by(Event.seq))
+        for step, value in zip(*columns, strict=True)
+        if value is not None
+    ]
+    own = Event.data[key].as_float()
+    rows = select(Event.attempt, Event.data["step"].as_integer(), own).where(
+        Event.job_id == job_id, Event.type == "metrics", own.is_not(None)
+    )
+    points += (tuple(row) for row in session.execute(rows))
+    return sorted(points)
 
 
 def newest_metrics_step(session: Session, job_id: str) -> int:
-    statement = (
-        select(Event.data)
-        .where(Event.job_id == job_id, Event.type == "metrics")
-        .order_by(Event.seq.desc())
-        .limit(1)
-    )
-    data = session.scalar(statement)
-    return int(data["step"]) if data else 0
+    return step_before(session, job_id, MAX_SEQ) or 0
+
+
+def _metrics_rows(*columns: Any) -> Select[Any]:
+    return select(*columns).where(Event.type.in_(["metrics", CHUNK]))
 
 
 def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:

@@ -3,10 +3,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
 
+CHUNK = "chunk"
+WINDOW = 200  # numbers: 1 to 200, 201 to 400 and so on. A chunk lies in one
+
 
 class Event(Base):
     """What happened to a job, numbered without gaps; the number comes from the job row, in the
     transaction that adds the event.
+
+    Metrics of many steps share a row, a chunk, which stands at the number of its last event
+    (`app/jobs/metrics_chunks.py`).
     """
 
     __tablename__ = "events"
@@ -15,7 +21,10 @@ class Event(Base):
     seq: Mapped[int] = mapped_column(primary_key=True)
     attempt: Mapped[int]
     level: Mapped[str]
-    type: Mapped[str]  # message | metrics
+    type: Mapped[str]  # message | metrics | chunk
     message: Mapped[str]
     data: Mapped[JsonObject | None]
     created_at: Mapped[CreatedAt]
+    # of a chunk: the number of its first event, and its curve in few points
+    first_seq: Mapped[int | None]
+    outline: Mapped[JsonObject | None]

@@ -14,7 +14,7 @@ class Page(NamedTuple):
 
     events: list[tuple[int, bytes]]
     ended_at: int | None
-    is_full: bool = False  # there may be more behind it
+    has_more: bool = False  # behind it, already
 
 
 class Watched:

@@ -51,7 +51,7 @@ async def follow_job(
             if page.ended_at is not None and last_sent >= page.ended_at:
                 yield ServerSentEvent("[DONE]").encode()
                 return
-            if not page.is_full:
+            if not page.has_more:
                 await changed.wait()
 
 
@@ -73,7 +73,8 @@ def read_page(database: Database, job_id: str, after: int) -> Page:
             return Page([], after)
         events = jobs.events_after(session, job_id, after=after, limit=PAGE)
     ended_at = job.last_event_seq if job.status in TERMINAL else None
-    return Page([_encode(event) for event in events], ended_at, is_full=len(events) == PAGE)
+    has_more = bool(events) and events[-1].seq < job.last_event_seq
+    return Page([_encode(event) for event in events], ended_at, has_more)
 
 
 def _encode(event: Event) -> tuple[int, bytes]:

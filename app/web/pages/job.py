@@ -38,7 +38,7 @@ class News(NamedTuple):
     points: list[dict[str, float]]
     lines: list[job_view.Line]
     parts: live.Parts
-    is_full: bool  # there may be more
+    has_more: bool  # there may be more
     is_last: bool
 
 
@@ -150,7 +150,7 @@ async def _events(
             if news.is_last:
                 yield ServerSentEvent("", event="ended").encode()
                 return
-            if not news.is_full:
+            if not news.has_more:
                 await live.rest(changed)
 
 
@@ -200,7 +200,7 @@ def _look(
         points=[_point(event) for event in events if event.type == "metrics"],
         lines=job_view.lines(messages),
         parts={f"job-{name}": fragment(f"job/{name}.html", **context, **values) for name in names},
-        is_full=len(events) == PAGE,
+        has_more=bool(events) and seq < row.last_event_seq,
         is_last=values["has_ended"] and seq >= row.last_event_seq,
     )
 
