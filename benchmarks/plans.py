@@ -2,11 +2,12 @@
 how it reads its tables.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
 from app.database import Database
@@ -14,6 +15,7 @@ from app.database import Database
 Ask = Callable[[Session], object]
 Statement = tuple[str, Any]
 Plan = dict[str, Any]
+READS_OR_WRITES = re.compile(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b").match  # no savepoints
 MAX_CONDITION = 200
 CONDITIONS = ("Index Cond", "Filter", "Rows Removed by Filter", "Sort Key")
 
@@ -55,7 +57,7 @@ class Cost(NamedTuple):
 
 def measure(database: Database, ask: Ask, num_runs: int) -> list[Cost]:
     """Ask once to learn the statements, then have each explained in its turn; nothing of it is
-    kept.
+    kept. What `ask` does with the database in sessions of its own counts, too.
     """
     statements = _collect(database, ask)
     runs = [_explain_all(database, statements) for _ in range(num_runs)]
@@ -63,14 +65,16 @@ def measure(database: Database, ask: Ask, num_runs: int) -> list[Cost]:
 
 
 def _collect(database: Database, ask: Ask) -> list[Statement]:
-    with database.engine.connect() as connection, _note(connection) as statements:
+    with _note(database.engine) as statements, database.engine.connect() as connection:
         ask(Session(connection))
         connection.rollback()
-    return statements
+    # Of the same again once: what is rolled back is done anew.
+    distinct = {(text, repr(given)): (text, given) for text, given in statements}
+    return [each for each in distinct.values() if READS_OR_WRITES(each[0])]
 
 
 @contextmanager
-def _note(connection: Connection) -> Iterator[list[Statement]]:
+def _note(engine: Engine) -> Iterator[list[Statement]]:
     statements: list[Statement] = []
 
     def note(
@@ -83,11 +87,11 @@ def _note(connection: Connection) -> Iterator[list[Statement]]:
     ) -> None:
         statements.extend((statement, row) for row in (given if many else [given]))
 
-    event.listen(connection, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", note)
     try:
         yield statements
     finally:
-        event.remove(connection, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", note)
 
 
 def _explain_all(database: Database, statements: Sequence[Statement]) -> list[Cost]:

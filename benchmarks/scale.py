@@ -13,17 +13,23 @@ its line names why it may take longer.
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from app import migrate
+from app import installation, migrate
 from app.database import Database
 from app.processes.supervised_process import say
+from app.settings import Settings
+from app.storage import Storage
 from benchmarks import plans, scale_rows
 from benchmarks.api.report import machine
 from benchmarks.plans import Cost
+from benchmarks.scale_columns import Scale
 from benchmarks.scale_looks import Look, looks
-from benchmarks.scale_rows import Scale
+from benchmarks.scale_requests import CALLS, Call, Sender, opened
+from benchmarks.scale_rows import Filled
 from tests.support.postgres import PostgresServer
+from tests.support.valkey import Valkey
 
 LIMIT_MS = 20.0
 
@@ -37,48 +43,72 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--plans", action="store_true", help="print every plan")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fq-scale-") as folder:
-        Path(folder).chmod(0o755)  # Postgres may run as another user
-        server = PostgresServer(Path(folder) / "postgres")
-        database = Database(server.create_database("scale"))
+    with tempfile.TemporaryDirectory(prefix="fq-scale-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # Postgres may run as another user
+        server = PostgresServer(folder / "postgres")
+        valkey = Valkey(folder / "data")
         try:
-            slow = measure(database, arguments)
+            slow = measure(server, folder / "data", arguments)
         finally:
-            database.dispose()
+            valkey.kill()
             server.stop()
     if slow:
         raise SystemExit(f"above {LIMIT_MS:g} ms without a reason: {', '.join(slow)}")
 
 
-def measure(database: Database, arguments: argparse.Namespace) -> list[str]:
-    """Print what each look costs; return the names of those that cost too much."""
-    migrate.upgrade(database)
+def measure(server: PostgresServer, folder: Path, arguments: argparse.Namespace) -> list[str]:
+    """Fill a database and print what each piece costs; return the names of those that cost too
+    much.
+    """
+    url = server.create_database("scale")
+    settings = Settings(_env_file=None, database_url=url, data_dir=folder, device="cpu")
+    database = Database(url)
     scale = Scale(arguments.jobs, arguments.events)
-    filled = scale_rows.fill(database, scale)
+    try:
+        migrate.upgrade(database)
+        installation.mark(database, Storage(settings.resolved_storage_url))
+        filled = scale_rows.fill(database, scale)
+    finally:
+        database.dispose()
     print(f"{machine()}. {scale.jobs:,} jobs, {scale.events:,} events.\n", flush=True)
-    print("| query | ms | pages | how it reads |")
-    print("|---|---:|---:|---|")
+    return report(settings, filled, arguments)
+
+
+def report(settings: Settings, filled: Filled, arguments: argparse.Namespace) -> list[str]:
+    print("| piece | statements | ms | pages | slowest, ms | pages | how it reads |")
+    print("|---|---:|---:|---:|---:|---:|---|")
     slow = []
-    for look in looks(database, filled):
-        costs = plans.measure(database, look.ask, arguments.runs)
-        for line in lines_of(look, costs):
-            print(line, flush=True)
-        too_slow = [cost for cost in costs if cost.milliseconds > LIMIT_MS]
-        if too_slow and not look.reason:
-            slow.append(look.name)
-        for cost in costs if arguments.plans else too_slow:
-            say(f"{look.name}:\n{cost.statement}\n{cost.description}\n")
+    with opened(settings, filled) as (services, sender):
+        calls = [Look(call.name, partial(send, sender, call), call.reason) for call in CALLS]
+        for look in (*calls, *looks(services, filled)):
+            costs = plans.measure(services.database, look.ask, arguments.runs)
+            too_slow = [cost for cost in costs if cost.milliseconds > LIMIT_MS]
+            print(line_of(look, costs, is_slow=bool(too_slow)), flush=True)
+            if too_slow and not look.reason:
+                slow.append(look.name)
+            for cost in costs if arguments.plans else too_slow:
+                say(f"{look.name}:\n{cost.statement}\n{cost.description}\n")
     return slow
 
 
-def lines_of(look: Look, costs: list[Cost]) -> list[str]:
-    """Give a row for each statement; the first carries the name."""
-    names = [look.name + (f" ({look.reason})" if look.reason else "")]
-    names += ["" for _ in costs[1:]]
-    return [
-        f"| {name} | {cost.milliseconds:.1f} | {cost.num_buffers:,} | {cost.reads} |"
-        for name, cost in zip(names, costs, strict=True)
-    ]
+def send(sender: Sender, call: Call, _session: object) -> None:
+    sender.send(call)
+
+
+def line_of(look: Look, costs: list[Cost], *, is_slow: bool) -> str:
+    name = look.name
+    if is_slow:
+        name += f": {look.reason or 'NO REASON'}"
+    if not costs:
+        return f"| {name} | 0 | | | | | |"
+    slowest = max(costs, key=lambda cost: cost.milliseconds)
+    milliseconds = sum(cost.milliseconds for cost in costs)
+    num_buffers = sum(cost.num_buffers for cost in costs)
+    return (
+        f"| {name} | {len(costs)} | {milliseconds:.1f} | {num_buffers:,} "
+        f"| {slowest.milliseconds:.1f} | {slowest.num_buffers:,} | {slowest.reads} |"
+    )
 
 
 if __name__ == "__main__":

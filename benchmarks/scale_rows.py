@@ -1,61 +1,88 @@
 """The rows of `benchmarks/scale.py`: an installation that has been in use for long, by bulk SQL.
 
-Three of five jobs are of one project, the others of some forty. The newest run, those before them
-wait, all others have ended, nine of ten of these with a model. One that has ended has a long curve.
+A job came every ten seconds until now. Three of five are of one project, the others of some forty.
+The newest run, those before them wait, all others have ended, with a model. One that has ended has
+a long curve.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
+from app.auth import secrets
 from app.database import Database
 from app.models import (
     DEFAULT_PROJECT_ID,
     ApiKey,
-    Artifact,
-    Attempt,
-    Base,
-    Checkpoint,
+    DeliveryStatus,
     Desired,
-    Event,
     File,
     FileStatus,
     Job,
-    JobMetadata,
     JobStatus,
     Model,
     OperationStatus,
     Project,
     Scope,
-    Submission,
+    WebhookEndpoint,
 )
 from app.models.job_request import JobRequest
+from app.models.study_request import StudyRequest
 from benchmarks.api import rows
+from benchmarks.scale_columns import (
+    BASE_MODEL,
+    KEYS,
+    METRICS,
+    OTHERS,
+    PROJECT,
+    RARE_KEY,
+    Scale,
+    tables_of,
+)
 from falqon_core.contract.config import Recipe
-from falqon_core.estimate.estimate import Actual
+from falqon_core.estimate.estimate import Cost, Estimate, Range
+from falqon_core.records.file_check import FileReport
 
-BASE_MODEL = "falqon-tiny"
 TEMPLATE = "ftjob-template"
-KEY = "key-of-the-large-project"
-OTHERS = 37  # projects beside the large one
-WAITING, RUNNING = 2_000, 200  # at most
-CHECKPOINTS, ARTIFACTS = 2, 3  # of each job, of each model
-FILES, WORKERS, ORPHANS = 2_000, 200, 5_000
-FILES_OF_A_PAGE = 50
+KEY, SECRET = "key-admin", "an-admin-of-the-installation"
+READER, READER_SECRET = "key-reader", "a-reader-of-the-large-project"
+ENDPOINT = "we-large"
+SECONDS_APART = 10  # jobs came
+ORPHANS = 5_000
+DELIVERIES_KEPT = "30 days"
 CURVE = 4_500  # events of the longest job
 # What a bulk load need not ask for each row: whether the row that it names exists.
-UNCHECKED = "SET LOCAL session_replication_role = replica"
-ACTUAL = Actual(seconds=60.0, cost=None, ratio=1.0, inside_band=True)
-PROJECT = (
-    f"CASE WHEN i % 5 < 3 THEN '{DEFAULT_PROJECT_ID}' ELSE 'proj_' || lpad((i % {OTHERS})::text, "
-    "3, '0') END"
+UNCHECKED = (
+    "SET LOCAL session_replication_role = replica",
+    "SET LOCAL work_mem = '256MB'",
+    "SET LOCAL maintenance_work_mem = '1GB'",
 )
-MODEL_ID = "'ft:falqon-tiny:project:run:' || right(made.id, 12)"
-METRICS = (
-    "jsonb_build_object('step', n, 'train_loss', 1.5, 'learning_rate', 0.0001, 'grad_norm', 0.5, "
-    "'tokens_per_second', 5000.0, 'train_mean_token_accuracy', 0.5)"
+INDEXES = """
+    SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index
+    WHERE indrelid::regclass::text = ANY(:tables)
+      AND indexrelid NOT IN (SELECT conindid FROM pg_constraint)
+"""
+ESTIMATE = Estimate(
+    device="cpu",
+    num_devices=1,
+    num_records=100,
+    tokens_per_epoch=50_000,
+    trained_tokens=100_000,
+    steps=100,
+    memory_bytes=1,
+    fits=True,
+    seconds=Range(low=50.0, expected=60.0, high=80.0),
+    overhead_seconds=3.0,
+    cost=Cost(low="1", expected="1", high="1", usd_per_device_hour="1", price_source="table"),
+    basis="measured",
+    n=50,
+    tokens_per_second=5_000.0,
+    tokens_basis="counted",
+    explanation="",
 )
 CURVE_EVENTS = f"""
     INSERT INTO events (job_id, seq, attempt, level, type, message, data, created_at)
@@ -66,105 +93,193 @@ CURVE_EVENTS = f"""
 LONGEST = "UPDATE jobs SET last_event_seq = :last, suffix = 'longest' WHERE id = :job_id"
 CHOSEN_IDS = f"""
     SELECT max(id) FILTER (WHERE status = '{JobStatus.SUCCEEDED}'),
-           max(id) FILTER (WHERE status = '{JobStatus.RUNNING}'), max(fine_tuned_model_id)
+           max(id) FILTER (WHERE status = '{JobStatus.RUNNING}'),
+           min(id) FILTER (WHERE status = '{JobStatus.QUEUED}'), max(fine_tuned_model_id)
     FROM jobs WHERE project_id = '{DEFAULT_PROJECT_ID}' AND id <> '{TEMPLATE}'
 """
+MIDDLE = f"""
+    SELECT id FROM jobs WHERE project_id = '{DEFAULT_PROJECT_ID}' AND status = '{JobStatus.FAILED}'
+    ORDER BY id OFFSET :number LIMIT 1
+"""
+CONFIG = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+REPORT = FileReport(shape="text", num_records=100, num_characters=100_000).model_dump_json()
+STUDY = StudyRequest(model=BASE_MODEL, training_file="file-0").model_dump_json(exclude_unset=True)
 FEW = f"""
     INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, status,
-                       created_at)
-    SELECT 'file-' || i, {PROJECT}, 'data.jsonl', 'fine-tune', 1000, md5(i::text), 'files/' || i,
-           '{FileStatus.PROCESSED}', now() FROM generate_series(1, {FILES}) i;
+                       report, created_at)
+    SELECT 'file-' || i, {PROJECT}, 'data-' || i || '.jsonl', 'fine-tune', 1000, md5(i::text),
+           'files/' || i, '{FileStatus.PROCESSED}', CAST(:report AS jsonb), now()
+    FROM generate_series(1, CAST(:files AS int)) i;
     INSERT INTO file_checks (id, project_id, file_id, status, attempts, created_at)
     SELECT 'check-' || i, {PROJECT}, 'file-' || i, '{OperationStatus.COMPLETED}', 1, now()
-    FROM generate_series(1, {FILES}) i;
+    FROM generate_series(1, CAST(:files AS int)) i;
     INSERT INTO workers (id, device, num_devices, max_gpus, seen_at, created_at)
-    SELECT 'machine-' || i / 8 || '-' || i, 'cpu', 1, 1, now(), now()
-    FROM generate_series(1, {WORKERS}) i;
+    SELECT 'machine-' || i / 8 || '-' || i, 'cpu', 1, 1, now() + interval '1 day', now()
+    FROM generate_series(1, CAST(:workers AS int)) i;
     INSERT INTO orphans (storage_key, due_at, deleting)
     SELECT 'orphans/' || i, now() + interval '30 minutes', false
     FROM generate_series(1, {ORPHANS}) i;
+    INSERT INTO api_keys (id, project_id, name, scope, secret_sha256, created_at)
+    SELECT 'key-' || i, '{DEFAULT_PROJECT_ID}', 'key ' || i, '{Scope.WRITE}', md5(i::text), now()
+    FROM generate_series(0, {KEYS - 1}) i;
+    INSERT INTO studies (id, project_id, requested, created_at)
+    SELECT 'study-' || i, '{DEFAULT_PROJECT_ID}', CAST(:study AS jsonb), now()
+    FROM generate_series(0, CAST(:studies AS int)) i;
+"""
+COLLECTED = (
+    "UPDATE installation SET surveyed_at = now(), collected_at = now() - interval '90 minutes'"
+)
+DELIVERIES = f"""
+    INSERT INTO webhook_deliveries (id, endpoint_id, event_id, event_type, event_at, job_id, status,
+                                    attempts, created_at)
+    SELECT 'wd-' || right(id, 20), '{ENDPOINT}', 'evt-' || i, 'fine_tuning.job.succeeded', at, id,
+           '{DeliveryStatus.DELIVERED}', 1, at
+    FROM made WHERE i % 5 < 3 AND at > now() - interval '{DELIVERIES_KEPT}'
 """
 
 
-class Scale(NamedTuple):
-    """How much of what grows."""
-
-    jobs: int
-    events: int
-
-    @property
-    def of_each_job(self) -> int:
-        return max(1, self.events // self.jobs)
-
-    @property
-    def running(self) -> int:
-        return min(RUNNING, self.jobs // 10)
-
-    @property
-    def live(self) -> int:
-        return self.running + min(WAITING, self.jobs // 10)
-
-
 class Filled(NamedTuple):
-    """Ids of the large project."""
+    """What is in the large project, most by its id."""
 
-    longest: str
+    longest: str  # of the jobs that have ended
     running: str
     owner: str  # of the running one
+    queued: str
+    middle: str
     model: str
-    file_ids: list[str]
+    file: str
+    storage_key: str  # of that file
+    unused: str  # file
+    study: str
+    week_ago: int  # in seconds
+    last_week: str  # a day
+    endpoint: str = ENDPOINT
+    rare_key: str = RARE_KEY
+
+    @property
+    def tail(self) -> str:
+        """A part of the id of a job and of its model."""
+        return self.longest[-8:]
 
 
 def fill(database: Database, scale: Scale) -> Filled:
     with database.transaction() as session:
         _add_template(session)
+    few = {
+        "files": scale.files,
+        "workers": scale.running,
+        "studies": scale.studies,
+        "study": STUDY,
+        "report": REPORT,
+    }
     with database.engine.begin() as connection:
-        connection.execute(text(UNCHECKED))
-        for statement in FEW.split(";")[:-1]:
+        for statement in UNCHECKED:
             connection.execute(text(statement))
-        connection.execute(text(rows.NEW_JOBS), {"jobs": scale.jobs})
+        for statement in FEW.split(";")[:-1]:
+            connection.execute(text(statement), few)
+        new_jobs = {"jobs": scale.jobs, "apart": SECONDS_APART}
+        connection.execute(text(rows.NEW_JOBS), new_jobs)
         connection.execute(text("ANALYZE made"))
-        for table, values, copies in _of_jobs(scale):
-            rows.insert_copies(connection, TEMPLATE, table, values, copies)
-        longest, running, model = connection.execute(text(CHOSEN_IDS)).one()
+        tables = list(tables_of(scale))
+        with _without_indexes(connection, [table.__tablename__ for table, _, _ in tables]):
+            for table, values, copies in tables:
+                rows.insert_copies(connection, TEMPLATE, table, values, copies)
+        connection.execute(text(DELIVERIES))
+        connection.execute(text(COLLECTED))
+        longest = connection.execute(text(CHOSEN_IDS)).one()[0]
         more = {"job_id": longest, "first": scale.of_each_job + 1, "last": CURVE}
         connection.execute(text(CURVE_EVENTS), more)
         connection.execute(text(LONGEST), {"job_id": longest, "last": CURVE})
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))  # as autovacuum would, a minute later
+    return choose(database, scale)
+
+
+@contextmanager
+def _without_indexes(connection: Connection, tables: list[str]) -> Iterator[None]:
+    """Make the indexes of these tables anew, which takes less than to keep them."""
+    indexes = connection.execute(text(INDEXES), {"tables": tables}).all()
+    for name, _ in indexes:
+        connection.execute(text(f"DROP INDEX {name}"))
+    yield
+    for _, definition in indexes:
+        connection.execute(text(definition))
+
+
+def choose(database: Database, scale: Scale) -> Filled:
+    """Choose what is asked for of a database that is filled."""
+    week_ago = datetime.now(UTC) - timedelta(days=6)
     with database.read() as session:
-        files = select(File.id).where(File.project_id == DEFAULT_PROJECT_ID).limit(FILES_OF_A_PAGE)
+        longest, running, queued, model = session.execute(text(CHOSEN_IDS)).one()
+        job = session.get_one(Job, longest)
         owner = session.get_one(Job, running).lease_owner
         assert owner is not None
-        return Filled(longest, running, owner, model, list(session.scalars(files)))
+        return Filled(
+            longest,
+            running,
+            owner,
+            queued,
+            session.scalars(text(MIDDLE), {"number": scale.jobs // 80}).one(),
+            model,
+            job.training_file_id,
+            session.get_one(File, job.training_file_id).storage_key,
+            "file-unused",
+            f"study-{scale.studies // 2}",
+            int(week_ago.timestamp()),
+            f"{week_ago:%Y-%m-%d}",
+        )
 
 
 def _add_template(session: Session) -> None:
     """Add what every job has in common, with the projects and a key of the large one."""
     session.add(Project(id=DEFAULT_PROJECT_ID, name="large"))
     session.add_all(Project(id=f"proj_{i:03}", name=f"project {i}") for i in range(OTHERS))
-    session.add(Model(id=BASE_MODEL, config={}, bytes=1))
+    session.add(Model(id=BASE_MODEL, config=CONFIG, bytes=1))
     session.flush()
-    session.add(
+    session.add_all(
         ApiKey(
-            id=KEY,
+            id=id_,
             project_id=DEFAULT_PROJECT_ID,
-            name="key",
-            scope=Scope.WRITE,
-            secret_sha256="0" * 64,
+            name=id_,
+            scope=scope,
+            secret_sha256=secrets.digest(secret),
+        )
+        for id_, secret, scope in (
+            (KEY, SECRET, Scope.ADMIN),
+            (READER, READER_SECRET, Scope.READ),
+            (RARE_KEY, RARE_KEY, Scope.WRITE),
         )
     )
     session.add(
+        WebhookEndpoint(
+            id=ENDPOINT,
+            project_id=DEFAULT_PROJECT_ID,
+            name="hook",
+            url="https://example.com",
+            event_types=["fine_tuning.job.succeeded"],
+            secret_hint="",
+        )
+    )
+    session.add_all(
         File(
-            id="file-0",
+            id=id_,
             project_id=DEFAULT_PROJECT_ID,
             filename="data.jsonl",
             purpose="fine-tune",
             bytes=1_000,
             sha256="0",
-            storage_key="files/0",
+            storage_key=f"files/{id_}",
             status=FileStatus.PROCESSED,
         )
+        for id_ in ("file-0", "file-unused")
     )
     session.flush()
     session.add(
@@ -177,90 +292,6 @@ def _add_template(session: Session) -> None:
             training_file_id="file-0",
             requested=JobRequest(model=BASE_MODEL, training_file="file-0"),
             recipe=Recipe().resolved(100),
+            estimate=ESTIMATE,
         )
     )
-
-
-def _of_jobs(scale: Scale) -> Iterator[tuple[type[Base], dict[str, str], int]]:
-    """Give the rows of each table: SQL by column, and how many each job has."""
-    yield Job, _job(scale), 1
-    pair = {"name": "'experiment'", "value": f"'exp-' || i % {rows.NUM_EXPERIMENTS}"}
-    yield JobMetadata, pair | {"project_id": PROJECT}, 1
-    request = {"key": "'key:' || i", "request_sha256": "md5(i::text)", "project_id": PROJECT}
-    yield Submission, request, 1
-    yield Attempt, _attempt(scale), 1
-    yield Checkpoint, rows.checkpoint() | {"project_id": PROJECT, "bytes": "1000"}, CHECKPOINTS
-    yield Event, _event(), scale.of_each_job
-    yield Model, _model(), 1
-    yield Artifact, _artifact(), ARTIFACTS
-
-
-def _job(scale: Scale) -> dict[str, str]:
-    runs, waits = f"i > {scale.jobs - scale.running}", f"i > {scale.jobs - scale.live}"
-    failed = f"CASE WHEN i % 20 = 0 THEN '{JobStatus.FAILED}' ELSE '{JobStatus.CANCELLED}' END"
-    ended = f"CASE WHEN i % 10 = 0 THEN {failed} ELSE '{JobStatus.SUCCEEDED}' END"
-    return rows.ended_job() | {
-        "project_id": PROJECT,
-        "training_file_id": f"'file-' || (1 + i % {FILES})",
-        "status": f"CASE WHEN {runs} THEN '{JobStatus.RUNNING}' "
-        f"WHEN {waits} THEN '{JobStatus.QUEUED}' ELSE {ended} END",
-        "last_event_seq": str(scale.of_each_job),
-        "lease_owner": f"CASE WHEN {runs} THEN 'machine-' || i % {WORKERS} / 8 || '-' || "
-        f"i % {WORKERS} END",
-        "lease_expires_at": f"CASE WHEN {runs} THEN now() + interval '1 day' END",
-        "finished_at": f"CASE WHEN NOT {waits} THEN made.at END",
-        "fine_tuned_model_id": f"CASE WHEN NOT {waits} THEN {MODEL_ID} END",
-        "actual": f"'{ACTUAL.model_dump_json(indent=1)}'::jsonb",
-        "progress": """jsonb_build_object('step', i % 100, 'total_steps', 100, 'percent', i % 100,
-            'train_loss', 1.5, 'eta_seconds', 60.0, 'tokens_per_second', 5000.0,
-            'cost', jsonb_build_object('currency', 'USD', 'usd_per_device_hour', '1',
-                                       'price_source', 'table', 'accrued', (i % 977)::text,
-                                       'projected', null, 'projected_low', null,
-                                       'projected_high', null))""",
-    }
-
-
-def _attempt(scale: Scale) -> dict[str, str]:
-    runs = f"i > {scale.jobs - scale.running}"
-    return rows.attempt() | {
-        "worker": f"'machine-' || i % {WORKERS} / 8 || '-' || i % {WORKERS}",
-        "device": "'cpu'",
-        "num_devices": "1",
-        "method": "'falqon'",
-        "ended_at": f"CASE WHEN NOT {runs} THEN made.at END",
-        "outcome": f"CASE WHEN NOT {runs} THEN '{JobStatus.SUCCEEDED}' END",
-        "relayed": "0",
-    }
-
-
-def _event() -> dict[str, str]:
-    return {
-        "seq": "n",
-        "attempt": "1",
-        "level": "'info'",
-        "type": "CASE WHEN n = 1 THEN 'message' ELSE 'metrics' END",
-        "message": "'Step ' || n || ': training loss=1.50'",
-        "data": f"CASE WHEN n > 1 THEN {METRICS} END",
-    }
-
-
-def _model() -> dict[str, str]:
-    config = {"hidden_size": "64", "num_hidden_layers": "4", "vocab_size": "512"}
-    pairs = ", ".join(f"'{name}', {value}" for name, value in config.items())
-    return {
-        "id": MODEL_ID,
-        "project_id": PROJECT,
-        "base_model_id": f"'{BASE_MODEL}'",
-        "config": f"jsonb_build_object({pairs})",
-        "bytes": "1000000",
-    }
-
-
-def _artifact() -> dict[str, str]:
-    return {
-        "model_id": MODEL_ID,
-        "name": "'file-' || n",
-        "bytes": "1000",
-        "sha256": "md5(i::text)",
-        "storage_key": "'models/' || i || '/' || n",
-    }

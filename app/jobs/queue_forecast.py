@@ -14,9 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from typing import Annotated, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Float, bindparam, case, cast, exists, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Float,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
 from app.database import now_plus
@@ -29,6 +41,10 @@ from app.settings import Settings
 from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
+# Every page with a job that waits looks, and every submission: of a fleet of so many workers each
+# process looks once in some seconds, and no more.
+MANY_WORKERS = 1_000
+KEPT_SECONDS = 5.0
 
 
 Reason = Literal[
@@ -191,18 +207,18 @@ class Queue:
                 del waiting[project_id]
 
     @property
-    def _num_workers(self) -> int:
+    def num_workers(self) -> int:
         return len(self._idle) + len(self._running)
 
     def _never(self, reason: Reason) -> QueueObject:
         return QueueObject(
-            position=None, num_workers=self._num_workers, estimated_start=None, reason=reason
+            position=None, num_workers=self.num_workers, estimated_start=None, reason=reason
         )
 
     def _describe(self, position: int, seconds: float) -> QueueObject:
         estimated_start: int | None = None
         reason: Reason | None = None
-        if self._num_workers == 0:
+        if self.num_workers == 0:
             reason = "no_live_worker"
         elif seconds == math.inf:
             reason = "unknown_duration"
@@ -210,13 +226,27 @@ class Queue:
             estimated_start = int(time.time() + seconds)
         return QueueObject(
             position=position,
-            num_workers=self._num_workers,
+            num_workers=self.num_workers,
             estimated_start=estimated_start,
             reason=reason,
         )
 
 
+_kept: WeakKeyDictionary[Engine, tuple[float, Queue]] = WeakKeyDictionary()
+
+
 def read_queue(session: Session, settings: Settings) -> Queue:
+    """Read the queue as it is, or, of many workers, as it was some seconds ago."""
+    engine = session.get_bind().engine
+    read_at, queue = _kept.get(engine, (-math.inf, None))
+    if queue is None or time.monotonic() - read_at > KEPT_SECONDS:
+        queue = _read_queue(session, settings)
+        if queue.num_workers >= MANY_WORKERS:
+            _kept[engine] = (time.monotonic(), queue)
+    return queue
+
+
+def _read_queue(session: Session, settings: Settings) -> Queue:
     running = [RunningJob(*row) for row in session.execute(_RUNNING)]
     idle = list(workers.list_idle(session, settings).values())
     served = session.scalar(_SERVED) or 0.0

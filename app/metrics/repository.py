@@ -56,14 +56,18 @@ def count_queued(session: Session) -> list[JobCount]:
 
 def count_running(session: Session) -> list[JobCount]:
     """Count the jobs that workers have, by what trains them."""
-    kind = (Attempt.device, Job.num_gpus)
-    statement = (
-        select(*kind, func.count())
-        .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
-        .where(Job.status == JobStatus.RUNNING)
-        .group_by(*kind)
+    # no join: Postgres may then read all attempts to find the latest of those jobs
+    device = (
+        select(Attempt.device)
+        .where(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
+        .scalar_subquery()
     )
-    return [JobCount(JobStatus.RUNNING, *row) for row in session.execute(statement)]
+    running = select(device.label("device"), Job.num_gpus).where(Job.status == JobStatus.RUNNING)
+    each = running.subquery().c
+    rows = session.execute(
+        select(each.device, each.num_gpus, func.count()).group_by(each.device, each.num_gpus)
+    )
+    return [JobCount(JobStatus.RUNNING, *row) for row in rows]
 
 
 def longest_wait_seconds(session: Session) -> float:

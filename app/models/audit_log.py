@@ -11,6 +11,9 @@ class AuditLog(Base):
     __table_args__ = (
         Index("ix_audit_logs_project_id_id", "project_id", "id"),
         Index("ix_audit_logs_created_at", "created_at"),
+        Index("ix_audit_logs_key_id_id", "key_id", "id"),
+        Index("ix_audit_logs_event_type_id", "event_type", "id"),
+        Index("ix_audit_logs_resource_id_id", "resource_id", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -3,7 +3,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from app.database import insert_or
@@ -65,8 +65,10 @@ def between(
     first; a project of None restricts nothing.
     """
     groups = [GROUPS[name] for name in group_by]
+    num_jobs = func.count()  # a job has one row of a day
     statement = (
-        _sums(project_id, begin, end, UsageDay.day, *groups)
+        select(UsageDay.day, *AMOUNTS, num_jobs, *groups)
+        .where(*_within(project_id, begin, end))
         .group_by(UsageDay.day, *groups)
         .order_by(UsageDay.day, AMOUNTS[0].desc(), *groups)
         .limit(limit)
@@ -80,23 +82,28 @@ def dearest(
     """Return the sums of all these days by one field, the dearest first; their day is the last one
     on which there was something.
     """
-    group = GROUPS[field]
+    # Each job first: to count distinct ones, Postgres sorted all rows.
+    columns = (UsageDay.cost, UsageDay.device_seconds, UsageDay.tokens)
+    jobs = (
+        select(GROUPS[field], func.max(UsageDay.day), *(func.sum(each) for each in columns))
+        .where(*_within(project_id, begin, end))
+        .group_by(UsageDay.job_id, GROUPS[field])
+        .subquery()
+    )
+    group, latest, cost, device_seconds, tokens = jobs.c
+    amounts = (func.sum(cost), func.sum(device_seconds), func.sum(tokens))
     statement = (
-        _sums(project_id, begin, end, func.max(UsageDay.day), group)
+        select(func.max(latest), *amounts, func.count(), group)
         .group_by(group)
-        .order_by(AMOUNTS[0].desc(), group)
+        .order_by(amounts[0].desc(), group)
         .limit(limit)
     )
     return [_read(row, [field]) for row in session.execute(statement)]
 
 
-def _sums(project_id: str | None, begin: date, end: date, day: Any, *groups: Any) -> Select[Any]:
-    num_jobs = func.count(UsageDay.job_id.distinct())
-    statement = select(day, *AMOUNTS, num_jobs, *groups)
-    statement = statement.where(UsageDay.day >= begin, UsageDay.day < end)
-    if project_id is not None:
-        statement = statement.where(UsageDay.project_id == project_id)
-    return statement
+def _within(project_id: str | None, begin: date, end: date) -> list[ColumnElement[bool]]:
+    within = [UsageDay.day >= begin, UsageDay.day < end]
+    return within if project_id is None else [*within, UsageDay.project_id == project_id]
 
 
 def _read(row: Sequence[Any], group_by: Sequence[str]) -> Usage:

@@ -12,12 +12,13 @@ from app.models import Attempt, Base, Checkpoint, Event, Job, JobMetadata, JobSt
 NUM_EVENTS = 5
 NUM_CHECKPOINTS = 2
 NUM_EXPERIMENTS = 500
-# As uuid7 begins, with milliseconds, one job a second until now; what follows keeps them apart.
+# As uuid7 begins, with milliseconds, so many seconds apart until now; the rest tells them apart.
 NEW_JOBS = """
     CREATE TEMPORARY TABLE made ON COMMIT DROP AS
-    SELECT i, now() - make_interval(secs => :jobs - i + 1) AS at,
+    SELECT i, now() - make_interval(secs => :apart * (:jobs - i + 1)) AS at,
            'ftjob-'
-           || lpad(to_hex((extract(epoch FROM now()) - :jobs + i - 1)::bigint * 1000), 12, '0')
+           || lpad(to_hex((extract(epoch FROM now()) - :apart * (:jobs - i + 1))::bigint * 1000),
+                   12, '0')
            || '7' || substr(md5(i::text), 1, 19) AS id
     FROM generate_series(1, :jobs) i
 """
@@ -41,7 +42,7 @@ class Filled(NamedTuple):
 def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -> Filled:
     """Fill the tables: of ten jobs nine succeeded; the newest of all has the many events."""
     with database.engine.begin() as connection:
-        connection.execute(text(NEW_JOBS), {"jobs": num_jobs})
+        connection.execute(text(NEW_JOBS), {"jobs": num_jobs, "apart": 1})
         insert_copies(connection, template, Job, ended_job())
         insert_copies(
             connection,

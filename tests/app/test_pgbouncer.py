@@ -1,10 +1,5 @@
 """A fleet whose connections PgBouncer shares between transactions, as docs/operations.md says."""
 
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -23,28 +18,13 @@ from app.jobs.events import NewEvent
 from app.models import Desired, Event, Job, JobStatus, Model, Project
 from app.models.job_request import JobRequest
 from app.workers import service as workers
+from tests.support.pgbouncer import PROGRAM, pgbouncer, url_of
 from tests.support.postgres import PostgresServer
 from tests.support.rows import checked_file
 
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 CONNECTIONS, SERVER_CONNECTIONS = 200, 10  # to PgBouncer, and from it
 WORKERS = 4  # that do something with theirs
 ROUNDS = 7  # a driver prepares what it has sent five times
-START_SECONDS = 30
-SETTINGS = """
-[databases]
-* = host={postgres} user=falqon
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = {folder}
-auth_type = any
-pool_mode = transaction
-default_pool_size = {size}
-max_client_conn = 1000
-logfile = {folder}/log
-pidfile = {folder}/pid
-"""
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
 
@@ -76,35 +56,8 @@ def direct(postgres: PostgresServer) -> Iterator[Database]:
 @pytest.fixture
 def pooled_url(postgres: PostgresServer, direct: Database, short_tmp: Path) -> Iterator[str]:
     """Where PgBouncer answers for that database."""
-    assert PROGRAM is not None
-    folder = Path(tempfile.mkdtemp(dir=short_tmp))
-    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-    settings = folder / "pgbouncer.ini"
-    settings.write_text(
-        SETTINGS.format(postgres=postgres.folder, folder=folder, size=SERVER_CONNECTIONS)
-    )
-    process = subprocess.Popen([PROGRAM, "--quiet", settings], user=user)
-    url = f"postgresql://falqon@/{direct.engine.url.database}?host={folder}&port=6432"
-    try:
-        wait_until_it_answers(url)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
-
-
-def wait_until_it_answers(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-            return
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    with pgbouncer(postgres, short_tmp, SERVER_CONNECTIONS) as folder:
+        yield url_of(folder, direct.engine.url.database)
 
 
 def execute(url: str, owner: str) -> str:

@@ -31,6 +31,7 @@ class PostgresServer:
         durable: bool = False,
         address: str = "",
         prefix: Sequence[str] = (),
+        max_connections: int = 200,
     ) -> None:
         self.folder = folder
         self._numbers = itertools.count()
@@ -54,6 +55,7 @@ class PostgresServer:
             "--locale=C",
             "--no-sync",
         )
+        self._max_connections = max_connections
         self._address = address
         self._prefix = list(prefix)
         if address:
@@ -76,7 +78,7 @@ class PostgresServer:
             "fsync": self._fsync,
             "listen_addresses": self._address,
             "unix_socket_directories": str(self.folder),
-            "max_connections": "200",
+            "max_connections": str(self._max_connections),
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         log = (self.folder / "log").open("ab")

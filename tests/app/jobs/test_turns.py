@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, text
 
-from app.database import Database
+from app.database import Database, now_plus
 from app.ids import new_id
 from app.jobs import claims, next_job
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.jobs.queue_forecast import read_queue
-from app.models import Job, JobStatus, Model, Project
+from app.jobs.queue_forecast import MANY_WORKERS, read_queue
+from app.models import Job, JobStatus, Model, Project, Worker
 from app.models.job_request import JobRequest
 from app.notifier import repository as notifications
 from app.settings import Settings
@@ -242,3 +242,23 @@ def test_claims_and_reminders_read_no_job_but_their_own_however_many_wait(
         notifications.oldest(session, Job, [next_job.is_due(Job)], 8)
     plan = plan_of(database, *executed[-1])
     assert re.search(r"\bix_jobs_(queued|status_id|queue)\b", plan), plan
+
+
+@pytest.mark.parametrize("num_workers", [MANY_WORKERS - 1, MANY_WORKERS])
+def test_the_queue_of_many_workers_is_not_read_each_time(
+    database: Database, num_workers: int
+) -> None:
+    add_project(database, "a")
+    workers = [
+        {"id": f"m-{number}", "device": "cpu", "num_devices": 1, "max_gpus": 1_000_000}
+        for number in range(num_workers)
+    ]
+    with database.transaction() as session:
+        session.execute(insert(Worker).values(seen_at=now_plus(3600.0)), workers)
+    settings = Settings(device="cpu")
+    with database.read() as session:
+        assert read_queue(session, settings).num_workers == num_workers
+    [job_id] = queue(database, "a", [0])
+    with database.read() as session:
+        is_read_anew = read_queue(session, settings).position_of(job_id) is not None
+    assert is_read_anew is (num_workers < MANY_WORKERS)

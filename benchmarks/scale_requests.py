@@ -1,0 +1,224 @@
+"""The requests of `benchmarks/scale.py`: they go to the application in this process, without its
+threads, and what they write is rolled back.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from sqlalchemy.orm import Session
+
+from app.auth.failures import Failures
+from app.auth.rate_limit import RateLimiter
+from app.database import Database, unit_of_work
+from app.http.probes import HealthMonitor
+from app.main import create_app
+from app.metrics.collector import InstallationCollector
+from app.notifier.broker import Notifier
+from app.notifier.wakeups import Wakeups
+from app.services import Services
+from app.settings import Settings
+from app.storage import Storage
+from app.stream.actions import read_changes
+from benchmarks.scale_columns import BASE_MODEL
+from benchmarks.scale_rows import READER_SECRET, SECRET, Filled
+
+JOBS, MODELS, FILES = "/v1/fine_tuning/jobs", "/v1/models", "/v1/files"
+AUDIT = "/v1/organization/audit_logs"
+UNLIMITED = 1_000_000
+ORIGIN = "http://testserver"
+NO_ORDER = "no index orders by it: it reads all of the project, and whoever wants that waits"
+ANY_TEXT = (
+    "no index finds a part of a text: it reads the project's rows, and whoever wants it waits"
+)
+ALL_STEPS = "all steps of one job are read to thin them, at the opening of its page"
+ALL_MODELS = "all models of the project: the list of OpenAI has no pages"
+EVERY_DAY = "adds up the days of every job of the time"
+EVERY_BYTE = "adds up the bytes of every row of the project, from an index alone"
+KEPT_ESTIMATES = "the 1,000 newest jobs with their recipes"
+
+
+class Call(NamedTuple):
+    """A request; `path` has names of `Filled` in braces. `reason`: why a statement of it may take
+    longer than the limit.
+    """
+
+    path: str
+    reason: str = ""
+    body: dict[str, Any] | None = None
+    method: str = "GET"
+    secret: str = SECRET  # of an admin of the installation, who sees the usage of all projects
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        reader = " (one project)" if self.secret == READER_SECRET else ""
+        return f"{self.method} {self.path}{reader}"
+
+
+NEW_JOB = {"model": BASE_MODEL, "training_file": "{file}"}
+CALLS = (
+    Call(JOBS),
+    Call(f"{JOBS}?after={{middle}}&limit=100"),
+    Call(f"{JOBS}?status=failed"),
+    Call(f"{JOBS}?model={BASE_MODEL}"),
+    Call(f"{JOBS}?metadata[experiment]=exp-7"),
+    Call(f"{JOBS}?metadata=null"),
+    Call(f"{JOBS}/{{longest}}"),
+    Call(f"{JOBS}/{{longest}}/events"),
+    Call(f"{JOBS}/{{longest}}/events?limit=1000"),
+    Call(f"{JOBS}/{{longest}}/checkpoints"),
+    Call(f"{JOBS}/{{longest}}/metrics", ALL_STEPS),
+    Call(f"{JOBS}/{{longest}}/metrics?keys=train_loss", ALL_STEPS),
+    Call(f"{JOBS}/{{longest}}/evaluations"),
+    Call(JOBS, body=NEW_JOB, method="POST"),
+    Call(f"{JOBS}/{{longest}}/clone", body={}, method="POST"),
+    Call(f"{JOBS}/{{running}}/pause", method="POST"),
+    Call(f"{JOBS}/{{queued}}/cancel", method="POST"),
+    Call(f"{JOBS}/{{middle}}", method="DELETE"),
+    Call("/v1/fine_tuning/estimates", body=NEW_JOB, method="POST"),
+    Call("/v1/fine_tuning/estimates/accuracy", KEPT_ESTIMATES),
+    Call("/v1/falqon/studies"),
+    Call("/v1/falqon/studies/{study}"),
+    Call("/v1/falqon/studies/{study}/table.csv"),
+    Call(FILES),
+    Call(f"{FILES}?purpose=fine-tune-results&order=asc"),
+    Call(f"{FILES}/{{file}}"),
+    Call(f"{FILES}/{{unused}}", method="DELETE"),
+    Call(MODELS, ALL_MODELS),
+    Call(f"{MODELS}/{{model}}"),
+    Call(f"{MODELS}/{{model}}/artifacts"),
+    Call(f"{MODELS}/{{model}}/exports"),
+    Call(f"{MODELS}/{{model}}", method="DELETE"),
+    Call("/v1/usage?start_time={week_ago}&limit=7", EVERY_DAY),
+    Call("/v1/usage?start_time={week_ago}&limit=7&group_by=api_key_id&group_by=model", EVERY_DAY),
+    Call("/v1/organization/costs?start_time={week_ago}&limit=7&group_by=project_id", EVERY_DAY),
+    Call(AUDIT),
+    Call(f"{AUDIT}?actor_ids={{rare_key}}"),
+    Call(f"{AUDIT}?event_types=webhook.created"),
+    Call(f"{AUDIT}?resource_ids={{middle}}"),
+    Call("/v1/workers"),
+    Call("/v1/projects"),
+    Call("/v1/projects/proj_default", EVERY_BYTE),
+    Call("/v1/api_keys"),
+    Call("/v1/webhook_endpoints"),
+    Call("/v1/webhook_endpoints/{endpoint}/deliveries"),
+    Call("/v1/engines"),
+    Call("/v1/prices"),
+    Call("/v1/model_imports"),
+    Call("/metrics"),
+    Call("/"),
+    Call("/?columns=status,loss,cost,valid_loss,file"),
+    Call("/?status=failed"),
+    Call("/?page=1000"),
+    Call("/?sort=model"),
+    Call("/?sort=-cost", NO_ORDER),
+    Call(f"/?model={BASE_MODEL}"),
+    Call("/?metadata=experiment%3Dexp-7"),
+    Call("/?since={last_week}&until={last_week}"),
+    Call("/?q={tail}", ANY_TEXT),
+    Call("/?q=ftjob"),
+    Call("/jobs/{longest}", ALL_STEPS),
+    Call("/jobs/{running}"),
+    Call("/jobs/{longest}/metrics", ALL_STEPS),
+    Call("/jobs/ended?job={longest}&job={running}"),
+    Call("/jobs/new"),
+    Call("/compare?job={longest}&job={running}", ALL_STEPS),
+    Call("/data"),
+    Call("/data?purpose=fine-tune-results"),
+    Call("/data?q=data-1999", ANY_TEXT),
+    Call("/data/{file}"),
+    Call("/models"),
+    Call("/models?q={tail}", ANY_TEXT),
+    Call("/models/{model}"),
+    Call("/studies"),
+    Call("/studies/{study}"),
+    Call("/workers"),
+    Call("/search?q={tail}"),
+    Call("/usage", EVERY_DAY),
+    Call("/usage?days=90", EVERY_DAY),
+    Call("/usage", EVERY_DAY, secret=READER_SECRET),
+    Call("/usage/table.csv", EVERY_DAY),
+    Call("/activity"),
+    Call("/activity?key={rare_key}"),
+    Call("/activity?event=webhook.created"),
+    Call("/activity?resource={middle}"),
+    Call("/playground"),
+    Call("/settings"),
+    Call("/settings/projects/proj_default", EVERY_BYTE),
+    Call("/settings/keys"),
+    Call("/settings/prices"),
+    Call("/settings/webhooks"),
+    Call("/settings/webhooks/{endpoint}"),
+)
+
+
+class Sender:
+    """Sends calls by the key that they have, and by a session that was begun with it."""
+
+    def __init__(self, application: FastAPI, filled: Filled) -> None:
+        self._values = filled._asdict() | {"tail": filled.tail}
+        self._clients = {
+            secret: TestClient(application, ORIGIN, headers={"authorization": f"Bearer {secret}"})
+            for secret in (SECRET, READER_SECRET)
+        }
+        for secret, client in self._clients.items():
+            form, headers = {"key": secret}, {"origin": ORIGIN}
+            answer = client.post("/sign-in", data=form, headers=headers, follow_redirects=False)
+            assert answer.status_code == 303, answer.text
+
+    def send(self, call: Call) -> None:
+        """Send it; raises where it is refused."""
+        path = call.path.format_map(self._values)
+        body = call.body and {
+            name: text.format_map(self._values) for name, text in call.body.items()
+        }
+        answer = self._clients[call.secret].request(call.method, path, json=body)
+        if answer.status_code != 200:
+            raise RuntimeError(f"{call.method} {path}: {answer.status_code} {answer.text[:500]}")
+
+
+class Undone(Database):
+    """A database whose transactions leave nothing."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            with unit_of_work.get()(session):
+                yield session
+            session.flush()
+
+
+@contextmanager
+def opened(settings: Settings, filled: Filled) -> Iterator[tuple[Services, Sender]]:
+    """Give what the application works with, and who sends requests to it."""
+    database = Undone(settings.resolved_database_url)
+    redis = Redis.from_url(settings.resolved_redis_url)
+    storage = Storage(settings.resolved_storage_url)
+    services = Services(
+        settings,
+        database,
+        storage,
+        redis,
+        Notifier(settings),
+        RateLimiter(redis, UNLIMITED, UNLIMITED),
+        Failures(UNLIMITED),
+        Wakeups(settings.resolved_redis_url, partial(read_changes, database)),
+    )
+    monitor = HealthMonitor(database, storage, redis)
+    try:
+        storage.put(filled.storage_key, [b'{"text": "a"}\n'])
+        application = create_app(settings)
+        application.state.services = services
+        application.state.health_monitor = monitor
+        application.state.metrics = CollectorRegistry()
+        application.state.metrics.register(InstallationCollector(database, settings, monitor))
+        yield services, Sender(application, filled)
+    finally:
+        redis.close()
+        database.dispose()
