@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Float,
+    ScalarSelect,
     create_engine,
     event,
     literal,
@@ -116,6 +117,13 @@ def _sqlite_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
     seconds = compiler.process(next(iter(element.clauses)), **kw)
     return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def now_plus_once(seconds: float = 0.0) -> ScalarSelect[datetime]:
+    """Return the same, read once for a statement: to look a time up in an index, Postgres needs one
+    that stays as it is.
+    """
+    return select(now_plus(seconds)).scalar_subquery()
 
 
 def insert_or(session: Session, table: type[Any]) -> Any:

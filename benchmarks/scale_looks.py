@@ -27,6 +27,8 @@ from app.reconciler import Reconciler
 from app.services import Services
 from app.stream import repository as streams
 from app.web import job_view
+from app.web.job_table import TableQuery
+from app.web.pages.jobs import table_context
 from app.webhooks import repository as webhooks
 from app.workers import service as workers
 from benchmarks.plans import Ask
@@ -57,6 +59,10 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     yield Look(
         "a stream's next events",
         lambda session: jobs.events_after(session, filled.longest, after=100, limit=200),
+    )
+    yield Look(
+        "dashboard, each change",  # with the curves of ended jobs at hand, as after the first time
+        lambda session: table_context(session, services, caller, TableQuery()),
     )
     yield Look(
         "streams, each second: 1 project",
@@ -145,6 +151,7 @@ def _collector(services: Services) -> Iterator[Look]:
     yield Look(
         "webhook deliveries of long ago, every hour",
         lambda _: collector.forget_deliveries(database),
+        "all deliveries of 30 days, once an hour",
     )
     with database.read() as session:
         listed = session.scalars(select(Artifact.storage_key).limit(KEYS_OF_A_LISTING)).all()

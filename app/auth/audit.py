@@ -12,7 +12,7 @@ from sqlalchemy import delete, event, select
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 
 from app.auth.caller import Caller
-from app.database import UNSYNCED, Database, now_plus, unit_of_work
+from app.database import UNSYNCED, Database, now_plus_once, unit_of_work
 from app.ids import new_id
 from app.models import AuditLog, Orphan
 
@@ -125,9 +125,11 @@ def note_resource(resource_id: str) -> None:
 
 def remove_old(database: Database) -> None:
     """Remove rows that have been kept long enough."""
-    is_old = AuditLog.created_at < now_plus(-KEPT.total_seconds())
+    is_old = AuditLog.created_at < now_plus_once(-KEPT.total_seconds())
     with database.read() as session:
-        if session.scalar(select(AuditLog.id).where(is_old).limit(1)) is None:
+        # ordered, so that Postgres reads the index of it
+        oldest = select(AuditLog.id).where(is_old).order_by(AuditLog.created_at).limit(1)
+        if session.scalar(oldest) is None:
             return
     with database.transaction() as session:
         session.execute(delete(AuditLog).where(is_old), execution_options=UNSYNCED)

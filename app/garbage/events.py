@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import UNSYNCED, Database, now_plus
+from app.database import UNSYNCED, Database, now_plus, now_plus_once
 from app.models import Event, Job
 from app.models.event import WINDOW
 
@@ -20,7 +20,8 @@ def remove_old(database: Database, kept: timedelta | None) -> int:
     """Remove events of jobs that ended longer ago than `kept`; return how many. None keeps all."""
     if kept is None:
         return 0
-    old = (Job.events_removed_at.is_(None), Job.finished_at < now_plus(-kept.total_seconds()))
+    too_old = now_plus_once(-kept.total_seconds())
+    old = (Job.events_removed_at.is_(None), Job.finished_at < too_old)
     count = 0
     for _ in range(TRANSACTIONS_AT_ONCE):
         with database.read() as session:

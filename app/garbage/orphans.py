@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, Database, insert_or, now, now_plus
+from app.database import UNSYNCED, Database, insert_or, now, now_plus, now_plus_once
 from app.errors import Unavailable
 from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
 from app.storage import Storage, Stored
@@ -87,7 +87,9 @@ def referenced(session: Session, keys: Collection[str]) -> set[str]:
 
 def due(session: Session) -> Sequence[str]:
     """Return the keys of some that are to be removed, the oldest first."""
-    oldest = select(Orphan.storage_key).where(Orphan.due_at < now_plus()).order_by(Orphan.due_at)
+    oldest = (
+        select(Orphan.storage_key).where(Orphan.due_at < now_plus_once()).order_by(Orphan.due_at)
+    )
     return session.scalars(oldest.limit(SWEPT_AT_ONCE)).all()
 
 

@@ -82,12 +82,12 @@ def dearest(
     """Return the sums of all these days by one field, the dearest first; their day is the last one
     on which there was something.
     """
-    # Each job first: to count distinct ones, Postgres sorted all rows.
-    columns = (UsageDay.cost, UsageDay.device_seconds, UsageDay.tokens)
+    # Each job first, which has one key, model and project: to count distinct jobs, all rows were
+    # sorted.
     jobs = (
-        select(GROUPS[field], func.max(UsageDay.day), *(func.sum(each) for each in columns))
+        select(func.max(GROUPS[field]), func.max(UsageDay.day), *AMOUNTS)
         .where(*_within(project_id, begin, end))
-        .group_by(UsageDay.job_id, GROUPS[field])
+        .group_by(UsageDay.job_id)
         .subquery()
     )
     group, latest, cost, device_seconds, tokens = jobs.c
