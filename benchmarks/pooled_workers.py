@@ -34,7 +34,7 @@ from tests.support.pgbouncer import pgbouncer, url_of
 from tests.support.postgres import PostgresServer
 
 MAX_CONNECTIONS, POOL = 100, 80  # of Postgres, and of PgBouncer to it
-HELD = 2  # connections of a worker
+OWN_CONNECTIONS = 2  # connections of a worker
 POLL_SECONDS, RELAY_SECONDS = 10.0, 5.0  # of the defaults
 RELAYS, EVENTS = 6, 5  # of a job, of a relay
 LEASE_SECONDS = 600.0
@@ -73,7 +73,7 @@ def main() -> None:
             print(machine())
             url = server.create_database("workers")
             connected = count_connected(url, arguments.real + arguments.others)
-            print(f"directly: {connected} workers got their {HELD} connections, then: too many")
+            print(f"directly: {connected} workers got their connections, then: too many")
             with pgbouncer(server, folder, POOL) as pool:
                 measure(url, pool, folder, arguments.real, arguments.others)
         finally:
@@ -88,7 +88,7 @@ def count_connected(url: str, num_workers: int) -> int:
             database = Database(url)
             stack.callback(database.dispose)
             try:
-                for _ in range(HELD):
+                for _ in range(OWN_CONNECTIONS):
                     stack.enter_context(database.engine.connect())
             except OperationalError:
                 break
@@ -174,7 +174,7 @@ def work(url: str, owner: str, has_ended: threading.Event) -> None:
     database = Database(url)
     with ExitStack() as stack:
         stack.callback(database.dispose)
-        for _ in range(HELD):
+        for _ in range(OWN_CONNECTIONS):
             stack.enter_context(database.engine.connect()).rollback()
         job = None
         while job is None and not has_ended.is_set():

@@ -12,9 +12,12 @@ its line names why it may take longer.
 """
 
 import argparse
+import logging
 import tempfile
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 from app import installation, migrate
 from app.database import Database
@@ -43,6 +46,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--plans", action="store_true", help="print every plan")
     arguments = parser.parse_args()
+    # each request would write a line of its own into the table
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory(prefix="fq-scale-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # Postgres may run as another user
