@@ -85,8 +85,13 @@ def postgres(short_tmp: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty database on each of the two we support."""
+    """A fresh database on each of the two we support, for `migrate_database`."""
     return create_database(request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return create_database(request, tmp_path, empty=True)
 
 
 @pytest.fixture

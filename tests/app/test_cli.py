@@ -91,9 +91,9 @@ def test_migrate_models_and_keys(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_three_migrations_at_once_all_succeed(tmp_path: Path, database_url: str) -> None:
+def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url: str) -> None:
     """Two of three failed on an empty Postgres: each saw no table, and each made all of them."""
-    environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": database_url}
+    environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": empty_database_url}
     command = [sys.executable, "-m", "app.cli", "migrate"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]

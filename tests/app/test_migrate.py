@@ -21,9 +21,9 @@ ROWS = (
 
 
 @pytest.fixture
-def old(database_url: str) -> Iterator[Database]:
+def old(empty_database_url: str) -> Iterator[Database]:
     """As the first revision left it."""
-    database = Database(database_url)
+    database = Database(empty_database_url)
     with database.engine.connect() as connection:
         command.upgrade(migrate._config(connection), "0001")
         for row in ROWS:

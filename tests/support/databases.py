@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres import PostgresServer
+from tests.support.schema import create_migrated
 
 _numbers = itertools.count()
 
 
-def create_database(request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the address of an empty one of the kind that the fixture's parameter names."""
+def create_database(request: pytest.FixtureRequest, folder: Path, *, empty: bool = False) -> str:
+    """Return the address of a new one of the kind that the fixture's parameter names, for
+    `migrate_database`: on Postgres it has the tables, unless it has to be empty.
+    """
     if request.param == "sqlite":
         return f"sqlite:///{folder / 'falqon.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create_database(f"test_{next(_numbers)}")
+    name = f"test_{next(_numbers)}"
+    return server.create_database(name) if empty else create_migrated(server, name)
 
 
 def choose_databases(metafunc: pytest.Metafunc, fixture: str) -> None:

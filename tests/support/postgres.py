@@ -111,11 +111,13 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
-    def create_database(self, name: str) -> str:
-        """An empty one, whose name begins so."""
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """A copy of the template, which is empty, under a name that begins so."""
         name = f"{name}_{next(self._numbers)}"
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+            # Its files as they are: through the log, page by page, takes twice the CPU time.
+            statement = f'CREATE DATABASE "{name}" TEMPLATE {template} STRATEGY FILE_COPY'
+            connection.execute(statement.encode())
         return self.url.replace("/postgres?", f"/{name}?")
 
     def run_tool(self, program: str, *arguments: str, stdin: bytes | None = None) -> bytes:

@@ -23,8 +23,8 @@ JOB = (
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    database = Database(database_url)
+def connection(empty_database_url: str) -> Iterator[Connection]:
+    database = Database(empty_database_url)
     with database.engine.connect() as connection:
         yield connection
     database.dispose()
