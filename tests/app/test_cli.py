@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from app.database import Database
 from app.models import Model, Scope
 from app.settings import Settings
 from tests.support.backend import FAKE_TRAINER, ROOT
+from tests.support.forks import Fork
 from tests.support.nvidia import H100, install_driver
 from tests.support.service import free_port
+
+COMMAND_SECONDS = 120  # the machine may be busy
 
 
 def environment_of(folder: Path) -> dict[str, str]:
@@ -28,14 +32,22 @@ def environment_of(folder: Path) -> dict[str, str]:
 
 
 def falqon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = environment_of(folder)
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | settings,
-        check=False,
-    )
+    """Run a command in a process of its own that need not import anything."""
+    with tempfile.TemporaryDirectory() as streams:
+        stdout = Path(streams) / "stdout"
+        stderr = Path(streams) / "stderr"
+        environment = os.environ | environment_of(folder)
+        fork = Fork(_run, arguments, stderr, environment=environment, output=stdout)
+        returncode = fork.wait(COMMAND_SECONDS)
+        return subprocess.CompletedProcess(
+            arguments, returncode, stdout.read_text(), stderr.read_text()
+        )
+
+
+def _run(arguments: tuple[str, ...], stderr: Path) -> None:
+    with stderr.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    app(arguments, prog_name="falqon")
 
 
 def test_help_names_the_commands_and_imports_what_it_needs(tmp_path: Path) -> None:
