@@ -172,7 +172,7 @@ class Filled(NamedTuple):
 
 def fill(database: Database, scale: Scale) -> Filled:
     with database.transaction() as session:
-        _add_template(session)
+        add_template(session)
     few = {
         "files": scale.files,
         "workers": scale.running,
@@ -238,7 +238,7 @@ def choose(database: Database, scale: Scale) -> Filled:
         )
 
 
-def _add_template(session: Session) -> None:
+def add_template(session: Session) -> None:
     """Add what every job has in common, with the projects and a key of the large one."""
     session.add(Project(id=DEFAULT_PROJECT_ID, name="large"))
     session.add_all(Project(id=f"proj_{i:03}", name=f"project {i}") for i in range(OTHERS))

@@ -12,12 +12,21 @@ from starlette.responses import RedirectResponse, StreamingResponse
 from app.attempts import actions
 from app.attempts.actions import LeasedJob
 from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
-from app.attempts.values import Batch, Count, Ending, Few, Offer, Renewal, Result, SavedCheckpoint
+from app.attempts.values import (
+    Batch,
+    Count,
+    Ending,
+    Few,
+    NewEvents,
+    Offer,
+    Renewal,
+    Result,
+    SavedCheckpoint,
+)
 from app.attempts.wire import ClaimedJson, InputsJson
 from app.errors import FencedOut
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.storage_limit import read_in_threads, write_in_thread
-from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE
 from app.models.trainer_log import TrainerLog
@@ -47,7 +56,7 @@ class Hold(Capacity):
 
 
 class Events(BaseModel):
-    events: list[NewEvent]
+    events: NewEvents
 
 
 class Upload(BaseModel):

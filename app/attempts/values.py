@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
@@ -17,10 +17,22 @@ from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.prices import Price
 
 MAX_CARDS = 4096
+MAX_METRICS = 100
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Card = Annotated[int, Field(ge=0, le=MAX_CARDS)]
 Cards = Annotated[tuple[Card, ...], Field(max_length=MAX_CARDS)]
+
+
+def _measure_few_things(events: list[NewEvent]) -> list[NewEvent]:
+    """Each metric is a column of a row that many events share."""
+    metrics = {key for event in events if event.type == "metrics" for key in event.data or {}}
+    if len(metrics) > MAX_METRICS:
+        raise ValueError(f"they have more than {MAX_METRICS} metrics")
+    return events
+
+
+NewEvents = Annotated[list[NewEvent], AfterValidator(_measure_few_things)]
 
 
 class Verdict(StrEnum):
@@ -105,7 +117,7 @@ class Batch(_Value):
     """Events of the trainer, of which `before` came earlier."""
 
     before: Annotated[int, Field(ge=0, lt=2**31)]
-    events: list[NewEvent]
+    events: NewEvents
     columns: Columns
     measured: Measured
 

@@ -3,19 +3,25 @@ same transaction.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app import counters
-from app.database import UNSYNCED, after_commit
-from app.models import Event, Job
+from app.database import UNSYNCED, Database, after_commit, now_plus
+from app.jobs.metrics_chunks import pack, unpack, window_of
+from app.models import Event, Job, JobStatus
 from app.models.base import JsonObject
+from app.models.event import CHUNK, HAS_OWN_ROW, WINDOW
 from app.webhooks import events as webhooks
 
 Level = Literal["info", "warn", "error"]
+COLUMNS = tuple(Event.__table__.columns.keys())
+WINDOWS_AT_ONCE = 10  # in a transaction
+TRANSACTIONS_AT_ONCE = 4  # of one call, which comes again some seconds later
 
 
 class NewEvent(NamedTuple):
@@ -45,22 +51,65 @@ def append(
         update(Job)
         .where(Job.id == job_id, *guard)
         .values(last_event_seq=Job.last_event_seq + len(events), **values)
-        .returning(Job.last_event_seq, Job.attempt, Job.project_id, Job.status)
+        .returning(Job.last_event_seq, Job.attempt, Job.project_id, Job.status, now_plus())
     )
     row = session.execute(statement, execution_options=UNSYNCED).one_or_none()
     if row is None:
         return False
-    last, attempt, project_id, status = row
+    last, attempt, project_id, status, now = row
     first = last - len(events) + 1
-    if events:
-        session.execute(
-            insert(Event),
-            [
-                {"job_id": job_id, "seq": first + i, "attempt": attempt, **event._asdict()}
-                for i, event in enumerate(events)
-            ],
-        )
+    _insert(
+        session,
+        [
+            Event(job_id=job_id, seq=seq, attempt=attempt, created_at=now, **event._asdict())
+            for seq, event in enumerate(events, first)
+        ],
+    )
+    is_full = window_of(first) < window_of(last + 1)
+    if is_full and window_of(first - 1) == window_of(first):  # it has earlier rows
+        fold(session, job_id, window_of(first))
     if "status" in values:
         webhooks.record(session, project_id, job_id, status)
         after_commit(session, counters.JOB_CHANGES.labels(status).inc)
+        if attempt and status != JobStatus.RUNNING:
+            fold(session, job_id, window_of(last))
     return True
+
+
+def fold(session: Session, job_id: str, window: int) -> None:
+    """Make one row of the metrics that an attempt has in a window. The job's row is locked."""
+    end = (window + 1) * WINDOW
+    inside = (Event.job_id == job_id, Event.seq > end - WINDOW, Event.seq <= end)
+    metrics = (*inside, Event.type != "message")
+    rows = session.scalars(select(Event).where(*metrics).order_by(Event.seq)).all()
+    if len(rows) > len({row.attempt for row in rows if row.type == CHUNK}):
+        events = [event for row in rows for event in unpack(row)]
+        session.execute(delete(Event).where(*metrics))
+        _insert(session, events)
+
+
+def fold_older(database: Database) -> None:
+    """Fold some of what an earlier version wrote, a row for each event, until nothing is left."""
+    older = select(Event.job_id, Event.seq).join(Job, Job.id == Event.job_id)
+    older = older.where(HAS_OWN_ROW, Job.status != JobStatus.RUNNING)
+    older = older.order_by(Event.job_id, Event.seq).limit(1)
+    for _ in range(TRANSACTIONS_AT_ONCE):
+        with database.read() as session:
+            if session.execute(older).one_or_none() is None:
+                return
+        with database.transaction() as session:
+            free = older.with_for_update(of=Job, skip_locked=True)
+            for job_id, seq in session.execute(free):
+                for window in range(window_of(seq), window_of(seq) + WINDOWS_AT_ONCE):
+                    fold(session, job_id, window)
+
+
+def _insert(session: Session, events: Sequence[Event]) -> None:
+    """Add events, metrics of one attempt and window as one row."""
+    rows = [event for event in events if event.type != "metrics"]
+    metrics = (event for event in events if event.type == "metrics")
+    groups = groupby(metrics, key=lambda event: (event.attempt, window_of(event.seq)))
+    rows += (pack(list(group)) for _, group in groups)
+    if rows:
+        values = [{name: getattr(row, name) for name in COLUMNS} for row in rows]
+        session.execute(insert(Event), values)

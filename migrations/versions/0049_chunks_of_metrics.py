@@ -21,8 +21,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    chunks = sa.text("SELECT 1 FROM events WHERE type = 'chunk' LIMIT 1")
-    if op.get_bind().scalar(chunks) is not None:
-        raise RuntimeError("The version before cannot read metrics that share a row.")
     op.drop_column("events", "outline")
     op.drop_column("events", "first_seq")

@@ -12,10 +12,10 @@ import pytest
 
 from app.attempts.values import Batch, Claimed, Columns, Ending, Measured, Offer, Verdict
 from app.auth import worker_tokens
-from app.jobs import claims
+from app.jobs import claims, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.models import Attempt, Desired, Event, Job, JobStatus
+from app.models import Attempt, Desired, Job, JobStatus
 from app.models.job_progress import JobProgress
 from app.models.trainer_log import HEAD_BYTES, TrainerLog
 from tests.contract.worker_requests import check_nothing_comes
@@ -90,7 +90,8 @@ def test_a_job_is_claimed_fed_and_given_back(
         price = gateway.append_batch(claim, "cpu", batch)
         assert price == claimed.price
     with tenant.api.database.read() as session:
-        texts = [event.message for event in session.query(Event).filter_by(job_id=job_id)]
+        events = repository.events_after(session, job_id, after=0, limit=100)
+        texts = [event.message for event in events]
         attempt = session.get_one(Attempt, (job_id, claim.attempt))
     assert (texts.count("one"), texts.count("two"), attempt.relayed) == (1, 1, 2)
     assert gateway.store_log(claimed.job, claim, LOG)

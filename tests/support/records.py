@@ -3,8 +3,11 @@
 from sqlalchemy import select
 
 from app.database import Database
+from app.jobs import repository
 from app.models import Artifact, Attempt, Checkpoint, Event, Job
 from app.storage import Storage
+
+MAX_EVENTS = 1_000_000
 
 
 class Records:
@@ -18,9 +21,7 @@ class Records:
 
     def events(self, job_id: str) -> list[Event]:
         with self.database.read() as session:
-            return list(
-                session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq))
-            )
+            return repository.events_after(session, job_id, after=0, limit=MAX_EVENTS)
 
     def attempts(self, job_id: str) -> list[Attempt]:
         with self.database.read() as session:

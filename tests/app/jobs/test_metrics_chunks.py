@@ -1,17 +1,17 @@
 """Whoever reads events and metrics gets the same, however they are stored."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from app.database import Database
-from app.jobs import listing, metrics, metrics_csv, repository
-from app.jobs.metrics_chunks import pack, window_of
+from app.jobs import claims, listing, metrics, metrics_csv, repository
+from app.jobs.claims import Claim
+from app.jobs.events import NewEvent, fold_older
+from app.jobs.metrics_chunks import window_of
 from app.models import Attempt, Event, Job
 from tests.support.backend import Backend
 
@@ -85,12 +85,10 @@ def read_all(backend: Backend, job_id: str) -> dict[str, object]:
         }
 
 
-def share_rows(session: Session, job_id: str, events: list[Event]) -> None:
-    """Put the metrics of each window and attempt into one row."""
-    steps = [event for event in events if event.type == "metrics"]
-    session.execute(delete(Event).where(Event.job_id == job_id, Event.type == "metrics"))
-    grouped = groupby(steps, key=lambda event: (event.attempt, window_of(event.seq)))
-    session.add_all(pack(list(group)) for _, group in grouped)
+def chunks(backend: Backend, job_id: str) -> list[Event]:
+    of_job = select(Event).where(Event.job_id == job_id, Event.type != "message")
+    with backend.database.read() as session:
+        return list(session.scalars(of_job.order_by(Event.seq)))
 
 
 def test_chunks_read_as_the_events_that_they_hold(backend: Backend) -> None:
@@ -104,19 +102,44 @@ def test_chunks_read_as_the_events_that_they_hold(backend: Backend) -> None:
             session.add(attempt)
         session.add_all(events)
     own_rows = read_all(backend, job_id)
-    with backend.database.transaction() as session:
-        share_rows(session, job_id, written(job_id))
+    fold_older(backend.database)
     assert read_all(backend, job_id) == own_rows
 
     with backend.database.read() as session:
         job = session.get_one(Job, job_id)
-        count = session.scalar(
-            select(func.count()).where(Event.job_id == job_id, Event.type != "message")
-        )
         curves = [listing.sparklines(session, [job], count)[job_id] for count in (32, 200)]
         losses = metrics.series(session, job, ["train_loss"], 10 * STEPS)["train_loss"]
-    assert count == window_of(len(events)) + 2, "a row a window, two where the attempt changes"
+    windows = {(event.attempt, window_of(event.seq)) for event in events if event.type == "metrics"}
+    assert len(chunks(backend, job_id)) == len(windows)
     for curve, num_points in zip(curves, (32, 200), strict=True):
         assert len(curve) == num_points
         assert set(curve) <= set(losses)
         assert [curve[0], curve[-1]] == [losses[0], losses[-1]]
+
+
+def test_batches_of_a_window_become_one_row_when_it_is_full_and_when_the_attempt_ends(
+    backend: Backend,
+) -> None:
+    job_id = backend.add_job()
+    with backend.database.transaction() as session:
+        job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
+        assert job is not None
+    claim = Claim(job_id, job.attempt, "w")
+    step = 0
+    num_rows = []
+    for size in [1, 7, 150, 1, 60, 3, 450, 20]:
+        steps = [NewEvent("", type="metrics", data={"step": step + n}) for n in range(1, size + 1)]
+        step += size
+        with backend.database.transaction() as session:
+            claims.append_events(session, claim, [*steps, NewEvent("")])
+        num_rows.append(len(chunks(backend, job_id)))
+    assert num_rows == [1, 2, 3, 4, 2, 3, 4, 5]
+    with backend.database.transaction() as session:
+        again = NewEvent("again")
+        claims.release(session, claim, again, counts_as_failure=False, max_infra_failures=3)
+    rows = chunks(backend, job_id)
+    ends = [(row.first_seq, row.seq) for row in rows]
+    assert ends == [(2, 200), (201, 400), (401, 600), (601, 700)]
+    with backend.database.read() as session:
+        steps_of_job = [data["step"] for _, data in repository.metrics(session, job_id)]
+    assert steps_of_job == list(range(1, step + 1))
