@@ -21,6 +21,7 @@ MEDIA_TYPES = {
     ("get", "/v1/fine_tuning/jobs/{job_id}/stream"): {"text/event-stream"},
     ("get", "/v1/falqon/studies/{study_id}/table.md"): {"text/markdown"},
     ("get", "/v1/falqon/studies/{study_id}/table.csv"): {"text/csv"},
+    ("get", "/v1/fine_tuning/jobs/{job_id}/logs"): {"application/json", "text/plain"},
     ("post", "/v1/chat/completions"): {"application/json", "text/event-stream"},
     ("post", "/v1/completions"): {"application/json", "text/event-stream"},
 }
