@@ -183,8 +183,8 @@ def retrieve_log(
         int | None, Query(ge=1, lt=2**31, description="the newest that has a log when left out")
     ] = None,
     after: Annotated[
-        int, Query(ge=0, lt=2**62, description="bytes of the log that are left out")
-    ] = 0,
+        int | None, Query(ge=1, lt=2**62, description="bytes of the log that are left out")
+    ] = None,
     format: Annotated[
         Literal["json", "text"] | None, Query(description="text: as with `Accept: text/plain`")
     ] = None,
@@ -193,7 +193,7 @@ def retrieve_log(
     """Return what the trainer of an attempt wrote beside its messages, also while it runs. A log
     keeps its first 64 KiB and its newest 1 MiB.
     """
-    log = actions.read_log(services, caller, job_id, attempt, after)
+    log = actions.read_log(services, caller, job_id, attempt, after or 0)
     if format == "text" or (format is None and "text/plain" in accept):
         return Response(log.text, media_type="text/plain")
     return log

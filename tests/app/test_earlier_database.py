@@ -33,12 +33,12 @@ MODEL = "ft:toy/base:default:mine:ba505cf2"
 
 
 @pytest.fixture
-def backend(tmp_path: Path, database_url: str, valkey: Valkey) -> Iterator[Backend]:
+def backend(tmp_path: Path, empty_database_url: str, valkey: Valkey) -> Iterator[Backend]:
     for key, content in LEFT["objects"].items():
         path = tmp_path / "data" / "objects" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    database = Database(database_url)
+    database = Database(empty_database_url)
     with database.engine.connect() as connection:
         command.upgrade(migrate._config(connection), REVISION)
         connection.commit()
@@ -49,7 +49,7 @@ def backend(tmp_path: Path, database_url: str, valkey: Valkey) -> Iterator[Backe
         cursor.close()
         raw.commit()
     migrate.upgrade(database)
-    backend = Backend(tmp_path / "data", database, database_url)
+    backend = Backend(tmp_path / "data", database, empty_database_url)
     redis_url = valkey.settings.resolved_redis_url
     backend.settings = backend.settings.model_copy(update={"redis_url": redis_url})
     yield backend

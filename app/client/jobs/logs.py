@@ -56,7 +56,7 @@ def _follow(client: Client, path: str, log: Json, only: int | None) -> None:
                 number, position = attempt["number"], 0
                 client.out.note(f"Attempt {number}:")
             if attempt["log_bytes"] > position:
-                query = {"attempt": number, "after": position}
+                query = {"attempt": number, "after": position or None}
                 log = client.api.get(f"{path}/logs", query, patient=True)
                 position = log["bytes"]
                 _print(client, log, is_whole=False)
