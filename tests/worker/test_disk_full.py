@@ -13,6 +13,7 @@ from sqlalchemy import update
 from app.jobs import service
 from app.jobs.space import MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
+from app.storage.keys import trainer_log
 from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.dimensions import MAX_LAYERS
@@ -79,11 +80,12 @@ def test_a_full_disk_pauses_the_job_and_leaves_what_was_there(
         None,
     )
     last = backend.events(job_id)[-1]
-    assert (last.level, last.data) == ("warn", {"code": "disk_full"})
+    assert (last.level, (last.data or {})["code"]) == ("warn", "disk_full")
     checkpoints = backend.checkpoints(job_id)
     assert len(checkpoints) >= num_checkpoints
     stored = everything(backend.settings.data_dir / "objects") - before
     prefixes = tuple(checkpoint.storage_prefix for checkpoint in checkpoints)
+    prefixes += (trainer_log(DEFAULT_PROJECT_ID, job_id, 1),)
     assert all(key.startswith(prefixes) for key in stored if "/jobs/" in key), (
         "only what a row names"
     )

@@ -34,7 +34,7 @@ from tests.support.proxy import Proxy
 from worker.joined.gateway import JoinedGateway
 
 MODEL = "ft:base:acme:first:0011aabb"
-WEIGHTS = os.urandom(2 * PART_BYTES + 12345)
+WEIGHTS = os.urandom(2 * PART_BYTES + 12345) + b"."
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 
 
