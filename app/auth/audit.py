@@ -34,8 +34,19 @@ class Watch:
         self._request_id = request_id
         self._address = address
         self._is_written = False
+        self._is_over = False
         self.caller: Caller | None = None
         self.session_id: str | None = None
+
+    def note_caller(self, caller: Caller, session_id: str | None) -> None:
+        if not self._is_over:
+            self.caller = caller
+            self.session_id = session_id
+
+    def end(self) -> None:
+        """Note nothing any more, whoever still has this."""
+        self.caller = None
+        self._is_over = True
 
     def expect(self, resource_id: str) -> None:
         self._resource_id = resource_id
@@ -105,7 +116,7 @@ def watch(
         yield watched
     finally:
         # uvicorn may read the connection's next requests in a copy of this context
-        watched.caller = None
+        watched.end()
         _watched.reset(of_request)
         unit_of_work.reset(of_transactions)
 
@@ -113,8 +124,7 @@ def watch(
 def note_caller(caller: Caller, session_id: str | None = None) -> None:
     """Say who sent the request, where it is watched."""
     if watched := _watched.get():
-        watched.caller = caller
-        watched.session_id = session_id
+        watched.note_caller(caller, session_id)
 
 
 def note_resource(resource_id: str) -> None:

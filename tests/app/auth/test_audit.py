@@ -21,5 +21,7 @@ def test_a_request_that_has_ended_is_not_blamed_for_what_follows_in_a_copy_of_it
         audit.note_caller(CALLER)
         kept = copy_context()
     kept.run(write, "proj_later")
+    kept.run(audit.note_caller, CALLER)  # of the connection's next request, which is not watched
+    kept.run(write, "proj_latest")
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(AuditLog)) == 0
