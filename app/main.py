@@ -166,7 +166,11 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     health_monitor = HealthMonitor(
         database, Storage(settings.resolved_storage_url, FOR_PROBES), redis
     )
-    await run_in_threadpool(installation.refuse_mismatch, database, services.storage)
+    try:
+        await run_in_threadpool(installation.refuse_mismatch, database, services.storage)
+    except installation.Mismatch:
+        database.dispose()
+        raise
     app.state.services = services
     app.state.health_monitor = health_monitor
     app.state.metrics = CollectorRegistry()

@@ -215,7 +215,9 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     effective = effective_steps(session, repeated) if repeated else {}
     curves: dict[str, dict[int, float]] = {}
     for job_id, attempt, step, loss, steps, losses in rows:
-        points = [(step, loss)] if steps is None else zip(steps, losses, strict=True)
+        points = [(step, loss)]
+        if steps is not None:  # of a chunk, which may have nothing but evaluations
+            points = list(zip(steps, losses or [None] * len(steps), strict=True))
         curves.setdefault(job_id, {}).update(
             (step, loss)
             for step, loss in points

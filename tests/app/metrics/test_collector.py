@@ -126,7 +126,8 @@ def test_the_database_is_asked_once_in_a_while_and_may_be_away(
         )
         == 1
     )
-    backend.database = Database(f"sqlite:///{tmp_path / 'other' / 'empty.db'}")
+    backend.database = away = Database(f"sqlite:///{tmp_path / 'other' / 'empty.db'}")
     text = scrape(backend)
+    away.dispose()
     assert {name for name, _ in samples(text)} == {"falqon_part_ok"}
     assert value(text, "falqon_part_ok", part="database") == 0
