@@ -67,6 +67,8 @@ def test_what_cannot_be_read_is_refused_before_anything_is_sent(
     misused = falqon(*COMMON, "--file", str(fake_file()), "--output", "table.txt")
     assert misused.exit_code == 2
     assert ".md or .csv" in misused.stderr
+    misused = falqon(*COMMON, "--file", str(fake_file()), "--rate-factors", "1;2")
+    assert "numbers with commas" in misused.stderr
 
 
 def test_what_cannot_be_is_refused_before_an_upload(
@@ -83,5 +85,3 @@ def test_what_cannot_be_is_refused_before_an_upload(
         assert refused.exit_code == 1
         assert reason in refused.stderr
     assert newest_file(service) == before
-    misused = falqon(*COMMON, "--file", str(fake_file()), "--rate-factors", "1;2")
-    assert "numbers with commas" in misused.stderr
