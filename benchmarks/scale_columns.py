@@ -1,8 +1,11 @@
 """The columns of `benchmarks/scale_rows.py`: of each table that grows with the jobs, as SQL."""
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import NamedTuple
 
+from app.jobs.metrics_chunks import pack
 from app.models import (
     DEFAULT_PROJECT_ID,
     Artifact,
@@ -21,6 +24,7 @@ from app.models import (
     Submission,
     UsageDay,
 )
+from app.models.event import WINDOW
 from benchmarks.api import rows
 from falqon_core.estimate.estimate import Actual
 
@@ -40,10 +44,13 @@ PROJECT = (
 )
 RESULT_FILE_ID = "'file-of-' || right(made.id, 20)"
 MODEL_ID = "'ft:falqon-tiny:project:run:' || right(made.id, 12)"
-METRICS = (
-    "jsonb_build_object('step', n, 'train_loss', 1.5, 'learning_rate', 0.0001, 'grad_norm', 0.5, "
-    "'tokens_per_second', 5000.0, 'train_mean_token_accuracy', 0.5)"
-)
+METRICS = {
+    "train_loss": 1.5,
+    "learning_rate": 0.0001,
+    "grad_norm": 0.5,
+    "tokens_per_second": 5_000.0,
+    "train_mean_token_accuracy": 0.5,
+}
 
 
 class Scale(NamedTuple):
@@ -54,7 +61,8 @@ class Scale(NamedTuple):
 
     @property
     def of_each_job(self) -> int:
-        return max(1, self.events // self.jobs)
+        """Count the events of a job: a message, and one chunk of steps."""
+        return min(WINDOW, max(2, self.events // self.jobs))
 
     @property
     def running(self) -> int:
@@ -83,7 +91,7 @@ def tables_of(scale: Scale) -> Iterator[tuple[type[Base], dict[str, str], int]]:
     yield Submission, request, 1
     yield Attempt, _attempt(scale), 1
     yield Checkpoint, rows.checkpoint() | {"project_id": PROJECT, "bytes": "1000"}, CHECKPOINTS
-    yield Event, _event(), scale.of_each_job
+    yield Event, _event(scale), 2
     yield UsageDay, _usage(), 1
     yield AuditLog, _audit_log(), 1
     yield File, _result_file(), 1
@@ -137,15 +145,38 @@ def _attempt(scale: Scale) -> dict[str, str]:
     }
 
 
-def _event() -> dict[str, str]:
+def _event(scale: Scale) -> dict[str, str]:
+    chunk = chunk_of("", 2, scale.of_each_job)
     return {
-        "seq": "n",
+        "seq": f"CASE WHEN n = 1 THEN 1 ELSE {chunk.seq} END",
         "attempt": "1",
         "level": "'info'",
-        "type": "CASE WHEN n = 1 THEN 'message' ELSE 'metrics' END",
-        "message": "'Step ' || n || ': training loss=1.50'",
-        "data": f"CASE WHEN n > 1 THEN {METRICS} END",
+        "type": f"CASE WHEN n = 1 THEN 'message' ELSE '{chunk.type}' END",
+        "message": "CASE WHEN n = 1 THEN 'The job runs' ELSE '' END",
+        "data": f"CASE WHEN n > 1 THEN '{json.dumps(chunk.data)}'::jsonb END",
+        "first_seq": f"CASE WHEN n > 1 THEN {chunk.first_seq} END",
+        "outline": f"CASE WHEN n > 1 THEN '{json.dumps(chunk.outline)}'::jsonb END",
     }
+
+
+def chunk_of(job_id: str, first: int, last: int) -> Event:
+    """Return the metrics of a job from one number to another as their relay folds them."""
+    now = datetime.now(UTC)
+    return pack(
+        [
+            Event(
+                job_id=job_id,
+                seq=seq,
+                attempt=1,
+                level="info",
+                type="metrics",
+                message=f"Step {seq}: training loss=1.50",
+                data={"step": seq} | METRICS,
+                created_at=now,
+            )
+            for seq in range(first, last + 1)
+        ]
+    )
 
 
 def _model() -> dict[str, str]:
