@@ -49,7 +49,8 @@ def visits(chromium: Browser) -> Iterator[Visits]:
 def fake_service(request: pytest.FixtureRequest, short_tmp: Path) -> Iterator[Service]:
     """The whole service, with a trainer that starts at once."""
     environment = {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S", "FALQON_POLL": "PT0.5S"}
-    service = Service(short_tmp / request.module.__name__.rpartition(".")[2], environment)
+    folder = short_tmp / request.module.__name__.rpartition(".")[2]
+    service = Service(folder, environment, forked=True)
     service.wait_until_up()
     yield service
     service.close()

@@ -26,7 +26,7 @@ PACE = {
 
 @pytest.fixture(scope="module")
 def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(short_tmp / "clients", PACE)
+    service = Service(short_tmp / "clients", PACE, forked=True)
     service.wait_until_up()
     added = service.run("admin", "models", "add", MODEL, "--source", "builtin:falqon-tiny")
     assert added.returncode == 0, added.stderr

@@ -7,7 +7,7 @@ import gc
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from app.processes import parent_death
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What the programs import, but for `worker.celery_app`, which reads the environment as it is
 # imported.
 PRELOADED = [
+    "app.client.root",
     "app.main",
     "celery.apps.worker",
     "celery.bin.celery",
@@ -68,6 +69,13 @@ class Fork:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+def run_falqon(arguments: Sequence[str]) -> None:
+    """In a `Fork`: run the command."""
+    from app.cli import app
+
+    app(arguments, prog_name="falqon")
 
 
 def _become(

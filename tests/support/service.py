@@ -1,4 +1,6 @@
-"""`falqon up` as a user runs it: a process of its own with everything below it."""
+"""`falqon up` as a user runs it: a process of its own with everything below it; or `forked`, where
+the way it starts is not what is tested.
+"""
 
 import json
 import os
@@ -13,6 +15,8 @@ import httpx
 from openai import OpenAI
 
 from tests.support.backend import FAKE_TRAINER, ROOT
+from tests.support.forked_up import run_up
+from tests.support.forks import Fork
 from tests.support.waiting import wait_for
 
 KEY = "a-key-for-tests-0123456789"
@@ -21,10 +25,18 @@ STOP_SECONDS = 30
 
 
 class Service:
+    """With `forked`, what `falqon up` starts is not found by `pids`."""
+
     def __init__(
-        self, folder: Path, environment: Mapping[str, str] | None = None, *, fake: bool = True
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        fake: bool = True,
+        forked: bool = False,
     ) -> None:
         self.folder = folder
+        self._forked = forked
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=5)
@@ -43,10 +55,15 @@ class Service:
         self.output = folder.with_name(f"{folder.name}.out")
         self.process = self.start()
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes] | Fork:
+        arguments = ["up", "--port", str(self.port), "--data-dir", str(self.folder)]
+        if self._forked:
+            parent = self.folder.parent
+            self.output.touch()
+            return Fork(run_up, arguments, parent, environment=self.environment, output=self.output)
         with self.output.open("ab") as output:
             return subprocess.Popen(
-                self.command("up", "--port", str(self.port), "--data-dir", str(self.folder)),
+                self.command(*arguments),
                 env=self.environment,
                 cwd=self.folder.parent,
                 stdout=output,

@@ -36,7 +36,7 @@ def service(short_tmp: Path) -> Iterator[Service]:
     }
     # A process of the suite may leave the package and come back; what the service before has left
     # in its folder would be taken for signs of this one.
-    service = Service(short_tmp / f"client{next(_numbers)}", settings)
+    service = Service(short_tmp / f"client{next(_numbers)}", settings, forked=True)
     service.wait_until_up()
     yield service
     service.stop()

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -181,8 +182,9 @@ def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted, tmp_
             service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output
         )
     wait_for(lambda: printed.stat().st_size, 60, "the first event")
-    (api,) = service.pids("--grace")
-    os.kill(api, signal.SIGKILL)
+    log = (service.folder / "logs" / "api.log").read_text()
+    (api,) = re.findall(r"Started server process \[(\d+)\]", log)
+    os.kill(int(api), signal.SIGKILL)
     assert watching.wait(60) == 0
     assert len(events_of(printed.read_text(), job_id, service)) > 150
     wait_for(lambda: service.ready() == "ok", what="ready again")

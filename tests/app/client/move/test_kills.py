@@ -1,8 +1,6 @@
 """A move that is killed again and again, from a service of ours in the part of OpenAI."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from sqlalchemy import func, select, update
 from app.models import File, Job, JobStatus
 from tests.app.client.move.conftest import BASE
 from tests.support.api import Api, Tenant, jsonl
-from tests.support.backend import ROOT
+from tests.support.forks import Fork, run_falqon
 from tests.support.waiting import wait_for
 
 NUM_FILES = 30
@@ -46,22 +44,20 @@ def test_nothing_is_twice_after_ten_kills(other_api: Api, tenant: Tenant, tmp_pa
         "FALQON_API_KEY": tenant.key,
         "OPENAI_API_KEY": origin.key,
     }
-    command = [sys.executable, "-m", "app.cli", "move", "openai", "--yes"]
-    command += ["--from-url", f"{other_api.url}/v1"]
+    arguments = ["move", "openai", "--yes", "--from-url", f"{other_api.url}/v1"]
     output = tmp_path / "move.log"
     num_objects = NUM_FILES + NUM_JOBS
-    with output.open("wb") as log:
 
-        def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+    def start() -> Fork:
+        return Fork(run_falqon, arguments, environment=environment, output=output)
 
-        for number in range(NUM_KILLS):
-            mover = start()
-            _wait_for_objects(tenant, (number + 1) * num_objects // (NUM_KILLS + 1))
-            assert mover.poll() is None, output.read_text()
-            mover.kill()
-            mover.wait()
-        assert start().wait(60) == 0, output.read_text()
+    for number in range(NUM_KILLS):
+        mover = start()
+        _wait_for_objects(tenant, (number + 1) * num_objects // (NUM_KILLS + 1))
+        assert mover.poll() is None, output.read_text()
+        mover.kill()
+        mover.wait()
+    assert start().wait(60) == 0, output.read_text()
 
     assert _num_here(tenant) == num_objects
     with tenant.api.database.read() as session:
