@@ -1,6 +1,6 @@
-"""Programs of ours as forks of a process that has imported them: a worker costs a quarter of a
-second of CPU to start, not a whole one, and a trainer not the four seconds in which torch and
-transformers are imported.
+"""Programs of ours as forks of a process that has imported them: a worker costs a tenth of a second
+of CPU to start, not a whole one, and a trainer not the four seconds in which torch and transformers
+are imported.
 """
 
 import gc
@@ -13,8 +13,8 @@ from pathlib import Path
 from app.processes import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the programs import, but for `worker.celery_app`, which reads the environment as it is
-# imported.
+# What the programs import, and the modules that start them; but not `worker.celery_app`, which
+# reads the environment as it is imported.
 PRELOADED = [
     "app.client.root",
     "app.main",
@@ -23,9 +23,12 @@ PRELOADED = [
     "falqon_core.cli",
     "falqon_core.train.trainer",
     "pytest",
+    "tests.chaos.api_process",
     "uvicorn",
     "worker.tasks",
     __name__,
+    "tests.support.backend",
+    "tests.support.frozen",  # last
 ]
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(PRELOADED)
