@@ -187,7 +187,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         async with services.wakeups.running(), open_engines() as app.state.engines:
             yield
     finally:
-        health_monitor.stop()
+        await run_in_threadpool(health_monitor.stop)
         await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
         redis.close()

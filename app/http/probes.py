@@ -19,6 +19,7 @@ from app.storage import Storage
 PROBE_SECONDS = 5.0  # between two probes of a part
 MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
 FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
+LAST_SECONDS = 1.0  # the longest that an end waits for probes that are under way
 OK, UNKNOWN = "ok", "unknown"
 MISMATCH = "belongs to another database"
 # Without it hardly any request succeeds. Without the others most do, so the process stays in use.
@@ -56,8 +57,14 @@ class Watch:
         self._probed.wait(seconds)
 
     def stop(self) -> None:
-        """Make no more probes; one that is under way dies with the process."""
+        """Make no more probes."""
         self._ended.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait so long at most for the one that is under way: a longer one dies with the
+        process.
+        """
+        self._thread.join(seconds)
 
     @property
     def verdict(self) -> str:
@@ -105,8 +112,12 @@ class HealthMonitor:
             watch.wait_for_first(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
+        """End, with the probes that are under way: what they use is closed next."""
+        deadline = time.monotonic() + LAST_SECONDS
         for watch in self._watches.values():
             watch.stop()
+        for watch in self._watches.values():
+            watch.join(max(0.0, deadline - time.monotonic()))
 
     def read(self) -> Readiness:
         checks = {name: watch.verdict for name, watch in self._watches.items()}
