@@ -47,6 +47,14 @@ def _modules_are_no_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def certified_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings are certified in this process."""
+    from tests.falqon_core.verification import here
+
+    monkeypatch.setattr(here.NAME, here.SUBPROCESS)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "falqon-tiny"

@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,12 @@ from falqon_core.contract.messages import (
     StepMetrics,
 )
 from falqon_core.process_edge import exit_code_of
-from tests.falqon_core.train.processes import ENVIRONMENT, trainer, write_config
+from tests.falqon_core.train.processes import (
+    ENVIRONMENT,
+    parent_of_trainer,
+    trainer,
+    write_config,
+)
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
 RECORD = {
@@ -69,6 +73,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.usefixtures("certified_here")
 def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "tiny"
     output = tmp_path / "out"
@@ -231,52 +236,12 @@ def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_p
         train_file,
         RECIPE | {"max_steps": 1_000_000, "checkpoint_every": 10_000},
     )
-    # The parent starts the trainer, tells its id, and goes away when our pipe to it closes; the
-    # message pipe stays open in this test.
-    read, write = os.pipe()
-    code = (
-        "import subprocess, sys; p = subprocess.Popen(sys.argv[2:], pass_fds=[int(sys.argv[1])]); "
-        "print(p.pid, flush=True); input()"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "falqon_core",
-        "train",
-        "--config",
-        config,
-        "--output",
-        tmp_path / "out",
-        "--message-fd",
-        str(write),
-    ]
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(write), *map(str, command)],
-        pass_fds=[write],
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(write)
-    assert parent.stdout is not None
-    trainer_id = int(parent.stdout.readline())
-    with open(read, "rb") as pipe:
-        while json.loads(pipe.readline())["type"] != "step":
-            pass
-        parent.kill()
-        parent.wait()
-        pipe.read()  # ends when the trainer, the last writer, is gone
-    parent.stdout.close()
-    assert parent.stdin is not None
-    parent.stdin.close()
-    deadline = time.monotonic() + 10
-    while (
-        Path(f"/proc/{trainer_id}/cmdline").exists()
-        and Path(f"/proc/{trainer_id}/cmdline").read_bytes()
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    with parent_of_trainer(config, tmp_path / "out") as running:
+        for message in running.read():
+            if isinstance(message, StepMetrics):
+                running.process.kill()
+    assert running.process.wait() == -signal.SIGKILL
+    assert isinstance(running.messages[-1], StepMetrics), "it was gone and said no more"
     assert not (tmp_path / "out" / "model").exists()
 
 

@@ -2,17 +2,20 @@
 
 import json
 import os
+import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch.distributed import TCPStore
 
 from falqon_core.cli import app
 from falqon_core.contract.messages import AnyMessage, decode
+from tests.falqon_core.verification import here
 from tests.support.forks import Fork
 
 ROOT = Path(__file__).parents[3]
@@ -67,16 +70,26 @@ def trainer(config: Path, output: Path) -> Iterator[Running]:
 @contextmanager
 def launched(config: Path, output: Path, num_processes: int) -> Iterator[Running]:
     """One command that starts its ranks itself, each anew."""
+    arguments = [*command(config, output), "--num-processes", str(num_processes)]
+    with _started(_run, arguments, output) as running:
+        yield running
+
+
+@contextmanager
+def parent_of_trainer(config: Path, output: Path) -> Iterator[Running]:
+    """A process that waits, and its child, which alone has the pipe."""
+    with _started(_run_in_child, command(config, output), output) as running:
+        yield running
+
+
+@contextmanager
+def _started(
+    function: Callable[[list[str], Connection], None], arguments: list[str], output: Path
+) -> Iterator[Running]:
     read, write = os.pipe()
     inherited = Connection(write, readable=False)
-    arguments = ["train", "--config", str(config), "--output", str(output)]
-    process = Fork(
-        _run,
-        [*arguments, "--num-processes", str(num_processes)],
-        inherited,
-        environment=ENVIRONMENT,
-        output=output.parent / f"{output.name}.log",
-    )
+    log = output.parent / f"{output.name}.log"
+    process = Fork(function, arguments, inherited, environment=ENVIRONMENT, output=log)
     inherited.close()
     running = Running(process, read)
     try:
@@ -85,6 +98,17 @@ def launched(config: Path, output: Path, num_processes: int) -> Iterator[Running
         process.kill()
         process.wait()
         running.pipe.close()
+
+
+def command(config: Path, output: Path) -> list[str]:
+    return ["train", "--config", str(config), "--output", str(output)]
+
+
+def run_as_fork(command: Sequence[str], *, pass_fds: Sequence[int], **_: object) -> None:
+    """What `subprocess.run` is for a trainer that gets one descriptor for its messages."""
+    arguments = list(command[command.index("train") : command.index("--message-fd")])
+    with Connection(os.dup(pass_fds[0]), readable=False) as messages:
+        Fork(_run, arguments, messages, environment=ENVIRONMENT, output=Path(os.devnull)).wait(60)
 
 
 def children(process_id: int) -> list[int]:
@@ -109,12 +133,11 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
     processes = []
     for rank, config in enumerate(configs):
         environment = ENVIRONMENT | (_of_torchrun(rank, len(configs), store.port) if store else {})
-        arguments = ["train", "--config", str(config), "--output", str(output)]
         log = output.parent / f"{output.name}.log"
         processes.append(
             Fork(
                 _run,
-                arguments,
+                command(config, output),
                 inherited if rank == 0 else None,
                 environment=environment,
                 output=log,
@@ -133,7 +156,15 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
 
 def _run(arguments: list[str], messages: Connection | None) -> None:
     warnings.simplefilter("error")  # as `PYTHONWARNINGS` does for a process that is started anew
-    app([*arguments, "--message-fd", str(messages.fileno() if messages else NOT_INHERITED)])
+    with patch(here.NAME, here.SUBPROCESS):
+        app([*arguments, "--message-fd", str(messages.fileno() if messages else NOT_INHERITED)])
+
+
+def _run_in_child(arguments: list[str], messages: Connection) -> None:
+    if os.fork() == 0:
+        _run(arguments, messages)
+    messages.close()
+    signal.pause()
 
 
 def _of_torchrun(rank: int, size: int, port: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -7,9 +8,11 @@ from typer.testing import CliRunner
 from falqon_core.cli import app
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError, DatasetError
+from falqon_core.train import compare
 from falqon_core.train.choices import measure_accuracy, read_questions
 from falqon_core.train.compare import Run, parse_factors, parse_methods, recipe_of
 from falqon_core.train.model import load_base_model, load_tokenizer
+from tests.falqon_core.train.processes import run_as_fork
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -18,8 +21,9 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def test_methods_are_trained_once_and_stand_in_one_table(
-    tiny_folder: Path, train_file: Path, tmp_path: Path
+    tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare, "subprocess", SimpleNamespace(run=run_as_fork, DEVNULL=None))
     recipe = {
         "rank": 4,
         "max_seq_length": 64,

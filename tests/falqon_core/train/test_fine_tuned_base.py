@@ -117,6 +117,7 @@ def test_a_scale_that_is_missing_is_not_made_up(training: Path, tmp_path: Path) 
         load_base_model(folder)
 
 
+@pytest.mark.usefixtures("certified_here")
 def test_an_earlier_checkpoint_is_exported_by_its_step(
     training: Path, tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from falqon_core.contract.config import Recipe, TrainConfig
@@ -39,6 +40,7 @@ def chat(number: int) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.usefixtures("certified_here")
 def test_two_turns_train_resume_and_are_served_as_trained(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
