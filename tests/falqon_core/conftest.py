@@ -1,4 +1,3 @@
-import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +37,6 @@ def _verdicts_of_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _modules_are_no_garbage() -> None:
-    """Trainings look for garbage, and what is imported stays: to walk it takes seconds a test."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 import torch
 from gguf import GGUFReader
 from huggingface_hub import ModelCard
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -119,6 +118,8 @@ def test_peft_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_path:
     """Merged by PEFT it is W + alpha / r * B A; rounded as the trainer rounds, that gives the codes
     that were trained.
     """
+    from peft import PeftModel  # it imports the half of torch that nothing else does
+
     folder = export(trained, "lora", tmp_path / "lora")
     base = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
@@ -196,6 +197,8 @@ def test_every_form_carries_base_and_licence(
 def test_an_adapter_of_some_linears_names_only_those(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
     some = train(tiny_folder, train_file, tmp_path / "out", target_modules=["q_proj", "v_proj"])
     folder = export(some, "lora", tmp_path / "lora")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), folder)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
@@ -134,6 +133,8 @@ def test_peft_loads_the_adapter_with_the_same_logits(
     trained: Trained, reloaded: PreTrainedModel, tmp_path: Path
 ) -> None:
     """Merged into the base and rounded as the trainer rounds, it answers as the exported model."""
+    from peft import PeftModel  # it imports the half of torch that nothing else does
+
     write_format("lora", trained.checkpoint, tmp_path / "lora", "ft:tiny", str(trained.base))
     base = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload()
