@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.database import AWAY
-from app.errors import ApiError, InvalidRequest, Unavailable, refusal_of
+from app.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
 from app.logging import redact_keys
+from app.storage.reach import KeyTaken
 from falqon_core.contract.errors import is_disk_full
 
 HTTP_CODES = {
@@ -32,6 +33,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
     for unreachable in AWAY:
         app.add_exception_handler(unreachable, _on_database_error)
+    app.add_exception_handler(KeyTaken, _on_key_taken)
     app.add_exception_handler(StorageError, _on_storage_error)
     app.add_exception_handler(OSError, _on_os_error)
 
@@ -111,6 +113,10 @@ def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     return answer(
         Unavailable("The database does not answer; try again.", code="database_unavailable")
     )
+
+
+def _on_key_taken(_request: Request, error: Exception) -> JSONResponse:
+    return answer(IllegalState(f"Objects are written once: {error}.", code="key_taken"))
 
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,8 @@ import pytest
 
 from app.attempts.actions import MAX_SIGNED_BYTES
 from app.attempts.values import SavedCheckpoint
-from app.storage import StorageAway, keys
+from app.storage import keys
+from app.storage.reach import KeyTaken
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.contract.messages import CheckpointSaved
 from tests.contract.test_joined_workers import OFFER, claim_of, token_for
@@ -64,7 +65,7 @@ def test_a_checkpoint_goes_to_the_store_and_counts_once_it_is_whole(
         assert storage.put_file(f"{prefix}/state.bin", state).bytes == 7  # the answer was lost
         assert gateway.add_checkpoint(claimed.job, claim, stored) is not None
         state.write_bytes(b"changed")
-        with pytest.raises(StorageAway):
+        with pytest.raises(KeyTaken, match=r"state.bin already"):
             storage.put_file(f"{prefix}/state.bin", state)
 
         too_large = {"key": f"{prefix}/large", "bytes": MAX_SIGNED_BYTES + 1}

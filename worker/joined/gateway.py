@@ -34,6 +34,7 @@ from app.models import Job
 from app.models.trainer_log import TrainerLog
 from app.storage import StorageAway, Stored
 from app.storage.hashing import Hashes
+from app.storage.reach import KeyTaken
 from app.storage.storage import chunks_of
 from falqon_core.estimate.prices import Price
 from worker.attempt.lease import LeaseLost
@@ -324,6 +325,8 @@ def _failure_of(response: httpx.Response) -> Exception:
         return FileNotFoundError(message)
     if code == "storage_full":
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if code == "key_taken":
+        return KeyTaken(message)
     if code == "storage_unavailable":
         return StorageAway(message)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS:
