@@ -1,6 +1,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,21 @@ WEIGHTS = os.urandom(MIB) * 140 + os.urandom(MIB // 3)  # two blocks and a part 
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
-    server = ApiProcess(tmp_path_factory.mktemp("server"))
+@contextmanager
+def serving(folder: Path, *, forked: bool) -> Iterator[ApiProcess]:
+    server = ApiProcess(folder, forked=forked)
     server.add_model(
         MODEL,
         {"config.json": [b"{}"], "model.safetensors": [WEIGHTS], "nested/vocab.txt": [b"a b c"]},
     )
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    with serving(tmp_path_factory.mktemp("server"), forked=False) as server:
+        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ class Scale:
 
 
 EVERY_RUN = Scale(
-    ranges=200, server_kills=3, client_kills=3, damaged_blocks=300, streamed_bytes=250 * 10**6
+    ranges=60, server_kills=3, client_kills=3, damaged_blocks=300, streamed_bytes=250 * 10**6
 )
 RELEASE = Scale(
     ranges=1_000, server_kills=50, client_kills=50, damaged_blocks=300, streamed_bytes=5 * 10**9

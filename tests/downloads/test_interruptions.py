@@ -3,13 +3,20 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.downloads.conftest import MIB, MODEL, WEIGHTS
+import pytest
+
+from tests.downloads.conftest import MODEL, WEIGHTS, serving
 from tests.downloads.scale import SCALE
 from tests.support.api_process import KEY, ApiProcess
 
-BLOCK = 64 * MIB
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    with serving(tmp_path_factory.mktemp("server"), forked=True) as server:
+        yield server
 
 
 def download(server: ApiProcess, folder: Path) -> subprocess.Popen[str]:

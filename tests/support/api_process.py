@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.storage import Storage
 from tests.support.api import NOTHING_LISTENS, TINY_CONFIG
 from tests.support.backend import ROOT
+from tests.support.forks import Fork, run_falqon
 from tests.support.schema import migrate_database
 from tests.support.service import free_port
 from tests.support.waiting import wait_for
@@ -27,7 +28,11 @@ START_SECONDS = 60  # as in tests/support/service.py: the machine may be busy
 
 
 class ApiProcess:
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """One that is `forked` starts ten times faster; what it holds in memory tells nothing."""
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, *, forked: bool = False
+    ) -> None:
         settings = Settings(_env_file=None, data_dir=folder, **_storage(environment or {}))
         self.database = Database(settings.resolved_database_url)
         migrate_database(self.database)
@@ -40,6 +45,7 @@ class ApiProcess:
         self._environment |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
         self._environment.pop("DATABASE_URL", None)
         folder.mkdir(exist_ok=True)
+        self._forked = forked
         self._log = folder / "api.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -49,16 +55,24 @@ class ApiProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "app.cli", "api", "--port", str(self.port)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log
-            )
+        self._process = self._fork() if self._forked else self._open()
         try:
             wait_for(self._is_up, START_SECONDS, "the API is up")
         except BaseException:
             self.kill()
             raise
+
+    def _fork(self) -> Fork:
+        return Fork(
+            _serve, self._log.parent, self.port, environment=self._environment, output=self._log
+        )
+
+    def _open(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "app.cli", "api", "--port", str(self.port)]
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command, env=self._environment, cwd=self._log.parent, stderr=log, stdout=log
+            )
 
     def kill(self) -> None:
         self._process.kill()
@@ -106,6 +120,12 @@ class ApiProcess:
         with suppress(httpx.ConnectError):
             return self.http.get("/healthz").status_code == 200
         return False
+
+
+def _serve(folder: Path, port: int) -> None:
+    os.chdir(folder)
+    sys.modules.pop("app.main", None)  # which reads the environment as it is imported
+    run_falqon(["api", "--port", str(port)])
 
 
 def _storage(environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,6 @@ of CPU to start, not a whole one, and a trainer not the four seconds in which to
 are imported.
 """
 
-import gc
 import multiprocessing
 import os
 import subprocess
@@ -89,7 +88,6 @@ def _become(
 ) -> None:
     from falqon_core import fault_points
 
-    gc.freeze()  # what is imported stays, and to walk it costs a third of a second each time
     os.setsid()
     parent_death.die_with_parent(os.getppid())
     os.chdir(ROOT)

@@ -1,5 +1,5 @@
-"""The last thing that the process which is forked imports: no fork looks again through what it has
-from there when it collects garbage, nor copies it for that.
+"""The last thing that the process which is forked imports: what it has until then stays, and to walk
+it costs a fork a third of a second each time.
 """
 
 import gc

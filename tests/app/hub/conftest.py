@@ -56,7 +56,7 @@ class Hub(NamedTuple):
 @pytest.fixture(scope="package")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("hub")
-    server = ApiProcess(folder)
+    server = ApiProcess(folder, forked=True)
     ensure_tiny_model(server.database, server.storage, Settings(_env_file=None, data_dir=folder))
     changed = server.storage.put("models/notes", [b"after four steps"])
     with server.database.transaction() as session:

@@ -51,7 +51,9 @@ def server(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
-        server = ApiProcess(tmp_path_factory.mktemp("s3"), {"STORAGE_URL": f"{store.url}/objects"})
+        server = ApiProcess(
+            tmp_path_factory.mktemp("s3"), {"STORAGE_URL": f"{store.url}/objects"}, forked=True
+        )
         server.add_model(MODEL, {"config.json": [b"{}"], "model.safetensors": [WEIGHTS]})
         yield server
         server.close()
@@ -209,7 +211,9 @@ def test_where_clients_cannot_reach_the_store_the_api_carries_the_bytes(
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     server = ApiProcess(
-        tmp_path, {"STORAGE_URL": f"{store.url}/carried", "FALQON_DOWNLOAD_REDIRECTS": "false"}
+        tmp_path,
+        {"STORAGE_URL": f"{store.url}/carried", "FALQON_DOWNLOAD_REDIRECTS": "false"},
+        forked=True,
     )
     try:
         server.add_model(MODEL, {"model.safetensors": [WEIGHTS]})
