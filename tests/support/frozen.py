@@ -1,5 +1,5 @@
-"""The last thing that the process which is forked imports: what it has until then stays, and to walk
-it costs a fork a third of a second each time.
+"""The last thing that the process which is forked imports: what it has until then stays, and to
+walk it costs a fork a third of a second each time.
 """
 
 import gc
