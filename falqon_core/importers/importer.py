@@ -29,6 +29,8 @@ def import_model(source: str, output: Path) -> list[str]:
     if source == BUILTIN:
         build_tiny(output)
         return []
+    if not source.startswith("hf:") and not Path(source).exists():
+        raise ModelError(f"{source} is not there", "model")
     # These load torch, which takes seconds, and what is built here does without.
     from falqon_core.importers.folder import copy_model, move_model
     from falqon_core.importers.gguf import convert_gguf
