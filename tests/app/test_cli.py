@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,8 +15,9 @@ from app.database import Database
 from app.models import Model, Scope
 from app.settings import Settings
 from tests.support.backend import FAKE_TRAINER, ROOT
-from tests.support.forks import Fork
+from tests.support.forks import Fork, run_falqon
 from tests.support.nvidia import H100, install_driver
+from tests.support.schema import migrate_database
 from tests.support.service import free_port
 
 COMMAND_SECONDS = 120  # the machine may be busy
@@ -47,7 +47,7 @@ def falqon(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def _run(arguments: tuple[str, ...], stderr: Path) -> None:
     with stderr.open("wb") as file:
         os.dup2(file.fileno(), 2)
-    app(arguments, prog_name="falqon")
+    run_falqon(arguments)
 
 
 def test_help_names_the_commands_and_imports_what_it_needs(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_migrate_models_and_keys(tmp_path: Path) -> None:
 def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url: str) -> None:
     """Two of three failed on an empty Postgres: each saw no table, and each made all of them."""
     environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": empty_database_url}
-    command = [sys.executable, "-m", "app.cli", "migrate"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
-    outputs = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], outputs
-    assert sum("shown this once: ft_live_" in out for out, _ in outputs) == 1
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    started = [Fork(run_falqon, ["migrate"], environment=environment, output=log) for log in logs]
+    codes = [fork.wait(COMMAND_SECONDS) for fork in started]
+    outputs = [log.read_text() for log in logs]
+    assert codes == [0, 0, 0], outputs
+    assert sum("shown this once: ft_live_" in output for output in outputs) == 1
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,11 @@ def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url
         ("mysterious://somewhere", "cannot be read"),
     ],
 )
-def test_a_database_that_is_not_there_is_one_sentence(tmp_path: Path, url: str, word: str) -> None:
-    environment = os.environ | environment_of(tmp_path) | {"DATABASE_URL": url}
-    command = [sys.executable, "-m", "app.cli", "migrate"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def test_a_database_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, word: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    done = falqon(tmp_path, "migrate")
     assert done.returncode == 1
     assert word in done.stderr
     assert "DATABASE_URL" in done.stderr
@@ -150,6 +151,14 @@ def test_a_storage_that_is_not_there_is_one_sentence_and_makes_no_key(
     assert "shown this once" in falqon(tmp_path, "migrate").stdout
 
 
+def make_tables(folder: Path) -> None:
+    """Leave little of `migrate` to do."""
+    folder.mkdir()
+    database = Database(Settings(data_dir=folder).resolved_database_url)
+    migrate_database(database)
+    database.dispose()
+
+
 def test_a_key_that_can_be_guessed_opens_nothing_to_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +177,7 @@ def test_garbage_and_a_storage_of_another(tmp_path: Path) -> None:
     left = tmp_path / "left"
     right = tmp_path / "right"
     for folder in (left, right):
+        make_tables(folder)
         assert falqon(folder, "migrate").returncode == 0
     lost = left / "objects" / "projects" / "p" / "lost"
     lost.parent.mkdir(parents=True)

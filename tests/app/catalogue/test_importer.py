@@ -30,6 +30,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
+def copying(tmp_path: Path) -> Settings:
+    """With an import that takes any folder as it is, so that nothing has to load torch."""
+    copy = "import shutil, sys; shutil.copytree(sys.argv[2], sys.argv[4])"
+    return Settings(data_dir=tmp_path / "data", trainer_command=[sys.executable, "-c", copy])
+
+
+@pytest.fixture
 def storage(settings: Settings) -> Storage:
     return Storage(settings.resolved_storage_url)
 
@@ -101,14 +108,14 @@ def test_what_an_import_prints_is_what_it_converted(
 
 
 def test_the_same_again_is_fine_and_another_is_refused(
-    database: Database, storage: Storage, settings: Settings, write_model: WriteModel
+    database: Database, storage: Storage, copying: Settings, tiny: Path, write_model: WriteModel
 ) -> None:
     other = write_model("two")
-    assert add_base_model(database, storage, settings, "backend/base", BUILTIN) == []
+    assert add_base_model(database, storage, copying, "backend/base", str(tiny)) == []
     before = storage.keys("models")
-    assert add_base_model(database, storage, settings, "backend/base", BUILTIN) is None
+    assert add_base_model(database, storage, copying, "backend/base", str(tiny)) is None
     with pytest.raises(ModelNotAdded, match="different model 'backend/base' already"):
-        add_base_model(database, storage, settings, "backend/base", str(other))
+        add_base_model(database, storage, copying, "backend/base", str(other))
     assert storage.keys("models") == before
 
 
@@ -127,20 +134,20 @@ def test_an_id_never_leads_elsewhere(
 
 
 def test_two_imports_at_once_leave_one_whole_model(
-    database: Database, storage: Storage, settings: Settings, write_model: WriteModel
+    database: Database, storage: Storage, copying: Settings, tiny: Path, write_model: WriteModel
 ) -> None:
-    sources = [BUILTIN, str(write_model("two")), BUILTIN]
+    sources = [str(tiny), str(write_model("two")), str(tiny)]
 
     def add(source: str) -> str:
         try:
-            return str(add_base_model(database, storage, settings, "same", source))
+            return str(add_base_model(database, storage, copying, "same", source))
         except ModelNotAdded:
             return "refused"
 
     with ThreadPoolExecutor(3) as pool:
         outcomes = sorted(pool.map(add, sources))
     assert outcomes in (["None", "[]", "refused"], ["[]", "refused", "refused"])
-    assert_stored(database, storage, settings)
+    assert_stored(database, storage, copying)
 
 
 class Overtaken(Storage):
@@ -160,21 +167,22 @@ class Overtaken(Storage):
 def test_who_is_overtaken_removes_its_own_bytes_and_only_those(
     database: Database,
     storage: Storage,
-    settings: Settings,
+    copying: Settings,
+    tiny: Path,
     write_model: WriteModel,
     refused: bool,
 ) -> None:
-    faster = str(write_model("other")) if refused else BUILTIN
+    faster = write_model("other") if refused else tiny
     slow = Overtaken(
-        settings.resolved_storage_url,
-        lambda: add_base_model(database, storage, settings, "base", faster),
+        copying.resolved_storage_url,
+        lambda: add_base_model(database, storage, copying, "base", str(faster)),
     )
     if refused:
         with pytest.raises(ModelNotAdded, match="different model 'base'"):
-            add_base_model(database, slow, settings, "base", BUILTIN)
+            add_base_model(database, slow, copying, "base", str(tiny))
     else:
-        assert add_base_model(database, slow, settings, "base", BUILTIN) is None
-    assert_stored(database, storage, settings)
+        assert add_base_model(database, slow, copying, "base", str(tiny)) is None
+    assert_stored(database, storage, copying)
 
 
 @pytest.mark.parametrize(
