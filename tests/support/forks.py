@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # reads the environment as it is imported.
 PRELOADED = [
     "app.client.root",
+    "app.local.bootstrap",
     "app.main",
     "celery.apps.worker",
     "celery.bin.celery",
@@ -27,6 +28,7 @@ PRELOADED = [
     "worker.tasks",
     __name__,
     "tests.support.backend",
+    "tests.support.forked_up",
     "tests.support.frozen",  # last
 ]
 _PROCESSES = multiprocessing.get_context("forkserver")
