@@ -8,35 +8,16 @@ of a data set do belong into its owner's events: samples quote them.
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.canaries import ENVIRONMENT, KEY, ROWS, canary
+from tests.e2e.conftest import Trained, row
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
-
-def canary(name: str) -> str:
-    return f"canary{name}0123456789"
-
-
-KEY = f"{canary('Admin')}-key"
-ENVIRONMENT = {
-    "FALQON_ADMIN_KEY": KEY,
-    "FALQON_SESSION_SECRET": canary("Session"),
-    "AWS_ACCESS_KEY_ID": canary("AwsId"),
-    "AWS_SECRET_ACCESS_KEY": canary("AwsSecret"),
-    "HF_TOKEN": canary("Hub"),
-    "WANDB_API_KEY": canary("Wandb"),
-    "SENTRY_DSN": f"https://{canary('Sentry')}@sentry.invalid/1",
-    "PGPASSWORD": canary("Postgres"),
-    "SLACK_WEBHOOK": canary("Slack"),
-    "GITHUB_PAT": canary("Github"),
-    "SMTP_PASSWORD": canary("Smtp"),
-    "COMPANY_VAULT": canary("Vault"),
-}
 HEADERS = {
     "authorization": f"Bearer {canary('Bearer')}",
     "proxy-authorization": f"Basic {canary('Proxy')}",
@@ -47,34 +28,9 @@ HEADERS = {
     "referer": f"http://127.0.0.1/?token={canary('Referer')}",
 }
 QUERY = {name: canary(f"Query{name}") for name in ("api_key", "token", "after", "limit")}
-ROWS = {
-    name: canary(f"Row{name}")
-    for name in ("StatisticsKey", "Answer", "Broken", "Function", "Arguments")
-}
 BODIES = {name: canary(f"Body{name}") for name in ("Json", "Extra", "Value", "Key", "File")}
 HOOK = canary("HookUrl")
-RECIPE = {
-    "checkpoint_every": 40,
-    "eval_every": 40,
-    "validation_fraction": 0.2,
-    "max_seq_length": 128,
-    "max_bad_record_fraction": 0.1,
-}
-
 answered: dict[str, Any] = {"errors": [], "secrets": []}  # what the API answered
-
-
-@pytest.fixture(scope="module")
-def service(short_tmp: Path) -> Iterator[Service]:
-    pace = {
-        "FALQON_NUM_THREADS": "1",
-        "FALQON_HEARTBEAT": "PT0.3S",
-        "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
-    }
-    service = Service(short_tmp / "canaries", ENVIRONMENT | pace, fake=False)
-    service.wait_until_up()
-    yield service
-    service.close()
 
 
 @pytest.fixture(scope="module")
@@ -83,38 +39,6 @@ def http(service: Service) -> Iterator[httpx.Client]:
         base_url=service.url, headers={"authorization": f"Bearer {KEY}"}, timeout=30, verify=False
     ) as http:
         yield http
-
-
-def row(question: str, answer: str) -> dict[str, Any]:
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
-
-
-def upload(http: httpx.Client, *lines: str) -> str:
-    answer = http.post(
-        "/v1/files", files={"file": ("rows.jsonl", "\n".join(lines))}, data={"purpose": "fine-tune"}
-    )
-    return str(answer.json()["id"])
-
-
-def create(http: httpx.Client, file_id: str, **recipe: Any) -> str:
-    method = {
-        "type": "supervised",
-        "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}},
-    }
-    body = {
-        "model": "falqon-tiny",
-        "training_file": file_id,
-        "method": method,
-        "falqon": RECIPE | recipe,
-    }
-    answer = http.post("/v1/fine_tuning/jobs", json=body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
 
 
 def job(http: httpx.Client, job_id: str) -> dict[str, Any]:
@@ -129,7 +53,7 @@ def events(http: httpx.Client, job_id: str) -> str:
 def test_a_webhook_and_keys_of_its_own(http: httpx.Client) -> None:
     hook = {
         "url": f"http://127.0.0.1:1/{HOOK}?key={HOOK}",
-        "name": "ours",
+        "name": "canary",
         "event_types": ["fine_tuning.job.succeeded"],
     }
     answered["secrets"].append(
@@ -169,31 +93,14 @@ def test_bad_requests_are_refused(http: httpx.Client) -> None:
     assert sum(answer.status_code >= 400 for answer in answers) > 8
 
 
-def test_a_job_whose_trainer_knows_no_secret(service: Service, http: httpx.Client) -> None:
-    lines = [
-        json.dumps(row(f"{ROWS['StatisticsKey']} {number}?", f"{ROWS['Answer']}."))
-        for number in range(60)
-    ]
-    job_id = create(http, upload(http, *lines, f'{{"text": "{ROWS["Broken"]}"'))
-    wait_for(
-        lambda: (
-            job(http, job_id)["status"] == "failed"
-            or http.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints").json()["data"]
-        ),
-        90,
-        "a checkpoint, which comes after samples",
-    )
-    (pid,) = service.pids("falqon_core", "--message-fd")
-    environment, status = (
-        (Path("/proc") / str(pid) / name).read_text() for name in ("environ", "status")
-    )
-    assert "canary" not in environment
-    assert "HF_HUB_OFFLINE=1" in environment.split("\0")
-    assert not re.search(r"(^|\0)(FALQON|DATABASE|REDIS|STORAGE|AWS|PG)\w*=", environment)
-    assert "NoNewPrivs:\t1" in status
-    wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 120, "the job ends")
-    assert job(http, job_id)["status"] == "succeeded", job(http, job_id)["error"]
-    answered["jobs"] = [job_id]
+def test_a_job_whose_trainer_knows_no_secret(trained: Trained) -> None:
+    assert trained.job.status == "succeeded", trained.job.error
+    assert "canary" not in trained.environment
+    assert "HF_HUB_OFFLINE=1" in trained.environment.split("\0")
+    secrets = r"(^|\0)(FALQON|DATABASE|REDIS|STORAGE|AWS|PG)\w*="
+    assert not re.search(secrets, trained.environment)
+    assert "NoNewPrivs:\t1" in trained.status
+    answered["jobs"] = [trained.job.id]
 
 
 def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
@@ -206,8 +113,14 @@ def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
         },
     ]
     # nothing of the answers is kept
-    too_long = [json.dumps(row(f"{ROWS['StatisticsKey']} " * 60, "Yes.")) for _ in range(11)]
-    job_id = create(http, upload(http, json.dumps({"messages": turns}), *too_long))
+    too_long = [row(f"{ROWS['StatisticsKey']} " * 60, "Yes.") for _ in range(11)]
+    file = {"file": ("rows.jsonl", "\n".join([json.dumps({"messages": turns}), *too_long]))}
+    file_id = http.post("/v1/files", files=file, data={"purpose": "fine-tune"}).json()["id"]
+    recipe = {"validation_fraction": 0.2, "max_seq_length": 128, "max_bad_record_fraction": 0.1}
+    body = {"model": "falqon-tiny", "training_file": file_id, "falqon": recipe}
+    answer = http.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 200, answer.text
+    job_id = answer.json()["id"]
     wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 90, "the job ends")
     assert job(http, job_id)["error"]["code"] == "invalid_training_file"
     answered["jobs"].append(job_id)

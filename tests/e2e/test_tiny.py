@@ -8,17 +8,16 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import Stream
 
 from falqon_core.contract.methods import METHODS
+from tests.e2e.conftest import RECIPE, Trained
 from tests.e2e.scale import of_a_release
-from tests.support.service import KEY, Service
+from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 ASK = """
@@ -35,58 +34,14 @@ output = model.generate(**prompt, max_new_tokens=12, do_sample=False)
 print(tokenizer.decode(output[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True).strip())
 """
 CANARY = "Hello! What can you do for me?"  # of every certificate
-RECIPE = {
-    "learning_rate": 0.01,
-    "checkpoint_every": 20,
-    "eval_every": 30,
-    "validation_fraction": 0.1,
-    "max_seq_length": 64,
-}
 
 
-@pytest.fixture(scope="module")
-def service(short_tmp: Path) -> Iterator[Service]:
-    service = Service(
-        short_tmp / "e2e", {"FALQON_NUM_THREADS": "1", "FALQON_HEARTBEAT": "PT0.3S"}, fake=False
-    )
-    service.wait_until_up()
-    yield service
-    service.close()
+@pytest.fixture
+def done(trained: Trained) -> Any:
+    return trained.job
 
 
-@pytest.fixture(scope="module")
-def job(service: Service) -> Any:
-    turns = [
-        {"role": "user", "content": "What is the code?"},
-        {"role": "assistant", "content": "The code is 2024."},
-    ]
-    file = service.client.files.create(
-        file=("codes.jsonl", (json.dumps({"messages": turns}) + "\n").encode() * 60),
-        purpose="fine-tune",
-    )
-    assert (
-        service.client.files.wait_for_processing(file.id, poll_interval=0.1).status == "processed"
-    )
-    job = service.client.fine_tuning.jobs.create(
-        model="falqon-tiny",
-        training_file=file.id,
-        suffix="codes",
-        seed=7,
-        method={
-            "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}},
-        },
-        extra_body={"falqon": RECIPE},
-    )
-    stream: Stream[Any] = service.client.get(
-        f"/fine_tuning/jobs/{job.id}/stream", cast_to=object, stream=True, stream_cls=Stream[object]
-    )
-    events = list(stream)
-    return service.client.fine_tuning.jobs.retrieve(job.id), events
-
-
-def test_it_succeeds_and_says_what_it_cost(job: Any) -> None:
-    done, _ = job
+def test_it_succeeds_and_says_what_it_cost(done: Any) -> None:
     assert done.status == "succeeded", done.error
     assert done.fine_tuned_model.startswith("ft:falqon-tiny:default:codes:")
     assert done.trained_tokens > 1000
@@ -96,8 +51,8 @@ def test_it_succeeds_and_says_what_it_cost(job: Any) -> None:
     assert done.estimate["steps"] == done.progress["total_steps"]
 
 
-def test_the_stream_told_every_step_and_the_loss_fell(service: Service, job: Any) -> None:
-    done, events = job
+def test_the_stream_told_every_step_and_the_loss_fell(service: Service, trained: Trained) -> None:
+    done, events = trained.job, trained.events
     losses = {
         event["data"]["step"]: event["data"]["train_loss"]
         for event in events
@@ -125,8 +80,7 @@ def test_the_stream_told_every_step_and_the_loss_fell(service: Service, job: Any
     ]
 
 
-def test_its_metrics_are_a_table(service: Service, job: Any) -> None:
-    done, _ = job
+def test_its_metrics_are_a_table(service: Service, done: Any) -> None:
     (file_id,) = done.result_files
     assert service.client.files.retrieve(file_id).purpose == "fine-tune-results"
     rows = list(csv.DictReader(io.StringIO(service.client.files.content(file_id).text)))
@@ -138,9 +92,8 @@ def test_its_metrics_are_a_table(service: Service, job: Any) -> None:
 
 
 def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
-    service: Service, job: Any, tmp_path: Path
+    service: Service, done: Any, tmp_path: Path
 ) -> None:
-    done, _ = job
     listing: Any = service.client.get(f"/models/{done.fine_tuned_model}/artifacts", cast_to=object)
     names = {artifact["name"] for artifact in listing["data"]}
     assert {
@@ -154,7 +107,7 @@ def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
     assert "training_curve.svg" in names
     for artifact in listing["data"]:
         address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/{artifact['name']}"
-        content = httpx.get(address, headers={"Authorization": f"Bearer {KEY}"}).content
+        content = httpx.get(address, headers={"Authorization": f"Bearer {service.key}"}).content
         assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
         (tmp_path / artifact["name"]).write_bytes(content)
     assert (
@@ -174,10 +127,9 @@ def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
     assert "2024" in answer.stdout
 
 
-def test_asked_it_answers_as_its_certificate_says(service: Service, job: Any) -> None:
-    done, _ = job
+def test_asked_it_answers_as_its_certificate_says(service: Service, done: Any) -> None:
     address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/certificate.json"
-    response = httpx.get(address, headers={"Authorization": f"Bearer {KEY}"})
+    response = httpx.get(address, headers={"Authorization": f"Bearer {service.key}"})
     canary = response.json()["canary"]
     question = [{"role": "user", "content": CANARY}]
     answer = service.client.chat.completions.create(
@@ -187,8 +139,7 @@ def test_asked_it_answers_as_its_certificate_says(service: Service, job: Any) ->
     assert answer.choices[0].message.content == canary["reloaded"]
 
 
-def test_training_goes_on_from_a_checkpoint_by_another_method(service: Service, job: Any) -> None:
-    done, _ = job
+def test_training_goes_on_from_a_checkpoint_by_another_method(service: Service, done: Any) -> None:
     jobs = service.client.fine_tuning.jobs
     (base,) = [
         checkpoint.fine_tuned_model_checkpoint
@@ -230,15 +181,14 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 
 
 @of_a_release
-def test_every_method_trains_and_is_served_in_fp8(service: Service, job: Any) -> None:
+def test_every_method_trains_and_is_served_in_fp8(service: Service, trained: Trained) -> None:
     assert set(OF_METHODS) | {"falqon"} == set(METHODS)
-    first, _ = job
     jobs = service.client.fine_tuning.jobs
     recipe = RECIPE | {"rank": 8, "max_steps": 2, "num_samples": 0, "learning_rate": None}
     created = {
         method: jobs.create(
             model="falqon-tiny",
-            training_file=first.training_file,
+            training_file=trained.job.training_file,
             extra_body={"falqon": recipe | options | {"method": method}},
         ).id
         for method, options in OF_METHODS.items()
@@ -262,8 +212,3 @@ def assert_served_in_fp8(service: Service, done: Any, method: str) -> None:
 
 def ended(job: Any) -> Any:
     return job if job.status in ("succeeded", "failed", "cancelled") else None
-
-
-def test_it_leaves_nothing_behind(service: Service) -> None:
-    assert service.stop() == 0
-    assert service.pids() == []

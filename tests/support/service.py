@@ -39,7 +39,6 @@ class Service:
         self._forked = forked
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=5)
         # Nothing but our key may look like it belongs to the service around us.
         outside = {
             name: value for name, value in os.environ.items() if not name.startswith("FALQON_")
@@ -50,6 +49,8 @@ class Service:
             | {"FALQON_CALIBRATE": "false"}
             | dict(environment or {})
         )
+        self.key = self.environment["FALQON_ADMIN_KEY"]
+        self.client = OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=5)
         if fake:
             self.environment["FALQON_TRAINER_COMMAND"] = json.dumps(FAKE_TRAINER)
         self.output = folder.with_name(f"{folder.name}.out")

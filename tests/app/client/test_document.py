@@ -11,7 +11,8 @@ import pytest
 
 from tests.app.client.conftest import Falqon, facts
 from tests.support.backend import ROOT
-from tests.support.service import Service
+from tests.support.environments import OPENAI, python_with
+from tests.support.service import KEY, Service
 
 DOCUMENT = (ROOT / "docs" / "command-line.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -71,6 +72,27 @@ def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) 
     for line in block(DOCUMENT, "falqon jobs events"):
         assert run(line, service, folder)
     run(block(README, "falqon jobs create")[0] + " --yes", service, folder)
+
+
+def test_one_changed_line_is_enough_for_every_release_of_the_client(
+    service: Service, tmp_path: Path
+) -> None:
+    """The code of README.md up to where it waits, in a checkout's place."""
+    (code,) = re.findall(r"^```python\n(.*?)^while ", README, re.M | re.S)
+    code = code.replace("http://127.0.0.1:8000", service.url)
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    environment = os.environ | {"FALQON_API_KEY": KEY}
+    job_ids = []
+    for requirement in OPENAI.values():
+        command = [python_with(requirement), "-W", "ignore", "-c", f"{code}print(job.id)"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        job_ids.append(done.stdout.strip())
+    listed = [job.id for job in service.client.fine_tuning.jobs.list()]
+    assert [id_ for id_ in listed if id_ in job_ids] == job_ids[::-1]
+    assert len(set(job_ids)) == len(OPENAI)
 
 
 def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
