@@ -22,6 +22,13 @@ FOCUSABLE = (
     "a[href], button:not([disabled]), input:not([type=hidden]), select, textarea, "
     "summary, [tabindex='0']"
 )
+# What an element that gets the focus is outlined with.
+NOTE_FOCUSED = """() => {
+    window.focused = [];
+    addEventListener("focusin", ({target}) => {
+        focused.push([getComputedStyle(target).outlineStyle, target.outerHTML]);
+    });
+}"""
 PAGES = {
     "jobs": "/",
     "nothing found": "/?q=nowhere",
@@ -177,13 +184,12 @@ def test_everything_is_reached_by_tab_and_seen(
         expected = page.locator(FOCUSABLE).filter(visible=True).count()
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.evaluate(NOTE_FOCUSED)
         for _ in range(expected - 1):
             page.keyboard.press("Tab")
-            outline = page.evaluate(
-                "document.activeElement === document.body ? 'none' : "
-                "getComputedStyle(document.activeElement).outlineStyle"
-            )
-            assert outline != "none", (path, page.evaluate("document.activeElement.outerHTML"))
+        outlines: list[tuple[str, str]] = page.evaluate("focused")
+        assert len(outlines) == expected - 1, (path, outlines)
+        assert [html for outline, html in outlines if outline == "none"] == [], path
         page.keyboard.press("Tab")
         assert page.evaluate(
             "document.activeElement === document.body || "
