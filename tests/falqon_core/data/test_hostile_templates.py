@@ -103,14 +103,12 @@ FORBIDDEN = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def garbage_of_other_tests() -> Iterator[None]:
+def garbage_of_other_tests() -> None:
     """Keep the collector from it: a limit that strikes while it cleans up is reported there, and
     not to the rendering.
     """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
