@@ -19,10 +19,13 @@ from app.processes.child_process import ChildProcess
 from app.processes.parent_death import die_with_parent
 from tests.support.forks import run_falqon
 
+PROCESS_NAME = "TESTS_PROCESS_NAME"  # what the kernel is to call the forks
+
 
 def run_up(arguments: list[str], folder: Path) -> None:
     """In a `Fork`: run the command with these arguments in this folder."""
     os.chdir(folder)
+    _take_name()
     with (
         patch.object(supervised_process, "ChildProcess", ForkedProgram),
         patch.object(embedded, "ChildProcess", ForkedProgram),
@@ -63,6 +66,7 @@ def _become(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(environment)
+        _take_name()
         sys.modules.pop("app.main", None)  # which reads the environment as it is imported
         sys.argv = program
         runpy.run_module(program[0], run_name="__main__", alter_sys=True)
@@ -76,6 +80,10 @@ def _become(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _take_name() -> None:
+    Path("/proc/self/comm").write_text(os.environ[PROCESS_NAME])
 
 
 def _code(end: SystemExit) -> int:

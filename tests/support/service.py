@@ -15,7 +15,7 @@ import httpx
 from openai import OpenAI
 
 from tests.support.backend import FAKE_TRAINER, ROOT
-from tests.support.forked_up import run_up
+from tests.support.forked_up import PROCESS_NAME, run_up
 from tests.support.forks import Fork
 from tests.support.waiting import wait_for
 
@@ -25,7 +25,7 @@ STOP_SECONDS = 30
 
 
 class Service:
-    """With `forked`, what `falqon up` starts is not found by `pids`."""
+    """With `forked`, `pids` finds what it starts in Python by no word."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Service:
         forked: bool = False,
     ) -> None:
         self.folder = folder
-        self._forked = forked
+        self.forked = forked
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # Nothing but our key may look like it belongs to the service around us.
@@ -58,10 +58,11 @@ class Service:
 
     def start(self) -> subprocess.Popen[bytes] | Fork:
         arguments = ["up", "--port", str(self.port), "--data-dir", str(self.folder)]
-        if self._forked:
+        if self.forked:
             parent = self.folder.parent
             self.output.touch()
-            return Fork(run_up, arguments, parent, environment=self.environment, output=self.output)
+            environment = self.environment | {PROCESS_NAME: self._process_name}
+            return Fork(run_up, arguments, parent, environment=environment, output=self.output)
         with self.output.open("ab") as output:
             return subprocess.Popen(
                 self.command(*arguments),
@@ -110,9 +111,15 @@ class Service:
         ]
 
     def _mine(self, pid: int) -> bool:
-        return str(self.folder) in _read(
-            pid, "cmdline"
-        ) or f"FALQON_DATA_DIR={self.folder}" in _read(pid, "environ")
+        return (
+            str(self.folder) in _read(pid, "cmdline")
+            or f"FALQON_DATA_DIR={self.folder}" in _read(pid, "environ")
+            or self._process_name == _read(pid, "comm").strip()
+        )
+
+    @property
+    def _process_name(self) -> str:
+        return f"falqon-{self.port}"
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -42,6 +42,11 @@ def status(service: Service, job: FineTuningJob) -> str:
     return service.client.fine_tuning.jobs.retrieve(job.id).status
 
 
+def live_jobs(service: Service) -> list[FineTuningJob]:
+    jobs = service.client.fine_tuning.jobs.list()
+    return [job for job in jobs if job.status in ("queued", "running")]
+
+
 def kill(service: Service, *words: str) -> int:
     (pid,) = service.pids(*words)
     os.kill(pid, signal.SIGKILL)
@@ -116,17 +121,8 @@ def test_a_killed_child_comes_back_and_work_goes_on(
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
 
 
-def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
-    job = create_job(service, FakeTrainer(steps=5000, step_seconds=0.02))
-    wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
-    assert service.stop() == 0
-    assert service.pids() == []
-    service.process = service.start()
-    wait_for(lambda: service.ready() == "ok", what="up again")
-    wait_for(lambda: status(service, job) == "running", what="the job runs again")
-
-
 def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
+    create_job(service, FakeTrainer(steps=5000, step_seconds=0.02))
     wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
     assert len(service.pids()) >= 6
     service.process.kill()
@@ -134,13 +130,29 @@ def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
     wait_for(lambda: not service.pids(), 5, "every process ends")
 
 
-def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
-    """Starts from the job that the killed service left running."""
+def start_again(service: Service) -> None:
+    """From forks: how its children start has been tested."""
+    service.forked = True
     service.process = service.start()
     wait_for(lambda: service.ready() == "ok", what="up again")
-    for job in service.client.fine_tuning.jobs.list():
-        if job.status in ("queued", "running"):
-            service.client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
+    """The job that the killed service left running."""
+    start_again(service)
+    (job,) = live_jobs(service)
+    wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
+    assert len(service.pids()) >= 6
+    assert service.stop() == 0
+    assert service.pids() == []
+    start_again(service)
+    wait_for(lambda: status(service, job) == "running", what="the job runs again")
+
+
+def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
+    """Starts from the job that runs again."""
+    for job in live_jobs(service):
+        service.client.fine_tuning.jobs.cancel(job.id)
     job = create_job(service, FakeTrainer(steps=5000, step_seconds=0.02, ignores_sigterm=True))
     wait_for(
         lambda: status(service, job) == "running" and service.pids("fake_trainer.py"),
