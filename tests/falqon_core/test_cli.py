@@ -194,12 +194,20 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
     assert as_falqon_error(caught.value).code == "out_of_memory"
 
 
-def test_inspect_prints_json(tiny_folder: Path, train_file: Path) -> None:
-    result = CliRunner().invoke(
-        cli.app, ["inspect", str(train_file), "--model", str(tiny_folder), "--max-seq-length", "16"]
+def test_inspect_prints_json_and_does_without_torch(tiny_folder: Path, train_file: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "falqon_core", "inspect", str(train_file)]
+    done = subprocess.run(
+        [*command, "--model", str(tiny_folder), "--max-seq-length", "16"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "transformers" in imported
+    assert not [name for name in imported if name.partition(".")[0] == "torch"]
+    figures = json.loads(done.stdout)
     assert (figures["records"], figures["truncated"], figures["tokens_per_epoch"]) == (10, 10, 160)
     assert sum(figures["histogram"]["counts"]) == 10
 
