@@ -11,6 +11,7 @@ import pytest
 
 from app.settings import Settings, WrongSettings, load_settings, variable_of
 from tests.support.backend import ROOT
+from tests.support.forks import Fork, run_module
 
 
 @pytest.fixture(autouse=True)
@@ -93,28 +94,20 @@ def test_every_setting_is_documented() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["-m", "uvicorn", "app.main:app", "--port", "0"],
-        ["-m", "app.cli", "worker", "--queue", "gpu"],
-        ["-m", "celery", "-A", "worker.celery_app", "worker"],
-        ["-m", "app.cli", "up", "--port", "0"],
-        ["-m", "app.cli", "migrate"],
+        ["uvicorn", "app.main:app", "--port", "0"],
+        ["app.cli", "worker", "--queue", "gpu"],
+        ["celery", "-A", "worker.celery_app", "worker"],
+        ["app.cli", "up", "--port", "0"],
+        ["app.cli", "migrate"],
     ],
     ids=["api", "worker", "celery", "up", "migrate"],
 )
-def test_every_process_says_it_without_a_traceback(command: list[str], elsewhere: Path) -> None:
-    environment = os.environ | {"FALQON_POL": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=environment,
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode != 0
-    assert "did you mean FALQON_POLL?" in done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
+def test_every_process_says_it_without_a_traceback(command: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    fork = Fork(run_module, command, environment=os.environ | {"FALQON_POL": "1"}, output=output)
+    assert fork.wait(120) != 0
+    assert "did you mean FALQON_POLL?" in output.read_text()
+    assert "Traceback" not in output.read_text(), output.read_text()
 
 
 def test_the_client_does_not_mind(elsewhere: Path) -> None:

@@ -18,9 +18,9 @@ from tests.support.fixtures import tenant as tenant
 from tests.support.service import Service
 
 
-# No longer than a module: while it lives, its event loop runs in this thread, and other tests have
-# loops of their own.
-@pytest.fixture(scope="module")
+# No longer than the package: while it lives, its event loop runs in this thread, and other tests
+# have loops of their own.
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:

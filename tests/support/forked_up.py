@@ -3,7 +3,6 @@ service costs a quarter of the CPU time. What its workers start is as always.
 """
 
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -17,7 +16,7 @@ from app.local import embedded
 from app.processes import supervised_process
 from app.processes.child_process import ChildProcess
 from app.processes.parent_death import die_with_parent
-from tests.support.forks import run_falqon
+from tests.support.forks import run_falqon, run_module
 
 PROCESS_NAME = "TESTS_PROCESS_NAME"  # what the kernel is to call the forks
 
@@ -67,9 +66,7 @@ def _become(
         os.environ.clear()
         os.environ.update(environment)
         _take_name()
-        sys.modules.pop("app.main", None)  # which reads the environment as it is imported
-        sys.argv = program
-        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+        run_module(program)
         code = 0
     except SystemExit as end:
         code = _code(end)

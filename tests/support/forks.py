@@ -5,7 +5,9 @@ are imported.
 
 import multiprocessing
 import os
+import runpy
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,6 +82,13 @@ def run_falqon(arguments: Sequence[str]) -> None:
     from app.cli import app
 
     app(arguments, prog_name="falqon")
+
+
+def run_module(program: Sequence[str]) -> None:
+    """In a `Fork`: be `python -m` of a module with these arguments."""
+    sys.modules.pop("app.main", None)  # which reads the environment as it is imported
+    sys.argv = list(program)
+    runpy.run_module(program[0], run_name="__main__", alter_sys=True)
 
 
 def _become(
