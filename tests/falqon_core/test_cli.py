@@ -73,13 +73,13 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.usefixtures("certified_here")
-def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: Path) -> None:
+def test_a_training_by_hand_of_what_was_imported(train_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "tiny"
-    output = tmp_path / "out"
-    assert run("import", "builtin:falqon-tiny", "--output", model).returncode == ExitCode.DONE
-    config = write_config(tmp_path / "config.json", model, train_file, RECIPE, certificate=True)
-    done = run("train", "--config", config, "--output", output)
+    command = ["import", "builtin:falqon-tiny", "--output", str(model)]
+    imported = CliRunner().invoke(cli.app, command)
+    assert imported.exit_code == ExitCode.DONE, imported.output
+    config = write_config(tmp_path / "config.json", model, train_file, RECIPE)
+    done = run("train", "--config", config, "--output", tmp_path / "out")
     assert done.returncode == ExitCode.DONE, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [
@@ -90,23 +90,16 @@ def test_a_training_by_hand_with_import_and_export(train_file: Path, tmp_path: P
     assert lines[-1].startswith("finished: 3 steps")
     assert done.stderr == ""
 
-    # In this process, which has imported torch, and with as many threads.
-    arguments = (output, "--model", model, "--output", tmp_path / "again")
-    command = ["export", *map(str, arguments), "--train-file", str(train_file)]
-    command += ["--num-threads", "1"]
-    again = CliRunner().invoke(cli.app, command)
-    assert again.exit_code == ExitCode.DONE, again.output
-    for name in ("model.safetensors", "certificate.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (output / "model" / name).read_bytes(), (
-            name
-        )
 
-
-def test_messages_arrive_on_the_descriptor(
+@pytest.mark.usefixtures("certified_here")
+def test_messages_arrive_on_the_descriptor_and_an_export_gives_the_same_files(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
-    with trainer(config, tmp_path / "out") as running:
+    config = write_config(
+        tmp_path / "config.json", tiny_folder, train_file, RECIPE, certificate=True
+    )
+    output = tmp_path / "out"
+    with trainer(config, output) as running:
         assert running.finish() == ExitCode.DONE
     kinds = [type(message) for message in running.messages]
     assert kinds == [
@@ -118,6 +111,16 @@ def test_messages_arrive_on_the_descriptor(
         Exported,
         Finished,
     ]
+
+    arguments = (output, "--model", tiny_folder, "--output", tmp_path / "again")
+    command = ["export", *map(str, arguments), "--train-file", str(train_file)]
+    command += ["--num-threads", "1"]
+    again = CliRunner().invoke(cli.app, command)
+    assert again.exit_code == ExitCode.DONE, again.output
+    for name in ("model.safetensors", "certificate.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (output / "model" / name).read_bytes(), (
+            name
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """What certifies, in the process that trains and has torch: a process of its own takes five seconds
-of CPU time to load it. `test_verification.py` and the training of `test_cli.py` start that one.
+of CPU time to load it. `test_verification.py` starts that one.
 """
 
 import subprocess

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.methods import METHODS
+from falqon_core.train import exporter
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.exporter import describe_doubt, describe_training, restored_model
@@ -75,13 +77,21 @@ def train(
     )
 
 
+class AskedToStop(VerifierProcess):
+    """A request to stop is the trainer's to answer."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self._process.send_signal(signal.SIGTERM)
+
+
 @pytest.fixture(scope="module")
 def trained(
     tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
-    return train(
-        tiny_folder, train_file, tmp_path_factory.mktemp("trained") / "out", validation_fraction=0.2
-    )
+    output = tmp_path_factory.mktemp("trained") / "out"
+    with patch.object(exporter, "VerifierProcess", AskedToStop):
+        return train(tiny_folder, train_file, output, validation_fraction=0.2)
 
 
 def certificate_of(folder: Path) -> Certificate:
@@ -293,11 +303,11 @@ def test_of_pairs_the_chosen_answers_are_read(tiny_folder: Path, tmp_path: Path)
     assert all(check.passed for check in checks), checks
 
 
+@pytest.mark.usefixtures("certified_here")
 def test_a_mismatch_is_an_error_that_says_which(trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.folder, tmp_path / "model")
     change_tensor(CODES, flip_a_bit)(folder)
     verifier = VerifierProcess(trained.config)
-    verifier._process.send_signal(signal.SIGTERM)  # a request to stop is the trainer's to answer
     with pytest.raises(
         CertificateMismatch, match=f"codes_and_scales: 1 tensors differ, the first is {CODES}"
     ):
