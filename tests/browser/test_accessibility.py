@@ -167,7 +167,7 @@ def test_pages_for_who_is_new_have_none_either(visits: Visits, tenant: Tenant) -
     page.goto("/sign-in")
     page.evaluate(AXE())
     assert faults(page) == []
-    page = visits.sign_in(tenant.api.url, tenant.key)
+    page = visits.sign_in_by_form(tenant.api.url, tenant.key)
     expect(page.get_by_role("heading", name="Fine-tune your first model")).to_be_visible()
     page.evaluate(AXE())
     assert faults(page) == []

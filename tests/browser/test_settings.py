@@ -121,7 +121,7 @@ def test_who_may_only_read_is_offered_no_changes(visits: Visits, tenant: Tenant)
 
 def test_without_scripts_everything_can_be_done(visits: Visits, tenant: Tenant) -> None:
     model = model_of(tenant)
-    page = visits.sign_in(tenant.api.url, tenant.key, java_script_enabled=False)
+    page = visits.sign_in_by_form(tenant.api.url, tenant.key, java_script_enabled=False)
     page.goto(model_page(model))
     page.get_by_role("button", name="Make lora").click()
     expect(page.get_by_role("region", name="Other forms").get_by_text("being made")).to_be_visible()
