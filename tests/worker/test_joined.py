@@ -5,7 +5,6 @@ storage.
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from tests.support.admin import falqon_admin
 from tests.support.api import Api
 from tests.support.backend import FAKE_TRAINER, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
-from tests.support.forks import ROOT
+from tests.support.forks import Fork
 
 FAKE = FakeTrainer(steps=60, checkpoint_every=5)
 PATIENCE = 120.0  # seconds; the machine may be busy
@@ -45,9 +44,14 @@ def create_token(backend: Backend) -> str:
     return falqon_admin(backend.environment(), *arguments).stdout.strip()
 
 
-def start_worker(
-    api: Api, token: str, folder: Path, stack: ExitStack, **more: str
-) -> subprocess.Popen[bytes]:
+def join(url: str) -> None:
+    from worker.joined import __main__ as joined
+
+    sys.argv = ["joined", url]
+    raise SystemExit(joined.main())
+
+
+def start_worker(api: Api, token: str, folder: Path, stack: ExitStack, **more: str) -> Fork:
     environment = more | {
         "PATH": os.environ["PATH"],
         "FALQON_WORKER_TOKEN": token,
@@ -56,8 +60,7 @@ def start_worker(
         "FALQON_DEVICE": "cpu",
         "FALQON_NUM_THREADS": "2",
     }
-    command = [sys.executable, "-m", "worker.joined", api.url]
-    worker = subprocess.Popen(command, env=environment, cwd=ROOT)
+    worker = Fork(join, api.url, environment=environment, output=folder.with_suffix(".log"))
     stack.callback(worker.wait)
     stack.callback(worker.kill)
     return worker

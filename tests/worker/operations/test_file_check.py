@@ -73,7 +73,7 @@ def test_files_that_nobody_announced_are_checked_and_their_jobs_queued(backend: 
 @pytest.mark.both_databases
 def test_two_workers_never_check_the_same_file(backend: Backend) -> None:
     job_id = waiting_job(backend)
-    write_records(backend, job_id, b'{"text":"a"}\n' * 80_000, 4)
+    write_records(backend, job_id, b'{"text":"a"}\n' * 80_000, 2)
     uncheck_files(backend.database)
     first = threading.Thread(target=FileCheckHandler(backend.context()).poll)
     first.start()
