@@ -1,5 +1,5 @@
 """`falqon up` from forks: what it starts in Python need not import anything either, so that a
-service costs a quarter of the CPU time. What its workers start is as always.
+service costs a fifth of the CPU time. What its workers start is as always.
 """
 
 import os
