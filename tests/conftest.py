@@ -28,21 +28,22 @@ choose_scratch()
 
 NUM_DURATIONS = 50
 WAITING = ("tests/chaos", "tests/app/client")
+SHARING = ("tests/app/client/", "tests/app/inference/", "tests/e2e/")  # a service or an engine
 _numbers = itertools.count()
 
 
 class Scheduling(LoadFileScheduling):
-    """A file of tests stays with one process; so do the tests of the command line, which share a
-    service, and with tests/chaos all that use one of the two databases. The tests of these wait
-    most of their time: the first process takes them before all others, beside those that compute.
+    """A file of tests stays with one process; so do the tests of a folder that share what is
+    started for them, and with tests/chaos all that use one of the two databases. Faults and the
+    command line wait most of their time: the first process takes them before all others, beside
+    those that compute.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/chaos/"):
             return f"tests/chaos on {'sqlite' if 'sqlite' in nodeid else 'postgres'}"
-        if nodeid.startswith("tests/app/client/"):
-            return "tests/app/client"
-        return str(super()._split_scope(nodeid))
+        folder = next((folder for folder in SHARING if nodeid.startswith(folder)), None)
+        return folder or str(super()._split_scope(nodeid))
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         is_first = node is self.nodes[0]
