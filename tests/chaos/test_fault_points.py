@@ -32,12 +32,14 @@ OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_notify", "be
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py
 AT_ONCE = 6
 HEALTHY_WORKERS = 1
-JOBS_AT_ONCE = 10  # some more than workers, so that each of these has one
+SPARE_JOBS = 3  # more than the workers with a fault ahead, so that each of these has one
 NUM_AFTERWARDS = 4  # workers for the jobs that are left
 FAKES = (
     FakeTrainer(steps=60, step_seconds=0.02, checkpoint_every=20),
-    FakeTrainer(steps=3_000, step_seconds=0, checkpoint_every=1_000),
+    FakeTrainer(steps=900, step_seconds=0, checkpoint_every=300),
 )
+# Of one that is to spool: more events than are written before the database stops answering.
+RACING = (FakeTrainer(steps=3_000, step_seconds=0, checkpoint_every=1_000),)
 FIRES_SECONDS = 300.0
 FROZEN_LEASES = 1.5
 FROZEN_SECONDS = 2.0
@@ -138,13 +140,14 @@ def test_jobs_survive_a_fault_at_every_point(
     waiting = list(cases)
     armed = list[Armed]()
     while waiting or armed:
-        fleet.top_up(JOBS_AT_ONCE, FAKES)
         while waiting and len(armed) < AT_ONCE:
             case = waiting.pop()
             armed.append(Armed(backend, case, tmp_path / "marks" / f"{case.point}-{case.action}"))
+        is_to_spool = any(fault.case.point == "spool_write" for fault in armed)
+        fleet.top_up(len(armed) + SPARE_JOBS, RACING if is_to_spool else FAKES)
         fleet.tick()
         armed = [fault for fault in armed if not fault.is_over()]
-        if any(fault.case.point == "spool_write" for fault in armed):
+        if is_to_spool:
             with suppress(AWAY), fleet.writing():
                 # a spool is written only while the database does not answer
                 time.sleep(HOLD_SECONDS)
