@@ -9,6 +9,8 @@ from tests.support.backend import Backend
 from tests.support.forks import Fork
 from tests.support.waiting import wait_for
 
+TICK_SECONDS = 1.0  # of the reconciler, which as a rule takes five times as long
+
 
 class ApiProcess:
     """On the backend's database, storage and Redis. Its port outlives it: bound here, so that
@@ -57,10 +59,12 @@ class ApiProcess:
 def _serve(port: int) -> None:
     import uvicorn
 
+    from app import reconciler
     from app.http.server import options
     from app.main import create_app
     from app.settings import Settings
 
+    reconciler.TICK_SECONDS = TICK_SECONDS
     settings = Settings(_env_file=None)
     uvicorn.run(
         create_app(settings), host="127.0.0.1", port=port, log_config=None, **options(settings)

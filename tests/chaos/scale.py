@@ -35,7 +35,7 @@ EVERY_RUN = Scale(
     wipes=2,
     half_open_links=2,
     postgres_restarts=2,
-    postgres_outage_seconds=3,
+    postgres_outage_seconds=2,
     full_disks=1,
     torn_checkpoints=4,
     state_machine_steps=500,
@@ -43,7 +43,7 @@ EVERY_RUN = Scale(
     stop_requests=10,
     api_kills=1,
     serving_kills=3,
-    asking_streams=6,
+    asking_streams=4,
     revisions=5,
 )
 RELEASE = Scale(
