@@ -24,7 +24,7 @@ WRITES = {  # and at most how many of them an attempt makes
     "during_result_upload": 4,
 }
 FAKE = FakeTrainer(steps=80, step_seconds=0.05, checkpoint_every=20)
-AT_ONCE = 5
+AT_ONCE = min(5, SCALE.full_disks + 2)  # some of them end before the disk is full
 NUM_AFTERWARDS = 2  # workers, once there is space
 
 
