@@ -176,6 +176,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
     "recipe",
     [
         {"base_copy": "none"},
+        {"packing": False},
         {"train_a": True, "a_init": "gradient"},
         *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
     ],
