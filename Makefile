@@ -72,10 +72,11 @@ types: setup
 	mypy
 
 # In their own order, or the few slow tests of tests/chaos would be left for the end. With one thread a process, because threads that wait
-# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. The process
-# beyond the cores begins with the tests that mostly wait (`Scheduling` in tests/conftest.py).
+# for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. Many tests wait
+# for processes of theirs: with one pytest process beyond two cores, a third of these was idle. The first begins with the tests that mostly
+# wait (`Scheduling` in tests/conftest.py).
 unit: setup $(VENV)/.smollm2
-	OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(min(os.cpu_count() + 1, 4))') --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(min(os.cpu_count() + 2, 4))') --no-loadscope-reorder
 
 format: setup
 	ruff check --fix .

@@ -223,11 +223,10 @@ def test_what_cannot_be_converted_is_refused(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"GGUF", b"not a gguf file at all, but long enough to have a header", None]
+    "content", [b"", b"GGUF", b"not a gguf file at all, but long enough to have a header"]
 )
-def test_a_file_that_is_no_gguf_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "model.gguf").write_bytes(content)
+def test_a_file_that_is_no_gguf_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(content)
 
     with pytest.raises(ModelError, match="cannot be read as GGUF"):
         import_model(str(tmp_path / "model.gguf"), tmp_path / "model")

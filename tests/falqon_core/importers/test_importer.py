@@ -72,7 +72,7 @@ def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> Non
 def test_a_source_that_does_not_exist_is_refused(tiny_folder: Path) -> None:
     shutil.rmtree(tiny_folder)
 
-    assert_refused(tiny_folder, "not a folder")
+    assert_refused(tiny_folder, "is not there")
 
 
 def test_pickles_are_refused(tiny_folder: Path) -> None:
