@@ -192,7 +192,13 @@ class Database:
             yield session
 
     def dispose(self) -> None:
+        """Close the connections: those that a thread still uses, once it is done with them."""
+        event.listen(self.engine, "checkin", _close_connection)
         self.engine.dispose()
+
+
+def _close_connection(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.invalidate()
 
 
 def _replace_lost_connections(engine: Engine) -> None:

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 
 from app import migrate
 from app.database import AWAY, Database, now_plus
@@ -82,3 +82,15 @@ def test_a_process_that_stops_inside_a_transaction_holds_its_locks_not_for_long(
         assert session.scalars(select(Project.name)).one() == "of the other"
     patient.dispose()
     database.dispose()
+
+
+def test_a_connection_that_is_used_while_the_database_is_disposed_is_closed_after_its_use(
+    database: Database,
+) -> None:
+    closed = []
+    event.listen(database.engine, "close", lambda connection, _record: closed.append(connection))
+    with database.read() as session:
+        used = session.connection().connection.dbapi_connection
+        database.dispose()
+        assert used not in closed
+    assert used in closed
