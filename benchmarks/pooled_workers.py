@@ -27,6 +27,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Job, JobStatus
+from app.settings import Settings
 from app.workers import service as workers
 from benchmarks.api.report import machine
 from tests.support.backend import Backend
@@ -34,7 +35,9 @@ from tests.support.pgbouncer import pgbouncer, url_of
 from tests.support.postgres import PostgresServer
 
 MAX_CONNECTIONS, POOL = 100, 80  # of Postgres, and of PgBouncer to it
+SLOTS = 50  # of a machine, and so its workers
 OWN_CONNECTIONS = 2  # connections of a worker
+PACE = ("lease", "heartbeat", "poll")
 POLL_SECONDS, RELAY_SECONDS = 10.0, 5.0  # of the defaults
 RELAYS, EVENTS = 6, 5  # of a job, of a relay
 LEASE_SECONDS = 600.0
@@ -101,6 +104,8 @@ def measure(url: str, pool: Path, folder: Path, num_real: int, num_others: int) 
     migrate.upgrade(direct)
     pooled = f"{url_of(pool, direct.engine.url.database)}&pgbouncer=true"
     backend = Backend(folder / "data", direct, pooled)
+    pace = {name: Settings.model_fields[name].default for name in PACE}
+    backend.settings = backend.settings.model_copy(update=pace)
     num_jobs = num_real + num_others
     for _ in range(num_jobs):
         backend.add_job()
@@ -110,12 +115,14 @@ def measure(url: str, pool: Path, folder: Path, num_real: int, num_others: int) 
         for number in range(num_others)
     ]
     started = time.monotonic()
-    slots = {"FALQON_SLOTS": str(num_real), "FALQON_NUM_THREADS": str(num_real)}
     try:
         for other in others:
             other.start()
-        for _ in range(num_real):
-            backend.start_worker(**slots)
+        for number in range(num_real):
+            locks = folder / f"machine-{number // SLOTS}"  # of the slots that are taken
+            locks.mkdir(exist_ok=True)
+            slots = {"FALQON_SLOTS": str(SLOTS), "FALQON_NUM_THREADS": str(SLOTS)}
+            backend.start_worker(**slots, TMPDIR=str(locks))
         most = watch(direct, pool, num_jobs)
     finally:
         has_ended.set()

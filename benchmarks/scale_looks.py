@@ -68,6 +68,7 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     yield Look(
         "streams, each second: 1 project",
         lambda session: (listing.states(session, [PROJECT]), keys.refused_keys(session, [KEY])),
+        "all live jobs of the project, once for all streams of a process",
     )
     yield Look(
         "streams, each second: 2 jobs",
