@@ -184,7 +184,8 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 def test_every_method_trains_and_is_served_in_fp8(service: Service, trained: Trained) -> None:
     assert set(OF_METHODS) | {"falqon"} == set(METHODS)
     jobs = service.client.fine_tuning.jobs
-    recipe = RECIPE | {"rank": 8, "max_steps": 2, "num_samples": 0, "learning_rate": None}
+    few = {"rank": 8, "max_steps": 2, "num_samples": 0, "learning_rate": None}
+    recipe = RECIPE | few | {"validation_fraction": 0.1}
     created = {
         method: jobs.create(
             model="falqon-tiny",
