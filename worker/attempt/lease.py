@@ -17,7 +17,6 @@ from worker.gateway import Gateway, ServiceAway
 # Of the lease, without a confirmed renewal: before the database may give the job to another.
 FENCE = 3 / 4
 TRY_AGAIN_SECONDS = 1.0  # the database may be back just before the fence
-END_SECONDS = 1.0  # the longest that an end waits for a renewal that is under way
 log = structlog.get_logger()
 
 
@@ -64,11 +63,7 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; a renewal that hangs dies with the process."""
         self._ended.set()
-        deadline = time.monotonic() + END_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def lost(self) -> bool:
