@@ -73,8 +73,8 @@ types: setup
 
 # In their own order, or the few slow tests of tests/chaos would be left for the end. With one thread a process, because threads that wait
 # for others spin: on two cores tests of the melded linear took 54 s in two processes with two threads each, and 19 s with one. Many tests wait
-# for processes of theirs: with one pytest process beyond two cores, a third of these was idle. The first begins with the tests that mostly
-# wait (`Scheduling` in tests/conftest.py).
+# for processes of theirs, so there are two processes beyond the cores: with one the tests took 14:54 on two cores, with two 14:32. The first
+# begins with the tests that mostly wait (`Scheduling` in tests/conftest.py).
 unit: setup $(VENV)/.smollm2
 	OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(min(os.cpu_count() + 2, 4))') --no-loadscope-reorder
 

@@ -24,8 +24,7 @@ from tests.support.valkey import Valkey
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
-choose_scratch()
-
+SCRATCH = choose_scratch()
 NUM_DURATIONS = 50
 WAITING = ("tests/chaos", "tests/app/client")
 SHARING = ("tests/app/client/", "tests/app/inference/", "tests/e2e/")  # a service or an engine
@@ -83,7 +82,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def short_tmp() -> Iterator[Path]:
     """A folder with a short name, for Unix sockets, that other users may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="fq-"))
+    folder = Path(tempfile.mkdtemp(prefix="fq-", dir=SCRATCH))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
