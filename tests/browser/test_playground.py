@@ -12,7 +12,7 @@ from app.catalogue.importer import ensure_tiny_model
 from app.web.text import playground
 from tests.browser.visit import SECONDS, Visits
 from tests.support.api import Api, Tenant
-from tests.support.echo_engine import echo_engine
+from tests.support.echo_engine import COUNT, echo_engine
 from tests.support.engines import engine_worker
 from tests.support.hostile import PAYLOADS
 
@@ -79,11 +79,21 @@ def test_a_conversation_with_a_model_that_has_to_be_loaded(visits: Visits, api: 
             "More",
         ]
         expect(status).to_contain_text("Answered")
-        page.get_by_label("Tokens of an answer").fill("3000")
-        ask(page, "Tell all.")
-        page.get_by_role("button", name="Stop").press("Enter")  # it moves as the answer grows
-        expect(status).to_have_text("Stopped.")
-        expect(page.get_by_label("Message")).to_be_focused()
+
+
+def test_an_answer_is_stopped_and_the_conversation_starts_over(
+    visits: Visits, echoing: Api
+) -> None:
+    tenant = Tenant(echoing)
+    page = visits.sign_in(echoing.url, tenant.key)
+    page.goto(playground(tenant.base_model))
+    page.get_by_label("Beside it").select_option("none")
+    page.get_by_role("button", name="Use these").click()
+    ask(page, COUNT)
+    expect(page.locator("#turns figure > p.text")).to_contain_text("0 1 2")
+    page.get_by_role("button", name="Stop").press("Enter")  # it moves as the answer grows
+    expect(page.locator("#announcement")).to_have_text("Stopped.")
+    expect(page.get_by_label("Message")).to_be_focused()
     page.get_by_role("button", name="Start over").click()
     expect(page.locator("#turns article")).to_have_count(0)
 
