@@ -22,10 +22,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from app import env_file
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
-ENV_FILE = ".env"
 # What the client commands read, and a worker that sees only the API.
 OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
 # Kubernetes tells every pod of a service named falqon or falqon-… by such variables.
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=ENV_FILE,
+        env_file=env_file.NAME,
         env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
@@ -338,8 +338,8 @@ class WrongSettings(SystemExit):
 
 def load_settings() -> Settings:
     """Read the settings of this process. Raises `WrongSettings` for what cannot be meant."""
-    names = [*os.environ, *dotenv_values(ENV_FILE)]
-    if sentences := _refuse_unknown(names):
+    env_file.read_into(os.environ)
+    if sentences := _refuse_unknown([*os.environ, *dotenv_values(env_file.NAME)]):
         raise WrongSettings(sentences)
     try:
         settings = Settings()

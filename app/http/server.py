@@ -9,7 +9,7 @@ import uvicorn
 
 from app.http.connections import Guard, GuardedProtocol, Limits
 from app.processes.open_files import raise_open_files
-from app.settings import Settings
+from app.settings import Settings, load_settings
 
 APP = "app.main:app"
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to
@@ -21,9 +21,8 @@ BACKLOG, FILES_PER_WAITING = 2048, 16
 def serve(host: str, port: int, grace_seconds: int, app: str = APP) -> None:
     """Serve until SIGTERM or Ctrl-C; open requests then get so many seconds."""
     raise_open_files()
-    uvicorn.run(
-        app, host=host, port=port, timeout_graceful_shutdown=grace_seconds, **options(Settings())
-    )
+    more = options(load_settings())
+    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=grace_seconds, **more)
 
 
 def options(settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from urllib.request import urlopen
 from rich.console import Console
 from rich.panel import Panel
 
+from app import env_file
 from app.client import local
 from app.local import valkey
 from app.notifier.queues import CPU_QUEUE, GPU_QUEUE, worker_command
@@ -71,6 +72,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
                 "you want.",
                 EXIT_REFUSED,
             )
+        env_file.read_into(os.environ)
         os.environ.update({name: value for name, value in PACE.items() if name not in os.environ})
         if data_dir is not None:
             os.environ["FALQON_DATA_DIR"] = str(data_dir)

@@ -1,24 +1,30 @@
 """Settings that cannot be meant are refused in one sentence before anything starts."""
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from app.local import embedded
 from app.settings import Settings, WrongSettings, load_settings, variable_of
+from app.storage import Storage
 from tests.support.backend import ROOT
 from tests.support.forks import Fork, run_module
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder without the developer's own .env."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder without the developer's own .env; what a test reads into the environment goes."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    before = dict(os.environ)
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,37 @@ def test_a_name_is_looked_at_in_the_file_too(elsewhere: Path) -> None:
         load_settings()
 
 
+def test_the_file_reaches_the_client_of_the_object_store(elsewhere: Path) -> None:
+    """It reads the environment, and so do the processes that one of ours starts."""
+    os.environ["AWS_REGION"] = "eu-west-3"
+    lines = ["AWS_REGION=eu-west-1", "AWS_ENDPOINT_URL=http://10.0.0.7:9000", "AWS_ALLOW_HTTP=true"]
+    (elsewhere / ".env").write_text("\n".join([*lines, "FALQON_POLL=PT3S"]))
+    load_settings()
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://10.0.0.7:9000"
+    assert os.environ["AWS_ALLOW_HTTP"] == "true"
+    assert os.environ["AWS_REGION"] == "eu-west-3", "the environment wins"
+    assert os.environ["FALQON_POLL"] == "PT3S"
+
+
+def test_empty_variables_of_the_object_store_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "operator")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-bucket")
+    load_settings()
+    address = Storage("s3://bucket").signed_url("key", timedelta(minutes=1)) or ""
+    assert address.startswith("https://s3.us-east-1.amazonaws.com/bucket/key?")
+
+
+def test_a_pace_in_the_file_is_that_of_up(elsewhere: Path) -> None:
+    (elsewhere / ".env").write_text("FALQON_LEASE=PT40S\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert embedded.up("127.0.0.1", port, elsewhere / "data", False) == embedded.EXIT_FAILED
+    assert load_settings().lease == timedelta(seconds=40)
+    assert load_settings().heartbeat == timedelta(seconds=3)
+
+
 def test_names_of_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the client, and those that Kubernetes sets for a service named falqon."""
     for name in (
@@ -107,6 +144,16 @@ def test_every_process_says_it_without_a_traceback(command: list[str], tmp_path:
     fork = Fork(run_module, command, environment=os.environ | {"FALQON_POL": "1"}, output=output)
     assert fork.wait(120) != 0
     assert "did you mean FALQON_POLL?" in output.read_text()
+    assert "Traceback" not in output.read_text(), output.read_text()
+
+
+def test_the_api_says_what_is_wrong_with_a_value(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    environment = os.environ | {"FALQON_POLL": "10"}
+    command = ["app.cli", "api", "--port", "0"]
+    fork = Fork(run_module, command, environment=environment, output=output)
+    assert fork.wait(120) != 0
+    assert "FALQON_POLL: a duration is written as" in output.read_text()
     assert "Traceback" not in output.read_text(), output.read_text()
 
 
