@@ -114,11 +114,13 @@ def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path
     (tmp_path / "falqon.env").write_text("DATABASE_URL=sqlite:///nowhere\n")
     srun = tmp_path / "srun"
     srun.write_text(
-        f'#!/bin/sh\necho "$@" "$DATABASE_URL" >&2\nmkdir "$FALQON_DATA_DIR"\nexit {code}\n'
+        f'#!/bin/sh\necho "$@" "$DATABASE_URL" >&2\nenv > "$SEEN"\nmkdir "$FALQON_DATA_DIR"\n'
+        f"exit {code}\n"
     )
     srun.chmod(0o755)
     settings = {
         "FALQON_ENV": str(tmp_path / "falqon.env"),
+        "SEEN": str(tmp_path / "seen"),
         "SLURM_JOB_ID": "7",
         "TMPDIR": str(tmp_path),
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -134,3 +136,5 @@ def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path
     assert done.returncode == (0 if is_done else code), done.stderr
     assert "falqon worker --queue gpu --once --wait 60 sqlite:///nowhere" in done.stderr
     assert not (tmp_path / "falqon-7").exists()
+    seen = re.findall(r"^FALQON_\w+", (tmp_path / "seen").read_text(), re.MULTILINE)
+    assert set(seen) <= SETTINGS, "a worker refuses others"
