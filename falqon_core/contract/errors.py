@@ -160,6 +160,11 @@ def as_falqon_error(error: Exception) -> FalqonError:
         return OutOfMemory(
             "memory ran out while loading; a smaller base model, rank or max_seq_length needs less"
         )
+    if isinstance(error, ModuleNotFoundError):
+        return FalqonError(
+            f"the package {error.name} is not installed here; in the checkout, "
+            "`pip install '.[worker]'` installs all that is needed"
+        )
     return FalqonError(
         f"unexpected {type(error).__name__}; the log of the trainer holds the details"
     )

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -189,6 +190,15 @@ def test_every_error_has_its_code(error: Exception, code: str, exit_code: ExitCo
     assert isinstance(failure, FalqonError)
     assert failure.code == code
     assert exit_code_of(failure) == exit_code
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    """As where `falqon migrate` builds the small model on a machine that was set up for the API."""
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("falqon_core.no_such_package")
+    failure = as_falqon_error(caught.value)
+    assert "falqon_core.no_such_package is not installed here" in str(failure)
+    assert exit_code_of(failure) == ExitCode.INTERNAL
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
