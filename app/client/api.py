@@ -199,10 +199,19 @@ class Api:
             if isinstance(error, httpx.TimeoutException)
             else f"cannot be reached ({error})"
         )
-        return NoConnection(
-            f"{self.base_url} {reason}.",
-            self.advice.silent,
-        )
+        return NoConnection(f"{self._where(error)} {reason}.", self.advice.silent)
+
+    def _where(self, error: httpx.TransportError) -> str:
+        """Name what did not answer, which is another machine after a redirect to it."""
+        try:
+            url = error.request.url
+        except RuntimeError:  # of an answer that had begun
+            return self.base_url
+        here = self._http.base_url
+        if (url.host, url.port) == (here.host, here.port):
+            return self.base_url
+        origin = f"{url.scheme}://{url.netloc.decode()}"
+        return f"{origin}, the object store to which {self.base_url} sends for these bytes,"
 
     def _refusal(self, response: httpx.Response) -> ClientError:
         body = _error_body(response)

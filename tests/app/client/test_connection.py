@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.client import local
+from app.client.api import Api
+from app.client.connection import Connection
+from app.client.errors import NoConnection
 from app.client.local import LocalService
 from tests.app.client.conftest import Falqon
 from tests.support.proxy import Proxy
@@ -25,6 +28,31 @@ def elsewhere() -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+class _SendsElsewhere(http.server.BaseHTTPRequestHandler):
+    """Redirects to a port of this machine at which nobody listens, as to a store out of reach."""
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("location", "http://127.0.0.1:1/bucket/key")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_store_that_cannot_be_reached_is_named() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), _SendsElsewhere) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        api = Api(Connection(address, "key"))
+        with pytest.raises(NoConnection) as refused:
+            api.get("/files")
+        api.close()
+        thread.join()
+    assert str(refused.value).startswith(f"http://127.0.0.1:1, the object store to which {address}")
 
 
 def test_beside_the_service_nothing_needs_to_be_said(falqon: Falqon, service: Service) -> None:
