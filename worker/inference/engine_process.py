@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from app.processes.child_process import ChildProcess
 from app.processes.subprocess_env import offline_environment
 from app.settings import Settings
 from worker.inference.llama_cpp import TOKEN
+from worker.inference.own_address import own_address
 from worker.operations.handler import PermanentError
 from worker.subprocesses import last_lines
 
@@ -39,7 +39,8 @@ class EngineProcess(ChildProcess):
         os.set_blocking(read_end, False)
         self.output = os.fdopen(read_end, "rb", buffering=0)
         program = [sys.executable, "-m", *command, "--name", model_id]
-        program += ["--host", _address_of(settings.engine_host)]
+        host = settings.engine_host
+        program += ["--host", own_address(settings) if host == "auto" else host]
         environment = offline_environment(os.environ) | {TOKEN: self.token}
         try:
             super().__init__(program, environment, stdout=write_end, stderr=log)
@@ -65,9 +66,3 @@ class EngineProcess(ChildProcess):
             self._log.seek(0)
             log = last_lines(self._log, KEPT_LOG_LINES)
             raise EngineEnded(f"the engine has ended with {self.returncode}\n{log}")
-
-
-def _address_of(host: str) -> str:
-    if host == "auto":
-        return socket.gethostbyname(socket.gethostname())
-    return host
