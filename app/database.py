@@ -162,6 +162,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        self.is_pooled = make_url(url).query.get("pgbouncer") == "true"
         self.engine = _create_engine(url)
         self._read_engine = self.engine.execution_options(
             postgresql_readonly=True, sqlite_deferred=True

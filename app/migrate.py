@@ -22,12 +22,21 @@ LOCK_WAIT_SECONDS = 600.0  # a migration of large tables may take minutes
 LOCK_TICK_SECONDS = 0.1
 
 
-class MigrationBusy(Exception):
+class CannotMigrate(Exception):
     """With a sentence for the person who asked."""
 
 
+class MigrationBusy(CannotMigrate):
+    pass
+
+
 def upgrade(database: Database) -> None:
-    """Bring the schema up to date, once however many processes ask for it."""
+    """Bring the schema up to date, once however many processes ask for it. Raises `CannotMigrate`.
+
+    One that is newer stays: this code works on it.
+    """
+    if compare_schema(database) != "older":
+        return
     with one_at_a_time(database), database.engine.connect() as connection:
         command.upgrade(_config(connection), "head")
         connection.commit()
@@ -54,8 +63,14 @@ def compare_schema(database: Database) -> Schema:
 def one_at_a_time(database: Database) -> Iterator[None]:
     """Hold the lock that everybody who prepares this database holds. It ends with its holder.
 
-    Raises `MigrationBusy` when somebody else holds it for too long.
+    Raises `MigrationBusy` when somebody else holds it for too long, and `CannotMigrate` behind
+    PgBouncer, where the lock would stay with a connection that others are given next.
     """
+    if database.is_pooled:
+        raise CannotMigrate(
+            "DATABASE_URL leads through PgBouncer (pgbouncer=true): give this command Postgres' "
+            "own address."
+        )
     lock = _postgres_lock if database.engine.dialect.name == "postgresql" else _sqlite_lock
     with lock(database):
         yield

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
-from sqlalchemy import URL
+from sqlalchemy import URL, inspect
 
 from app import installation
 from app.database import Database
+from app.models import Installation
 from app.private_dir import private_folder
 from app.storage import Storage, keys
 
@@ -56,6 +57,9 @@ def back_up(database: Database, storage: Storage, folder: Path, *, with_objects:
     """Write a backup into an empty folder. Raises `BackupFailed` and `Refused`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BackupFailed(f"{folder} is not empty: name a new folder for each backup.")
+    refuse_pooled(database)
+    if not inspect(database.engine).has_table(Installation.__tablename__):
+        raise BackupFailed(f"The database {database.engine.url.database} holds no installation.")
     id_ = installation.check(database, storage).id
     private_folder(folder)
     kind = database.engine.dialect.name
@@ -82,6 +86,14 @@ def back_up(database: Database, storage: Storage, folder: Path, *, with_objects:
     return manifest
 
 
+def refuse_pooled(database: Database) -> None:
+    if database.is_pooled:
+        raise BackupFailed(
+            "DATABASE_URL leads through PgBouncer (pgbouncer=true): give this command Postgres' "
+            "own address."
+        )
+
+
 def run_tool(program: str, url: URL, *options: str) -> None:
     """Run one of Postgres' own programs on a database. Its password is in no list of processes."""
     path = shutil.which(program)
@@ -90,7 +102,7 @@ def run_tool(program: str, url: URL, *options: str) -> None:
             f"{program} is not on PATH: install the client programs of Postgres, in the version of "
             "the server or newer (Debian: postgresql-client)."
         )
-    plain = url.set(drivername="postgresql", password=None)
+    plain = url.set(drivername="postgresql")._replace(password=None)
     secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
     command = [path, "--no-password", f"--dbname={plain.render_as_string()}", *options]
     done = subprocess.run(

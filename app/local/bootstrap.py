@@ -53,7 +53,7 @@ def prepare(settings: Settings) -> str | None:
             f"The storage {settings.resolved_storage_url} takes nothing: "
             f"{str(error).splitlines()[0]}. `falqon check` says more."
         ) from None
-    except (ModelNotAdded, migrate.MigrationBusy) as error:
+    except (ModelNotAdded, migrate.CannotMigrate) as error:
         raise NotPrepared(str(error)) from None
     finally:
         database.dispose()

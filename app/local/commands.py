@@ -29,5 +29,7 @@ def open_database(settings: "Settings") -> Iterator["Database"]:
     try:
         migrate.upgrade(database)
         yield database
+    except migrate.CannotMigrate as error:
+        refuse(error)
     finally:
         database.dispose()

@@ -73,7 +73,8 @@ def backup(
         ),
     ] = None,
 ) -> None:
-    """Copy the database, then the objects; nothing has to be stopped for it."""
+    """Copy the database as it is, then the objects; nothing has to be stopped for it."""
+    from app.database import Database
     from app.installation import Refused
     from app.local.backup import BackupFailed, back_up
     from app.settings import load_settings
@@ -83,11 +84,14 @@ def backup(
     storage = Storage(settings.resolved_storage_url)
     if objects is None:
         objects = storage.local_root is not None
+    # not brought up to date: this may be the way back from an upgrade
+    database = Database(settings.resolved_database_url)
     try:
-        with open_database(settings) as database:
-            written = back_up(database, storage, folder, with_objects=objects)
+        written = back_up(database, storage, folder, with_objects=objects)
     except (BackupFailed, Refused) as error:
         refuse(error)
+    finally:
+        database.dispose()
     what = "copied" if objects else "listed, not copied"
     typer.echo(f"{folder} holds the database; {written.num_objects:,} objects are {what}.")
     typer.echo(

@@ -22,6 +22,7 @@ from app.local.backup import (
     BackupFailed,
     Entry,
     Manifest,
+    refuse_pooled,
     run_tool,
 )
 from app.settings import Settings
@@ -43,6 +44,7 @@ def restore(settings: Settings, folder: Path) -> Restored:
     storage = Storage(settings.resolved_storage_url)
     database = Database(settings.resolved_database_url)
     try:
+        refuse_pooled(database)
         _refuse_other_kind(manifest, database)
         _refuse_used_database(database)
         _refuse_other_storage(manifest, storage)

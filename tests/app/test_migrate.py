@@ -89,6 +89,20 @@ def test_an_older_and_an_empty_database_are_told_from_a_newer(old: Database) -> 
     assert migrate.compare_schema(old) == "older"
 
 
+def test_what_is_up_to_date_or_newer_takes_no_lock(
+    old: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for `falqon admin drain` while somebody holds it, and with the version before."""
+    migrate.upgrade(old)
+    monkeypatch.setattr(migrate, "LOCK_WAIT_SECONDS", 0.3)
+    with migrate.one_at_a_time(old):
+        migrate.upgrade(old)
+    with old.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'of-tomorrow'"))
+    migrate.upgrade(old)
+    assert migrate.compare_schema(old) == "newer"
+
+
 def test_who_waits_too_long_for_a_migration_is_told(
     old: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

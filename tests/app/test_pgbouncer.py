@@ -111,6 +111,21 @@ def test_workers_share_a_few_connections_with_two_hundred_others(
         assert steps == [ROUNDS] * WORKERS
 
 
+def test_no_lock_of_a_migration_stays_with_a_shared_connection(
+    direct: Database, pooled_url: str
+) -> None:
+    """Whoever migrates afterwards at the server's own address would wait for ten minutes."""
+    database = Database(f"{pooled_url}&pgbouncer=true")
+    try:
+        migrate.upgrade(database)  # up to date, as for the commands of `falqon admin`
+        with pytest.raises(migrate.CannotMigrate, match="own address"):
+            migrate.one_at_a_time(database).__enter__()
+    finally:
+        database.dispose()
+    with direct.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype='advisory'")) == 0
+
+
 def test_a_url_that_does_not_name_it_is_refused_at_once(pooled_url: str) -> None:
     database = Database(pooled_url)
     try:

@@ -5,12 +5,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import Result
+from sqlalchemy import make_url, text
 
+from app import installation, migrate
 from app.database import Database
-from app.local.backup import INVENTORY, MANIFEST, OBJECTS
+from app.local.backup import INVENTORY, MANIFEST, OBJECTS, back_up
+from app.local.restore import restore
 from app.models import Job, JobStatus
+from app.settings import Settings
 from app.storage import Storage
 from tests.support.admin import falqon_admin
 from tests.support.backend import Backend
@@ -74,6 +79,53 @@ def test_a_backup_is_restored_into_an_empty_installation(
     again = admin("restore", str(tmp_path / "backup"))
     assert again.exit_code == 1
     assert "has tables already" in again.output
+
+
+def test_a_backup_is_of_the_schema_that_is_there(
+    backend: Backend, admin: Admin, tmp_path: Path
+) -> None:
+    """Before an upgrade the new version makes it, which must not begin to upgrade."""
+    with backend.database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0050'"))
+    written = admin("backup", str(tmp_path / "backup"))
+    assert written.exit_code == 0, written.output
+    assert migrate.compare_schema(backend.database) == "older"
+    empty = admin("backup", str(tmp_path / "other"), into=tmp_path / "empty")
+    assert (empty.exit_code, "holds no installation" in empty.output) == (1, True)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.usefixtures("admin")
+def test_a_password_is_given_to_the_programs_of_postgres(
+    short_tmp: Path, tmp_path: Path, database_url: str
+) -> None:
+    server = PostgresServer(short_tmp / "pg-with-passwords")
+    try:
+        first, second = (_with_password(server, name) for name in ("first", "second"))
+        rules = "local all falqon trust\nlocal all all scram-sha-256\n"
+        (server.data / "pg_hba.conf").write_text(rules)
+        server.stop()
+        server.start()
+        database = Database(first)
+        storage = Storage((tmp_path / "objects").as_uri())
+        migrate.upgrade(database)
+        installation.mark(database, storage)
+        back_up(database, storage, tmp_path / "backup", with_objects=False)
+        database.dispose()
+        settings = Settings(_env_file=None, database_url=second, storage_url=storage.address)
+        assert restore(settings, tmp_path / "backup").missing == []
+    finally:
+        server.stop()
+
+
+def _with_password(server: PostgresServer, name: str) -> str:
+    """Return the address of a new database for a user with a password."""
+    url = make_url(server.create_database(name))
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p@ss/w:rd%'".encode())
+        connection.execute(f'ALTER DATABASE "{url.database}" OWNER TO {name}'.encode())
+    own = url.set(username=name, password="p@ss/w:rd%")
+    return own.render_as_string(hide_password=False)
 
 
 def test_a_bucket_is_listed_and_compared(backend: Backend, admin: Admin, tmp_path: Path) -> None:
