@@ -165,6 +165,7 @@ def worker(
     if join is not None:
         if queue is not None or once:
             raise typer.BadParameter("--join goes with neither --queue nor --once")
+        token = token or os.environ.get("FALQON_WORKER_TOKEN")  # .env may hold it
         if not token:
             raise typer.BadParameter("--join needs --token, or FALQON_WORKER_TOKEN")
         command = joined_command(join)

@@ -28,7 +28,7 @@ def configure(settings: Settings, process: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.error("traces are not sent: OpenTelemetry is missing", install="falqon[otel]")
+        log.error("traces are not sent: OpenTelemetry is missing", install="pip install '.[otel]'")
         return
     name = Resource.create({"service.name": f"falqon-{process}"})
     provider = TracerProvider(resource=name.merge(OTELResourceDetector().detect()))

@@ -15,6 +15,7 @@ from app.settings import Settings, WrongSettings, load_settings, variable_of
 from app.storage import Storage
 from tests.support.backend import ROOT
 from tests.support.forks import Fork, run_module
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,23 @@ def test_empty_variables_of_the_object_store_are_not_set(monkeypatch: pytest.Mon
     load_settings()
     address = Storage("s3://bucket").signed_url("key", timedelta(minutes=1)) or ""
     assert address.startswith("https://s3.us-east-1.amazonaws.com/bucket/key?")
+
+
+def test_the_token_of_a_joined_worker_may_stand_in_the_file(elsewhere: Path) -> None:
+    (elsewhere / ".env").write_text("FALQON_WORKER_TOKEN=ft_work_of-nobody\n")
+    output = elsewhere / "output"
+    command = [sys.executable, "-m", "app.cli", "worker", "--join", "http://127.0.0.1:1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with output.open("wb") as file:
+        worker = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    try:
+        wait_for(
+            lambda: "is away" in output.read_text() or worker.poll() is not None, what="it asks"
+        )
+        assert "the service is away" in output.read_text()
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_a_pace_in_the_file_is_that_of_up(elsewhere: Path) -> None:

@@ -1,5 +1,6 @@
 """Whom the service believes when a header says who asks and how."""
 
+import http.client
 import os
 import re
 import shutil
@@ -141,6 +142,8 @@ def test_nginx_as_the_documentation_sets_it_up(behind_proxy: Tenant, tmp_path: P
         assert link.json()["url"].startswith(f"https://127.0.0.1:{port}/")
         page = client.post("/sign-in", data={"key": behind_proxy.key}, headers=SAME_SITE)
         assert "; secure" in page.headers["set-cookie"].lower()
+        assert announce(port, "/v1/files", 600 * 2**20) == 413
+        assert announce(port, "/v1/worker/jobs/j/attempts/1/objects/model", 600 * 2**20) == 401
         wrong = {"authorization": "Bearer a-guess"}
         statuses = [
             client.get(
@@ -154,6 +157,18 @@ def test_nginx_as_the_documentation_sets_it_up(behind_proxy: Tenant, tmp_path: P
         job = behind_proxy.job()
         with client.stream("GET", f"/v1/fine_tuning/jobs/{job.id}/stream") as stream:
             assert next(stream.iter_raw()), "what happens arrives at once"
+
+
+def announce(port: int, path: str, size: int) -> int:
+    """Return the status for a body that is announced, and not sent."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.putrequest("PUT", path)
+        connection.putheader("content-length", str(size))
+        connection.endheaders()
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def main() -> None:
     try:
         import xllamacpp
     except ImportError:
-        sys.exit("xllamacpp is not installed: pip install 'falqon[worker]'")
+        sys.exit("xllamacpp is not installed: pip install '.[worker]'")
     stdout = os.dup(1)
     os.dup2(2, 1)  # llama.cpp logs there
     parameters = xllamacpp.CommonParams()

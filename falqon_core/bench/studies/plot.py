@@ -12,7 +12,7 @@ def draw_bars(bars: Bars, path: Path) -> None:
         import matplotlib
     except ImportError:
         raise ConfigError(
-            "plot: drawing needs matplotlib, which is not installed: pip install 'falqon[bench]'",
+            "plot: drawing needs matplotlib, which is not installed: pip install '.[bench]'",
             "plot",
         ) from None
     matplotlib.use("svg")
