@@ -19,7 +19,7 @@ GEMMs, and the kernels that fuse have proved themselves on the device; all other
 are. Where q and k are normed before they are rotated (Qwen3), `normed_linears` stands in the place
 of `normed_qkv`. What is given up: attention's output and the gradient that reaches down are still
 read once to be quantized, and the sum that leaves the layer is not part of the next one's norm; a
-layer with biases in its MLP is not fused, nor one whose A train, which keeps what its linears read.
+layer with biases in its MLP is not fused.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.blocks import Attention, SwiGLU
-from falqon_core.meld.linear import MeldedLinear, add_biases
+from falqon_core.meld.linear import MeldedLinear, add_biases, trained_of
 from falqon_core.meld.normed import NormedMatmul, NormedQkv, NormedSwiGLU
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_codes
@@ -95,7 +95,7 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
         norm.eps,
         group[0].packed,
         group[0].scaling,
-        *(layer.delta for layer in group),
+        *trained_of(group),
     )
     return [*add_biases(outputs, group), x]
 
@@ -117,7 +117,7 @@ def normed_qkv(
         group[0].scaling,
         _joined_bias(group),
         *rotation,
-        *(layer.delta for layer in group),
+        *trained_of(group),
     )
     head_dim = rotation[0].shape[-1]
     return [*(y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in projected), x]
@@ -134,7 +134,7 @@ def normed_swiglu(
     """total + mlp(norm(total)) with total = residual + output(heads), heads [.., O], all else [..,
     H]; all is melded in FP8 and the MLP has no biases.
     """
-    layers = (output, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    groups = ([output], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])
     return NormedSwiGLU.apply(
         heads,
         residual,
@@ -145,7 +145,7 @@ def normed_swiglu(
         mlp.gate_proj.packed,
         mlp.down_proj.packed,
         output.scaling,
-        *(layer.delta for layer in layers),
+        *(tensor for group in groups for tensor in trained_of(group)),
     )
 
 
@@ -175,7 +175,7 @@ def _fits(layer: nn.Module) -> bool:
 
 def _on_codes(group: Sequence[nn.Module]) -> bool:
     """Return whether these are the linears of one group, melded for FP8 GEMMs."""
-    if not all(isinstance(linear, MeldedLinear) and linear.a_master is None for linear in group):
+    if not all(isinstance(linear, MeldedLinear) for linear in group):
         return False
     packed = group[0].packed
     return isinstance(packed, Fp8Weight) and packed.fp8 and len(packed.sizes) == len(group)

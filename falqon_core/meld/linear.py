@@ -21,7 +21,6 @@ from falqon_core.contract.config import BaseCopy
 from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
-from falqon_core.meld.matmul_with_a import MeldedMatmulWithA
 from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
 from falqon_core.ops.quantize import quantize_rows
 
@@ -147,10 +146,12 @@ def _forward(x: Tensor, group: Sequence[MeldedLinear]) -> list[Tensor]:
     assert [layer.index for layer in group] == list(range(len(packed.sizes))), (
         "a group is called whole and in its order"
     )
-    deltas = [layer.delta for layer in group]
-    masters = [layer.a_master for layer in group if layer.a_master is not None]
-    function = MeldedMatmulWithA if masters else MeldedMatmul
-    return add_biases(function.apply(x, packed, group[0].scaling, *deltas, *masters), group)
+    return add_biases(MeldedMatmul.apply(x, packed, group[0].scaling, *trained_of(group)), group)
+
+
+def trained_of(group: Sequence[MeldedLinear]) -> list[Tensor | None]:
+    """Return what the autograd functions take of it: the deltas, then the masters of A or None."""
+    return [*(layer.delta for layer in group), *(layer.a_master for layer in group)]
 
 
 def add_biases(outputs: Sequence[Tensor], group: Sequence[MeldedLinear]) -> list[Tensor]:

@@ -1,11 +1,18 @@
 """The autograd function of the method: the linears of one group, forward and backward.
 
-Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. For backward only
-the o_a [T, n r] are kept, never x: the backbone and A are frozen, so no weight gradient needs it.
-Backward: grad_input = [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear grad of its delta =
-scaling * dy^T . o_a, the exact gradient of folding scaling * B . A into W, because A here is its
-own dequantized FP8 value. Rows are frozen between forward and backward; they are kept by reference,
-not as saved tensors.
+Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. Backward: grad_input
+= [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear grad of its delta = scaling * dy^T . o_a,
+the exact gradient of folding scaling * B . A into W, because A here is its own dequantized FP8
+value. Of a group whose A are frozen only the o_a [T, n r] are kept for backward, never x: no weight
+gradient needs it. Rows are frozen between forward and backward; they are kept by reference, not as
+saved tensors.
+
+Of a group whose A train x is kept as well: on a GPU as e4m3 codes with a scale per token, a byte an
+element, and with FP8 GEMMs those that the GEMM has just read. On a CPU it is kept as it is, two
+bytes an element, because casts to e4m3 and back took more time than the GEMMs of this gradient.
+Then grad of A_j = scaling * (dy_j B_j)^T x, one GEMM for the group. A's rounding to e4m3 counts as
+the identity, and so does that of x where x is rounded, so this gradient is not exact, as that of B
+is.
 
 The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up
 do (ops/swiglu.py). Its parts serve fused.py too, where norms and SwiGLU take part in the function.
@@ -24,29 +31,52 @@ from falqon_core.ops.matmul import matmul
 
 
 class MeldedMatmul(torch.autograd.Function):
-    """(x [..., I], packed, scaling, delta fp32 [O_j, r] of each linear) -> y_j [..., O_j] of each,
-    views of one buffer.
+    """(x [..., I], packed, scaling, trained) -> y_j [..., O_j] of each linear, views of one buffer.
+
+    The `trained` of a group are its deltas, fp32 [O_j, r], then its masters of A, fp32 [r, I], or
+    None in their places where A is frozen.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, packed: PackedWeight, scaling: float, *deltas: Tensor
+        ctx: Any, x: Tensor, packed: PackedWeight, scaling: float, *trained: Tensor | None
     ) -> tuple[Tensor, ...]:
-        both = packed.output(x.reshape(-1, x.shape[-1]))
-        ctx.save_for_backward(o_a_of(both, packed).clone())
+        both, kept = output_and_kept(x.reshape(-1, x.shape[-1]), packed, trained)
+        ctx.save_for_backward(o_a_of(both, packed).clone(), *kept)
         ctx.packed = packed
         ctx.scaling = scaling
         return outputs_of(both, packed, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (o_a,) = ctx.saved_tensors
+        o_a, *kept = ctx.saved_tensors
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
-        deltas = grad_deltas(grads, o_a, ctx.scaling, ctx.needs_input_grad[3:])
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = ctx.packed.grad_input(cat_or_view(grads)).view(*grad_outputs[0].shape[:-1], -1)
-        return grad_x, None, None, *deltas
+        needed = ctx.needs_input_grad[3:]
+        of_trained = grad_trained(grads, o_a, kept, ctx.packed, ctx.scaling, needed)
+        return grad_x, None, None, *of_trained
+
+
+def output_and_kept(
+    x: Tensor, packed: PackedWeight, trained: Sequence[Tensor | None]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the product of x [T, I] with `packed`, and what a gradient of A needs."""
+    if trained[-1] is None:
+        return packed.output(x), ()
+    both, of_x = packed.output_and_input(x)
+    return both, kept_of(of_x, trained)
+
+
+def kept_of(of_x: Sequence[Tensor], trained: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return what a gradient of A needs: the deltas and what was kept of x, or nothing where no A
+    trains.
+    """
+    if trained[-1] is None:
+        return ()
+    deltas = trained[: len(trained) // 2]
+    return (*(delta for delta in deltas if delta is not None), *of_x)
 
 
 def outputs_of(both: Tensor, packed: PackedWeight, leading: Sequence[int]) -> tuple[Tensor, ...]:
@@ -61,6 +91,21 @@ def o_a_of(both: Tensor, packed: PackedWeight) -> Tensor:
     return both.narrow(1, packed.num_outputs, len(packed.sizes) * packed.rank)
 
 
+def grad_trained(
+    grads: Sequence[Tensor],
+    o_a: Tensor,
+    kept: Sequence[Tensor],
+    packed: PackedWeight,
+    scaling: float,
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """dy_j [T, O_j] of each linear, o_a [T, n r] and what `kept_of` returned -> gradients of the
+    group's `trained`, None where one is not `needed`.
+    """
+    deltas = grad_deltas(grads, o_a, scaling, needed[: len(grads)])
+    return deltas + grad_masters(grads, kept, packed, scaling)
+
+
 def grad_deltas(
     grads: Sequence[Tensor], o_a: Tensor, scaling: float, needed: Sequence[bool]
 ) -> list[Tensor | None]:
@@ -72,6 +117,22 @@ def grad_deltas(
         scaled(matmul(grad.t(), o).float(), scaling) if is_needed else None
         for grad, o, is_needed in parts
     ]
+
+
+def grad_masters(
+    grads: Sequence[Tensor], kept: Sequence[Tensor], packed: PackedWeight, scaling: float
+) -> list[Tensor | None]:
+    """dy_j [T, O_j] of each linear, and what `kept_of` returned -> grad of each master of A, fp32
+    [r, I], None where no A trains.
+    """
+    if not kept:
+        return [None] * len(grads)
+    deltas, of_x = kept[: len(grads)], kept[len(grads) :]
+    through_b = torch.cat(
+        [matmul(grad, delta.to(grad.dtype)) for grad, delta in zip(grads, deltas, strict=True)], 1
+    )
+    x = packed.input_of(of_x, through_b.dtype)
+    return list(scaled(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
 
 
 def scaled(grad: Tensor, scaling: float) -> Tensor:

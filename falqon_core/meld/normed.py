@@ -3,16 +3,27 @@
 Each spans what it does because codes have no gradient that could pass between two functions. What a
 norm reads passes through the function as well, so that its two gradients meet in a kernel and not
 in autograd. They compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another, with
-the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate and up;
-nothing else.
+the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate and up,
+and the codes that the linears read where A trains; nothing else.
+
+The `trained` of a group are those of `MeldedMatmul`.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from falqon_core.meld.matmul import cat_or_view, grad_deltas, o_a_of, outputs_of
+from falqon_core.meld.matmul import (
+    cat_or_view,
+    grad_trained,
+    kept_of,
+    o_a_of,
+    output_and_kept,
+    outputs_of,
+)
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
@@ -21,8 +32,8 @@ from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
 
 
 class NormedMatmul(torch.autograd.Function):
-    """(x [.., H], weight of the norm, eps, packed, scaling, delta fp32 [O_j, r] of each linear) ->
-    y_j [.., O_j] of each, and x.
+    """(x [.., H], weight of the norm, eps, packed, scaling, trained) -> y_j [.., O_j] of each
+    linear, and x.
     """
 
     @staticmethod
@@ -33,13 +44,15 @@ class NormedMatmul(torch.autograd.Function):
         eps: float,
         packed: Fp8Weight,
         scaling: float,
-        *deltas: Tensor,
+        *trained: Tensor | None,
     ) -> tuple[Tensor, ...]:
         qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
         both = packed.output_of_quantized(qdata, scale)
+        kept = kept_of((qdata, scale), trained)
         # the first layer reads embeddings, which are frozen
         of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
-        ctx.save_for_backward(o_a_of(both, packed).clone(), *of_norm)
+        ctx.save_for_backward(o_a_of(both, packed).clone(), *kept, *of_norm)
+        ctx.num_kept = len(kept)
         ctx.packed = packed
         ctx.scaling = scaling
         return *outputs_of(both, packed, x.shape[:-1]), x
@@ -47,25 +60,22 @@ class NormedMatmul(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         *of_outputs, grad_residual = grad_outputs
-        o_a, *of_norm = ctx.saved_tensors
+        o_a, *others = ctx.saved_tensors
+        kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in of_outputs]
         grad_x = None
         if of_norm:
             grad_normed = ctx.packed.grad_input(cat_or_view(grads))
             grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
-        return (
-            grad_x,
-            None,
-            None,
-            None,
-            None,
-            *grad_deltas(grads, o_a, ctx.scaling, ctx.needs_input_grad[5:]),
+        of_trained = grad_trained(
+            grads, o_a, kept, ctx.packed, ctx.scaling, ctx.needs_input_grad[5:]
         )
+        return grad_x, *(None,) * 4, *of_trained
 
 
 class NormedQkv(torch.autograd.Function):
     """(x [B, T, H], weight of the norm, eps, packed, scaling, bias [sum O] or None, cosines and
-    sines [B or 1, T, D], deltas of q, k and v) -> q, k, v [B, T, O_j], views of one buffer, and x.
+    sines [B or 1, T, D], trained) -> q, k, v [B, T, O_j], views of one buffer, and x.
     """
 
     @staticmethod
@@ -79,7 +89,7 @@ class NormedQkv(torch.autograd.Function):
         bias: Tensor | None,
         cos: Tensor,
         sin: Tensor,
-        *deltas: Tensor,
+        *trained: Tensor | None,
     ) -> tuple[Tensor, ...]:
         qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
         both = packed.output_of_quantized(qdata, scale)
@@ -87,15 +97,18 @@ class NormedQkv(torch.autograd.Function):
         rotate_qkv_(both, bias, cos, sin, packed.sizes)
         # the first layer reads embeddings, which are frozen
         of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
+        kept = kept_of((qdata, scale), trained)
         # attention keeps q, k and v, which are most of `both`; o_a is the rest
-        ctx.save_for_backward(both, cos, sin, *of_norm)
+        ctx.save_for_backward(both, cos, sin, *kept, *of_norm)
+        ctx.num_kept = len(kept)
         ctx.packed = packed
         ctx.scaling = scaling
         return *outputs_of(both, packed, x.shape[:-1]), x
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        both, cos, sin, *of_norm = ctx.saved_tensors
+        both, cos, sin, *others = ctx.saved_tensors
+        kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         packed = ctx.packed
         weight_scale = packed.scale[: packed.num_outputs].squeeze(1)
         *grads, grad_residual = grad_outputs
@@ -106,8 +119,10 @@ class NormedQkv(torch.autograd.Function):
             grad_normed = packed.grad_input_of_quantized(qdata, scale)
             grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
         parts = (*unrotated.split(packed.sizes[:2], 1), value)
-        deltas = grad_deltas(parts, o_a_of(both, packed), ctx.scaling, ctx.needs_input_grad[8:])
-        return grad_x, *(None,) * 7, *deltas
+        of_trained = grad_trained(
+            parts, o_a_of(both, packed), kept, packed, ctx.scaling, ctx.needs_input_grad[8:]
+        )
+        return grad_x, *(None,) * 7, *of_trained
 
 
 def _grad_of_norm(
@@ -123,7 +138,7 @@ def _grad_of_norm(
 
 class NormedSwiGLU(torch.autograd.Function):
     """(heads [.., O], residual [.., H], weight of the norm, eps, rows of o, its bias or None, rows
-    of gate and up, rows of down, scaling, deltas of o, gate, up, down) -> [.., H].
+    of gate and up, rows of down, scaling, trained of o, of gate and up, and of down) -> [.., H].
     """
 
     @staticmethod
@@ -138,21 +153,24 @@ class NormedSwiGLU(torch.autograd.Function):
         gate_up: Fp8Weight,
         down: Fp8Weight,
         scaling: float,
-        *deltas: Tensor,
+        *trained: Tensor | None,
     ) -> Tensor:
-        of_output = output.output(heads.reshape(-1, heads.shape[-1]))
+        of_output, kept_output = output_and_kept(
+            heads.reshape(-1, heads.shape[-1]), output, trained[:2]
+        )
         num_tokens = of_output.shape[:1]
         (x,) = outputs_of(of_output, output, num_tokens)
         if bias is not None:
             x += bias
         qdata, scale, total, inverse_rms = rms_norm_codes(x, residual.reshape(x.shape), weight, eps)
         both = gate_up.output_of_quantized(qdata, scale)
-        of_down = down.output_of_quantized(
-            *swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
-        )
+        activated = swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
+        of_down = down.output_of_quantized(*activated)
         # gate and up are most of `both`, o_a the rest
         o_as = (o_a_of(of_output, output).clone(), o_a_of(of_down, down).clone())
-        ctx.save_for_backward(total, weight, inverse_rms, both, *o_as)
+        kept = (kept_output, kept_of((qdata, scale), trained[2:6]), kept_of(activated, trained[6:]))
+        ctx.save_for_backward(total, weight, inverse_rms, both, *o_as, *chain(*kept))
+        ctx.num_kept = [len(part) for part in kept]
         ctx.output = output
         ctx.gate_up = gate_up
         ctx.down = down
@@ -162,7 +180,8 @@ class NormedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        total, weight, inverse_rms, both, o_a_output, o_a_down = ctx.saved_tensors
+        total, weight, inverse_rms, both, o_a_output, o_a_down, *kept = ctx.saved_tensors
+        kept_output, kept_gate_up, kept_down = split(kept, ctx.num_kept)
         output = ctx.output
         gate_up = ctx.gate_up
         down = ctx.down
@@ -178,15 +197,25 @@ class NormedSwiGLU(torch.autograd.Function):
             grad_normed, total, weight, inverse_rms, grad_y, output_scale
         )
         grad_heads = output.grad_input_of_quantized(qdata, scale)
-        deltas = (
-            grad_deltas([grad_total], o_a_output, ctx.scaling, needed[:1])
-            + grad_deltas(grads, o_a_of(both, gate_up), ctx.scaling, needed[1:3])
-            + grad_deltas([grad_y], o_a_down, ctx.scaling, needed[3:])
+        scaling = ctx.scaling
+        o_a = o_a_of(both, gate_up)
+        of_trained = (
+            grad_trained([grad_total], o_a_output, kept_output, output, scaling, needed[:2])
+            + grad_trained(grads, o_a, kept_gate_up, gate_up, scaling, needed[2:6])
+            + grad_trained([grad_y], o_a_down, kept_down, down, scaling, needed[6:])
         )
         leading = grad_output.shape[:-1]
         return (
             grad_heads.view(*leading, -1),
             grad_total.view(grad_output.shape),
             *(None,) * 7,
-            *deltas,
+            *of_trained,
         )
+
+
+def split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+    """Yield as many of them in turn as `sizes` says."""
+    start = 0
+    for size in sizes:
+        yield tensors[start : start + size]
+        start += size

@@ -2,17 +2,15 @@
 the operators are their oracles, so every number is the same bit for bit.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from falqon_core.contract.config import Recipe
-from falqon_core.meld import convert, linear, packed_weight
+from falqon_core.meld import linear, packed_weight
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.fused import (
     FUSING,
@@ -21,108 +19,42 @@ from falqon_core.meld.fused import (
     normed_qkv,
     normed_swiglu,
 )
-from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward
 from falqon_core.train.activation_checkpointing import checkpoint_activations
-from tests.falqon_core.meld.models import ALIGNED, fp8_weight, tiny_model
+from tests.falqon_core.meld.fused_models import (
+    HIDDEN,
+    RANK,
+    RECIPE,
+    TOKENS,
+    TRAINS_A,
+    loss_of,
+    melded,
+    num_bytes,
+    pair,
+    rotation,
+    saved_tensors,
+)
+from tests.falqon_core.meld.models import ALIGNED, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
-RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
-RANK = 8
-TOKENS = 24
-HIDDEN = 48
-INTERMEDIATE = 64
 # qwen2 has biases on q, k and v; qwen3 norms between projections and rotation
 NAMES = ["llama", "mistral", "qwen2", "qwen3"]
 
 
-def melded(model: PreTrainedModel) -> dict[str, MeldedLinear]:
-    """With deltas that are not zero."""
-    swap_blocks(model)
-    layers = convert_to_melded(model, RECIPE, Anchored())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for layer in layers.values():
-            layer.delta.normal_(std=0.05, generator=generator)
-            layer.refresh()
-    return layers
-
-
-@pytest.fixture
-def on_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "new_packed_weight", fp8_weight)
-
-
-@contextmanager
-def unfused() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "fuse_decoder_layers", lambda model: None)
-        yield
-
-
-def pair(name: str) -> list[tuple[PreTrainedModel, dict[str, MeldedLinear]]]:
-    """A fused model and the same one not fused."""
-    fused = tiny_model(name, **ALIGNED)
-    layers = melded(fused)
-    plain = tiny_model(name, **ALIGNED)
-    with unfused():
-        plain_layers = melded(plain)
-    assert [isinstance(model.model.layers[0], FusedDecoderLayer) for model in (fused, plain)] == [
-        True,
-        False,
-    ]
-    return [(fused, layers), (plain, plain_layers)]
-
-
-def loss_of(model: PreTrainedModel, packed: bool = True) -> Tensor:
-    input_ids = torch.randint(
-        3, 97, (1, TOKENS) if packed else (3, 8), generator=torch.Generator().manual_seed(1)
-    )
-    segments = {"cu_seqlens": torch.tensor([0, 9, TOKENS]), "max_seqlen": 15} if packed else {}
-    return (
-        model.model(input_ids, use_cache=False, **segments)
-        .last_hidden_state.float()
-        .square()
-        .mean()
-    )
-
-
-def rotation(model: PreTrainedModel, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the positions, as the model gives them to its layers."""
-    positions = torch.arange(num_tokens, device=KERNEL_DEVICE)[None]
-    cos, sin = model.model.rotary_emb(model.model.embed_tokens.weight, positions)
-    return cos, sin
-
-
-@contextmanager
-def saved_tensors() -> Iterator[list[Tensor]]:
-    saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
-    ):
-        yield saved
-
-
-def num_bytes(saved: list[Tensor]) -> int:
-    return sum(
-        {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in saved
-        }.values()
-    )
-
-
 @pytest.mark.usefixtures("on_codes")
-@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_gradients_and_deltas_are_the_same_bits(name: str, packed: bool) -> None:
+@pytest.mark.parametrize(("recipe", "packed"), [(RECIPE, True), (RECIPE, False), (TRAINS_A, True)])
+def test_losses_gradients_and_deltas_are_the_same_bits(
+    name: str, recipe: Recipe, packed: bool
+) -> None:
     losses: list[list[Tensor]] = []
     results: list[dict[str, Tensor]] = []
-    for model, layers in pair(name):
-        optimizer = torch.optim.AdamW([layer.delta for layer in layers.values()], lr=0.01)
+    for model, layers in pair(name, recipe):
+        trained = [p for layer in layers.values() for p in (layer.delta, layer.a_master)]
+        optimizer = torch.optim.AdamW([p for p in trained if p is not None], lr=0.01)
         losses.append([])
         for _ in range(3):
             optimizer.zero_grad()
@@ -131,13 +63,15 @@ def test_losses_gradients_and_deltas_are_the_same_bits(name: str, packed: bool) 
             optimizer.step()
             with torch.no_grad():
                 for layer in layers.values():
-                    layer.refresh()
+                    Anchored().after_step(layer)
             losses[-1].append(loss.detach())
         tensors = {
             "delta": lambda layer: layer.delta,
             "grad": lambda layer: layer.delta.grad,
             "codes": lambda layer: layer.weight,
         }
+        if recipe.train_a:
+            tensors["grad of A"] = lambda layer: layer.a_master.grad
         results.append(
             {
                 f"{key} {kind}": of(layer)
@@ -147,7 +81,7 @@ def test_losses_gradients_and_deltas_are_the_same_bits(name: str, packed: bool) 
         )
     assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
     assert losses[0][0] != losses[0][2]
-    assert len(results[0]) == 3 * 14
+    assert len(results[0]) == (4 if recipe.train_a else 3) * 14
     for key, tensor in results[0].items():
         assert torch.equal(tensor, results[1][key]), key
 
@@ -230,65 +164,6 @@ def test_only_the_output_of_attention_and_the_gradient_of_down_are_read_to_be_qu
         counts.append((calls.count(False), calls.count(True)))
         calls.clear()
     assert counts == [(2 * 1, 2 * 1), (2 * 4, 2 * 4 - 1)]
-
-
-@pytest.mark.usefixtures("on_codes")
-def test_backward_keeps_the_inputs_of_norms_gate_and_up_and_o_a() -> None:
-    model = tiny_model("llama", **ALIGNED)
-    melded(model)
-    layer = model.model.layers[1]
-    x, residual = (torch.randn(2, 5, HIDDEN).bfloat16().requires_grad_() for _ in range(2))
-    with saved_tensors() as saved:
-        group = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
-        normed_linears(x, layer.input_layernorm, group)
-    assert [tuple(tensor.shape) for tensor in saved] == [
-        (10, 3 * RANK),
-        (2, 5, HIDDEN),
-        (HIDDEN,),
-        (10, 1),
-    ]
-    assert saved[1].data_ptr() == x.data_ptr()
-    assert num_bytes(saved[:1]) == 10 * 3 * RANK * 2
-    with saved_tensors() as saved:
-        normed_swiglu(
-            x, residual, layer.self_attn.o_proj, layer.post_attention_layernorm, layer.mlp
-        )
-    assert [tuple(tensor.shape) for tensor in saved] == [
-        (10, HIDDEN),
-        (HIDDEN,),
-        (10, 1),
-        (10, 2 * INTERMEDIATE + 2 * RANK),
-        (10, RANK),
-        (10, RANK),
-    ]
-    assert num_bytes(saved) == sum(tensor.nbytes for tensor in saved)
-
-
-@pytest.mark.usefixtures("on_codes")
-def test_query_key_and_value_lie_in_the_one_buffer_that_backward_keeps() -> None:
-    model = tiny_model("llama", **ALIGNED)
-    melded(model)
-    layer = model.model.layers[1]
-    x = torch.randn(2, 5, HIDDEN).bfloat16().requires_grad_()
-    tables = rotation(model, 5)
-    group = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
-    with saved_tensors() as saved:
-        *rotated, passed = normed_qkv(x, layer.input_layernorm, group, tables)
-    assert passed.data_ptr() == x.data_ptr()
-    assert [tuple(y.shape) for y in rotated] == [(2, 4, 5, 12), (2, 2, 5, 12), (2, 2, 5, 12)]
-    assert len({y.untyped_storage().data_ptr() for y in rotated}) == 1
-    of_norm = (x, layer.input_layernorm.weight, torch.empty(10, 1))
-    assert num_bytes([rotated[0], *tables, *of_norm]) == num_bytes(saved)
-
-
-@pytest.mark.usefixtures("on_codes")
-def test_a_fused_model_keeps_less_than_one_that_is_not() -> None:
-    sizes = []
-    for model, _ in pair("llama"):
-        with saved_tensors() as saved:
-            loss_of(model)
-        sizes.append(num_bytes(saved))
-    assert sizes[0] < sizes[1]  # by the o_a of gate and up, which lie beside them
 
 
 @pytest.mark.usefixtures("on_codes")
