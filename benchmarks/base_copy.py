@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.learning import DEFAULT, STEPS, SYSTEMS, Files, System, Training, train
-from falqon_core.contract.config import BaseCopy
+from benchmarks.learning import FROZEN_A, STEPS, SYSTEMS, Files, System, Training, train
+from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld import linear
 from falqon_core.meld.base import Base
 from falqon_core.ops.quantize import quantize_rows
@@ -42,7 +42,7 @@ def main() -> None:
         for base in args.bases:
             linear.keep_base = keep_e4m3 if base == "e4m3" else keep_base  # type: ignore[assignment]
             base_copy = "device" if base == "e4m3" else base
-            SYSTEMS[base] = System(SYSTEMS[DEFAULT].recipe | {"base_copy": base_copy}, (RATE,))
+            SYSTEMS[base] = System(SYSTEMS[FROZEN_A].recipe | {"base_copy": base_copy}, (RATE,))
             training = Training(base, RATE, seed, STEPS, args.rows)
             *_, last = train(training, Files(args.model, args.train, args.test), 1)
             print(f"{base}, seed {seed}: {last['test_loss']}", flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MARGIN = 1.1
@@ -25,10 +26,9 @@ def expected_bytes(
         dimensions = ModelDimensions.from_config(config)
     except ModelError:  # the trainer says so better
         return 0
-    a, b = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
+    size = adapter_size(dimensions, recipe)
     # what trains, with its two moments, in fp32; a frozen A in bf16
-    a_bytes = 12 if recipe.trains_a else 2
-    checkpoint = largest_checkpoint or a_bytes * a + 12 * b
+    checkpoint = largest_checkpoint or 12 * size.trained + 2 * size.frozen_a
     # e4m3 and bf16
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result

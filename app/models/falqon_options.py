@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from falqon_core.contract.config import ApiMethod, Recipe, RecipeOptions
+from falqon_core.contract.config import ApiMethod, Recipe
 from falqon_core.contract.methods import METHODS
+from falqon_core.contract.recipe_options import RecipeOptions
 from falqon_core.estimate.prices import Dollars
 
 MAX_GPUS = 64

@@ -1,10 +1,10 @@
-"""What a training is told to do: every hyperparameter is declared here, once.
+"""What a training is told to do: the recipe, and what one execution reads.
 
-`Recipe` holds the hyperparameters; the HTTP API, the database and the trainer all use this class.
-`None` means "auto"; `Recipe.resolved` turns every "auto" that needs no device into the number that
-really runs, and what is stored beside a job is that form. `TrainConfig` adds the paths of one
-execution. Everything is frozen, refuses unknown fields, and refuses combinations that the method
-cannot honour instead of ignoring them.
+`Recipe` holds the hyperparameters (recipe_options.py); the HTTP API, the database and the trainer
+all use this class. `None` means "auto"; `Recipe.resolved` turns every "auto" that decides steps or
+rates into the number that really runs, and what is stored beside a job is that form. `TrainConfig`
+adds the paths of one execution. Everything is frozen, refuses unknown fields, and refuses
+combinations that the method cannot honour instead of ignoring them.
 """
 
 import math
@@ -13,24 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from falqon_core.contract.methods import (
-    LARGEST_GROUP,
-    METHODS,
-    SMALLEST_GROUP,
-    MethodName,
-    foreign_options,
-)
-from falqon_core.contract.template_kwargs import TemplateKwargs
+from falqon_core.contract.methods import METHODS, MethodName, foreign_options
+from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
 
 ObjectiveName = Literal["supervised", "dpo"]
 # "dpo": the older name of objective dpo with method falqon
 ApiMethod = Literal[MethodName, "dpo"]
-UpdateRule = Literal["anchored", "topk"]
-AInit = Literal["quant_error", "orthonormal", "gradient"]
-LrSchedule = Literal["constant", "linear", "cosine"]
-BaseCopy = Literal["device", "int8", "host", "none"]
-Quantizer = Literal["nf4", "int4"]
-WeightFormat = Literal["e3m2", "e2m3"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate
@@ -48,148 +36,6 @@ DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
 DEFAULT_GROUP_SIZE = 32  # of INT4, as published
-# a file with more bad lines than this is taken for a mistake as a whole
-MAX_BAD_RECORD_FRACTION = 0.1
-
-
-class RecipeOptions(BaseModel):
-    """The numbers and choices of a recipe. Units: tokens and steps are counts, rates are per
-    optimizer step.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    beta: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="dpo only: how strongly the model is held to its base, higher holds more; "
-        "auto: 0.1",
-    )
-    rank: Annotated[int, Field(ge=1, le=1024)] = Field(
-        64, description="of the adapters: higher learns more, and takes more memory"
-    )
-    alpha: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="the delta counts alpha/rank; auto: alpha = rank"
-    )
-    target_modules: tuple[str, ...] | None = Field(
-        None,
-        strict=False,
-        description="last part of the names of the linears to meld; auto: all but lm_head",
-    )
-    update_rule: UpdateRule = Field(
-        "anchored",
-        description="falqon only: anchored rounds the base with the delta anew at each step, topk "
-        "folds a few rows into the quantized weights, as published",
-    )
-    a_init: AInit | None = Field(
-        None, description="auto: gradient; topk: quant_error, as published"
-    )
-    train_a: bool = Field(
-        False,
-        description="falqon only, anchored with a base: A trains as well, for a lower held-out "
-        "loss; takes up to a fifth more memory on a CPU, and more time a step",
-    )
-    num_update_rows: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="topk only: rows folded per linear and step; auto: 10"
-    )
-    base_copy: BaseCopy | None = Field(
-        None,
-        description="anchored only: where the base weights are kept: in bf16 on the device or in "
-        "host memory, or in eight bits (int8) on the device; none: nowhere, steps are rounded "
-        "stochastically; auto: device on a CPU, on a GPU the first of int8 and host that fits",
-    )
-    simulate_fp8: bool = Field(
-        False,
-        description="round activations and gradients as an FP8 GPU does where the device would not",
-    )
-    group_size: Annotated[int, Field(ge=SMALLEST_GROUP, le=LARGEST_GROUP)] | None = Field(
-        None,
-        description="qa_lora, and ir_lora with quantizer int4: weights that share a scale and a "
-        "minimum; auto: 32",
-    )
-    quantizer: Quantizer | None = Field(None, description="ir_lora only; auto: nf4")
-    weight_format: WeightFormat | None = Field(None, description="fp6_lora only; auto: e3m2")
-    adapters_fp8: bool = Field(
-        False, description="fp8_lora only: the adapters' products are computed in FP8 as well"
-    )
-
-    num_epochs: Annotated[int, Field(ge=1, le=50)] | None = Field(
-        None, description="passes over the data; auto: 3"
-    )
-    max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="stop after this many steps, whatever num_epochs says"
-    )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None,
-        description="records, or sequences of long texts, per optimizer step; auto: 0.2% of the "
-        "records, from 4 to 16",
-    )
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="absolute, not a multiplier; auto: that of the method"
-    )
-    lr_schedule: LrSchedule = Field(
-        "cosine",
-        description="how the learning rate goes on after the warm-up, to 0 at the end"
-        " unless it is constant",
-    )
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.03, description="share of the steps in which the learning rate rises from 0"
-    )
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="pulls the trained weights towards 0 at each step"
-    )
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
-        2048,
-        description="longer records are cut and counted, longer texts split; dpo: each half",
-    )
-    text_overlap_tokens: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="text that is longer than max_seq_length: the last tokens of a sequence that "
-        "the next one reads again, without learning them; at most half of max_seq_length; auto: 0",
-    )
-    microbatch_tokens: Annotated[int, Field(ge=8)] | None = Field(
-        None,
-        description="tokens in one forward pass; auto: what fits into the memory that is free "
-        "when the training first starts",
-    )
-    activation_checkpointing: bool | None = Field(
-        None,
-        description="keep only the inputs of layers and compute the rest again; auto: only when "
-        "it does not fit otherwise",
-    )
-    packing: bool = Field(
-        True, description="False pads the records of a microbatch to one length instead"
-    )
-    max_bad_record_fraction: Annotated[float, Field(ge=0, le=MAX_BAD_RECORD_FRACTION)] = Field(
-        0.0, description="a file with no larger share of bad records than this is used without them"
-    )
-    chat_template_kwargs: TemplateKwargs | None = Field(
-        None,
-        description='variables of the chat template, such as {"enable_thinking": false}; the '
-        "trained model's template has them as defaults",
-    )
-
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="held out of the training file when there is no validation file"
-    )
-    eval_every: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="steps; auto: once per epoch"
-    )
-    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="end after this many evaluations without a lower validation loss, with the "
-        "model of the lowest one",
-    )
-    num_samples: Annotated[int, Field(ge=0, le=8)] = Field(
-        2, description="validation prompts completed at each evaluation; 0: none"
-    )
-    sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(
-        48, description="most tokens of such a completion"
-    )
-    checkpoint_every: Annotated[int, Field(ge=1)] = Field(50, description="steps")
-    keep_checkpoints: Annotated[int, Field(ge=2, le=100)] = 2
 
 
 class Recipe(RecipeOptions):
@@ -282,10 +128,18 @@ class Recipe(RecipeOptions):
         method = "dpo" if self.kind == "dpo" else self.method
         return {"objective": self.objective, "method": method} | options
 
-    @property
-    def trains_a(self) -> bool:
-        """Return whether A trains, by the method or because it was asked for."""
-        return self.train_a or METHODS[self.method].trains_a
+    def trains_a_of(self, num_outputs: int, num_inputs: int) -> bool:
+        """Return whether A trains in linears that read the same `num_inputs` and have `num_outputs`
+        together.
+
+        Left open it does where they do not narrow: a wide input, as that of a decoder layer's down
+        projection, is what takes most memory to keep.
+        """
+        if self.method != "falqon":
+            return True
+        if self.update_rule == "topk" or self.base_copy == "none":
+            return False
+        return num_outputs >= num_inputs if self.train_a is None else self.train_a
 
     @property
     def longest_record(self) -> int:

@@ -16,10 +16,10 @@ Moments = Literal["fp32", "fp8"]
 
 class MethodSpec(NamedTuple):
     """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
-    its gradient and moments. `keeps_inputs`: those of the linears are kept for backward. `options`:
-    fields of a recipe that not all methods have, and this one has. `learning_rate`: the automatic
-    one of supervised training. `moments`: what those of the optimizer are rounded to. `packages`:
-    what a worker has to have installed beyond what every worker has.
+    its gradient and moments. `keeps_inputs`: those of linears whose A trains are kept for backward.
+    `options`: fields of a recipe that not all methods have, and this one has. `learning_rate`: the
+    automatic one of supervised training. `moments`: what those of the optimizer are rounded to.
+    `packages`: what a worker has to have installed beyond what every worker has.
     """
 
     title: str
@@ -28,7 +28,6 @@ class MethodSpec(NamedTuple):
     base_bytes: float
     learning_rate: float
     state_bytes: int = 16
-    trains_a: bool = True
     keeps_inputs: bool = True
     moments: Moments = "fp32"
     options: tuple[str, ...] = ()
@@ -39,11 +38,9 @@ METHODS: dict[MethodName, MethodSpec] = {
     "falqon": MethodSpec(
         title="FALQON",
         paper="NeurIPS 2025",
-        summary="the adapter is melded into FP8 weights; B trains, A is frozen unless asked for",
+        summary="the adapter is melded into FP8 weights, which are rounded anew at each step",
         base_bytes=1.0,
         learning_rate=5e-4,
-        trains_a=False,
-        keeps_inputs=False,
         options=(
             "update_rule",
             "a_init",

@@ -7,7 +7,7 @@ who compute with it; models larger than any that exists (the maxima below) are r
 """
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,14 @@ ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 # a factor of 1 counts as one that changes them
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
+
+
+class LinearGroup(NamedTuple):
+    """`num_outputs` are those of all its linears."""
+
+    num_linears: int
+    num_outputs: int
+    num_inputs: int
 
 
 class ModelDimensions(BaseModel):
@@ -145,12 +153,18 @@ class ModelDimensions(BaseModel):
         )
         return self.num_linear_parameters + self.num_embedding_parameters + vectors
 
-    def num_adapter_parameters(self, rank: int, group_size: int = 1) -> tuple[int, int]:
-        """Count the elements of all A [rank, I / group_size] and of all B [O, rank]."""
-        shapes = self.linear_shapes.values()
+    @property
+    def linear_groups(self) -> tuple[LinearGroup, ...]:
+        """Return the linears of one layer, those that read the same input together."""
+        q = self.num_heads * self.head_dim
+        kv = self.num_kv_heads * self.head_dim
+        h = self.hidden_size
+        i = self.intermediate_size
         return (
-            self.num_layers * rank * sum(i // group_size for _, i in shapes),
-            self.num_layers * rank * sum(o for o, _ in shapes),
+            LinearGroup(1 if self.fused_projections else 3, q + 2 * kv, h),
+            LinearGroup(1, h, q),
+            LinearGroup(1 if self.fused_projections else 2, 2 * i, h),
+            LinearGroup(1, h, i),
         )
 
 

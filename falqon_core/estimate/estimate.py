@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import Device
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -158,10 +159,8 @@ def training_flops(
     known; then a quarter of `max_seq_length` is taken: records half as long as allowed, of which a
     token sees half.
     """
-    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
-    adapter = 4 * b_elements
-    if recipe.trains_a:
-        adapter = 6 * (a_elements + b_elements)
+    size = adapter_size(dimensions, recipe)
+    adapter = 4 * size.b_of_frozen + 6 * (size.trained_a + size.b_of_trained)
     linear = 4 * dimensions.num_linear_parameters + adapter
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
     return float(tokens) * (

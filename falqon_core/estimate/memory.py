@@ -16,8 +16,10 @@ transposed.
 from collections.abc import Sequence
 from itertools import product
 
-from falqon_core.contract.config import BaseCopy, Recipe
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
+from falqon_core.contract.recipe_options import BaseCopy
+from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 
 MICROBATCH_STEP = 1024
@@ -42,29 +44,35 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     """Return the peak bytes of one process on its device. An open `microbatch_tokens` counts as the
     smallest, one longest record.
     """
-    a_elements, b_elements = dimensions.num_adapter_parameters(recipe.rank, recipe.group_size or 1)
+    size = adapter_size(dimensions, recipe)
     spec = METHODS[recipe.method]
+    is_melded = recipe.method == "falqon"
     weight = _weight_bytes(recipe, device_is_cpu)
     backbone = round(weight * dimensions.num_linear_parameters)
     backbone += 2 * dimensions.num_embedding_parameters
-    # what trains, its gradient and two moments in fp32; A melded: on a GPU codes and bf16 values
-    melded_a_bytes = 2 if device_is_cpu else 3
-    a_bytes = 0 if spec.trains_a else melded_a_bytes
-    if recipe.trains_a:
-        a_bytes += spec.state_bytes
-    adapter = a_bytes * a_elements + spec.state_bytes * b_elements
+    adapter = spec.state_bytes * size.trained  # with its gradient and two moments in fp32
+    if is_melded:  # A in bf16, on a GPU codes as well
+        adapter += (2 if device_is_cpu else 3) * (size.frozen_a + size.trained_a)
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
+    # bf16, or e4m3 codes
+    input_bytes = 1 if is_melded and not device_is_cpu else 2
     activations = _activation_bytes(
-        dimensions, recipe, tokens, device_is_cpu, input_bytes=_input_bytes(recipe, device_is_cpu)
+        dimensions, recipe, tokens, device_is_cpu, kept_input_bytes=input_bytes * size.kept_inputs
     )
-    if spec.trains_a or not device_is_cpu:
+    if not (is_melded and device_is_cpu):
         # gate and up transposed, or the largest weight dequantized
         one_weight = 2 * dimensions.intermediate_size * dimensions.hidden_size
         passing = 2 * HOST_BLOCK_BYTES if recipe.base_copy == "host" else 0
         return backbone + adapter + activations + one_weight + passing
     if recipe.a_init == "gradient":
         shortest = min(tokens, recipe.longest_record)
-        preparing = _activation_bytes(dimensions, recipe, shortest, device_is_cpu, input_bytes=2)
+        preparing = _activation_bytes(
+            dimensions,
+            recipe,
+            shortest,
+            device_is_cpu,
+            watched_input_bytes=_all_inputs_bytes(dimensions),
+        )
         activations = max(activations, preparing)
     return backbone + adapter + activations
 
@@ -81,11 +89,9 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
 
 
-def _input_bytes(recipe: Recipe, device_is_cpu: bool) -> int:
-    """Return the bytes of each element that a linear reads and keeps for backward."""
-    if recipe.train_a:
-        return 2 if device_is_cpu else 1  # bf16, or e4m3 codes
-    return 2 if METHODS[recipe.method].keeps_inputs else 0
+def _all_inputs_bytes(dimensions: ModelDimensions) -> int:
+    """Return the bf16 bytes that the linears of one layer read of a token."""
+    return 2 * sum(group.num_inputs for group in dimensions.linear_groups)
 
 
 def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
@@ -93,7 +99,11 @@ def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
     directions of A are sought.
     """
     return 2 * dimensions.num_parameters + _activation_bytes(
-        dimensions, recipe, recipe.longest_record, device_is_cpu=False, input_bytes=2
+        dimensions,
+        recipe,
+        recipe.longest_record,
+        device_is_cpu=False,
+        watched_input_bytes=_all_inputs_bytes(dimensions),
     )
 
 
@@ -188,8 +198,12 @@ def _activation_bytes(
     tokens: int,
     device_is_cpu: bool,
     *,
-    input_bytes: int,
+    kept_input_bytes: int = 0,
+    watched_input_bytes: int = 0,
 ) -> int:
+    """Of what the linears of one layer read of a token: `kept_input_bytes` are saved for backward,
+    and `watched_input_bytes` stay in all layers, even where activations are checkpointed.
+    """
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
     queries = dimensions.num_heads * dimensions.head_dim
@@ -205,10 +219,10 @@ def _activation_bytes(
             of_attention -= queries + keys
     products = 2 * len(dimensions.linear_shapes) * recipe.rank
     saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + of_attention
-    saved += dimensions.num_extra_activations
+    saved += dimensions.num_extra_activations + kept_input_bytes // 2
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
-    inputs = input_bytes * (2 * hidden + queries + intermediate) // 2
-    kept = dimensions.num_layers * ((hidden if recipe.activation_checkpointing else saved) + inputs)
+    of_layer = hidden if recipe.activation_checkpointing else saved
+    kept = dimensions.num_layers * (of_layer + watched_input_bytes // 2)
     if recipe.activation_checkpointing:
         working += saved
     if dimensions.has_plain_logits and not device_is_cpu:

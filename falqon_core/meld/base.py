@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from falqon_core.contract.config import BaseCopy
+from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld.host_base import HostBase
 from falqon_core.ops.quantize import quantize_int8
 

@@ -116,9 +116,10 @@ def convert_to_melded(
                 f"{group[0]}",
                 "rank",
             )
-        layers = meld(
-            linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, recipe.train_a
+        trains_a = recipe.trains_a_of(
+            sum(linear.out_features for linear in linears), linears[0].in_features
         )
+        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, trains_a)
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()

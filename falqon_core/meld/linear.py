@@ -6,7 +6,7 @@ State of one layer with O outputs, I inputs, rank r:
   base    [O, I], the weight as it came or in eight bits (base.py), never written; only for the
           anchored rule.
   delta   [O, r], B, the fp32 master that the optimizer updates. The only parameter that trains,
-          unless A does (`train_a`):
+          unless A does:
   a_master [r, I], the fp32 master of which the `a_rows` are the rounding.
 All but these and the frozen bias stay out of the state dict. A linear of a group has no forward of
 its own; `call_together` runs the group.
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from falqon_core.contract.config import BaseCopy
+from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
@@ -35,7 +35,7 @@ class MeldedLinear(nn.Module):
         bias: nn.Parameter | None,
         scaling: float,
         base: Base | None,
-        train_a: bool = False,
+        trains_a: bool = False,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
         super().__init__()
@@ -55,7 +55,7 @@ class MeldedLinear(nn.Module):
         )
         self.a_master = (
             nn.Parameter(torch.zeros(self.rank, self.in_features, device=packed.scale.device))
-            if train_a
+            if trains_a
             else None
         )
 
@@ -112,7 +112,7 @@ def meld(
     base_copy: BaseCopy | None = "device",
     simulate_fp8: bool = False,
     host: HostBase | None = None,
-    train_a: bool = False,
+    trains_a: bool = False,
 ) -> list[MeldedLinear]:
     """Return empty melded linears for `linears`, which read the same input.
 
@@ -125,7 +125,7 @@ def meld(
         None if base_copy is None else keep_base(weight, base_copy, host) for weight in weights
     ]
     return [
-        MeldedLinear(packed, index, linear.bias, scaling, base, train_a)
+        MeldedLinear(packed, index, linear.bias, scaling, base, trains_a)
         for index, (linear, base) in enumerate(zip(linears, bases, strict=True))
     ]
 

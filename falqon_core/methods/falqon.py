@@ -2,6 +2,7 @@
 `methods`.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from falqon_core.objectives import create_objective
 # Measured by a prototype on the data of benchmarks/learning.py (SmolLM2, seed 0), held-out loss by
 # the multiple of B's rate: 1: 0.8013, 2: 0.7995, 4: 0.7972, 8: 0.7954; with A frozen 0.8068.
 A_RELATIVE_RATE = 8.0
+MEASURED_WIDTH = 576  # of its hidden states
 
 
 class Falqon:
@@ -28,8 +30,10 @@ class Falqon:
         self.recipe = recipe
         self.rule = update_rule(recipe)
         self.layers: dict[str, MeldedLinear] = {}
+        self.a_relative_rate = A_RELATIVE_RATE
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        self.a_relative_rate = a_relative_rate(model)
         swap_blocks(model)
         sketches = (
             self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
@@ -37,6 +41,7 @@ class Falqon:
         self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        self.a_relative_rate = a_relative_rate(model)
         swap_blocks(model)
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
         with torch.no_grad():
@@ -61,7 +66,8 @@ class Falqon:
         return deltas | masters
 
     def relative_rates(self) -> dict[str, float]:
-        return {name: A_RELATIVE_RATE for name in self.parameters() if name.endswith(".a_master")}
+        masters = [name for name in self.parameters() if name.endswith(".a_master")]
+        return dict.fromkeys(masters, self.a_relative_rate)
 
     def maxima(self) -> Tensor | None:
         """Return None: scales are those of tokens and rows."""
@@ -103,3 +109,11 @@ class Falqon:
                         )
                     loss.backward()
         return sketches
+
+
+def a_relative_rate(model: PreTrainedModel) -> float:
+    """Return by what the rate of A is multiplied: A's rows have norm 1, so a wider model's elements
+    are smaller by the root of its width, and a step is the same share of them.
+    """
+    width = model.get_input_embeddings().embedding_dim
+    return A_RELATIVE_RATE * min(1.0, math.sqrt(MEASURED_WIDTH / width))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from falqon_core.contract.config import MAX_BAD_RECORD_FRACTION
+from falqon_core.contract.recipe_options import MAX_BAD_RECORD_FRACTION
 from falqon_core.records.dialects import RULES, Dialect
 from falqon_core.records.jsonl import BOM, BadRecord, RecordError, bad, printable
 from falqon_core.records.line_parser import EXPECTED, Parsed, parse

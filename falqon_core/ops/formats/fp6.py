@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from falqon_core.contract.config import WeightFormat
+from falqon_core.contract.recipe_options import WeightFormat
 from falqon_core.ops.quantize import row_amax, row_blocks
 
 _EXPONENT_BITS = 0x7F800000

@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from falqon_core.contract.config import Recipe, RecipeOptions
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
+from falqon_core.contract.recipe_options import RecipeOptions
 
 
 def test_every_option_of_a_method_is_a_field_of_a_recipe() -> None:

@@ -13,7 +13,9 @@ from transformers import (
     Qwen3Config,
 )  # fmt: skip
 
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import DEFAULTS, FUSED, ModelDimensions
 from tests.falqon_core.families.models import FAMILIES
 
@@ -56,9 +58,10 @@ def test_counts_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
         for name, linear in linears.items()
         if ".layers.0." in name
     }
-    a, b = dimensions.num_adapter_parameters(8)
-    assert a == sum(8 * linear.in_features for linear in linears.values())
-    assert b == sum(8 * linear.out_features for linear in linears.values())
+    size = adapter_size(dimensions, Recipe(rank=8, method="lora"))
+    assert size.trained_a == sum(8 * linear.in_features for linear in linears.values())
+    assert size.b_of_trained == sum(8 * linear.out_features for linear in linears.values())
+    assert size.frozen_a == size.b_of_frozen == 0
 
 
 @pytest.mark.parametrize(
@@ -77,8 +80,10 @@ def test_adapters_over_groups_are_counted_as_the_paper_counts_them(
         "num_key_value_heads": heads,
         "head_dim": 128,
     }
-    counts = ModelDimensions.from_config(llama).num_adapter_parameters(64, group_size=32)
-    assert sum(counts) / 1e6 == pytest.approx(millions, abs=0.005)
+    recipe = Recipe(rank=64, method="qa_lora", group_size=32)
+    size = adapter_size(ModelDimensions.from_config(llama), recipe)
+    assert size.trained / 1e6 == pytest.approx(millions, abs=0.005)
+    assert size.kept_inputs == 0
 
 
 @pytest.mark.parametrize(

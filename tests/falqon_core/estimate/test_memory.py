@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     HOST_BLOCK_BYTES,
@@ -151,6 +152,7 @@ def test_a_base_takes_what_its_form_says() -> None:
         "microbatch_tokens": 2048,
         "activation_checkpointing": True,
         "a_init": "orthonormal",
+        "train_a": False,
     }
 
     def weight_bytes(is_cpu: bool) -> list[float]:
@@ -192,11 +194,36 @@ def test_the_default_recipe_of_7b_is_accepted_on_24_gib() -> None:
 
 
 @pytest.mark.parametrize("is_cpu", [True, False])
-def test_an_a_that_trains_takes_its_state_and_what_linears_read(is_cpu: bool) -> None:
-    """Which is bf16 on a CPU, and a byte an element on a GPU."""
-    frozen = recipe(a_init="orthonormal", max_seq_length=1024, microbatch_tokens=1024)
-    trained = frozen.model_copy(update={"train_a": True})
-    a_elements, _ = SMALL.num_adapter_parameters(frozen.rank, 1)
-    inputs = 2 * SMALL.hidden_size + SMALL.num_heads * SMALL.head_dim + SMALL.intermediate_size
+@pytest.mark.parametrize("train_a", [True, None])
+def test_an_a_that_trains_takes_its_state_and_what_linears_read(
+    train_a: bool | None, is_cpu: bool
+) -> None:
+    """Which is bf16 on a CPU, and a byte an element on a GPU; left open not of down."""
+    frozen = recipe(
+        a_init="orthonormal", max_seq_length=1024, microbatch_tokens=1024, train_a=False
+    )
+    trained = frozen.model_copy(update={"train_a": train_a})
+    of_down = SMALL.intermediate_size if train_a else 0
+    inputs = 2 * SMALL.hidden_size + SMALL.num_heads * SMALL.head_dim + of_down
+    a_elements = SMALL.num_layers * frozen.rank * (inputs + 3 * SMALL.hidden_size)
     kept = SMALL.num_layers * inputs * (2 if is_cpu else 1) * 1024
     assert needs(trained, is_cpu) - needs(frozen, is_cpu) == 16 * a_elements + kept
+
+
+def test_with_checkpointed_activations_one_layer_keeps_what_its_linears_read() -> None:
+    fixed = {"max_seq_length": 1024, "microbatch_tokens": 1024, "a_init": "orthonormal"}
+    sizes = []
+    for layers in (1, 2):
+        dimensions = SMALL.model_copy(update={"num_layers": layers})
+        by_a = [
+            training_memory_bytes(
+                dimensions,
+                recipe(**fixed, activation_checkpointing=True, train_a=train_a),
+                device_is_cpu=True,
+            )
+            for train_a in (False, True)
+        ]
+        sizes.append(
+            by_a[1] - by_a[0] - 16 * adapter_size(dimensions, recipe(train_a=True)).trained_a
+        )
+    assert sizes[0] == sizes[1] > 0

@@ -17,7 +17,7 @@ from falqon_core.meld.update import Anchored
 from tests.falqon_core.meld.models import ALIGNED, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
-RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
+RECIPE = Recipe(rank=8, a_init="orthonormal", train_a=False).resolved(10)
 TRAINS_A = RECIPE.model_copy(update={"train_a": True})
 RANK = 8
 TOKENS = 24

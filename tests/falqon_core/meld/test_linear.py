@@ -12,11 +12,11 @@ def melded(
     rank: int = 5,
     dtype: torch.dtype = torch.bfloat16,
     simulate_fp8: bool = False,
-    train_a: bool = False,
+    trains_a: bool = False,
 ) -> MeldedLinear:
     torch.manual_seed(1)
     linear = nn.Linear(num_inputs, num_outputs, dtype=dtype).requires_grad_(False)
-    (layer,) = meld([linear], rank, 0.5, simulate_fp8=simulate_fp8, train_a=train_a)
+    (layer,) = meld([linear], rank, 0.5, simulate_fp8=simulate_fp8, trains_a=trains_a)
     with torch.no_grad():
         layer.delta.normal_(std=0.1)
         Anchored().start(
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_folding_the_delta() -> None:
 
 
 def test_gradients_with_a_are_those_of_folding_the_product() -> None:
-    layer = melded(dtype=torch.float32, train_a=True)
+    layer = melded(dtype=torch.float32, trains_a=True)
     x = torch.randn(6, 37, requires_grad=True)
     grad = torch.randn(6, 23)
     delta = layer.delta.detach().clone().requires_grad_()
@@ -69,7 +69,7 @@ def test_gradients_with_a_are_those_of_folding_the_product() -> None:
 
 
 def test_an_a_that_trains_is_rounded_from_its_master_after_a_step() -> None:
-    layer = melded(train_a=True)
+    layer = melded(trains_a=True)
     with torch.no_grad():
         layer.a_master.normal_(std=0.1)
     Anchored().after_step(layer)
@@ -77,7 +77,7 @@ def test_an_a_that_trains_is_rounded_from_its_master_after_a_step() -> None:
 
 
 def test_backward_with_a_keeps_the_input_that_is_there() -> None:
-    layer = melded(num_outputs=64, num_inputs=512, rank=4, train_a=True)
+    layer = melded(num_outputs=64, num_inputs=512, rank=4, trains_a=True)
     x = torch.randn(100, 512, dtype=torch.bfloat16, requires_grad=True)
     saved: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

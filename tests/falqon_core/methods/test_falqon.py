@@ -2,13 +2,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import Sequence
 from falqon_core.meld import linear
-from falqon_core.methods.falqon import Falqon
+from falqon_core.methods.falqon import (
+    A_RELATIVE_RATE,
+    MEASURED_WIDTH,
+    Falqon,
+    a_relative_rate,
+)
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
 from tests.falqon_core.meld.models import ALIGNED, SIZES, fp8_weight, tiny_model
@@ -101,6 +106,21 @@ def test_the_directions_of_the_gradient_come_from_the_data() -> None:
         factors.append(method.layers["model.layers.0.mlp.up_proj"].a)
     assert torch.equal(factors[0], factors[1])
     assert not torch.equal(factors[0], factors[2])
+
+
+def test_a_wider_model_moves_its_smaller_a_by_less() -> None:
+    rates = []
+    for width in (48, 4 * MEASURED_WIDTH):
+        with torch.device("meta"):
+            model = LlamaForCausalLM(LlamaConfig(**SIZES | {"hidden_size": width}))
+        rates.append(a_relative_rate(model))
+    assert rates == [A_RELATIVE_RATE, A_RELATIVE_RATE / 2]
+    recipe = Recipe(rank=8, a_init="orthonormal").resolved(10)
+    method = Falqon(recipe)
+    method.prepare(tiny_model("llama"), [])
+    assert method.relative_rates() == {
+        f"{name}.a_master": A_RELATIVE_RATE for name in method.layers if "down_proj" not in name
+    }
 
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falqon_core.contract.config import MAX_BAD_RECORD_FRACTION
+from falqon_core.contract.recipe_options import MAX_BAD_RECORD_FRACTION
 from falqon_core.records import file_check
 from falqon_core.records.file_check import (
     MAX_BAD_RECORDS,

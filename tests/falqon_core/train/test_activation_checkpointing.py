@@ -50,6 +50,6 @@ def test_gradients_are_the_same_bits_and_less_is_kept(
             }
         )
     assert torch.equal(*losses)
-    assert len(gradients[0]) == 14
+    assert len(gradients[0]) == 14 + 12  # of B, and of A but of down
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
     assert sizes[1] < sizes[0] / 2

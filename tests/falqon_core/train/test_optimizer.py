@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from falqon_core.contract.config import LrSchedule, Recipe
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.recipe_options import LrSchedule
 from falqon_core.train.optimizer import Optimizer, learning_rate
 
 

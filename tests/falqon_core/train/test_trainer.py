@@ -255,7 +255,8 @@ def test_a_loss_that_is_not_finite_ends_it_before_the_update(
     with pytest.raises(LossNotFinite, match="step 1") as caught:
         training.run()
     assert caught.value.param == "learning_rate"
-    assert all(parameter.eq(0).all() for parameter in training.state.method.parameters().values())
+    deltas = [layer.delta for layer in training.state.method.layers.values()]
+    assert all(delta.eq(0).all() for delta in deltas)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from falqon_core.contract.config import WeightFormat
+from falqon_core.contract.recipe_options import WeightFormat
 from falqon_core.ops.formats.fp6 import FORMATS, dequantize_fp6, quantize_fp6
 
 # bits of exponent and mantissa
