@@ -22,7 +22,6 @@ from falqon_core.meld.base import Base, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
-from falqon_core.ops.quantize import quantize_rows
 
 
 class MeldedLinear(nn.Module):
@@ -92,7 +91,7 @@ class MeldedLinear(nn.Module):
     def round_a(self) -> None:
         """Make the rows of A those of its master, where it has one."""
         if self.a_master is not None:
-            self.a_rows.write(*quantize_rows(self.a_master))
+            self.a_rows.round(self.a_master)
 
     def quantized_weight(self) -> tuple[Tensor, Tensor]:
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale

@@ -78,6 +78,10 @@ class RowsView(ABC):
         """Replace the rows by values on the grid of `scale` (fp32, [rows, 1] or one number)."""
 
     @abstractmethod
+    def round(self, values: Tensor) -> None:
+        """Replace the rows by `values` (fp32) rounded to the grid, with new scales."""
+
+    @abstractmethod
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
         Return how many values changed, int64 [].
@@ -165,6 +169,9 @@ class EmulatedRows(RowsView):
         self._values.copy_(values)
         self.scale.copy_(scale)
 
+    def round(self, values: Tensor) -> None:
+        self.write(*quantize_rows(values))
+
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         values = base.dequantized(self._values.dtype)
         return refresh_rows(self._values, self.scale, values, delta, a, scaling)
@@ -249,6 +256,13 @@ class Fp8Rows(RowsView):
         self._qdata.copy_(codes_of(values, scale))
         if self._values is not None:
             self._values.copy_(values)
+
+    def round(self, values: Tensor) -> None:
+        qdata, scale = quantize_codes(values)
+        self._qdata.copy_(qdata)
+        self.scale.copy_(scale)
+        if self._values is not None:
+            torch.mul(qdata.to(self._values.dtype), scale, out=self._values)
 
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""

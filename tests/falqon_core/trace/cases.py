@@ -100,6 +100,8 @@ MODELS: Mapping[str, PretrainedConfig] = {
 CASES: dict[str, Case] = {
     **{f"padded, {mode}": Case(options=options) for mode, options in MODES.items()},
     **{f"packed, {mode}": Case(packed=True, options=options) for mode, options in MODES.items()},
+    "padded, anchored, A frozen": Case(options=MODES["anchored"] | {"train_a": False}),
+    "padded, anchored, all A train": Case(options=MODES["anchored"] | {"train_a": True}),
     "padded, anchored, recompute": Case(options=MODES["anchored"] | RECOMPUTE),
     "padded, anchored, dpo": Case(dpo=True, options=MODES["anchored"]),
     "packed, anchored, dpo": Case(dpo=True, packed=True, options=MODES["anchored"]),
