@@ -6,6 +6,7 @@ on every core. Memory is what the process itself takes, files that it looks into
 works in the main thread only, and memory is limited on Linux only.
 """
 
+import math
 import os
 import resource
 import signal
@@ -19,6 +20,9 @@ from falqon_core.contract.errors import ModelError
 
 SECONDS = 300.0  # on the clock, for a model of any size
 SECONDS_PER_GIB = 60.0
+# The kernel counts a process' time in ticks, which differs from the clock by seconds where it has
+# run for minutes.
+CPU_SECONDS_MORE = 10
 MEMORY_BYTES = 4 * 2**30  # beyond what the process has taken before
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
 # at a time.
@@ -50,7 +54,8 @@ def limited(num_bytes: int) -> Iterator[None]:
     try:
         if sys.platform == "linux":
             _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
-        _lower(resource.RLIMIT_CPU, int(time.process_time() + seconds * (os.cpu_count() or 1)) + 1)
+        on_all_cores = seconds * (os.cpu_count() or 1) + CPU_SECONDS_MORE
+        _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + on_all_cores))
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     except _Overdue:

@@ -69,7 +69,7 @@ def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"
-        "limits.SECONDS = 0.1\n"
+        "limits.SECONDS = 0.1; limits.CPU_SECONDS_MORE = 1\n"
         "with limits.limited(0): sum(range(10**12))"
     )
 
