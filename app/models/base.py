@@ -23,16 +23,20 @@ class PydanticType(TypeDecorator[T], Generic[T]):
     place.
 
     `exclude_unset`: store only what was set, so that what is loaded knows what that was.
+    `exclude_none`: leave out what is None, which a version without that field or that choice reads.
     """
 
     impl = StoredJson
     cache_ok = True
 
-    def __init__(self, model: type[T], exclude_unset: bool = False) -> None:
+    def __init__(
+        self, model: type[T], exclude_unset: bool = False, exclude_none: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self._validator = build_validator(model)
         self.exclude_unset = exclude_unset
+        self.exclude_none = exclude_none
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         """Treat what an element of the JSON is compared with as JSON does."""
@@ -46,7 +50,9 @@ class PydanticType(TypeDecorator[T], Generic[T]):
 
     def dump(self, value: T) -> JsonObject:
         """Return it as it is stored."""
-        return value.model_dump(mode="json", exclude_unset=self.exclude_unset)
+        return value.model_dump(
+            mode="json", exclude_unset=self.exclude_unset, exclude_none=self.exclude_none
+        )
 
     def load(self, value: JsonObject) -> T:
         """Return what `dump` has returned, with no rule that is stricter today."""

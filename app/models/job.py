@@ -120,7 +120,7 @@ class Job(Base):
     # As it came: what the user did not send is not stored.
     requested: Mapped[JobRequest] = mapped_column(PydanticType(JobRequest, exclude_unset=True))
     # What really runs; set once the files are checked, with every "auto" resolved.
-    recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe))
+    recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe, exclude_none=True))
     # The one given at submission, and beside it what a job that succeeded really took.
     estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
     actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual))

@@ -74,7 +74,8 @@ class Anchored:
             dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"]
         )
         if layer.a_master is not None:
-            layer.a_master.detach().copy_(state["a_master"])
+            # one that was frozen until now, in a version that trained fewer, trains from its rows
+            layer.a_master.detach().copy_(state.get("a_master", layer.a))
         layer.refresh()
 
 

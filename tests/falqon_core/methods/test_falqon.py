@@ -97,6 +97,19 @@ def test_a_restored_method_is_the_same_method(rule: dict[str, object], a_init: s
     )
 
 
+def test_what_was_trained_with_a_frozen_a_goes_on_with_one_that_trains() -> None:
+    recipe = Recipe(rank=8, a_init="orthonormal", train_a=False).resolved(10)
+    method = Falqon(recipe)
+    method.prepare(tiny_model("smollm"), [])
+    other = Falqon(recipe.model_copy(update={"train_a": None}))
+    other.restore(tiny_model("smollm"), method.state())
+    masters = [layer.a_master for layer in other.layers.values() if layer.a_master is not None]
+    assert len(masters) == 12
+    for name, layer in other.layers.items():
+        assert torch.equal(layer.weight, method.layers[name].weight)
+        assert layer.a_master is None or torch.equal(layer.a_master, layer.a.float())
+
+
 def test_the_directions_of_the_gradient_come_from_the_data() -> None:
     recipe = Recipe(rank=4, a_init="gradient").resolved(10)
     factors = []
