@@ -126,13 +126,17 @@ def test_a_wider_model_moves_its_smaller_a_by_less() -> None:
     for width in (48, 4 * MEASURED_WIDTH):
         with torch.device("meta"):
             model = LlamaForCausalLM(LlamaConfig(**SIZES | {"hidden_size": width}))
-        rates.append(a_relative_rate(model))
+        rates.append(a_relative_rate(model, "gradient"))
     assert rates == [A_RELATIVE_RATE, A_RELATIVE_RATE / 2]
-    recipe = Recipe(rank=8, a_init="orthonormal").resolved(10)
+
+
+@pytest.mark.parametrize(("a_init", "rate"), [("gradient", A_RELATIVE_RATE), ("orthonormal", 1.0)])
+def test_an_a_along_the_gradient_is_moved_at_a_rate_of_its_own(a_init: str, rate: float) -> None:
+    recipe = Recipe.model_validate({"rank": 8, "a_init": a_init}).resolved(10)
     method = Falqon(recipe)
-    method.prepare(tiny_model("llama"), [])
+    method.prepare(tiny_model("llama"), batch(packing=True))
     assert method.relative_rates() == {
-        f"{name}.a_master": A_RELATIVE_RATE for name in method.layers if "down_proj" not in name
+        f"{name}.a_master": rate for name in method.layers if "down_proj" not in name
     }
 
 
