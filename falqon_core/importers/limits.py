@@ -20,8 +20,7 @@ from falqon_core.contract.errors import ModelError
 
 SECONDS = 300.0  # on the clock, for a model of any size
 SECONDS_PER_GIB = 60.0
-# The kernel counts a process' time in ticks, which differs from the clock by seconds where it has
-# run for minutes.
+# The kernel counts a process' time in ticks, which need not agree with the clock that is read here.
 CPU_SECONDS_MORE = 10
 MEMORY_BYTES = 4 * 2**30  # beyond what the process has taken before
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
