@@ -1,20 +1,29 @@
 """What a worker sees of vLLM, without a model: `install` puts it on the PATH as `vllm`.
 
 It is a process with another one beside it, answers /health to anybody, and questions to whoever has
-the key: with its own arguments.
+the key: with its own arguments, or in a stream that counts while somebody listens. /metrics says
+how many streams there are.
 """
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 HELPER = "vllm-engine-core"  # in the command line of the other process
+NUM_STREAMS = "vllm:num_requests_running"
+COUNT_SECONDS = 0.05
+
+streams: set[threading.Thread] = set()
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None = None) -> None:
@@ -26,17 +35,37 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str | None = 
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
-        self._answer(200 if self.path == "/health" else 404, {})
+        if self.path == "/metrics":
+            return self._answer(200, {NUM_STREAMS: len(streams)})
+        return self._answer(200 if self.path == "/health" else 404, {})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
+        question = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.headers["authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
             return self._answer(401, {"error": {"message": "who are you?"}})
+        if question.get("stream"):
+            return self._count()
         message = {"role": "assistant", "content": json.dumps(sys.argv[1:])}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
         return self._answer(200, answer | {"choices": [choice]})
+
+    def _count(self) -> None:
+        streams.add(threading.current_thread())
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        with suppress(ConnectionError):
+            for number in itertools.count():
+                choice = {"index": 0, "delta": {"content": f"{number} "}}
+                event = f"data: {json.dumps({'choices': [choice]})}\n\n"
+                self.wfile.write(f"{len(event):x}\r\n{event}\r\n".encode())
+                time.sleep(COUNT_SECONDS)
+        streams.discard(threading.current_thread())
 
     def log_message(self, *_: object) -> None:
         pass

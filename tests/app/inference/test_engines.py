@@ -23,7 +23,6 @@ from worker.inference import engine_choice
 
 MODEL = "falqon-tiny"
 HELLO = [{"role": "user", "content": "Hello"}]
-LONG = {"max_tokens": 3000, "logit_bias": {"0": -100, "1": -100, "2": -100}}
 
 
 def ask(tenant: Tenant, **options: object) -> str:
@@ -41,36 +40,56 @@ def programs(api: Api) -> list[int]:
     return processes("worker.inference.llama_cpp", str(api.settings.data_dir.resolve()))
 
 
+def install_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int) -> None:
+    """A stand-in for vLLM, and a GPU that has so much free."""
+    vllm_stand_in.install(folder, monkeypatch)
+    smi = folder / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\necho {free_mib}\n")
+    smi.chmod(0o755)
+
+
+@pytest.fixture
+def counting(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model whose answers do not end while somebody listens."""
+    install_vllm(tmp_path / "bin", monkeypatch, free_mib=80_000)
+    id_ = new_id("acme/counting-")
+    with api.database.transaction() as session:
+        session.add(Model(id=id_, config=TINY_CONFIG, bytes=0))
+    return id_
+
+
 def test_an_engine_that_dies_ends_its_streams_with_an_error_and_is_loaded_again(
-    api: Api, tenant: Tenant
+    api: Api, tenant: Tenant, counting: str
 ) -> None:
-    ask(tenant)
-    stream = tenant.client.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **LONG)
+    def servers() -> list[int]:
+        return processes("vllm_stand_in.py", str(api.settings.data_dir.resolve()))
+
+    ask(tenant, model=counting)
+    stream = tenant.client.chat.completions.create(model=counting, messages=HELLO, stream=True)
     next(iter(stream))
-    for pid in programs(api):
-        os.kill(pid, signal.SIGKILL)
+    (server,) = servers()
+    os.kill(server, signal.SIGKILL)
     with pytest.raises(APIError, match="ended before the answer"):
         for _ in stream:
             pass
-    assert isinstance(ask(tenant), str)
-    assert len(programs(api)) == 1
+    assert "serve" in ask(tenant, model=counting)
+    assert len(servers()) == 1
 
 
-def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant) -> None:
-    ask(tenant)
-    engine = engine_of(api)
+def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant, counting: str) -> None:
+    ask(tenant, model=counting)
+    engine = engine_of(api, counting)
     assert engine is not None
-    headers = {"authorization": f"Bearer {engine.token}"}
 
-    def busy_slots() -> int:
-        slots = httpx.get(f"{engine.address}/slots", headers=headers, timeout=10).json()
-        return sum(slot["is_processing"] for slot in slots)
+    def num_streams() -> int:
+        metrics = httpx.get(f"{engine.address}/metrics", timeout=10).json()
+        return int(metrics[vllm_stand_in.NUM_STREAMS])
 
-    stream = tenant.client.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **LONG)
+    stream = tenant.client.chat.completions.create(model=counting, messages=HELLO, stream=True)
     next(iter(stream))
-    assert busy_slots() == 1
+    assert num_streams() == 1
     stream.close()
-    wait_for(lambda: busy_slots() == 0, 5, "the engine stops")
+    wait_for(lambda: num_streams() == 0, 5, "the engine stops")
 
 
 def test_an_engine_asks_for_its_token(api: Api, tenant: Tenant) -> None:
@@ -138,13 +157,10 @@ def test_on_a_gpu_vllm_answers_for_every_model(
 ) -> None:
     with api.database.transaction() as session:
         session.add(Model(id="acme/plain", config=TINY_CONFIG, bytes=0))
-    vllm_stand_in.install(tmp_path / "bin", monkeypatch)
-    smi = tmp_path / "bin" / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 100\n")
-    smi.chmod(0o755)
+    install_vllm(tmp_path / "bin", monkeypatch, free_mib=100)
     with pytest.raises(InternalServerError, match="100 MiB are free"):
         ask(tenant, model="acme/plain")
-    smi.write_text("#!/bin/sh\necho 80000\n")
+    install_vllm(tmp_path / "bin", monkeypatch, free_mib=80_000)
     arguments = ask(tenant, model="acme/plain")
     assert "serve" in arguments
     assert "--enforce-eager" not in arguments
