@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from falqon_core.meld.init import generator_of
 from falqon_core.methods.frozen import FrozenLinear
+from falqon_core.ops.matmul import add_product, trained_matmul
 
 
 class Adapter(nn.Module):
@@ -36,9 +37,9 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y [.., O] with the product of x [.., I] added."""
         a, b = self.factors()
-        z = x.reshape(-1, x.shape[-1]) @ a.to(x.dtype).t()
+        z = trained_matmul(x.reshape(-1, x.shape[-1]), a.to(x.dtype).t())
         b = (self.scaling * b).to(x.dtype)
-        return torch.addmm(y.reshape(-1, y.shape[-1]), z, b.t()).view_as(y)
+        return add_product(y.reshape(-1, y.shape[-1]), z, b.t()).view_as(y)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A [r, I] and B [O, r], fp32, of the ordinary adapter that computes the same."""

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from falqon_core.ops import matmul as module
 from falqon_core.ops.attention import causal_attention
-from falqon_core.ops.matmul import matmul, widen_linears
+from falqon_core.ops.matmul import add_product, matmul, trained_matmul, widen_linears
 
 ROUNDING = 2**-8  # of a number to bf16, at most
 
@@ -53,6 +53,28 @@ def test_with_bf16_instructions_it_is_torchs_own_product(monkeypatch: pytest.Mon
     expected = linears(a)
     widen_linears(linears)
     assert torch.equal(linears(a), expected)
+
+
+@pytest.mark.parametrize("lacks_bf16", [True, False])
+def test_trained_products_have_the_outputs_and_gradients_of_torchs(
+    monkeypatch: pytest.MonkeyPatch, lacks_bf16: bool
+) -> None:
+    monkeypatch.setattr(module, "LACKS_BF16", lacks_bf16)
+    a, b = (x.requires_grad_() for x in operands())
+    y = torch.randn(37, 41).bfloat16().requires_grad_()
+    expected = torch.addmm(y, a, b)
+    grad = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, (y, a, b), grad)
+    output = add_product(y, a, b)
+    torch.testing.assert_close(output, expected, rtol=2 * ROUNDING, atol=0.1)
+    grads = torch.autograd.grad(output, (y, a, b), grad)
+    for ours, torchs in zip(grads, expected_grads, strict=True):
+        assert_rounds_like(ours, torchs)
+    product = trained_matmul(a, b)
+    assert_rounds_like(product, a @ b)
+    grads = torch.autograd.grad(product, (a, b), grad)
+    for ours, torchs in zip(grads, expected_grads[1:], strict=True):
+        assert_rounds_like(ours, torchs)
 
 
 @pytest.mark.usefixtures("no_bf16")
