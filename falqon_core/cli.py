@@ -17,6 +17,7 @@ import typer
 from falqon_core.bench.studies import StudyName
 from falqon_core.contract.diagnosis import CheckRow
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
+from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
 from falqon_core.process_edge import (
@@ -28,7 +29,7 @@ from falqon_core.process_edge import (
 )
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, to_all
-from falqon_core.train.signals import Stopping, die_with_parent
+from falqon_core.train.signals import Stopping, StopRequested, die_with_parent
 
 FailureFd = Annotated[
     int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
@@ -37,7 +38,8 @@ EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the "
     "program or the machine; "
     "71 out of memory; 72 the exported files are not the trained model; "
-    "75 stopped on request after writing a checkpoint, the same command continues."
+    "75 stopped on request, after a checkpoint unless it was before the first step; the same "
+    "command continues."
 )
 
 app = typer.Typer(
@@ -89,7 +91,10 @@ def train(
             from falqon_core.train.trainer import Trainer
 
             with join_process_group() as group, group.barrier_or_raise():
-                code = Trainer(train_config, output, to_all(ports), stopping, group).run()
+                try:
+                    code = Trainer(train_config, output, to_all(ports), stopping, group).run()
+                except StopRequested:
+                    code = ExitCode.STOPPED
     finally:
         for port in ports:
             port.close()

@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 71  # EX_OSERR
     # EX_OSFILE: the exported files are not the trained model; never retried
     CERTIFICATE_MISMATCH = 72
-    STOPPED = 75  # EX_TEMPFAIL: asked to stop, a checkpoint was written, the same command continues
+    STOPPED = 75  # EX_TEMPFAIL: asked to stop; the same command continues
 
 
 # how a process ends whose chat template cannot be interrupted (data.bounded)

@@ -27,6 +27,12 @@ def row_multiple(device: torch.device) -> int:
     return GPU_ROW_MULTIPLE if device.type == "cuda" else 1
 
 
+def order_of_epoch(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the indices of the sequences in the order in which an epoch reads them, int64 [N]."""
+    key = np.array([seed, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(num_sequences)
+
+
 class Loader:
     """`next_step()` never ends; `epoch` counts epochs done, as a float."""
 
@@ -82,7 +88,4 @@ class Loader:
     def _start(self, epoch: int, step: int) -> None:
         self._epoch = epoch
         self._step = step
-        key = np.array([self._seed, epoch], dtype=np.uint64)
-        self._order = np.random.Generator(np.random.Philox(key=key)).permutation(
-            len(self._sequences)
-        )
+        self._order = order_of_epoch(len(self._sequences), self._seed, epoch)

@@ -219,7 +219,7 @@ def estimate(
     else:
         flops = training_flops(dimensions, recipe, tokens)
         if recipe.objective == "dpo":
-            flops += reference_flops(dimensions, recipe, tokens_per_epoch)
+            flops += reference_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
         speed = _roofline_speed(flops, steps, dimensions, device, busy, calibration)

@@ -1,39 +1,93 @@
-"""What the untouched base says of every pair: the reference of objective "dpo", computed once and
-kept in every checkpoint.
+"""What the untouched base says of the pairs that are read: the reference of objective "dpo",
+computed once and kept in every checkpoint.
 
 The base must be asked before a method changes it. The log-probabilities (fp32 [N, 2] a data set,
-eight bytes a pair) then replace a second model in memory; a training that continues from a
-checkpoint takes them from there, so it trains on the same numbers. A request to stop waits for the
-end of this pass.
+eight bytes a pair, NaN for a pair that no step reads) then replace a second model in memory; a
+training that continues from a checkpoint takes them from there, so it trains on the same numbers.
+One that is stopped during this pass has no checkpoint yet and begins it again.
 """
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
-from falqon_core.data.dataset import Dataset, with_reference
+from falqon_core.data.dataset import with_reference
+from falqon_core.data.loader import order_of_epoch
 from falqon_core.data.microbatch import collate, groups
+from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
+from falqon_core.train.state import NUM_PREPARING_STEPS
 
 # of the names under which a checkpoint keeps them, beside the method's own tensors
 PREFIX = "reference."
+REPORT_SECONDS = 30.0
 
 
-def compute_reference(model: PreTrainedModel, data: Datasets, recipe: Recipe) -> dict[str, Tensor]:
+def compute_reference(
+    model: PreTrainedModel,
+    data: Datasets,
+    recipe: Recipe,
+    report: Callable[[str], None],
+    check: Callable[[], None],
+) -> dict[str, Tensor]:
     """Return fp32 [N, 2] per data set: the base's log-probabilities of (chosen, rejected); nothing
     unless the objective is "dpo".
+
+    How far it is goes to `report` twice a minute; `check` is called between forward passes and may
+    raise.
     """
     if recipe.objective != "dpo":
         return {}
-    return {
-        PREFIX + name: reference_log_probabilities(model, dataset, recipe)
-        for name, dataset in data.by_name().items()
-    }
+    pairs_of = {PREFIX + name: dataset.sequences for name, dataset in data.by_name().items()}
+    read = {name: np.arange(len(pairs)) for name, pairs in pairs_of.items()}
+    read[PREFIX + "train"] = _indices_read(len(data.train.sequences), recipe)
+    counter = _PairCounter(sum(map(len, read.values())), report)
+    reference = {}
+    for name, pairs in pairs_of.items():
+        reference[name] = torch.full((len(pairs), 2), math.nan)
+        chosen = [pairs[index] for index in read[name].tolist()]
+        for group, values in reference_log_probabilities(model, chosen, recipe):
+            reference[name][read[name][group]] = values
+            counter.add(len(group))
+            check()
+    return reference
+
+
+def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
+    """Return which pairs for training are read before or in any step, in their order: with few
+    steps not all of the first epoch.
+    """
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    num_steps = max(NUM_PREPARING_STEPS, recipe.num_steps(num_pairs))
+    order = order_of_epoch(num_pairs, recipe.seed, epoch=0)
+    return np.sort(order[: num_steps * recipe.batch_size])
+
+
+class _PairCounter:
+    """Says how many of `total` pairs are done, when that was not said for `REPORT_SECONDS`."""
+
+    def __init__(self, total: int, report: Callable[[str], None]) -> None:
+        self._total = total
+        self._report = report
+        self._num_done = 0
+        self._said_at = time.monotonic()
+
+    def add(self, num_pairs: int) -> None:
+        self._num_done += num_pairs
+        now = time.monotonic()
+        if now >= self._said_at + REPORT_SECONDS:
+            self._said_at = now
+            self._report(
+                f"reference: the base has read {self._num_done:,} of {self._total:,} pairs"
+            )
 
 
 def stored_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,12 +117,13 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
 
 
 @torch.no_grad()
-def reference_log_probabilities(model: PreTrainedModel, dataset: Dataset, recipe: Recipe) -> Tensor:
-    """Return fp32 [N, 2] on the CPU, in the order of `dataset`."""
+def reference_log_probabilities(
+    model: PreTrainedModel, pairs: Sequence[Item], recipe: Recipe
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield, a forward pass at a time, indices into `pairs` and their log-probabilities of (chosen,
+    rejected), fp32 [n, 2] on the CPU.
+    """
     assert recipe.microbatch_tokens is not None, "resolve the recipe first"
-    log_probabilities = torch.empty(len(dataset.sequences), 2)
-    for group in groups(dataset.sequences, recipe.microbatch_tokens, recipe.packing):
-        microbatch = collate([dataset.sequences[index] for index in group], recipe.packing)
-        values = sequence_log_probabilities(model, microbatch)
-        log_probabilities[group] = values.view(-1, 2).cpu()
-    return log_probabilities
+    for group in groups(pairs, recipe.microbatch_tokens, recipe.packing):
+        microbatch = collate([pairs[index] for index in group], recipe.packing)
+        yield group, sequence_log_probabilities(model, microbatch).view(-1, 2).cpu()

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import TrainConfig
 from falqon_core.data.summary import summarize
@@ -28,6 +29,7 @@ from falqon_core.train.model import (
 )
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
+from falqon_core.train.signals import StopRequested
 from falqon_core.train.state import TrainState, build_state
 from falqon_core.train.streaming import streamed_layers
 
@@ -42,11 +44,17 @@ class Setup(NamedTuple):
 
 
 def set_up(
-    config: TrainConfig, output: Path, warn: Callable[[str], None], group: ProcessGroup
+    config: TrainConfig,
+    output: Path,
+    warn: Callable[[str], None],
+    report: Callable[[str], None],
+    stop: Callable[[], bool],
+    group: ProcessGroup,
 ) -> Setup:
     """Load data and model, and the newest checkpoint in `output` if there is one.
 
-    Raises the errors of `contract.errors`.
+    What takes long says to `report` how far it is. Raises the errors of `contract.errors`, and
+    `StopRequested` when `stop` says so there.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -72,8 +80,22 @@ def set_up(
         num_processes=group.size,
         data=summarize(data.train, data.validation),
     )
+    if checkpoint is not None:
+        check_same_training(checkpoint.progress, progress, warn)
     guard = OutOfMemoryGuard(recipe, dimensions, device)
-    data, state = _load_state(config, data, progress, checkpoint, dimensions, device, guard, warn)
+
+    def check_stop() -> None:
+        if group.any_rank(stop()):
+            raise StopRequested
+
+    def reference_of(model: PreTrainedModel) -> dict[str, Tensor]:
+        if checkpoint is not None:
+            return stored_reference(checkpoint.method)
+        return compute_reference(model, data, recipe, report, check_stop)
+
+    data, state = _load_state(
+        config, data, progress, checkpoint, dimensions, device, guard, reference_of
+    )
     group.check_same(state.method.state())
     return Setup(device, dimensions, tokenizer, data, guard, state)
 
@@ -86,7 +108,7 @@ def _load_state(
     dimensions: ModelDimensions,
     device: torch.device,
     guard: OutOfMemoryGuard,
-    warn: Callable[[str], None],
+    reference_of: Callable[[PreTrainedModel], dict[str, Tensor]],
 ) -> tuple[Datasets, TrainState]:
     """Return the data, its pairs with the base's log-probabilities, and the state."""
     whole = fits_untouched(progress.recipe, dimensions, device)
@@ -97,11 +119,7 @@ def _load_state(
 
     def prepare_or_restore() -> tuple[Datasets, TrainState]:
         check_agreement(model)
-        if checkpoint is None:
-            reference = compute_reference(model, data, progress.recipe)
-        else:
-            check_same_training(checkpoint.progress, progress, warn)
-            reference = stored_reference(checkpoint.method)
+        reference = reference_of(model)
         referenced = apply_reference(data, reference)
         return referenced, build_state(model, referenced.train, reference, progress, checkpoint)
 

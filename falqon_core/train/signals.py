@@ -21,6 +21,10 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
+class StopRequested(Exception):
+    """The training is to stop before its first step; there is no checkpoint yet."""
+
+
 class Stopping:
     def __init__(self, watch_parent: bool) -> None:
         """Installs the handlers. `watch_parent`: end at once when the parent process changes (it

@@ -58,16 +58,18 @@ class Trainer:
         stop: Callable[[], bool],
         group: ProcessGroup = ALONE,
     ) -> None:
-        """Load data, model and checkpoint. Raises the errors of `contract.errors`.
+        """Load data, model and checkpoint. Raises the errors of `contract.errors`, and
+        `StopRequested`.
 
-        `stop` is asked before every step whether to end with a checkpoint.
+        `stop` is asked before every step whether to end with a checkpoint, and before the first in
+        what takes long.
         """
         self._config = config
         self._output = output
         self._send = send
         self._stop = stop
         self._group = group
-        setup = set_up(config, output, self._warn, group)
+        setup = set_up(config, output, self._warn, self._report, stop, group)
         self._device = setup.device
         self._dimensions = setup.dimensions
         self._tokenizer = setup.tokenizer
@@ -257,3 +259,6 @@ class Trainer:
 
     def _warn(self, text: str) -> None:
         self._send(Log(level="warn", text=text))
+
+    def _report(self, text: str) -> None:
+        self._send(Log(level="info", text=text))

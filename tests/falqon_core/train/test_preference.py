@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,22 @@ from falqon_core.contract.messages import (
     CheckpointSaved,
     Evaluated,
     ExitCode,
+    Log,
     Message,
     Started,
     StepMetrics,
 )
 from falqon_core.data.dataset import load_dataset
+from falqon_core.train import reference
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import reference_log_probabilities
 from falqon_core.train.report import describe
+from falqon_core.train.signals import StopRequested
+from falqon_core.train.state import NUM_PREPARING_STEPS
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.conftest import WORDS
-from tests.falqon_core.train.test_trainer import of, stop_after
+from tests.falqon_core.train.test_trainer import of
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "preference_250.jsonl"
 RECIPE = {
@@ -70,7 +73,7 @@ def run(
 ) -> Callable[..., tuple[ExitCode, list[Message]]]:
     def run(
         output: str = "out",
-        stop: Callable[[], bool] = lambda: False,
+        stop_after: int | None = None,
         train_file: Path = preference_file,
         **recipe: Any,
     ) -> tuple[ExitCode, list[Message]]:
@@ -82,6 +85,10 @@ def run(
             recipe=Recipe.model_validate(RECIPE | recipe),
         )
         messages: list[Message] = []
+
+        def stop() -> bool:
+            return len(of(StepMetrics, messages)) == stop_after
+
         return Trainer(config, tmp_path / output, messages.append, stop).run(), messages
 
     return run
@@ -151,7 +158,7 @@ def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: 
 def test_a_continued_training_takes_its_reference_from_the_checkpoint(
     run: Any, tmp_path: Path
 ) -> None:
-    run(stop=stop_after(3), validation_fraction=0.1)
+    run(stop_after=3, validation_fraction=0.1)
     checkpoint = load_checkpoint(tmp_path / "out/checkpoints/3")
     reference = {
         name: value - 1
@@ -178,23 +185,39 @@ def test_the_reference_is_what_the_base_says_of_each_record_alone(
 ) -> None:
     recipe = Recipe.model_validate(RECIPE).resolved(30)
     model = load_base_model(tiny_folder)
-    dataset = load_dataset(preference_file, load_tokenizer(tiny_folder), 64)
+    pairs = load_dataset(preference_file, load_tokenizer(tiny_folder), 64).sequences
 
-    references = reference_log_probabilities(model, dataset, recipe)
+    references = {
+        index: row
+        for group, rows in reference_log_probabilities(model, pairs, recipe)
+        for index, row in zip(group, rows, strict=True)
+    }
 
+    assert sorted(references) == list(range(30))
     for index in (0, 13, 29):
-        alone = reference_log_probabilities(
-            model,
-            replace(
-                dataset,
-                sequences=[dataset.sequences[index]],
-                record_numbers=dataset.record_numbers[:1],
-                truncated=dataset.truncated[:1],
-            ),
-            recipe,
-        )
+        ((_, alone),) = reference_log_probabilities(model, [pairs[index]], recipe)
         torch.testing.assert_close(references[index], alone[0], rtol=0.01, atol=0.05)
-    assert not references.requires_grad
+        assert not alone.requires_grad
+
+
+def test_the_base_is_asked_about_the_pairs_that_are_read(run: Any, tmp_path: Path) -> None:
+    run(max_steps=2, batch_size=4, validation_fraction=0.1)
+    stored = load_checkpoint(tmp_path / "out/checkpoints/2").method
+    assert stored["reference.train"].isfinite().all(1).sum() == NUM_PREPARING_STEPS * 4
+    assert stored["reference.validation"].isfinite().all()
+
+
+def test_it_says_how_far_it_is_and_stops_before_the_first_step(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "REPORT_SECONDS", 0.0)
+    _, messages = run()
+    texts = [message.text for message in of(Log, messages)]
+    assert len(texts) > 2
+    assert texts[-1] == "reference: the base has read 30 of 30 pairs"
+    with pytest.raises(StopRequested):
+        run("stopped", stop_after=0)
+    assert not (tmp_path / "stopped/checkpoints").exists()
 
 
 def test_packed_and_padded_training_agree(run: Any) -> None:
@@ -217,7 +240,7 @@ def test_the_wrong_kind_of_record_is_refused_with_its_line(run: Any, train_file:
 def test_other_preferences_in_the_same_folder_are_refused(
     run: Any, preference_file: Path, tmp_path: Path
 ) -> None:
-    run(stop=stop_after(1))
+    run(stop_after=1)
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("".join(preference_file.read_text().splitlines(keepends=True)[:20]))
     with pytest.raises(ConfigError, match="other training data"):
