@@ -9,7 +9,7 @@ One that is stopped during this pass has no checkpoint yet and begins it again.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from falqon_core.data.microbatch import collate, groups
 from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
+from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.signals import StopRequested
 from falqon_core.train.state import NUM_PREPARING_STEPS
 
 # of the names under which a checkpoint keeps them, beside the method's own tensors
@@ -35,14 +37,15 @@ def compute_reference(
     model: PreTrainedModel,
     data: Datasets,
     recipe: Recipe,
+    group: ProcessGroup,
     report: Callable[[str], None],
-    check: Callable[[], None],
+    stop: Callable[[], bool],
 ) -> dict[str, Tensor]:
     """Return fp32 [N, 2] per data set: the base's log-probabilities of (chosen, rejected); nothing
     unless the objective is "dpo".
 
-    How far it is goes to `report` twice a minute; `check` is called between forward passes and may
-    raise.
+    The ranks share the forward passes. How far they are goes to `report` twice a minute; raises
+    `StopRequested` when `stop` says so on any rank.
     """
     if recipe.objective != "dpo":
         return {}
@@ -52,12 +55,22 @@ def compute_reference(
     counter = _PairCounter(sum(map(len, read.values())), report)
     reference = {}
     for name, pairs in pairs_of.items():
-        reference[name] = torch.full((len(pairs), 2), math.nan)
         chosen = [pairs[index] for index in read[name].tolist()]
-        for group, values in reference_log_probabilities(model, chosen, recipe):
-            reference[name][read[name][group]] = values
-            counter.add(len(group))
-            check()
+        values = torch.zeros(len(chosen), 2)
+        batches = _pair_batches(chosen, recipe)
+        for start in range(0, len(batches), group.size):
+            if group.any_rank(stop()):
+                raise StopRequested
+            together = batches[start : start + group.size]
+            if group.rank < len(together):
+                mine = together[group.rank]
+                values[mine] = log_probabilities(model, [chosen[i] for i in mine], recipe.packing)
+            counter.add(sum(map(len, together)))
+        with group.barrier_or_raise():
+            pass
+        group.all_reduce_sum_tensor(values)
+        reference[name] = torch.full((len(pairs), 2), math.nan)
+        reference[name][read[name]] = values
     return reference
 
 
@@ -116,14 +129,13 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
         ) from None
 
 
-@torch.no_grad()
-def reference_log_probabilities(
-    model: PreTrainedModel, pairs: Sequence[Item], recipe: Recipe
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield, a forward pass at a time, indices into `pairs` and their log-probabilities of (chosen,
-    rejected), fp32 [n, 2] on the CPU.
-    """
+def _pair_batches(pairs: Sequence[Item], recipe: Recipe) -> list[list[int]]:
+    """Return which pairs, by index, share a forward pass."""
     assert recipe.microbatch_tokens is not None, "resolve the recipe first"
-    for group in groups(pairs, recipe.microbatch_tokens, recipe.packing):
-        microbatch = collate([pairs[index] for index in group], recipe.packing)
-        yield group, sequence_log_probabilities(model, microbatch).view(-1, 2).cpu()
+    return groups(pairs, recipe.microbatch_tokens, recipe.packing)
+
+
+@torch.no_grad()
+def log_probabilities(model: PreTrainedModel, pairs: Sequence[Item], packing: bool) -> Tensor:
+    """Return those of (chosen, rejected) from one forward pass, fp32 [n, 2] on the CPU."""
+    return sequence_log_probabilities(model, collate(pairs, packing)).view(-1, 2).cpu()

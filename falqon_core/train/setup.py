@@ -29,7 +29,6 @@ from falqon_core.train.model import (
 )
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
-from falqon_core.train.signals import StopRequested
 from falqon_core.train.state import TrainState, build_state
 from falqon_core.train.streaming import streamed_layers
 
@@ -84,14 +83,10 @@ def set_up(
         check_same_training(checkpoint.progress, progress, warn)
     guard = OutOfMemoryGuard(recipe, dimensions, device)
 
-    def check_stop() -> None:
-        if group.any_rank(stop()):
-            raise StopRequested
-
     def reference_of(model: PreTrainedModel) -> dict[str, Tensor]:
         if checkpoint is not None:
             return stored_reference(checkpoint.method)
-        return compute_reference(model, data, recipe, report, check_stop)
+        return compute_reference(model, data, recipe, group, report, stop)
 
     data, state = _load_state(
         config, data, progress, checkpoint, dimensions, device, guard, reference_of

@@ -1,7 +1,28 @@
+from pathlib import Path
+
 import pytest
 import torch
+
+from tests.falqon_core.conftest import WORDS
+from tests.falqon_core.train.preferences import write_preferences
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def preference_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty pairs: words in their order are preferred to words backwards."""
+    records = []
+    for number in range(30):
+        words = [WORDS[(number + step) % len(WORDS)] for step in range(4 + number % 9)]
+        records.append(
+            (
+                [{"role": "user", "content": f"Question {number}?"}],
+                " ".join(words),
+                " ".join(words[::-1]),
+            )
+        )
+    return write_preferences(tmp_path_factory.mktemp("preferences") / "train.jsonl", records)

@@ -200,6 +200,23 @@ def test_ranks_share_the_magnitudes_that_delayed_scales_follow(
     torch.testing.assert_close(both[:, 0, 1], alone[:, 0, 1], rtol=0.1, atol=0)
 
 
+def test_ranks_share_the_passes_of_the_reference(
+    folder: Path, tiny_folder: Path, preference_file: Path
+) -> None:
+    fields = {"objective": "dpo", "rank": 4, "max_seq_length": 64, "microbatch_tokens": 160}
+    fields |= {"batch_size": 8, "max_steps": 1, "validation_fraction": 0.1}
+    config = write_config(folder / "dpo.json", tiny_folder, preference_file, fields)
+    one_process(config, folder / "dpo alone")
+    two_processes(config, folder / "dpo both")
+    alone, both = (
+        load_file(folder / f"dpo {name}/checkpoints/1/method.safetensors")
+        for name in ("alone", "both")
+    )
+    for name in ("reference.train", "reference.validation"):
+        assert both[name].isfinite().all()
+        assert both[name].equal(alone[name])
+
+
 def test_evaluation_is_exact_and_a_rank_without_records_takes_part(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from falqon_core.contract.messages import (
 from falqon_core.data.dataset import load_dataset
 from falqon_core.train import reference
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
+from falqon_core.train.data import Datasets
+from falqon_core.train.distributed import ALONE
 from falqon_core.train.model import load_base_model, load_tokenizer
-from falqon_core.train.reference import reference_log_probabilities
+from falqon_core.train.reference import compute_reference, log_probabilities
 from falqon_core.train.report import describe
 from falqon_core.train.signals import StopRequested
 from falqon_core.train.state import NUM_PREPARING_STEPS
 from falqon_core.train.trainer import Trainer
-from tests.falqon_core.conftest import WORDS
+from tests.falqon_core.train.preferences import write_preferences
 from tests.falqon_core.train.test_trainer import of
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "preference_250.jsonl"
@@ -38,33 +40,6 @@ RECIPE = {
     "max_steps": 6, "checkpoint_every": 2,
 }  # fmt: skip
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-
-
-def write(path: Path, records: Iterable[tuple[list[dict[str, str]], str, str]]) -> Path:
-    with path.open("w") as file:
-        for messages, good, bad in records:
-            outputs = ([{"role": "assistant", "content": answer}] for answer in (good, bad))
-            record = {"input": {"messages": messages}} | dict(
-                zip(("preferred_output", "non_preferred_output"), outputs, strict=True)
-            )
-            file.write(json.dumps(record) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def preference_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty pairs: words in their order are preferred to words backwards."""
-    records = []
-    for number in range(30):
-        words = [WORDS[(number + step) % len(WORDS)] for step in range(4 + number % 9)]
-        records.append(
-            (
-                [{"role": "user", "content": f"Question {number}?"}],
-                " ".join(words),
-                " ".join(words[::-1]),
-            )
-        )
-    return write(tmp_path_factory.mktemp("preferences") / "train.jsonl", records)
 
 
 @pytest.fixture
@@ -185,19 +160,16 @@ def test_the_reference_is_what_the_base_says_of_each_record_alone(
 ) -> None:
     recipe = Recipe.model_validate(RECIPE).resolved(30)
     model = load_base_model(tiny_folder)
-    pairs = load_dataset(preference_file, load_tokenizer(tiny_folder), 64).sequences
+    data = Datasets(load_dataset(preference_file, load_tokenizer(tiny_folder), 64), None)
 
-    references = {
-        index: row
-        for group, rows in reference_log_probabilities(model, pairs, recipe)
-        for index, row in zip(group, rows, strict=True)
-    }
+    values = compute_reference(model, data, recipe, ALONE, lambda _: None, lambda: False)
 
-    assert sorted(references) == list(range(30))
+    references = values["reference.train"]
+    assert references.shape == (30, 2)
     for index in (0, 13, 29):
-        ((_, alone),) = reference_log_probabilities(model, [pairs[index]], recipe)
+        alone = log_probabilities(model, [data.train.sequences[index]], recipe.packing)
         torch.testing.assert_close(references[index], alone[0], rtol=0.01, atol=0.05)
-        assert not alone.requires_grad
+    assert not references.requires_grad
 
 
 def test_the_base_is_asked_about_the_pairs_that_are_read(run: Any, tmp_path: Path) -> None:
@@ -267,7 +239,7 @@ def test_real_preferences_train(run: Any, tmp_path: Path) -> None:
     assert len(records) > 40
 
     code, messages = run(
-        train_file=write(tmp_path / "real.jsonl", records),
+        train_file=write_preferences(tmp_path / "real.jsonl", records),
         max_seq_length=512,
         microbatch_tokens=1024,
         max_steps=1,
