@@ -49,29 +49,43 @@ def compute_reference(
     """
     if recipe.objective != "dpo":
         return {}
-    pairs_of = {PREFIX + name: dataset.sequences for name, dataset in data.by_name().items()}
-    read = {name: np.arange(len(pairs)) for name, pairs in pairs_of.items()}
-    read[PREFIX + "train"] = _indices_read(len(data.train.sequences), recipe)
+    datasets = data.by_name()
+    read = {name: np.arange(len(dataset.sequences)) for name, dataset in datasets.items()}
+    read["train"] = _indices_read(len(data.train.sequences), recipe)
     counter = _PairCounter(sum(map(len, read.values())), report)
     reference = {}
-    for name, pairs in pairs_of.items():
-        chosen = [pairs[index] for index in read[name].tolist()]
-        values = torch.zeros(len(chosen), 2)
-        batches = _pair_batches(chosen, recipe)
-        for start in range(0, len(batches), group.size):
-            if group.any_rank(stop()):
-                raise StopRequested
-            together = batches[start : start + group.size]
-            if group.rank < len(together):
-                mine = together[group.rank]
-                values[mine] = log_probabilities(model, [chosen[i] for i in mine], recipe.packing)
-            counter.add(sum(map(len, together)))
-        with group.barrier_or_raise():
-            pass
-        group.all_reduce_sum_tensor(values)
-        reference[name] = torch.full((len(pairs), 2), math.nan)
-        reference[name][read[name]] = values
+    for name, dataset in datasets.items():
+        pairs = [dataset.sequences[index] for index in read[name].tolist()]
+        values = torch.full((len(dataset.sequences), 2), math.nan)
+        values[read[name]] = _compute_together(model, pairs, recipe, group, counter, stop)
+        reference[PREFIX + name] = values
     return reference
+
+
+def _compute_together(
+    model: PreTrainedModel,
+    pairs: Sequence[Item],
+    recipe: Recipe,
+    group: ProcessGroup,
+    counter: "_PairCounter",
+    stop: Callable[[], bool],
+) -> Tensor:
+    """Return the log-probabilities of all `pairs`, fp32 [n, 2]; each rank computes its share."""
+    assert recipe.microbatch_tokens is not None, "resolve the recipe first"
+    batches = groups(pairs, recipe.microbatch_tokens, recipe.packing)
+    values = torch.zeros(len(pairs), 2)
+    for start in range(0, len(batches), group.size):
+        if group.any_rank(stop()):
+            raise StopRequested
+        together = batches[start : start + group.size]
+        if group.rank < len(together):
+            mine = together[group.rank]
+            values[mine] = log_probabilities(model, [pairs[i] for i in mine], recipe.packing)
+        counter.add(sum(map(len, together)))
+    with group.barrier_or_raise():
+        pass
+    group.all_reduce_sum_tensor(values)
+    return values
 
 
 def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
@@ -127,12 +141,6 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
             "the output folder holds a checkpoint of other preference data; choose another folder",
             "train_file",
         ) from None
-
-
-def _pair_batches(pairs: Sequence[Item], recipe: Recipe) -> list[list[int]]:
-    """Return which pairs, by index, share a forward pass."""
-    assert recipe.microbatch_tokens is not None, "resolve the recipe first"
-    return groups(pairs, recipe.microbatch_tokens, recipe.packing)
 
 
 @torch.no_grad()
