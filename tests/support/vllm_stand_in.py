@@ -2,7 +2,7 @@
 
 It is a process with another one beside it, answers /health to anybody, and questions to whoever has
 the key: with its own arguments, or in a stream that counts while somebody listens. /metrics says
-how many streams there are.
+how many streams there are, unless it is told to keep no figures.
 """
 
 import itertools
@@ -21,8 +21,10 @@ import pytest
 
 HELPER = "vllm-engine-core"  # in the command line of the other process
 NUM_STREAMS = "vllm:num_requests_running"
+NO_FIGURES = "--disable-log-stats"
 COUNT_SECONDS = 0.05
 
+options: dict[str, str] = {}
 streams: set[threading.Thread] = set()
 
 
@@ -39,7 +41,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            return self._answer(200, {NUM_STREAMS: len(streams)})
+            labels = f'engine="0",model_name="{options["--served-model-name"]}"'
+            figures = f"{NUM_STREAMS}{{{labels}}} {len(streams)}.0\n"
+            return self._send(200, "text/plain", "" if NO_FIGURES in sys.argv else figures)
         return self._answer(200 if self.path == "/health" else 404, {})
 
     def do_POST(self) -> None:
@@ -71,16 +75,19 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, status: int, body: object) -> None:
-        content = json.dumps(body).encode()
+        self._send(status, "application/json", json.dumps(body))
+
+    def _send(self, status: int, content_type: str, text: str) -> None:
+        content = text.encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
 
 if __name__ == "__main__":
-    options = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=False))
+    options |= zip(sys.argv[3::2], sys.argv[4::2], strict=False)
     wait = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
     subprocess.Popen([sys.executable, "-c", wait, HELPER, sys.argv[2]])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

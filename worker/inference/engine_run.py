@@ -15,7 +15,7 @@ from falqon_core.contract.errors import UserError
 from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading, prepare
 from worker.inference.engine_process import EngineProcess
-from worker.inference.metrics import Figures, read_figures
+from worker.inference.metrics import EngineMetrics, Figures
 from worker.model_cache import ModelCache
 from worker.operations.handler import PermanentError
 from worker.subprocesses import ToolFailed
@@ -86,7 +86,8 @@ class EngineRun:
             address = process.wait_for_address(self._beat)
             self._write(state=EngineState.READY, address=address, token=process.token)
             log.info("model loaded", model=self.model_id)
-            while not self._is_idle(process, address):
+            metrics = EngineMetrics(process.pid, address, process.token)
+            while not self._is_idle(metrics):
                 process.check_alive(TICK_SECONDS)
         log.info("model unloaded", model=self.model_id)
 
@@ -97,11 +98,11 @@ class EngineRun:
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return model
 
-    def _is_idle(self, process: EngineProcess, address: str) -> bool:
+    def _is_idle(self, metrics: EngineMetrics) -> bool:
         """Return whether the row has gone for want of use; asked when the lease is renewed."""
         is_due = self._is_renewal_due()
         if is_due:
-            self._figures = read_figures(process.pid, address, process.token)
+            self._figures = metrics.read()
         self._beat()
         if not is_due:
             return False

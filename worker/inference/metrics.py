@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import time
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 0.5  # it may be deep in a long prompt
-MAX_BYTES = 65_536
+MAX_BYTES = 4 * 2**20  # vLLM tells some hundred KiB
 GROUP_FIELD, RESIDENT_FIELD = 2, 21  # of proc(5)'s stat, behind the name
-NUM_REQUESTS = "llamacpp:requests_processing"
+NUM_REQUESTS = ("llamacpp:requests_processing", "vllm:num_requests_running")
 TOKENS_PER_SECOND = "llamacpp:predicted_tokens_seconds"
+NUM_TOKENS = "vllm:generation_tokens_total"  # since its start
+SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(?P<number>\S+)", re.ASCII)
 
 
 class Figures(NamedTuple):
@@ -21,15 +25,36 @@ class Figures(NamedTuple):
     tokens_per_second: float | None = None
 
 
-def read_figures(group: int, address: str, token: str) -> Figures:
-    """Return what is known now; None for what the engine does not tell in time."""
-    metrics = _parse(_fetch(address, token))
-    num_requests = metrics.get(NUM_REQUESTS)
-    return Figures(
-        _resident_bytes(group),
-        None if num_requests is None else int(num_requests),
-        metrics.get(TOKENS_PER_SECOND),
-    )
+class EngineMetrics:
+    """What the programs of a process group tell at an address, read again and again."""
+
+    def __init__(self, group: int, address: str, token: str) -> None:
+        self._group = group
+        self._address = address
+        self._token = token
+        self._num_tokens: float | None = None
+        self._counted_at = 0.0
+
+    def read(self) -> Figures:
+        """Return what is known now; None for what the engine does not tell in time."""
+        metrics = _parse(_fetch(self._address, self._token))
+        num_requests = next((metrics[name] for name in NUM_REQUESTS if name in metrics), None)
+        tokens_per_second = metrics.get(TOKENS_PER_SECOND)
+        if NUM_TOKENS in metrics:
+            tokens_per_second = self._rate_of(metrics[NUM_TOKENS])
+        return Figures(
+            _resident_bytes(self._group),
+            None if num_requests is None else int(num_requests),
+            tokens_per_second,
+        )
+
+    def _rate_of(self, num_tokens: float) -> float | None:
+        """Return how many tokens a second came since the last reading."""
+        before, self._num_tokens = self._num_tokens, num_tokens
+        counted_at, self._counted_at = self._counted_at, time.monotonic()
+        if before is None or num_tokens < before:
+            return None
+        return (num_tokens - before) / (self._counted_at - counted_at)
 
 
 def _resident_bytes(group: int) -> int:
@@ -55,14 +80,17 @@ def _fetch(address: str, token: str) -> str:
 
 
 def _parse(text: str) -> dict[str, float]:
-    """Read the lines of Prometheus that are a name and a number."""
-    metrics = {}
-    for line in text.splitlines():
-        name, _, number = line.partition(" ")
+    """Sum Prometheus' samples by name, whatever their labels: vLLM has one for each engine."""
+    metrics: dict[str, float] = {}
+    for line in text.split("\n")[:-1]:  # what follows the last one may be cut
+        sample = SAMPLE.match(line)
+        if sample is None:
+            continue
+        name, number = sample.group("name", "number")
         try:
             value = float(number)
         except ValueError:
             continue
         if math.isfinite(value):
-            metrics[name] = value
+            metrics[name] = metrics.get(name, 0.0) + value
     return metrics

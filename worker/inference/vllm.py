@@ -21,6 +21,7 @@ from worker.inference.llama_cpp import TOKEN
 
 TICK_SECONDS = 0.2
 ANSWER_SECONDS = 5
+NEVER_SECONDS = "1000000"  # its figures are asked for, and need no lines in its log
 PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # it tells nobody what it does
 CHAT_TEMPLATE = "chat_template.jinja"
 HERMES_CALL = "<tool_call>"  # how most models write that they call a tool
@@ -63,7 +64,7 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--served-model-name", args.name, "--host", args.host, "--port", str(port)]
     command += ["--max-model-len", str(args.context)]
     command += ["--kv-cache-memory-bytes", str(args.cache_bytes)]
-    command += ["--disable-log-stats", "--disable-uvicorn-access-log", "--disable-fastapi-docs"]
+    command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if args.on_cpu:
         command.append("--enforce-eager")  # compiling takes minutes there and a compiler
     template = args.folder / CHAT_TEMPLATE
@@ -74,7 +75,8 @@ def command_of(args: Namespace, port: int) -> list[str]:
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     others = {name: value for name, value in environment.items() if name != TOKEN}
-    return others | PRIVATE | {"VLLM_API_KEY": environment[TOKEN]}
+    log = {"VLLM_LOG_STATS_INTERVAL": NEVER_SECONDS}
+    return others | PRIVATE | log | {"VLLM_API_KEY": environment[TOKEN]}
 
 
 def _free_port(host: str) -> int:

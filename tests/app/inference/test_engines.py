@@ -20,6 +20,7 @@ from tests.support.api import TINY_CONFIG, Api, Tenant, installation_admin
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
 from worker.inference import engine_choice
+from worker.inference.metrics import EngineMetrics
 
 MODEL = "falqon-tiny"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -81,9 +82,9 @@ def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant, counting: str) 
     engine = engine_of(api, counting)
     assert engine is not None
 
-    def num_streams() -> int:
-        metrics = httpx.get(f"{engine.address}/metrics", timeout=10).json()
-        return int(metrics[vllm_stand_in.NUM_STREAMS])
+    def num_streams() -> int | None:
+        metrics = EngineMetrics(os.getpid(), engine.address, engine.token).read()
+        return metrics.num_requests
 
     stream = tenant.client.chat.completions.create(model=counting, messages=HELLO, stream=True)
     next(iter(stream))
