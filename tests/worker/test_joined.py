@@ -6,19 +6,25 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from app.models import DEFAULT_PROJECT_ID, JobStatus
 from tests.support.admin import falqon_admin
 from tests.support.api import Api
-from tests.support.backend import FAKE_TRAINER, Backend
+from tests.support.backend import CPU, FAKE_TRAINER, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.forks import Fork
+from worker.attempt.supervisor import Supervisor
+from worker.joined.gateway import JoinedGateway
 
 FAKE = FakeTrainer(steps=60, checkpoint_every=5)
 PATIENCE = 120.0  # seconds; the machine may be busy
@@ -85,6 +91,30 @@ def test_a_killed_worker_is_followed_by_another_that_ends_with_the_same_bytes(
     assert len(attempts) > 1
     assert attempts[-1].start_step
     assert backend.job(job_id).result_file_id is not None
+
+
+def test_a_success_that_is_answered_late_is_no_lost_lease(
+    embedded_backend: Backend, api: Api
+) -> None:
+    """Meanwhile the service refuses to renew what has ended."""
+    backend = embedded_backend
+    backend.add_job(FAKE)
+    gateway = JoinedGateway(api.url, create_token(backend), "late")
+    refused = threading.Event()
+
+    def delay(response: httpx.Response) -> None:
+        if response.url.path.endswith("/renew") and response.status_code == httpx.codes.CONFLICT:
+            refused.set()
+        if response.url.path.endswith("/result"):
+            assert refused.wait(PATIENCE)
+            time.sleep(1.0)
+
+    gateway.http.event_hooks = {"response": [delay]}
+    supervisor = Supervisor(backend.settings, gateway, CPU, threading.Event())
+    with closing(gateway), capture_logs() as logs:
+        assert supervisor.execute_next()
+    assert [line["verdict"] for line in logs if line["event"] == "attempt ended"] == ["SUCCEEDED"]
+    assert [line["event"] for line in logs if line["log_level"] != "info"] == []
 
 
 def test_a_token_is_listed_until_it_is_revoked(embedded_backend: Backend) -> None:

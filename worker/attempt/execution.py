@@ -136,7 +136,7 @@ class Execution:
             )
             return self._gateway.record(self._writer.claim, ending)
 
-        if not self._writer.write_with_retry(record):
+        if not self._writer.write_end(record):
             self._writer.raise_lease_lost()
 
     def _execute(self) -> Outcome:

@@ -52,6 +52,7 @@ class Lease:
         self._lost = False
         self.desired = Desired.RUN
         self.must_stop = False  # its worker is being drained
+        self.is_ending = False  # its end is being written, after which nobody renews it
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
             for work in (self._beat, self._watch)
@@ -93,7 +94,8 @@ class Lease:
                 pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)
                 continue
             if renewal is None:
-                self.lose()
+                if not self.is_ending:  # else that write is told whose the job was
+                    self.lose()
                 return
             pause = self._heartbeat_seconds
             self._confirmed_at = asked_at

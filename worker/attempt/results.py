@@ -58,7 +58,7 @@ def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -
         return attempt.gateway.publish(attempt.job, attempt.lease.claim, result)
 
     fault("before_finish")
-    is_ours = attempt.writer.write_with_retry(publish)
+    is_ours = attempt.writer.write_end(publish)
     fault("after_finish")
     return is_ours
 

@@ -39,6 +39,13 @@ class AttemptWriter:
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 
+    def write_end(self, call: Callable[[], bool]) -> bool:
+        """Do as `write_with_retry` does, for the call that ends the attempt."""
+        self.lease.is_ending = True
+        is_ours = self.write_with_retry(call)
+        self.lease.is_ending = is_ours
+        return is_ours
+
     def add_event(self, event: NewEvent) -> None:
         if not self.write_with_retry(lambda: self.gateway.append_events(self.claim, [event])):
             self.raise_lease_lost()
