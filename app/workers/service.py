@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, case, delete, func, select, update
+from sqlalchemy import ColumnElement, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, now_plus
@@ -58,7 +58,10 @@ def mark_seen(
     )
     row = session.execute(again, execution_options=UNSYNCED).one_or_none()
     if row is None:
-        session.execute(delete(Worker).where(Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)))
+        # One that executes a job shows itself again when that has ended.
+        has_job = exists().where(Job.lease_owner == Worker.id, Job.status == JobStatus.RUNNING)
+        is_gone = Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)
+        session.execute(delete(Worker).where(is_gone, ~has_job), execution_options=UNSYNCED)
         session.add(
             Worker(
                 id=worker_id,

@@ -3,9 +3,11 @@ from datetime import timedelta
 from sqlalchemy import select, update
 
 from app.database import Database, now_plus
-from app.models import Worker
+from app.models import DEFAULT_PROJECT_ID, Desired, Drain, Job, JobStatus, Model, Project, Worker
+from app.models.job_request import JobRequest
 from app.settings import Settings
 from app.workers import service
+from tests.support.rows import checked_file
 
 SETTINGS = Settings(poll=timedelta(seconds=10))
 
@@ -38,3 +40,37 @@ def test_those_that_never_come_back_are_forgotten(database: Database) -> None:
         service.mark_seen(session, "new", "cpu", 2)
     with database.read() as session:
         assert session.scalars(select(Worker.id)).all() == ["new"]
+
+
+def test_one_with_a_long_job_is_not_forgotten(database: Database) -> None:
+    """While it has one it is seen by its lease alone."""
+    with database.transaction() as session:
+        session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
+        session.add(Model(id="base", config={}, bytes=1))
+        session.flush()
+        session.add(checked_file("file-1", DEFAULT_PROJECT_ID))
+        session.flush()
+        session.add(
+            Job(
+                id="ftjob-1",
+                project_id=DEFAULT_PROJECT_ID,
+                status=JobStatus.RUNNING,
+                desired=Desired.RUN,
+                base_model_id="base",
+                training_file_id="file-1",
+                requested=JobRequest(model="base", training_file="file-1"),
+                lease_owner="busy",
+                lease_expires_at=now_plus(60),
+            )
+        )
+        service.mark_seen(session, "busy", "h100", 1, 8)
+        service.drain(session, SETTINGS, "busy", Drain.FINISH)
+    unseen_for(database, "busy", service.FORGOTTEN_SECONDS + 1)
+    with database.transaction() as session:
+        service.mark_seen(session, "new", "cpu", 2)
+    with database.read() as session:
+        assert service.most_gpus(session, SETTINGS) == {"h100": 8, "cpu": 1}
+        live = service.list_live(session, SETTINGS)
+        assert [each.worker.id for each in live] == ["new", "busy"]
+    with database.transaction() as session:
+        assert not service.mark_seen(session, "busy", "h100", 1, 8), "it is still being drained"
