@@ -82,7 +82,7 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
         session, caller.project_id, JobQuery(status=JobStatus.QUEUED, descending=False)
     )
     places = [
-        (job, queue.position_of(job.id), queue.seconds_of(job.id))
+        (job, queue.position_of(job.id, job.num_gpus, job.gpu), queue.seconds_of(job.id))
         for job in waiting.jobs
         if job.is_waiting
     ]

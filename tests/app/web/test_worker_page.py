@@ -1,16 +1,18 @@
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from app.ids import new_id
-from app.models import Engine
+from app.models import Engine, Worker
 from app.workers import service as workers
 from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from tests.contract.access_objects import an_engine
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
+from tests.support.quiet import quiet
 
 
 @pytest.fixture
@@ -87,3 +89,25 @@ def test_the_queue_says_how_long_a_job_takes_up_to_its_budget(
     browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE)
     row = browser.get("/workers").text.partition(">capped<")[2].partition("</tr>")[0]
     assert ">3 s<small>until its budget ends</small></td>" in row
+
+
+def test_the_queue_says_why_a_job_does_not_start(
+    browser: httpx.Client, tenant: Tenant, api: Api
+) -> None:
+    """As the job itself does."""
+    quiet(api)
+    large = new_id("worker-")
+    with api.database.transaction() as session:
+        workers.mark_seen(session, large, "h100", 1, 4)
+    many = tenant.job(extra_body={"falqon": {"num_gpus": 4}}).id
+    other = tenant.job(extra_body={"falqon": {"gpu": "h100"}}).id
+    with api.database.transaction() as session:
+        session.delete(session.get_one(Worker, large))
+        workers.mark_seen(session, new_id("worker-"), "l40s", 1)
+    browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE)
+    page = browser.get("/workers").text
+    for job_id, reason in ((many, "too_few_gpus"), (other, "no_worker_of_device")):
+        job: Any = tenant.client.fine_tuning.jobs.retrieve(job_id)
+        assert job.queue["reason"] == reason
+        row = page.partition(f'href="/jobs/{job_id}"')[2].partition("</tr>")[0]
+        assert reason.replace("_", " ") in row
