@@ -317,7 +317,7 @@ def _matching(statement: Select[T], project_id: str, query: JobQuery) -> Select[
         statement = statement.where(Job.base_model_id == query.model)
     if query.since is not None:
         statement = statement.where(Job.id >= _first_id_of(query.since))
-    if query.until is not None:
+    if query.until is not None and query.until < date.max:  # no day follows that one
         statement = statement.where(Job.id < _first_id_of(query.until + timedelta(days=1)))
     for name, value in query.metadata:
         pairs = select(JobMetadata.job_id).where(

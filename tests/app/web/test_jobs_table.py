@@ -139,6 +139,7 @@ def test_jobs_are_filtered_by_model_day_and_metadata(browser: httpx.Client, tena
         "metadata=": [blue, red],
         "since=2026-01-01": [blue, red],
         "until=2026-01-01": [],
+        "until=9999-12-31": [blue, red],
         "since=2199-01-01": [],
     }.items():
         assert row_ids(browser.get(f"/?{query}")) == expected, query
