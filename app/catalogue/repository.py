@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.catalogue.internal_repository import add
 from app.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Job, Model
-from app.models.job_lifecycle import TERMINAL
+from app.models.job_lifecycle import LIVE
 
 ROWS_AT_ONCE = 1_000
 
@@ -182,13 +182,13 @@ def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | 
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
 
 
-def live_job_from(session: Session, project_id: str | None, model_id: str) -> str | None:
-    """Return a job that still needs the model: of the project, or of any for a base model."""
-    needs_it = (Job.base_model_id == model_id, Job.status.not_in(TERMINAL))
-    statement = select(Job.id).where(*needs_it).limit(1)
-    if project_id is not None:
-        statement = statement.where(Job.project_id == project_id)
-    return session.scalar(statement)
+def live_job_from(session: Session, model_id: str) -> tuple[str, str] | None:
+    """Return the id and the project of a job that still needs the model: of any project, as a
+    permitted checkpoint lets others train on it, too.
+    """
+    needs_it = (Job.base_model_id == model_id, Job.status.in_(LIVE))
+    row = session.execute(select(Job.id, Job.project_id).where(*needs_it).limit(1)).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 def mark_deleted(session: Session, project_id: str | None, model_id: str) -> None:

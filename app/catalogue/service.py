@@ -136,10 +136,13 @@ def delete(session: Session, project_id: str, model_id: str, *, may_delete_bases
             param="model",
             code="model_not_deletable",
         )
-    job_id = repository.live_job_from(session, owner, model_id)
-    if job_id is not None:
+    if (used := repository.live_job_from(session, model_id)) is not None:
+        job_id, user = used
+        is_known = may_delete_bases or user == project_id
         raise IllegalState(
-            f"The model is used by {job_id}, which has not ended; cancel the job first.",
+            f"The model is used by {job_id}, which has not ended; cancel the job first."
+            if is_known
+            else "The model is used by a job of another project, which has not ended.",
             param="model",
             code="model_in_use",
         )

@@ -164,6 +164,24 @@ def test_a_permission_lets_another_project_continue(
     assert missing.value.code == "permission_not_found"
 
 
+def test_a_model_stays_while_another_project_continues_from_it(
+    tenant: Tenant, stranger: Tenant
+) -> None:
+    model = f"ft:org/{tenant.base_model}:acme::89abcdef"
+    tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
+    job_id: str = tenant.job(model=model).id
+    tenant.client.fine_tuning.jobs.cancel(job_id)
+    checkpoint = add_checkpoint(tenant, job_id)
+    permissions(tenant).create(checkpoint, project_ids=[stranger.project_id])
+    theirs = stranger.job(model=checkpoint).id
+    with pytest.raises(openai.BadRequestError, match="a job of another project") as caught:
+        tenant.client.models.delete(model)
+    assert caught.value.code == "model_in_use"
+    assert theirs not in str(caught.value)
+    stranger.client.fine_tuning.jobs.cancel(theirs)
+    assert tenant.client.models.delete(model).deleted
+
+
 def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoint: str) -> None:
     others = [Tenant(tenant.api) for _ in range(3)]
     ids = [
