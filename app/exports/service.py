@@ -25,6 +25,7 @@ from falqon_core.contract.formats import (
 )
 
 MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
+ID = "export-"
 
 
 class Source(NamedTuple):
@@ -87,7 +88,7 @@ def ask(session: Session, project_id: str, name: str, format: FormatName) -> Exp
         if export is None:
             repository.add(session, _operation(project_id, source, format))
         else:
-            claims.restart(session, export)
+            claims.restart(session, export, new_id(ID))
     session.expire_all()
     return get(session, project_id, name, format)
 
@@ -163,7 +164,7 @@ def _job(session: Session, project_id: str, job_id: str) -> Job | None:
 
 def _operation(project_id: str, source: Source, format: FormatName) -> Export:
     return Export(
-        id=new_id("export-"),
+        id=new_id(ID),
         project_id=project_id,
         source=source.name,
         job_id=source.job_id,

@@ -70,10 +70,13 @@ def write(session: Session, operation: Operation, **values: object) -> bool:
     return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
-def restart(session: Session, operation: Operation) -> None:
-    """Begin one anew that has ended."""
+def restart(session: Session, operation: Operation, id_: str) -> None:
+    """Begin one anew that has ended, by another id: a fenced-out worker has the number of an
+    attempt that is yet to come, and the storage has its keys.
+    """
     kind = type(operation)
     values = {
+        "id": id_,
         "status": OperationStatus.IN_PROGRESS,
         "attempts": 0,
         "error_code": None,

@@ -271,17 +271,27 @@ def test_a_zombie_writes_nothing(embedded_backend: Backend) -> None:
 
 def test_one_that_was_deleted_is_made_again(embedded_backend: Backend) -> None:
     backend = embedded_backend
-    export_id = ask(backend, model_of(backend), "bf16")
+    before = ask(backend, model_of(backend), "bf16")
+    with backend.database.transaction() as session:
+        zombie = claims.claim(session, Export, 60)
+    with backend.database.transaction() as session:
+        session.execute(update(Export).values(lease_expires_at=None, attempts=0))
     worker = handler_of(backend)
     worker.poll()
-    model_id = read_export(backend, export_id).exported_model_id
     with backend.database.transaction() as session:
-        session.execute(
-            update(Model).where(Model.id == model_id).values(deleted_at=Model.created_at)
-        )
-        claims.restart(session, session.get_one(Export, export_id))
+        stored = set(session.scalars(select(Artifact.storage_key)))
+        model = session.get_one(Model, read_export(backend, before).exported_model_id)
+        model.deleted_at = model.created_at
+        again = new_id("export-")
+        claims.restart(session, session.get_one(Export, before), again)
+        winner = claims.claim(session, Export, 60)
+        assert (winner and winner.id, zombie and zombie.attempts) == (again, 1)
+        assert not claims.renew(session, zombie, 60), "it has the number of the new attempt"
+        assert claims.release(session, winner)
     worker.poll()
-    assert read_export(backend, export_id).status == OperationStatus.COMPLETED
+    assert read_export(backend, again).status == OperationStatus.COMPLETED
     with backend.database.read() as session:
-        assert session.get_one(Model, model_id).deleted_at is None
-    assert content(backend, export_id, "bf16.txt").startswith(model_id)
+        assert session.get_one(Model, model.id).deleted_at is None
+        artifacts = session.scalars(select(Artifact).where(Artifact.model_id == model.id)).all()
+    assert stored.isdisjoint(artifact.storage_key for artifact in artifacts)
+    assert content(backend, again, "bf16.txt").startswith(model.id)
