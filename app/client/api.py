@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.client.connection import Connection
+from app.client.connection import Connection, check_address, readable_key
 from app.client.errors import ClientError, NoConnection, NotFound, Refused, Unavailable
 
 Json = dict[str, Any]
@@ -18,6 +18,8 @@ Json = dict[str, Any]
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
+# Of an answer that is none of this service, however often it is asked for.
+NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
 
 
 class Advice(NamedTuple):
@@ -39,11 +41,12 @@ class Api:
     )
 
     def __init__(self, connection: Connection, headers: Mapping[str, str] | None = None) -> None:
+        check_address(connection.base_url)
         self.base_url = connection.base_url
         self._http = httpx.Client(
             base_url=connection.base_url,
             headers={
-                "authorization": f"Bearer {connection.api_key}",
+                "authorization": f"Bearer {readable_key(connection.api_key)}",
                 "accept": "application/json",
                 "user-agent": "falqon-cli",
                 **(headers or {}),
@@ -143,13 +146,16 @@ class Api:
         """
         timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS)
         method = "GET" if body is None else "POST"
-        with self._http.stream(
-            method, path, headers=dict(headers or {}), json=body, timeout=timeout
-        ) as response:
-            if response.is_error:
-                response.read()
-                raise self._refusal(response)
-            yield response
+        try:
+            with self._http.stream(
+                method, path, headers=dict(headers or {}), json=body, timeout=timeout
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._refusal(response)
+                yield response
+        except NO_ANSWER as error:
+            raise self._no_answer(error) from None
 
     def _beside(self, path: str) -> str:
         """Return the address of what the service has outside /v1."""
@@ -162,6 +168,8 @@ class Api:
         for pause in (*self.repeat_after_seconds, None):
             try:
                 response = self._http.request(method, path, **request)
+            except NO_ANSWER as error:
+                raise self._no_answer(error) from None
             except httpx.TransportError as error:
                 if not repeatable or pause is None:
                     raise self.unreachable(error) from None
@@ -192,6 +200,12 @@ class Api:
                 f"{response.url} does not answer as this service would.", self.advice.other_service
             )
         return answer
+
+    def _no_answer(self, error: httpx.RequestError) -> NoConnection:
+        return NoConnection(
+            f"{self.base_url} does not answer as this service would: {error}",
+            self.advice.other_service,
+        )
 
     def unreachable(self, error: httpx.TransportError) -> NoConnection:
         reason = (

@@ -4,6 +4,8 @@ import os
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
+
 from app.client import local
 from app.client.errors import Misused, NoConnection
 
@@ -48,13 +50,32 @@ def resolve_here(base_url: str | None, api_key: str | None) -> Connection:
     return Connection(_with_version(here.base_url), api_key or here.api_key)
 
 
-def _with_version(base_url: str) -> str:
-    address = urlsplit(base_url)
-    if address.scheme not in ("http", "https") or not address.netloc:
+def check_address(base_url: str) -> None:
+    """Raise `Misused` for what can be no service's address."""
+    try:
+        address = urlsplit(base_url)
+        is_one = address.scheme in ("http", "https") and bool(address.hostname)
+        # They raise where the port is no number, or the name is none that can be looked up.
+        _ = address.port, (address.hostname or "").encode("idna"), httpx.URL(base_url)
+    except (ValueError, httpx.InvalidURL):
+        is_one = False
+    if not is_one:
         raise Misused(
             f"'{base_url}' is not the address of a service.",
             "Give one like http://127.0.0.1:8000 or https://host/v1.",
         )
+
+
+def readable_key(api_key: str) -> str:
+    """Return a key as it can be sent. Raises `Misused`."""
+    key = api_key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise Misused("The API key holds characters that no key has.", "Copy it again, and alone.")
+    return key
+
+
+def _with_version(base_url: str) -> str:
+    check_address(base_url)
     trimmed = base_url.rstrip("/")
     if trimmed.endswith("/v1"):
         return trimmed

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import httpx
 
 from app.client.api import Advice, Api, Json, segment
-from app.client.connection import Connection
+from app.client.connection import Connection, readable_key
 from app.client.errors import ClientError, Misused, NotFound, Refused, Unavailable
 from app.client.move.objects import OriginFile
 
@@ -38,7 +38,7 @@ class Account(Api):
             if os.environ.get(variable)
         }
         super().__init__(Connection(base_url.rstrip("/"), api_key), scope)
-        self._api_key = api_key
+        self._api_key = readable_key(api_key)
         self._http.follow_redirects = False  # prompts go to the address that is named, only
 
     @classmethod

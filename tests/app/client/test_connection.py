@@ -17,11 +17,32 @@ from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 
 
+class _IsNoService(http.server.SimpleHTTPRequestHandler):
+    """Knows nothing; leads in a circle below /again, and calls zipped what is not below /zipped."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/again"):
+            self.send_response(302)
+            self.send_header("location", self.path)
+            self.send_header("content-length", "0")
+            self.end_headers()
+        elif self.path.startswith("/zipped"):
+            self.send_response(200)
+            self.send_header("content-encoding", "gzip")
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
     """Something that speaks HTTP and is no service of ours."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign,assignment]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _IsNoService)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -108,7 +129,14 @@ def test_the_key_of_this_machine_goes_nowhere_else(falqon: Falqon) -> None:
         ),
         (["--base-url", "{service}", "--api-key", "wrong"], 4, "refuses the API key"),
         (["--base-url", "{elsewhere}", "--api-key", "x"], 4, "not as this service would"),
-        (["--base-url", "ftp://host", "--api-key", "x"], 2, "is not the address of a service"),
+        *(
+            (["--base-url", address, "--api-key", "x"], 2, "is not the address of a service")
+            for address in ("ftp://host", "http://[::1", "http://host:abc", "http://.", "http://:1")
+        ),
+        (["--base-url", "{service}", "--api-key", "ключ"], 2, "no key has"),
+        (["--base-url", "{service}", "--api-key", "two\nlines"], 2, "no key has"),
+        (["--base-url", "{elsewhere}/again", "--api-key", "x"], 4, "Exceeded maximum"),
+        (["--base-url", "{elsewhere}/zipped", "--api-key", "x"], 4, "decompressing"),
     ],
 )
 def test_who_cannot_be_asked(
@@ -122,6 +150,12 @@ def test_who_cannot_be_asked(
     assert done.exit_code == code
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 2  # what is wrong, and what to do
+
+
+def test_what_surrounds_a_key_is_no_part_of_it(falqon: Falqon, service: Service) -> None:
+    """As a file with lines of another system leaves it."""
+    variables = {"FALQON_BASE_URL": service.url, "FALQON_API_KEY": f"{KEY}\r\n"}
+    assert falqon("models", "list", env=variables).exit_code == 0
 
 
 def test_without_any_service_the_ways_to_one_are_named(falqon: Falqon, tmp_path: Path) -> None:
