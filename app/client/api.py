@@ -2,6 +2,7 @@
 fields.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from app.client.connection import Connection, check_address, readable_key
-from app.client.errors import ClientError, NoConnection, NotFound, Refused, Unavailable
+from app.client.errors import ClientError, Misused, NoConnection, NotFound, Refused, Unavailable
 
 Json = dict[str, Any]
 
@@ -20,6 +21,7 @@ ANSWER_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
 # Of an answer that is none of this service, however often it is asked for.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
+AS_JSON = {"content-type": "application/json"}
 
 
 class Advice(NamedTuple):
@@ -94,8 +96,8 @@ class Api:
             "POST",
             path,
             repeatable=repeatable or idempotency_key is not None,
-            json=body,
-            headers=headers,
+            content=_content(body),
+            headers=AS_JSON | headers if body is not None else headers,
             timeout=httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS),
         )
 
@@ -146,9 +148,10 @@ class Api:
         """
         timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS)
         method = "GET" if body is None else "POST"
+        sent = dict(headers or {}) if body is None else AS_JSON | dict(headers or {})
         try:
             with self._http.stream(
-                method, path, headers=dict(headers or {}), json=body, timeout=timeout
+                method, path, headers=sent, content=_content(body), timeout=timeout
             ) as response:
                 if response.is_error:
                     response.read()
@@ -266,6 +269,17 @@ class Api:
 def segment(id_: str) -> str:
     """An id as one part of a path, whatever characters it has."""
     return quote(id_, safe=":")
+
+
+def _content(body: Json | None) -> bytes | None:
+    """Return what is sent. Raises `Misused` for a number that JSON does not have."""
+    if body is None:
+        return None
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise Misused("A number that was given is not finite.") from None
+    return text.encode()
 
 
 def _error_body(response: httpx.Response) -> Json | None:

@@ -10,10 +10,11 @@ import typer
 
 from app.client.api import Api
 from app.client.connection import Connection, resolve
-from app.client.errors import ClientError
+from app.client.errors import ClientError, Misused
 from app.client.output import Output
 
 P = ParamSpec("P")
+NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
 
 BaseUrl = Annotated[
     str | None,
@@ -73,6 +74,12 @@ def command(
             except ClientError as error:
                 out.error(error)
                 raise typer.Exit(error.exit_code) from None
+            except UnicodeEncodeError as error:
+                if error.reason != NO_TEXT:
+                    raise
+                misuse = Misused("What was typed, or the name of a file, is no UTF-8 text.")
+                out.error(misuse)
+                raise typer.Exit(misuse.exit_code) from None
 
         _show(run, own)
         words = " ".join((function.__doc__ or "").split())

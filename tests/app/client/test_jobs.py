@@ -158,6 +158,11 @@ def test_an_id_of_a_file_is_not_uploaded_again(
             "nowhere.jsonl is neither a file here nor an id",
         ),
         (["--file", "{fake}"], 2, "--model"),
+        (["--model", "tiny\udcff", "--file", "{fake}"], 2, "no UTF-8 text"),
+        *(
+            (["--model", "falqon-tiny", "--file", "{fake}", *rate], 2, "is not finite")
+            for rate in (["--learning-rate", "inf"], ["--set", "learning_rate=1e999"])
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
