@@ -11,6 +11,7 @@ from app.client import root as client
 from app.local import admin
 
 PANEL = "Run a service on this machine"
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
@@ -38,7 +39,7 @@ def falqon(
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon up --port 8001")
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Port = 8000,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon"),
@@ -56,7 +57,7 @@ def up(
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon api --port 8001")
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Port = 8000,
     grace: Annotated[
         int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)
     ] = 20,

@@ -44,9 +44,9 @@ def add_model(
     from app.storage import Storage
 
     settings = load_settings()
-    storage = Storage(settings.resolved_storage_url)
     try:
         with open_database(settings) as database:
+            storage = Storage(settings.resolved_storage_url)
             installation.mark(database, storage)
             conversions = add_base_model(database, storage, settings, model_id, source)
     except (ModelNotAdded, Mismatch) as error:
@@ -179,9 +179,9 @@ def collect_garbage(
     if dry_run == confirm:
         raise typer.BadParameter("give one of --dry-run and --confirm")
     settings = load_settings()
-    storage = Storage(settings.resolved_storage_url)
     try:
         with open_database(settings) as database:
+            storage = Storage(settings.resolved_storage_url)
             if dry_run:
                 typer.echo(collector.describe(database, storage))
                 return
@@ -202,9 +202,9 @@ def adopt_storage() -> None:
     from app.storage import Storage
 
     settings = load_settings()
-    storage = Storage(settings.resolved_storage_url)
     try:
         with open_database(settings) as database:
+            storage = Storage(settings.resolved_storage_url)
             adopted = installation.adopt(database, storage)
     except Refused as error:
         refuse(error)

@@ -9,6 +9,7 @@ import json
 import sys
 
 from obstore.exceptions import BaseError as StorageError
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app import installation, migrate
@@ -24,6 +25,8 @@ from app.settings import Settings, load_settings
 from app.storage import Storage
 from app.web import link
 
+UNUSABLE = (*AWAY, ArgumentError, StorageError)
+
 
 class NotPrepared(Exception):
     """With a sentence for the person who asked."""
@@ -36,27 +39,32 @@ def prepare(settings: Settings) -> str | None:
     try:
         database = Database(settings.resolved_database_url)
     except ArgumentError as error:
-        raise NotPrepared(f"DATABASE_URL cannot be read: {error}") from None
+        raise NotPrepared(reason_of(error, settings)) from None
     try:
         migrate.upgrade(database)
         with migrate.one_at_a_time(database):
             return _bootstrap(database, settings)
-    except AWAY as error:
-        where = database.engine.url.render_as_string()
-        reason = str(error.__cause__ or error)
-        raise NotPrepared(
-            f"The database {where} does not answer: {reason.strip().splitlines()[0]}. See that it "
-            "runs and that DATABASE_URL is right."
-        ) from None
-    except StorageError as error:
-        raise NotPrepared(
-            f"The storage {settings.resolved_storage_url} takes nothing: "
-            f"{str(error).splitlines()[0]}. `falqon check` says more."
-        ) from None
+    except UNUSABLE as error:
+        raise NotPrepared(reason_of(error, settings)) from None
     except (ModelNotAdded, migrate.CannotMigrate) as error:
         raise NotPrepared(str(error)) from None
     finally:
         database.dispose()
+
+
+def reason_of(error: Exception, settings: Settings) -> str:
+    """Say what is wrong with database or storage, when one of `UNUSABLE` was raised."""
+    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    if isinstance(error, ArgumentError):
+        return f"DATABASE_URL cannot be read: {reason}"
+    if isinstance(error, StorageError):
+        url = settings.resolved_storage_url
+        return f"The storage {url} takes nothing: {reason}. `falqon check` says more."
+    where = make_url(settings.resolved_database_url).render_as_string()
+    return (
+        f"The database {where} does not answer: {reason}. See that it "
+        "runs and that DATABASE_URL is right."
+    )
 
 
 def _bootstrap(database: Database, settings: Settings) -> str | None:

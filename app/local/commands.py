@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 
-def refuse(error: Exception) -> NoReturn:
+def refuse(error: Exception | str) -> NoReturn:
     """End with the sentence of an error that somebody can act on."""
     from app.terminal import plain
 
@@ -20,16 +20,28 @@ def refuse(error: Exception) -> NoReturn:
 
 
 @contextmanager
+def refusing_what_is_unusable(settings: "Settings") -> Iterator[None]:
+    """End with a sentence where the database or the storage cannot be used."""
+    from app.local.bootstrap import UNUSABLE, reason_of
+
+    try:
+        yield
+    except UNUSABLE as error:
+        refuse(reason_of(error, settings))
+
+
+@contextmanager
 def open_database(settings: "Settings") -> Iterator["Database"]:
     """Up to date, so that these commands also work before the service has ever run."""
     from app import migrate
     from app.database import Database
 
-    database = Database(settings.resolved_database_url)
-    try:
-        migrate.upgrade(database)
-        yield database
-    except migrate.CannotMigrate as error:
-        refuse(error)
-    finally:
-        database.dispose()
+    with refusing_what_is_unusable(settings):
+        database = Database(settings.resolved_database_url)
+        try:
+            migrate.upgrade(database)
+            yield database
+        except migrate.CannotMigrate as error:
+            refuse(error)
+        finally:
+            database.dispose()

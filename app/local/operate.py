@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.local.commands import open_database, refuse
+from app.local.commands import open_database, refuse, refusing_what_is_unusable
 
 
 def drain(
@@ -81,17 +81,18 @@ def backup(
     from app.storage import Storage
 
     settings = load_settings()
-    storage = Storage(settings.resolved_storage_url)
-    if objects is None:
-        objects = storage.local_root is not None
-    # not brought up to date: this may be the way back from an upgrade
-    database = Database(settings.resolved_database_url)
-    try:
-        written = back_up(database, storage, folder, with_objects=objects)
-    except (BackupFailed, Refused) as error:
-        refuse(error)
-    finally:
-        database.dispose()
+    with refusing_what_is_unusable(settings):
+        storage = Storage(settings.resolved_storage_url)
+        if objects is None:
+            objects = storage.local_root is not None
+        # not brought up to date: this may be the way back from an upgrade
+        database = Database(settings.resolved_database_url)
+        try:
+            written = back_up(database, storage, folder, with_objects=objects)
+        except (BackupFailed, Refused) as error:
+            refuse(error)
+        finally:
+            database.dispose()
     what = "copied" if objects else "listed, not copied"
     typer.echo(f"{folder} holds the database; {written.num_objects:,} objects are {what}.")
     typer.echo(
@@ -111,8 +112,10 @@ def restore(
     from app.local.restore import restore as restore_backup
     from app.settings import load_settings
 
+    settings = load_settings()
     try:
-        restored = restore_backup(load_settings(), folder)
+        with refusing_what_is_unusable(settings):
+            restored = restore_backup(settings, folder)
     except (BackupFailed, Refused) as error:
         refuse(error)
     typer.echo(f"Restored; {restored.num_objects:,} objects are there as they were listed.")

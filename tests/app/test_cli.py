@@ -114,6 +114,7 @@ def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url
     assert sum("shown this once: ft_live_" in output for output in outputs) == 1
 
 
+@pytest.mark.parametrize("command", [["migrate"], ["admin", "models", "list"]])
 @pytest.mark.parametrize(
     ("url", "word"),
     [
@@ -122,10 +123,10 @@ def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url
     ],
 )
 def test_a_database_that_is_not_there_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, word: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], url: str, word: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    done = falqon(tmp_path, "migrate")
+    done = falqon(tmp_path, *command)
     assert done.returncode == 1
     assert word in done.stderr
     assert "DATABASE_URL" in done.stderr
@@ -143,12 +144,20 @@ def test_a_storage_that_is_not_there_is_one_sentence_and_makes_no_key(
         patch.setenv("AWS_ALLOW_HTTP", "true")
         patch.setenv("AWS_ACCESS_KEY_ID", "a")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-        refused = falqon(tmp_path, "migrate")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "The storage s3://models/objects takes nothing" in refused.stderr
-    assert "falqon check" in refused.stderr
-    assert "Traceback" not in refused.stderr
+        for command in (["migrate"], ["admin", "garbage", "--dry-run"]):
+            refused = falqon(tmp_path, *command)
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert "The storage s3://models/objects takes nothing" in refused.stderr
+            assert "falqon check" in refused.stderr
+            assert "Traceback" not in refused.stderr
     assert "shown this once" in falqon(tmp_path, "migrate").stdout
+
+
+@pytest.mark.parametrize("command", ["up", "api"])
+def test_a_port_that_cannot_be_is_refused(tmp_path: Path, command: str) -> None:
+    refused = falqon(tmp_path, command, "--port", "70000")
+    assert refused.returncode == 2
+    assert "65535" in refused.stderr
 
 
 def make_tables(folder: Path) -> None:
