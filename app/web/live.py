@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from sse_starlette import ServerSentEvent
 
+from app.errors import NotFound
 from app.http.event_stream import read_patiently
 from app.services import Services
 
@@ -37,7 +38,10 @@ async def parts(
             # taken before the look: what comes after that is not slept through
             changed = watched.changed
             began = time.monotonic()
-            now = await read_patiently(render)
+            try:
+                now = await read_patiently(render)
+            except NotFound:  # deleted meanwhile
+                return
             took = time.monotonic() - began
             if message := replaced(sent, now):
                 yield ServerSentEvent(message).encode()

@@ -28,6 +28,7 @@ router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
 MAX_LOG_CHARACTERS = 65_536  # that a page shows
 PAGE = 200  # events that one message is made of, at most
+ENDED = ServerSentEvent("", event="ended").encode()
 
 
 class News(NamedTuple):
@@ -137,18 +138,21 @@ async def _events(
         while not services.wakeups.refuses(caller.key_id):
             # taken before the look: what comes after that is not slept through
             changed = watched.changed
-            news = await read_patiently(
-                partial(
-                    _look, services, caller, job_id, seq, context, validation, is_first=not sent
-                )
+            look = partial(
+                _look, services, caller, job_id, seq, context, validation, is_first=not sent
             )
+            try:
+                news = await read_patiently(look)
+            except NotFound:  # deleted meanwhile
+                yield ENDED
+                return
             for message in _messages(news, sent, context):
                 yield message
             seq = news.seq
             validation = news.validation
             sent = {**sent, **news.parts}
             if news.is_last:
-                yield ServerSentEvent("", event="ended").encode()
+                yield ENDED
                 return
             if not news.has_more:
                 await live.rest(changed)

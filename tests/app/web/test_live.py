@@ -1,6 +1,7 @@
 import httpx
 import pytest
 
+from app.ids import new_id
 from app.web.live import MAX_PAUSE_SECONDS, PAUSE_SECONDS, pause
 from tests.support.api import Api, Tenant
 from tests.support.plans import statements
@@ -24,6 +25,24 @@ def test_an_open_page_is_not_read_again_while_nothing_changes(
         wait_for(lambda: count("projects.id IN") >= 4, 20)  # looks at what has changed
     # The page of the start, and once more: the first look does not know yet what the page has seen.
     assert count("jobs.requested") <= 2
+
+
+def test_the_stream_of_what_is_deleted_ends(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    with browser.stream("GET", f"/jobs/{job_id}/live") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        tenant.client.fine_tuning.jobs.cancel(job_id)
+        assert tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}").status_code == 200
+        assert "event: ended" in list(lines)
+    model = new_id("ft:tiny:acme::")
+    tenant.add_model(model, project_id=tenant.project_id, job_id=job_id)
+    with browser.stream("GET", f"/models/{model}/live") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        tenant.client.models.delete(model)
+        assert list(lines)[-1] == "", "whole, not cut off"
+    assert browser.get(f"/models/{model}/live").status_code == 404
 
 
 @pytest.mark.parametrize(
