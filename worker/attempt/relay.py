@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import structlog
 from pydantic import ValidationError
@@ -218,7 +218,8 @@ class Relay:
                 self._progress.sampled()
                 count = len(message.samples)
                 text = f"{self._step_of(message)}: answers to {count} validation prompts"
-                self._waiting.add(NewEvent(text, data=message.model_dump(exclude={"type"})))
+                data = _without_nul(message.model_dump(exclude={"type"}))
+                self._waiting.add(NewEvent(text, data=data))
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
@@ -233,9 +234,9 @@ class Relay:
             case Exported():
                 self._waiting.add(NewEvent("The model is merged and written; uploading it"))
             case Log() as message:
-                self._waiting.add(NewEvent(message.text, level=message.level))
+                self._waiting.add(NewEvent(_without_nul(message.text), level=message.level))
             case Failed() as message:
-                self.failed = message
+                self.failed = message.model_copy(update={"message": _without_nul(message.message)})
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
@@ -254,6 +255,20 @@ class Relay:
     def _add_metrics(self, step: int, text: str, data: JsonObject) -> None:
         self._waiting.add(NewEvent(text, type="metrics", data=data))
         self._on_metrics(step, data)
+
+
+def _without_nul(value: Any) -> Any:
+    """Return JSON with another character for NUL, which a model may answer and Postgres does not
+    keep.
+    """
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd")
+        case list():
+            return [_without_nul(inner) for inner in value]
+        case dict():
+            return {name: _without_nul(inner) for name, inner in value.items()}
+    return value
 
 
 def _start_event(message: Started) -> NewEvent:

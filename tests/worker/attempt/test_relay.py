@@ -93,6 +93,16 @@ def test_noise_on_the_pipe_is_passed_over(backend: Backend) -> None:
     assert saved == [checkpoint]
 
 
+def test_what_a_database_keeps_not_of_an_answer_is_replaced(backend: Backend) -> None:
+    """A model may answer any byte; NUL in one event must not end the attempt."""
+    sample = Sample(prompt="How many?", completion="a\x00b", expected="Seven.")
+    lines = encode(Sampled(step=40, samples=[sample])) + encode(Log(text="after\x00"))
+    sampled, after = backend.events(relayed(backend, lines))
+    assert sampled.data is not None
+    assert sampled.data["samples"][0]["completion"] == "a\ufffdb"
+    assert after.message == "after\ufffd"
+
+
 def test_samples_and_an_early_stop_become_events(backend: Backend) -> None:
     sample = Sample(prompt="How many?", completion="Six.", expected="Seven.")
     finished = Finished(
