@@ -11,7 +11,7 @@ from app.files.addresses import parse_address
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
 from app.files.tables import table_of
 from app.garbage import orphans
-from app.http.downloads import Content, ContentStream
+from app.http.downloads import Content, ContentStream, missing
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, Purpose
 from app.operations import service as operations
@@ -179,7 +179,10 @@ def _head(services: Services, file: File) -> bytes:
     if file.bytes == 0:
         return b""
     part = (0, min(FIRST_BYTES, file.bytes))
-    return b"".join(services.storage.chunks(file.storage_key, part))
+    try:
+        return b"".join(services.storage.chunks(file.storage_key, part))
+    except FileNotFoundError:
+        raise missing(file.storage_key) from None
 
 
 def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:

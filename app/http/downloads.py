@@ -103,7 +103,7 @@ def send(
     path = storage.local_path(content.key)
     if path is not None:
         if not path.is_file():
-            raise _missing(content)
+            raise missing(content.key)
         if byte_range is None:  # what we do not honour, the response class must not see
             request.scope["headers"] = [
                 (name, value) for name, value in request.scope["headers"] if name != b"range"
@@ -126,7 +126,7 @@ def send(
         if request.method != "HEAD":
             chunks = _begin(storage.chunks(content.key, byte_range))
     except FileNotFoundError:
-        raise _missing(content) from None
+        raise missing(content.key) from None
     return StreamingResponse(
         read_in_threads(chunks),
         206 if byte_range else 200,
@@ -144,7 +144,10 @@ def send_stream(request: Request, stream: ContentStream) -> Response:
         headers["content-length"] = str(stream.bytes)
     chunks: Iterator[bytes] = iter(())
     if request.method != "HEAD":  # of an archive, the first header and the first bytes of that file
-        chunks = _begin(stream.chunks, 2)
+        try:
+            chunks = _begin(stream.chunks, 2)
+        except FileNotFoundError as error:
+            raise missing(str(error)) from None
     return StreamingResponse(read_in_threads(chunks), headers=headers, media_type=stream.media_type)
 
 
@@ -153,8 +156,9 @@ def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
     return chain(list(islice(chunks, num_chunks)), chunks)
 
 
-def _missing(content: Content) -> BytesMissing:
-    log.error("bytes are missing", key=content.key)
+def missing(key: str) -> BytesMissing:
+    """Return what is raised of an object that the storage does not have; the log gets its name."""
+    log.error("bytes are missing", key=key)
     return BytesMissing(
         "The bytes are missing in the server's storage; whoever runs it finds in its log which."
     )

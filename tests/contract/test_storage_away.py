@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.http import storage_limit
+from app.ids import new_id
 from app.storage.reach import FOR_REQUESTS
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.object_store import ObjectStore
@@ -93,5 +94,11 @@ def not_writable(tenant: Tenant) -> httpx.Response | None:
 def test_bytes_that_somebody_removed_are_no_broken_download(tenant: Tenant) -> None:
     file_id = tenant.upload(check=False)
     tenant.api.storage.delete(f"projects/{tenant.project_id}/files/{file_id}")
-    answer = tenant.http.get(f"/v1/files/{file_id}/content")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bytes_missing")
+    model = new_id("ft:tiny:acme::")
+    tenant.add_model(model, project_id=tenant.project_id)
+    tenant.store_artifacts(model, {"config.json": b"{}"})
+    tenant.api.storage.delete(f"models/{model}/config.json")
+    content = f"/v1/files/{file_id}/content"
+    for path in (content, f"{content}?skip_bad_lines=true", f"/v1/models/{model}/archive"):
+        answer = tenant.http.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bytes_missing"), path

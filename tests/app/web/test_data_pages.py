@@ -365,3 +365,13 @@ def test_preferences_train_with_the_method_they_are_for(
     page = send(browser, training_file=file, model=tenant.base_model)
     assert page.url.path.startswith("/jobs/ftjob-")
     assert tenant.client.fine_tuning.jobs.retrieve(page.url.path[6:]).method.type == "dpo"  # type: ignore[union-attr]
+
+
+def test_of_a_file_whose_bytes_are_gone_the_page_says_so(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    file_id = tenant.upload()
+    tenant.api.storage.delete(f"projects/{tenant.project_id}/files/{file_id}")
+    page = browser.get(f"/data/{file_id}")
+    assert page.status_code == 500
+    assert "bytes are missing" in page.text
