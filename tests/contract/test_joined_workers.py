@@ -2,8 +2,10 @@
 and out of work once that is revoked.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from app.jobs.events import NewEvent
 from app.models import Attempt, Desired, Job, JobStatus
 from app.models.job_progress import JobProgress
 from app.models.trainer_log import HEAD_BYTES, TrainerLog
+from app.storage import StorageAway
 from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from worker.attempt.lease import LeaseLost
+from worker.gateway import ServiceAway
 from worker.joined.gateway import JoinedGateway, Refused
 
 OFFER = Offer("cpu", 2, 1)
@@ -175,6 +179,41 @@ def test_a_revoked_token_opens_nothing(tenant: Tenant, join: Join) -> None:
     assert gateway.renew(claim) is None
     with pytest.raises(Refused, match="Incorrect worker token"):
         gateway.claim(OFFER)
+
+
+class _Page(BaseHTTPRequestHandler):
+    """What stands before the service, while that is started again."""
+
+    def do_POST(self) -> None:
+        content = b"<html>default backend - 404</html>"
+        self.send_response(404)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_a_proxy_says_takes_no_job_away(
+    tenant: Tenant, gateway: JoinedGateway, tmp_path: Path
+) -> None:
+    tenant.job()
+    claim = claim_of(gateway, gateway.claim(OFFER))
+    (tmp_path / "file").write_bytes(b"bytes")
+    own = gateway.http.base_url
+    with HTTPServer(("127.0.0.1", 0), _Page) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        gateway.http.base_url = f"http://127.0.0.1:{proxy.server_port}/v1/worker"
+        with pytest.raises(ServiceAway, match="default backend"):
+            gateway.renew(claim)
+        with pytest.raises(StorageAway):
+            gateway.storage_of(claim).put_file("projects/x/y", tmp_path / "file")
+        proxy.shutdown()
+        thread.join()
+    gateway.http.base_url = own
+    assert gateway.renew(claim) == (Desired.RUN, False)
 
 
 def test_tokens_and_keys_open_their_own_doors_only(tenant: Tenant) -> None:

@@ -171,9 +171,12 @@ class JoinedGateway:
             response = self.http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
             raise ServiceAway(str(error)) from error
-        if response.is_success:
+        if not response.is_success:
+            raise _failure_of(response)
+        try:
             return response.json()
-        raise _failure_of(response)
+        except ValueError:
+            raise ServiceAway(f"no answer of the service: {response.text[:MAX_REASON]}") from None
 
 
 class LinkBroken(Exception):
@@ -319,6 +322,8 @@ def _failure_of(response: httpx.Response) -> Exception:
         error = response.json()["error"]
         code, message, param = error["code"], str(error["message"]), error["param"]
     except (ValueError, KeyError, TypeError):  # of a proxy between us and the service
+        if response.status_code == httpx.codes.NOT_FOUND:  # to which it is lost, for the moment
+            return ServiceAway(f"404: {response.text[:MAX_REASON]}")
         code, message, param = "", response.text[:MAX_REASON], None
     status = response.status_code
     if code == "bytes_missing" or (status == httpx.codes.NOT_FOUND and param == "key"):
