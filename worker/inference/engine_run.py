@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.catalogue import internal_repository as catalogue
+from app.database import AWAY
 from app.inference import claims
 from app.models import Engine, EngineState, Model
 from falqon_core.contract.errors import UserError
@@ -21,6 +22,7 @@ from worker.operations.handler import PermanentError
 from worker.subprocesses import ToolFailed
 
 TICK_SECONDS = 0.2
+TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
 ELSEWHERE = "vLLM on the worker, or at FALQON_ENGINE_URL, may; docs/serving.md tells how."
 
 log = structlog.get_logger()
@@ -44,6 +46,7 @@ class EngineRun:
         self._make_room = make_room
         self._stopping = threading.Event()
         self._renewed_at = time.monotonic()
+        self._retry_at = 0.0  # after a database that was away
         self._figures = Figures()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -106,9 +109,12 @@ class EngineRun:
         self._beat()
         if not is_due:
             return False
-        with self._database.transaction() as session:
-            idle_seconds = self._settings.engine_idle.total_seconds()
-            return claims.unload_idle(session, self._engine, idle_seconds)
+        idle_seconds = self._settings.engine_idle.total_seconds()
+        try:
+            with self._database.transaction() as session:
+                return claims.unload_idle(session, self._engine, idle_seconds)
+        except AWAY:  # the next beat says so
+            return False
 
     def _beat(self) -> None:
         """Renew the lease when that is due. Raises `EngineAbandoned`."""
@@ -117,10 +123,18 @@ class EngineRun:
         if not self._is_renewal_due():
             return
         now = time.monotonic()
-        with self._database.transaction() as session:
-            lease_seconds = self._settings.lease.total_seconds()
-            if not claims.renew(session, self._engine, lease_seconds, **self._figures._asdict()):
-                raise EngineAbandoned
+        lease_seconds = self._settings.lease.total_seconds()
+        try:
+            with self._database.transaction() as session:
+                figures = self._figures._asdict()
+                if not claims.renew(session, self._engine, lease_seconds, **figures):
+                    raise EngineAbandoned
+        except AWAY as error:
+            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
+            if self._retry_at > self._renewed_at + lease_seconds:
+                raise
+            log.warning("engine not renewed", model=self.model_id, error=str(error))
+            return
         self._renewed_at = now
 
     def _write(self, **values: object) -> None:
@@ -130,7 +144,7 @@ class EngineRun:
 
     def _is_renewal_due(self) -> bool:
         heartbeat_seconds = self._settings.heartbeat.total_seconds()
-        return time.monotonic() >= self._renewed_at + heartbeat_seconds
+        return time.monotonic() >= max(self._renewed_at + heartbeat_seconds, self._retry_at)
 
     def _release(self) -> None:
         """Leave the model to another worker where it is to stay loaded and this one ends."""
