@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.database import AWAY
 from app.models.operation import Operation
 from app.operations import claims
 from app.storage import StorageAway
@@ -24,6 +25,7 @@ from worker.scratch import scratch
 from worker.subprocesses import ToolFailed
 
 MAX_ATTEMPTS = 3  # of workers that were killed, or whose disk or storage failed
+TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
 T = TypeVar("T", bound=Operation)
 log = structlog.get_logger()
 
@@ -134,6 +136,7 @@ class Heartbeat:
         self._operation = operation
         self._limit_seconds = limit_seconds
         self._started = self._renewed = time.monotonic()
+        self._retry_at = 0.0  # after a database that was away
 
     def __call__(self) -> None:
         now = time.monotonic()
@@ -143,10 +146,21 @@ class Heartbeat:
             raise PermanentError(
                 "too_slow", f"It took more than {self._limit_seconds / 60:g} minutes."
             )
-        settings = self._context.settings
-        if now > self._renewed + settings.heartbeat.total_seconds():
+        heartbeat_seconds = self._context.settings.heartbeat.total_seconds()
+        if now > max(self._renewed + heartbeat_seconds, self._retry_at):
+            self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        lease_seconds = self._context.settings.lease.total_seconds()
+        try:
             with self._context.database.transaction() as session:
-                if not claims.renew(session, self._operation, settings.lease.total_seconds()):
+                if not claims.renew(session, self._operation, lease_seconds):
                     raise OperationAbandoned
-            self._renewed = now
-            pulse.beat()
+        except AWAY as error:
+            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
+            if self._retry_at > self._renewed + lease_seconds:
+                raise
+            log.warning("operation not renewed", id=self._operation.id, error=str(error))
+            return
+        self._renewed = now
+        pulse.beat()
