@@ -172,6 +172,12 @@ def like(session: Session, project_id: str, *, start: str = "", end: str = "") -
     )
 
 
+def bases(session: Session) -> list[Model]:
+    """Find the base models."""
+    is_base = (Model.project_id.is_(None), Model.deleted_at.is_(None))
+    return list(session.scalars(select(Model).where(*is_base).order_by(Model.created_at, Model.id)))
+
+
 def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
     """Lock it: it is not deleted before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()

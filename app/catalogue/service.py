@@ -78,8 +78,12 @@ def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     model = repository.find(session, project_id, hub_id)
     if model is not None:
         return model
-    end = f":{hub_id.rpartition('-')[2]}" if hub_id.startswith(naming.FINE_TUNED) else ""
-    for candidate in repository.like(session, project_id, end=end):
+    if hub_id.startswith(naming.FINE_TUNED):
+        end = f":{hub_id.rpartition('-')[2]}"
+        candidates = repository.like(session, project_id, end=end)
+    else:  # of the project's own there may be very many
+        candidates = repository.bases(session)
+    for candidate in candidates:
         if naming.hub_id(candidate.id) == hub_id:
             return candidate
     raise _unknown(hub_id)

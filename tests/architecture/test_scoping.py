@@ -21,6 +21,7 @@ WITHOUT_PROJECT = {
     "artifacts.find": BEHIND_A_SCOPED_LOOK_UP,
     "artifacts.replace": BEHIND_A_SCOPED_LOOK_UP,
     "catalogue.add_base": BY_THE_SERVICE_ITSELF,
+    "catalogue.bases": OF_THE_INSTALLATION,
     "catalogue.live_job_from": BEHIND_A_SCOPED_LOOK_UP,
     "estimates.samples": OF_THE_INSTALLATION,
     "exports.add": BEHIND_A_SCOPED_LOOK_UP,

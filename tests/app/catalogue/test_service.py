@@ -1,0 +1,42 @@
+"""Models as Hugging Face's libraries name them."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import event
+
+from app.catalogue import service
+from app.database import Database
+from app.errors import NotFound
+from app.models import Model, Project
+
+TUNED = "ft:tiny:acme::01234567"
+
+
+@pytest.fixture
+def loaded() -> Iterator[list[str]]:
+    """The ids of models that are read from the database."""
+    ids: list[str] = []
+
+    def note(model: Model, _context: object) -> None:
+        ids.append(model.id)
+
+    event.listen(Model, "load", note)
+    yield ids
+    event.remove(Model, "load", note)
+
+
+def test_a_name_that_nothing_has_is_not_looked_for_in_all_models(
+    database: Database, loaded: list[str]
+) -> None:
+    with database.transaction() as session:
+        session.add(Project(id="proj_a", name="acme"))
+        session.add(Model(id="odd name", config={}, bytes=1))
+        session.flush()
+        session.add(Model(id=TUNED, project_id="proj_a", config={}, bytes=1))
+    with database.read() as session, pytest.raises(NotFound):
+        service.by_hub_id(session, "proj_a", "acme/nothing")
+    assert TUNED not in loaded
+    with database.read() as session:
+        assert service.by_hub_id(session, "proj_a", "odd-name").id == "odd name"
+        assert service.by_hub_id(session, "proj_a", "ft/tiny-01234567").id == TUNED
