@@ -60,7 +60,8 @@ def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) ->
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
         return Target(DEVICES[device], worker.num_devices if worker else 1)
-    if settings.device == "auto" and (worker := workers.newest(session)) is not None:
+    worker = workers.newest(session) if settings.device == "auto" else None
+    if worker is not None and worker.device in DEVICES:  # else it is of a newer version
         return Target(DEVICES[worker.device], worker.num_devices)
     return device_of(settings)
 
@@ -93,7 +94,8 @@ def check_device(session: Session, name: str, settings: Settings) -> None:
     """Raises `InvalidRequest` for a device that no worker has, nor had lately."""
     if name == ANY_DEVICE:
         return
-    devices = workers.devices(session) | {target_of(session, settings).device.name}
+    devices = workers.devices(session) & DEVICES.keys()
+    devices |= {target_of(session, settings).device.name}
     if name not in devices:
         offered = "', '".join(sorted(devices))
         raise InvalidRequest(

@@ -32,3 +32,14 @@ def test_a_job_names_one_of_the_devices_that_workers_have(database: Database) ->
             check_device(session, "l40s", settings)
         assert target_of(session, settings, "h100").device.name == "h100"
         assert most_gpus(session, settings, "h100").num_devices == 8
+
+
+def test_a_device_that_only_a_newer_worker_knows_is_passed_over(database: Database) -> None:
+    """While an installation is upgraded, machine by machine."""
+    settings = Settings(device="auto", num_threads=3)
+    with database.transaction() as session:
+        workers.mark_seen(session, "newer", "z9000", 1)
+        target = target_of(session, settings)
+        assert (target.device.name, target.num_devices) == ("cpu", 3)
+        with pytest.raises(InvalidRequest, match=r"this service trains on 'cpu'\."):
+            check_device(session, "z9000", settings)
