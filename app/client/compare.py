@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
+import httpx
 import typer
 
 from app.client.api import Json, segment
@@ -76,6 +77,8 @@ def compare(
     """Train the same data with several methods, and compare them in one table."""
     if output is not None and output.suffix not in (".md", ".csv"):
         raise Misused(f"--output {output}: a table is written as .md or .csv.")
+    if output is not None and not output.parent.is_dir():
+        raise Misused(f"--output {output}: there is no folder {output.parent}.")
     body: Json = {
         "model": model,
         "methods": methods if methods == "all" else methods.split(","),
@@ -102,7 +105,7 @@ def compare(
         study = _follow(client, path, study)
     table = _table(client, path, ".md" if output is None else output.suffix)
     if output is not None:
-        output.write_text(table, encoding="utf-8")
+        _write(output, table, study["id"])
         client.out.note(f"The table is in {output}.")
     client.out.show(study, partial(client.out.write, table) if output is None else None)
     if watch:
@@ -138,8 +141,22 @@ def _follow(client: Client, path: str, study: Json) -> Json:
 
 
 def _table(client: Client, path: str, suffix: str) -> str:
-    with client.api.stream(f"{path}/table{suffix}", silence_seconds=SILENCE_SECONDS) as answer:
-        return answer.read().decode()
+    address = f"{path}/table{suffix}"
+    try:
+        with client.api.stream(address, silence_seconds=SILENCE_SECONDS) as answer:
+            return answer.read().decode()
+    except httpx.TransportError as error:
+        raise client.api.unreachable(error) from None
+
+
+def _write(output: Path, table: str, study_id: str) -> None:
+    try:
+        output.write_text(table, encoding="utf-8")
+    except OSError as error:
+        raise Refused(
+            f"{output} cannot be written: {error.strerror}.",
+            f"The table: GET /v1{STUDIES}/{study_id}/table{output.suffix}, or its page /studies.",
+        ) from None
 
 
 def _conclude(study: Json) -> None:

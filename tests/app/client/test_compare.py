@@ -85,3 +85,18 @@ def test_what_cannot_be_is_refused_before_an_upload(
         assert refused.exit_code == 1
         assert reason in refused.stderr
     assert newest_file(service) == before
+
+
+def test_a_table_that_cannot_be_written_is_said_in_a_sentence(
+    falqon: Falqon, service: Service, fake_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    before = newest_file(service)
+    command = (*COMMON, "--file", str(fake_file(steps=2000, step_seconds=0.02)), "--output")
+    nowhere = falqon(*command, str(tmp_path / "nowhere" / "table.md"))
+    assert (nowhere.exit_code, "there is no folder" in nowhere.stderr) == (2, True)
+    assert newest_file(service) == before, "nothing was uploaded"
+    (tmp_path / "folder.md").mkdir()
+    taken = falqon(*command, str(tmp_path / "folder.md"))
+    assert (taken.exit_code, "cannot be written: Is a directory" in taken.stderr) == (1, True)
+    for job in service.client.fine_tuning.jobs.list(limit=2).data:
+        service.client.fine_tuning.jobs.cancel(job.id)
