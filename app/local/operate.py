@@ -91,6 +91,8 @@ def backup(
             written = back_up(database, storage, folder, with_objects=objects)
         except (BackupFailed, Refused) as error:
             refuse(error)
+        except OSError as error:
+            refuse(f"{folder} cannot be written: {error.strerror or error}.")
         finally:
             database.dispose()
     what = "copied" if objects else "listed, not copied"

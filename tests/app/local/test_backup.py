@@ -191,3 +191,12 @@ def test_without_the_programs_of_postgres_a_sentence_says_so(
     refused = admin("backup", str(tmp_path / "backup"), PATH="")
     assert refused.exit_code == 1
     assert "pg_dump is not on PATH" in refused.output
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
+    admin: Admin, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    refused = admin("backup", str(tmp_path / "file" / "backup"))
+    assert refused.exit_code == 1
+    assert "file/backup cannot be written: " in refused.stderr
