@@ -108,6 +108,14 @@ def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) ->
     assert "No such API key" in admin.post(f"/settings/keys/{newest}/revoke").text
 
 
+@pytest.mark.parametrize("lifetime", ["soon", "9" * 5000])
+def test_a_key_whose_end_cannot_be_read_is_not_made(admin: Browser, lifetime: str) -> None:
+    """Rather than one that never ends."""
+    page = admin.post("/settings/keys", name="x", scope="read", lifetime=lifetime)
+    assert (page.status_code, "Choose when it expires" in page.text) == (400, True)
+    assert not re.search(SECRET, page.text)
+
+
 @pytest.mark.parametrize(
     ("form", "says"),
     [

@@ -12,7 +12,7 @@ from app.keys.schemas import KeyRequest
 from app.models import Scope
 from app.projects import actions as projects
 from app.services import Services
-from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
+from app.web.forms import Errors, InvalidForm, errors_of, notify_refusals, parse_form, redirect_to
 from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, AdminVisitor, PageRoute
@@ -58,11 +58,9 @@ def create_key(
     """Answer with the page that shows the secret itself: it is kept nowhere, not even for one more
     page.
     """
-    expires_at = None
-    if lifetime and lifetime.isdecimal():
-        expires_at = str(int(time.time()) + int(lifetime))
     typed = {"name": name, "scope": scope, "project_id": project_id, "lifetime": lifetime}
     try:
+        expires_at = _expiry(lifetime or "")
         key_request = parse_form(
             KeyRequest, name=name, scope=scope, project_id=project_id, expires_at=expires_at
         )
@@ -81,6 +79,13 @@ def revoke_key(
         actions.revoke_key(services, caller, key_id)
         notify(request, "The key is revoked: it opens nothing any more.")
     return redirect_to(KEYS)
+
+
+def _expiry(lifetime: str) -> str | None:
+    """Return when a key ends that is made now. Raises `InvalidForm`."""
+    if lifetime not in LIFETIMES:
+        raise InvalidForm({"": "Choose when it expires from the list."})
+    return str(int(time.time()) + int(lifetime)) if lifetime else None
 
 
 def _page(
