@@ -95,20 +95,22 @@ def lock_for_reading(session: Session, job_id: str) -> bool:
     )
 
 
-def live_job_from_checkpoint_of(session: Session, job_id: str) -> str | None:
-    """Return a job that needs a checkpoint of this one, directly or because it continues from one
-    that did.
+def live_job_from_checkpoint_of(session: Session, job_id: str) -> tuple[str, str] | None:
+    """Return the id and the project of a job that needs a checkpoint of this one, directly or
+    because it continues from one that did.
     """
     older = [job_id]
     while older:
         checkpoints = select(Checkpoint.id).where(Checkpoint.job_id.in_(older))
         jobs = session.execute(
-            select(Job.id, Job.status).where(Job.base_checkpoint_id.in_(checkpoints))
+            select(Job.id, Job.project_id, Job.status).where(
+                Job.base_checkpoint_id.in_(checkpoints)
+            )
         ).all()
-        for id_, status in jobs:
+        for id_, project_id, status in jobs:
             if status not in TERMINAL:
-                return id_
-        older = [id_ for id_, _ in jobs]
+                return id_, project_id
+        older = [id_ for id_, _, _ in jobs]
     return None
 
 

@@ -187,11 +187,14 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         raise IllegalState(
             f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended"
         )
-    user = repository.live_job_from_checkpoint_of(session, job_id)
-    if user is not None:
+    if (used := repository.live_job_from_checkpoint_of(session, job_id)) is not None:
+        other_id, user = used
+        if user == project_id:
+            whose, advice = other_id, "; cancel that one first"
+        else:
+            whose, advice = "a job of another project", ""
         raise IllegalState(
-            f"A checkpoint of the job is used by {user}, which has not ended; "
-            "cancel that one first.",
+            f"A checkpoint of the job is used by {whose}, which has not ended{advice}.",
             code="checkpoint_in_use",
         )
     prefixes = [

@@ -178,6 +178,10 @@ def test_a_model_stays_while_another_project_continues_from_it(
         tenant.client.models.delete(model)
     assert caught.value.code == "model_in_use"
     assert theirs not in str(caught.value)
+    refused = tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}").json()["error"]
+    assert refused["code"] == "checkpoint_in_use"
+    assert "a job of another project" in refused["message"]
+    assert theirs not in refused["message"]
     stranger.client.fine_tuning.jobs.cancel(theirs)
     assert tenant.client.models.delete(model).deleted
 
