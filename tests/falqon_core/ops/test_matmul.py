@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from falqon_core.ops import matmul as module
 from falqon_core.ops.attention import causal_attention
@@ -37,6 +40,31 @@ def test_a_widened_product_is_the_exact_one_rounded_once(batch: tuple[int, ...])
     torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=ROUNDING, atol=1e-4)
     assert_rounds_like(product, a @ b)
     assert torch.equal(matmul(a, b), product)
+
+
+class Dtypes(TorchDispatchMode):
+    """Notes the dtypes of what operators return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.seen.add(result.dtype)
+        return result
+
+
+@pytest.mark.usefixtures("no_bf16")
+def test_the_weight_is_not_widened_for_a_single_token() -> None:
+    weight = nn.Linear(130, 41, bias=False, dtype=torch.bfloat16).weight.detach()
+    token = torch.randn(1, 1, 130).bfloat16()
+    with Dtypes() as dtypes:
+        product = matmul(token, weight.t())
+    assert dtypes.seen == {torch.bfloat16}
+    exact = token.double() @ weight.double().t()
+    torch.testing.assert_close(product.double(), exact, rtol=ROUNDING, atol=1e-4)
 
 
 @pytest.mark.usefixtures("no_bf16")
