@@ -3,7 +3,7 @@
 The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets.
 Before each learned range the prompt must tokenize to the same tokens as it will alone in serving.
 It is tokenized again only from its last special token on, because special tokens cut the text
-before any merging; those tails are few and are remembered. Where a completion melts into its
+before any merging; short tails are few and are remembered. Where a completion melts into its
 prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is
 refused, since its template is to blame. Tokenizers without offsets (no tokenizer.json) are refused.
 A tokenizer that puts a space before any text puts one before a completion that is tokenized apart.
@@ -19,6 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.chat_template import LearnedText, Rendered, render
 from falqon_core.records.shapes import SupervisedRecord
+
+# Longer tails, and more of them, are prompts: of plain text, or of a template without special
+# tokens behind the question. Each is another one.
+MAX_TAIL_CHARACTERS = 200
+MAX_TAILS = 1000
 
 
 @dataclass(frozen=True)
@@ -240,11 +245,15 @@ class Encoder:
         num_before = int(np.searchsorted(specials, first))
         tail = int(specials[num_before - 1]) if num_before else 0
         prompt = text[tokens.starts[tail] if num_before else 0 : start]
-        if prompt not in self._tails:
-            self._tails[prompt] = self.tokenizer(prompt, add_special_tokens=False, verbose=False)[
-                "input_ids"
-            ]
-        return self._tails[prompt] == tokens.ids[tail:first].tolist()
+        return self._tail_ids(prompt) == tokens.ids[tail:first].tolist()
+
+    def _tail_ids(self, tail: str) -> list[int]:
+        ids = self._tails.get(tail)
+        if ids is None:
+            ids = self.tokenizer(tail, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(tail) <= MAX_TAIL_CHARACTERS and len(self._tails) < MAX_TAILS:
+                self._tails[tail] = ids
+        return ids
 
     def _tokenize_apart(self, text: str, start: int) -> Tokens:
         before, after = self.tokenize([text[:start], text[start:]])

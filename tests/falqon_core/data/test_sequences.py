@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError, ModelError
-from falqon_core.data.sequences import Sequence, SequenceGroup
+from falqon_core.data.chat_template import render
+from falqon_core.data.sequences import Encoder, Sequence, SequenceGroup
 from falqon_core.data.sequences import encode as encode_record
 from falqon_core.records.shapes import (
     ChatMessage,
@@ -264,3 +267,22 @@ def test_a_record_of_exactly_the_limit_is_not_cut(marked: PreTrainedTokenizerBas
     whole, _ = encode(TWO_TURNS, marked, 512)
 
     assert encode(TWO_TURNS, marked, len(whole))[1] is False
+
+
+def test_prompts_are_not_kept_in_memory(marked: PreTrainedTokenizerBase) -> None:
+    encoder = Encoder(marked, 512)
+
+    def encode_records(numbers: range) -> None:
+        for number in numbers:
+            prompt = f"Question {number}: " + "what does it cost? " * 100
+            rendered = render(CompletionRecord(prompt=prompt, completion="Five dollars."), marked)
+            encoder.encode(rendered, next(encoder.tokenize([rendered.text])))
+
+    encode_records(range(10))  # what the libraries keep of their first texts
+    tracemalloc.start()
+    try:
+        encode_records(range(10, 210))
+        num_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_bytes < 200_000
