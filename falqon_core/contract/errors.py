@@ -80,7 +80,9 @@ class ModelError(UserError):
 
 
 class LossNotFinite(UserError):
-    """The loss or the gradient became NaN or infinite; the update was not applied."""
+    """The loss or the gradient became NaN or infinite, and that update was not applied; or the
+    validation loss did.
+    """
 
     code = "loss_not_finite"
 

@@ -4,11 +4,13 @@ Each rank takes whole microbatches and all sum up in the same order, so the figu
 the number of processes.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
+from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.objectives import Objective
 from falqon_core.train.distributed import ALONE, ProcessGroup, shares
@@ -21,7 +23,10 @@ def evaluate(
     objective: Objective,
     group: ProcessGroup = ALONE,
 ) -> dict[str, float]:
-    """Return the mean of each of the objective's figures, the same on every rank."""
+    """Return the mean of each of the objective's figures, the same on every rank.
+
+    Raises `LossNotFinite` on all ranks.
+    """
     sums = torch.zeros(len(microbatches), len(objective.figures), dtype=torch.float64)
     lengths = [microbatch.num_tokens for microbatch in microbatches]
     with group.barrier_or_raise():
@@ -34,6 +39,12 @@ def evaluate(
     group.all_reduce_sum_tensor(sums)
     count = max(1, sum(objective.count(microbatch) for microbatch in microbatches))
     columns = sums.t().tolist()
-    return {
+    means = {
         name: sum(column) / count for name, column in zip(objective.figures, columns, strict=True)
     }
+    if not all(map(math.isfinite, means.values())):
+        raise LossNotFinite(
+            f"the validation loss ({means['loss']}) is not finite; a lower learning rate may help",
+            "learning_rate",
+        )
+    return means

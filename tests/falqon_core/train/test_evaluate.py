@@ -1,0 +1,49 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import LossNotFinite
+from falqon_core.contract.messages import Message, StepMetrics
+from falqon_core.importers.tokenizer import load_tokenizer
+from falqon_core.train.trainer import Trainer
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A model that knows no finite state for 'Z', and does not make its head of its embeddings."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embeddings.clone()
+    embeddings[load_tokenizer(folder).convert_tokens_to_ids("Z")] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_training(
+    folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    validation_file = tmp_path / "validation.jsonl"
+    validation_file.write_text(json.dumps({"text": "Z is for zebra."}) + "\n")
+    recipe = Recipe(rank=8, max_seq_length=64, max_steps=2, eval_every=1)
+    config = TrainConfig(
+        model=folder,
+        train_file=train_file,
+        validation_file=validation_file,
+        recipe=recipe,
+        device="cpu",
+    )
+    messages: list[Message] = []
+    training = Trainer(config, tmp_path / "output", messages.append, lambda: False)
+
+    with pytest.raises(LossNotFinite, match=r"validation loss \(nan\)") as caught:
+        training.run()
+    assert caught.value.param == "learning_rate"
+    assert isinstance(messages[-1], StepMetrics)
