@@ -115,7 +115,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises `ModelError` for an unsound header, no such file, or two tensors of one name.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             tensors = check_safetensors(path)
         except UnsoundWeights as error:
@@ -126,7 +126,8 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads. Raises `ModelError`."""
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
     if (folder / INDEX).is_file():

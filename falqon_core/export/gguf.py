@@ -6,7 +6,8 @@ llama.cpp wants q and k of Llama models with the two halves of each rotary pair 
 splitting of text into words llama.cpp has to imitate is told by a name; it is found by the
 tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
 differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
-windows are refused. An FP8 folder becomes bf16; Q4_1 is for who trained in it.
+windows are refused. A folder in FP8, or in any plain dtype, becomes bf16; Q4_1 is for who trained
+in it.
 """
 
 import json
@@ -25,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
-from falqon_core.export.reading import dequantized
+from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -34,11 +35,13 @@ SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _RE
 
 
 def write_gguf(model: Path, folder: Path, name: str) -> None:
-    """An FP8 folder as `model.gguf` into an existing folder. Raises `FormatUnavailable`."""
+    """Write an FP8 folder, or a plain one, as `model.gguf` into an existing folder. Raises
+    `FormatUnavailable` and `ModelError`.
+    """
     config = json.loads((model / "config.json").read_bytes())
     check_format("gguf", Recipe(), config)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    write_gguf_file(folder / "model.gguf", name, config, tokenizer, dequantized(model))
+    write_gguf_file(folder / "model.gguf", name, config, tokenizer, decoder_weights(model))
 
 
 def write_gguf_file(

@@ -1,10 +1,12 @@
 """Read the weights of a checkpoint that `export.fp8` wrote, back as plain bf16, so that training
-can continue from it.
+can continue from it, and those of a plain folder in the same form.
 
 weight = codes * scale, computed in fp32 and rounded once, to bf16. No other quantized format is
 read.
 """
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from falqon_core.contract.model_folder import weight_files
+from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.fp8 import quantization_config
+from falqon_core.importers.decoder import build_decoder
 
 SCALE = "_scale"
 
@@ -31,8 +36,12 @@ def dequantized(folder: Path) -> dict[str, Tensor]:
     Raises `ValueError` for codes without their scale, or the reverse, and the errors of reading a
     file.
     """
+    return _dequantized(sorted(folder.glob("*.safetensors")))
+
+
+def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         tensors |= load_file(path)
     for name in [name for name in tensors if name.endswith(SCALE)]:
         weight = name.removesuffix(SCALE)
@@ -43,3 +52,23 @@ def dequantized(folder: Path) -> dict[str, Tensor]:
         if value.dtype == torch.float8_e4m3fn:
             raise ValueError(f"{name} is there without {name}{SCALE}")
     return tensors
+
+
+def decoder_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors that the decoder of a folder has, in bf16, by transformers' own names; a
+    tied one once.
+
+    What else stands in its files is left out, as transformers does. Raises `ModelError` and what
+    `dequantized` raises.
+    """
+    config = json.loads((folder / "config.json").read_bytes())
+    skeleton = build_decoder(folder, ModelDimensions.from_config(config))
+    tensors = _dequantized(weight_files(folder))
+    prefix = f"{skeleton.base_model_prefix}."
+    weights: dict[str, Tensor] = {}
+    for name in skeleton.state_dict():
+        if name not in skeleton.all_tied_weights_keys:
+            # the bare decoder is saved without its prefix
+            stored = name if name in tensors else name.removeprefix(prefix)
+            weights[name] = tensors.pop(stored).to(torch.bfloat16)
+    return weights
