@@ -39,9 +39,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     are not safetensors. Their headers are not read yet (`check_weights`).
     """
     check_model_files(folder)
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise ModelError("config.json is not a JSON object", "model")
+    config = read_config(folder)
     if not any(folder.rglob("*.safetensors")):
         raise ModelError("the folder holds no .safetensors weights", "model")
     return config
@@ -160,6 +158,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} cannot be read: {error}", "model") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the parsed config.json of a folder. Raises `ModelError`."""
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ModelError("config.json is not a JSON object", "model")
+    return config
 
 
 def chooses_implementation(key: str) -> bool:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import check_format
 
 PEFT_PREFIX = "base_model.model."
@@ -27,10 +28,13 @@ TRAINED_B = (".delta", ".lora_b")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
-    """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`."""
-    recipe = Recipe.model_validate(
-        json.loads((checkpoint / "progress.json").read_bytes())["recipe"]
-    )
+    """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`, and
+    `ModelError` for any other folder than a checkpoint's.
+    """
+    progress = checkpoint / "progress.json"
+    if not progress.is_file():
+        raise ModelError(f"{checkpoint.name} is no folder of a checkpoint", "source")
+    recipe = Recipe.model_validate(json.loads(progress.read_bytes())["recipe"])
     check_format("lora", recipe, {})
     names, tensors = _read(checkpoint / "method.safetensors", recipe.group_size)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
+from falqon_core.contract.model_folder import read_config
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 
@@ -38,7 +39,7 @@ def write_gguf(model: Path, folder: Path, name: str) -> None:
     """Write an FP8 folder, or a plain one, as `model.gguf` into an existing folder. Raises
     `FormatUnavailable` and `ModelError`.
     """
-    config = json.loads((model / "config.json").read_bytes())
+    config = read_config(model)
     check_format("gguf", Recipe(), config)
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     write_gguf_file(folder / "model.gguf", name, config, tokenizer, decoder_weights(model))

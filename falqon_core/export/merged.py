@@ -9,9 +9,11 @@ from pathlib import Path
 from huggingface_hub import save_torch_state_dict
 
 from falqon_core.contract.certificate import CERTIFICATE
+from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import SHA256SUMS
+from falqon_core.contract.model_folder import read_config
 from falqon_core.export.curve import CURVE
-from falqon_core.export.reading import dequantized
+from falqon_core.export.reading import dequantized, is_ours
 
 REPLACED = {
     "config.json",
@@ -24,9 +26,11 @@ REPLACED = {
 
 
 def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None:
-    """Into an existing folder."""
+    """Into an existing folder. Raises `ModelError` for any other model than an FP8 folder."""
+    config = read_config(model)
+    if not is_ours(config):
+        raise ModelError(f"{model.name} is no model in FP8 that was trained here", "source")
     save_torch_state_dict(dequantized(model), folder, max_shard_size=max_shard_size)
-    config = json.loads((model / "config.json").read_bytes())
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for path in model.iterdir():

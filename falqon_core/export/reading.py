@@ -5,7 +5,6 @@ weight = codes * scale, computed in fp32 and rounded once, to bf16. No other qua
 read.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from falqon_core.contract.model_folder import weight_files
+from falqon_core.contract.model_folder import read_config, weight_files
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.fp8 import quantization_config
 from falqon_core.importers.decoder import build_decoder
+from falqon_core.importers.soundness import check_tensors
 
 SCALE = "_scale"
 
@@ -61,9 +61,9 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     What else stands in its files is left out, as transformers does. Raises `ModelError` and what
     `dequantized` raises.
     """
-    config = json.loads((folder / "config.json").read_bytes())
-    skeleton = build_decoder(folder, ModelDimensions.from_config(config))
+    skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
     tensors = _dequantized(weight_files(folder))
+    check_tensors(skeleton, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     prefix = f"{skeleton.base_model_prefix}."
     weights: dict[str, Tensor] = {}
     for name in skeleton.state_dict():

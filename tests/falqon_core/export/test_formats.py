@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import ConvertedFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
@@ -227,6 +228,24 @@ def test_bf16_is_the_trained_model_bit_for_bit(
     assert answer(plain, AutoTokenizer.from_pretrained(folder)) == answer(
         fp8, AutoTokenizer.from_pretrained(trained.model)
     )
+
+
+@pytest.mark.parametrize(
+    ("format", "source", "reason"),
+    [
+        ("lora", "falqon-tiny", "falqon-tiny is no folder of a checkpoint"),
+        ("lora", "nowhere", "nowhere is no folder of a checkpoint"),
+        ("bf16", "falqon-tiny", "falqon-tiny is no model in FP8"),
+        ("bf16", "nowhere", "config.json cannot be read"),
+        ("gguf", "nowhere", "config.json cannot be read"),
+    ],
+)
+def test_a_wrong_source_is_named(
+    format: ConvertedFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        write_format(format, tiny_folder.with_name(source), tmp_path / "made", "x", "y")
+    assert not (tmp_path / "made").exists()
 
 
 def test_gguf_holds_the_trained_weights(
