@@ -353,7 +353,8 @@ def doctor(
     from falqon_core.doctor import diagnose
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
+    with errors_become_exit_codes(to_stderr):  # of the folder; what is broken is a row
+        diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
     if as_json:
         sys.stdout.write(diagnosis.model_dump_json(indent=2) + "\n")
     else:

@@ -6,7 +6,6 @@ fraction of a second on a card, plus what Triton compiles the first time; figure
 calls each), `bench` measures them properly.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -24,6 +23,7 @@ from falqon_core.bench.steps import Setup, workloads
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Skipped
+from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, largest_fitting, training_memory_bytes
 from falqon_core.methods.falqon import Falqon
@@ -85,10 +85,10 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
 
 
 def named_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
+    """Return a name for the sizes that are tried, and them. Raises `ModelError`."""
     if model is None:
         return "Llama-7B", dimensions_of(llama_7b())
-    config = json.loads((model / "config.json").read_bytes())
-    return model.name, ModelDimensions.from_config(config)
+    return model.name, ModelDimensions.from_config(read_config(model))
 
 
 def distinct_shapes(dimensions: ModelDimensions) -> dict[tuple[int, int], str]:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from falqon_core import doctor
+from falqon_core.cli import app
 from falqon_core.contract.diagnosis import CheckRow, Diagnosis, Skipped
 from falqon_core.contract.errors import DeviceUnfit
+from falqon_core.contract.messages import ExitCode
 from falqon_core.doctor import check_compiler, check_driver, check_torch, diagnose, run_check
 from tests.support.nvidia import H100, install_driver
 
@@ -52,6 +55,18 @@ def test_a_check_that_raises_is_a_row_and_not_the_end() -> None:
     ]
     assert len(rows[2].detail) == doctor.MAX_DETAIL
     assert Diagnosis(rows=tuple(rows), seconds=1).summary == "1 failed, 1 ok, 1 skipped"
+
+
+@pytest.mark.parametrize("config", [None, "[]", '{"model_type": "llama"}'])
+def test_a_folder_that_is_no_model_is_the_users_mistake(
+    config: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    result = CliRunner().invoke(app, ["doctor", "--model", str(tmp_path)])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert result.stderr.startswith("failed (model_refused): config.json")
 
 
 def test_no_check_begins_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
