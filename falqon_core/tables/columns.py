@@ -57,12 +57,23 @@ def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str
 def write_line(cells: Mapping[str, Any]) -> bytes:
     """Write a row, by field, as a line. A null is no field."""
     row = {field: _value_of(field, cell) for field, cell in cells.items() if cell is not None}
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_text_of)
     # half of a surrogate pair is for the check to refuse, which names the line
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
+def _text_of(cell: Any) -> str:
+    """Return what JSON has no type for as text. Bytes are: many writers of Parquet do not mark
+    theirs as UTF-8. Others are for the check to refuse, as above.
+    """
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "surrogateescape")
+    return str(cell)
+
+
 def _value_of(field: str, cell: Any) -> Any:
+    if isinstance(cell, bytes):
+        cell = _text_of(cell)
     if field in _LISTS and isinstance(cell, str):
         return _parsed(cell)
     return _without_nulls(cell)

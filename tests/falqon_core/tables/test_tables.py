@@ -151,6 +151,21 @@ def test_what_cannot_be_read_is_refused(
     assert reason in str(refusal.value)
 
 
+def test_bytes_of_parquet_are_text(tmp_path: Path) -> None:
+    texts = [[{"role": b"user", "content": "zwei für".encode()}, {"role": b"assistant"}], None]
+    columns = {"messages": texts, "tools": [b'[{"type": "function"}]', b"\xff"]}
+    table = tmp_path / "table"
+    table.write_bytes(parquet(columns))
+    write_table(Source(table, "parquet", {}), tmp_path / "lines", 10**6, lambda _: None)
+    first, second = (tmp_path / "lines").read_bytes().splitlines()
+    assert json.loads(first) == {
+        "messages": [{"role": "user", "content": "zwei für"}, {"role": "assistant"}],
+        "tools": [{"type": "function"}],
+    }
+    (error,) = check_file([second]).errors
+    assert "is not UTF-8" in error.message
+
+
 def test_a_refusal_names_the_columns(tmp_path: Path) -> None:
     with pytest.raises(ColumnsUnknown, match=r"has the columns 'question', 'answer'; say which"):
         rows_of(tmp_path, b"question,answer\n", "csv")
