@@ -44,20 +44,24 @@ def read_questions(path: Path, limit: int) -> list[Question]:
     """Read up to `limit` lines {"input": question, "output": letter}, spread evenly over the file.
     Raises `DatasetError`.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = [
+        (number, line)
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1)
+        if line and not line.isspace()
+    ]
     questions = []
-    for number in range(0, len(lines), max(1, math.ceil(len(lines) / limit))):
+    for number, line in lines[:: max(1, math.ceil(len(lines) / limit))]:
         try:
-            row = json.loads(lines[number])
+            row = json.loads(line)
             question = Question(row["input"], row["output"].strip())
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DatasetError(
-                f'{path.name}, line {number + 1}: not {{"input": a question, "output": a letter}}',
+                f'{path.name}, line {number}: not {{"input": a question, "output": a letter}}',
                 "questions",
             ) from None
         if question.letter not in set(LETTERS):
             raise DatasetError(
-                f"{path.name}, line {number + 1}: the output is none of {', '.join(LETTERS)}",
+                f"{path.name}, line {number}: the output is none of {', '.join(LETTERS)}",
                 "questions",
             )
         questions.append(question)

@@ -119,12 +119,20 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
 
 
 def recipe_of(base: Recipe, run: Run) -> Recipe:
-    """Return `base` for one method, rate and seed, without the options that the method lacks."""
+    """Return `base` for one method, rate and seed, without the options that the method lacks.
+
+    Raises `ConfigError` for a rate or a seed that no recipe may have.
+    """
     foreign = {name for spec in METHODS.values() for name in spec.options}
     foreign -= set(METHODS[run.method].options)
     fields = base.model_dump(exclude_unset=True, exclude=foreign)
     fields |= {"method": run.method, "seed": run.seed, "learning_rate": run.learning_rate}
-    return Recipe.model_validate(fields)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise ConfigError(f"{run.folder_name}: {param}: {first['msg']}", param) from None
 
 
 def figures_of(messages: Sequence[Message], model: Path) -> Figures:

@@ -68,6 +68,12 @@ def test_factors_are_positive_numbers(text: str) -> None:
         parse_factors(text)
 
 
+def test_a_rate_that_no_recipe_may_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lora-rate-2-seed-0: learning_rate") as caught:
+        recipe_of(Recipe(), Run("lora", 2.0, 0))
+    assert caught.value.param == "learning_rate"
+
+
 def test_an_unheard_of_method_is_refused_with_those_there_are() -> None:
     assert parse_methods("lora, qlora") == ["lora", "qlora"]
     with pytest.raises(ConfigError, match="no method 'magic'; there are falqon, lora"):
@@ -94,8 +100,20 @@ def test_questions_are_answered_by_the_likeliest_letter(tiny_folder: Path, tmp_p
     assert sum(shares) == pytest.approx(1.0), "each question has one answer"
 
 
-@pytest.mark.parametrize("line", ["{}", "no", '{"input": "?", "output": "E"}', '["A"]'])
-def test_what_is_no_question_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
-    (tmp_path / "questions.jsonl").write_text(line)
+def test_a_question_may_hold_any_character(tmp_path: Path) -> None:
+    """Among them those that Python takes for the end of a line; blank lines are none."""
+    text = "One\u2028two\x85three?"
+    rows = [{"input": text, "output": letter} for letter in "AB"]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "questions.jsonl").write_text("\r\n\n".join(lines) + "\n", encoding="utf-8")
+    questions = read_questions(tmp_path / "questions.jsonl", 10)
+    assert questions == [(text, "A"), (text, "B")]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b"no", b'{"input": "?", "output": "E"}', b'["A"]', b'{"input": "\xff"}']
+)
+def test_what_is_no_question_is_refused_with_its_line(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_bytes(line)
     with pytest.raises(DatasetError, match="line 1"):
         read_questions(tmp_path / "questions.jsonl", 10)
