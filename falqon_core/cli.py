@@ -21,6 +21,7 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
 from falqon_core.process_edge import (
+    check_output,
     create_ports,
     errors_become_exit_codes,
     prepare_process,
@@ -170,7 +171,7 @@ def import_(
 def export(
     training: Annotated[Path, typer.Argument(help="the --output folder of a training")],
     model: Annotated[Path, typer.Option(help="the base model it was trained from")],
-    output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
+    output: Annotated[Path, typer.Option(help="folder to write; an earlier export is replaced")],
     step: Annotated[
         int | None,
         typer.Option(
@@ -198,6 +199,7 @@ def export(
 ) -> None:
     """Write a checkpoint of a training as a merged model, in FP8 or INT4."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        check_output(output, training, model, train_file, validation_file)
         prepare_process(offline=True)
         import torch
 
@@ -224,7 +226,7 @@ def convert(
         ),
     ],
     to: Annotated[ConvertedFormat, typer.Option(help="lora, bf16 or gguf")],
-    output: Annotated[Path, typer.Option(help="folder to write; replaced when it exists")],
+    output: Annotated[Path, typer.Option(help="folder to write; an earlier export is replaced")],
     name: Annotated[str, typer.Option(help="of the model, as it is shown")] = "model",
     base_model: Annotated[
         str,
@@ -234,6 +236,7 @@ def convert(
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        check_output(output, source)
         prepare_process(offline=True)
         from falqon_core.export.formats import write_format
 

@@ -22,6 +22,7 @@ from falqon_core.contract.errors import (
     UserError,
     as_falqon_error,
 )
+from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.messages import ExitCode, Failed, Message
 from falqon_core.train.report import MessagePort, Port, describe, person_port
 
@@ -43,6 +44,27 @@ def read_config(path: Path) -> TrainConfig:
         raise ConfigError(
             message if message.startswith(param) else f"{param}: {message}", param
         ) from None
+
+
+def check_output(output: Path, *inputs: Path | None) -> None:
+    """Raise `ConfigError` for a folder that may not be replaced: one that holds what is read, or
+    anything else than what was exported there before.
+    """
+    holder = output.resolve()
+    for path in filter(None, inputs):
+        if path.resolve().is_relative_to(holder):
+            raise ConfigError(
+                f"output: it would take the place of {path}, which is read; choose another folder",
+                "output",
+            )
+    if output.exists() and not (output / SHA256SUMS).is_file() and not _is_empty(output):
+        raise ConfigError(
+            f"output: {output} is there and no exported model; choose another folder", "output"
+        )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def prepare_process(offline: bool) -> None:

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from falqon_core.cli import app
+from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.messages import ExitCode
+from falqon_core.process_edge import check_output
+
+
+def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that a person stands in, with the training and everything else."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("training", "base"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / "SHA256SUMS").touch()
+    for command in (
+        ["export", "training", "--model", "base", "--output", "."],
+        ["export", "training", "--model", "base", "--output", "base"],
+        ["convert", "training/deep", "--to", "lora", "--output", "training"],
+    ):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == ExitCode.USER_ERROR
+        assert "which is read; choose another folder" in result.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
+        ["SHA256SUMS", "base", "deep", "deep", "training"]
+    )
+
+
+def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    source = tmp_path / "source"
+    check_output(output, source, None)
+    output.mkdir()
+    check_output(output, source)
+    (output / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="is there and no exported model") as caught:
+        check_output(output, source)
+    assert caught.value.param == "output"
+    with pytest.raises(ConfigError, match="is there and no exported model"):
+        check_output(output / "thesis.tex", source)
+    (output / "SHA256SUMS").touch()
+    check_output(output, source)
