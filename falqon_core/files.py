@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STAGING_SUFFIX = ".partial"
+
 
 @contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
@@ -16,7 +18,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
     any error it is removed.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    staging = Path(
+        tempfile.mkdtemp(prefix=f".{output.name}.", suffix=STAGING_SUFFIX, dir=output.parent)
+    )
     try:
         yield staging
         for path in [*staging.rglob("*"), staging]:
@@ -28,6 +32,14 @@ def whole_folder(output: Path) -> Iterator[Path]:
         _flush(output.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove what a process that was killed while it wrote the folder `output` left beside it."""
+    if output.parent.is_dir():
+        for path in output.parent.iterdir():
+            if path.name.startswith(f".{output.name}.") and path.name.endswith(STAGING_SUFFIX):
+                shutil.rmtree(path)
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -3,7 +3,6 @@ checksums, whole or absent.
 """
 
 import logging
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +21,7 @@ from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, write_model_card
 from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
-from falqon_core.files import whole_folder, write_whole
+from falqon_core.files import remove_leftovers, whole_folder, write_whole
 from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
@@ -77,8 +76,7 @@ class Exporter:
         `take_model` gives the model away, so that its memory is free for the verifier. Raises
         `CertificateMismatch` when the files are not the model.
         """
-        for leftover in output.parent.glob(f".{output.name}.*"):  # of a process killed here
-            shutil.rmtree(leftover)
+        remove_leftovers(output)
         with whole_folder(output) as staging:
             model = take_model()
             export_fp8(model, tokenizer, staging)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.files import whole_folder, write_whole
+from falqon_core.files import remove_leftovers, whole_folder, write_whole
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -30,6 +30,21 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    output = tmp_path / "model[1]"
+    others = {".model[1].json", ".model[1].backup", ".model1.abc.partial"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    writing = whole_folder(output)
+    writing.__enter__()
+    assert {path.name for path in tmp_path.iterdir()} > others
+
+    remove_leftovers(output)
+
+    assert {path.name for path in tmp_path.iterdir()} == others
+    remove_leftovers(tmp_path / "nowhere" / "model")
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
