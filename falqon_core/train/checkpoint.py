@@ -28,6 +28,9 @@ from falqon_core.data.summary import DataSummary
 from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder
 
+# of all that the system may say about a file, what a damaged folder makes it say
+_DAMAGES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
 
 class CurvePoint(BaseModel):
     """One line of the training table, one point of the curve."""
@@ -115,7 +118,9 @@ def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises `CheckpointCorrupt` when anything is missing, changed or unreadable."""
+    """Raises `CheckpointCorrupt` when anything is missing or changed, and `OSError` when the
+    machine does not read it now, which says nothing of the checkpoint.
+    """
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
         for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
@@ -129,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             load_file(path / "method.safetensors"),
             load_file(path / "optimizer.safetensors"),
         )
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
+    except (*_DAMAGES, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
         raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {error}") from error
 
 

@@ -137,6 +137,17 @@ def test_a_damaged_one_is_reported_and_the_one_before_is_used(
     assert names(tmp_path) == ["1"]  # or pruning would keep the broken one and drop the good one
 
 
+def test_one_that_cannot_be_read_now_is_not_removed(tmp_path: Path) -> None:
+    """A link that goes round in circles stands for a disk that fails for a moment."""
+    for step in (1, 2):
+        path = save_checkpoint(tmp_path, checkpoint(step), keep=2).path / "method.safetensors"
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(OSError, match="symbolic links"):
+        newest_checkpoint(tmp_path, pytest.fail)
+    assert names(tmp_path) == ["1", "2"]
+
+
 def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / ".2.abc")
