@@ -103,17 +103,30 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
 
 
 def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; corrupt ones are reported through `warn` and removed,
-    leftovers of a crash are swept.
+    """The newest checkpoint that is whole, for the training that goes on from it; corrupt ones are
+    reported through `warn` and removed, leftovers of a crash are swept.
     """
     for leftover in (output / "checkpoints").glob(".*"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
     for path in checkpoint_folders(output):
         try:
             return load_checkpoint(path)
         except CheckpointCorrupt as error:
             warn(f"{error}; it is removed and the one before it is used")
             shutil.rmtree(path)
+    return None
+
+
+def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, for who only reads: nothing is removed, since the
+    training may be going on.
+    """
+    for path in checkpoint_folders(output):
+        try:
+            return load_checkpoint(path)
+        except CheckpointCorrupt as error:
+            warn(f"{error}; the one before it is used")
     return None
 
 

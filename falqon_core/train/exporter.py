@@ -23,7 +23,7 @@ from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
 from falqon_core.files import remove_leftovers, whole_folder, write_whole
 from falqon_core.methods import create_method
-from falqon_core.train.checkpoint import Checkpoint, Progress, load_checkpoint, newest_checkpoint
+from falqon_core.train.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.state import free_memory
@@ -138,7 +138,7 @@ def export_training(
     files: DataFiles | None = None,
 ) -> None:
     """Export, on the CPU, what the folder of a training holds: the checkpoint of `step`, or its
-    newest whole one, or its best when it stops early.
+    newest whole one, or its best when it stops early. Nothing of the training is changed.
 
     With `files` it is certified as the trainer certifies what it exports; without, there are no
     held-out rows to compare on. Raises `ModelError` when there is no checkpoint,
@@ -178,9 +178,12 @@ def choose_checkpoint(training: Path, step: int | None) -> tuple[Checkpoint, Che
     Raises `ModelError` when there is none, `CheckpointCorrupt`.
     """
     if step is not None:
-        checkpoint = load_checkpoint(checkpoint_folder(training, step))
+        folder = checkpoint_folder(training, step)
+        if not folder.is_dir():
+            raise ModelError(f"{training.name} holds no checkpoint of step {step}", "training")
+        checkpoint = load_checkpoint(folder)
         return checkpoint, checkpoint
-    newest = newest_checkpoint(training, logging.getLogger(__name__).warning)
+    newest = find_checkpoint(training, logging.getLogger(__name__).warning)
     if newest is None:
         raise ModelError(f"{training.name} holds no checkpoint", "training")
     return newest, best_checkpoint(training, newest.progress) or newest

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.errors import CheckpointCorrupt, as_falqon_error
+from falqon_core.contract.errors import CheckpointCorrupt, ModelError, as_falqon_error
 from falqon_core.fault_points import InjectedFault
 from falqon_core.train.checkpoint import (
     Checkpoint,
@@ -18,6 +18,7 @@ from falqon_core.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from falqon_core.train.exporter import choose_checkpoint
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -151,10 +152,23 @@ def test_one_that_cannot_be_read_now_is_not_removed(tmp_path: Path) -> None:
 def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / ".2.abc")
+    (tmp_path / "checkpoints" / ".nfs0001").touch()  # whose name a file system has chosen
     loaded = newest_checkpoint(tmp_path, pytest.fail)
     assert loaded is not None
     assert loaded.progress.step == 1
-    assert names(tmp_path) == ["1"]
+    assert names(tmp_path) == [".nfs0001", "1"]
+
+
+def test_who_only_reads_removes_nothing(tmp_path: Path) -> None:
+    """Neither what a training is writing just now, nor what is damaged."""
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    (save_checkpoint(tmp_path, checkpoint(2), keep=2).path / "progress.json").write_text("{}")
+    (tmp_path / "checkpoints" / ".3.abc").mkdir()
+    _, chosen = choose_checkpoint(tmp_path, None)
+    assert chosen.progress.step == 1
+    assert names(tmp_path) == [".3.abc", "1", "2"]
+    with pytest.raises(ModelError, match="no checkpoint of step 7"):
+        choose_checkpoint(tmp_path, 7)
 
 
 def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
