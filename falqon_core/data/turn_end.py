@@ -1,6 +1,5 @@
 """Where a turn ends in the text that a chat template writes of it."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
@@ -13,12 +12,14 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}))
 
 
-def end_token(text: str, tokens: Sequence[str]) -> str:
+def end_token(text: str, tokens: tuple[str, ...]) -> str:
     """Return the control token that `text` ends with, or nothing."""
+    if not text.endswith(tokens):  # of thousands, in one call
+        return ""
     return next((token for token in tokens if text.endswith(token)), "")
 
 
-def end_before_prompt(prompt: str, text: str, tokens: Sequence[str]) -> int:
+def end_before_prompt(prompt: str, text: str, tokens: tuple[str, ...]) -> int:
     """Return where the last turn of `text` ends, for a template that writes a generation prompt
     behind every chat.
 

@@ -6,6 +6,7 @@ It changes nothing of what is trained. A template that writes some of a chat's c
 others is not noticed.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from falqon_core.records.shapes import (
     TextRecord,
 )
 
+NOTHING = r"(?!)"  # as a pattern
 MAX_TOKEN_CHARACTERS = 40  # shown of a control token, which the model's author has named
 
 _SENTENCES = {
@@ -64,7 +66,9 @@ class WarningCounts:
     """Counts, per kind of warning, the records of a file and remembers the first."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokens = control_tokens(tokenizer)
+        # one pass over a text, however many there are
+        tokens = "|".join(map(re.escape, control_tokens(tokenizer)))
+        self._tokens = re.compile(tokens or NOTHING)
         self._expects_reasoning = expects_reasoning(tokenizer)
         self._num_sequences = 0
         self._counts = dict.fromkeys(_SENTENCES, 0)
@@ -94,9 +98,8 @@ class WarningCounts:
         self._first_lines.setdefault(code, line)
 
     def _token_in(self, record: Record) -> str | None:
-        return next(
-            (token for text in _texts(record) for token in self._tokens if token in text), None
-        )
+        matches = map(self._tokens.search, _texts(record))
+        return next((match[0] for match in matches if match), None)
 
     def _warning(self, code: str) -> DataWarning:
         count = self._counts[code]
