@@ -1,4 +1,12 @@
-"""Greedy generation through transformers and its key-value cache: no random number is drawn."""
+"""Greedy generation through transformers and its key-value cache: no random number is drawn.
+
+What a model's own generation config says besides where an answer ends (a penalty for repetition,
+beams, a static cache) is for who serves it. transformers fills in from there whatever a caller
+leaves open, and the tokens would not be those that the model finds most probable.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,12 +31,23 @@ def generate(
         eos_token_id=eos_token_ids or None,
         pad_token_id=eos_token_id or 0,
     )
-    output = model.generate(
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        generation_config=config,
-    )
+    with _without_own_config(model):
+        output = model.generate(
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=config,
+        )
     return output[0, len(prompt) :].cpu().numpy()
+
+
+@contextmanager
+def _without_own_config(model: PreTrainedModel) -> Iterator[None]:
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer_id: int | None) -> list[int]:
@@ -37,4 +56,4 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer_id: int | None) -> list[int
     """
     own = model.generation_config.eos_token_id
     candidates = own if isinstance(own, list) else [own]
-    return sorted({token for token in (tokenizer_id, *candidates) if token is not None})
+    return sorted({token for token in (tokenizer_id, *candidates) if isinstance(token, int)})
