@@ -34,7 +34,7 @@ from falqon_core.importers.conversion import (
     decoder_config,
 )
 from falqon_core.importers.decoder import build_decoder
-from falqon_core.importers.soundness import check_tensors, check_tokenizer
+from falqon_core.importers.soundness import check_generation, check_tensors, check_tokenizer
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
@@ -91,6 +91,7 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     check_tensors(build_decoder(output, dimensions), shapes)
     check_tokenizer(output, dimensions.vocab_size)
+    check_generation(output)
     for path in files:  # last, because they are large
         if path.suffix == WEIGHTS:
             transfer(path, output / path.name)

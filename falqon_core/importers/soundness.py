@@ -1,5 +1,5 @@
 """Whether the parts of a model fit one another: its config, its tensors, its tokenizer and its chat
-template.
+template; and whether its generation config can be read.
 
 What a config asks for is not worked out here: transformers' own names and shapes (`decoder`) are
 compared with those in the files. Tensors that it has no place for are ignored, as it does. The
@@ -9,7 +9,12 @@ numbers in the weights are not checked; only training will see them.
 from collections.abc import Mapping
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.data.chat_template import check_template
@@ -38,6 +43,15 @@ def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]])
             f"the model's files lack {len(missing)} tensors, the first is {sorted(missing)[0]}",
             "model",
         )
+
+
+def check_generation(folder: Path) -> None:
+    """Raise `ModelError` for a generation_config.json with which transformers loads no model."""
+    if (folder / "generation_config.json").is_file():
+        try:
+            GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # it may hold anything
+            raise blamed_on_model("generation_config.json cannot be used", error) from error
 
 
 def check_tokenizer(folder: Path, num_rows: int) -> None:

@@ -21,7 +21,7 @@ from falqon_core.contract.model_folder import (
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.reading import dequantized, is_ours
 from falqon_core.importers.decoder import build_decoder
-from falqon_core.importers.soundness import check_tensors, check_token_id
+from falqon_core.importers.soundness import check_generation, check_tensors, check_token_id
 from falqon_core.importers.tokenizer import load_tokenizer
 from falqon_core.ops import attention
 from falqon_core.ops.matmul import widen_linears
@@ -60,6 +60,7 @@ def load_base_model(
     """
     dimensions = load_dimensions(folder)
     check_weights(folder)
+    check_generation(folder)
     skeleton = build_decoder(folder, dimensions)
     config = skeleton.config
     try:

@@ -271,3 +271,15 @@ def test_a_folder_that_is_named_like_a_file_is_refused(name: str, tiny_folder: P
     (tiny_folder / name).mkdir(parents=True)
 
     assert_refused(tiny_folder, f"{name} is a folder, and has the name of a file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"num_return_sequences": 3}', '{"forced_eos_token_id": 2, "suppress_tokens": [2]}'],
+)
+def test_a_generation_config_that_no_model_loads_with_is_refused(
+    content: str, tiny_folder: Path
+) -> None:
+    (tiny_folder / "generation_config.json").write_text(content)
+
+    assert_refused(tiny_folder, "generation_config.json cannot be used")

@@ -48,7 +48,12 @@ def template_without_an_end(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{% for message in messages %}\n{{ message")
 
 
+def generation_of_a_list(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("[]")
+
+
 BAD = {
+    "generation": (generation_of_a_list, "generation_config.json cannot be used"),
     "layers-negative": (edit("config.json", num_hidden_layers=-1), "num_hidden_layers is -1"),
     "layers-many": (
         edit("config.json", num_hidden_layers=10**9),
