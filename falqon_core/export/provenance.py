@@ -5,7 +5,6 @@ A folder that came from the Hub says so in its config.json (`importers.importer`
 says in its card what its base was.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from falqon_core.contract.model_folder import read_config
 from falqon_core.importers.folder import ORIGIN
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -30,7 +30,7 @@ def card_fields(source: Path, name: str) -> Fields:
     """Return the front matter of a card: `base_model`, unless the Hub would not take it, and the
     licence that `source` declares.
 
-    `name`: by which the base goes here.
+    `name`: by which the base goes here. Raises `ModelError` for a broken config.json.
     """
     declared = _front_matter(source / "README.md")
     ours = TAG in declared["tags"] if isinstance(declared.get("tags"), list) else False
@@ -65,8 +65,7 @@ def _front_matter(readme: Path) -> dict[str, Any]:
 
 
 def _origin(config: Path) -> Any:
-    content = json.loads(config.read_bytes()) if config.is_file() else {}
-    return content.get(ORIGIN)
+    return read_config(config.parent).get(ORIGIN) if config.is_file() else None
 
 
 def _is_plain(value: object) -> bool:

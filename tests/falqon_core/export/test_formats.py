@@ -238,13 +238,17 @@ def test_bf16_is_the_trained_model_bit_for_bit(
         ("bf16", "falqon-tiny", "falqon-tiny is no model in FP8"),
         ("bf16", "nowhere", "config.json cannot be read"),
         ("gguf", "nowhere", "config.json cannot be read"),
+        ("gguf", "broken", "config.json cannot be read"),
     ],
 )
 def test_a_wrong_source_is_named(
     format: ConvertedFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "falqon-tiny").symlink_to(tiny_folder)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
     with pytest.raises(ModelError, match=reason):
-        write_format(format, tiny_folder.with_name(source), tmp_path / "made", "x", "y")
+        write_format(format, tmp_path / source, tmp_path / "made", "x", "y")
     assert not (tmp_path / "made").exists()
 
 
