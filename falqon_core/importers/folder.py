@@ -1,9 +1,10 @@
 """Take over a Hugging Face model folder, leaving behind everything that is not data.
 
 Only known file names are taken, from the folder itself or from where the Hub's cache keeps its
-files; what `contract.model_folder` refuses is refused; weights must be safetensors with sound
-headers, and config, tokenizer and weights must fit one another (`soundness`). What is no plain
-decoder is made one first, if it can be (`conversion`).
+files, and of weights those that transformers loads, not a second copy in another layout; what
+`contract.model_folder` refuses is refused; weights must be safetensors with sound headers, and
+config, tokenizer and weights must fit one another (`soundness`). What is no plain decoder is made
+one first, if it can be (`conversion`).
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
     INDEX,
+    SINGLE_FILE,
     VOCABULARIES,
     check_architecture,
     check_index,
@@ -25,6 +27,7 @@ from falqon_core.contract.model_folder import (
     check_weights,
     chooses_implementation,
     read_json,
+    weight_files,
     weight_shapes,
 )
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -77,6 +80,7 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
     files = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
     for path in files:
         _check_file(path)
+    files = _without_other_weights(files, weight_files(source))
     if plain != config:
         with TemporaryDirectory(prefix=".plain.", dir=output.parent) as folder:
             changes = convert_decoder(source, config, Path(folder))
@@ -104,6 +108,18 @@ def _move(source: Path, target: Path) -> None:
 
 def _is_wanted(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+
+
+def _without_other_weights(files: list[Path], loaded: list[Path]) -> list[Path]:
+    """Return `files` without weights that are not `loaded`, and without an index of such."""
+    names = {path.name for path in loaded}
+    if SINGLE_FILE not in names:
+        names.add(INDEX)
+    return [
+        path
+        for path in files
+        if path.name in names or not (path.suffix == WEIGHTS or path.name.endswith(".index.json"))
+    ]
 
 
 def _check_file(path: Path) -> None:

@@ -211,3 +211,19 @@ def test_what_came_from_a_hub_knows_its_name_there(tiny_folder: Path, tmp_path: 
         json.loads((tmp_path / "model" / "config.json").read_text())["_name_or_path"] == "acme/tiny"
     )
     AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+
+
+def test_weights_that_transformers_does_not_load_stay_behind(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Mistral's models have all of their weights twice, in two layouts."""
+    (tiny_folder / "consolidated.safetensors").write_bytes(
+        (tiny_folder / "model.safetensors").read_bytes()
+    )
+    index = {"weight_map": {"model.norm.weight": "consolidated.safetensors"}}
+    (tiny_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    import_model(str(tiny_folder), tmp_path / "model")
+
+    weights = [path.name for path in (tmp_path / "model").glob("*safetensors*")]
+    assert weights == ["model.safetensors"]
