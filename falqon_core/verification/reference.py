@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.certificate import HeldOut
-from falqon_core.data.resource_limits import OutOfBounds, bounded
+from falqon_core.data.resource_limits import bounded
 
 CANARY = "Hello! What can you do for me?"
 CANARY_TOKENS = 16
@@ -95,7 +94,8 @@ def canary_prompt(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     text = CANARY
     if tokenizer.chat_template is not None:
         turns = [{"role": "user", "content": CANARY}]
-        with suppress(TemplateError, OutOfBounds):
+        # the template's own, which may be any: data without chats have not tried it
+        with suppress(Exception):
             text = bounded(
                 lambda: tokenizer.apply_chat_template(
                     turns, add_generation_prompt=True, tokenize=False
