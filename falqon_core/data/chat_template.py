@@ -124,7 +124,13 @@ class RenderedChat:
 
     def __init__(self, record: Chat, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tools = record.tools
-        self.template = tokenizer.get_chat_template(tools=record.tools)
+        try:
+            self.template = tokenizer.get_chat_template(tools=record.tools)
+        except ValueError:
+            raise ModelError(
+                "the model has several chat templates, and none of them is called 'default'",
+                "model",
+            ) from None
         check_template(self.template)
         self.reasoning_field = reasoning_field(self.template)
         self.messages = [

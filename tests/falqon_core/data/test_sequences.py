@@ -8,6 +8,7 @@ from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.chat_template import render
 from falqon_core.data.sequences import Encoder, Sequence, SequenceGroup
 from falqon_core.data.sequences import encode as encode_record
+from falqon_core.data.warnings import WarningCounts
 from falqon_core.records.shapes import (
     ChatMessage,
     ChatRecord,
@@ -286,3 +287,15 @@ def test_prompts_are_not_kept_in_memory(marked: PreTrainedTokenizerBase) -> None
     finally:
         tracemalloc.stop()
     assert num_bytes < 200_000
+
+
+def test_several_templates_without_a_default_are_the_models_fault(
+    marked: PreTrainedTokenizerBase,
+) -> None:
+    marked.chat_template = {"rag": str(marked.chat_template)}
+    with pytest.raises(ModelError, match="none of them is called 'default'") as caught:
+        encode(TWO_TURNS, marked, 512)
+    assert caught.value.param == "model"
+    counts = WarningCounts(marked)
+    counts.add(1, TextRecord(text="Plain text needs none."), [], 1)
+    assert counts.warnings() == []
