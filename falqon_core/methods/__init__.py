@@ -30,8 +30,8 @@ class Trainable(Protocol):
     """Owns how a model is changed to train; the trainer owns data, optimizer and time."""
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        """Change `model` in place for a fresh start. The microbatches are those of the first step,
-        for methods that look at data.
+        """Change `model` in place for a fresh start. The microbatches are those of the first
+        steps, for methods that look at data.
         """
 
     def parameters(self) -> dict[str, nn.Parameter]:
