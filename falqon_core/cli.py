@@ -21,6 +21,7 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
 from falqon_core.process_edge import (
+    check_folder,
     check_output,
     create_ports,
     errors_become_exit_codes,
@@ -87,6 +88,7 @@ def train(
     try:
         with errors_become_exit_codes(to_all(ports)):
             train_config = read_config(config)
+            check_folder(output)
             prepare_process(offline=True)
             from falqon_core.train.distributed import join_process_group
             from falqon_core.train.trainer import Trainer
@@ -327,6 +329,7 @@ def compare(
     """
     with errors_become_exit_codes(to_stderr):
         train_config = read_config(config)
+        check_folder(output)
         prepare_process(offline=True)
         from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
 

@@ -46,6 +46,13 @@ def read_config(path: Path) -> TrainConfig:
         ) from None
 
 
+def check_folder(output: Path) -> None:
+    """Raise `ConfigError` where something else than a folder is in the way."""
+    place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ConfigError(f"output: {place} is no folder; choose another one", "output")
+
+
 def check_output(output: Path, *inputs: Path | None) -> None:
     """Raise `ConfigError` for a folder that may not be replaced: one that holds what is read, or
     anything else than what was exported there before.

@@ -42,3 +42,16 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
         check_output(output / "thesis.tex", source)
     (output / "SHA256SUMS").touch()
     check_output(output, source)
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("output", ["file", "file/deeper/still"])
+def test_a_file_in_the_way_is_seen_before_the_training(
+    command: str, output: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "config.json").write_text('{"model": "m", "train_file": "t.jsonl"}')
+    arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / output)]
+    result = CliRunner().invoke(app, [command, *arguments])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert f"{tmp_path / 'file'} is no folder" in result.output
