@@ -9,6 +9,9 @@ from huggingface_hub import snapshot_download
 from falqon_core.contract.errors import ModelError
 from falqon_core.importers.folder import MODEL_FILES
 
+# The same weights in the layouts of other programs.
+OTHER_LAYOUTS = ("*/*", "consolidated*.safetensors")
+
 
 def download(repository: str, folder: Path) -> None:
     """`repository` is OWNER/NAME or OWNER/NAME@REVISION. Raises `ModelError` with the first line of
@@ -17,7 +20,11 @@ def download(repository: str, folder: Path) -> None:
     name, _, revision = repository.partition("@")
     try:
         snapshot_download(
-            name, revision=revision or None, local_dir=folder, allow_patterns=list(MODEL_FILES)
+            name,
+            revision=revision or None,
+            local_dir=folder,
+            allow_patterns=list(MODEL_FILES),
+            ignore_patterns=list(OTHER_LAYOUTS),
         )
     except (OSError, ValueError) as error:  # the library's own errors derive from these
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
