@@ -112,7 +112,7 @@ def held_out_places(count: int, fraction: float, seed: int) -> np.ndarray:
 
 
 def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:
-    """Return the pairs with the base's log-probabilities fp32 [N, 2] of (chosen, rejected).
+    """Return the pairs with the log-probabilities at the start, fp32 [N, 2] of (chosen, rejected).
 
     Raises `ValueError` for another N.
     """

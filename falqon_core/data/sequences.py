@@ -76,8 +76,8 @@ class SequenceGroup:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the base gives to
-    the targets of both, once known.
+    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the model gives to
+    the targets of both before the first step, once known.
     """
 
     chosen: Sequence

@@ -169,8 +169,8 @@ def training_flops(
 
 
 def reference_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
-    """Count the floating-point operations for the one forward pass of the untouched base over
-    `tokens` tokens that objective "dpo" begins with.
+    """Count the floating-point operations for the one forward pass over `tokens` tokens that
+    objective "dpo" begins with.
     """
     head = 2 * dimensions.vocab_size * dimensions.hidden_size
     return float(tokens) * (

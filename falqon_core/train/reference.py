@@ -1,9 +1,9 @@
-"""What the untouched base says of the pairs that are read: the reference of objective "dpo",
-computed once and kept in every checkpoint.
+"""What the model says of the pairs that are read, before the first step: the reference of objective
+"dpo", computed once and kept in every checkpoint.
 
-The base must be asked before a method changes it. The log-probabilities (fp32 [N, 2] a data set,
-eight bytes a pair, NaN for a pair that no step reads) then replace a second model in memory; a
-training that continues from a checkpoint takes them from there, so it trains on the same numbers.
+The log-probabilities (fp32 [N, 2] a data set, eight bytes a pair, NaN for a pair that no step
+reads) replace a second model in memory; a training that continues from a checkpoint takes them from
+there, so it trains on the same numbers.
 One that is stopped during this pass has no checkpoint yet and begins it again.
 """
 
@@ -19,14 +19,13 @@ from transformers import PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.data.dataset import with_reference
-from falqon_core.data.loader import order_of_epoch
+from falqon_core.data.loader import order_of_epoch, row_multiple
 from falqon_core.data.microbatch import collate, groups
 from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.signals import StopRequested
-from falqon_core.train.state import NUM_PREPARING_STEPS
 
 # of the names under which a checkpoint keeps them, beside the method's own tensors
 PREFIX = "reference."
@@ -41,8 +40,8 @@ def compute_reference(
     report: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> dict[str, Tensor]:
-    """Return fp32 [N, 2] per data set: the base's log-probabilities of (chosen, rejected); nothing
-    unless the objective is "dpo".
+    """Return fp32 [N, 2] per data set: the log-probabilities of (chosen, rejected) that `model`
+    gives, which a method has prepared; nothing unless the objective is "dpo".
 
     The ranks share the forward passes. How far they are goes to `report` twice a minute; raises
     `StopRequested` when `stop` says so on any rank.
@@ -89,13 +88,12 @@ def _compute_together(
 
 
 def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
-    """Return which pairs for training are read before or in any step, in their order: with few
-    steps not all of the first epoch.
+    """Return which pairs for training are read in any step, in their order: with few steps not all
+    of the first epoch.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
-    num_steps = max(NUM_PREPARING_STEPS, recipe.num_steps(num_pairs))
     order = order_of_epoch(num_pairs, recipe.seed, epoch=0)
-    return np.sort(order[: num_steps * recipe.batch_size])
+    return np.sort(order[: recipe.num_steps(num_pairs) * recipe.batch_size])
 
 
 class _PairCounter:
@@ -112,9 +110,7 @@ class _PairCounter:
         now = time.monotonic()
         if now >= self._said_at + REPORT_SECONDS:
             self._said_at = now
-            self._report(
-                f"reference: the base has read {self._num_done:,} of {self._total:,} pairs"
-            )
+            self._report(f"reference: {self._num_done:,} of {self._total:,} pairs are read")
 
 
 def stored_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,4 +142,5 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
 @torch.no_grad()
 def log_probabilities(model: PreTrainedModel, pairs: Sequence[Item], packing: bool) -> Tensor:
     """Return those of (chosen, rejected) from one forward pass, fp32 [n, 2] on the CPU."""
-    return sequence_log_probabilities(model, collate(pairs, packing)).view(-1, 2).cpu()
+    microbatch = collate(pairs, packing, row_multiple(model.device))
+    return sequence_log_probabilities(model, microbatch).view(-1, 2).cpu()

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.data.dataset import Dataset
 from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.methods import check_packages
+from falqon_core.methods import Method, check_packages
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
@@ -29,7 +29,7 @@ from falqon_core.train.model import (
 )
 from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
-from falqon_core.train.state import TrainState, build_state
+from falqon_core.train.state import TrainState, build_state, prepare_method
 from falqon_core.train.streaming import streamed_layers
 
 
@@ -83,45 +83,40 @@ def set_up(
         check_same_training(checkpoint.progress, progress, warn)
     guard = OutOfMemoryGuard(recipe, dimensions, device)
 
-    def reference_of(model: PreTrainedModel) -> dict[str, Tensor]:
-        if checkpoint is not None:
-            return stored_reference(checkpoint.method)
-        return compute_reference(model, data, recipe, group, report, stop)
-
-    data, state = _load_state(
-        config, data, progress, checkpoint, dimensions, device, guard, reference_of
-    )
-    group.check_same(state.method.state())
+    model, method = _load_method(config, data.train, recipe, checkpoint, dimensions, device, guard)
+    group.check_same(method.state())
+    if checkpoint is None:
+        reference = guard(lambda: compute_reference(model, data, recipe, group, report, stop))
+    else:
+        reference = stored_reference(checkpoint.method)
+    data = apply_reference(data, reference)
+    state = build_state(model, method, data.train, reference, progress, checkpoint)
     return Setup(device, dimensions, tokenizer, data, guard, state)
 
 
-def _load_state(
+def _load_method(
     config: TrainConfig,
-    data: Datasets,
-    progress: Progress,
+    train: Dataset,
+    recipe: Recipe,
     checkpoint: Checkpoint | None,
     dimensions: ModelDimensions,
     device: torch.device,
     guard: OutOfMemoryGuard,
-    reference_of: Callable[[PreTrainedModel], dict[str, Tensor]],
-) -> tuple[Datasets, TrainState]:
-    """Return the data, its pairs with the base's log-probabilities, and the state."""
-    whole = fits_untouched(progress.recipe, dimensions, device)
+) -> tuple[PreTrainedModel, Method]:
+    """Return the model, changed to train from the start or from `checkpoint`, and its method."""
+    whole = fits_untouched(recipe, dimensions, device)
     model = load_base_model(config.model, device, streamed=not whole)
-    recomputes = progress.recipe.activation_checkpointing
-    if recomputes and whole:
+    if recipe.activation_checkpointing and whole:
         checkpoint_activations(model)
 
-    def prepare_or_restore() -> tuple[Datasets, TrainState]:
+    def prepare_or_restore() -> Method:
         check_agreement(model)
-        reference = reference_of(model)
-        referenced = apply_reference(data, reference)
-        return referenced, build_state(model, referenced.train, reference, progress, checkpoint)
+        return prepare_method(model, train, recipe, checkpoint)
 
     if whole:
-        return guard(prepare_or_restore)
+        return model, guard(prepare_or_restore)
     with streamed_layers(model):
-        loaded = guard(prepare_or_restore)
-    if recomputes:
+        method = guard(prepare_or_restore)
+    if recipe.activation_checkpointing:
         checkpoint_activations(model)
-    return loaded
+    return model, method

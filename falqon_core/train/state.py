@@ -22,7 +22,9 @@ NUM_PREPARING_STEPS = 4
 
 @dataclass
 class TrainState:
-    """`reference`: the base's log-probabilities of pairs, empty unless the objective needs them."""
+    """`reference`: the log-probabilities of pairs at the start, empty unless the objective needs
+    them.
+    """
 
     model: PreTrainedModel
     method: Method
@@ -43,21 +45,30 @@ class TrainState:
         return model
 
 
+def prepare_method(
+    model: PreTrainedModel, train: Dataset, recipe: Recipe, checkpoint: Checkpoint | None
+) -> Method:
+    """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
+    method = create_method(recipe)
+    if checkpoint is None:
+        method.prepare(model, _first_microbatches(train, recipe, model.device))
+    else:
+        method.restore(model, checkpoint.method)
+    return method
+
+
 def build_state(
     model: PreTrainedModel,
+    method: Method,
     train: Dataset,
     reference: dict[str, Tensor],
     progress: Progress,
     checkpoint: Checkpoint | None,
 ) -> TrainState:
-    """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
+    """Return what trains `model`, which `method` has prepared, or restored from `checkpoint`."""
     recipe = progress.recipe
-    method = create_method(recipe)
     loader = training_loader(train, recipe, model.device)
-    if checkpoint is None:
-        method.prepare(model, _first_microbatches(train, recipe, model.device))
-    else:
-        method.restore(model, checkpoint.method)
+    if checkpoint is not None:
         progress = checkpoint.progress
         loader.load_state_dict(progress.loader)
     moments = METHODS[recipe.method].moments

@@ -1,8 +1,8 @@
 """A base model that is larger than its device, before it is quantized: the linears of its decoder
 layers lie in host memory and pass through the device one layer at a time.
 
-The untouched base is asked little: whether training agrees with transformers, what it says of
-preference pairs, and along which directions the first batches pull. So each layer's weights are
+The untouched base is asked little: whether training agrees with transformers, and along which
+directions the first batches pull. So each layer's weights are
 copied when it is computed, and its activations are computed again in backward, with the weights
 copied again. The same operations on the same numbers give the same bits. What is given up: copies
 do not overlap with computing, half a second a pass for 7B.
