@@ -97,9 +97,9 @@ def test_a_model_comes_from_the_hub(
     server.models["acme/base"] |= dict.fromkeys(other_layouts, b"for other programs")
     done = imported(api, admin, "base", "hf://acme/base")
     assert (done["status"], done["conversions"]) == ("completed", []), done
-    asked = [path for path, _ in server.requests]
-    assert any(path.endswith("/model.safetensors") for path in asked)
-    assert not any(path.endswith(other_layouts) for path in asked)
+    paths = [path for path, _ in server.requests]
+    assert any(path.endswith("/model.safetensors") for path in paths)
+    assert not any(path.endswith(other_layouts) for path in paths)
 
 
 def test_an_import_says_what_was_converted(
