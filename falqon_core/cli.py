@@ -162,6 +162,7 @@ def import_(
 ) -> None:
     """Bring a base model into a folder of safetensors and tokenizer, and say what was converted."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
+        check_folder(output.parent)
         prepare_process(offline=False)
         from falqon_core.importers.importer import import_model
 

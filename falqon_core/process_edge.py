@@ -46,17 +46,22 @@ def read_config(path: Path) -> TrainConfig:
         ) from None
 
 
-def check_folder(output: Path) -> None:
-    """Raise `ConfigError` where something else than a folder is in the way."""
+def check_folder(output: Path, param: str = "output") -> None:
+    """Raise `ConfigError` where something else than a folder is in the way, or a folder that may
+    not be written to.
+    """
     place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     if not place.is_dir():
-        raise ConfigError(f"output: {place} is no folder; choose another one", "output")
+        raise ConfigError(f"{param}: {place} is no folder; choose another one", param)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"{param}: {place} may not be written to; choose another folder", param)
 
 
 def check_output(output: Path, *inputs: Path | None) -> None:
     """Raise `ConfigError` for a folder that may not be replaced: one that holds what is read, or
-    anything else than what was exported there before.
+    anything else than what was exported there before; or one that no folder can hold.
     """
+    check_folder(output.parent)
     holder = output.resolve()
     for path in filter(None, inputs):
         if path.resolve().is_relative_to(holder):

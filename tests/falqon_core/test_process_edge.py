@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from falqon_core.cli import app
 from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.messages import ExitCode
-from falqon_core.process_edge import check_output
+from falqon_core.process_edge import check_folder, check_output
 
 
 def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +55,29 @@ def test_a_file_in_the_way_is_seen_before_the_training(
     result = CliRunner().invoke(app, [command, *arguments])
     assert result.exit_code == ExitCode.USER_ERROR
     assert f"{tmp_path / 'file'} is no folder" in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["import", "builtin:falqon-tiny"],
+        ["export", "training", "--model", "base"],
+        ["convert", "checkpoint", "--to", "lora"],
+    ],
+)
+def test_a_model_is_not_written_where_a_file_is_in_the_way(
+    command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "file" / "model")])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert f"{tmp_path / 'file'} is no folder" in result.stderr
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConfigError, match="may not be written to") as caught:
+        check_folder(tmp_path / "deeper" / "still")
+    assert caught.value.param == "output"
