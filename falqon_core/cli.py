@@ -283,6 +283,9 @@ def bench(
     torchao. Takes up to 8 minutes.
     """
     with errors_become_exit_codes(to_stderr):
+        for param, path in {"json": json_file, "plot": plot}.items():
+            if path is not None:
+                check_folder(path.absolute().parent, param)
         prepare_process(offline=True)
         if study is not None:
             from falqon_core.bench.studies.run import run_study

@@ -1,20 +1,25 @@
 """A study as a picture, drawn by matplotlib, which the extra `bench` brings."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from falqon_core.bench.studies import Bars
 from falqon_core.contract.errors import ConfigError
 
 
-def draw_bars(bars: Bars, path: Path) -> None:
-    """Write groups of horizontal bars as an SVG file. Raises `ConfigError` without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
+def require_matplotlib() -> None:
+    """Raise `ConfigError` where it is not installed."""
+    if find_spec("matplotlib") is None:
         raise ConfigError(
             "plot: drawing needs matplotlib, which is not installed: pip install '.[bench]'",
             "plot",
-        ) from None
+        )
+
+
+def draw_bars(bars: Bars, path: Path) -> None:
+    """Write groups of horizontal bars as an SVG file; its folder is created."""
+    import matplotlib
+
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "falqon"
     from matplotlib import pyplot
@@ -31,5 +36,6 @@ def draw_bars(bars: Bars, path: Path) -> None:
     axes.set_xlabel(bars.unit)
     axes.set_title(bars.title)
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -9,7 +9,7 @@ from falqon_core.bench.studies import Study, StudyName, Tell
 from falqon_core.bench.studies.breakdown import study_breakdown
 from falqon_core.bench.studies.costs import study_costs
 from falqon_core.bench.studies.overhead import LLAMA_7B, SMALL, study_overhead
-from falqon_core.bench.studies.plot import draw_bars
+from falqon_core.bench.studies.plot import draw_bars, require_matplotlib
 from falqon_core.train.device import select_device
 
 # four layers of SmolLM2-135M
@@ -29,7 +29,11 @@ SMALL_MODEL = Setup(
 
 
 def run_study(name: StudyName, plot: Path | None, tell: Tell) -> str:
-    """Return the study as Markdown; draw it to `plot`, too."""
+    """Return the study as Markdown; draw it to `plot`, too. Raises `ConfigError` before it measures
+    where it could not draw.
+    """
+    if plot is not None:
+        require_matplotlib()
     study = _run(name, tell)
     if plot is not None:
         draw_bars(study.bars, plot)

@@ -2,11 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from falqon_core.bench.studies.breakdown import COLUMNS, measure_breakdown, part_of
 from falqon_core.bench.studies.costs import study_costs
 from falqon_core.bench.studies.overhead import Sizes, study_overhead
 from falqon_core.bench.studies.plot import draw_bars
+from falqon_core.bench.studies.run import run_study
+from falqon_core.cli import app
+from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.messages import ExitCode
 from tests.falqon_core.bench.test_report import SETUP
 
 CPU = torch.device("cpu")
@@ -49,3 +54,25 @@ def test_operators_are_sorted_by_their_names() -> None:
         part_of(name)
         for name in ("aten::mm", "bitsandbytes::dequantize_4bit", "aten::add_", "aten::_softmax")
     ] == ["products", "quantizing", "elementwise and copies", "attention"]
+
+
+def test_a_study_creates_the_folder_of_its_picture(tmp_path: Path) -> None:
+    run_study("costs", tmp_path / "new" / "costs.svg", print)
+    assert (tmp_path / "new" / "costs.svg").read_text().startswith("<?xml")
+
+
+def test_nothing_is_measured_that_cannot_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study takes minutes."""
+    monkeypatch.setattr("falqon_core.bench.studies.plot.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs matplotlib"):
+        run_study("breakdown", tmp_path / "study.svg", pytest.fail)
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--study", "breakdown", "--plot"]])
+def test_nothing_is_measured_that_cannot_be_written(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["bench", *arguments, str(tmp_path / "file" / "result")])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert f"{tmp_path / 'file'} is no folder" in result.stderr
