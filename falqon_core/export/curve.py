@@ -93,7 +93,9 @@ def _axis(values: Sequence[float], smallest: float = 0) -> list[float]:
     """
     low = min(values)
     high = max(values)
-    apart = max((high - low or abs(high) or 1) / 5, smallest)
+    # closer ones would bear the same label, or be one after rounding
+    closest = max(smallest, 1e-5 * max(abs(low), abs(high)), 1e-9)
+    apart = max((high - low or abs(high) or 1) / 5, closest)
     unit = 10 ** math.floor(math.log10(apart))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= apart)
     first = math.floor(low / step)

@@ -74,3 +74,14 @@ def test_every_training_has_a_curve(train: list[Point]) -> None:
 def test_an_even_choice_has_both_ends() -> None:
     assert evenly(range(11), 3) == [0, 5, 10]
     assert evenly(range(3), 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "losses", [(0.0, 1e-13), (2.0, math.nextafter(2.0, 3.0)), (3e6, 3e6 + 0.25)]
+)
+def test_losses_that_hardly_differ_are_drawn(losses: tuple[float, float]) -> None:
+    svg = draw_curve(list(enumerate(losses, 1)), [])
+    assert len(lines_of(svg)[0]) == 2
+    texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
+    ticks = [text.text for text in texts if text.attrib["text-anchor"] == "end"]
+    assert len(ticks) == len(set(ticks)) >= 2
