@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,14 +29,22 @@ TRAINED_B = (".delta", ".lora_b")
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
     """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`, and
-    `ModelError` for any other folder than a checkpoint's.
+    `ModelError` for any other folder than a checkpoint's, or a damaged one.
     """
     progress = checkpoint / "progress.json"
     if not progress.is_file():
         raise ModelError(f"{checkpoint.name} is no folder of a checkpoint", "source")
-    recipe = Recipe.model_validate(json.loads(progress.read_bytes())["recipe"])
+    try:
+        recipe = Recipe.model_validate(json.loads(progress.read_bytes())["recipe"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{checkpoint.name} is damaged: progress.json", "source") from None
     check_format("lora", recipe, {})
-    names, tensors = _read(checkpoint / "method.safetensors", recipe.group_size)
+    try:
+        names, tensors = _read(checkpoint / "method.safetensors", recipe.group_size)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{checkpoint.name} is damaged: method.safetensors: {error}", "source"
+        ) from None
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",

@@ -22,13 +22,14 @@ from gguf import (
     LlamaFileType,
     TokenType,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
 from falqon_core.contract.model_folder import read_config
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.importers.tokenizer import load_tokenizer
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,7 +42,7 @@ def write_gguf(model: Path, folder: Path, name: str) -> None:
     """
     config = read_config(model)
     check_format("gguf", Recipe(), config)
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(model)
     write_gguf_file(folder / "model.gguf", name, config, tokenizer, decoder_weights(model))
 
 

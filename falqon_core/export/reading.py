@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from falqon_core.contract.model_folder import read_config, weight_files
+from falqon_core.contract.errors import ModelError
+from falqon_core.contract.model_folder import check_weights, read_config, weight_files
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.export.fp8 import quantization_config
 from falqon_core.importers.decoder import build_decoder
@@ -33,10 +34,14 @@ def is_ours(config: dict[str, Any]) -> bool:
 def dequantized(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of the folder by the name a plain model has, on the CPU.
 
-    Raises `ValueError` for codes without their scale, or the reverse, and the errors of reading a
-    file.
+    Raises `ModelError` for files that are missing or damaged, and for codes without their scale, or
+    the reverse.
     """
-    return _dequantized(sorted(folder.glob("*.safetensors")))
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ModelError(f"{folder.name} holds no safetensors file", "model")
+    check_weights(folder)
+    return _dequantized(paths)
 
 
 def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
@@ -46,11 +51,11 @@ def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
     for name in [name for name in tensors if name.endswith(SCALE)]:
         weight = name.removesuffix(SCALE)
         if weight not in tensors:
-            raise ValueError(f"{name} is there without {weight}")
+            raise ModelError(f"{name} is there without {weight}", "model")
         tensors[weight] = (tensors[weight].float() * tensors.pop(name)).to(torch.bfloat16)
     for name, value in tensors.items():
         if value.dtype == torch.float8_e4m3fn:
-            raise ValueError(f"{name} is there without {name}{SCALE}")
+            raise ModelError(f"{name} is there without {name}{SCALE}", "model")
     return tensors
 
 
@@ -58,9 +63,9 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors that the decoder of a folder has, in bf16, by transformers' own names; a
     tied one once.
 
-    What else stands in its files is left out, as transformers does. Raises `ModelError` and what
-    `dequantized` raises.
+    What else stands in its files is left out, as transformers does. Raises `ModelError`.
     """
+    check_weights(folder)
     skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
     tensors = _dequantized(weight_files(folder))
     check_tensors(skeleton, {name: tuple(tensor.shape) for name, tensor in tensors.items()})

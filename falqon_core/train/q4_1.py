@@ -5,13 +5,13 @@ Every weight is bit for bit the one that the trainer computed with. An engine ma
 little differently: llama.cpp rounds activations to 8 bits where weights have 4.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from falqon_core.contract.formats import check_format
+from falqon_core.contract.model_folder import read_config
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.export.formats import document_format
 from falqon_core.export.fp8 import plain, plain_tensors
@@ -32,7 +32,7 @@ def export_q4_1(
     `CheckpointCorrupt` where the base is another one, and what `load_base_model` raises.
     """
     recipe = checkpoint.progress.recipe
-    config = json.loads((base_folder / "config.json").read_bytes())
+    config = read_config(base_folder)
     check_format("q4_1", recipe, config)
     tokenizer = load_tokenizer(base_folder)
     set_template_defaults(tokenizer, recipe.chat_template_kwargs)

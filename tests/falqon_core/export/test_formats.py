@@ -3,11 +3,12 @@ transformers, gguf and llama.cpp.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -249,6 +250,41 @@ def test_a_wrong_source_is_named(
     (tmp_path / "broken" / "config.json").write_text("{")
     with pytest.raises(ModelError, match=reason):
         write_format(format, tmp_path / source, tmp_path / "made", "x", "y")
+    assert not (tmp_path / "made").exists()
+
+
+def without_scale(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors["model.layers.0.mlp.down_proj.weight_scale"]
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "damage", "reason"),
+    [
+        ("bf16", "model.safetensors", Path.unlink, "holds no safetensors file"),
+        ("bf16", "model.safetensors", lambda path: os.truncate(path, 999), "model.safetensors"),
+        ("bf16", "model.safetensors", without_scale, "down_proj.weight is there without"),
+        ("gguf", "model.safetensors", lambda path: os.truncate(path, 999), "model.safetensors"),
+        ("gguf", "tokenizer.json", lambda path: os.truncate(path, 9), "tokenizer cannot be loaded"),
+        ("lora", "method.safetensors", Path.unlink, "is damaged: method.safetensors"),
+        ("lora", "method.safetensors", lambda path: os.truncate(path, 99), "is damaged: method"),
+        ("lora", "progress.json", lambda path: os.truncate(path, 9), "is damaged: progress.json"),
+    ],
+)
+def test_a_damaged_source_is_named(
+    format: ConvertedFormat,
+    name: str,
+    damage: Callable[[Path], None],
+    reason: str,
+    trained: Trained,
+    tmp_path: Path,
+) -> None:
+    source = trained.checkpoint if format == "lora" else trained.model
+    damaged = shutil.copytree(source, tmp_path / "damaged")
+    damage(damaged / name)
+    with pytest.raises(ModelError, match=reason):
+        write_format(format, damaged, tmp_path / "made", "x", "y")
     assert not (tmp_path / "made").exists()
 
 
