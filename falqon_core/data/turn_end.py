@@ -1,25 +1,36 @@
 """Where a turn ends in the text that a chat template writes of it."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 
-@lru_cache(maxsize=4)  # a tokenizer may have thousands
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Return the texts that the tokenizer makes control tokens of, wherever they stand."""
+class ControlTokens(NamedTuple):
+    """The texts that a tokenizer makes control tokens of, wherever they stand. There may be
+    thousands, of few `lengths`.
+    """
+
+    texts: frozenset[str]
+    lengths: tuple[int, ...]
+
+
+@lru_cache(maxsize=4)
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
     added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted({*added, *tokenizer.all_special_tokens} - {""}))
+    texts = frozenset({*added, *tokenizer.all_special_tokens} - {""})
+    return ControlTokens(texts, tuple(sorted(set(map(len, texts)))))
 
 
-def end_token(text: str, tokens: tuple[str, ...]) -> str:
-    """Return the control token that `text` ends with, or nothing."""
-    if not text.endswith(tokens):  # of thousands, in one call
-        return ""
-    return next((token for token in tokens if text.endswith(token)), "")
+def end_token(text: str, tokens: ControlTokens) -> str:
+    """Return the control token that `text` ends with, or nothing; of several the first in the order
+    of their texts.
+    """
+    ends = (text[-length:] for length in tokens.lengths)
+    return min((end for end in ends if end in tokens.texts), default="")
 
 
-def end_before_prompt(prompt: str, text: str, tokens: tuple[str, ...]) -> int:
+def end_before_prompt(prompt: str, text: str, tokens: ControlTokens) -> int:
     """Return where the last turn of `text` ends, for a template that writes a generation prompt
     behind every chat.
 
@@ -31,5 +42,5 @@ def end_before_prompt(prompt: str, text: str, tokens: tuple[str, ...]) -> int:
     end = len(text) - alike
     if end_token(text[len(prompt) : end].rstrip(), tokens):
         return len(text[:end].rstrip())
-    ends = [place + len(token) for token in tokens if (place := text.find(token, end)) >= 0]
+    ends = [place + len(token) for token in tokens.texts if (place := text.find(token, end)) >= 0]
     return min(ends, default=end)

@@ -67,7 +67,7 @@ class WarningCounts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # one pass over a text, however many there are
-        tokens = "|".join(map(re.escape, control_tokens(tokenizer)))
+        tokens = "|".join(map(re.escape, sorted(control_tokens(tokenizer).texts)))
         self._tokens = re.compile(tokens or NOTHING)
         self._expects_reasoning = expects_reasoning(tokenizer)
         self._num_sequences = 0
