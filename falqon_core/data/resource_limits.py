@@ -12,12 +12,12 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 CPU_SECONDS = 2.0
 FATAL_CPU_SECONDS = 10.0
 MEMORY_BYTES = 2**30  # beyond what the process has taken before
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Result = TypeVar("Result")
 
@@ -52,7 +52,17 @@ def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
     soft, hard = now
     if sys.platform != "linux":
         return now
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    limit = _num_pages() * PAGE_BYTES + MEMORY_BYTES
     limits = [value for value in (soft, hard) if value != resource.RLIM_INFINITY]
     return min([limit, *limits]), hard
+
+
+def _num_pages() -> int:
+    """Return the pages that this process has taken: read bare, since a chat asks at each of its
+    renderings.
+    """
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(descriptor, 32).split()[0])
+    finally:
+        os.close(descriptor)
