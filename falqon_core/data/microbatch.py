@@ -14,6 +14,7 @@ are not filled up, and a pair's prompt is read twice.
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,22 +79,46 @@ class Microbatch:
         return int(self.cu_seqlens.diff().max())
 
 
+class MicrobatchPlan(NamedTuple):
+    """What shares each forward pass. The tensors of one, 24 bytes a token, are made when it is
+    asked for.
+    """
+
+    groups: list[list[Item]]
+    packing: bool
+    multiple_of: int
+
+    def microbatch(self, index: int) -> Microbatch:
+        return collate(self.groups[index], self.packing, self.multiple_of)
+
+
+def plan_microbatches(
+    items: Items[Item],
+    microbatch_tokens: int,
+    packing: bool,
+    multiple_of: int = 1,
+) -> MicrobatchPlan:
+    """Put all `items`, each once, in forward passes of at most `microbatch_tokens` positions.
+
+    Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens`
+    when that is no multiple itself.
+    """
+    apart = [part for item in items for part in _parts(item)]
+    shared = [
+        [apart[index] for index in group] for group in groups(apart, microbatch_tokens, packing)
+    ]
+    return MicrobatchPlan(shared, packing, multiple_of)
+
+
 def microbatches(
     items: Items[Item],
     microbatch_tokens: int,
     packing: bool,
     multiple_of: int = 1,
 ) -> list[Microbatch]:
-    """Return all `items`, each once, in forward passes of at most `microbatch_tokens` positions.
-
-    Packed rows are filled up to a multiple of `multiple_of`, which may exceed `microbatch_tokens`
-    when that is no multiple itself.
-    """
-    apart = [part for item in items for part in _parts(item)]
-    return [
-        collate([apart[index] for index in group], packing, multiple_of)
-        for group in groups(apart, microbatch_tokens, packing)
-    ]
+    """Return the forward passes of `plan_microbatches`, all of them made."""
+    plan = plan_microbatches(items, microbatch_tokens, packing, multiple_of)
+    return [plan.microbatch(index) for index in range(len(plan.groups))]
 
 
 def _parts(item: Item) -> tuple[Item, ...]:

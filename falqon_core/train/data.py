@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.data.dataset import Dataset, load_dataset
-from falqon_core.data.loader import Loader, Microbatch, microbatches, row_multiple
+from falqon_core.data.loader import Loader, row_multiple
+from falqon_core.data.microbatch import MicrobatchPlan, plan_microbatches
 
 
 class Datasets(NamedTuple):
@@ -77,10 +78,8 @@ def training_loader(data: Dataset, recipe: Recipe, device: torch.device) -> Load
     )
 
 
-def validation_microbatches(
-    data: Dataset, recipe: Recipe, device: torch.device
-) -> list[Microbatch]:
+def plan_validation(data: Dataset, recipe: Recipe, device: torch.device) -> MicrobatchPlan:
     assert recipe.microbatch_tokens is not None
-    return microbatches(
+    return plan_microbatches(
         data.sequences, recipe.microbatch_tokens, recipe.packing, row_multiple(device)
     )

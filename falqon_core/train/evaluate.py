@@ -5,13 +5,12 @@ the number of processes.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
 
 from falqon_core.contract.errors import LossNotFinite
-from falqon_core.data.loader import Microbatch
+from falqon_core.data.microbatch import MicrobatchPlan
 from falqon_core.objectives import Objective
 from falqon_core.train.distributed import ALONE, ProcessGroup, shares
 
@@ -19,7 +18,7 @@ from falqon_core.train.distributed import ALONE, ProcessGroup, shares
 @torch.no_grad()
 def evaluate(
     model: PreTrainedModel,
-    microbatches: Sequence[Microbatch],
+    plan: MicrobatchPlan,
     objective: Objective,
     group: ProcessGroup = ALONE,
 ) -> dict[str, float]:
@@ -27,17 +26,18 @@ def evaluate(
 
     Raises `LossNotFinite` on all ranks.
     """
-    sums = torch.zeros(len(microbatches), len(objective.figures), dtype=torch.float64)
-    lengths = [microbatch.num_tokens for microbatch in microbatches]
+    sums = torch.zeros(len(plan.groups), len(objective.figures), dtype=torch.float64)
+    lengths = [sum(map(len, items)) for items in plan.groups]
+    counts = [sum(map(objective.count, items)) for items in plan.groups]
     with group.barrier_or_raise():
         for index in shares(lengths, group.size)[group.rank]:
-            if objective.count(microbatches[index]):
-                _, figures = objective.loss(model, microbatches[index])
+            if counts[index]:
+                _, figures = objective.loss(model, plan.microbatch(index))
                 sums[index] = torch.tensor(
                     [figures[name].item() for name in objective.figures], dtype=torch.float64
                 )
     group.all_reduce_sum_tensor(sums)
-    count = max(1, sum(objective.count(microbatch) for microbatch in microbatches))
+    count = max(1, sum(counts))
     columns = sums.t().tolist()
     means = {
         name: sum(column) / count for name, column in zip(objective.figures, columns, strict=True)

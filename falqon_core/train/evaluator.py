@@ -9,7 +9,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import Evaluated, Message, Sampled
 from falqon_core.data.dataset import Dataset
 from falqon_core.objectives import Objective
-from falqon_core.train.data import validation_microbatches
+from falqon_core.train.data import plan_validation
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.early_stopping import record_evaluation
 from falqon_core.train.evaluate import evaluate
@@ -46,8 +46,8 @@ class Evaluator:
     def evaluate(self, state: TrainState) -> bool:
         """Send validation metrics and samples. Return whether the loss is the lowest so far."""
         assert self._validation is not None
-        microbatches = validation_microbatches(self._validation, self._recipe, self._device)
-        means = evaluate(state.model, microbatches, self._objective, self._group)
+        plan = plan_validation(self._validation, self._recipe, self._device)
+        means = evaluate(state.model, plan, self._objective, self._group)
         metrics = {f"valid_{name}": value for name, value in means.items()}
         state.progress.metrics |= metrics
         self._send(Evaluated(step=state.progress.step, **metrics))

@@ -30,7 +30,7 @@ from falqon_core.export.curve import MAX_POINTS
 from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
-from falqon_core.train.data import validation_microbatches
+from falqon_core.train.data import plan_validation
 from falqon_core.train.distributed import ALONE, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason
 from falqon_core.train.evaluate import evaluate
@@ -204,10 +204,8 @@ class Trainer:
         assert loss is not None
         as_served = loss
         if self._recipe.method != "falqon":
-            microbatches = validation_microbatches(
-                self._data.validation, self._recipe, self._device
-            )
-            as_served = evaluate(model, microbatches, self._objective)["loss"]
+            plan = plan_validation(self._data.validation, self._recipe, self._device)
+            as_served = evaluate(model, plan, self._objective)["loss"]
         progress.metrics["valid_loss_as_served"] = as_served
         self._send(Merged(step=progress.step, valid_loss=loss, valid_loss_as_served=as_served))
 

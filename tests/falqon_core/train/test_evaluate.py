@@ -1,15 +1,24 @@
 import json
 import shutil
+import weakref
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.contract.messages import Message, StepMetrics
+from falqon_core.data.microbatch import Microbatch, microbatches, plan_microbatches
+from falqon_core.data.sequences import Sequence
 from falqon_core.importers.tokenizer import load_tokenizer
+from falqon_core.objectives.supervised import Supervised
+from falqon_core.train.evaluate import evaluate
 from falqon_core.train.trainer import Trainer
 
 
@@ -47,3 +56,27 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
         training.run()
     assert caught.value.param == "learning_rate"
     assert isinstance(messages[-1], StepMetrics)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_one_forward_pass_is_held_at_a_time(packing: bool) -> None:
+    """And it is counted as its tensors would be."""
+    masks = [np.arange(size) % 3 == 1 for size in (5, 2, 9, 7, 1)]
+    sequences = [Sequence(np.arange(len(mask), dtype=np.int32), mask) for mask in masks]
+    plan = plan_microbatches(sequences, 10, packing)
+    whole = microbatches(sequences, 10, packing)
+    assert len(plan.groups) == len(whole) > 1
+    input_ids: list[weakref.ref[Tensor]] = []
+
+    class Counting(Supervised):
+        def loss(
+            self, model: PreTrainedModel, microbatch: Microbatch
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            assert not any(reference() is not None for reference in input_ids)
+            input_ids.append(weakref.ref(microbatch.input_ids))
+            labels = torch.tensor(float(microbatch.num_labels))
+            return labels, {"loss": labels * 2, "mean_token_accuracy": labels}
+
+    means = evaluate(cast("PreTrainedModel", None), plan, Counting())
+    assert means == {"loss": 2.0, "mean_token_accuracy": 1.0}
+    assert len(input_ids) == sum(batch.num_labels > 0 for batch in whole)
