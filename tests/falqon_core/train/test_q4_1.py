@@ -122,3 +122,10 @@ def test_another_base_is_refused(training: Path, tiny_folder: Path, tmp_path: Pa
             checkpoint._replace(method=changed), tiny_folder, tmp_path / "out", "name", "base"
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_missing_is_named(training: Path, tmp_path: Path) -> None:
+    arguments = [training, "--model", tmp_path / "nowhere", "--output", tmp_path / "q4_1"]
+    result = CliRunner().invoke(app, ["export", *map(str, arguments), "--to", "q4_1"])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert "config.json cannot be read" in result.stderr
