@@ -105,9 +105,9 @@ def errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the edge of the process
-        if not isinstance(error, UserError):
-            traceback.print_exc()
         failure = as_falqon_error(error)
+        if not isinstance(failure, UserError):
+            traceback.print_exc()
         send(Failed(code=failure.code, message=str(failure), param=failure.param))
         raise typer.Exit(exit_code_of(failure)) from None
 

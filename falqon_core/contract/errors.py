@@ -158,6 +158,8 @@ def as_falqon_error(error: Exception) -> FalqonError:
         return error
     if is_disk_full(error):
         return DiskFull("the disk is full")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return ConfigError(f"{str(error.filename)[:60]}...: {error.strerror}")
     if is_allocation_failure(error):
         return OutOfMemory(
             "memory ran out while loading; a smaller base model, rank or max_seq_length needs less"

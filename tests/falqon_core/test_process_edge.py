@@ -81,3 +81,18 @@ def test_a_folder_that_may_not_be_written_to_is_named(
     with pytest.raises(ConfigError, match="may not be written to") as caught:
         check_folder(tmp_path / "deeper" / "still")
     assert caught.value.param == "output"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["import", "LONG", "--output", "model"], ["convert", "LONG", "--to", "bf16", "--output", "m"]],
+)
+def test_a_name_that_no_file_can_have_is_the_users_mistake(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [word.replace("LONG", "x" * 300) for word in command]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert "File name too long" in result.stderr
+    assert "Traceback" not in result.stderr
