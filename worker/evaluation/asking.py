@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import httpx
 import structlog
 
+from app.database import AWAY
 from app.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
 from app.inference.refusals import GONE, refusal_of
@@ -82,7 +84,8 @@ class Asker:
     def _find_target(self, model_id: str) -> Target:
         """Wait for the engine. That of this worker loads models in a thread of its own."""
         lookup = (self._settings, self._database, self._notifier)
-        target = service.find_or_ask(*lookup, self._project_id, model_id)
+        ask = partial(service.find_or_ask, *lookup, self._project_id, model_id)
+        target = self._look_up(ask)
         deadline = time.monotonic() + LOAD_SECONDS
         while target is None:
             if time.monotonic() > deadline:
@@ -90,8 +93,18 @@ class Asker:
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(TICK_SECONDS)
-            target = service.look(self._database, model_id)
+            target = self._look_up(partial(service.look, self._database, model_id))
         return target
+
+    def _look_up(self, look: Callable[[], Target | None]) -> Target | None:
+        """Look again while the database is away: the heartbeat raises when the lease is over."""
+        while True:
+            try:
+                return look()
+            except AWAY as error:
+                log.warning("the database did not name an engine", error=str(error))
+                self._heartbeat()
+                time.sleep(TICK_SECONDS)
 
     async def _ask_at_once(
         self, target: Target, questions: Sequence[Question]

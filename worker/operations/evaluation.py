@@ -35,6 +35,7 @@ from worker.operations.handler import (
     OperationAbandoned,
     OperationHandler,
     PermanentError,
+    write_progress,
 )
 from worker.subprocesses import run_tool
 
@@ -50,21 +51,22 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         with self._scratch(operation) as folder:
             rows = self._rows(operation, job, file, folder, heartbeat)
         _check_templates(operation, rows)
-        self._write(operation, num_rows=len(rows))
+        write_progress(self._database, operation, num_rows=len(rows))
         asker = Asker(self._context, operation.project_id, heartbeat)
         evaluator = _Evaluator(self, operation, job, rows, asker)
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
-        self._publish(operation, compare(operation.plan, scores, heartbeat))
+        result = compare(operation.plan, scores, heartbeat)
+        self._publish(operation, result, num_rows=len(rows), **_columns_of(scores))
 
-    def _publish(self, operation: Evaluation, result: EvaluationResult) -> None:
+    def _publish(self, operation: Evaluation, result: EvaluationResult, **values: object) -> None:
         """Complete with the result, which is downloaded with the model, too."""
         key = keys.evaluation_card(operation.project_id, operation.id, operation.attempts)
         card = write_card(operation.plan, result).encode()
         stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:
-            if not claims.complete(session, operation, result=result):
+            if not claims.complete(session, operation, result=result, **values):
                 raise OperationAbandoned
             model_id = operation.plan.models[-1].model
             model = catalogue.find_to_use(session, operation.project_id, model_id)
@@ -80,8 +82,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
         """Keep what was answered, for whoever looks and for the next attempt."""
-        num_answers = sum(map(len, scores.by_model.values()))
-        self._write(operation, scores=scores, num_answers=num_answers)
+        write_progress(self._database, operation, **_columns_of(scores))
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
         if isinstance(error, NotAnswered):
@@ -130,11 +131,6 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         arguments = ["held-out", "--config", str(folder / "config.json")]
         output = run_tool(self._settings.trainer_command, arguments, heartbeat)
         return frozenset(json.loads(output))
-
-    def _write(self, operation: Evaluation, **values: object) -> None:
-        with self._database.transaction() as session:
-            if not claims.write(session, operation, **values):
-                raise OperationAbandoned
 
 
 class _Evaluator:
@@ -193,6 +189,10 @@ class _Evaluator:
     def _write(self) -> None:
         self._handler.write_scores(self._operation, self._scores)
         self._written_at = time.monotonic()
+
+
+def _columns_of(scores: AnswerScores) -> dict[str, object]:
+    return {"scores": scores, "num_answers": sum(map(len, scores.by_model.values()))}
 
 
 def _records(

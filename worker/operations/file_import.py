@@ -37,6 +37,7 @@ from worker.operations.handler import (
     OperationAbandoned,
     OperationHandler,
     PermanentError,
+    write_progress,
 )
 from worker.sources.download import SourceAway, SourceRefused
 from worker.sources.tables import SourceReader, Table, kind_of_secret
@@ -220,9 +221,7 @@ class ProgressWriter:
         )
 
     def write(self, **values: object) -> None:
-        with self._database.transaction() as session:
-            if not claims.write(session, self._operation, **values):
-                raise OperationAbandoned
+        write_progress(self._database, self._operation, **values)
 
 
 def _first_records(lines: Path) -> list[str]:

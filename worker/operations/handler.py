@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.database import AWAY
+from app.database import AWAY, Database
 from app.models.operation import Operation
 from app.operations import claims
 from app.storage import StorageAway
@@ -124,6 +124,18 @@ class OperationHandler(PollLoop, Generic[T]):
                 message = "What it is made from is not in the storage as it should be."
                 return PermanentError("bytes_missing", message)
         return None
+
+
+def write_progress(database: Database, operation: Operation, **values: object) -> None:
+    """Set columns that say how far it is. A database that is away misses them: the heartbeat
+    decides how long that may last.
+    """
+    try:
+        with database.transaction() as session:
+            if not claims.write(session, operation, **values):
+                raise OperationAbandoned
+    except AWAY as error:
+        log.warning("progress not written", id=operation.id, error=str(error))
 
 
 class Heartbeat:

@@ -17,6 +17,7 @@ from worker.operations.handler import (
     OperationAbandoned,
     OperationHandler,
     PermanentError,
+    write_progress,
 )
 from worker.sources.download import Downloader, SourceAway, SourceRefused
 from worker.subprocesses import run_tool
@@ -46,9 +47,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
                 raise OperationAbandoned
 
     def write(self, operation: ModelImport, **values: object) -> None:
-        with self._database.transaction() as session:
-            if not claims.write(session, operation, **values):
-                raise OperationAbandoned
+        write_progress(self._database, operation, **values)
 
     def _bring(self, operation: ModelImport, folder: Path, progress: "_Progress") -> list[str]:
         """Make a plain folder of the source; return what was converted."""

@@ -1,0 +1,69 @@
+"""What an operation writes down of its progress costs it no attempt."""
+
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.inference import service
+from app.inference.service import Target
+from app.models import Evaluation, FileImport, ModelImport
+from app.models.evaluation import AnswerScores
+from tests.support.backend import Backend
+from worker.evaluation.asking import Asker
+from worker.operations.evaluation import EvaluationHandler
+from worker.operations.file_import import ProgressWriter
+from worker.operations.handler import OperationAbandoned
+from worker.operations.model_import import ModelImportHandler
+
+
+class AwayDatabase:
+    def transaction(self) -> AbstractContextManager[Session]:
+        raise OperationalError("UPDATE", {}, Exception("the server is away"))
+
+
+def without_database(handler: Any) -> Any:
+    handler._database = AwayDatabase()
+    return handler
+
+
+def test_a_database_that_is_away_misses_what_is_written_of_progress(
+    embedded_backend: Backend,
+) -> None:
+    context = embedded_backend.context()
+    away = cast(Database, AwayDatabase())
+    ProgressWriter(away, FileImport(id="a")).write(progress=0.5)
+    without_database(ModelImportHandler(context)).write(ModelImport(id="b"), bytes=1)
+    scores = AnswerScores(by_model={"m": [[1.0]]})
+    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores)
+
+
+def test_an_operation_that_others_have_is_given_up_with_its_progress(
+    embedded_backend: Backend,
+) -> None:
+    unknown = FileImport(id="a", attempts=1)
+    with pytest.raises(OperationAbandoned):
+        ProgressWriter(embedded_backend.database, unknown).write(progress=0.5)
+
+
+def test_an_engine_is_looked_up_again_while_the_database_is_away(
+    embedded_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("http://engine", "", None)
+    num_calls = 0
+    beats: list[None] = []
+
+    def find_or_ask(*_lookup: object) -> Target:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls < 3:
+            raise OperationalError("SELECT", {}, Exception("the server is away"))
+        return target
+
+    monkeypatch.setattr(service, "find_or_ask", find_or_ask)
+    asker = Asker(embedded_backend.context(), "proj_a", lambda: beats.append(None))
+    assert asker._find_target("m") is target
+    assert len(beats) == 2
