@@ -93,4 +93,7 @@ def _is_valid(text: str, grader: JsonSchema) -> bool:
         value = parse_line(text, 1)
     except BadRecord:
         return False
-    return bool(Draft202012Validator(grader.schema_).is_valid(value))
+    try:
+        return bool(Draft202012Validator(grader.schema_).is_valid(value))
+    except OverflowError:  # `multipleOf` a fraction, and a number beyond what floats hold
+        return False

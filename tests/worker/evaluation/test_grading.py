@@ -57,6 +57,10 @@ def test_json_schema(answer: str, expected: float) -> None:
     assert score(answer, type="json_schema", schema=OBJECT) == expected
 
 
+def test_a_number_too_large_to_be_divided_is_no_multiple_of_a_fraction() -> None:
+    assert score("1" + "0" * 400, type="json_schema", schema={"multipleOf": 0.5}) == 0
+
+
 def test_templates_name_fields_of_the_row() -> None:
     template = "{{ item.answer.options.1 }}: {{sample.output_text}} {{item.n}} {{item.answer}}"
     assert fill(template, ITEM, "{{item.n}}") == 'B: {{item.n}} 4 {"options": ["A", "B"]}'
