@@ -56,8 +56,10 @@ def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[i
 
 
 def row_of(line: int, parsed: Parsed) -> Row | None:
-    """Return what a record asks; None for a text, which asks nothing."""
+    """Return what a record asks; None for a text or a lone answer, which ask nothing."""
     match parsed.record:
+        case ChatRecord(messages=[_]):
+            return None
         case ChatRecord(messages=messages, tools=tools):
             question = _chat(messages[:-1], tools)
             return Row(line, _item(parsed, messages[-1].text), CHAT, question)

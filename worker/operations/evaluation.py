@@ -112,8 +112,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         if not rows:
             raise PermanentError(
                 "no_rows_to_ask",
-                f"{file.filename} holds nothing that can be asked: plain texts and empty files "
-                "have no questions.",
+                f"{file.filename} holds nothing that can be asked: plain texts, lone answers and "
+                "empty files have no questions.",
             )
         return rows
 

@@ -67,6 +67,11 @@ def test_other_records() -> None:
     assert row_of(1, parse(b'{"text": "Once upon a time"}', 1)) is None
 
 
+def test_an_answer_to_nothing_asks_nothing() -> None:
+    line = b'{"messages": [{"role": "assistant", "content": "Hello."}]}'
+    assert row_of(1, parse(line, 1)) is None
+
+
 def test_a_reference_of_the_row_s_own_stands() -> None:
     assert row(CHAT | {"reference": "4"}).item["reference"] == "4"
 
