@@ -27,5 +27,7 @@ def change_engine(
 
 @router.delete("/{model:path}")
 def unload_engine(services: ServicesDep, _caller: InstallationAdmin, model: str) -> EngineUnloaded:
-    """Unload a model, with its worker's next heartbeat. Streams of it end with an error."""
+    """Unload a model, with its worker's next heartbeat; one that waits for a worker is no longer
+    to be loaded. Streams of it end with an error.
+    """
     return actions.unload_engine(services, model)

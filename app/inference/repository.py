@@ -84,11 +84,14 @@ def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine | None:
 
 
 def end(session: Session, model_id: str) -> bool:
-    """Take its lease from the worker, which ends the engine with its next heartbeat. False where no
-    worker has the model.
+    """Take its lease from the worker, which ends the engine with its next heartbeat; one that waits
+    is loaded by none until it is asked again. False where there is neither.
     """
-    statement = update(Engine).where(Engine.model_id == model_id, _is_alive())
-    ended = statement.values(lease_expires_at=now_plus(-1), keep_loaded=False)
+    is_there = or_(Engine.state == EngineState.WAITING, _is_alive())
+    statement = update(Engine).where(Engine.model_id == model_id, is_there)
+    # Not deleted: the number of its attempt keeps out workers that come back.
+    gone = {"state": EngineState.LOADING, "lease_expires_at": now_plus(-1)}
+    ended = statement.values(**gone, keep_loaded=False)
     return session.scalar(ended.returning(Engine.model_id), execution_options=UNSYNCED) is not None
 
 

@@ -158,7 +158,7 @@ def unload_engine(model_id: LoadedModel) -> None:
             loaded.unload(session, model_id)
     except NotFound as error:
         refuse(error)
-    typer.echo(f"{model_id} ends with its worker's next heartbeat.")
+    typer.echo(f"{model_id} ends, where a worker has it with that one's next heartbeat.")
 
 
 @app.command("garbage", epilog="Example: falqon admin garbage --dry-run")
