@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import now, now_plus
-from app.models import Attempt, Desired, Engine, Event, Job, JobStatus
+from app.models import Attempt, Desired, Engine, EngineState, Event, Job, JobStatus
 from app.models.operation import Operation
 from app.operations import claims as operations
 
@@ -114,7 +114,9 @@ def count_operations(session: Session) -> dict[str, int]:
 
 def count_engines(session: Session) -> list[EngineCount]:
     """Count the loaded models and those about to be, with what they do just now."""
-    is_live = (Engine.lease_expires_at.is_(None)) | (Engine.lease_expires_at > now_plus())
+    # The lease of one that waits is that of the worker that had it last.
+    is_held = Engine.lease_expires_at.is_(None) | (Engine.lease_expires_at > now_plus())
+    is_live = is_held | (Engine.state == EngineState.WAITING)
     statement = (
         select(
             Engine.state,

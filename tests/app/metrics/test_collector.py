@@ -9,6 +9,7 @@ from redis import Redis
 
 from app.database import Database, now
 from app.http.probes import HealthMonitor
+from app.inference import repository as engines
 from app.jobs import claims
 from app.metrics import collector
 from app.metrics.collector import InstallationCollector
@@ -108,6 +109,15 @@ def test_engines_are_counted_with_what_they_do(backend: Backend) -> None:
     assert value(text, "falqon_engines", state="loading") == 0
     assert value(text, "falqon_engine_requests") == 3
     assert value(text, "falqon_engine_tokens_per_second") == 41.5
+
+
+def test_a_model_that_waits_after_its_worker_was_lost_is_counted(backend: Backend) -> None:
+    with backend.database.transaction() as session:
+        lost = {"state": EngineState.READY, "lease_expires_at": now(session) - timedelta(hours=1)}
+        session.add(Engine(model_id=BASE_MODEL, used_at=now(session), **lost))
+        session.flush()
+        assert engines.ask_for(session, BASE_MODEL)
+    assert value(scrape(backend), "falqon_engines", state="waiting") == 1
 
 
 def test_the_database_is_asked_once_in_a_while_and_may_be_away(
