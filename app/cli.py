@@ -1,9 +1,11 @@
 """The command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
 
+import errno
 import importlib.metadata
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,8 +14,31 @@ from app.local import admin
 
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
+# What a full disk, a quota and a reader that has gone away make of what is printed.
+UNPRINTABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class Commands(typer.Typer):
+    """Ends with a sentence, not with a traceback, where what is printed cannot be written."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                if sys.stdout is not None:  # closed before we began
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in UNPRINTABLE or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python writes once more at its end
+            if error.errno != errno.EPIPE:  # whose reader has seen enough
+                sentence = f"Error: what is printed cannot be written: {error.strerror}."
+                typer.echo(sentence, err=True)
+            sys.exit(1)
+
+
+app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 

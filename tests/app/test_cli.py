@@ -241,3 +241,12 @@ def test_a_worker_gets_the_cards_that_it_is_given(
         assert (refused.exit_code, reason in refused.output) == (2, True), refused.output
     assert CliRunner().invoke(app, [*worker, "1"]).exit_code == 0
     assert Settings().cards == (1,)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["admin", "keys", "--help"]])
+def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    sentence = "Error: what is printed cannot be written: No space left on device.\n"
+    assert (ended.returncode, ended.stderr) == (1, sentence)
