@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import structlog
 from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -20,6 +21,7 @@ from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.models import Scope
+from app.storage import StorageAway
 from app.web.plain_words import refusal_in_plain_words
 from app.web.rendering import page
 from app.web.session import (
@@ -35,6 +37,8 @@ from app.web.session import (
 MAX_FORM_BYTES = 2**14  # a stranger may send one
 FORM_SCRIPT = "x-form-script"  # says that a script sends the form: "send", or "repeat"
 NEXT_PAGE = "x-next-page"
+
+log = structlog.get_logger()
 
 
 class PageRoute(APIRoute):
@@ -67,6 +71,10 @@ class PageRoute(APIRoute):
                 return await self.refuse(
                     request, Unavailable("The database does not answer just now.")
                 )
+            except StorageAway as error:
+                log.error("storage failed", error=str(error))
+                away = "The storage does not answer just now."
+                return await self.refuse(request, Unavailable(away, code="storage_unavailable"))
             if FORM_SCRIPT in request.headers and answer.status_code == 303:
                 return Response(status_code=204, headers={NEXT_PAGE: answer.headers["location"]})
             return answer

@@ -7,6 +7,7 @@ from html import unescape
 import httpx
 import pytest
 
+from app.storage import StorageAway
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
 
@@ -52,6 +53,20 @@ def test_a_stranger_sees_a_page_without_navigation(stranger: httpx.Client) -> No
     page = stranger.get("/nope", headers=BROWSER)
     assert (page.status_code, "/sign-in" in page.text) == (404, True)
     assert 'aria-label="Screens"' not in page.text
+
+
+def test_a_storage_that_is_away_is_a_page(
+    browser: httpx.Client, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise StorageAway("nothing answers")
+
+    file_id = tenant.upload()
+    monkeypatch.setattr("app.files.actions.read_first_lines", read)
+    page = browser.get(f"/data/{file_id}", headers=BROWSER)
+    assert (page.status_code, sentence(page)) == (503, "The storage does not answer just now.")
+    assert int(page.headers["retry-after"]) > 0
+    assert 'aria-label="Screens"' in page.text
 
 
 def test_what_is_refused_keeps_the_navigation_and_is_said_plainly(browser: httpx.Client) -> None:
