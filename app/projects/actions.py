@@ -1,7 +1,5 @@
 """What callers do with projects; each function is one unit of work."""
 
-from functools import partial
-
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -39,8 +37,9 @@ def list_projects(
         projects = repository.newest_first(
             session, caller.administered_project, after=after, limit=limit
         )
-        to_object = partial(_with_usage, session) if with_usage else ProjectObject.of
-        return Page[ProjectObject].of([to_object(project) for project in projects], limit)
+        used = repository.usages(session, projects) if with_usage else [None] * len(projects)
+        objects = list(map(ProjectObject.of, projects, used))
+        return Page[ProjectObject].of(objects, limit)
 
 
 def retrieve_project(services: Services, caller: Caller, project_id: str) -> ProjectObject:
@@ -97,4 +96,5 @@ def read_month(services: Services) -> str:
 
 
 def _with_usage(session: Session, project: Project) -> ProjectObject:
-    return ProjectObject.of(project, repository.usage(session, project))
+    (used,) = repository.usages(session, [project])
+    return ProjectObject.of(project, used)

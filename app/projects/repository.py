@@ -1,8 +1,10 @@
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.database import UNSYNCED, now, now_plus
 from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project, Upload, UploadPart
@@ -58,61 +60,72 @@ def mark_archived(session: Session, project_id: str) -> None:
     session.execute(statement, execution_options=UNSYNCED)
 
 
-def usage(session: Session, project: Project) -> Usage:
-    return Usage(
-        live_jobs(session, project.id),
-        storage_bytes(session, project.id),
-        device_seconds(session, project),
-    )
+def usages(session: Session, projects: Sequence[Project]) -> list[Usage]:
+    """Return what each of the projects uses, with as many statements for many as for one."""
+    ids = [project.id for project in projects]
+    num_jobs, num_bytes = _live_jobs(session, ids), _storage_bytes(session, ids)
+    seconds = _device_seconds(session, projects)
+    return [Usage(num_jobs[id_], num_bytes[id_], seconds[id_]) for id_ in ids]
 
 
 def live_jobs(session: Session, project_id: str) -> int:
-    statement = (
-        select(func.count())
-        .select_from(Job)
-        .where(Job.project_id == project_id, Job.status.in_(LIVE))
-    )
-    return session.scalars(statement).one()
+    return _live_jobs(session, [project_id])[project_id]
 
 
 def storage_bytes(session: Session, project_id: str) -> int:
-    files = select(func.sum(File.bytes)).where(
-        File.project_id == project_id, File.deleted_at.is_(None)
-    )
-    models = select(func.sum(Model.bytes)).where(
-        Model.project_id == project_id, Model.deleted_at.is_(None)
-    )
-    checkpoints = select(func.sum(Checkpoint.bytes)).where(Checkpoint.project_id == project_id)
-    older = select(func.sum(Checkpoint.bytes)).join(Job, Job.id == Checkpoint.job_id)
-    older = older.where(Checkpoint.project_id.is_(None), Job.project_id == project_id)
-    parts = (
-        select(func.sum(UploadPart.bytes))
-        .join(Upload, Upload.id == UploadPart.upload_id)
-        .where(Upload.project_id == project_id)
-    )
-    return sum(
-        int(session.scalar(statement) or 0)
-        for statement in (files, models, checkpoints, older, parts)
-    )
+    return _storage_bytes(session, [project_id])[project_id]
 
 
 def device_seconds(session: Session, project: Project) -> float:
     """Return those of this month: booked at the end of attempts, and of what runs."""
+    return _device_seconds(session, [project])[project.id]
+
+
+def _live_jobs(session: Session, ids: Sequence[str]) -> Counter[str]:
+    statement = select(Job.project_id, func.count()).group_by(Job.project_id)
+    rows = session.execute(statement.where(Job.project_id.in_(ids), Job.status.in_(LIVE)))
+    return Counter(dict(rows.all()))
+
+
+def _storage_bytes(session: Session, ids: Sequence[str]) -> Counter[str]:
+    def sum_of(
+        num_bytes: InstrumentedAttribute[int], id_: InstrumentedAttribute[Any]
+    ) -> Select[tuple[Any, int]]:
+        return select(id_, func.sum(num_bytes)).where(id_.in_(ids)).group_by(id_)
+
+    older = sum_of(Checkpoint.bytes, Job.project_id).join(Job, Job.id == Checkpoint.job_id)
+    parts = sum_of(UploadPart.bytes, Upload.project_id)
+    total: Counter[str] = Counter()
+    for statement in (
+        sum_of(File.bytes, File.project_id).where(File.deleted_at.is_(None)),
+        sum_of(Model.bytes, Model.project_id).where(Model.deleted_at.is_(None)),
+        sum_of(Checkpoint.bytes, Checkpoint.project_id),
+        older.where(Checkpoint.project_id.is_(None)),
+        parts.join(Upload, Upload.id == UploadPart.upload_id),
+    ):
+        for id_, num_bytes in session.execute(statement):
+            total[id_] += int(num_bytes)
+    return total
+
+
+def _device_seconds(session: Session, projects: Sequence[Project]) -> dict[str, float]:
     moment = now(session)
+    seconds = {
+        project.id: project.usage_device_seconds if project.usage_month == month(moment) else 0.0
+        for project in projects
+    }
     running = (
-        select(Attempt.created_at, Attempt.num_devices)
+        select(Job.project_id, Attempt.created_at, Attempt.num_devices)
         .join(Job, Job.id == Attempt.job_id)
         .where(
-            Job.project_id == project.id,
+            Job.project_id.in_(seconds),
             Job.status == JobStatus.RUNNING,
             Attempt.ended_at.is_(None),
         )
     )
-    booked = project.usage_device_seconds if project.usage_month == month(moment) else 0.0
-    return booked + sum(
-        _seconds_this_month(started, moment, devices)
-        for started, devices in session.execute(running)
-    )
+    for id_, started, devices in session.execute(running):
+        seconds[id_] += _seconds_this_month(started, moment, devices)
+    return seconds
 
 
 def book_attempt(

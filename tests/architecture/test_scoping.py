@@ -80,7 +80,7 @@ WITHOUT_PROJECT = {
     "projects.book_attempt": BY_THE_SERVICE_ITSELF,
     "projects.current_month": OF_THE_INSTALLATION,
     "projects.device_seconds": BEHIND_A_SCOPED_LOOK_UP,
-    "projects.usage": BEHIND_A_SCOPED_LOOK_UP,
+    "projects.usages": BEHIND_A_SCOPED_LOOK_UP,
     "stream.states": BEHIND_A_SCOPED_LOOK_UP,
     "uploads.any_overdue": BY_THE_SERVICE_ITSELF,
     "uploads.expire": BY_THE_SERVICE_ITSELF,

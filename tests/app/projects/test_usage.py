@@ -6,6 +6,7 @@ from app.database import Database
 from app.models import Job, Model, Project
 from app.models.job_request import JobRequest
 from app.projects import quotas, repository
+from tests.support.plans import statements
 from tests.support.rows import checked_file
 
 
@@ -78,3 +79,18 @@ def test_last_months_hours_do_not_count_now(database: Database) -> None:
     booked(database, datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC), 1)
     with database.read() as session:
         assert repository.device_seconds(session, session.get_one(Project, "p")) == 0
+
+
+def test_what_many_projects_use_takes_as_many_statements_as_of_one(database: Database) -> None:
+    with database.transaction() as session:
+        session.add_all([Project(id=f"q{i}", name="q") for i in range(5)])
+        session.flush()
+        session.add_all([checked_file(f"f{i}", f"q{i}") for i in range(5)])
+    with statements(database) as executed, database.read() as session:
+        projects = repository.newest_first(session, None, after=None, limit=20)
+        ids = [project.id for project in projects]
+        used = dict(zip(ids, repository.usages(session, projects), strict=True))
+    assert len(executed) < 12
+    one_file = checked_file("", "").bytes
+    assert used["p"] == (1, one_file, 0.0)
+    assert used["q3"] == (0, one_file, 0.0)
