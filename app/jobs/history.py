@@ -51,10 +51,12 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     spans: list[AttemptSpan] = []
     reached = 0
     attempts = repository.attempts(session, [job.id])[job.id]
+    bounds = {each.number: began.get(each.number + 1, job.last_event_seq + 1) for each in attempts}
+    are_kept = job.events_removed_at is None
+    steps = repository.steps_before(session, job.id, bounds) if attempts and are_kept else {}
     for attempt, following in zip_longest(attempts, attempts[1:]):
-        next_began = began.get(attempt.number + 1, job.last_event_seq + 1)
-        if job.events_removed_at is None:
-            last = repository.step_before(session, job.id, next_began)
+        if are_kept:
+            last = steps.get(attempt.number)
         else:  # at least
             last = following.start_step if following else (job.progress or JobProgress()).step
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)

@@ -1,8 +1,8 @@
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, select, true
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
@@ -183,9 +183,28 @@ def step_before(session: Session, job_id: str, seq: int) -> int | None:
     """Return the step of the last metrics event that came before this one."""
     earlier = (Event.job_id == job_id, Event.seq < seq + WINDOW, seq > _FIRST_SEQ)
     row = session.scalar(_metrics_rows(Event).where(*earlier).order_by(Event.seq.desc()).limit(1))
-    if row is None:
-        return None
-    steps = [event.data for event in metrics_chunks.unpack(row) if event.seq < seq]
+    return row and _last_step(row, seq)
+
+
+def steps_before(session: Session, job_id: str, bounds: Mapping[int, int]) -> dict[int, int]:
+    """Return the step of the last metrics event before a number, for each attempt that `bounds` has
+    one for; without those that none came before.
+    """
+    bound = case(bounds, value=Attempt.number)
+    earlier = (Event.job_id == job_id, Event.seq < bound + WINDOW, bound > _FIRST_SEQ)
+    last = _metrics_rows(Event.seq).where(*earlier).order_by(Event.seq.desc()).limit(1)
+    row = aliased(Event)
+    is_last = and_(row.job_id == job_id, row.seq == last.correlate(Attempt).scalar_subquery())
+    statement = select(Attempt.number, row).join(row, is_last)
+    statement = statement.where(Attempt.job_id == job_id, Attempt.number.in_(bounds))
+    steps = {
+        number: _last_step(chunk, bounds[number]) for number, chunk in session.execute(statement)
+    }
+    return {number: step for number, step in steps.items() if step is not None}
+
+
+def _last_step(row: Event, before: int) -> int | None:
+    steps = [event.data for event in metrics_chunks.unpack(row) if event.seq < before]
     return int(steps[-1]["step"]) if steps and steps[-1] else None
 
 

@@ -60,6 +60,7 @@ WITHOUT_PROJECT = {
     "jobs.metrics": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.newest_metrics_step": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.step_before": BEHIND_A_SCOPED_LOOK_UP,
+    "jobs.steps_before": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.validating_with": BY_THE_SERVICE_ITSELF,
     "keys.any_exists": BEFORE_ANY_PROJECT_IS_KNOWN,
     "keys.holds_digest": BEFORE_ANY_PROJECT_IS_KNOWN,

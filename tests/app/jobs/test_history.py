@@ -9,6 +9,7 @@ from app.jobs.effective_steps import EffectiveSteps
 from app.jobs.events import NewEvent
 from app.models import Event, Job
 from tests.support.backend import Backend
+from tests.support.plans import statements
 
 
 @pytest.fixture
@@ -41,9 +42,12 @@ def test_what_an_attempt_did_again_is_told(backend: Backend) -> None:
     attempt(backend, None, 0)  # never came to its training
     attempt(backend, 5, 12)
     attempt(backend, 12, 20)
-    with backend.database.read() as session:
+    with statements(backend.database) as executed, backend.database.read() as session:
         job = session.get_one(Job, job_id)
-        spans = history.list_spans(session, job, repository.messages(session, job_id, limit=100))
+        messages = repository.messages(session, job_id, limit=100)
+        before = len(executed)
+        spans = history.list_spans(session, job, messages)
+        assert len(executed) - before == 2, "the attempts, and their steps"
     assert [span[1:4] for span in spans] == [
         (0, 8, 0),
         (5, 7, 3),

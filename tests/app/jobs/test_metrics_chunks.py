@@ -79,6 +79,9 @@ def read_all(backend: Backend, job_id: str) -> dict[str, object]:
             "steps": [
                 repository.step_before(session, job_id, seq) for seq in range(1, last + 2, 11)
             ],
+            "steps of attempts": repository.steps_before(
+                session, job_id, {attempt: attempt * last // 3 for attempt in (1, 2, 3)}
+            ),
             "newest": repository.newest_metrics_step(session, job_id),
             "series": metrics.series(session, job, metrics.KEYS, 100),
             "csv": b"".join(metrics_csv.write_csv(backend.database, job_id)),
