@@ -29,6 +29,21 @@ from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 FILTERS = {"after", "limit", "status", "model"}
+# Its names are the user's own, which no signature can hold.
+METADATA_FILTER = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "description": "`metadata[key]=value`; or `metadata=null`",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {
+        "type": "object",
+        "maxProperties": MAX_METADATA_PAIRS,
+        "propertyNames": {"minLength": 1, "maxLength": 64},
+        "additionalProperties": {"type": "string"},
+    },
+}
 
 RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", ge=0, include_in_schema=False)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -55,7 +70,7 @@ def create_job(
     )
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [METADATA_FILTER]})
 def list_jobs(
     services: ServicesDep,
     caller: Reader,

@@ -189,3 +189,10 @@ def references(
             yield from references(schemas[name], schemas, visited | {name})
         for value in schema.values():
             yield from references(value, schemas, visited)
+
+
+def test_jobs_are_filtered_by_metadata_of_any_name(description: dict[str, Any]) -> None:
+    parameters = description["paths"]["/v1/fine_tuning/jobs"]["get"]["parameters"]
+    by_name = {parameter["name"]: parameter for parameter in parameters}
+    assert {"after", "limit", "status", "model", "metadata"} == by_name.keys()
+    assert by_name["metadata"]["style"] == "deepObject"
