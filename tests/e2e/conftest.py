@@ -15,7 +15,7 @@ from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 RECIPE = {
-    "learning_rate": 0.01,
+    "learning_rate": 0.005,
     "checkpoint_every": 20,
     "eval_every": 30,
     "max_seq_length": 64,
