@@ -31,7 +31,8 @@ ANCHORED_LEARNING_RATE: dict[AInit, float] = {
     "quant_error": 1e-3,
 }
 PUBLISHED_LEARNING_RATE = 2e-3
-# preferences are learned at a tenth of the supervised rate, as is usual in the literature
+# preferences are learned at a tenth of the supervised rate, as is usual in the literature; what
+# three tenths learn is in benchmarks/results/preference.md
 DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
