@@ -56,10 +56,7 @@ def _is_one_row(a: Tensor, b: Tensor) -> bool:
 
 def add_product(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return y [M, N] + a [M, K] . b [K, N] in their dtype; differentiable in all three."""
-    if not is_widened(a):
-        return torch.addmm(y, a, b)
-    product: Tensor = _WideProduct.apply(a, b)
-    return y + product
+    return y + trained_matmul(a, b) if is_widened(a) else torch.addmm(y, a, b)
 
 
 def trained_matmul(a: Tensor, b: Tensor) -> Tensor:
