@@ -21,6 +21,7 @@ LOSSES = {
     "internal_error",
     "bytes_missing",
     "checkpoint_corrupt",
+    "checkpoint_of_other_version",
 }
 HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 CHECKPOINT_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)

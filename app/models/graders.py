@@ -19,6 +19,10 @@ REFUSED_KEYWORDS = frozenset(
     {"$ref", "$dynamicRef", "$id", "$schema", "$anchor", "$dynamicAnchor", "pattern"}
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
 )
+# Keywords whose keys are names that the user chose, and those that hold values of the answer.
+KEYWORDS_OF_NAMES = {"properties", "$defs", "definitions", "dependentSchemas", "dependentRequired"}
+KEYWORDS_OF_VALUES = {"enum", "const", "default", "examples"}
+SchemaPart = Literal["schema", "names", "value"]
 UNSUPPORTED_GRADERS = {
     "score_model": "no model judges answers here",
     "label_model": "no model judges answers here",
@@ -157,16 +161,23 @@ class Graders(BaseModel):
 
 def _refuse_endless(schema: JsonObject) -> None:
     """Refuse what is not checked in a time that its size and the answer's bound."""
-    nodes: list[Any] = [schema]
+    nodes: list[tuple[Any, SchemaPart]] = [(schema, "schema")]
     num_nodes = 0
     while nodes:
-        node = nodes.pop()
+        node, part = nodes.pop()
         num_nodes += 1
         if num_nodes > MAX_SCHEMA_NODES:
             raise ValueError(f"it has more than {MAX_SCHEMA_NODES} parts; write a smaller one")
         if isinstance(node, dict):
-            if refused := REFUSED_KEYWORDS & node.keys():
+            if part == "schema" and (refused := REFUSED_KEYWORDS & node.keys()):
                 raise ValueError(f"'{min(refused)}' is not supported; write it without")
-            nodes += node.values()
+            nodes += [(value, _part_under(part, key)) for key, value in node.items()]
         elif isinstance(node, list):
-            nodes += node
+            nodes += [(value, part) for value in node]
+
+
+def _part_under(part: SchemaPart, key: str) -> SchemaPart:
+    """Return what the value of `key` is."""
+    if part == "value" or (part == "schema" and key in KEYWORDS_OF_VALUES):
+        return "value"
+    return "names" if part == "schema" and key in KEYWORDS_OF_NAMES else "schema"

@@ -107,6 +107,14 @@ class CheckpointCorrupt(FalqonError):
     code = "checkpoint_corrupt"
 
 
+class CheckpointOfOtherVersion(FalqonError):
+    """A checkpoint is whole, and says what only the version that wrote it understands; a worker of
+    that version continues.
+    """
+
+    code = "checkpoint_of_other_version"
+
+
 # How torch's CPU allocator, its callers and CUDA say that memory is out; the first raise a plain
 # RuntimeError.
 _ALLOCATORS_SAY = ("can't allocate memory", "not enough memory", "out of memory")

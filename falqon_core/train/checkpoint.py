@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.errors import CheckpointCorrupt
+from falqon_core.contract.errors import CheckpointCorrupt, CheckpointOfOtherVersion
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_folders
 from falqon_core.contract.weights import check_safetensors
 from falqon_core.data.summary import DataSummary
@@ -131,8 +131,8 @@ def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | N
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises `CheckpointCorrupt` when anything is missing or changed, and `OSError` when the
-    machine does not read it now, which says nothing of the checkpoint.
+    """Raises `CheckpointCorrupt` when anything is missing or changed, `CheckpointOfOtherVersion`,
+    and `OSError` when the machine does not read it now, which says nothing of the checkpoint.
     """
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
@@ -141,14 +141,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
             if name.endswith(".safetensors"):
                 check_safetensors(path / name)
-        progress = Progress.model_validate_json((path / "progress.json").read_text())
         return Checkpoint(
-            progress,
+            _read_progress(path),
             load_file(path / "method.safetensors"),
             load_file(path / "optimizer.safetensors"),
         )
-    except (*_DAMAGES, ValueError, KeyError, TypeError, ValidationError, SafetensorError) as error:
+    except (*_DAMAGES, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {error}") from error
+
+
+def _read_progress(path: Path) -> Progress:
+    """Read a file whose hash was right."""
+    try:
+        return Progress.model_validate_json((path / "progress.json").read_text())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise CheckpointOfOtherVersion(
+            f"checkpoint {path.name} was written by another version of this program ({name}: "
+            f"{first['msg']}); continue with that version, or start anew in another folder"
+        ) from error
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,12 @@ from safetensors import SafetensorError
 
 from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.errors import CheckpointCorrupt, ModelError, as_falqon_error
+from falqon_core.contract.errors import (
+    CheckpointCorrupt,
+    CheckpointOfOtherVersion,
+    ModelError,
+    as_falqon_error,
+)
 from falqon_core.fault_points import InjectedFault
 from falqon_core.train.checkpoint import (
     Checkpoint,
@@ -136,6 +141,19 @@ def test_a_damaged_one_is_reported_and_the_one_before_is_used(
     assert len(warnings) == 1
     assert "checkpoint 2 is corrupt" in warnings[0]
     assert names(tmp_path) == ["1"]  # or pruning would keep the broken one and drop the good one
+
+
+def test_one_of_another_version_is_refused_by_name_and_not_removed(tmp_path: Path) -> None:
+    for step in (1, 2):
+        path = save_checkpoint(tmp_path, checkpoint(step), keep=2).path
+    progress = path / "progress.json"
+    progress.write_text(progress.read_text().replace('"step":2', '"step":2,"momentum":0', 1))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][progress.name]["sha256"] = hashlib.sha256(progress.read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointOfOtherVersion, match=r"another version.*momentum"):
+        newest_checkpoint(tmp_path, pytest.fail)
+    assert names(tmp_path) == ["1", "2"]
 
 
 def test_one_that_cannot_be_read_now_is_not_removed(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def test_json_schema(answer: str, expected: float) -> None:
     assert score(answer, type="json_schema", schema=OBJECT) == expected
 
 
+def test_a_schema_may_name_and_allow_what_it_may_not_say() -> None:
+    text = {"type": "string", "enum": ["$ref", {"pattern": "(a+)+$"}]}
+    schema = {"type": "object", "properties": {"pattern": text}, "required": ["pattern"]}
+    assert score('{"pattern": "$ref"}', type="json_schema", schema=schema) == 1
+    assert score('{"pattern": "x"}', type="json_schema", schema=schema) == 0
+
+
 def test_a_number_too_large_to_be_divided_is_no_multiple_of_a_fraction() -> None:
     assert score("1" + "0" * 400, type="json_schema", schema={"multipleOf": 0.5}) == 0
 
@@ -77,6 +84,10 @@ def test_templates_name_fields_of_the_row() -> None:
         ({"type": "json_schema", "schema": {"type": 3}}, "no JSON Schema"),
         ({"type": "json_schema", "schema": {"pattern": "(a+)+$"}}, "'pattern' is not supported"),
         ({"type": "json_schema", "schema": {"anyOf": [{"$ref": "#"}]}}, "is not supported"),
+        (
+            {"type": "json_schema", "schema": {"properties": {"properties": {"pattern": "a+"}}}},
+            "'pattern' is not supported",
+        ),
         ({"type": "json_schema", "schema": {"enum": [1] * 2000}}, "more than 1000 parts"),
         ({"type": "multiple_choice", "choices": ["A"]}, "at least 2"),
         ({"type": "telepathy"}, "string_check"),
