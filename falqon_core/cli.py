@@ -1,5 +1,5 @@
-"""The command line: train | inspect | import | export | convert | bench | doctor. Nothing heavy is
-imported before a command needs it.
+"""The command line: train | inspect | import | export | convert | bench | compare | doctor. Nothing
+heavy is imported before a command needs it.
 
 What errors become is in process_edge.py.
 """
@@ -16,6 +16,7 @@ import typer
 
 from falqon_core.bench.studies import StudyName
 from falqon_core.contract.diagnosis import CheckRow
+from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.template_kwargs import read_template_kwargs
@@ -283,6 +284,10 @@ def bench(
     torchao. Takes up to 8 minutes.
     """
     with errors_become_exit_codes(to_stderr):
+        if study is not None and (json_file is not None or quick):
+            raise ConfigError("--json and --quick are not for a study; leave them out", "study")
+        if study is None and plot is not None:
+            raise ConfigError("--plot draws a study; name one with --study", "plot")
         for param, path in {"json": json_file, "plot": plot}.items():
             if path is not None:
                 check_folder(path.absolute().parent, param)

@@ -281,6 +281,19 @@ def test_an_unwritable_reader_is_a_dead_supervisor(
         assert not isinstance(running.messages[-1], Failed)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--study", "costs", "--quick"], "--json and --quick are not for a study"),
+        (["--plot", "costs.svg"], "--plot draws a study; name one with --study"),
+    ],
+)
+def test_bench_refuses_options_that_it_would_ignore(options: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli.app, ["bench", *options])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert message in result.stderr
+
+
 def test_bench_without_a_gpu_says_what_is_missing() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
