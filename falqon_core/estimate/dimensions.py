@@ -33,6 +33,12 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 # a factor of 1 counts as one that changes them
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+SAME_INPUT = (
+    ("q_proj", "k_proj", "v_proj", "qkv_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj", "gate_up_proj"),
+    ("down_proj",),
+)
 FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
 
 
@@ -156,15 +162,11 @@ class ModelDimensions(BaseModel):
     @property
     def linear_groups(self) -> tuple[LinearGroup, ...]:
         """Return the linears of one layer, those that read the same input together."""
-        q = self.num_heads * self.head_dim
-        kv = self.num_kv_heads * self.head_dim
-        h = self.hidden_size
-        i = self.intermediate_size
-        return (
-            LinearGroup(1 if self.fused_projections else 3, q + 2 * kv, h),
-            LinearGroup(1, h, q),
-            LinearGroup(1 if self.fused_projections else 2, 2 * i, h),
-            LinearGroup(1, h, i),
+        shapes = self.linear_shapes
+        groups = [[shapes[name] for name in names if name in shapes] for names in SAME_INPUT]
+        return tuple(
+            LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
+            for group in groups
         )
 
 

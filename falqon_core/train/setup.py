@@ -1,6 +1,7 @@
 """Everything that a training needs before its first step: data, recipe, model and state."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,9 @@ def set_up(
         check_same_training(checkpoint.progress, progress, warn)
     guard = OutOfMemoryGuard(recipe, dimensions, device)
 
-    model, method = _load_method(config, data.train, recipe, checkpoint, dimensions, device, guard)
+    whole = fits_untouched(recipe, dimensions, device)
+    model = load_base_model(config.model, device, streamed=not whole)
+    method = guard(lambda: _prepare(model, data.train, recipe, checkpoint, whole))
     group.check_same(method.state())
     if checkpoint is None:
         reference = guard(lambda: compute_reference(model, data, recipe, group, report, stop))
@@ -94,29 +97,21 @@ def set_up(
     return Setup(device, dimensions, tokenizer, data, guard, state)
 
 
-def _load_method(
-    config: TrainConfig,
+def _prepare(
+    model: PreTrainedModel,
     train: Dataset,
     recipe: Recipe,
     checkpoint: Checkpoint | None,
-    dimensions: ModelDimensions,
-    device: torch.device,
-    guard: OutOfMemoryGuard,
-) -> tuple[PreTrainedModel, Method]:
-    """Return the model, changed to train from the start or from `checkpoint`, and its method."""
-    whole = fits_untouched(recipe, dimensions, device)
-    model = load_base_model(config.model, device, streamed=not whole)
+    whole: bool,
+) -> Method:
+    """Change `model` to train from the start or from `checkpoint`; unless it is `whole` its layers
+    come to the device one by one.
+    """
     if recipe.activation_checkpointing and whole:
         checkpoint_activations(model)
-
-    def prepare_or_restore() -> Method:
+    with nullcontext() if whole else streamed_layers(model):
         check_agreement(model)
-        return prepare_method(model, train, recipe, checkpoint)
-
-    if whole:
-        return model, guard(prepare_or_restore)
-    with streamed_layers(model):
-        method = guard(prepare_or_restore)
-    if recipe.activation_checkpointing:
+        method = prepare_method(model, train, recipe, checkpoint)
+    if recipe.activation_checkpointing and not whole:
         checkpoint_activations(model)
-    return model, method
+    return method
