@@ -125,9 +125,8 @@ def describe(arguments: argparse.Namespace) -> str:
     return (
         f"SmolLM2-135M on GSM8K: {arguments.steps} steps of 4 records, rank 64, "
         f"{arguments.rows} held-out records, {arguments.seeds} seed(s), each method at the best of "
-        f"its automatic rate times {rates}; on a CPU, one training after another. With one seed "
-        "and few steps it shows that all of them train, and ranks none that are near each other. "
-        "Made by\n\n"
+        f"its automatic rate times {rates} on the first seed; on a CPU. So few steps show that all "
+        "of them train, and rank none that are nearer each other than seeds are. Made by\n\n"
         f"    {COMMAND} \\\n      --steps {arguments.steps} --rows {arguments.rows} "
         f"--seeds {arguments.seeds} --rate-factors {arguments.rate_factors} "
         f"--num-questions {arguments.num_questions}"

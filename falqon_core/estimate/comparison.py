@@ -24,8 +24,9 @@ NOTHING = "\N{EN DASH}"
 NOTES = (
     "Validation loss as served: after merging and rounding to FP8. ±: the standard deviation of "
     "several seeds.",
-    "s/step is the median as it ran: jobs run at different times, beside whatever else the machine "
-    "does. `python -m falqon_core bench` compares speeds.",
+    "As it ran: the median of the training's steps, beside whatever else the machine did. In turn, "
+    "as `python -m falqon_core compare` measures it: a few steps of each method, straight after "
+    "those of the one before. Padding is not counted.",
     "Paper: LLaMA-7B on Alpaca, seconds per step and 5-shot MMLU as FALQON's paper prints them. "
     "Its FP6 rows are at chance (0.25): the kernel that they ran has no backward pass.",
 )
@@ -85,6 +86,9 @@ class ComparisonRow(Figures):
     )
     valid_loss_as_served_deviation: float | None = None
     accuracy_deviation: float | None = Field(None, description="the standard error of one model")
+    speed_in_turn: float | None = Field(
+        None, description="real tokens per second, measured right after the row before"
+    )
     paper_seconds_per_step: float | None = Field(None, description="as FALQON's paper prints it")
     paper_mmlu: float | None = None
 
@@ -198,7 +202,8 @@ COLUMNS = (
     _column("valid_loss_as_served", "As served", ".4f"),
     _column("accuracy", "Accuracy", ".3f"),
     _column("seconds_per_step", "s/step, as it ran", ".3g"),
-    _column("tokens_per_second", "tokens/s", ",.0f"),
+    _column("tokens_per_second", "Tokens/s, as it ran", ",.0f"),
+    _column("speed_in_turn", "Tokens/s, in turn", ",.0f"),
     _column("memory_bytes", "Peak memory, GiB", ".2f", GIB),
     _column("artifact_bytes", "Model, MiB", ",.1f", MIB),
     _column("cost", "Cost, $", ".4f"),

@@ -3,7 +3,8 @@
 Each training has a folder of its own under the output, with what the trainer said in
 `messages.jsonl`; one that has ended is not run again, and one that was interrupted continues from
 its checkpoint. A method is judged at the best of its learning rates on the first seed, and trained
-at that rate with every seed.
+at that rate with every seed. Trainings that are hours apart say little of speed, so a few steps of
+each method are measured in turn once all have ended.
 """
 
 import math
@@ -34,8 +35,10 @@ from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
 from falqon_core.train.base_error import measure_base_error
 from falqon_core.train.choices import Accuracy, Question, measure_accuracy, read_questions
 from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.speed import measure_speed
 
 MESSAGES = "messages.jsonl"
+SPEED = "speed.txt"  # real tokens per second, in turn
 
 
 class Run(NamedTuple):
@@ -95,6 +98,7 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
     if plan.questions is not None:
         questions = read_questions(plan.questions, plan.num_questions)
     rows = []
+    best_runs = []
     for method in plan.methods:
         rates = [factor * _automatic_rate(plan.base.recipe, method) for factor in plan.rate_factors]
         tried = [Run(method, rate, plan.seeds[0]) for rate in rates]
@@ -115,7 +119,11 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
                 "accuracy_deviation": accuracy.standard_error,
             }
         rows.append(row.model_copy(update=measured))
-    return rows
+        best_runs.append(best)
+    return [
+        row.model_copy(update={"speed_in_turn": _speed(plan.base, run, output, tell)})
+        for row, run in zip(rows, best_runs, strict=True)
+    ]
 
 
 def recipe_of(base: Recipe, run: Run) -> Recipe:
@@ -185,6 +193,16 @@ def _base_error(base: TrainConfig, recipe: Recipe) -> float:
 
 def _accuracy(folder: Path, questions: Sequence[Question]) -> Accuracy:
     return measure_accuracy(load_base_model(folder), load_tokenizer(folder), questions)
+
+
+def _speed(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> float:
+    """Measure it unless that was done before."""
+    path = output / run.folder_name / SPEED
+    if not path.is_file():
+        tell(f"{run.folder_name}: speed")
+        config = base.model_copy(update={"recipe": recipe_of(base.recipe, run)})
+        path.write_text(f"{measure_speed(config, path.parent)}\n")
+    return float(path.read_text())
 
 
 def _train(config: TrainConfig, folder: Path) -> None:

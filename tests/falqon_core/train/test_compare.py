@@ -51,6 +51,7 @@ def test_methods_are_trained_once_and_stand_in_one_table(
     assert ours[losses[0]] == ours[losses[1]], "what is trained is what is served"
     error = head.index("Base error")
     assert (float(lora[error]), 0.01 < float(ours[error]) < 0.05) == (0.0, True)
+    assert float(ours[head.index("Tokens/s, in turn")].replace(",", "")) > 0
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert run(*arguments) == (0, table, ""), "nothing is trained again"
 
