@@ -15,11 +15,11 @@ from app.http.probes import OK, HealthMonitor
 from app.metrics import repository
 from app.metrics.repository import JobCount
 from app.models import EngineState
+from app.models.falqon_options import ANY_DEVICE
 from app.settings import Settings
 from app.workers import service as workers
 
 CACHED_SECONDS = 3.0  # however many ask, the database is asked no more often
-ANY = "any"  # a waiting job is trained on whatever device a worker has
 
 log = structlog.get_logger()
 
@@ -96,7 +96,7 @@ def jobs_of(session: Session) -> Iterator[Metric]:
     ):
         jobs.add_metric([row.status, *_needs(row)], row.num_jobs)
     # also while nothing waits: an autoscaler must read 0 then, not nothing
-    counts = {(ANY, "1"): 0} | {_needs(row): row.num_jobs for row in queued}
+    counts = {(ANY_DEVICE, "1"): 0} | {_needs(row): row.num_jobs for row in queued}
     for needs, count in counts.items():
         queue.add_metric(needs, count)
     yield jobs
@@ -166,4 +166,4 @@ def engines_of(session: Session) -> Iterator[Metric]:
 
 
 def _needs(row: JobCount) -> tuple[str, str]:
-    return row.device or ANY, str(row.num_devices)
+    return row.device, str(row.num_devices)

@@ -4,7 +4,7 @@ rows of jobs and operations that have ended are never among them.
 
 from typing import NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from app.database import now, now_plus
@@ -20,7 +20,7 @@ UNCLAIMED = (JobStatus.VALIDATING_FILES, JobStatus.PAUSED)
 
 class JobCount(NamedTuple):
     status: str
-    device: str  # empty before an attempt has chosen one
+    device: str  # before an attempt has one, what the job waits for, or any
     num_devices: int
     num_jobs: int
 
@@ -36,22 +36,13 @@ def count_unclaimed(session: Session) -> list[JobCount]:
     """Count the jobs that neither wait for a worker nor have one, and have not ended."""
     counts = []
     for status in UNCLAIMED:
-        few = select(Job.num_gpus).where(Job.status == status).limit(MAX_COUNTED).subquery()
-        rows = session.execute(select(few.c.num_gpus, func.count()).group_by(few.c.num_gpus))
-        counts += [JobCount(status, "", *row) for row in rows]
+        counts += _count_by_need(session, status)
     return counts
 
 
 def count_queued(session: Session) -> list[JobCount]:
     """Count the jobs that wait for a worker."""
-    few = (
-        select(Job.num_gpus)
-        .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
-        .limit(MAX_COUNTED)
-        .subquery()
-    )
-    rows = session.execute(select(few.c.num_gpus, func.count()).group_by(few.c.num_gpus))
-    return [JobCount(JobStatus.QUEUED, "", *row) for row in rows]
+    return _count_by_need(session, JobStatus.QUEUED, Job.desired == Desired.RUN)
 
 
 def count_running(session: Session) -> list[JobCount]:
@@ -131,3 +122,14 @@ def count_engines(session: Session) -> list[EngineCount]:
         EngineCount(state, num_engines, num_requests or 0, tokens or 0.0)
         for state, num_engines, num_requests, tokens in session.execute(statement)
     ]
+
+
+def _count_by_need(
+    session: Session, status: JobStatus, *more: ColumnElement[bool]
+) -> list[JobCount]:
+    """Count jobs that no worker has, by the device that they wait for and how many of it."""
+    is_counted = (Job.status == status, *more)
+    few = select(Job.gpu, Job.num_gpus).where(*is_counted).limit(MAX_COUNTED).subquery().c
+    needs = (few.gpu, few.num_gpus)
+    rows = session.execute(select(*needs, func.count()).group_by(*needs))
+    return [JobCount(status, *row) for row in rows]

@@ -61,6 +61,17 @@ def test_jobs_are_counted_by_status_device_and_number_of_devices(backend: Backen
     assert not any(("status", "succeeded") in labels for _, labels in samples(text))
 
 
+def test_a_waiting_job_counts_under_the_device_that_it_names(backend: Backend) -> None:
+    queued, paused, _ = (backend.add_job() for _ in range(3))
+    backend.set(queued, gpu="h100", num_gpus=2)
+    backend.set(paused, gpu="a100", status=JobStatus.PAUSED)
+    text = scrape(backend)
+    assert value(text, "falqon_queue_jobs", device="h100", num_devices="2") == 1
+    assert value(text, "falqon_queue_jobs", device="any", num_devices="1") == 1
+    named = {"status": "paused", "device": "a100", "num_devices": "1"}
+    assert value(text, "falqon_jobs", **named) == 1
+
+
 def test_a_requeued_job_waits_since_then(backend: Backend) -> None:
     new, old, requeued = (backend.add_job() for _ in range(3))
     with backend.database.transaction() as session:
