@@ -13,6 +13,7 @@ import yaml
 
 from app.cli import app
 from app.settings import Settings, variable_of
+from falqon_core.estimate.devices import DEVICES
 from worker.once import OnceExit
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -86,6 +87,14 @@ def test_settings_are_known() -> None:
     (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
     task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
     assert set(config["data"]) | set(task["envs"]) <= SETTINGS
+
+
+def test_the_spot_machine_has_a_card_that_workers_train_on() -> None:
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    card, _, number = task["resources"]["accelerators"].partition(":")
+    assert card.lower() in DEVICES
+    assert number == "1"
+    assert task["run"].startswith("~/falqon/bin/falqon check || exit")
 
 
 def test_queries_of_the_autoscaler_ask_for_what_is_exported() -> None:
