@@ -24,10 +24,15 @@ Wait = Annotated[
 @command(app, "upload", "falqon files upload train.jsonl --wait")
 def upload_file(
     client: Client,
-    path: Annotated[Path, typer.Argument(help="A JSONL file.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A JSONL file, or a table: Parquet, CSV or a JSON list.", show_default=False
+        ),
+    ],
     wait: Wait = False,
 ) -> None:
-    """Upload a JSONL file to train or validate with."""
+    """Upload a file to train or validate with."""
     _show_checked(client, upload(client, path), wait=wait)
 
 

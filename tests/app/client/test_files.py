@@ -47,6 +47,15 @@ def test_a_file_goes_up_and_comes_back(
     assert gone.stdout == ""
 
 
+def test_a_table_becomes_lines(falqon: Falqon, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\nHow many?,Two.\n")
+    uploaded = falqon("files", "upload", "rows.csv", "--wait", "--json")
+    assert uploaded.exit_code == 0, uploaded.stderr
+    file = json.loads(uploaded.stdout)
+    assert (file["filename"], file["status"]) == ("rows.jsonl", "processed")
+    assert file["source"]["num_records"] == 1
+
+
 def test_a_bad_file_is_told_by_line_and_column(falqon: Falqon, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{"text": 3}\n')
     done = falqon("files", "upload", "bad.jsonl", "--wait")
