@@ -52,8 +52,8 @@ class RecipeOptions(BaseModel):
     train_a: bool | None = Field(
         None,
         description="falqon only, anchored with a base: true: A trains in all linears, for a lower "
-        "held-out loss and more memory; false: in none; auto: in those that have as many outputs "
-        "as inputs",
+        "held-out loss and more memory; false: in none; auto: where the linears that read one "
+        "input have at least as many outputs as inputs",
     )
     num_update_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="topk only: rows folded per linear and step; auto: 10"
