@@ -83,15 +83,28 @@ def create_file(
     return FileObject.of(file, imported)
 
 
-def import_file(services: Services, caller: Caller, request: SourceRequest) -> FileObject:
+def import_file(
+    services: Services,
+    caller: Caller,
+    request: SourceRequest,
+    *,
+    idempotency_key: str | None = None,
+) -> FileObject:
     """Have a worker make a file of what stands at an address."""
     parse_address(request.source, services.settings.webhook_networks)
-    with services.database.transaction() as session:
-        operations.admit(session, FileImport, caller.project_id, MAX_IMPORTS)
-        quotas.admit_bytes(session, caller.project_id, 0)
-        file, imported = service.add_from_source(
-            session, caller.project_id, request.source, request.mapping or {}
-        )
+    project_id = caller.project_id
+    asked = (request.source, request.mapping or {}, idempotency_key)
+
+    def add() -> tuple[File, FileImport]:
+        with services.database.transaction() as session:
+            earlier = service.find_from_source(session, project_id, *asked)
+            if earlier is not None:
+                return earlier
+            operations.admit(session, FileImport, project_id, MAX_IMPORTS)
+            quotas.admit_bytes(session, project_id, 0)
+            return service.add_from_source(session, project_id, *asked)
+
+    file, imported = service.add_once(add)
     service.notify(services.notifier, file, imported)
     return FileObject.of(file, imported)
 

@@ -67,10 +67,13 @@ class _JsonRoute(ApiRoute):
 
 
 def create_file_from_source(
-    services: ServicesDep, caller: Writer, request: SourceRequest
+    services: ServicesDep,
+    caller: Writer,
+    request: SourceRequest,
+    idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
     """Have a worker make a file of what stands at an address."""
-    return actions.import_file(services, caller, request)
+    return actions.import_file(services, caller, request, idempotency_key=idempotency_key)
 
 
 # In the description it is one call with two kinds of body.

@@ -89,8 +89,35 @@ def add_once(add: Callable[[], T]) -> T:
         return add()
 
 
+def find_from_source(
+    session: Session,
+    project_id: str,
+    source: str,
+    mapping: dict[str, str],
+    idempotency_key: str | None,
+) -> tuple[File, FileImport] | None:
+    """Return the file of an earlier call with the same idempotency key."""
+    if idempotency_key is None:
+        return None
+    file = repository.find_by_key(session, project_id, idempotency_key)
+    if file is None:
+        return None
+    imported = import_of(session, file)
+    if imported is None or (imported.source, imported.mapping) != (source, mapping):
+        raise IdempotencyMismatch(
+            f"Idempotency-Key: it was used for {file.id}, which has another source or another "
+            "mapping; use a new key for a new file.",
+            param="Idempotency-Key",
+        )
+    return file, imported
+
+
 def add_from_source(
-    session: Session, project_id: str, source: str, mapping: dict[str, str]
+    session: Session,
+    project_id: str,
+    source: str,
+    mapping: dict[str, str],
+    idempotency_key: str | None,
 ) -> tuple[File, FileImport]:
     """Add a file whose bytes a worker is to bring."""
     file_id, key = new_key(project_id)
@@ -102,6 +129,7 @@ def add_from_source(
         bytes=0,
         sha256=NOTHING,
         storage_key=key,
+        idempotency_key=idempotency_key,
         status=FileStatus.UPLOADED,
     )
     session.add(file)

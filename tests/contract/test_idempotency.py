@@ -230,3 +230,17 @@ def test_of_files_with_one_key_at_the_same_moment_there_is_one(tenant: Tenant) -
     assert {response.status_code for response in responses} == {200}
     assert len({response.json()["id"] for response in responses}) == 1
     assert tenant.num_rows(File) == [before[0] + 1]
+
+
+def test_the_same_key_and_source_are_the_same_file(tenant: Tenant) -> None:
+    def ask(key: str, source: str) -> httpx.Response:
+        asked = {"source": source, "purpose": "fine-tune"}
+        return tenant.http.post("/v1/files", json=asked, headers={"idempotency-key": key})
+
+    first = ask("k", "hf://acme/rows").json()
+    assert ask("k", "hf://acme/rows").json()["id"] == first["id"]
+    assert ask("other", "hf://acme/rows").json()["id"] != first["id"]
+    for other in (ask("k", "hf://acme/more"), upload(tenant, jsonl(), "k")):
+        assert other.status_code == 422
+        assert other.json()["error"]["code"] == "idempotency_mismatch"
+    assert len(tenant.client.files.list().data) == 2
