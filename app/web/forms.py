@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse
 from app.errors import ApiError, InvalidRequest
 from app.web.plain_words import in_plain_words
 from app.web.session import notify
+from app.web.visitor import FORM_SCRIPT
 
 T = TypeVar("T", bound=BaseModel)
 Errors = dict[str, str]  # by field; of no field by the empty name
@@ -58,10 +59,14 @@ def errors_of(error: ApiError, fields: Collection[str]) -> Errors:
 
 @contextmanager
 def notify_refusals(request: Request) -> Iterator[None]:
-    """Say what is refused on the page that follows."""
+    """Say what is refused on the page that follows; a script says it on the page that there is,
+    where what was typed stays.
+    """
     try:
         yield
     except ApiError as error:
+        if FORM_SCRIPT in request.headers:
+            raise
         notify(request, error.message, failed=True)
 
 

@@ -29,6 +29,17 @@ def test_a_refusal_is_a_message(browser: httpx.Client, tenant: Tenant) -> None:
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
 
 
+def test_a_refusal_of_what_was_typed_is_a_message_too(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
+    tenant.client.fine_tuning.jobs.pause(job_id)
+    form = {"csrf": token(browser.get(f"/jobs/{job_id}")), "max_seconds": "ten"}
+    answer = browser.post(f"/jobs/{job_id}/resume", data=form, headers=BY_SCRIPT)
+    assert (answer.status_code, "whole number" in answer.json()["error"]["message"]) == (400, True)
+    assert "whole number" not in browser.get(f"/jobs/{job_id}").text
+
+
 def test_a_copy_whose_answer_was_lost_is_made_once(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     form = {"csrf": token(browser.get(f"/jobs/{job_id}"))}
