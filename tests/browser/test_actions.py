@@ -3,14 +3,15 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser import scene
-from tests.browser.job_page import confirm, status
+from tests.browser.job_page import confirm, status, until
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
 
 CANCEL = re.compile(r"/jobs/[^/]+/cancel$")
+COPY = re.compile(r"/jobs/[^/]+$")
 
 
 def test_an_action_without_an_answer_keeps_the_page_and_is_sent_again(
@@ -40,6 +41,48 @@ def test_an_action_that_is_refused_says_why_on_the_page(visits: Visits, tenant: 
     expect(alert).to_contain_text("This form is out of date")
     alert.get_by_role("button", name="Close").click()
     expect(alert).to_have_count(0)
+
+
+def test_a_budget_that_is_refused_stays_as_it_was_typed(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
+    tenant.client.fine_tuning.jobs.pause(job_id)
+    page.goto(f"/jobs/{job_id}")
+    page.get_by_role("button", name="Resume").click()
+    seconds = page.get_by_label("Maximum running time in seconds")
+    seconds.fill("1 hour")
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    expect(page.locator("#toast")).to_contain_text("seconds as a whole number")
+    expect(seconds).to_have_value("1 hour")
+
+
+def press_twice(page: Page, button: Locator, held: list[Route]) -> None:
+    """Press once more while the page that follows is held back."""
+    button.evaluate("button => { setTimeout(() => button.click(), 1500); button.click(); }")
+    until(page, lambda: len(held) == 1, "it is sent")
+    page.wait_for_timeout(2000)
+
+
+def test_what_is_pressed_twice_is_sent_once(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    held: list[Route] = []
+    page.goto("/settings/webhooks")
+    page.get_by_label("Address to send a POST to").fill("http://127.0.0.1:9/once")
+    page.route(
+        "**/settings/webhooks",
+        lambda route: held.append(route) if route.request.method == "POST" else route.continue_(),
+    )
+    press_twice(page, page.get_by_role("button", name="Create endpoint"), held)
+    assert len(held) == 1
+    held.pop().continue_()
+    expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
+
+    page.goto(f"/jobs/{tenant.job().id}")
+    page.get_by_role("button", name="Clone").click()
+    page.route(COPY, lambda route: held.append(route))
+    press_twice(page, page.get_by_role("button", name="Submit a copy"), held)
+    assert len(list(tenant.client.fine_tuning.jobs.list())) == 2
+    page.unroute_all(behavior="ignoreErrors")
 
 
 @pytest.fixture

@@ -43,10 +43,12 @@ async function act(form, submitter, isRepeated = false) {
   form.setAttribute("aria-busy", "true");
   const { next, status, message } = await sendForm(form, submitter, isRepeated);
   form.removeAttribute("aria-busy");
-  delete form.dataset.sent;
   if (next) {
     location.assign(next);
-  } else if (status === 401) {
+    return;
+  }
+  delete form.dataset.sent;
+  if (status === 401) {
     if (await askToSignIn()) act(form, submitter);
   } else {
     const isTemporary = status === 0 || status >= 500;
@@ -62,8 +64,10 @@ async function leave(form, submitter) {
   } catch {
     showToast(NO_ANSWER, () => leave(form, submitter));
   }
-  delete form.dataset.sent;
-  if (!isReady) return;
+  if (!isReady) {
+    delete form.dataset.sent;
+    return;
+  }
   form.dataset.leaves = "";
   form.requestSubmit(submitter);
 }
