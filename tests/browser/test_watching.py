@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
@@ -100,6 +100,27 @@ def test_steps_that_a_later_attempt_does_again_are_drawn_once(
     page.reload()
     until(page, lambda: drawn(page) == 6, "the server says the same")
     assert page.locator(LOSS).get_attribute("data-points") == "6"
+
+
+def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
+    visits: Visits, tenant: Tenant
+) -> None:
+    file = tenant.upload(check=False)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/data/{file}")
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503, content_type="text/html", body="<p>Not available just now</p>")
+
+    page.route(f"**/data/{file}?*", refuse)
+    until(page, lambda: len(asked) >= 2, "it asks in vain")
+    found = page.locator("#found")
+    expect(found).to_contain_text("Every line is being checked")
+    page.unroute(f"**/data/{file}?*")
+    tenant.check(file)
+    expect(found).to_contain_text("Bad lines")
 
 
 def test_the_link_that_the_service_prints_signs_in_once(
