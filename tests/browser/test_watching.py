@@ -123,6 +123,22 @@ def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
     expect(found).to_contain_text("Bad lines")
 
 
+def test_a_page_whose_stream_and_curves_do_not_come_at_once_asks_again(
+    visits: Visits, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "late", 10)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    parts = re.compile("/(metrics|live)")
+    page.route(parts, lambda route: route.abort())
+    page.goto(f"/jobs/{claim.job_id}")
+    expect(page.locator("#connection")).to_be_visible()
+    page.unroute(parts)
+    until(page, lambda: drawn(page) == 10, "the chart is there")
+    expect(page.locator("#connection")).to_be_hidden()
+    scene.write(tenant, claim, scene.drafts(11), scene.progress(11))
+    until(page, lambda: drawn(page) == 11, "the chart moves")
+
+
 def test_the_link_that_the_service_prints_signs_in_once(
     visits: Visits, fake_service: Service
 ) -> None:

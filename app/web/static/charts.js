@@ -5,6 +5,7 @@ import { Plot, forgetColors, short } from "./plot.js";
 import { append, lowest, positions, stepsAt } from "./series.js";
 
 const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
+const RETRY_MS = 5000;
 const LEGEND = 48; // its height in pixels, where there is one job
 const container = document.querySelector(".charts");
 const section = container.closest("section");
@@ -88,10 +89,15 @@ function stored() {
 
 async function load() {
   loaded = false;
-  await Promise.all(runs.map(async (run) => {
-    const answer = await fetch(run.url);
-    if (answer.ok) run.series = (await answer.json()).series;
-  }));
+  try {
+    await Promise.all(runs.map(async (run) => {
+      const answer = await fetch(run.url);
+      if (answer.ok) run.series = (await answer.json()).series;
+    }));
+  } catch { // the service is away
+    setTimeout(load, RETRY_MS);
+    return;
+  }
   loaded = true;
   for (const point of early.splice(0)) append(runs[0], point);
   draw();

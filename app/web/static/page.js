@@ -85,7 +85,17 @@ document.addEventListener("htmx:response:error", (event) => {
 
 // The stream of the page: whether it stands is said, and a session that has ended leads to the sign-in page.
 const connection = document.querySelector("#connection");
+const RETRY_MS = 5000;
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
+// One that stood is asked for again by itself, one that never did is not.
+function askAgain({ detail }) {
+  const element = detail.ctx.sourceElement;
+  const address = element?.getAttribute?.("hx-sse:connect");
+  if (!address) return;
+  connection.hidden = false;
+  setTimeout(() => htmx.ajax("GET", address, { source: element }), RETRY_MS);
+}
+for (const name of ["htmx:error", "htmx:response:error"]) document.addEventListener(name, askAgain);
 document.addEventListener("htmx:sse:error", (event) => {
   if (event.detail.status === 401 && !isTypedInto()) location.reload();
   connection.hidden = false;
