@@ -2,6 +2,7 @@
 
 from playwright.sync_api import Page, expect
 
+from app.web.text import playground
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
 
@@ -57,3 +58,15 @@ def test_a_form_stays_while_the_service_is_away(visits: Visits, tenant: Tenant) 
     page.unroute("**/*")
     toast.get_by_role("button", name="Try again").click()
     expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
+
+
+def test_a_conversation_goes_on_after_signing_in_over_the_page(
+    visits: Visits, tenant: Tenant
+) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(playground(tenant.base_model))
+    page.context.clear_cookies()
+    page.get_by_label("Message").fill("Hello")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    sign_in_over(page, tenant.key)
+    expect(page.locator("#turns figure")).to_contain_text("it is asked again in")

@@ -1,4 +1,6 @@
 // Asks one or two models the same and shows their answers as they come. What people and models write becomes text, never HTML.
+import { askToSignIn } from "./sign_in.js";
+
 const ADDRESS = "/playground/v1/chat/completions";
 const LOADING_MS = 600_000; // as long as a model that is being loaded is asked again
 const STORED = "playground";
@@ -95,6 +97,7 @@ async function send(body, answer, signal) {
       signal,
     });
     if (response.ok) return response;
+    if (response.status === 401 && (await askToSignIn())) continue;
     const error = (await response.json().catch(() => ({}))).error;
     if (error?.code !== "model_loading" || Date.now() > until) throw new Refusal(error?.message ?? `The service answered ${response.status}.`);
     const seconds = Number(response.headers.get("retry-after")) || 2;

@@ -57,6 +57,7 @@ async function signIn(key) {
     const token = page.querySelector("input[name=csrf]")?.value;
     if (!answer.ok || !token) return page.querySelector("[role=alert]")?.textContent ?? "That did not work.";
     for (const input of document.querySelectorAll("input[name=csrf]")) input.value = token;
+    for (const part of document.querySelectorAll("[data-token]")) part.dataset.token = token;
     return "";
   } catch {
     return "The service does not answer.";
