@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.job_page import END, confirm, drawn, status, until
 from tests.browser.visit import SECONDS, Visits
+from tests.support.api import Tenant
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.service import KEY, Service
 
@@ -100,6 +101,16 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     page.get_by_role("link", name="Edit it first").click()
     expect(page.get_by_label("Rank")).to_have_value("8")
     expect(page.locator("#report")).to_contain_text("good.jsonl")
+
+
+def test_a_file_that_was_dropped_may_validate(
+    visits: Visits, tenant: Tenant, tmp_path: Path
+) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto("/jobs/new")
+    drop(page, written(tmp_path, "held-out.jsonl", GOOD))
+    expect(page.locator("#report")).to_contain_text("held-out.jsonl")
+    page.get_by_label("Validation file").select_option(label="held-out.jsonl")
 
 
 def test_data_is_looked_at_and_deleted(

@@ -40,7 +40,7 @@ if (zone) {
       return;
     }
     if (request.status !== 200) {
-      refuse(request.response?.querySelector(".error[role=alert]")?.textContent ?? `The file was not taken (${request.status}).`);
+      refuse(request.response?.querySelector(".error[role=alert]")?.textContent ?? `The file was not taken (${request.status}); load the page again and choose it once more.`);
       return;
     }
     const id = new URL(request.responseURL).searchParams.get("training_file");
@@ -50,6 +50,7 @@ if (zone) {
     }
     // The rest of the form stays as it is filled in.
     files.add(new Option(file.name, id, true, true), 1);
+    files.form.elements.validation_file.add(new Option(file.name, id), 1);
     files.dispatchEvent(new Event("change", { bubbles: true }));
     progress.hidden = true;
     input.value = "";
