@@ -126,12 +126,11 @@ def num_like(session: Session, project_id: str | None, search: str = "") -> int:
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that exist."""
+    """Return those of the ids that exist, for this project or for all."""
+    visible = or_(Model.project_id.is_(None), Model.project_id == project_id)
     return set(
         session.scalars(
-            select(Model.id).where(
-                Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
-            )
+            select(Model.id).where(visible, Model.id.in_(model_ids), Model.deleted_at.is_(None))
         )
     )
 

@@ -50,7 +50,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the project's own models that exist."""
+    """Return those of the models that exist, the project's own and base models."""
     return repository.present(session, project_id, model_ids)
 
 

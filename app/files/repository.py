@@ -59,8 +59,8 @@ def find_several(
 
 
 def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return the names of files, also of deleted ones."""
-    mine = select(File.id, File.filename).where(File.id.in_(ids), File.project_id == project_id)
+    """Return the names of those files that exist."""
+    mine = _own(project_id, ids).with_only_columns(File.id, File.filename)
     return dict(session.execute(mine).all())
 
 

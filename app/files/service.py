@@ -170,7 +170,7 @@ def get(session: Session, project_id: str, file_id: str) -> File:
 
 
 def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return the names of files, also of deleted ones."""
+    """Return the names of those files that exist."""
     return repository.names(session, project_id, ids)
 
 

@@ -87,6 +87,12 @@ def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> d
     return grouped
 
 
+def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
+    return set(
+        session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids)))
+    )
+
+
 def lock_for_reading(session: Session, job_id: str) -> bool:
     """Keep a job from being deleted before the transaction ends; False when it is gone already."""
     return (

@@ -128,6 +128,11 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
+def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that are of jobs of the project, which may have been deleted."""
+    return repository.present(session, project_id, job_ids)
+
+
 def page(
     session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
 ) -> list[Job]:

@@ -3,7 +3,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.audit_logs import actions
+from app.files import service as files
 from app.http.dependencies import After, ServicesDep
+from app.jobs import service as jobs
 from app.keys import actions as keys
 from app.projects import actions as projects
 from app.web.rendering import page
@@ -29,20 +31,27 @@ def activity_page(
     """Show who changed what, newest first."""
     its_keys = keys.list_keys(services, caller, limit=MAX_NAMES).data
     its_projects = projects.list_projects(services, caller, limit=MAX_NAMES).data
+    logs = actions.list_audit_logs(
+        services,
+        caller,
+        actor_ids=[key] if key else [],
+        event_types=[event.strip()] if event.strip() else [],
+        resource_ids=[resource.strip()] if resource.strip() else [],
+        after=after,
+        limit=ROWS,
+    )
+    ids = [log.resource_id for log in logs.data if log.resource_id]
+    with services.database.read() as session:
+        present_jobs = jobs.present(session, caller.project_id, ids)
+        present_files = files.names(session, caller.project_id, ids)
     return page(
         request,
         "activity/page.html",
         caller,
         here="/usage",
-        logs=actions.list_audit_logs(
-            services,
-            caller,
-            actor_ids=[key] if key else [],
-            event_types=[event.strip()] if event.strip() else [],
-            resource_ids=[resource.strip()] if resource.strip() else [],
-            after=after,
-            limit=ROWS,
-        ),
+        logs=logs,
+        jobs=present_jobs,
+        files=present_files,
         filters={"key": key, "event": event, "resource": resource},
         after=after,
         key_names={each.id: each.name for each in its_keys},

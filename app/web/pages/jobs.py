@@ -51,7 +51,7 @@ class Row(NamedTuple):
     is_live: bool
     is_pinned: bool
     loss: list[tuple[int, float]]
-    file: str  # the name of the training file
+    file: str  # the name of the training file; empty of one that has been deleted
 
 
 @router.get("/")

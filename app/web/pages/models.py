@@ -17,6 +17,7 @@ from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import event_stream
+from app.jobs import service as jobs
 from app.model_imports import actions as model_imports
 from app.model_imports.schemas import ModelImportRequest
 from app.services import Services
@@ -70,6 +71,11 @@ def _list_page(
             models.newest(session, owner, limit=MAX_ROWS, search=search)
             for owner in (caller.project_id, None)
         )
+        job_ids = [model.fine_tuning_job for model in own.models if model.fine_tuning_job]
+        base_ids = [model.base_model for model in own.models if model.base_model]
+        present = jobs.present(session, caller.project_id, job_ids) | models.present(
+            session, caller.project_id, base_ids
+        )
         is_new = not own.models and not (
             search and models.newest(session, caller.project_id, limit=1).models
         )
@@ -90,6 +96,7 @@ def _list_page(
         own=own_models,
         bases=bases.models,
         q=q,
+        present=present,
         is_new=is_new,
         imports=imports,
         are_pending=any(item.status == "in_progress" for item in imports),

@@ -7,6 +7,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import RedirectResponse
 
 from app.errors import InvalidRequest
+from app.files import service as files
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
 from app.jobs import service as jobs
@@ -63,6 +64,8 @@ def study_page(
         study = service.get(session, caller.project_id, study_id)
         of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
         context = _table(session, study, of_study, sort)
+        ids = [study.requested.training_file, study.requested.validation_file]
+        context["files"] = files.names(session, caller.project_id, [id_ for id_ in ids if id_])
     runs = [
         {"label": METHODS[method].title, "url": f"/jobs/{alike.jobs[0][0].id}/metrics"}
         for method, alike in context["by_method"].items()

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
+from app.catalogue import service as catalogue
 from app.database import now
 from app.http.dependencies import ServicesDep
 from app.jobs import listing
@@ -44,6 +45,8 @@ def usage_page(
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
         amounts = _amounts(session, caller, span)
+        model_ids = [usage.group["model"] for usage in amounts["tables"]["model"]]
+        models = catalogue.present(session, caller.project_id, [id_ for id_ in model_ids if id_])
         by_status = listing.count_by_status(session, caller.project_id)
         history = workers.history(session, caller.administered_project, span.begin, ROWS)
     own = projects.retrieve_project(services, caller, caller.project_id)
@@ -59,6 +62,7 @@ def usage_page(
         num_running=by_status.get(JobStatus.RUNNING, 0),
         num_queued=by_status.get(JobStatus.QUEUED, 0),
         history=history,
+        models=models,
         names=_names(services, caller),
     )
 

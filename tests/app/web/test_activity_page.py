@@ -184,6 +184,12 @@ def test_the_page_says_who_changed_what_and_filters(admin: Tenant, browser: http
     assert other.id not in page
     cancelled = browser.get("/activity", params={"resource": job.id, "event": "job.cancelled"}).text
     assert cancelled.count(f'href="/jobs/{job.id}"') == 1
+    admin.http.delete(f"/v1/fine_tuning/jobs/{job.id}").raise_for_status()
+    deleted = browser.get("/activity", params={"resource": job.id}).text
+    assert (deleted.count(f"<code>{job.id}</code>"), f'href="/jobs/{job.id}"' in deleted) == (
+        3,
+        False,
+    )
     by_nobody = browser.get("/activity", params={"key": "key_nobody"}).text
     assert "Nothing was changed" in by_nobody
 

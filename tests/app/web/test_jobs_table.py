@@ -196,3 +196,12 @@ def test_jobs_sort_by_validation_loss(browser: httpx.Client, tenant: Tenant) -> 
     assert row_ids(page) == [claims[0].job_id, claims[1].job_id]
     assert cell(page, claims[0].job_id, "valid_loss") == "0.25"
     assert row_ids(browser.get("/?sort=-valid_loss")) == [claims[1].job_id, claims[0].job_id]
+
+
+def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Tenant) -> None:
+    job = tenant.job()
+    tenant.client.fine_tuning.jobs.cancel(job.id)
+    tenant.client.files.delete(job.training_file)
+    page = browser.get("/?columns=file")
+    assert cell(page, job.id, "file") == f"{job.training_file} deleted"
+    assert f'href="/data/{job.training_file}"' not in page.text

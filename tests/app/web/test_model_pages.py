@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from app.catalogue.service import MAX_OFFERED
 from app.database import MAX_COUNTED
+from app.ids import new_id
 from app.models import Artifact, Export, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE
@@ -53,6 +54,20 @@ def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenan
     assert other not in page
     assert objects.model in browser.get(f"/models?q={objects.model[-8:].upper()}").text
     assert "No name contains “nowhere”" in browser.get("/models?q=nowhere").text
+
+
+def test_the_list_links_nothing_that_was_deleted(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    model_id = new_id("ft:tiny:acme::")
+    tenant.add_model(model_id, project_id=tenant.project_id, base="gone", job_id=job_id)
+    page = browser.get("/models").text
+    assert f'href="/jobs/{job_id}"' in page
+    assert "gone<small>deleted</small>" in page
+    tenant.client.fine_tuning.jobs.cancel(job_id)
+    tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}").raise_for_status()
+    page = browser.get("/models").text
+    assert f'href="/jobs/{job_id}"' not in page
+    assert f"job {job_id[-8:]}<small>deleted</small>" in page
 
 
 def test_a_model_tells_its_files_its_line_and_its_certificate(

@@ -72,3 +72,15 @@ def test_the_table_follows_its_jobs(browser: httpx.Client, tenant: Tenant) -> No
         assert any("queued" in line for line in lines)
         finish(tenant, study["jobs"][0]["id"], 1.5)
         assert any("1.5000" in line for line in lines)
+
+
+def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Tenant) -> None:
+    study = create(tenant)
+    link = f'href="/data/{study["training_file"]}"'
+    assert link in browser.get(f"/studies/{study['id']}").text
+    for job in study["jobs"]:
+        tenant.client.fine_tuning.jobs.cancel(job["id"])
+    tenant.client.files.delete(study["training_file"])
+    page = browser.get(f"/studies/{study['id']}").text
+    assert link not in page
+    assert "training file deleted" in page

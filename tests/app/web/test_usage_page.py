@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from sqlalchemy import update
 
-from app.database import now
+from app.database import now, now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import JobStatus, Scope
+from app.models import JobStatus, Model, Scope
+from app.web.text import model_page
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE
 from tests.support.usage import report
@@ -92,3 +94,15 @@ def test_a_reader_sees_ids_instead_of_names(api: Api, tenant: Tenant) -> None:
         page = browser.get("/usage").text
     assert f"<code>{key_id}</code>" in page
     reader.http.close()
+
+
+def test_a_model_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Tenant) -> None:
+    used(tenant, "2.0000")
+    link = f'href="{model_page(tenant.base_model)}"'
+    assert link in browser.get("/usage").text
+    with tenant.api.database.transaction() as session:
+        gone = update(Model).where(Model.id == tenant.base_model).values(deleted_at=now_plus())
+        session.execute(gone)
+    page = browser.get("/usage").text
+    assert link not in page
+    assert f"<code>{tenant.base_model}</code>" in page
