@@ -115,7 +115,7 @@ def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
     shown_ids = following[:ROWS]
     if query.page == 1:
         shown_ids = [*pinned, *shown_ids]
-    jobs = _in_order(session, project_id, shown_ids)
+    jobs = in_order(session, project_id, shown_ids)
     return JobPage(jobs, num_jobs, counts, has_more=len(following) > ROWS, pinned=pinned)
 
 
@@ -133,7 +133,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
         or_(*(column.icontains(text, autoescape=True) for column in texts))
     )
     ids = session.scalars(alike.order_by(newest.c.id.desc()).limit(limit)).all()
-    return _in_order(session, project_id, list(dict.fromkeys([text, *ids])))
+    return in_order(session, project_id, list(dict.fromkeys([text, *ids])))
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
@@ -300,7 +300,7 @@ def _order(query: JobQuery) -> list[SQLColumnExpression[Any]]:
     return [column.is_(None), column.desc() if query.descending else column.asc(), Job.id.desc()]
 
 
-def _in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
+def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
     """Read these jobs, without those that have just been deleted."""
     if not ids:
         return []

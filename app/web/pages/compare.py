@@ -38,7 +38,7 @@ def compare_page(
     request: Request,
     caller: Visitor,
     job: Jobs = (),
-    q: str = "",
+    q: Annotated[str, Query(max_length=256)] = "",
     choose: bool = False,
 ) -> Response:
     chosen = list(dict.fromkeys(job))
@@ -57,9 +57,12 @@ def compare_page(
 
 
 def _choice(session: Session, caller: Caller, chosen: list[str], search: str) -> dict[str, Any]:
-    matching = listing.find_page(session, caller.project_id, JobQuery(search=search.strip()))
-    jobs = [(job, state(job)) for job in matching.jobs]
-    return {"jobs": jobs, "chosen": set(chosen), "fewest": FEWEST, "most": MOST, "q": search}
+    """List what is chosen, and what matches beside it."""
+    matching = listing.find_page(session, caller.project_id, JobQuery(search=search.strip())).jobs
+    rows = listing.in_order(session, caller.project_id, chosen)
+    rows += [job for job in matching if job.id not in chosen]
+    jobs = [(job, state(job)) for job in rows]
+    return {"jobs": jobs, "chosen": chosen, "fewest": FEWEST, "most": MOST, "q": search}
 
 
 def _comparison(

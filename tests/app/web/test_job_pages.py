@@ -258,6 +258,18 @@ def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
     assert "at most 6" in browser.get(f"/compare?{seven}").text
 
 
+def test_what_is_chosen_to_compare_stays_beside_what_a_search_finds(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    file = tenant.upload()
+    chosen = tenant.job(training_file=file, suffix="old").id
+    tenant.job(training_file=file, suffix="new")
+    page = browser.get(f"/compare?choose=1&q=new&job={chosen}&job=ftjob-gone").text
+    boxes = re.findall(r'name="job" value="([^"]+)"( checked)?>', page)
+    assert boxes[0] == (chosen, " checked")
+    assert [checked for _, checked in boxes[1:]] == [""]
+
+
 @pytest.mark.parametrize(
     "query", ["sort=nothing", "status=nothing", "page=0", "page=x", f"q={'x' * 257}", "q=%00"]
 )
