@@ -54,11 +54,14 @@ def resume(
     request: Request,
     caller: WritingVisitor,
     job_id: str,
-    max_cost_usd: Annotated[str | None, Form()] = None,
-    max_seconds: Annotated[str | None, Form()] = None,
+    has_caps: Annotated[bool, Form()] = False,
+    max_cost_usd: Annotated[str, Form()] = "",
+    max_seconds: Annotated[str, Form()] = "",
 ) -> RedirectResponse:
+    """`has_caps`: the form has the fields of the budget, each with a cap or empty for none."""
     with notify_refusals(request):
-        actions.resume_job(services, caller, job_id, _budget_change(max_cost_usd, max_seconds))
+        budget = _read_budget(max_cost_usd, max_seconds) if has_caps else None
+        actions.resume_job(services, caller, job_id, budget)
         notify(request, "The job goes on.")
     return redirect_to(f"/jobs/{job_id}")
 
@@ -104,10 +107,7 @@ def make_model(
     return redirect_to(f"/jobs/{job_id}")
 
 
-def _budget_change(max_cost_usd: str | None, max_seconds: str | None) -> Budget | None:
-    """Read the caps: an empty field takes one away; a form without the fields changes none."""
-    if max_cost_usd is None and max_seconds is None:
-        return None
+def _read_budget(max_cost_usd: str, max_seconds: str) -> Budget:
     try:
         cost = Decimal(max_cost_usd) if max_cost_usd else None
         seconds = int(max_seconds) if max_seconds else None

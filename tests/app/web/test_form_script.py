@@ -34,7 +34,8 @@ def test_a_refusal_of_what_was_typed_is_a_message_too(
 ) -> None:
     job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
     tenant.client.fine_tuning.jobs.pause(job_id)
-    form = {"csrf": token(browser.get(f"/jobs/{job_id}")), "max_seconds": "ten"}
+    csrf = token(browser.get(f"/jobs/{job_id}"))
+    form = {"csrf": csrf, "has_caps": "true", "max_seconds": "ten"}
     answer = browser.post(f"/jobs/{job_id}/resume", data=form, headers=BY_SCRIPT)
     assert (answer.status_code, "whole number" in answer.json()["error"]["message"]) == (400, True)
     assert "whole number" not in browser.get(f"/jobs/{job_id}").text

@@ -123,13 +123,17 @@ def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
     assert 'name="max_seconds" inputmode="numeric" value="10"' in page.text
 
     def resume(seconds: str) -> str:
-        form = {"csrf": token(page), "max_cost_usd": "", "max_seconds": seconds}
+        form = {"csrf": token(page), "has_caps": "true", "max_cost_usd": "", "max_seconds": seconds}
         return browser.post(f"/jobs/{job_id}/resume", data=form, headers=SAME_SITE).text
 
     assert "is used up" in resume("10")
     assert "seconds as a whole number" in resume("ten")
     assert "The job goes on" in resume("20")
+    assert "Budget: at most 20 s;" in browser.get(f"/jobs/{job_id}").text
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).budget["max_seconds"] == 20  # type: ignore[attr-defined]
+    tenant.client.fine_tuning.jobs.pause(job_id)
+    assert "The job goes on" in resume("")
+    assert "Budget:" not in browser.get(f"/jobs/{job_id}").text
 
 
 def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Tenant) -> None:
