@@ -28,6 +28,7 @@ router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
 MAX_LOG_CHARACTERS = 65_536  # that a page shows
 PAGE = 200  # events that one message is made of, at most
+WAITING_SECONDS = 5.0  # until a waiting job is looked at again: others move in the queue
 ENDED = ServerSentEvent("", event="ended").encode()
 
 
@@ -41,6 +42,7 @@ class News(NamedTuple):
     parts: live.Parts
     has_more: bool  # there may be more
     is_last: bool
+    is_waiting: bool  # in the queue
 
 
 @router.get("/jobs/{job_id}")
@@ -155,7 +157,7 @@ async def _events(
                 yield ENDED
                 return
             if not news.has_more:
-                await live.rest(changed)
+                await live.rest(changed, WAITING_SECONDS if news.is_waiting else None)
 
 
 def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[bytes]:
@@ -206,6 +208,7 @@ def _look(
         parts={f"job-{name}": fragment(f"job/{name}.html", **context, **values) for name in names},
         has_more=bool(events) and seq < row.last_event_seq,
         is_last=values["has_ended"] and seq >= row.last_event_seq,
+        is_waiting=row.is_waiting,
     )
 
 

@@ -45,6 +45,19 @@ def test_the_stream_of_what_is_deleted_ends(browser: httpx.Client, tenant: Tenan
     assert browser.get(f"/models/{model}/live").status_code == 404
 
 
+def test_a_job_that_waits_is_told_of_those_before_it(
+    browser: httpx.Client, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.web.pages.job.WAITING_SECONDS", 0.1)
+    first, second = tenant.job(), tenant.job()
+    position = second.queue["position"]
+    with browser.stream("GET", f"/jobs/{second.id}/live") as stream:
+        lines = stream.iter_lines()
+        assert any(f"Number {position} in the queue" in line for line in lines)
+        tenant.client.fine_tuning.jobs.cancel(first.id)
+        assert any(f"Number {position - 1} in the queue" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("took", "seconds"), [(0.0, PAUSE_SECONDS), (0.3, 2.7), (60.0, MAX_PAUSE_SECONDS)]
 )
