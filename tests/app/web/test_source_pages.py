@@ -9,6 +9,7 @@ import pytest
 from app.keys.service import create_key
 from app.models import DEFAULT_PROJECT_ID, ModelImport, Scope
 from app.operations import claims
+from app.web.text import model_page
 from tests.contract.test_file_imports import work
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.pages import SAME_SITE, token
@@ -101,9 +102,12 @@ def test_who_administers_the_service_adds_and_deletes_base_models(
         page = post(admin, "/models", **form)
         assert "A worker brings acme/new in." in page.text
         assert "being added" in page.text
+        polled = page.text.partition('hx-select="#bases"')[2]
+        assert f'href="{model_page(tenant.base_model)}"' in polled, "with the models themselves"
         finish_import(api, conversions=["The weights were <i>fp8</i>."])
         page = admin.get("/models")
         assert "being added" not in page.text
+        assert 'hx-select="#bases"' not in page.text
         assert "The weights were &lt;i&gt;fp8&lt;/i&gt;." in page.text
         refused = post(admin, "/models", id="<a>", source="/etc")
         assert refused.status_code == 400
