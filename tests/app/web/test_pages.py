@@ -20,7 +20,9 @@ from app.models import ApiKey, EndedSession, Scope
 from app.models.job_progress import JobProgress
 from app.web import assets
 from app.web.link import NAME, issue
+from app.web.rendering import NAVIGATION
 from app.web.session import COOKIE, MAX_AGE_SECONDS, SESSION_ID
+from tests.browser import scene
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
@@ -314,3 +316,22 @@ def test_strangers_cannot_fill_the_disk_with_a_form(browser: httpx.Client) -> No
     ):  # with a length, and in chunks
         assert browser.post("/sign-in", content=content, headers=multipart).status_code == 413
     assert browser.post("/sign-in", data={"key": "k" * 2**15}, headers=SAME_SITE).status_code == 413
+
+
+def test_no_id_stands_on_a_page_twice(browser: httpx.Client, tenant: Tenant) -> None:
+    objects = scene.scene(tenant)
+    browser.post("/sign-in", data={"key": tenant.new_key(Scope.ADMIN)}, headers=SAME_SITE)
+    for path in (
+        *(screen.path for screen in NAVIGATION),
+        f"/jobs/{objects.succeeded}",
+        f"/data/{objects.file}",
+        f"/models/{objects.model}",
+        "/settings/keys",
+        "/settings/prices",
+        "/settings/webhooks",
+        "/activity",
+        "/search?q=o",
+    ):
+        ids = re.findall(r'\sid="([^"]+)"', browser.get(path).text)
+        assert ids.count("main") == 1, path
+        assert {id_ for id_ in ids if ids.count(id_) > 1} == set(), path
