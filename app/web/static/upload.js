@@ -17,7 +17,7 @@ if (zone) {
 
   function begin() {
     const file = input.files[0];
-    if (!file) return;
+    if (!file || input.disabled) return; // one at a time
     error.textContent = "";
     progress.hidden = false;
     const request = new XMLHttpRequest();
