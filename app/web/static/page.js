@@ -89,7 +89,7 @@ const RETRY_MS = 5000;
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
 // One that stood is asked for again by itself, one that never did is not.
 function askAgain({ detail }) {
-  const element = detail.ctx.sourceElement;
+  const element = detail.ctx?.sourceElement;
   const address = element?.getAttribute?.("hx-sse:connect");
   if (!address) return;
   connection.hidden = false;
