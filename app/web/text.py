@@ -1,5 +1,6 @@
 """How pages say things: every number with its unit, every moment both as an age and exactly."""
 
+import json
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -126,11 +127,16 @@ def percent(share: float) -> str:
 
 def setting(value: object) -> str:
     """Write a setting, as JSON spells it where that differs from Python."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool | dict):
+        return as_json(value)
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def as_json(value: object) -> str:
+    """Write JSON to be read: every letter stands for itself."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def model_page(model_id: str) -> str:
@@ -159,6 +165,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "rate": rate,
     "percent": percent,
     "setting": setting,
+    "as_json": as_json,
     "shell": shlex.quote,
     "model_page": model_page,
     "playground": playground,

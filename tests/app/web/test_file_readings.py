@@ -19,3 +19,12 @@ def test_a_page_says_how_lines_were_read(browser: httpx.Client, tenant: Tenant) 
     assert "In 2 records role 'developer' is read as 'system'." in text
     assert "&lt;b&gt;tag</code> in 2 records." in page
     assert "How lines are read" not in browser.get(f"/data/{tenant.upload()}").text
+
+
+def test_a_record_that_was_converted_is_shown_as_it_is_written(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    record = {"instruction": "Größe <b>?", "output": "二"}
+    file = tenant.upload(f"{json.dumps(record)}\n".encode())
+    page = unescape(browser.get(f"/data/{file}").text)
+    assert f"<code>{json.dumps(record, ensure_ascii=False)}</code>" in page

@@ -11,6 +11,12 @@ def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
     assert [text.duration(each) for each in (0, 0.02, 0.9, 1.0)] == ["0 s", "< 1 s", "< 1 s", "1 s"]
 
 
+def test_a_setting_is_written_as_json_spells_it() -> None:
+    values = (True, {"enable_thinking": False}, ["q_proj", "v_proj"], 0.5)
+    written = ["true", '{"enable_thinking": false}', "q_proj, v_proj", "0.5"]
+    assert [text.setting(value) for value in values] == written
+
+
 def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -> None:
     for path in (HERE / "templates").rglob("*.html"):
         template = path.read_text()
