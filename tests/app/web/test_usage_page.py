@@ -83,6 +83,7 @@ def test_the_installations_admin_sees_all_projects(api: Api, tenant: Tenant) -> 
         browser.post("/sign-in", data={"key": key}, headers=SAME_SITE)
         page = browser.get("/usage").text
     assert "By project" in page
+    assert "<dt>Running now, this project</dt>" in page
     assert f"acme<small><code>{tenant.project_id}</code>" in page
 
 
