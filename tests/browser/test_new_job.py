@@ -113,6 +113,18 @@ def test_a_file_that_was_dropped_may_validate(
     page.get_by_label("Validation file").select_option(label="held-out.jsonl")
 
 
+def test_an_estimate_that_does_not_come_is_said(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto("/jobs/new")
+    away = "does not follow what you typed"
+    page.route("**/jobs/new/estimate", lambda route: route.abort())
+    page.get_by_label("Epochs").fill("2")
+    expect(page.locator("#plan")).to_contain_text(away)
+    page.unroute("**/jobs/new/estimate")
+    page.get_by_label("Epochs").fill("3")
+    expect(page.locator("#plan")).not_to_contain_text(away)
+
+
 def test_data_is_looked_at_and_deleted(
     visits: Visits, fake_service: Service, tmp_path: Path
 ) -> None:

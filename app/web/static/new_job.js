@@ -49,6 +49,15 @@ for (const search of document.querySelectorAll("[data-search]")) {
   search.addEventListener("change", (event) => event.stopPropagation());
 }
 
+// Until the next estimate replaces it.
+const NO_ESTIMATE = "The service does not estimate this just now: what is shown does not follow what you typed.";
+function sayStale() {
+  const plan = document.querySelector("#plan");
+  if (plan.firstElementChild?.textContent === NO_ESTIMATE) return;
+  plan.prepend(Object.assign(document.createElement("p"), { className: "error", textContent: NO_ESTIMATE }));
+}
+
+for (const name of ["htmx:error", "htmx:response:error"]) form.addEventListener(name, sayStale);
 document.addEventListener("htmx:after:swap", showApplicable);
 form.addEventListener("input", showPreset);
 form.addEventListener("change", showPreset);
