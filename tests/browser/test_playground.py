@@ -98,6 +98,16 @@ def test_an_answer_is_stopped_and_the_conversation_starts_over(
     expect(page.locator("#turns article")).to_have_count(0)
 
 
+def test_what_is_refused_can_be_asked_again(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(playground(tenant.base_model))
+    refusal = {"error": {"message": "Too many requests.", "code": "rate_limit_exceeded"}}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429, json=refusal))
+    ask(page, "Hello")
+    expect(page.locator("#turns .error")).to_have_text("Too many requests.")
+    expect(page.get_by_label("Message")).to_have_value("Hello")
+
+
 def test_prompts_of_the_job_two_models_and_the_code(visits: Visits, echoing: Api) -> None:
     tenant = Tenant(echoing)
     job_id = tenant.job(validation_file=tenant.upload()).id

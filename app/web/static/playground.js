@@ -245,13 +245,16 @@ if (root) {
   message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) question.requestSubmit();
   });
-  question.addEventListener("submit", (event) => {
+  question.addEventListener("submit", async (event) => {
     event.preventDefault();
     const text = message.value.trim();
     if (!text || isBusy() || !settings.reportValidity()) return;
     message.value = "";
     message.focus();
-    ask([{ role: "user", content: text }]);
+    const isOver = await ask([{ role: "user", content: text }]);
+    const isAnswered = sides.some((side) => side.turns.at(-2)?.content === text);
+    if (isOver && !isAnswered && !message.value) message.value = text;
+    showCode();
   });
   stop.addEventListener("click", () => running?.abort());
   document.getElementById("restart").addEventListener("click", () => {
