@@ -70,3 +70,14 @@ def test_a_conversation_goes_on_after_signing_in_over_the_page(
     page.get_by_role("button", name="Ask", exact=True).click()
     sign_in_over(page, tenant.key)
     expect(page.locator("#turns figure")).to_contain_text("it is asked again in")
+
+
+def test_a_download_leads_to_the_sign_in_and_on(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto("/usage")
+    page.context.clear_cookies()
+    page.get_by_role("link", name="CSV").click()
+    page.get_by_label("API key").fill(tenant.key)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Sign in").click()
+    assert download.value.suggested_filename.endswith(".csv")

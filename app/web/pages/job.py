@@ -58,7 +58,7 @@ def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: s
     return page(request, "job/page.html", caller, **context)
 
 
-@streams.get("/jobs/{job_id}/metrics")
+@router.get("/jobs/{job_id}/metrics")
 def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
     """Return what the charts draw, or as CSV all that was measured."""
     if format == "csv":
@@ -68,7 +68,7 @@ def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str
     return MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
 
 
-@streams.get("/jobs/{job_id}/log", dependencies=TOUCHES_STORAGE)
+@router.get("/jobs/{job_id}/log", dependencies=TOUCHES_STORAGE)
 def job_log(
     services: ServicesDep,
     caller: Visitor,
@@ -100,7 +100,7 @@ def job_log(
     return HTMLResponse(fragment("job/log_text.html", log=log, text=text, is_live=is_live))
 
 
-@streams.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
+@router.get("/jobs/{job_id}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
 def job_artifact(
     services: ServicesDep, request: Request, caller: Visitor, job_id: str, name: str
 ) -> Response:

@@ -139,7 +139,7 @@ def model_stream(
     )
 
 
-@streams.get("/{model:path}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
+@router.get("/{model:path}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
 def model_artifact(
     services: ServicesDep, request: Request, caller: Visitor, model: str, name: str
 ) -> Response:
@@ -149,7 +149,7 @@ def model_artifact(
     )
 
 
-@streams.get("/{model:path}/archive", dependencies=TOUCHES_STORAGE)
+@router.get("/{model:path}/archive", dependencies=TOUCHES_STORAGE)
 def model_archive(services: ServicesDep, request: Request, caller: Visitor, model: str) -> Response:
     return downloads.send_stream(request, artifacts.retrieve_archive(services, caller, model))
 

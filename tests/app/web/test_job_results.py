@@ -111,7 +111,7 @@ def test_a_model_that_is_ready_offers_what_comes_next(
     for page in (section(job_page, "job-artifacts"), browser.get(model_page(model)).text):
         for link in (
             f'class="button primary" href="{playground(model)}">Try it',
-            f'href="{model_page(model)}/archive" download>Download',
+            f'href="{model_page(model)}/archive">Download',
             f'href="/jobs/new?model={model.replace(":", "%3A")}">Train further',
             f"falqon publish {model} hf:OWNER/NAME",
         ):

@@ -63,7 +63,7 @@ def filled(path: str, ids: dict[str, str]) -> str:
 def test_who_has_not_signed_in_sees_nothing(
     api: Api, ids: dict[str, str], method: str, path: str
 ) -> None:
-    """A page leads to the sign-in; streams and files, which nobody reads, are refused."""
+    """A page or a file leads to the sign-in; streams, which nobody reads, are refused."""
     answer = httpx.request(method, api.url + filled(path, ids), headers=SAME_SITE, verify=False)
     led = (answer.status_code, answer.headers.get("location", "").partition("?")[0])
     assert led == (303, "/sign-in") or answer.status_code in {401, 403}
