@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from app.auth.caller import Caller
 from app.catalogue.schemas import ModelObject
-from app.errors import NotFound
+from app.errors import BytesMissing, NotFound
 from app.files import actions as files
 from app.jobs import service as jobs
 from app.services import Services
@@ -53,7 +53,7 @@ def list_prompts(services: Services, caller: Caller, models: Sequence[ModelObjec
             job = jobs.get(session, caller.project_id, job_id)
         file_id = job.validation_file_id or job.training_file_id
         records = files.read_first_records(services, caller, file_id)
-    except NotFound:  # the job or the file has been deleted
+    except (NotFound, BytesMissing):  # the job or the file has been deleted, or its bytes are lost
         return Prompts(False, [])
     prompts = [prompt for record in records if (prompt := prompt_of(record)) is not None]
     return Prompts(job.validation_file_id is not None, prompts[:MAX_PROMPTS])

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
-from app.errors import ApiError
+from app.errors import ApiError, BytesMissing
 from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
@@ -192,7 +192,7 @@ def file_page(
         "data/file.html",
         caller,
         data=view_file(services, caller, file_id, model, max_seq_length, chat_template_kwargs),
-        first_lines=actions.read_first_lines(services, caller, file_id),
+        first_lines=_first_lines(services, caller, file_id),
         **context,
     )
 
@@ -232,6 +232,14 @@ def delete(
         notify(request, f"{file_id} is deleted.")
         return redirect_to("/data")
     return redirect_to(f"/data/{file_id}")
+
+
+def _first_lines(services: Services, caller: Caller, file_id: str) -> list[str]:
+    """Read them; none of a file whose bytes are lost, which can still be deleted."""
+    try:
+        return actions.read_first_lines(services, caller, file_id)
+    except BytesMissing:
+        return []
 
 
 def _address(purpose: Purpose, q: str, after: str = "") -> str:

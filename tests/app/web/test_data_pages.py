@@ -149,6 +149,19 @@ def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: 
     assert browser.get(f"/data/{used}/content").content == jsonl()
 
 
+def test_a_file_whose_bytes_are_lost_is_shown_and_deleted(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    file = tenant.upload()
+    (path,) = tenant.stored()
+    (tenant.api.settings.data_dir / "objects/projects" / tenant.project_id / path).unlink()
+    page = browser.get(f"/data/{file}")
+    assert (page.status_code, "Delete the file" in page.text) == (200, True)
+    form = {"csrf": token(page)}
+    deleted = browser.post(f"/data/{file}/delete", data=form, headers=SAME_SITE)
+    assert f"{file} is deleted." in deleted.text
+
+
 def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
     file = other.upload()
