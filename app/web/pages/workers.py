@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
+from app.catalogue import service as models
 from app.http.dependencies import ServicesDep
 from app.http.event_stream import event_stream
 from app.inference import engine_actions as engines
@@ -94,10 +95,13 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
         taken[worker.machine].update(worker.cards)
         # What a job of another project does is not this visitor's to see.
         rows.append((worker, live_worker.job if worker.job else None))
+    loaded = engines.list_engines(services, caller).data
+    ids = [engine.id for engine in loaded]
     return {
         "workers": rows,
         "taken": taken,
-        "engines": engines.list_engines(services, caller).data,
+        "engines": loaded,
+        "models": models.present(session, caller.project_id, ids),
         "is_own_engine": bool(services.settings.engine_url),
         "places": places,
         "num_waiting": waiting.num_jobs,

@@ -7,6 +7,7 @@ import pytest
 
 from app.ids import new_id
 from app.models import Engine, Worker
+from app.web.text import model_page
 from app.workers import service as workers
 from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from tests.contract.access_objects import an_engine
@@ -39,6 +40,7 @@ def test_loaded_models_are_kept_and_unloaded_by_who_administers_them(
     keep = {**form, "keep_loaded": "true"}
     kept = browser.post("/workers/engines/keep", data=keep, headers=SAME_SITE)
     assert (model in kept.text, "kept loaded" in kept.text) == (True, True)
+    assert f'href="{model_page(model)}"' not in kept.text, "of a project that is not theirs"
     assert engine_of(tenant, model).keep_loaded
     gone = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
     assert "The model is unloaded" in gone.text
@@ -54,7 +56,7 @@ def test_others_see_base_models_and_their_own(
     mine, theirs = an_engine(tenant)["model"], an_engine(other)["model"]
     form = {"csrf": token(browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE))}
     page = browser.get("/workers").text
-    assert (mine in page, theirs in page) == (True, False)
+    assert (f'href="{model_page(mine)}"' in page, theirs in page) == (True, False)
     assert not re.search(r'action="/workers/engines', page)
     form["model"] = mine
     refused = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
