@@ -1,6 +1,7 @@
 """The pages of studies: which there are, their tables, and what a visitor does with one."""
 
 import re
+from itertools import takewhile
 
 import httpx
 
@@ -72,6 +73,13 @@ def test_the_table_follows_its_jobs(browser: httpx.Client, tenant: Tenant) -> No
         assert any("queued" in line for line in lines)
         finish(tenant, study["jobs"][0]["id"], 1.5)
         assert any("1.5000" in line for line in lines)
+    cancels = f'action="/studies/{study["id"]}/cancel"'
+    with browser.stream("GET", f"/studies/{study['id']}/live") as stream:
+        lines = stream.iter_lines()
+        assert cancels in "".join(takewhile(bool, lines))
+        tenant.client.fine_tuning.jobs.cancel(study["jobs"][1]["id"])
+        ended = "".join(takewhile(bool, lines))
+        assert ("cancelled" in ended, cancels in ended) == (True, False), "nothing is left"
 
 
 def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Tenant) -> None:
