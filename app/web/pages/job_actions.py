@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
-from app.errors import InvalidRequest
+from app.errors import IllegalState, InvalidRequest
 from app.exports import actions as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import actions, service
@@ -17,6 +17,7 @@ from app.web.forms import notify_refusals, redirect_to
 from app.web.session import notify
 from app.web.visitor import CHANGES, FORM_SCRIPT, MAX_FORM_BYTES, PageRoute, WritingVisitor
 
+USED_UP = "The budget is used up: write a higher cap, or leave its field empty for none."
 Back = Annotated[str, Form()]
 
 router = APIRouter(prefix="/jobs/{job_id}", route_class=PageRoute, dependencies=CHANGES)
@@ -61,7 +62,12 @@ def resume(
     """`has_caps`: the form has the fields of the budget, each with a cap or empty for none."""
     with notify_refusals(request):
         budget = _read_budget(max_cost_usd, max_seconds) if has_caps else None
-        actions.resume_job(services, caller, job_id, budget)
+        try:
+            actions.resume_job(services, caller, job_id, budget)
+        except IllegalState as error:
+            if error.code == "budget_exhausted":  # it speaks of the API's JSON
+                error.message = USED_UP
+            raise
         notify(request, "The job goes on.")
     return redirect_to(f"/jobs/{job_id}")
 

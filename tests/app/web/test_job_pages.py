@@ -126,7 +126,7 @@ def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
         form = {"csrf": token(page), "has_caps": "true", "max_cost_usd": "", "max_seconds": seconds}
         return browser.post(f"/jobs/{job_id}/resume", data=form, headers=SAME_SITE).text
 
-    assert "is used up" in resume("10")
+    assert "write a higher cap, or leave its field empty" in resume("10")
     assert "seconds as a whole number" in resume("ten")
     assert "The job goes on" in resume("20")
     assert "Budget: at most 20 s;" in browser.get(f"/jobs/{job_id}").text
