@@ -56,31 +56,33 @@ def test_a_budget_that_is_refused_stays_as_it_was_typed(visits: Visits, tenant: 
     expect(seconds).to_have_value("1 hour")
 
 
-def press_twice(page: Page, button: Locator, held: list[Route]) -> None:
+def press_twice(page: Page, button: Locator, pending: list[Route]) -> None:
     """Press once more while the page that follows is held back."""
     button.evaluate("button => { setTimeout(() => button.click(), 1500); button.click(); }")
-    until(page, lambda: len(held) == 1, "it is sent")
+    until(page, lambda: len(pending) == 1, "it is sent")
     page.wait_for_timeout(2000)
 
 
 def test_what_is_pressed_twice_is_sent_once(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
-    held: list[Route] = []
+    pending: list[Route] = []
     page.goto("/settings/webhooks")
     page.get_by_label("Address to send a POST to").fill("http://127.0.0.1:9/once")
     page.route(
         "**/settings/webhooks",
-        lambda route: held.append(route) if route.request.method == "POST" else route.continue_(),
+        lambda route: (
+            pending.append(route) if route.request.method == "POST" else route.continue_()
+        ),
     )
-    press_twice(page, page.get_by_role("button", name="Create endpoint"), held)
-    assert len(held) == 1
-    held.pop().continue_()
+    press_twice(page, page.get_by_role("button", name="Create endpoint"), pending)
+    assert len(pending) == 1
+    pending.pop().continue_()
     expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
 
     page.goto(f"/jobs/{tenant.job().id}")
     page.get_by_role("button", name="Clone").click()
-    page.route(COPY, lambda route: held.append(route))
-    press_twice(page, page.get_by_role("button", name="Submit a copy"), held)
+    page.route(COPY, lambda route: pending.append(route))
+    press_twice(page, page.get_by_role("button", name="Submit a copy"), pending)
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 2
     page.unroute_all(behavior="ignoreErrors")
 

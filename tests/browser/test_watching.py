@@ -108,14 +108,14 @@ def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
     file = tenant.upload(check=False)
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(f"/data/{file}")
-    asked: list[str] = []
+    refused: list[str] = []
 
     def refuse(route: Route) -> None:
-        asked.append(route.request.url)
+        refused.append(route.request.url)
         route.fulfill(status=503, content_type="text/html", body="<p>Not available just now</p>")
 
     page.route(f"**/data/{file}?*", refuse)
-    until(page, lambda: len(asked) >= 2, "it asks in vain")
+    until(page, lambda: len(refused) >= 2, "it asks in vain")
     found = page.locator("#found")
     expect(found).to_contain_text("Every line is being checked")
     page.unroute(f"**/data/{file}?*")
