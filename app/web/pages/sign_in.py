@@ -28,8 +28,10 @@ router = APIRouter(route_class=PageRoute)
 def sign_in_page(
     services: ServicesDep, request: Request, link: str = "", next: str = "/", other: bool = False
 ) -> Response:
-    """Ask for a key. `other`: of another project, beside the one that the session has."""
-    if not link:
+    """Ask for a key. `other`: of another project, beside the one that the session has. `link` opens
+    once, so who only looks whether the page is there does not use it.
+    """
+    if not link or request.method == "HEAD":
         return page(request, "sign_in.html", refused="", next=_local(next), other=other)
     key_id = links.redeem(services.settings.data_dir.resolve(), link)
     with services.database.read() as database:

@@ -198,6 +198,7 @@ def test_a_link_signs_in_once(browser: httpx.Client, tenant: Tenant, api: Api) -
     link = issue(folder, key_id)
     for wrong in ("nonsense", replaced):
         assert browser.get(f"/sign-in?link={wrong}").status_code == 401
+    assert browser.head(f"/sign-in?link={link}").status_code == 200
     assert "Sign out" in browser.get(f"/sign-in?link={link}").text
     browser.cookies.clear()
     assert browser.get(f"/sign-in?link={link}").status_code == 401
