@@ -56,6 +56,23 @@ def test_a_budget_that_is_refused_stays_as_it_was_typed(visits: Visits, tenant: 
     expect(seconds).to_have_value("1 hour")
 
 
+def test_chosen_jobs_stay_chosen_while_the_service_is_away(visits: Visits, tenant: Tenant) -> None:
+    job_id = tenant.job(suffix="chosen").id
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.get_by_label("Choose chosen").check()
+    page.route("**/*", lambda route: route.abort())
+    chosen = page.get_by_role("form", name="Chosen jobs")
+    chosen.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the jobs").click()
+    toast = page.locator("#toast")
+    expect(toast).to_contain_text("The service does not answer")
+    expect(page.get_by_label("Choose chosen")).to_be_checked()
+    page.unroute("**/*")
+    toast.get_by_role("button", name="Try again").click()
+    expect(page.locator(".notice", has_text="1 job is cancelled")).to_be_visible()
+    assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "cancelled"
+
+
 def press_twice(page: Page, button: Locator, pending: list[Route]) -> None:
     """Press once more while the page that follows is held back."""
     button.evaluate("button => { setTimeout(() => button.click(), 1500); button.click(); }")

@@ -1,5 +1,5 @@
 // What every page does once it is shown: ages grow, moments are local, commands can be copied. Without it the page reads the same.
-import { showToast } from "./send.js";
+import { isPost, showToast } from "./send.js";
 import { askToSignIn } from "./sign_in.js";
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
@@ -103,7 +103,7 @@ document.addEventListener("htmx:sse:error", (event) => {
 
 // Twice pressed is once sent; what `send.js` sends in the end was pressed once.
 document.addEventListener("submit", (event) => {
-  if (event.target.getAttribute("method") !== "post" || "leaves" in event.target.dataset) return;
+  if (!isPost(event) || "leaves" in event.target.dataset) return;
   if (event.target.dataset.sent) event.preventDefault();
   event.target.dataset.sent = "1";
 }, { capture: true });

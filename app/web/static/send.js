@@ -5,6 +5,11 @@ import { askToSignIn, isSignedIn } from "./sign_in.js";
 
 const NO_ANSWER = "The service does not answer. Nothing on this page is lost.";
 
+// Whether this submission changes something; a field may be named method.
+export function isPost({ target, submitter }) {
+  return (submitter?.getAttribute("formmethod") ?? target.getAttribute("method")) === "post";
+}
+
 // Resolves to {next} where it was done, else to {status, message}; status 0: there was no answer. `isRepeated`: the form may have arrived before.
 export async function sendForm(form, submitter, isRepeated = false) {
   const headers = { "x-form-script": isRepeated ? "repeat" : "send" };
@@ -74,7 +79,7 @@ async function leave(form, submitter) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (form.getAttribute("method") !== "post" || event.defaultPrevented) return; // a field may be named method
+  if (!isPost(event) || event.defaultPrevented) return;
   if ("leaves" in form.dataset) {
     delete form.dataset.leaves;
     return;

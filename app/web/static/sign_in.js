@@ -56,7 +56,7 @@ async function signIn(key) {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const token = page.querySelector("input[name=csrf]")?.value;
     if (!answer.ok || !token) return page.querySelector("[role=alert]")?.textContent ?? "That did not work.";
-    for (const input of document.querySelectorAll("input[name=csrf]")) input.value = token;
+    for (const input of document.querySelectorAll("[name=csrf]")) input.value = token;
     for (const part of document.querySelectorAll("[data-token]")) part.dataset.token = token;
     return "";
   } catch {
