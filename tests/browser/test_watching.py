@@ -123,6 +123,23 @@ def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
     expect(found).to_contain_text("Bad lines")
 
 
+def test_a_page_that_asks_again_takes_the_focus_from_nothing(
+    visits: Visits, tenant: Tenant
+) -> None:
+    file = tenant.upload(check=False)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto("/data")
+    row = page.locator(f"#row-{file}")
+    row.get_by_role("link").focus()
+    for _ in range(2):
+        page.wait_for_event("requestfinished", lambda request: request.url.endswith("/data"))
+    expect(row.get_by_role("link")).to_be_focused()
+    tenant.check(file)
+    expect(row).to_contain_text("valid")
+    expect(row.get_by_role("link")).to_be_focused()
+    expect(page.locator("#files")).not_to_have_attribute("hx-get", re.compile(""))
+
+
 def test_a_page_whose_stream_and_curves_do_not_come_at_once_asks_again(
     visits: Visits, tenant: Tenant
 ) -> None:
