@@ -15,6 +15,7 @@ from tests.browser import scene
 from tests.browser.job_page import END, LOSS, drawn, status, until
 from tests.browser.visit import Visits
 from tests.chaos.users import submit
+from tests.contract.access_objects import an_endpoint
 from tests.support.api import Tenant
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.proxy import Proxy
@@ -138,6 +139,15 @@ def test_a_page_that_asks_again_takes_the_focus_from_nothing(
     expect(row).to_contain_text("valid")
     expect(row.get_by_role("link")).to_be_focused()
     expect(page.locator("#files")).not_to_have_attribute("hx-get", re.compile(""))
+
+
+def test_the_page_of_what_was_deleted_says_so(visits: Visits, tenant: Tenant) -> None:
+    endpoint = an_endpoint(tenant)["webhook_endpoint_id"]
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    with page.expect_response("**/live"):
+        page.goto(f"/settings/webhooks/{endpoint}")
+    tenant.client.webhooks.delete(endpoint)
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
 def test_a_page_whose_stream_and_curves_do_not_come_at_once_asks_again(

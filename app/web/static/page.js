@@ -83,7 +83,8 @@ document.addEventListener("htmx:response:error", (event) => {
   if (response.status === 401) goOn(sourceElement);
 });
 
-// The stream of the page: whether it stands is said, and a session that has ended leads to the sign-in page.
+// The stream of the page: whether it stands is said. A session that has ended leads to the sign-in page, a thing that was deleted to the page
+// that says so.
 const connection = document.querySelector("#connection");
 const RETRY_MS = 5000;
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
@@ -97,7 +98,7 @@ function askAgain({ detail }) {
 }
 for (const name of ["htmx:error", "htmx:response:error"]) document.addEventListener(name, askAgain);
 document.addEventListener("htmx:sse:error", (event) => {
-  if (event.detail.status === 401 && !isTypedInto()) location.reload();
+  if ([401, 404].includes(event.detail.status) && !isTypedInto()) location.reload();
   connection.hidden = false;
 });
 
