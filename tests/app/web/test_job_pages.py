@@ -72,6 +72,14 @@ def test_the_log_of_a_trainer_that_failed_stands_with_its_attempt(
     assert "KeyError &lt;b&gt;" in attempts.partition("</section>")[0]
 
 
+def test_an_attempt_that_has_done_no_step_says_so(browser: httpx.Client, tenant: Tenant) -> None:
+    claim = tenant.claim(tenant.job().id)
+    with tenant.api.database.transaction() as session:
+        claims.update_attempt(session, claim, start_step=0)
+    attempts = browser.get(f"/jobs/{claim.job_id}").text.partition('id="job-attempts"')[2]
+    assert "No step done" in attempts.partition("</section>")[0]
+
+
 def test_the_log_of_a_trainer_is_a_panel_of_its_own(browser: httpx.Client, tenant: Tenant) -> None:
     claim = scene.job(tenant, tenant.upload(), "writes", 2)
     url = f"/jobs/{claim.job_id}"
