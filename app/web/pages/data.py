@@ -179,7 +179,15 @@ def file_page(
         chat_template_kwargs = write_template_kwargs(earlier[-1].chat_template_kwargs)
     if model and model not in models:  # older than those that are offered
         models.append(model)
+    first_lines: list[str] = []
+    missing = ""
+    try:
+        first_lines = actions.read_first_lines(services, caller, file_id)
+    except BytesMissing as error:
+        missing = error.message
     context: dict[str, Any] = {
+        "first_lines": first_lines,
+        "missing": missing,
         "models": models,
         "model": model,
         "max_seq_length": max_seq_length,
@@ -192,7 +200,6 @@ def file_page(
         "data/file.html",
         caller,
         data=view_file(services, caller, file_id, model, max_seq_length, chat_template_kwargs),
-        first_lines=_first_lines(services, caller, file_id),
         **context,
     )
 
@@ -232,14 +239,6 @@ def delete(
         notify(request, f"{file_id} is deleted.")
         return redirect_to("/data")
     return redirect_to(f"/data/{file_id}")
-
-
-def _first_lines(services: Services, caller: Caller, file_id: str) -> list[str]:
-    """Read them; none of a file whose bytes are lost, which can still be deleted."""
-    try:
-        return actions.read_first_lines(services, caller, file_id)
-    except BytesMissing:
-        return []
 
 
 def _address(purpose: Purpose, q: str, after: str = "") -> str:

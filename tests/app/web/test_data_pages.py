@@ -7,8 +7,9 @@ from html import unescape
 from typing import get_args
 
 import httpx
+from sqlalchemy import update
 
-from app.models import Scope
+from app.models import File, FileStatus, Scope
 from app.models.falqon_options import FalqonOptions
 from app.models.integrations import IntegrationType
 from app.web import job_form
@@ -147,19 +148,6 @@ def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: 
     ids = [listed.id for listed in tenant.client.files.list()]
     assert (file in ids, used in ids) == (False, True)
     assert browser.get(f"/data/{used}/content").content == jsonl()
-
-
-def test_a_file_whose_bytes_are_lost_is_shown_and_deleted(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
-    file = tenant.upload()
-    (path,) = tenant.stored()
-    (tenant.api.settings.data_dir / "objects/projects" / tenant.project_id / path).unlink()
-    page = browser.get(f"/data/{file}")
-    assert (page.status_code, "Delete the file" in page.text) == (200, True)
-    form = {"csrf": token(page)}
-    deleted = browser.post(f"/data/{file}/delete", data=form, headers=SAME_SITE)
-    assert f"{file} is deleted." in deleted.text
 
 
 def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
@@ -386,5 +374,13 @@ def test_of_a_file_whose_bytes_are_gone_the_page_says_so(
     file_id = tenant.upload()
     tenant.api.storage.delete(f"projects/{tenant.project_id}/files/{file_id}")
     page = browser.get(f"/data/{file_id}")
-    assert page.status_code == 500
-    assert "bytes are missing" in page.text
+    assert (page.status_code, "bytes are missing" in page.text) == (200, True)
+    failed = {"status": FileStatus.ERROR, "status_details": "Nobody <i>could</i>.", "report": None}
+    with tenant.api.database.transaction() as session:
+        session.execute(update(File).where(File.id == file_id).values(**failed))
+    page = browser.get(f"/data/{file_id}")
+    assert "Nobody &lt;i&gt;could&lt;/i&gt;." in page.text
+    assert "kept and not checked" not in page.text
+    form = {"csrf": token(page)}
+    deleted = browser.post(f"/data/{file_id}/delete", data=form, headers=SAME_SITE)
+    assert f"{file_id} is deleted." in deleted.text
