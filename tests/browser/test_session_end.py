@@ -1,6 +1,10 @@
 """A session that ends under a form that is half filled in."""
 
-from playwright.sync_api import Page, expect
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from playwright.sync_api import Page, Route, expect
 
 from app.web.text import playground
 from tests.browser.visit import Visits
@@ -45,12 +49,15 @@ def test_an_action_is_sent_after_signing_in_over_the_page(visits: Visits, tenant
     expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
 
 
-def test_a_form_stays_while_the_service_is_away(visits: Visits, tenant: Tenant) -> None:
+@pytest.mark.parametrize("refuse", [Route.abort, partial(Route.fulfill, status=503)])
+def test_a_form_stays_while_the_service_is_away(
+    visits: Visits, tenant: Tenant, refuse: Callable[[Route], None]
+) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto("/settings/webhooks")
     address = page.get_by_label("Address to send a POST to")
     address.fill("http://127.0.0.1:9/kept")
-    page.route("**/*", lambda route: route.abort())
+    page.route("**/*", lambda route: refuse(route))
     page.get_by_role("button", name="Create endpoint").click()
     toast = page.locator("#toast")
     expect(toast).to_contain_text("The service does not answer")

@@ -5,6 +5,7 @@ let dialog;
 // Returns whether a session stands; throws where there is no answer. The page it asks for costs the service little.
 export async function isSignedIn() {
   const answer = await fetch("/settings/webhooks", { method: "HEAD", redirect: "manual", cache: "no-store" });
+  if (answer.status >= 500) throw new Error(`The service answered ${answer.status}.`);
   return answer.type !== "opaqueredirect" && answer.status !== 401;
 }
 
