@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from app.models import Scope
+from tests.contract.access_objects import a_delivery
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
 from tests.support.receiver import Receiver, receiving
@@ -381,3 +382,9 @@ def test_what_a_key_may_not_is_not_offered_and_refused(
                 f"needs an API key with the right &#39;{needs}&#39;" in answer.text,
             ) == (403, True), path
     browser.close()
+
+
+def test_a_delivery_links_no_job_that_was_deleted(writer: Browser, tenant: Tenant) -> None:
+    endpoint = a_delivery(tenant)["webhook_endpoint_id"]
+    page = writer.get(f"/settings/webhooks/{endpoint}").text
+    assert ("ftjob-1<small>deleted" in page, 'href="/jobs/ftjob-1"' in page) == (True, False)

@@ -8,6 +8,7 @@ from app.auth.caller import Caller
 from app.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
+from app.jobs import service as jobs
 from app.projects.quotas import WARNED_SHARE
 from app.services import Services
 from app.web import live
@@ -248,10 +249,10 @@ def _endpoint_page(
 def _deliveries(
     services: Services, caller: Caller, endpoint_id: str, after: str | None
 ) -> dict[str, Any]:
-    return {
-        "events": EVENTS,
-        "deliveries": actions.list_deliveries(
-            services, caller, endpoint_id, after=after, limit=DELIVERIES
-        ),
-        "after": after,
-    }
+    deliveries = actions.list_deliveries(
+        services, caller, endpoint_id, after=after, limit=DELIVERIES
+    )
+    ids = [delivery.fine_tuning_job_id or "" for delivery in deliveries.data]
+    with services.database.read() as session:
+        present = jobs.present(session, caller.project_id, ids)
+    return {"events": EVENTS, "deliveries": deliveries, "jobs": present, "after": after}
