@@ -26,14 +26,14 @@ SESSION_ID = "session_id"
 KEY_ID = "key_id"
 OTHER_KEYS = "other_keys"  # by the name of their project
 MAX_OTHER_KEYS = 8  # a cookie has 4 KB
-MAX_NAME = 64
+MAX_NAME_BYTES = 64
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
 TOKEN_HEADER = "x-form-token"
 STALE_FORM = "stale_form"  # the code of a form of a session that is no longer this one
 COOKIE = "falqon_session"
 MAX_AGE_SECONDS = 14 * 86_400  # since it was last signed
-MAX_NOTICE_CHARACTERS = 500  # a cookie has 4 KB
+MAX_NOTICE_BYTES = 500
 
 
 class CookieSessions:
@@ -82,7 +82,7 @@ def change_key(database: Session, request: Request, now: Caller, before: Caller)
     """Go on with another key, and keep the one before for the way back. It is a new session: forms
     of the pages of the other project are out of date.
     """
-    kept = other_keys(request) | {before.key_id: before.project_name[:MAX_NAME]}
+    kept = other_keys(request) | {before.key_id: _cut(before.project_name, MAX_NAME_BYTES)}
     kept.pop(now.key_id, None)
     end(database, request)
     begin(database, request, now.key_id)
@@ -120,7 +120,7 @@ def form_token(request: Request) -> str:
 
 def notify(request: Request, text: str, *, failed: bool = False) -> None:
     """Let the next page say so, once."""
-    request.session[NOTICE] = {"text": text[:MAX_NOTICE_CHARACTERS], "failed": failed}
+    request.session[NOTICE] = {"text": _cut(text, MAX_NOTICE_BYTES), "failed": failed}
 
 
 def refuse_other_sites(request: Request) -> None:
@@ -147,6 +147,10 @@ def refuse_forged_requests(request: Request) -> None:
     """Refuse what no script of a page sends that this session was given."""
     refuse_other_sites(request)
     _refuse_wrong_token(request, request.headers.get(TOKEN_HEADER, ""))
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    return text.encode()[:num_bytes].decode(errors="ignore")
 
 
 def _refuse_wrong_token(request: Request, token: str) -> None:

@@ -81,3 +81,16 @@ def test_a_sign_in_that_does_not_say_so_keeps_no_other_key(
 ) -> None:
     page = browser.post("/sign-in", data={"key": second.key}, headers=SAME_SITE)
     assert (project_name(page), others(page)) == ("law", {})
+
+
+def test_long_names_in_any_script_leave_the_cookie_one_that_browsers_keep(
+    browser: httpx.Client, api: Api
+) -> None:
+    with installation_admin(api) as http:
+        for _ in range(10):
+            other = Tenant(api)
+            http.post(f"/v1/projects/{other.project_id}", json={"name": "設" * 100})
+            page = sign_in_beside(browser, other.key)
+            other.http.close()
+    assert project_name(page) == "設" * 100
+    assert len(browser.cookies["falqon_session"]) < 4096 - len("falqon_session")
