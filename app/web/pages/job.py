@@ -1,5 +1,5 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -47,6 +47,17 @@ class News(NamedTuple):
 
 @router.get("/jobs/{job_id}")
 def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: str) -> Response:
+    return show_job(services, request, caller, job_id)
+
+
+def show_job(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    job_id: str,
+    typed: Mapping[str, str] | None = None,
+) -> Response:
+    """`typed`: into the fields of the budget, where that was refused."""
     with services.database.read() as session:
         context = job_view.quick(session, services, caller, job_id)
         row = context["row"]
@@ -55,7 +66,8 @@ def job_page(services: ServicesDep, request: Request, caller: Visitor, job_id: s
             "outline": job_view.outline(session, row),
             "charts": charts.charts_of([row]),
         }
-    return page(request, "job/page.html", caller, **context)
+    status_code = 200 if typed is None else 400
+    return page(request, "job/page.html", caller, status_code, **context, typed=typed)
 
 
 @router.get("/jobs/{job_id}/metrics")

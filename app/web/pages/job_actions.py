@@ -3,17 +3,18 @@
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Request, Response
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
-from app.errors import IllegalState, InvalidRequest
+from app.errors import ApiError, InvalidRequest
 from app.exports import actions as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import actions, service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
 from app.web.forms import notify_refusals, redirect_to
+from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.visitor import CHANGES, FORM_SCRIPT, MAX_FORM_BYTES, PageRoute, WritingVisitor
 
@@ -58,17 +59,20 @@ def resume(
     has_caps: Annotated[bool, Form()] = False,
     max_cost_usd: Annotated[str, Form()] = "",
     max_seconds: Annotated[str, Form()] = "",
-) -> RedirectResponse:
+) -> Response:
     """`has_caps`: the form has the fields of the budget, each with a cap or empty for none."""
-    with notify_refusals(request):
+    try:
         budget = _read_budget(max_cost_usd, max_seconds) if has_caps else None
-        try:
-            actions.resume_job(services, caller, job_id, budget)
-        except IllegalState as error:
-            if error.code == "budget_exhausted":  # it speaks of the API's JSON
-                error.message = USED_UP
+        actions.resume_job(services, caller, job_id, budget)
+    except ApiError as error:
+        if error.code == "budget_exhausted":  # it speaks of the API's JSON
+            error.message = USED_UP
+        if FORM_SCRIPT in request.headers:
             raise
-        notify(request, "The job goes on.")
+        notify(request, error.message, failed=True)
+        typed = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
+        return show_job(services, request, caller, job_id, typed if has_caps else None)
+    notify(request, "The job goes on.")
     return redirect_to(f"/jobs/{job_id}")
 
 

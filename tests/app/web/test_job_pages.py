@@ -135,7 +135,9 @@ def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
         return browser.post(f"/jobs/{job_id}/resume", data=form, headers=SAME_SITE).text
 
     assert "write a higher cap, or leave its field empty" in resume("10")
-    assert "seconds as a whole number" in resume("ten")
+    refused = resume("ten")
+    assert "seconds as a whole number" in refused
+    assert 'name="max_seconds" inputmode="numeric" value="ten"' in refused
     assert "The job goes on" in resume("20")
     assert "Budget: at most 20 s;" in browser.get(f"/jobs/{job_id}").text
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).budget["max_seconds"] == 20  # type: ignore[attr-defined]
