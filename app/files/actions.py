@@ -93,16 +93,16 @@ def import_file(
     """Have a worker make a file of what stands at an address."""
     parse_address(request.source, services.settings.webhook_networks)
     project_id = caller.project_id
-    asked = (request.source, request.mapping or {}, idempotency_key)
+    arguments = (request.source, request.mapping or {}, idempotency_key)
 
     def add() -> tuple[File, FileImport]:
         with services.database.transaction() as session:
-            earlier = service.find_from_source(session, project_id, *asked)
+            earlier = service.find_from_source(session, project_id, *arguments)
             if earlier is not None:
                 return earlier
             operations.admit(session, FileImport, project_id, MAX_IMPORTS)
             quotas.admit_bytes(session, project_id, 0)
-            return service.add_from_source(session, project_id, *asked)
+            return service.add_from_source(session, project_id, *arguments)
 
     file, imported = service.add_once(add)
     service.notify(services.notifier, file, imported)

@@ -117,11 +117,11 @@ def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
 
     page.route(f"**/data/{file}?*", refuse)
     until(page, lambda: len(refused) >= 2, "it asks in vain")
-    found = page.locator("#found")
-    expect(found).to_contain_text("Every line is being checked")
+    report = page.locator("#found")
+    expect(report).to_contain_text("Every line is being checked")
     page.unroute(f"**/data/{file}?*")
     tenant.check(file)
-    expect(found).to_contain_text("Bad lines")
+    expect(report).to_contain_text("Bad lines")
 
 
 def test_a_page_that_asks_again_takes_the_focus_from_nothing(

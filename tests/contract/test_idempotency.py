@@ -234,8 +234,8 @@ def test_of_files_with_one_key_at_the_same_moment_there_is_one(tenant: Tenant) -
 
 def test_the_same_key_and_source_are_the_same_file(tenant: Tenant) -> None:
     def ask(key: str, source: str) -> httpx.Response:
-        asked = {"source": source, "purpose": "fine-tune"}
-        return tenant.http.post("/v1/files", json=asked, headers={"idempotency-key": key})
+        request = {"source": source, "purpose": "fine-tune"}
+        return tenant.http.post("/v1/files", json=request, headers={"idempotency-key": key})
 
     first = ask("k", "hf://acme/rows").json()
     assert ask("k", "hf://acme/rows").json()["id"] == first["id"]
