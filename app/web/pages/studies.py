@@ -53,7 +53,7 @@ def studies_page(
 ) -> Response:
     listed = actions.list_studies(services, caller, after=after, limit=ROWS)
     titles = {name: spec.title for name, spec in METHODS.items()}
-    return page(request, "studies/list.html", caller, studies=listed, titles=titles)
+    return page(request, "studies/list.html", caller, studies=listed, titles=titles, after=after)
 
 
 @router.get("/studies/{study_id}")

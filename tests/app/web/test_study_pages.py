@@ -4,7 +4,9 @@ import re
 from itertools import takewhile
 
 import httpx
+import pytest
 
+from app.web.pages import studies
 from tests.contract.test_studies import STUDIES, body, create, finish, post
 from tests.support.api import Tenant
 from tests.support.pages import SAME_SITE, token
@@ -53,6 +55,24 @@ def test_studies_are_listed_and_lead_to_their_jobs(browser: httpx.Client, tenant
     assert "2 queued" in listed
     job_page = browser.get(f"/jobs/{study['jobs'][0]['id']}").text
     assert f'href="/studies/{study["id"]}"' in job_page
+
+
+def test_older_studies_lead_back_to_the_newest(
+    browser: httpx.Client, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tenant, name="first")
+    create(tenant, name="second")
+    monkeypatch.setattr(studies, "ROWS", 1)
+    newest = browser.get("/studies").text
+    (older,) = re.findall(r'rel="next" href="([^"]+)"', newest)
+    assert ("second" in newest, ">Newest<" in newest) == (True, False)
+    oldest = browser.get(older).text
+    assert ("first" in oldest, 'href="/studies">Newest<' in oldest) == (True, True)
+    assert 'rel="next"' not in oldest
+    last_id = tenant.http.get(f"{STUDIES}?after={older.rpartition('=')[2]}").json()["last_id"]
+    beyond = browser.get(f"/studies?after={last_id}").text
+    assert "There are no older studies" in beyond
+    assert 'href="/studies">Newest<' in beyond
 
 
 def test_a_study_is_cancelled_from_its_page(browser: httpx.Client, tenant: Tenant) -> None:
