@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import NUM_SEARCHED, UNSYNCED, now_plus, now_plus_once
@@ -75,7 +75,7 @@ def newest_first(
     idempotency_key: str | None,
     search: str = "",
 ) -> list[File]:
-    """Return one more than `limit` where there is one. `search`: part of the name."""
+    """Return one more than `limit` where there is one. `search`: part of the name or the id."""
     statement = (
         select(File)
         .where(File.project_id == project_id, File.deleted_at.is_(None))
@@ -86,7 +86,9 @@ def newest_first(
     if idempotency_key is not None:
         statement = statement.where(File.idempotency_key == idempotency_key)
     if search:
-        statement = statement.where(File.filename.icontains(search, autoescape=True))
+        columns = (File.filename, File.id)
+        alike = (column.icontains(search, autoescape=True) for column in columns)
+        statement = statement.where(or_(*alike))
     if order == "desc":
         statement = statement.order_by(File.id.desc())
         return list(session.scalars(statement.where(File.id < after) if after else statement))

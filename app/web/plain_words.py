@@ -55,7 +55,7 @@ def in_plain_words(fault: Mapping[str, Any]) -> str:
 
 def refusal_in_plain_words(fault: Mapping[str, Any]) -> InvalidRequest:
     """Say what is wrong with a part of an address or of a form."""
-    place, *_, name = map(str, fault["loc"])
+    place, name, *_ = map(str, fault["loc"])
     words = in_plain_words(fault)
     if place == "query":
         typed = str(fault.get("input", ""))[:MAX_SHOWN_CHARACTERS]

@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
@@ -42,6 +42,8 @@ MAX_JOBS = 20  # of one file, shown on its page
 NEW_JOB = "/jobs/new"
 # Files for anything else have a tab where there are some.
 TABS = {Purpose.FINE_TUNE: "Training files", Purpose.FINE_TUNE_RESULTS: "Results"}
+ALL: Literal["all"] = "all"
+Tab = Purpose | Literal["all"]
 
 router = APIRouter(prefix="/data", route_class=PageRoute)
 uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
@@ -65,7 +67,7 @@ def data_page(
     request: Request,
     caller: Visitor,
     after: Annotated[str | None, Query(max_length=256)] = None,
-    purpose: Purpose = Purpose.FINE_TUNE,
+    purpose: Tab = Purpose.FINE_TUNE,
     q: Annotated[str, Query(max_length=256)] = "",
 ) -> Response:
     return _list_page(services, request, caller, after, purpose, q)
@@ -76,14 +78,19 @@ def _list_page(
     request: Request,
     caller: Caller,
     after: str | None,
-    purpose: Purpose = Purpose.FINE_TUNE,
+    purpose: Tab = Purpose.FINE_TUNE,
     q: str = "",
     values: Mapping[str, str] | None = None,
     errors: Errors | None = None,
 ) -> Response:
     """`values`: what was typed into the form of a dataset, of which `errors` says what is wrong."""
     files_page = actions.list_files(
-        services, caller, after=after, limit=PAGE, purpose=purpose, search=q.strip()
+        services,
+        caller,
+        after=after,
+        limit=PAGE,
+        purpose=None if purpose == ALL else purpose,
+        search=q.strip(),
     )
     ids = [file.id for file in files_page.data]
     with services.database.read() as session:
@@ -101,8 +108,8 @@ def _list_page(
         values=values or {},
         errors=errors or {},
         rows=rows,
-        tabs=[tab for tab in Purpose if tab in (*TABS, purpose, *others)],
-        tab_labels=TABS,
+        tabs=[*(tab for tab in Purpose if tab in (*TABS, purpose, *others)), ALL],
+        tab_labels={**TABS, ALL: "All"},
         purpose=purpose,
         q=q,
         address=partial(_address, purpose, q),
@@ -241,7 +248,7 @@ def delete(
     return redirect_to(f"/data/{file_id}")
 
 
-def _address(purpose: Purpose, q: str, after: str = "") -> str:
+def _address(purpose: Tab, q: str, after: str = "") -> str:
     pairs = {
         "purpose": purpose if purpose is not Purpose.FINE_TUNE else "",
         "q": q,

@@ -48,21 +48,23 @@ def test_results_stand_in_a_tab_of_their_own(
 ) -> None:
     page = browser.get("/data")
     assert names(page) == ["sql.jsonl", "support desk.jsonl"]
-    assert tabs(page) == {"Training files": True, "Results": False}
+    assert tabs(page) == {"Training files": True, "Results": False, "All": False}
     page = browser.get("/data?purpose=fine-tune-results")
     assert (names(page), tabs(page)["Results"]) == (results[:50], True)
     older = re.findall(r'rel="next" href="([^"]+)"', page.text)[0].replace("&amp;", "&")
     assert names(browser.get(older)) == results[50:]
     tenant.client.files.create(file=("notes.txt", b"text"), purpose="user_data")
-    assert list(tabs(browser.get("/data"))) == ["Training files", "user_data", "Results"]
+    assert list(tabs(browser.get("/data"))) == ["Training files", "user_data", "Results", "All"]
     assert names(browser.get("/data?purpose=user_data")) == ["notes.txt"]
-    assert browser.get("/data?purpose=anything").status_code in {400, 422}
+    refused = browser.get("/data?purpose=anything")
+    assert refused.status_code in {400, 422}
+    assert "“purpose=anything” in the address" in refused.text
 
 
 def test_files_are_found_by_a_part_of_their_name(browser: httpx.Client, results: list[str]) -> None:
     assert names(browser.get("/data?q=DESK")) == ["support desk.jsonl"]
     assert names(browser.get("/data?q=%25")) == []
-    assert "None has “metrics” in its name" in browser.get("/data?q=metrics").text
+    assert "None has “metrics” in its name or id" in browser.get("/data?q=metrics").text
     page = browser.get("/data?purpose=fine-tune-results&q=metrics")
     assert "purpose=fine-tune-results&amp;q=metrics&amp;after=" in page.text
     assert names(browser.get("/data?purpose=fine-tune-results&q=7-")) == [

@@ -1,4 +1,5 @@
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -27,6 +28,18 @@ def test_jobs_files_and_models_are_found_by_a_part_of_their_name(
     assert f"/models/{model}" in links(browser.get(f"/search?q={model[-8:]}"))
     assert links(browser.get("/search")) == []
     assert 'href="/search"' in browser.get("/").text
+
+
+def test_all_files_like_this_are_of_every_purpose(browser: httpx.Client, tenant: Tenant) -> None:
+    upload = tenant.client.files.create
+    training = upload(file=("desk.jsonl", jsonl()), purpose="fine-tune").id
+    notes = upload(file=("desk notes.txt", b"text"), purpose="user_data").id
+    upload(file=("sql.jsonl", jsonl()), purpose="fine-tune")
+    for text, ids in (("desk", [notes, training]), (notes[-12:], [notes])):
+        page = browser.get(f"/search?q={text}")
+        assert links(page) == [f"/data/{id_}" for id_ in ids]
+        (address,) = re.findall(r'href="([^"]+)">All files like this', page.text)
+        assert links(browser.get(unescape(address))) == links(page)
 
 
 def test_an_id_is_found_however_old(
