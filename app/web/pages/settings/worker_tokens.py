@@ -16,6 +16,8 @@ from app.workers import actions
 from app.workers.schemas import WorkerTokenRequest
 
 MAX_PROJECTS = 1000
+MAX_FIELDS = MAX_PROJECTS + 10  # one a project, and those beside them
+MAX_TOKEN_FORM_BYTES = MAX_FIELDS * 64  # an id has 37 characters
 TOKENS = f"{HERE}/worker_tokens"
 FIELDS = ("name", "project_ids")
 
@@ -29,7 +31,12 @@ def worker_tokens_page(
     return _page(services, request, caller, [caller.project_id])
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.post(
+    "",
+    max_body_size=MAX_TOKEN_FORM_BYTES,
+    form_limits={"max_fields": MAX_FIELDS},
+    dependencies=CHANGES,
+)
 def create_worker_token(
     services: ServicesDep,
     request: Request,
@@ -70,7 +77,7 @@ def _page(
     values: Mapping[str, str | None] = NOTHING,
     errors: Errors | None = None,
 ) -> Response:
-    listed = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
+    listed = projects.list_projects(services, caller, limit=MAX_PROJECTS)
     return settings_page(
         request,
         "worker_tokens.html",
@@ -79,6 +86,7 @@ def _page(
         values,
         errors,
         worker_tokens=actions.list_tokens(services, caller),
-        names={project.id: project.name for project in listed if project.status == "active"},
+        names={project.id: project.name for project in listed.data if project.status == "active"},
+        has_more=listed.has_more,
         chosen=chosen,
     )
