@@ -11,16 +11,20 @@ from playwright.sync_api import Route, expect
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
+from app.models import JobStatus
 from tests.browser import scene
 from tests.browser.job_page import END, LOSS, drawn, status, until
 from tests.browser.visit import Visits
 from tests.chaos.users import submit
 from tests.contract.access_objects import an_endpoint
+from tests.contract.test_studies import create
 from tests.support.api import Tenant
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
+
+POLL_MS = 5000  # of curves that no stream brings
 
 
 def step(service: Service, job_id: str) -> int:
@@ -101,6 +105,30 @@ def test_steps_that_a_later_attempt_does_again_are_drawn_once(
     page.reload()
     until(page, lambda: drawn(page) == 6, "the server says the same")
     assert page.locator(LOSS).get_attribute("data-points") == "6"
+
+
+@pytest.mark.parametrize("address", ["/studies/{study}", "/compare?job={0}&job={1}"])
+def test_curves_of_several_jobs_follow_them(visits: Visits, tenant: Tenant, address: str) -> None:
+    study = create(tenant)
+    first, second = (tenant.claim(job["id"]) for job in study["jobs"])
+    scene.write(tenant, first, scene.drafts(1), scene.progress(1))
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.clock.install()
+    page.goto(address.format(first.job_id, second.job_id, study=study["id"]))
+    until(page, lambda: drawn(page) == 1, "the chart is there")
+    scene.write(tenant, second, scene.drafts(2), scene.progress(2))
+    page.clock.fast_forward(POLL_MS)
+    until(page, lambda: drawn(page) == 2, "the second job has a curve")
+    for claim in (first, second):
+        scene.write(tenant, claim, scene.drafts(3), scene.progress(3))
+        scene.finish(tenant, claim, JobStatus.SUCCEEDED)
+    page.clock.fast_forward(POLL_MS)
+    until(page, lambda: drawn(page) == 3, "the curves are whole")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.fast_forward(POLL_MS)
+    page.evaluate("fetch('/static/mark.svg')")
+    assert not any("/metrics" in url for url in asked), "nothing more can come"
 
 
 def test_what_a_page_shows_stays_while_the_service_answers_with_errors(

@@ -17,6 +17,7 @@ from app.http.event_stream import CURSOR, event_stream, read_patiently
 from app.jobs import actions, metrics, service
 from app.jobs.schemas import MetricsObject
 from app.models import Event
+from app.models.job_lifecycle import TERMINAL
 from app.services import Services
 from app.web import charts, job_view, live
 from app.web.job_header import Points
@@ -72,12 +73,16 @@ def show_job(
 
 @router.get("/jobs/{job_id}/metrics")
 def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
-    """Return what the charts draw, or as CSV all that was measured."""
+    """Return what the charts draw and whether more may come, or as CSV all that was measured."""
     if format == "csv":
         headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
         content = actions.write_metrics_csv(services, caller, job_id)
         return StreamingResponse(content, media_type="text/csv", headers=headers)
-    return MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
+    with services.database.read() as session:
+        # before the series: what has ended is complete in them
+        has_ended = service.get(session, caller.project_id, job_id).status in TERMINAL
+    metrics_object = MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
+    return {**metrics_object.model_dump(), "has_ended": has_ended}
 
 
 @router.get("/jobs/{job_id}/log", dependencies=TOUCHES_STORAGE)

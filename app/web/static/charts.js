@@ -6,6 +6,7 @@ import { append, lowest, positions, stepsAt } from "./series.js";
 
 const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
 const RETRY_MS = 5000;
+const POLL_MS = 5000;
 const LEGEND = 48; // its height in pixels, where there is one job
 const container = document.querySelector(".charts");
 const section = container.closest("section");
@@ -87,13 +88,16 @@ function stored() {
   }
 }
 
+async function read(run) {
+  const answer = await fetch(run.url);
+  if (answer.ok) ({ series: run.series, has_ended: run.hasEnded } = await answer.json());
+  else if (answer.status === 404) run.hasEnded = true; // deleted
+}
+
 async function load() {
   loaded = false;
   try {
-    await Promise.all(runs.map(async (run) => {
-      const answer = await fetch(run.url);
-      if (answer.ok) run.series = (await answer.json()).series;
-    }));
+    await Promise.all(runs.map(read));
   } catch { // the service is away
     setTimeout(load, RETRY_MS);
     return;
@@ -101,6 +105,16 @@ async function load() {
   loaded = true;
   for (const point of early.splice(0)) append(runs[0], point);
   draw();
+}
+
+// Asks for the curves of those jobs that go on, where no stream brings their points.
+async function poll() {
+  const isLive = (run) => !run.hasEnded;
+  if (loaded && !document.hidden) {
+    await Promise.allSettled(runs.filter(isLive).map(read));
+    drawSoon();
+  }
+  if (runs.some(isLive)) setTimeout(poll, POLL_MS);
 }
 
 const figures = [...container.querySelectorAll(".chart")].map((figure) => new Figure(figure));
@@ -153,3 +167,4 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   draw();
 });
 load();
+if ("polled" in container.dataset) setTimeout(poll, POLL_MS);

@@ -173,8 +173,12 @@ def test_a_job_that_succeeded_offers_its_model(browser: httpx.Client, tenant: Te
 def test_charts_get_the_numbers_of_the_api_and_people_get_them_as_csv(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
-    job_id = scene.scene(tenant).running
-    ours = browser.get(f"/jobs/{job_id}/metrics").json()["series"]
+    jobs = scene.scene(tenant)
+    job_id = jobs.running
+    assert browser.get(f"/jobs/{jobs.failed}/metrics").json()["has_ended"] is True
+    drawn = browser.get(f"/jobs/{job_id}/metrics").json()
+    assert drawn["has_ended"] is False
+    ours = drawn["series"]
     answer = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/metrics", params={"points": 2000})
     theirs = answer.json()["series"]
     assert ours.keys() == theirs.keys()
