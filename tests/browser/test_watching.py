@@ -172,9 +172,24 @@ def test_a_page_that_asks_again_takes_the_focus_from_nothing(
 def test_the_page_of_what_was_deleted_says_so(visits: Visits, tenant: Tenant) -> None:
     endpoint = an_endpoint(tenant)["webhook_endpoint_id"]
     page = visits.sign_in(tenant.api.url, tenant.key)
-    with page.expect_response("**/live"):
+    with page.expect_response(f"**/{endpoint}/live"):
         page.goto(f"/settings/webhooks/{endpoint}")
     tenant.client.webhooks.delete(endpoint)
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+def test_the_page_of_what_is_deleted_before_its_stream_says_so(
+    visits: Visits, tenant: Tenant
+) -> None:
+    endpoint = an_endpoint(tenant)["webhook_endpoint_id"]
+    page = visits.sign_in(tenant.api.url, tenant.key)
+
+    def delete(route: Route) -> None:
+        tenant.client.webhooks.delete(endpoint)
+        route.continue_()
+
+    page.route(f"**/{endpoint}/live", delete, times=1)
+    page.goto(f"/settings/webhooks/{endpoint}")
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
 
 

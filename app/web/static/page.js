@@ -88,17 +88,21 @@ document.addEventListener("htmx:response:error", (event) => {
 const connection = document.querySelector("#connection");
 const RETRY_MS = 5000;
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
+function showEnd() {
+  if (!isTypedInto()) location.reload();
+}
 // One that stood is asked for again by itself, one that never did is not.
 function askAgain({ detail }) {
   const element = detail.ctx?.sourceElement;
   const address = element?.getAttribute?.("hx-sse:connect");
   if (!address) return;
+  if (detail.ctx.response?.status === 404) showEnd();
   connection.hidden = false;
   setTimeout(() => htmx.ajax("GET", address, { source: element }), RETRY_MS);
 }
 for (const name of ["htmx:error", "htmx:response:error"]) document.addEventListener(name, askAgain);
 document.addEventListener("htmx:sse:error", (event) => {
-  if ([401, 404].includes(event.detail.status) && !isTypedInto()) location.reload();
+  if ([401, 404].includes(event.detail.status)) showEnd();
   connection.hidden = false;
 });
 
