@@ -160,6 +160,13 @@ def worker(
     wait: Annotated[
         float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
     ] = 60,
+    exit_zero: Annotated[
+        bool,
+        typer.Option(
+            "--exit-zero",
+            help="End --once with 0 whatever became of the job, unless the worker itself failed.",
+        ),
+    ] = False,
     join: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Execute jobs of the service whose API this is."),
@@ -200,7 +207,9 @@ def worker(
         raise typer.BadParameter("give --queue, or --join")
     if once and queue != "gpu":
         raise typer.BadParameter("--once executes jobs: it goes with --queue gpu")
-    command = once_command(wait) if once else worker_command(queue)
+    if exit_zero and not once:
+        raise typer.BadParameter("--exit-zero goes with --once")
+    command = once_command(wait, exit_zero) if once else worker_command(queue)
     os.execv(command[0], command)
 
 

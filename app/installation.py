@@ -6,6 +6,7 @@ since. So both count generations too: once a minute the row's is raised, and the
 the storage. A row that is behind its storage is of a copy that was restored.
 """
 
+import math
 import threading
 import time
 from typing import NoReturn
@@ -142,18 +143,30 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
         raise mismatches[0]
 
 
-def wait_until_known(database: Database, storage: Storage) -> None:
-    """Return once it is known that the two belong together. Raises `Mismatch`."""
-    while True:
+def wait_until_known(
+    database: Database,
+    storage: Storage,
+    shutting_down: threading.Event,
+    limit_seconds: float = math.inf,
+) -> bool:
+    """Return once it is known that the two belong together; False where the limit or the end of
+    this process comes before. Raises `Mismatch`.
+    """
+    deadline = time.monotonic() + limit_seconds
+    while not shutting_down.is_set():
         try:
             check(database, storage)
         except NotMarked:
-            return
+            return True
         except (SQLAlchemyError, StorageError, OSError) as error:
             log.warning(UNKNOWN, error=str(error))
         else:
-            return
-        time.sleep(RETRY_SECONDS)
+            return True
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
+            return False
+        shutting_down.wait(min(seconds_left, RETRY_SECONDS))
+    return False
 
 
 class Guard:

@@ -22,7 +22,8 @@ def _configure_logging(**_: object) -> None:
 
 def _start_polling(instance: Any, **_: object) -> None:
     try:
-        installation.wait_until_known(process.database(), process.storage())
+        parts = process.database(), process.storage()
+        installation.wait_until_known(*parts, process.shutting_down)
     except installation.Mismatch as error:
         raise SystemExit(str(error)) from None
     scratch.sweep_all(process.settings().work_dir)

@@ -1,5 +1,5 @@
 """`falqon worker --once`: one job, then the end, for engines that start a process for each job. The
-exit code says how it went.
+exit code tells what became of the job from a worker that could not work.
 """
 
 import argparse
@@ -24,15 +24,16 @@ class OnceExit(IntEnum):
     """2 is left out: a command that was not understood ends with it."""
 
     SUCCEEDED = 0
-    FAILED = 1  # for good
+    WORKER_FAILED = 1  # it could not ask for a job; Python ends with it, too
     NOTHING_QUEUED = 3
     REQUEUED = 4  # the worker was stopped, or the attempt was lost; another one continues
     STOPPED = 5  # paused or cancelled
+    JOB_FAILED = 6  # for good
 
 
 CODES = {
     JobStatus.SUCCEEDED: OnceExit.SUCCEEDED,
-    JobStatus.FAILED: OnceExit.FAILED,
+    JobStatus.FAILED: OnceExit.JOB_FAILED,
     JobStatus.PAUSED: OnceExit.STOPPED,
     JobStatus.CANCELLED: OnceExit.STOPPED,
 }
@@ -43,24 +44,22 @@ def execute_once(wait_seconds: float) -> OnceExit:
     supervisor = process.supervisor()
     context = process.context()
     diagnose_worker(context, supervisor.machine)
+    ended = OnceExit.NOTHING_QUEUED
     deadline = time.monotonic() + wait_seconds
     while not context.shutting_down.is_set():
-        if _execute_next(supervisor):
-            return _outcome_of(supervisor)
+        try:
+            if supervisor.execute_next():
+                return _outcome_of(supervisor)
+            ended = OnceExit.NOTHING_QUEUED
+        except SQLAlchemyError as error:
+            log.warning("poll for jobs failed", error=str(error))
+            ended = OnceExit.WORKER_FAILED
         pulse.beat()
-        left = deadline - time.monotonic()
-        if left <= 0:
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
             break
-        context.shutting_down.wait(min(left, context.settings.poll.total_seconds()))
-    return OnceExit.NOTHING_QUEUED
-
-
-def _execute_next(supervisor: Supervisor) -> bool:
-    try:
-        return supervisor.execute_next()
-    except SQLAlchemyError as error:
-        log.warning("poll for jobs failed", error=str(error))
-        return False
+        context.shutting_down.wait(min(seconds_left, context.settings.poll.total_seconds()))
+    return ended
 
 
 def _outcome_of(supervisor: Supervisor) -> OnceExit:
@@ -75,22 +74,32 @@ def _outcome_of(supervisor: Supervisor) -> OnceExit:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="falqon worker --once")
     parser.add_argument("--wait", type=float, required=True)
-    wait_seconds: float = parser.parse_args().wait
+    parser.add_argument("--exit-zero", action="store_true")
+    arguments = parser.parse_args()
     settings = process.settings()
     logging.configure(logging.secrets_of(settings, os.environ))
     tracing.configure(settings, "worker")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.shutting_down.set())
-    try:
-        installation.wait_until_known(process.database(), process.storage())
-    except installation.Mismatch as error:
-        raise SystemExit(str(error)) from None
+    _wait_for_installation(arguments.wait)
     scratch.sweep_all(settings.work_dir)
     pulse.show_in(settings.alive_file)
     metrics.serve(settings)
-    ended = execute_once(wait_seconds)
+    ended = execute_once(arguments.wait)
     log.info("worker ends", outcome=ended.name.lower(), exit_code=int(ended))
-    return ended
+    is_zero = arguments.exit_zero and ended is not OnceExit.WORKER_FAILED
+    return 0 if is_zero else ended
+
+
+def _wait_for_installation(limit_seconds: float) -> None:
+    """Raise `SystemExit` where database and storage do not answer, or do not belong together."""
+    parts = process.database(), process.storage()
+    try:
+        is_known = installation.wait_until_known(*parts, process.shutting_down, limit_seconds)
+    except installation.Mismatch as error:
+        raise SystemExit(str(error)) from None
+    if not is_known and not process.shutting_down.is_set():
+        raise SystemExit("Database or storage do not answer: `falqon check` says more.")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def joined_command(url: str) -> list[str]:
     return [sys.executable, "-m", "worker.joined", url]
 
 
-def once_command(wait_seconds: float) -> list[str]:
+def once_command(wait_seconds: float, exit_zero: bool) -> list[str]:
     """Return the command of a worker without Celery, which polls by itself."""
-    return [sys.executable, "-m", "worker.once", "--wait", str(wait_seconds)]
+    command = [sys.executable, "-m", "worker.once", "--wait", str(wait_seconds)]
+    return [*command, "--exit-zero"] if exit_zero else command

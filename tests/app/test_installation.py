@@ -267,9 +267,8 @@ def test_a_worker_waits_until_it_is_known(
     monkeypatch.setattr(installation, "RETRY_SECONDS", 0.01)
     database = Database(f"sqlite:///{tmp_path / 'late.db'}")
     (tmp_path / "objects" / "installation" / "in_the_way").mkdir(parents=True)  # cannot be read
-    waiting = threading.Thread(
-        target=installation.wait_until_known, args=[database, storage], daemon=True
-    )
+    arguments = [database, storage, threading.Event()]
+    waiting = threading.Thread(target=installation.wait_until_known, args=arguments, daemon=True)
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()
@@ -279,6 +278,16 @@ def test_a_worker_waits_until_it_is_known(
     waiting.join(30)
     assert not waiting.is_alive()
     database.dispose()
+
+
+def test_waiting_ends_at_its_limit_and_with_its_process(make: Make, storage: Storage) -> None:
+    installation.mark(make("a"), storage)
+    away = Database("sqlite:////nowhere/falqon.db")
+    running, ending = threading.Event(), threading.Event()
+    ending.set()
+    assert not installation.wait_until_known(away, storage, running, limit_seconds=0.1)
+    assert not installation.wait_until_known(away, storage, ending)
+    away.dispose()
 
 
 def test_the_api_refuses_to_start_and_says_why(

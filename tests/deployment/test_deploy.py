@@ -118,6 +118,33 @@ def test_scripts_are_shell() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("last", [OnceExit.NOTHING_QUEUED, OnceExit.WORKER_FAILED, 2, 143])
+def test_the_spot_machine_works_until_nothing_is_queued_or_the_worker_fails(
+    last: int, tmp_path: Path
+) -> None:
+    of_jobs = set(OnceExit) - {OnceExit.NOTHING_QUEUED, OnceExit.WORKER_FAILED}
+    codes = tmp_path / "codes"
+    codes.write_text("".join(f"{code}\n" for code in (*of_jobs, last)))
+    falqon = tmp_path / "falqon" / "bin" / "falqon"
+    falqon.parent.mkdir(parents=True)
+    next_code = 'code=$(head -n 1 "$CODES"); sed -i 1d "$CODES"; exit "$code"'
+    falqon.write_text(f'#!/bin/sh\n[ "$1" = worker ] || exit 0\n{next_code}\n')
+    falqon.chmod(0o755)
+    task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
+    variables = os.environ | {"HOME": str(tmp_path), "CODES": str(codes)}
+    done = subprocess.run(["bash", "-c", task["run"]], env=variables, check=False, timeout=30)
+    assert done.returncode == (0 if last == OnceExit.NOTHING_QUEUED else last)
+    assert not codes.read_text(), "each is asked for once"
+
+
+def test_a_pod_of_one_job_fails_where_its_worker_fails_and_is_not_started_again() -> None:
+    (scaled,) = [each for each in OBJECTS if each["kind"] == "ScaledJob"]
+    described = scaled["spec"]["jobTargetRef"]
+    assert described["backoffLimit"] == 0
+    assert described["template"]["spec"]["restartPolicy"] == "Never"
+    assert "--exit-zero" in described["template"]["spec"]["containers"][0]["args"]
+
+
 @pytest.mark.parametrize("code", [*OnceExit, 2, 143])
 def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path) -> None:
     (tmp_path / "falqon.env").write_text("DATABASE_URL=sqlite:///nowhere\n")
@@ -141,8 +168,8 @@ def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path
         text=True,
         check=False,
     )
-    is_done = code in (OnceExit.NOTHING_QUEUED, OnceExit.REQUEUED, OnceExit.STOPPED)
-    assert done.returncode == (0 if is_done else code), done.stderr
+    is_failure = code in (OnceExit.WORKER_FAILED, 2, 143)
+    assert done.returncode == (code if is_failure else 0), done.stderr
     assert "falqon worker --queue gpu --once --wait 60 sqlite:///nowhere" in done.stderr
     assert not (tmp_path / "falqon-7").exists()
     seen = re.findall(r"^FALQON_\w+", (tmp_path / "seen").read_text(), re.MULTILINE)
