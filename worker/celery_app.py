@@ -1,4 +1,7 @@
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -21,11 +24,10 @@ def _configure_logging(**_: object) -> None:
 
 
 def _start_polling(instance: Any, **_: object) -> None:
-    try:
-        parts = process.database(), process.storage()
-        installation.wait_until_known(*parts, process.shutting_down)
-    except installation.Mismatch as error:
-        raise SystemExit(str(error)) from None
+    with _noticing_signals():
+        _wait_for_installation()
+    if process.shutting_down.is_set():
+        raise SystemExit(0)
     scratch.sweep_all(process.settings().work_dir)
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
@@ -33,6 +35,28 @@ def _start_polling(instance: Any, **_: object) -> None:
     _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
     for poller in _pollers:
         poller.start()
+
+
+@contextmanager
+def _noticing_signals() -> Iterator[None]:
+    """Celery takes signals later. Until then the first process of a container would ignore them."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, _drain_on_signal) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def _drain_on_signal(*_: object) -> None:
+    process.shutting_down.set()
+
+
+def _wait_for_installation() -> None:
+    try:
+        parts = process.database(), process.storage()
+        installation.wait_until_known(*parts, process.shutting_down)
+    except installation.Mismatch as error:
+        raise SystemExit(str(error)) from None
 
 
 def _drain(**_: object) -> None:

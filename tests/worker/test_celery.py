@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app import installation
 from app.jobs import claims
 from app.models import Job, JobStatus
 from app.notifier.broker import Notifier
@@ -127,3 +128,12 @@ def test_a_worker_with_an_empty_folder_of_its_own_says_so(
     worker = silent_backend.start_worker("cpu", STORAGE_URL=url)
     assert worker.wait(30) == 1
     assert url in (silent_backend.settings.data_dir / "worker.log").read_text()
+
+
+def test_a_worker_that_waits_for_its_database_ends_when_told_to(silent_backend: Backend) -> None:
+    backend = silent_backend
+    worker = backend.start_worker("cpu", DATABASE_URL="sqlite:////nowhere/falqon.db")
+    log = backend.settings.data_dir / "worker.log"
+    wait_for(lambda: log.exists() and installation.UNKNOWN in log.read_text(), what="it waits")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DRAIN_SECONDS) == 0
