@@ -16,13 +16,14 @@ from torch import Tensor
 from benchmarks.learning import FROZEN_A, STEPS, SYSTEMS, Files, System, Training, train
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld import linear
-from falqon_core.meld.base import Base
+from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.host_base import HostBase
 from falqon_core.ops.quantize import quantize_rows
 
 RATE = 5e-4
 
 
-def keep_e4m3(weight: Tensor, base_copy: BaseCopy) -> Base:
+def keep_e4m3(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> Base:
     """Round the base to the grid of the rows."""
     return Base(quantize_rows(weight)[0])
 
@@ -37,10 +38,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=100)
     args = parser.parse_args()
-    keep_base = linear.keep_base
     for seed in args.seeds:
         for base in args.bases:
-            linear.keep_base = keep_e4m3 if base == "e4m3" else keep_base  # type: ignore[assignment]
+            linear.keep_base = keep_e4m3 if base == "e4m3" else keep_base  # type: ignore[attr-defined]
             base_copy = "device" if base == "e4m3" else base
             SYSTEMS[base] = System(SYSTEMS[FROZEN_A].recipe | {"base_copy": base_copy}, (RATE,))
             training = Training(base, RATE, seed, STEPS, args.rows)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import httpx
@@ -157,7 +156,6 @@ def fill(database: Database, template: str, num_jobs: int) -> None:
 
 def _looks(database: Database, prepared: Services) -> Iterator[Look]:
     project = DEFAULT_PROJECT_ID
-    app = SimpleNamespace(settings=prepared.settings)
     caller = Caller("key", project, Scope.READ, None, False)
     with database.read() as session:
         file_ids = list(session.scalars(select(File.id).where(File.project_id == project)))
@@ -168,14 +166,12 @@ def _looks(database: Database, prepared: Services) -> Iterator[Look]:
     def find_jobs(query: JobQuery) -> Callable[[Session], object]:
         return lambda session: listing.find_page(session, project, query)
 
-    yield Look(
-        "jobs page, everything on it",
-        lambda session: table_context(session, app, caller, TableQuery()),
-    )  # type: ignore[arg-type]
-    yield Look(
-        "the same, once its curves are known",
-        lambda session: table_context(session, app, caller, TableQuery()),
-    )  # type: ignore[arg-type]
+    def read_table(session: Session) -> object:
+        # of the services it needs the settings alone
+        return table_context(session, prepared, caller, TableQuery())  # type: ignore[arg-type]
+
+    yield Look("jobs page, everything on it", read_table)
+    yield Look("the same, once its curves are known", read_table)
     yield Look("jobs page, the table alone", find_jobs(JobQuery()))
     yield Look("jobs page, one status", find_jobs(JobQuery(status=JobStatus.FAILED)))
     yield Look("jobs page, oldest first", find_jobs(JobQuery(descending=False)))

@@ -27,4 +27,5 @@ def chat_dataset(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.jsonl")
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return load_dataset(path, tokenizer, max_seq_length).sequences
+        dataset = load_dataset(path, tokenizer, max_seq_length)
+    return [sequence for sequence in dataset.sequences if isinstance(sequence, Sequence)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -87,7 +88,7 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     )
     yield Look(
         "a job under all quotas",
-        lambda session: projects.usage(session, session.get_one(Project, PROJECT)),
+        lambda session: projects.usages(session, [session.get_one(Project, PROJECT)]),
         "it adds up the bytes of every row of the project, from an index alone",
     )
 
@@ -106,11 +107,7 @@ def _claims(database: Database, filled: Filled) -> Iterator[Look]:
     yield Look("heartbeat", lambda session: claims.renew(session, mine, 60))
     yield Look(
         "relay of a batch",
-        lambda session: (
-            claims.append_trainer_events(session, mine, [step], 0, device_seconds=1.0),
-            claims.update_attempt(session, mine, tokens=1),
-            internal_repository.last_event_seq(session, job.id),
-        ),
+        partial(_relay, mine, step),
     )
     yield Look(
         "release",
@@ -126,6 +123,12 @@ def _claims(database: Database, filled: Filled) -> Iterator[Look]:
         "a worker looks for a file to check",
         lambda session: operations.claim(session, FileCheck, 60),
     )
+
+
+def _relay(mine: Claim, step: NewEvent, session: Session) -> None:
+    claims.append_trainer_events(session, mine, [step], 0, device_seconds=1.0)
+    claims.update_attempt(session, mine, tokens=1)
+    internal_repository.last_event_seq(session, mine.job_id)
 
 
 def _claim(session: Session) -> object:
