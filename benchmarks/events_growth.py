@@ -31,6 +31,12 @@ SIZE = "SELECT pg_total_relation_size('events')"
 ROWS = "SELECT count(*) FROM events WHERE type <> 'message'"
 
 
+HEADER = (
+    "| events at once | statements | rows of metrics | WAL, KB | table and index, KB "
+    "| after VACUUM FULL, KB |"
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,8 +44,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3_000)
     steps = parser.parse_args().steps
     print(f"{machine()}. {steps:,} steps.\n")
-    print("| events at once | statements | rows of metrics | WAL, KB | table and index, KB |")
-    print("|---|---:|---:|---:|---:|")
+    print(HEADER)
+    print("|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="fq-growth-") as folder:
         Path(folder).chmod(0o755)  # Postgres may run as another user
         server = PostgresServer(Path(folder) / "postgres")
@@ -78,7 +84,17 @@ def measure(database: Database, steps: int, size: int) -> list[int]:
         claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("The job was cancelled"))
     num_statements = len(statements)
     wal = _number(database, WAL) - wal
-    return [num_statements, _number(database, ROWS), wal // 1024, _number(database, SIZE) // 1024]
+    num_rows = _number(database, ROWS)
+    num_bytes = _number(database, SIZE)
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM FULL events"))
+    return [
+        num_statements,
+        num_rows,
+        wal // 1024,
+        num_bytes // 1024,
+        _number(database, SIZE) // 1024,
+    ]
 
 
 def _number(database: Database, statement: str) -> int:

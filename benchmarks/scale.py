@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import structlog
+from sqlalchemy import text
 
 from app import installation, migrate
 from app.database import Database
@@ -73,11 +74,19 @@ def measure(server: PostgresServer, folder: Path, arguments: argparse.Namespace)
     try:
         migrate.upgrade(database)
         installation.mark(database, Storage(settings.resolved_storage_url))
+        bytes_before = _num_bytes(database)
         filled = scale_rows.fill(database, scale)
+        num_bytes = _num_bytes(database) - bytes_before
     finally:
         database.dispose()
-    print(f"{machine()}. {scale.jobs:,} jobs, {scale.events:,} events.\n", flush=True)
+    print(f"{machine()}. {scale.jobs:,} jobs, {scale.events:,} events.")
+    print(f"{num_bytes / 1e9:.1f} GB, {num_bytes / scale.jobs / 1e3:.1f} KB a job.\n", flush=True)
     return report(settings, filled, arguments)
+
+
+def _num_bytes(database: Database) -> int:
+    with database.read() as session:
+        return int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
 
 def report(settings: Settings, filled: Filled, arguments: argparse.Namespace) -> list[str]:
