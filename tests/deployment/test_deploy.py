@@ -10,10 +10,20 @@ import kubernetes_validate
 import pytest
 import typer.main
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from redis import Redis
 
 from app.cli import app
+from app.database import Database
+from app.http.probes import HealthMonitor
+from app.jobs import claims
+from app.metrics.collector import InstallationCollector
 from app.settings import Settings, variable_of
+from app.storage import Storage
 from falqon_core.estimate.devices import DEVICES
+from tests.support.backend import Backend
+from tests.support.metrics import samples
+from tests.support.schema import migrate_database
 from worker.once import OnceExit
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -106,8 +116,57 @@ def test_queries_of_the_autoscaler_ask_for_what_is_exported() -> None:
     assert len(queries) == 2
     for query in queries:
         assert set(METRICS.findall(query)) <= set(exported)
+    assert len(set(queries)) == 1
     deployments = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "Deployment"}
     assert scaled[0]["spec"]["scaleTargetRef"]["name"] in deployments
+
+
+def test_the_autoscaler_counts_the_jobs_of_one_gpu_that_its_workers_can_have(
+    tmp_path: Path,
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'falqon.db'}")
+    migrate_database(database)
+    backend = Backend(tmp_path, database, str(database.engine.url))
+    scaled = next(each for each in OBJECTS if each["kind"] == "ScaledJob")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    (device,) = set(re.findall(r"any\|([\w-]+)", query))
+    assert device in DEVICES
+    assert count_of(query, scrape(database, backend.settings)) == 0
+    for name in (device, "h100"):
+        backend.set(backend.add_job(), gpu=name)
+        with database.transaction() as session:
+            claims.claim(session, owner=name, device=name, num_devices=1, lease_seconds=60)
+    for needs in ({"gpu": "any"}, {"gpu": device}, {"gpu": "h100"}, {"gpu": device, "num_gpus": 4}):
+        backend.set(backend.add_job(), **needs)
+    assert count_of(query, scrape(database, backend.settings)) == 1 + 2
+    database.dispose()
+
+
+def scrape(database: Database, settings: Settings) -> str:
+    redis = Redis.from_url("redis://127.0.0.1:1/0")
+    monitor = HealthMonitor(database, Storage(settings.resolved_storage_url), redis)
+    registry = CollectorRegistry()
+    registry.register(InstallationCollector(database, settings, monitor))
+    return generate_latest(registry).decode()
+
+
+def count_of(query: str, text: str) -> float:
+    """Add up what each selector of the query finds, as Prometheus would with one API."""
+    selectors = re.findall(r"(falqon_\w+)\{(.*?)\}", query)
+    assert len(selectors) == 2
+    return sum(
+        value
+        for name, matchers in selectors
+        for (exported, labels), value in samples(text).items()
+        if exported == name and is_matching(matchers, dict(labels))
+    )
+
+
+def is_matching(matchers: str, labels: dict[str, str]) -> bool:
+    return all(
+        re.fullmatch(pattern if operator == "=~" else re.escape(pattern), labels[label])
+        for label, operator, pattern in re.findall(r'(\w+)(=~|=)"(.*?)"', matchers)
+    )
 
 
 def test_scripts_are_shell() -> None:
