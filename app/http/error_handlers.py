@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse
 
 from app.database import AWAY
 from app.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
+from app.http import form_errors
 from app.logging import redact_keys
 from app.storage.reach import KeyTaken
 from falqon_core.contract.errors import is_disk_full
 
 HTTP_CODES = {
-    400: "invalid_body",
     404: "unknown_url",
     405: "method_not_allowed",
     413: "request_too_large",
@@ -74,8 +74,9 @@ def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         return answer(error.__cause__)
     if isinstance(error.__cause__, OSError):  # a body that did not fit into a temporary file
         return _on_os_error(request, error.__cause__)
+    if error.status_code == 400:
+        return answer(form_errors.refusal_of(error))
     message = {
-        400: f"The body cannot be read: {error.detail}",
         404: f"Unknown request URL: {request.method} {request.url.path}",
         405: f"Not allowed: {request.method} {request.url.path}",
     }.get(error.status_code, str(error.detail))
