@@ -14,7 +14,6 @@ from app.garbage import orphans
 from app.http.downloads import Content, ContentStream, missing
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, Purpose
-from app.operations import service as operations
 from app.projects import quotas
 from app.services import Services
 from app.storage.storage import CHUNK_BYTES, chunks_of
@@ -27,7 +26,6 @@ from falqon_core.records.shapes import Record
 FIRST_LINES = 5
 FIRST_BYTES = 2**16
 FIRST_CHARACTERS = 2_000
-MAX_IMPORTS = 10  # of one project in progress; each takes a worker minutes
 
 
 def create_file(
@@ -58,6 +56,8 @@ def create_file(
     file_id, key = service.new_key(caller.project_id)
     with services.database.transaction() as session:
         quotas.admit_bytes(session, caller.project_id, num_bytes)
+        if table is not None:
+            service.admit_import(session, caller.project_id, idempotency_key)
     stored = orphans.put(services.database, services.storage, key, chunks_of(content))
 
     def add() -> File:
@@ -100,7 +100,7 @@ def import_file(
             earlier = service.find_from_source(session, project_id, *arguments)
             if earlier is not None:
                 return earlier
-            operations.admit(session, FileImport, project_id, MAX_IMPORTS)
+            service.admit_import(session, project_id)
             quotas.admit_bytes(session, project_id, 0)
             return service.add_from_source(session, project_id, *arguments)
 

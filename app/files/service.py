@@ -15,11 +15,13 @@ from app.garbage import orphans
 from app.ids import new_id
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
 from app.notifier.broker import Notifier
+from app.operations import service as operations
 from app.storage import Stored, keys
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
 NOTHING = ""  # the hash of a file whose bytes have not come
+MAX_IMPORTS = 10  # of one project in progress; each takes a worker minutes
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -49,6 +51,8 @@ def add(
         if earlier is not None:
             _check_repeats(session, earlier, stored, purpose, table)
             return earlier
+    if table is not None:
+        admit_import(session, project_id)
     key = keys.file_content(project_id, file_id)
     orphans.claim(session, key)
     created_at = now(session)
@@ -77,6 +81,14 @@ def add(
     elif file.status == FileStatus.UPLOADED:
         repository.add_check(session, file)
     return file
+
+
+def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
+    """Raise `IllegalState` where as many tables and sources of the project as may be are still to
+    be read; a call that repeats an earlier one adds none.
+    """
+    if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):
+        operations.admit(session, FileImport, project_id, MAX_IMPORTS)
 
 
 def add_once(add: Callable[[], T]) -> T:

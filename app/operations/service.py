@@ -13,7 +13,9 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
     """Raise `IllegalState` where a project has `limit` operations of this kind in progress."""
     if num_in_progress(session, kind, project_id) >= limit:
+        noun = kind.noun.replace("_", " ")
         raise IllegalState(
-            f"{limit} {kind.noun}s of this project are in progress; ask again when one has ended.",
+            f"{limit} {noun}s of this project are in progress, the most at a time; "
+            "ask again when one has ended.",
             code=f"too_many_{kind.noun}s",
         )

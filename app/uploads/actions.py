@@ -87,6 +87,9 @@ def _complete(
             return upload, service.file_of(session, upload)
         parts = service.ordered_parts(session, upload, part_ids)
     table = service.table_of(services.storage, upload, parts)
+    if table is not None:
+        with services.database.read() as session:
+            files.admit_import(session, project_id, idempotency_key)
     file_id, key = files.new_key(project_id)
     chunks = service.join_parts(services.storage, parts, md5)
     stored = orphans.put(services.database, services.storage, key, chunks)

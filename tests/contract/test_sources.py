@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
-from app.models import Scope
+from app.models import Orphan, Scope
 from tests.contract.test_file_imports import MAPPING, parquet, work
 from tests.support.api import Api, Tenant
 from tests.support.object_store import ObjectStore
 from tests.support.source_server import COMMIT, TOKEN, SourceServer, serving_sources
 
+CSV = b"prompt,completion\na,b\n"
 LINES = b'{"prompt":"a","completion":"b"}\n{"prompt":"c","completion":"d"}\n'
 
 
@@ -36,6 +38,11 @@ def api(tmp_path_factory: pytest.TempPathFactory, server: SourceServer) -> Itera
 def ask(tenant: Tenant, source: str, **options: Any) -> httpx.Response:
     body = {"source": source, "purpose": "fine-tune"} | options
     return tenant.http.post("/v1/files", json=body)
+
+
+def send_table(tenant: Tenant, **options: Any) -> httpx.Response:
+    files = {"file": ("a.csv", CSV)}
+    return tenant.http.post("/v1/files", data={"purpose": "fine-tune"}, files=files, **options)
 
 
 def imported(tenant: Tenant, source: str, **options: Any) -> Any:
@@ -148,11 +155,31 @@ def test_what_is_no_source_is_refused(tenant: Tenant, body: dict[str, Any], para
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_a_project_reads_ten_sources_at_once(tenant: Tenant) -> None:
-    for _ in range(10):
+def test_a_project_reads_ten_tables_and_sources_at_once(tenant: Tenant) -> None:
+    for _ in range(9):
         assert ask(tenant, "hf://acme/sums").status_code == 200
-    answer = ask(tenant, "hf://acme/sums")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_file_imports")
+    key = {"Idempotency-Key": "the tenth"}
+    tenth = send_table(tenant, headers=key)
+    assert tenth.status_code == 200
+    stored = tenant.stored()
+    for answer in (ask(tenant, "hf://acme/sums"), send_table(tenant)):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "too_many_file_imports")
+        assert error["message"].startswith("10 file imports of this project are in progress")
+    assert tenant.stored() == stored, "a table that is refused is not stored"
+    assert send_table(tenant, headers=key).json()["id"] == tenth.json()["id"]
+    tenant.upload(check=False)  # what is JSON lines is not counted
+    upload = tenant.client.uploads.create(
+        filename="a.csv", bytes=len(CSV), mime_type="text/csv", purpose="fine-tune"
+    )
+    part = tenant.client.uploads.parts.create(upload.id, data=CSV)
+    before = tenant.num_rows(Orphan)
+    with pytest.raises(openai.BadRequestError) as caught:
+        tenant.client.uploads.complete(upload.id, part_ids=[part.id])
+    assert caught.value.code == "too_many_file_imports"
+    assert tenant.num_rows(Orphan) == before, "the parts are not joined in vain"
+    tenant.http.delete(f"/v1/files/{tenth.json()['id']}")
+    assert tenant.client.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
     for file in tenant.http.get("/v1/files").json()["data"]:
         tenant.http.delete(f"/v1/files/{file['id']}")
 
