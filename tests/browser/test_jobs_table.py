@@ -71,6 +71,25 @@ def test_keys_move_through_the_rows_and_say_what_they_do(visits: Visits, tenant:
     expect(page).to_have_url(re.compile("/jobs/new"))
 
 
+def test_escape_closes_a_menu_and_leads_back_to_its_button(visits: Visits, tenant: Tenant) -> None:
+    page, _ = at(tenant, visits, viewport={"width": 390, "height": 500})
+    for name, label, last in (("Filter", "Base model", "Show"), ("Columns", "Status", "Apply")):
+        button = page.get_by_role("button", name=name, exact=True)
+        button.press("Enter")
+        field = page.get_by_label(label, exact=True)
+        page.keyboard.press("Tab")
+        expect(field).to_be_focused()
+        page.get_by_role("button", name=last).scroll_into_view_if_needed()
+        expect(page.get_by_role("button", name=last)).to_be_in_viewport()
+        page.keyboard.press("Escape")
+        expect(field).to_be_hidden()
+        expect(button).to_be_focused()
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_label("Rank", exact=True).check()
+    page.get_by_role("button", name="Apply").click()
+    expect(page).to_have_url(re.compile("columns=.*rank"))
+
+
 def test_nothing_of_the_table_is_cut_or_lies_over_anything(visits: Visits, tenant: Tenant) -> None:
     page, _ = at(tenant, visits)
     for width in WIDTHS:
