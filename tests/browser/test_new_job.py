@@ -125,6 +125,30 @@ def test_an_estimate_that_does_not_come_is_said(visits: Visits, tenant: Tenant) 
     expect(page.locator("#plan")).not_to_contain_text(away)
 
 
+def test_a_length_that_is_being_typed_inspects_nothing(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+
+    def inspected() -> list[int]:
+        report = tenant.http.get(f"/v1/files/{file}/report").json()
+        return [inspection["max_seq_length"] for inspection in report["inspections"]]
+
+    file = tenant.upload()
+    page.goto(f"/jobs/new?training_file={file}&model={tenant.base_model}")
+    assert len(inspected()) == 1
+    page.locator("summary", has_text=re.compile("^Data$")).click()
+    length = page.get_by_label("Max seq length")
+    for text in ("51", "512"):
+        with page.expect_response("**/jobs/new/estimate"):
+            length.fill(text)
+    code = page.locator("#code")
+    expect(code).to_contain_text('"max_seq_length": 512')
+    expect(page.locator("#report")).to_contain_text("counts the tokens")
+    assert len(inspected()) == 1
+    length.blur()
+    until(page, lambda: 512 in inspected(), "what was typed is inspected")
+    assert 51 not in inspected()
+
+
 def test_data_is_looked_at_and_deleted(
     visits: Visits, fake_service: Service, tmp_path: Path
 ) -> None:

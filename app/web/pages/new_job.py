@@ -1,6 +1,6 @@
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.auth.caller import Caller
@@ -43,10 +43,6 @@ class Plan(NamedTuple):
     errors: Errors
     applicable: list[str]  # of the settings that not every job has
 
-    @property
-    def waits(self) -> bool:
-        return self.data is not None and self.data.is_pending
-
 
 async def _values(request: Request) -> Values:
     """Read what is filled in, and what the preset that was pressed fills in."""
@@ -83,19 +79,23 @@ def new_job_page(
 
 @router.post("/estimate", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
 def estimate(
-    services: ServicesDep, request: Request, caller: Visitor, values: FormValues
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    values: FormValues,
+    is_typing: Annotated[bool, Form()] = False,
 ) -> Response:
     """Show the page as it is filled in; for the script that asks on every change, the parts that
-    say what follows.
+    say what follows. `is_typing`: what the file is inspected with is not whole yet.
     """
     if "hx-request" not in request.headers:
         return _page(services, request, caller, values)
-    plan = _plan(services, caller, values)
+    plan = _plan(services, caller, values, inspects=not is_typing)
     context = shared(request, caller) | _plan_context(plan, request)
-    parts = {
-        name: fragment(f"new_job/{name}.html", **context)
-        for name in ("report", "plan", "code", "applicable")
-    }
+    names = ["plan", "code", "applicable"]
+    if not is_typing:
+        names.insert(0, "report")
+    parts = {name: fragment(f"new_job/{name}.html", **context) for name in names}
     parts |= {
         f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors)
         for name in ("", *job_form.NAMES)
@@ -203,7 +203,8 @@ def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
     }
 
 
-def _plan(services: Services, caller: Caller, values: Values) -> Plan:
+def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool = True) -> Plan:
+    """`inspects`: the training file, where it has not been for this model and length."""
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
     job_request = job_form.request_of(values, body)
@@ -216,7 +217,7 @@ def _plan(services: Services, caller: Caller, values: Values) -> Plan:
     estimate: EstimateObject | None = None
     if training_file := values.get("training_file", ""):
         try:
-            model = values.get("model", "")
+            model = values.get("model", "") if inspects else ""
             data = view_file(services, caller, training_file, model, length, kwargs)
         except NotFound as error:
             errors["training_file"] = error.message

@@ -49,6 +49,15 @@ for (const search of document.querySelectorAll("[data-search]")) {
   search.addEventListener("change", (event) => event.stopPropagation());
 }
 
+// The file is inspected anew for each text of these: only once it is whole.
+const typing = form.elements.is_typing;
+typing.value = "";
+for (const name of ["max_seq_length", "chat_template_kwargs"]) {
+  const field = form.elements[name];
+  field.addEventListener("input", () => { typing.value = "true"; });
+  for (const end of ["change", "blur"]) field.addEventListener(end, () => { typing.value = ""; });
+}
+
 // Until the next estimate replaces it.
 const NO_ESTIMATE = "The service does not estimate this just now: what is shown does not follow what you typed.";
 function sayStale() {

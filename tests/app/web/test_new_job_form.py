@@ -14,6 +14,7 @@ from app.models import Job
 from app.models.job_request import JobRequest
 from tests.app.web.test_data_pages import field_errors, form_of, send
 from tests.support.api import Tenant, jsonl
+from tests.support.pages import SAME_SITE, token
 
 PREFERENCE = {
     "input": {"messages": [{"role": "user", "content": "Two and two?"}]},
@@ -125,6 +126,20 @@ def test_a_first_estimate_says_that_most_of_it_is_start_and_export(
     assert "most of it start and export" in page.text
     assert "&lt; $0.01" in page.text
     assert "$0.0000" not in page.text
+
+
+def test_a_file_is_inspected_once_its_settings_are_whole(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    form = {"csrf": token(browser.get("/jobs/new")), "training_file": tenant.upload()}
+    form |= {"model": tenant.base_model, "max_seq_length": "51"}
+    headers = SAME_SITE | {"hx-request": "true"}
+    for is_typing, parts in (("true", ["plan", "code"]), ("", ["report", "plan", "code"])):
+        data = form | {"is_typing": is_typing}
+        page = browser.post("/jobs/new/estimate", data=data, headers=headers)
+        assert re.findall(r'hx-target="#(\w+)"', page.text)[: len(parts)] == parts
+        report = tenant.http.get(f"/v1/files/{form['training_file']}/report").json()
+        assert len(report["inspections"]) == (is_typing == "")
 
 
 def stored_request(tenant: Tenant, job_id: str) -> dict[str, Any]:
