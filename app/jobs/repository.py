@@ -174,14 +174,18 @@ def _seq_of(event: Event) -> int:
     return event.seq
 
 
-def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
-    """Return the newest, without metrics."""
+def messages(
+    session: Session, job_id: str, *, limit: int, before: int | None = None
+) -> list[Event]:
+    """Return the newest, without metrics. `before`: only those of a lower number."""
     statement = (
         select(Event)
         .where(Event.job_id == job_id, Event.type == "message")
         .order_by(Event.seq.desc())
         .limit(limit)
     )
+    if before is not None:
+        statement = statement.where(Event.seq < before)
     return list(session.scalars(statement))
 
 

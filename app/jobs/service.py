@@ -150,8 +150,10 @@ def events_after(session: Session, job_id: str, *, after: int, limit: int) -> li
     return repository.events_after(session, job_id, after=after, limit=limit)
 
 
-def messages(session: Session, job_id: str, *, limit: int) -> list[Event]:
-    return repository.messages(session, job_id, limit=limit)
+def messages(
+    session: Session, job_id: str, *, limit: int, before: int | None = None
+) -> list[Event]:
+    return repository.messages(session, job_id, limit=limit, before=before)
 
 
 def model_id(session: Session, job: Job) -> str:

@@ -131,7 +131,7 @@ def tab_title(job: Job) -> str:
 
 def slow(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
     """`origin`: of the service, for commands."""
-    messages = service.messages(session, job.id, limit=MAX_MESSAGES)
+    messages, older_than = read_messages(session, job.id)
     checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[
         :MAX_CHECKPOINTS
     ]
@@ -140,6 +140,7 @@ def slow(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, A
     spans = history.list_spans(session, job, messages)
     return {
         "lines": lines(messages),
+        "older_than": older_than,
         "spans": spans,
         "marks": marks_of(spans, checkpoints),
         "prompts": answered(history.list_prompts(messages, effective)),
@@ -151,6 +152,17 @@ def slow(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, A
 
 def outline(session: Session, job: Job) -> list[tuple[int, float]]:
     return listing.sparklines(session, [job], OUTLINE_POINTS).get(job.id, [])
+
+
+def read_messages(
+    session: Session, job_id: str, before: int | None = None
+) -> tuple[list[Event], int | None]:
+    """Return the newest of those before a number, and the number that older ones stand before, if
+    there are any.
+    """
+    messages = service.messages(session, job_id, limit=MAX_MESSAGES + 1, before=before)
+    shown = messages[:MAX_MESSAGES]
+    return shown, shown[-1].seq if len(messages) > len(shown) else None
 
 
 def lines(messages: list[Event]) -> list[Line]:

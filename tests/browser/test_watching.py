@@ -12,6 +12,7 @@ from playwright.sync_api import Route, expect
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import JobStatus
+from app.web import job_view
 from tests.browser import scene
 from tests.browser.job_page import END, LOSS, drawn, status, until
 from tests.browser.visit import Visits
@@ -167,6 +168,29 @@ def test_a_page_that_asks_again_takes_the_focus_from_nothing(
     expect(row).to_contain_text("valid")
     expect(row.get_by_role("link")).to_be_focused()
     expect(page.locator("#files")).not_to_have_attribute("hx-get", re.compile(""))
+
+
+def test_older_events_are_added_below_while_new_ones_come(
+    visits: Visits, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_view, "MAX_MESSAGES", 2)
+    claim = tenant.claim(tenant.job().id)
+    scene.write(tenant, claim, [NewEvent(f"Message {n}") for n in range(4)], scene.progress(1))
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{claim.job_id}")
+    texts = page.locator("#events li > span")
+    expect(texts).to_have_text(["Message 3", "Message 2"])
+    scene.write(tenant, claim, [NewEvent("Message 4")], scene.progress(2))
+    expect(texts).to_have_count(3)
+    more = page.get_by_role("link", name="Show more of them")
+    more.press("Enter")
+    expect(texts).to_have_text([f"Message {n}" for n in (4, 3, 2, 1, 0)])
+    expect(more).to_be_focused()
+    while more.is_visible():
+        num_shown = texts.count()
+        more.click()
+        expect(texts.nth(num_shown)).to_be_visible()
+    expect(texts.last).to_contain_text("Created fine-tuning job")
 
 
 def test_the_page_of_what_was_deleted_says_so(visits: Visits, tenant: Tenant) -> None:

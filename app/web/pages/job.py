@@ -85,6 +85,30 @@ def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str
     return {**metrics_object.model_dump(), "has_ended": has_ended}
 
 
+@router.get("/jobs/{job_id}/events")
+def job_events(
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    job_id: str,
+    before: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
+) -> Response:
+    """Show messages older than a number: on a page, or for its script as more of the job's page."""
+    with services.database.read() as session:
+        job = service.get(session, caller.project_id, job_id)
+        messages, older_than = job_view.read_messages(session, job_id, before)
+    context: dict[str, Any] = {
+        "row": job,
+        "lines": job_view.lines(messages),
+        "older_than": older_than,
+    }
+    if "hx-request" not in request.headers:
+        return page(request, "job/messages.html", caller, **context, before=before)
+    more = live.partial("#events", "beforeend", fragment("job/events.html", **context))
+    older = live.partial("#older-events", "outerMorph", fragment("job/older.html", **context))
+    return HTMLResponse(more + older)
+
+
 @router.get("/jobs/{job_id}/log", dependencies=TOUCHES_STORAGE)
 def job_log(
     services: ServicesDep,

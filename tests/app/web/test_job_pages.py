@@ -23,7 +23,15 @@ from tests.browser import scene
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, token
 
-PATHS = ["", "/log", "/metrics", "/metrics?format=csv", "/artifacts/config.json", "/live"]
+PATHS = [
+    "",
+    "/events",
+    "/log",
+    "/metrics",
+    "/metrics?format=csv",
+    "/artifacts/config.json",
+    "/live",
+]
 ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]
 
 
