@@ -161,8 +161,8 @@ def read_messages(
     there are any.
     """
     messages = service.messages(session, job_id, limit=MAX_MESSAGES + 1, before=before)
-    shown = messages[:MAX_MESSAGES]
-    return shown, shown[-1].seq if len(messages) > len(shown) else None
+    newest = messages[:MAX_MESSAGES]
+    return newest, newest[-1].seq if len(messages) > len(newest) else None
 
 
 def lines(messages: list[Event]) -> list[Line]:

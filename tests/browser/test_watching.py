@@ -125,11 +125,11 @@ def test_curves_of_several_jobs_follow_them(visits: Visits, tenant: Tenant, addr
         scene.finish(tenant, claim, JobStatus.SUCCEEDED)
     page.clock.fast_forward(POLL_MS)
     until(page, lambda: drawn(page) == 3, "the curves are whole")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.clock.fast_forward(POLL_MS)
     page.evaluate("fetch('/static/mark.svg')")
-    assert not any("/metrics" in url for url in asked), "nothing more can come"
+    assert not any("/metrics" in url for url in requests), "nothing more can come"
 
 
 def test_what_a_page_shows_stays_while_the_service_answers_with_errors(

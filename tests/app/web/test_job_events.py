@@ -26,13 +26,13 @@ def job_id(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> str:
     return id_
 
 
-def shown(page: httpx.Response) -> list[str]:
+def messages_in(page: httpx.Response) -> list[str]:
     return re.findall(r'<li id="event-\d+".*?<span>(.*?)</span></li>', page.text)
 
 
 def older(page: httpx.Response) -> list[str]:
-    found = re.findall(r'href="([^"]+)"[^>]*>Show more of them', page.text)
-    return [unescape(address) for address in found]
+    addresses = re.findall(r'href="([^"]+)"[^>]*>Show more of them', page.text)
+    return [unescape(address) for address in addresses]
 
 
 def every_message(tenant: Tenant, job_id: str) -> list[str]:
@@ -45,15 +45,15 @@ def test_a_page_leads_to_every_older_message(
 ) -> None:
     page = browser.get(f"/jobs/{job_id}")
     assert "There are older events." in page.text
-    messages = shown(page)
+    messages = messages_in(page)
     while addresses := older(page):
         page = browser.get(addresses[0])
-        assert 0 < len(shown(page)) <= NUM_SHOWN
+        assert 0 < len(messages_in(page)) <= NUM_SHOWN
         assert f'href="/jobs/{job_id}/events">Newest' in page.text
-        messages += shown(page)
+        messages += messages_in(page)
     assert messages == every_message(tenant, job_id)
     assert "There are older events." not in page.text
-    assert shown(browser.get(f"/jobs/{job_id}/events")) == messages[:NUM_SHOWN]
+    assert messages_in(browser.get(f"/jobs/{job_id}/events")) == messages[:NUM_SHOWN]
 
 
 def test_a_script_gets_what_to_add_to_the_page(browser: httpx.Client, job_id: str) -> None:
@@ -64,7 +64,7 @@ def test_a_script_gets_what_to_add_to_the_page(browser: httpx.Client, job_id: st
         ("events", "beforeend"),
         ("older-events", "outerMorph"),
     ]
-    assert len(shown(part)) == NUM_SHOWN
+    assert len(messages_in(part)) == NUM_SHOWN
     assert older(part) != [address]
 
 
