@@ -93,6 +93,15 @@ def test_workers_get_more_time_than_their_trainers() -> None:
             assert pod["terminationGracePeriodSeconds"] >= 2 * grace
 
 
+def test_workers_that_hang_are_started_anew() -> None:
+    (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
+    workers = [each for each in containers(OBJECTS) if each["args"][1] == "worker"]
+    assert len(workers) == 3
+    for worker in workers:
+        (*_, test) = worker["livenessProbe"]["exec"]["command"]
+        assert config["data"]["FALQON_ALIVE_FILE"] in test
+
+
 def test_settings_are_known() -> None:
     (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
     task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
@@ -117,6 +126,8 @@ def test_queries_of_the_autoscaler_ask_for_what_is_exported() -> None:
     for query in queries:
         assert set(METRICS.findall(query)) <= set(exported)
     assert len(set(queries)) == 1
+    for each in scaled:
+        assert each["spec"]["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
     deployments = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "Deployment"}
     assert scaled[0]["spec"]["scaleTargetRef"]["name"] in deployments
 
@@ -201,6 +212,7 @@ def test_a_pod_of_one_job_fails_where_its_worker_fails_and_is_not_started_again(
     described = scaled["spec"]["jobTargetRef"]
     assert described["backoffLimit"] == 0
     assert described["template"]["spec"]["restartPolicy"] == "Never"
+    assert scaled["spec"]["rollout"] == {"strategy": "gradual"}
     assert "--exit-zero" in described["template"]["spec"]["containers"][0]["args"]
 
 
