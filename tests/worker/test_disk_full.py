@@ -2,6 +2,7 @@
 there before.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 
 STEPS = 20
+TAKEN_BYTES = 2**26  # of a disk that may be empty: more than a layer, so that some model fits
 BEFORE_ANY_CHECKPOINT, AFTER_ONE = 0, 1
 
 
@@ -137,6 +139,8 @@ def job_on_model_of(backend: Backend, changed: dict[str, int]) -> str:
 
 def test_what_does_not_fit_now_is_not_begun(embedded_backend: Backend) -> None:
     backend = embedded_backend
+    with (backend.settings.data_dir / "taken").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, TAKEN_BYTES)
     disk = shutil.disk_usage(backend.settings.data_dir)
     job_id = job_on_model_of(backend, sizes_between(disk.free, disk.total))
     backend.supervisor().execute_next()
