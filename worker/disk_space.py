@@ -11,13 +11,14 @@ from pathlib import Path
 from app.attempts.values import Inputs
 from app.jobs.space import MARGIN, excess, expected_bytes
 from app.models import Job
+from worker.model_folders import make_room
 
 
 class NeverFits(Exception):
     """Larger than the whole disk, so making space cannot help; with a sentence for the user."""
 
 
-def check_space(job: Job, inputs: Inputs, *folders: Path | None) -> None:
+def check_space(job: Job, inputs: Inputs, work_dir: Path, *folders: Path | None) -> None:
     """Check a training whose inputs are here, and which writes to these folders. Raises as
     `require_space`.
     """
@@ -27,15 +28,18 @@ def check_space(job: Job, inputs: Inputs, *folders: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         disk = os.stat(folder).st_dev
         by_disk[disk] += num_bytes
-        require_space(folder, by_disk[disk])
+        require_space(work_dir, folder, by_disk[disk])
 
 
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Raise `NeverFits`, or an `OSError` that says ENOSPC, where so much does not fit."""
+def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
+    """Raise `NeverFits`, or an `OSError` that says ENOSPC, where so much does not fit, also without
+    the models that nobody uses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if (reason := excess(folder, num_bytes, "this worker")) is not None:
         raise NeverFits(f"{reason[0].upper()}{reason[1:]}.")
     needed = int(MARGIN * num_bytes)
+    make_room(work_dir, folder, needed)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -25,6 +25,7 @@ from worker.disk_space import require_space
 from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.gateway import ObjectStore
 from worker.gpu import num_threads_of
+from worker.model_folders import hold, models_root, staging_root
 from worker.scratch import scratch
 from worker.subprocesses import run_tool
 
@@ -69,19 +70,28 @@ class RowsOfInputs:
 
 
 class ModelCache:
-    """Folders of models, by content. `check` is called between files and may raise to give up."""
+    """Folders of models, by content. They stay until this is closed, and longer where the disk has
+    room. `check` is called between files and may raise to give up.
+    """
 
     def __init__(
         self, settings: Settings, rows: ModelRows, storage: ObjectStore, check: Callable[[], None]
     ) -> None:
         self._settings = settings
         self._rows = rows
-        self._storage = storage
-        self._check = check
+        self.storage = storage
+        self.check = check
+        self._held = ExitStack()
 
     @classmethod
     def of(cls, context: WorkerContext, check: Callable[[], None]) -> Self:
         return cls(context.settings, RowsOfDatabase(context.database), context.storage, check)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def stage(self, job: Job) -> Path:
         """Return the folder of the job's base model, or of the checkpoint that it continues from,
@@ -98,7 +108,7 @@ class ModelCache:
         """Return the folder of a checkpoint of `trained` as an FP8 model. Raises `BaseMissing`."""
         base = self.stage(trained)
         folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
-        if not folder.is_dir():
+        while not self._is_held(folder):
             with self._whole(folder) as staging:
                 model = self.merge(base, trained, checkpoint, staging)
                 shutil.rmtree(staging / "training")
@@ -123,7 +133,7 @@ class ModelCache:
         training = folder / "training"
         model = folder / "model"
         fetch_checkpoint(
-            self._storage, checkpoint, checkpoint_folder(training, checkpoint.step), self._check
+            self.storage, checkpoint, checkpoint_folder(training, checkpoint.step), self.check
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
@@ -132,7 +142,7 @@ class ModelCache:
             arguments += ["--num-threads", str(num_threads)]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
             arguments += [option, str(path)]
-        run_tool(self._settings.trainer_command, arguments, self._check)
+        run_tool(self._settings.trainer_command, arguments, self.check)
         return model
 
     def model(self, model_id: str) -> Path:
@@ -140,10 +150,10 @@ class ModelCache:
         artifacts = self._rows.artifacts_of(model_id)
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
-        if not folder.is_dir():
-            require_space(self._settings.work_dir, sum(artifact.bytes for artifact in artifacts))
+        while not self._is_held(folder):
+            self._require_space(sum(artifact.bytes for artifact in artifacts))
             with self._whole(folder) as staging:
-                fetch_artifacts(self._storage, artifacts, staging, self._check)
+                fetch_artifacts(self.storage, artifacts, staging, self.check)
         return folder
 
     def gguf(self, model_id: str) -> Path:
@@ -159,25 +169,33 @@ class ModelCache:
 
     def _converted(self, source: Path, format: ConvertedFormat, model_id: str) -> Path:
         folder = self._folder(f"{source.name}\0{format}\n")
-        if not folder.is_dir():
-            num_bytes = sum(path.stat().st_size for path in source.iterdir())
-            require_space(self._settings.work_dir, 2 * num_bytes)
+        while not self._is_held(folder):
+            self._require_space(2 * sum(path.stat().st_size for path in source.iterdir()))
             with self._whole(folder) as staging:
                 arguments = ["convert", str(source), "--to", format]
                 arguments += ["--output", str(staging / format), "--name", model_id]
-                run_tool(self._settings.trainer_command, arguments, self._check)
+                run_tool(self._settings.trainer_command, arguments, self.check)
         return folder / format
 
     def _folder(self, content: str) -> Path:
-        return (
-            self._settings.work_dir / "models" / hashlib.sha256(content.encode()).hexdigest()[:32]
-        )
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        return models_root(self._settings.work_dir) / name
+
+    def _is_held(self, folder: Path) -> bool:
+        """Return whether the folder is there, and stays."""
+        descriptor = hold(folder)
+        if descriptor is not None:
+            self._held.callback(os.close, descriptor)
+        return descriptor is not None
+
+    def _require_space(self, num_bytes: int) -> None:
+        require_space(self._settings.work_dir, self._settings.work_dir, num_bytes)
 
     @contextmanager
     def _whole(self, folder: Path) -> Iterator[Path]:
         """Fill it under another name, so that the folder is there whole or not at all."""
         private_folder(folder.parent)
-        with scratch(self._settings.work_dir / "staging", new_id("")) as staging:
+        with scratch(staging_root(self._settings.work_dir), new_id("")) as staging:
             yield staging
             if not folder.is_dir():  # another worker of this machine may have been faster
                 os.rename(staging, folder)

@@ -19,7 +19,7 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
     private_folder(root)
     (root / GUARD).touch()
     folder = root / name
-    with _lock(root / GUARD, fcntl.LOCK_EX):
+    with locked(root / GUARD, fcntl.LOCK_EX):
         _sweep(root)
         folder.mkdir()
         lock = os.open(folder, os.O_RDONLY)
@@ -34,7 +34,7 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
 def sweep_all(work_dir: Path) -> None:
     """Remove what killed workers left in the scratch folders of this machine."""
     for guard in work_dir.glob(f"*/{GUARD}"):
-        with _lock(guard, fcntl.LOCK_EX):
+        with locked(guard, fcntl.LOCK_EX):
             _sweep(guard.parent)
 
 
@@ -42,12 +42,12 @@ def _sweep(root: Path) -> None:
     for folder in root.iterdir():
         if folder.name != GUARD:
             in_use_or_gone = suppress(BlockingIOError, FileNotFoundError)
-            with in_use_or_gone, _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with in_use_or_gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _lock(path: Path, how: int) -> Iterator[None]:
+def locked(path: Path, how: int) -> Iterator[None]:
     """The kernel drops the lock when its holder dies."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

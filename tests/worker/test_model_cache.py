@@ -50,12 +50,12 @@ def test_a_fine_tuned_model_is_a_base(embedded_backend: Backend, trained: str) -
 
 def test_a_model_is_made_plain_once(embedded_backend: Backend, trained: str) -> None:
     model_id = str(embedded_backend.job(trained).fine_tuned_model_id)
-    cache = ModelCache.of(embedded_backend.context(), lambda: None)
-    folder = cache.bf16(model_id)
-    weights = embedded_backend.weights(trained).decode()
-    assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"
-    made_at = folder.stat().st_mtime_ns
-    assert cache.bf16(model_id).stat().st_mtime_ns == made_at
+    with ModelCache.of(embedded_backend.context(), lambda: None) as cache:
+        folder = cache.bf16(model_id)
+        weights = embedded_backend.weights(trained).decode()
+        assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"
+        made_at = folder.stat().st_mtime_ns
+        assert cache.bf16(model_id).stat().st_mtime_ns == made_at
 
 
 def test_a_checkpoint_is_merged_into_a_base_once(embedded_backend: Backend, trained: str) -> None:

@@ -34,7 +34,7 @@ from worker.disk_space import NeverFits
 from worker.fetching import BytesMissing
 from worker.gateway import Gateway
 from worker.gpu import Machine
-from worker.model_cache import BaseMissing
+from worker.model_cache import BaseMissing, ModelCache, RowsOfInputs
 from worker.outage import StorageOutage
 from worker.scratch import scratch
 
@@ -170,32 +170,28 @@ class Execution:
         with scratch(self._settings.work_dir / "attempts", name) as folder:
             claim = self._writer.claim
             inputs = self._writer.write_with_retry(lambda: self._gateway.read_inputs(claim))
-            with part_span("stage"):
-                staged = self._stage(inputs, folder)
-            fault("after_staging")
-            heartbeat = self._settings.heartbeat.total_seconds()
-            with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
-                logs = LogUploads(self._writer, self._job, folder / TRAINER_LOG, heartbeat)
-                with part_span("train"), logs:
-                    outcome, finished = self._train(staged, folder, trackers)
-                trackers.finish(outcome.verdict)
-            if outcome.verdict is not Verdict.SUCCEEDED:
-                return outcome
-            model = model_folder(staged.output)
-            with part_span("publish"):
-                is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
-            return outcome if is_ours else Outcome(Verdict.STOPPED)  # a cancel came first
+            rows = RowsOfInputs(inputs)
+            check = self._stop_policy.check
+            with ModelCache(self._settings, rows, self._storage, check) as model_cache:
+                return self._execute_with(model_cache, inputs, folder)
 
-    def _stage(self, inputs: Inputs, folder: Path) -> Staged:
-        return stage(
-            self._settings,
-            self._storage,
-            self._job,
-            inputs,
-            self._machine,
-            folder,
-            self._stop_policy.check,
-        )
+    def _execute_with(self, model_cache: ModelCache, inputs: Inputs, folder: Path) -> Outcome:
+        """Train in `folder` on a model that `model_cache` keeps here meanwhile."""
+        with part_span("stage"):
+            staged = stage(self._settings, model_cache, self._job, inputs, self._machine, folder)
+        fault("after_staging")
+        heartbeat = self._settings.heartbeat.total_seconds()
+        with Trackers(self._writer, self._job, self._settings.reports_dir, folder) as trackers:
+            logs = LogUploads(self._writer, self._job, folder / TRAINER_LOG, heartbeat)
+            with part_span("train"), logs:
+                outcome, finished = self._train(staged, folder, trackers)
+            trackers.finish(outcome.verdict)
+        if outcome.verdict is not Verdict.SUCCEEDED:
+            return outcome
+        model = model_folder(staged.output)
+        with part_span("publish"):
+            is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
+        return outcome if is_ours else Outcome(Verdict.STOPPED)  # a cancel came first
 
     def _train(
         self, staged: Staged, folder: Path, trackers: Trackers

@@ -21,7 +21,7 @@ from worker.disk_space import check_space
 from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
 from worker.gateway import ObjectStore
 from worker.gpu import Machine, num_threads_of
-from worker.model_cache import ModelCache, RowsOfInputs
+from worker.model_cache import ModelCache
 
 log = structlog.get_logger()
 
@@ -34,21 +34,21 @@ class Staged(NamedTuple):
 
 def stage(
     settings: Settings,
-    storage: ObjectStore,
+    model_cache: ModelCache,
     job: Job,
     inputs: Inputs,
     machine: Machine,
     folder: Path,
-    check: Callable[[], None],
 ) -> Staged:
-    """Fetch what the attempt reads. `check` is called between files and may raise to give up.
-    Raises `BaseMissing`.
+    """Fetch what the attempt reads, through the storage of `model_cache`, whose `check` may raise
+    to give up. Raises `BaseMissing`.
     """
+    storage, check = model_cache.storage, model_cache.check
     output = folder / "output"
     output.mkdir(parents=True)
     paths = fetch_data(storage, inputs.files, folder, check)
-    model = ModelCache(settings, RowsOfInputs(inputs), storage, check).stage(job)
-    check_space(job, inputs, settings.work_dir, storage.local_root)
+    model = model_cache.stage(job)
+    check_space(job, inputs, settings.work_dir, settings.work_dir, storage.local_root)
     _stage_checkpoints(storage, inputs.checkpoints, output, check)
     recipe = job.recipe
     assert recipe is not None, "a job has its recipe before it is queued"

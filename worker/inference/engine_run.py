@@ -78,9 +78,12 @@ class EngineRun:
 
     def _serve(self) -> None:
         """Answer until nobody asks any more."""
-        cache = ModelCache.of(self._context, self._beat)
-        loading = prepare(self._model(), cache, self._settings)
-        self._make_room(loading)
+        with ModelCache.of(self._context, self._beat) as cache:
+            loading = prepare(self._model(), cache, self._settings)
+            self._make_room(loading)
+            self._answer(loading)
+
+    def _answer(self, loading: Loading) -> None:
         with (
             tempfile.TemporaryFile() as engine_log,
             EngineProcess(loading.command, self.model_id, self._settings, engine_log) as process,

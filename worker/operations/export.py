@@ -20,7 +20,6 @@ from falqon_core.fault_points import fault
 from worker.attempt import certificate
 from worker.attempt.checkpoint_upload import discard
 from worker.attempt.staging import data_files, fetch_data
-from worker.disk_space import require_space
 from worker.fetching import fetch_artifacts, fetch_checkpoint
 from worker.model_cache import ModelCache
 from worker.operations.handler import (
@@ -81,7 +80,7 @@ class ExportHandler(OperationHandler[Export]):
     ) -> Path:
         """Return the folder of the exported model."""
         if export.step is None and export.format not in FROM_CHECKPOINT:
-            require_space(folder, 3 * inputs.source.bytes)  # as it is, and in bf16
+            self._require_space(folder, 3 * inputs.source.bytes)  # as it is, and in bf16
             source = folder / "source"
             fetch_artifacts(self._storage, inputs.artifacts, source, heartbeat)
         elif inputs.checkpoint is None or inputs.job is None:
@@ -101,7 +100,7 @@ class ExportHandler(OperationHandler[Export]):
                 fetch_artifacts(self._storage, provenance, source, heartbeat)
         else:
             # in FP8 and in bf16; this is its base, or the FP8 model that is larger than in INT4
-            require_space(folder, 2 * inputs.source.bytes)
+            self._require_space(folder, 2 * inputs.source.bytes)
             source = self._merge(export, inputs.job, inputs.checkpoint, folder, heartbeat)
         if export.format in ("fp8", "q4_1"):
             return source
@@ -124,13 +123,13 @@ class ExportHandler(OperationHandler[Export]):
         """The checkpoint as an FP8 model, with a certificate unless the files that it was trained
         on have been deleted; or as an INT4 one, with none.
         """
-        model_cache = ModelCache.of(self._context, heartbeat)
-        if export.format == "q4_1":
+        with ModelCache.of(self._context, heartbeat) as model_cache:
             base = model_cache.stage(job)
-            name = export.exported_model_id
-            return model_cache.merge(base, job, checkpoint, folder, format="q4_1", name=name)
-        data = self._data(job, folder, heartbeat)
-        merged = model_cache.merge(model_cache.stage(job), job, checkpoint, folder, data)
+            if export.format == "q4_1":
+                name = export.exported_model_id
+                return model_cache.merge(base, job, checkpoint, folder, format="q4_1", name=name)
+            data = self._data(job, folder, heartbeat)
+            merged = model_cache.merge(base, job, checkpoint, folder, data)
         if data:
             certificate.add_service_facts(merged, job.id, export.source, None)
         return merged

@@ -28,7 +28,6 @@ from falqon_core.contract.messages import Message, RecordsWritten
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
-from worker.disk_space import require_space
 from worker.fetching import BytesMissing, fetch
 from worker.operations.file_verdict import record_verdict
 from worker.operations.handler import (
@@ -119,7 +118,7 @@ class FileImportHandler(OperationHandler[FileImport]):
     def _fetch_upload(self, operation: FileImport, target: Path, heartbeat: Heartbeat) -> None:
         with self._database.read() as session:
             file = files.get(session, operation.file_id)
-        require_space(target.parent, SPACE * file.bytes)
+        self._require_space(target.parent, SPACE * file.bytes)
         heartbeat()
         try:
             fetch(self._storage, file.storage_key, target, file.sha256)
@@ -137,7 +136,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         progress: "ProgressWriter",
     ) -> None:
         """Write the lines of a table beside those of the tables before it."""
-        require_space(table.path.parent, (SPACE - 1) * table.path.stat().st_size)
+        self._require_space(table.path.parent, (SPACE - 1) * table.path.stat().st_size)
         for chunk in _of_file(table.path, heartbeat):
             reading.digest.update(chunk)
         written = sum(path.stat().st_size for path in reading.lines)

@@ -16,7 +16,7 @@ from app.operations import claims
 from app.storage import StorageAway
 from worker import pulse
 from worker.context import WorkerContext
-from worker.disk_space import NeverFits
+from worker.disk_space import NeverFits, require_space
 from worker.fetching import BytesDiffer
 from worker.model_cache import BaseMissing
 from worker.outage import StorageOutage
@@ -71,6 +71,9 @@ class OperationHandler(PollLoop, Generic[T]):
     def _scratch(self, operation: T) -> AbstractContextManager[Path]:
         root = self._settings.work_dir / self.kind.__tablename__
         return scratch(root, f"{operation.id}.{operation.attempts}")
+
+    def _require_space(self, folder: Path, num_bytes: int) -> None:
+        require_space(self._settings.work_dir, folder, num_bytes)
 
     def _do_next(self) -> bool:
         if not self._outage.wait_for_end():
