@@ -1,15 +1,12 @@
 """How much memory is free, what a training makes of it, and what is said when it is not enough.
 
 The estimate of `estimate.memory` decides once, before the model is loaded, into how many tokens a
-step is cut and whether activations are computed again. On a CPU what is free is the least of what
-the machine has, what the process's control groups (version 2) leave and what is left of its address
-space; on a GPU what the driver says. Memory that others take later is not foreseen; then an
-allocation fails and says so, or the kernel ends the process.
+step is cut and whether activations are computed again. On a CPU what is free is what this process
+may still take (`estimate.host_memory`); on a GPU what the driver says. Memory that others take
+later is not foreseen; then an allocation fails and says so, or the kernel ends the process.
 """
 
-import resource
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -17,6 +14,7 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.host_memory import available_host_bytes
 from falqon_core.estimate.memory import (
     fit_recipe,
     largest_fitting,
@@ -33,14 +31,13 @@ MIB = 2**20
 # the smallest model).
 USABLE = 0.9
 RESERVED_BYTES = 64 * MIB
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int:
     """Return what this process may still allocate on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return max(0, min(_free_memory()))
+    return available_host_bytes()
 
 
 def usable_bytes(available: int) -> float:
@@ -148,37 +145,4 @@ def _describe_recipe(recipe: Recipe) -> str:
         f"rank {recipe.rank}, max_seq_length {recipe.max_seq_length}, microbatch_tokens "
         f"{recipe.microbatch_tokens} "
         f"{checkpointing} activation_checkpointing{base}"
-    )
-
-
-def _free_memory() -> Iterator[int]:
-    yield _kib_of(Path("/proc/meminfo"), "MemAvailable")
-    group = next(
-        (
-            line[3:].strip("/")
-            for line in Path("/proc/self/cgroup").read_text().splitlines()
-            if line.startswith("0::")
-        ),
-        "",
-    )
-    for folder in (CGROUPS / group, *(CGROUPS / group).parents):
-        limit = folder / "memory.max"
-        if limit.is_file() and (text := limit.read_text().strip()) != "max":
-            used = int((folder / "memory.current").read_text())
-            cache = next(
-                int(line.split()[1])
-                for line in (folder / "memory.stat").read_text().splitlines()
-                if line.startswith("inactive_file ")
-            )
-            yield int(text) - used + cache
-    if (limit_bytes := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
-        yield limit_bytes - _kib_of(Path("/proc/self/status"), "VmSize")
-
-
-def _kib_of(path: Path, name: str) -> int:
-    """Bytes from a line `NAME: NUMBER kB`."""
-    return next(
-        1024 * int(line.split()[1])
-        for line in path.read_text().splitlines()
-        if line.startswith(name + ":")
     )

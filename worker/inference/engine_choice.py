@@ -9,9 +9,9 @@ from app.models import Model
 from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FormatUnavailable, check_format
+from falqon_core.estimate.host_memory import available_host_bytes
 from worker.inference import vllm
 from worker.inference.memory import (
-    available_bytes,
     available_gpu_bytes,
     cache_bytes,
     context_of,
@@ -51,7 +51,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     # Where no processor multiplies FP8, vLLM takes seconds for a token of the smallest model.
     is_quantized = "quantization_config" in model.config
     folder = cache.bf16(model.id) if is_quantized else cache.model(model.id)
-    return _for_vllm(model, folder, available_bytes)
+    return _for_vllm(model, folder, available_host_bytes)
 
 
 def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loading:
@@ -61,7 +61,7 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
     needed = needed_bytes(gguf.stat().st_size, model.config)
-    return Loading(command, needed, available_bytes)
+    return Loading(command, needed, available_host_bytes)
 
 
 def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Loading:
@@ -69,7 +69,7 @@ def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Load
     command = ["worker.inference.vllm", str(folder)]
     command += ["--context", str(context_of(model.config))]
     command += ["--cache-bytes", str(VLLM_CONTEXTS * cache_bytes(model.config))]
-    if free_bytes is available_bytes:
+    if free_bytes is available_host_bytes:
         command.append("--on-cpu")
     needed = needed_bytes(weights_bytes, model.config, VLLM_CONTEXTS) + VLLM_PROCESSES_BYTES
     return Loading(command, needed, free_bytes)

@@ -1,8 +1,7 @@
-"""What a model takes in memory once it is loaded, and what this machine has left."""
+"""What a model takes in memory once it is loaded, and what is left on a GPU."""
 
 import os
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -11,7 +10,6 @@ MAX_CONTEXT = 8_192  # tokens, of all answers at once; their keys and values sta
 CACHE_BYTES = 2  # of a number of the keys and values
 MARGIN = 1.1
 SMI_SECONDS = 10
-MEMINFO = Path("/proc/meminfo")
 
 
 def context_of(config: dict[str, Any]) -> int:
@@ -27,15 +25,6 @@ def cache_bytes(config: dict[str, Any]) -> int:
 
 def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int = 1) -> int:
     return int(MARGIN * (weights_bytes + num_contexts * cache_bytes(config)))
-
-
-def available_bytes() -> int:
-    """Return what programs may still take without swapping."""
-    for line in MEMINFO.read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == "MemAvailable":
-            return int(rest.split()[0]) * 1024
-    raise OSError(f"{MEMINFO} does not say what is available")
 
 
 def available_gpu_bytes() -> int | None:

@@ -15,11 +15,11 @@ from app.database import now_plus
 from app.ids import new_id
 from app.inference import claims
 from app.models import Checkpoint, Engine, EngineState, Model
+from falqon_core.estimate import host_memory
 from tests.support import vllm_stand_in
 from tests.support.api import TINY_CONFIG, Api, Tenant, installation_admin
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
-from worker.inference import engine_choice
 from worker.inference.metrics import EngineMetrics
 
 MODEL = "falqon-tiny"
@@ -207,12 +207,14 @@ def test_a_checkpoint_answers_once_it_is_exported(tenant: Tenant, api: Api) -> N
 
 
 def test_without_the_memory_nothing_is_loaded(
-    api: Api, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    api: Api, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with api.database.transaction() as session:
         session.execute(update(Engine).values(state=EngineState.FAILED, attempt=Engine.attempt + 1))
     wait_for(lambda: not programs(api), 5, "the fenced-out engine ends")
-    monkeypatch.setattr(engine_choice, "available_bytes", lambda: 1024)
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)  # as in a container
+    for name, content in (("max", "1024"), ("current", "0"), ("stat", "inactive_file 0")):
+        (tmp_path / f"memory.{name}").write_text(f"{content}\n")
     with pytest.raises(InternalServerError, match="MiB of memory and 0 MiB are free") as raised:
         ask(tenant)
     assert raised.value.code == "engine_out_of_memory"

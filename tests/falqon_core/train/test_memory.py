@@ -15,7 +15,8 @@ from falqon_core.cli import app
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import OutOfMemory
 from falqon_core.contract.messages import ExitCode
-from falqon_core.train import memory, trainer
+from falqon_core.estimate import host_memory
+from falqon_core.train import trainer
 from falqon_core.train.memory import available_bytes, fit_to_memory
 from falqon_core.train.model import load_dimensions
 from tests.falqon_core.train.processes import ENVIRONMENT, write_config
@@ -143,7 +144,7 @@ def test_what_is_available_heeds_the_limit_of_the_process() -> None:
 def test_what_is_available_heeds_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
     (tmp_path / "memory.max").write_text("max\n")
     unlimited = available_bytes(CPU)
     (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")

@@ -11,7 +11,7 @@ from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import OutOfMemory
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
-from falqon_core.train import memory
+from falqon_core.estimate import host_memory
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.resume import recipe_fit_to_memory
@@ -121,7 +121,7 @@ def test_a_base_that_host_memory_does_not_hold_is_refused(
 ) -> None:
     gib = 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 * gib, 24 * gib))
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
     (tmp_path / "memory.max").write_text(f"{10 * gib}\n")
     (tmp_path / "memory.current").write_text("0\n")
     (tmp_path / "memory.stat").write_text("inactive_file 0\n")
