@@ -48,7 +48,8 @@ def add(tenant: Tenant, job_id: str, **columns: Any) -> None:
 
 def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
-    assert f"falqon evaluate {job_id}" in browser.get(f"/jobs/{job_id}").text
+    page = browser.get(f"/jobs/{job_id}").text
+    assert f"once the job has succeeded: <code>falqon evaluate {job_id}" in page
     scores = [score(0.5), score(0.3, "worse"), score(0.9, "better")]
     models = [
         model.model_dump() | {"scores": [row]} for model, row in zip(MODELS, scores, strict=True)
