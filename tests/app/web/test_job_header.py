@@ -134,3 +134,9 @@ def test_a_sparkline_has_a_bounded_number_of_points_and_its_last(
     drawn = learning.validation.split()
     assert (len(drawn), learning.last, learning.best) == (num_drawn, 0.0, (number, 0.0))
     assert drawn[-1] == f"{job_header.WIDTH:.1f},{job_header.HEIGHT:.1f}"
+
+
+def test_a_range_that_is_one_amount_says_it_once(browser: httpx.Client, tenant: Tenant) -> None:
+    page = browser.get(f"/jobs/{scene.scene(tenant).failed}").text
+    (estimated,) = re.findall(r'<th scope="row">Range</th><td class="number">([^<]+)</td>', page)
+    assert estimated == "&lt; $0.01"
