@@ -116,6 +116,7 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
         "3 tokens are dropped",
         "of 12 sequences",
         "Jobs that use this file",
+        '<a href="/data">Data</a></p>',
     ):
         assert words in page
     assert page.count("<mark>It is four.</mark>") == 2
