@@ -109,7 +109,9 @@ def test_steps_that_a_later_attempt_does_again_are_drawn_once(
 
 
 @pytest.mark.parametrize("address", ["/studies/{study}", "/compare?job={0}&job={1}"])
-def test_curves_of_several_jobs_follow_them(visits: Visits, tenant: Tenant, address: str) -> None:
+def test_curves_and_states_of_several_jobs_follow_them(
+    visits: Visits, tenant: Tenant, address: str
+) -> None:
     study = create(tenant)
     first, second = (tenant.claim(job["id"]) for job in study["jobs"])
     scene.write(tenant, first, scene.drafts(1), scene.progress(1))
@@ -125,6 +127,7 @@ def test_curves_of_several_jobs_follow_them(visits: Visits, tenant: Tenant, addr
         scene.finish(tenant, claim, JobStatus.SUCCEEDED)
     page.clock.fast_forward(POLL_MS)
     until(page, lambda: drawn(page) == 3, "the curves are whole")
+    expect(page.locator("main [data-status=succeeded]")).to_have_count(2)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.clock.fast_forward(POLL_MS)

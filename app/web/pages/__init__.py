@@ -23,7 +23,7 @@ from app.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 # First: the address of a model may hold slashes, so its page would take those of its parts.
-for screen_with_streams in (jobs, endings, job, studies, models, workers, settings):
+for screen_with_streams in (jobs, endings, job, compare, studies, models, workers, settings):
     router.include_router(screen_with_streams.streams)
 for screen in (
     sign_in,

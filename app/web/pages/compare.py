@@ -3,17 +3,22 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
+from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
+from app.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
+from app.http.event_stream import event_stream
 from app.jobs import listing, service
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.listing import JobQuery
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
+from app.models.job_lifecycle import LIVE
 from app.services import Services
+from app.web import live
 from app.web.charts import charts_of
-from app.web.rendering import page
+from app.web.rendering import fragment, page, shared
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
 from falqon_core.contract.methods import METHODS
@@ -24,6 +29,8 @@ FEWEST, MOST = 2, 6
 Jobs = Annotated[Sequence[str], Query(max_length=100)]
 
 router = APIRouter(route_class=PageRoute)
+streams = APIRouter()
+PARTS = ("jobs", "figures", "results")  # that a stream replaces
 
 
 class Difference(NamedTuple):
@@ -56,6 +63,27 @@ def compare_page(
         )
 
 
+@streams.get("/compare/live")
+def comparison_stream(
+    services: ServicesDep, request: Request, caller: Visitor, job: Jobs
+) -> EventSourceResponse:
+    """Send what the jobs measured as they go on."""
+    if not FEWEST <= len(job) <= MOST:
+        raise InvalidRequest(f"job: name {FEWEST} to {MOST}.", param="job")
+    context = shared(request, caller)
+
+    def render() -> live.Parts:
+        with services.database.read() as session:
+            comparison = _comparison(session, services, caller, list(job))
+        return {
+            f"compare-{name}": fragment(f"compare/{name}.html", **context, **comparison)
+            for name in PARTS
+        }
+
+    render()  # refuses jobs that are not there
+    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+
+
 def _choice(session: Session, caller: Caller, chosen: list[str], search: str) -> dict[str, Any]:
     """List what is chosen, and what matches beside it."""
     matching = listing.find_page(session, caller.project_id, JobQuery(search=search.strip())).jobs
@@ -84,6 +112,7 @@ def _comparison(
     return {
         "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, names, rows, strict=True)],
         "ids": ids,
+        "is_live": any(row.status in LIVE for row in rows),
         "table": table,
         "columns": [column for column in filled_columns(table) if column.field != "num_jobs"],
         "notes": NOTES,
