@@ -29,7 +29,8 @@ from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
 from falqon_core.bench.peers import PeftLora
 from falqon_core.contract.config import Recipe
-from falqon_core.data.loader import Loader, microbatches
+from falqon_core.data.loader import Loader
+from falqon_core.data.microbatch import plan_microbatches
 from falqon_core.methods import Trainable
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.loss import microbatch_loss
@@ -134,7 +135,7 @@ def train(training: Training, files: Files, threads: int) -> list[dict[str, obje
         lines.append(
             vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""}
         )
-    held_out = microbatches(
+    held_out = plan_microbatches(
         chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True
     )
     lines[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
