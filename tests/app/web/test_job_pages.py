@@ -124,6 +124,19 @@ def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tena
     assert "cancel it before you delete it" in page.text
 
 
+def test_what_an_action_does_to_a_job_that_has_not_begun_is_said(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    running = tenant.claim(tenant.job().id).job_id
+    assert "It stops at its next step" in browser.get(f"/jobs/{running}").text
+    waiting = tenant.job().id
+    page = browser.get(f"/jobs/{waiting}").text
+    assert "Nothing has been spent on it." in page
+    assert "It stops at its next step" not in page
+    tenant.client.fine_tuning.jobs.pause(waiting)
+    assert "It begins as soon as a worker is free" in browser.get(f"/jobs/{waiting}").text
+
+
 def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
