@@ -52,6 +52,12 @@ def add_model(work_dir: Path, name: str, used_at: int) -> Path:
     return folder
 
 
+def use(folder: Path) -> int:
+    descriptor = hold(folder)
+    assert descriptor is not None
+    return descriptor
+
+
 def names(work_dir: Path) -> list[str]:
     return sorted(path.name for path in models_root(work_dir).iterdir())
 
@@ -72,18 +78,18 @@ def test_the_least_recently_used_goes_first_and_no_more_than_is_needed(
 def test_what_is_in_use_stays_and_what_was_just_used_goes_last(
     tmp_path: Path, leave_free: LeaveFree
 ) -> None:
-    held, used, unused = (add_model(tmp_path, name, 1) for name in ("held", "used", "unused"))
-    holding, using = hold(held), hold(used)
-    assert holding is not None
-    assert using is not None
-    os.close(using)
+    busy = add_model(tmp_path, "busy", 1)
+    recent = add_model(tmp_path, "recent", 1)
+    unused = add_model(tmp_path, "unused", 1)
+    descriptor = use(busy)
+    os.close(use(recent))
     leave_free(0)
     require_space(tmp_path, tmp_path, 500)
-    assert names(tmp_path) == ["held", "used"]
+    assert names(tmp_path) == ["busy", "recent"]
     with pytest.raises(OSError, match="No space left"):
         require_space(tmp_path, tmp_path, 5000)
-    assert names(tmp_path) == ["held"]
-    os.close(holding)
+    assert names(tmp_path) == ["busy"]
+    os.close(descriptor)
     assert hold(unused) is None
 
 

@@ -1,5 +1,6 @@
 """The program that answers for one model."""
 
+import fcntl
 import os
 import secrets
 import sys
@@ -18,6 +19,7 @@ from worker.subprocesses import last_lines
 TICK_SECONDS = 0.1
 LOAD_SECONDS = 600.0
 KEPT_LOG_LINES = 20
+MAX_LOG_BYTES = 16 * 2**20  # llama.cpp writes 800 bytes for each request, for as long as it lives
 
 
 class EngineEnded(Exception):
@@ -35,6 +37,9 @@ class EngineProcess(ChildProcess):
     ) -> None:
         self.token = secrets.token_urlsafe(32)
         self._log = log
+        # Each write goes to the end, wherever that is once the log has been emptied.
+        flags = fcntl.fcntl(log, fcntl.F_GETFL)
+        fcntl.fcntl(log, fcntl.F_SETFL, flags | os.O_APPEND)
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         self.output = os.fdopen(read_end, "rb", buffering=0)
@@ -61,8 +66,12 @@ class EngineProcess(ChildProcess):
         return line.decode().strip()
 
     def check_alive(self, seconds: float) -> None:
-        """Wait so long; raise `EngineEnded` if it has ended by then."""
+        """Wait so long; raise `EngineEnded` if it has ended by then. Empties a log that has grown
+        too long.
+        """
         if self.wait_up_to(seconds) is not None:
             self._log.seek(0)
             log = last_lines(self._log, KEPT_LOG_LINES)
             raise EngineEnded(f"the engine has ended with {self.returncode}\n{log}")
+        if os.fstat(self._log.fileno()).st_size > MAX_LOG_BYTES:
+            os.ftruncate(self._log.fileno(), 0)
