@@ -14,6 +14,7 @@ from app.database import AWAY, Database
 from app.models.operation import Operation
 from app.operations import claims
 from app.storage import StorageAway
+from falqon_core.contract.errors import is_disk_full
 from worker import pulse
 from worker.context import WorkerContext
 from worker.disk_space import NeverFits, require_space
@@ -95,6 +96,8 @@ class OperationHandler(PollLoop, Generic[T]):
             raise
         except Exception as error:  # the top-level handler: one must not keep others waiting
             failure = self._permanent_error(error)
+            if failure is None and operation.attempts >= MAX_ATTEMPTS:
+                failure = self._last_error(error)
             log.warning("operation failed", id=operation.id, permanent=bool(failure), exc_info=True)
             if failure is not None:
                 with suppress(OperationAbandoned), self._database.transaction() as session:
@@ -111,6 +114,16 @@ class OperationHandler(PollLoop, Generic[T]):
             f"{MAX_ATTEMPTS} workers have not come to its end; "
             "the log of the last one may say why.",
         )
+
+    def _last_error(self, error: Exception) -> PermanentError:
+        """Return what the user is to read when no attempt is left."""
+        if is_disk_full(error):
+            return PermanentError(
+                "disk_full",
+                f"{MAX_ATTEMPTS} workers have had no room for it on their disks; "
+                "ask again when there is some.",
+            )
+        return self._too_many_attempts()
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
         """Return what the user is to read; None where another attempt may succeed."""

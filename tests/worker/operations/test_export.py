@@ -3,6 +3,7 @@ weights.
 """
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from app.models import (
     OperationStatus,
 )
 from app.operations import claims
+from falqon_core import fault_points
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
@@ -29,6 +31,12 @@ from worker.operations.export import ExportHandler
 from worker.operations.handler import MAX_ATTEMPTS
 
 FAKE = FakeTrainer(steps=20, checkpoint_every=5)
+
+
+@pytest.fixture
+def disarmed() -> Iterator[None]:
+    yield
+    fault_points.arm("")
 
 
 def model_of(backend: Backend, fake: FakeTrainer = FAKE) -> str:
@@ -229,6 +237,22 @@ def test_workers_that_die_again_and_again_end_it(embedded_backend: Backend) -> N
     handler_of(embedded_backend).poll()
     export = read_export(embedded_backend, export_id)
     assert (export.status, export.error_code) == (OperationStatus.FAILED, "export_failed")
+
+
+def test_workers_whose_disks_are_full_end_it_and_say_so(
+    embedded_backend: Backend, tmp_path: Path, disarmed: None
+) -> None:
+    export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert read_export(embedded_backend, export_id).status == OperationStatus.IN_PROGRESS
+        fault_points.arm("during_export_upload=enospc", str(tmp_path / f"marks-{attempt}"))
+        handler_of(embedded_backend).poll()
+        with embedded_backend.database.transaction() as session:  # what time would do
+            session.execute(update(Export).values(lease_expires_at=None))
+    export = read_export(embedded_backend, export_id)
+    assert (export.status, export.error_code) == (OperationStatus.FAILED, "disk_full")
+    assert export.error_message is not None
+    assert "no room" in export.error_message
 
 
 def test_a_worker_that_ends_gives_it_back(embedded_backend: Backend) -> None:
