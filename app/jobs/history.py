@@ -37,7 +37,9 @@ class Prompt(NamedTuple):
 
 
 def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[AttemptSpan]:
-    """List what each attempt did. `messages`: those of the job, among them how each began."""
+    """List what each attempt did. `messages`: the newest of the job, which say when attempts began;
+    of one that began before them the steps are known only as far as the next one went on.
+    """
     began = {
         event.data["attempt"]: event.seq
         for event in messages
@@ -51,11 +53,13 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     spans: list[AttemptSpan] = []
     reached = 0
     attempts = repository.attempts(session, [job.id])[job.id]
-    bounds = {each.number: began.get(each.number + 1, job.last_event_seq + 1) for each in attempts}
-    are_kept = job.events_removed_at is None
-    steps = repository.steps_before(session, job.id, bounds) if attempts and are_kept else {}
+    bounds: dict[int, int] = {}
+    if attempts and job.events_removed_at is None:
+        bounds = {number - 1: seq for number, seq in began.items() if number > 1}
+        bounds[attempts[-1].number] = job.last_event_seq + 1
+    steps = repository.steps_before(session, job.id, bounds) if bounds else {}
     for attempt, following in zip_longest(attempts, attempts[1:]):
-        if are_kept:
+        if attempt.number in bounds:
             last = steps.get(attempt.number)
         else:  # at least
             last = following.start_step if following else (job.progress or JobProgress()).step

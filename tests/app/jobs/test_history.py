@@ -55,6 +55,17 @@ def test_what_an_attempt_did_again_is_told(backend: Backend) -> None:
         (5, 12, 3),
         (12, 20, 0),
     ]
+    with backend.database.read() as session:
+        job = session.get_one(Job, job_id)
+        newest = repository.messages(session, job_id, limit=2)
+        spans = history.list_spans(session, job, newest)
+    assert [span[1:4] for span in spans] == [
+        (0, 5, 0),
+        (5, 5, 0),
+        (None, None, 0),
+        (5, 12, 0),
+        (12, 20, 0),
+    ], "at least as far as the next one began, where no message says when"
 
 
 def answers(seq: int, step: int, completion: str) -> Event:
