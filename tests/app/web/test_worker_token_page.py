@@ -54,6 +54,7 @@ def test_a_token_may_stand_for_a_thousand_projects(api: Api) -> None:
     assert "FALQON_WORKER_TOKEN=" in page.text
     listed = root.get(PATH).text
     assert listed.count("<code>proj_") == len(offered)
+    assert f"<summary>{len(offered) - 10} more</summary>" in listed
     assert "These are the newest projects" in listed
     root.close()
     admin.http.close()
