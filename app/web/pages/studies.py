@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 from starlette.responses import RedirectResponse
 
+from app.auth.caller import Caller
 from app.errors import InvalidRequest
 from app.files import service as files
 from app.http.dependencies import After, ServicesDep
@@ -14,6 +15,7 @@ from app.jobs import service as jobs
 from app.jobs.comparison import recipe_of
 from app.models import Job, Study
 from app.models.job_lifecycle import LIVE
+from app.services import Services
 from app.studies import actions, service
 from app.studies.schemas import ListedStudyObject
 from app.web import live
@@ -51,9 +53,7 @@ class MethodJobs(NamedTuple):
 def studies_page(
     services: ServicesDep, request: Request, caller: Visitor, after: After = None
 ) -> Response:
-    listed = actions.list_studies(services, caller, after=after, limit=ROWS)
-    titles = {name: spec.title for name, spec in METHODS.items()}
-    return page(request, "studies/list.html", caller, studies=listed, titles=titles, after=after)
+    return page(request, "studies/list.html", caller, **_list(services, caller, after))
 
 
 @router.get("/studies/{study_id}")
@@ -103,6 +103,21 @@ def cancel_study(
     return redirect_to(f"/studies/{study_id}")
 
 
+@streams.get("/studies/live")
+def studies_stream(
+    services: ServicesDep, request: Request, caller: Visitor, after: After = None
+) -> EventSourceResponse:
+    """Send the list as jobs go on and studies are made."""
+    context = shared(request, caller)
+
+    def render() -> live.Parts:
+        studies = _list(services, caller, after)
+        return {"studies": fragment("studies/rows.html", **context, **studies)}
+
+    render()  # refuses what is no study
+    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+
+
 @streams.get("/studies/{study_id}/live")
 def study_stream(
     services: ServicesDep, request: Request, caller: Visitor, study_id: str, sort: str = ""
@@ -119,6 +134,14 @@ def study_stream(
         return {"study": fragment("studies/table.html", **context, **table)}
 
     return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+
+
+def _list(services: Services, caller: Caller, after: str | None) -> dict[str, Any]:
+    return {
+        "studies": actions.list_studies(services, caller, after=after, limit=ROWS),
+        "titles": {name: spec.title for name, spec in METHODS.items()},
+        "after": after,
+    }
 
 
 def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -> dict[str, Any]:

@@ -102,6 +102,18 @@ def test_the_table_follows_its_jobs(browser: httpx.Client, tenant: Tenant) -> No
         assert ("cancelled" in ended, cancels in ended) == (True, False), "nothing is left"
 
 
+def test_the_list_follows_its_studies(browser: httpx.Client, tenant: Tenant) -> None:
+    assert 'hx-sse:connect="/studies/live"' in browser.get("/studies").text
+    with browser.stream("GET", "/studies/live") as stream:
+        lines = stream.iter_lines()
+        assert any("Compare methods on your own data" in line for line in lines)
+        study = create(tenant, name="first try")
+        assert any("2 queued" in line for line in lines)
+        tenant.client.fine_tuning.jobs.cancel(study["jobs"][0]["id"])
+        assert any("1 cancelled" in line for line in lines)
+    assert browser.get("/studies/live?after=nothing").status_code == 400
+
+
 def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Tenant) -> None:
     study = create(tenant)
     link = f'href="/data/{study["training_file"]}"'
