@@ -26,6 +26,7 @@ from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
 
 POLL_MS = 5000  # of curves that no stream brings
+RETRY_MS = 5000  # of a stream that does not come
 
 
 def step(service: Service, job_id: str) -> int:
@@ -218,6 +219,19 @@ def test_the_page_of_what_is_deleted_before_its_stream_says_so(
     page.route(f"**/{endpoint}/live", delete, times=1)
     page.goto(f"/settings/webhooks/{endpoint}")
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+def test_a_page_without_its_stream_is_not_loaded_again(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.route("**/studies/live", lambda route: route.fulfill(status=404))
+    page.clock.install()
+    with page.expect_request(lambda request: request.method == "HEAD"):
+        page.goto("/studies")
+    expect(page.locator("#connection")).to_be_visible()
+    page.evaluate("window.isTheFirst = true")
+    with page.expect_response("**/studies/live"):
+        page.clock.fast_forward(RETRY_MS)
+    assert page.evaluate("window.isTheFirst")
 
 
 def test_a_page_whose_stream_and_curves_do_not_come_at_once_asks_again(

@@ -91,12 +91,17 @@ document.addEventListener("htmx:sse:after:connection", () => { connection.hidden
 function showEnd() {
   if (!isTypedInto()) location.reload();
 }
+// A stream alone may be missing, at a service of another release: to load its page again and again would not bring it.
+async function checkPage() {
+  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
+  if (answer?.status === 404) showEnd();
+}
 // One that stood is asked for again by itself, one that never did is not.
 function askAgain({ detail }) {
   const element = detail.ctx?.sourceElement;
   const address = element?.getAttribute?.("hx-sse:connect");
   if (!address) return;
-  if (detail.ctx.response?.status === 404) showEnd();
+  if (detail.ctx.response?.status === 404) checkPage();
   connection.hidden = false;
   setTimeout(() => htmx.ajax("GET", address, { source: element }), RETRY_MS);
 }
