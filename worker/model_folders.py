@@ -51,11 +51,18 @@ def make_room(work_dir: Path, folder: Path, num_bytes: int) -> None:
     root = models_root(work_dir)
     if not root.is_dir() or root.stat().st_dev != folder.stat().st_dev:
         return
-    by_last_use = sorted((path.stat().st_mtime_ns, path) for path in root.iterdir())
-    for _, model in by_last_use:
+    for model in sorted(root.iterdir(), key=_last_use):
         if shutil.disk_usage(root).free >= num_bytes:
             return
         _remove_unused(work_dir, model)
+
+
+def _last_use(model: Path) -> int:
+    """Return when a folder was last held, in ns; 0 where another worker has removed it by now."""
+    try:
+        return model.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _remove_unused(work_dir: Path, model: Path) -> None:
