@@ -105,7 +105,7 @@ class Conversation:
         try:
             with ExitStack() as stack:
                 response = self._open(stack, body)
-                for message in read_messages(response.iter_lines()):
+                for message in read_messages(response.iter_bytes()):
                     if message is not None and message.data != DONE:
                         yield from self._read(message.data)
         except httpx.TransportError as error:

@@ -11,11 +11,11 @@ class Message(NamedTuple):
     data: str
 
 
-def read_messages(lines: Iterator[str]) -> Iterator[Message | None]:
+def read_messages(chunks: Iterator[bytes]) -> Iterator[Message | None]:
     """Yield the messages; None for a comment, which is how the service says that it is there."""
     seq: int | None = None
     data: list[str] = []
-    for line in lines:
+    for line in _lines(chunks):
         if line.startswith(":"):
             yield None
         elif line:
@@ -29,3 +29,14 @@ def read_messages(lines: Iterator[str]) -> Iterator[Message | None]:
             yield Message(seq, "\n".join(data))
             seq = None
             data = []
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
+    """Yield the lines. A separator that only Unicode knows, as U+2028, is a character of the data,
+    so neither `str.splitlines` nor the HTTP library's own lines will do.
+    """
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")

@@ -37,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(COUNT_SECONDS)
 
     def _send(self, event: dict[str, object]) -> None:
-        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        data = json.dumps(event, ensure_ascii=False)  # as vLLM writes it
+        self.wfile.write(f"data: {data}\n\n".encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -63,7 +63,7 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
             )
             path = f"/fine_tuning/jobs/{segment(job_id)}/stream"
             with api.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
-                for message in read_messages(response.iter_lines()):
+                for message in read_messages(response.iter_bytes()):
                     failures = 0
                     heard_at = time.monotonic()
                     if message is None:

@@ -122,6 +122,20 @@ def test_a_conversation(tenant: Tenant, environment: dict[str, str]) -> None:
     assert screen.finish() == 0, screen.text
 
 
+def test_separators_that_only_unicode_knows_are_part_of_an_answer(tmp_path: Path) -> None:
+    question = "one\u2028two\u2029three\u0085four"
+    with echo_engine() as address:
+        api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, engine_url=address)
+        tenant = Tenant(api)
+        variables = {"FALQON_BASE_URL": api.url, "FALQON_API_KEY": tenant.key}
+        arguments = ["chat", tenant.base_model, "--once", question]
+        done = CliRunner().invoke(app, arguments, env=variables)
+        tenant.http.close()
+        api.stop()
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "one\u2028two\u2029threefour\n", "U+0085 would steer a terminal"
+
+
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(tmp_path: Path) -> None:
     with echo_engine() as address:
         api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, engine_url=address)
