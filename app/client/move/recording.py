@@ -5,11 +5,11 @@ two files are all there is: whoever is interrupted reads in them what is answere
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from app.client.api import Json
-from app.client.errors import NotFound, Refused
+from app.client.errors import NoConnection, NotFound, Refused
 from app.client.move.account import Account
 from app.client.move.prompts import Prompt, prompt_of
 
@@ -39,13 +39,17 @@ class Recording:
         """
         refusals: list[Refusal] = []
         pool = ThreadPoolExecutor(NUM_REQUESTS_AT_ONCE)
+        answers = [pool.submit(_ask, account, model, prompt) for prompt in prompts]
         try:
-            answers = pool.map(lambda prompt: _ask(account, model, prompt), prompts)
             for prompt, answer in zip(prompts, answers, strict=True):
-                if isinstance(answer, str):
-                    refusals.append((prompt.line, answer))
+                if isinstance(message := answer.result(), str):
+                    refusals.append((prompt.line, message))
                 else:
-                    self._keep(prompt, answer)
+                    self._keep(prompt, message)
+        except (NoConnection, KeyboardInterrupt):
+            pool.shutdown(cancel_futures=True)
+            self._keep_others(prompts, answers)
+            raise
         finally:  # where one fails for good, the others are not sent any more
             pool.shutdown(cancel_futures=True)
         return refusals
@@ -68,7 +72,16 @@ class Recording:
             "refusals": [{"line": line, "problem": problem} for line, problem in refusals],
         }
 
+    def _keep_others(self, prompts: list[Prompt], answers: list[Future[Json | str]]) -> None:
+        """Keep what came, and was charged for, behind the prompt at which it ended."""
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if prompt.key in self.answered or answer.cancelled() or answer.exception():
+                continue
+            if not isinstance(message := answer.result(), str):
+                self._keep(prompt, message)
+
     def _keep(self, prompt: Prompt, answer: Json) -> None:
+        self.answered.add(prompt.key)  # so that an interrupted one is not written twice
         messages = [*prompt.body["messages"], answer]
         line = json.dumps({**prompt.body, "messages": messages}, ensure_ascii=False) + "\n"
         path = self.folder / file_of(prompt)
@@ -81,7 +94,6 @@ class Recording:
                 f"{path} cannot be written: {error.strerror}.",
                 "The same command goes on where this one stopped.",
             ) from None
-        self.answered.add(prompt.key)
 
     def _counts(self) -> dict[str, int]:
         return {name: len(_lines(self.folder / name)) for name in (TRAINING, HELD_OUT)}

@@ -104,6 +104,32 @@ def test_after_an_interruption_it_goes_on_where_it_was(
     assert account.bodies == []
 
 
+def test_answers_behind_the_one_that_ended_it_are_kept(
+    account: OpenAiAccount, tmp_path: Path, move: Move
+) -> None:
+    others = threading.Semaphore(0)
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        if body["messages"][-1]["content"] != "question 0":
+            others.release()
+            return echo(body)
+        for _ in range(11):
+            assert others.acquire(timeout=30)
+        raise Refusal(401, an_error("No.", "invalid_request_error"))
+
+    account.answer = answer
+    prompts = write(tmp_path / "prompts.jsonl", [ask(number) for number in range(12)])
+    options = ("--record", str(prompts), "--model", MODEL, "--output", "kept", "--yes")
+    assert move(*options).exit_code == 4
+    kept = [
+        record["messages"][0]["content"]
+        for name in (TRAINING, HELD_OUT)
+        if (tmp_path / "kept" / name).exists()
+        for record in records_in(tmp_path / "kept" / name)
+    ]
+    assert sorted(kept) == sorted(f"question {number}" for number in range(1, 12))
+
+
 def test_what_has_no_answer_to_train_on_is_told_by_line(
     account: OpenAiAccount, move: Move, tmp_path: Path
 ) -> None:
