@@ -37,7 +37,7 @@ class Watched:
             return
         step = data["step"]
         # another execution goes on from an earlier checkpoint
-        if step <= max(self.losses, default=0):
+        if step <= self.latest.get("step", 0):
             self.losses = {earlier: loss for earlier, loss in self.losses.items() if earlier < step}
         self.losses[step] = data["train_loss"]
         self.latest = data
@@ -92,7 +92,7 @@ class Watched:
         return grid
 
     def _curve(self) -> RenderableType:
-        losses = [self.losses[step] for step in sorted(self.losses)]
+        losses = list(self.losses.values())
         curve = text.sparkline(losses, SPARKLINE_WIDTH)
         return Text(f"{curve:<{SPARKLINE_WIDTH}} {losses[0]:.3f} to {losses[-1]:.3f}")
 

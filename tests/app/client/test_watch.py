@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,28 @@ def test_what_is_left_behind_the_last_step_is_said_to_be_the_merge() -> None:
     assert "  merging, ETA " in watched.numbers()
     watched.take({"type": "metrics", "data": step | {"step": 5, "eta_seconds": 0.0}})
     assert watched.numbers().endswith("  merging"), "it takes longer than expected"
+
+
+def test_steps_cost_the_same_however_many_came_before() -> None:
+    watched = Watched({"id": "ftjob-1", "status": "running"})
+
+    def take(steps: range) -> float:
+        began = time.process_time()
+        for step in steps:
+            data = {"step": step, "total_steps": 60_000, "train_loss": 1 / step}
+            watched.take({"type": "metrics", "data": data})
+        return time.process_time() - began
+
+    first = take(range(1, 2_001))
+    take(range(2_001, 58_001))
+    assert take(range(58_001, 60_001)) < 10 * first + 0.1
+
+
+def test_an_execution_that_goes_on_from_a_checkpoint_replaces_the_steps_behind_it() -> None:
+    watched = Watched({"id": "ftjob-1", "status": "running"})
+    for step, loss in ((1, 4.0), (2, 3.0), (3, 2.0), (2, 3.5)):
+        watched.take({"type": "metrics", "data": {"step": step, "train_loss": loss}})
+    assert watched.losses == {1: 4.0, 2: 3.5}
 
 
 def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]) -> None:
