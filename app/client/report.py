@@ -21,7 +21,7 @@ def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
     """Return the report of a file; waits for the worker where a model is named."""
     deadline = time.monotonic() + MAX_WAIT_SECONDS
     for pause in chain(POLL_SECONDS, repeat(POLL_SECONDS[-1])):
-        answer = client.api.get(f"/files/{segment(file_id)}/report", query)
+        answer = client.api.get(f"/files/{segment(file_id)}/report", query, patient=True)
         inspections = answer["inspections"] if query.get("model") else []
         if all(each["status"] != "in_progress" for each in inspections):
             return answer

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import Misused, Refused
+from app.client.errors import Misused, NoConnection, Refused, Unavailable
 
 PURPOSE = "fine-tune"
 # the most that one part may hold; each part is repeated by itself if it is lost
@@ -97,5 +97,13 @@ def checked(client: Client, file: Json) -> Json:
                 f"Check again with: falqon files show {file['id']}",
             )
         time.sleep(pause)
-        file = client.api.get(f"/files/{segment(file['id'])}")
+        file = _look_up(client, file["id"])
     raise AssertionError("the pauses never end")
+
+
+def _look_up(client: Client, file_id: str) -> Json:
+    try:
+        return client.api.get(f"/files/{segment(file_id)}", patient=True)
+    except (NoConnection, Unavailable) as error:
+        error.hint = f"The file is there; what its check says: falqon files show {file_id}"
+        raise

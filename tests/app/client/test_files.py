@@ -5,6 +5,11 @@ from pathlib import Path
 import pytest
 
 from app.client import uploading
+from app.client.api import Api
+from app.client.command import Client
+from app.client.connection import Connection
+from app.client.errors import NoConnection
+from app.client.output import Output
 from tests.app.client.conftest import MAX_FILE_BYTES, Falqon, facts
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
@@ -96,6 +101,28 @@ def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:
     done = falqon("files", "upload", "nowhere.jsonl")
     assert done.exit_code == 2
     assert "nowhere.jsonl cannot be read: No such file" in done.stderr
+
+
+def test_a_lost_answer_does_not_end_the_wait_for_a_check(
+    falqon: Falqon, proxy: Proxy, fake_file: Callable[..., Path]
+) -> None:
+    proxy.lose = "GET /v1/files/"
+    path = str(fake_file())
+    done = falqon("files", "upload", path, "--wait", "--base-url", proxy.url, "--api-key", KEY)
+    assert done.exit_code == 0, done.stderr
+    assert proxy.lost == 1
+    assert "processed" in done.stdout
+
+
+def test_a_service_that_stays_away_during_a_check_leaves_the_id_of_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Api, "repeat_after_seconds", (0.01,))
+    client = Client(Api(Connection("http://127.0.0.1:1/v1", KEY)), Output(as_json=False))
+    with pytest.raises(NoConnection) as caught:
+        uploading.checked(client, {"id": "file-1", "status": "uploaded"})
+    assert caught.value.hint.endswith("falqon files show file-1")
+    client.api.close()
 
 
 def test_pages_go_on_where_the_last_one_ended(
