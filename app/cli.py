@@ -22,12 +22,12 @@ class Commands(typer.Typer):
     """Ends with a sentence, not with a traceback, where what is printed cannot be written."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        _open_closed_streams()
         try:
             try:
                 return super().__call__(*args, **kwargs)
             finally:
-                if sys.stdout is not None:  # closed before we began
-                    sys.stdout.flush()
+                sys.stdout.flush()
         except OSError as error:
             if error.errno not in UNPRINTABLE or error.filename is not None:
                 raise
@@ -36,6 +36,13 @@ class Commands(typer.Typer):
                 sentence = f"Error: what is printed cannot be written: {error.strerror}."
                 typer.echo(sentence, err=True)
             sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Read nothing from, and write to nobody on, what was closed before we began."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)

@@ -250,3 +250,16 @@ def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> N
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     sentence = "Error: what is printed cannot be written: No space left on device.\n"
     assert (ended.returncode, ended.stderr) == (1, sentence)
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status"), [("<&-", "", 2), (">&-", "--once Hi --json", 4)]
+)
+def test_a_stream_that_was_closed_is_an_empty_one(closed: str, arguments: str, status: int) -> None:
+    command = f"{sys.executable} -m app.cli chat some-model {arguments} {closed}"
+    environment = os.environ | {"FALQON_BASE_URL": "http://127.0.0.1:1", "FALQON_API_KEY": "key"}
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert ended.returncode == status, ended.stderr
+    assert "Traceback" not in ended.stderr
