@@ -119,7 +119,7 @@ class Conversation:
             try:
                 return stack.enter_context(stream)
             except Unavailable as error:
-                if error.body["code"] != LOADING or time.monotonic() > deadline:
+                if error.body.get("code") != LOADING or time.monotonic() > deadline:
                     raise
                 if deadline == math.inf:
                     self._client.out.note("The model is being loaded; it is asked again.")

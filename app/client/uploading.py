@@ -27,6 +27,8 @@ def upload(client: Client, path: Path) -> Json:
     except OSError as error:
         raise Misused(f"{path} cannot be read: {error.strerror}.") from None
     with file:
+        if not file.seekable():
+            raise Misused(f"{path} is a pipe; its size has to be known, so write it to a file.")
         return upload_content(client, path.name, file)
 
 
@@ -54,7 +56,7 @@ def upload_content(
                 "/files", {"purpose": PURPOSE}, (name, content), idempotency_key=idempotency_key
             )
         except Refused as error:  # the limit of one request is the service's to choose
-            if error.body["code"] != TOO_LARGE:
+            if error.body.get("code") != TOO_LARGE:
                 raise
         content.seek(0)
         return _in_parts(client, name, content, total, idempotency_key)

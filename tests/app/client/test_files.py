@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:
     done = falqon("files", "upload", "nowhere.jsonl")
     assert done.exit_code == 2
     assert "nowhere.jsonl cannot be read: No such file" in done.stderr
+
+
+def test_a_pipe_is_not_uploaded(falqon: Falqon) -> None:
+    reader, writer = os.pipe()
+    done = falqon("files", "upload", f"/dev/fd/{reader}")
+    os.close(reader)
+    os.close(writer)
+    assert done.exit_code == 2
+    assert f"/dev/fd/{reader} is a pipe" in done.stderr
 
 
 def test_a_lost_answer_does_not_end_the_wait_for_a_check(
