@@ -115,8 +115,11 @@ def run_tool(program: str, url: URL, *options: str) -> None:
 
 def _copy_sqlite(path: Path, dump: Path) -> None:
     """Copy the database while others write to it, with what is in its write-ahead log."""
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(dump)) as copy:
-        source.backup(copy)
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(dump)) as copy:
+            source.backup(copy)
+    except sqlite3.Error as error:
+        raise BackupFailed(f"{path} cannot be copied to {dump}: {error}.") from None
 
 
 def _entries(storage: Storage, copies: Path | None) -> Iterator[Entry]:

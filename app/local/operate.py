@@ -120,6 +120,9 @@ def restore(
             restored = restore_backup(settings, folder)
     except (BackupFailed, Refused) as error:
         refuse(error)
+    except OSError as error:
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        refuse(f"{reason}. The restore is not complete; begin it once more.")
     typer.echo(f"Restored; {restored.num_objects:,} objects are there as they were listed.")
     for key in restored.missing[:20]:
         typer.echo(f"missing: {key}", err=True)

@@ -61,7 +61,7 @@ def restore(settings: Settings, folder: Path) -> Restored:
 def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BackupFailed(f"{folder} holds no whole backup: {MANIFEST} is missing.") from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,7 +156,10 @@ def test_a_restore_that_was_cut_short_is_begun_once_more(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (dump,) = folder.glob("database.*")
     dump.rename(folder / "away")
-    assert admin("restore", str(folder), into=into).exit_code == 1
+    refused = admin("restore", str(folder), into=into)
+    assert refused.exit_code == 1
+    assert refused.stderr.count("\n") == 1, "one sentence"
+    assert dump.name in refused.stderr
     (folder / "away").rename(dump)
     restored = admin("restore", str(folder), into=into)
     assert restored.exit_code == 1
@@ -182,6 +186,8 @@ def test_what_is_no_backup_or_is_of_another_installation_is_refused(
     assert "this version" in admin("restore", str(folder), into=tmp_path / "a").output
     (folder / MANIFEST).unlink()
     assert "no whole backup" in admin("restore", str(folder), into=tmp_path / "a").output
+    file = str(folder / INVENTORY)
+    assert "no whole backup" in admin("restore", file, into=tmp_path / "a").output
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -200,3 +206,15 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
     refused = admin("backup", str(tmp_path / "file" / "backup"))
     assert refused.exit_code == 1
     assert "file/backup cannot be written: " in refused.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_disk_that_fills_up_is_said_in_a_sentence(admin: Admin, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, limits[1]))
+    try:
+        refused = admin("backup", str(tmp_path / "backup"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.exit_code == 1
+    assert "cannot be copied to " in refused.stderr
