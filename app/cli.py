@@ -14,6 +14,7 @@ from app.local import admin
 
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
+FixedPort = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)]
 # What a full disk, a quota and a reader that has gone away make of what is printed.
 UNPRINTABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
@@ -71,7 +72,7 @@ def falqon(
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon up --port 8001")
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Port = 8000,
+    port: FixedPort = 8000,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon"),

@@ -2,6 +2,7 @@
 card) and one for files, under one roof.
 """
 
+import errno
 import fcntl
 import ipaddress
 import json
@@ -46,6 +47,7 @@ PACE = {
     "FALQON_POLL": "PT2S",
     "FALQON_STOP_GRACE": "PT20S",
 }
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -77,9 +79,7 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         if data_dir is not None:
             os.environ["FALQON_DATA_DIR"] = str(data_dir)
         settings = load_settings()
-        folder = settings.data_dir.resolve()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        folder = _private_folder(settings.data_dir.resolve())
         os.environ["FALQON_DATA_DIR"] = str(folder)
         if not settings.hosts and not allow_remote:
             os.environ["FALQON_HOSTS"] = json.dumps(sorted({*LOOPBACK_NAMES, host}))
@@ -205,6 +205,17 @@ class Embedded:
         return SupervisedProcess(name, command, os.environ, self._logs)
 
 
+def _private_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise NotStarted(
+            f"{folder} cannot be the data folder: {error.strerror}. Choose another --data-dir."
+        ) from None
+    return folder
+
+
 @contextmanager
 def _only_one(folder: Path, url: str) -> Iterator[None]:
     """Lock the data folder for one service; the kernel drops the lock when the holder dies."""
@@ -243,8 +254,9 @@ def _refuse_taken_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            option = "--port" if error.errno in PORT_ERRORS else "--host"
             raise NotStarted(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another {option}."
             ) from None
 
 

@@ -152,7 +152,7 @@ def test_every_setting_is_documented() -> None:
         ["uvicorn", "app.main:app", "--port", "0"],
         ["app.cli", "worker", "--queue", "gpu"],
         ["celery", "-A", "worker.celery_app", "worker"],
-        ["app.cli", "up", "--port", "0"],
+        ["app.cli", "up", "--port", "8000"],
         ["app.cli", "migrate"],
     ],
     ids=["api", "worker", "celery", "up", "migrate"],

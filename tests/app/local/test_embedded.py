@@ -168,7 +168,13 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
-    [(["--host", "0.0.0.0"], 2, "--allow-remote"), (["--port", "{used}"], 1, "Cannot listen")],
+    [
+        (["--host", "0.0.0.0"], 2, "--allow-remote"),
+        (["--port", "{used}"], 1, "Choose another --port"),
+        (["--port", "0"], 2, "--port"),
+        (["--host", "192.0.2.1", "--allow-remote"], 1, "Choose another --host"),
+        (["--data-dir", "/dev/null"], 1, "/dev/null cannot be the data folder: File exists."),
+    ],
 )
 def test_it_refuses(tmp_path: Path, arguments: list[str], code: int, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
