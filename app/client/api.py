@@ -12,7 +12,15 @@ from urllib.parse import quote
 import httpx
 
 from app.client.connection import Connection, check_address, readable_key
-from app.client.errors import ClientError, Misused, NoConnection, NotFound, Refused, Unavailable
+from app.client.errors import (
+    ClientError,
+    Misused,
+    NoConnection,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unreachable,
+)
 
 Json = dict[str, Any]
 
@@ -210,13 +218,13 @@ class Api:
             self.advice.other_service,
         )
 
-    def unreachable(self, error: httpx.TransportError) -> NoConnection:
+    def unreachable(self, error: httpx.TransportError) -> Unreachable:
         reason = (
             "does not answer in time"
             if isinstance(error, httpx.TimeoutException)
             else f"cannot be reached ({error})"
         )
-        return NoConnection(f"{self._where(error)} {reason}.", self.advice.silent)
+        return Unreachable(f"{self._where(error)} {reason}.", self.advice.silent)
 
     def _where(self, error: httpx.TransportError) -> str:
         """Name what did not answer, which is another machine after a redirect to it."""

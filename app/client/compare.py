@@ -16,6 +16,7 @@ from app.client.errors import Misused, Refused
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import parse_settings
 from app.client.jobs.submitting import DataOption, with_data
+from app.client.polling import poll
 
 STUDIES = "/falqon/studies"
 LOOK_SECONDS = 2.0
@@ -124,6 +125,7 @@ def _parse_factors(text: str) -> list[float]:
 def _follow(client: Client, path: str, study: Json) -> Json:
     """Say whenever a job has become something else, until none goes on by itself."""
     before = ""
+    where = f"The table: GET /v1{path}/table.md, or its page /studies."
     try:
         while True:
             counts = Counter(job["status"] for job in study["jobs"])
@@ -134,9 +136,9 @@ def _follow(client: Client, path: str, study: Json) -> Json:
             if not counts.keys() & GOES_ON:
                 return study
             time.sleep(LOOK_SECONDS)
-            study = client.api.get(path, patient=True)
+            study = poll(client, path, how_to_go_on=f"The jobs go on. {where}")
     except KeyboardInterrupt:
-        client.out.note(f"The jobs go on. The table: GET /v1{path}/table.md, or its page /studies.")
+        client.out.note(f"The jobs go on. {where}")
         raise
 
 

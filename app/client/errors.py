@@ -56,3 +56,9 @@ class NoConnection(ClientError):
     """Nothing answers, or what answers does not let us in."""
 
     exit_code = EXIT_NO_CONNECTION
+
+
+class Unreachable(NoConnection):
+    """Nothing answers; that may pass."""
+
+    wait_seconds = 0.0

@@ -13,6 +13,7 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client
 from app.client.errors import Misused, Refused
+from app.client.polling import poll
 
 LOOK_SECONDS = 1.0
 SAME = {"type": "string_check", "name": "same", "operation": "eq"}
@@ -87,7 +88,11 @@ def _graders(name: str) -> list[Json]:
 def _ended(client: Client, path: str, evaluation: Json) -> Json:
     while evaluation["status"] == "in_progress":
         time.sleep(LOOK_SECONDS)
-        evaluation = client.api.get(f"{path}/{evaluation['id']}", patient=True)
+        evaluation = poll(
+            client,
+            f"{path}/{evaluation['id']}",
+            how_to_go_on="The evaluation goes on; the job's page shows its result.",
+        )
     if error := evaluation["error"]:
         raise Refused(
             error["message"],

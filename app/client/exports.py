@@ -9,6 +9,7 @@ import typer
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Refused
+from app.client.polling import poll
 
 LOOK_SECONDS = 1.0
 
@@ -58,7 +59,11 @@ def export_model(
 def _ended(client: Client, path: str, export: Json) -> Json:
     while export["status"] == "in_progress":
         time.sleep(LOOK_SECONDS)
-        export = client.api.get(f"{path}/{export['format']}", patient=True)
+        export = poll(
+            client,
+            f"{path}/{export['format']}",
+            how_to_go_on="The export goes on; the same command shows how far it is.",
+        )
     if error := export["error"]:
         raise Refused(
             error["message"],

@@ -10,6 +10,7 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client
 from app.client.errors import Refused
+from app.client.polling import poll
 
 POLL_SECONDS = (0.2, 0.5, 1.0, 2.0)
 MAX_WAIT_SECONDS = 1800.0  # large files take a worker minutes
@@ -20,8 +21,9 @@ PREVIEWS = 2  # records that are shown token by token
 def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
     """Return the report of a file; waits for the worker where a model is named."""
     deadline = time.monotonic() + MAX_WAIT_SECONDS
+    path = f"/files/{segment(file_id)}/report"
+    answer = client.api.get(path, query)
     for pause in chain(POLL_SECONDS, repeat(POLL_SECONDS[-1])):
-        answer = client.api.get(f"/files/{segment(file_id)}/report", query, patient=True)
         inspections = answer["inspections"] if query.get("model") else []
         if all(each["status"] != "in_progress" for each in inspections):
             return answer
@@ -31,6 +33,7 @@ def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
                 "Run the same command again.",
             )
         time.sleep(pause)
+        answer = poll(client, path, query, how_to_go_on="Run the same command again.")
     raise AssertionError("the pauses never end")
 
 

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import Misused, NoConnection, Refused, Unavailable
+from app.client.errors import Misused, Refused
+from app.client.polling import poll
 
 PURPOSE = "fine-tune"
 # the most that one part may hold; each part is repeated by itself if it is lost
@@ -99,13 +100,9 @@ def checked(client: Client, file: Json) -> Json:
                 f"Check again with: falqon files show {file['id']}",
             )
         time.sleep(pause)
-        file = _look_up(client, file["id"])
+        file = poll(
+            client,
+            f"/files/{segment(file['id'])}",
+            how_to_go_on=f"The file is there; check again with: falqon files show {file['id']}",
+        )
     raise AssertionError("the pauses never end")
-
-
-def _look_up(client: Client, file_id: str) -> Json:
-    try:
-        return client.api.get(f"/files/{segment(file_id)}", patient=True)
-    except (NoConnection, Unavailable) as error:
-        error.hint = f"The file is there; what its check says: falqon files show {file_id}"
-        raise

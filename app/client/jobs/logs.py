@@ -9,9 +9,11 @@ import typer
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.jobs.actions import JobId
+from app.client.polling import poll
 from app.terminal import plain
 
 POLL_SECONDS = 2.0
+GO_ON = "The job itself goes on; the same command prints its log again."
 ENDED = {"succeeded", "failed", "cancelled"}
 
 app = typer.Typer()
@@ -47,7 +49,7 @@ def _follow(client: Client, path: str, log: Json, only: int | None) -> None:
     while not has_ended:
         time.sleep(POLL_SECONDS)
         # Asked before the log, whose last lines are there before the job ends.
-        job = client.api.get(path, patient=True)
+        job = poll(client, path, how_to_go_on=GO_ON)
         has_ended = job["status"] in ENDED
         for attempt in job["attempts"]:
             if attempt["number"] < number or only not in (None, attempt["number"]):
@@ -57,7 +59,7 @@ def _follow(client: Client, path: str, log: Json, only: int | None) -> None:
                 client.out.note(f"Attempt {number}:")
             if attempt["log_bytes"] > position:
                 query = {"attempt": number, "after": position or None}
-                log = client.api.get(f"{path}/logs", query, patient=True)
+                log = poll(client, f"{path}/logs", query, how_to_go_on=GO_ON)
                 position = log["bytes"]
                 _print(client, log, is_whole=False)
             has_ended = has_ended or (only is not None and attempt["ended_at"] is not None)

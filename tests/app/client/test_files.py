@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.client import uploading
+from app.client import polling, uploading
 from app.client.api import Api
 from app.client.command import Client
 from app.client.connection import Connection
@@ -128,6 +128,7 @@ def test_a_service_that_stays_away_during_a_check_leaves_the_id_of_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Api, "repeat_after_seconds", (0.01,))
+    monkeypatch.setattr(polling, "GIVE_UP_SECONDS", 0.0)
     client = Client(Api(Connection("http://127.0.0.1:1/v1", KEY)), Output(as_json=False))
     with pytest.raises(NoConnection) as caught:
         uploading.checked(client, {"id": "file-1", "status": "uploaded"})

@@ -1,0 +1,40 @@
+"""An object of which a command waits for a change, for minutes or hours in which the service may be
+away: a restart, an update.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from app.client.api import Json
+from app.client.command import Client
+from app.client.errors import Unavailable, Unreachable
+
+GIVE_UP_SECONDS = 600.0
+PAUSE_SECONDS = 2.0
+
+
+def poll(
+    client: Client, path: str, query: Mapping[str, Any] | None = None, *, how_to_go_on: str
+) -> Json:
+    """Return the object as it is now. A service that stays away raises `Unreachable` or
+    `Unavailable`, which say how to go on.
+    """
+    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    is_told = False
+    while True:
+        try:
+            return client.api.get(path, query, patient=True)
+        except (Unreachable, Unavailable) as error:
+            if not _may_pass(error) or time.monotonic() > give_up_at:
+                error.hint = how_to_go_on
+                raise
+            if not is_told:
+                client.out.note(f"{error.message} Trying again.")
+                is_told = True
+            time.sleep(max(PAUSE_SECONDS, error.wait_seconds))
+
+
+def _may_pass(error: Unreachable | Unavailable) -> bool:
+    """Tell a service that is away from one that fails at this request, and so names no time."""
+    return error.body.get("type") != "server_error" or error.wait_seconds > 0
