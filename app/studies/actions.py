@@ -64,5 +64,5 @@ def read_table(services: Services, caller: Caller, study_id: str) -> list[Compar
 
 def _to_object(session: Session, study: Study) -> StudyObject:
     of_study = jobs.of_studies(session, study.project_id, [study.id])[study.id]
-    table = service.compare(session, study.project_id, of_study)
+    table = [compared.row for compared in service.compare(session, study.project_id, of_study)]
     return StudyObject.of(study, of_study).model_copy(update={"table": table})

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -23,6 +24,13 @@ from falqon_core.contract.methods import METHODS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
 
 ID = "study-"
+
+
+class ComparedMethod(NamedTuple):
+    """A method at the best of its rates. `jobs`: its trainings with that rate."""
+
+    row: ComparisonRow
+    jobs: list[Job]
 
 
 def create_once(
@@ -71,21 +79,23 @@ def cancel(session: Session, project_id: str, study_id: str) -> Study:
     return study
 
 
-def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[ComparisonRow]:
-    """Return a row for each method at the best of its rates, in the order of the jobs."""
+def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[ComparedMethod]:
+    """Return the methods in the order of the jobs."""
     figures = figures_of(session, project_id, of_study)
     by_method: dict[MethodName, dict[float | None, list[Job]]] = {}
     for job in of_study:
         requested = read_recipe(job.requested).recipe
         by_rate = by_method.setdefault(requested.method, {})
         by_rate.setdefault(requested.learning_rate, []).append(job)
-    rows = []
+    compared = []
     for method, by_rate in by_method.items():
-        trainings = [[figures[job.id] for job in alike] for alike in by_rate.values()]
-        best = min(range(len(trainings)), key=lambda index: _mean_loss(trainings[index]))
-        recipe = recipe_of(list(by_rate.values())[best][0])
-        rows.append(combine(METHODS[method].title, recipe, trainings[best]))
-    return rows
+        best = min(
+            by_rate.values(), key=lambda alike: _mean_loss([figures[job.id] for job in alike])
+        )
+        recipe = recipe_of(best[0])
+        row = combine(METHODS[method].title, recipe, [figures[job.id] for job in best])
+        compared.append(ComparedMethod(row, best))
+    return compared
 
 
 def _mean_loss(trainings: Sequence[Figures]) -> float:

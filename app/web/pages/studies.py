@@ -66,17 +66,12 @@ def study_page(
         context = _table(session, study, of_study, sort)
         ids = [study.requested.training_file, study.requested.validation_file]
         context["files"] = files.names(session, caller.project_id, [id_ for id_ in ids if id_])
-    runs = [
-        {"label": METHODS[method].title, "url": f"/jobs/{alike.jobs[0][0].id}/metrics"}
-        for method, alike in context["by_method"].items()
-    ]
     return page(
         request,
         "studies/page.html",
         caller,
         **context,
         charts=charts_of(of_study),
-        runs=runs,
         notes=NOTES,
     )
 
@@ -149,23 +144,29 @@ def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -
     field = sort.removeprefix("-")
     if field and field not in SORTS:
         raise InvalidRequest(f"sort: a study is not sorted by '{field}'.", param="sort")
-    rows = service.compare(session, study.project_id, of_study)
+    has_rates = len(study.requested.rate_factors) > 1
+    compared = service.compare(session, study.project_id, of_study)
+    rows = [method.row for method in compared]
     if field:
         rows = sort_rows(rows, field, descending=sort.startswith("-"))
     return {
         "study": ListedStudyObject.of(study, of_study),
         "rows": rows,
         "columns": filled_columns(rows),
-        "by_method": _by_method(study, of_study),
+        "by_method": _by_method(of_study, has_rates),
+        "has_rates": has_rates,
+        "runs": [
+            {"label": method.row.name, "url": f"/jobs/{method.jobs[0].id}/metrics"}
+            for method in compared
+        ],
         "sort": sort,
         "address": lambda name, descending: f"?sort={'-' if descending else ''}{name}",
         "is_live": any(job.status in LIVE for job in of_study),
     }
 
 
-def _by_method(study: Study, of_study: Sequence[Job]) -> dict[str, MethodJobs]:
+def _by_method(of_study: Sequence[Job], has_rates: bool) -> dict[str, MethodJobs]:
     grouped: dict[str, MethodJobs] = {}
-    has_rates = len(study.requested.rate_factors) > 1
     for job in of_study:
         recipe = recipe_of(job)
         label = f"seed {recipe.seed}"

@@ -2,6 +2,7 @@
 
 import re
 from itertools import takewhile
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +11,12 @@ from app.web.pages import studies
 from tests.contract.test_studies import STUDIES, body, create, finish, post
 from tests.support.api import Tenant
 from tests.support.pages import SAME_SITE, token
+
+
+def has_curves_of(page: httpx.Response, study: dict[str, Any]) -> list[bool]:
+    """Return, job by job of a study, whether its page shows the curves."""
+    runs = page.text.partition("data-runs='")[2].partition("'>")[0]
+    return [job["id"] in runs for job in study["jobs"]]
 
 
 def methods_in(page: httpx.Response) -> list[str]:
@@ -29,9 +36,7 @@ def test_a_study_is_a_table_with_curves_of_each_method(
         assert text in page.text
     assert "Base error" not in page.text, "no job measures it"
     assert "/live?" not in page.text, "nothing goes on any more"
-    # a curve of each method, of its first job
-    runs = page.text.partition("data-runs='")[2].partition("'>")[0]
-    assert [study["jobs"][index]["id"] in runs for index in range(4)] == [True, False, True, False]
+    assert has_curves_of(page, study) == [True, False, True, False]
 
     by_loss = browser.get(f"/studies/{study['id']}?sort=valid_loss_as_served")
     assert methods_in(by_loss) == ["LoRA", "FALQON"]
@@ -44,6 +49,17 @@ def test_a_study_is_a_table_with_curves_of_each_method(
         downloaded = browser.get(f"/studies/{study['id']}/{name}")
         assert downloaded.text == tenant.http.get(f"{STUDIES}/{study['id']}/{name}").text
         assert "attachment" in downloaded.headers["content-disposition"]
+
+
+def test_the_curves_are_those_of_the_best_rate(browser: httpx.Client, tenant: Tenant) -> None:
+    study = create(tenant, rate_factors=[0.5, 1])
+    page = browser.get(f"/studies/{study['id']}")
+    assert "the first job of each method at its best rate" in page.text
+    assert has_curves_of(page, study) == [True, False, True, False], "no rate is better yet"
+    for job, loss in zip(study["jobs"], (2.0, 1.0, 1.0, 2.0), strict=True):
+        finish(tenant, job["id"], loss)
+    page = browser.get(f"/studies/{study['id']}")
+    assert has_curves_of(page, study) == [False, True, True, False]
 
 
 def test_studies_are_listed_and_lead_to_their_jobs(browser: httpx.Client, tenant: Tenant) -> None:
