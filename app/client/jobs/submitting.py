@@ -74,7 +74,9 @@ def _usable_file(client: Client, data: DataOption) -> str:
 
 
 def submit(client: Client, body: Json, *, yes: bool, then_watch: bool) -> None:
-    show_estimate(client, client.api.post("/fine_tuning/estimates", body))
+    with naming_the_field(client.api):
+        estimate = client.api.post("/fine_tuning/estimates", body)
+    show_estimate(client, estimate)
     if not yes:
         _ask(client, body)
     _created(

@@ -118,6 +118,9 @@ def test_an_id_of_a_file_is_not_uploaded_again(
     )
     job = json.loads(done.stdout)
     assert (job["training_file"], job["validation_file"]) == (file_id, file_id)
+    model = ("--model", "falqon-tiny")
+    unknown = falqon("jobs", "create", *model, "--file", file_id, "--set", "rnk=8")
+    assert "--set rnk: there is no such field.\nDid you mean rank?" in unknown.stderr
 
 
 @pytest.mark.parametrize(
