@@ -11,7 +11,7 @@ from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.jobs import actions, compare, create, fields, logs, metrics, watch
 from app.client.jobs.estimate import place
-from app.client.jobs.request import pair
+from app.client.jobs.request import parse_metadata
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
 for part in (create, fields, watch, logs, actions, metrics, compare):
@@ -43,9 +43,7 @@ def list_jobs(
 ) -> None:
     """Show jobs, newest first."""
     query = {"status": status, "model": model, "limit": limit, "after": after}
-    query |= {
-        f"metadata[{key}]": value for key, value in (pair(each, "--metadata") for each in metadata)
-    }
+    query |= {f"metadata[{key}]": value for key, value in parse_metadata(metadata).items()}
     page = client.api.get("/fine_tuning/jobs", query)
     suffix = Column("suffix", "shortened")
     client.out.page(

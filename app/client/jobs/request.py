@@ -82,7 +82,7 @@ def job_body(model: str | None, options: JobOptions) -> Json:
         "suffix": options.suffix,
         "seed": options.seed,
         "priority": options.priority,
-        "metadata": dict(pair(each, "--metadata") for each in options.metadata) or None,
+        "metadata": parse_metadata(options.metadata) or None,
         "falqon": falqon or None,
     }
     return {name: value for name, value in body.items() if value is not None}
@@ -95,6 +95,16 @@ def parse_settings(settings: list[str], option: str = "--set", into: Json | None
         name, value = pair(setting, option)
         _put(fields, name, _value(value), option)
     return fields
+
+
+def parse_metadata(pairs: list[str]) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    for text in pairs:
+        name, value = pair(text, "--metadata")
+        if name in metadata:
+            raise Misused(f"--metadata {name}: it is given twice.")
+        metadata[name] = value
+    return metadata
 
 
 def budget(max_cost_usd: str | None, max_seconds: int | None) -> Json:

@@ -153,6 +153,11 @@ def test_an_id_of_a_file_is_not_uploaded_again(
             2,
             "given twice",
         ),
+        (
+            ["--model", "falqon-tiny", "--file", "{fake}", "--metadata=a=1", "--metadata=a=2"],
+            2,
+            "--metadata a: it is given twice",
+        ),
         (["--model", "falqon-tiny", "--file", "{fake}", "--epochs", "many"], 2, "--epochs"),
         (["--model", "falqon-tiny", "--file", "file-unknown"], 3, "file-unknown"),
         (
