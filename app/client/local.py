@@ -29,7 +29,7 @@ def read(folder: Path) -> LocalService | None:
     """
     path = folder / NAME
     try:
-        with path.open() as file:
+        with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content = file.read()
     except FileNotFoundError:

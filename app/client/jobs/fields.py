@@ -11,7 +11,7 @@ import typer
 from app.client.api import Api, Json
 from app.client.columns import Column
 from app.client.command import Client, command
-from app.client.errors import NotFound, Refused
+from app.client.errors import NoConnection, NotFound, Refused
 
 OPTIONS = "FalqonOptions"
 PREFIX = "falqon."
@@ -51,8 +51,14 @@ def list_fields(
 
 def read_fields(api: Api) -> dict[str, Json]:
     """Return the schema of each field by its name, `a.b` for one that is inside another."""
-    schemas = api.read_description()["components"]["schemas"]
-    return dict(_fields(schemas, schemas[OPTIONS], ""))
+    try:
+        schemas = api.read_description()["components"]["schemas"]
+        options = schemas[OPTIONS]
+    except (KeyError, TypeError):
+        raise NoConnection(
+            f"{api.base_url} describes no settings of a job.", api.advice.other_service
+        ) from None
+    return dict(_fields(schemas, options, ""))
 
 
 @contextmanager

@@ -18,10 +18,17 @@ from tests.support.service import KEY, Service
 
 
 class _IsNoService(http.server.SimpleHTTPRequestHandler):
-    """Knows nothing; leads in a circle below /again, and calls zipped what is not below /zipped."""
+    """Knows nothing; leads in a circle below /again, calls zipped what is not below /zipped, and
+    describes another API.
+    """
 
     def do_GET(self) -> None:
-        if self.path.startswith("/again"):
+        if self.path == "/openapi.json":
+            self.send_response(200)
+            self.send_header("content-length", "13")
+            self.end_headers()
+            self.wfile.write(b'{"paths": {}}')
+        elif self.path.startswith("/again"):
             self.send_response(302)
             self.send_header("location", self.path)
             self.send_header("content-length", "0")
@@ -152,6 +159,12 @@ def test_who_cannot_be_asked(
     assert len(done.stderr.splitlines()) == 2  # what is wrong, and what to do
 
 
+def test_the_settings_of_another_api_are_none(falqon: Falqon, elsewhere: str) -> None:
+    done = falqon("jobs", "fields", "--base-url", elsewhere, "--api-key", "x")
+    assert done.exit_code == 4
+    assert "describes no settings of a job." in done.stderr
+
+
 def test_what_surrounds_a_key_is_no_part_of_it(falqon: Falqon, service: Service) -> None:
     """As a file with lines of another system leaves it."""
     variables = {"FALQON_BASE_URL": service.url, "FALQON_API_KEY": f"{KEY}\r\n"}
@@ -176,9 +189,12 @@ def test_a_key_that_others_can_read_is_not_used(
     assert "can be read by others" in done.stderr
 
 
-def test_a_damaged_file_of_this_machine_is_told(falqon: Falqon, tmp_path: Path) -> None:
-    with open(os.open(tmp_path / "client.json", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-        file.write('{"base_url": ')
+@pytest.mark.parametrize("content", [b'{"base_url": ', b"\xff\x00\xfe"])
+def test_a_damaged_file_of_this_machine_is_told(
+    falqon: Falqon, tmp_path: Path, content: bytes
+) -> None:
+    with open(os.open(tmp_path / "client.json", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.write(content)
     done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
     assert done.exit_code == 4
     assert "is damaged" in done.stderr
