@@ -63,7 +63,7 @@ def _show(client: Client, model: Json) -> None:
 
 @command(app, "delete", "falqon models delete MODEL")
 def delete_model(client: Client, model_id: ModelId) -> None:
-    """Delete a fine-tuned model."""
+    """Delete a fine-tuned model; with a key that administers the installation a base model, too."""
     answer = client.api.delete(f"/models/{segment(model_id)}")
     client.out.show(answer, f"{model_id} is deleted.")
 
