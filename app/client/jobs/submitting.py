@@ -11,7 +11,7 @@ import typer
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import Misused, Refused
+from app.client.errors import Misused, NotFound, Refused
 from app.client.jobs.estimate import show_estimate
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.watch import watch
@@ -61,7 +61,7 @@ def _usable_file(client: Client, data: DataOption) -> str:
     """Return the id of a checked file."""
     assert data.value is not None
     if not data.is_path:
-        file = client.api.get(f"/files/{segment(data.value)}")
+        file = _find_file(client, data.value)
     elif not Path(data.value).is_file():
         raise Misused(
             f"{data.option} {data.value} is neither a file here nor an id; "
@@ -71,6 +71,15 @@ def _usable_file(client: Client, data: DataOption) -> str:
         file = upload(client, Path(data.value))
         client.out.say(f"Uploaded {file['filename']} as {file['id']}", "dim")
     return str(checked(client, file)["id"])
+
+
+def _find_file(client: Client, file_id: str) -> Json:
+    try:
+        return client.api.get(f"/files/{segment(file_id)}")
+    except NotFound as error:
+        if Path(file_id).is_file():
+            error.hint = f"What begins with '{ID_PREFIX}' is an id; the file here is ./{file_id}"
+        raise
 
 
 def submit(client: Client, body: Json, *, yes: bool, then_watch: bool) -> None:

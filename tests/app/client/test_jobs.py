@@ -119,6 +119,10 @@ def test_an_id_of_a_file_is_not_uploaded_again(
     job = json.loads(done.stdout)
     assert (job["training_file"], job["validation_file"]) == (file_id, file_id)
     model = ("--model", "falqon-tiny")
+    fake_file().rename("file-train.jsonl")
+    taken_for_an_id = falqon("jobs", "create", *model, "--file", "file-train.jsonl")
+    assert taken_for_an_id.exit_code == 3
+    assert "the file here is ./file-train.jsonl" in taken_for_an_id.stderr
     unknown = falqon("jobs", "create", *model, "--file", file_id, "--set", "rnk=8")
     assert "--set rnk: there is no such field.\nDid you mean rank?" in unknown.stderr
 
