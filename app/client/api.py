@@ -3,6 +3,7 @@ fields.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ ANSWER_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
 # Of an answer that is none of this service, however often it is asked for.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
+SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
 AS_JSON = {"content-type": "application/json"}
 
 
@@ -136,11 +138,16 @@ class Api:
         return self._json("DELETE", path)
 
     def sha256_of(self, path: str) -> str:
-        """Return the hash that the service states for the object, its strong ETag."""
-        response = self._send("HEAD", path, repeatable=True)
+        """Return the hash that the service states for the object, its ETag."""
+        # A proxy that compresses answers would take the ETag away, or weaken it.
+        headers = {"accept-encoding": "identity"}
+        response = self._send("HEAD", path, repeatable=True, headers=headers)
         if response.is_error:
             raise self._refusal(response)
-        return str(response.headers["etag"]).strip('"')
+        match = SHA256_ETAG.fullmatch(response.headers.get("etag", ""))
+        if match is None:
+            raise NoConnection(f"{response.url} names no sha256.", self.advice.other_service)
+        return match[1]
 
     @contextmanager
     def stream(

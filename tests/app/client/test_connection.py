@@ -165,6 +165,13 @@ def test_the_settings_of_another_api_are_none(falqon: Falqon, elsewhere: str) ->
     assert "describes no settings of a job." in done.stderr
 
 
+def test_an_object_without_an_etag_is_of_another_service(elsewhere: str) -> None:
+    api = Api(Connection(elsewhere, "key"))
+    with pytest.raises(NoConnection, match="names no sha256"):
+        api.sha256_of("/")
+    api.close()
+
+
 def test_what_surrounds_a_key_is_no_part_of_it(falqon: Falqon, service: Service) -> None:
     """As a file with lines of another system leaves it."""
     variables = {"FALQON_BASE_URL": service.url, "FALQON_API_KEY": f"{KEY}\r\n"}
