@@ -94,7 +94,7 @@ class Output:
             for line in value.split("\n"):
                 parts = wrap(line, width, break_long_words=False, break_on_hyphens=False)
                 for part in parts or [""]:
-                    text = Text(head.ljust(indent), "dim") + Text(part)
+                    text = Text.assemble((head.ljust(indent), "dim"), part)
                     self.console.print(text, soft_wrap=True)
                     head = ""
 
@@ -114,7 +114,8 @@ class Output:
         if self.as_json:
             sys.stderr.write(_json({"error": error.body}))
             return
-        self._errors.print(Text("Error: ", "bold red") + Text(plain(error.message)), soft_wrap=True)
+        text = Text.assemble(("Error: ", "bold red"), plain(error.message))
+        self._errors.print(text, soft_wrap=True)
         if error.hint:
             self._errors.print(Text(plain(error.hint), "dim"), soft_wrap=True)
 

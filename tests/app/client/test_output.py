@@ -70,6 +70,13 @@ def test_words_give_way_before_columns_do() -> None:
     assert printed(20, [ROW])[0].split() == ["id"]
 
 
+def test_of_facts_the_names_alone_are_dim() -> None:
+    out = Output(as_json=False)
+    out.console = Console(width=30, force_terminal=True, color_system="standard", file=StringIO())
+    out.facts({"cost": "$0.10"})
+    assert out.console.file.getvalue() == "\x1b[2mcost  \x1b[0m$0.10\n"  # type: ignore[attr-defined]
+
+
 def test_facts_keep_their_ids_whole_and_wrap_their_words() -> None:
     out = Output(as_json=False)
     out.console = Console(width=30, force_terminal=True, no_color=True, file=StringIO())
