@@ -3,6 +3,7 @@
 import signal
 import sqlite3
 import sys
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -80,8 +81,9 @@ def test_a_worker_that_cannot_ask_does_not_say_that_nothing_is_queued(
 ) -> None:
     backend = embedded_backend
     backend.database.dispose()
-    with sqlite3.connect(backend.settings.resolved_database_url.removeprefix("sqlite:///")) as raw:
-        raw.execute("ALTER TABLE jobs RENAME TO jobs_elsewhere")
+    path = backend.settings.resolved_database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE jobs RENAME TO jobs_elsewhere")
     for more in ((), ("--exit-zero",)):
         assert start(backend, "0.1", *more).wait(WAIT_SECONDS) == OnceExit.WORKER_FAILED
 
