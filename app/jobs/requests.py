@@ -91,9 +91,8 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
         if value is None:
             continue
         if extras.get(ours, value) != value:
-            place = "method" if ours == "objective" else ours
             raise InvalidRequest(
-                f"{theirs}: falqon.{place} says {extras[ours]}, not {value}; send it once.",
+                f"{theirs}: falqon.{ours} says {extras[ours]}, not {value}; send it once.",
                 param=theirs,
                 code="conflict",
             )
