@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
-from app.base.database import Database, unit_of_work
+from app.base.database import Database
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.http.probes import HealthMonitor
@@ -195,8 +195,7 @@ class Undone(Database):
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session:
-            with unit_of_work.get()(session):
-                yield session
+            yield session
             session.flush()
 
 

@@ -15,6 +15,10 @@ class Caller(NamedTuple):
     requests_per_minute: int | None  # null: as the settings say
     use_is_due: bool  # to be noted
     project_name: str = ""  # for people
+    # Of the request, for the audit log.
+    request_id: str = ""
+    address: str = ""
+    session_id: str | None = None  # of the dashboard; null: over the API
 
     @property
     def administers_installation(self) -> bool:

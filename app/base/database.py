@@ -3,8 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,16 +144,6 @@ def after_commit(session: Session, action: Callable[[], object]) -> None:
     session.info.setdefault(AFTER_COMMIT, []).append(action)
 
 
-def _nothing_more(_session: Session) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-# What is done around each transaction of the request that is being served, before it commits.
-unit_of_work: ContextVar[Callable[[Session], AbstractContextManager[None]]] = ContextVar(
-    "unit_of_work", default=_nothing_more
-)
-
-
 class Database:
     """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither
     may span slow work. `look_up()` is for what nearly every request asks: without BEGIN and
@@ -173,11 +162,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        with (
-            Session(self.engine, expire_on_commit=False) as session,
-            session.begin(),
-            unit_of_work.get()(session),
-        ):
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
         for action in session.info.get(AFTER_COMMIT, ()):
             action()

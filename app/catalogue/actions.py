@@ -1,5 +1,6 @@
 """What callers do with models."""
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.catalogue import service
 from app.catalogue.listing import ModelLists
@@ -28,4 +29,5 @@ def delete_model(services: Services, caller: Caller, model_id: str) -> ModelDele
             model_id,
             may_delete_bases=caller.administers_installation,
         )
+        audit.record(session, caller, "model.deleted", model_id)
     return ModelDeleted(id=model_id)

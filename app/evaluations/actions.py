@@ -1,5 +1,6 @@
 """What callers do with evaluations of a job."""
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.evaluations import service
 from app.evaluations.schemas import EvaluationObject, EvaluationRequest
@@ -16,6 +17,7 @@ def create_evaluation(
         evaluation = EvaluationObject.of(
             service.create(session, caller.project_id, job_id, request)
         )
+        audit.record(session, caller, "evaluation.created", evaluation.id)
     services.notifier.notify(Evaluation, evaluation.id)
     return evaluation
 

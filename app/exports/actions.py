@@ -14,7 +14,7 @@ def create_export(
 ) -> ExportObject:
     """Have a worker make a model in another format, unless that is done or under way."""
     with services.database.transaction() as session:
-        export = ExportObject.of(service.ask(session, caller.project_id, model_id, format))
+        export = ExportObject.of(service.ask(session, caller, model_id, format))
     if export.status == "in_progress":
         services.notifier.notify(Export, export.id)
     return export

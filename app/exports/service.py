@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.catalogue import service as catalogue
@@ -76,10 +78,11 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
     return reasons
 
 
-def ask(session: Session, project_id: str, name: str, format: FormatName) -> Export:
+def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
     """Asking twice is asking once; after a failure, or when the exported model has been deleted, it
     is made again.
     """
+    project_id = caller.project_id
     source = _source(session, project_id, name)
     _check(source, format)
     export = repository.find(session, project_id, name, format)
@@ -89,6 +92,8 @@ def ask(session: Session, project_id: str, name: str, format: FormatName) -> Exp
             repository.add(session, _operation(project_id, source, format))
         else:
             claims.restart(session, export, new_id(ID))
+        audit.record(session, caller, "export.created", name)
+        session.flush()
     session.expire_all()
     return get(session, project_id, name, format)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import BinaryIO
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import TooLarge
 from app.base.storage.storage import CHUNK_BYTES, chunks_of
@@ -64,7 +65,7 @@ def create_file(
         with services.database.transaction() as session:
             # Again, because others wrote meanwhile.
             quotas.admit_bytes(session, caller.project_id, stored.bytes)
-            return service.add(
+            file = service.add(
                 session,
                 caller.project_id,
                 file_id,
@@ -75,6 +76,9 @@ def create_file(
                 idempotency_key=idempotency_key,
                 table=table,
             )
+            if file.id == file_id:
+                audit.record(session, caller, "file.created", file_id)
+            return file
 
     file = service.add_once(add)
     with services.database.read() as session:
@@ -102,7 +106,9 @@ def import_file(
                 return earlier
             service.admit_import(session, project_id)
             quotas.admit_bytes(session, project_id, 0)
-            return service.add_from_source(session, project_id, *arguments)
+            added = service.add_from_source(session, project_id, *arguments)
+            audit.record(session, caller, "file.created", added[0].id)
+            return added
 
     file, imported = service.add_once(add)
     service.notify(services.notifier, file, imported)
@@ -154,6 +160,7 @@ def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
     """Have a worker judge the file anew, by the rules of today."""
     with services.database.transaction() as session:
         file = service.check_again(session, caller.project_id, file_id)
+        audit.record(session, caller, "file.checked", file_id)
         imported = service.import_of(session, file)
     services.notifier.notify(FileCheck, file.id)
     return FileObject.of(file, imported)
@@ -212,4 +219,5 @@ def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
 def delete_file(services: Services, caller: Caller, file_id: str) -> FileDeleted:
     with services.database.transaction() as session:
         service.delete(session, caller.project_id, file_id)
+        audit.record(session, caller, "file.deleted", file_id)
     return FileDeleted(id=file_id)

@@ -5,12 +5,11 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
+from structlog.contextvars import get_contextvars
 
-from app.auth import audit
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
 from app.base.settings import Settings
-from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
@@ -33,7 +32,6 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         scopes = scopes_of(self.dependant)
-        audited = auditor(self.methods or (), self.path)
 
         async def guarded(request: Request) -> Response:
             services = get_services(request)
@@ -42,9 +40,7 @@ class ApiRoute(APIRoute):
                 caller.must_have(scope)
             receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
-            with audited(request):
-                audit.note_caller(caller)
-                return await handler(StrictRequest(request.scope, receive))
+            return await handler(StrictRequest(request.scope, receive))
 
         return guarded
 
@@ -62,11 +58,20 @@ def address_of(connection: HTTPConnection) -> str:
     return ""
 
 
+def with_origin(caller: Caller, request: Request, session_id: str | None = None) -> Caller:
+    """Add to the caller what the audit log says of a request."""
+    request_id = str(get_contextvars().get("request_id", ""))
+    return caller._replace(
+        request_id=request_id, address=address_of(request), session_id=session_id
+    )
+
+
 def admit(services: Services, request: Request) -> Caller:
     """Return who asks, and count the request. Raises one of our errors for who may not."""
     caller = authenticate(
         services.database, services.failures, address_of(request), secret_of(request)
     )
+    caller = with_origin(caller, request)
     request.scope["state"][LOGGED] |= {"key_id": caller.key_id, "project_id": caller.project_id}
     caller.must_mean(request.headers.get("openai-project"))
     enforce_requests(request, services.limiter.take(caller.key_id, caller.requests_per_minute))

@@ -19,15 +19,15 @@ def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
 
 @router.post("/{model:path}")
 def change_engine(
-    services: ServicesDep, _caller: InstallationAdmin, model: str, body: EngineChange
+    services: ServicesDep, caller: InstallationAdmin, model: str, body: EngineChange
 ) -> EngineObject:
     """Keep a model loaded, or no longer."""
-    return actions.change_engine(services, model, body)
+    return actions.change_engine(services, caller, model, body)
 
 
 @router.delete("/{model:path}")
-def unload_engine(services: ServicesDep, _caller: InstallationAdmin, model: str) -> EngineUnloaded:
+def unload_engine(services: ServicesDep, caller: InstallationAdmin, model: str) -> EngineUnloaded:
     """Unload a model, with its worker's next heartbeat; one that waits for a worker is no longer
     to be loaded. Streams of it end with an error.
     """
-    return actions.unload_engine(services, model)
+    return actions.unload_engine(services, caller, model)

@@ -7,6 +7,7 @@ import structlog
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import BytesMissing, refusal_of
 from app.base.storage import keys
@@ -112,7 +113,7 @@ def clone_job(
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise refusal_of({**first, "loc": ("body", *first["loc"])}) from None
-        job = service.create_once(session, submission, request, services.settings)
+        job = service.create_once(session, submission, request, services.settings, "job.cloned")
         created = to_object(session, services.settings, job)
     _notify_if_queued(services, job)
     return created
@@ -144,6 +145,7 @@ def delete_job(services: Services, caller: Caller, job_id: str) -> JobDeleted:
     """Delete a job that has ended, with its events and checkpoints."""
     with services.database.transaction() as session:
         prefixes = service.delete(session, caller.project_id, job_id)
+        audit.record(session, caller, "job.deleted", job_id)
     for prefix in prefixes:
         _remove_objects(services, prefix)
     return JobDeleted(id=job_id)
@@ -151,13 +153,17 @@ def delete_job(services: Services, caller: Caller, job_id: str) -> JobDeleted:
 
 def cancel_job(services: Services, caller: Caller, job_id: str) -> JobObject:
     with services.database.transaction() as session:
+        last_event_seq = service.get(session, caller.project_id, job_id).last_event_seq
         job = service.cancel(session, caller.project_id, job_id)
+        if job.last_event_seq > last_event_seq:
+            audit.record(session, caller, "job.cancelled", job_id)
         return to_object(session, services.settings, job)
 
 
 def pause_job(services: Services, caller: Caller, job_id: str) -> JobObject:
     with services.database.transaction() as session:
         job = service.pause(session, caller.project_id, job_id)
+        audit.record(session, caller, "job.paused", job_id)
         return to_object(session, services.settings, job)
 
 
@@ -167,6 +173,7 @@ def resume_job(
     """Resume a paused job; of its budget, the caps that `budget_change` names are changed."""
     with services.database.transaction() as session:
         job = service.resume(session, caller.project_id, job_id, services.settings, budget_change)
+        audit.record(session, caller, "job.resumed", job_id)
         resumed = to_object(session, services.settings, job)
     _notify_if_queued(services, job)
     return resumed

@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from typing import Literal
 
 import structlog
 from sqlalchemy.orm import Session
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.database import now_plus
 from app.base.errors import IllegalState, InvalidRequest, NotFound
@@ -40,12 +42,20 @@ MAX_COMPARED_GPUS = 16
 
 
 def create_once(
-    session: Session, submission: idempotency.Request, request: JobRequest, settings: Settings
+    session: Session,
+    submission: idempotency.Request,
+    request: JobRequest,
+    settings: Settings,
+    event_type: Literal["job.created", "job.cloned"] = "job.created",
 ) -> Job:
     """Create a job, or return the one that the same request has created before."""
     job_id = new_id("ftjob-")
-    before = idempotency.remember(session, submission, job_id)
-    return before or create(session, submission.caller, request, settings, job_id)
+    earlier = idempotency.remember(session, submission, job_id)
+    if earlier is not None:
+        return earlier
+    job = create(session, submission.caller, request, settings, job_id)
+    audit.record(session, submission.caller, event_type, job_id)
+    return job
 
 
 def create(

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.database import now
 from app.base.errors import IllegalState, InvalidRequest, NotFound
@@ -22,6 +23,7 @@ def create_key(services: Services, caller: Caller, request: KeyRequest) -> KeyCr
             session, project.id, request.name, request.scope, _expiry(session, request)
         )
         session.refresh(key)
+        audit.record(session, caller, "api_key.created", key.id)
     return KeyCreated.of(key, secret=secret)
 
 
@@ -59,6 +61,7 @@ def revoke_key(services: Services, caller: Caller, key_id: str) -> KeyDeleted:
     with services.database.transaction() as session:
         if not repository.mark_revoked(session, caller.administered_project, key_id):
             raise _unknown(key_id)
+        audit.record(session, caller, "api_key.deleted", key_id)
     return KeyDeleted(id=key_id)
 
 

@@ -1,5 +1,6 @@
 """What administrators of the installation do to add base models."""
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.http.pagination import Page
 from app.model_imports import service
@@ -16,6 +17,7 @@ def create_import(
     with services.database.transaction() as session:
         imported = service.add(session, caller.project_id, request.id, request.source)
         answer = ModelImportObject.of(imported)
+        audit.record(session, caller, "model.created", request.id)
     services.notifier.notify(ModelImport, answer.id)
     return answer
 

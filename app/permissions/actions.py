@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest, NotFound
 from app.http.pagination import Page, check_cursor
@@ -25,6 +26,7 @@ def create_permissions(
                 code="project_not_found",
             )
         permissions = repository.add(session, checkpoint.id, request.project_ids)
+        audit.record(session, caller, "checkpoint.permission.created", checkpoint_name)
     return _page(permissions)
 
 
@@ -60,6 +62,7 @@ def delete_permission(
                 code="permission_not_found",
             )
         repository.delete(session, permission_id)
+        audit.record(session, caller, "checkpoint.permission.deleted", permission_id)
     return PermissionDeleted(id=permission_id)
 
 

@@ -24,4 +24,4 @@ def replace_prices(
     """Sets the overrides of this installation, at once for new estimates and running jobs. What has
     been charged stays as it is.
     """
-    return actions.replace_prices(services, body)
+    return actions.replace_prices(services, caller, body)

@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState
 from app.base.ids import new_id
@@ -19,6 +20,7 @@ def create_project(services: Services, caller: Caller, request: ProjectRequest) 
         session.add(project)
         session.flush()
         session.refresh(project)
+        audit.record(session, caller, "project.created", project.id)
         return _with_usage(session, project)
 
 
@@ -63,6 +65,8 @@ def change_project(
         service.must_be_active(project)
         for column, value in values.items():
             setattr(project, column, value)
+        if session.is_modified(project):
+            audit.record(session, caller, "project.updated", project_id)
         session.flush()
         return _with_usage(session, project)
 
@@ -78,6 +82,9 @@ def archive_project(services: Services, caller: Caller, project_id: str) -> Proj
                 code="default_project",
             )
         repository.lock(session, project_id)
+        session.refresh(project)
+        if project.archived_at is not None:
+            return _with_usage(session, project)
         live = repository.live_jobs(session, project_id)
         if live:
             raise IllegalState(
@@ -85,6 +92,7 @@ def archive_project(services: Services, caller: Caller, project_id: str) -> Proj
                 code="project_in_use",
             )
         repository.mark_archived(session, project_id)
+        audit.record(session, caller, "project.archived", project_id)
         session.refresh(project)
         return _with_usage(session, project)
 

@@ -1,5 +1,6 @@
 """What callers do with the tokens of their project for private sources."""
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http.pagination import Page
@@ -21,6 +22,7 @@ def put_token(
 ) -> SourceTokenObject:
     with services.database.transaction() as session:
         token = repository.put(session, caller.project_id, kind, request.secret())
+        audit.record(session, caller, "source_token.updated", token.id)
         return SourceTokenObject.of(token)
 
 
@@ -34,4 +36,5 @@ def delete_token(services: Services, caller: Caller, token_id: str) -> SourceTok
     with services.database.transaction() as session:
         if not repository.remove(session, caller.project_id, token_id):
             raise NotFound(f"No such source token: {token_id}", param="token_id")
+        audit.record(session, caller, "source_token.deleted", token_id)
     return SourceTokenDeleted(id=token_id)

@@ -55,7 +55,7 @@ def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyOb
 def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
     """Cancel its jobs, each as a job is cancelled."""
     with services.database.transaction() as session:
-        return _to_object(session, service.cancel(session, caller.project_id, study_id))
+        return _to_object(session, service.cancel(session, caller, study_id))
 
 
 def read_table(services: Services, caller: Caller, study_id: str) -> list[ComparisonRow]:

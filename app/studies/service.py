@@ -3,10 +3,13 @@
 import math
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
@@ -50,6 +53,7 @@ def create_once(
     session.flush()
     for job_id, of_job in zip(job_ids, requests, strict=True):
         jobs.create(session, submission.caller, of_job, settings, job_id, study.id)
+    audit.record(session, submission.caller, "study.created", study.id)
     return study
 
 
@@ -66,16 +70,16 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
     return repository.newest_first(session, project_id, after=after, limit=limit)
 
 
-def cancel(session: Session, project_id: str, study_id: str) -> Study:
+def cancel(session: Session, caller: Caller, study_id: str) -> Study:
     """Cancel every job that has not ended. Idempotent."""
-    study = get(session, project_id, study_id)
-    for job in jobs.of_studies(session, project_id, [study_id])[study_id]:
-        if job.status in TERMINAL:
-            continue
-        try:
-            jobs.cancel(session, project_id, job.id)
-        except IllegalState:  # it has just ended by itself
-            continue
+    study = get(session, caller.project_id, study_id)
+    of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+    live = [job for job in of_study if job.status not in TERMINAL]
+    for job in live:
+        with suppress(IllegalState):  # it has just ended by itself
+            jobs.cancel(session, caller.project_id, job.id)
+    if live:
+        audit.record(session, caller, "study.cancelled", study_id)
     return study
 
 

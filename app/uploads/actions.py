@@ -4,6 +4,7 @@ finished file, stand in the storage before their row does.
 
 from typing import BinaryIO
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.base.ids import new_id
 from app.base.storage import keys
@@ -28,6 +29,7 @@ def create_upload(services: Services, caller: Caller, request: UploadRequest) ->
             num_bytes=request.bytes,
             lifetime_seconds=request.expires_after.seconds if request.expires_after else None,
         )
+        audit.record(session, caller, "upload.created", upload.id)
     return UploadObject.of(upload)
 
 
@@ -58,7 +60,7 @@ def complete_upload(
     idempotency_key: str | None = None,
 ) -> UploadObject:
     """Make the file out of the parts. Idempotent; the file may have been deleted meanwhile."""
-    upload, file = _complete(services, caller.project_id, upload_id, part_ids, md5, idempotency_key)
+    upload, file = _complete(services, caller, upload_id, part_ids, md5, idempotency_key)
     if file is None:
         return UploadObject.of(upload)
     with services.database.read() as session:
@@ -69,17 +71,18 @@ def complete_upload(
 
 def cancel_upload(services: Services, caller: Caller, upload_id: str) -> UploadObject:
     with services.database.transaction() as session:
-        return UploadObject.of(service.cancel(session, caller.project_id, upload_id))
+        return UploadObject.of(service.cancel(session, caller, upload_id))
 
 
 def _complete(
     services: Services,
-    project_id: str,
+    caller: Caller,
     upload_id: str,
     part_ids: list[str],
     md5: str | None,
     idempotency_key: str | None,
 ) -> tuple[Upload, File | None]:
+    project_id = caller.project_id
     with services.database.transaction() as session:
         # Locked, or its parts may go while we look for them.
         upload = service.get_locked(session, project_id, upload_id)
@@ -110,6 +113,7 @@ def _complete(
                 idempotency_key=idempotency_key,
                 table=table,
             )
+            audit.record(session, caller, "upload.completed", upload_id)
             return upload, file
 
     return files.add_once(complete)

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.database import Database, now
 from app.base.errors import IllegalState, InvalidRequest, NotFound, TooLarge
 from app.base.ids import new_id
@@ -181,12 +183,13 @@ def complete(
     return file
 
 
-def cancel(session: Session, project_id: str, upload_id: str) -> Upload:
-    upload = get_locked(session, project_id, upload_id)
+def cancel(session: Session, caller: Caller, upload_id: str) -> Upload:
+    upload = get_locked(session, caller.project_id, upload_id)
     if upload.status != UploadStatus.CANCELLED:
         _must_be_pending(session, upload)
         upload.status = UploadStatus.CANCELLED
         _drop_parts(session, [upload.id])
+        audit.record(session, caller, "upload.cancelled", upload_id)
     return upload
 
 

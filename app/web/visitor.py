@@ -11,15 +11,15 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
-from app.auth import audit, keys
+from app.auth import keys
 from app.auth.caller import Caller
 from app.base.database import AWAY
 from app.base.errors import ApiError, InvalidApiKey, Unavailable
 from app.base.storage import StorageAway
 from app.http import error_handlers
-from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
+from app.http.routes import with_origin
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.models import Scope
 from app.web.plain_words import refusal_in_plain_words
@@ -56,13 +56,11 @@ class PageRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
-        audited = auditor(self.methods or (), self.path)
 
         async def handle_page(request: Request) -> Response:
             try:
                 refuse_nul(request)
-                with audited(request):
-                    answer = await handler(await self.admit(request))
+                answer = await handler(await self.admit(request))
             except ApiError as error:
                 return await self.refuse(request, error)
             except RequestValidationError as error:
@@ -181,8 +179,7 @@ def _visitor(services: ServicesDep, request: Request) -> Caller:
     if caller is None:
         raise InvalidApiKey("Sign in first.")
     caller.must_have(Scope.READ)
-    audit.note_caller(caller, session_id(request))
-    return caller
+    return with_origin(caller, request, session_id(request))
 
 
 def _writer(caller: Annotated[Caller, Depends(_visitor)]) -> Caller:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import HttpUrl
 from sqlalchemy.orm import Session
 
+from app.auth import audit
 from app.auth.caller import Caller
 from app.auth.server_secret import server_secret
 from app.base.database import now_plus
@@ -58,6 +59,7 @@ def create_endpoint(services: Services, caller: Caller, request: NewEndpoint) ->
         session.add(endpoint)
         session.flush()
         session.refresh(endpoint)
+        audit.record(session, caller, "webhook.created", endpoint_id)
     return EndpointWithSecret.of(endpoint, signing_secret=secret)
 
 
@@ -90,11 +92,15 @@ def update_endpoint(
             endpoint.name = changes.name
         if changes.event_types is not None:
             endpoint.event_types = list(changes.event_types)
-        if changes.enabled is True:
+        if session.is_modified(endpoint):
+            audit.record(session, caller, "webhook.updated", endpoint_id)
+        if changes.enabled is True and not endpoint.enabled:
             endpoint.enabled = True
             endpoint.disabled_reason = None
+            audit.record(session, caller, "webhook.enabled", endpoint_id)
         elif changes.enabled is False and endpoint.enabled:
             service.disable(session, endpoint, service.DISABLED_BY_USER)
+            audit.record(session, caller, "webhook.disabled", endpoint_id)
         return EndpointObject.of(_flushed(session, endpoint))
 
 
@@ -102,6 +108,7 @@ def delete_endpoint(services: Services, caller: Caller, endpoint_id: str) -> End
     """Delete an endpoint, and its deliveries with it, sent or not."""
     with services.database.transaction() as session:
         session.delete(_get(session, caller, endpoint_id, lock=True))
+        audit.record(session, caller, "webhook.deleted", endpoint_id)
     return EndpointDeleted(id=endpoint_id)
 
 
@@ -118,6 +125,7 @@ def rotate_secret(
         )
         endpoint.secret_hint = signing.hint(secret)
         _flushed(session, endpoint)
+        audit.record(session, caller, "webhook.rotated", endpoint_id)
     return EndpointWithSecret.of(endpoint, signing_secret=secret)
 
 
@@ -187,6 +195,7 @@ def resend_delivery(
         session.add(again)
         session.flush()
         session.refresh(again)
+        audit.record(session, caller, "webhook_delivery.resent", delivery_id)
         return DeliveryObject.of(again)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.auth import worker_tokens
+from app.auth import audit, worker_tokens
 from app.auth.caller import Caller
 from app.http.pagination import Page
 from app.services import Services
@@ -27,6 +27,7 @@ def create_token(
     with services.database.transaction() as session:
         token, secret = worker_tokens.create(session, request.name, request.project_ids)
         session.refresh(token)
+        audit.record(session, caller, "worker_token.created", token.id)
     return WorkerTokenView.of(token), secret
 
 
@@ -42,3 +43,4 @@ def revoke_token(services: Services, caller: Caller, token_id: str) -> None:
     caller.must_administer_installation()
     with services.database.transaction() as session:
         worker_tokens.revoke(session, token_id)
+        audit.record(session, caller, "worker_token.deleted", token_id)

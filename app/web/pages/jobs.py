@@ -6,7 +6,6 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
-from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import ApiError, InvalidRequest
 from app.catalogue import service as catalogue
@@ -197,7 +196,6 @@ def _do_with_each(
         raise InvalidRequest(f"job: {len(ids)} are chosen; at most {MAX_CHOSEN} can be at once.")
     refusals = []
     for id_ in ids:
-        audit.note_resource(id_)
         try:
             do(id_)
         except ApiError as error:

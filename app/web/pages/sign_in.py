@@ -8,7 +8,7 @@ from app.auth.authentication import authenticate
 from app.auth.caller import RIGHTS, Caller
 from app.base.errors import Forbidden, InvalidApiKey, RateLimited
 from app.http.dependencies import ServicesDep
-from app.http.routes import address_of
+from app.http.routes import address_of, with_origin
 from app.models import Scope
 from app.services import Services
 from app.web import link as links
@@ -90,23 +90,24 @@ def change_project(
 def sign_out(services: ServicesDep, request: Request) -> Response:
     with services.database.read() as database:
         caller = keys.find_caller(database, session.key_of(database, request))
-    if caller is not None:
-        audit.note_caller(caller, session.session_id(request))
     with services.database.transaction() as database:
+        if caller is not None:
+            origin = with_origin(caller, request, session.session_id(request))
+            audit.record(database, origin, "logout.succeeded")
         session.end(database, request)
     return RedirectResponse("/sign-in", 303)
 
 
 def _begin(services: Services, request: Request, caller: Caller, *, beside: bool = False) -> None:
     """Begin a session; `beside`: keep the key of the one there is, if it is another project's."""
-    audit.note_caller(caller)
     with services.database.transaction() as database:
         before = keys.find_caller(database, session.key_of(database, request)) if beside else None
         if before is not None and before.project_id != caller.project_id:
             session.change_key(database, request, caller, before)
         else:
             session.begin(database, request, caller.key_id)
-        audit.note_caller(caller, session.session_id(request))
+        origin = with_origin(caller, request, session.session_id(request))
+        audit.record(database, origin, "login.succeeded")
 
 
 def _local(path: str) -> str:

@@ -41,21 +41,21 @@ def workers_page(services: ServicesDep, request: Request, caller: Visitor) -> Re
 def keep_engine(
     services: ServicesDep,
     request: Request,
-    _caller: InstallationVisitor,
+    caller: InstallationVisitor,
     model: ModelField,
     keep_loaded: Annotated[bool, Form()] = False,
 ) -> Response:
     with notify_refusals(request):
-        engines.change_engine(services, model, EngineChange(keep_loaded=keep_loaded))
+        engines.change_engine(services, caller, model, EngineChange(keep_loaded=keep_loaded))
     return redirect_to("/workers")
 
 
 @router.post("/workers/engines/unload", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
 def unload_engine(
-    services: ServicesDep, request: Request, _caller: InstallationVisitor, model: ModelField
+    services: ServicesDep, request: Request, caller: InstallationVisitor, model: ModelField
 ) -> Response:
     with notify_refusals(request):
-        engines.unload_engine(services, model)
+        engines.unload_engine(services, caller, model)
         notify(request, "The model is unloaded; the next question loads it again.")
     return redirect_to("/workers")
 

@@ -42,7 +42,7 @@ def set_prices(
         raise InvalidRequest("device, usd and source: each device needs one of each.")
     rows = list(zip(device, usd, source, strict=True))
     try:
-        actions.replace_prices(services, PricesRequest(overrides=_overrides(rows)))
+        actions.replace_prices(services, caller, PricesRequest(overrides=_overrides(rows)))
     except InvalidForm as error:
         typed = {f"usd-{name}": amount for name, amount, _ in rows}
         typed |= {f"source-{name}": origin for name, _, origin in rows}
