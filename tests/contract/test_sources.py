@@ -159,30 +159,35 @@ def test_what_is_no_source_is_refused(tenant: Tenant, body: dict[str, Any], para
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_a_project_reads_ten_tables_and_sources_at_once(tenant: Tenant) -> None:
-    for _ in range(9):
+def test_the_tables_and_sources_of_a_project_that_wait_are_limited(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(11):
         assert ask(tenant, "hf://acme/sums").status_code == 200
-    key = {"Idempotency-Key": "the tenth"}
-    tenth = send_table(tenant, headers=key)
-    assert tenth.status_code == 200
+    monkeypatch.setattr("app.files.service.MAX_IMPORTS", 12)
+    key = {"Idempotency-Key": "the last"}
+    last = send_table(tenant, headers=key)
+    assert last.status_code == 200
     stored = tenant.stored()
     for answer in (ask(tenant, "hf://acme/sums"), send_table(tenant)):
         error = answer.json()["error"]
-        assert (answer.status_code, error["code"]) == (400, "too_many_file_imports")
-        assert error["message"].startswith("10 file imports of this project are in progress")
+        assert (answer.status_code, error["code"]) == (429, "too_many_file_imports")
+        assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("10", "true")
+        assert error["message"].startswith("12 file imports of this project are in progress")
     assert tenant.stored() == stored, "a table that is refused is not stored"
-    assert send_table(tenant, headers=key).json()["id"] == tenth.json()["id"]
+    assert send_table(tenant, headers=key).json()["id"] == last.json()["id"]
     tenant.upload(check=False)  # what is JSON lines is not counted
     upload = tenant.client.uploads.create(
         filename="a.csv", bytes=len(CSV), mime_type="text/csv", purpose="fine-tune"
     )
     part = tenant.client.uploads.parts.create(upload.id, data=CSV)
     before = tenant.num_rows(Orphan)
-    with pytest.raises(openai.BadRequestError) as caught:
-        tenant.client.uploads.complete(upload.id, part_ids=[part.id])
+    impatient = tenant.client.with_options(max_retries=0)
+    with pytest.raises(openai.RateLimitError) as caught:
+        impatient.uploads.complete(upload.id, part_ids=[part.id])
     assert caught.value.code == "too_many_file_imports"
     assert tenant.num_rows(Orphan) == before, "the parts are not joined in vain"
-    tenant.http.delete(f"/v1/files/{tenth.json()['id']}")
+    tenant.http.delete(f"/v1/files/{last.json()['id']}")
     assert tenant.client.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
     for file in tenant.http.get("/v1/files").json()["data"]:
         tenant.http.delete(f"/v1/files/{file['id']}")
