@@ -84,6 +84,11 @@ class OperationHandler(PollLoop, Generic[T]):
     def _do_next(self) -> bool:
         if not self._outage.wait_for_end():
             return False
+        try:
+            self._storage.check_installation()
+        except StorageAway as error:
+            self._outage.begin(error)
+            return True
         operation = self._claim()
         if operation is None:
             return False
