@@ -146,7 +146,7 @@ class Embedded:
                 return bool(answer.status == HTTPStatus.OK)
         except HTTPError as refusal:
             with refusal:
-                return b'"database":"ok"' in refusal.read()
+                return bool(json.load(refusal)["checks"]["database"] == "ok")
         except (URLError, OSError):
             return False
 
