@@ -365,23 +365,18 @@ def variable_of(field: str) -> str:
 
 
 def _misspelled(names: list[str]) -> list[str]:
-    """Return a sentence for each variable that is nearly a setting. Others, such as a user's own
-    FALQON_BIN, are warned of.
-    """
+    """Return a sentence for each variable that is nearly a setting; warn of a user's own."""
     variables = {variable_of(field) for field in Settings.model_fields}
     ours = {name for name in names if name.upper().startswith(PREFIX)}
-    unknown = sorted(name for name in ours if name.upper() not in variables | OF_CLIENT)
+    unknown = ours - {name for name in ours if name.upper() in variables | OF_CLIENT}
     endings = [name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX)]
     sentences = []
-    for name in unknown:
-        if OF_KUBERNETES.fullmatch(name):
-            continue
-        ending = name.upper().removeprefix(PREFIX)
-        if close := get_close_matches(ending, endings, 1, NEARLY):
-            meant = f"did you mean {PREFIX}{close[0]}?"
-            sentences.append(f"{name} is no setting of this service; {meant}")
+    for name in sorted(name for name in unknown if not OF_KUBERNETES.fullmatch(name)):
+        sentence = f"{name} is no setting of this service"
+        if close := get_close_matches(name.upper().removeprefix(PREFIX), endings, 1, NEARLY):
+            sentences.append(f"{sentence}; did you mean {PREFIX}{close[0]}?")
         else:
-            _warn(f"{name} is no setting of this service and has no effect")
+            _warn(f"{sentence} and has no effect")
     return sentences
 
 

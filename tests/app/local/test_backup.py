@@ -70,9 +70,9 @@ def test_a_backup_is_restored_into_an_empty_installation(
     assert written.exit_code == 0, written.output
     assert "FALQON_SESSION_SECRET" in written.output
     others = stat.S_IRWXG | stat.S_IRWXO
-    made = list((tmp_path / "backup").rglob("*"))
-    assert made
-    assert not [path for path in made if path.stat().st_mode & others]
+    paths = list((tmp_path / "backup").rglob("*"))
+    assert paths
+    assert not [path for path in paths if path.stat().st_mode & others]
     later = backend.add_job()
     into = tmp_path / "new"
     restored = admin("restore", str(tmp_path / "backup"), into=into)
