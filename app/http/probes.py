@@ -14,9 +14,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import installation
-from app.database import Database
-from app.storage import Storage
+from app.base.database import Database
+from app.base.storage import Storage
+from app.garbage import installation
 from falqon_core.contract.errors import is_disk_full
 
 PROBE_SECONDS = 5.0  # between two probes of a part
@@ -139,7 +139,9 @@ class HealthMonitor:
 
 
 def probe_database(database: Database) -> str:
-    from app import migrate  # alembic costs a quarter of a second that a start need not wait for
+    from app.base import (
+        migrate,  # alembic costs a quarter of a second that a start need not wait for
+    )
 
     try:
         if migrate.compare_schema(database) in ("older", "too old"):

@@ -1,7 +1,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.errors import RateLimited
+from app.base.errors import RateLimited
 from app.models.operation import Operation, OperationStatus
 
 RETRY_SECONDS = 10  # the official client waits so long, and then asks again by itself

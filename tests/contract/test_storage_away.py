@@ -13,15 +13,15 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from app.base.ids import new_id
+from app.base.storage.reach import FOR_REQUESTS
 from app.http import storage_limit
-from app.ids import new_id
 from app.models import FileCheck
-from app.storage.reach import FOR_REQUESTS
 from tests.contract.test_file_imports import context_of
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.object_store import ObjectStore
 from tests.support.waiting import wait_for
-from worker import outage
+from worker.machine import outage
 from worker.operations.file_check import FileCheckHandler
 
 NUM_REQUESTS = 60  # half as many again as there are threads
@@ -34,7 +34,7 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     # As in production, only sooner.
     impatient = FOR_REQUESTS._replace(silence=SILENCE, retries=timedelta(seconds=1))
-    monkeypatch.setattr("app.storage.reach.FOR_REQUESTS", impatient)
+    monkeypatch.setattr("app.base.storage.reach.FOR_REQUESTS", impatient)
     monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.2)
     monkeypatch.setattr(storage_limit, "WAIT_SECONDS", 2.0)
     api = Api(

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.evaluations.schemas import EvaluationRequest
 from app.models.graders import AnyGrader
 from worker.evaluation.grading import MAX_CHARACTERS, MissingField, check_fields, fill, grade
