@@ -166,7 +166,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         Wakeups(settings.resolved_redis_url, partial(read_changes, database)),
     )
     health_monitor = HealthMonitor(
-        database, Storage(settings.resolved_storage_url, FOR_PROBES), redis
+        database, Storage(settings.resolved_storage_url, FOR_PROBES), services.storage, redis
     )
     try:
         await run_in_threadpool(installation.refuse_mismatch, database, services.storage)

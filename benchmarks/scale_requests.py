@@ -215,7 +215,7 @@ def opened(settings: Settings, filled: Filled) -> Iterator[tuple[Services, Sende
         Failures(UNLIMITED),
         Wakeups(settings.resolved_redis_url, partial(read_changes, database)),
     )
-    monitor = HealthMonitor(database, storage, redis)
+    monitor = HealthMonitor(database, storage, storage, redis)
     try:
         storage.put(filled.storage_key, [b'{"text": "a"}\n'])
         application = create_app(settings)

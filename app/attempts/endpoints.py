@@ -109,7 +109,7 @@ def show(services: ServicesDep, worker: WorkerDep, body: Capacity) -> Answer:
     return Answer(yes=True)
 
 
-@router.post("/claims")
+@router.post("/claims", dependencies=TOUCHES_STORAGE)
 def claim(services: ServicesDep, worker: WorkerDep, body: Capacity) -> ClaimedJson | None:
     claimed = actions.claim(services, worker, body.offer)
     return claimed and ClaimedJson.of(claimed)

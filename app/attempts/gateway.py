@@ -88,7 +88,8 @@ class DirectGateway:
             self._is_seen(session, offer)
 
     def claim(self, offer: Offer) -> Claimed | None:
-        """Take the next job for which the cards are enough."""
+        """Take the next job for which the cards are enough. Raises `StorageAway`."""
+        self._storage.check_installation()
         with self._database.transaction() as session:
             if not self._is_seen(session, offer):
                 return None

@@ -160,6 +160,13 @@ class Database:
         if self.engine.dialect.name == "postgresql":
             self._look_up_engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder of the database, where it is a file."""
+        if self.engine.dialect.name == "sqlite" and self.engine.url.database:
+            return Path(self.engine.url.database).parent
+        return None
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():

@@ -1,4 +1,17 @@
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make what this process and its children create meanwhile readable for this user alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def private_folder(path: Path) -> Path:

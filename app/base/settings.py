@@ -3,7 +3,7 @@ import re
 import sys
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
@@ -32,6 +32,7 @@ OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
 OF_KUBERNETES = re.compile(
     r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
+NEARLY = 0.75  # of 1 for equal names; the prefix, which all share, is not compared
 MIN_HEARTBEATS = 2  # in a lease: one that comes late must not cost the job
 MAX_DURATION = timedelta(days=1)
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
@@ -339,7 +340,7 @@ class WrongSettings(SystemExit):
 def load_settings() -> Settings:
     """Read the settings of this process. Raises `WrongSettings` for what cannot be meant."""
     env_file.read_into(os.environ)
-    if sentences := _refuse_unknown([*os.environ, *dotenv_values(env_file.NAME)]):
+    if sentences := _misspelled([*os.environ, *dotenv_values(env_file.NAME)]):
         raise WrongSettings(sentences)
     try:
         settings = Settings()
@@ -363,18 +364,26 @@ def variable_of(field: str) -> str:
     return f"{PREFIX}{field.upper()}"
 
 
-def _refuse_unknown(names: list[str]) -> list[str]:
-    """Say what is wrong with each variable that looks like a setting and is none."""
+def _misspelled(names: list[str]) -> list[str]:
+    """Return a sentence for each variable that is nearly a setting; warn of a user's own."""
     variables = {variable_of(field) for field in Settings.model_fields}
     ours = {name for name in names if name.upper().startswith(PREFIX)}
-    unknown = sorted(name for name in ours if name.upper() not in variables | OF_CLIENT)
-    return [_unknown(name, variables) for name in unknown if not OF_KUBERNETES.fullmatch(name)]
+    unknown = ours - {name for name in ours if name.upper() in variables | OF_CLIENT}
+    endings = [name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX)]
+    sentences = []
+    for name in sorted(name for name in unknown if not OF_KUBERNETES.fullmatch(name)):
+        sentence = f"{name} is no setting of this service"
+        if close := get_close_matches(name.upper().removeprefix(PREFIX), endings, 1, NEARLY):
+            sentences.append(f"{sentence}; did you mean {PREFIX}{close[0]}?")
+        else:
+            _warn(f"{sentence} and has no effect")
+    return sentences
 
 
-def _unknown(name: str, variables: set[str]) -> str:
-    close = get_close_matches(name.upper(), variables, 1)
-    advice = f"did you mean {close[0]}?" if close else "docs/operations.md lists all of them."
-    return f"{name} is no setting of this service; {advice}"
+@cache
+def _warn(sentence: str) -> None:
+    """Say it once; before logging is configured, and not on the standard output of commands."""
+    sys.stderr.write(f"{sentence}\n")
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -21,7 +21,7 @@ from app.operations import service as operations
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
 NOTHING = ""  # the hash of a file whose bytes have not come
-MAX_IMPORTS = 10  # of one project in progress; each takes a worker minutes
+MAX_IMPORTS = 1_000  # of one project that wait or are read
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -84,7 +84,7 @@ def add(
 
 
 def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
-    """Raise `IllegalState` where as many tables and sources of the project as may be are still to
+    """Raise `RateLimited` where as many tables and sources of the project as may be are still to
     be read; a call that repeats an earlier one adds none.
     """
     if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):

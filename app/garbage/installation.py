@@ -39,6 +39,10 @@ class Mismatch(Refused):
     """Database and storage do not belong together."""
 
 
+class Unmounted(Mismatch):
+    """The storage has lost the id that it had: most likely it is a folder that is not mounted."""
+
+
 class NotMarked(Refused):
     """Neither has an id yet."""
 
@@ -68,16 +72,20 @@ def mark(database: Database, storage: Storage) -> None:
         _mismatch(database, storage, row.id, stored_id)
     elif not row.stored:
         _note_stored(database)
+    storage.expect(row.id)
 
 
 def check(database: Database, storage: Storage) -> Installation:
-    """Read whether the two belong together. Raises `Mismatch` and `NotMarked`."""
+    """Read whether the two belong together, which the storage knows from then on. Raises `Mismatch`
+    and `NotMarked`.
+    """
     stored_id = _stored_id(storage)
     row = _row(database)
     if stored_id is None and (row is None or not row.stored):
         raise NotMarked("Database and storage have no installation id yet: run `falqon migrate`.")
     if row is None or row.id != stored_id:
         _mismatch(database, storage, None if row is None else row.id, stored_id)
+    storage.expect(row.id)
     return row
 
 
@@ -273,7 +281,8 @@ def _is_used(storage: Storage) -> bool:
 
 
 def _mismatch(database: Database, storage: Storage, row_id: Id, stored_id: Id) -> NoReturn:
-    raise Mismatch(
+    kind = Unmounted if row_id is not None and stored_id is None else Mismatch
+    raise kind(
         f"The storage {storage.address} ({_identity(stored_id)}) and the database "
         f"{_name(database)} ({_identity(row_id)}) do not belong together. Set DATABASE_URL and "
         "STORAGE_URL (or FALQON_DATA_DIR) to two that do; if these are meant to from now on, "

@@ -103,6 +103,7 @@ def send(
     path = storage.local_path(content.key)
     if path is not None:
         if not path.is_file():
+            storage.check_installation()
             raise missing(content.key)
         if byte_range is None:  # what we do not honour, the response class must not see
             request.scope["headers"] = [

@@ -1,8 +1,10 @@
 """Probes of what an API process needs, in the background, so that nobody who asks has to wait."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -15,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.base.database import Database
 from app.base.storage import Storage
 from app.garbage import installation
+from falqon_core.contract.errors import is_disk_full
 
 PROBE_SECONDS = 5.0  # between two probes of a part
 MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
@@ -22,8 +25,12 @@ FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
 LAST_SECONDS = 1.0  # the longest that an end waits for probes that are under way
 OK, UNKNOWN = "ok", "unknown"
 MISMATCH = "belongs to another database"
-# Without it hardly any request succeeds. Without the others most do, so the process stays in use.
-NEEDED = {"database"}
+UNMOUNTED = "empty, or not mounted"
+FULL = "no space left"
+NOT_WRITABLE = "not writable"
+MIN_FREE_BYTES = 16 * 2**20
+# Without Redis everything works, only later; without one of these nothing new is taken.
+NEEDED = {"database", "storage"}
 
 Probe = Callable[[], str]
 
@@ -31,8 +38,7 @@ log = structlog.get_logger()
 
 
 class Readiness(BaseModel):
-    """Without Redis everything works, only later; without storage all but files and downloads:
-    that is degraded, not unavailable."""
+    """Whether this process takes what clients send; `checks` says what is in the way."""
 
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, str]
@@ -95,12 +101,16 @@ class Watch:
 class HealthMonitor:
     """A watch on everything that this process needs."""
 
-    def __init__(self, database: Database, storage: Storage, redis: Redis) -> None:
-        """`storage` should give up soon: its probes must come more often than verdicts grow old."""
+    def __init__(
+        self, database: Database, storage: Storage, used_storage: Storage, redis: Redis
+    ) -> None:
+        """`storage` should give up soon: its probes must come more often than verdicts grow old.
+        `used_storage` is what requests use.
+        """
         self._watches = {
             "database": Watch("database", lambda: probe_database(database)),
             "redis": Watch("redis", lambda: probe_redis(redis)),
-            "storage": Watch("storage", lambda: probe_storage(database, storage)),
+            "storage": Watch("storage", lambda: probe_storage(database, storage, used_storage)),
         }
 
     def start(self) -> None:
@@ -123,7 +133,7 @@ class HealthMonitor:
         checks = {name: watch.verdict for name, watch in self._watches.items()}
         missing = {name for name, verdict in checks.items() if verdict != OK}
         status: Literal["ok", "degraded", "unavailable"] = "degraded" if missing else "ok"
-        if missing & NEEDED or MISMATCH in checks.values():
+        if missing & NEEDED:
             status = "unavailable"
         return Readiness(status=status, checks=checks)
 
@@ -141,18 +151,30 @@ def probe_database(database: Database) -> str:
         return "unreachable"
 
 
-def probe_storage(database: Database, storage: Storage) -> str:
+def probe_storage(database: Database, storage: Storage, used_storage: Storage) -> str:
     try:
-        storage.probe()
-        installation.check(database, storage)
+        row = installation.check(database, storage)
+        used_storage.expect(row.id)  # which may have been silent when this process started
     except installation.Mismatch as error:  # the log has the names of both
         log.error("not ready", reason=str(error))
-        return MISMATCH
+        return UNMOUNTED if isinstance(error, installation.Unmounted) else MISMATCH
     except (installation.NotMarked, SQLAlchemyError):
-        return OK
+        pass
     except (StorageError, OSError):
-        return "not writable"
-    return OK
+        return NOT_WRITABLE
+    try:
+        storage.probe()
+    except (StorageError, OSError) as error:
+        return FULL if is_disk_full(error) else NOT_WRITABLE
+    folders = (storage.local_root, database.folder)
+    return OK if all(map(_has_space, folders)) else FULL
+
+
+def _has_space(folder: Path | None) -> bool:
+    try:
+        return folder is None or shutil.disk_usage(folder).free >= MIN_FREE_BYTES
+    except OSError:  # the other probes say why
+        return True
 
 
 def probe_redis(redis: Redis) -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from sqlalchemy import URL, inspect
 
 from app.base.database import Database
-from app.base.private_dir import private_folder
+from app.base.private_dir import private_files, private_folder
 from app.base.storage import Storage, keys
 from app.garbage import installation
 from app.models import Installation
@@ -54,13 +54,22 @@ class Entry(NamedTuple):
 
 
 def back_up(database: Database, storage: Storage, folder: Path, *, with_objects: bool) -> Manifest:
-    """Write a backup into an empty folder. Raises `BackupFailed` and `Refused`."""
+    """Write a backup into an empty folder, for this user alone: it holds tokens as they are. Raises
+    `BackupFailed` and `Refused`.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BackupFailed(f"{folder} is not empty: name a new folder for each backup.")
     refuse_pooled(database)
     if not inspect(database.engine).has_table(Installation.__tablename__):
         raise BackupFailed(f"The database {database.engine.url.database} holds no installation.")
     id_ = installation.check(database, storage).id
+    with private_files():
+        return _write(database, storage, folder, id_, with_objects=with_objects)
+
+
+def _write(
+    database: Database, storage: Storage, folder: Path, id_: str, *, with_objects: bool
+) -> Manifest:
     private_folder(folder)
     kind = database.engine.dialect.name
     dump = folder / DUMPS[kind]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from rich.console import Console
@@ -140,9 +140,13 @@ class Embedded:
         return prepared
 
     def _is_ready(self) -> bool:
+        """Return whether it serves: also with a full disk, on which a user can then make room."""
         try:
             with urlopen(f"{self._url}/readyz", timeout=2) as answer:
                 return bool(answer.status == HTTPStatus.OK)
+        except HTTPError as refusal:
+            with refusal:
+                return bool(json.load(refusal)["checks"]["database"] == "ok")
         except (URLError, OSError):
             return False
 

@@ -1,7 +1,8 @@
-"""Claim operations of one kind, the oldest first, and write what becomes of them: each a single
-guarded statement. The number of attempts is the fencing token.
+"""Claim operations of one kind, one project after the other, and write what becomes of them: each a
+single guarded statement. The number of attempts is the fencing token.
 """
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from sqlalchemy import or_, select, update
@@ -20,19 +21,29 @@ def is_waiting(kind: type[Operation]) -> tuple[ColumnElement[bool], ...]:
     return kind.status == OperationStatus.IN_PROGRESS, is_free
 
 
-def claim(session: Session, kind: type[T], lease_seconds: float) -> T | None:
-    """Take the oldest that nobody works on, or whose worker has been silent for too long."""
-    oldest = (
+def claim(
+    session: Session,
+    kind: type[T],
+    lease_seconds: float,
+    *,
+    after: str = "",
+    without: Collection[str] = (),
+) -> T | None:
+    """Take an operation that nobody works on, or whose worker has been silent for too long: the
+    oldest of the project that comes `after` the one whose turn it was, in a circle `without` some.
+    """
+    is_allowed = (*is_waiting(kind), kind.project_id.not_in(without))
+    next_id = (
         select(kind.id)
-        .where(*is_waiting(kind))
-        .order_by(kind.id)
+        .where(*is_allowed)
+        .order_by((kind.project_id > after).desc(), kind.project_id, kind.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
     statement = (
         update(kind)
-        .where(kind.id == oldest, *is_waiting(kind))
+        .where(kind.id == next_id, *is_waiting(kind))
         .values(lease_expires_at=now_plus(lease_seconds), attempts=kind.attempts + 1)
         .returning(kind)
     )

@@ -1,8 +1,10 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.base.errors import IllegalState
+from app.base.errors import RateLimited
 from app.models.operation import Operation, OperationStatus
+
+RETRY_SECONDS = 10  # the official client waits so long, and then asks again by itself
 
 
 def num_in_progress(session: Session, kind: type[Operation], project_id: str) -> int:
@@ -11,11 +13,12 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 
 
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
-    """Raise `IllegalState` where a project has `limit` operations of this kind in progress."""
+    """Raise `RateLimited` where a project has `limit` operations of this kind in progress."""
     if num_in_progress(session, kind, project_id) >= limit:
         noun = kind.noun.replace("_", " ")
-        raise IllegalState(
+        raise RateLimited(
             f"{limit} {noun}s of this project are in progress, the most at a time; "
             "ask again when one has ended.",
             code=f"too_many_{kind.noun}s",
+            headers={"retry-after": str(RETRY_SECONDS), "x-should-retry": "true"},
         )

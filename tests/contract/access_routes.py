@@ -208,6 +208,7 @@ ROUTES = {
     ),
     ("DELETE", "/v1/engines/{model:path}"): Route(ADMIN, an_engine, by_installation=True),
     ("GET", "/v1/prices"): Route(READ, is_of_all=True),
+    ("GET", "/metrics"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),
     ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
@@ -315,7 +316,6 @@ OF_WORKERS = {
 PUBLIC = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
-    ("GET", "/metrics"),  # from this machine; from others: tests/app/metrics/test_endpoints.py
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
     ("GET", "/docs"),

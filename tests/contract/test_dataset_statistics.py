@@ -242,7 +242,7 @@ def test_questions_of_one_project_are_limited(tenant: Tenant) -> None:
     response = tenant.http.get(
         f"/v1/files/{file_id}/report", params={"model": tenant.base_model, "max_seq_length": 99}
     )
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "too_many_inspections")
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "too_many_inspections")
     tenant.client.files.delete(file_id)
     other = tenant.upload()
     assert inspected(tenant, other, model=tenant.base_model)["status"] == "in_progress"

@@ -21,10 +21,14 @@ from worker.operations.handler import MAX_ATTEMPTS
 MAPPING = json.dumps({"prompt": "question", "completion": "answer"})
 
 
+def context_of(tenant: Tenant) -> WorkerContext:
+    api = tenant.api
+    return WorkerContext(api.settings, api.database, api.storage, "w", threading.Event())
+
+
 def work(tenant: Tenant) -> None:
     """Do what a worker does with everything that waits."""
-    api = tenant.api
-    context = WorkerContext(api.settings, api.database, api.storage, "w", threading.Event())
+    context = context_of(tenant)
     FileImportHandler(context).poll()
     FileCheckHandler(context).poll()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,14 @@ import httpx
 import openai
 import pytest
 
-from app.models import Orphan, Scope
-from tests.contract.test_file_imports import MAPPING, parquet, work
+from app.models import FileImport, Orphan, Scope
+from app.operations import claims
+from tests.contract.test_file_imports import MAPPING, context_of, parquet, work
 from tests.support.api import Api, Tenant
 from tests.support.object_store import ObjectStore
 from tests.support.source_server import COMMIT, TOKEN, SourceServer, serving_sources
+from tests.support.waiting import wait_for
+from worker.operations.file_import import FileImportHandler
 
 CSV = b"prompt,completion\na,b\n"
 LINES = b'{"prompt":"a","completion":"b"}\n{"prompt":"c","completion":"d"}\n'
@@ -155,33 +159,76 @@ def test_what_is_no_source_is_refused(tenant: Tenant, body: dict[str, Any], para
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_a_project_reads_ten_tables_and_sources_at_once(tenant: Tenant) -> None:
-    for _ in range(9):
+def test_the_tables_and_sources_of_a_project_that_wait_are_limited(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(11):
         assert ask(tenant, "hf://acme/sums").status_code == 200
-    key = {"Idempotency-Key": "the tenth"}
-    tenth = send_table(tenant, headers=key)
-    assert tenth.status_code == 200
+    monkeypatch.setattr("app.files.service.MAX_IMPORTS", 12)
+    key = {"Idempotency-Key": "the last"}
+    last = send_table(tenant, headers=key)
+    assert last.status_code == 200
     stored = tenant.stored()
     for answer in (ask(tenant, "hf://acme/sums"), send_table(tenant)):
         error = answer.json()["error"]
-        assert (answer.status_code, error["code"]) == (400, "too_many_file_imports")
-        assert error["message"].startswith("10 file imports of this project are in progress")
+        assert (answer.status_code, error["code"]) == (429, "too_many_file_imports")
+        assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("10", "true")
+        assert error["message"].startswith("12 file imports of this project are in progress")
     assert tenant.stored() == stored, "a table that is refused is not stored"
-    assert send_table(tenant, headers=key).json()["id"] == tenth.json()["id"]
+    assert send_table(tenant, headers=key).json()["id"] == last.json()["id"]
     tenant.upload(check=False)  # what is JSON lines is not counted
     upload = tenant.client.uploads.create(
         filename="a.csv", bytes=len(CSV), mime_type="text/csv", purpose="fine-tune"
     )
     part = tenant.client.uploads.parts.create(upload.id, data=CSV)
     before = tenant.num_rows(Orphan)
-    with pytest.raises(openai.BadRequestError) as caught:
-        tenant.client.uploads.complete(upload.id, part_ids=[part.id])
+    impatient = tenant.client.with_options(max_retries=0)
+    with pytest.raises(openai.RateLimitError) as caught:
+        impatient.uploads.complete(upload.id, part_ids=[part.id])
     assert caught.value.code == "too_many_file_imports"
     assert tenant.num_rows(Orphan) == before, "the parts are not joined in vain"
-    tenant.http.delete(f"/v1/files/{tenth.json()['id']}")
+    tenant.http.delete(f"/v1/files/{last.json()['id']}")
     assert tenant.client.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
     for file in tenant.http.get("/v1/files").json()["data"]:
         tenant.http.delete(f"/v1/files/{file['id']}")
+
+
+def test_projects_take_turns(tenant: Tenant, stranger: Tenant) -> None:
+    for who in (tenant, tenant, tenant, stranger):
+        assert ask(who, "hf://acme/sums").status_code == 200
+    turns: list[str] = []
+    with tenant.api.database.transaction() as session:
+        while claimed := claims.claim(session, FileImport, 60, after=(turns or [""])[-1]):
+            turns.append(claimed.project_id)
+    assert sorted(turns[:2]) == sorted([tenant.project_id, stranger.project_id])
+    assert turns[2:] == [tenant.project_id] * 2
+
+
+def test_a_slow_source_keeps_no_other_project_waiting(
+    tenant: Tenant, stranger: Tenant, server: SourceServer
+) -> None:
+    server.files["/slow.csv"] = CSV
+    server.pause = 0.5
+    for _ in range(2):
+        assert ask(tenant, f"{server.url}/slow.csv").status_code == 200
+    context = context_of(tenant)
+    handler = FileImportHandler(context)
+    slow = threading.Thread(target=handler.poll)
+    slow.start()
+    try:
+        wait_for(lambda: server.requests and server.requests[-1][0] == "/slow.csv", 10)
+        num_requests = len(server.requests)
+        table = send_table(stranger).json()
+        handler.poll()
+        source = stranger.http.get(f"/v1/files/{table['id']}").json()["source"]
+        assert source["status"] == "completed"
+        assert len(server.requests) == num_requests, "the project's second source waits"
+    finally:
+        context.shutting_down.set()
+        slow.join(5)
+        server.pause = 0.0
+    assert not slow.is_alive()
+    work(tenant)
 
 
 def test_tokens_are_listed_without_their_secret_and_deleted(tenant: Tenant) -> None:

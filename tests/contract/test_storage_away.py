@@ -2,6 +2,7 @@
 anything.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from app.base.ids import new_id
 from app.base.storage.reach import FOR_REQUESTS
 from app.http import storage_limit
+from app.models import FileCheck
+from tests.contract.test_file_imports import context_of
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.object_store import ObjectStore
 from tests.support.waiting import wait_for
+from worker.machine import outage
+from worker.operations.file_check import FileCheckHandler
 
 NUM_REQUESTS = 60  # half as many again as there are threads
 SILENCE = timedelta(seconds=4)
@@ -72,23 +78,67 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
         time.sleep(1)  # they have all arrived
         for path in ("/healthz", "/readyz", f"/v1/fine_tuning/jobs/{job_id}", "/readyz"):
             started = time.monotonic()
-            assert tenant.http.get(path).status_code == 200, path
+            answer = tenant.http.get(path)
+            assert answer.status_code == 200 or path == "/readyz", path
             assert time.monotonic() - started < 5, path  # those that wait take 20 s
         assert not all(answer.done() for answer in answers), "they wait for the store"
         for answer in answers:
             assert_unavailable(answer.result())
-    readiness = wait_for(lambda: not_writable(tenant), 10)
-    assert (readiness.status_code, readiness.json()["status"]) == (200, "degraded"), (
-        "in use all the same"
-    )
+    readiness = wait_for(lambda: storage_is(tenant, "not writable"), 10)
+    assert (readiness.status_code, readiness.json()["status"]) == (503, "unavailable")
     store.answer_again()
     wait_for(lambda: tenant.http.get("/readyz").json()["checks"]["storage"] == "ok", 10)
     assert tenant.http.get(f"/v1/files/{file_id}/content").content == jsonl()
 
 
-def not_writable(tenant: Tenant) -> httpx.Response | None:
+def storage_is(tenant: Tenant, verdict: str) -> httpx.Response | None:
     answer = tenant.http.get("/readyz")
-    return answer if answer.json()["checks"]["storage"] == "not writable" else None
+    return answer if answer.json()["checks"]["storage"] == verdict else None
+
+
+def test_a_folder_that_is_not_mounted_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(outage, "FIRST_PAUSE_SECONDS", 0.1)
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
+    tenant = Tenant(api)
+    folder, elsewhere = api.settings.storage_folder, tmp_path / "elsewhere"
+    assert folder is not None
+    waiting = tenant.upload(check=False)
+    folder.rename(elsewhere)
+    form, files = {"purpose": "fine-tune"}, {"file": ("a.jsonl", jsonl())}
+    assert_unavailable(tenant.http.post("/v1/files", data=form, files=files))
+    assert_unavailable(tenant.http.get(f"/v1/files/{waiting}/content"))
+    readiness = wait_for(lambda: storage_is(tenant, "empty, or not mounted"), 5)
+    assert readiness.status_code == 503
+    checker = FileCheckHandler(context_of(tenant))
+    check = threading.Thread(target=checker.poll)
+    check.start()
+    time.sleep(0.5)
+    assert not folder.exists()
+    elsewhere.rename(folder)
+    check.join(10)
+    assert tenant.http.get(f"/v1/files/{waiting}").json()["status"] == "processed"
+    with api.database.read() as session:
+        assert session.scalars(select(FileCheck.attempts)).all() == [1]
+    assert tenant.http.post("/v1/files", data=form, files=files).status_code == 200
+    assert tenant.http.get(f"/v1/files/{waiting}/content").content == jsonl()
+    wait_for(lambda: storage_is(tenant, "ok"), 5)
+    tenant.http.close()
+    api.stop()
+
+
+def test_a_full_disk_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
+    tenant = Tenant(api)
+    assert storage_is(tenant, "ok")
+    monkeypatch.setattr("app.http.probes.MIN_FREE_BYTES", 2**60)
+    answer = wait_for(lambda: storage_is(tenant, "no space left"), 5)
+    assert answer.status_code == 503
+    tenant.http.close()
+    api.stop()
 
 
 def test_bytes_that_somebody_removed_are_no_broken_download(tenant: Tenant) -> None:

@@ -155,7 +155,8 @@ def test_the_autoscaler_counts_the_jobs_of_one_gpu_that_its_workers_can_have(
 
 def scrape(database: Database, settings: Settings) -> str:
     redis = Redis.from_url("redis://127.0.0.1:1/0")
-    monitor = HealthMonitor(database, Storage(settings.resolved_storage_url), redis)
+    storage = Storage(settings.resolved_storage_url)
+    monitor = HealthMonitor(database, storage, storage, redis)
     registry = CollectorRegistry()
     registry.register(InstallationCollector(database, settings, monitor))
     return generate_latest(registry).decode()

@@ -31,7 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     database = Database(settings.resolved_database_url)
     migrate_database(database)
     storage = Storage(settings.resolved_storage_url)
-    monitor = HealthMonitor(database, storage, Redis.from_url("redis://127.0.0.1:1/0"))
+    monitor = HealthMonitor(database, storage, storage, Redis.from_url("redis://127.0.0.1:1/0"))
     of_processes = [
         metric
         for metric in vars(counters).values()

@@ -1,12 +1,13 @@
 """Where sources stand: a web server with files, ETags and ranges, which can break off, redirect,
-and answer the part of the Hugging Face Hub's API that data sets are read by.
+send byte by byte, and answer the part of the Hugging Face Hub's API that data sets are read by.
 """
 
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,7 @@ class SourceServer(LocalServer):
         self.models: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.breaks = 0
+        self.pause = 0.0  # seconds between two bytes of an answer
         self.page_size = 1000  # of lists of files
         self.requests: list[tuple[str, dict[str, str]]] = []
         super().__init__(self._handler())
@@ -76,6 +78,21 @@ class SourceServer(LocalServer):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # a client that has left
+                    super().handle()
+
+            def flush_headers(self) -> None:
+                head = b"".join(self._headers_buffer)  # type: ignore[attr-defined]
+                self._headers_buffer: list[bytes] = []
+                self._write(head)
+
+            def _write(self, content: bytes) -> None:
+                pieces = [bytes([byte]) for byte in content] if server.pause else [content]
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    time.sleep(server.pause)
+
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 path = unquote(parts.path)
@@ -108,7 +125,7 @@ class SourceServer(LocalServer):
                     content = content[: len(content) // 2]
                     self.close_connection = True
                 if self.command != "HEAD":
-                    self.wfile.write(content)
+                    self._write(content)
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass

@@ -5,6 +5,7 @@ import time
 
 from app.attempts.values import Offer
 from app.base.settings import Settings
+from app.base.storage import StorageAway
 from falqon_core.fault_points import fault
 from worker.attempt.execution import Execution
 from worker.gateway import Gateway
@@ -63,7 +64,11 @@ class Supervisor:
     def _execute_next_on(self, machine: Machine) -> bool:
         """Take the next job for which the cards of `machine` are enough."""
         claimed_at = time.monotonic()
-        claimed = self.gateway.claim(self._offer(machine))
+        try:
+            claimed = self.gateway.claim(self._offer(machine))
+        except StorageAway as error:
+            self._outage.begin(error)
+            return False
         if claimed is None:
             return False
         self.last_job_id = claimed.job.id

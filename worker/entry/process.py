@@ -59,14 +59,19 @@ def poll(kind: str) -> None:
 
 
 def pollers(queues: Collection[str]) -> list[Poller]:
-    """Return one for each kind whose queue this process serves. Exports take long, and what people
-    wait for must not wait behind one.
+    """Return one for each piece of work that this process may do at a time, of each kind whose
+    queue it serves. Exports take long, and what people wait for must not wait behind one.
     """
     return [
         Poller(partial(poll, kind.__tablename__), settings().poll.total_seconds(), shutting_down)
         for kind in KINDS
         if queue_of(kind) in queues
+        for _ in range(_num_at_once(kind))
     ]
+
+
+def _num_at_once(kind: type[Base]) -> int:
+    return HANDLERS[kind].num_at_once if kind in HANDLERS else 1
 
 
 @cache

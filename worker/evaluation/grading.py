@@ -17,6 +17,8 @@ from falqon_core.records.jsonl import BadRecord, parse_line
 from worker.evaluation.similarity import fuzzy_match, rouge_l, rouge_n
 
 Item = dict[str, Any]
+# Of a filled template. A row may have megabytes, and a template names a value hundreds of times.
+MAX_CHARACTERS = 100_000
 
 
 class MissingField(Exception):
@@ -39,16 +41,39 @@ def grade(grader: AnyGrader, item: Item, answer: str) -> float:
 
 
 def fill(template: str, item: Item, answer: str) -> str:
-    """Put values in the places that name them; what is no text is written as JSON would be."""
+    """Put values in the places that name them, up to `MAX_CHARACTERS` in all; what is no text is
+    written as JSON would be. Raises `MissingField`.
+    """
+    parts: list[str] = []
+    room = MAX_CHARACTERS
+    end = 0
+    for place in PLACEHOLDER.finditer(template):
+        for part in (template[end : place.start()], _text_of(place, item, answer)):
+            parts.append(part[:room])
+            room -= len(parts[-1])
+        end = place.end()
+        if not room:
+            break
+    parts.append(template[end:][:room])
+    return "".join(parts)
 
-    def value_of(place: re.Match[str]) -> str:
-        name = place[1].strip()
-        return answer if name == OUTPUT else _field(item, name)
 
-    return PLACEHOLDER.sub(value_of, template)
+def check_fields(template: str, item: Item) -> None:
+    """Raise `MissingField` for a place that names what the row does not have."""
+    for place in PLACEHOLDER.finditer(template):
+        if (name := place[1].strip()) != OUTPUT:
+            _field(item, name)
 
 
-def _field(item: Item, name: str) -> str:
+def _text_of(place: re.Match[str], item: Item, answer: str) -> str:
+    name = place[1].strip()
+    if name == OUTPUT:
+        return answer
+    value = _field(item, name)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _field(item: Item, name: str) -> Any:
     value: Any = item
     for part in name.split(".")[1:]:
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
@@ -57,7 +82,7 @@ def _field(item: Item, name: str) -> str:
             value = value[part]
         else:
             raise MissingField(f"it has no field '{name}'")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value
 
 
 def _check(operation: str, text: str, reference: str) -> bool:

@@ -26,7 +26,7 @@ from worker.evaluation.asking import AT_ONCE, Asker, NotAnswered, Question, Refu
 from worker.evaluation.card import NAME as CARD
 from worker.evaluation.card import write_card
 from worker.evaluation.comparison import compare
-from worker.evaluation.grading import MissingField, fill, grade
+from worker.evaluation.grading import MissingField, check_fields, grade
 from worker.evaluation.rows import Row, choose, row_of
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
@@ -50,10 +50,10 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         job, file = self._job_and_file(operation)
         with self._scratch(operation) as folder:
             rows = self._rows(operation, job, file, folder, heartbeat)
-        _check_templates(operation, rows)
+        _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
         asker = Asker(self._context, operation.project_id, heartbeat)
-        evaluator = _Evaluator(self, operation, job, rows, asker)
+        evaluator = _Evaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
@@ -143,6 +143,7 @@ class _Evaluator:
         job: Job,
         rows: list[Row],
         asker: Asker,
+        heartbeat: Heartbeat,
     ) -> None:
         self._handler = handler
         self._operation = operation
@@ -150,6 +151,7 @@ class _Evaluator:
         self._template_kwargs = job.recipe.chat_template_kwargs if job.recipe else None
         self._rows = rows
         self._asker = asker
+        self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
         self._refusal: Refused | None = None
         self._written_at = time.monotonic()
@@ -161,6 +163,7 @@ class _Evaluator:
             questions = [self._question(row, model) for row in rows]
             answers = self._asker.ask(model.model, questions)
             for row, answer in zip(rows, answers, strict=True):
+                self._heartbeat()
                 scores.append(self._graded(row, answer))
             if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
                 self._write()
@@ -205,14 +208,15 @@ def _records(
             yield line, outcome
 
 
-def _check_templates(operation: Evaluation, rows: list[Row]) -> None:
+def _check_templates(operation: Evaluation, rows: list[Row], heartbeat: Heartbeat) -> None:
     """Raise `PermanentError` for a field that a row does not have, before anybody is asked."""
     for grader in operation.plan.graders:
         templates = [grader.input, getattr(grader, "reference", "")]
         for row in rows:
+            heartbeat()
             try:
                 for template in templates:
-                    fill(template, row.item, "")
+                    check_fields(template, row.item)
             except MissingField as error:
                 raise PermanentError(
                     "invalid_template",

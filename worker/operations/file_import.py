@@ -5,8 +5,10 @@ and put in the place of what was uploaded. The check of the lines is an operatio
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -46,6 +48,7 @@ READER = [sys.executable, "-m", "falqon_core.tables"]
 OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")
 SPACE = 3  # the lines of a table are rarely more than twice its bytes
 WRITTEN_EVERY_SECONDS = 1.0
+TURN_SECONDS = 1.0  # between two heartbeats while another table is read
 SHOWN_RECORDS = 5
 SHOWN_CHARACTERS = 2_000
 ADVICE = "correct the source or its mapping, and add it again"
@@ -62,9 +65,11 @@ class Reading(NamedTuple):
 class FileImportHandler(OperationHandler[FileImport]):
     kind = FileImport
     limit_seconds = 6 * 3600.0
+    num_at_once = 4  # a source may send slowly for hours
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
+        self._reading = threading.Lock()  # of tables, which takes memory
         self._notifier = Notifier(context.settings)
 
     def _run(self, operation: FileImport, heartbeat: Heartbeat) -> None:
@@ -152,7 +157,8 @@ class FileImportHandler(OperationHandler[FileImport]):
         arguments += ["--mapping", json.dumps(operation.mapping)]
         arguments += ["--max-bytes", str(self._settings.max_upload_bytes - written)]
         try:
-            run_tool(READER, arguments, heartbeat, on_message)
+            with _holding(self._reading, heartbeat):
+                run_tool(READER, arguments, heartbeat, on_message)
         except ToolFailed as error:
             if error.failure.code in OF_THE_USER:
                 raise
@@ -221,6 +227,16 @@ class ProgressWriter:
 
     def write(self, **values: object) -> None:
         write_progress(self._database, self._operation, **values)
+
+
+@contextmanager
+def _holding(lock: threading.Lock, heartbeat: Callable[[], None]) -> Iterator[None]:
+    while not lock.acquire(timeout=TURN_SECONDS):
+        heartbeat()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _first_records(lines: Path) -> list[str]:

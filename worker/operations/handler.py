@@ -1,5 +1,6 @@
-"""Run operations of one kind, one after the other."""
+"""Run operations of one kind."""
 
+import threading
 import time
 from abc import abstractmethod
 from contextlib import AbstractContextManager, suppress
@@ -47,14 +48,18 @@ class PermanentError(Exception):
 class OperationHandler(PollLoop, Generic[T]):
     kind: type[T]
     limit_seconds: ClassVar[float]
+    num_at_once: ClassVar[int] = 1  # in a worker, each of another project
 
     def __init__(self, context: WorkerContext) -> None:
-        super().__init__(context.shutting_down)
+        super().__init__(context.shutting_down, self.num_at_once)
         self._context = context
         self._settings = context.settings
         self._database = context.database
         self._storage = context.storage
         self._outage = StorageOutage(context.storage.probe, context.shutting_down)
+        self._claiming = threading.Lock()
+        self._last_project_id = ""
+        self._busy_project_ids: set[str] = set()
 
     @abstractmethod
     def _run(self, operation: T, heartbeat: "Heartbeat") -> None:
@@ -79,10 +84,37 @@ class OperationHandler(PollLoop, Generic[T]):
     def _do_next(self) -> bool:
         if not self._outage.wait_for_end():
             return False
-        with self._database.transaction() as session:
-            operation = claims.claim(session, self.kind, self._settings.lease.total_seconds())
+        try:
+            self._storage.check_installation()
+        except StorageAway as error:
+            self._outage.begin(error)
+            return True
+        operation = self._claim()
         if operation is None:
             return False
+        try:
+            self._execute(operation)
+        finally:
+            self._busy_project_ids.discard(operation.project_id)
+        return True
+
+    def _claim(self) -> T | None:
+        """Take what is next; a project has one turn at a time, and then another has it."""
+        with self._claiming:
+            with self._database.transaction() as session:
+                operation = claims.claim(
+                    session,
+                    self.kind,
+                    self._settings.lease.total_seconds(),
+                    after=self._last_project_id,
+                    without=self._busy_project_ids,
+                )
+            if operation is not None:
+                self._last_project_id = operation.project_id
+                self._busy_project_ids.add(operation.project_id)
+            return operation
+
+    def _execute(self, operation: T) -> None:
         try:
             if operation.attempts > MAX_ATTEMPTS:
                 raise self._too_many_attempts()
@@ -102,7 +134,6 @@ class OperationHandler(PollLoop, Generic[T]):
             if failure is not None:
                 with suppress(OperationAbandoned), self._database.transaction() as session:
                     self._fail(session, operation, failure)
-        return True
 
     def _release(self, operation: T) -> None:
         with self._database.transaction() as session:

@@ -8,16 +8,16 @@ log = structlog.get_logger()
 
 
 class PollLoop(ABC):
-    """One piece of work at a time in this process; who polls meanwhile need not wait, as the one
-    who works polls again.
+    """So many pieces of work at a time in this process, each in a thread that polls; who polls
+    beyond that need not wait, as those that work poll again.
     """
 
-    def __init__(self, shutting_down: threading.Event) -> None:
+    def __init__(self, shutting_down: threading.Event, num_at_once: int = 1) -> None:
         self._shutting_down = shutting_down
-        self._lock = threading.Lock()
+        self._slots = threading.Semaphore(num_at_once)
 
     def poll(self) -> None:
-        if not self._lock.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             return
         try:
             while not self._shutting_down.is_set() and self._do_next():
@@ -25,8 +25,8 @@ class PollLoop(ABC):
         except SQLAlchemyError as error:
             log.warning("poll failed", kind=type(self).__name__, error=str(error))
         finally:
-            self._lock.release()
+            self._slots.release()
 
     @abstractmethod
     def _do_next(self) -> bool:
-        """Do the oldest piece of work; return False when there is none."""
+        """Do the next piece of work; return False when there is none."""

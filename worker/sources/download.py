@@ -12,9 +12,14 @@ from urllib.parse import urljoin
 
 from app.base.outbound.addresses import Networks, Refused, Target, parse_target
 from app.base.outbound.connection import connect, reason_of
+from worker.sources.checked_socket import (
+    MIN_BYTES_PER_SECOND,
+    CheckedSocket,
+    Pace,
+    SourceTooSlow,
+)
 
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 30.0
 MAX_REDIRECTS = 5
 MAX_RESUMPTIONS = 5
 PAUSE_SECONDS = 1.0
@@ -37,7 +42,7 @@ class SourceAway(Exception):
 
 
 class Downloader(NamedTuple):
-    """`check` is called all the time and may raise to give up."""
+    """`check` is called every few seconds and may raise to give up."""
 
     networks: Networks
     check: Callable[[], None]
@@ -52,11 +57,12 @@ class Downloader(NamedTuple):
     ) -> str | None:
         """Write the answer to a file; return its ETag. The headers go to the first host alone."""
         validator: str | None = None
+        pace = Pace()
         for attempt in range(MAX_RESUMPTIONS + 1):
             start = target.stat().st_size if validator and target.exists() else 0
             resumption = {"range": f"bytes={start}-", "if-range": validator or ""} if start else {}
             try:
-                with self._get(url, dict(headers) | resumption) as response:
+                with self._get(url, dict(headers) | resumption, pace) as response:
                     validator = response.getheader("etag")
                     if response.status != 206:
                         start = 0
@@ -72,7 +78,7 @@ class Downloader(NamedTuple):
     def read(self, url: str, headers: Mapping[str, str], max_bytes: int) -> tuple[bytes, str]:
         """Return a small answer, and its Link header."""
         try:
-            with self._get(url, headers) as response:
+            with self._get(url, headers, Pace()) as response:
                 content = response.read(max_bytes + 1)
                 link = response.getheader("link") or ""
         except (OSError, HTTPException) as error:
@@ -82,17 +88,17 @@ class Downloader(NamedTuple):
         return content, link
 
     @contextmanager
-    def _get(self, url: str, headers: Mapping[str, str]) -> Iterator[HTTPResponse]:
+    def _get(self, url: str, headers: Mapping[str, str], pace: Pace) -> Iterator[HTTPResponse]:
         """Follow redirects to an answer that holds the bytes."""
         first = ""
-        with ExitStack() as opened:
+        with ExitStack() as opened, _refusing_slow():
             for _ in range(MAX_REDIRECTS + 1):
                 try:
                     target = parse_target(url, self.networks)
                     host = f"{target.https}:{target.host}:{target.port}"
                     first = first or host
                     own = headers if host == first else _without_secrets(headers)
-                    response = self._ask(target, own, opened)
+                    response = self._ask(target, own, opened, pace)
                 except (Refused, ValueError) as error:
                     message = f"The source is not reached: {error}."
                     raise SourceRefused("source_refused", message) from error
@@ -102,14 +108,15 @@ class Downloader(NamedTuple):
             _check_status(response.status)
             yield response
 
-    def _ask(self, target: Target, headers: Mapping[str, str], opened: ExitStack) -> HTTPResponse:
+    def _ask(
+        self, target: Target, headers: Mapping[str, str], opened: ExitStack, pace: Pace
+    ) -> HTTPResponse:
         self.check()
         connected = connect(target, self.networks, time.monotonic() + CONNECT_SECONDS)
         opened.callback(connected.close)
-        connected.settimeout(SILENT_SECONDS)
         kind = HTTPSConnection if target.https else HTTPConnection
         connection = kind(target.host, target.port)
-        connection.sock = connected
+        connection.sock = CheckedSocket(connected, self.check, pace)
         opened.callback(connection.close)
         general = {"accept-encoding": "identity", "connection": "close", "user-agent": "falqon"}
         connection.request("GET", target.path, headers=general | dict(headers))
@@ -144,6 +151,16 @@ class Downloader(NamedTuple):
         while time.monotonic() < until:
             self.check()
             time.sleep(0.1)
+
+
+@contextmanager
+def _refusing_slow() -> Iterator[None]:
+    try:
+        yield
+    except SourceTooSlow:
+        least = MIN_BYTES_PER_SECOND // 1024
+        message = f"It sends fewer than {least} KiB a second."
+        raise SourceRefused("source_too_slow", message) from None
 
 
 def _check_status(status: int) -> None:

@@ -1,3 +1,4 @@
+import math
 import os
 import re
 import time
@@ -15,11 +16,12 @@ from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 from app.base.private_dir import private_folder
 from app.base.storage import keys, reach
 from app.base.storage.hashing import Hashes, Stored
-from app.base.storage.reach import KeyTaken, Patience, client_limits, reaching
+from app.base.storage.reach import KeyTaken, Patience, StorageAway, client_limits, reaching
 from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
 LISTED_AT_ONCE = 1000
+KNOWN_SECONDS = 5.0  # so long an object store is taken for the one that it was
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 # the object store adds it to the name of a file that it is still writing
 UNFINISHED = re.compile(r"#\d+$")
@@ -39,7 +41,8 @@ class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on
     the way in and out.
 
-    Whatever needs the store raises `StorageAway` while it is away.
+    Whatever needs the store raises `StorageAway` while it is away. So does what writes, or finds
+    nothing, where the store is not the one that is expected: a folder that is not mounted is empty.
     """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
@@ -48,6 +51,8 @@ class Storage:
         parts = urlsplit(url)
         # without what may be a secret
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._expected: bytes | None = None
+        self._known_at = -math.inf
         self._root: Path | None = None
         self._store: ObjectStore
         if parts.scheme == "file":
@@ -61,6 +66,25 @@ class Storage:
         else:
             self._store = from_url(url, **limits)
 
+    def expect(self, installation_id: str) -> None:
+        """Be away from now on where the store does not hold this id."""
+        self._expected = installation_id.encode()
+
+    def check_installation(self, *, afresh: bool = False) -> None:
+        """Raise `StorageAway` where the store is not the one that is expected. An object store is
+        asked again after a while, or `afresh`.
+        """
+        age = time.monotonic() - self._known_at
+        is_known = self._root is None and not afresh and age < KNOWN_SECONDS
+        if self._expected is None or is_known:
+            return
+        content = self.read(keys.installation())
+        if content is None:
+            raise StorageAway(f"{self.address} is empty, or not mounted")
+        if content.strip() != self._expected:
+            raise StorageAway(f"{self.address} is the storage of another installation")
+        self._known_at = time.monotonic()
+
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
         """Write an object from a stream, which may come from this storage; it appears whole or not
         at all.
@@ -69,6 +93,14 @@ class Storage:
         twice), others raise `KeyTaken`. Two writers at once of what fits into one part are told
         apart by the store; of larger objects each key has one writer, as it names the attempt.
         """
+        if key != keys.installation():
+            self.check_installation()
+        stored = self._put(key, chunks)
+        if self._root is not None and key != keys.installation():
+            self.check_installation()  # else it went into the folder below the one that was mounted
+        return stored
+
+    def _put(self, key: str, chunks: Iterable[bytes]) -> Stored:
         hashes = Hashes()
         buffer = bytearray()
         rest = _hashed(chunks, hashes)
@@ -130,15 +162,21 @@ class Storage:
 
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield the object, or [start, end) of it, in one request."""
+        try:
+            with reaching():
+                yield from self._chunks(key, part)
+        except FileNotFoundError:
+            self.check_installation(afresh=True)
+            raise
+
+    def _chunks(self, key: str, part: tuple[int, int] | None) -> Iterator[bytes]:
         # the store reads it in small pieces, at a third of the speed
         if (path := self.local_path(key)) is not None:
-            with reaching():
-                yield from _of_file(path, part)
+            yield from _of_file(path, part)
             return
-        with reaching():
-            result = obstore.get(self._store, key, options={"range": part} if part else {})
-            for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                yield bytes(chunk)
+        result = obstore.get(self._store, key, options={"range": part} if part else {})
+        for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+            yield bytes(chunk)
 
     def signed_url(self, key: str, lifetime: timedelta) -> str | None:
         """Return an address that anybody may read for so long; None if the store makes none."""
@@ -167,6 +205,7 @@ class Storage:
 
     def probe(self) -> None:
         """Learn whether the storage takes writes."""
+        self.check_installation(afresh=True)
         with reaching():
             obstore.put(self._store, keys.probe(), b"ok")
 
@@ -198,7 +237,10 @@ class Storage:
             try:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError:
-                return None
+                pass
+        if key != keys.installation():
+            self.check_installation(afresh=True)
+        return None
 
     def replace(self, key: str, content: bytes) -> None:
         """Write an object that does change, whole or not at all."""
@@ -221,6 +263,7 @@ class Storage:
 
     def delete(self, *keys: str) -> None:
         """Delete those objects that exist."""
+        self.check_installation()
         try:
             with reaching():
                 obstore.delete(self._store, list(keys))

@@ -47,7 +47,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             "FALQON_POL is no setting of this service; did you mean FALQON_POLL?",
         ),
         ({"FALQON_DEVICE": "abacus"}, "FALQON_DEVICE is 'abacus'; known are auto, "),
-        ({"FALQON_COLOUR": "red"}, "FALQON_COLOUR is no setting"),
         (
             {"falqon_hostz": "[]"},
             "falqon_hostz is no setting of this service; did you mean FALQON_HOSTS?",
@@ -63,6 +62,17 @@ def test_what_cannot_be_meant_is_refused(
         load_settings()
     assert words in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_variable_of_the_user_s_own_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FALQON_BIN", "/opt/falqon/bin")
+    assert load_settings() == load_settings()
+    assert capsys.readouterr() == (
+        "",
+        "FALQON_BIN is no setting of this service and has no effect\n",
+    )
 
 
 def test_a_name_is_looked_at_in_the_file_too(elsewhere: Path) -> None:

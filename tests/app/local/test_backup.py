@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,9 +66,14 @@ def test_a_backup_is_restored_into_an_empty_installation(
 ) -> None:
     job_id = backend.add_job()
     assert backend.supervisor().execute_next()
+    (tmp_path / "backup").mkdir(mode=0o755)
     written = admin("backup", str(tmp_path / "backup"))
     assert written.exit_code == 0, written.output
     assert "FALQON_SESSION_SECRET" in written.output
+    others = stat.S_IRWXG | stat.S_IRWXO
+    paths = list((tmp_path / "backup").rglob("*"))
+    assert paths
+    assert not [path for path in paths if path.stat().st_mode & others]
     later = backend.add_job()
     into = tmp_path / "new"
     restored = admin("restore", str(tmp_path / "backup"), into=into)

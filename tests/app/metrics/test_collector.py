@@ -23,7 +23,7 @@ from tests.support.metrics import samples, value
 
 def registry_of(backend: Backend) -> CollectorRegistry:
     redis = Redis.from_url("redis://127.0.0.1:1/0")
-    monitor = HealthMonitor(backend.database, backend.storage, redis)
+    monitor = HealthMonitor(backend.database, backend.storage, backend.storage, redis)
     registry = CollectorRegistry()
     registry.register(InstallationCollector(backend.database, backend.settings, monitor))
     return registry

@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.base.errors import InvalidRequest
 from app.evaluations.schemas import EvaluationRequest
 from app.models.graders import AnyGrader
-from worker.evaluation.grading import MissingField, fill, grade
+from worker.evaluation.grading import MAX_CHARACTERS, MissingField, check_fields, fill, grade
 
 ITEM = {"reference": "Four", "answer": {"options": ["A", "B"]}, "n": 4}
 OBJECT = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
@@ -74,6 +75,25 @@ def test_templates_name_fields_of_the_row() -> None:
     for missing in ("item.no", "item.answer.options.2", "item.n.x"):
         with pytest.raises(MissingField, match=f"no field '{missing}'"):
             fill(f"{{{{{missing}}}}}", ITEM, "")
+        with pytest.raises(MissingField, match=f"no field '{missing}'"):
+            check_fields("{{item.n}}" + f"{{{{{missing}}}}}", ITEM)
+
+
+def test_a_template_does_not_multiply_a_long_text() -> None:
+    template = "{{item.reference}}" * 555
+    item = {"reference": "\N{GRINNING FACE}" + "a" * 50_000}
+    tracemalloc.start()
+    try:
+        assert len(fill(template, item, "")) == MAX_CHARACTERS
+        fields = {"input": template, "reference": template, "operation": "ilike"}
+        grader: Any = TypeAdapter(AnyGrader).validate_python(
+            {"name": "g", "type": "string_check"} | fields
+        )
+        assert grade(grader, item, "") == 1
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 * 2**20, "the filled texts would be 111 MiB each"
 
 
 @pytest.mark.parametrize(

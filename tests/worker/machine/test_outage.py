@@ -130,19 +130,42 @@ def test_a_result_that_waits_for_the_storage_heeds_a_stop_request(
         assert backend.wait_for_status(job_id, status).infra_failures == 0
 
 
+@pytest.mark.parametrize(("known_seconds", "attempts"), [(3600.0, [1, 0]), (0.0, [0, 0])])
 def test_a_worker_that_met_it_claims_nothing_and_still_ends(
-    remote_backend: Backend, switch: Switch
+    remote_backend: Backend,
+    switch: Switch,
+    monkeypatch: pytest.MonkeyPatch,
+    known_seconds: float,
+    attempts: list[int],
 ) -> None:
+    """It meets it before it takes a job, or where the storage has just answered with one."""
+    monkeypatch.setattr("app.base.storage.storage.KNOWN_SECONDS", known_seconds)
     backend = remote_backend
     jobs = [backend.add_job(FAKE) for _ in range(2)]
     switch.away("refusing")
     with working(backend):
-        wait_for(lambda: backend.job(jobs[0]).attempt == 1, what="one worker has met it")
+        wait_for(lambda: backend.job(jobs[0]).attempt == attempts[0], what="the worker has met it")
         time.sleep(2)
-        assert [backend.job(job_id).attempt for job_id in jobs] == [1, 0]
+        assert [backend.job(job_id).attempt for job_id in jobs] == attempts
     switch.back()
     released = backend.job(jobs[0])
     assert (released.status, released.not_before) == (JobStatus.QUEUED, None)
+
+
+def test_jobs_outlive_a_folder_that_is_not_mounted(backend: Backend, tmp_path: Path) -> None:
+    folder = backend.settings.storage_folder
+    assert folder is not None
+    jobs = [backend.add_job(FAKE) for _ in range(RUNNING + QUEUED)]
+    with working(backend):
+        backend.wait_for_step(jobs[0], 2)
+        folder.rename(tmp_path / "elsewhere")
+        time.sleep(FAKE.steps * FAKE.step_seconds + 1)
+        assert not folder.exists()
+        assert [backend.job(job_id).attempt for job_id in jobs] == [1, 0, 0]
+        (tmp_path / "elsewhere").rename(folder)
+        for job_id in jobs:
+            job = backend.wait_for_status(job_id, JobStatus.SUCCEEDED, JobStatus.FAILED, seconds=60)
+            assert (job.status, job.infra_failures) == (JobStatus.SUCCEEDED, 0)
 
 
 def test_a_file_is_neither_judged_nor_counted_while_the_storage_is_away(

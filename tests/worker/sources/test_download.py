@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 
 from app.base.outbound.addresses import Networks
 from tests.support.source_server import SourceServer, serving_sources
-from worker.sources import download
+from worker.sources import checked_socket, download
 from worker.sources.download import Downloader, SourceAway, SourceRefused
 from worker.sources.hub import choose_files
 
@@ -84,6 +85,35 @@ def test_what_cannot_be_had_is_refused(server: SourceServer, tmp_path: Path) -> 
         with pytest.raises(SourceRefused) as refusal:
             fetch(f"{server.url}{path}", tmp_path / "rows")
         assert refusal.value.code == code
+
+
+def test_what_comes_byte_by_byte_is_checked_all_the_time(
+    server: SourceServer, tmp_path: Path
+) -> None:
+    server.files["/rows"] = b"a" * 30
+    until = time.monotonic() + 0.5
+
+    def give_up() -> None:
+        if time.monotonic() > until:
+            raise InterruptedError
+
+    server.pause = 0.1  # the head has more than a hundred bytes
+    with pytest.raises(InterruptedError):
+        Downloader(LOOPBACK, give_up).fetch(f"{server.url}/rows", tmp_path / "rows", {}, LIMIT)
+    assert time.monotonic() < until + 1
+
+
+@pytest.mark.parametrize("pause", [0.001, 0.2])
+def test_a_source_that_hardly_sends_is_refused(
+    server: SourceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    monkeypatch.setattr(checked_socket, "RATE_SECONDS", 0.5)
+    server.files["/rows"] = b"a" * 3000
+    server.pause = pause
+    with pytest.raises(SourceRefused, match="fewer than 10 KiB a second") as refusal:
+        fetch(f"{server.url}/rows", tmp_path / "rows")
+    assert refusal.value.code == "source_too_slow"
+    assert len(server.requests) == 1
 
 
 SHARDS = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
