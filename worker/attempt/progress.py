@@ -10,6 +10,7 @@ from app.attempts.values import Columns
 from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
+from falqon_core.contract.figures import MAX_SECONDS
 from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
@@ -199,7 +200,7 @@ class Progress:
         step, the estimate's share.
         """
         if measured := self._step_timing.remaining(last.step, last.total_steps):
-            return measured
+            return Eta(*(min(seconds, MAX_SECONDS) for seconds in measured))
         return self._estimated(last.step, last.total_steps)
 
     def _estimated(self, step: int, total_steps: int) -> Eta | None:
