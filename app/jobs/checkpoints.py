@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.jobs.readings import number
 from app.models import Checkpoint
 
 NAME = re.compile(r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step>[0-9]{1,9})")
@@ -35,10 +34,9 @@ def checkpoint_name(model_id: str, step: int) -> str:
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """Return the earliest of those with the lowest validation loss, by the trainer's own rule."""
-    evaluated = [
-        (loss, checkpoint.step, checkpoint)
-        for checkpoint in checkpoints
-        if (loss := number("valid_loss", checkpoint.metrics.get("valid_loss"))) is not None
-    ]
-    best = min(evaluated, key=lambda each: each[:2], default=None)
-    return best and best[2]
+    evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
+    return min(
+        evaluated,
+        key=lambda checkpoint: (checkpoint.metrics["valid_loss"], checkpoint.step),
+        default=None,
+    )

@@ -27,8 +27,8 @@ from app.jobs.effective_steps import EffectiveSteps, effective_steps
 from app.jobs.metrics_chunks import CURVE, LOSS
 from app.jobs.readings import is_step, number
 from app.models import Event, Job, JobMetadata, JobStatus, Project
-from app.models.base import json_number
 from app.models.job_lifecycle import LIVE, TERMINAL
+from app.models.reported import json_amount, json_number
 
 Points = list[tuple[int, float]]
 T = TypeVar("T")
@@ -45,7 +45,7 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
     "status": Job.status,
     "progress": json_number(Job.progress["percent"]),
     "eta": json_number(Job.progress["eta_seconds"]),
-    "cost": Job.progress[("cost", "accrued")].as_numeric(38, 6),
+    "cost": json_amount(Job.progress[("cost", "accrued")]),
     "speed": json_number(Job.progress["tokens_per_second"]),
     "loss": json_number(Job.progress["train_loss"]),
     "valid_loss": json_number(Job.progress["valid_loss"]),

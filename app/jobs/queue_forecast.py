@@ -35,9 +35,9 @@ from app.database import now_plus
 from app.jobs.gpus import most_of
 from app.jobs.next_job import is_due
 from app.models import Attempt, Job, JobStatus, Project
-from app.models.base import json_number
 from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
+from app.models.reported import json_number
 from app.settings import Settings
 from app.workers import service as workers
 

@@ -20,9 +20,10 @@ from app.models import (
     JobStatus,
     Project,
 )
-from app.models.base import JsonObject, json_number
+from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
 from app.models.job_lifecycle import TERMINAL
+from app.models.reported import json_number
 
 ROWS_AT_ONCE = 100  # each may be a chunk
 MAX_SEQ = 2**30  # more than any job has

@@ -4,7 +4,8 @@ from datetime import datetime
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt, ReportedFloat
+from app.models.base import Base, CreatedAt
+from app.models.reported import ReportedFloat
 
 
 class Attempt(Base):

@@ -1,14 +1,10 @@
-import math
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import JSON, Boolean, ColumnElement, Dialect, Float, MetaData, case
+from sqlalchemy import JSON, Dialect, MetaData
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, mapped_column
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -16,7 +12,6 @@ from app.database import UtcDateTime, now_plus
 from app.models.stored_json import build_validator, load_valid
 
 JsonObject = dict[str, Any]
-MAX_FLOAT = 1e15  # of what a worker reports; sums of millions of rows stay finite
 StoredJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 CreatedAt = Annotated[datetime, mapped_column(UtcDateTime, default=now_plus())]
 
@@ -71,45 +66,6 @@ class PydanticType(TypeDecorator[T], Generic[T]):
             return load_valid(self.model, value)
         stored: T = self._validator.validate_python(value)
         return stored
-
-
-class _IsNumber(FunctionElement[bool]):
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(_IsNumber, "sqlite")
-def _is_number_of_sqlite(element: _IsNumber, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"json_type({compiler.process(element.clauses, **kw)}) IN ('integer', 'real')"
-
-
-@compiles(_IsNumber, "postgresql")
-def _is_number_of_postgresql(element: _IsNumber, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"jsonb_typeof({compiler.process(element.clauses, **kw)}) = 'number'"
-
-
-def json_number(element: Any) -> ColumnElement[float | None]:
-    """Return the number in an element of stored JSON; null where it is none, which Postgres refuses
-    to cast.
-    """
-    return case((_IsNumber(element), element.as_float()), else_=None)
-
-
-class ReportedFloat(TypeDecorator[float]):
-    """A number that a worker reports: finite and bounded, whatever is stored."""
-
-    impl = Float
-    cache_ok = True
-
-    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
-
-    def process_result_value(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
-
-
-def _bounded(value: float) -> float:
-    return 0.0 if math.isnan(value) else max(-MAX_FLOAT, min(MAX_FLOAT, value))
 
 
 class Base(DeclarativeBase):

@@ -5,10 +5,11 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt, JsonObject, PydanticType, ReportedFloat
+from app.models.base import Base, CreatedAt, JsonObject, PydanticType
 from app.models.falqon_options import ANY_DEVICE, Budget
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
+from app.models.reported import ReportedFloat
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Actual, Estimate
 

@@ -5,7 +5,8 @@ from sqlalchemy import BigInteger, Dialect, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from app.models.base import Base, ReportedFloat
+from app.models.base import Base
+from app.models.reported import ReportedFloat
 
 PLACES = 10_000  # of a dollar, as money is counted here
 MAX_DOLLARS = Decimal(10) ** 8  # of a job on a day; sums of millions of rows fit the column

@@ -8,7 +8,7 @@ from sqlalchemy.orm import QueryableAttribute, Session
 
 from app.database import insert_or
 from app.models import Attempt, Job, UsageDay
-from app.models.base import MAX_FLOAT
+from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS
 from app.usage.amounts import Usage
 
