@@ -14,7 +14,6 @@ from app.attempts.actions import LeasedJob
 from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
 from app.attempts.values import (
     Batch,
-    Count,
     Ending,
     Few,
     NewEvents,
@@ -31,6 +30,7 @@ from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE
 from app.models.trainer_log import TrainerLog
 from app.storage import Stored
+from falqon_core.contract.figures import Count
 from falqon_core.estimate.prices import Price
 
 ATTEMPT = "/jobs/{job_id}/attempts/{attempt}"
@@ -132,7 +132,7 @@ def append_events(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, body: Events
 ) -> Answer:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.append_events(leased.claim, body.events))
+    return Answer(yes=leased.append_events(body.events))
 
 
 @router.post(f"{ATTEMPT}/batches")
@@ -170,7 +170,7 @@ def record(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, ending: Ending
 ) -> Answer:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.record(leased.claim, ending))
+    return Answer(yes=leased.record(ending))
 
 
 @router.post(f"{ATTEMPT}/result", dependencies=TOUCHES_STORAGE)

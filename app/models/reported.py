@@ -39,11 +39,13 @@ class ReportedMetrics(TypeDecorator[JsonObject]):
     cache_ok = True
 
     def process_result_value(self, value: JsonObject | None, dialect: Dialect) -> JsonObject | None:
-        return None if value is None else {k: v for k, v in value.items() if _is_measure(v)}
+        return None if value is None else {k: v for k, v in value.items() if is_measure(v)}
 
 
-def _is_measure(value: object) -> bool:
-    return isinstance(value, int | float) and -MAX_MEASURE <= value <= MAX_MEASURE
+def is_measure(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -MAX_MEASURE <= value <= MAX_MEASURE
 
 
 def _bounded(value: float) -> float:
