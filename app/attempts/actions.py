@@ -118,6 +118,7 @@ class LeasedJob:
 
     def publish(self, result: Result) -> bool:
         """Return False where the user cancelled first."""
+        result = self.limits.of_result(result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
         sizes = self._sizes(f"{prefix}/")
         named = {f"{prefix}/{file.name}": file.stored.bytes for file in result.files}
@@ -127,7 +128,7 @@ class LeasedJob:
             raise InvalidRequest("files: a name stands there twice.", param="files")
         if not named or named != {key: sizes.get(key) for key in named}:
             raise InvalidRequest("files: what they name is not stored.", param="files")
-        return self.gateway.publish(self.job, self.claim, self.limits.of_result(result))
+        return self.gateway.publish(self.job, self.claim, result)
 
     def _check_writable(self, key: str) -> None:
         prefix = keys.attempt_prefix(self.job.project_id, self.job.id, self.claim.attempt)
