@@ -1,7 +1,7 @@
 """What workers that see only the API do; each function is one call of theirs."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import chain
 
@@ -9,7 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from app.attempts.gateway import DirectGateway
 from app.attempts.limits import Limits
+from app.attempts.model_files import check_and_read_config
 from app.attempts.route import WorkerCaller
+from app.attempts.upload import watch
 from app.attempts.values import (
     Batch,
     Claimed,
@@ -60,10 +62,13 @@ class LeasedJob:
             raise FencedOut
         self.job = job
 
-    def put_object(self, key: str, chunks: Iterator[bytes]) -> Stored:
-        """Store an object of this attempt."""
+    def put_object(
+        self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
+    ) -> Stored:
+        """Store an object of this attempt. `check` raises where its worker may write no longer."""
         self._check_writable(key)
-        return self.services.storage.put(key, chunks)
+        watched = watch(chunks, check)
+        return self.services.storage.put_untrusted(key, watched, num_bytes, check)
 
     def sign_upload(self, key: str, num_bytes: int) -> str | None:
         """Return a link that takes an object of this attempt; None where the API has to."""
@@ -128,6 +133,9 @@ class LeasedJob:
             raise InvalidRequest("files: a name stands there twice.", param="files")
         if not named or named != {key: sizes.get(key) for key in named}:
             raise InvalidRequest("files: what they name is not stored.", param="files")
+        named_sizes = {file.name: file.stored.bytes for file in result.files}
+        config = check_and_read_config(self.services.storage, prefix, named_sizes)
+        result = result.model_copy(update={"config": config})
         return self.gateway.publish(self.job, self.claim, result)
 
     def _check_writable(self, key: str) -> None:

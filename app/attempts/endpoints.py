@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from app.attempts import actions
 from app.attempts.actions import LeasedJob
-from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
+from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute, check_token
 from app.attempts.values import (
     Batch,
     Ending,
@@ -207,8 +207,13 @@ def sign_upload(
 async def put_object(
     request: Request, services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
 ) -> Stored:
+    def check() -> LeasedJob:
+        check_token(services, request)
+        return LeasedJob(services, worker, job_id, attempt)
+
     def put(chunks: Iterator[bytes]) -> Stored:
-        return LeasedJob(services, worker, job_id, attempt).put_object(key, chunks)
+        num_bytes = int(request.headers.get("content-length", "0"))
+        return check().put_object(key, chunks, num_bytes, check)
 
     return await write_in_thread(put, request.stream())
 

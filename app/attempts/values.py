@@ -39,7 +39,7 @@ from falqon_core.estimate.prices import Price
 MAX_CARDS = 4096
 MAX_EVENTS = 5_000  # of one call; a worker sends a thousand at a time
 MAX_EVENT_BYTES = 2**21
-MAX_FILES = 10_000  # of a model
+MAX_FILES = 1_000  # of a model
 MAX_LOG = 2**16  # characters of a trainer's log with the failure of its attempt
 MAX_INTEGER = 2**63
 AMOUNT = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
