@@ -3,22 +3,30 @@ job, and by the clock and the prices of the service.
 """
 
 import json
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
+from app.attempts.model_files import MAX_TEXT_BYTES
+from app.auth import worker_tokens
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, JobStatus
 from app.models.base import JsonObject
+from app.storage import keys
+from app.storage.storage import PART_BYTES
 from tests.contract.test_joined_workers import OFFER, claim_of, job_of, token_for
 from tests.contract.worker_requests import COLUMNS
-from tests.support.api import Tenant
+from tests.support.api import TINY_CONFIG, Tenant
+from tests.support.waiting import wait_for
 from worker.joined.gateway import JoinedGateway
 
 MAX_STEPS = 9  # three epochs of twelve records, four a step
@@ -62,13 +70,17 @@ def columns(**progress: Any) -> JsonObject:
     return COLUMNS | {"progress": progress}
 
 
-def result_of(names: list[str], **values: Any) -> JsonObject:
-    digest = sha256(b"{}").hexdigest()
-    files = [[name, [2, digest, [digest]]] for name in names]
+def result_of(contents: Mapping[str, bytes], **values: Any) -> JsonObject:
+    files = [
+        [name, [len(content), digest := sha256(content).hexdigest(), [digest]]]
+        for name, content in contents.items()
+    ]
     body = {"files": files, "config": {}, "trained_tokens": 1, "columns": COLUMNS}
     return body | {"measured": {}, "actual": None} | values
 
 
+TWICE = result_of({"a": b""})
+TWICE["files"] *= 2
 REFUSED: list[tuple[str, str, JsonObject]] = [
     ("batches", "measured.tokens", batch(measured={"tokens": 2**62})),
     ("batches", "measured.train_seconds", batch(measured={"train_seconds": 1e308})),
@@ -96,10 +108,10 @@ REFUSED: list[tuple[str, str, JsonObject]] = [
     ("events", "samples", {"events": [["m", "info", "message", {"step": 1, "samples": "x"}]]}),
     ("events", "worker", {"events": [["m", "info", "message", {"worker": "another"}]]}),
     ("events", "too large", {"events": [["m", "info", "message", {"n": 10**30}]]}),
-    ("result", "files", result_of(["../../x"])),
-    ("result", "files", result_of(["a", "a"])),
-    ("result", "SHA-256", result_of([]) | {"files": [["a", [2, "x", ["x"]]]]}),
-    ("result", "trained_tokens", result_of(["a"], trained_tokens=2**62)),
+    ("result", "files", result_of({"../../x": b""})),
+    ("result", "files", TWICE),
+    ("result", "SHA-256", result_of({}) | {"files": [["a", [2, "x", ["x"]]]]}),
+    ("result", "trained_tokens", result_of({"a": b""}, trained_tokens=2**62)),
     (
         "ending",
         "cap",
@@ -209,3 +221,103 @@ def test_what_one_project_measures_moves_no_estimate_of_another(
         *(3, 100.0),
         4.0,
     )
+
+
+class Slow:
+    """An upload that goes on until it is let end."""
+
+    def __init__(self, liar: Liar, key: str, content: bytes) -> None:
+        self._may_end = threading.Event()
+        self.began = threading.Event()
+        self.status = 0
+        path = f"/jobs/{liar.claim.job_id}/attempts/{liar.claim.attempt}/objects/{key}"
+        address = f"{str(liar.gateway.http.base_url).rstrip('/')}{path}"
+        headers = dict(liar.gateway.http.headers) | {"content-length": str(len(content))}
+
+        def chunks() -> Iterator[bytes]:
+            yield content[:-1]
+            self.began.set()
+            assert self._may_end.wait(60)
+            yield content[-1:]
+
+        def put() -> None:
+            with httpx.Client(verify=False, timeout=60) as http:
+                self.status = http.put(address, content=chunks(), headers=headers).status_code
+
+        self._thread = threading.Thread(target=put)
+        self._thread.start()
+
+    def end(self) -> int:
+        self._may_end.set()
+        self._thread.join()
+        return self.status
+
+
+def test_what_was_certified_is_not_replaced_by_an_upload_that_ends_later(tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    token_id, secret = token_for(tenant)
+    with closing(JoinedGateway(tenant.api.url, secret, "liar")) as gateway:
+        liar = Liar(gateway, claim_of(gateway, gateway.claim(OFFER)))
+        prefix = keys.result_prefix(tenant.project_id, job_id, liar.claim.attempt)
+        key = f"{prefix}/model.safetensors"
+        certified = os.urandom(PART_BYTES + 2**20)
+        late = [Slow(liar, key, certified[::-1]), Slow(liar, f"{prefix}/x", b"small")]
+        assert all(upload.began.wait(60) for upload in late)
+        wait_for(
+            lambda: any("/model/" in name for name in tenant.stored()), what="unfinished bytes"
+        )
+        liar.put(key, certified)
+        liar.put(key, certified)  # the answer to the first one was lost
+        config = json.dumps({"model_type": "llama"} | TINY_CONFIG).encode()
+        liar.put(f"{prefix}/config.json", config)
+        contents = {"config.json": config, "model.safetensors": certified}
+        assert liar.post("result", result_of(contents)).json() == {"yes": True}
+        with tenant.api.database.transaction() as session:
+            worker_tokens.revoke(session, token_id)
+        assert [upload.end() for upload in late] == [401, 401]
+    assert tenant.api.storage.read(key) == certified
+    assert len(tenant.api.storage.keys(prefix)) == 2
+    model = job_of(tenant.api, job_id).fine_tuned_model_id
+    address = f"/v1/models/{model}/artifacts/model.safetensors"
+    assert tenant.http.get(address).content == certified
+
+
+def test_an_upload_ends_with_the_lease(tenant: Tenant, liar: Liar) -> None:
+    prefix = keys.result_prefix(tenant.project_id, liar.claim.job_id, liar.claim.attempt)
+    upload = Slow(liar, f"{prefix}/README.md", b"late")
+    assert upload.began.wait(60)
+    with tenant.api.database.transaction() as session:
+        assert claims.take_back(session, liar.claim.job_id, max_infra_failures=3)
+    assert upload.end() == 409
+    assert tenant.api.storage.keys(prefix) == []
+
+
+HOSTILE_FILES: list[tuple[str, bytes, str]] = [
+    ("tokenizer_config.json", b'{"auto_map": {"AutoTokenizer": "x.Y"}}', "auto_map"),
+    ("tokenizer_config.json", b'{"chat_template": "%s"}' % (b"x" * 2**17), "chat template"),
+    ("chat_template.jinja", b"{{ x }}" * 2**14, "chat template"),
+    ("generation_config.json", b"[" * 500 + b"]" * 500, "nested deeper"),
+    ("generation_config.json", b"[" * 10**5, "cannot be read"),
+    ("special_tokens_map.json", b" " * (MAX_TEXT_BYTES + 1), "larger than"),
+    ("modeling.py", b"import os", "program code"),
+    ("weights.bin", b"\x80\x04", "pickle"),
+    ("extra/notes.txt", b"PK\x03\x04", "pickle"),
+    ("config.json", b'{"model_type": "llama", "num_experts": 8}', "mixture of experts"),
+    ("config.json", b'{"model_type": "llama", "hidden_size": 1e300}', "hidden_size"),
+    ("config.json", b"[]", "not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), HOSTILE_FILES)
+def test_the_files_of_a_model_are_checked_as_those_of_an_import(
+    tenant: Tenant, liar: Liar, name: str, content: bytes, reason: str
+) -> None:
+    prefix = keys.result_prefix(tenant.project_id, liar.claim.job_id, liar.claim.attempt)
+    config = json.dumps({"model_type": "llama"} | TINY_CONFIG).encode()
+    contents = {"config.json": config, "model.safetensors": b"weights"} | {name: content}
+    for file, stored in contents.items():
+        liar.put(f"{prefix}/{file}", stored)
+    answer = liar.post("result", result_of(contents))
+    assert answer.status_code == 400, answer.text
+    assert reason in answer.json()["error"]["message"]
+    assert job_of(tenant.api, liar.claim.job_id).status == JobStatus.RUNNING
