@@ -175,7 +175,8 @@ class Progress:
             if last is None:
                 return self._before_the_first_step()
             left = Eta(0.0, 0.0, 0.0) if ended else self._time_left(last)
-            percent = 100.0 if ended else round(100 * last.step / max(1, last.total_steps), 2)
+            share = 1.0 if ended else min(1.0, last.step / last.total_steps)
+            percent = round(100 * share, 2)
             return JobProgress(
                 step=last.step,
                 total_steps=last.total_steps,
