@@ -21,13 +21,13 @@ from app.attempts.values import (
     Result,
     SavedCheckpoint,
 )
-from app.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
+from app.base.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
+from app.base.storage import Stored, keys
 from app.http.downloads import REDIRECT_LIFETIME
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Job
 from app.services import Services
-from app.storage import Stored, keys
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Price

@@ -13,15 +13,15 @@ from typing import NamedTuple, Self, TypeVar
 from sqlalchemy.orm import Session
 
 from app.attempts.values import Batch, Columns, Ending, Measured, Result
-from app.database import now
-from app.errors import InvalidRequest
+from app.base.database import now
+from app.base.errors import InvalidRequest
+from app.base.settings import Settings
 from app.jobs import internal_repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import File, Job
 from app.models.job_progress import JobCost, JobProgress
 from app.prices.service import price_of
-from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import MAX_STEPS
 from falqon_core.estimate.estimate import compare

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
+from app.base.storage import Storage
 from app.models.base import JsonObject
-from app.storage import Storage
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
     VOCABULARIES,

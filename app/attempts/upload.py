@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from app.errors import UploadTooSlow
+from app.base.errors import UploadTooSlow
 
 LOOK_SECONDS = 5.0
 GRACE_SECONDS = 60.0

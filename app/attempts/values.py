@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.base.storage import BLOCK_BYTES, Stored, keys
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
 from app.jobs.readings import is_step
@@ -22,7 +23,6 @@ from app.models import Artifact, Checkpoint, Desired, File, Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
 from app.models.reported import is_measure
-from app.storage import BLOCK_BYTES, Stored, keys
 from falqon_core.contract.figures import (
     MAX_COUNT,
     MAX_MEASURE,

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import QueryableAttribute, Session
 
-from app.database import insert_or
+from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
 from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS

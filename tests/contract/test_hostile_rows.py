@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, text, update
 
 from app.attempts.metrics_file import read_steps, write_csv
-from app.database import now_plus
+from app.base.database import now_plus
 from app.jobs import events
 from app.jobs.events import NewEvent
 from app.jobs.listing import SORTS

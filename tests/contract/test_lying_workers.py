@@ -16,13 +16,13 @@ import pytest
 
 from app.attempts.model_files import MAX_TEXT_BYTES
 from app.auth import worker_tokens
+from app.base.storage import keys
+from app.base.storage.storage import PART_BYTES
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, JobStatus
 from app.models.base import JsonObject
-from app.storage import keys
-from app.storage.storage import PART_BYTES
 from tests.contract.test_joined_workers import OFFER, claim_of, job_of, token_for
 from tests.contract.worker_requests import COLUMNS
 from tests.support.api import TINY_CONFIG, Tenant
