@@ -1,20 +1,32 @@
 """What workers that see only the API do; each function is one call of theirs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import chain
 
 from pydantic import BaseModel, ValidationError
 
 from app.attempts.gateway import DirectGateway
+from app.attempts.limits import Limits
+from app.attempts.model_files import check_and_read_config
 from app.attempts.route import WorkerCaller
-from app.attempts.values import Batch, Claimed, Inputs, Offer, Result, SavedCheckpoint
+from app.attempts.upload import watch
+from app.attempts.values import (
+    Batch,
+    Claimed,
+    Ending,
+    Inputs,
+    Offer,
+    Result,
+    SavedCheckpoint,
+)
 from app.base.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
 from app.base.storage import Stored, keys
 from app.http.downloads import REDIRECT_LIFETIME
 from app.jobs.claims import Claim
-from app.models import Attempt, Job
+from app.jobs.events import NewEvent
+from app.models import Job
 from app.services import Services
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
@@ -50,10 +62,13 @@ class LeasedJob:
             raise FencedOut
         self.job = job
 
-    def put_object(self, key: str, chunks: Iterator[bytes]) -> Stored:
-        """Store an object of this attempt."""
+    def put_object(
+        self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
+    ) -> Stored:
+        """Store an object of this attempt. `check` raises where its worker may write no longer."""
         self._check_writable(key)
-        return self.services.storage.put(key, chunks)
+        watched = watch(chunks, check)
+        return self.services.storage.put_untrusted(key, watched, num_bytes, check)
 
     def sign_upload(self, key: str, num_bytes: int) -> str | None:
         """Return a link that takes an object of this attempt; None where the API has to."""
@@ -78,12 +93,25 @@ class LeasedJob:
         except FileNotFoundError:
             raise BytesMissing("The bytes are missing in the server's storage.") from None
 
+    def append_events(self, events: Sequence[NewEvent]) -> bool:
+        self.limits.check_events(events)
+        return self.gateway.append_events(self.claim, events)
+
     def append_batch(self, batch: Batch) -> Price | None:
+        limits = self.limits
+        return self.gateway.append_batch(self.claim, limits.price.device, limits.of_batch(batch))
+
+    def record(self, ending: Ending) -> bool:
+        return self.gateway.record(self.claim, self.limits.of_ending(ending))
+
+    @property
+    def limits(self) -> Limits:
+        """Return the bounds of what the worker may report now."""
         with self.services.database.read() as session:
-            attempt = session.get_one(Attempt, (self.job.id, self.claim.attempt))
-        return self.gateway.append_batch(self.claim, attempt.device, batch)
+            return Limits.read(session, self.services.settings, self.job, self.claim)
 
     def add_checkpoint(self, stored: SavedCheckpoint) -> None:
+        self.limits.check_step("saved.step", stored.saved.step)
         prefix = keys.checkpoint_prefix(
             self.job.project_id, self.job.id, self.claim.attempt, stored.saved.step
         )
@@ -95,11 +123,19 @@ class LeasedJob:
 
     def publish(self, result: Result) -> bool:
         """Return False where the user cancelled first."""
+        result = self.limits.of_result(result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
         sizes = self._sizes(f"{prefix}/")
         named = {f"{prefix}/{file.name}": file.stored.bytes for file in result.files}
+        if not all(_is_relative(file.name) for file in result.files):
+            raise InvalidRequest("files: a name is no plain relative one.", param="files")
+        if len(named) != len(result.files):
+            raise InvalidRequest("files: a name stands there twice.", param="files")
         if not named or named != {key: sizes.get(key) for key in named}:
             raise InvalidRequest("files: what they name is not stored.", param="files")
+        named_sizes = {file.name: file.stored.bytes for file in result.files}
+        config = check_and_read_config(self.services.storage, prefix, named_sizes)
+        result = result.model_copy(update={"config": config})
         return self.gateway.publish(self.job, self.claim, result)
 
     def _check_writable(self, key: str) -> None:

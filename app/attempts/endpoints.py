@@ -11,10 +11,9 @@ from starlette.responses import RedirectResponse, StreamingResponse
 
 from app.attempts import actions
 from app.attempts.actions import LeasedJob
-from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute
+from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute, check_token
 from app.attempts.values import (
     Batch,
-    Count,
     Ending,
     Few,
     NewEvents,
@@ -31,6 +30,7 @@ from app.http.storage_limit import read_in_threads, write_in_thread
 from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE
 from app.models.trainer_log import TrainerLog
+from falqon_core.contract.figures import Count
 from falqon_core.estimate.prices import Price
 
 ATTEMPT = "/jobs/{job_id}/attempts/{attempt}"
@@ -132,7 +132,7 @@ def append_events(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, body: Events
 ) -> Answer:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.append_events(leased.claim, body.events))
+    return Answer(yes=leased.append_events(body.events))
 
 
 @router.post(f"{ATTEMPT}/batches")
@@ -170,7 +170,7 @@ def record(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, ending: Ending
 ) -> Answer:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.record(leased.claim, ending))
+    return Answer(yes=leased.record(ending))
 
 
 @router.post(f"{ATTEMPT}/result", dependencies=TOUCHES_STORAGE)
@@ -207,8 +207,13 @@ def sign_upload(
 async def put_object(
     request: Request, services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
 ) -> Stored:
+    def check() -> LeasedJob:
+        check_token(services, request)
+        return LeasedJob(services, worker, job_id, attempt)
+
     def put(chunks: Iterator[bytes]) -> Stored:
-        return LeasedJob(services, worker, job_id, attempt).put_object(key, chunks)
+        num_bytes = int(request.headers.get("content-length", "0"))
+        return check().put_object(key, chunks, num_bytes, check)
 
     return await write_in_thread(put, request.stream())
 

@@ -207,7 +207,8 @@ class DirectGateway:
             )
             if is_ours:
                 metrics.add_row(session)
-                claims.update_attempt(session, claim, **result.measured.values())
+                if measured := result.measured.values():
+                    claims.update_attempt(session, claim, **measured)
                 catalogue.add(session, *_rows_of(job, claim, model_id, result))
             return is_ours
 

@@ -14,6 +14,7 @@ from app.files import service as files
 from app.garbage import orphans
 from app.jobs import internal_repository
 from app.jobs.effective_steps import effective_steps
+from app.jobs.readings import number, step_of
 from app.models import File, Job, Purpose
 from app.models.base import JsonObject
 
@@ -56,8 +57,9 @@ def read_steps(session: Session, job_id: str) -> Steps:
     effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
     for attempt, data in internal_repository.metrics(session, job_id):
-        if effective.include(attempt, data["step"]):
-            steps.setdefault(data["step"], {}).update(_columns(data))
+        step = step_of(data)
+        if step is not None and effective.include(attempt, step):
+            steps.setdefault(step, {}).update(_columns(data))
     return steps
 
 
@@ -75,8 +77,9 @@ def write_csv(steps: Steps) -> Iterator[bytes]:
 
 
 def _columns(data: JsonObject) -> dict[str, float]:
-    values = {
-        column: next((data[name] for name in names if data.get(name) is not None), None)
-        for column, names in COLUMNS.items()
-    }
-    return {column: value for column, value in values.items() if value is not None}
+    values: dict[str, float] = {}
+    for column, names in COLUMNS.items():
+        numbers = (number(name, data.get(name)) for name in names)
+        if (value := next((each for each in numbers if each is not None), None)) is not None:
+            values[column] = value
+    return values

@@ -67,6 +67,12 @@ async def _worker(request: Request) -> WorkerCaller:
 WorkerDep = Annotated[WorkerCaller, Depends(_worker)]
 
 
+def check_token(services: Services, request: Request) -> None:
+    """Raise `InvalidApiKey` where the token has been revoked since the call began."""
+    with services.database.look_up() as session:
+        worker_tokens.check_secret(session, secret_of(request))
+
+
 def _admit(services: Services, request: Request) -> WorkerCaller:
     address, secret = address_of(request), secret_of(request)
     digest = secrets.digest(secret)

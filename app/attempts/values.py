@@ -1,38 +1,125 @@
 """What a worker and the service tell each other of an attempt, in one process or over HTTP."""
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from app.base.storage import Stored
+from app.base.storage import BLOCK_BYTES, Stored, keys
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
+from app.jobs.readings import is_step
 from app.models import Artifact, Checkpoint, Desired, File, Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
-from falqon_core.contract.messages import CheckpointSaved
+from app.models.reported import is_measure
+from falqon_core.contract.figures import (
+    MAX_COUNT,
+    MAX_MEASURE,
+    MAX_STEPS,
+    Count,
+    DeviceSeconds,
+    Seconds,
+    Step,
+)
+from falqon_core.contract.messages import MAX_METRICS, CheckpointSaved, Sampled
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.prices import Price
 
 MAX_CARDS = 4096
-MAX_METRICS = 100
+MAX_EVENTS = 5_000  # of one call; a worker sends a thousand at a time
+MAX_EVENT_BYTES = 2**21
+MAX_FILES = 1_000  # of a model
+MAX_LOG = 2**16  # characters of a trainer's log with the failure of its attempt
+MAX_INTEGER = 2**63
+AMOUNT = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
+AMOUNTS = "cost_"  # how the names of metrics begin that are money, as decimal text
+OF_THE_SERVICE = ("worker", "trainer_log")  # what only its own events hold
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_KEY = 64
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 Card = Annotated[int, Field(ge=0, le=MAX_CARDS)]
 Cards = Annotated[tuple[Card, ...], Field(max_length=MAX_CARDS)]
 
 
-def _measure_few_things(events: list[NewEvent]) -> list[NewEvent]:
-    """Each metric is a column of a row that many events share."""
+def _check_events(events: list[NewEvent]) -> list[NewEvent]:
+    """Each metric is a column of a row that many events share, and a number."""
     metrics = {key for event in events if event.type == "metrics" for key in event.data or {}}
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"they have more than {MAX_METRICS} metrics")
+    for number, event in enumerate(events):
+        data = event.data or {}
+        if event.type == "metrics":
+            _check_metrics(number, data)
+        else:
+            _check_message(number, data)
     return events
 
 
-NewEvents = Annotated[list[NewEvent], AfterValidator(_measure_few_things)]
+def _check_metrics(number: int, data: JsonObject) -> None:
+    if not is_step(data.get("step")):
+        raise ValueError(f"{number}.data.step: it is no number of a step")
+    for key, value in data.items():
+        if len(key) > MAX_KEY:
+            raise ValueError(f"{number}.data: a name is longer than {MAX_KEY} characters")
+        is_amount = key.startswith(AMOUNTS) and isinstance(value, str) and AMOUNT.fullmatch(value)
+        if value is not None and not is_amount and not is_measure(value):
+            raise ValueError(f"{number}.data.{key}: it is no number of at most {MAX_MEASURE:g}")
+
+
+def _check_message(number: int, data: JsonObject) -> None:
+    for key in OF_THE_SERVICE:
+        if key in data:
+            raise ValueError(f"{number}.data.{key}: the service itself writes it")
+    if "samples" in data:
+        try:
+            _sampled.validate_python({"step": data.get("step"), "samples": data["samples"]})
+        except ValidationError:
+            raise ValueError(f"{number}.data.samples: they are no samples of a step") from None
+    _check_json(number, data)
+
+
+def _check_json(number: int, data: JsonObject) -> None:
+    """Refuse numbers that other readers have no room for, and too much text."""
+    left = MAX_EVENT_BYTES
+    waiting: list[Any] = [data]
+    while waiting:
+        value = waiting.pop()
+        left -= 1
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str):
+            left -= len(value)
+        elif isinstance(value, int | float) and not -MAX_INTEGER <= value < MAX_INTEGER:
+            raise ValueError(f"{number}.data: it holds a number that is too large")
+        if left < 0:
+            raise ValueError(f"{number}.data: it is larger than {MAX_EVENT_BYTES} bytes")
+
+
+NewEvents = Annotated[list[NewEvent], Field(max_length=MAX_EVENTS), AfterValidator(_check_events)]
+_sampled = TypeAdapter(Sampled)
+
+
+def _check_stored(stored: Stored) -> Stored:
+    num_blocks = max(1, -(-stored.bytes // BLOCK_BYTES))
+    digests = [stored.sha256, *stored.block_sha256]
+    if not 0 <= stored.bytes <= MAX_COUNT or len(stored.block_sha256) != num_blocks:
+        raise ValueError(f"it has a checksum for each {BLOCK_BYTES} bytes, and not less than none")
+    if not all(DIGEST.fullmatch(digest) for digest in digests):
+        raise ValueError("a checksum is no SHA-256 in hexadecimal digits")
+    return stored
 
 
 class Verdict(StrEnum):
@@ -94,8 +181,8 @@ class Columns(_Value):
     """The columns of a job that its worker reports."""
 
     progress: JobProgress
-    device_seconds: float = Field(ge=0)
-    execution_seconds: float = Field(ge=0)
+    device_seconds: DeviceSeconds
+    execution_seconds: Seconds
 
     def values(self) -> JsonObject:
         return {name: getattr(self, name) for name in type(self).model_fields}
@@ -104,10 +191,10 @@ class Columns(_Value):
 class Measured(_Value):
     """The columns of an attempt, those that were measured already."""
 
-    start_step: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    start_step: Step | None = None
     tokens: Count | None = None
-    train_seconds: float | None = Field(None, ge=0)
-    overhead_seconds: float | None = Field(None, ge=0)
+    train_seconds: Seconds | None = None
+    overhead_seconds: Seconds | None = None
 
     def values(self) -> JsonObject:
         return self.model_dump(exclude_none=True)
@@ -116,7 +203,7 @@ class Measured(_Value):
 class Batch(_Value):
     """Events of the trainer, of which `before` came earlier."""
 
-    before: Annotated[int, Field(ge=0, lt=2**31)]
+    before: Step
     events: NewEvents
     columns: Columns
     measured: Measured
@@ -127,13 +214,7 @@ class SavedCheckpoint(_Value):
 
     id: str = Field(pattern=r"^ftckpt_[0-9A-Za-z_-]{1,64}$")
     saved: CheckpointSaved
-    keep: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _fit_the_columns(self) -> Self:
-        if not (0 <= self.saved.step < 2**31 and 0 <= self.saved.bytes < 2**63):
-            raise ValueError("saved: step or bytes are no such numbers")
-        return self
+    keep: int = Field(ge=1, le=MAX_STEPS)
 
 
 class Ending(_Value):
@@ -143,10 +224,11 @@ class Ending(_Value):
 
     verdict: Verdict
     failure: Failure | None
-    cap: str | None
+    cap: Annotated[str, Field(pattern=r"^[a-z_]{1,40}( [^\n]{0,200})?$")] | None
     desired: Desired
     has_trained: bool
-    trainer_log: str  # its end, of a trainer that failed
+    # its end, of a trainer that failed
+    trainer_log: Annotated[str, AfterValidator(lambda text: text[-MAX_LOG:])]
     columns: Columns
 
     @model_validator(mode="after")
@@ -157,14 +239,14 @@ class Ending(_Value):
 
 
 class UploadedFile(NamedTuple):
-    name: str
-    stored: Stored
+    name: Annotated[str, Field(max_length=keys.MAX_NAME)]
+    stored: Annotated[Stored, AfterValidator(_check_stored)]
 
 
 class Result(_Value):
     """A trained model whose files are stored, below the prefix of its attempt."""
 
-    files: list[UploadedFile]
+    files: list[UploadedFile] = Field(max_length=MAX_FILES)
     config: JsonObject
     trained_tokens: Count
     columns: Columns

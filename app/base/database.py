@@ -1,5 +1,6 @@
 """Engine, sessions, and the database's own clock, for SQLite and Postgres alike."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -214,6 +215,11 @@ def _replace_lost_connections(engine: Engine) -> None:
             raise DisconnectionError from error  # the pool opens another one
 
 
+def _read_json(text: str) -> Any:
+    """Read stored JSON; Infinity and NaN, which no answer may hold, are null."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
 def _create_engine(url: str) -> Engine:
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
@@ -226,6 +232,7 @@ def _create_engine(url: str) -> Engine:
             pool_size=10,
             max_overflow=20,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            json_deserializer=_read_json,
             connect_args={k: value for k, value in patience.items() if k not in parsed.query},
         )
         _replace_lost_connections(engine)
@@ -234,7 +241,9 @@ def _create_engine(url: str) -> Engine:
     private_folder(Path(path).parent)
     if not os.path.exists(path):
         os.close(os.open(path, os.O_CREAT, 0o600))
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = create_engine(
+        url, json_deserializer=_read_json, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: object) -> None:

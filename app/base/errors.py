@@ -75,6 +75,15 @@ class FencedOut(ApiError):
         super().__init__("Another attempt has the job, or it has ended.")
 
 
+class UploadTooSlow(ApiError):
+    status = 408
+    type = "invalid_request_error"
+    code = "upload_too_slow"
+
+    def __init__(self) -> None:
+        super().__init__("The bytes of this upload come too slowly; send them again, faster.")
+
+
 class TooLarge(ApiError):
     status = 413
     type = "invalid_request_error"

@@ -1,3 +1,4 @@
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -7,7 +8,8 @@ from app.models import Attempt, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.throughput import Sample
 
-NEWEST_ATTEMPTS = 50  # enough for a median; machines and versions change
+NEWEST_ATTEMPTS = 200  # of all projects
+SLACK_SECONDS = 60.0  # a worker counts from before its attempt has a row
 NEWEST_JOBS = 1000
 
 
@@ -18,10 +20,19 @@ class Ended(NamedTuple):
     actual: Actual
 
 
+class Measured(NamedTuple):
+    """What an attempt measured, for the project of its job."""
+
+    project_id: str
+    sample: Sample
+
+
 def samples(
     session: Session, base_model_id: str, method: str, device: str, num_devices: int
-) -> list[Sample]:
-    """Return those of every project: a rate tells nothing of what was trained."""
+) -> list[Measured]:
+    """Return those of every project, the newest first: a rate tells nothing of what was trained.
+    Left out are those that claim more seconds than their attempt lasted.
+    """
     kind = (
         Attempt.base_model_id == base_model_id,
         Attempt.method == method,
@@ -34,17 +45,23 @@ def samples(
         Attempt.train_seconds > 0,
     )
     columns = (Attempt.tokens, Attempt.train_seconds, Attempt.overhead_seconds)
+    age = (Attempt.created_at, Attempt.ended_at)
     statement = (
-        select(*columns)
-        .where(*kind, *measured)
+        select(Job.project_id, *columns, *age)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(*kind, *measured, Attempt.ended_at.is_not(None))
         .order_by(Attempt.created_at.desc())
         .limit(NEWEST_ATTEMPTS)
     )
     return [
-        Sample(tokens / seconds, overhead)
-        for tokens, seconds, overhead in session.execute(statement)
-        if tokens and seconds
+        Measured(project_id, Sample(tokens / seconds, overhead))
+        for project_id, tokens, seconds, overhead, begin, end in session.execute(statement)
+        if tokens and seconds and end and _is_within(begin, end, max(seconds, overhead or 0.0))
     ]
+
+
+def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
+    return seconds <= (end - begin).total_seconds() + SLACK_SECONDS
 
 
 def ended(session: Session, project_id: str) -> list[Ended]:

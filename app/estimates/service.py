@@ -23,10 +23,15 @@ from falqon_core.estimate.estimate import (
     TokensBasis,
     estimate,
     tokens_from_characters,
+    training_flops,
 )
 from falqon_core.estimate.long_text import Amount, amount_from_lengths
-from falqon_core.estimate.throughput import throughput
+from falqon_core.estimate.throughput import Sample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
+
+PEAKS = 10.0  # of a device's arithmetic; what is faster was not measured
+ENOUGH_SAMPLES = 3  # of a project, to be estimated by itself
+NEWEST_SAMPLES = 50  # of a project; machines and versions change
 
 
 class Target(NamedTuple):
@@ -124,13 +129,15 @@ def estimate_job(
     report: FileReport,
     settings: Settings,
     *,
+    project_id: str | None = None,
     amount: Amount | None = None,
     tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
 ) -> Estimate:
-    """`recipe` must be resolved. `amount`: of the whole training file, once this model's tokenizer
+    """`recipe` must be resolved. `project_id`: whose measurements come before those of others.
+    `amount`: of the whole training file, once this model's tokenizer
     has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of the device
     that `gpu` names, or of what jobs train on.
     """
@@ -148,11 +155,7 @@ def estimate_job(
         device=target.device,
         num_devices=target.num_devices,
         price=prices.price_of(session, settings, target.device.name),
-        throughput=throughput(
-            repository.samples(
-                session, model.id, recipe.kind, target.device.name, target.num_devices
-            )
-        ),
+        throughput=throughput(_samples(session, model, recipe, target, project_id)),
         calibration=workers.calibration_of(session, target.device.name),
         tokens_basis="characters" if amount is None else tokens_basis,
     )
@@ -165,6 +168,29 @@ def estimate_job(
         )
         return result.model_copy(update={"explanation": explanation})
     return result
+
+
+def _samples(
+    session: Session, model: Model, recipe: Recipe, target: Target, project_id: str | None
+) -> list[Sample]:
+    """Return what is believed of what attempts measured. A worker may belong to a single project
+    and report what it likes: nothing is as fast as no device is, a project that has measured enough
+    is estimated by itself, and each other one counts once.
+    """
+    flops = training_flops(ModelDimensions.from_config(model.config), recipe, 1, 0.0)
+    peak = PEAKS * target.device.tflops * 1e12 * target.num_devices / flops
+    rows = repository.samples(
+        session, model.id, recipe.kind, target.device.name, target.num_devices
+    )
+    by_project: dict[str, list[Sample]] = {}
+    for row in rows:
+        samples = by_project.setdefault(row.project_id, [])
+        if row.sample.tokens_per_second <= peak and len(samples) < NEWEST_SAMPLES:
+            samples.append(row.sample)
+    own = by_project.pop(project_id or "", [])
+    if len(own) >= ENOUGH_SAMPLES:
+        return own
+    return own + [median_sample(samples) for samples in by_project.values() if samples]
 
 
 def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:

@@ -20,6 +20,7 @@ from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus
 from app.projects import quotas
 from app.webhooks import events as webhooks
+from falqon_core.contract.figures import Name, Text
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
@@ -44,9 +45,9 @@ class Claim(NamedTuple):
 
 
 class Failure(NamedTuple):
-    code: str
-    message: str
-    param: str | None = None
+    code: Name
+    message: Text
+    param: Name | None = None
 
 
 def claim(

@@ -17,6 +17,7 @@ from app.models import Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
 from app.webhooks import events as webhooks
+from falqon_core.contract.figures import Text
 
 Level = Literal["info", "warn", "error"]
 COLUMNS = tuple(Event.__table__.columns.keys())
@@ -25,7 +26,7 @@ COLUMNS = tuple(Event.__table__.columns.keys())
 class NewEvent(NamedTuple):
     """An event that has no number yet."""
 
-    message: str
+    message: Text
     level: Level = "info"
     type: Literal["message", "metrics"] = "message"
     data: JsonObject | None = None

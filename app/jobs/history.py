@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
+from app.jobs.readings import step_of
 from app.models import Attempt, Event, Job
 from app.models.job_progress import JobProgress
 from falqon_core.contract.messages import Sample
 
+_samples = TypeAdapter(list[Sample])
 MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between them
 
 
@@ -41,14 +44,12 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     of one that began before them the steps are known only as far as the next one went on.
     """
     began = {
-        event.data["attempt"]: event.seq
-        for event in messages
-        if event.data and "worker" in event.data
+        event.attempt: event.seq for event in messages if event.data and "worker" in event.data
     }
     logs = {
-        event.attempt: event.data["trainer_log"]
+        event.attempt: log
         for event in messages
-        if event.data and "trainer_log" in event.data
+        if event.data and isinstance(log := event.data.get("trainer_log"), str)
     }
     spans: list[AttemptSpan] = []
     reached = 0
@@ -74,18 +75,25 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
 def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[Prompt]:
     """List every validation prompt with what the model answered at the evaluations that count."""
     samples_by_step = {
-        event.data["step"]: event.data["samples"]
+        step: samples
         for event in sorted(messages, key=lambda event: event.seq)
-        if event.data
-        and "samples" in event.data
-        and effective.include(event.attempt, event.data["step"])
+        if (samples := _samples_of(event))
+        and (step := step_of(event.data)) is not None
+        and effective.include(event.attempt, step)
     }
     prompts: dict[str, Prompt] = {}
     for step in _spread(sorted(samples_by_step)):
-        for sample in map(Sample.model_validate, samples_by_step[step]):
+        for sample in samples_by_step[step]:
             prompt = prompts.setdefault(sample.prompt, Prompt(sample.prompt, sample.expected, []))
             prompt.completions.append((step, sample.completion))
     return list(prompts.values())
+
+
+def _samples_of(event: Event) -> list[Sample]:
+    try:
+        return _samples.validate_python((event.data or {}).get("samples", []))
+    except ValidationError:
+        return []
 
 
 def list_validation_losses(session: Session, job: Job) -> list[tuple[int, float]]:

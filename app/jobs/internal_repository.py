@@ -4,10 +4,11 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.jobs.checkpoints import best_of
-from app.jobs.repository import files_of, metrics, project_name
+from app.jobs.repository import attempts, files_of, metrics, project_name
 from app.models import Checkpoint, Job, JobStatus
 
-__all__ = ["files_of", "metrics", "project_name"]  # those of users that workers read too
+# those of users that workers read too
+__all__ = ["attempts", "files_of", "metrics", "project_name"]
 
 
 def find(session: Session, job_id: str) -> Job | None:

@@ -24,9 +24,11 @@ from sqlalchemy.orm import Session
 from app.base.database import MAX_COUNTED, NUM_SEARCHED
 from app.base.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
-from app.jobs.metrics_chunks import CURVE
+from app.jobs.metrics_chunks import CURVE, LOSS
+from app.jobs.readings import is_step, number
 from app.models import Event, Job, JobMetadata, JobStatus, Project
 from app.models.job_lifecycle import LIVE, TERMINAL
+from app.models.reported import json_amount, json_number
 
 Points = list[tuple[int, float]]
 T = TypeVar("T")
@@ -41,12 +43,12 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
     "name": func.lower(func.coalesce(Job.suffix, Job.id)),
     "model": Job.base_model_id,
     "status": Job.status,
-    "progress": Job.progress["percent"].as_float(),
-    "eta": Job.progress["eta_seconds"].as_float(),
-    "cost": Job.progress[("cost", "accrued")].as_numeric(18, 6),
-    "speed": Job.progress["tokens_per_second"].as_float(),
-    "loss": Job.progress["train_loss"].as_float(),
-    "valid_loss": Job.progress["valid_loss"].as_float(),
+    "progress": json_number(Job.progress["percent"]),
+    "eta": json_number(Job.progress["eta_seconds"]),
+    "cost": json_amount(Job.progress[("cost", "accrued")]),
+    "speed": json_number(Job.progress["tokens_per_second"]),
+    "loss": json_number(Job.progress["train_loss"]),
+    "valid_loss": json_number(Job.progress["valid_loss"]),
 }
 # Never null, and with the id beside them the order of an index.
 INDEXED = ("created", "model", "status")
@@ -201,7 +203,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     picks: dict[str, set[int]] = {job.id: set() for job in begun}
     for job_id, seq in session.execute(places):
         picks[job_id] |= {seq} - {None}
-    own = (Event.data["step"].as_integer(), Event.data["train_loss"].as_float())
+    own = (json_number(Event.data["step"]), json_number(Event.data[LOSS]))
     curve = [Event.outline[key] for key in CURVE]
     if num_points > SPARKLINE_POINTS:
         curve = [Event.data["values", key] for key in CURVE]
@@ -215,13 +217,15 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     effective = effective_steps(session, repeated) if repeated else {}
     curves: dict[str, dict[int, float]] = {}
     for job_id, attempt, step, loss, steps, losses in rows:
-        points = [(step, loss)]
+        points = [(None if step is None else int(step), loss)]
         if steps is not None:  # of a chunk, which may have nothing but evaluations
-            points = list(zip(steps, losses or [None] * len(steps), strict=True))
+            points = list(zip(steps, losses or [None] * len(steps), strict=False))
         curves.setdefault(job_id, {}).update(
             (step, loss)
-            for step, loss in points
-            if loss is not None and effective.get(job_id, EffectiveSteps()).include(attempt, step)
+            for step, reported in points
+            if (loss := number(LOSS, reported)) is not None
+            and is_step(step)
+            and effective.get(job_id, EffectiveSteps()).include(attempt, step)
         )
     return {job_id: _thin(sorted(curve.items()), num_points) for job_id, curve in curves.items()}
 

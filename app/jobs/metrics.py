@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.jobs.effective_steps import effective_steps
+from app.jobs.readings import DOLLARS, number, step_of
 from app.models import Job
 from falqon_core.contract.messages import Evaluated, StepMetrics
 
-DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
 KEYS = (
     *sorted(
         (StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}
@@ -60,20 +60,12 @@ def series(session: Session, job: Job, keys: Sequence[str], num_points: int) -> 
     width = max(1, -(-newest // num_buckets))
     thinned = {key: Thinned(width) for key in keys}
     for attempt, data in repository.metrics(session, job.id):
-        step = data["step"]
-        if effective.include(attempt, step):
+        step = step_of(data)
+        if step is not None and effective.include(attempt, step):
             for key, reported in data.items():
                 if key in thinned and (value := number(key, reported)) is not None:
                     thinned[key].add((step, value))
     return {key: series.points(num_points) for key, series in thinned.items()}
-
-
-def number(key: str, reported: object) -> float | None:
-    if key == DOLLARS and isinstance(reported, str):
-        return float(reported)
-    if isinstance(reported, (int, float)):
-        return reported
-    return None
 
 
 def as_csv(series: SeriesByKey) -> str:

@@ -6,11 +6,13 @@ between those of a chunk.
 from collections.abc import Sequence
 from datetime import datetime
 
+from app.jobs.readings import number, step_of
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW, Event
 
 OUTLINE_POINTS = 16
-CURVE = ("step", "train_loss")  # what an outline has
+LOSS = "train_loss"
+CURVE = ("step", LOSS)  # what an outline has
 
 
 def window_of(seq: int) -> int:
@@ -81,7 +83,7 @@ def _outline(events: Sequence[Event]) -> JsonObject:
     points = [
         data
         for data in (event.data or {} for event in events)
-        if all(data.get(key) is not None for key in CURVE)
+        if step_of(data) is not None and number(LOSS, data.get(LOSS)) is not None
     ]
     last = len(points) - 1
     count = min(len(points), OUTLINE_POINTS)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from app.base.database import Database
 from app.jobs import repository
 from app.jobs.effective_steps import effective_steps
-from app.jobs.metrics import KEYS, number
+from app.jobs.metrics import KEYS
+from app.jobs.readings import number, step_of
 
 EVENTS_AT_ONCE = 1000
 
@@ -38,9 +39,12 @@ def _read_rows(database: Database, job_id: str) -> Iterator[list[Row]]:
             events = repository.events_after(session, job_id, after=seq, limit=EVENTS_AT_ONCE)
         for event in events:
             data = event.data or {}
-            if event.type == "metrics" and effective.include(event.attempt, data["step"]):
-                if not rows or rows[-1]["step"] != data["step"]:
-                    rows.append({"step": data["step"]})
+            step = step_of(data)
+            if event.type != "metrics" or step is None:
+                continue
+            if effective.include(event.attempt, step):
+                if not rows or rows[-1]["step"] != step:
+                    rows.append({"step": step})
                 rows[-1] |= {
                     key: value for key in KEYS if (value := number(key, data.get(key))) is not None
                 }

@@ -38,6 +38,7 @@ from app.jobs.next_job import is_due
 from app.models import Attempt, Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
+from app.models.reported import json_number
 from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
@@ -45,6 +46,7 @@ FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking mu
 # process looks once in some seconds, and no more.
 MANY_WORKERS = 1_000
 KEPT_SECONDS = 5.0
+FORESEEABLE_SECONDS = 100 * 365 * 86400.0
 
 
 Reason = Literal[
@@ -136,7 +138,8 @@ class Queue:
 
     def seconds_of(self, job_id: str) -> float | None:
         """Return how long a waiting job is expected to take, up to the cap of its budget."""
-        return self._waiting_seconds.get(job_id)
+        seconds = _or_never(self._waiting_seconds.get(job_id))
+        return None if seconds == math.inf else seconds
 
     def position_if_added(
         self, project: Project, priority: int, gpu: str = ANY_DEVICE
@@ -292,16 +295,16 @@ def _lower(value: ColumnElement[Any], bound: ColumnElement[Any]) -> ColumnElemen
 
 # Built once: every submission looks, and building them takes a quarter of a millisecond.
 _EXPECTED = Job.estimate["seconds"]["expected"].as_float()
-_EXPECTED_COST = cast(Job.estimate[("cost", "expected")].as_numeric(18, 6), Float)
+_EXPECTED_COST = cast(Job.estimate[("cost", "expected")].as_numeric(38, 6), Float)
 # What either cap of the budget allows over all attempts; the dollars by what they are expected to
 # buy. At a cap the job pauses and its worker is free.
 _ALLOWED = Job.budget["max_seconds"].as_float()
 _AFFORDED = _EXPECTED * (
-    cast(Job.budget["max_cost_usd"].as_numeric(18, 6), Float) / func.nullif(_EXPECTED_COST, 0.0)
+    cast(Job.budget["max_cost_usd"].as_numeric(38, 6), Float) / func.nullif(_EXPECTED_COST, 0.0)
 )
 _SECONDS_LEFT = _lower(
     _lower(
-        func.coalesce(Job.progress["eta_seconds"].as_float(), _EXPECTED),
+        func.coalesce(json_number(Job.progress["eta_seconds"]), _EXPECTED),
         _ALLOWED - Job.execution_seconds,
     ),
     _AFFORDED - Job.execution_seconds,
@@ -336,5 +339,8 @@ _WAITING_WITH_JOBS = (
 )
 
 
-def _or_never(seconds: float | None) -> float:
-    return math.inf if seconds is None else max(0.0, seconds)
+def _or_never(seconds: object) -> float:
+    """Read what the database computed from a worker's own forecast."""
+    if isinstance(seconds, int | float) and seconds < FORESEEABLE_SECONDS:
+        return max(0.0, seconds)
+    return math.inf

@@ -7,6 +7,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
 from app.jobs import metrics_chunks
+from app.jobs.readings import is_step, number, step_of
 from app.jobs.requests import Filters
 from app.models import (
     Attempt,
@@ -22,6 +23,7 @@ from app.models import (
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
 from app.models.job_lifecycle import TERMINAL
+from app.models.reported import json_number
 
 ROWS_AT_ONCE = 100  # each may be a chunk
 MAX_SEQ = 2**30  # more than any job has
@@ -214,8 +216,9 @@ def steps_before(session: Session, job_id: str, bounds: Mapping[int, int]) -> di
 
 
 def _last_step(row: Event, before: int) -> int | None:
-    steps = [event.data for event in metrics_chunks.unpack(row) if event.seq < before]
-    return int(steps[-1]["step"]) if steps and steps[-1] else None
+    events = metrics_chunks.unpack(row)
+    steps = [step_of(event.data) for event in events if event.seq < before]
+    return next((step for step in reversed(steps) if step is not None), None)
 
 
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
@@ -237,15 +240,19 @@ def metric(session: Session, job_id: str, key: str) -> list[tuple[int, int, floa
     )
     points = [
         (attempt, step, value)
-        for attempt, *columns in session.execute(chunks.order_by(Event.seq))
-        for step, value in zip(*columns, strict=True)
-        if value is not None
+        for attempt, steps_of_chunk, values_of_chunk in session.execute(chunks.order_by(Event.seq))
+        for step, reported in zip(steps_of_chunk or (), values_of_chunk, strict=False)
+        if is_step(step) and (value := number(key, reported)) is not None
     ]
-    own = Event.data[key].as_float()
-    rows = select(Event.attempt, Event.data["step"].as_integer(), own).where(
+    own = json_number(Event.data[key])
+    rows = select(Event.attempt, json_number(Event.data["step"]), own).where(
         Event.job_id == job_id, Event.type == "metrics", own.is_not(None)
     )
-    points += (tuple(row) for row in session.execute(rows))
+    points += [
+        (attempt, int(step), value)
+        for attempt, step, value in session.execute(rows)
+        if step is not None and value is not None and is_step(int(step))
+    ]
     return sorted(points)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, computed_field
 from app.http.pagination import Object, unix_seconds
 from app.jobs.checkpoints import checkpoint_name
 from app.jobs.metrics import SeriesByKey
-from app.jobs.queue_forecast import QueueObject
+from app.jobs.queue_forecast import FORESEEABLE_SECONDS, QueueObject
 from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
@@ -347,7 +347,7 @@ def _estimated_finish(job: Job) -> int | None:
     if job.progress is None or job.status != JobStatus.RUNNING:
         return None
     eta = job.progress.eta_seconds
-    return None if eta is None else int(time.time() + eta)
+    return None if eta is None or eta > FORESEEABLE_SECONDS else int(time.time() + eta)
 
 
 def _progress(job: Job) -> JsonObject | None:

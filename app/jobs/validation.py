@@ -61,6 +61,7 @@ def finish_validation(
         recipe,
         report,
         settings,
+        project_id=job.project_id,
         amount=amount,
         gpu=job.gpu,
         num_gpus=num_gpus,

@@ -1,9 +1,11 @@
+import math
 from datetime import datetime
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
+from app.models.reported import ReportedFloat
 
 
 class Attempt(Base):
@@ -37,11 +39,13 @@ class Attempt(Base):
     # trained in this attempt, as last reported
     tokens: Mapped[int | None] = mapped_column(BigInteger)
     # from its first step to its last one, evaluations and checkpoints included
-    train_seconds: Mapped[float | None]
-    overhead_seconds: Mapped[float | None]  # all others, to its end; null until it has succeeded
+    train_seconds: Mapped[float | None] = mapped_column(ReportedFloat)
+    # all others, to its end; null until it has succeeded
+    overhead_seconds: Mapped[float | None] = mapped_column(ReportedFloat)
 
     @property
     def tokens_per_second(self) -> float | None:
-        if self.tokens and self.train_seconds:
-            return self.tokens / self.train_seconds
-        return None
+        if not self.tokens or not self.train_seconds:
+            return None
+        rate = self.tokens / self.train_seconds
+        return rate if math.isfinite(rate) else None

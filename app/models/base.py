@@ -9,7 +9,7 @@ from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from app.base.database import UtcDateTime, now_plus
-from app.models.stored_json import build_validator
+from app.models.stored_json import build_validator, load_valid
 
 JsonObject = dict[str, Any]
 StoredJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -24,16 +24,22 @@ class PydanticType(TypeDecorator[T], Generic[T]):
 
     `exclude_unset`: store only what was set, so that what is loaded knows what that was.
     `exclude_none`: leave out what is None, which a version without that field or that choice reads.
+    `drop_invalid`: of figures that a worker reported, read those alone that keep the rules.
     """
 
     impl = StoredJson
     cache_ok = True
 
     def __init__(
-        self, model: type[T], exclude_unset: bool = False, exclude_none: bool = False
+        self,
+        model: type[T],
+        exclude_unset: bool = False,
+        exclude_none: bool = False,
+        drop_invalid: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.drop_invalid = drop_invalid
         self._validator = build_validator(model)
         self.exclude_unset = exclude_unset
         self.exclude_none = exclude_none
@@ -54,8 +60,10 @@ class PydanticType(TypeDecorator[T], Generic[T]):
             mode="json", exclude_unset=self.exclude_unset, exclude_none=self.exclude_none
         )
 
-    def load(self, value: JsonObject) -> T:
+    def load(self, value: JsonObject) -> T | None:
         """Return what `dump` has returned, with no rule that is stricter today."""
+        if self.drop_invalid:
+            return load_valid(self.model, value)
         stored: T = self._validator.validate_python(value)
         return stored
 

@@ -2,6 +2,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
+from app.models.reported import ReportedMetrics
 
 
 class Checkpoint(Base):
@@ -25,5 +26,5 @@ class Checkpoint(Base):
     storage_prefix: Mapped[str] = mapped_column(index=True)
     manifest_sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    metrics: Mapped[JsonObject]
+    metrics: Mapped[JsonObject] = mapped_column(ReportedMetrics)
     created_at: Mapped[CreatedAt]

@@ -9,6 +9,7 @@ from app.models.base import Base, CreatedAt, JsonObject, PydanticType
 from app.models.falqon_options import ANY_DEVICE, Budget
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
+from app.models.reported import ReportedFloat
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Actual, Estimate
 
@@ -123,7 +124,7 @@ class Job(Base):
     recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe, exclude_none=True))
     # The one given at submission, and beside it what a job that succeeded really took.
     estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
-    actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual))
+    actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual, drop_invalid=True))
     budget: Mapped[Budget | None] = mapped_column(PydanticType(Budget))
     job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
 
@@ -138,11 +139,12 @@ class Job(Base):
     held_until: Mapped[datetime | None]
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JobProgress | None] = mapped_column(
-        PydanticType(JobProgress, exclude_unset=True)
+        PydanticType(JobProgress, exclude_unset=True, drop_invalid=True)
     )
-    device_seconds: Mapped[float] = mapped_column(default=0.0)  # of all attempts, as last reported
+    # of all attempts, as last reported
+    device_seconds: Mapped[float] = mapped_column(ReportedFloat, default=0.0)
     # the same, however many devices an attempt has
-    execution_seconds: Mapped[float] = mapped_column(default=0.0)
+    execution_seconds: Mapped[float] = mapped_column(ReportedFloat, default=0.0)
     paused_reason: Mapped[str | None]
 
     error_code: Mapped[str | None]

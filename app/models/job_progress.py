@@ -1,8 +1,10 @@
 """How far a job is, when it will end and what it has cost, as its worker last reported."""
 
-from decimal import Decimal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from falqon_core.contract.figures import Count, Dollars, Measure, Name, Seconds, Step, TotalSteps
 
 
 class JobCost(BaseModel):
@@ -10,13 +12,13 @@ class JobCost(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    currency: str
-    usd_per_device_hour: Decimal
-    price_source: str
-    accrued: Decimal
-    projected: Decimal | None  # null until there is something to project from
-    projected_low: Decimal | None
-    projected_high: Decimal | None
+    currency: Name
+    usd_per_device_hour: Dollars
+    price_source: Name
+    accrued: Dollars
+    projected: Dollars | None  # null until there is something to project from
+    projected_low: Dollars | None
+    projected_high: Dollars | None
 
 
 class JobProgress(BaseModel):
@@ -26,23 +28,23 @@ class JobProgress(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    step: int = 0
-    total_steps: int = 1
-    epoch: float = 0.0
-    percent: float = 0.0
-    tokens_per_second: float | None = None
-    seconds_per_step: float | None = None
-    eta_seconds: float | None = None
-    eta_low_seconds: float | None = None
-    eta_high_seconds: float | None = None
-    train_loss: float | None = None
-    valid_loss: float | None = None
-    valid_loss_as_served: float | None = None
-    trained_tokens: int | None = None
-    num_trainable_parameters: int | None = None
-    memory_bytes: int | None = None
-    mfu: float | None = None
-    gpu_utilization: float | None = None
-    gpu_temperature: float | None = None
-    elapsed_seconds: float | None = None
+    step: Step = 0
+    total_steps: TotalSteps = 1
+    epoch: Measure = 0.0
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    tokens_per_second: Measure | None = None
+    seconds_per_step: Seconds | None = None
+    eta_seconds: Seconds | None = None
+    eta_low_seconds: Seconds | None = None
+    eta_high_seconds: Seconds | None = None
+    train_loss: Measure | None = None
+    valid_loss: Measure | None = None
+    valid_loss_as_served: Measure | None = None
+    trained_tokens: Count | None = None
+    num_trainable_parameters: Count | None = None
+    memory_bytes: Count | None = None
+    mfu: Measure | None = None
+    gpu_utilization: Measure | None = None
+    gpu_temperature: Measure | None = None
+    elapsed_seconds: Seconds | None = None
     cost: JobCost | None = None

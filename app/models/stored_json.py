@@ -3,12 +3,13 @@
 A rule that is stricter today must not hide a row of yesterday, nor a list that holds one.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import SchemaValidator
 
 RULES = {"ge", "gt", "le", "lt", "max_length", "min_length", "pattern", "strict"}
+T = TypeVar("T", bound=BaseModel)
 BESIDE_THE_SCHEMA = {"default", "metadata", "serialization"}
 
 
@@ -16,6 +17,22 @@ def build_validator(model: type[BaseModel]) -> SchemaValidator:
     """Return what reads the model's types, older forms (`mode="before"`) and defaults alone."""
     # or the rules of models inside of it would still hold: each class has its validator ready
     return SchemaValidator(_without_rules(model.__pydantic_core_schema__), _use_prebuilt=False)
+
+
+def load_valid(model: type[T], value: Any) -> T | None:
+    """Return the model with those fields alone that keep its rules; None where it cannot be without
+    the others.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        if not isinstance(value, dict):
+            return None
+        invalid = {details["loc"][0] for details in error.errors() if details["loc"]}
+    try:
+        return model.model_validate({key: value[key] for key in value if key not in invalid})
+    except ValidationError:
+        return None
 
 
 def _without_rules(schema: Any) -> Any:

@@ -6,8 +6,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from app.models.base import Base
+from app.models.reported import ReportedFloat
 
 PLACES = 10_000  # of a dollar, as money is counted here
+MAX_DOLLARS = Decimal(10) ** 8  # of a job on a day; sums of millions of rows fit the column
 
 
 class Dollars(TypeDecorator[Decimal]):
@@ -19,7 +21,9 @@ class Dollars(TypeDecorator[Decimal]):
     cache_ok = True
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
-        return None if value is None else int(value * PLACES)
+        if value is None:
+            return None
+        return int(max(-MAX_DOLLARS, min(MAX_DOLLARS, value)) * PLACES)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
         return None if value is None else Decimal(int(value)).scaleb(-4)
@@ -42,5 +46,5 @@ class UsageDay(Base):
     key_id: Mapped[str | None]  # that asked for the job; null: not written down then
     base_model_id: Mapped[str]
     cost: Mapped[Decimal] = mapped_column(Dollars)
-    device_seconds: Mapped[float]
+    device_seconds: Mapped[float] = mapped_column(ReportedFloat)
     tokens: Mapped[int] = mapped_column(BigInteger)

@@ -3,11 +3,13 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, case, func, literal, select
+from sqlalchemy.orm import QueryableAttribute, Session
 
 from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
+from app.models.reported import MAX_FLOAT
+from app.models.usage_day import MAX_DOLLARS
 from app.usage.amounts import Usage
 
 # By the names that the API has for them.
@@ -16,10 +18,19 @@ GROUPS = {
     "api_key_id": UsageDay.key_id,
     "model": UsageDay.base_model_id,
 }
+MAX_TOKENS = 10**12  # of a job on a day
+
+
+def _sum(column: QueryableAttribute[Any], most: Decimal | float) -> ColumnElement[Any]:
+    """Return a sum that no row can let overflow, whatever its worker reported."""
+    high, low = (literal(bound, column.type) for bound in (most, -most))
+    return func.sum(case((column > high, high), (column < low, low), else_=column))
+
+
 AMOUNTS = (
-    func.sum(UsageDay.cost),
-    func.sum(UsageDay.device_seconds),
-    func.sum(UsageDay.tokens),
+    _sum(UsageDay.cost, MAX_DOLLARS),
+    _sum(UsageDay.device_seconds, MAX_FLOAT),
+    _sum(UsageDay.tokens, MAX_TOKENS),
 )
 
 
@@ -29,7 +40,9 @@ def book(session: Session, job_id: str, day: date) -> None:
     """
     columns = (Job.project_id, Job.key_id, Job.base_model_id, Job.device_seconds, Job.progress)
     job = session.execute(select(*columns).where(Job.id == job_id)).one()
-    tokens = session.scalar(select(func.sum(Attempt.tokens)).where(Attempt.job_id == job_id))
+    tokens = session.scalar(
+        select(_sum(Attempt.tokens, MAX_TOKENS)).where(Attempt.job_id == job_id)
+    )
     accrued = job.progress.cost.accrued if job.progress and job.progress.cost else Decimal(0)
     other_days = select(*AMOUNTS).where(UsageDay.job_id == job_id, UsageDay.day != day)
     before = session.execute(other_days).one()

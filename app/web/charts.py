@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from app.auth.caller import Caller
 from app.jobs import actions
 from app.jobs.history import AttemptSpan
-from app.jobs.metrics import DOLLARS, SeriesByKey
+from app.jobs.metrics import SeriesByKey
+from app.jobs.readings import DOLLARS
 from app.models import Checkpoint, Job, JobStatus
 from app.services import Services
 

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from falqon_core.contract.figures import Count, Measure, Name, Seconds, Step, Text, TotalSteps
+
 
 class ExitCode(IntEnum):
     DONE = 0
@@ -23,13 +25,16 @@ class ExitCode(IntEnum):
     STOPPED = 75  # EX_TEMPFAIL: asked to stop; the same command continues
 
 
+MAX_SAMPLES = 1000  # of one evaluation
+MAX_METRICS = 100
+MAX_PATH = 4096
 # how a process ends whose chat template cannot be interrupted (data.bounded)
 ENDLESS_TEMPLATE = -int(signal.SIGPROF)
 
 
 class Message(BaseModel):
-    """Numbers are finite: JSON has no others, and a loss that is not stops the training before it
-    is told.
+    """Numbers are finite and bounded: JSON has no others, and a loss that is not finite stops the
+    training before it is sent. A line that breaks a bound is no message.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,20 +42,20 @@ class Message(BaseModel):
 
 class Started(Message):
     type: Literal["started"] = "started"
-    total_steps: int
-    start_step: int = Field(
+    total_steps: Step
+    start_step: Step = Field(
         description="0, or the step of the checkpoint that training continues from"
     )
-    num_records: int
-    num_examples: int = Field(
+    num_records: Count
+    num_examples: Count = Field(
         description="what a step counts: records, and the sequences that long texts become"
     )
-    num_truncated_records: int
-    num_validation_records: int = 0
-    tokens_per_epoch: int
-    device: str
-    num_trainable_parameters: int
-    microbatch_tokens: int
+    num_truncated_records: Count
+    num_validation_records: Count = 0
+    tokens_per_epoch: Count
+    device: Name
+    num_trainable_parameters: Count
+    microbatch_tokens: Count
     activation_checkpointing: bool
 
 
@@ -64,46 +69,46 @@ class StepMetrics(Message):
     """
 
     type: Literal["step"] = "step"
-    step: int
-    total_steps: int
-    epoch: float
-    train_loss: float
-    train_mean_token_accuracy: float | None = None
-    train_reward_accuracy: float | None = None
-    train_reward_margin: float | None = None
-    learning_rate: float
-    grad_norm: float
-    tokens: int
-    trained_tokens: int = Field(
+    step: Step
+    total_steps: TotalSteps
+    epoch: Measure
+    train_loss: Measure
+    train_mean_token_accuracy: Measure | None = None
+    train_reward_accuracy: Measure | None = None
+    train_reward_margin: Measure | None = None
+    learning_rate: Measure
+    grad_norm: Measure
+    tokens: Count
+    trained_tokens: Count = Field(
         description="all tokens of all steps up to this one, earlier attempts included"
     )
-    tokens_per_second: float
-    elapsed_seconds: float
-    codes_changed: float = Field(
+    tokens_per_second: Measure
+    elapsed_seconds: Seconds
+    codes_changed: Measure = Field(
         description="share of the quantized values that this step changed, 0 to 1"
     )
-    memory_bytes: int = Field(
+    memory_bytes: Count = Field(
         description="most bytes held so far: of the process on a CPU, of the device's allocator "
         "on a GPU"
     )
-    mfu: float | None = Field(
+    mfu: Measure | None = Field(
         None,
         description="model FLOP/s over the peak of the device; null when the peak is not known",
     )
-    cpu_utilization: float | None = Field(
+    cpu_utilization: Measure | None = Field(
         None, description="percent of the machine's cores that the process kept busy in this step"
     )
-    gpu_utilization: float | None = Field(None, description="percent; null on a CPU")
-    gpu_temperature: float | None = Field(None, description="degrees Celsius; null on a CPU")
+    gpu_utilization: Measure | None = Field(None, description="percent; null on a CPU")
+    gpu_temperature: Measure | None = Field(None, description="degrees Celsius; null on a CPU")
 
 
 class Evaluated(Message):
     type: Literal["evaluated"] = "evaluated"
-    step: int
-    valid_loss: float
-    valid_mean_token_accuracy: float | None = None
-    valid_reward_accuracy: float | None = None
-    valid_reward_margin: float | None = None
+    step: Step
+    valid_loss: Measure
+    valid_mean_token_accuracy: Measure | None = None
+    valid_reward_accuracy: Measure | None = None
+    valid_reward_margin: Measure | None = None
 
 
 class Sample(BaseModel):
@@ -113,28 +118,28 @@ class Sample(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: str
-    completion: str
-    expected: str
+    prompt: Text
+    completion: Text
+    expected: Text
 
 
 class Sampled(Message):
     """Greedy completions, sent with an evaluation."""
 
     type: Literal["sampled"] = "sampled"
-    step: int
-    samples: list[Sample]
+    step: Step
+    samples: list[Sample] = Field(max_length=MAX_SAMPLES)
 
 
 class CheckpointSaved(Message):
     """The folder is complete, hashed and renamed into place when this is sent."""
 
     type: Literal["checkpoint"] = "checkpoint"
-    step: int
-    path: str
-    bytes: int
-    manifest_sha256: str
-    metrics: dict[str, float]
+    step: Step
+    path: str = Field(max_length=MAX_PATH)
+    bytes: Count
+    manifest_sha256: Name
+    metrics: dict[Name, Measure] = Field(max_length=MAX_METRICS)
 
 
 class Merged(Message):
@@ -143,45 +148,45 @@ class Merged(Message):
     """
 
     type: Literal["merged"] = "merged"
-    step: int
-    valid_loss: float
-    valid_loss_as_served: float
+    step: Step
+    valid_loss: Measure
+    valid_loss_as_served: Measure
 
 
 class Exported(Message):
     type: Literal["exported"] = "exported"
-    path: str
+    path: str = Field(max_length=MAX_PATH)
 
 
 class Log(Message):
     type: Literal["log"] = "log"
     level: Literal["info", "warn", "error"] = "info"
-    text: str
+    text: Text
 
 
 class RecordsWritten(Message):
     """How far a table has become JSON lines. What was written by then can be read."""
 
     type: Literal["records_written"] = "records_written"
-    num_records: int
-    fraction: float = Field(description="how much of the table is read, 0 to 1")
+    num_records: Count
+    fraction: Measure = Field(description="how much of the table is read, 0 to 1")
     ignored_columns: list[str] = Field([], description="columns that are no field of a record")
 
 
 class Failed(Message):
     type: Literal["failed"] = "failed"
-    code: str
-    message: str
-    param: str | None = None
+    code: Name
+    message: Text
+    param: Name | None = None
 
 
 class Finished(Message):
     type: Literal["finished"] = "finished"
-    steps: int
-    trained_tokens: int
-    elapsed_seconds: float
-    early_stop: str | None = Field(None, description="why it ended before its last step")
-    best_step: int | None = Field(
+    steps: Step
+    trained_tokens: Count
+    elapsed_seconds: Seconds
+    early_stop: Text | None = Field(None, description="why it ended before its last step")
+    best_step: Step | None = Field(
         None,
         description="step of the lowest validation loss; with early stopping the exported model "
         "is this one",

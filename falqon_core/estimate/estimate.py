@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.figures import Dollars, Measure, Seconds
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import Device
@@ -126,9 +127,9 @@ class Actual(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    seconds: float
-    cost: Decimal | None
-    ratio: float | None
+    seconds: Seconds
+    cost: Dollars | None
+    ratio: Measure | None
     inside_band: bool | None
 
 

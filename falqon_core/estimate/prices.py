@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from falqon_core.contract.figures import MAX_DOLLARS
+
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,4})?")
 PriceKind = Literal["typical", "on_demand", "marketplace", "spot", "override"]
 
@@ -196,8 +198,8 @@ def usd(usd_per_hour: Decimal, seconds: float) -> Decimal:
 
 
 def cents(amount: Decimal) -> Decimal:
-    """Round to a hundredth of a cent, as money is shown."""
-    return amount.quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    """Round to a hundredth of a cent, as money is shown; more than any money is cut."""
+    return min(amount, MAX_DOLLARS).quantize(Decimal("0.0001"), ROUND_HALF_UP)
 
 
 def dollars(usd_per_hour: Decimal, seconds: float) -> Decimal:

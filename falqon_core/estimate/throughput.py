@@ -46,6 +46,15 @@ class Throughput(BaseModel):
     overhead_seconds: Measured | None
 
 
+def median_sample(samples: Sequence[Sample]) -> Sample:
+    """Return one sample for several."""
+    overheads = [each.overhead_seconds for each in samples if each.overhead_seconds is not None]
+    return Sample(
+        statistics.median(each.tokens_per_second for each in samples),
+        statistics.median(overheads) if overheads else None,
+    )
+
+
 def throughput(samples: Sequence[Sample]) -> Throughput | None:
     """Return the rate with its band; None without samples. Every rate must be above zero."""
     if not samples:

@@ -70,7 +70,7 @@ def _bodies(job_id: str, key: str) -> dict[str, JsonObject]:
     saved |= {"manifest_sha256": "0" * 64, "metrics": {}}
     ending: JsonObject = {"verdict": "stopped", "failure": None, "cap": None, "desired": "run"}
     ending |= {"has_trained": False, "trainer_log": "", "columns": COLUMNS}
-    result: JsonObject = {"files": [["config.json", [1, "0" * 64, []]]], "config": {}}
+    result: JsonObject = {"files": [["config.json", [1, "0" * 64, ["0" * 64]]]], "config": {}}
     result |= {"trained_tokens": 1, "columns": COLUMNS, "measured": {}, "actual": None}
     return {
         "hold": {"offer": OFFER, "job_id": job_id},

@@ -81,7 +81,7 @@ class Backend(Records):
             session.add(Model(id=BASE_MODEL, config=TINY_CONFIG, bytes=1))
             session.flush()
             for name, content in (
-                ("config.json", b'{"model_type": "fake"}'),
+                ("config.json", json.dumps({"model_type": "fake"} | TINY_CONFIG).encode()),
                 ("model.safetensors", b"weights"),
                 ("tokenizer.json", b"{}"),
             ):

@@ -10,6 +10,7 @@ from app.attempts.values import Columns
 from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
+from falqon_core.contract.figures import MAX_SECONDS
 from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
@@ -174,7 +175,8 @@ class Progress:
             if last is None:
                 return self._before_the_first_step()
             left = Eta(0.0, 0.0, 0.0) if ended else self._time_left(last)
-            percent = 100.0 if ended else round(100 * last.step / max(1, last.total_steps), 2)
+            share = 1.0 if ended else min(1.0, last.step / last.total_steps)
+            percent = round(100 * share, 2)
             return JobProgress(
                 step=last.step,
                 total_steps=last.total_steps,
@@ -199,7 +201,7 @@ class Progress:
         step, the estimate's share.
         """
         if measured := self._step_timing.remaining(last.step, last.total_steps):
-            return measured
+            return Eta(*(min(seconds, MAX_SECONDS) for seconds in measured))
         return self._estimated(last.step, last.total_steps)
 
     def _estimated(self, step: int, total_steps: int) -> Eta | None:

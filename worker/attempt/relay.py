@@ -38,6 +38,7 @@ UNREAD_SECONDS = 5.0
 UNREAD_MESSAGES = 500
 QUIET_SECONDS = 5.0  # without a message, for time and cost go on all the same
 MAX_BATCH = 1_000  # in one transaction
+MAX_LINE_BYTES = 2**20  # of a message; what is longer is none
 log = structlog.get_logger()
 
 
@@ -180,7 +181,7 @@ class Relay:
 
     def _read(self, messages: BinaryIO) -> None:
         with messages:
-            for line in messages:
+            for line in iter(lambda: messages.readline(MAX_LINE_BYTES), b""):
                 try:
                     self._handle(line)
                 except ValidationError as error:

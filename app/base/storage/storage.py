@@ -1,8 +1,9 @@
 import math
 import os
 import re
+import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from app.base.storage.reach import KeyTaken, Patience, StorageAway, client_limit
 from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
+MAX_COPIED_BYTES = 5 * 2**30  # that an S3 store copies in one piece
+STAGED = ".staged-"
 LISTED_AT_ONCE = 1000
 KNOWN_SECONDS = 5.0  # so long an object store is taken for the one that it was
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
@@ -62,7 +65,9 @@ class Storage:
             self._store = from_url(url)
         elif parts.scheme in ("s3", "s3a"):
             # the store refuses bytes that changed on the way to it
-            self._store = S3Store.from_url(url, checksum_algorithm="SHA256", **limits)
+            self._store = S3Store.from_url(
+                url, checksum_algorithm="SHA256", copy_if_not_exists="multipart", **limits
+            )
         else:
             self._store = from_url(url, **limits)
 
@@ -90,8 +95,26 @@ class Storage:
         at all.
 
         Objects do not change: the same bytes again are fine (whose answer was lost sends them
-        twice), others raise `KeyTaken`. Two writers at once of what fits into one part are told
-        apart by the store; of larger objects each key has one writer, as it names the attempt.
+        twice), others raise `KeyTaken`. Two writers at once are told apart by a folder, and by an
+        object store as far as one part goes; of larger objects there each key has one writer, as it
+        names the attempt.
+        """
+        return self._put(key, chunks, is_staged=self._root is not None, check=lambda: None)
+
+    def put_untrusted(
+        self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
+    ) -> Stored:
+        """Write an object of a writer that may lie about being the only one. `check` is called once
+        all bytes are here and raises where they may not be written any more. `num_bytes`: as the
+        writer announces it.
+        """
+        return self._put(key, chunks, is_staged=num_bytes <= MAX_COPIED_BYTES, check=check)
+
+    def _put(
+        self, key: str, chunks: Iterable[bytes], *, is_staged: bool, check: Callable[[], object]
+    ) -> Stored:
+        """Write under a key of its own first where `is_staged`, and let the object take its place
+        only if none is there. What is too large to be copied is looked for once more at the end.
         """
         if key != keys.installation():
             self.check_installation()
@@ -109,15 +132,17 @@ class Storage:
             if len(buffer) > PART_BYTES:
                 break
         else:
+            check()
             return self._create(key, bytes(buffer), hashes.stored())
         if self._stands(key):
             for _ in rest:
                 pass
             return self._compared(key, hashes.stored())
+        target = f"{key}{STAGED}{secrets.token_hex(8)}" if is_staged else key
         with ExitStack() as opened:
             writer = opened.enter_context(
                 obstore.open_writer(
-                    self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
+                    self._store, target, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
                 )
             )
             with reaching():
@@ -126,10 +151,27 @@ class Storage:
             for chunk in rest:  # whose own errors are none of the store's
                 with reaching():
                     writer.write(chunk)
+            check()
+            if not is_staged and self._stands(key):
+                raise KeyTaken(f"an object stands under {key} already")
             with reaching():
                 opened.close()
+        if is_staged:
+            return self._place(target, key, hashes.stored())
         self._sync(key)
         return hashes.stored()
+
+    def _place(self, staged: str, key: str, stored: Stored) -> Stored:
+        """Let a staged object take its place, if none is there."""
+        try:
+            with reaching():
+                obstore.copy(self._store, staged, key, overwrite=False)
+        except AlreadyExistsError:
+            return self._compared(key, stored)
+        finally:
+            self.delete(staged)
+        self._sync(key)
+        return stored
 
     def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
         try:

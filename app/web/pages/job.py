@@ -15,8 +15,9 @@ from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import CURSOR, event_stream, read_patiently
 from app.jobs import actions, metrics, service
+from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
-from app.models import Event
+from app.models.base import JsonObject
 from app.models.job_lifecycle import TERMINAL
 from app.services import Services
 from app.web import charts, job_view, live
@@ -244,7 +245,11 @@ def _look(
     return News(
         seq=seq,
         validation=values["validation"],
-        points=[_point(event) for event in events if event.type == "metrics"],
+        points=[
+            _point(event.data or {}, step)
+            for event in events
+            if event.type == "metrics" and (step := step_of(event.data)) is not None
+        ],
         lines=job_view.lines(messages),
         parts={f"job-{name}": fragment(f"job/{name}.html", **context, **values) for name in names},
         has_more=bool(events) and seq < row.last_event_seq,
@@ -253,12 +258,9 @@ def _look(
     )
 
 
-def _point(event: Event) -> dict[str, float]:
-    data = event.data or {}
-    values = {key: metrics.number(key, data[key]) for key in data if key in metrics.KEYS}
-    return {"step": data["step"]} | {
-        key: value for key, value in values.items() if value is not None
-    }
+def _point(data: JsonObject, step: int) -> dict[str, float]:
+    values = {key: number(key, data[key]) for key in data if key in metrics.KEYS}
+    return {"step": step} | {key: value for key, value in values.items() if value is not None}
 
 
 def _check(services: Services, caller: Caller, job_id: str) -> None:

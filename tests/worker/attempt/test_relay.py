@@ -11,12 +11,13 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt
+from falqon_core.contract.figures import MAX_TEXT
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
 from falqon_core.estimate.prices import default_price
 from tests.support.backend import Backend, direct_gateway
 from worker.attempt.lease import Lease
 from worker.attempt.progress import Progress
-from worker.attempt.relay import MAX_BATCH, Relay
+from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES, Relay
 from worker.attempt.spool import Spool
 from worker.attempt.writer import AttemptWriter
 
@@ -91,6 +92,19 @@ def test_noise_on_the_pipe_is_passed_over(backend: Backend) -> None:
         ("after", "warn"),
     ]
     assert saved == [checkpoint]
+
+
+def test_what_no_training_can_say_is_no_message(backend: Backend) -> None:
+    """A trainer may have been taken over by the data that it reads."""
+    saved: list[CheckpointSaved] = []
+    line = encode(CheckpointSaved(step=1, path="/", bytes=1, manifest_sha256="0", metrics={}))
+    lies = [line.replace(b'"bytes":1', b'"bytes":%d' % 2**70)]
+    lies += [line.replace(b"{}", b'{"valid_loss":%s}' % loss) for loss in (b"1e999", b"1e300")]
+    long = encode(Log(text="x" * MAX_TEXT))[:-3] + b"x" * MAX_LINE_BYTES + b'"}\n'
+    job_id = relayed(backend, b"".join(lies) + encode(Log(text="y" * 2 * MAX_TEXT)), saved.append)
+    assert saved == []
+    assert [event.message for event in backend.events(job_id)] == ["y" * MAX_TEXT]
+    assert backend.events(relayed(backend, long)) == []
 
 
 def test_what_a_database_keeps_not_of_an_answer_is_replaced(backend: Backend) -> None:

@@ -134,6 +134,25 @@ def test_of_two_writers_at_once_one_is_told(storage: Storage) -> None:
     storage.delete("raced")
 
 
+@pytest.mark.parametrize("num_bytes", [len(WEIGHTS), 2**40], ids=["copied", "too large to copy"])
+def test_what_stands_when_an_untrusted_writer_ends_stays(storage: Storage, num_bytes: int) -> None:
+    first = WEIGHTS[::-1]
+
+    def interrupted() -> Iterator[bytes]:
+        yield WEIGHTS
+        storage.put("certified", [first])
+
+    with pytest.raises(KeyTaken):
+        storage.put_untrusted("certified", interrupted(), num_bytes, lambda: None)
+    assert b"".join(storage.chunks("certified")) == first
+    assert storage.keys("") == ["certified"]
+    storage.delete("certified")
+    stored = storage.put_untrusted("certified", [WEIGHTS], num_bytes, lambda: None)
+    assert storage.put_untrusted("certified", [WEIGHTS], num_bytes, lambda: None) == stored
+    assert b"".join(storage.chunks("certified")) == WEIGHTS
+    storage.delete("certified")
+
+
 def test_a_signed_address_is_of_one_object_and_ends(storage: Storage) -> None:
     storage.put("signed", [b"bytes"])
     url = storage.signed_url("signed", timedelta(minutes=15))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.base.storage import Storage
+from app.base.storage.reach import KeyTaken
 
 MIB = os.urandom(2**20)
 
@@ -43,3 +44,22 @@ def test_deleting_what_is_gone_deletes_the_rest(tmp_path: Path, url: str) -> Non
         storage.put(key, [b"x"])
     storage.delete("a/1", "a/missing", "a/2")
     assert storage.keys("a") == ["a/3"]
+
+
+def test_of_two_large_writers_at_once_the_later_one_is_refused(
+    storage: Storage, tmp_path: Path
+) -> None:
+    def interrupted() -> Iterator[bytes]:
+        yield from [MIB] * 20
+        storage.put("a/b", [MIB[::-1]] * 20)
+        yield b"?"
+
+    def repeated() -> Iterator[bytes]:
+        yield from [MIB[::-1]] * 20
+        storage.put("a/b", [MIB[::-1]] * 20)
+
+    with pytest.raises(KeyTaken):
+        storage.put("a/b", interrupted())
+    assert storage.put("a/b", repeated()).bytes == 20 * 2**20
+    assert b"".join(storage.chunks("a/b")) == MIB[::-1] * 20
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b"]

@@ -1,0 +1,33 @@
+"""What the data of an event says, where a worker of an earlier version may have stored anything."""
+
+import math
+from typing import TypeGuard
+
+from app.models.base import JsonObject
+from falqon_core.contract.figures import MAX_STEPS
+
+DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is drawn
+
+
+def step_of(data: JsonObject | None) -> int | None:
+    """Return the step that an event is of."""
+    step = (data or {}).get("step")
+    return step if is_step(step) else None
+
+
+def is_step(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEPS
+
+
+def number(key: str, reported: object) -> float | None:
+    """Return what a metric says as a number; None where it is none, or not finite."""
+    is_number = isinstance(reported, int | float) and not isinstance(reported, bool)
+    if not is_number and not (key == DOLLARS and isinstance(reported, str)):
+        return None
+    try:
+        value = float(reported)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(value):
+        return None
+    return reported if isinstance(reported, int) else value
