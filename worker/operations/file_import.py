@@ -25,6 +25,7 @@ from app.source_tokens import repository as source_tokens
 from app.storage import Stored, keys
 from app.storage.storage import chunks_of
 from falqon_core.contract.messages import Message, RecordsWritten
+from falqon_core.contract.sources import unpacked_name
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
@@ -230,7 +231,7 @@ def _first_records(lines: Path) -> list[str]:
 
 
 def _name_of_lines(file: File) -> str:
-    return PurePath(file.filename).with_suffix(".jsonl").name
+    return PurePath(unpacked_name(file.filename)).with_suffix(".jsonl").name
 
 
 def _of_file(path: Path, heartbeat: Callable[[], None]) -> Iterator[bytes]:
