@@ -17,6 +17,7 @@ PARQUET_MAGIC = b"PAR1"
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 _OF_GZIP = re.compile(r"\.gz(?:ip)?$", re.IGNORECASE)
+_LIST = re.compile(rb"\[\s*\{")
 _LIST_IN_DATA = re.compile(rb'\{\s*"data"\s*:\s*\[')
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
@@ -64,8 +65,8 @@ _OF_OFFICE = (b"[Content_Types].xml", b"_rels/", b"xl/", b"docProps/")
 def format_of(name: str, head: bytes) -> SourceFormat:
     """Return the format of a file by its name and its first bytes, packed with gzip or not.
 
-    A list is one document, and so is an object whose first field is a list in `data`; any other
-    text holds JSON lines.
+    A list of objects is one document, and so is an object whose first field is a list in `data`;
+    any other text holds JSON lines.
     """
     if is_gzip(head):
         name, head = unpacked_name(name), _unpacked_head(head)
@@ -75,7 +76,9 @@ def format_of(name: str, head: bytes) -> SourceFormat:
     text = head.removeprefix(BOM).lstrip()
     if suffix in (".csv", ".tsv") and not text.startswith(b"{"):
         return "csv"
-    if text.startswith(b"[") or _LIST_IN_DATA.match(text):
+    if suffix == ".json" and text.startswith(b"["):
+        return "json"
+    if _LIST.match(text) or _LIST_IN_DATA.match(text):
         return "json"
     return "jsonl"
 
