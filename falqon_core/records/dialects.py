@@ -189,14 +189,14 @@ def read_sharegpt(line: dict[str, Any]) -> Rewritten:
     system = system_of(line)
     if system and refuse_second_system(system, turns[0], role="from", content="value"):
         line = without_system(line)
-    read: list[Any] = []
+    kept: list[Any] = []
     places: list[int] = []
     for index, turn in enumerate(turns):
         turn = _read_turn(turn, ("conversations", index), rewrites)
         if turn == {"from": "system", "value": ""}:
             rewrites.add("empty_system")
             continue
-        read.append(turn)
+        kept.append(turn)
         places.append(index)
     answers = {
         name: _read_turn(line[name], (name,), rewrites)
@@ -210,7 +210,7 @@ def read_sharegpt(line: dict[str, Any]) -> Rewritten:
                 return ("conversations", places[index], *rest)
         return fault
 
-    value = _with_system(line | {"conversations": read} | answers).value
+    value = _with_system(line | {"conversations": kept} | answers).value
     return Rewritten(value, locate, frozenset(rewrites))
 
 
@@ -247,11 +247,11 @@ def _read_turn(turn: Any, path: Path, rewrites: set[LineRewrite]) -> Any:
     if turn.get("train") is not None:
         rewrites.add("train_field")
     weight = weight_of(turn, path, is_answer=is_answer)
-    read = {
+    fields = {
         key: inner
         for key, inner in turn.items()
         if inner is not None and key not in ("train", "weight")
     }
     if weight is None or (weight == 0 and not is_answer):  # only answers are ever learned
-        return read
-    return read | {"weight": weight}
+        return fields
+    return fields | {"weight": weight}

@@ -62,16 +62,16 @@ def _parsed(text: str, name: str) -> Any:
 
 def system_of(line: dict[str, Any]) -> tuple[str, Any] | None:
     """Return the field of a line's system prompt, and the prompt. Raises `Unusable`."""
-    named = [(name, line[name]) for name in SYSTEM_FIELDS if line.get(name)]
-    if not named:
+    prompts = [(name, line[name]) for name in SYSTEM_FIELDS if line.get(name)]
+    if not prompts:
         return None
-    for name, prompt in named:
+    for name, prompt in prompts:
         if not isinstance(prompt, str | list):
             message = "a system prompt is a text"
             raise Unusable((name,), message, "write text in quotes", "invalid_record")
-    if len(named) > 1 and named[0][1] != named[1][1]:
-        raise _conflict(named[1][0], "'system' and 'system_prompt'")
-    return named[0]
+    if len(prompts) > 1 and prompts[0][1] != prompts[1][1]:
+        raise _conflict(prompts[1][0], "'system' and 'system_prompt'")
+    return prompts[0]
 
 
 def without_system(line: dict[str, Any]) -> dict[str, Any]:

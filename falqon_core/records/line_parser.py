@@ -134,19 +134,19 @@ def parse(raw: bytes, line: int) -> Parsed:
     if not isinstance(value, dict):
         message = f"expected an object, found {type(value).__name__}"
         raise bad(line, 1, "", message, f"write {EXPECTED}", "unknown_shape")
-    line_read, rewritten = value, Rewritten(value)
+    fields, rewritten = value, Rewritten(value)
     normaliser = Normaliser()
     try:
         texts = read_json_texts(_without_nulls(value))
-        line_read = texts.value
-        kind, dialect, rewritten = _choose(line_read)
+        fields = texts.value
+        kind, dialect, rewritten = _choose(fields)
         record = kind.model_validate(normaliser.line(rewritten.value, _FIELDS[kind]))
     except Unusable as error:
-        path = written_path(rewritten.locate(error.path), line_read)
+        path = written_path(rewritten.locate(error.path), fields)
         raise _refusal(text, line, path, error.message, error.advice, error.code) from None
     except ValidationError as error:
         path = rewritten.locate(normaliser.locate(_path_of(error)))
-        raise _fault(error, written_path(path, line_read), text, line_read, line) from None
+        raise _fault(error, written_path(path, fields), text, fields, line) from None
     if isinstance(record, Converted):
         record = record.converted()
     rewrites = texts.rewrites | rewritten.rewrites | normaliser.rewrites

@@ -108,15 +108,15 @@ class Normaliser:
         result = self._chat(value, fields, ())
         if "preferred_output" in fields and isinstance(result.get("input"), dict):
             result["input"] = self._chat(result["input"], _CHAT_FIELDS, ("input",))
-        num_made = self._calls.num_made
+        num_ids = self._calls.num_ids
         for key in _CONVERSATIONS:
             if isinstance(messages := result.get(key), list) and messages:
-                self._calls.num_made = num_made  # so that equal answers stay equal
+                self._calls.num_ids = num_ids  # so that equal answers stay equal
                 result[key] = self.messages(messages, (key,))
         return result
 
     def messages(self, messages: list[Any], path: Path) -> list[Any]:
-        read: list[Any] = []
+        kept: list[Any] = []
         places: list[int] = []
         for index, message in enumerate(messages):
             if not _is_plain(message):
@@ -124,11 +124,11 @@ class Normaliser:
                 if _is_empty_system(message):
                     self._rewrites.add("empty_system")
                     continue
-            read.append(message)
+            kept.append(message)
             places.append(index)
-        if len(read) < len(messages):
+        if len(kept) < len(messages):
             self._kept[path] = places
-        return read
+        return kept
 
     def _chat(self, chat: dict[str, Any], fields: Set[str], path: Path) -> dict[str, Any]:
         result = chat.copy()

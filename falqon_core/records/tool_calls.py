@@ -16,7 +16,7 @@ class ToolCalls:
 
     def __init__(self) -> None:
         self.rewrites: set[CallRewrite] = set()
-        self.num_made = 0  # ids
+        self.num_ids = 0  # that were made
         self._ids_by_name: dict[str, str] = {}  # of a function's last `function_call`
         # calls without an answer, the earliest first; those that have one are passed over
         self._open: deque[str] = deque()
@@ -99,8 +99,8 @@ class ToolCalls:
             self._open_by_name.setdefault(name, deque()).append(call_id)
 
     def _make_id(self) -> str:
-        self.num_made += 1
-        return f"call{self.num_made - 1:05d}"  # nine letters and digits, as some templates demand
+        self.num_ids += 1
+        return f"call{self.num_ids - 1:05d}"  # nine letters and digits, as some templates demand
 
     def _function(self, function: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(arguments := function.get("arguments"), dict):

@@ -25,7 +25,7 @@ def with_tools(chat: Json, body: Json) -> Json:
 
 
 def _messages(messages: list[Json]) -> list[Json]:
-    read = []
+    result = []
     ids: dict[str, str] = {}  # of the newest call, by the function's name
     for number, message in enumerate(messages):
         fields = {name: value for name, value in message.items() if value is not None}
@@ -42,5 +42,5 @@ def _messages(messages: list[Json]) -> list[Json]:
             fields["tool_call_id"] = ids[message["name"]]
         else:
             fields = message
-        read.append(fields)
-    return read
+        result.append(fields)
+    return result

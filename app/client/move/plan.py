@@ -192,11 +192,11 @@ def _find_without_origin(client: Client, plan: Plan, origin: OriginJob) -> Json 
     if file is not None:
         expected["training_file"] = file["id"]
     others = {other.here["id"] for other in plan.jobs if other.here is not None}
-    found = None
+    oldest = None
     for job in _jobs_with(client, dict(shortest[:NUM_FILTERED_PAIRS])):  # the newest first
         if job["id"] not in others and expected.items() <= job.items():
-            found = job
-    return found
+            oldest = job
+    return oldest
 
 
 def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:

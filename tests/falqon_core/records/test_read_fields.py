@@ -32,13 +32,13 @@ EMPTY = {"role": "system", "content": ""}
 OBJECT = {"name": "price", "arguments": {"item": "lamp"}}
 
 
-def bare(*names: str) -> dict[str, Any]:
+def without_ids(*names: str) -> dict[str, Any]:
     """Return an answer whose calls have no ids, as in the examples of TRL."""
     calls = [{"type": "function", "function": OBJECT | {"name": name}} for name in names]
     return {"role": "assistant", "tool_calls": calls}
 
 
-def made(*named: tuple[str, str]) -> dict[str, Any]:
+def with_ids(*named: tuple[str, str]) -> dict[str, Any]:
     calls = [
         {"id": id_, "type": "function", "function": CALLED | {"name": name}} for name, id_ in named
     ]
@@ -141,22 +141,22 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ),
     (
         "calls without ids",
-        chat(ASK, bare("price")),
-        chat(ASK, made(("price", "call00000"))),
+        chat(ASK, without_ids("price")),
+        chat(ASK, with_ids(("price", "call00000"))),
         CALL_REWRITES,
     ),
     (
         "answers by name, in another order",
         chat(
             ASK,
-            bare("price", "stock"),
+            without_ids("price", "stock"),
             result("9", name="stock"),
             result("5", name="price"),
             ANSWER,
         ),
         chat(
             ASK,
-            made(("price", "call00000"), ("stock", "call00001")),
+            with_ids(("price", "call00000"), ("stock", "call00001")),
             result("9", "call00001", "stock"),
             result("5", "call00000", "price"),
             ANSWER,
@@ -167,19 +167,19 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
         "answers without a name, in order",
         chat(
             ASK,
-            bare("price", "price"),
+            without_ids("price", "price"),
             result("1"),
             result("2"),
-            bare("price"),
+            without_ids("price"),
             result("3"),
             ANSWER,
         ),
         chat(
             ASK,
-            made(("price", "call00000"), ("price", "call00001")),
+            with_ids(("price", "call00000"), ("price", "call00001")),
             result("1", "call00000"),
             result("2", "call00001"),
-            made(("price", "call00002")),
+            with_ids(("price", "call00002")),
             result("3", "call00002"),
             ANSWER,
         ),
@@ -187,16 +187,26 @@ READ: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
     ),
     (
         "an answer without an id to a call that has one",
-        chat(ASK, made(("price", "a"), ("price", "b")), result("1", "a"), result("2"), ANSWER),
-        chat(ASK, made(("price", "a"), ("price", "b")), result("1", "a"), result("2", "b"), ANSWER),
+        chat(ASK, with_ids(("price", "a"), ("price", "b")), result("1", "a"), result("2"), ANSWER),
+        chat(
+            ASK,
+            with_ids(("price", "a"), ("price", "b")),
+            result("1", "a"),
+            result("2", "b"),
+            ANSWER,
+        ),
         {"tool_call_ids"},
     ),
     (
         "a call without an id as the preferred answer",
-        {"input": chat(ASK), "preferred_output": [bare("price")], "non_preferred_output": [ANSWER]},
         {
             "input": chat(ASK),
-            "preferred_output": [made(("price", "call00000"))],
+            "preferred_output": [without_ids("price")],
+            "non_preferred_output": [ANSWER],
+        },
+        {
+            "input": chat(ASK),
+            "preferred_output": [with_ids(("price", "call00000"))],
             "non_preferred_output": [ANSWER],
         },
         CALL_REWRITES,

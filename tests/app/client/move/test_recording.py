@@ -246,12 +246,12 @@ def test_training_records_are_prompts_without_their_answer() -> None:
 
 
 def test_functions_are_sent_as_tools_and_a_system_prompt_as_a_message() -> None:
-    asked = {"role": "user", "content": "a"}
+    question = {"role": "user", "content": "a"}
     called = {"name": "add", "arguments": "{}"}
     chat = {
         "system": "Be brief.",
         "messages": [
-            asked,
+            question,
             {"role": "assistant", "content": None, "function_call": called},
             {"role": "function", "name": "add", "content": "4"},
             {"role": "assistant", "content": "4", "train": True},
@@ -266,7 +266,7 @@ def test_functions_are_sent_as_tools_and_a_system_prompt_as_a_message() -> None:
     assert body == {
         "messages": [
             {"role": "system", "content": "Be brief."},
-            asked,
+            question,
             {"role": "assistant", "content": None, "tool_calls": [CALL | {"id": "call00002"}]},
             {"role": "tool", "content": "4", "tool_call_id": "call00002"},
         ],
