@@ -19,6 +19,7 @@ from falqon_core.contract.messages import ExitCode, Failed, RecordsWritten, deco
 from falqon_core.contract.sources import SourceFormat, format_of
 from falqon_core.records.file_check import check_file
 from falqon_core.records.jsonl import lines_of_file
+from falqon_core.records.line_parser import parse_record
 from falqon_core.tables import json_lines
 from falqon_core.tables.__main__ import Source, main, write_table
 from falqon_core.tables.packed import unpack
@@ -98,6 +99,28 @@ def test_parquet_is_read_without_the_nulls_of_its_structs(tmp_path: Path) -> Non
     ]
     report = check_file(lines_of_file(tmp_path / "lines"))
     assert (report.num_records, report.num_errors) == (2, 0)
+
+
+def test_a_table_means_what_its_lines_would(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "two?", "weight": None},
+        {"from": "gpt", "value": "four", "weight": 0},
+        {"from": "gpt", "value": "4", "weight": 1},
+    ]
+    rows_of(tmp_path, parquet({"conversations": [turns], "system": ["Add."]}), "parquet")
+    (line,) = (tmp_path / "lines").read_bytes().splitlines()
+    assert parse_record(line).model_dump(exclude_none=True) == {
+        "messages": [
+            {"role": "system", "content": "Add."},
+            TURNS[0],
+            TURNS[1] | {"weight": 0},
+            TURNS[1] | {"content": "4", "weight": 1},
+        ]
+    }
+    content = b"prompt,completion,label\ntwo?,five,False\n"
+    rows_of(tmp_path, content, "csv")
+    report = check_file(lines_of_file(tmp_path / "lines"))
+    assert [error.code for error in report.errors] == ["kto_not_supported"]
 
 
 def test_a_json_list_is_copied_as_it_is_written(
