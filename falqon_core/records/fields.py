@@ -9,14 +9,16 @@ from falqon_core.records.jsonl import BadRecord, Unusable, parse_line
 from falqon_core.records.openai_lines import Path, Rewrite
 
 # whose text is JSON: a table of texts has no other way to hold a list
-JSON_FIELDS = (
-    "messages",
-    "conversations",
-    "tools",
-    "functions",
-    "preferred_output",
-    "non_preferred_output",
-    "history",
+JSON_FIELDS = frozenset(
+    (
+        "messages",
+        "conversations",
+        "tools",
+        "functions",
+        "preferred_output",
+        "non_preferred_output",
+        "history",
+    )
 )
 SYSTEM_FIELDS = ("system", "system_prompt")
 
@@ -35,13 +37,11 @@ class Rewritten(NamedTuple):
 
 def read_json_texts(line: dict[str, Any]) -> Rewritten:
     """Return the line with what its texts of JSON hold. Raises `Unusable`."""
-    names = [*JSON_FIELDS]
-    if "preferred_output" in line:
-        names.append("input")
     values: dict[str, Any] = {}
-    for name in names:
-        text = line.get(name)
-        if isinstance(text, str) and (not text or text[0] in "[{"):
+    for name, text in line.items():
+        if not isinstance(text, str) or (text and text[0] not in "[{"):
+            continue
+        if name in JSON_FIELDS or (name == "input" and "preferred_output" in line):
             values[name] = _parsed(text, name) if text else None
     if not values:
         return Rewritten(line)

@@ -28,6 +28,7 @@ _TARGETS = (
     "rejected",
 )
 _MEDIA = {"images": "vision", "videos": "vision", "audios": "audio"}
+_OF_FORMATS = frozenset(("schemaVersion", "body", "completions"))
 _BATCH_FIELDS = ("custom_id", "method", "url")
 _PAIR = "rename '{}' to 'prompt' and '{}' to 'completion'"
 # fields of data sets whose names are others here
@@ -79,6 +80,8 @@ def advice_on_missing(line: Mapping[str, Any], name: str) -> str:
 
 def refuse_formats(line: Mapping[str, Any]) -> None:
     """Raise `Unusable` for a line of a format that no shape here is near to."""
+    if _OF_FORMATS.isdisjoint(line):
+        return
     if isinstance(line.get("schemaVersion"), str):
         message = "this is a line for Amazon Bedrock"
         advice = (
