@@ -27,7 +27,8 @@ def upload_file(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A JSONL file, or a table: Parquet, CSV or a JSON list.", show_default=False
+            help="A JSONL file, or a table: Parquet, CSV or a JSON list; each also in gzip.",
+            show_default=False,
         ),
     ],
     wait: Wait = False,

@@ -16,6 +16,16 @@ POLL_SECONDS = (0.2, 0.5, 1.0, 2.0)
 MAX_WAIT_SECONDS = 1800.0  # large files take a worker minutes
 EXAMPLES = 3
 PREVIEWS = 2  # records that are shown token by token
+# of the check, in the words of a reader
+FACTS = {
+    "shape": "shape",
+    "num_records": "records",
+    "num_characters": "characters that the model reads",
+    "num_learned_turns": "answers that are learned",
+    "num_errors": "bad lines",
+    "mixed_at_line": "first line of another shape",
+    "given_up_at_line": "check ended at line",
+}
 
 
 def asked_for(client: Client, file_id: str, query: Mapping[str, Any]) -> Json:
@@ -70,8 +80,7 @@ def _show_check(client: Client, answer: Json) -> None:
                 for error in errors
             ),
         )
-    simple = (int, float, str)
-    facts = {_words(name): value for name, value in report.items() if isinstance(value, simple)}
+    facts = {words: report[name] for name, words in FACTS.items() if report.get(name)}
     client.out.facts(facts | dict(readings(report)))
 
 
@@ -88,7 +97,8 @@ def readings(report: Json) -> Iterator[tuple[str, str]]:
         yield "rewritten", _record_counts({_words(name): n for name, n in rewrites.items()})
     if ignored := report.get("ignored_fields"):
         others = report["num_other_ignored"]
-        yield "ignored", _record_counts(ignored) + (f", others {others:,} times" if others else "")
+        rest = f", others {others:,} times" if others else ""
+        yield "ignored", _record_counts(ignored) + rest
 
 
 def _record_counts(counts: Mapping[str, int]) -> str:

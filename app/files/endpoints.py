@@ -16,7 +16,7 @@ from app.files.schemas import (
     SourceRequest,
     UploadPurpose,
 )
-from app.files.tables import MAX_MAPPING_CHARACTERS, parse_mapping
+from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
 from app.http import downloads
 from app.http.dependencies import (
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -102,15 +102,15 @@ def create_file(
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
     """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept.
-    Parquet, CSV and a JSON list become JSON lines before, see `source`; so does what stands at an
-    address that is sent as JSON.
+    Parquet, CSV, a JSON list and what is packed with gzip become JSON lines before, see `source`;
+    so does what stands at an address that is sent as JSON.
     """
     return actions.create_file(
         services,
         caller,
         form.file.file,
         form.file.size or 0,
-        filename=form.file.filename,
+        filename=parse_filename(form.file.filename),
         purpose=form.purpose,
         lifetime_seconds=form.seconds,
         idempotency_key=idempotency_key,

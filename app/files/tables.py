@@ -1,4 +1,4 @@
-"""What is no JSON lines yet: a worker makes them of it, before they are checked."""
+"""Tables, of which a worker makes JSON lines before they are checked, and forms with a file."""
 
 import json
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.models import Purpose
-from falqon_core.contract.sources import Mapping, SourceFormat, format_of
+from falqon_core.contract.sources import Mapping, SourceFormat, format_of, is_gzip
 
 MAX_MAPPING_CHARACTERS = 2**14
 _mapping = TypeAdapter(Mapping)
@@ -32,7 +32,7 @@ def table_of(
             )
         return None
     format = format_of(filename, head)
-    if format == "jsonl" and not mapping:
+    if format == "jsonl" and not mapping and not is_gzip(head):
         return None
     return Table(format, mapping or {})
 
@@ -47,3 +47,9 @@ def parse_mapping(text: str) -> dict[str, str]:
             f"mapping: write the column of each field of a record as JSON, such as {example}.",
             param="mapping",
         ) from None
+
+
+def parse_filename(name: str | None) -> str | None:
+    """Return the name of a file that a form sends, with the quotation marks that it escapes."""
+    # Line breaks stay escaped: a name with one of them is refused.
+    return name and name.replace("%22", '"')

@@ -11,6 +11,7 @@ from app.base.errors import BytesMissing, InvalidRequest
 from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
+from app.files.unused import unused_fields
 from app.jobs import repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
@@ -70,10 +71,15 @@ def finish_validation(
         "Files are valid; the job waits for a worker",
         data={"num_records": report.num_records, "steps": estimate.steps},
     )
+    warnings = _budget_warning(job, estimate)
+    if unused := unused_fields(session, files["training_file"]):
+        estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, unused]})
+        data = {"code": "unused_fields", "param": "training_file"}
+        warnings.append(NewEvent(unused, level="warn", data=data))
     append(
         session,
         job.id,
-        [*prior_events, valid, *_budget_warning(job, estimate)],
+        [*prior_events, valid, *warnings],
         guard=(Job.status == JobStatus.VALIDATING_FILES,),
         status=JobStatus.QUEUED,
         recipe=recipe,

@@ -110,6 +110,7 @@ class Estimate(BaseModel):
     tokens_basis: TokensBasis
     explanation: str
     reason: str | None = None
+    warnings: list[str] = []  # about the job, in sentences
 
     @property
     def is_mostly_overhead(self) -> bool:

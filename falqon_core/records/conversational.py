@@ -5,16 +5,12 @@ They become lines of `records.shapes` before they are checked, so that every rul
 `locate` leads a fault back to what was written.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from falqon_core.records.fields import Rewritten
 from falqon_core.records.jsonl import Unusable
 from falqon_core.records.openai_lines import Path
-
-
-class Rewritten(NamedTuple):
-    value: dict[str, Any]
-    locate: Callable[[Path], Path]
+from falqon_core.records.refusals import advice_on_missing
 
 
 def chat_of_completion(line: dict[str, Any]) -> Rewritten:
@@ -85,7 +81,7 @@ def _messages(line: dict[str, Any], key: str, role: str) -> list[Any]:
         case list(messages):
             return messages
         case None:
-            raise _fault(key, "Field required", "add it")
+            raise _fault(key, "Field required", advice_on_missing(line, key))
     raise _fault(key, "Input should be a text or a list of messages", "write one of the two")
 
 

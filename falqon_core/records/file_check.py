@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from falqon_core.contract.recipe_options import MAX_BAD_RECORD_FRACTION
+from falqon_core.contract.sources import BOM
 from falqon_core.records.dialects import RULES, Dialect
-from falqon_core.records.jsonl import BOM, BadRecord, RecordError, bad, printable
+from falqon_core.records.jsonl import BINARY_FILE, BadRecord, RecordError, bad, printable
 from falqon_core.records.line_parser import EXPECTED, Parsed, parse
 from falqon_core.records.openai_lines import Rewrite
 from falqon_core.records.shapes import (
@@ -195,7 +196,7 @@ def too_many_bad(num_bad: int, num_all: int, max_bad_fraction: float, first: str
 
 def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadRecord]]:
     """Yield every line that is not blank, by number: its record, or what is wrong with it.
-    `TooManyLines` is the last.
+    `TooManyLines` is the last, and the first of a file that is no text the only one.
     """
     first: Parsed | None = None
     for number, raw in enumerate(lines, 1):
@@ -214,6 +215,8 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadReco
         except BadRecord as refusal:
             refusal.raw = raw
             yield number, refusal
+            if refusal.error.code == BINARY_FILE:
+                return
         else:
             yield number, parsed
 

@@ -24,6 +24,8 @@ def column_of(text: str, path: tuple[int | str, ...]) -> int:
     decoder = json.JSONDecoder()
     position = _skip(text, 0)
     for part in path:
+        if text[position] not in "{[":  # JSON in a text, whose parts have no column of their own
+            return position + 1
         inner = position + 1
         index = 0
         while True:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from falqon_core.contract.sources import BOM, binary_format
 from falqon_core.records.json_positions import column_of, column_of_second, field_of
 
 MAX_LINE_BYTES = 8 * 2**20
@@ -23,7 +24,7 @@ CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
 QUOTED_CHARACTERS = 120  # of a bad line
 QUOTED_BEFORE = 40  # of those before its column
-BOM = b"\xef\xbb\xbf"
+BINARY_FILE = "binary_file"
 
 # also one without its end, so that none is tried twice
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
@@ -134,6 +135,8 @@ def bad(
 
 
 def decode_line(raw: bytes, line: int) -> str:
+    if line == 1 and (format := binary_format(raw)):
+        raise bad(1, 1, "", f"this is {format.name}", format.advice, BINARY_FILE)
     if len(raw) > MAX_LINE_BYTES:
         raise bad(
             line,

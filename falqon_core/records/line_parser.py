@@ -9,10 +9,34 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from falqon_core.records.conversational import chat_of_completion, preference_of_pair
-from falqon_core.records.dialects import AlpacaRecord, Converted, Dialect, ShareGptRecord
+from falqon_core.records.dialects import (
+    AlpacaPreference,
+    AlpacaRecord,
+    Converted,
+    Dialect,
+    ShareGptRecord,
+    chat_of_conversations,
+    has_roles,
+    read_alpaca,
+    read_sharegpt,
+)
+from falqon_core.records.fields import (
+    SYSTEM_FIELDS,
+    Rewritten,
+    add_input_system,
+    add_system,
+    read_json_texts,
+    system_of,
+)
 from falqon_core.records.json_positions import column_of, field_of
 from falqon_core.records.jsonl import BadRecord, Unusable, bad, decode_line, parse_line
 from falqon_core.records.openai_lines import Normaliser, Path, Rewrite, written_path
+from falqon_core.records.refusals import (
+    REFUSED_FIELDS,
+    advice_on_missing,
+    refuse_formats,
+    renaming,
+)
 from falqon_core.records.shapes import (
     ChatRecord,
     CompletionRecord,
@@ -28,6 +52,7 @@ _Written = (
     | type[TextRecord]
     | type[PreferenceRecord]
     | type[AlpacaRecord]
+    | type[AlpacaPreference]
     | type[ShareGptRecord]
 )
 _KINDS: dict[str, tuple[_Written, Dialect | None]] = {
@@ -42,21 +67,19 @@ _KINDS: dict[str, tuple[_Written, Dialect | None]] = {
     "prompt": (CompletionRecord, None),
     "text": (TextRecord, None),
 }
-_FIELDS = {kind: frozenset(kind.model_fields) for kind, _ in _KINDS.values()}
-# every field that some kind of record has
-RECORD_FIELDS = frozenset[str]().union(*_FIELDS.values()) | _KINDS.keys() | {"functions"}
+_CLASSES: tuple[_Written, ...] = (*(kind for kind, _ in _KINDS.values()), AlpacaPreference)
+_FIELDS = {kind: frozenset(kind.model_fields) for kind in _CLASSES}
+# every field that some kind of record has, or is refused for
+RECORD_FIELDS = (
+    frozenset[str]().union(*_FIELDS.values(), SYSTEM_FIELDS, REFUSED_FIELDS)
+    | _KINDS.keys()
+    | {"functions"}
+)
 EXPECTED = (
     "an object with 'messages' (chat), 'prompt' and 'completion', 'text', or 'input', "
     "'preferred_output' and 'non_preferred_output'; "
     "Alpaca ('instruction', 'input', 'output'), ShareGPT ('conversations') and 'prompt', 'chosen' "
     "and 'rejected' are converted"
-)
-_BATCH_FIELDS = ("custom_id", "method", "url")
-_BATCH_REQUEST = (
-    "this is a request for the Batch API, which asks a model and teaches it nothing",
-    "write what stands in 'body.messages' as 'messages', and behind it the assistant's answer as "
-    "the last message",
-    "batch_request_not_supported",
 )
 _ADVICE = {
     "missing": "add it",
@@ -111,57 +134,100 @@ def parse(raw: bytes, line: int) -> Parsed:
     if not isinstance(value, dict):
         message = f"expected an object, found {type(value).__name__}"
         raise bad(line, 1, "", message, f"write {EXPECTED}", "unknown_shape")
-    key = next(filter(value.__contains__, _KINDS), None)
-    if key is None and _is_batch_request(value):
-        column = column_of(text, ("body",))
-        raise bad(line, column, "body", *_BATCH_REQUEST)
-    if key is None:
-        message = f"no known kind of record: found keys {sorted(value)[:8]}"
-        raise bad(line, 1, "", message, f"write {EXPECTED}", "unknown_shape")
-    locate: Callable[[Path], Path] = _same_path
+    fields, rewritten = value, Rewritten(value)
+    normaliser = Normaliser()
     try:
-        kind, dialect = _KINDS[key]
-        rewritten = value
-        if dialect == "chosen/rejected":
-            rewritten, locate = preference_of_pair(value)
-        elif kind is CompletionRecord and _is_conversational(value):
-            kind, dialect = ChatRecord, "conversational"
-            rewritten, locate = chat_of_completion(value)
-        normaliser = Normaliser()
-        written = kind.model_validate(normaliser.line(rewritten, _FIELDS[kind]))
-    except (Unusable, ValidationError) as error:
-        raise _fault(error, locate, text, value, line) from None
-    record = written.converted() if isinstance(written, Converted) else written
-    ignored = tuple(normaliser.ignored)
-    return Parsed(record, dialect, value, ignored, frozenset(normaliser.rewrites))
+        texts = read_json_texts(_without_nulls(value))
+        fields = texts.value
+        kind, dialect, rewritten = _choose(fields)
+        record = kind.model_validate(normaliser.line(rewritten.value, _FIELDS[kind]))
+    except Unusable as error:
+        path = written_path(rewritten.locate(error.path), fields)
+        raise _refusal(text, line, path, error.message, error.advice, error.code) from None
+    except ValidationError as error:
+        path = rewritten.locate(normaliser.locate(_path_of(error)))
+        raise _fault(error, written_path(path, fields), text, fields, line) from None
+    if isinstance(record, Converted):
+        record = record.converted()
+    rewrites = texts.rewrites | rewritten.rewrites | normaliser.rewrites
+    return Parsed(record, dialect, value, tuple(normaliser.ignored), rewrites)
 
 
-def _is_batch_request(value: dict[str, Any]) -> bool:
-    return isinstance(value.get("body"), dict) and not value.keys().isdisjoint(_BATCH_FIELDS)
+def _without_nulls(line: dict[str, Any]) -> dict[str, Any]:
+    if len(line) == 1 or None not in line.values():
+        return line
+    # a preference without its prompt is to be refused as one
+    kept = {"input"} if "preferred_output" in line else set()
+    return {
+        name: inner
+        for name, inner in line.items()
+        if inner is not None or name not in RECORD_FIELDS or name in kept
+    }
+
+
+def _choose(line: dict[str, Any]) -> tuple[_Written, Dialect | None, Rewritten]:
+    """Return the kind of a line, and the line in the fields of that kind. Raises `Unusable`."""
+    refuse_formats(line)
+    key = next(filter(line.__contains__, _KINDS), None)
+    if key is None:
+        message = f"no known kind of record: found keys {sorted(line)[:8]}"
+        raise Unusable((), message, renaming(line) or f"write {EXPECTED}", "unknown_shape")
+    kind, dialect = _KINDS[key]
+    if len(line) == 1 and kind is ChatRecord:
+        return kind, dialect, Rewritten(line)
+    if kind is ShareGptRecord and has_roles(line):
+        kind, dialect = ChatRecord, None
+        return kind, dialect, _then(chat_of_conversations(line), add_system)
+    if kind is ShareGptRecord:
+        return kind, dialect, read_sharegpt(line)
+    if kind is AlpacaRecord:
+        if "chosen" in line or "rejected" in line:
+            kind = AlpacaPreference
+        return kind, dialect, read_alpaca(line)
+    if dialect == "chosen/rejected":
+        return kind, dialect, _then(preference_of_pair(line), add_input_system)
+    if kind is PreferenceRecord:
+        return kind, dialect, add_input_system(line)
+    if kind is CompletionRecord and _is_conversational(line):
+        return ChatRecord, "conversational", _then(chat_of_completion(line), add_system)
+    if kind is CompletionRecord and (system := system_of(line)):
+        message = "a system prompt beside a prompt that is a text cannot be part of it"
+        advice = "write 'prompt' as a list of messages, or begin its text with the system prompt"
+        raise Unusable(system[:1], message, advice, "system_not_supported")
+    if kind is ChatRecord:
+        return kind, dialect, add_system(line)
+    return kind, dialect, Rewritten(line)
+
+
+def _then(first: Rewritten, rewrite: Callable[[dict[str, Any]], Rewritten]) -> Rewritten:
+    second = rewrite(first.value)
+
+    def locate(path: Path) -> Path:
+        return first.locate(second.locate(path))
+
+    return Rewritten(second.value, locate, first.rewrites | second.rewrites)
 
 
 def _is_conversational(value: dict[str, Any]) -> bool:
     return any(isinstance(value.get(key), list | dict) for key in ("prompt", "completion"))
 
 
-def _same_path(path: Path) -> Path:
-    return path
+def _path_of(error: ValidationError) -> Path:
+    first = error.errors(include_url=False)[0]
+    return (*first["loc"], *first.get("ctx", {}).get("path", ()))
 
 
 def _fault(
-    error: Unusable | ValidationError,
-    locate: Callable[[Path], Path],
-    text: str,
-    value: Any,
-    line: int,
+    error: ValidationError, path: Path, text: str, value: dict[str, Any], line: int
 ) -> BadRecord:
-    if isinstance(error, Unusable):
-        path, message, advice, code = error.path, error.message, error.advice, error.code
-    else:
-        first = error.errors(include_url=False)[0]
-        path = (*first["loc"], *first.get("ctx", {}).get("path", ()))
-        message = first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
-        advice = _ADVICE.get(first["type"], "correct the line or remove it")
-        code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_record"
-    path = written_path(locate(path), value)
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
+    advice = _ADVICE.get(first["type"], "correct the line or remove it")
+    if first["type"] == "missing" and len(path) == 1:
+        advice = advice_on_missing(value, str(path[0]))
+    code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_record"
+    return _refusal(text, line, path, message, advice, code)
+
+
+def _refusal(text: str, line: int, path: Path, message: str, advice: str, code: str) -> BadRecord:
     return bad(line, column_of(text, path), field_of(path), message, advice, code)

@@ -5,15 +5,25 @@ counted by the field's name, and a feature that this service does not train is r
 of its own. One pass, linear in the values of a line; a plain message passes as it is.
 """
 
-import json
 from collections.abc import Set
 from typing import Any, Literal
 
 from falqon_core.records.jsonl import Unusable
+from falqon_core.records.refusals import refuse_features
+from falqon_core.records.tool_calls import CallRewrite, ToolCalls
+from falqon_core.records.weights import weight_of, whole_weight
 
-Rewrite = Literal[
-    "text_parts", "developer_role", "functions", "arguments_as_object", "reasoning_field"
+LineRewrite = Literal[
+    "text_parts",
+    "developer_role",
+    "reasoning_field",
+    "train_field",
+    "empty_system",
+    "system_field",
+    "json_text",
+    "conversations_field",
 ]
+Rewrite = LineRewrite | CallRewrite
 REWRITE_RULES: dict[Rewrite, str] = {
     "text_parts": "'content' as a list of text parts is read as one text",
     "developer_role": "role 'developer' is read as 'system'",
@@ -21,19 +31,18 @@ REWRITE_RULES: dict[Rewrite, str] = {
     "'tool_calls' and role 'tool'",
     "arguments_as_object": "arguments written as an object are read as their JSON",
     "reasoning_field": "'reasoning' and 'thinking' are read as 'reasoning_content'",
+    "tool_call_ids": "a call without an id is given one, and a tool's answer without one belongs "
+    "to the earliest call that has no answer yet, of the function that it names",
+    "train_field": "'train': false of an answer is read as weight 0",
+    "empty_system": "a system message without text is left out",
+    "system_field": "'system' beside the turns is read as the first message",
+    "json_text": "lists written as JSON in a text are read as lists",
+    "conversations_field": "'conversations' of turns with 'role' and 'content' are read as "
+    "'messages'",
 }
 Path = tuple[int | str, ...]
 
 _CONVERSATIONS = ("messages", "preferred_output", "non_preferred_output")
-_TARGETS = (
-    "messages",
-    "preferred_output",
-    "non_preferred_output",
-    "conversations",
-    "completion",
-    "chosen",
-    "rejected",
-)
 _PLAIN_ROLES = ("system", "user", "assistant")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -59,6 +68,9 @@ _UNSUPPORTED_PARTS = {
     "file": _NO_FILES,
 }
 _WRITTEN_AS = {
+    "messages": ("conversations",),
+    "system": ("system_prompt",),
+    "weight": ("train",),
     "tools": ("functions",),
     "tool_calls": ("function_call",),
     "reasoning_content": ("reasoning", "thinking"),
@@ -70,29 +82,53 @@ class Normaliser:
 
     def __init__(self) -> None:
         self.ignored: list[str] = []
-        self.rewrites: set[Rewrite] = set()
-        self._call_ids: dict[str, str] = {}  # by the function's name, of its last `function_call`
-        self._num_calls = 0
+        self._rewrites: set[LineRewrite] = set()
+        self._calls = ToolCalls()
+        self._kept: dict[Path, list[int]] = {}  # the places of a chat's messages, if some went
+
+    @property
+    def rewrites(self) -> frozenset[Rewrite]:
+        return frozenset(self._rewrites | self._calls.rewrites)
+
+    def locate(self, path: Path) -> Path:
+        """Lead a path in what `line` returned back to what it was given."""
+        for chat, places in self._kept.items():
+            if path[: len(chat)] == chat and len(path) > len(chat):
+                index = path[len(chat)]
+                assert isinstance(index, int), "messages are a list"
+                return (*chat, places[index], *path[len(chat) + 1 :])
+        return path
 
     def line(self, value: dict[str, Any], fields: Set[str]) -> dict[str, Any]:
         """Return the line with those of its fields that its shape has. Raises `Unusable`."""
         messages = value.get("messages")
         if len(value) == 1 and isinstance(messages, list) and all(map(_is_plain, messages)):
             return value
-        _refuse_features(value, fields)
+        refuse_features(value, fields)
         result = self._chat(value, fields, ())
         if "preferred_output" in fields and isinstance(result.get("input"), dict):
             result["input"] = self._chat(result["input"], _CHAT_FIELDS, ("input",))
+        num_ids = self._calls.num_ids
         for key in _CONVERSATIONS:
             if isinstance(messages := result.get(key), list) and messages:
+                self._calls.num_ids = num_ids  # so that equal answers stay equal
                 result[key] = self.messages(messages, (key,))
         return result
 
     def messages(self, messages: list[Any], path: Path) -> list[Any]:
-        return [
-            message if _is_plain(message) else self._message(message, (*path, index))
-            for index, message in enumerate(messages)
-        ]
+        kept: list[Any] = []
+        places: list[int] = []
+        for index, message in enumerate(messages):
+            if not _is_plain(message):
+                message = self._message(message, (*path, index))
+                if _is_empty_system(message):
+                    self._rewrites.add("empty_system")
+                    continue
+            kept.append(message)
+            places.append(index)
+        if len(kept) < len(messages):
+            self._kept[path] = places
+        return kept
 
     def _chat(self, chat: dict[str, Any], fields: Set[str], path: Path) -> dict[str, Any]:
         result = chat.copy()
@@ -119,7 +155,7 @@ class Normaliser:
         if chat.get("tools") is not None:
             message = "'functions' and 'tools' say the same in two ways"
             raise Unusable((*path, "functions"), message, "keep 'tools'", "invalid_record")
-        self.rewrites.add("functions")
+        self._calls.rewrites.add("functions")
         if not isinstance(functions, list):
             return functions
         return [
@@ -137,19 +173,27 @@ class Normaliser:
                 continue
             if key == "tool_calls" and role == "assistant" and inner == []:
                 continue
+            if key == "train" or (key == "weight" and message.get("train") is not None):
+                continue
             if key in _LOGGED:
                 self._ignore(path, key)
             elif key in _REASONING:
                 self._add_reasoning(result, key, inner, path)
             elif key == "function_call":
-                self._add_call(result, message, path)
+                result["tool_calls"] = self._calls.read_function_call(message, path)
             else:
                 result[key] = self._value(key, inner, path)
+        if message.get("train") is not None:
+            self._rewrites.add("train_field")
+            if (weight := weight_of(message, path, is_answer=role == "assistant")) is not None:
+                result["weight"] = weight
         if role == "developer":
-            self.rewrites.add("developer_role")
+            self._rewrites.add("developer_role")
             result["role"] = "system"
         elif role == "function":
-            self._make_tool_answer(result, path)
+            self._calls.read_function_answer(result, path)
+        elif role == "tool":
+            self._calls.read_answer(result)
         return result
 
     def _value(self, key: str, inner: Any, path: Path) -> Any:
@@ -159,7 +203,7 @@ class Normaliser:
             case "tool_calls" if isinstance(inner, list):
                 return [self._call(call, (*path, key, i)) for i, call in enumerate(inner)]
             case "weight" if isinstance(inner, float):
-                return _whole_weight(inner, (*path, key))
+                return whole_weight(inner, (*path, key))
             case "refusal":
                 raise _refusal((*path, key))
             case "audio":
@@ -185,7 +229,7 @@ class Normaliser:
                 if key not in ("type", "text") and inner:
                     self._ignore((*path, index), key)
             texts.append(text)
-        self.rewrites.add("text_parts")
+        self._rewrites.add("text_parts")
         if len(texts) > 1:
             return texts
         return "".join(texts)
@@ -195,52 +239,13 @@ class Normaliser:
             message = "two fields of reasoning differ"
             raise Unusable((*path, key), message, "keep one of the two", "invalid_record")
         if key != "reasoning_content":
-            self.rewrites.add("reasoning_field")
-
-    def _add_call(self, result: dict[str, Any], message: dict[str, Any], path: Path) -> None:
-        if message.get("tool_calls"):
-            text = "'function_call' and 'tool_calls' say the same in two ways"
-            raise Unusable((*path, "function_call"), text, "keep 'tool_calls'", "invalid_record")
-        self.rewrites.add("functions")
-        call_id = f"call{self._num_calls:05d}"  # nine letters and digits, as some templates demand
-        self._num_calls += 1
-        function = message["function_call"]
-        if isinstance(function, dict):
-            if isinstance(name := function.get("name"), str):
-                self._call_ids[name] = call_id
-            function = self._function(function)
-        result["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
-
-    def _make_tool_answer(self, result: dict[str, Any], path: Path) -> None:
-        self.rewrites.add("functions")
-        result["role"] = "tool"
-        name = result.get("name")
-        call_id = self._call_ids.get(name) if isinstance(name, str) else None
-        if call_id is None:
-            message = "a message of role 'function' must name a function that was called before"
-            advice = "write the function's 'name', or remove the message"
-            raise Unusable(path, message, advice, "invalid_record")
-        result["tool_call_id"] = call_id
+            self._rewrites.add("reasoning_field")
 
     def _call(self, call: Any, path: Path) -> Any:
-        if not isinstance(call, dict):
-            return call
-        if call.get("type") == "custom":
-            message = "custom tools are not supported"
-            advice = "write the call as a function with JSON arguments, or remove the line"
-            raise Unusable((*path, "type"), message, advice, "custom_tools_not_supported")
-        result = {key: inner for key, inner in call.items() if inner is not None}
-        if result.pop("index", None) is not None:  # of a stream
+        if isinstance(call, dict) and call.get("index") is not None:  # of a stream
             self._ignore(path, "index")
-        if isinstance(function := result.get("function"), dict):
-            result["function"] = self._function(function)
-        return result
-
-    def _function(self, function: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(arguments := function.get("arguments"), dict):
-            return function
-        self.rewrites.add("arguments_as_object")
-        return function | {"arguments": json.dumps(arguments, ensure_ascii=False)}
+            call = {key: inner for key, inner in call.items() if key != "index"}
+        return self._calls.read(call, path)
 
 
 _CHAT_FIELDS = frozenset(("messages", "tools", "parallel_tool_calls"))
@@ -277,47 +282,17 @@ def _is_plain(message: Any) -> bool:
         and len(message) == 2
         and message.get("role") in _PLAIN_ROLES
         and isinstance(message.get("content"), str)
+        and (message["content"] != "" or message["role"] != "system")
     )
 
 
-def _refuse_features(value: dict[str, Any], fields: Set[str]) -> None:
-    if "text" in fields or len(value) == 1:
-        return
-    for key in _TARGETS:
-        if key in value and key not in fields:
-            message = "the line has targets of two shapes"
-            raise Unusable((key,), message, "keep those of one", "ambiguous_record")
-    if value.get("reference_answer") is not None:
-        message = "reinforcement fine-tuning, which grades answers, is not supported"
-        advice = "write the wanted answer as the last assistant message and remove the field"
-        raise Unusable(("reference_answer",), message, advice, "reinforcement_not_supported")
-    for key in ("label", "kto_tag"):
-        if isinstance(value.get(key), bool):
-            message = "answers judged one by one (KTO) are not supported"
-            advice = "keep the good ones without the field, or write pairs for method dpo"
-            raise Unusable((key,), message, advice, "kto_not_supported")
-    if value.get("weight") not in (None, 1):
-        message = "a weight of a whole line is not supported"
-        raise Unusable(
-            ("weight",), message, "repeat or remove the line", "line_weight_not_supported"
-        )
-    if "preferred_output" in fields and (value.get("tools") or value.get("functions")):
-        message = "the tools of a preference record belong into 'input'"
-        key = "tools" if value.get("tools") else "functions"
-        raise Unusable((key,), message, "move them there", "invalid_record")
-    if "instruction" in fields and value.get("history"):
-        message = "the history of an Alpaca line is not supported"
-        raise Unusable(("history",), message, "write 'messages'", "history_not_supported")
-    if "conversations" in fields and value.get("tools"):
-        message = "tools in ShareGPT are not supported"
-        raise Unusable(("tools",), message, "write 'messages'", "sharegpt_tools_not_supported")
-
-
-def _whole_weight(weight: float, path: Path) -> int:
-    if weight in (0, 1):
-        return int(weight)
-    message = "a weight between 0 and 1 is not supported"
-    raise Unusable(path, message, "write 0 or 1", "fractional_weight_not_supported")
+def _is_empty_system(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and len(message) == 2
+        and message.get("role") == "system"
+        and message.get("content") == ""
+    )
 
 
 def _refusal(path: Path) -> Unusable:
@@ -337,4 +312,8 @@ def _unsupported_part(kind: Any, path: Path) -> Unusable:
     if isinstance(kind, str) and kind in _UNSUPPORTED_PARTS:
         return _unsupported(path, _UNSUPPORTED_PARTS[kind])
     message = f"a part of type {kind!r} is not supported"
-    return Unusable(path, message, "write parts of type 'text'", "content_part_not_supported")
+    advice = "write parts of type 'text'"
+    if kind is None:
+        message = "a part of the content has no 'type'"
+        advice = 'write {"type": "text", "text": …}, or the content as a text'
+    return Unusable(path, message, advice, "content_part_not_supported")

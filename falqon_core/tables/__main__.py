@@ -27,6 +27,7 @@ from falqon_core.contract.sources import SourceFormat
 from falqon_core.records.file_check import MAX_LINES
 from falqon_core.tables import csv_rows, json_lines
 from falqon_core.tables.columns import write_line
+from falqon_core.tables.packed import refuse_binary, unpack
 
 MEMORY_BYTES = 1536 * 2**20  # more than any sound file needs; a damaged one may ask for anything
 BASE_SECONDS = 60  # of CPU time
@@ -76,6 +77,7 @@ def _open(source: Source) -> Iterator[tuple[list[str], Iterator[tuple[float, byt
             yield [], json_lines.read_lines(source.path, source.mapping)
             return
         case "csv":
+            refuse_binary(source.path)
             opening = csv_rows.open_table(source.path, source.mapping)
         case "parquet":
             from falqon_core.tables import parquet_rows  # its library takes a while to load
@@ -100,8 +102,12 @@ def main(arguments: list[str]) -> int:
 
     try:
         limit_resources(options.source.stat().st_size)
-        source = Source(options.source, options.format, options.mapping)
+        path = unpack(options.source, options.max_bytes)
+        limit_resources(path.stat().st_size)
+        source = Source(path, options.format, options.mapping)
         write_table(source, options.output, options.max_bytes, send)
+        if path != options.source:
+            path.unlink()
         return ExitCode.DONE
     except Exception as error:  # the edge of the process
         cause = _cause_of(error)

@@ -5,19 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from falqon_core.contract.errors import ColumnsUnknown
+from falqon_core.records.fields import JSON_FIELDS
 from falqon_core.records.jsonl import printable
 from falqon_core.records.line_parser import RECORD_FIELDS, has_known_kind
 
 MAX_NAMED = 40
-# whose text in a cell is JSON: a table of texts has no other way to hold a list
-_LISTS = (
-    "messages",
-    "conversations",
-    "tools",
-    "functions",
-    "preferred_output",
-    "non_preferred_output",
-)
 
 
 class Table(NamedTuple):
@@ -74,7 +66,7 @@ def _text_of(cell: Any) -> str:
 def _value_of(field: str, cell: Any) -> Any:
     if isinstance(cell, bytes):
         cell = _text_of(cell)
-    if field in _LISTS and isinstance(cell, str):
+    if field in JSON_FIELDS and isinstance(cell, str):
         return _parsed(cell)
     return _without_nulls(cell)
 

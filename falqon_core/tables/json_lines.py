@@ -73,16 +73,41 @@ class _Objects:
         self._position = 0
 
     def __iter__(self) -> Iterator[str]:
-        if self._take() != "[":
-            raise _unreadable("it does not begin with '['")
-        if self._next() == "]":
-            self._position += 1
-        else:
+        opening = self._take()
+        if opening == "[":
             yield from self._items()
+        elif opening == "{":
+            yield from self._items_in_data()
+        else:
+            raise _unreadable("it does not begin with '['")
         if self._next():
             raise _unreadable("text follows the end of the list; write one list, or JSON lines")
 
+    def _items_in_data(self) -> Iterator[str]:
+        """Yield the items of an object's list in `data`, and pass over the fields behind it."""
+        if self._field() != '"data"' or self._take() != "[":
+            raise _unreadable("its first field is not a list in 'data'")
+        yield from self._items()
+        while (separator := self._take()) == ",":
+            self._field()
+            self._next()
+            self._value("the value behind 'data'")
+        if separator != "}":
+            raise _unreadable("',' or '}' is missing behind the list in 'data'")
+
+    def _field(self) -> str:
+        """Take the name of a field, as it is written, and its colon."""
+        if self._next() != '"':
+            raise _unreadable("the name of a field is missing")
+        name = self._value("the name of a field")
+        if self._take() != ":":
+            raise _unreadable(f"':' is missing after {printable(name)}")
+        return name
+
     def _items(self) -> Iterator[str]:
+        if self._next() == "]":
+            self._position += 1
+            return
         for number in count(1):
             yield self._item(number)
             separator = self._take()
@@ -94,21 +119,28 @@ class _Objects:
     def _item(self, number: int) -> str:
         if self._next() != "{":
             raise _unreadable(f"item {number} is no object in braces")
+        return self._value(f"item {number}")
+
+    def _value(self, name: str) -> str:
+        """Take the value at the position, as it is written."""
         while True:
+            length = len(self._text) - self._position
             try:
                 _, end = _decoder.raw_decode(self._text, self._position)
             except RecursionError:
-                raise _unreadable(f"item {number} is nested too deeply") from None
+                raise _unreadable(f"{name} is nested too deeply") from None
             except ValueError as error:
-                length = len(self._text) - self._position
                 if length > MAX_LINE_BYTES or not self._read(max(CHUNK_BYTES, length)):
                     raise _unreadable(
-                        f"item {number} is not JSON, or longer than {MAX_LINE_BYTES} bytes: {error}"
+                        f"{name} is not JSON, or longer than {MAX_LINE_BYTES} bytes: {error}"
                     ) from None
-            else:
-                text = self._text[self._position : end]
-                self._position = end
-                return text
+                continue
+            # a number may go on in what is not read yet
+            if end == len(self._text) and self._read(max(CHUNK_BYTES, length)):
+                continue
+            text = self._text[self._position : end]
+            self._position = end
+            return text
 
     def _take(self) -> str:
         character = self._next()

@@ -1,5 +1,6 @@
 """Tables that are uploaded become the checked JSON lines of their file."""
 
+import gzip
 import io
 import json
 import threading
@@ -66,6 +67,9 @@ def test_parquet_becomes_checked_json_lines(tenant: Tenant) -> None:
     assert (source["status"], source["progress"], source["num_records"]) == ("completed", 1.0, 2)
     assert source["ignored_columns"] == ["score"]
     assert source["first_records"] == lines.decode().splitlines()
+    request = {"model": tenant.base_model, "training_file": file["id"]}
+    estimate = tenant.http.post("/v1/fine_tuning/estimates", json=request).json()
+    assert estimate["warnings"] == ["rows.jsonl: fields that train nothing: the column 'score'."]
     with tenant.api.database.read() as session:
         orphans = session.scalars(select(Orphan.storage_key)).all()
     assert [f"projects/{tenant.project_id}/{key}" for key in before] == [
@@ -93,6 +97,38 @@ def test_a_table_in_parts_becomes_json_lines_too(tenant: Tenant) -> None:
     assert done.file is not None
     work(tenant)
     assert tenant.client.files.content(done.file.id).read() == b'{"text": "a"}\n{"text": "b"}\n'
+
+
+LINES = b'{"text": "a"}\n{"text": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("rows.jsonl.gz", gzip.compress(LINES), "rows.jsonl"),
+        ("rows", gzip.compress(b'{"data": [{"text": "a"}, {"text": "b"}], "n": 2}'), "rows.jsonl"),
+        ("rows.jsonl", b'[{"text": "a"},\n {"text": "b"}]', "rows.jsonl"),
+    ],
+)
+def test_gzip_and_lists_become_json_lines_whatever_their_name(
+    tenant: Tenant, name: str, content: bytes, lines: str
+) -> None:
+    file = upload(tenant, name, content)
+    work(tenant)
+    file = tenant.http.get(f"/v1/files/{file['id']}").json()
+    assert (file["status"], file["filename"]) == ("processed", lines)
+    read = tenant.client.files.content(file["id"]).read().splitlines()
+    assert list(map(json.loads, read)) == [{"text": "a"}, {"text": "b"}]
+
+
+def test_a_workbook_is_named_and_not_called_text_in_another_encoding(tenant: Tenant) -> None:
+    file = upload(tenant, "sheet.xlsx", b"PK\x03\x04\x14\x00[Content_Types].xml\xe1\n\xe1")
+    work(tenant)
+    file = tenant.http.get(f"/v1/files/{file['id']}").json()
+    assert file["status"] == "error"
+    assert file["status_details"] == (
+        "line 1, column 1: this is an Excel workbook or another Office file; save the sheet as CSV"
+    )
 
 
 def test_a_table_without_the_columns_of_a_record_fails_with_its_job(tenant: Tenant) -> None:

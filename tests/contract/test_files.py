@@ -104,6 +104,8 @@ def test_names_are_display_text_only(tenant: Tenant) -> None:
         file=("r\u00fcckblick \U0001f4c8.jsonl", jsonl()), purpose="fine-tune"
     )
     assert file.filename == "r\u00fcckblick \U0001f4c8.jsonl"
+    quoted = tenant.client.files.create(file=('q"uo;te', jsonl()), purpose="fine-tune")
+    assert quoted.filename == 'q"uo;te'
     assert tenant.client.files.content(file.id).read() == jsonl()
     assert (
         tenant.client.files.create(file=io.BytesIO(jsonl()), purpose="fine-tune").filename

@@ -77,6 +77,8 @@ def answered(number: int) -> bytes:
 
 
 ANSWER = message("assistant")
+CALLED_BARE = b'{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}'
+ANSWERED_BARE = b'{"role": "tool", "name": "f", "content": "5"}'
 # What one line may hold, and how many of it.
 LINES: dict[str, tuple[Make, int]] = {
     "keys": (joined(b'{"text": "a", ', lambda i: b'"k%d": 1' % i, b"}"), 5_000),
@@ -144,6 +146,28 @@ LINES: dict[str, tuple[Make, int]] = {
             b'{"prompt": [%b], "chosen": [%b], "rejected": [%b]}'
             % ((b", ".join([message("user")] * size),) * 3)
         ),
+        1_500,
+    ),
+    "calls without ids before their answers": (
+        lambda size: (
+            b'{"messages": ['
+            + b", ".join([CALLED_BARE] * size + [ANSWERED_BARE] * size + [ANSWER])
+            + b"]}"
+        ),
+        700,
+    ),
+    "system messages without text": (
+        joined(b'{"messages": [', lambda i: b'{"role": "system", "content": ""}', b", 1]}"),
+        5_000,
+    ),
+    "messages as JSON in a text": (
+        lambda size: json.dumps(
+            {"messages": (b"[" + b",".join([ANSWER] * size) + b"]").decode()}
+        ).encode(),
+        1_500,
+    ),
+    "a history of Alpaca": (
+        joined(b'{"instruction": "a", "output": "b", "history": [', lambda i: b'["a", "b"]', b"]}"),
         1_500,
     ),
     "turns of ShareGPT": (

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import openai
@@ -271,6 +272,21 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tenant: Tenant, kind: 
     assert error.request_id is not None
     assert error.response.headers["x-should-retry"] == "false"
     assert tenant.num_rows(Job, Event) == before
+
+
+def test_fields_that_train_nothing_are_warned_of_before_a_job_costs_anything(
+    tenant: Tenant,
+) -> None:
+    record = {"messages": [{"role": "assistant", "content": "a"}], "source": "b"}
+    file_id = tenant.upload(json.dumps(record).encode() + b"\n")
+    warning = "rows.jsonl: fields that train nothing: 'source' in 1 record."
+    request = {"model": tenant.base_model, "training_file": file_id}
+    estimate: Any = tenant.client.post("/fine_tuning/estimates", body=request, cast_to=object)
+    assert estimate["warnings"] == [warning]
+    job = jobs_of(tenant).create(**request)
+    assert job.estimate["warnings"] == [warning]
+    events = jobs_of(tenant).list_events(job.id).data
+    assert [event.message for event in events if event.level == "warn"] == [warning]
 
 
 def test_a_faulty_file_is_refused_at_once(tenant: Tenant) -> None:

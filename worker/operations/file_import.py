@@ -27,6 +27,7 @@ from app.operations import claims
 from app.projects import quotas
 from app.source_tokens import repository as source_tokens
 from falqon_core.contract.messages import Message, RecordsWritten
+from falqon_core.contract.sources import unpacked_name
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
@@ -246,7 +247,7 @@ def _first_records(lines: Path) -> list[str]:
 
 
 def _name_of_lines(file: File) -> str:
-    return PurePath(file.filename).with_suffix(".jsonl").name
+    return PurePath(unpacked_name(file.filename)).with_suffix(".jsonl").name
 
 
 def _of_file(path: Path, heartbeat: Callable[[], None]) -> Iterator[bytes]:

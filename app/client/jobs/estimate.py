@@ -31,10 +31,10 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "known from": estimate.get("explanation") or estimate["basis"],
         }
     )
-    if estimate.get("reason"):
-        client.out.console.print(
-            Text(f"The service warns: {one_line(_words(estimate['reason']))}", "yellow")
-        )
+    warnings = [_words(estimate["reason"])] if estimate.get("reason") else []
+    warnings += estimate.get("warnings") or []  # none from a service that is older
+    for warning in warnings:
+        client.out.console.print(Text(f"The service warns: {one_line(warning)}", "yellow"))
 
 
 def _overhead(estimate: Json) -> str:

@@ -2,7 +2,7 @@
 stands against the rest. Nothing is written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from app.client.api import Json, segment
@@ -10,13 +10,14 @@ from app.client.command import Client
 from app.client.errors import NotFound, Refused
 from app.client.move.account import Account
 from app.client.move.objects import OriginFile, OriginJob, parse
-from app.client.move.request import ORIGIN, estimate_body, key_of
+from app.client.move.request import ORIGIN, estimate_body, has_room, key_of
 
 PURPOSE = "fine-tune"
 METHODS = ("supervised", "dpo")
 STAYS = ("failed", "cancelled")
 FINE_TUNED = "ft:"
 CHECKPOINT = ":ckpt-"
+NUM_FILTERED_PAIRS = 4  # of a job's metadata in one address, whose length is limited
 
 
 @dataclass
@@ -82,7 +83,7 @@ def plan_move(client: Client, account: Account) -> Plan:
             _add_missing_files(client, account, plan, job.origin)
     for job in plan.jobs:
         if not job.stays:
-            _look_up(client, account, job)
+            _look_up(client, account, plan, job)
     for job in plan.jobs:
         if job.is_due:
             job.problem = obstacle(client, plan, job)
@@ -161,10 +162,12 @@ def _add_missing_files(client: Client, account: Account, plan: Plan, job: Origin
             plan.files[file_id].problem = "it has been deleted there"
 
 
-def _look_up(client: Client, account: Account, job: JobMove) -> None:
+def _look_up(client: Client, account: Account, plan: Plan, job: JobMove) -> None:
     """Look for the job here, or else for what it has left there."""
-    page = client.api.get("/fine_tuning/jobs", {f"metadata[{ORIGIN}]": job.origin.id}, patient=True)
-    job.here = next(iter(page["data"]), None)
+    if has_room(job.origin):
+        job.here = next(_jobs_with(client, {ORIGIN: job.origin.id}), None)
+    else:
+        job.here = _find_without_origin(client, plan, job.origin)
     if job.here is not None:
         return
     path = f"/fine_tuning/jobs/{segment(job.origin.id)}/checkpoints"
@@ -174,6 +177,36 @@ def _look_up(client: Client, account: Account, job: JobMove) -> None:
         (point["step_number"] for point in checkpoints if isinstance(point["step_number"], int)),
         default=None,
     )
+
+
+def _find_without_origin(client: Client, plan: Plan, origin: OriginJob) -> Json | None:
+    """Return the oldest job here that could be this one, by what it has besides its origin, and
+    that is no other job of the plan.
+    """
+    metadata = origin.metadata or {}
+    shortest = sorted(metadata.items(), key=lambda pair: len(pair[0]) + len(pair[1]))
+    file = plan.files[origin.training_file].here
+    expected: Json = {"metadata": metadata, "suffix": origin.clean_suffix}
+    if origin.seed is not None:
+        expected["seed"] = origin.seed
+    if file is not None:
+        expected["training_file"] = file["id"]
+    others = {other.here["id"] for other in plan.jobs if other.here is not None}
+    oldest = None
+    for job in _jobs_with(client, dict(shortest[:NUM_FILTERED_PAIRS])):  # the newest first
+        if job["id"] not in others and expected.items() <= job.items():
+            oldest = job
+    return oldest
+
+
+def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:
+    query: dict[str, str | int] = {f"metadata[{name}]": text for name, text in metadata.items()}
+    while True:
+        page = client.api.get("/fine_tuning/jobs", query, patient=True)
+        yield from page["data"]
+        if not page.get("has_more") or not page["data"]:
+            return
+        query["after"] = page["data"][-1]["id"]
 
 
 def _estimate(client: Client, plan: Plan, job: JobMove) -> None:

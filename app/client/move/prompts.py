@@ -7,10 +7,30 @@ from typing import NamedTuple
 
 from app.client.api import Json
 from app.client.errors import Misused
+from app.client.move.legacy import UnusablePrompt, with_tools
 from app.client.move.request import BYTES_PER_TOKEN
 
-WITH_MESSAGES = ("tools", "parallel_tool_calls")
-NOT_SENT = ("weight",)  # means something to training only
+# what changes an answer, as OpenAI's reference has it
+WITH_MESSAGES = (
+    "frequency_penalty",
+    "logit_bias",
+    "max_completion_tokens",
+    "max_tokens",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "stop",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_p",
+    "verbosity",
+)
+# what changes it, too, and cannot be recorded as a text, or is none of OpenAI's
+REFUSED = ("audio", "chat_template_kwargs", "modalities", "prediction", "web_search_options")
+NOT_SENT = ("weight", "train")  # mean something to training only
 
 
 class Prompt(NamedTuple):
@@ -48,6 +68,8 @@ def _prompts_of(lines: Iterator[bytes], name: str) -> Iterator[Prompt]:
             continue
         try:
             yield Prompt(number, prompt_of(json.loads(line)))
+        except UnusablePrompt as error:
+            raise Misused(f"{name}, line {number}: {error}.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Misused(
                 f"{name}, line {number}, is no prompt.",
@@ -56,19 +78,41 @@ def _prompts_of(lines: Iterator[bytes], name: str) -> Iterator[Prompt]:
 
 
 def prompt_of(record: Json) -> Json:
-    """Return what is asked; raises `ValueError` or the like for what asks nothing."""
+    """Return the request that a line stands for. Raises `UnusablePrompt` for what would change its
+    answer and cannot be sent, and `ValueError` or the like for what asks nothing.
+    """
+    chat = record
     if "prompt" in record:
-        return {"messages": [{"role": "user", "content": _text(record["prompt"])}]}
-    chat = record.get("input", record)  # of a preference record
-    messages = [
-        {name: value for name, value in message.items() if name not in NOT_SENT}
-        for message in chat["messages"]
-    ]
-    while messages and messages[-1]["role"] == "assistant":
-        messages.pop()
+        messages = [{"role": "user", "content": _text(record["prompt"])}]
+    else:
+        chat = record.get("input", record)  # of a preference record
+        messages = [
+            {name: value for name, value in message.items() if name not in NOT_SENT}
+            for message in chat["messages"]
+        ]
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
     if not messages:
         raise ValueError("it has no message before the answer")
-    return {"messages": messages} | {name: chat[name] for name in WITH_MESSAGES if name in chat}
+    for name in REFUSED:
+        if chat.get(name):
+            raise UnusablePrompt(f"'{name}' would change the answer and is not sent; remove it")
+    body = {"messages": _with_system(chat, messages)}
+    body |= {name: chat[name] for name in WITH_MESSAGES if chat.get(name) is not None}
+    return with_tools(chat, body)
+
+
+def _with_system(chat: Json, messages: list[Json]) -> list[Json]:
+    """Return the messages behind the system prompt that stands beside them."""
+    system = chat.get("system") or chat.get("system_prompt")
+    if not system:
+        return messages
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": system}, *messages]
+    if first["content"] != system:
+        raise UnusablePrompt("'system' and the system message differ; keep one of the two")
+    return messages
 
 
 def _text(value: object) -> str:

@@ -15,10 +15,15 @@ def key_of(origin_id: str) -> str:
     return f"move:openai:{origin_id}"
 
 
+def has_room(job: OriginJob) -> bool:
+    """Return whether the metadata can also name the origin."""
+    return len(job.metadata or {}) < MAX_METADATA_PAIRS
+
+
 def job_body(job: OriginJob, model: str, training_file: str, validation_file: str | None) -> Json:
     """The same for the same job, whenever it is asked for."""
     metadata = dict(job.metadata or {})
-    if len(metadata) < MAX_METADATA_PAIRS:
+    if has_room(job):
         metadata[ORIGIN] = job.id
     fields = {
         "training_file": training_file,

@@ -13,7 +13,7 @@ from app.dataset_statistics import service as dataset_statistics
 from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
-from app.files.tables import MAX_MAPPING_CHARACTERS, parse_mapping
+from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
@@ -132,7 +132,7 @@ def upload(
         caller,
         file.file,
         file.size or 0,
-        filename=file.filename,
+        filename=parse_filename(file.filename),
         purpose=Purpose.FINE_TUNE,
         mapping=parse_mapping(mapping),
     )

@@ -96,6 +96,8 @@ def test_a_file_says_how_its_lines_were_read(falqon: Falqon, tmp_path: Path) -> 
         rewrites = {"developer role in 2 records", "text parts in 2 records"}
         assert set(printed["rewritten"].split(", ")) == rewrites
         assert printed["ignored"] == "metadata in 2 records"
+    names = ("shape", "records", "characters that the model reads", "answers that are learned")
+    assert list(printed)[:6] == [*names, "bad lines", "first line of another shape"]
 
 
 def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:

@@ -128,6 +128,15 @@ def test_a_first_estimate_says_that_most_of_it_is_start_and_export(
     assert "$0.0000" not in page.text
 
 
+def test_an_estimate_names_the_fields_that_train_nothing(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    record = {"messages": [{"role": "assistant", "content": "a"}], "source": "b"}
+    file_id = upload(tenant, "rows.jsonl", lines(record))
+    page = browser.get(f"/jobs/new?training_file={file_id}&model={tenant.base_model}")
+    assert "fields that train nothing: &#39;source&#39; in" in page.text
+
+
 def test_a_file_is_inspected_once_its_settings_are_whole(
     browser: httpx.Client, tenant: Tenant
 ) -> None:

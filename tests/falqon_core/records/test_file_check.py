@@ -1,3 +1,7 @@
+import bz2
+import gzip
+import lzma
+import pickle
 from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
@@ -15,7 +19,7 @@ from falqon_core.records.file_check import (
     check_file,
     read_records,
 )
-from falqon_core.records.jsonl import BadRecord
+from falqon_core.records.jsonl import BadRecord, lines_of
 from falqon_core.records.line_parser import Parsed
 from falqon_core.records.shapes import TextRecord
 from tests.falqon_core.records.test_parse_record import CHAT, line
@@ -171,3 +175,31 @@ def test_every_line_is_read_whatever_is_wrong_with_others() -> None:
         Parsed,
     ]
     assert list(outcomes) == [1, 3, 4, 5]
+
+
+ZIP = b"PK\x03\x04\x14\x00\x00\n\x08\x00"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "advice"),
+    [
+        (ZIP + b"rows.jsonl", "a zip archive", "unpack it"),
+        (b"PK\x03\x04\x14\x00[Content_Types].xml", "an Excel workbook", "save the sheet as CSV"),
+        (gzip.compress(b"{}"), "a gzip file", "unpack it"),
+        (bz2.compress(b"{}"), "a bzip2 file", "pack it with gzip"),
+        (lzma.compress(b"{}"), "an xz file", "pack it with gzip"),
+        (pickle.dumps([{"text": "a"}]), "a Python pickle", "JSON lines"),
+        (b"rows.jsonl".ljust(257, b"\0") + b"ustar\x0000", "a tar archive", "unpack it"),
+        (b"%PDF-1.7\n", "a PDF", "JSON lines"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named_by_its_first_bytes(
+    content: bytes, name: str, advice: str
+) -> None:
+    report = check_file(lines_of([content + b"\n\xff\n\xff"]))
+
+    assert report.num_errors == 1, "nothing is said of what follows"
+    (error,) = report.errors
+    assert (error.line, error.code) == (1, "binary_file")
+    assert name in error.message
+    assert advice in error.advice

@@ -350,7 +350,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         "Alpaca with its text",
         {"instruction": "How much?", "output": "Five.", "text": "a", "history": []},
         PLAIN,
-        {"text", "history"},
+        {"text"},
         set(),
     ),
 ]

@@ -1,5 +1,6 @@
 """Lines that are refused: by which code, and where."""
 
+import json
 import re
 from typing import Any
 
@@ -23,6 +24,9 @@ from tests.falqon_core.records.test_openai_lines import (
     part,
     user,
 )
+
+EMPTY = {"role": "system", "content": ""}
+TURN = {"from": "gpt", "value": "a"}
 
 # The line, the code, the field.
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -125,11 +129,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": 5, "completion": [ANSWER]}, "invalid_record", "prompt"),
     ({"prompt": "", "completion": [ANSWER]}, "invalid_record", "prompt"),
     (
-        {"instruction": "a", "output": "b", "history": [["c", "d"]]},
-        "history_not_supported",
-        "history",
-    ),
-    (
         {"conversations": [{"from": "gpt", "value": "a"}], "tools": "[{}]"},
         "sharegpt_tools_not_supported",
         "tools",
@@ -143,6 +142,90 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"custom_id": "1", "body": "a"}, "unknown_shape", ""),
     ({"body": PLAIN}, "unknown_shape", ""),
+    (chat(BRIEF, ASK, ANSWER, system="Be long."), "conflicting_system", "system"),
+    (chat(ASK, ANSWER, system="a", system_prompt="b"), "conflicting_system", "system_prompt"),
+    (PREFERENCE | {"input": chat(BRIEF, ASK, system="a")}, "conflicting_system", "input.system"),
+    (PREFERENCE | {"input": chat(ASK, system="a"), "system": "b"}, "conflicting_system", "system"),
+    (
+        {"conversations": [{"from": "system", "value": "a"}, TURN], "system": "b"},
+        "conflicting_system",
+        "system",
+    ),
+    ({"prompt": "a", "completion": "b", "system": "c"}, "system_not_supported", "system"),
+    (chat(ASK, ANSWER, system={"text": "a"}), "invalid_record", "system"),
+    (chat(ASK, ANSWER, system=[part("a"), IMAGE]), "vision_not_supported", "system[1]"),
+    (chat(ASK, answer(wieght=0), system="a"), "unknown_field", "messages[1].wieght"),
+    (
+        {"input": chat(ASK | {"a": 1})} | PAIR | {"system": "a"},
+        "unknown_field",
+        "input.messages[0].a",
+    ),
+    (
+        {"prompt": [ASK, ASK | {"a": 1}], "completion": "b", "system": "a"},
+        "unknown_field",
+        "prompt[1].a",
+    ),
+    (
+        {"prompt": [ASK], "chosen": [ANSWER | {"a": 1}], "rejected": "b", "system": "a"},
+        "unknown_field",
+        "chosen[0].a",
+    ),
+    (chat(EMPTY, ASK, EMPTY, answer(wieght=0)), "unknown_field", "messages[3].wieght"),
+    (chat(EMPTY), "invalid_record", "messages"),
+    (chat({"role": "system"}, ASK, ANSWER), "invalid_record", "messages[0]"),
+    (chat(EMPTY, ASK, {"role": "tool", "content": "5"}, ANSWER), "invalid_record", "messages[2]"),
+    (
+        {"conversations": [ASK, answer(wieght=0)]},
+        "unknown_field",
+        "conversations[1].wieght",
+    ),
+    ({"conversations": [ASK, ANSWER], "chosen": ANSWER}, "ambiguous_record", "conversations"),
+    (chat(ASK, ANSWER, chosen=ANSWER), "ambiguous_record", "chosen"),
+    ({"instruction": "a", "output": "b", "chosen": "b"}, "ambiguous_record", "output"),
+    (
+        {"conversations": [TURN | {"weight": 0.5}, TURN]},
+        "fractional_weight_not_supported",
+        "conversations[0].weight",
+    ),
+    ({"conversations": [TURN | {"label": "a"}]}, "unknown_field", "conversations[0].label"),
+    (chat(ASK | {"train": True}, ANSWER), "invalid_record", "messages[0].train"),
+    (chat(ASK, answer(train="no")), "invalid_record", "messages[1].train"),
+    (chat(ASK, answer(train=False, weight=1)), "invalid_record", "messages[1].train"),
+    (
+        chat(ASK, ANSWER, chat_template_kwargs={"enable_thinking": False}),
+        "template_variables_not_supported",
+        "chat_template_kwargs",
+    ),
+    (chat(ASK, ANSWER, images=["a.png"]), "vision_not_supported", "images"),
+    (chat(ASK, ANSWER, audios=["a.wav"]), "audio_not_supported", "audios"),
+    ({"prompt": "a", "completion": "b", "label": "True"}, "kto_not_supported", "label"),
+    (
+        {"prompt": "a", "completions": ["b", "c"], "labels": [True, False]},
+        "stepwise_not_supported",
+        "completions",
+    ),
+    (
+        {
+            "schemaVersion": "bedrock-conversation-2024",
+            "system": [{"text": "a"}],
+            "messages": [{"role": "user", "content": [{"text": "a"}]}],
+        },
+        "bedrock_not_supported",
+        "schemaVersion",
+    ),
+    (
+        chat(ASK, {"role": "assistant", "tool_calls": [CALLED]}),
+        "invalid_record",
+        "messages[1].tool_calls[0].name",
+    ),
+    (
+        chat(ASK, call(), {"role": "tool", "name": "stock", "content": "5"}, ANSWER),
+        "invalid_record",
+        "messages[2]",
+    ),
+    (chat(ASK, ANSWER, tools="[{]"), "invalid_json", "tools"),
+    (chat(ASK, ANSWER, tools='[{"a": 1, "a": 2}]'), "invalid_json", "tools"),
+    ({"messages": "[" * 100 + "]" * 100}, "invalid_json", "messages"),
 ]
 
 
@@ -157,6 +240,41 @@ def test_what_is_refused(value: dict[str, Any], code: str, field: str) -> None:
     assert raw[error.column - 1 :].startswith(line(value_at(value, field)))
     assert error.message
     assert error.advice
+
+
+def test_a_fault_in_a_text_of_json_is_named_with_its_field() -> None:
+    raw = line({"id": 1, "messages": json.dumps([ASK, answer(wieght=0)])})
+    error = check_file([raw]).errors[0]
+
+    assert (error.code, error.field) == ("unknown_field", "messages[1].wieght")
+    assert raw[error.column - 1 :].startswith(b'"[{')
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (
+            {"instruction": "a", "context": "b", "response": "c", "category": "d"},
+            "rename 'context' to 'input' and 'response' to 'output'",
+        ),
+        (
+            {"prompt": "a", "query": "b", "response": "c"},
+            "rename 'prompt' to 'instruction', 'query' to 'input' and 'response' to 'output'",
+        ),
+        ({"question": "a", "answer": "b"}, "rename 'question' to 'prompt' and 'answer' to"),
+        ({"prompt": "a"}, "a prompt alone teaches nothing"),
+        ({"prompt": [ASK]}, "a prompt alone teaches nothing"),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+            "write the beginning that both texts share as 'prompt'",
+        ),
+        (chat(ASK, ANSWER, chosen=ANSWER), "rename 'messages' to 'prompt'"),
+        ({"conversations": [ASK], "chosen": ANSWER}, "rename 'conversations' to 'prompt'"),
+        (chat(user({"text": "a"}), ANSWER), 'write {"type": "text", "text": …}'),
+    ],
+)
+def test_the_fields_to_rename_are_named(value: dict[str, Any], advice: str) -> None:
+    assert advice in check_file([line(value)]).errors[0].advice
 
 
 def value_at(value: Any, field: str) -> Any:

@@ -1,7 +1,12 @@
 """Tables become JSON lines through the program that a worker starts, called in this process."""
 
+import gzip
 import json
 import os
+import shutil
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,10 @@ from falqon_core.contract.messages import ExitCode, Failed, RecordsWritten, deco
 from falqon_core.contract.sources import SourceFormat, format_of
 from falqon_core.records.file_check import check_file
 from falqon_core.records.jsonl import lines_of_file
+from falqon_core.records.line_parser import parse_record
 from falqon_core.tables import json_lines
 from falqon_core.tables.__main__ import Source, main, write_table
+from falqon_core.tables.packed import unpack
 
 RENAMED = {"prompt": "question", "completion": "answer"}
 TURNS = [{"role": "user", "content": "two?"}, {"role": "assistant", "content": "four"}]
@@ -42,7 +49,14 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
         ("rows.jsonl", b'{"text": "a"}', "jsonl"),
         ("rows.json", b'{"text": "a"}', "jsonl"),
         ("rows.json", b"\xef\xbb\xbf \n[{}]", "json"),
-        ("rows.jsonl", b"[{}]", "jsonl"),
+        ("rows.jsonl", b"[\n {}]", "json"),
+        ("rows.jsonl", b"[1]\n[2]", "jsonl"),
+        ("rows.jsonl", b' {"data": [{"text": "a"}]}', "json"),
+        ("rows.jsonl", b'{"data": {"text": "a"}}', "jsonl"),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "a"}'), "jsonl"),
+        ("rows.json", gzip.compress(b"[{}]"), "json"),
+        ("rows.csv.GZ", gzip.compress(b"a,b"), "csv"),
+        ("rows.parquet.gz", b"\x1f\x8b\x08", "parquet"),
         ("rows.CSV", b"a,b", "csv"),
         ("rows.csv", b'{"text": "a"}', "jsonl"),
         ("rows", b"PAR1\x15", "parquet"),
@@ -87,6 +101,28 @@ def test_parquet_is_read_without_the_nulls_of_its_structs(tmp_path: Path) -> Non
     assert (report.num_records, report.num_errors) == (2, 0)
 
 
+def test_a_table_means_what_its_lines_would(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "two?", "weight": None},
+        {"from": "gpt", "value": "four", "weight": 0},
+        {"from": "gpt", "value": "4", "weight": 1},
+    ]
+    rows_of(tmp_path, parquet({"conversations": [turns], "system": ["Add."]}), "parquet")
+    (line,) = (tmp_path / "lines").read_bytes().splitlines()
+    assert parse_record(line).model_dump(exclude_none=True) == {
+        "messages": [
+            {"role": "system", "content": "Add."},
+            TURNS[0],
+            TURNS[1] | {"weight": 0},
+            TURNS[1] | {"content": "4", "weight": 1},
+        ]
+    }
+    content = b"prompt,completion,label\ntwo?,five,False\n"
+    rows_of(tmp_path, content, "csv")
+    report = check_file(lines_of_file(tmp_path / "lines"))
+    assert [error.code for error in report.errors] == ["kto_not_supported"]
+
+
 def test_a_json_list_is_copied_as_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +135,59 @@ def test_a_json_list_is_copied_as_it_is_written(
     lines = (tmp_path / "lines").read_bytes()
     assert lines == b'{"text": "a", "text": "b"}\n{"text": 1.50}\n'
     assert rows_of(tmp_path, b" [ ] ", "json") == []
+
+
+def test_a_list_in_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines, "CHUNK_BYTES", 1)
+    content = b' { "data" : [{"text": "a"}, {"text": "b"}], "n": 123, "more": {"data": [1]}}\n'
+    assert rows_of(tmp_path, content, "json") == [{"text": "a"}, {"text": "b"}]
+
+
+def test_gzip_is_unpacked_whole_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table"
+    members = [b'{"text": "a"}\n', b'{"text": "b"}\n' * 10_000]
+    path.write_bytes(b"".join(map(gzip.compress, members)))
+    assert unpack(path, 10**6).read_bytes() == b"".join(members)
+
+    with pytest.raises(SourceTooLarge, match="unpacked it has more than 100000 bytes"):
+        unpack(path, 10**5)
+    free = shutil.disk_usage(tmp_path)._replace(free=10**5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(path, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gzip.compress(b"a" * 1000)[:-9], "ended before the end-of-stream marker"),
+        (gzip.compress(b"a") + b"rest", "Not a gzipped file"),
+        (b"\x1f\x8b\x08\x00" + b"\xff" * 40, "invalid"),
+        (gzip.compress(b"a")[:-8] + bytes(8), "CRC check failed"),
+    ],
+)
+def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "table"
+    path.write_bytes(content)
+    with pytest.raises(SourceUnreadable, match=reason):
+        unpack(path, 10**6)
+
+
+def test_a_gzip_bomb_takes_neither_memory_nor_disk(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
+    (tmp_path / "table").write_bytes(
+        b"".join(packer.compress(bytes(2**20)) for _ in range(64)) + packer.flush()
+    )
+    command = [sys.executable, "-m", "falqon_core.tables", str(tmp_path / "table")]
+    command += ["--format", "jsonl", "--output", str(tmp_path / "lines")]
+    command += ["--max-bytes", str(2**24)]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    failure = decode(ended.stderr.splitlines()[-1])
+    assert isinstance(failure, Failed)
+    assert (ended.returncode, failure.code) == (ExitCode.USER_ERROR, "source_too_large")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**25
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl"])
@@ -139,6 +228,11 @@ def test_a_line_that_is_no_object_is_left_for_the_check(tmp_path: Path) -> None:
         (b'[{"text": "a"}]\n[]', "json", "text follows the end of the list"),
         (b'[{"text": ' + b"[" * 9999, "json", "item 1 is nested too deeply"),
         (b'[{"text": "\xff"}]', "json", "byte 0xff is not UTF-8"),
+        (b'{"data": [{"text": "a"}]', "json", "',' or '}' is missing behind the list"),
+        (b'{"data": [{"text": "a"}], 5: 1}', "json", "the name of a field is missing"),
+        (b'{"data": [{"text": "a"}], "n" 1}', "json", "':' is missing after"),
+        (b'{"data": [{"text": "a"}]}\n{"data": []}', "json", "text follows the end"),
+        (b"PK\x03\x04\x14\x00[Content_Types].xml", "csv", "an Excel workbook"),
         (b"PAR1, it says", "parquet", "the Parquet file cannot be read"),
         (parquet({"text": ["a" * 999] * 99})[:-50], "parquet", "the Parquet file cannot be read"),
     ],

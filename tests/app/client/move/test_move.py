@@ -165,7 +165,8 @@ def test_bytes_and_requests_arrive_as_they_were(
 def test_again_copies_and_submits_nothing(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
-    job = account.add_job(account.add_file(jsonl()), metadata={f"k{n}": "v" for n in range(16)})
+    file, full = account.add_file(jsonl()), {f"k{n}": "v" for n in range(16)}
+    job, twin = (account.add_job(file, metadata=full) for _ in range(2))
     other = account.add_job(account.add_file(jsonl(2)))
     assert move("--yes").exit_code == 0
     rows = tenant.num_rows(File, Job)
@@ -174,6 +175,11 @@ def test_again_copies_and_submits_nothing(
     again = move("--yes")
     assert again.exit_code == 0, again.stderr
     assert tenant.num_rows(File, Job) == rows, "also a job whose metadata has no room for an origin"
+    assert "is submitted" not in again.stdout
+    cells = {cell for each in (job, twin) for cell in row(again.stdout, each["id"]).split()}
+    ids = {cell for cell in cells if cell.startswith("ftjob-")} - {job["id"], twin["id"]}
+    assert len(ids) == 2, "one here for each, though they are alike"
+    assert "to submit" not in row(move().stdout, job["id"])
     assert account.requests[f"/files/{job['training_file']}/content"] == downloads == 1
     assert jobs_here_id(tenant, other["id"]) in row(again.stdout, other["id"])
     with tenant.api.database.read() as session:

@@ -245,5 +245,59 @@ def test_training_records_are_prompts_without_their_answer() -> None:
     assert file_of(Prompt(1, ask(1))) == file_of(Prompt(9, ask(1)))
 
 
+def test_functions_are_sent_as_tools_and_a_system_prompt_as_a_message() -> None:
+    question = {"role": "user", "content": "a"}
+    called = {"name": "add", "arguments": "{}"}
+    chat = {
+        "system": "Be brief.",
+        "messages": [
+            question,
+            {"role": "assistant", "content": None, "function_call": called},
+            {"role": "function", "name": "add", "content": "4"},
+            {"role": "assistant", "content": "4", "train": True},
+        ],
+        "functions": [TOOL["function"]],
+        "function_call": {"name": "add"},
+        "response_format": {"type": "json_object"},
+        "temperature": 0.0,
+        "tools": None,
+    }
+    body = prompt_of(chat)
+    assert body == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            question,
+            {"role": "assistant", "content": None, "tool_calls": [CALL | {"id": "call00002"}]},
+            {"role": "tool", "content": "4", "tool_call_id": "call00002"},
+        ],
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "add"}},
+        "response_format": {"type": "json_object"},
+        "temperature": 0.0,
+    }
+    recorded = body | {"messages": [*body["messages"], {"role": "assistant", "content": "4"}]}
+    assert prompt_of(recorded) == body, "so that an interrupted recording knows its answers"
+    assert check_file([json.dumps(recorded).encode()]).num_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"modalities": ["text", "audio"]}, "'modalities' would change the answer"),
+        ({"functions": [{}], "tools": [{}]}, "keep 'tools'"),
+        ({"messages": [{"role": "function", "name": "add"}]}, "must name a function"),
+        ({"messages": [{"role": "system", "content": "a"}], "system": "b"}, "differ"),
+    ],
+)
+def test_a_line_that_cannot_be_asked_as_it_is_meant_is_named(
+    account: OpenAiAccount, move: Move, tmp_path: Path, fields: dict[str, Any], reason: str
+) -> None:
+    write(tmp_path / "prompts.jsonl", [ask(1), ask(2) | fields])
+    done = move("--record", "prompts.jsonl", "--model", MODEL)
+    assert done.exit_code == 2
+    assert "prompts.jsonl, line 2: " in done.stderr
+    assert reason in " ".join(done.stderr.split())
+
+
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
