@@ -15,6 +15,7 @@ from app.notifier.broker import Notifier
 from app.settings import Settings
 
 NOT_SERVABLE = "lora"  # an adapter is no model by itself
+DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
 # What asking again cannot change.
 PERMANENT = ("engine_not_available", "model_not_servable")
 
@@ -25,6 +26,8 @@ class Target(NamedTuple):
     address: str
     token: str
     engine: Engine | None  # None where it is the operator's own
+    max_answers: int  # that it gives at once
+    is_private: bool  # no other project may ask the model
 
     @property
     def headers(self) -> dict[str, str]:
@@ -62,9 +65,10 @@ def find_or_ask(
         )
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
-        return Target(settings.engine_url.rstrip("/"), token, None)
+        address = settings.engine_url.rstrip("/")
+        return Target(address, token, None, settings.engine_answers, _is_private(model))
     if ready is not None:
-        target = _target_of(ready.engine)
+        target = _target_of(ready.engine, model)
         if ready.use_is_due:
             note_use(database, target)
         return target
@@ -102,8 +106,9 @@ def look(database: Database, model_id: str) -> Target | None:
     with database.read() as session:
         engine = repository.find(session, model_id)
         ready = repository.find_ready(session, model_id)
-    if ready is not None:
-        return _target_of(ready.engine)
+        model = session.get(Model, model_id)
+    if ready is not None and model is not None:
+        return _target_of(ready.engine, model)
     if engine is not None and engine.state == EngineState.FAILED:
         raise _failure_of(engine)
     if engine is None:  # unloaded again before we saw it
@@ -126,9 +131,14 @@ def give_up(database: Database, target: Target) -> None:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine) -> Target:
+def _target_of(engine: Engine, model: Model) -> Target:
     assert engine.address is not None
-    return Target(engine.address, engine.token or "", engine)
+    max_answers = engine.max_answers or DEFAULT_ANSWERS
+    return Target(engine.address, engine.token or "", engine, max_answers, _is_private(model))
+
+
+def _is_private(model: Model) -> bool:
+    return model.project_id is not None
 
 
 def _failure_of(engine: Engine) -> ApiError:
