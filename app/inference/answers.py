@@ -79,7 +79,6 @@ async def answer(
             engines.client,
             target,
             engines.queues.of(target),
-            caller.project_id,
             # The dashboard has the API's address behind one of its own.
             "/v1" + request.url.path.rpartition("/v1")[2],
             proxy.Calls(partial(actions.note_use, services, target), give_up),

@@ -66,20 +66,19 @@ class Exchange(NamedTuple):
     client: httpx.AsyncClient
     target: Target
     queue: EngineQueue
-    project_id: str
     path: str
     calls: Calls
     tally: Tally
 
     async def open(self, question: Question) -> OpenAnswer:
         """Ask when it is the project's turn. Raises what the engine refuses."""
-        turn = await self.queue.take(self.project_id)
+        turn = await self.queue.take(self.target.project_id)
         try:
             self.tally.add_sent(question)
             sent = self.client.build_request(
                 "POST",
                 f"{self.target.address}{self.path}",
-                content=question.for_engine(),
+                content=self.target.body(question.for_engine()),
                 headers=self.target.headers,
             )
             answer = await self.client.send(sent, stream=True)

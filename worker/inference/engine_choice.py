@@ -61,7 +61,6 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     command = ["worker.inference.llama_cpp", str(gguf)]
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
-    command += _sharing(model)
     max_answers = llama_cpp.PARALLEL_ANSWERS
     needed = needed_bytes(gguf.stat().st_size, model.config, max_answers)
     return Loading(command, max_answers, needed, available_host_bytes)
@@ -72,16 +71,10 @@ def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Load
     command = ["worker.inference.vllm", str(folder)]
     command += ["--context", str(context_of(model.config))]
     command += ["--cache-bytes", str(VLLM_CONTEXTS * cache_bytes(model.config))]
-    command += _sharing(model)
     if free_bytes is available_host_bytes:
         command.append("--on-cpu")
     needed = needed_bytes(weights_bytes, model.config, VLLM_CONTEXTS) + VLLM_PROCESSES_BYTES
     return Loading(command, vllm.PARALLEL_ANSWERS, needed, free_bytes)
-
-
-def _sharing(model: Model) -> list[str]:
-    """Return the argument for a model that every project may ask."""
-    return ["--shared"] if model.project_id is None else []
 
 
 def _free_on_gpu() -> int:

@@ -17,7 +17,6 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
-    parser.add_argument("--shared", action="store_true", help="several projects use the model")
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
     try:
@@ -36,8 +35,8 @@ def main() -> None:
     parameters.n_ctx = args.context * PARALLEL_ANSWERS
     parameters.n_parallel = PARALLEL_ANSWERS
     parameters.kv_unified = False
-    # What is cached, and so answered sooner, must not tell a project of another one's prompts.
-    parameters.cache_prompt = not args.shared
+    # Slots are every project's, so that a question says itself where it may reuse a prompt.
+    parameters.cache_prompt = False
     parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
     parameters.fit_params = False
     parameters.ui = False

@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
     parser.add_argument("--cache-bytes", type=int, required=True, help="for keys and values")
     parser.add_argument("--on-cpu", action="store_true")
-    parser.add_argument("--shared", action="store_true", help="several projects use the model")
     args = parser.parse_args()
     # vLLM's own processes do not notice when the one that started them is gone.
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
@@ -68,8 +67,6 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--kv-cache-memory-bytes", str(args.cache_bytes)]
     command += ["--max-num-seqs", str(PARALLEL_ANSWERS)]
     command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
-    if args.shared:  # a project could measure which prompts of another one are cached
-        command.append("--no-enable-prefix-caching")
     if args.on_cpu:
         command.append("--enforce-eager")  # compiling takes minutes there and a compiler
     template = args.folder / CHAT_TEMPLATE

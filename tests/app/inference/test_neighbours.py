@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from anyio.to_thread import run_sync
+from sqlalchemy import update
 
-from app.models import Engine
+from app.models import Engine, Model
 from tests.support.api import PATIENCE, Api, Tenant
+from tests.support.waiting import wait_for
 
 MODEL = "falqon-tiny"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -35,6 +38,19 @@ def num_tokens(engine: Engine) -> float:
     text = httpx.get(f"{engine.address}/metrics", headers=headers).text
     (line,) = [line for line in text.splitlines() if line.startswith(WRITTEN)]
     return float(line.removeprefix(WRITTEN))
+
+
+@contextmanager
+def belonging_to(api: Api, project_id: str) -> Iterator[None]:
+    """Make the base model one of the project's own."""
+    statement = update(Model).where(Model.id == MODEL)
+    with api.database.transaction() as session:
+        session.execute(statement.values(project_id=project_id))
+    try:
+        yield
+    finally:
+        with api.database.transaction() as session:
+            session.execute(statement.values(project_id=None))
 
 
 def tenant_http(tenant: Tenant) -> httpx.AsyncClient:
@@ -99,8 +115,21 @@ def test_a_prompt_of_another_project_cannot_be_guessed(
             assert '"prompt_tokens"' in answer.text
             assert "cache" not in answer.text
     engine = engine_of(api)
-    url = f"{engine.address}/v1/completions"
     headers = {"authorization": f"Bearer {engine.token}"}
-    answer = httpx.post(url, json=question | {"prompt": prompt("gout")}, headers=headers).json()
-    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
-    assert answer["timings"]["cache_n"] == 0
+    slots = httpx.get(f"{engine.address}/slots", headers=headers).json()
+    assert sum("id_task" in slot for slot in slots) > 0
+    assert all(slot.get("n_prompt_tokens_cache", 0) == 0 for slot in slots), "none was reused"
+
+
+def test_a_project_reuses_its_own_prompts(api: Api, tenant: Tenant) -> None:
+    question = {"model": MODEL, "max_tokens": 2, "prompt": "A letter that is sent once more. " * 9}
+
+    def cached_tokens() -> int:
+        usage = tenant.client.completions.create(**question).usage
+        return usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+
+    cached_tokens()
+    assert cached_tokens() == 0
+    with belonging_to(api, tenant.project_id):
+        wait_for(lambda: cached_tokens() > 50, 5, "what a second ago was every project's")
+    wait_for(lambda: cached_tokens() == 0, 5, "nothing is reused of what others may have asked")
