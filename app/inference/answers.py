@@ -62,7 +62,7 @@ async def answer(
     enforce_tokens(request)
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
     of_caller = (caller.project_id, body.model)
-    questions = split(body)
+    questions = split(body.for_engine())
     tally = Tally(estimate_tokens(questions), len(questions))
 
     def charge(num_tokens: int) -> None:

@@ -2,52 +2,55 @@
 once for each of its choices.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from app.inference.schemas import CompletionRequest, InferenceRequest
-
 BYTES_OF_A_TOKEN = 4  # of a prompt's JSON, as an estimate
-OF_A_PROMPT = {"messages", "tools", "prompt"}
+OF_A_PROMPT = ("messages", "tools", "prompt")
 
 
 class Question(NamedTuple):
     """A prompt, and the choice that its answer becomes."""
 
-    body: InferenceRequest
+    fields: dict[str, Any]  # as the engine reads them
     prompt: int  # its number among the request's
     choice: int  # its number among the answers
 
     def for_engine(self) -> bytes:
-        return self.body.for_engine()
+        return json.dumps(self.fields).encode()
 
 
-def split(body: InferenceRequest) -> list[Question]:
-    """Return the questions in the order of their choices. Where there is a seed, the choices of a
-    prompt have seeds that follow one another: the first one is answered as if it were alone.
+def split(content: bytes) -> list[Question]:
+    """Return the questions of what an engine would be asked at once, in the order of their choices.
+
+    Where there is a seed, the choices of a prompt have seeds that follow one another: the first one
+    is answered as if it were alone.
     """
-    num_choices = body.n or 1
+    fields = json.loads(content)
+    num_choices = fields.pop("n", 1)
+    seed = fields.get("seed")
     questions = []
-    for prompt, update in enumerate(_prompts(body)):
+    for prompt, of_prompt in enumerate(_prompts(fields)):
         for number in range(num_choices):
-            if body.seed is not None:
-                update = update | {"seed": body.seed + number}
-            alone = body.model_copy(update=update | {"n": None})
-            questions.append(Question(alone, prompt, prompt * num_choices + number))
+            of_choice = {} if seed is None else {"seed": seed + number}
+            choice = prompt * num_choices + number
+            questions.append(Question(fields | of_prompt | of_choice, prompt, choice))
     return questions
 
 
 def estimate_tokens(questions: Sequence[Question]) -> list[int]:
     """Return for each prompt how many tokens it may have, before an engine has counted them."""
-    first = {question.prompt: question.body for question in reversed(questions)}
-    return [_num_bytes(first[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(first)]
+    of_prompts = {question.prompt: question.fields for question in questions}
+    return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]
 
 
-def _prompts(body: InferenceRequest) -> list[dict[str, Any]]:
-    if isinstance(body, CompletionRequest) and isinstance(body.prompt, list):
-        return [{"prompt": prompt} for prompt in body.prompt]
-    return [{}]
+def _prompts(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, list) or isinstance(prompt[0], int):  # a text, or its tokens
+        return [{}]
+    return [{"prompt": each} for each in prompt]
 
 
-def _num_bytes(body: InferenceRequest) -> int:
-    return len(body.model_dump_json(include=OF_A_PROMPT, exclude_none=True).encode())
+def _num_bytes(fields: dict[str, Any]) -> int:
+    return len(json.dumps({name: fields[name] for name in OF_A_PROMPT if name in fields}))

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from app.inference.questions import Question, estimate_tokens, split
@@ -7,14 +9,16 @@ from app.inference.usage import Tally, Usage, usage_of
 
 def questions() -> list[Question]:
     fields = {"model": "m", "prompt": ["a" * 40, "b" * 80], "n": 2, "seed": 7}
-    return split(CompletionRequest.model_validate(fields))
+    return split(CompletionRequest.model_validate(fields).for_engine())
 
 
 def test_each_prompt_is_asked_once_for_each_choice() -> None:
-    bodies = [question.body.model_dump(exclude_none=True) for question in questions()]
+    bodies = [question.fields for question in questions()]
     assert [body["prompt"][0] for body in bodies] == ["a", "a", "b", "b"]
     assert [body["seed"] for body in bodies] == [7, 8, 7, 8]
     assert not any("n" in body for body in bodies)
+    for tokens, num_prompts in (([1, 2, 3], 1), ([[1, 2], [3]], 2)):
+        assert len(split(json.dumps({"prompt": tokens}).encode())) == num_prompts
 
 
 def test_prompts_count_once_and_all_answers() -> None:
