@@ -93,13 +93,7 @@ class Settings(BaseSettings):
         description="that models read and write for each API key",
     )
     answers_per_key: int = Field(
-        1024,
-        ge=1,
-        le=1_000_000,
-        description=(
-            "of models, that each API key may wait for at once in each API process; one request "
-            "may want more where it is the only one"
-        ),
+        1024, ge=1, le=1_000_000, description="that it may wait for at once in each API process"
     )
     wrong_keys_per_minute: int = Field(
         10,
@@ -229,10 +223,7 @@ class Settings(BaseSettings):
     )
     engine_key: SecretStr | None = Field(None, description="API key of that server")
     engine_answers: int = Field(
-        64,
-        ge=1,
-        le=100_000,
-        description="that each API process has that server give at once; projects take turns",
+        64, ge=1, le=100_000, description="that each API process has that server give at once"
     )
     engine_host: str = Field(
         "127.0.0.1",

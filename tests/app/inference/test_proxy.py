@@ -17,7 +17,7 @@ from app.inference.turns import EngineQueue
 from app.inference.usage import Bill, Tally
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-TOLD = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
+ENGINE_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -26,7 +26,7 @@ def event(**fields: object) -> bytes:
 
 
 TEXT = event(id="1", choices=[{"text": 'an "usage": {} of data: \ud83d', "index": 0}])
-LAST = event(id="1", choices=[], usage=TOLD, timings={"cache_n": 2})
+LAST = event(id="1", choices=[], usage=ENGINE_USAGE, timings={"cache_n": 2})
 OURS = event(id="1", choices=[], usage=USAGE)
 
 
@@ -117,7 +117,7 @@ def test_events_are_read_wherever_parts_end(end: bytes, size: int, wants_usage: 
 
 
 def test_usage_beside_a_text_is_an_event_of_its_own() -> None:
-    last = event(id="1", choices=[{"text": "", "index": 0}], usage=TOLD)
+    last = event(id="1", choices=[{"text": "", "index": 0}], usage=ENGINE_USAGE)
     without = event(id="1", choices=[{"text": "", "index": 0}])
     assert Relay([last, DONE], wants_usage=True).events() == without + OURS + DONE
     assert Relay([last, DONE]).events() == without + DONE

@@ -27,9 +27,9 @@ def test_the_project_with_the_fewest_answers_has_the_next_turn() -> None:
             turns.append(project_id)
             return turn
 
-        held = await asyncio.gather(*map(take, "aaa"))
+        first = await asyncio.gather(*map(take, "aaa"))
         waiting = await start(*map(take, "aaabcb"))
-        for turn in held:
+        for turn in first:
             turn.release()
             turn.release()  # once is enough
             await asyncio.sleep(0)
@@ -48,11 +48,11 @@ def test_the_project_with_the_fewest_answers_has_the_next_turn() -> None:
 def test_who_goes_away_takes_no_turn() -> None:
     async def go_away() -> None:
         queue = EngineQueue(max_answers=1)
-        held = await queue.take("a")
+        first = await queue.take("a")
         early, late, last = await start(*map(queue.take, ["a", "b", "c"]))
         early.cancel()
         await asyncio.sleep(0)
-        held.release()
+        first.release()
         late.cancel()  # its turn has just come
         (await last).release()
         assert queue.is_idle

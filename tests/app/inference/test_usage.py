@@ -22,19 +22,19 @@ def test_each_prompt_is_asked_once_for_each_choice() -> None:
 
 
 def test_prompts_count_once_and_all_answers() -> None:
-    asked = questions()
-    first, second = estimate_tokens(asked)
+    all_questions = questions()
+    first, second = estimate_tokens(all_questions)
     assert 10 <= first < second <= 40
-    tally = Tally([first, second], len(asked))
+    tally = Tally([first, second], len(all_questions))
     assert (tally.estimate, tally.num_tokens) == (first + second, 0), "nothing is sent yet"
-    for question in asked[:3]:
+    for question in all_questions[:3]:
         tally.add_sent(question)
         tally.add_event(question)
     assert tally.num_tokens == first + second + 3
-    for question in asked[:2]:
+    for question in all_questions[:2]:
         tally.set_usage(question, Usage(12, 6, question.choice * 11))
     assert tally.num_tokens == 12 + second + 2 * 6 + 1
-    tally.take_refused(asked[2])
+    tally.take_refused(all_questions[2])
     assert tally.document(is_private=False) == {
         "prompt_tokens": 12,
         "completion_tokens": 13,
