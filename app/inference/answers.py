@@ -13,6 +13,7 @@ from app.auth.caller import Caller
 from app.errors import Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import actions, proxy
+from app.inference.engine_traits import KnownTraits
 from app.inference.known_targets import KnownTargets
 from app.inference.schemas import InferenceRequest
 from app.inference.service import Target
@@ -24,6 +25,7 @@ class Engines(NamedTuple):
 
     client: httpx.AsyncClient
     targets: KnownTargets
+    traits: KnownTraits
 
 
 async def _engines(connection: HTTPConnection) -> Engines:
@@ -37,7 +39,7 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 @asynccontextmanager
 async def open_engines() -> AsyncIterator[Engines]:
     async with proxy.make_client() as client:
-        yield Engines(client, KnownTargets())
+        yield Engines(client, KnownTargets(), KnownTraits())
 
 
 async def answer(
@@ -63,7 +65,7 @@ async def answer(
             actions.give_up(services, target)
 
         calls = proxy.Calls(partial(actions.note_use, services, target), give_up, charge)
-        return await proxy.ask(engines.client, target, request, body, calls)
+        return await proxy.ask(engines.client, target, request, body, calls, engines.traits)
 
     target = engines.targets.find(*of_caller)
     if target is not None:

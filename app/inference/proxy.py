@@ -16,9 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import ApiError, Unavailable
 from app.http.error_handlers import body as error_body
+from app.inference.engine_traits import KnownTraits
 from app.inference.refusals import GONE, refusal_of
+from app.inference.rewriting import Rewriter
 from app.inference.schemas import InferenceRequest
 from app.inference.service import Target
+from app.inference.translation import translate
 from app.inference.usage import UsageStream, num_tokens_of
 
 CONNECT_SECONDS = 5.0
@@ -27,6 +30,7 @@ MAX_CONNECTIONS = 2_000
 IDLE_SECONDS = 2.0  # engines close a connection that rests for 5 s, and may do so as we ask
 NOTED_EVERY_SECONDS = 5.0
 CHECKED_EVERY_SECONDS = 0.5
+JSON_HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 
 log = structlog.get_logger()
 
@@ -49,8 +53,11 @@ class ClientGone(ApiError):
 class AnswerStream(StreamingResponse):
     """What the engine streams. The engine stops with it, also where it ends before it began."""
 
-    def __init__(self, answer: httpx.Response, usage: UsageStream, calls: Calls) -> None:
-        super().__init__(_parts(answer, usage, calls), headers=_answer_headers(answer))
+    def __init__(
+        self, answer: httpx.Response, usage: UsageStream, calls: Calls, rewriter: Rewriter
+    ) -> None:
+        parts = rewriter.stream(_parts(answer, usage, calls))
+        super().__init__(parts, headers=_answer_headers(answer))
         self._answer = answer
         self._usage = usage
         self._calls = calls
@@ -80,23 +87,43 @@ async def ask(
     request: Request,
     body: InferenceRequest,
     calls: Calls,
+    known_traits: KnownTraits,
 ) -> Response:
     """Return the engine's answer. Raises `Unavailable` where the engine is gone, after `give_up`;
     `InvalidRequest` with what it refuses.
     """
+
+    async def post(path: str, fields: dict[str, Any] | None) -> httpx.Response:
+        question = client.build_request(
+            "GET" if fields is None else "POST",
+            f"{target.address}{path}",
+            json=fields,
+            headers=target.headers,
+        )
+        answer = await _send_while_connected(client, question, request)
+        await _read_while_connected(answer, request)
+        return answer
+
     # The dashboard has the API's address behind one of its own.
     path = "/v1" + request.url.path.rpartition("/v1")[2]
-    question = client.build_request(
-        "POST", f"{target.address}{path}", content=body.for_engine(), headers=target.headers
-    )
+    key = (target.address, target.token, body.model)
     try:
+        translation = await translate(body, known_traits, key, post)
+        rewriter = translation.rewriter
+        if translation.content is None:
+            content = rewriter.answer(translation.answer)
+            await run_sync(lambda: calls.charge(num_tokens_of(content)))
+            return Response(content, headers=JSON_HEADERS)
+        question = client.build_request(
+            "POST", f"{target.address}{path}", content=translation.content, headers=target.headers
+        )
         answer = await _send_while_connected(client, question, request)
         if answer.status_code != httpx.codes.OK:
             raise await _refusal(answer)
         if _is_stream(answer):
             usage = UsageStream(is_hidden=not body.wants_usage)
-            return AnswerStream(answer, usage, calls)
-        content = await _read_while_connected(answer, request)
+            return AnswerStream(answer, usage, calls, rewriter)
+        content = rewriter.answer(await _read_while_connected(answer, request))
         await run_sync(lambda: calls.charge(num_tokens_of(content)))
         return Response(content, headers=_answer_headers(answer))
     except GONE as error:

@@ -7,6 +7,7 @@ import httpx
 from starlette.types import Message
 
 from app.inference.proxy import AnswerStream, Calls
+from app.inference.rewriting import Rewriter
 from app.inference.usage import UsageStream
 
 
@@ -26,7 +27,7 @@ def test_who_goes_away_before_the_first_byte_ends_the_answer() -> None:
     tokens = Tokens()
     answer = httpx.Response(200, stream=tokens)
     calls = Calls(lambda: None, lambda: None, lambda _num_tokens: None)
-    stream = AnswerStream(answer, UsageStream(is_hidden=True), calls)
+    stream = AnswerStream(answer, UsageStream(is_hidden=True), calls, Rewriter())
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
