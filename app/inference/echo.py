@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from app.errors import ApiError, InvalidRequest
+from app.errors import InvalidRequest
 from app.inference.completions import Echo, TokenScore, score_of
 from app.inference.engine_traits import EngineTraits, Post
 from app.inference.refusals import refusal_of
@@ -51,6 +51,12 @@ async def _echo(
         text = str((await _ask(post, "/detokenize", {"tokens": ids}))["content"])
     if num_top is None:
         return Echo(text, len(ids), None)
+    if traits.context is not None and len(ids) > traits.context:
+        raise InvalidRequest(
+            f"prompt: {len(ids)} tokens are more than the context of {traits.context}.",
+            param="prompt",
+            code="context_length_exceeded",
+        )
     eos = await _tokenize(traits.eos, post, add_special=False) if traits.eos else []
     ends = frozenset(eos if len(eos) == 1 else ())
     scores = await _score(ids, max(first, 1), num_top, ends, post)
@@ -108,15 +114,8 @@ async def _ask(post: Post, path: str, fields: dict[str, Any]) -> Document:
 
 def _read(answer: httpx.Response) -> Document:
     if answer.status_code != HTTPStatus.OK:
-        raise _failure_of(answer)
+        raise refusal_of(answer.status_code, answer.content, "prompt")
     return parse(answer.content)
-
-
-def _failure_of(answer: httpx.Response) -> ApiError:
-    failure = refusal_of(answer.status_code, answer.content)
-    if failure.param == "messages":
-        failure.param = "prompt"
-    return failure
 
 
 def _refusal(message: str) -> InvalidRequest:

@@ -119,7 +119,7 @@ async def ask(
         )
         answer = await _send_while_connected(client, question, request)
         if answer.status_code != httpx.codes.OK:
-            raise await _refusal(answer)
+            raise await _refusal(answer, body.prompt_field)
         if _is_stream(answer):
             usage = UsageStream(is_hidden=not body.wants_usage)
             return AnswerStream(answer, usage, calls, rewriter)
@@ -212,9 +212,9 @@ def _error_event() -> bytes:
     return b"\ndata: " + error.content + b"\n\n"
 
 
-async def _refusal(answer: httpx.Response) -> ApiError:
+async def _refusal(answer: httpx.Response, prompt_field: str) -> ApiError:
     try:
         raw = await answer.aread()
     finally:
         await answer.aclose()
-    return refusal_of(answer.status_code, raw)
+    return refusal_of(answer.status_code, raw, prompt_field)

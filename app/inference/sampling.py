@@ -8,7 +8,7 @@ from app.errors import InvalidRequest
 
 EngineKind = Literal["llama.cpp", "other"]  # vLLM and what speaks as it does
 
-ALL_TOKENS = -1
+ALL_TOKENS = 8_192  # as long as any context of llama.cpp here
 RANDOM_SEED = 2**32 - 1  # what llama.cpp, whose seeds have 32 bits, takes for "any"
 LEAST_TOP_P = 1e-6  # vLLM takes no 0
 LACKING: dict[EngineKind, dict[str, str]] = {

@@ -3,7 +3,7 @@ handed to the engine as it came, or as `translation` writes it for that engine.
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -106,6 +106,7 @@ class InferenceRequest(EngineSampling):
     """What both kinds of questions have."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    prompt_field: ClassVar[str] = "messages"  # what the model reads
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool = False
@@ -239,6 +240,8 @@ def _shaped(body: dict[str, Any]) -> dict[str, Any]:
 
 
 class CompletionRequest(InferenceRequest):
+    prompt_field = "prompt"
+
     prompt: Prompt
     max_tokens: Annotated[
         int | None, Field(ge=0, description=f"{COMPLETION_TOKENS} where left out")
