@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from app.inference.refusals import refusal_of
 from app.inference.sampling import EngineKind
 
 LIFETIME_SECONDS = 300.0  # an engine of the operator's own may serve another model by then
 MAX_KNOWN = 10_000
 # Asks the engine: address, fields (None: a GET) -> its answer, whatever its status.
 Post = Callable[[str, dict[str, Any] | None], Awaitable[httpx.Response]]
+BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 HELLO = [{"role": "user", "content": "Hello"}]
 PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object"}}}
 
@@ -34,9 +36,9 @@ class KnownTraits:
         self._traits: dict[tuple[str, str, str], tuple[EngineTraits, float]] = {}
 
     async def of(self, key: tuple[str, str, str], post: Post) -> EngineTraits:
-        known, known_at = self._traits.get(key, (None, 0.0))
-        if known is not None and time.monotonic() < known_at + LIFETIME_SECONDS:
-            return known
+        traits, read_at = self._traits.get(key, (None, 0.0))
+        if traits is not None and time.monotonic() < read_at + LIFETIME_SECONDS:
+            return traits
         traits = await _probe(post, model_id=key[2])
         if len(self._traits) >= MAX_KNOWN:
             self._traits.clear()
@@ -73,6 +75,8 @@ async def _renders_tools(post: Post, model_id: str) -> bool:
 
 
 def _object_of(answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code in BUSY:  # what it is, it will say later
+        raise refusal_of(answer.status_code, answer.content)
     if answer.status_code != httpx.codes.OK:
         return {}
     try:

@@ -101,7 +101,9 @@ async def ask(
             headers=target.headers,
         )
         answer = await _send_while_connected(client, question, request)
-        await _read_while_connected(answer, request)
+        content = await _read_while_connected(answer, request)
+        if num_tokens := num_tokens_of(content):
+            await run_sync(calls.charge, num_tokens)
         return answer
 
     # The dashboard has the API's address behind one of its own.
@@ -111,9 +113,7 @@ async def ask(
         translation = await translate(body, known_traits, key, post)
         rewriter = translation.rewriter
         if translation.content is None:
-            content = rewriter.answer(translation.answer)
-            await run_sync(lambda: calls.charge(num_tokens_of(content)))
-            return Response(content, headers=JSON_HEADERS)
+            return Response(rewriter.answer(translation.answer), headers=JSON_HEADERS)
         question = client.build_request(
             "POST", f"{target.address}{path}", content=translation.content, headers=target.headers
         )
@@ -123,9 +123,9 @@ async def ask(
         if _is_stream(answer):
             usage = UsageStream(is_hidden=not body.wants_usage)
             return AnswerStream(answer, usage, calls, rewriter)
-        content = rewriter.answer(await _read_while_connected(answer, request))
+        content = await _read_while_connected(answer, request)
         await run_sync(lambda: calls.charge(num_tokens_of(content)))
-        return Response(content, headers=_answer_headers(answer))
+        return Response(rewriter.answer(content), headers=_answer_headers(answer))
     except GONE as error:
         log.warning("engine gone", address=target.address, error=repr(error))
         await run_sync(calls.give_up)

@@ -5,12 +5,16 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+from app.inference.usage import MAX_LINE_BYTES
+
 Document = dict[str, Any]
 
 TIMINGS = re.compile(rb',"timings":\{[^{}]*\}')
 NO_FINGERPRINT = b'"system_fingerprint":"b0-unknown",'  # llama.cpp's, where it does not know itself
 CHAT_ID = b'"id":"chatcmpl-'
 COMPLETION_ID = b'"id":"cmpl-'
+# An engine of another make may write what we do not know; that is passed on as it is.
+UNREADABLE = (KeyError, IndexError, TypeError, AttributeError)
 
 
 def trim(part: bytes, *, is_completion: bool) -> bytes:
@@ -51,19 +55,26 @@ class DocumentRewriter(Rewriter):
         document = parse(content)
         if not _has_choices(document):
             return content
-        self.rewrite(document)
+        try:
+            self.rewrite(document)
+        except UNREADABLE:
+            return content
         return json.dumps(document).encode()
 
     async def stream(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         rest: list[bytes] = []
+        num_rest = 0
         async for part in parts:
             *whole, last = part.split(b"\n")
             if whole:
                 whole[0] = b"".join(rest) + whole[0]
-                rest = []
-                if lines := b"".join(self._line(line) for line in whole):
-                    yield lines
+                rest, num_rest = [], 0
+                yield b"".join(self._line(line) for line in whole)
             rest.append(last)
+            num_rest += len(last)
+            if num_rest > MAX_LINE_BYTES:  # no event that we know
+                yield b"".join(rest)
+                rest, num_rest = [], 0
         if last := b"".join(rest):
             yield self._line(last)
 
@@ -72,7 +83,10 @@ class DocumentRewriter(Rewriter):
         event = parse(trim(data, is_completion=self._is_completion)) if name == b"data" else {}
         if not colon or not _has_choices(event):
             return line + b"\n"
-        events = self.rewrite_event(event)
+        try:
+            events = self.rewrite_event(event)
+        except UNREADABLE:
+            return line + b"\n"
         written = (json.dumps(each).encode() for each in events)
         return b"\n\n".join(b"data: " + each for each in written) + b"\n"
 

@@ -91,7 +91,10 @@ def _is_tokens(value: list[Any]) -> bool:
 
 
 Stop = Annotated[str | list[str], BeforeValidator(_stop)]
-Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_prompt)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[int], Field(fail_fast=True)]
+Prompts = Annotated[list[Tokens], Field(fail_fast=True)]
+Prompt = Annotated[str | Texts | Tokens | Prompts, BeforeValidator(_prompt)]
 Content = Annotated[str | list[dict[str, JsonValue]], BeforeValidator(_text_or_parts)]
 
 
@@ -225,16 +228,20 @@ class ChatCompletionRequest(InferenceRequest):
 
 def _shaped(body: dict[str, Any]) -> dict[str, Any]:
     """Return the body with vLLM's `structured_outputs` as the `response_format` that it is."""
-    wanted = body.get("structured_outputs")
-    if wanted is None:
+    outputs = body.get("structured_outputs")
+    if outputs is None:
         return {name: value for name, value in body.items() if name != "structured_outputs"}
-    if not isinstance(wanted, dict) or not isinstance(wanted.get("json"), dict) or len(wanted) > 1:
+    if (
+        not isinstance(outputs, dict)
+        or not isinstance(outputs.get("json"), dict)
+        or len(outputs) > 1
+    ):
         raise InvalidRequest(
             'structured_outputs: only {"json": SCHEMA} is supported here.',
             param="structured_outputs",
             code="unsupported_parameter",
         )
-    shape = {"name": "structured_outputs", "schema": wanted["json"]}
+    shape = {"name": "structured_outputs", "schema": outputs["json"]}
     others = {name: value for name, value in body.items() if name != "structured_outputs"}
     return {"response_format": {"type": "json_schema", "json_schema": shape}} | others
 

@@ -15,6 +15,7 @@ END_OF_REASONING = "</think>"
 FENCE = "```"
 BEGINS_A_CALL = ("{", "[", "`")
 MAX_CALLS = 128
+MAX_CHARACTERS = 2**20  # of a call; longer ones are texts
 # A call that `max_tokens` has cut; its schema puts the name first.
 CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 
@@ -31,7 +32,12 @@ class HeldText:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
+        self.num_characters = 0
         self.has_begun = False
+
+    def add(self, text: str) -> None:
+        self.parts.append(text)
+        self.num_characters += len(text)
 
 
 class ToolCallRewriter(DocumentRewriter):
@@ -67,8 +73,8 @@ class ToolCallRewriter(DocumentRewriter):
         if self._plan.mode != "native" and index not in self._passing:
             if not self._hold(index, choice):
                 return
-            if choice.get("finish_reason") and (held := self._held.pop(index, None)):
-                text = "".join(held.parts)
+            if choice.get("finish_reason") and (text_so_far := self._held.pop(index, None)):
+                text = "".join(text_so_far.parts)
                 delta: Document = {"content": text}
                 if calls := self._calls_in(text):
                     delta = {"tool_calls": _written(calls, is_event=True)}
@@ -84,14 +90,16 @@ class ToolCallRewriter(DocumentRewriter):
         text = delta.get("content")
         if not isinstance(text, str):
             return True
-        held = self._held.setdefault(index, HeldText())
-        held.parts.append(text)
-        if not held.has_begun and (begin := text.lstrip()):
-            held.has_begun = True
-            if self._plan.mode == "text" and not begin.startswith(BEGINS_A_CALL):
-                delta["content"] = "".join(self._held.pop(index).parts)
-                self._passing.add(index)
-                return True
+        text_so_far = self._held.setdefault(index, HeldText())
+        text_so_far.add(text)
+        is_text = text_so_far.num_characters > MAX_CHARACTERS
+        if not text_so_far.has_begun and (begin := text.lstrip()):
+            text_so_far.has_begun = True
+            is_text |= self._plan.mode == "text" and not begin.startswith(BEGINS_A_CALL)
+        if is_text:
+            delta["content"] = "".join(self._held.pop(index).parts)
+            self._passing.add(index)
+            return True
         del delta["content"]
         choice["logprobs"] = None
         return bool(delta) or bool(choice.get("finish_reason"))
@@ -106,7 +114,7 @@ class ToolCallRewriter(DocumentRewriter):
         text = content.rpartition(END_OF_REASONING)[2]
         calls = _calls_of(text, self._plan.names)
         if not calls and self._plan.mode == "forced" and (cut := CUT.match(text)):
-            return [Call(json.loads(cut[1]), text[cut.end() :])]
+            return [Call(json.loads(cut[1], strict=False), text[cut.end() :])]
         return calls
 
     def _write_as_asked(self, choice: Document, message: Document) -> None:
@@ -156,6 +164,10 @@ def _call_of(value: object, names: Set[str]) -> Call | None:
 def _written(calls: list[Call], *, is_event: bool = False) -> list[Document]:
     written: list[Document] = []
     for i, call in enumerate(calls):
-        one = {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": call._asdict()}
-        written.append({"index": i} | one if is_event else one)
+        document = {
+            "id": f"call_{uuid.uuid4().hex}",
+            "type": "function",
+            "function": call._asdict(),
+        }
+        written.append({"index": i} | document if is_event else document)
     return written

@@ -77,10 +77,10 @@ def _choice_of(body: ChatCompletionRequest) -> Choice:
         if not isinstance(allowed, dict) or not isinstance(allowed.get("tools"), list):
             raise _refusal("allowed_tools need their 'mode' and 'tools'")
         tools: list[Any] = list(allowed["tools"])
-        functions = dict(_known(functions, _name_of(tool)) for tool in tools)
+        functions = dict(_find(functions, _name_of(tool)) for tool in tools)
         chosen = allowed.get("mode")
     if isinstance(chosen, dict):
-        return Choice("named", dict([_known(functions, _name_of(chosen))]))
+        return Choice("named", dict([_find(functions, _name_of(chosen))]))
     match chosen:
         case "none":
             return Choice("none", functions)
@@ -119,7 +119,7 @@ def _name_of(choice: Any) -> str:
     return name
 
 
-def _known(functions: dict[str, Fields], name: str) -> tuple[str, Fields]:
+def _find(functions: dict[str, Fields], name: str) -> tuple[str, Fields]:
     if name not in functions:
         raise _refusal(f"'{name[:64]}' is none of the tools")
     return name, functions[name]

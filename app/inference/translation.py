@@ -1,6 +1,7 @@
 """A question in the words of the engine that answers it, and the way back."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from app.errors import InvalidRequest
@@ -25,13 +26,13 @@ class Translation(NamedTuple):
 
 
 async def translate(
-    body: InferenceRequest, known: KnownTraits, key: tuple[str, str, str], post: Post
+    body: InferenceRequest, known_traits: KnownTraits, key: tuple[str, str, str], post: Post
 ) -> Translation:
     """Raises `InvalidRequest` for what the engine does not do. `key` names the engine."""
     fields = body.engine_fields()
     traits = EngineTraits("other")
     if _depends_on_engine(body):
-        traits = await known.of(key, post)
+        traits = await known_traits.of(key, post)
         _refuse_many_choices(body, traits)
         fields = name_for_engine(fields, traits.kind)
     if isinstance(body, CompletionRequest):
@@ -40,7 +41,8 @@ async def translate(
     if isinstance(body, ChatCompletionRequest):
         if body.tools or body.tool_choice is not None:
             fields, plan = plan_calls(body, fields, traits)
-            rewriter = ToolCallRewriter(plan)
+            if plan.mode != "native" or plan.is_legacy:
+                rewriter = ToolCallRewriter(plan)
         elif body.logprobs:
             rewriter = LogprobsRewriter()
     return Translation(json.dumps(fields).encode(), rewriter)
@@ -92,5 +94,5 @@ class LogprobsRewriter(DocumentRewriter):
         for choice in document["choices"]:
             choice["logprobs"] = choice.get("logprobs") or {"content": []}
 
-    def rewrite_event(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        return [event]
+    def stream(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        return Rewriter.stream(self, parts)
