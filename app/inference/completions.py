@@ -4,7 +4,7 @@ front where the client wants its echo.
 
 from typing import Any, NamedTuple
 
-from app.inference.rewriting import Document, DocumentRewriter
+from app.inference.rewriting import Document, Rewriter
 
 
 class TokenScore(NamedTuple):
@@ -21,15 +21,15 @@ class Echo(NamedTuple):
     scores: list[TokenScore] | None
 
 
-class CompletionRewriter(DocumentRewriter):
+class CompletionRewriter(Rewriter):
     def __init__(self, num_top: int | None, echoes: list[Echo]) -> None:
         """`num_top`: of the likeliest tokens in each place; None: no logprobs are wanted."""
-        super().__init__(is_completion=True)
         self._num_top = num_top
         self._echoes = echoes
         self._offsets: dict[int, int] = {}  # of each choice of a stream, its text's length so far
 
     def rewrite(self, document: Document) -> None:
+        self._trim(document)
         for choice in document["choices"]:
             self._rewrite(choice, 0)
         if not self._echoes:
@@ -43,6 +43,7 @@ class CompletionRewriter(DocumentRewriter):
         document["usage"] = usage
 
     def rewrite_event(self, event: Document) -> list[Document]:
+        self._trim(event)
         for choice in event["choices"]:
             index = choice.get("index", 0)
             offset = self._offsets.get(index, 0)

@@ -16,7 +16,7 @@ from app.errors import InvalidRequest
 from app.inference.completions import Echo, TokenScore, score_of
 from app.inference.engine_traits import EngineTraits, Post
 from app.inference.refusals import refusal_of
-from app.inference.rewriting import Document, parse
+from app.inference.rewriting import Document
 from app.inference.schemas import CompletionRequest
 
 MAX_ENDS = 32  # tokens within a prompt that end answers; each takes a question of its own
@@ -115,7 +115,8 @@ async def _ask(post: Post, path: str, fields: dict[str, Any]) -> Document:
 def _read(answer: httpx.Response) -> Document:
     if answer.status_code != HTTPStatus.OK:
         raise refusal_of(answer.status_code, answer.content, "prompt")
-    return parse(answer.content)
+    document: Document = answer.json()
+    return document
 
 
 def _refusal(message: str) -> InvalidRequest:

@@ -17,6 +17,7 @@ MEDIA = {
     "input_audio": "audio_not_supported",
     "audio_url": "audio_not_supported",
     "audio": "audio_not_supported",
+    "video_url": "video_not_supported",
     "file": "files_not_supported",
     "input_file": "files_not_supported",
 }

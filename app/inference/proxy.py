@@ -11,14 +11,14 @@ import httpx
 import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.errors import ApiError, Unavailable
 from app.http.error_handlers import body as error_body
 from app.inference.engine_traits import KnownTraits
 from app.inference.refusals import GONE, refusal_of
-from app.inference.rewriting import Rewriter
+from app.inference.rewriting import Rewriter, rewrite_answer, rewrite_stream
 from app.inference.schemas import InferenceRequest
 from app.inference.service import Target
 from app.inference.translation import translate
@@ -30,7 +30,6 @@ MAX_CONNECTIONS = 2_000
 IDLE_SECONDS = 2.0  # engines close a connection that rests for 5 s, and may do so as we ask
 NOTED_EVERY_SECONDS = 5.0
 CHECKED_EVERY_SECONDS = 0.5
-JSON_HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 
 log = structlog.get_logger()
 
@@ -56,7 +55,7 @@ class AnswerStream(StreamingResponse):
     def __init__(
         self, answer: httpx.Response, usage: UsageStream, calls: Calls, rewriter: Rewriter
     ) -> None:
-        parts = rewriter.stream(_parts(answer, usage, calls))
+        parts = rewrite_stream(rewriter, _parts(answer, usage, calls))
         super().__init__(parts, headers=_answer_headers(answer))
         self._answer = answer
         self._usage = usage
@@ -113,7 +112,7 @@ async def ask(
         translation = await translate(body, known_traits, key, post)
         rewriter = translation.rewriter
         if translation.content is None:
-            return Response(rewriter.answer(translation.answer), headers=JSON_HEADERS)
+            return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
         question = client.build_request(
             "POST", f"{target.address}{path}", content=translation.content, headers=target.headers
         )
@@ -125,7 +124,7 @@ async def ask(
             return AnswerStream(answer, usage, calls, rewriter)
         content = await _read_while_connected(answer, request)
         await run_sync(lambda: calls.charge(num_tokens_of(content)))
-        return Response(rewriter.answer(content), headers=_answer_headers(answer))
+        return Response(rewrite_answer(rewriter, content), headers=_answer_headers(answer))
     except GONE as error:
         log.warning("engine gone", address=target.address, error=repr(error))
         await run_sync(calls.give_up)

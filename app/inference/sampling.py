@@ -9,7 +9,6 @@ from app.errors import InvalidRequest
 EngineKind = Literal["llama.cpp", "other"]  # vLLM and what speaks as it does
 
 ALL_TOKENS = 8_192  # as long as any context of llama.cpp here
-RANDOM_SEED = 2**32 - 1  # what llama.cpp, whose seeds have 32 bits, takes for "any"
 LEAST_TOP_P = 1e-6  # vLLM takes no 0
 LACKING: dict[EngineKind, dict[str, str]] = {
     "llama.cpp": {
@@ -63,6 +62,6 @@ def name_for_engine(fields: dict[str, Any], kind: EngineKind) -> dict[str, Any]:
     return named
 
 
-def seed_of_32_bits(seed: int) -> int:
-    """Return a seed that every engine takes and that none takes for "any"."""
-    return min(seed % 2**32, RANDOM_SEED - 1)
+def seed_for_engine(seed: int) -> int:
+    """Return a seed of 31 bits: llama.cpp's have 32, of which the last one, as -1, means any."""
+    return seed % 2**31

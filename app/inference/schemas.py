@@ -17,7 +17,7 @@ from pydantic import (
 
 from app.errors import InvalidRequest
 from app.inference import messages
-from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_of_32_bits
+from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_for_engine
 
 # Of OpenAI's parameters, those that no engine here does; and what to do instead.
 UNSUPPORTED = {
@@ -162,7 +162,7 @@ class InferenceRequest(EngineSampling):
         if self.stream:
             fields["stream_options"] = {"include_usage": True}
         if self.seed is not None:
-            fields["seed"] = seed_of_32_bits(self.seed)
+            fields["seed"] = seed_for_engine(self.seed)
         if self.top_p == 0:
             fields["top_p"] = LEAST_TOP_P
         return fields

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-from app.inference.rewriting import Document, DocumentRewriter
+from app.inference.rewriting import Document, Rewriter
 from app.inference.tool_choice import CallPlan
 
 END_OF_REASONING = "</think>"
@@ -40,16 +40,16 @@ class HeldText:
         self.num_characters += len(text)
 
 
-class ToolCallRewriter(DocumentRewriter):
+class ToolCallRewriter(Rewriter):
     """A stream holds a call back until that is whole, and sends it as one event."""
 
     def __init__(self, plan: CallPlan) -> None:
-        super().__init__()
         self._plan = plan
         self._held: dict[int, HeldText] = {}
         self._passing: set[int] = set()  # choices that answer with a text
 
     def rewrite(self, document: Document) -> None:
+        self._trim(document)
         for choice in document["choices"]:
             message = choice["message"]
             if calls := self._calls_in(message.get("content")):
@@ -59,6 +59,7 @@ class ToolCallRewriter(DocumentRewriter):
             self._write_as_asked(choice, message)
 
     def rewrite_event(self, event: Document) -> list[Document]:
+        self._trim(event)
         events = []
         for choice in event["choices"]:
             choice["delta"] = choice.get("delta") or {}

@@ -1,14 +1,13 @@
 """A question in the words of the engine that answers it, and the way back."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from app.errors import InvalidRequest
 from app.inference.completions import CompletionRewriter
 from app.inference.echo import echo_prompts, without_answers
 from app.inference.engine_traits import EngineTraits, KnownTraits, Post
-from app.inference.rewriting import DocumentRewriter, Rewriter
+from app.inference.rewriting import Document, Rewriter
 from app.inference.sampling import name_for_engine
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest, InferenceRequest
 from app.inference.tool_calls import ToolCallRewriter
@@ -22,7 +21,7 @@ class Translation(NamedTuple):
 
     content: bytes | None
     rewriter: Rewriter
-    answer: bytes = b""
+    answer: Document | None = None
 
 
 async def translate(
@@ -76,23 +75,22 @@ async def _completion(
     if fields.get("logprobs") == 0:  # which llama.cpp takes for none
         fields["logprobs"] = 1
     is_plain = body.logprobs is None and not echoes
-    rewriter: Rewriter = Rewriter(is_completion=True)
+    rewriter = Rewriter()
     if not is_plain:
         rewriter = CompletionRewriter(body.logprobs, echoes)
     if echoes and body.max_tokens == 0:
-        answer = json.dumps(without_answers(body.model, echoes)).encode()
+        answer = without_answers(body.model, echoes)
+        rewriter.rewrite(answer)
         return Translation(None, rewriter, answer)
     return Translation(json.dumps(fields).encode(), rewriter)
 
 
-class LogprobsRewriter(DocumentRewriter):
+class LogprobsRewriter(Rewriter):
     """Says of an answer whose tokens llama.cpp has left out, as they end within a character, that
     there are none.
     """
 
-    def rewrite(self, document: dict[str, Any]) -> None:
+    def rewrite(self, document: Document) -> None:
+        self._trim(document)
         for choice in document["choices"]:
             choice["logprobs"] = choice.get("logprobs") or {"content": []}
-
-    def stream(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        return Rewriter.stream(self, parts)
