@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         le=1_000_000_000,
         description="that models read and write for each API key",
     )
+    answers_per_key: int = Field(
+        1024, ge=1, le=1_000_000, description="that it may wait for at once in each API process"
+    )
     wrong_keys_per_minute: int = Field(
         10,
         ge=1,
@@ -219,6 +222,9 @@ class Settings(BaseSettings):
         ),
     )
     engine_key: SecretStr | None = Field(None, description="API key of that server")
+    engine_answers: int = Field(
+        64, ge=1, le=100_000, description="that each API process has that server give at once"
+    )
     engine_host: str = Field(
         "127.0.0.1",
         min_length=1,

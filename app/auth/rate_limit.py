@@ -33,15 +33,18 @@ full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
 return {0, full_at - now, tokens_full_at - now}
 """
-# Answers the microseconds until the bucket is full; what is used may be more than it holds.
+# Answers the microseconds until the bucket is full; what is used may be more than it holds, or
+# negative: given back.
 USE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + tonumber(ARGV[1])
 local wait = full_at - now
-if wait > 0 then
-  redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil(wait / 1000))
+if wait <= 0 then
+  redis.call('DEL', KEYS[1])
+  return 0
 end
+redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil(wait / 1000))
 return wait
 """
 
@@ -102,8 +105,8 @@ class RateLimiter:
         return Rates(requests, self._tokens(until_full_of_tokens))
 
     def use_tokens(self, key_id: str, num_tokens: int) -> Answer | None:
-        """Count the tokens that an answer took, which is known only afterwards, and return what is
-        left; None while Redis is away.
+        """Count the tokens of a question, or the difference to what it took, which may be negative,
+        and return what is left; None while Redis is away.
         """
         used = num_tokens * MINUTE / self._tokens_per_minute
         until_full = self._ask(self._use, [TOKENS_PREFIX + key_id], used)

@@ -31,7 +31,7 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Targ
                 code="model_loading",
             )
         await asyncio.sleep(POLL_SECONDS)
-        target = await run_sync(service.look, services.database, model_id)
+        target = await run_sync(service.look, services.database, caller.project_id, model_id)
     return target
 
 

@@ -1,22 +1,29 @@
 """Have a model answer a question: for the API, and for the dashboard's playground."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, NamedTuple
 
 import httpx
 from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
 from app.errors import Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import actions, proxy
+from app.inference.answer_stream import AnswerStream
 from app.inference.engine_traits import KnownTraits
+from app.inference.in_flight import AnswersInFlight
 from app.inference.known_targets import KnownTargets
+from app.inference.questions import estimate_tokens, split
 from app.inference.schemas import InferenceRequest
 from app.inference.service import Target
+from app.inference.translation import translate
+from app.inference.turns import EngineQueues
+from app.inference.usage import Bill, Tally
 from app.services import Services
 
 
@@ -25,6 +32,8 @@ class Engines(NamedTuple):
 
     client: httpx.AsyncClient
     targets: KnownTargets
+    queues: EngineQueues
+    in_flight: AnswersInFlight
     traits: KnownTraits
 
 
@@ -39,7 +48,7 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 @asynccontextmanager
 async def open_engines() -> AsyncIterator[Engines]:
     async with proxy.make_client() as client:
-        yield Engines(client, KnownTargets(), KnownTraits())
+        yield Engines(client, KnownTargets(), EngineQueues(), AnswersInFlight(), KnownTraits())
 
 
 async def answer(
@@ -49,28 +58,69 @@ async def answer(
     request: Request,
     body: InferenceRequest,
 ) -> Response:
-    """Return the answer of the model's engine, once that is ready. What it took counts against
-    the caller's key; raises `RateLimited` where that has no tokens left.
+    """Return the answer of the model's engine, once that is ready and it is the project's turn.
+
+    What it took counts against the caller's key; raises `RateLimited` where that has no tokens
+    left, or waits for too many answers.
     """
     enforce_tokens(request)
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
     of_caller = (caller.project_id, body.model)
+    questions = split(body.for_engine())
+    tally = Tally(estimate_tokens(questions), len(questions))
 
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
+
+    bill = Bill(tally, charge)
 
     async def ask(target: Target) -> Response:
         def give_up() -> None:
             engines.targets.forget(*of_caller)
             actions.give_up(services, target)
 
-        calls = proxy.Calls(partial(actions.note_use, services, target), give_up, charge)
-        return await proxy.ask(engines.client, target, request, body, calls, engines.traits)
+        exchange = proxy.Exchange(
+            engines.client,
+            target,
+            engines.queues.of(target),
+            # The dashboard has the API's address behind one of its own.
+            "/v1" + request.url.path.rpartition("/v1")[2],
+            proxy.Calls(partial(actions.note_use, services, target), give_up),
+            tally,
+            body.prompt_field,
+        )
+        key = (target.address, target.token, body.model)
+        in_own_words = partial(translate, body, engines.traits, key, exchange.post)
+        translation = await proxy.prepare(in_own_words, exchange, request)
+        if translation.content is None:
+            for question in questions:
+                tally.add_sent(question)
+            return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
+        asked = split(translation.content)
+        rewriter = translation.rewriter
+        if not body.stream:
+            return await proxy.fetch_answer(exchange, asked, request, rewriter)
+        first = await proxy.open_first(exchange, asked[0], request)
+        return AnswerStream(
+            exchange, asked, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
+        )
 
-    target = engines.targets.find(*of_caller)
-    if target is not None:
-        with suppress(Unavailable):  # it has gone since it was looked up
-            return await ask(target)
-    target = await actions.find_target(services, caller, body.model)
-    engines.targets.keep(*of_caller, target)
-    return await ask(target)
+    async def ask_known_or_find() -> Response:
+        target = engines.targets.find(*of_caller)
+        if target is not None:
+            await bill.open()
+            with suppress(Unavailable):  # it has gone since it was looked up
+                return await ask(target)
+        target = await actions.find_target(services, caller, body.model)
+        engines.targets.keep(*of_caller, target)
+        await bill.open()
+        return await ask(target)
+
+    async with AsyncExitStack() as resources:
+        max_answers = services.settings.answers_per_key
+        resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
+        resources.push_async_callback(bill.settle)
+        response = await ask_known_or_find()
+        if isinstance(response, AnswerStream):
+            response.resources = resources.pop_all()
+        return response

@@ -29,7 +29,6 @@ class CompletionRewriter(Rewriter):
         self._offsets: dict[int, int] = {}  # of each choice of a stream, its text's length so far
 
     def rewrite(self, document: Document) -> None:
-        self._trim(document)
         for choice in document["choices"]:
             self._rewrite(choice, 0)
         if not self._echoes:
@@ -43,7 +42,6 @@ class CompletionRewriter(Rewriter):
         document["usage"] = usage
 
     def rewrite_event(self, event: Document) -> list[Document]:
-        self._trim(event)
         for choice in event["choices"]:
             index = choice.get("index", 0)
             offset = self._offsets.get(index, 0)

@@ -1,8 +1,7 @@
-"""Hand a question to an engine and its answer back, byte by byte as it comes."""
+"""Hand the questions of a request to an engine, and its answers back."""
 
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,35 +10,32 @@ import httpx
 import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from app.database import AWAY
 from app.errors import ApiError, Unavailable
-from app.http.error_handlers import body as error_body
-from app.inference.engine_traits import KnownTraits
-from app.inference.refusals import GONE, refusal_of
-from app.inference.rewriting import Rewriter, rewrite_answer, rewrite_stream
-from app.inference.schemas import InferenceRequest
+from app.inference.questions import Question
+from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.rewriting import Rewriter, trim
 from app.inference.service import Target
-from app.inference.translation import translate
-from app.inference.usage import UsageStream, num_tokens_of
+from app.inference.translation import Translation
+from app.inference.turns import EngineQueue, Turn
+from app.inference.usage import Tally, usage_of
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 600.0  # as long as the official client waits
 MAX_CONNECTIONS = 2_000
 IDLE_SECONDS = 2.0  # engines close a connection that rests for 5 s, and may do so as we ask
-NOTED_EVERY_SECONDS = 5.0
 CHECKED_EVERY_SECONDS = 0.5
+NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and what it took for one choice
 
 log = structlog.get_logger()
 
 
 class Calls(NamedTuple):
-    """What is called beside passing an answer on; each waits for a database or for Redis."""
+    """What is called beside passing an answer on; each waits for a database."""
 
     note_use: Callable[[], None]
     give_up: Callable[[], None]
-    charge: Callable[[int], None]  # with the tokens that the answer took
 
 
 class ClientGone(ApiError):
@@ -49,27 +45,87 @@ class ClientGone(ApiError):
     code = "client_gone"
 
 
-class AnswerStream(StreamingResponse):
-    """What the engine streams. The engine stops with it, also where it ends before it began."""
+class OpenAnswer(NamedTuple):
+    """An answer that the engine has begun, and the turn that it takes."""
 
-    def __init__(
-        self, answer: httpx.Response, usage: UsageStream, calls: Calls, rewriter: Rewriter
-    ) -> None:
-        parts = rewrite_stream(rewriter, _parts(answer, usage, calls))
-        super().__init__(parts, headers=_answer_headers(answer))
-        self._answer = answer
-        self._usage = usage
-        self._calls = calls
+    answer: httpx.Response
+    turn: Turn
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def close(self) -> None:
+        """Have the engine stop, and let the next question have the turn."""
         try:
-            await super().__call__(scope, receive, send)
-        finally:
             with anyio.CancelScope(shield=True):
-                with suppress(httpx.HTTPError):
-                    await self._answer.aclose()
-                if num_tokens := self._usage.take_tokens(is_over=True):
-                    await run_sync(self._calls.charge, num_tokens)
+                await self.answer.aclose()
+        except httpx.HTTPError as error:
+            log.info("an answer did not close", error=repr(error))
+        finally:
+            self.turn.release()
+
+
+class Exchange(NamedTuple):
+    """The questions of a project to one engine."""
+
+    client: httpx.AsyncClient
+    target: Target
+    queue: EngineQueue
+    path: str
+    calls: Calls
+    tally: Tally
+    prompt_field: str = "messages"  # the user's, for what the engine refuses
+
+    async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
+        """Ask the engine beside the questions, in the project's turn; None: a GET."""
+        turn = await self.queue.take(self.target.project_id)
+        try:
+            return await self.client.request(
+                "GET" if fields is None else "POST",
+                f"{self.target.address}{path}",
+                content=None if fields is None else self.target.body(json.dumps(fields).encode()),
+                headers=self.target.headers,
+            )
+        finally:
+            turn.release()
+
+    async def open(self, question: Question) -> OpenAnswer:
+        """Ask when it is the project's turn. Raises what the engine refuses."""
+        turn = await self.queue.take(self.target.project_id)
+        try:
+            self.tally.add_sent(question)
+            sent = self.client.build_request(
+                "POST",
+                f"{self.target.address}{self.path}",
+                content=self.target.body(question.for_engine()),
+                headers=self.target.headers,
+            )
+            answer = await self.client.send(sent, stream=True)
+        except BaseException:
+            turn.release()
+            raise
+        opened = OpenAnswer(answer, turn)
+        if answer.status_code == httpx.codes.OK:
+            return opened
+        try:
+            raw = await answer.aread()
+        finally:
+            await opened.close()
+        self.tally.take_refused(question)
+        raise refusal_of(answer.status_code, raw, self.prompt_field)
+
+    async def note_use(self) -> None:
+        """Keep the engine loaded while it answers."""
+        if self.queue.is_use_due():
+            try:
+                await run_sync(self.calls.note_use)
+            except AWAY as error:  # the answer goes on without it
+                log.warning("the use of an engine was not noted", error=str(error))
+
+    async def give_up(self, error: Exception) -> Unavailable:
+        """Return what is raised where the engine is gone."""
+        log.warning("engine gone", address=self.target.address, error=repr(error))
+        await run_sync(self.calls.give_up)
+        return Unavailable(
+            "The engine of this model does not answer; ask again.", code="engine_unavailable"
+        )
 
 
 def make_client() -> httpx.AsyncClient:
@@ -80,140 +136,154 @@ def make_client() -> httpx.AsyncClient:
     )
 
 
-async def ask(
-    client: httpx.AsyncClient,
-    target: Target,
-    request: Request,
-    body: InferenceRequest,
-    calls: Calls,
-    known_traits: KnownTraits,
+async def fetch_answer(
+    exchange: Exchange, questions: Sequence[Question], request: Request, rewriter: Rewriter
 ) -> Response:
-    """Return the engine's answer. Raises `Unavailable` where the engine is gone, after `give_up`;
-    `InvalidRequest` with what it refuses.
+    """Return the answers of all questions as one. Raises `Unavailable` where the engine is gone,
+    and what it refuses.
     """
+    documents: list[dict[str, Any]] = [{}] * len(questions)
 
-    async def post(path: str, fields: dict[str, Any] | None) -> httpx.Response:
-        question = client.build_request(
-            "GET" if fields is None else "POST",
-            f"{target.address}{path}",
-            json=fields,
-            headers=target.headers,
-        )
-        answer = await _send_while_connected(client, question, request)
-        content = await _read_while_connected(answer, request)
-        if num_tokens := num_tokens_of(content):
-            await run_sync(calls.charge, num_tokens)
-        return answer
-
-    # The dashboard has the API's address behind one of its own.
-    path = "/v1" + request.url.path.rpartition("/v1")[2]
-    key = (target.address, target.token, body.model)
-    try:
-        translation = await translate(body, known_traits, key, post)
-        rewriter = translation.rewriter
-        if translation.content is None:
-            return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
-        question = client.build_request(
-            "POST", f"{target.address}{path}", content=translation.content, headers=target.headers
-        )
-        answer = await _send_while_connected(client, question, request)
-        if answer.status_code != httpx.codes.OK:
-            raise await _refusal(answer, body.prompt_field)
-        if _is_stream(answer):
-            usage = UsageStream(is_hidden=not body.wants_usage)
-            return AnswerStream(answer, usage, calls, rewriter)
-        content = await _read_while_connected(answer, request)
-        await run_sync(lambda: calls.charge(num_tokens_of(content)))
-        return Response(rewrite_answer(rewriter, content), headers=_answer_headers(answer))
-    except GONE as error:
-        log.warning("engine gone", address=target.address, error=repr(error))
-        await run_sync(calls.give_up)
-        raise Unavailable(
-            "The engine of this model does not answer; ask again.", code="engine_unavailable"
-        ) from None
-
-
-def _answer_headers(answer: httpx.Response) -> dict[str, str]:
-    return {
-        "content-type": answer.headers.get("content-type", "application/json"),
-        "cache-control": "no-store",
-    }
-
-
-def _is_stream(answer: httpx.Response) -> bool:
-    return str(answer.headers.get("content-type", "")).startswith("text/event-stream")
-
-
-async def _send_while_connected(
-    client: httpx.AsyncClient, question: httpx.Request, request: Request
-) -> httpx.Response:
-    send = partial(client.send, question, stream=True)
-    answer: httpx.Response = await _while_connected(send, request)
-    return answer
-
-
-async def _read_while_connected(answer: httpx.Response, request: Request) -> bytes:
-    try:
-        content: bytes = await _while_connected(answer.aread, request)
-        return content
-    finally:
-        await answer.aclose()
-
-
-async def _while_connected(work: Callable[[], Any], request: Request) -> Any:
-    """Stop the work when the client goes away, so that the engine does not go on for nobody."""
-    result = None
-    failure: Exception | None = ClientGone("The client has gone.")
-
-    async def finish() -> None:
-        nonlocal result, failure
+    async def fetch(question: Question) -> None:
+        opened = await exchange.open(question)
         try:
-            result = await work()
-            failure = None
-        except GONE as error:  # raised below: out of a task group it would come as a group
-            failure = error
-        group.cancel_scope.cancel()
+            raw = await opened.answer.aread()
+        finally:
+            await opened.close()
+        document = documents[question.choice] = parse(raw)
+        if usage := usage_of(document):
+            exchange.tally.set_usage(question, usage)
+
+    async def fetch_all() -> None:
+        await run_all([partial(fetch, question) for question in questions])
+
+    try:
+        await while_connected(fetch_all, request, exchange)
+    except GONE as error:
+        raise await exchange.give_up(error) from None
+    choices = [
+        choice | {"index": question.choice}
+        for question, document in zip(questions, documents, strict=True)
+        for choice in choices_of(document)
+    ]
+    document = strip(documents[0]) | {"choices": choices}
+    if all(usage_of(each) for each in documents):
+        document["usage"] = exchange.tally.document(is_private=exchange.target.is_private)
+    trim(document)
+    rewriter.rewrite(document)
+    return Response(dump(document), headers=headers("application/json"))
+
+
+async def prepare(
+    translate: Callable[[], Awaitable[Translation]], exchange: Exchange, request: Request
+) -> Translation:
+    """Return the questions in the engine's own words."""
+    translation: Translation | None = None
+
+    async def work() -> None:
+        nonlocal translation
+        translation = await translate()
+
+    try:
+        await while_connected(work, request, exchange)
+    except GONE as error:
+        raise await exchange.give_up(error) from None
+    assert translation is not None
+    return translation
+
+
+async def open_first(exchange: Exchange, question: Question, request: Request) -> OpenAnswer:
+    """Return the first of several answers; it is refused before a stream has begun."""
+    opened: OpenAnswer | None = None
+
+    async def open_() -> None:
+        nonlocal opened
+        opened = await exchange.open(question)
+
+    try:
+        await while_connected(open_, request, exchange)
+    except GONE as error:
+        raise await exchange.give_up(error) from None
+    except ClientGone:
+        if opened is not None:
+            await opened.close()
+        raise
+    assert opened is not None
+    return opened
+
+
+async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Do several things at once; raise the first failure as it is, and stop the others."""
+    failure: Exception | None = None
+
+    async def run(work: Callable[[], Awaitable[None]]) -> None:
+        nonlocal failure
+        try:
+            await work()
+        except Exception as error:  # out of a task group it would come as a group
+            failure = failure or error
+            group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(finish)
-        while not await request.is_disconnected():
-            await anyio.sleep(CHECKED_EVERY_SECONDS)
-        group.cancel_scope.cancel()
+        for work in works:
+            group.start_soon(run, work)
     if failure is not None:
         raise failure
-    return result
 
 
-async def _parts(answer: httpx.Response, usage: UsageStream, calls: Calls) -> AsyncIterator[bytes]:
-    noted_at = time.monotonic()
+async def while_connected(
+    work: Callable[[], Awaitable[None]], request: Request, exchange: Exchange
+) -> None:
+    """Stop the work when the client goes away, so that the engine does not go on for nobody."""
+    is_done = False
+
+    async def finish() -> None:
+        nonlocal is_done
+        await work()
+        is_done = True
+        raise _Done
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await exchange.note_use()
+            await anyio.sleep(CHECKED_EVERY_SECONDS)
+        raise ClientGone("The client has gone.")
+
     try:
-        async for part in answer.aiter_raw():
-            passed_on = usage.pass_on(part)
-            if num_tokens := usage.take_tokens():  # before the client can ask again
-                await run_sync(calls.charge, num_tokens)
-            if passed_on:
-                yield passed_on
-            if time.monotonic() > noted_at + NOTED_EVERY_SECONDS:
-                noted_at = time.monotonic()
-                await run_sync(calls.note_use)
-        if passed_on := usage.end():
-            yield passed_on
-    except GONE as error:
-        log.warning("engine gone in the middle of an answer", error=repr(error))
-        await run_sync(calls.give_up)
-        yield _error_event()
+        await run_all([finish, watch])
+    except _Done:
+        return
 
 
-def _error_event() -> bytes:
-    """Return an event that the official client raises, apart from one that has begun."""
-    message = "The engine ended before the answer did; ask again."
-    error = httpx.Response(200, json=error_body(message, "server_error", None, "engine_failed"))
-    return b"\ndata: " + error.content + b"\n\n"
+class _Done(Exception):
+    """The work has ended."""
 
 
-async def _refusal(answer: httpx.Response, prompt_field: str) -> ApiError:
+def headers(content_type: str) -> dict[str, str]:
+    return {"content-type": content_type, "cache-control": "no-store"}
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return an answer or an event of the engine. Raises `EngineError`."""
     try:
-        raw = await answer.aread()
-    finally:
-        await answer.aclose()
-    return refusal_of(answer.status_code, raw, prompt_field)
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise EngineError("The engine has answered with what is no JSON object.")
+    return document
+
+
+def dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def strip(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in NOT_PASSED_ON}
+
+
+def choices_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = document.get("choices")
+    if not isinstance(choices, list):
+        return []
+    return [choice for choice in choices if isinstance(choice, dict)]

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.database import UNSYNCED, insert_or, now_plus
-from app.models import Engine, EngineState, Model
+from app.models import Engine, EngineState, Model, Project
 
 USE_IS_NOTED_EVERY_SECONDS = 5.0
 MAX_LISTED = 1000
@@ -33,6 +33,13 @@ def find_ready(session: Session, model_id: str) -> ReadyEngine | None:
     use_is_due = Engine.used_at < now_plus(-USE_IS_NOTED_EVERY_SECONDS)
     row = session.execute(select(Engine, use_is_due).where(*is_ready)).one_or_none()
     return row and ReadyEngine(*row)
+
+
+def is_private(session: Session, model: Model) -> bool:
+    """Return whether one project alone can have asked the model: its own, or the only one."""
+    if model.project_id is not None:
+        return True
+    return len(session.scalars(select(Project.id).limit(2)).all()) == 1
 
 
 def ask_for(session: Session, model_id: str) -> bool:

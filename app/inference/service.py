@@ -1,5 +1,6 @@
 """The engine that answers for a model. Free of the web framework: workers ask models, too."""
 
+import json
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from app.notifier.broker import Notifier
 from app.settings import Settings
 
 NOT_SERVABLE = "lora"  # an adapter is no model by itself
+DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
 # What asking again cannot change.
 PERMANENT = ("engine_not_available", "model_not_servable")
 
@@ -25,6 +27,9 @@ class Target(NamedTuple):
     address: str
     token: str
     engine: Engine | None  # None where it is the operator's own
+    max_answers: int  # that it gives at once
+    project_id: str
+    is_private: bool  # no other project asks it
 
     @property
     def headers(self) -> dict[str, str]:
@@ -34,6 +39,15 @@ class Target(NamedTuple):
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         return headers
+
+    def body(self, question: bytes) -> bytes:
+        """Return a question as it is sent: a project reuses what is cached of its own prompts. For
+        that vLLM has a salt; llama.cpp's slots are shared by all who ask it.
+        """
+        if self.engine is None:  # a server of the operator's may know neither field
+            return question
+        caching = {"cache_prompt": self.is_private, "cache_salt": self.project_id}
+        return json.dumps(caching).encode()[:-1] + b"," + question[1:]
 
 
 class EngineFailed(ApiError):
@@ -53,6 +67,7 @@ def find_or_ask(
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
         ready = repository.find_ready(session, model_id)
+        is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
             f"model: '{model_id}' is an adapter; ask '{model_id.removesuffix(':lora')}', "
@@ -62,9 +77,10 @@ def find_or_ask(
         )
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
-        return Target(settings.engine_url.rstrip("/"), token, None)
+        address = settings.engine_url.rstrip("/")
+        return Target(address, token, None, settings.engine_answers, project_id, is_private)
     if ready is not None:
-        target = _target_of(ready.engine)
+        target = _target_of(ready.engine, project_id, is_private)
         if ready.use_is_due:
             note_use(database, target)
         return target
@@ -97,13 +113,15 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
     return False
 
 
-def look(database: Database, model_id: str) -> Target | None:
+def look(database: Database, project_id: str, model_id: str) -> Target | None:
     """Return the engine that was asked for once it is ready. Raises why it cannot be."""
     with database.read() as session:
         engine = repository.find(session, model_id)
         ready = repository.find_ready(session, model_id)
+        model = session.get(Model, model_id)
+        is_private = model is not None and repository.is_private(session, model)
     if ready is not None:
-        return _target_of(ready.engine)
+        return _target_of(ready.engine, project_id, is_private)
     if engine is not None and engine.state == EngineState.FAILED:
         raise _failure_of(engine)
     if engine is None:  # unloaded again before we saw it
@@ -126,9 +144,11 @@ def give_up(database: Database, target: Target) -> None:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine) -> Target:
+def _target_of(engine: Engine, project_id: str, is_private: bool) -> Target:
     assert engine.address is not None
-    return Target(engine.address, engine.token or "", engine)
+    max_answers = engine.max_answers or DEFAULT_ANSWERS
+    token = engine.token or ""
+    return Target(engine.address, token, engine, max_answers, project_id, is_private)
 
 
 def _failure_of(engine: Engine) -> ApiError:

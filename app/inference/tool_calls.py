@@ -49,7 +49,6 @@ class ToolCallRewriter(Rewriter):
         self._passing: set[int] = set()  # choices that answer with a text
 
     def rewrite(self, document: Document) -> None:
-        self._trim(document)
         for choice in document["choices"]:
             message = choice["message"]
             if calls := self._calls_in(message.get("content")):
@@ -59,7 +58,6 @@ class ToolCallRewriter(Rewriter):
             self._write_as_asked(choice, message)
 
     def rewrite_event(self, event: Document) -> list[Document]:
-        self._trim(event)
         events = []
         for choice in event["choices"]:
             choice["delta"] = choice.get("delta") or {}

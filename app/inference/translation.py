@@ -3,7 +3,6 @@
 import json
 from typing import Any, NamedTuple
 
-from app.errors import InvalidRequest
 from app.inference.completions import CompletionRewriter
 from app.inference.echo import echo_prompts, without_answers
 from app.inference.engine_traits import EngineTraits, KnownTraits, Post
@@ -12,8 +11,6 @@ from app.inference.sampling import name_for_engine
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest, InferenceRequest
 from app.inference.tool_calls import ToolCallRewriter
 from app.inference.tool_choice import plan_calls
-
-LEAST_CHOICES = 4  # of one question, which every engine gives
 
 
 class Translation(NamedTuple):
@@ -32,7 +29,6 @@ async def translate(
     traits = EngineTraits("other")
     if _depends_on_engine(body):
         traits = await known_traits.of(key, post)
-        _refuse_many_choices(body, traits)
         fields = name_for_engine(fields, traits.kind)
     if isinstance(body, CompletionRequest):
         return await _completion(body, fields, traits, post)
@@ -50,19 +46,9 @@ async def translate(
 def _depends_on_engine(body: InferenceRequest) -> bool:
     return bool(
         body.own_fields
-        or (body.n or 1) > LEAST_CHOICES
         or (isinstance(body, ChatCompletionRequest) and body.tools)
         or (isinstance(body, CompletionRequest) and body.echo)
     )
-
-
-def _refuse_many_choices(body: InferenceRequest, traits: EngineTraits) -> None:
-    if traits.max_choices is not None and (body.n or 1) > traits.max_choices:
-        raise InvalidRequest(
-            f"n: the engine of this model gives at most {traits.max_choices} answers to a "
-            "question; ask again for more.",
-            param="n",
-        )
 
 
 async def _completion(
@@ -91,6 +77,5 @@ class LogprobsRewriter(Rewriter):
     """
 
     def rewrite(self, document: Document) -> None:
-        self._trim(document)
         for choice in document["choices"]:
             choice["logprobs"] = choice.get("logprobs") or {"content": []}

@@ -1,83 +1,108 @@
-"""What an answer took, in the engine's own words."""
+"""The tokens of a request: estimated when it is sent, and counted as its answers come."""
 
-import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-MAX_LINE_BYTES = 2**20  # of an event; a longer one is passed on as it comes
+import anyio
+from anyio.to_thread import run_sync
+
+from app.inference.questions import Question
+
 MAX_TOKENS = 2**31  # that one answer is taken to have taken
-MARK = b'"usage"'  # in a text its quotes would be escaped
 
 
-class UsageStream:
-    """Passes a stream of events on, line by line as they come, and reads the usage in it."""
+class Usage(NamedTuple):
+    """The tokens of one answer, as its engine counted them."""
 
-    def __init__(self, *, is_hidden: bool) -> None:
-        """`is_hidden`: the client has not asked for the event that holds the usage alone."""
-        self._is_hidden = is_hidden
-        self._pending: list[bytes] = []  # parts of a line that has not ended
-        self._num_pending = 0
-        self._num_events = 0
-        self._num_tokens: int | None = None
-        self._is_taken = False
-
-    def pass_on(self, part: bytes) -> bytes:
-        """Return what the client gets now."""
-        whole, newline, rest = part.rpartition(b"\n")
-        if not newline:
-            self._pending.append(part)
-            self._num_pending += len(part)
-            return self.end() if self._num_pending > MAX_LINE_BYTES else b""
-        lines = self.end() + whole + newline
-        if rest:
-            self._pending = [rest]
-            self._num_pending = len(rest)
-        self._num_events += lines.startswith(b"data:") + lines.count(b"\ndata:")
-        if MARK not in lines:
-            return lines
-        return b"".join(line for line in lines.splitlines(keepends=True) if not self._hides(line))
-
-    def end(self) -> bytes:
-        """Return what has been held back."""
-        pending = b"".join(self._pending)
-        self._pending = []
-        self._num_pending = 0
-        return pending
-
-    def take_tokens(self, *, is_over: bool = False) -> int:
-        """Return, once, how many tokens the answer took: 0 until the engine has told it. Where it
-        is over and the engine has not, each event counts as one.
-        """
-        if self._is_taken or (self._num_tokens is None and not is_over):
-            return 0
-        self._is_taken = True
-        return self._num_events if self._num_tokens is None else self._num_tokens
-
-    def _hides(self, line: bytes) -> bool:
-        if MARK not in line:
-            return False
-        event = _parse(line.partition(b":")[2])
-        num_tokens = _num_tokens_of(event)
-        if num_tokens is None:
-            return False
-        self._num_tokens = num_tokens
-        return self._is_hidden and event.get("choices") == []
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
 
 
-def num_tokens_of(answer: bytes) -> int:
-    """Return how many tokens a whole answer took; 0 where the engine does not tell."""
-    return _num_tokens_of(_parse(answer)) or 0
-
-
-def _parse(document: bytes) -> dict[str, object]:
-    try:
-        parsed = json.loads(document)
-    except ValueError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
-
-
-def _num_tokens_of(document: dict[str, object]) -> int | None:
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """Return the usage in an answer or an event, if there is one."""
     usage = document.get("usage")
-    num_tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    if not isinstance(num_tokens, int):
+    if not isinstance(usage, dict):
         return None
-    return max(0, min(num_tokens, MAX_TOKENS))
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    numbers = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Usage(*map(_bounded, numbers))
+
+
+class Tally:
+    """What the answers of a request took so far. A prompt counts once, whatever its choices."""
+
+    def __init__(self, estimates: Sequence[int], num_answers: int) -> None:
+        self._estimates = estimates
+        self._prompts: dict[int, int] = {}  # those that were sent
+        self._cached: dict[int, int] = {}
+        self._answers = [0] * num_answers
+
+    @property
+    def estimate(self) -> int:
+        """The tokens of all prompts, before any is sent."""
+        return sum(self._estimates)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self._prompts.values()) + sum(self._answers)
+
+    def add_sent(self, question: Question) -> None:
+        self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
+
+    def take_refused(self, question: Question) -> None:
+        """Count a prompt that the engine did not read as nothing."""
+        self._prompts[question.prompt] = 0
+
+    def add_event(self, question: Question) -> None:
+        """Count an event of a stream as a token, until the engine tells."""
+        self._answers[question.choice] += 1
+
+    def set_usage(self, question: Question, usage: Usage) -> None:
+        self._prompts[question.prompt] = usage.prompt_tokens
+        self._answers[question.choice] = usage.completion_tokens
+        if question.prompt not in self._cached:  # a later choice finds the prompt of the first
+            self._cached[question.prompt] = usage.cached_tokens
+
+    def document(self, *, is_private: bool) -> dict[str, Any]:
+        """Return the usage as the caller gets it. What an engine had cached may tell of other
+        projects' prompts, unless the model is `is_private`.
+        """
+        prompt_tokens = sum(self._prompts.values())
+        completion_tokens = sum(self._answers)
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+        if is_private:
+            usage["prompt_tokens_details"] = {"cached_tokens": sum(self._cached.values())}
+        return usage
+
+
+class Bill:
+    """Charges a tally to its key; `charge` waits for Redis."""
+
+    def __init__(self, tally: Tally, charge: Callable[[int], None]) -> None:
+        self._tally = tally
+        self._charge = charge
+        self._num_charged = 0
+
+    async def open(self) -> None:
+        """Charge the estimate, so that a client that leaves has paid for its prompts."""
+        await self._charge_up_to(self._tally.estimate)
+
+    async def settle(self) -> None:
+        """Charge what is missing, or give back what was too much."""
+        with anyio.CancelScope(shield=True):
+            await self._charge_up_to(self._tally.num_tokens)
+
+    async def _charge_up_to(self, num_tokens: int) -> None:
+        if difference := num_tokens - self._num_charged:
+            self._num_charged = num_tokens
+            await run_sync(self._charge, difference)
+
+
+def _bounded(number: object) -> int:
+    return max(0, min(number, MAX_TOKENS)) if isinstance(number, int) else 0

@@ -25,6 +25,7 @@ class Engine(Base):
     owner: Mapped[str | None]  # the worker that holds it until `lease_expires_at`
     address: Mapped[str | None]
     token: Mapped[str | None]  # what the engine asks for, so that nobody else on that machine may
+    max_answers: Mapped[int | None]  # that it gives at once; null with an older worker
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]

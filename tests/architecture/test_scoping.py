@@ -43,6 +43,7 @@ WITHOUT_PROJECT = {
     "inference.find": BEHIND_A_SCOPED_LOOK_UP,
     "inference.find_ready": BEHIND_A_SCOPED_LOOK_UP,
     "inference.give_up": BEHIND_A_SCOPED_LOOK_UP,
+    "inference.is_private": OF_THE_INSTALLATION,
     "inference.keep_loaded": OF_THE_INSTALLATION,
     "inference.note_use": BEHIND_A_SCOPED_LOOK_UP,
     "jobs.attempts": BEHIND_A_SCOPED_LOOK_UP,

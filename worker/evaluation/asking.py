@@ -93,7 +93,8 @@ class Asker:
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(TICK_SECONDS)
-            target = self._look_up(partial(service.look, self._database, model_id))
+            look = partial(service.look, self._database, self._project_id, model_id)
+            target = self._look_up(look)
         return target
 
     def _look_up(self, look: Callable[[], Target | None]) -> Target | None:
@@ -139,7 +140,9 @@ class EngineAway(Exception):
 
 async def _answer(client: httpx.AsyncClient, target: Target, question: Question) -> str | Refused:
     answer = await client.post(
-        f"{target.address}{question.path}", content=question.body, headers=target.headers
+        f"{target.address}{question.path}",
+        content=target.body(question.body),
+        headers=target.headers,
     )
     if answer.status_code != httpx.codes.OK:
         refusal = refusal_of(answer.status_code, answer.content)

@@ -10,7 +10,7 @@ from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FormatUnavailable, check_format
 from falqon_core.estimate.host_memory import available_host_bytes
-from worker.inference import vllm
+from worker.inference import llama_cpp, vllm
 from worker.inference.memory import (
     available_gpu_bytes,
     cache_bytes,
@@ -30,6 +30,7 @@ class Loading(NamedTuple):
     """
 
     command: list[str]
+    max_answers: int  # at once
     needed_bytes: int
     available_bytes: Callable[[], int]
 
@@ -60,8 +61,9 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     command = ["worker.inference.llama_cpp", str(gguf)]
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
-    needed = needed_bytes(gguf.stat().st_size, model.config)
-    return Loading(command, needed, available_host_bytes)
+    max_answers = llama_cpp.PARALLEL_ANSWERS
+    needed = needed_bytes(gguf.stat().st_size, model.config, max_answers)
+    return Loading(command, max_answers, needed, available_host_bytes)
 
 
 def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Loading:
@@ -72,7 +74,7 @@ def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Load
     if free_bytes is available_host_bytes:
         command.append("--on-cpu")
     needed = needed_bytes(weights_bytes, model.config, VLLM_CONTEXTS) + VLLM_PROCESSES_BYTES
-    return Loading(command, needed, free_bytes)
+    return Loading(command, vllm.PARALLEL_ANSWERS, needed, free_bytes)
 
 
 def _free_on_gpu() -> int:

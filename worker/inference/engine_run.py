@@ -90,7 +90,8 @@ class EngineRun:
             process.output,
         ):
             address = process.wait_for_address(self._beat)
-            self._write(state=EngineState.READY, address=address, token=process.token)
+            ready = {"address": address, "token": process.token}
+            self._write(state=EngineState.READY, max_answers=loading.max_answers, **ready)
             log.info("model loaded", model=self.model_id)
             metrics = EngineMetrics(process.pid, address, process.token)
             while not self._is_idle(metrics):

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("gguf")
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", required=True)
-    parser.add_argument("--context", type=int, required=True, help="tokens, of all answers at once")
+    parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
     try:
@@ -31,9 +31,12 @@ def main() -> None:
     parameters.hostnames = [args.host]
     parameters.port = 0
     parameters.api_keys = [os.environ.pop(TOKEN)]
-    parameters.n_ctx = args.context
+    # Each answer has a context of its own, so that no other one can fill it.
+    parameters.n_ctx = args.context * PARALLEL_ANSWERS
     parameters.n_parallel = PARALLEL_ANSWERS
-    parameters.kv_unified = True
+    parameters.kv_unified = False
+    # Slots are every project's, so that a question says itself where it may reuse a prompt.
+    parameters.cache_prompt = False
     parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
     parameters.fit_params = False
     parameters.ui = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MAX_CONTEXT = 8_192  # tokens, of all answers at once; their keys and values stay in memory
+MAX_CONTEXT = 8_192  # tokens, of one answer; its keys and values stay in memory
 CACHE_BYTES = 2  # of a number of the keys and values
 MARGIN = 1.1
 SMI_SECONDS = 10
@@ -23,7 +23,7 @@ def cache_bytes(config: dict[str, Any]) -> int:
     return CACHE_BYTES * num_values * context_of(config)
 
 
-def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int = 1) -> int:
+def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int) -> int:
     return int(MARGIN * (weights_bytes + num_contexts * cache_bytes(config)))
 
 

@@ -21,6 +21,7 @@ from worker.inference.llama_cpp import TOKEN
 
 TICK_SECONDS = 0.2
 ANSWER_SECONDS = 5
+PARALLEL_ANSWERS = 64
 NEVER_SECONDS = "1000000"  # its figures are asked for, and need no lines in its log
 PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # it tells nobody what it does
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -64,6 +65,7 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--served-model-name", args.name, "--host", args.host, "--port", str(port)]
     command += ["--max-model-len", str(args.context)]
     command += ["--kv-cache-memory-bytes", str(args.cache_bytes)]
+    command += ["--max-num-seqs", str(PARALLEL_ANSWERS)]
     command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if args.on_cpu:
         command.append("--enforce-eager")  # compiling takes minutes there and a compiler

@@ -70,6 +70,16 @@ def test_tokens_are_counted_beyond_what_there_is(redis: Redis) -> None:
     assert redis.pttl(TOKENS_PREFIX + "key_a") <= 90_000
 
 
+def test_tokens_are_given_back(redis: Redis) -> None:
+    limiter = limiter_of(redis, tokens_per_minute=6000)
+    limiter.use_tokens("key_a", 3000)
+    some = limiter.use_tokens("key_a", -1000)
+    assert some is not None
+    assert 4000 <= some.remaining < 4500
+    full = limiter.use_tokens("key_a", -5000)
+    assert full == take(limiter).tokens == ("tokens", 6000, 6000, 0, 0), "no more than it holds"
+
+
 def test_tokens_may_be_many(redis: Redis) -> None:
     limiter = limiter_of(redis, tokens_per_minute=1_000_000_000)
     used = limiter.use_tokens("key_a", 600_000_000)

@@ -84,7 +84,6 @@ def test_an_answer_of_a_shape(client: OpenAI) -> None:
         ({"stop": 3}, "stop", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"seed": 2**63}, "seed", "invalid_value"),
-        ({"n": 5}, "n", "invalid_value"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content", "invalid_value"),
         (
             {"messages": [{"role": "function", "name": "f", "content": "3"}]},

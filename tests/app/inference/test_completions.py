@@ -49,10 +49,13 @@ def test_logprobs_are_four_lists(client: OpenAI, vocabulary: dict[str, int]) -> 
     ):
         assert top[token] == logprob
         assert 2 <= len(top) <= 3, "the two likeliest ones, and the one that was taken"
+    events = list(
+        client.completions.create(**question, stream=True, stream_options={"include_usage": True})
+    )
+    assert {event.id for event in events} == {events[0].id}
+    assert events[0].id.startswith("cmpl-")
     chunks = [
-        chunk.choices[0].logprobs
-        for chunk in client.completions.create(**question, stream=True)
-        if chunk.choices and chunk.choices[0].text
+        event.choices[0].logprobs for event in events if event.choices and event.choices[0].text
     ]
     assert [token for chunk in chunks for token in chunk.tokens] == logprobs.tokens
     assert [place for chunk in chunks for place in chunk.text_offset] == logprobs.text_offset

@@ -1,6 +1,7 @@
 """What becomes of engines: they go when nobody asks, and come back when somebody does."""
 
 import os
+import re
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.support import vllm_stand_in
 from tests.support.api import TINY_CONFIG, Api, Tenant, installation_admin
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
+from worker.inference.llama_cpp import PARALLEL_ANSWERS
+from worker.inference.memory import cache_bytes
 from worker.inference.metrics import EngineMetrics
 
 MODEL = "falqon-tiny"
@@ -218,6 +221,12 @@ def test_without_the_memory_nothing_is_loaded(
     with pytest.raises(InternalServerError, match="MiB of memory and 0 MiB are free") as raised:
         ask(tenant)
     assert raised.value.code == "engine_out_of_memory"
+    needed = re.search(r"needs ([\d,]+) MiB", raised.value.message)
+    assert needed is not None
+    with api.database.read() as session:
+        of_one_answer = cache_bytes(session.get_one(Model, MODEL).config)
+    planned_bytes = (int(needed[1].replace(",", "")) + 1) * 2**20
+    assert planned_bytes > PARALLEL_ANSWERS * of_one_answer, "each answer has a context"
 
 
 def test_the_operators_own_engine(api: Api, tenant: Tenant) -> None:

@@ -1,39 +1,167 @@
-"""What the proxy owes the engine."""
+"""What becomes of an engine's stream on its way to the client."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 
 import httpx
-from starlette.types import Message
+import pytest
+from starlette.types import Message, Send
 
-from app.inference.proxy import AnswerStream, Calls
-from app.inference.rewriting import Rewriter
-from app.inference.usage import UsageStream
+from app.inference import answer_stream, outbox
+from app.inference.answer_stream import MAX_LINE_BYTES, AnswerStream
+from app.inference.proxy import Calls, Exchange, OpenAnswer, make_client
+from app.inference.questions import split
+from app.inference.service import Target
+from app.inference.turns import EngineQueue
+from app.inference.usage import Bill, Tally
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+ENGINE_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+TEXT = event(id="1", choices=[{"text": 'an "usage": {} of data: \ud83d', "index": 0}])
+LAST = event(id="1", choices=[], usage=ENGINE_USAGE, timings={"cache_n": 2})
+OURS = event(id="1", choices=[], usage=USAGE)
 
 
 class Tokens(httpx.AsyncByteStream):
-    """An engine's answer that has not begun yet."""
+    """An engine's answer."""
 
-    is_closed = False
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
+        self.is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"data: [DONE]\n\n"
+        for part in self._parts:
+            yield part
+            await asyncio.sleep(0)
 
     async def aclose(self) -> None:
         self.is_closed = True
 
 
-def test_who_goes_away_before_the_first_byte_ends_the_answer() -> None:
-    tokens = Tokens()
-    answer = httpx.Response(200, stream=tokens)
-    calls = Calls(lambda: None, lambda: None, lambda _num_tokens: None)
-    stream = AnswerStream(answer, UsageStream(is_hidden=True), calls, Rewriter())
+class Relay:
+    """A stream between an engine and a client, without either."""
 
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
+    def __init__(self, parts: Sequence[bytes], *, wants_usage: bool = False) -> None:
+        self.tokens = Tokens(parts)
+        self.queue = EngineQueue(1)
+        self.num_charged = 0
+        self._wants_usage = wants_usage
+
+    def to(self, send: Send) -> None:
+        """Relay it to a client that does not go away by itself."""
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        asyncio.run(self._run(send, receive))
+
+    def events(self) -> bytes:
+        sent: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message.get("body", b""))
+
+        self.to(send)
+        return b"".join(sent)
+
+    async def _run(self, send: Send, receive: object) -> None:
+        questions = split(b'{"prompt": "a"}')
+        tally = Tally([5], 1)
+        tally.add_sent(questions[0])
+        calls = Calls(lambda: None, lambda: None)
+        target = Target("http://127.0.0.1:1", "", None, 1, "p", is_private=False)
+        exchange = Exchange(make_client(), target, self.queue, "/v1", calls, tally)
+        opened = OpenAnswer(httpx.Response(200, stream=self.tokens), await self.queue.take("p"))
+        bill = Bill(tally, self._charge)
+        stream = AnswerStream(exchange, questions, opened, bill, wants_usage=self._wants_usage)
+        stream.resources.push_async_callback(bill.settle)
+        await stream({"type": "http"}, receive, send)  # type: ignore[arg-type]
+
+    def _charge(self, num_tokens: int) -> None:
+        self.num_charged += num_tokens
+
+
+def test_who_goes_away_before_the_first_byte_ends_the_answer() -> None:
+    relay = Relay([DONE])
 
     async def send(_message: Message) -> None:
         await asyncio.Event().wait()  # nobody reads
 
-    asyncio.run(stream({"type": "http"}, receive, send))
-    assert tokens.is_closed
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    asyncio.run(relay._run(send, receive))
+    assert relay.tokens.is_closed
+    assert relay.queue.is_idle
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_events_are_read_wherever_parts_end(end: bytes, size: int, wants_usage: bool) -> None:
+    stream = (b": ping\n\n" + TEXT + TEXT + LAST + DONE).replace(b"\n", end)
+    parts = [stream[i : i + size] for i in range(0, len(stream), size)]
+    relay = Relay(parts, wants_usage=wants_usage)
+    expected = b": ping\n\n" + TEXT + TEXT + (OURS if wants_usage else b"") + DONE
+    assert relay.events() == expected
+    assert relay.num_charged == 7
+
+
+def test_usage_beside_a_text_is_an_event_of_its_own() -> None:
+    last = event(id="1", choices=[{"text": "", "index": 0}], usage=ENGINE_USAGE)
+    without = event(id="1", choices=[{"text": "", "index": 0}])
+    assert Relay([last, DONE], wants_usage=True).events() == without + OURS + DONE
+    assert Relay([last, DONE]).events() == without + DONE
+
+
+def test_without_figures_of_the_engine_each_event_counts_as_a_token() -> None:
+    relay = Relay([TEXT, TEXT, DONE])
+    relay.events()
+    assert relay.num_charged == 5 + 2
+
+
+def test_an_error_of_the_engine_is_one_of_ours() -> None:
+    failure = event(error={"code": 500, "message": "out of luck", "type": "server_error"})
+    events = Relay([TEXT, failure, DONE]).events()
+    assert events.startswith(TEXT)
+    assert json.loads(events.removeprefix(TEXT).removeprefix(b"data: "))["error"] == {
+        "message": "The engine has failed: out of luck",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_failed",
+    }
+
+
+@pytest.mark.parametrize("part", [b"data: " + b"x" * MAX_LINE_BYTES, b"data: [1]\n\n"])
+def test_what_is_no_event_ends_the_stream(part: bytes) -> None:
+    relay = Relay([TEXT, part, b"x" * 2**16, DONE])
+    events = relay.events()
+    assert b"engine_failed" in events
+    assert not events.endswith(DONE)
+    assert relay.tokens.is_closed
+
+
+def test_a_client_that_does_not_read_holds_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "MAX_UNREAD_BYTES", 10 * len(TEXT))
+    monkeypatch.setattr(answer_stream, "HELD_UP_SECONDS", 0.1)
+    monkeypatch.setattr(answer_stream, "UNREAD_SECONDS", 0.5)
+    relay = Relay([TEXT] * 1000)
+    are_idle = []
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            await asyncio.sleep(0.4)
+            are_idle.append(relay.queue.is_idle)
+            await asyncio.Event().wait()
+
+    relay.to(send)
+    assert are_idle == [True]

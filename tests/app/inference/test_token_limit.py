@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from openai import RateLimitError
 
@@ -13,6 +14,7 @@ from tests.support.waiting import wait_for
 
 PER_MINUTE = 600
 MODEL = "falqon-tiny"
+ENDLESS = {"0": -100, "1": -100, "2": -100}  # without the tokens that end an answer
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -30,6 +32,7 @@ def limited(api: Api, tenant: Tenant, valkey: Valkey) -> Iterator[Tenant]:
         engine_key=engine.token,
         redis_url=valkey.settings.resolved_redis_url,
         tokens_per_minute=PER_MINUTE,
+        answers_per_key=8,
     )
     tenant = Tenant(relay)
     yield tenant
@@ -76,6 +79,49 @@ def test_a_key_without_tokens_waits_and_others_do_not(limited: Tenant) -> None:
     colleague = Tenant(limited.api, project_id=limited.project_id)
     colleague.client.completions.create(model=MODEL, prompt="One", max_tokens=1)
     colleague.http.close()
+
+
+def test_a_prompt_counts_when_it_is_asked(limited: Tenant) -> None:
+    """Also where the client leaves before the answer."""
+    long = "One " * 350
+    question = {"model": MODEL, "max_tokens": 1900, "logit_bias": ENDLESS, "n": 8, "prompt": long}
+    with pytest.raises(httpx.TimeoutException):
+        limited.http.post("/v1/completions", json=question, timeout=0.3)
+    wait_for(lambda: remaining(limited) < PER_MINUTE - 250, 2, "the prompt is counted")
+
+
+def test_the_prompt_of_a_stream_that_is_broken_off_counts(limited: Tenant) -> None:
+    question = {"model": MODEL, "max_tokens": 1000, "logit_bias": ENDLESS, "prompt": "One " * 350}
+    stream = limited.client.completions.create(**question, stream=True)
+    next(iter(stream))
+    stream.close()
+    wait_for(lambda: remaining(limited) < PER_MINUTE - 250, 2, "the prompt is counted")
+
+
+def test_a_refused_question_takes_nothing(limited: Tenant) -> None:
+    question = {"model": MODEL, "prompt": "One " * 3000}
+    assert limited.http.post("/v1/completions", json=question).status_code == 400
+    assert remaining(limited) == PER_MINUTE
+
+
+def test_a_key_waits_for_so_many_answers_and_others_do_not(limited: Tenant) -> None:
+    question = {"model": MODEL, "messages": HELLO, "max_tokens": 1900, "logit_bias": ENDLESS}
+    client = limited.client.with_options(max_retries=0)
+    stream = client.chat.completions.create(**question, n=8, stream=True)
+    next(iter(stream))
+    with pytest.raises(RateLimitError, match="may wait for 8 at once") as raised:
+        client.completions.create(model=MODEL, prompt="One", max_tokens=1)
+    assert raised.value.response.headers["retry-after"] == "1"
+    colleague = Tenant(limited.api, project_id=limited.project_id)
+    colleague.client.completions.create(model=MODEL, prompt="One", max_tokens=1)
+    colleague.http.close()
+    stream.close()
+
+    def reason() -> str:
+        question = {"model": MODEL, "prompt": "One", "max_tokens": 1}
+        return limited.http.post("/v1/completions", json=question).text
+
+    wait_for(lambda: "may wait" not in reason(), 5, "its answers have ended")
 
 
 def test_an_answer_that_is_broken_off_counts(limited: Tenant) -> None:

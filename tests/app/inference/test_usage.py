@@ -2,69 +2,57 @@ import json
 
 import pytest
 
-from app.inference.usage import MAX_LINE_BYTES, UsageStream, num_tokens_of
-
-USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-
-
-def event(**fields: object) -> bytes:
-    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+from app.inference.questions import Question, estimate_tokens, split
+from app.inference.schemas import CompletionRequest
+from app.inference.usage import Tally, Usage, usage_of
 
 
-TEXT = event(choices=[{"delta": {"content": 'an "usage": {} of data:'}}], usage=None)
-LAST = event(choices=[], usage=USAGE)
-DONE = b"data: [DONE]\n\n"
+def questions() -> list[Question]:
+    fields = {"model": "m", "prompt": ["a" * 40, "b" * 80], "n": 2, "seed": 7}
+    return split(CompletionRequest.model_validate(fields).for_engine())
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-@pytest.mark.parametrize("is_hidden", [True, False])
-def test_the_usage_is_read_wherever_parts_end(end: bytes, size: int, is_hidden: bool) -> None:
-    stream = (TEXT + TEXT + LAST + DONE).replace(b"\n", end)
-    usage = UsageStream(is_hidden=is_hidden)
-    parts = [usage.pass_on(stream[i : i + size]) for i in range(0, len(stream), size)]
-    assert usage.end() == b""
-    data = [line for line in b"".join(parts).splitlines() if line]
-    expected = [TEXT, TEXT, DONE] if is_hidden else [TEXT, TEXT, LAST, DONE]
-    assert data == [line.strip() for line in expected]
-    assert usage.take_tokens() == 7
-    assert usage.take_tokens(is_over=True) == 0, "once"
+def test_each_prompt_is_asked_once_for_each_choice() -> None:
+    bodies = [question.fields for question in questions()]
+    assert [body["prompt"][0] for body in bodies] == ["a", "a", "b", "b"]
+    assert [body["seed"] for body in bodies] == [7, 8, 7, 8]
+    assert not any("n" in body for body in bodies)
+    for tokens, num_prompts in (([1, 2, 3], 1), ([[1, 2], [3]], 2)):
+        assert len(split(json.dumps({"prompt": tokens}).encode())) == num_prompts
 
 
-def test_whole_lines_are_passed_on_at_once() -> None:
-    usage = UsageStream(is_hidden=True)
-    assert usage.pass_on(TEXT + TEXT[:9]) == TEXT
-    assert usage.pass_on(TEXT[9:]) == TEXT
-    assert usage.take_tokens() == 0
-    assert usage.take_tokens(is_over=True) == 2, "an event each where the engine does not tell"
-
-
-def test_usage_beside_an_answer_is_no_event_of_its_own() -> None:
-    last = event(choices=[{"text": "", "finish_reason": "stop"}], usage=USAGE)
-    usage = UsageStream(is_hidden=True)
-    assert usage.pass_on(last) == last
-    assert usage.take_tokens() == 7
-
-
-def test_a_line_without_end_is_not_kept() -> None:
-    usage = UsageStream(is_hidden=True)
-    part = b"x" * 2**16
-    passed_on = [usage.pass_on(part) for _ in range(MAX_LINE_BYTES // len(part) + 1)]
-    assert b"".join(passed_on) == part * len(passed_on)
-    assert usage.end() == b""
+def test_prompts_count_once_and_all_answers() -> None:
+    all_questions = questions()
+    first, second = estimate_tokens(all_questions)
+    assert 10 <= first < second <= 40
+    tally = Tally([first, second], len(all_questions))
+    assert (tally.estimate, tally.num_tokens) == (first + second, 0), "nothing is sent yet"
+    for question in all_questions[:3]:
+        tally.add_sent(question)
+        tally.add_event(question)
+    assert tally.num_tokens == first + second + 3
+    for question in all_questions[:2]:
+        tally.set_usage(question, Usage(12, 6, question.choice * 11))
+    assert tally.num_tokens == 12 + second + 2 * 6 + 1
+    tally.take_refused(all_questions[2])
+    assert tally.document(is_private=False) == {
+        "prompt_tokens": 12,
+        "completion_tokens": 13,
+        "total_tokens": 25,
+    }
+    details = tally.document(is_private=True)["prompt_tokens_details"]
+    assert details == {"cached_tokens": 0}, "a choice after the first finds its own prompt"
 
 
 @pytest.mark.parametrize(
-    ("answer", "num_tokens"),
-    [
-        (json.dumps({"usage": USAGE}).encode(), 7),
-        (b'{"usage": {"total_tokens": -1}}', 0),
-        (b'{"usage": {"total_tokens": 1' + b"0" * 400 + b"}}", 2**31),
-        (b'{"usage": {"total_tokens": "7"}}', 0),
-        (b'{"usage": null}', 0),
-        (b"[]", 0),
-        (b"\xff{", 0),
-    ],
+    ("number", "expected"),
+    [(7, 7), (-1, 0), (10**400, 2**31), ("7", 0), (None, 0), (1.5, 0)],
 )
-def test_the_usage_of_a_whole_answer(answer: bytes, num_tokens: int) -> None:
-    assert num_tokens_of(answer) == num_tokens
+def test_the_figures_of_an_engine_are_bounded(number: object, expected: int) -> None:
+    usage = usage_of({"usage": {"prompt_tokens": number, "completion_tokens": 1}})
+    assert usage == Usage(expected, 1, 0)
+
+
+def test_an_engine_may_tell_nothing() -> None:
+    assert usage_of({}) is None
+    assert usage_of({"usage": None}) is None

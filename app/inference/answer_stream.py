@@ -1,0 +1,205 @@
+"""What engines stream, as one stream of events."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import anyio
+import structlog
+from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from app.errors import ApiError
+from app.http.error_handlers import body as error_body
+from app.inference.outbox import Outbox
+from app.inference.proxy import (
+    Exchange,
+    OpenAnswer,
+    choices_of,
+    dump,
+    headers,
+    parse,
+    run_all,
+    strip,
+)
+from app.inference.questions import Question
+from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.rewriting import Rewriter, trim
+from app.inference.usage import Bill, usage_of
+
+MAX_LINE_BYTES = 2**20  # of an event
+UNREAD_SECONDS = 60.0  # in which a client reads nothing, and is cut off
+HELD_UP_SECONDS = 30.0  # that a client's slow reading may lengthen one turn, in all
+DONE = b"data: [DONE]\n\n"
+OF_ALL_EVENTS = ("id", "object", "created", "model")  # which have the same in each of them
+
+log = structlog.get_logger()
+
+
+class ClientTooSlow(ApiError):
+    """The engine cannot wait for this client."""
+
+    code = "client_too_slow"
+
+
+class AnswerStream(StreamingResponse):
+    """The answers to the questions of a request, of which the engine has begun the first.
+
+    The engine stops with it, also where it ends before it began.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        questions: Sequence[Question],
+        first: OpenAnswer,
+        bill: Bill,
+        *,
+        wants_usage: bool,
+        rewriter: Rewriter | None = None,
+    ) -> None:
+        self._outbox = Outbox()
+        super().__init__(self._outbox.read(), headers=headers("text/event-stream"))
+        self._exchange = exchange
+        self._questions = questions
+        self._first = first
+        self._bill = bill
+        self._wants_usage = wants_usage
+        self._rewriter = rewriter or Rewriter()
+        self._shared: dict[str, Any] = {}  # fields of all events
+        self.resources = AsyncExitStack()  # closed when it ends
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            with anyio.fail_after(UNREAD_SECONDS):
+                await send(message)
+
+        relaying = asyncio.create_task(self._relay())
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:
+            log.info("a client was cut off that does not read")
+        finally:
+            relaying.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([relaying])
+                await self._first.close()
+                await self.resources.aclose()
+
+    async def _relay(self) -> None:
+        """Put the events of all answers into the outbox."""
+        first, *others = self._questions
+        try:
+            await run_all(
+                [
+                    partial(self._relay_answer, first, self._first),
+                    *(partial(self._relay_later, question) for question in others),
+                ]
+            )
+            await self._bill.settle()  # before the client can ask again
+            if self._wants_usage:
+                usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
+                self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
+            self._outbox.add(DONE)
+        except GONE as error:
+            await self._exchange.give_up(error)
+            message = "The engine ended before the answer did; ask again."
+            self._outbox.add(_failure(EngineError(message)))
+        except ApiError as error:
+            log.warning("a stream has ended with an error", error=error.message)
+            self._outbox.add(_failure(error))
+        except Exception:  # the top-level handler of this task
+            log.exception("a stream was not relayed")
+            self._outbox.add(_failure(EngineError("The answer was not relayed; ask again.")))
+        finally:
+            self._outbox.close()
+
+    async def _relay_later(self, question: Question) -> None:
+        await self._relay_answer(question, await self._exchange.open(question))
+
+    async def _relay_answer(self, question: Question, opened: OpenAnswer) -> None:
+        lines = Lines()
+        seconds = HELD_UP_SECONDS
+        try:
+            async for part in opened.answer.aiter_raw():
+                for line in lines.split(part):
+                    self._outbox.add(self._event_of(question, line))
+                if self._outbox.is_full:
+                    seconds -= await self._wait_for_room(seconds)
+                await self._exchange.note_use()
+        finally:
+            await opened.close()
+
+    async def _wait_for_room(self, seconds: float) -> float:
+        """Return how many seconds that took, of at most so many."""
+        started = time.monotonic()
+        with anyio.move_on_after(seconds):
+            await self._outbox.wait_for_room()
+            return time.monotonic() - started
+        raise ClientTooSlow("The answer was read too slowly; others wait for the engine.")
+
+    def _event_of(self, question: Question, line: bytes) -> bytes:
+        """Return a line of an answer as it goes to the client."""
+        if line.startswith(b":"):  # a comment, which keeps connections open
+            return line + b"\n\n"
+        name, _, data = line.partition(b":")
+        if name != b"data" or data.strip() == b"[DONE]":
+            return b""
+        event = parse(data)
+        if "error" in event:
+            raise _error_of(event, data)
+        choices = choices_of(event)
+        if choices:
+            self._exchange.tally.add_event(question)
+        if usage := usage_of(event):
+            self._exchange.tally.set_usage(question, usage)
+        trim(event)
+        if not self._shared:
+            self._shared = {name: event[name] for name in OF_ALL_EVENTS if name in event}
+        if not choices:
+            return b""
+        choices = [choice | {"index": question.choice} for choice in choices]
+        events = self._rewriter.rewrite_event(strip(event) | self._shared | {"choices": choices})
+        return b"".join(_event(each) for each in events)
+
+
+class Lines:
+    """The lines of a stream, wherever its parts end."""
+
+    def __init__(self) -> None:
+        self._pending: list[bytes] = []  # parts of a line that has not ended
+        self._num_pending = 0
+
+    def split(self, part: bytes) -> Iterator[bytes]:
+        """Return the lines that end in this part. Raises `EngineError` for one without end."""
+        first, newline, rest = part.partition(b"\n")
+        self._pending.append(first)
+        self._num_pending += len(first)
+        if self._num_pending > MAX_LINE_BYTES:
+            raise EngineError(f"The engine has sent an event of more than {MAX_LINE_BYTES} bytes.")
+        if not newline:
+            return
+        yield b"".join(self._pending).rstrip(b"\r")
+        *whole, last = rest.split(b"\n")
+        yield from (line.rstrip(b"\r") for line in whole)
+        self._pending = [last]
+        self._num_pending = len(last)
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + dump(document) + b"\n\n"
+
+
+def _error_of(event: dict[str, Any], raw: bytes) -> ApiError:
+    """Return an engine's error in the middle of a stream as one of ours."""
+    error = event["error"]
+    status = error.get("code") if isinstance(error, dict) else None
+    return refusal_of(status if isinstance(status, int) else 500, raw)
+
+
+def _failure(error: ApiError) -> bytes:
+    """Return an event that the official client raises."""
+    return _event(error_body(error.message, error.type, error.param, error.code))

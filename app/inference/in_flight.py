@@ -1,0 +1,37 @@
+"""The answers that each key waits for in this process."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import RateLimited
+
+RETRY_SECONDS = "1"
+
+
+class AnswersInFlight:
+    """By key."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, key_id: str, num_answers: int, max_answers: int) -> Iterator[None]:
+        """Count the answers of a request until the end of the block.
+
+        Raises `RateLimited` where they are too many beside others of the key.
+        """
+        others = self._numbers[key_id]
+        if others and others + num_answers > max_answers:
+            raise RateLimited(
+                f"This API key waits for {others} answers and may wait for {max_answers} at once; "
+                f"this request wants {num_answers}. Send it again when others have ended.",
+                headers={"retry-after": RETRY_SECONDS},
+            )
+        self._numbers[key_id] += num_answers
+        try:
+            yield
+        finally:
+            self._numbers[key_id] -= num_answers
+            if not self._numbers[key_id]:
+                del self._numbers[key_id]

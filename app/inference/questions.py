@@ -1,0 +1,56 @@
+"""The questions of a request. Engines count and plan one answer at a time, so each prompt is sent
+once for each of its choices.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+BYTES_OF_A_TOKEN = 4  # of a prompt's JSON, as an estimate
+OF_A_PROMPT = ("messages", "tools", "prompt")
+
+
+class Question(NamedTuple):
+    """A prompt, and the choice that its answer becomes."""
+
+    fields: dict[str, Any]  # as the engine reads them
+    prompt: int  # its number among the request's
+    choice: int  # its number among the answers
+
+    def for_engine(self) -> bytes:
+        return json.dumps(self.fields).encode()
+
+
+def split(content: bytes) -> list[Question]:
+    """Return the questions of what an engine would be asked at once, in the order of their choices.
+
+    Where there is a seed, the choices of a prompt have seeds that follow one another: the first one
+    is answered as if it were alone.
+    """
+    fields = json.loads(content)
+    num_choices = fields.pop("n", 1)
+    seed = fields.get("seed")
+    questions = []
+    for prompt, of_prompt in enumerate(_prompts(fields)):
+        for number in range(num_choices):
+            of_choice = {} if seed is None else {"seed": seed + number}
+            choice = prompt * num_choices + number
+            questions.append(Question(fields | of_prompt | of_choice, prompt, choice))
+    return questions
+
+
+def estimate_tokens(questions: Sequence[Question]) -> list[int]:
+    """Return for each prompt how many tokens it may have, before an engine has counted them."""
+    of_prompts = {question.prompt: question.fields for question in questions}
+    return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]
+
+
+def _prompts(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, list) or isinstance(prompt[0], int):  # a text, or its tokens
+        return [{}]
+    return [{"prompt": each} for each in prompt]
+
+
+def _num_bytes(fields: dict[str, Any]) -> int:
+    return len(json.dumps({name: fields[name] for name in OF_A_PROMPT if name in fields}))
