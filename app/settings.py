@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         description="that models read and write for each API key",
     )
     answers_per_key: int = Field(
-        1024, ge=1, le=1_000_000, description="that it may wait for at once in each API process"
+        1024, ge=1, le=1_000_000, description="that a key waits for at once, in each API process"
     )
     wrong_keys_per_minute: int = Field(
         10,

@@ -1,7 +1,6 @@
 """What engines stream, as one stream of events."""
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -32,17 +31,10 @@ from app.inference.usage import Bill, usage_of
 
 MAX_LINE_BYTES = 2**20  # of an event
 UNREAD_SECONDS = 60.0  # in which a client reads nothing, and is cut off
-HELD_UP_SECONDS = 30.0  # that a client's slow reading may lengthen one turn, in all
 DONE = b"data: [DONE]\n\n"
 OF_ALL_EVENTS = ("id", "object", "created", "model")  # which have the same in each of them
 
 log = structlog.get_logger()
-
-
-class ClientTooSlow(ApiError):
-    """The engine cannot wait for this client."""
-
-    code = "client_too_slow"
 
 
 class AnswerStream(StreamingResponse):
@@ -118,28 +110,25 @@ class AnswerStream(StreamingResponse):
             self._outbox.close()
 
     async def _relay_later(self, question: Question) -> None:
-        await self._relay_answer(question, await self._exchange.open(question))
+        turn = await self._exchange.take_turn()
+        while self._outbox.is_full:  # nothing more is begun for a client that does not read
+            turn.release()
+            await self._outbox.wait_for_room()
+            turn = await self._exchange.take_turn()
+        await self._relay_answer(question, await self._exchange.open(question, turn))
 
     async def _relay_answer(self, question: Question, opened: OpenAnswer) -> None:
         lines = Lines()
-        seconds = HELD_UP_SECONDS
         try:
             async for part in opened.answer.aiter_raw():
                 for line in lines.split(part):
                     self._outbox.add(self._event_of(question, line))
-                if self._outbox.is_full:
-                    seconds -= await self._wait_for_room(seconds)
+                if self._outbox.is_full:  # the engine writes on, whether it is read or not
+                    opened.turn.release()
+                    await self._outbox.wait_for_room()
                 await self._exchange.note_use()
         finally:
             await opened.close()
-
-    async def _wait_for_room(self, seconds: float) -> float:
-        """Return how many seconds that took, of at most so many."""
-        started = time.monotonic()
-        with anyio.move_on_after(seconds):
-            await self._outbox.wait_for_room()
-            return time.monotonic() - started
-        raise ClientTooSlow("The answer was read too slowly; others wait for the engine.")
 
     def _event_of(self, question: Question, line: bytes) -> bytes:
         """Return a line of an answer as it goes to the client."""

@@ -86,9 +86,11 @@ class Exchange(NamedTuple):
         finally:
             turn.release()
 
-    async def open(self, question: Question) -> OpenAnswer:
-        """Ask when it is the project's turn. Raises what the engine refuses."""
-        turn = await self.queue.take(self.target.project_id)
+    async def take_turn(self) -> Turn:
+        return await self.queue.take(self.target.project_id)
+
+    async def open(self, question: Question, turn: Turn) -> OpenAnswer:
+        """Ask. Raises what the engine refuses."""
         try:
             self.tally.add_sent(question)
             sent = self.client.build_request(
@@ -145,7 +147,7 @@ async def fetch_answer(
     documents: list[dict[str, Any]] = [{}] * len(questions)
 
     async def fetch(question: Question) -> None:
-        opened = await exchange.open(question)
+        opened = await exchange.open(question, await exchange.take_turn())
         try:
             raw = await opened.answer.aread()
         finally:
@@ -198,7 +200,7 @@ async def open_first(exchange: Exchange, question: Question, request: Request) -
 
     async def open_() -> None:
         nonlocal opened
-        opened = await exchange.open(question)
+        opened = await exchange.open(question, await exchange.take_turn())
 
     try:
         await while_connected(open_, request, exchange)

@@ -152,14 +152,13 @@ def test_what_is_no_event_ends_the_stream(part: bytes) -> None:
 
 def test_a_client_that_does_not_read_holds_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MAX_UNREAD_BYTES", 10 * len(TEXT))
-    monkeypatch.setattr(answer_stream, "HELD_UP_SECONDS", 0.1)
     monkeypatch.setattr(answer_stream, "UNREAD_SECONDS", 0.5)
-    relay = Relay([TEXT] * 1000)
+    relay = Relay([TEXT] * 1000 + [DONE])
     are_idle = []
 
     async def send(message: Message) -> None:
         if message.get("body"):
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.2)
             are_idle.append(relay.queue.is_idle)
             await asyncio.Event().wait()
 
