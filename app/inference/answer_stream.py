@@ -11,7 +11,7 @@ import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http.error_handlers import body as error_body
 from app.inference.outbox import Outbox
 from app.inference.proxy import (

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.inference.completions import Echo, TokenScore, score_of
 from app.inference.engine_traits import EngineTraits, Post
 from app.inference.refusals import refusal_of

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import RateLimited
+from app.base.errors import RateLimited
 
 RETRY_SECONDS = "1"
 

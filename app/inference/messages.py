@@ -4,7 +4,7 @@ ask the model.
 
 from typing import Any
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from falqon_core.records.jsonl import Unusable
 from falqon_core.records.openai_lines import Normaliser
 

@@ -11,8 +11,8 @@ import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
-from app.database import AWAY
-from app.errors import ApiError, Unavailable
+from app.base.database import AWAY
+from app.base.errors import ApiError, Unavailable
 from app.inference.questions import Question
 from app.inference.refusals import GONE, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim

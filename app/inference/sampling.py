@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 
 EngineKind = Literal["llama.cpp", "other"]  # vLLM and what speaks as it does
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.inference import messages
 from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_for_engine
 

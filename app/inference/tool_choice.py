@@ -8,7 +8,7 @@ them as a text.
 import json
 from typing import Any, Literal, NamedTuple
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.inference.engine_traits import EngineTraits
 from app.inference.schemas import ChatCompletionRequest
 

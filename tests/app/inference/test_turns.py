@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 
 import pytest
 
-from app.errors import RateLimited
+from app.base.errors import RateLimited
 from app.inference.in_flight import AnswersInFlight
 from app.inference.turns import EngineQueue, Turn
 
