@@ -14,6 +14,7 @@ from app.base.errors import ApiError, IllegalState, InvalidRequest, Unavailable,
 from app.base.logging import redact_keys
 from app.base.storage.reach import KeyTaken
 from app.http import form_errors
+from app.http.not_served import advice_for
 from falqon_core.contract.errors import is_disk_full
 
 HTTP_CODES = {
@@ -83,9 +84,10 @@ def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     headers = (
         {"allow": _allowed(request)} if error.status_code == 405 else dict(error.headers or {})
     )
-    refusal = ApiError(
-        message, code=HTTP_CODES.get(error.status_code, "invalid_request"), headers=headers
-    )
+    code = HTTP_CODES.get(error.status_code, "invalid_request")
+    if error.status_code == 404 and (advice := advice_for(request.url.path)):
+        message, code = advice, "not_served"
+    refusal = ApiError(message, code=code, headers=headers)
     refusal.status = error.status_code
     refusal.type = "invalid_request_error"
     return answer(refusal)

@@ -26,6 +26,7 @@ from app.inference.proxy import (
 )
 from app.inference.questions import Question
 from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
 MAX_LINE_BYTES = 2**20  # of an event
@@ -50,6 +51,7 @@ class AnswerStream(StreamingResponse):
         bill: Bill,
         *,
         wants_usage: bool,
+        rewriter: Rewriter | None = None,
     ) -> None:
         self._outbox = Outbox()
         super().__init__(self._outbox.read(), headers=headers("text/event-stream"))
@@ -58,6 +60,7 @@ class AnswerStream(StreamingResponse):
         self._first = first
         self._bill = bill
         self._wants_usage = wants_usage
+        self._rewriter = rewriter or Rewriter()
         self._shared: dict[str, Any] = {}  # fields of all events
         self.resources = AsyncExitStack()  # closed when it ends
 
@@ -142,12 +145,14 @@ class AnswerStream(StreamingResponse):
             self._exchange.tally.add_event(question)
         if usage := usage_of(event):
             self._exchange.tally.set_usage(question, usage)
+        trim(event)
         if not self._shared:
             self._shared = {name: event[name] for name in OF_ALL_EVENTS if name in event}
         if not choices:
             return b""
         choices = [choice | {"index": question.choice} for choice in choices]
-        return _event(strip(event) | self._shared | {"choices": choices})
+        events = self._rewriter.rewrite_event(strip(event) | self._shared | {"choices": choices})
+        return b"".join(_event(each) for each in events)
 
 
 class Lines:

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 
 import httpx
 from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
@@ -14,11 +15,13 @@ from app.base.errors import Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import actions, proxy
 from app.inference.answer_stream import AnswerStream
+from app.inference.engine_traits import KnownTraits
 from app.inference.in_flight import AnswersInFlight
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.schemas import InferenceRequest
 from app.inference.service import Target
+from app.inference.translation import translate
 from app.inference.turns import EngineQueues
 from app.inference.usage import Bill, Tally
 from app.services import Services
@@ -31,6 +34,7 @@ class Engines(NamedTuple):
     targets: KnownTargets
     queues: EngineQueues
     in_flight: AnswersInFlight
+    traits: KnownTraits
 
 
 async def _engines(connection: HTTPConnection) -> Engines:
@@ -44,7 +48,7 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 @asynccontextmanager
 async def open_engines() -> AsyncIterator[Engines]:
     async with proxy.make_client() as client:
-        yield Engines(client, KnownTargets(), EngineQueues(), AnswersInFlight())
+        yield Engines(client, KnownTargets(), EngineQueues(), AnswersInFlight(), KnownTraits())
 
 
 async def answer(
@@ -83,11 +87,23 @@ async def answer(
             "/v1" + request.url.path.rpartition("/v1")[2],
             proxy.Calls(partial(actions.note_use, services, target), give_up),
             tally,
+            body.prompt_field,
         )
+        key = (target.address, target.token, body.model)
+        in_own_words = partial(translate, body, engines.traits, key, exchange.post)
+        translation = await proxy.prepare(in_own_words, exchange, request)
+        if translation.content is None:
+            for question in questions:
+                tally.add_sent(question)
+            return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
+        asked = split(translation.content)
+        rewriter = translation.rewriter
         if not body.stream:
-            return await proxy.fetch_answer(exchange, questions, request)
-        first = await proxy.open_first(exchange, questions[0], request)
-        return AnswerStream(exchange, questions, first, bill, wants_usage=body.wants_usage)
+            return await proxy.fetch_answer(exchange, asked, request, rewriter)
+        first = await proxy.open_first(exchange, asked[0], request)
+        return AnswerStream(
+            exchange, asked, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
+        )
 
     async def ask_known_or_find() -> Response:
         target = engines.targets.find(*of_caller)

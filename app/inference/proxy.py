@@ -15,7 +15,9 @@ from app.base.database import AWAY
 from app.base.errors import ApiError, Unavailable
 from app.inference.questions import Question
 from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.rewriting import Rewriter, trim
 from app.inference.service import Target
+from app.inference.translation import Translation
 from app.inference.turns import EngineQueue, Turn
 from app.inference.usage import Tally, usage_of
 
@@ -69,6 +71,20 @@ class Exchange(NamedTuple):
     path: str
     calls: Calls
     tally: Tally
+    prompt_field: str = "messages"  # the user's, for what the engine refuses
+
+    async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
+        """Ask the engine beside the questions, in the project's turn; None: a GET."""
+        turn = await self.queue.take(self.target.project_id)
+        try:
+            return await self.client.request(
+                "GET" if fields is None else "POST",
+                f"{self.target.address}{path}",
+                content=None if fields is None else self.target.body(json.dumps(fields).encode()),
+                headers=self.target.headers,
+            )
+        finally:
+            turn.release()
 
     async def take_turn(self) -> Turn:
         return await self.queue.take(self.target.project_id)
@@ -95,7 +111,7 @@ class Exchange(NamedTuple):
         finally:
             await opened.close()
         self.tally.take_refused(question)
-        raise refusal_of(answer.status_code, raw)
+        raise refusal_of(answer.status_code, raw, self.prompt_field)
 
     async def note_use(self) -> None:
         """Keep the engine loaded while it answers."""
@@ -123,7 +139,7 @@ def make_client() -> httpx.AsyncClient:
 
 
 async def fetch_answer(
-    exchange: Exchange, questions: Sequence[Question], request: Request
+    exchange: Exchange, questions: Sequence[Question], request: Request, rewriter: Rewriter
 ) -> Response:
     """Return the answers of all questions as one. Raises `Unavailable` where the engine is gone,
     and what it refuses.
@@ -155,7 +171,27 @@ async def fetch_answer(
     document = strip(documents[0]) | {"choices": choices}
     if all(usage_of(each) for each in documents):
         document["usage"] = exchange.tally.document(is_private=exchange.target.is_private)
+    trim(document)
+    rewriter.rewrite(document)
     return Response(dump(document), headers=headers("application/json"))
+
+
+async def prepare(
+    translate: Callable[[], Awaitable[Translation]], exchange: Exchange, request: Request
+) -> Translation:
+    """Return the questions in the engine's own words."""
+    translation: Translation | None = None
+
+    async def work() -> None:
+        nonlocal translation
+        translation = await translate()
+
+    try:
+        await while_connected(work, request, exchange)
+    except GONE as error:
+        raise await exchange.give_up(error) from None
+    assert translation is not None
+    return translation
 
 
 async def open_first(exchange: Exchange, question: Question, request: Request) -> OpenAnswer:

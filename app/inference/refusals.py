@@ -15,13 +15,17 @@ class EngineError(ApiError):
     code = "engine_failed"
 
 
-def refusal_of(status: int, raw: bytes) -> ApiError:
-    """Turn the engine's error into one of ours, with its words."""
+def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiError:
+    """Turn the engine's error into one of ours, with its words. `prompt_field` is the user's field
+    that holds what the model reads.
+    """
     message = _message_of(raw[:MAX_ERROR_BYTES])
     match status:
         case 400 | 413 | 422:
             if "context" in message:
-                return InvalidRequest(message, param="messages", code="context_length_exceeded")
+                return InvalidRequest(message, param=prompt_field, code="context_length_exceeded")
+            if "invalid tokens" in message:
+                return InvalidRequest("prompt: the model has no such tokens.", param=prompt_field)
             return InvalidRequest(message, code="refused_by_engine")
         case 404:
             return InvalidRequest(

@@ -1,11 +1,13 @@
-"""What may be asked of a model. Fields are handed to the engine as they came; what engines would
-ignore is refused with its name.
+"""What may be asked of a model. What engines would ignore is refused with its name; the rest is
+handed to the engine as it came, or as `translation` writes it for that engine.
 """
 
-from typing import Annotated, Any, Literal, Self
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -14,65 +16,116 @@ from pydantic import (
 )
 
 from app.base.errors import InvalidRequest
+from app.inference import messages
+from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_for_engine
 
 # Of OpenAI's parameters, those that no engine here does; and what to do instead.
 UNSUPPORTED = {
     "audio": "models here answer with text",
-    "function_call": "send tool_choice",
-    "functions": "send tools",
     "modalities": "models here answer with text",
     "prediction": "leave it out",
-    "service_tier": "leave it out",
-    "store": "answers are not kept here; leave it out",
-    "verbosity": "leave it out",
+    "verbosity": "say in the messages how long answers shall be",
     "web_search_options": "models here see what the request holds, and nothing else",
     "best_of": "send n",
-    "echo": "leave it out",
     "suffix": "leave it out",
 }
 # What a client of OpenAI's sends although it means nothing else than leaving it out.
-HARMLESS: dict[str, JsonValue] = {
-    "store": False,
-    "service_tier": "auto",
-    "modalities": ["text"],
-    "echo": False,
-    "best_of": 1,
-}
-MEDIA = {
-    "image_url": "vision_not_supported",
-    "input_audio": "audio_not_supported",
-    "file": "files_not_supported",
-}
-LABELS = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
+HARMLESS: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
+LABELS = frozenset(
+    {
+        "user",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "service_tier",
+        "store",
+    }
+)
+READ_BY_US = frozenset({"stream_options", "functions", "function_call"})
+MAX_ANSWERS = 128
+MAX_PROMPTS = 64
+MAX_STOPS = 4
+MAX_ANSWERS_OF_ALL_PROMPTS = 512
+COMPLETION_TOKENS = 16  # OpenAI's, where a completion says nothing
 
-Stop = str | Annotated[list[str], Field(max_length=4)]
+
+def _stop(value: Any) -> Any:
+    """Refuse what is neither form in one sentence, with the field as the user names it."""
+    if isinstance(value, str) or value is None:
+        return value
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("write a text, or a list of texts")
+    if len(value) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} texts")
+    return value
+
+
+def _text_or_parts(value: Any) -> Any:
+    if isinstance(value, str) or value is None:
+        return value
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise ValueError("write a text, or a list of parts")
+    return value
+
+
+def _prompt(value: Any) -> Any:
+    """Refuse what is neither text nor tokens, before four forms say so each in its own words."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise ValueError("write a text, a list of token ids, or a list of one of these")
+    if _is_tokens(value):
+        return value
+    if len(value) > MAX_PROMPTS:
+        raise ValueError(f"at most {MAX_PROMPTS} prompts in one request")
+    if all(isinstance(each, str) for each in value):
+        return value
+    if all(isinstance(each, list) and each and _is_tokens(each) for each in value):
+        return value
+    raise ValueError("write a text, a list of token ids, or a list of one of these")
+
+
+def _is_tokens(value: list[Any]) -> bool:
+    return all(type(each) is int and 0 <= each < 2**31 for each in value)
+
+
+Stop = Annotated[str | list[str], BeforeValidator(_stop)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[int], Field(fail_fast=True)]
+Prompts = Annotated[list[Tokens], Field(fail_fast=True)]
+Prompt = Annotated[str | Texts | Tokens | Prompts, BeforeValidator(_prompt)]
+Content = Annotated[str | list[dict[str, JsonValue]], BeforeValidator(_text_or_parts)]
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Annotated[bool, Field(description="nothing is added here")] = False
 
 
-class InferenceRequest(BaseModel):
+class InferenceRequest(EngineSampling):
     """What both kinds of questions have."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    prompt_field: ClassVar[str] = "messages"  # what the model reads
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=8)] = None
-    seed: int | None = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_ANSWERS)] = None
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     stop: Stop | None = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     logit_bias: dict[str, float] | None = None
     user: Annotated[str | None, Field(description="a label; not used here")] = None
+    store: Annotated[bool | None, Field(description="answers are not kept here")] = None
+    service_tier: Annotated[str | None, Field(description="not used here")] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -89,28 +142,34 @@ class InferenceRequest(BaseModel):
                 )
         return {name: value for name, value in body.items() if name not in UNSUPPORTED}
 
-    @model_validator(mode="after")
-    def _need_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options: only with stream")
-        return self
-
     @property
     def wants_usage(self) -> bool:
         """Whether a stream is to end with what the answer took."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def for_engine(self) -> bytes:
+    @property
+    def own_fields(self) -> frozenset[str]:
+        """Those fields of this question that are not every engine's."""
+        return frozenset(name for name in OWN_FIELDS if getattr(self, name) is not None)
+
+    def engine_fields(self) -> dict[str, Any]:
         """Return what the engine gets: everything but labels and what was left out. Its streams
         tell what they took, which counts against the key.
         """
-        body = self
+        fields = self.model_dump(
+            mode="json", exclude_unset=True, exclude_none=True, exclude=set(LABELS | READ_BY_US)
+        )
         if self.stream:
-            options = StreamOptions(include_usage=True)
-            body = self.model_copy(update={"stream_options": options})
-        return body.model_dump_json(
-            exclude_unset=True, exclude_none=True, exclude=set(LABELS)
-        ).encode()
+            fields["stream_options"] = {"include_usage": True}
+        if self.seed is not None:
+            fields["seed"] = seed_for_engine(self.seed)
+        if self.top_p == 0:
+            fields["top_p"] = LEAST_TOP_P
+        return fields
+
+    def for_engine(self) -> bytes:
+        """Return the question as every engine reads it."""
+        return json.dumps(self.engine_fields()).encode()
 
 
 class Message(BaseModel):
@@ -119,14 +178,13 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, JsonValue]] | None = None
+    content: Content | None = None
     name: str | None = None
     tool_calls: list[dict[str, JsonValue]] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: None = None
     audio: None = None
-    function_call: None = None
     annotations: list[dict[str, JsonValue]] | None = None
 
     @field_serializer("role")
@@ -141,6 +199,10 @@ class ChatCompletionRequest(InferenceRequest):
     tools: list[dict[str, JsonValue]] | None = None
     tool_choice: JsonValue = None
     parallel_tool_calls: bool | None = None
+    functions: Annotated[
+        list[dict[str, JsonValue]] | None, Field(description="the older form of tools")
+    ] = None
+    function_call: Annotated[JsonValue, Field(description="the older form of tool_choice")] = None
     response_format: dict[str, JsonValue] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -151,21 +213,72 @@ class ChatCompletionRequest(InferenceRequest):
     metadata: Annotated[dict[str, str] | None, Field(description="a label; not used here")] = None
     safety_identifier: Annotated[str | None, Field(description="a label; not used here")] = None
     prompt_cache_key: Annotated[str | None, Field(description="a label; not used here")] = None
+    prompt_cache_retention: Annotated[str | None, Field(description="not used here")] = None
 
-    @model_validator(mode="after")
-    def _refuse_media(self) -> Self:
-        for i, message in enumerate(self.messages):
-            parts = message.content if isinstance(message.content, list) else ()
-            for kind in (part.get("type") for part in parts):
-                if isinstance(kind, str) and kind in MEDIA:
-                    raise InvalidRequest(
-                        f"messages.{i}.content: '{kind}' is no text; models here read text alone.",
-                        param=f"messages.{i}.content",
-                        code=MEDIA[kind],
-                    )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _read_as_training_does(cls, body: Any) -> Any:
+        return messages.normalise(_shaped(body)) if isinstance(body, dict) else body
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether calls are written, and read, in the form that `tools` replaced."""
+        return self.functions is not None
+
+
+def _shaped(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body with vLLM's `structured_outputs` as the `response_format` that it is."""
+    outputs = body.get("structured_outputs")
+    if outputs is None:
+        return {name: value for name, value in body.items() if name != "structured_outputs"}
+    if (
+        not isinstance(outputs, dict)
+        or not isinstance(outputs.get("json"), dict)
+        or len(outputs) > 1
+    ):
+        raise InvalidRequest(
+            'structured_outputs: only {"json": SCHEMA} is supported here.',
+            param="structured_outputs",
+            code="unsupported_parameter",
+        )
+    shape = {"name": "structured_outputs", "schema": outputs["json"]}
+    others = {name: value for name, value in body.items() if name != "structured_outputs"}
+    return {"response_format": {"type": "json_schema", "json_schema": shape}} | others
 
 
 class CompletionRequest(InferenceRequest):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=64)]
+    prompt_field = "prompt"
+
+    prompt: Prompt
+    max_tokens: Annotated[
+        int | None, Field(ge=0, description=f"{COMPLETION_TOKENS} where left out")
+    ] = None
     logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
+    echo: bool | None = None
+
+    @model_validator(mode="after")
+    def _write_something(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 only with echo")
+        if len(self.prompts) * (self.n or 1) > MAX_ANSWERS_OF_ALL_PROMPTS:
+            raise ValueError(
+                f"n: at most {MAX_ANSWERS_OF_ALL_PROMPTS} answers to all prompts together"
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Each of the prompts, also where there is one."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+    def engine_fields(self) -> dict[str, Any]:
+        fields = super().engine_fields()
+        if self.max_tokens is None:
+            fields["max_tokens"] = COMPLETION_TOKENS
+        if not self.echo:
+            fields.pop("echo", None)
+        return fields

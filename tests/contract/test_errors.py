@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import httpx
 import openai
 import pytest
@@ -67,6 +69,25 @@ def test_unknown_routes_and_methods(tenant: Tenant) -> None:
     response = tenant.http.put("/v1/files")
     assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
     assert response.headers["allow"]
+
+
+def test_known_addresses_that_are_not_served_say_what_to_use(tenant: Tenant) -> None:
+    client = tenant.client.with_options(max_retries=0)
+    asks: list[tuple[Callable[[], object], str]] = [
+        (lambda: client.responses.create(model="m", input="Hi"), "OpenAIChatModel"),
+        (lambda: client.responses.retrieve("resp_1"), "OpenAIChatModel"),
+        (lambda: client.embeddings.create(model="m", input="Hi"), "embedding model"),
+        (lambda: client.moderations.create(input="Hi"), "judges text"),
+        (lambda: client.batches.retrieve("batch_1"), "for each line"),
+        (lambda: client.images.generate(prompt="Hi"), "text alone"),
+        (lambda: client.audio.speech.create(model="m", voice="alloy", input="Hi"), "text alone"),
+        (lambda: client.vector_stores.retrieve("vs_1"), "messages"),
+    ]
+    for ask, advice in asks:
+        with pytest.raises(openai.NotFoundError) as caught:
+            ask()
+        assert caught.value.code == "not_served"
+        assert advice in caught.value.message
 
 
 MALFORMED = [

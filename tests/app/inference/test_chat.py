@@ -74,12 +74,22 @@ def test_an_answer_of_a_shape(client: OpenAI) -> None:
     ("question", "param", "code"),
     [
         ({"audio": {"voice": "a", "format": "wav"}}, "audio", "unsupported_parameter"),
-        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
-        ({"store": True}, "store", "unsupported_parameter"),
+        ({"verbosity": "low"}, "verbosity", "unsupported_parameter"),
+        ({"min_tokens": 2}, "min_tokens", "unsupported_parameter"),
+        ({"stop_token_ids": [2]}, "stop_token_ids", "unsupported_parameter"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "unsupported_parameter"),
         ({"colour": "red"}, "colour", "unknown_parameter"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stop": 3}, "stop", "invalid_value"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content", "invalid_value"),
+        (
+            {"messages": [{"role": "function", "name": "f", "content": "3"}]},
+            "messages.0",
+            "invalid_value",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages.0.content",
@@ -113,10 +123,91 @@ def test_a_conversation_goes_on_with_what_the_client_was_given(client: OpenAI) -
     assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
 
 
-def test_harmless_parameters_mean_nothing(client: OpenAI) -> None:
-    client.chat.completions.create(
-        model=MODEL, messages=HELLO, max_tokens=1, store=False, service_tier="auto"
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"store": True, "service_tier": "default", "verbosity": "medium", "top_p": 0},
+        {"prompt_cache_retention": "24h", "stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+    ],
+)
+def test_harmless_parameters_mean_nothing(tenant: Tenant, harmless: dict[str, object]) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1} | harmless
+    answer = tenant.http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+def test_an_answer_has_nothing_of_the_engine_s_own(tenant: Tenant) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 2}
+    whole = tenant.http.post("/v1/chat/completions", json=body)
+    streamed = tenant.http.post("/v1/chat/completions", json=body | {"stream": True})
+    assert '"finish_reason"' in streamed.text
+    for answer in (whole, streamed):
+        assert "timings" not in answer.text
+        assert "system_fingerprint" not in answer.text
+
+
+def test_samplers_of_engines_pass_on(client: OpenAI) -> None:
+    question = {"model": MODEL, "messages": HELLO, "max_tokens": 8}
+    plain = client.chat.completions.create(**question, temperature=0)
+    samplers = {"top_k": 1, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+    likeliest = client.chat.completions.create(**question, temperature=2, extra_body=samplers)
+    assert likeliest.choices[0].message.content == plain.choices[0].message.content
+    varied = client.chat.completions.create(
+        **question, temperature=0, extra_body={"repetition_penalty": 10}
     )
+    assert varied.choices[0].message.content != plain.choices[0].message.content
+
+
+def test_a_negative_seed_is_one_seed(client: OpenAI) -> None:
+    texts = {
+        client.chat.completions.create(
+            model=MODEL, messages=HELLO, max_tokens=8, temperature=2, seed=-1
+        )
+        .choices[0]
+        .message.content
+        for _ in range(3)
+    }
+    assert len(texts) == 1
+
+
+def test_messages_as_training_reads_them(client: OpenAI) -> None:
+    question = {"model": MODEL, "max_tokens": 1, "temperature": 0}
+    old = [
+        {"role": "developer", "content": ""},
+        {"role": "user", "content": [{"type": "input_text", "text": "Add"}]},
+        {"role": "assistant", "function_call": {"name": "add", "arguments": "{}"}, "weight": 0},
+        {"role": "function", "name": "add", "content": "3"},
+        {"role": "assistant", "content": "Three", "thinking": "Hm"},
+        *HELLO,
+    ]
+    call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    new = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": "Add"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00000", "content": "3"},
+        {"role": "assistant", "content": "Three", "reasoning_content": "Hm"},
+        *HELLO,
+    ]
+    answer = client.chat.completions.create(messages=old, **question)
+    expected = client.chat.completions.create(messages=new, **question)
+    assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+
+
+def test_tokens_that_end_within_a_character_have_no_logprobs(
+    client: OpenAI, tenant: Tenant
+) -> None:
+    tokenizer = tenant.http.get(f"/v1/models/{MODEL}/artifacts/tokenizer.json").json()
+    first_byte = str(tokenizer["model"]["vocab"]["Ã"])
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=2,
+        logprobs=True,
+        logit_bias={first_byte: 100},
+    )
+    assert answer.choices[0].logprobs.content == []
 
 
 def test_an_alias(client: OpenAI) -> None:

@@ -1,0 +1,33 @@
+"""Addresses of OpenAI's that clients know and that are not served here, each with what to use
+instead.
+"""
+
+ASK_CHAT = "ask /v1/chat/completions"
+NOT_SERVED = {
+    "responses": "Responses are not served here; "
+    f"{ASK_CHAT} (pydantic-ai: OpenAIChatModel, openai-agents: OpenAIChatCompletionsModel, "
+    "LangChain: use_responses_api=False).",
+    "conversations": "Conversations are not kept here; "
+    f"{ASK_CHAT} with all messages of the conversation.",
+    "embeddings": "Embeddings are not served here: models here write text. Serve an embedding "
+    "model beside this service, with vLLM for example, and give its address to the client.",
+    "moderations": "Moderations are not served here; "
+    f"{ASK_CHAT} of a model that judges text, or leave the check to another service.",
+    "batches": "Batches are not served here; "
+    f"{ASK_CHAT} for each line, several at once. `falqon evaluate` asks a model for each record "
+    "of a file.",
+    "images": "Images are not served here: models here read and write text alone.",
+    "videos": "Videos are not served here: models here read and write text alone.",
+    "audio": "Audio is not served here: models here read and write text alone.",
+    "realtime": f"Realtime sessions are not served here; {ASK_CHAT} with stream.",
+    "assistants": f"Assistants are not served here; {ASK_CHAT} with messages and tools.",
+    "threads": f"Threads are not kept here; {ASK_CHAT} with all messages of the conversation.",
+    "vector_stores": "Vector stores are not served here; search your documents yourself and write "
+    "what was found into the messages.",
+}
+
+
+def advice_for(path: str) -> str | None:
+    """Return what to use instead of a known address; None for one that nobody knows."""
+    _, _, rest = path.partition("/v1/")
+    return NOT_SERVED.get(rest.partition("/")[0]) if path.startswith("/v1/") else None

@@ -1,0 +1,240 @@
+"""Tools that a question offers, and the answer that it demands: a call, or what the model likes.
+
+A call that is demanded is an answer of a JSON schema, `{"name": …, "arguments": …}`, which an
+engine can hold every model to. Where the model's chat template has no tools, the prompt describes
+them as a text.
+"""
+
+import json
+from typing import Any, Literal, NamedTuple
+
+from app.base.errors import InvalidRequest
+from app.inference.engine_traits import EngineTraits
+from app.inference.schemas import ChatCompletionRequest
+
+# native: the engine reads calls; forced: the answer is one; text: it may be one.
+Mode = Literal["native", "forced", "text"]
+Fields = dict[str, Any]
+
+ANY_OBJECT = {"type": "object"}
+CALL_FORM = '{"name": NAME, "arguments": {…}}'
+
+
+class Choice(NamedTuple):
+    """`functions`: by name, those that may be called."""
+
+    kind: Literal["auto", "none", "required", "named"]
+    functions: dict[str, Fields]
+
+
+class CallPlan(NamedTuple):
+    mode: Mode
+    names: frozenset[str]
+    finish_reason: str
+    is_legacy: bool
+
+
+def plan_calls(
+    body: ChatCompletionRequest, fields: Fields, traits: EngineTraits
+) -> tuple[Fields, CallPlan]:
+    """Return what the engine is to be sent, and how to read its answer. Raises `InvalidRequest`."""
+    choice = _choice_of(body)
+    names = frozenset(choice.functions)
+    match choice.kind:
+        case "required" | "named":
+            finish_reason = "tool_calls" if choice.kind == "required" else "stop"
+            plan = CallPlan("forced", names, finish_reason, body.is_legacy)
+            fields = fields | {"response_format": _shape(choice.functions, None)}
+            fields = fields | {"tools": _tools_of(choice), "tool_choice": "none"}
+            fields.pop("parallel_tool_calls", None)
+        case "auto" if not traits.template_has_tools:
+            plan = CallPlan("text", names, "tool_calls", body.is_legacy)
+            answer = fields.get("response_format")
+            if answer and answer.get("type") == "json_schema":
+                fields = fields | {"response_format": _shape(choice.functions, answer)}
+        case _:
+            plan = CallPlan("native", names, "tool_calls", body.is_legacy)
+            if choice.kind == "auto":
+                fields = fields | {"tools": _tools_of(choice), "tool_choice": "auto"}
+    if traits.template_has_tools:
+        return fields, plan
+    kept = ("tools", "tool_choice", "parallel_tool_calls")
+    fields = {name: value for name, value in fields.items() if name not in kept}
+    messages = _as_texts(fields["messages"])
+    if choice.kind != "none":
+        instruction = _instruction(choice, may_answer=plan.mode == "text")
+        messages = _with_instruction(messages, instruction, traits)
+    return fields | {"messages": messages}, plan
+
+
+def _choice_of(body: ChatCompletionRequest) -> Choice:
+    functions = _functions_of(body.tools or [])
+    chosen: Any = body.tool_choice
+    if chosen is None:
+        chosen = "auto" if functions else "none"
+    if isinstance(chosen, dict) and chosen.get("type") == "allowed_tools":
+        allowed = chosen.get("allowed_tools")
+        if not isinstance(allowed, dict) or not isinstance(allowed.get("tools"), list):
+            raise _refusal("allowed_tools need their 'mode' and 'tools'")
+        tools: list[Any] = list(allowed["tools"])
+        functions = dict(_find(functions, _name_of(tool)) for tool in tools)
+        chosen = allowed.get("mode")
+    if isinstance(chosen, dict):
+        return Choice("named", dict([_find(functions, _name_of(chosen))]))
+    match chosen:
+        case "none":
+            return Choice("none", functions)
+        case "auto" | "required" if functions:
+            return Choice(chosen, functions)
+        case "auto":
+            return Choice("none", {})
+        case "required":
+            raise _refusal("'required' needs tools")
+    raise _refusal("write 'none', 'auto', 'required', or the function to call")
+
+
+def _functions_of(tools: list[Fields]) -> dict[str, Fields]:
+    functions = {}
+    for i, tool in enumerate(tools):
+        function = tool.get("function")
+        if tool.get("type", "function") != "function":
+            raise InvalidRequest(
+                f"tools.{i}.type: only functions are supported here.",
+                param=f"tools.{i}.type",
+                code="unsupported_parameter",
+            )
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidRequest(
+                f"tools.{i}.function: a function needs its name.", param=f"tools.{i}.function"
+            )
+        functions[function["name"]] = function
+    return functions
+
+
+def _name_of(choice: Any) -> str:
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise _refusal("a function is chosen by its 'name'")
+    return name
+
+
+def _find(functions: dict[str, Fields], name: str) -> tuple[str, Fields]:
+    if name not in functions:
+        raise _refusal(f"'{name[:64]}' is none of the tools")
+    return name, functions[name]
+
+
+def _refusal(message: str) -> InvalidRequest:
+    return InvalidRequest(f"tool_choice: {message}.", param="tool_choice")
+
+
+def _tools_of(choice: Choice) -> list[Fields]:
+    return [{"type": "function", "function": each} for each in choice.functions.values()]
+
+
+def _shape(functions: dict[str, Fields], answer: Fields | None) -> Fields:
+    """Return the schema of a call of one of the functions, or of the answer's own schema.
+
+    Each schema stands below `$defs`, where its references to itself lead then.
+    """
+    definitions: Fields = {}
+    calls: list[Fields] = []
+    for i, (name, function) in enumerate(functions.items()):
+        parameters = function.get("parameters") or ANY_OBJECT
+        definitions[f"arguments_{i}"] = _moved(parameters, f"#/$defs/arguments_{i}")
+        properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/arguments_{i}"}}
+        calls.append(ANY_OBJECT | {"properties": properties} | _ALL_OF_A_CALL)
+    if answer is not None:
+        schema = (answer.get("json_schema") or {}).get("schema") or {}
+        definitions["answer"] = _moved(schema, "#/$defs/answer")
+        calls.append({"$ref": "#/$defs/answer"})
+    root = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    schema = root | {"$defs": definitions}
+    return {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
+
+
+_ALL_OF_A_CALL: Fields = {"required": ["name", "arguments"], "additionalProperties": False}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """Return a schema whose references to its own root lead to where that stands now."""
+    if isinstance(schema, list):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {name: _moved(value, root) for name, value in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
+
+
+def _instruction(choice: Choice, *, may_answer: bool) -> str:
+    described = "\n".join(
+        json.dumps(function, ensure_ascii=False) for function in choice.functions.values()
+    )
+    demand = (
+        f"To call a function, answer with nothing but {CALL_FORM}."
+        if may_answer
+        else f"Call one of them: answer with nothing but {CALL_FORM}."
+    )
+    return f"You can call these functions:\n{described}\n{demand}"
+
+
+def _with_instruction(
+    messages: list[Fields], instruction: str, traits: EngineTraits
+) -> list[Fields]:
+    """Add the instruction to the system's words, or to the user's where there are no others."""
+    role = "system" if traits.template_has_system else "user"
+    first, *others = messages
+    if first["role"] != role:
+        return [{"role": role, "content": instruction}, *messages]
+    content = first.get("content") or ""
+    if isinstance(content, str):
+        return [first | {"content": f"{content}\n\n{instruction}".strip()}, *others]
+    return [first | {"content": [*content, {"type": "text", "text": instruction}]}, *others]
+
+
+def _as_texts(messages: list[Fields]) -> list[Fields]:
+    """Return turns that call functions, or say the results, as a template without tools has them:
+    results that follow each other are one turn of the user.
+    """
+    turns: list[Fields] = []
+    results: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(f"Result of the call:\n{_text_of(message)}")
+            continue
+        if results:
+            turns.append({"role": "user", "content": "\n\n".join(results)})
+            results = []
+        turns.append(_as_text(message))
+    if results:
+        turns.append({"role": "user", "content": "\n\n".join(results)})
+    return turns
+
+
+def _as_text(message: Fields) -> Fields:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    texts = [_text_of(message), *(_call_as_text(call) for call in calls)]
+    return {"role": "assistant", "content": "\n".join(text for text in texts if text)}
+
+
+def _text_of(message: Fields) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content)
+    return str(content)
+
+
+def _call_as_text(call: Fields) -> str:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return json.dumps(call)
+    name, arguments = json.dumps(function.get("name")), function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments)
+    return f'{{"name": {name}, "arguments": {arguments or "{}"}}}'
