@@ -4,6 +4,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.catalogue.schemas import engine_note_of
 from app.errors import InvalidRequest
 from app.estimates import repository
 from app.models import Model
@@ -156,6 +157,8 @@ def estimate_job(
         calibration=workers.calibration_of(session, target.device.name),
         tokens_basis="characters" if amount is None else tokens_basis,
     )
+    if not settings.engine_url:
+        result = result.model_copy(update={"engine_note": engine_note_of(model)})
     if amount is None and report.num_learned_turns > report.num_records:
         most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
         factor = most / whole.num_tokens

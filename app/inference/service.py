@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.catalogue import service as catalogue
+from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.database import Database
 from app.errors import ApiError, InvalidRequest, NotFound
 from app.inference import repository
@@ -14,7 +15,6 @@ from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
 from app.settings import Settings
 
-NOT_SERVABLE = "lora"  # an adapter is no model by itself
 # What asking again cannot change.
 PERMANENT = ("engine_not_available", "model_not_servable")
 
@@ -55,8 +55,7 @@ def find_or_ask(
         ready = repository.find_ready(session, model_id)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
-            f"model: '{model_id}' is an adapter; ask '{model_id.removesuffix(':lora')}', "
-            "which has it merged in.",
+            f"model: {engine_note_of(model)}",
             param="model",
             code="model_not_servable",
         )

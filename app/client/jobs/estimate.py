@@ -35,6 +35,8 @@ def show_estimate(client: Client, estimate: Json) -> None:
         client.out.console.print(
             Text(f"The service warns: {one_line(_words(estimate['reason']))}", "yellow")
         )
+    if estimate.get("engine_note"):
+        client.out.console.print(Text(one_line(estimate["engine_note"]), "yellow"))
 
 
 def _overhead(estimate: Json) -> str:
