@@ -4,7 +4,6 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.catalogue.schemas import engine_note_of
 from app.errors import InvalidRequest
 from app.estimates import repository
 from app.models import Model
@@ -16,6 +15,7 @@ from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -158,7 +158,7 @@ def estimate_job(
         tokens_basis="characters" if amount is None else tokens_basis,
     )
     if not settings.engine_url:
-        result = result.model_copy(update={"engine_note": engine_note_of(model)})
+        result = result.model_copy(update={"engine_note": engine_note(model.config)})
     if amount is None and report.num_learned_turns > report.num_records:
         most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
         factor = most / whole.num_tokens
