@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.catalogue.internal_repository import add
-from app.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Job, Model
 from app.models.base import JsonObject
 from app.models.job_lifecycle import LIVE

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.base.database import Database
+from app.base.errors import ApiError, InvalidRequest, NotFound
+from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
-from app.database import Database
-from app.errors import ApiError, InvalidRequest, NotFound
 from app.inference import repository
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
-from app.settings import Settings
 
 # What asking again cannot change.
 PERMANENT = ("engine_not_available", "model_not_servable")
