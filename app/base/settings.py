@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.base import env_file
-from app.setting_checks import check_origin, check_proxies
+from app.base.setting_checks import check_origin, check_proxies
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
