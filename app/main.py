@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
 from app.artifacts import endpoints as artifacts
 from app.attempts import endpoints as attempts
@@ -31,7 +32,7 @@ from app.exports import endpoints as exports
 from app.files import endpoints as files
 from app.garbage import installation
 from app.http import error_handlers, graders, health, openapi
-from app.http.middleware import KnownHosts, RequestContext
+from app.http.middleware import KnownHosts, RequestContext, TrailingSlashes
 from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
 from app.inference import endpoints as inference
@@ -131,8 +132,18 @@ def create_app(settings: Settings) -> FastAPI:
     unknown.install(app)
     app.add_middleware(CookieSessions, settings=settings)
     app.add_middleware(Compression)
+    app.add_middleware(TrailingSlashes)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)
+    if settings.allowed_origins:
+        # Without credentials: a page elsewhere has the keys that it is given, never our cookie.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     for noun in NOUNS:
         app.include_router(noun.router)
     app.include_router(artifacts.followed)

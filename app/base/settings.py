@@ -4,25 +4,25 @@ import sys
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache, cached_property
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     Field,
     IPvAnyNetwork,
     NonNegativeInt,
     SecretStr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.base import env_file
+from app.base.setting_checks import check_origin, check_proxies
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
@@ -105,7 +105,12 @@ class Settings(BaseSettings):
     hosts: list[str] = Field(
         [], description="names that requests may call this service by (the Host header); empty: any"
     )
-    forwarded_allow_ips: str = Field(
+    allowed_origins: list[Annotated[str, AfterValidator(check_origin)]] = Field(
+        [],
+        description="origins of other sites whose pages may call the API with a key (CORS), such "
+        "as https://chat.example.com; *: any; empty: none",
+    )
+    forwarded_allow_ips: Annotated[str, AfterValidator(check_proxies)] = Field(
         "",
         validation_alias="FORWARDED_ALLOW_IPS",
         description=(
@@ -263,20 +268,6 @@ class Settings(BaseSettings):
             "else the CPU"
         ),
     )
-
-    @field_validator("forwarded_allow_ips")
-    @classmethod
-    def _refuse_names(cls, value: str) -> str:
-        """Believe nobody by a name: a connection has an address only."""
-        for proxy in filter(None, map(str.strip, value.split(","))):
-            try:
-                ip_network("0.0.0.0/0" if proxy == "*" else proxy)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; FORWARDED_ALLOW_IPS takes addresses of proxies, such as 10.0.0.7, "
-                    "and networks"
-                ) from None
-        return value.strip(", ")
 
     @model_validator(mode="after")
     def _hear_the_worker_in_time(self) -> Self:

@@ -4,14 +4,17 @@ from app.auth import audit
 from app.auth.caller import Caller
 from app.catalogue import service
 from app.catalogue.listing import ModelLists
-from app.catalogue.schemas import ModelDeleted, ModelObject
+from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.services import Services
 
 
-def list_models(services: Services, caller: Caller, lists: ModelLists) -> bytes:
-    """Return the list of all models as JSON, from what is encoded already where nothing changed."""
+def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapters: bool) -> bytes:
+    """Return the list of all models as JSON, from what is encoded already where nothing changed.
+    Without `adapters`, of those that are models by themselves.
+    """
+    without = () if adapters else (NOT_SERVABLE,)
     with services.database.read() as session:
-        return lists.page(session, caller.project_id)
+        return lists.page(session, caller.project_id, without)
 
 
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:

@@ -1,4 +1,6 @@
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 
 from app.catalogue import actions
 from app.catalogue.schemas import ModelDeleted, ModelObject
@@ -10,8 +12,15 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 
 
 @router.get("", response_model=Page[ModelObject])
-def list_models(services: ServicesDep, caller: Asker, request: Request) -> Response:
-    models = actions.list_models(services, caller, request.app.state.model_lists)
+def list_models(
+    services: ServicesDep,
+    caller: Asker,
+    request: Request,
+    adapters: Annotated[
+        bool, Query(description="list adapters, too, which cannot be asked by themselves")
+    ] = False,
+) -> Response:
+    models = actions.list_models(services, caller, request.app.state.model_lists, adapters=adapters)
     return Response(models, media_type="application/json")
 
 

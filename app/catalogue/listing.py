@@ -30,17 +30,26 @@ class EncodedList(NamedTuple):
     newest: datetime | None = None  # when the last one was made
 
 
+class ListKey(NamedTuple):
+    """Models of one project, or the base models, in other formats than some."""
+
+    owner: str | None
+    without: tuple[str, ...]
+
+
 class ModelLists:
     """What one process has encoded. Each use asks the database whether it still holds."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str | None, EncodedList] = OrderedDict()
+        self._kept: OrderedDict[ListKey, EncodedList] = OrderedDict()
         self._lock = Lock()
 
-    def page(self, session: Session, project_id: str) -> bytes:
-        """Give the JSON of the list: base models, then the project's own, oldest first."""
-        bases = self._read(session, None)
-        own = self._read(session, project_id)
+    def page(self, session: Session, project_id: str, without: tuple[str, ...] = ()) -> bytes:
+        """Give the JSON of the list: base models, then the project's own, oldest first, in other
+        formats than some.
+        """
+        bases = self._read(session, ListKey(None, without))
+        own = self._read(session, ListKey(project_id, without))
         ids = {
             "first_id": bases.first_id or own.first_id,
             "last_id": own.last_id or bases.last_id,
@@ -54,30 +63,30 @@ class ModelLists:
             + json.dumps(ids, ensure_ascii=False).encode()[1:]
         )
 
-    def _read(self, session: Session, owner: str | None) -> EncodedList:
+    def _read(self, session: Session, key: ListKey) -> EncodedList:
         # Counted before it is read: what comes in between only makes the next one read again.
-        tally = repository.tally(session, owner)
+        tally = repository.tally(session, key.owner)
         with self._lock:
-            before = self._kept.get(owner)
+            before = self._kept.get(key)
         encoded = before
         if encoded is None or encoded.tally != tally:
-            encoded = (before and _extend(session, owner, before, tally)) or _read_all(
-                session, owner, tally
+            encoded = (before and _extend(session, key, before, tally)) or _read_all(
+                session, key, tally
             )
-        self._keep(owner, encoded)
+        self._keep(key, encoded)
         return encoded
 
-    def _keep(self, owner: str | None, encoded: EncodedList) -> None:
+    def _keep(self, key: ListKey, encoded: EncodedList) -> None:
         with self._lock:
-            self._kept[owner] = encoded
-            self._kept.move_to_end(owner)
+            self._kept[key] = encoded
+            self._kept.move_to_end(key)
             size = sum(len(other.text) for other in self._kept.values())
             while size > MAX_KEPT_BYTES:
                 size -= len(self._kept.popitem(last=False)[1].text)
 
 
 def _extend(
-    session: Session, owner: str | None, before: EncodedList, tally: Tally
+    session: Session, key: ListKey, before: EncodedList, tally: Tally
 ) -> EncodedList | None:
     """Add what has come since to the end; None where anything else has happened."""
     num_new = tally.num_models - before.tally.num_models
@@ -87,21 +96,24 @@ def _extend(
         or num_new < 0
     ):
         return None
-    new = list(
-        repository.listed(
-            session, owner, after=(before.newest, str(before.last_id)), limit=num_new + 1
-        )
+    new = repository.listed(
+        session,
+        key.owner,
+        without=key.without,
+        after=(before.newest, str(before.last_id)),
+        limit=num_new + 1,
     )
-    if len(new) != num_new:  # one that was begun earlier has been written later
+    # One that was begun earlier has been written later, or one is in a format that is left out.
+    if len(new) != num_new:
         return None
     text = b",".join((before.text, _encode(new)))
     return before._replace(tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
-def _read_all(session: Session, owner: str | None, tally: Tally) -> EncodedList:
+def _read_all(session: Session, key: ListKey, tally: Tally) -> EncodedList:
     texts: list[bytes] = []
     first_id, last = None, None
-    for rows in repository.listed_in_parts(session, owner):
+    for rows in repository.listed_in_parts(session, key.owner, without=key.without):
         first_id = first_id or rows[0].id
         last = rows[-1]
         texts.append(_encode(rows))

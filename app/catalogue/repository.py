@@ -3,19 +3,36 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, delete, extract, func, or_, select, tuple_, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Row,
+    Select,
+    delete,
+    extract,
+    func,
+    or_,
+    select,
+    tuple_,
+    type_coerce,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.catalogue.internal_repository import add
 from app.models import Artifact, DatasetStatistics, Job, Model
+from app.models.base import JsonObject
 from app.models.job_lifecycle import LIVE
+from falqon_core.contract.formats import ENGINE_KEYS
 
 ROWS_AT_ONCE = 1_000
 
 
 class Listed(NamedTuple):
-    """What a list says of a model; its `config`, which is long, is left where it is."""
+    """What a list says of a model; of its `config`, which is long, only what decides about its
+    engine.
+    """
 
     id: str
     project_id: str | None
@@ -24,6 +41,7 @@ class Listed(NamedTuple):
     format: str | None
     bytes: int
     created_at: datetime
+    config: JsonObject
 
 
 class Tally(NamedTuple):
@@ -36,7 +54,7 @@ class Tally(NamedTuple):
     deleted_at: Decimal | int | None  # the sum of all, in seconds
 
 
-_LISTED = (
+_LISTED: tuple[Any, ...] = (
     Model.id,
     Model.project_id,
     Model.base_model_id,
@@ -44,6 +62,7 @@ _LISTED = (
     Model.format,
     Model.bytes,
     Model.created_at,
+    *(type_coerce(Model.config, JSON)[key].label(f"config_{key}") for key in ENGINE_KEYS),
 )
 
 
@@ -58,21 +77,28 @@ def tally(session: Session, project_id: str | None) -> Tally:
 
 
 def listed(
-    session: Session, project_id: str | None, *, after: tuple[datetime, str], limit: int
+    session: Session,
+    project_id: str | None,
+    *,
+    without: Sequence[str],
+    after: tuple[datetime, str],
+    limit: int,
 ) -> list[Listed]:
-    """Read those that were made after one, oldest first."""
+    """Read those that were made after one, oldest first, in other formats than some."""
     later = tuple_(Model.created_at, Model.id) > after
-    rows = session.execute(
-        _list(project_id).where(later).order_by(Model.created_at, Model.id).limit(limit)
-    )
-    return [Listed(*row) for row in rows]
+    statement = _without(_list(project_id), without).where(later)
+    rows = session.execute(statement.order_by(Model.created_at, Model.id).limit(limit))
+    return [_to_listed(row) for row in rows]
 
 
-def listed_in_parts(session: Session, project_id: str | None) -> Iterator[list[Listed]]:
-    """Read all, oldest first."""
-    rows = session.execute(_list(project_id).order_by(Model.created_at, Model.id))
+def listed_in_parts(
+    session: Session, project_id: str | None, *, without: Sequence[str]
+) -> Iterator[list[Listed]]:
+    """Read all in other formats than some, oldest first."""
+    statement = _without(_list(project_id), without)
+    rows = session.execute(statement.order_by(Model.created_at, Model.id))
     for part in rows.partitions(ROWS_AT_ONCE):
-        yield [Listed(*row) for row in part]
+        yield [_to_listed(row) for row in part]
 
 
 def newest(
@@ -86,21 +112,18 @@ def newest(
     """Read the newest first: of those with a part of the id as it is written, and in other formats
     than some.
     """
-    statement = _searched(_list(project_id), search).order_by(
+    statement = _without(_searched(_list(project_id), search), without).order_by(
         Model.created_at.desc(), Model.id.desc()
     )
-    if without:
-        statement = statement.where(or_(Model.format.is_(None), Model.format.not_in(without)))
-    return [Listed(*row) for row in session.execute(statement.limit(limit))]
+    return [_to_listed(row) for row in session.execute(statement.limit(limit))]
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Listed]:
     """Find a model by its id, and others by a part of it among the project's newest and the newest
     base models.
     """
-    columns: tuple[Any, ...] = _LISTED
     rows = session.execute(
-        select(*columns).where(
+        select(*_LISTED).where(
             Model.id == text,
             or_(Model.project_id.is_(None), Model.project_id == project_id),
             Model.deleted_at.is_(None),
@@ -111,7 +134,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
         some = newest.limit(NUM_SEARCHED).subquery()
         alike = select(some).where(some.c.id.icontains(text, autoescape=True), some.c.id != text)
         rows = [*rows, *session.execute(alike.order_by(some.c.created_at.desc()).limit(limit))]
-    return [Listed(*row) for row in rows[:limit]]
+    return [_to_listed(row) for row in rows[:limit]]
 
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:
@@ -216,8 +239,19 @@ def _belongs_to(project_id: str | None) -> ColumnElement[bool]:
 
 
 def _list(project_id: str | None) -> Select[Any]:
-    columns: tuple[Any, ...] = _LISTED
-    return select(*columns).where(_belongs_to(project_id), Model.deleted_at.is_(None))
+    return select(*_LISTED).where(_belongs_to(project_id), Model.deleted_at.is_(None))
+
+
+def _to_listed(row: Row[Any]) -> Listed:
+    num_columns = len(row) - len(ENGINE_KEYS)
+    config = dict(zip(ENGINE_KEYS, row[num_columns:], strict=True))
+    return Listed._make((*row[:num_columns], config))
+
+
+def _without(statement: Select[Any], formats: Sequence[str]) -> Select[Any]:
+    if not formats:
+        return statement
+    return statement.where(or_(Model.format.is_(None), Model.format.not_in(formats)))
 
 
 def _searched(statement: Select[Any], search: str) -> Select[Any]:

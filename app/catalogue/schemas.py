@@ -6,6 +6,9 @@ from app.catalogue.naming import hub_id
 from app.catalogue.repository import Listed
 from app.http.pagination import Object
 from app.models import Model
+from falqon_core.contract.formats import engine_note
+
+NOT_SERVABLE = "lora"  # an adapter is no model by itself
 
 
 class ModelObject(Object):
@@ -19,6 +22,13 @@ class ModelObject(Object):
     format: Annotated[
         str | None,
         Field(description="of a model that was exported: fp8, lora, bf16, gguf or q4_1; else null"),
+    ]
+    engine_note: Annotated[
+        str | None,
+        Field(
+            description="why the model cannot be asked, or what that takes where the workers' own "
+            "engine does not load it; else null"
+        ),
     ]
 
     @classmethod
@@ -38,7 +48,18 @@ def fields_of(model: Model | Listed) -> dict[str, Any]:
         "bytes": model.bytes,
         "hub_id": hub_id(model.id),
         "format": model.format,
+        "engine_note": engine_note_of(model),
     }
+
+
+def engine_note_of(model: Model | Listed) -> str | None:
+    """Return in sentences why the model cannot be asked, or what that takes; None where nothing is
+    in the way.
+    """
+    if model.format == NOT_SERVABLE:
+        merged = model.id.removesuffix(f":{NOT_SERVABLE}")
+        return f"'{model.id}' is an adapter; ask '{merged}', which has it merged in."
+    return engine_note(model.config)
 
 
 class ModelDeleted(Object):

@@ -43,7 +43,8 @@ def resolve_here(base_url: str | None, api_key: str | None) -> Connection:
     if here is None and not api_key:
         raise NoConnection(
             f"No service is named, and {local.data_dir()} holds none of this machine.",
-            "Start one with `falqon up`, or set FALQON_BASE_URL and FALQON_API_KEY.",
+            "Start one with `falqon up`, set FALQON_DATA_DIR to the folder of one that runs "
+            "elsewhere, or set FALQON_BASE_URL and FALQON_API_KEY.",
         )
     if here is None:
         return Connection(_with_version(DEFAULT_ADDRESS), api_key or "")

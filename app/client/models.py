@@ -18,7 +18,7 @@ ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
 @command(app, "list", "falqon models list")
 def list_models(client: Client) -> None:
     """Show the models of the service, base and fine-tuned."""
-    page = client.api.get("/models")
+    page = client.api.get("/models?adapters=true")
     rows = (
         (
             model["id"],
@@ -52,6 +52,7 @@ def _show(client: Client, model: Json) -> None:
             "owner": model["owned_by"],
             "size": text.size(model.get("bytes") or 0),
             "created": text.moment(model["created"]),
+            "asking": model.get("engine_note"),
         }
     )
     files = client.api.get(f"/models/{segment(model['id'])}/artifacts")["data"]

@@ -15,6 +15,7 @@ from app.prices import service as prices
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -159,6 +160,8 @@ def estimate_job(
         calibration=workers.calibration_of(session, target.device.name),
         tokens_basis="characters" if amount is None else tokens_basis,
     )
+    if not settings.engine_url:
+        result = result.model_copy(update={"engine_note": engine_note(model.config)})
     if amount is None and report.num_learned_turns > report.num_records:
         most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
         factor = most / whole.num_tokens

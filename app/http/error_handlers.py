@@ -22,6 +22,7 @@ HTTP_CODES = {
     405: "method_not_allowed",
     413: "request_too_large",
 }
+MAX_SHOWN = 100  # characters of a header
 REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
 
 log = structlog.get_logger()
@@ -64,8 +65,14 @@ def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
     return answer(error)
 
 
-def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):  # FastAPI parses what is called JSON, and nothing else
+        kind = request.headers.get("content-type", "")
+        came = f"as {kind[:MAX_SHOWN]}" if kind else "without one"
+        return answer(
+            InvalidRequest(f"Send Content-Type: application/json; this body came {came}.")
+        )
     return answer(refusal_of(error.errors()[0]))
 
 

@@ -131,6 +131,20 @@ class KnownHosts:
         await self.app(scope, receive, send)
 
 
+class TrailingSlashes:
+    """Takes an address of the API with a slash at its end for the one without: clients join
+    addresses in both ways.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            scope["path"] = scope["path"].removesuffix("/")
+        await self.app(scope, receive, send)
+
+
 def _name(host: str) -> str:
     """Return it without port and brackets, in small letters; empty when it cannot be read."""
     try:

@@ -10,12 +10,12 @@ from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
+from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
 
-NOT_SERVABLE = "lora"  # an adapter is no model by itself
 DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
 # What asking again cannot change.
 PERMANENT = ("engine_not_available", "model_not_servable")
@@ -70,8 +70,7 @@ def find_or_ask(
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
-            f"model: '{model_id}' is an adapter; ask '{model_id.removesuffix(':lora')}', "
-            "which has it merged in.",
+            f"model: {engine_note_of(model)}",
             param="model",
             code="model_not_servable",
         )

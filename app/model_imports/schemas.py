@@ -34,7 +34,10 @@ class ModelImportObject(OperationObject):
     bytes: Annotated[int, Field(description="that the worker has fetched and written so far")]
     conversions: Annotated[
         list[str],
-        Field(description="what was converted of the source, in sentences; empty until completed"),
+        Field(
+            description="what was converted of the source, and what it takes to ask the model "
+            "where the workers' own engine cannot, in sentences; empty until completed"
+        ),
     ]
     error: Annotated[
         OperationError | None, Field(description="why it failed; asking again tries again")

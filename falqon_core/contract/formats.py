@@ -32,6 +32,16 @@ GGUF_ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
 }  # by model_type; what llama.cpp calls it
+# Of a config.json, what decides whether it has a GGUF.
+ENGINE_KEYS = (
+    "model_type",
+    "rope_scaling",
+    "rope_parameters",
+    "use_sliding_window",
+    "sliding_window",
+    "max_position_embeddings",
+)
+ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/serving.md says how."
 
 
 class FormatUnavailable(UserError):
@@ -81,25 +91,46 @@ def _check_int4(recipe: Recipe) -> None:
         )
 
 
+def engine_note(model_config: dict[str, object]) -> str | None:
+    """Return in sentences why the workers' own engine does not answer for a model, and what may;
+    None where it does.
+    """
+    obstacle = _gguf_obstacle(model_config)
+    return None if obstacle is None else engine_refusal(obstacle)
+
+
+def engine_refusal(obstacle: str) -> str:
+    """`obstacle`: as an export says it, whose advice does not help with a question."""
+    reason = obstacle.removeprefix("format: ").partition("; take ")[0]
+    return f"llama.cpp, the workers' own engine, does not load this model: {reason}. {ELSEWHERE}"
+
+
 def _check_gguf(model_config: dict[str, object]) -> None:
+    obstacle = _gguf_obstacle(model_config)
+    if obstacle is not None:
+        raise FormatUnavailable(f"format: {obstacle}; take fp8 or bf16", "format")
+
+
+def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
     kind = model_config.get("model_type")
     if kind not in GGUF_ARCHITECTURES:
-        raise FormatUnavailable(
-            f"format: there is no GGUF for the architecture {kind!r}; take fp8 or bf16", "format"
-        )
+        return f"there is no GGUF for the architecture {kind!r}"
     rope = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
     assert isinstance(rope, dict)
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise FormatUnavailable(
-            "format: the model's rotary embeddings are scaled, which the GGUF export does not do; "
-            "take fp8 or bf16",
-            "format",
-        )
-    if model_config.get("use_sliding_window") or (
-        kind == "mistral" and model_config.get("sliding_window")
-    ):
-        raise FormatUnavailable(
-            "format: the model's attention has a sliding window, which its GGUF would not have; "
-            "take fp8 or bf16",
-            "format",
-        )
+        return "the model's rotary embeddings are scaled, which the GGUF export does not do"
+    if _has_window(model_config):
+        return "the model's attention has a sliding window, which its GGUF would not have"
+    return None
+
+
+def _has_window(model_config: dict[str, object]) -> bool:
+    """Return whether the last token of a whole context attends to a part of it only."""
+    window, context = (
+        model_config.get(key) for key in ("sliding_window", "max_position_embeddings")
+    )
+    if isinstance(window, int) and isinstance(context, int) and window >= context:
+        return False
+    if model_config["model_type"] == "mistral":
+        return bool(window)
+    return bool(model_config.get("use_sliding_window"))

@@ -11,9 +11,9 @@ has seen the file; the explanation says so.
 
 import math
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
@@ -111,6 +111,13 @@ class Estimate(BaseModel):
     explanation: str
     reason: str | None = None
     warnings: list[str] = []  # about the job, in sentences
+    engine_note: Annotated[
+        str | None,
+        Field(
+            description="what it takes to ask the model, where the workers' own engine does not "
+            "load it"
+        ),
+    ] = None
 
     @property
     def is_mostly_overhead(self) -> bool:

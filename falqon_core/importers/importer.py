@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.formats import engine_note
+from falqon_core.contract.model_folder import read_config
 from falqon_core.files import whole_folder
 from falqon_core.importers.limits import limited, size_of
 from falqon_core.importers.tiny import build_tiny
@@ -19,7 +21,8 @@ BUILTIN = "builtin:falqon-tiny"
 
 
 def import_model(source: str, output: Path) -> list[str]:
-    """Import a model; return, in sentences, what was converted of it.
+    """Import a model; return, in sentences, what was converted of it, and what it takes to ask it
+    where the workers' own engine cannot.
 
     Raises `ModelError` when `output` exists, or when the source is missing, unsupported, or refused
     as unsafe.
@@ -42,8 +45,11 @@ def import_model(source: str, output: Path) -> list[str]:
                 repository = source.removeprefix("hf:")
                 download(repository, Path(folder))
                 with limited(size_of(Path(folder))):
-                    return move_model(Path(folder), staging, repository.partition("@")[0])
-        with limited(size_of(Path(source))):
-            if source.lower().endswith(".gguf"):
-                return convert_gguf(Path(source), staging)
-            return copy_model(Path(source), staging)
+                    name = repository.partition("@")[0]
+                    conversions = move_model(Path(folder), staging, name)
+        else:
+            with limited(size_of(Path(source))):
+                bring = convert_gguf if source.lower().endswith(".gguf") else copy_model
+                conversions = bring(Path(source), staging)
+        note = engine_note(read_config(staging))
+    return conversions if note is None else [*conversions, note]

@@ -133,6 +133,27 @@ def test_a_picture_says_by_itself_what_it_shows(visits: Visits, tenant: Tenant) 
     ), "training and validation"
 
 
+TEXTS = """
+    window.texts = new Set();
+    const fillText = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+        window.texts.add(text);
+        fillText.call(this, text, ...more);
+    };
+"""
+
+
+def test_ticks_are_whole_steps(visits: Visits, tenant: Tenant) -> None:
+    claim = scene.job(tenant, tenant.upload(), "short", 3)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.add_init_script(TEXTS)
+    page.goto(f"/jobs/{claim.job_id}")
+    until(page, lambda: drawn(page) == 3, "the chart is there")
+    texts = set(page.evaluate("[...window.texts]"))
+    assert {"1", "2", "3"} <= texts
+    assert not {"1.5", "2.5"} & texts
+
+
 def test_what_has_no_value_has_no_chart(visits: Visits, tenant: Tenant) -> None:
     job = tenant.job()
     page = visits.sign_in(tenant.api.url, tenant.key)

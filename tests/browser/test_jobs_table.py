@@ -108,3 +108,13 @@ def test_nothing_of_the_table_is_cut_or_lies_over_anything(visits: Visits, tenan
     page.set_viewport_size({"width": 1024, "height": 768})
     expect(page.get_by_role("columnheader", name="Speed")).to_be_hidden()
     expect(page.get_by_role("columnheader", name="Training loss")).to_be_visible()
+
+
+def test_a_checkbox_stands_at_the_middle_of_its_text(visits: Visits, tenant: Tenant) -> None:
+    page, _ = at(tenant, visits)
+    label = page.locator("label[data-notify]")
+    box, around = label.locator("input").bounding_box(), label.bounding_box()
+    assert box is not None
+    assert around is not None
+    middle = box["y"] + box["height"] / 2
+    assert abs(middle - around["y"] - around["height"] / 2) < 1

@@ -275,5 +275,8 @@ def test_pages_read_without_javascript(visits: Visits, tenant: Tenant) -> None:
     names = [image.get_attribute("aria-label") for image in page.get_by_role("img").all()]
     assert len(names) == len(set(names)) > 1
     csv = page.get_by_role("link", name="CSV").get_attribute("href")
+    page.goto("/playground")
+    expect(page.get_by_role("heading", name="Playground")).to_be_visible()
+    expect(page.get_by_role("button", name="Ask")).to_be_hidden()
     cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
     assert httpx.get(f"{tenant.api.url}{csv}", cookies=cookies).text.startswith("step,")

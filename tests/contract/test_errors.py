@@ -118,3 +118,21 @@ def test_a_body_that_is_too_long_for_json(tenant: Tenant) -> None:
         "/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"}
     )
     assert (response.status_code, error_of(response)["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(("kind", "came"), [(None, "without one"), ("text/plain", "as text/plain")])
+def test_a_body_that_is_not_called_json_is_refused_with_the_header_to_send(
+    tenant: Tenant, kind: str | None, came: str
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    answer = tenant.http.post("/v1/chat/completions", content=b'{"model": "m"}', headers=headers)
+    assert answer.status_code == 400
+    assert error_of(answer)["message"] == (
+        f"Send Content-Type: application/json; this body came {came}."
+    )
+
+
+def test_a_slash_at_the_end_of_an_address_changes_nothing(tenant: Tenant) -> None:
+    for path in ("/v1/models", f"/v1/models/{tenant.base_model}", "/v1/fine_tuning/jobs"):
+        with_slash = tenant.http.get(f"{path}/")
+        assert (with_slash.status_code, with_slash.json()) == (200, tenant.http.get(path).json())

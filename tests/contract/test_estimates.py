@@ -12,11 +12,11 @@ from app.base.database import now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.jobs.queue_forecast import read_queue
-from app.models import Job, JobStatus, Worker
+from app.models import Job, JobStatus, Model, Worker
 from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS, Actual
-from tests.support.api import Tenant
+from tests.support.api import TINY_CONFIG, Tenant
 from tests.support.quiet import quiet
 
 pytestmark = pytest.mark.both_databases
@@ -70,6 +70,19 @@ def test_the_first_job_of_a_kind_is_estimated_by_a_roofline(tenant: Tenant) -> N
         isinstance(estimate["cost"][name], str)
         for name in ("low", "expected", "high", "usd_per_device_hour")
     )
+
+
+def test_an_estimate_and_its_job_say_what_it_takes_to_ask_the_model(tenant: Tenant) -> None:
+    with tenant.api.database.transaction() as session:
+        for name, kind in (("plain", "llama"), ("other", "olmo2")):
+            config = TINY_CONFIG | {"model_type": kind}
+            session.add(Model(id=f"{tenant.base_model}-{name}", config=config, bytes=1))
+    assert estimate_of(tenant, model=f"{tenant.base_model}-plain")["engine_note"] is None
+    model = f"{tenant.base_model}-other"
+    note = estimate_of(tenant, model=model)["engine_note"]
+    assert "there is no GGUF for the architecture 'olmo2'. vLLM on the worker" in note
+    job = tenant.job(model=model)
+    assert job.to_dict()["estimate"]["engine_note"] == note  # type: ignore[index]
 
 
 def test_later_ones_by_what_the_first_ones_measured(tenant: Tenant) -> None:

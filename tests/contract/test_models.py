@@ -3,6 +3,7 @@ import hashlib
 import openai
 import pytest
 
+from app.models import Model
 from tests.support.api import Tenant
 
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
@@ -47,6 +48,33 @@ def test_base_and_own_models_are_listed_and_only_own_deleted(
     with pytest.raises(openai.NotFoundError):
         tenant.client.models.retrieve(tuned)
     assert tenant.http.get(url(tuned)).status_code == 404
+
+
+def test_a_list_has_adapters_only_on_demand_and_a_model_says_why_it_cannot_be_asked(
+    tenant: Tenant, tuned: str
+) -> None:
+    adapter = f"{tuned}:lora"
+    config = {"model_type": "olmo2"}
+    with tenant.api.database.transaction() as session:
+        for id_, format in ((adapter, "lora"), (f"{tuned}:bf16", "bf16")):
+            session.add(
+                Model(id=id_, project_id=tenant.project_id, format=format, config=config, bytes=1)
+            )
+    models = {model.id: model for model in tenant.client.models.list()}
+    assert adapter not in models
+    merged = models[f"{tuned}:bf16"].to_dict()
+    assert "there is no GGUF for the architecture 'olmo2'. vLLM" in str(merged["engine_note"])
+    assert tenant.client.models.retrieve(f"{tuned}:bf16").to_dict() == merged
+    (listed,) = [
+        model
+        for model in tenant.http.get("/v1/models?adapters=true").json()["data"]
+        if model["id"] == adapter
+    ]
+    assert (
+        listed["engine_note"]
+        == f"'{adapter}' is an adapter; ask '{tuned}', which has it merged in."
+    )
+    assert tenant.client.models.retrieve(adapter).to_dict() == listed
 
 
 def test_artifacts_are_listed_with_their_checksums(

@@ -13,6 +13,7 @@ from app.catalogue import internal_repository as catalogue
 from app.inference import claims
 from app.models import Engine, EngineState, Model
 from falqon_core.contract.errors import UserError
+from falqon_core.contract.formats import engine_refusal
 from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading, prepare
 from worker.inference.engine_process import EngineProcess
@@ -23,7 +24,6 @@ from worker.operations.handler import PermanentError
 
 TICK_SECONDS = 0.2
 TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
-ELSEWHERE = "vLLM on the worker, or at FALQON_ENGINE_URL, may; docs/serving.md tells how."
 
 log = structlog.get_logger()
 
@@ -169,8 +169,7 @@ def _failure_of(error: Exception) -> PermanentError:
         case PermanentError():
             return error
         case ToolFailed():
-            message = f"The engine here does not load this model: {error.failure.message}."
-            return PermanentError("engine_not_available", f"{message} {ELSEWHERE}")
+            return PermanentError("engine_not_available", engine_refusal(error.failure.message))
         case UserError():
-            return PermanentError("engine_not_available", f"{error} {ELSEWHERE}")
+            return PermanentError("engine_not_available", engine_refusal(str(error)))
     return PermanentError("engine_failed", "The engine has ended; the worker's log says why.")

@@ -35,6 +35,8 @@ def show_estimate(client: Client, estimate: Json) -> None:
     warnings += estimate.get("warnings") or []  # none from a service that is older
     for warning in warnings:
         client.out.console.print(Text(f"The service warns: {one_line(warning)}", "yellow"))
+    if estimate.get("engine_note"):
+        client.out.console.print(Text(one_line(estimate["engine_note"]), "yellow"))
 
 
 def _overhead(estimate: Json) -> str:

@@ -215,6 +215,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         here=HERE,
         model=model_object,
         kind=kind(model_object),
+        engine_note=None if services.settings.engine_url else model_object.engine_note,
         artifacts=files,
         line=lineage,
         commands=model_view.commands(

@@ -63,12 +63,6 @@ document.addEventListener("htmx:after:swap", arrange);
 arrange();
 setInterval(tick, 5000);
 
-// What somebody has typed into the page and not sent.
-function isTypedInto() {
-  const fields = document.querySelectorAll("form[method=post] :is(input:not([type=hidden], [type=checkbox]), textarea)");
-  return [...fields].some((field) => field.value !== field.defaultValue);
-}
-
 // What the page asks for by itself, without a session.
 const ENDED = "Your session has ended. What you typed stays on this page.";
 let isDismissed = false;
@@ -81,34 +75,6 @@ async function goOn(element) {
 document.addEventListener("htmx:response:error", (event) => {
   const { response, sourceElement } = event.detail.ctx;
   if (response.status === 401) goOn(sourceElement);
-});
-
-// The stream of the page: whether it stands is said. A session that has ended leads to the sign-in page, a thing that was deleted to the page
-// that says so.
-const connection = document.querySelector("#connection");
-const RETRY_MS = 5000;
-document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
-function showEnd() {
-  if (!isTypedInto()) location.reload();
-}
-// A stream alone may be missing, at a service of another release: to load its page again and again would not bring it.
-async function checkPage() {
-  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
-  if (answer?.status === 404) showEnd();
-}
-// One that stood is asked for again by itself, one that never did is not.
-function askAgain({ detail }) {
-  const element = detail.ctx?.sourceElement;
-  const address = element?.getAttribute?.("hx-sse:connect");
-  if (!address) return;
-  if (detail.ctx.response?.status === 404) checkPage();
-  connection.hidden = false;
-  setTimeout(() => htmx.ajax("GET", address, { source: element }), RETRY_MS);
-}
-for (const name of ["htmx:error", "htmx:response:error"]) document.addEventListener(name, askAgain);
-document.addEventListener("htmx:sse:error", (event) => {
-  if ([401, 404].includes(event.detail.status)) showEnd();
-  connection.hidden = false;
 });
 
 // Twice pressed is once sent; what `send.js` sends in the end was pressed once.

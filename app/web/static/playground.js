@@ -12,6 +12,7 @@ const [turns, announcement, question, message, stop, settings, code] = ["turns",
   (id) => document.getElementById(id),
 );
 const sides = root ? JSON.parse(root.dataset.models).map((model) => ({ model, turns: [] })) : [];
+if (root) root.hidden = false; // without a script it does nothing
 let running = null; // what stops the answers that are being written
 
 function announce(text) {

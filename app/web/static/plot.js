@@ -12,6 +12,12 @@ const NAMES = {
 };
 export const AXES = { step: "Step", elapsed_seconds: "Time", trained_tokens: "Tokens", cost_accrued: "Cost" };
 const FONT = "system-ui, sans-serif";
+const WHOLE = increments(0, 10); // between two ticks: there is no half a step
+const ANY = increments(-6, 12);
+
+function increments(from, to) {
+  return Array.from({ length: to - from }, (_, i) => [1, 2, 5].map((digit) => Number(`${digit}e${from + i}`))).flat();
+}
 
 // `chart`: {title, unit, keys, factor}. `runs` as in series.js. `view()` gives {axis, smoothing, isLog, low, high}, `ends()` the x that
 // are shown, or null for all, `marks()` [{at, label, isCheckpoint}]. `zoom(from, to)` is told what was dragged over, `zoom()` a double click.
@@ -99,7 +105,7 @@ export class Plot {
         ...styles.map((style) => ({ spanGaps: true, value: (_, y) => (y == null ? "–" : value(y)), ...style })),
       ],
       axes: [
-        { ...axis, ...titled(AXES[this.view().axis]), values: (_, xs) => xs.map((x) => onAxis(x, this.view().axis)), size: 30 * scale, space: 60 * scale },
+        { ...axis, ...titled(AXES[this.view().axis]), incrs: () => (this.view().axis === "step" ? WHOLE : ANY), values: (_, xs) => xs.map((x) => onAxis(x, this.view().axis)), size: 30 * scale, space: 60 * scale },
         {
           ...axis,
           ...titled([this.chart.title, this.chart.unit && `(${this.chart.unit})`].filter(Boolean).join(" ")),

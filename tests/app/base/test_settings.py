@@ -42,6 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ({"FALQON_NUM_THREADS": "0"}, "FALQON_NUM_THREADS: "),
         ({"FALQON_TRAINER_COMMAND": "[]"}, "FALQON_TRAINER_COMMAND: "),
         ({"FALQON_HOSTS": "a.example"}, "FALQON_HOSTS: this must be JSON"),
+        ({"FALQON_ALLOWED_ORIGINS": '["https://a.example/"]'}, "is not an origin"),
         (
             {"FALQON_POL": "1"},
             "FALQON_POL is no setting of this service; did you mean FALQON_POLL?",

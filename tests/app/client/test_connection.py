@@ -9,7 +9,7 @@ import pytest
 
 from app.client import local
 from app.client.api import Api
-from app.client.connection import Connection
+from app.client.connection import Connection, resolve_here
 from app.client.errors import NoConnection
 from app.client.local import LocalService
 from tests.app.client.conftest import Falqon
@@ -86,6 +86,15 @@ def test_a_store_that_cannot_be_reached_is_named() -> None:
 def test_beside_the_service_nothing_needs_to_be_said(falqon: Falqon, service: Service) -> None:
     assert "falqon-tiny" in falqon("models", "list").stdout
     assert (service.folder / "client.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_away_from_the_service_its_folder_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALQON_DATA_DIR", str(tmp_path))
+    with pytest.raises(NoConnection) as refused:
+        resolve_here(None, None)
+    assert "set FALQON_DATA_DIR to the folder" in refused.value.hint
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])

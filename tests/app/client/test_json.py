@@ -28,7 +28,7 @@ READS = {
     "jobs events JOB --limit 5": "/fine_tuning/jobs/JOB/events?limit=5",
     "jobs checkpoints JOB": "/fine_tuning/jobs/JOB/checkpoints",
     "jobs metrics JOB --points 8": "/fine_tuning/jobs/JOB/metrics?points=8",
-    "models list": "/models",
+    "models list": "/models?adapters=true",
     "models show MODEL": "/models/MODEL",
     "download MODEL": "/models/MODEL/artifacts/manifest.json",
     "keys list --project proj_default": "/api_keys?project_id=proj_default",

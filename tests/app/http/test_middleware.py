@@ -1,5 +1,6 @@
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -7,6 +8,12 @@ import pytest
 
 from tests.support.api import Api
 from tests.support.waiting import wait_for
+
+ORIGIN = "https://chat.example.com"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type",
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +87,31 @@ def test_a_long_path_is_cut_in_the_log(api: Api, caplog: pytest.LogCaptureFixtur
         ("/" + "a" * 299 + "…", "GET"),
         ("/b", "B" * 300 + "…"),
     ]
+
+
+def test_pages_of_other_sites_call_the_api_only_where_a_setting_names_them(
+    api: Api, tmp_path: Path
+) -> None:
+    """`api`: without the setting."""
+    url = "/v1/chat/completions"
+    preflight = httpx.options(
+        f"{api.url}{url}", headers=PREFLIGHT | {"origin": ORIGIN}, verify=False
+    )
+    assert preflight.status_code == 405
+    assert "access-control-allow-origin" not in preflight.headers
+    open_api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, allowed_origins=[ORIGIN])
+    try:
+        with httpx.Client(base_url=open_api.url, verify=False) as client:
+            named = client.options(url, headers=PREFLIGHT | {"origin": ORIGIN})
+            other = client.options(url, headers=PREFLIGHT | {"origin": "https://evil.example"})
+            answer = client.get("/v1/models", headers={"origin": ORIGIN})
+    finally:
+        open_api.stop()
+    assert named.status_code == 200
+    assert named.headers["access-control-allow-origin"] == ORIGIN
+    assert "authorization" in named.headers["access-control-allow-headers"]
+    assert other.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
+    assert answer.status_code == 401, "an error can be read, too"
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-credentials" not in answer.headers

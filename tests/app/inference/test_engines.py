@@ -144,9 +144,13 @@ def test_where_vllm_is_installed_it_answers(
     scaled = TINY_CONFIG | {"model_type": "llama"} | rope
     with api.database.transaction() as session:
         session.add(Model(id="acme/scaled", config=scaled, bytes=0))
-    with pytest.raises(BadRequestError, match="rotary embeddings are scaled") as raised:
+    with pytest.raises(BadRequestError) as raised:
         ask(tenant, model="acme/scaled")
     assert raised.value.code == "engine_not_available"
+    assert (
+        "load this model: the model's rotary embeddings are scaled, which the GGUF export does not "
+        "do. vLLM on the worker, or a server at FALQON_ENGINE_URL, may; "
+    ) in raised.value.message
     vllm_stand_in.install(tmp_path / "bin", monkeypatch)
     assert "--enforce-eager" in ask(tenant, model="acme/scaled")
     assert processes(vllm_stand_in.HELPER, str(api.settings.data_dir.resolve()))

@@ -78,6 +78,7 @@ def test_an_ended_job_says_when_and_shows_nothing_empty(
     assert ("step 120 of 120" in text, "was estimated" in text) == (True, True)
     for gone in ("Finishes", "Time left", "in the end", NOTHING):
         assert gone not in text
+    assert re.search(r"in the queue\. (It|No) ", header(browser, objects.queued))
     tenant.client.fine_tuning.jobs.cancel(objects.queued)
     text = header(browser, objects.queued)
     assert ("no step was done" in text, "Speed" in text, NOTHING in text) == (True, False, False)

@@ -15,7 +15,7 @@ from app.models import Artifact, Export, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE
 from tests.browser import scene
-from tests.support.api import Api, Tenant
+from tests.support.api import TINY_CONFIG, Api, Tenant
 from tests.support.pages import SAME_SITE, token
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,6 +54,18 @@ def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenan
     assert other not in page
     assert objects.model in browser.get(f"/models?q={objects.model[-8:].upper()}").text
     assert "No name contains “nowhere”" in browser.get("/models?q=nowhere").text
+
+
+def test_pages_say_what_it_takes_to_ask_a_model(browser: httpx.Client, tenant: Tenant) -> None:
+    model = new_id("gemma-")
+    with tenant.api.database.transaction() as session:
+        config = TINY_CONFIG | {"model_type": "gemma2"}
+        session.add(Model(id=model, config=config, bytes=1))
+    job = tenant.job(model=model)
+    plan = browser.get(f"/jobs/new?training_file={job.training_file}&model={model}")
+    for page in (plan, browser.get(f"/jobs/{job.id}"), browser.get(model_page(model))):
+        text = html.unescape(page.text)
+        assert "there is no GGUF for the architecture 'gemma2'. vLLM on the worker" in text
 
 
 def test_the_list_links_nothing_that_was_deleted(browser: httpx.Client, tenant: Tenant) -> None:

@@ -112,3 +112,13 @@ def test_what_others_have_is_not_there(
     refused = answer.status_code in {403, 404} or 'data-tone="bad"' in answer.text
     assert refused, answer.text[-500:]
     assert belongings(api, ids["project_id"]) == before
+
+
+def test_a_key_that_may_only_read_is_offered_no_new_job(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
+    for path in ("/", "/models", "/compare"):
+        assert "/jobs/new" not in browser.get(path).text, path
+    form = browser.get("/jobs/new").text
+    assert form.index("Your key is read-only") < form.index("1. Data")

@@ -59,6 +59,17 @@ def test_the_builtin_model(tmp_path: Path, tiny_folder: Path) -> None:
     ).read_bytes()
 
 
+def test_a_model_that_llama_cpp_does_not_load_is_imported_and_says_so(tiny_folder: Path) -> None:
+    edit_json(
+        tiny_folder / "config.json",
+        model_type="mistral",
+        architectures=["MistralForCausalLM"],
+        sliding_window=16,
+    )
+    (note,) = import_model(str(tiny_folder), tiny_folder.parent / "model")
+    assert "has a sliding window, which its GGUF would not have. vLLM on the worker" in note
+
+
 @pytest.mark.parametrize("source", [BUILTIN, "folder"])
 def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> None:
     (tiny_folder.parent / "model").mkdir()
