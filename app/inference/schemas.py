@@ -14,7 +14,15 @@ from pydantic import (
 )
 
 from app.errors import InvalidRequest
+from app.inference.structure import (
+    check_parts,
+    check_response_format,
+    check_tool_calls,
+    check_tools,
+)
+from app.models.json_schema_limits import SchemaLimits
 
+MAX_ANSWERS = 4  # that an engine writes at once
 # Of OpenAI's parameters, those that no engine here does; and what to do instead.
 UNSUPPORTED = {
     "audio": "models here answer with text",
@@ -42,6 +50,7 @@ MEDIA = {
     "image_url": "vision_not_supported",
     "input_audio": "audio_not_supported",
     "file": "files_not_supported",
+    "video_url": "video_not_supported",
 }
 LABELS = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 
@@ -66,7 +75,7 @@ class InferenceRequest(BaseModel):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=8)] = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_ANSWERS)] = None
     seed: int | None = None
     stop: Stop | None = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
@@ -163,6 +172,17 @@ class ChatCompletionRequest(InferenceRequest):
                         param=f"messages.{i}.content",
                         code=MEDIA[kind],
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_structure(self) -> Self:
+        """Refuse what would have an engine fail, or compute without end, with its place."""
+        limits = SchemaLimits()
+        check_response_format(self.response_format, limits)
+        check_tools(self.tools, limits)
+        for i, message in enumerate(self.messages):
+            check_parts(message.content, f"messages.{i}.content")
+            check_tool_calls(message.tool_calls, f"messages.{i}.tool_calls")
         return self
 
 
