@@ -15,6 +15,7 @@ from worker.inference.memory import (
     available_gpu_bytes,
     cache_bytes,
     context_of,
+    limit_bytes,
     needed_bytes,
 )
 from worker.model_cache import ModelCache
@@ -61,6 +62,7 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
     needed = needed_bytes(gguf.stat().st_size, model.config)
+    command += ["--memory-bytes", str(limit_bytes(needed))]
     return Loading(command, needed, available_host_bytes)
 
 

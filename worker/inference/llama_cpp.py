@@ -3,12 +3,14 @@ then answers until it is killed. `FALQON_ENGINE_TOKEN` is what it asks callers f
 """
 
 import os
+import resource
 import signal
 import sys
 from argparse import ArgumentParser
 
 TOKEN = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
+STEP_TOKENS = 512  # of a prompt; between two steps the engine answers what it is asked meanwhile
 
 
 def main() -> None:
@@ -18,7 +20,9 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens, of all answers at once")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--memory-bytes", type=int, required=True, help="beyond them it ends")
     args = parser.parse_args()
+    limit_memory(args.memory_bytes)
     try:
         import xllamacpp
     except ImportError:
@@ -32,6 +36,7 @@ def main() -> None:
     parameters.port = 0
     parameters.api_keys = [os.environ.pop(TOKEN)]
     parameters.n_ctx = args.context
+    parameters.n_batch = STEP_TOKENS
     parameters.n_parallel = PARALLEL_ANSWERS
     parameters.kv_unified = True
     parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
@@ -45,6 +50,14 @@ def main() -> None:
     os.write(stdout, f"{server.listening_address}\n".encode())
     os.close(stdout)
     signal.pause()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Have the kernel refuse this process more; weights that are mapped from their file are free.
+    The limit is Linux's.
+    """
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 if __name__ == "__main__":
