@@ -16,7 +16,7 @@ from app.settings import Settings
 
 NOT_SERVABLE = "lora"  # an adapter is no model by itself
 # What asking again cannot change.
-PERMANENT = ("engine_not_available", "model_not_servable")
+PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
 class Target(NamedTuple):

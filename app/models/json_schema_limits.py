@@ -84,8 +84,8 @@ class SchemaLimits:
                 pending += value
 
     def _check_node(self, node: Schema, path: str) -> None:
-        if found := self._refused & node.keys():
-            keyword = min(found)
+        if refused := self._refused & node.keys():
+            keyword = min(refused)
             raise SchemaRefused(
                 f"{path}.{keyword}", f"'{keyword}' is not supported; write it without"
             )

@@ -123,16 +123,16 @@ class _Graph:
                 for branch in node.get(keyword, ())
                 if isinstance(branch, dict)
             ]
-        found = [leaf for branch in branches for leaf in self._alternatives_of(branch, path)]
+        leaves = [leaf for branch in branches for leaf in self._alternatives_of(branch, path)]
         for component in node.get("allOf", ()):
             if isinstance(component, dict):
                 self._alternatives_of(component, path)
-        if len(found) > MAX_FOLLOWED_ALTERNATIVES:
+        if len(leaves) > MAX_FOLLOWED_ALTERNATIVES:
             refuse(
                 path,
                 f"with its references it has more than {MAX_FOLLOWED_ALTERNATIVES} alternatives",
             )
-        self._alternatives[id_] = found or [node]
+        self._alternatives[id_] = leaves or [node]
         return self._alternatives[id_]
 
     def _check_recursion(self, union: Schema, alternatives: list[Schema], path: str) -> None:

@@ -129,9 +129,9 @@ class _Reader:
             raise PatternRefused("a class in [] is empty or has no end; write \\[ for itself")
         self._at += 1
 
-    def _read_escape(self, known: frozenset[str]) -> None:
+    def _read_escape(self, escapes: frozenset[str]) -> None:
         character = self._text[self._at] if not self.is_at_end else ""
-        if character not in known or not character:
+        if character not in escapes or not character:
             hint = HINTS.get(character, "the character itself")
             raise PatternRefused(f"'\\{character}' is not supported; write {hint}")
         self._at += 1

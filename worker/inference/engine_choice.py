@@ -18,7 +18,8 @@ from worker.inference.memory import (
     limit_bytes,
     needed_bytes,
 )
-from worker.model_cache import ModelCache
+from worker.inference.template_trial import try_templates
+from worker.model_cache import GGUF, ModelCache
 from worker.subprocesses import ToolFailed
 
 VLLM_PROCESSES_BYTES = 2 * 2**30  # what they and the device's libraries take before any weight
@@ -39,11 +40,12 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     """Bring the weights here: for vLLM on a GPU, for llama.cpp on a CPU, and there for vLLM what
     llama.cpp cannot hold exactly.
 
-    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either.
+    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
+    `PermanentError` for a chat template that no engine is given.
     """
     has_vllm = vllm.find_command() is not None and model.format not in ("gguf", "q4_1")
     if has_vllm and available_gpu_bytes() is not None:
-        return _for_vllm(model, cache.model(model.id), _free_on_gpu)
+        return _for_vllm(model, _tried(model, cache), _free_on_gpu)
     try:
         return _for_llama_cpp(model, cache, settings)
     except (FormatUnavailable, ToolFailed):
@@ -51,12 +53,15 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
             raise
     # Where no processor multiplies FP8, vLLM takes seconds for a token of the smallest model.
     is_quantized = "quantization_config" in model.config
-    folder = cache.bf16(model.id) if is_quantized else cache.model(model.id)
+    folder = _tried(model, cache)
+    if is_quantized:
+        folder = cache.bf16(model.id)
     return _for_vllm(model, folder, available_host_bytes)
 
 
 def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     check_format("gguf", Recipe(), model.config)
+    _tried(model, cache)
     gguf = cache.gguf(model.id)
     command = ["worker.inference.llama_cpp", str(gguf)]
     command += ["--context", str(context_of(model.config))]
@@ -64,6 +69,14 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     needed = needed_bytes(gguf.stat().st_size, model.config)
     command += ["--memory-bytes", str(limit_bytes(needed))]
     return Loading(command, needed, available_host_bytes)
+
+
+def _tried(model: Model, cache: ModelCache) -> Path:
+    """Return the folder of a model whose chat templates an engine may have."""
+    folder = cache.model(model.id)
+    gguf = folder / GGUF
+    try_templates(gguf if gguf.is_file() else folder, cache.check)
+    return folder
 
 
 def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Loading:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.models import Engine
-from tests.app.inference.test_hostile_questions import SCHEMAS, asked
+from tests.app.inference.test_hostile_questions import SCHEMAS, fields_of
 from tests.support.api import Api, Tenant
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
@@ -64,7 +64,7 @@ def test_a_question_that_takes_memory_without_end_is_refused_by_the_kernel(
     monkeypatch.setattr(memory, "ENGINE_BYTES", 256 * MIB)
     engine = reload(api, tenant)
     before = programs(api)
-    answer = ask_directly(engine, 30, **asked(SCHEMAS["items backwards"], is_tool=False))
+    answer = ask_directly(engine, 30, **fields_of(SCHEMAS["items backwards"], is_tool=False))
     assert answer.status_code in (400, 500), answer.text
     assert tenant.http.post("/v1/chat/completions", json=QUESTION).status_code == 200
     assert programs(api) == before
@@ -82,7 +82,7 @@ def test_an_engine_that_computes_without_progress_is_ended_and_comes_back(
             "["
         ]
     )
-    endless = asked(SCHEMAS["choices within choices"], is_tool=False)
+    endless = fields_of(SCHEMAS["choices within choices"], is_tool=False)
     with pytest.raises(httpx.TransportError):  # nobody reads it
         ask_directly(engine, 1, **endless, logit_bias={opening: 100}, temperature=0)
     wait_for(lambda: not set(before) & set(programs(api)), 30, "the engine is ended")

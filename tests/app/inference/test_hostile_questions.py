@@ -77,7 +77,7 @@ SCHEMAS: dict[str, Any] = {
 }
 
 
-def asked(schema: Any, is_tool: bool) -> dict[str, Any]:
+def fields_of(schema: Any, is_tool: bool) -> dict[str, Any]:
     if is_tool:
         tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
         return {"tools": [tool], "tool_choice": "required"}
@@ -103,7 +103,7 @@ def test_a_schema_that_broke_the_engine_is_refused(
 ) -> None:
     body = {"model": "falqon-tiny", "messages": HELLO, "max_tokens": 4}
     started = time.monotonic()
-    answer = tenant.http.post("/v1/chat/completions", json=body | asked(SCHEMAS[name], is_tool))
+    answer = tenant.http.post("/v1/chat/completions", json=body | fields_of(SCHEMAS[name], is_tool))
     assert time.monotonic() < started + SECONDS
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
