@@ -15,6 +15,7 @@ from app.models.schema_tree import Schema, children, refuse, target_of
 MAX_WAYS = 100
 MAX_FOLLOWED_DEPTH = 100  # levels, references followed
 MAX_FOLLOWED_ALTERNATIVES = 200
+MAX_COMPARISONS = 50_000  # of alternatives that hold their choice again, a fraction of a second
 KINDS = {
     "object": "object",
     "array": "array",
@@ -55,6 +56,7 @@ class _Graph:
         self._schemas: dict[int, Schema] = {}
         self._alternatives: dict[int, list[Schema]] = {}
         self._ways: dict[int, int] = {}
+        self._num_comparisons = 0
 
     def visit(self, node: Schema, path: str, depth: int) -> None:
         if depth > MAX_FOLLOWED_DEPTH:
@@ -81,7 +83,7 @@ class _Graph:
         for id_, node in self._schemas.items():
             path = self._paths[id_]
             alternatives = self._alternatives_of(node, path)
-            if len(alternatives) > 1:
+            if len(alternatives) > 1 and "$ref" not in node:
                 self._check_recursion(node, alternatives, path)
             if "allOf" in node:
                 self._check_merged(node, path)
@@ -143,6 +145,9 @@ class _Graph:
             if not recursive:
                 continue
             for first, second in combinations(alike, 2):
+                self._num_comparisons += 1
+                if self._num_comparisons > MAX_COMPARISONS:
+                    refuse(path, "too many alternatives hold their choice again; write fewer")
                 if not recursive & {id(first), id(second)}:
                     continue
                 if kind == "array" or not self._differ(union, first, second):
@@ -193,8 +198,10 @@ class _Graph:
             self._ways[id_] = 1  # where it is reached from itself
             alternatives = self._alternatives_of(node, self._paths[id_])
             if alternatives == [node]:
-                below = (child for child, _ in self._below(node, ""))
-                within = max((self._ways_of(child) for child in below), default=1)
+                # What holds the choice again is clear by then, or has been refused.
+                below = [child for child, _ in self._below(node, "")]
+                others = [child for child in below if not self._is_within(node, child)]
+                within = max(map(self._ways_of, others), default=1)
                 pattern = node.get("pattern")
                 choices = cost_of(pattern).choices if isinstance(pattern, str) else 0
                 self._ways[id_] = max(within, 1 + choices)
@@ -204,17 +211,24 @@ class _Graph:
 
     def _ways_of_union(self, alternatives: list[Schema]) -> int:
         ways = dict.fromkeys(KINDS.values(), 0)
-        told_apart: dict[tuple[str, str], int] = {}
+        by_name: dict[str, dict[str, int]] = {}  # of objects: their first property, its value
         for node in alternatives:
             num_ways = self._ways_of(node)
             kinds = _kinds(node)
-            if kinds == {"object"} and (start := _constant_start(node)):
-                told_apart[start] = told_apart.get(start, 0) + num_ways
+            if kinds == {"object"} and (start := _first_required(node)):
+                values = by_name.setdefault(start[0], {})
+                values[start[1]] = values.get(start[1], 0) + num_ways
                 continue
             for kind in kinds:
                 ways[kind] += num_ways
-        ways["object"] += max(told_apart.values(), default=0)
+        ways["object"] += max(map(_ways_by_value, by_name.values()), default=0)
         return max(ways.values())
+
+
+def _ways_by_value(values: dict[str, int]) -> int:
+    """Return the ways of objects that begin with one property: those of any value and of one."""
+    others = [ways for value, ways in values.items() if value]
+    return values.get("", 0) + max(others, default=0)
 
 
 def _is_different(first: Start, second: Start) -> bool:
@@ -223,13 +237,13 @@ def _is_different(first: Start, second: Start) -> bool:
     return bool(first[1] and second[1] and first[1].isdisjoint(second[1]))
 
 
-def _constant_start(node: Schema) -> tuple[str, str] | None:
-    """Return the first property and its only value, where an object begins with such."""
+def _first_required(node: Schema) -> tuple[str, str] | None:
+    """Return the property that an object has to begin with, and its value if there is only one."""
     name, value = next(iter(node.get("properties", {}).items()), ("", None))
-    values = _values(value) if isinstance(value, dict) else None
-    if values is None or len(values) != 1 or name not in node.get("required", []):
+    if not isinstance(value, dict) or name not in node.get("required", []):
         return None
-    return name, *values  # type: ignore[return-value]
+    values = _values(value) or frozenset()
+    return name, next(iter(values)) if len(values) == 1 else ""
 
 
 def _values(node: Schema) -> frozenset[str] | None:

@@ -59,6 +59,15 @@ class Order(BaseModel):
     sizes: dict[str, int] = {}
 
 
+OPERATIONS = of_definitions(
+    node={
+        "anyOf": [
+            *(object_of(**{name: ITSELF}) for name in ("not", "abs", "neg")),
+            *(object_of(name={}, **{name: array_of(ITSELF)}) for name in ("sum", "product")),
+            *(object_of(kind={"enum": [i, -i]}, of=ITSELF) for i in range(1, 40)),
+        ]
+    }
+)
 ANY_JSON = of_definitions(
     node={
         "anyOf": [
@@ -76,6 +85,7 @@ ANY_JSON = of_definitions(
         {},
         Order.model_json_schema(),
         ANY_JSON,
+        OPERATIONS,
         object_of(**{f"field{i}": {"type": "string"} for i in range(1_000)}),
         {"enum": [f"value{i}" for i in range(MAX_ENUM_VALUES)]},
         {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(200)}},
