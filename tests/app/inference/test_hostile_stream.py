@@ -22,8 +22,9 @@ NUM_QUESTIONS = int(os.environ.get("HOSTILE_QUESTIONS", "300"))
 SEED = int(os.environ.get("HOSTILE_SEED", "1"))
 MOST_SECONDS = 20.0  # for an answer, or between two events of a stream
 TOKENS = '[{"a:,'
-# A pattern may take what is no JSON text, such as a quotation mark: the model's answer is at fault.
-UNFIT = "does not match the expected"
+# The model's answer is at fault: a pattern may take what is no JSON text, such as a quotation mark,
+# and a token that was made likely may be taken where the grammar has ended.
+UNFIT = ("does not match the expected", "empty grammar stack")
 
 
 class Streams:
@@ -78,7 +79,7 @@ def test_another_projects_streams_go_on(api: Api, tenant: Tenant) -> None:
                 question["logit_bias"] = {id_: rng.choice((20, 60, 100)) for id_ in likely}
             status, seconds = _ask(attacker, question)
             statuses[status] += 1
-            is_failed = status >= 500 and UNFIT not in question["error"]
+            is_failed = status >= 500 and not any(text in question["error"] for text in UNFIT)
             if seconds > MOST_SECONDS or is_failed:
                 broken.append(question | {"status": status, "seconds": seconds})
     finally:
