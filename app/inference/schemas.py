@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.inference.structure import (
     check_parts,
     check_response_format,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.models.json_schema_limits import SchemaLimits
 from app.models.schema_tree import SchemaRefused
 

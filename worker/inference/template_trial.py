@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from app.processes.child_process import ChildProcess
-from app.processes.subprocess_env import offline_environment
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.subprocess_env import offline_environment
 from worker.operations.handler import PermanentError
 
 PROGRAM = "falqon_core.importers.template_trial"
