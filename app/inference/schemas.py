@@ -18,6 +18,14 @@ from pydantic import (
 from app.base.errors import InvalidRequest
 from app.inference import messages
 from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_for_engine
+from app.inference.structure import (
+    check_functions,
+    check_parts,
+    check_response_format,
+    check_tool_calls,
+    check_tools,
+)
+from app.models.json_schema_limits import SchemaLimits
 
 # Of OpenAI's parameters, those that no engine here does; and what to do instead.
 UNSUPPORTED = {
@@ -219,6 +227,18 @@ class ChatCompletionRequest(InferenceRequest):
     @classmethod
     def _read_as_training_does(cls, body: Any) -> Any:
         return messages.normalise(_shaped(body)) if isinstance(body, dict) else body
+
+    @model_validator(mode="after")
+    def _check_structure(self) -> Self:
+        """Refuse what would have an engine fail, or compute without end, with its place."""
+        limits = SchemaLimits()
+        check_response_format(self.response_format, limits)
+        check_tools(self.tools, limits)
+        check_functions(self.functions, limits)
+        for i, message in enumerate(self.messages):
+            check_parts(message.content, f"messages.{i}.content")
+            check_tool_calls(message.tool_calls, f"messages.{i}.tool_calls")
+        return self
 
     @property
     def is_legacy(self) -> bool:

@@ -18,7 +18,7 @@ from app.notifier.broker import Notifier
 
 DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
 # What asking again cannot change.
-PERMANENT = ("engine_not_available", "model_not_servable")
+PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
 class Target(NamedTuple):

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from app.base.errors import InvalidRequest
 from app.models.base import JsonObject
+from app.models.json_schema_limits import SchemaLimits
+from app.models.schema_tree import SchemaRefused
 
 OUTPUT = "sample.output_text"
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
@@ -19,10 +21,6 @@ REFUSED_KEYWORDS = frozenset(
     {"$ref", "$dynamicRef", "$id", "$schema", "$anchor", "$dynamicAnchor", "pattern"}
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
 )
-# Keywords whose keys are names that the user chose, and those that hold values of the answer.
-KEYWORDS_OF_NAMES = {"properties", "$defs", "definitions", "dependentSchemas", "dependentRequired"}
-KEYWORDS_OF_VALUES = {"enum", "const", "default", "examples"}
-SchemaPart = Literal["schema", "names", "value"]
 UNSUPPORTED_GRADERS = {
     "score_model": "no model judges answers here",
     "label_model": "no model judges answers here",
@@ -161,23 +159,7 @@ class Graders(BaseModel):
 
 def _refuse_endless(schema: JsonObject) -> None:
     """Refuse what is not checked in a time that its size and the answer's bound."""
-    nodes: list[tuple[Any, SchemaPart]] = [(schema, "schema")]
-    num_nodes = 0
-    while nodes:
-        node, part = nodes.pop()
-        num_nodes += 1
-        if num_nodes > MAX_SCHEMA_NODES:
-            raise ValueError(f"it has more than {MAX_SCHEMA_NODES} parts; write a smaller one")
-        if isinstance(node, dict):
-            if part == "schema" and (refused := REFUSED_KEYWORDS & node.keys()):
-                raise ValueError(f"'{min(refused)}' is not supported; write it without")
-            nodes += [(value, _part_under(part, key)) for key, value in node.items()]
-        elif isinstance(node, list):
-            nodes += [(value, part) for value in node]
-
-
-def _part_under(part: SchemaPart, key: str) -> SchemaPart:
-    """Return what the value of `key` is."""
-    if part == "value" or (part == "schema" and key in KEYWORDS_OF_VALUES):
-        return "value"
-    return "names" if part == "schema" and key in KEYWORDS_OF_NAMES else "schema"
+    try:
+        SchemaLimits(MAX_SCHEMA_NODES, REFUSED_KEYWORDS).check(schema, "schema")
+    except SchemaRefused as error:
+        raise ValueError(f"{error.path}: {error.reason}") from None

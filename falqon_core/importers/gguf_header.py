@@ -44,6 +44,14 @@ def check_gguf(path: Path) -> None:
         _Walk(file, path.stat().st_size).whole()
 
 
+def read_texts(path: Path) -> dict[str, str]:
+    """Return the keys that hold a text. Raises as `check_gguf` does."""
+    with path.open("rb") as file:
+        walk = _Walk(file, path.stat().st_size)
+        walk.whole()
+    return walk.texts
+
+
 class _Walk:
     """One walk from the first byte of a file to the last of its tensors' descriptions."""
 
@@ -52,6 +60,7 @@ class _Walk:
         self._left = size
         self._order = "<"
         self._elements = 0
+        self.texts: dict[str, str] = {}
 
     def whole(self) -> None:
         if self._take(4) != b"GGUF":
@@ -73,7 +82,7 @@ class _Walk:
 
     def _value(self, key: str, kind: GGUFValueType) -> None:
         if kind == GGUFValueType.STRING:
-            self._string(repr(key[:100]))
+            self.texts[key] = self._string(repr(key[:100]))
         elif kind == GGUFValueType.ARRAY:
             self._array(key, self._type(key), self._number("Q"))
         else:

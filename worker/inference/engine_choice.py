@@ -15,10 +15,12 @@ from worker.inference.memory import (
     available_gpu_bytes,
     cache_bytes,
     context_of,
+    limit_bytes,
     needed_bytes,
 )
+from worker.inference.template_trial import try_templates
 from worker.machine.subprocesses import ToolFailed
-from worker.models.model_cache import ModelCache
+from worker.models.model_cache import GGUF, ModelCache
 
 VLLM_PROCESSES_BYTES = 2 * 2**30  # what they and the device's libraries take before any weight
 VLLM_CONTEXTS = 4  # whose keys and values it keeps
@@ -39,11 +41,12 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     """Bring the weights here: for vLLM on a GPU, for llama.cpp on a CPU, and there for vLLM what
     llama.cpp cannot hold exactly.
 
-    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either.
+    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
+    `PermanentError` for a chat template that no engine is given.
     """
     has_vllm = vllm.find_command() is not None and model.format not in ("gguf", "q4_1")
     if has_vllm and available_gpu_bytes() is not None:
-        return _for_vllm(model, cache.model(model.id), _free_on_gpu)
+        return _for_vllm(model, _tried(model, cache), _free_on_gpu)
     try:
         return _for_llama_cpp(model, cache, settings)
     except (FormatUnavailable, ToolFailed):
@@ -51,19 +54,31 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
             raise
     # Where no processor multiplies FP8, vLLM takes seconds for a token of the smallest model.
     is_quantized = "quantization_config" in model.config
-    folder = cache.bf16(model.id) if is_quantized else cache.model(model.id)
+    folder = _tried(model, cache)
+    if is_quantized:
+        folder = cache.bf16(model.id)
     return _for_vllm(model, folder, available_host_bytes)
 
 
 def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     check_format("gguf", Recipe(), model.config)
+    _tried(model, cache)
     gguf = cache.gguf(model.id)
     command = ["worker.inference.llama_cpp", str(gguf)]
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
     max_answers = llama_cpp.PARALLEL_ANSWERS
     needed = needed_bytes(gguf.stat().st_size, model.config, max_answers)
+    command += ["--memory-bytes", str(limit_bytes(needed))]
     return Loading(command, max_answers, needed, available_host_bytes)
+
+
+def _tried(model: Model, cache: ModelCache) -> Path:
+    """Return the folder of a model whose chat templates an engine may have."""
+    folder = cache.model(model.id)
+    gguf = folder / GGUF
+    try_templates(gguf if gguf.is_file() else folder, cache.check)
+    return folder
 
 
 def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Loading:

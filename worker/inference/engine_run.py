@@ -18,6 +18,7 @@ from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading, prepare
 from worker.inference.engine_process import EngineProcess
 from worker.inference.metrics import EngineMetrics, Figures
+from worker.inference.progress import ProgressWatch
 from worker.machine.subprocesses import ToolFailed
 from worker.models.model_cache import ModelCache
 from worker.operations.handler import PermanentError
@@ -94,7 +95,9 @@ class EngineRun:
             self._write(state=EngineState.READY, max_answers=loading.max_answers, **ready)
             log.info("model loaded", model=self.model_id)
             metrics = EngineMetrics(process.pid, address, process.token)
-            while not self._is_idle(metrics):
+            self._figures = metrics.read()
+            watch = ProgressWatch(metrics, loading.needed_bytes)
+            while not self._is_idle(metrics, watch):
                 process.check_alive(TICK_SECONDS)
         log.info("model unloaded", model=self.model_id)
 
@@ -105,11 +108,14 @@ class EngineRun:
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return model
 
-    def _is_idle(self, metrics: EngineMetrics) -> bool:
-        """Return whether the row has gone for want of use; asked when the lease is renewed."""
+    def _is_idle(self, metrics: EngineMetrics, watch: ProgressWatch) -> bool:
+        """Return whether the row has gone for want of use; asked when the lease is renewed. Raises
+        `EngineEnded` for an engine that makes no progress.
+        """
         is_due = self._is_renewal_due()
         if is_due:
             self._figures = metrics.read()
+            watch.check()
         self._beat()
         if not is_due:
             return False

@@ -3,12 +3,14 @@ then answers until it is killed. `FALQON_ENGINE_TOKEN` is what it asks callers f
 """
 
 import os
+import resource
 import signal
 import sys
 from argparse import ArgumentParser
 
 TOKEN = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
+STEP_TOKENS = 512  # of a prompt; between two steps the engine answers what it is asked meanwhile
 
 
 def main() -> None:
@@ -18,7 +20,9 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--memory-bytes", type=int, required=True, help="beyond them it ends")
     args = parser.parse_args()
+    limit_memory(args.memory_bytes)
     try:
         import xllamacpp
     except ImportError:
@@ -33,6 +37,7 @@ def main() -> None:
     parameters.api_keys = [os.environ.pop(TOKEN)]
     # Each answer has a context of its own, so that no other one can fill it.
     parameters.n_ctx = args.context * PARALLEL_ANSWERS
+    parameters.n_batch = STEP_TOKENS
     parameters.n_parallel = PARALLEL_ANSWERS
     parameters.kv_unified = False
     # Slots are every project's, so that a question says itself where it may reuse a prompt.
@@ -48,6 +53,14 @@ def main() -> None:
     os.write(stdout, f"{server.listening_address}\n".encode())
     os.close(stdout)
     signal.pause()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Have the kernel refuse this process more; weights that are mapped from their file are free.
+    The limit is Linux's.
+    """
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ from falqon_core.estimate.dimensions import ModelDimensions
 MAX_CONTEXT = 8_192  # tokens, of one answer; its keys and values stay in memory
 CACHE_BYTES = 2  # of a number of the keys and values
 MARGIN = 1.1
+# Beyond what a model needs: an engine's own memory, one computation, questions, and schemas within
+# their limits. Each thread may take a stack and an arena.
+ENGINE_BYTES = 3 * 2**29
+ENGINE_BYTES_PER_CORE = 2**26
 SMI_SECONDS = 10
 
 
@@ -25,6 +29,11 @@ def cache_bytes(config: dict[str, Any]) -> int:
 
 def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int) -> int:
     return int(MARGIN * (weights_bytes + num_contexts * cache_bytes(config)))
+
+
+def limit_bytes(needed_bytes: int) -> int:
+    """Return what an engine's process may take of memory, files that it looks into apart."""
+    return needed_bytes + ENGINE_BYTES + ENGINE_BYTES_PER_CORE * (os.cpu_count() or 1)
 
 
 def available_gpu_bytes() -> int | None:

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 0.5  # it may be deep in a long prompt
 MAX_BYTES = 4 * 2**20  # vLLM tells some hundred KiB
-GROUP_FIELD, RESIDENT_FIELD = 2, 21  # of proc(5)'s stat, behind the name
+# Of proc(5)'s stat, behind the name; processor time is the program's and the kernel's.
+GROUP_FIELD, CPU_FIELDS, RESIDENT_FIELD = 2, slice(11, 13), 21
 NUM_REQUESTS = ("llamacpp:requests_processing", "vllm:num_requests_running")
 TOKENS_PER_SECOND = "llamacpp:predicted_tokens_seconds"
+NUM_STEPS = "llamacpp:n_decode_total"  # since its start
 NUM_TOKENS = "vllm:generation_tokens_total"  # since its start
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(?P<number>\S+)", re.ASCII)
 
@@ -26,7 +28,11 @@ class Figures(NamedTuple):
 
 
 class EngineMetrics:
-    """What the programs of a process group tell at an address, read again and again."""
+    """What the programs of a process group tell at an address, read again and again.
+
+    `num_steps`: what the engine has computed since its start, as it said last, by token or part of
+    a prompt; `cpu_seconds`: the processor time of all that.
+    """
 
     def __init__(self, group: int, address: str, token: str) -> None:
         self._group = group
@@ -34,6 +40,8 @@ class EngineMetrics:
         self._token = token
         self._num_tokens: float | None = None
         self._counted_at = 0.0
+        self.num_steps: float | None = None
+        self.cpu_seconds = 0.0
 
     def read(self) -> Figures:
         """Return what is known now; None for what the engine does not tell in time."""
@@ -42,8 +50,10 @@ class EngineMetrics:
         tokens_per_second = metrics.get(TOKENS_PER_SECOND)
         if NUM_TOKENS in metrics:
             tokens_per_second = self._rate_of(metrics[NUM_TOKENS])
+        self.num_steps = metrics.get(NUM_STEPS, self.num_steps)
+        memory_bytes, self.cpu_seconds = _usage_of(self._group)
         return Figures(
-            _resident_bytes(self._group),
+            memory_bytes,
             None if num_requests is None else int(num_requests),
             tokens_per_second,
         )
@@ -57,15 +67,17 @@ class EngineMetrics:
         return (num_tokens - before) / (self._counted_at - counted_at)
 
 
-def _resident_bytes(group: int) -> int:
-    """Return what the processes of a group hold in memory."""
+def _usage_of(group: int) -> tuple[int, float]:
+    """Return the bytes that the processes of a group hold in memory, and their CPU seconds."""
     num_pages = 0
+    num_ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
             fields = path.read_text(errors="replace").rpartition(")")[2].split()
             if int(fields[GROUP_FIELD]) == group:
                 num_pages += int(fields[RESIDENT_FIELD])
-    return num_pages * os.sysconf("SC_PAGE_SIZE")
+                num_ticks += sum(map(int, fields[CPU_FIELDS]))
+    return num_pages * os.sysconf("SC_PAGE_SIZE"), num_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _fetch(address: str, token: str) -> str:

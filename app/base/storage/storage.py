@@ -113,17 +113,19 @@ class Storage:
     def _put(
         self, key: str, chunks: Iterable[bytes], *, is_staged: bool, check: Callable[[], object]
     ) -> Stored:
-        """Write under a key of its own first where `is_staged`, and let the object take its place
-        only if none is there. What is too large to be copied is looked for once more at the end.
-        """
         if key != keys.installation():
             self.check_installation()
-        stored = self._put(key, chunks)
+        stored = self._write(key, chunks, is_staged=is_staged, check=check)
         if self._root is not None and key != keys.installation():
             self.check_installation()  # else it went into the folder below the one that was mounted
         return stored
 
-    def _put(self, key: str, chunks: Iterable[bytes]) -> Stored:
+    def _write(
+        self, key: str, chunks: Iterable[bytes], *, is_staged: bool, check: Callable[[], object]
+    ) -> Stored:
+        """Write under a key of its own first where `is_staged`, and let the object take its place
+        only if none is there. What is too large to be copied is looked for once more at the end.
+        """
         hashes = Hashes()
         buffer = bytearray()
         rest = _hashed(chunks, hashes)
