@@ -55,7 +55,7 @@ from app.reconciler import Reconciler
 from app.services import Services
 from app.source_tokens import endpoints as source_tokens
 from app.stream import endpoints as stream
-from app.stream.actions import read_changes
+from app.stream.service import read_changes
 from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
 from app.usage import endpoints as usage

@@ -24,7 +24,7 @@ from app.metrics.collector import InstallationCollector
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Wakeups
 from app.services import Services
-from app.stream.actions import read_changes
+from app.stream.service import read_changes
 from benchmarks.scale_columns import BASE_MODEL
 from benchmarks.scale_rows import READER_SECRET, SECRET, Filled
 

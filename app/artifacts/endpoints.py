@@ -2,7 +2,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.artifacts import actions
+from app.artifacts import service
 from app.artifacts.schemas import ArtifactObject, LinkObject, LinkRequest, Manifest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, Reader, ServicesDep
@@ -19,12 +19,12 @@ followed = APIRouter()
 
 @router.get("/artifacts")
 def list_artifacts(services: ServicesDep, caller: Reader, model: str) -> Page[ArtifactObject]:
-    return actions.list_artifacts(services, caller, model)
+    return service.list_artifacts(services, caller, model)
 
 
 @router.get("/artifacts/manifest.json")
 def retrieve_manifest(services: ServicesDep, caller: Reader, model: str) -> Manifest:
-    return actions.retrieve_manifest(services, caller, model)
+    return service.retrieve_manifest(services, caller, model)
 
 
 @router.head("/artifacts/{name:path}", include_in_schema=False)
@@ -47,7 +47,7 @@ def download_artifact(
         ),
     ] = None,
 ) -> Response:
-    content = actions.retrieve_artifact(services, caller, model, name, sha256)
+    content = service.retrieve_artifact(services, caller, model, name, sha256)
     return downloads.send(
         request,
         services.storage,
@@ -65,7 +65,7 @@ def download_archive(
     """Every file in one tar, made while it is sent. It cannot be taken up where it broke; single
     files can.
     """
-    return downloads.send_stream(request, actions.retrieve_archive(services, caller, model))
+    return downloads.send_stream(request, service.retrieve_archive(services, caller, model))
 
 
 @router.post("/links")
@@ -73,7 +73,7 @@ def create_link(
     services: ServicesDep, caller: Reader, request: Request, model: str, body: LinkRequest
 ) -> LinkObject:
     """An address of one artifact for tools that cannot send an API key."""
-    return actions.create_link(services, caller, model, body, str(request.base_url))
+    return service.create_link(services, caller, model, body, str(request.base_url))
 
 
 @followed.head("/links/{token}/{filename}", include_in_schema=False)
@@ -85,7 +85,7 @@ def create_link(
 )
 def follow_link(services: ServicesDep, request: Request, token: str, filename: str) -> Response:
     """The name at the end only tells a tool what to call the file."""
-    content = actions.follow_link(services, token)
+    content = service.follow_link(services, token)
     return downloads.send(
         request, services.storage, content, redirects=services.settings.download_redirects
     )

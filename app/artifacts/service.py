@@ -1,13 +1,79 @@
+"""What callers do with the files of a model."""
+
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
 from sqlalchemy.orm import Session
 
-from app.artifacts import internal_repository, links, repository
-from app.artifacts.links import Link
+from app.artifacts import archive, internal_repository, links, repository
+from app.artifacts.links import Link, Links
+from app.artifacts.schemas import ArtifactObject, LinkObject, LinkRequest, Manifest
 from app.auth import keys
 from app.auth.caller import Caller
+from app.auth.server_secret import server_secret
 from app.base.database import now
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
+from app.catalogue.naming import UNSAFE
+from app.http.downloads import Content, ContentStream
+from app.http.pagination import Page
 from app.models import Artifact
+from app.services import Services
+
+
+def list_artifacts(services: Services, caller: Caller, model_id: str) -> Page[ArtifactObject]:
+    with services.database.read() as session:
+        artifacts = of_model(session, caller.project_id, model_id)
+    return Page[ArtifactObject].of([ArtifactObject.of(artifact) for artifact in artifacts])
+
+
+def retrieve_manifest(services: Services, caller: Caller, model_id: str) -> Manifest:
+    with services.database.read() as session:
+        return Manifest.of(model_id, of_model(session, caller.project_id, model_id))
+
+
+def retrieve_artifact(
+    services: Services, caller: Caller, model_id: str, name: str, sha256: str | None = None
+) -> Content:
+    """Say where the bytes of an artifact are; with `sha256`, only if they are these."""
+    with services.database.read() as session:
+        return _content_of(get(session, caller.project_id, model_id, name, sha256))
+
+
+def retrieve_archive(services: Services, caller: Caller, model_id: str) -> ContentStream:
+    """Return every file in one tar, which is made while it is read."""
+    with services.database.read() as session:
+        artifacts = of_model(session, caller.project_id, model_id)
+    folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
+    return ContentStream(
+        archive.stream(services.storage, folder, artifacts),
+        archive.length(folder, artifacts),
+        f"{folder}.tar",
+        "application/x-tar",
+    )
+
+
+def create_link(
+    services: Services, caller: Caller, model_id: str, request: LinkRequest, base_url: str
+) -> LinkObject:
+    """Make an address of one artifact, below that of the service."""
+    with services.database.read() as session:
+        link = new_link(session, caller, model_id, request.name, request.expires_in_seconds)
+    token = Links(server_secret(services.settings)).token(link)
+    filename = quote(PurePosixPath(request.name).name)
+    return LinkObject(url=f"{base_url}links/{token}/{filename}", expires_at=link.expires_at)
+
+
+def follow_link(services: Services, token: str) -> Content:
+    """Say where the bytes are that a link opens now."""
+    link = Links(server_secret(services.settings)).read(token)
+    with services.database.read() as session:
+        return _content_of(follow(session, link))
+
+
+def _content_of(artifact: Artifact) -> Content:
+    filename = PurePosixPath(artifact.name).name
+    return Content(artifact.storage_key, artifact.bytes, artifact.sha256, filename)
 
 
 def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:

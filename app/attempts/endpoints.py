@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from starlette.responses import RedirectResponse, StreamingResponse
 
-from app.attempts import actions
-from app.attempts.actions import LeasedJob
+from app.attempts import service
 from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute, check_token
+from app.attempts.service import LeasedJob
 from app.attempts.values import (
     Batch,
     Ending,
@@ -95,23 +95,23 @@ def find_next(
     max_gpus: Few,
     device: Annotated[str, Query(max_length=64)] = ANY_DEVICE,
 ) -> NextJob | None:
-    return actions.gateway_of(services, worker).find_next(device, max_gpus)
+    return service.gateway_of(services, worker).find_next(device, max_gpus)
 
 
 @router.post("/hold")
 def hold(services: ServicesDep, worker: WorkerDep, body: Hold) -> Answer:
-    return Answer(yes=actions.hold(services, worker, body.offer, body.job_id))
+    return Answer(yes=service.hold(services, worker, body.offer, body.job_id))
 
 
 @router.post("/seen")
 def show(services: ServicesDep, worker: WorkerDep, body: Capacity) -> Answer:
-    actions.show(services, worker, body.offer)
+    service.show(services, worker, body.offer)
     return Answer(yes=True)
 
 
 @router.post("/claims", dependencies=TOUCHES_STORAGE)
 def claim(services: ServicesDep, worker: WorkerDep, body: Capacity) -> ClaimedJson | None:
-    claimed = actions.claim(services, worker, body.offer)
+    claimed = service.claim(services, worker, body.offer)
     return claimed and ClaimedJson.of(claimed)
 
 

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.audit_logs import actions
+from app.audit_logs import service
 from app.audit_logs.schemas import AuditLogObject
 from app.http.dependencies import Admin, After, ServicesDep
 from app.http.pagination import Page
@@ -35,7 +35,7 @@ def list_audit_logs(
     """List who changed what, newest first: one row for each request that changed something,
     written with the change. The admin of one project sees what its keys have done.
     """
-    return actions.list_audit_logs(
+    return service.list_audit_logs(
         services,
         caller,
         actor_ids=[*actor_ids, *of_actors],

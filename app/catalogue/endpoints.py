@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.catalogue import actions
+from app.catalogue import service
 from app.catalogue.schemas import ModelDeleted, ModelObject
 from app.http.dependencies import Asker, ServicesDep, Writer
 from app.http.pagination import Page
@@ -20,15 +20,15 @@ def list_models(
         bool, Query(description="list adapters, too, which cannot be asked by themselves")
     ] = False,
 ) -> Response:
-    models = actions.list_models(services, caller, request.app.state.model_lists, adapters=adapters)
+    models = service.list_models(services, caller, request.app.state.model_lists, adapters=adapters)
     return Response(models, media_type="application/json")
 
 
 @router.get("/{model:path}")
 def retrieve_model(services: ServicesDep, caller: Asker, model: str) -> ModelObject:
-    return actions.retrieve_model(services, caller, model)
+    return service.retrieve_model(services, caller, model)
 
 
 @router.delete("/{model:path}")
 def delete_model(services: ServicesDep, caller: Writer, model: str) -> ModelDeleted:
-    return actions.delete_model(services, caller, model)
+    return service.delete_model(services, caller, model)

@@ -1,13 +1,19 @@
+"""What callers do with models."""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.catalogue import internal_repository, naming, repository
-from app.catalogue.schemas import ModelObject
+from app.catalogue.listing import ModelLists
+from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
+from app.services import Services
 
 NOT_TRAINABLE = ("lora", "gguf", "q4_1")
 MAX_OFFERED = 200  # of base models, and of the project's own
@@ -17,6 +23,34 @@ class Newest(NamedTuple):
     models: list[ModelObject]
     # With those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
     num_models: int
+
+
+def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapters: bool) -> bytes:
+    """Return the list of all models as JSON, from what is encoded already where nothing changed.
+    Without `adapters`, of those that are models by themselves.
+    """
+    without = () if adapters else (NOT_SERVABLE,)
+    with services.database.read() as session:
+        return lists.page(session, caller.project_id, without)
+
+
+def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
+    """Return a model, also by an alias; the answer has the model's own id."""
+    name = services.settings.model_named(model_id)
+    with services.database.read() as session:
+        return ModelObject.of(get(session, caller.project_id, name))
+
+
+def delete_model(services: Services, caller: Caller, model_id: str) -> ModelDeleted:
+    with services.database.transaction() as session:
+        delete(
+            session,
+            caller.project_id,
+            model_id,
+            may_delete_bases=caller.administers_installation,
+        )
+        audit.record(session, caller, "model.deleted", model_id)
+    return ModelDeleted(id=model_id)
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model:

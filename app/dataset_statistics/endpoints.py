@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.dataset_statistics import actions
+from app.dataset_statistics import service
 from app.dataset_statistics.schemas import FileReportObject
 from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
@@ -37,6 +37,6 @@ def retrieve_report(
     truncations, copies and leaks, and the first records token by token. The first question about a
     model starts that work and is answered with `in_progress`; ask again.
     """
-    return actions.retrieve_report(
+    return service.retrieve_report(
         services, caller, file_id, model, max_seq_length, validation_file, chat_template_kwargs
     )

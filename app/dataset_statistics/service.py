@@ -1,20 +1,81 @@
+"""What callers ask about the records of a file."""
+
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.catalogue import service as catalogue
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
-from app.dataset_statistics.schemas import InspectionObject
+from app.dataset_statistics.schemas import FileReportObject, InspectionObject
 from app.files import service as files
 from app.models import DatasetStatistics, File, FileStatus, Purpose
 from app.operations import service as operations
+from app.services import Services
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.template_kwargs import read_template_kwargs
+from falqon_core.contract.template_kwargs import read_template_kwargs, write_template_kwargs
 from falqon_core.estimate.long_text import Amount
 
 MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
+
+
+DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
+
+
+def retrieve_report(
+    services: Services,
+    caller: Caller,
+    file_id: str,
+    model: str | None = None,
+    max_seq_length: int | None = None,
+    validation_file: str | None = None,
+    chat_template_kwargs: str | None = None,
+) -> FileReportObject:
+    """Return what the check of a file found, and with `model` what the file is to it: the first
+    request for that starts the work.
+    """
+    if model is None:
+        if max_seq_length or validation_file or chat_template_kwargs:
+            raise InvalidRequest(
+                "model: name the model whose tokenizer counts.",
+                param="model",
+                code="missing_required_parameter",
+            )
+        with services.database.read() as session:
+            file = get_file(session, caller.project_id, file_id)
+            return FileReportObject.of(file, all_of(session, file))
+    key = StatisticsKey(
+        file_id,
+        model,
+        max_seq_length or DEFAULT_MAX_SEQ_LENGTH,
+        validation_file or "",
+        _one_text(chat_template_kwargs or ""),
+    )
+    with services.database.read() as session:
+        file = get_file(session, caller.project_id, file_id)
+        check_key(session, caller.project_id, key)
+        inspection = find(session, caller.project_id, file, key)
+    if inspection is None:
+        with services.database.transaction() as session:
+            create(session, caller.project_id, key)
+        services.notifier.notify(DatasetStatistics, file_id)
+        inspection = in_progress(key)
+    return FileReportObject.of(file, [inspection])
+
+
+def _one_text(chat_template_kwargs: str) -> str:
+    try:
+        return write_template_kwargs(read_template_kwargs(chat_template_kwargs))
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise InvalidRequest(
+            "chat_template_kwargs: write a JSON object of names and values, such as "
+            f'{{"enable_thinking": false}}; {reason}',
+            param="chat_template_kwargs",
+        ) from None
 
 
 def get_file(session: Session, project_id: str, file_id: str) -> File:

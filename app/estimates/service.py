@@ -1,17 +1,23 @@
+"""What callers ask about estimates that were made."""
+
 import statistics
 from typing import NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.base.processes.device import CPU, cores_of_slot, device_name
 from app.base.settings import Settings
 from app.estimates import repository
+from app.estimates.schemas import AccuracyObject
+from app.http.pagination import Page
 from app.models import Model
 from app.models.base import JsonObject
 from app.models.falqon_options import ANY_DEVICE
 from app.prices import service as prices
+from app.services import Services
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
@@ -49,6 +55,18 @@ class Accuracy(NamedTuple):
     n: int
     median_ratio: float
     inside_band: float
+
+
+def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
+    """List how well the project's newest jobs kept their estimates."""
+    with services.database.read() as session:
+        rows = accuracy(session, caller.project_id)
+    return Page[AccuracyObject].of(
+        [
+            AccuracyObject(id=f"{row.model}:{row.method}:{row.device}", **row._asdict())
+            for row in rows
+        ]
+    )
 
 
 def device_of(settings: Settings) -> Target:

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.evaluations import actions
+from app.evaluations import service
 from app.evaluations.schemas import EvaluationObject, EvaluationRequest
 from app.http.dependencies import After, Reader, ServicesDep, Writer
 from app.http.pagination import Page
@@ -21,7 +21,7 @@ def create_evaluation(
     0, and grade the answers. A worker asks them through the engine; the result says for each grader
     what is better or worse than the base.
     """
-    return actions.create_evaluation(services, caller, job_id, body)
+    return service.create_evaluation(services, caller, job_id, body)
 
 
 @router.get("")
@@ -33,11 +33,11 @@ def list_evaluations(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[EvaluationObject]:
     """Newest first."""
-    return actions.list_evaluations(services, caller, job_id, after=after, limit=limit)
+    return service.list_evaluations(services, caller, job_id, after=after, limit=limit)
 
 
 @router.get("/{evaluation_id}")
 def retrieve_evaluation(
     services: ServicesDep, caller: Reader, job_id: str, evaluation_id: str
 ) -> EvaluationObject:
-    return actions.retrieve_evaluation(services, caller, job_id, evaluation_id)
+    return service.retrieve_evaluation(services, caller, job_id, evaluation_id)

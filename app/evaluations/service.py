@@ -1,25 +1,54 @@
-"""Evaluations: whether a job's models answer held-out rows better than the base that they began
-from. A cpu worker asks them.
-"""
+"""What callers do with evaluations of a job."""
 
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.catalogue import service as catalogue
 from app.evaluations import repository
-from app.evaluations.schemas import EvaluationRequest
+from app.evaluations.schemas import EvaluationObject, EvaluationRequest
 from app.files import service as files
-from app.http.pagination import check_cursor
+from app.http.pagination import Page, check_cursor
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.operations import service as operations
+from app.services import Services
 
 MAX_IN_PROGRESS = 3  # of one project; each asks a model hundreds of questions
 ID = "eval-"
+
+
+def create_evaluation(
+    services: Services, caller: Caller, job_id: str, request: EvaluationRequest
+) -> EvaluationObject:
+    """Have a worker ask the job's models, and the base, the same questions."""
+    with services.database.transaction() as session:
+        evaluation = EvaluationObject.of(create(session, caller.project_id, job_id, request))
+        audit.record(session, caller, "evaluation.created", evaluation.id)
+    services.notifier.notify(Evaluation, evaluation.id)
+    return evaluation
+
+
+def list_evaluations(
+    services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
+) -> Page[EvaluationObject]:
+    """List them, the newest first."""
+    with services.database.read() as session:
+        evaluations = page(session, caller.project_id, job_id, after=after, limit=limit)
+        objects = [EvaluationObject.of(evaluation) for evaluation in evaluations]
+    return Page[EvaluationObject].of(objects, limit)
+
+
+def retrieve_evaluation(
+    services: Services, caller: Caller, job_id: str, evaluation_id: str
+) -> EvaluationObject:
+    with services.database.read() as session:
+        return EvaluationObject.of(get(session, caller.project_id, job_id, evaluation_id))
 
 
 def create(

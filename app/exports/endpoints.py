@@ -1,6 +1,6 @@
 from fastapi import APIRouter
 
-from app.exports import actions
+from app.exports import service
 from app.exports.schemas import ExportObject, ExportRequest
 from app.http.dependencies import Reader, ServicesDep, Writer
 from app.http.pagination import Page
@@ -17,14 +17,14 @@ def create_export(
     worker does it; asking again shows how far it is. What comes of it is a model of its own, whose
     files are listed and downloaded as those of any other.
     """
-    return actions.create_export(services, caller, model, body.format)
+    return service.create_export(services, caller, model, body.format)
 
 
 @router.get("")
 def list_exports(services: ServicesDep, caller: Reader, model: str) -> Page[ExportObject]:
-    return actions.list_exports(services, caller, model)
+    return service.list_exports(services, caller, model)
 
 
 @router.get("/{format}")
 def retrieve_export(services: ServicesDep, caller: Reader, model: str, format: str) -> ExportObject:
-    return actions.retrieve_export(services, caller, model, format)
+    return service.retrieve_export(services, caller, model, format)

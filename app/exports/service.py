@@ -1,3 +1,5 @@
+"""What callers do with exports of a model."""
+
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -10,6 +12,8 @@ from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.catalogue import service as catalogue
 from app.exports import repository
+from app.exports.schemas import ExportObject
+from app.http.pagination import Page
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import Name
@@ -17,6 +21,7 @@ from app.models import Export, Job, Model, OperationStatus
 from app.models.job_lifecycle import TERMINAL
 from app.operations import claims
 from app.operations import service as operations
+from app.services import Services
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import (
     FORMATS,
@@ -41,6 +46,28 @@ class Source(NamedTuple):
     step: int | None
     # its own, or of a checkpoint the one that its training began from: the architecture is the same
     model: Model
+
+
+def create_export(
+    services: Services, caller: Caller, model_id: str, format: FormatName
+) -> ExportObject:
+    """Have a worker make a model in another format, unless that is done or under way."""
+    with services.database.transaction() as session:
+        export = ExportObject.of(ask(session, caller, model_id, format))
+    if export.status == "in_progress":
+        services.notifier.notify(Export, export.id)
+    return export
+
+
+def list_exports(services: Services, caller: Caller, model_id: str) -> Page[ExportObject]:
+    with services.database.read() as session:
+        exports = all_of(session, caller.project_id, model_id)
+        return Page[ExportObject].of([ExportObject.of(export) for export in exports])
+
+
+def retrieve_export(services: Services, caller: Caller, model_id: str, format: str) -> ExportObject:
+    with services.database.read() as session:
+        return ExportObject.of(get(session, caller.project_id, model_id, format))
 
 
 def all_of(session: Session, project_id: str, name: str) -> list[Export]:

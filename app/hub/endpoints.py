@@ -14,7 +14,7 @@ from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, Reader, ServicesDep
 from app.http.downloads import Content
 from app.http.routes import ApiRoute
-from app.hub import actions, service, tree
+from app.hub import service, tree
 from app.hub.service import Kind
 from app.services import Services
 
@@ -70,7 +70,7 @@ def who_am_i(caller: Reader) -> Json:
 def describe_revision(
     services: ServicesDep, caller: Reader, kind: Kind, repo: str, revision: str
 ) -> Json:
-    return tree.info(actions.open_repository(services, caller, kind, repo, revision))
+    return tree.info(service.open_repository(services, caller, kind, repo, revision))
 
 
 @router.get("/api/{kind}/{repo:path}/tree/{revision}")
@@ -85,7 +85,7 @@ def list_folder(
     recursive: bool = False,
     expand: bool = False,
 ) -> list[Json]:
-    repository = actions.open_repository(services, caller, kind, repo, revision)
+    repository = service.open_repository(services, caller, kind, repo, revision)
     entries = tree.list_folder(repository, folder.strip("/"), recursive=recursive, expand=expand)
     if entries is None:
         raise service.missing(repository, folder)
@@ -102,13 +102,13 @@ def describe_paths(
     paths: Annotated[list[str], Form()],
     expand: Annotated[bool, Form()] = False,
 ) -> list[Json]:
-    repository = actions.open_repository(services, caller, kind, repo, revision)
+    repository = service.open_repository(services, caller, kind, repo, revision)
     return tree.describe_paths(repository, paths, expand=expand)
 
 
 @router.get("/api/{kind}/{repo:path}/refs")
 def list_revisions(services: ServicesDep, caller: Reader, kind: Kind, repo: str) -> Json:
-    revisions = actions.list_revisions(services, caller, kind, repo)
+    revisions = service.list_revisions(services, caller, kind, repo)
     main = {
         "name": service.MAIN,
         "ref": f"refs/heads/{service.MAIN}",
@@ -123,7 +123,7 @@ def list_revisions(services: ServicesDep, caller: Reader, kind: Kind, repo: str)
 
 @router.get("/api/{kind}/{repo:path}")
 def describe(services: ServicesDep, caller: Reader, kind: Kind, repo: str) -> Json:
-    return tree.info(actions.open_repository(services, caller, kind, repo))
+    return tree.info(service.open_repository(services, caller, kind, repo))
 
 
 @router.head("/datasets/{repo:path}/resolve/{revision}/{path:path}")
@@ -151,7 +151,7 @@ def _send(
     revision: str,
     path: str,
 ) -> Response:
-    repository = actions.open_repository(services, caller, kind, repo, revision)
+    repository = service.open_repository(services, caller, kind, repo, revision)
     entry = service.entry_at(repository, path)
     more = {
         "x-repo-commit": repository.commit,

@@ -1,3 +1,5 @@
+"""What Hugging Face's libraries ask of models and files."""
+
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
@@ -5,12 +7,14 @@ from typing import Literal, TypeVar
 from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
+from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import hub_id
 from app.files import service as files
 from app.hub.tree import Entry, Repository, commit_of
 from app.models import File, Model, Purpose
+from app.services import Services
 
 T = TypeVar("T")
 Kind = Literal["models", "datasets"]
@@ -25,6 +29,21 @@ RECORDS = {".jsonl", ".json"}
 
 
 def open_repository(
+    services: Services, caller: Caller, kind: Kind, repo: str, revision: str = MAIN
+) -> Repository:
+    """Return a revision of a model or of a file. Raises `NotFound` with a code of the protocol."""
+    with services.database.read() as session:
+        return find_repository(session, caller.project_id, kind, repo, revision)
+
+
+def list_revisions(
+    services: Services, caller: Caller, kind: Kind, repo: str
+) -> dict[str, Repository]:
+    with services.database.read() as session:
+        return revisions(session, caller.project_id, kind, repo)
+
+
+def find_repository(
     session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN
 ) -> Repository:
     """Open a revision by its name, or by the commit that the name stands for. Raises `NotFound`
@@ -55,7 +74,7 @@ def open_repository(
 
 def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[str, Repository]:
     names = [MAIN] if kind == "datasets" else list(_models(session, project_id, repo))
-    return {name: open_repository(session, project_id, kind, repo, name) for name in names}
+    return {name: find_repository(session, project_id, kind, repo, name) for name in names}
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from app.auth.caller import Caller
 from app.base.errors import Unavailable
 from app.http.rates import enforce_tokens, state_rate
-from app.inference import actions, proxy
+from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
 from app.inference.engine_traits import KnownTraits
 from app.inference.in_flight import AnswersInFlight
@@ -77,7 +77,7 @@ async def answer(
     async def ask(target: Target) -> Response:
         def give_up() -> None:
             engines.targets.forget(*of_caller)
-            actions.give_up(services, target)
+            service.give_up(services.database, target)
 
         exchange = proxy.Exchange(
             engines.client,
@@ -85,7 +85,7 @@ async def answer(
             engines.queues.of(target),
             # The dashboard has the API's address behind one of its own.
             "/v1" + request.url.path.rpartition("/v1")[2],
-            proxy.Calls(partial(actions.note_use, services, target), give_up),
+            proxy.Calls(partial(service.note_use, services.database, target), give_up),
             tally,
             body.prompt_field,
         )
@@ -111,7 +111,7 @@ async def answer(
             await bill.open()
             with suppress(Unavailable):  # it has gone since it was looked up
                 return await ask(target)
-        target = await actions.find_target(services, caller, body.model)
+        target = await service.find_target(services, caller, body.model)
         engines.targets.keep(*of_caller, target)
         await bill.open()
         return await ask(target)

@@ -3,7 +3,7 @@ from fastapi import APIRouter
 from app.http.dependencies import InstallationAdmin, Reader, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.inference import engine_actions as actions
+from app.inference import engines
 from app.inference.engine_schemas import EngineChange, EngineObject, EngineUnloaded
 
 router = APIRouter(prefix="/v1/engines", tags=["inference"], route_class=ApiRoute)
@@ -14,7 +14,7 @@ def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
     """List the models that are loaded or about to be, those asked last first: base models and the
     project's own; for who administers the installation, everybody's.
     """
-    return actions.list_engines(services, caller)
+    return engines.list_engines(services, caller)
 
 
 @router.post("/{model:path}")
@@ -22,7 +22,7 @@ def change_engine(
     services: ServicesDep, caller: InstallationAdmin, model: str, body: EngineChange
 ) -> EngineObject:
     """Keep a model loaded, or no longer."""
-    return actions.change_engine(services, caller, model, body)
+    return engines.change_engine(services, caller, model, body)
 
 
 @router.delete("/{model:path}")
@@ -30,4 +30,4 @@ def unload_engine(services: ServicesDep, caller: InstallationAdmin, model: str) 
     """Unload a model, with its worker's next heartbeat; one that waits for a worker is no longer
     to be loaded. Streams of it end with an error.
     """
-    return actions.unload_engine(services, caller, model)
+    return engines.unload_engine(services, caller, model)

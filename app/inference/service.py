@@ -1,13 +1,17 @@
-"""The engine that answers for a model. Free of the web framework: workers ask models, too."""
+"""Find the engine that answers for a model, and have it started where there is none."""
 
+import asyncio
 import json
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
+from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
 from app.base.database import Database
-from app.base.errors import ApiError, InvalidRequest, NotFound
+from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
@@ -15,6 +19,7 @@ from app.inference import repository
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
+from app.services import Services
 
 DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
 # What asking again cannot change.
@@ -55,6 +60,30 @@ class EngineFailed(ApiError):
 
     status = 503
     code = "engine_failed"
+
+
+POLL_SECONDS = 0.1
+
+
+async def find_target(services: Services, caller: Caller, model_id: str) -> Target:
+    """Return the engine of a model once it is ready.
+
+    Raises `NotFound`, `EngineFailed`, and `Unavailable` where it is not ready in time.
+    """
+    wait_seconds = services.settings.engine_wait.total_seconds()
+    deadline = time.monotonic() + wait_seconds
+    lookup = (services.settings, services.database, services.notifier)
+    target = await run_sync(find_or_ask, *lookup, caller.project_id, model_id)
+    while target is None:
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; ask again. "
+                "If that does not help: does a cpu worker run?",
+                code="model_loading",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+        target = await run_sync(look, services.database, caller.project_id, model_id)
+    return target
 
 
 def find_or_ask(

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.estimates import actions as estimates
+from app.estimates import service as estimates
 from app.estimates.schemas import AccuracyObject
 from app.http.dependencies import Reader, ServicesDep
 from app.http.pagination import Page

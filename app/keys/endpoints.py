@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query, Response
 from app.http.dependencies import Admin, After, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.keys import actions
+from app.keys import service
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
 
 router = APIRouter(prefix="/v1/api_keys", tags=["projects and keys"], route_class=ApiRoute)
@@ -17,7 +17,7 @@ def create_key(
 ) -> KeyCreated:
     """Create a key. The answer holds the secret, and nothing else ever will."""
     response.headers["cache-control"] = "no-store"
-    return actions.create_key(services, caller, body)
+    return service.create_key(services, caller, body)
 
 
 @router.get("", responses={404: {"description": "There is no such project"}})
@@ -29,12 +29,12 @@ def list_keys(
     project_id: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Page[KeyObject]:
     """List them, newest first, without those that were revoked."""
-    return actions.list_keys(services, caller, project_id=project_id, after=after, limit=limit)
+    return service.list_keys(services, caller, project_id=project_id, after=after, limit=limit)
 
 
 @router.get("/{key_id}")
 def retrieve_key(services: ServicesDep, caller: Admin, key_id: str) -> KeyObject:
-    return actions.retrieve_key(services, caller, key_id)
+    return service.retrieve_key(services, caller, key_id)
 
 
 @router.delete("/{key_id}")
@@ -42,4 +42,4 @@ def revoke_key(services: ServicesDep, caller: Admin, key_id: str) -> KeyDeleted:
     """Revoke a key: from the next request on it opens nothing; open event streams end within five
     seconds.
     """
-    return actions.revoke_key(services, caller, key_id)
+    return service.revoke_key(services, caller, key_id)

@@ -107,7 +107,7 @@ def create_key(
     from app.models import DEFAULT_PROJECT_ID, Scope
 
     with open_database(load_settings()) as database, database.transaction() as session:
-        _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
+        _, secret = service.add_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
 
 

@@ -22,7 +22,7 @@ from app.catalogue.importer import ModelNotAdded, ensure_tiny_model
 from app.client import local
 from app.client.errors import NoConnection
 from app.garbage import installation
-from app.keys.service import WeakAdminKey, create_key, ensure_admin_key
+from app.keys.service import WeakAdminKey, add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.web import link
 
@@ -86,9 +86,7 @@ def key_for_this_machine(settings: Settings, generated: str | None) -> str:
         if key := _key_of_last_time(settings, database) or generated:
             return key
         with database.transaction() as session:
-            return create_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[
-                1
-            ]
+            return add_key(session, DEFAULT_PROJECT_ID, "commands on this machine", Scope.ADMIN)[1]
     finally:
         database.dispose()
 

@@ -3,7 +3,7 @@ from fastapi import APIRouter
 from app.http.dependencies import InstallationAdmin, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.model_imports import actions
+from app.model_imports import service
 from app.model_imports.schemas import ModelImportObject, ModelImportRequest
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
@@ -16,7 +16,7 @@ def create_model(
     """Have a worker add a base model to the catalogue, which every project sees. Its import says
     how far it is.
     """
-    return actions.create_import(services, caller, request)
+    return service.create_import(services, caller, request)
 
 
 @router.get("/model_imports")
@@ -24,11 +24,11 @@ def list_model_imports(
     services: ServicesDep, _caller: InstallationAdmin
 ) -> Page[ModelImportObject]:
     """The newest imports of base models."""
-    return actions.list_imports(services)
+    return service.list_imports(services)
 
 
 @router.get("/model_imports/{import_id}")
 def retrieve_model_import(
     services: ServicesDep, _caller: InstallationAdmin, import_id: str
 ) -> ModelImportObject:
-    return actions.retrieve_import(services, import_id)
+    return service.retrieve_import(services, import_id)

@@ -1,22 +1,54 @@
+"""What administrators of the installation do to add base models."""
+
 import re
 from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.base.outbound.addresses import Networks
 from app.catalogue import service as catalogue
 from app.catalogue.importer import ID, ID_RULE, TINY_SOURCE
 from app.files.addresses import WebAddress, parse_address
+from app.http.pagination import Page
+from app.model_imports.schemas import ModelImportObject, ModelImportRequest
 from app.models import ModelImport, OperationStatus
 from app.operations import service as operations
+from app.services import Services
 
 MAX_IN_PROGRESS = 10
 MAX_LISTED = 50
 FORMS = f"hf://owner/name@revision, https://host/model.gguf or {TINY_SOURCE}"
 HUB_MODEL = re.compile(rf"hf://({ID.pattern})(@[^\s@]{{1,255}})?")
+
+
+def create_import(
+    services: Services, caller: Caller, request: ModelImportRequest
+) -> ModelImportObject:
+    """Have a worker add a base model to the catalogue."""
+    check_source(request.source, services.settings.webhook_networks)
+    with services.database.transaction() as session:
+        imported = add(session, caller.project_id, request.id, request.source)
+        answer = ModelImportObject.of(imported)
+        audit.record(session, caller, "model.created", request.id)
+    services.notifier.notify(ModelImport, answer.id)
+    return answer
+
+
+def retrieve_import(services: Services, import_id: str) -> ModelImportObject:
+    with services.database.read() as session:
+        return ModelImportObject.of(get(session, import_id))
+
+
+def list_imports(services: Services) -> Page[ModelImportObject]:
+    """Return the newest."""
+    with services.database.read() as session:
+        imports = [ModelImportObject.of(imported) for imported in newest(session)]
+    return Page[ModelImportObject].of(imports)
 
 
 def add(session: Session, project_id: str, model_id: str, source: str) -> ModelImport:

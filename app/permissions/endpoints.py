@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query
 from app.http.dependencies import After, Reader, ServicesDep, Writer
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.permissions import actions
+from app.permissions import service
 from app.permissions.schemas import Order, PermissionDeleted, PermissionObject, PermissionRequest
 
 router = APIRouter(
@@ -20,7 +20,7 @@ def create_permissions(
     services: ServicesDep, caller: Writer, checkpoint: str, body: PermissionRequest
 ) -> Page[PermissionObject]:
     """Let other projects start jobs from a checkpoint."""
-    return actions.create_permissions(services, caller, checkpoint, body)
+    return service.create_permissions(services, caller, checkpoint, body)
 
 
 @router.get("")
@@ -33,7 +33,7 @@ def list_permissions(
     order: Order = "descending",
     project_id: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Page[PermissionObject]:
-    return actions.list_permissions(
+    return service.list_permissions(
         services,
         caller,
         checkpoint,
@@ -48,4 +48,4 @@ def list_permissions(
 def delete_permission(
     services: ServicesDep, caller: Writer, checkpoint: str, permission_id: str
 ) -> PermissionDeleted:
-    return actions.delete_permission(services, caller, checkpoint, permission_id)
+    return service.delete_permission(services, caller, checkpoint, permission_id)

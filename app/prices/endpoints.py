@@ -3,7 +3,7 @@ from fastapi import APIRouter
 from app.http.dependencies import InstallationAdmin, Reader, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.prices import actions
+from app.prices import service
 from app.prices.schemas import PriceObject, PricesRequest
 
 router = APIRouter(prefix="/v1/prices", tags=["prices"], route_class=ApiRoute)
@@ -14,7 +14,7 @@ def list_prices(services: ServicesDep, caller: Reader) -> Page[PriceObject]:
     """List what an hour of a device costs, by provider, with source and date; of each device the
     one in force comes first.
     """
-    return actions.list_prices(services)
+    return service.list_prices(services)
 
 
 @router.put("")
@@ -24,4 +24,4 @@ def replace_prices(
     """Sets the overrides of this installation, at once for new estimates and running jobs. What has
     been charged stays as it is.
     """
-    return actions.replace_prices(services, caller, body)
+    return service.replace_prices(services, caller, body)

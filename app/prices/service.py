@@ -1,6 +1,4 @@
-"""What an hour of a device costs here: set by the admin, else by a file, else the default of the
-table. Free of the web framework.
-"""
+"""What callers do with prices; each function is one unit of work."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -12,9 +10,14 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.settings import Settings
+from app.http.pagination import Page
 from app.models import PriceOverride
 from app.prices import repository
+from app.prices.schemas import PriceObject, PricesRequest
+from app.services import Services
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 
@@ -44,11 +47,28 @@ class ListedPrice(NamedTuple):
 _file = TypeAdapter(dict[str, FilePrice])
 
 
+def list_prices(services: Services) -> Page[PriceObject]:
+    """Return all that is known, of each device the price in force first."""
+    with services.database.read() as session:
+        prices = all_prices(session, services.settings)
+    return Page[PriceObject].of([PriceObject.of(price) for price in prices])
+
+
+def replace_prices(services: Services, caller: Caller, request: PricesRequest) -> Page[PriceObject]:
+    """Set these overrides and no others."""
+    overrides = [NewPrice(**override.model_dump()) for override in request.overrides]
+    with services.database.transaction() as session:
+        replace(session, overrides)
+        audit.record(session, caller, "prices.updated")
+        prices = all_prices(session, services.settings)
+    return Page[PriceObject].of([PriceObject.of(price) for price in prices])
+
+
 def price_of(session: Session, settings: Settings, device: str) -> Price:
     return _in_force(repository.overrides(session), file_prices(settings.prices), device)
 
 
-def list_prices(session: Session, settings: Settings) -> list[ListedPrice]:
+def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
     """Return all that is known, of each device the one in force first."""
     overrides = repository.overrides(session)
     of_file = file_prices(settings.prices)

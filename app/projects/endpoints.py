@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query
 from app.http.dependencies import Admin, After, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.projects import actions
+from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 
 router = APIRouter(prefix="/v1/projects", tags=["projects and keys"], route_class=ApiRoute)
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/projects", tags=["projects and keys"], route_clas
 
 @router.post("")
 def create_project(services: ServicesDep, caller: Admin, body: ProjectRequest) -> ProjectObject:
-    return actions.create_project(services, caller, body)
+    return service.create_project(services, caller, body)
 
 
 @router.get("")
@@ -26,19 +26,19 @@ def list_projects(
     """List the default project, then newest first, archived ones too. The admin of one project sees
     that one.
     """
-    return actions.list_projects(services, caller, after=after, limit=limit)
+    return service.list_projects(services, caller, after=after, limit=limit)
 
 
 @router.get("/{project_id}")
 def retrieve_project(services: ServicesDep, caller: Admin, project_id: str) -> ProjectObject:
-    return actions.retrieve_project(services, caller, project_id)
+    return service.retrieve_project(services, caller, project_id)
 
 
 @router.post("/{project_id}")
 def change_project(
     services: ServicesDep, caller: Admin, project_id: str, body: ProjectChange
 ) -> ProjectObject:
-    return actions.change_project(services, caller, project_id, body)
+    return service.change_project(services, caller, project_id, body)
 
 
 @router.post("/{project_id}/archive")
@@ -46,4 +46,4 @@ def archive_project(services: ServicesDep, caller: Admin, project_id: str) -> Pr
     """Archive a project; refused while jobs of it have not ended. Its keys are refused from then
     on; its rows and bytes stay.
     """
-    return actions.archive_project(services, caller, project_id)
+    return service.archive_project(services, caller, project_id)

@@ -7,7 +7,7 @@ from sse_starlette import EventSourceResponse
 from app.http.dependencies import Reader, ServicesDep
 from app.http.event_stream import CURSOR, event_stream
 from app.http.routes import ApiRoute
-from app.stream import actions
+from app.stream import service
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)
 
@@ -31,5 +31,5 @@ async def stream_job(
     param, cursor = "after", after
     if last_event_id is not None:
         param, cursor = "Last-Event-ID", last_event_id
-    await run_sync(actions.check_cursor, services, caller, job_id, param, cursor)
-    return event_stream(actions.follow_job(services, caller, job_id, int(cursor)))
+    await run_sync(service.check_cursor, services, caller, job_id, param, cursor)
+    return event_stream(service.follow_job(services, caller, job_id, int(cursor)))

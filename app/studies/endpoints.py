@@ -6,7 +6,7 @@ from app.http.dependencies import After, IdempotencyKey, Reader, ServicesDep, Wr
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.models.study_request import StudyRequest
-from app.studies import actions
+from app.studies import service
 from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.estimate.comparison import to_csv, to_markdown
 
@@ -26,7 +26,7 @@ def create_study(
     """Create a job for each method, or none if one of them is refused, and compare them in one
     table.
     """
-    return actions.create_study(
+    return service.create_study(
         services, caller, body, idempotency_key=idempotency_key, retry_count=retry_count
     )
 
@@ -39,18 +39,18 @@ def list_studies(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[ListedStudyObject]:
     """Newest first, without their tables."""
-    return actions.list_studies(services, caller, after=after, limit=limit)
+    return service.list_studies(services, caller, after=after, limit=limit)
 
 
 @router.get("/{study_id}")
 def retrieve_study(services: ServicesDep, caller: Reader, study_id: str) -> StudyObject:
-    return actions.retrieve_study(services, caller, study_id)
+    return service.retrieve_study(services, caller, study_id)
 
 
 @router.post("/{study_id}/cancel")
 def cancel_study(services: ServicesDep, caller: Writer, study_id: str) -> StudyObject:
     """Cancel every job of the study that has not ended."""
-    return actions.cancel_study(services, caller, study_id)
+    return service.cancel_study(services, caller, study_id)
 
 
 @router.get(
@@ -59,7 +59,7 @@ def cancel_study(services: ServicesDep, caller: Writer, study_id: str) -> StudyO
     responses={200: {"content": {"text/markdown": {}}}},
 )
 def retrieve_markdown(services: ServicesDep, caller: Reader, study_id: str) -> Response:
-    table = to_markdown(actions.read_table(services, caller, study_id))
+    table = to_markdown(service.read_table(services, caller, study_id))
     return Response(table, media_type="text/markdown")
 
 
@@ -67,4 +67,4 @@ def retrieve_markdown(services: ServicesDep, caller: Reader, study_id: str) -> R
     "/{study_id}/table.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
 )
 def retrieve_csv(services: ServicesDep, caller: Reader, study_id: str) -> Response:
-    return Response(to_csv(actions.read_table(services, caller, study_id)), media_type="text/csv")
+    return Response(to_csv(service.read_table(services, caller, study_id)), media_type="text/csv")

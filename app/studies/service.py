@@ -1,4 +1,6 @@
-"""Studies: the same training with several methods, compared in one table."""
+"""What callers do with studies; each function is one unit of work, and notifies after its
+commit.
+"""
 
 import math
 import statistics
@@ -13,16 +15,18 @@ from app.auth.caller import Caller
 from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
-from app.http.pagination import check_cursor
+from app.http.pagination import Page, check_cursor
 from app.jobs import idempotency
 from app.jobs import service as jobs
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.requests import read_recipe
-from app.models import Job, Study
+from app.models import Job, JobStatus, Study
 from app.models.job_lifecycle import TERMINAL
 from app.models.study_request import StudyRequest
+from app.services import Services
 from app.studies import repository
 from app.studies.requests import job_requests
+from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.contract.methods import METHODS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
 
@@ -34,6 +38,58 @@ class ComparedMethod(NamedTuple):
 
     row: ComparisonRow
     jobs: list[Job]
+
+
+def create_study(
+    services: Services,
+    caller: Caller,
+    request: StudyRequest,
+    *,
+    idempotency_key: str | None = None,
+    retry_count: int = 0,
+) -> StudyObject:
+    """Create a study with its jobs, or return the one that the same request has created before."""
+    body = request.model_dump(mode="json", exclude_unset=True)
+    submission = idempotency.Request(caller, "create study", body, idempotency_key, retry_count)
+    with services.database.transaction() as session:
+        study = create_once(session, submission, request, services.settings)
+        created = _to_object(session, study)
+    for job in created.jobs:
+        if job.status == JobStatus.QUEUED:
+            services.notifier.notify(Job, job.id)
+    return created
+
+
+def list_studies(
+    services: Services, caller: Caller, *, after: str | None, limit: int
+) -> Page[ListedStudyObject]:
+    """List them, the newest first."""
+    with services.database.read() as session:
+        studies = page(session, caller.project_id, after=after, limit=limit)
+        by_study = jobs.of_studies(session, caller.project_id, [study.id for study in studies])
+        objects = [ListedStudyObject.of(study, by_study[study.id]) for study in studies]
+    return Page[ListedStudyObject].of(objects, limit)
+
+
+def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
+    with services.database.read() as session:
+        return _to_object(session, get(session, caller.project_id, study_id))
+
+
+def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
+    """Cancel its jobs, each as a job is cancelled."""
+    with services.database.transaction() as session:
+        return _to_object(session, cancel(session, caller, study_id))
+
+
+def read_table(services: Services, caller: Caller, study_id: str) -> list[ComparisonRow]:
+    return retrieve_study(services, caller, study_id).table
+
+
+def _to_object(session: Session, study: Study) -> StudyObject:
+    of_study = jobs.of_studies(session, study.project_id, [study.id])[study.id]
+    table = [compared.row for compared in compare(session, study.project_id, of_study)]
+    return StudyObject.of(study, of_study).model_copy(update={"table": table})
 
 
 def create_once(

@@ -7,7 +7,7 @@ from app.base.settings import Settings
 from app.http.body_limit import MULTIPART_OVERHEAD_BYTES
 from app.http.dependencies import TOUCHES_STORAGE, IdempotencyKey, ServicesDep, Writer
 from app.http.routes import ApiRoute
-from app.uploads import actions
+from app.uploads import service
 from app.uploads.schemas import CompleteRequest, PartObject, UploadObject, UploadRequest
 from app.uploads.service import MAX_PART_BYTES
 
@@ -33,7 +33,7 @@ parts = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=PartRoute)
 @uploads.post("")
 def create_upload(services: ServicesDep, caller: Writer, body: UploadRequest) -> UploadObject:
     """Announce a file; send its parts within the hour, then complete it."""
-    return actions.create_upload(services, caller, body)
+    return service.create_upload(services, caller, body)
 
 
 @parts.post("/{upload_id}/parts", dependencies=TOUCHES_STORAGE)
@@ -44,7 +44,7 @@ def create_part(
     form: Annotated[PartForm, Form(media_type="multipart/form-data")],
 ) -> PartObject:
     """Add a part of at most 64 MiB; several may be sent at once, and in any order."""
-    return actions.create_part(services, caller, upload_id, form.data.file, form.data.size or 0)
+    return service.create_part(services, caller, upload_id, form.data.file, form.data.size or 0)
 
 
 @uploads.post("/{upload_id}/complete", dependencies=TOUCHES_STORAGE)
@@ -58,7 +58,7 @@ def complete_upload(
     """Make the file out of the parts, in this order. Saying it twice is the same as once, and with
     an Idempotency-Key two uploads of the same bytes are one file.
     """
-    return actions.complete_upload(
+    return service.complete_upload(
         services,
         caller,
         upload_id,
@@ -73,7 +73,7 @@ def cancel_upload(services: ServicesDep, caller: Writer, upload_id: str) -> Uplo
     """Cancel an upload: its parts go, and no more can be sent. Saying it twice is the same as
     once.
     """
-    return actions.cancel_upload(services, caller, upload_id)
+    return service.cancel_upload(services, caller, upload_id)
 
 
 router.include_router(uploads)

@@ -6,11 +6,10 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from app.base.errors import InvalidRequest
 from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
-from app.usage import actions
-from app.usage.actions import LATEST, Period
+from app.usage import service
 from app.usage.amounts import FIELDS
 from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
-from app.usage.service import MAX_DAYS
+from app.usage.service import LATEST, MAX_DAYS, Period
 
 LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
 
@@ -64,7 +63,7 @@ def retrieve_usage(
     admin key of the default project all of them.
     """
     fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)
-    span, rows = actions.read_usage(services, caller, period, fields)
+    span, rows = service.read_usage(services, caller, period, fields)
     buckets = BucketPage[UsageResult].of(UsageResult, rows, span, period.limit)
     if format == "csv" or (format is None and "text/csv" in accept):
         more = {"x-next-page": buckets.next_page} if buckets.next_page else {}
@@ -86,7 +85,7 @@ def retrieve_costs(
     """Return the cost alone, as OpenAI's `client.admin.organization.usage.costs` reads it."""
     possible = ("project_id", "api_key_id", LINE_ITEM)
     fields = _parse_fields([*(group_by or []), *bracketed], possible)
-    span, rows = actions.read_usage(
+    span, rows = service.read_usage(
         services, caller, period, ["model" if field == LINE_ITEM else field for field in fields]
     )
     return BucketPage[CostResult].of(CostResult, rows, span, period.limit)

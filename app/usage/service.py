@@ -1,17 +1,19 @@
-"""What jobs have used, by UTC day. Free of the web framework: workers book it.
+"""What callers ask of usage; each function is one unit of work."""
 
-A worker reports every few seconds, and what it reports counts for the day on which it does.
-"""
-
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.auth.caller import Caller
+from app.base.database import now
 from app.base.errors import InvalidRequest
+from app.services import Services
 from app.usage import repository
 from app.usage.amounts import Usage
+from app.usage.schemas import PAGE
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
@@ -35,6 +37,58 @@ class Span(NamedTuple):
         return [
             self.begin + timedelta(days=number) for number in range((self.end - self.begin).days)
         ]
+
+
+LATEST = 32_503_680_000  # the year 3000
+CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
+
+
+class Period(NamedTuple):
+    """The days to answer for, by seconds since 1970, and how many of them a page holds."""
+
+    start_time: int
+    end_time: int | None  # exclusive; of None it is now
+    limit: int
+    page: str | None
+
+
+def read_usage(
+    services: Services, caller: Caller, period: Period, group_by: Sequence[str]
+) -> tuple[Span, list[Usage]]:
+    """Return the days of the period, and what was used on those of its page; an admin of the
+    installation sees every project.
+    """
+    start_time, end_time, limit, page = period
+    begin = _moment(start_time)
+    with services.database.read() as session:
+        end = now(session) if end_time is None else _moment(end_time)
+        if end_time is not None and end <= begin:
+            raise InvalidRequest(
+                "end_time: it must be later than start_time; leave it out for now.",
+                param="end_time",
+            )
+        # Whole days: the one that `end` lies in is there, unless it has not begun.
+        last = (end - timedelta(microseconds=1)).date()
+        span = Span(begin.date(), max(last, begin.date()) + timedelta(days=1))
+        if page is not None:
+            span = Span(_first_day(page, span), span.end)
+        return span, read(session, caller.administered_project, span.first(limit), group_by)
+
+
+def _first_day(page: str, span: Span) -> date:
+    cursor = CURSOR.fullmatch(page)
+    moment = _moment(min(int(cursor[1]), LATEST)) if cursor else None
+    if moment is None or not span.begin <= moment.date() < span.end:
+        raise InvalidRequest(
+            f"page: '{page}' is not the next_page of this request.",
+            param="page",
+            code="invalid_cursor",
+        )
+    return moment.date()
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def book(session: Session, job_id: str, day: date) -> None:

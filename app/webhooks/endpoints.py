@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query
 from app.http.dependencies import After, Reader, ServicesDep, Writer
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.webhooks import actions
+from app.webhooks import service
 from app.webhooks.events import EVENT_TYPES
 from app.webhooks.schemas import (
     DeliveryObject,
@@ -32,7 +32,7 @@ def list_event_types(caller: Reader) -> EventTypeList:
 
 @router.post("/webhook_endpoints")
 def create_endpoint(services: ServicesDep, caller: Writer, body: NewEndpoint) -> EndpointWithSecret:
-    return actions.create_endpoint(services, caller, body)
+    return service.create_endpoint(services, caller, body)
 
 
 @router.get("/webhook_endpoints")
@@ -40,14 +40,14 @@ def list_endpoints(
     services: ServicesDep, caller: Reader, after: After = None, limit: Limit = 20
 ) -> Page[EndpointObject]:
     """List them, newest first."""
-    return actions.list_endpoints(services, caller, after=after, limit=limit)
+    return service.list_endpoints(services, caller, after=after, limit=limit)
 
 
 @router.get("/webhook_endpoints/{webhook_endpoint_id}")
 def retrieve_endpoint(
     services: ServicesDep, caller: Reader, webhook_endpoint_id: str
 ) -> EndpointObject:
-    return actions.retrieve_endpoint(services, caller, webhook_endpoint_id)
+    return service.retrieve_endpoint(services, caller, webhook_endpoint_id)
 
 
 @router.post("/webhook_endpoints/{webhook_endpoint_id}")
@@ -57,21 +57,21 @@ def update_endpoint(
     """Change an endpoint: disabling ends what is still to be sent; enabling begins with the next
     event.
     """
-    return actions.update_endpoint(services, caller, webhook_endpoint_id, body)
+    return service.update_endpoint(services, caller, webhook_endpoint_id, body)
 
 
 @router.delete("/webhook_endpoints/{webhook_endpoint_id}")
 def delete_endpoint(
     services: ServicesDep, caller: Writer, webhook_endpoint_id: str
 ) -> EndpointDeleted:
-    return actions.delete_endpoint(services, caller, webhook_endpoint_id)
+    return service.delete_endpoint(services, caller, webhook_endpoint_id)
 
 
 @router.post("/webhook_endpoints/{webhook_endpoint_id}/rotate_secret")
 def rotate_secret(
     services: ServicesDep, caller: Writer, webhook_endpoint_id: str, body: Rotation | None = None
 ) -> EndpointWithSecret:
-    return actions.rotate_secret(services, caller, webhook_endpoint_id, body or Rotation())
+    return service.rotate_secret(services, caller, webhook_endpoint_id, body or Rotation())
 
 
 @router.post("/webhook_endpoints/{webhook_endpoint_id}/test")
@@ -81,7 +81,7 @@ def test_endpoint(
     """Sends a sample of the event now, whether or not the endpoint listens to it, and leaves no
     delivery behind.
     """
-    return actions.test_endpoint(services, caller, webhook_endpoint_id, body)
+    return service.test_endpoint(services, caller, webhook_endpoint_id, body)
 
 
 @router.get("/webhook_endpoints/{webhook_endpoint_id}/deliveries")
@@ -93,7 +93,7 @@ def list_deliveries(
     limit: Limit = 20,
 ) -> Page[DeliveryObject]:
     """List them, newest first."""
-    return actions.list_deliveries(services, caller, webhook_endpoint_id, after=after, limit=limit)
+    return service.list_deliveries(services, caller, webhook_endpoint_id, after=after, limit=limit)
 
 
 @router.post("/webhook_endpoints/{webhook_endpoint_id}/deliveries/{delivery_id}/resend")
@@ -101,4 +101,4 @@ def resend_delivery(
     services: ServicesDep, caller: Writer, webhook_endpoint_id: str, delivery_id: str
 ) -> DeliveryObject:
     """Send a new delivery of the same event, at once."""
-    return actions.resend_delivery(services, caller, webhook_endpoint_id, delivery_id)
+    return service.resend_delivery(services, caller, webhook_endpoint_id, delivery_id)

@@ -1,4 +1,4 @@
-"""The workers that could execute jobs. Free of the web framework: they show themselves with it."""
+"""What callers do with workers; each function is one unit of work."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,16 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
+from app.auth import audit, worker_tokens
+from app.auth.caller import Caller
 from app.base.database import UNSYNCED, now_plus
 from app.base.errors import NotFound
 from app.base.settings import Settings
+from app.http.pagination import Page
 from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.models.worker import machine_of
+from app.services import Services
+from app.workers.schemas import WorkerObject, WorkerTokenRequest, WorkerTokenView
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
@@ -37,6 +42,42 @@ class WorkerHistory(NamedTuple):
     num_lost: int
     first_at: datetime
     latest_at: datetime
+
+
+def list_workers(services: Services, caller: Caller) -> Page[WorkerObject]:
+    """Return those that have a job, and those that looked for one lately, newest first."""
+    with services.database.read() as session:
+        workers = list_live(session, services.settings)
+    return Page[WorkerObject].of([WorkerObject.of(worker, caller.project_id) for worker in workers])
+
+
+def create_token(
+    services: Services, caller: Caller, request: WorkerTokenRequest
+) -> tuple[WorkerTokenView, str]:
+    """Make a token for workers that see only the API; its secret is returned here and never
+    again.
+    """
+    caller.must_administer_installation()
+    with services.database.transaction() as session:
+        token, secret = worker_tokens.create(session, request.name, request.project_ids)
+        session.refresh(token)
+        audit.record(session, caller, "worker_token.created", token.id)
+    return WorkerTokenView.of(token), secret
+
+
+def list_tokens(services: Services, caller: Caller) -> Sequence[WorkerTokenView]:
+    """Return those that are not revoked, oldest first."""
+    caller.must_administer_installation()
+    with services.database.read() as session:
+        tokens = worker_tokens.list_all(session)
+    return [WorkerTokenView.of(token) for token in tokens]
+
+
+def revoke_token(services: Services, caller: Caller, token_id: str) -> None:
+    caller.must_administer_installation()
+    with services.database.transaction() as session:
+        worker_tokens.revoke(session, token_id)
+        audit.record(session, caller, "worker_token.deleted", token_id)
 
 
 def mark_seen(

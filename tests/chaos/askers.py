@@ -12,7 +12,7 @@ from typing import NamedTuple
 import httpx
 
 from app.base.ids import new_id
-from app.keys.service import create_key
+from app.keys.service import add_key
 from app.models import Project, Scope
 from tests.support.backend import Backend
 
@@ -39,7 +39,7 @@ def add_projects(backend: Backend, vocabulary: dict[str, int], letters: str) -> 
         with backend.database.transaction() as session:
             session.add(project)
             session.flush()
-            key = create_key(session, project.id, "chaos", Scope.READ)[1]
+            key = add_key(session, project.id, "chaos", Scope.READ)[1]
         canary = new_id(f"canary-{letter}-")
         voices.append(Voice(letter, vocabulary[letter], canary, key))
     return voices

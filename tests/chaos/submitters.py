@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 from sqlalchemy import select
 
-from app.keys.service import create_key
+from app.keys.service import add_key
 from app.models import DEFAULT_PROJECT_ID, Job, Scope, Submission
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.checks import check_file
@@ -44,7 +44,7 @@ class Operation(NamedTuple):
 class Client:
     def __init__(self, backend: Backend, url: str) -> None:
         with backend.database.transaction() as session:
-            key = create_key(session, DEFAULT_PROJECT_ID, "chaos", Scope.WRITE)[1]
+            key = add_key(session, DEFAULT_PROJECT_ID, "chaos", Scope.WRITE)[1]
         self._backend = backend
         self.http = httpx.Client(
             base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, verify=False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.attempts.actions import MAX_SIGNED_BYTES
+from app.attempts.service import MAX_SIGNED_BYTES
 from app.attempts.values import SavedCheckpoint
 from app.base.storage import keys
 from app.base.storage.reach import KeyTaken

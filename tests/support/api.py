@@ -26,7 +26,7 @@ from app.garbage import installation
 from app.http import server
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.keys.service import create_key
+from app.keys.service import add_key
 from app.main import create_app
 from app.models import DEFAULT_PROJECT_ID, Artifact, Job, Model, Project, Scope
 from app.models.trainer_log import TrainerLog
@@ -107,7 +107,7 @@ class Api:
 
 def installation_admin(api: Api) -> httpx.Client:
     with api.database.transaction() as session:
-        _, key = create_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
+        _, key = add_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
     return httpx.Client(
         base_url=api.url, headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE, verify=False
     )
@@ -124,7 +124,7 @@ class Tenant:
             if project_id is None:
                 session.add(Project(id=self.project_id, name="acme"))
                 session.flush()
-            _, self.key = create_key(session, self.project_id, "test", scope)
+            _, self.key = add_key(session, self.project_id, "test", scope)
         self.client = self.client_with(self.key)
         self.http = httpx.Client(
             base_url=api.url,
@@ -137,7 +137,7 @@ class Tenant:
 
     def new_key(self, scope: Scope) -> str:
         with self.api.database.transaction() as session:
-            return create_key(session, self.project_id, f"to {scope}", scope)[1]
+            return add_key(session, self.project_id, f"to {scope}", scope)[1]
 
     def limit(self, **columns: Any) -> None:
         with self.api.database.transaction() as session:

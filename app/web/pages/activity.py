@@ -2,12 +2,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.audit_logs import actions
+from app.audit_logs import service
 from app.files import service as files
 from app.http.dependencies import After, ServicesDep
 from app.jobs import service as jobs
-from app.keys import actions as keys
-from app.projects import actions as projects
+from app.keys import service as keys
+from app.projects import service as projects
 from app.web.rendering import page
 from app.web.visitor import AdminVisitor, PageRoute
 
@@ -31,7 +31,7 @@ def activity_page(
     """Show who changed what, newest first."""
     its_keys = keys.list_keys(services, caller, limit=MAX_NAMES).data
     its_projects = projects.list_projects(services, caller, limit=MAX_NAMES).data
-    logs = actions.list_audit_logs(
+    logs = service.list_audit_logs(
         services,
         caller,
         actor_ids=[key] if key else [],

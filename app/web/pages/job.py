@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import HTMLResponse, StreamingResponse
 
-from app.artifacts import actions as artifacts
+from app.artifacts import service as artifacts
 from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
 from app.base.errors import ApiError, InvalidRequest
-from app.exports import actions as exports
+from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import actions, service
 from app.jobs.checkpoints import checkpoint_name

@@ -4,21 +4,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
-from app.artifacts import actions as artifacts
+from app.artifacts import service as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
 from app.base.errors import ApiError
-from app.catalogue import actions as catalogue
+from app.catalogue import service as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
-from app.exports import actions as exports
 from app.exports import service as export_service
+from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import event_stream
 from app.jobs import service as jobs
-from app.model_imports import actions as model_imports
+from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
 from app.services import Services
 from app.web import live, model_view

@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request, Response
 
 from app.auth.caller import Caller
-from app.catalogue import actions as catalogue
+from app.catalogue import service as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep

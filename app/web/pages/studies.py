@@ -16,7 +16,7 @@ from app.jobs.comparison import recipe_of
 from app.models import Job, Study
 from app.models.job_lifecycle import LIVE
 from app.services import Services
-from app.studies import actions, service
+from app.studies import service
 from app.studies.schemas import ListedStudyObject
 from app.web import live
 from app.web.charts import charts_of
@@ -78,13 +78,13 @@ def study_page(
 
 @router.get("/studies/{study_id}/table.md")
 def study_markdown(services: ServicesDep, caller: Visitor, study_id: str) -> Response:
-    table = to_markdown(actions.read_table(services, caller, study_id))
+    table = to_markdown(service.read_table(services, caller, study_id))
     return _download(table, f"{study_id}.md", "text/markdown")
 
 
 @router.get("/studies/{study_id}/table.csv")
 def study_csv(services: ServicesDep, caller: Visitor, study_id: str) -> Response:
-    table = to_csv(actions.read_table(services, caller, study_id))
+    table = to_csv(service.read_table(services, caller, study_id))
     return _download(table, f"{study_id}.csv", "text/csv")
 
 
@@ -93,7 +93,7 @@ def cancel_study(
     services: ServicesDep, request: Request, caller: WritingVisitor, study_id: str
 ) -> RedirectResponse:
     with notify_refusals(request):
-        actions.cancel_study(services, caller, study_id)
+        service.cancel_study(services, caller, study_id)
         notify(request, "Its jobs are cancelled; those that run stop at their next step.")
     return redirect_to(f"/studies/{study_id}")
 
@@ -133,7 +133,7 @@ def study_stream(
 
 def _list(services: Services, caller: Caller, after: str | None) -> dict[str, Any]:
     return {
-        "studies": actions.list_studies(services, caller, after=after, limit=ROWS),
+        "studies": service.list_studies(services, caller, after=after, limit=ROWS),
         "titles": {name: spec.title for name, spec in METHODS.items()},
         "after": after,
     }

@@ -9,9 +9,9 @@ from app.base.database import now
 from app.catalogue import service as catalogue
 from app.http.dependencies import ServicesDep
 from app.jobs import listing
-from app.keys import actions as keys
+from app.keys import service as keys
 from app.models import JobStatus, Scope
-from app.projects import actions as projects
+from app.projects import service as projects
 from app.projects.schemas import ProjectObject
 from app.services import Services
 from app.usage import schemas, service

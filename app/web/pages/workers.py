@@ -9,7 +9,7 @@ from app.auth.caller import Caller
 from app.catalogue import service as models
 from app.http.dependencies import ServicesDep
 from app.http.event_stream import event_stream
-from app.inference import engine_actions as engines
+from app.inference import engines
 from app.inference.engine_schemas import EngineChange
 from app.jobs import listing, queue_forecast
 from app.jobs.listing import JobQuery

@@ -4,14 +4,14 @@ from app.auth.keys import check_secret
 from app.base.database import Database
 from app.base.errors import InvalidApiKey
 from app.base.settings import Settings
-from app.keys.service import create_key, ensure_admin_key
+from app.keys.service import add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 
 
 def test_only_the_exact_secret_opens(database: Database) -> None:
     ensure_admin_key(database, Settings(_env_file=None))
     with database.transaction() as session:
-        _, secret = create_key(session, DEFAULT_PROJECT_ID, "k", Scope.READ)
+        _, secret = add_key(session, DEFAULT_PROJECT_ID, "k", Scope.READ)
     with database.read() as session:
         assert check_secret(session, secret).scope is Scope.READ
         for wrong in (secret[:-1], secret + "x", secret.upper(), ""):

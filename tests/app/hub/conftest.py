@@ -15,7 +15,7 @@ from sqlalchemy import select
 from app.base.settings import Settings
 from app.catalogue.importer import TINY_MODEL_ID, ensure_tiny_model
 from app.catalogue.naming import hub_id
-from app.keys.service import create_key
+from app.keys.service import add_key
 from app.models import DEFAULT_PROJECT_ID, Artifact, Model, Project, Scope
 from tests.support.api_process import KEY, ApiProcess
 
@@ -89,7 +89,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         )
         session.add(Project(id="proj_other", name="other"))
         session.flush()
-        stranger = create_key(session, "proj_other", "stranger", Scope.ADMIN)[1]
+        stranger = add_key(session, "proj_other", "stranger", Scope.ADMIN)[1]
     upload = server.http.post(
         "/v1/files", data={"purpose": "user_data"}, files={"file": ("rows.jsonl", RECORDS)}
     ).raise_for_status()

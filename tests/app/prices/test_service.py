@@ -27,9 +27,7 @@ def test_an_admins_price_beats_the_file_and_the_file_beats_the_table(
     with database.transaction() as session:
         assert service.price_of(session, with_file, "h100").usd_per_device_hour == Decimal("1.50")
         assert service.price_of(session, with_file, "a100") == default_price("a100")
-        rows = [
-            row for row in service.list_prices(session, with_file) if row.price.device == "h100"
-        ]
+        rows = [row for row in service.all_prices(session, with_file) if row.price.device == "h100"]
         assert [row.in_force for row in rows] == [True] + [False] * (len(rows) - 1)
         assert [str(row.price.usd_per_device_hour) for row in rows[:3]] == ["1.50", "2.10", "2.69"]
         service.replace(session, [])

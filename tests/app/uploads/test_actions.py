@@ -19,7 +19,7 @@ from app.models import (
     UploadPart,
     UploadStatus,
 )
-from app.uploads import actions, service
+from app.uploads import service
 from app.uploads.schemas import UploadRequest
 from tests.support.services import ADMIN, make_services
 
@@ -38,14 +38,14 @@ class Uploads:
         request = UploadRequest(
             filename="a", purpose=Purpose.FINE_TUNE, bytes=num_bytes, mime_type="text/plain"
         )
-        return actions.create_upload(self.services, ADMIN, request).id
+        return service.create_upload(self.services, ADMIN, request).id
 
     def send(self, upload_id: str, content: bytes) -> str:
         stream = io.BytesIO(content)
-        return actions.create_part(self.services, ADMIN, upload_id, stream, len(content)).id
+        return service.create_part(self.services, ADMIN, upload_id, stream, len(content)).id
 
     def complete(self, upload_id: str, *part_ids: str) -> None:
-        actions.complete_upload(self.services, ADMIN, upload_id, list(part_ids))
+        service.complete_upload(self.services, ADMIN, upload_id, list(part_ids))
 
     def let_an_hour_pass(self) -> None:
         with self.database.transaction() as session:
@@ -121,7 +121,7 @@ def test_an_end_that_comes_while_the_bytes_arrive_wins(
 
     def cancelled_meanwhile(*arguments: object) -> object:
         stored = put(*arguments)  # type: ignore[arg-type]
-        actions.cancel_upload(uploads.services, ADMIN, upload_id)
+        service.cancel_upload(uploads.services, ADMIN, upload_id)
         return stored
 
     monkeypatch.setattr(orphans, "put", cancelled_meanwhile)

@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 
-from app.keys.service import create_key
+from app.keys.service import add_key
 from app.models import DEFAULT_PROJECT_ID, ModelImport, Scope
 from app.operations import claims
 from app.web.text import model_page
@@ -96,7 +96,7 @@ def test_who_administers_the_service_adds_and_deletes_base_models(
     form = {"id": "acme/new", "source": "hf://acme/new"}
     assert post(browser, "/models", **form).status_code == 403
     with api.database.transaction() as session:
-        _, key = create_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
+        _, key = add_key(session, DEFAULT_PROJECT_ID, "installation", Scope.ADMIN)
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as admin:
         admin.post("/sign-in", data={"key": key}, headers=SAME_SITE)
         page = post(admin, "/models", **form)

@@ -19,7 +19,7 @@ from app.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from app.webhooks import actions, repository
+from app.webhooks import repository, service
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint
 from tests.support.backend import Backend
@@ -51,7 +51,7 @@ def dispatcher(backend: Backend) -> Dispatcher:
 def add_endpoint(backend: Backend, url: str, **options: object) -> EndpointObject:
     request = NewEndpoint(url=HttpUrl(url), **options)  # type: ignore[arg-type]
     services = make_services(backend.settings, backend.database, backend.storage)
-    return actions.create_endpoint(services, ADMIN, request)
+    return service.create_endpoint(services, ADMIN, request)
 
 
 def end_a_job(backend: Backend, status: JobStatus = JobStatus.FAILED) -> str:

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Form, Request, Response
 from app.auth.caller import Caller
 from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
-from app.keys import actions
+from app.keys import service
 from app.keys.schemas import KeyRequest
 from app.models import Scope
-from app.projects import actions as projects
+from app.projects import service as projects
 from app.services import Services
 from app.web.forms import Errors, InvalidForm, errors_of, notify_refusals, parse_form, redirect_to
 from app.web.pages.settings.layout import HERE, NOTHING, settings_page
@@ -64,7 +64,7 @@ def create_key(
         key_request = parse_form(
             KeyRequest, name=name, scope=scope, project_id=project_id, expires_at=expires_at
         )
-        key = actions.create_key(services, caller, key_request)
+        key = service.create_key(services, caller, key_request)
     except ApiError as error:
         fields = [name for name in typed if name != "project_id" or caller.administers_installation]
         return _page(services, request, caller, None, typed, errors_of(error, fields))
@@ -76,7 +76,7 @@ def revoke_key(
     services: ServicesDep, request: Request, caller: AdminVisitor, key_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.revoke_key(services, caller, key_id)
+        service.revoke_key(services, caller, key_id)
         notify(request, "The key is revoked: it opens nothing any more.")
     return redirect_to(KEYS)
 
@@ -96,7 +96,7 @@ def _page(
     values: Mapping[str, str | None] = NOTHING,
     errors: Errors | None = None,
 ) -> Response:
-    keys = actions.list_keys(services, caller, after=after, limit=LIMIT)
+    keys = service.list_keys(services, caller, after=after, limit=LIMIT)
     administered = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
     names = {project.id: project.name for project in administered if project.status == "active"}
     return settings_page(

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
-from app.prices import actions
+from app.prices import service
 from app.prices.schemas import Override, PriceObject, PricesRequest
 from app.prices.service import HERE as SET_HERE
 from app.services import Services
@@ -42,7 +42,7 @@ def set_prices(
         raise InvalidRequest("device, usd and source: each device needs one of each.")
     rows = list(zip(device, usd, source, strict=True))
     try:
-        actions.replace_prices(services, caller, PricesRequest(overrides=_overrides(rows)))
+        service.replace_prices(services, caller, PricesRequest(overrides=_overrides(rows)))
     except InvalidForm as error:
         typed = {f"usd-{name}": amount for name, amount, _ in rows}
         typed |= {f"source-{name}": origin for name, _, origin in rows}
@@ -58,7 +58,7 @@ def _page(
     values: Mapping[str, str | None] = NOTHING,
     errors: Errors | None = None,
 ) -> Response:
-    prices = actions.list_prices(services).data
+    prices = service.list_prices(services).data
     rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
     return settings_page(
         request, "prices.html", caller, PRICES, values, errors, rows=rows, set_here=SET_HERE

@@ -7,7 +7,7 @@ from app.auth.caller import Caller
 from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.models import Scope
-from app.projects import actions
+from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectRequest
 from app.services import Services
 from app.web.forms import (
@@ -49,7 +49,7 @@ def create_project(
     services: ServicesDep, request: Request, caller: InstallationVisitor, name: Field = None
 ) -> Response:
     try:
-        project = actions.create_project(services, caller, parse_form(ProjectRequest, name=name))
+        project = service.create_project(services, caller, parse_form(ProjectRequest, name=name))
     except ApiError as error:
         typed = {"name": name}
         return _list_page(services, request, caller, None, typed, errors_of(error, typed))
@@ -74,7 +74,7 @@ def change_project(
 ) -> Response:
     try:
         change = ProjectChange(name=parse_form(ProjectRequest, name=name).name)
-        actions.change_project(services, caller, project_id, change)
+        service.change_project(services, caller, project_id, change)
     except ApiError as error:
         typed = {"name": name}
         return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
@@ -103,7 +103,7 @@ def limit_project(
     }
     try:
         changes = _read_limits(limits | {"weight": weight})
-        actions.change_project(
+        service.change_project(
             services,
             caller,
             project_id,
@@ -121,7 +121,7 @@ def archive_project(
     services: ServicesDep, request: Request, caller: InstallationVisitor, project_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.archive_project(services, caller, project_id)
+        service.archive_project(services, caller, project_id)
         notify(request, "The project is archived; its keys open nothing any more.")
     return redirect_to(f"{HERE}/projects/{project_id}")
 
@@ -154,13 +154,13 @@ def _list_page(
 ) -> Response:
     projects = None
     if caller.scope is Scope.ADMIN:
-        projects = actions.list_projects(
+        projects = service.list_projects(
             services, caller, after=after, limit=LIMIT, with_usage=True
         )
     context = {
         "projects": projects,
         "after": after,
-        "month": actions.read_month(services),
+        "month": service.read_month(services),
         "default_rate": services.settings.requests_per_minute,
         "tokens_per_minute": services.settings.tokens_per_minute,
     }
@@ -176,7 +176,7 @@ def _project_page(
     errors: Errors | None = None,
 ) -> Response:
     context = {
-        "project": actions.retrieve_project(services, caller, project_id),
-        "month": actions.read_month(services),
+        "project": service.retrieve_project(services, caller, project_id),
+        "month": service.read_month(services),
     }
     return settings_page(request, "project.html", caller, HERE, values, errors, **context)

@@ -24,7 +24,7 @@ from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.rendering import fragment, shared
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
-from app.webhooks import actions
+from app.webhooks import service
 from app.webhooks.events import DEFAULT_EVENT_TYPES, EVENT_TYPES, PREFIX
 from app.webhooks.schemas import EndpointChanges, NewEndpoint, Rotation, TestRequest
 
@@ -64,7 +64,7 @@ def create_webhook(
     typed = {"url": url, "name": name}
     try:
         endpoint_request = parse_form(NewEndpoint, **typed, event_types=_chosen(event))
-        endpoint = actions.create_endpoint(services, caller, endpoint_request)
+        endpoint = service.create_endpoint(services, caller, endpoint_request)
     except ApiError as error:
         errors = errors_of(error, FIELDS)
         return _list_page(services, request, caller, event or [], typed, errors)
@@ -86,10 +86,10 @@ def webhook_stream(
 ) -> EventSourceResponse:
     """Send the newest deliveries."""
     context = shared(request, caller)
-    actions.retrieve_endpoint(services, caller, endpoint_id)
+    service.retrieve_endpoint(services, caller, endpoint_id)
 
     def render() -> live.Parts:
-        endpoint = actions.retrieve_endpoint(services, caller, endpoint_id)
+        endpoint = service.retrieve_endpoint(services, caller, endpoint_id)
         deliveries = _deliveries(services, caller, endpoint_id, None)
         return {
             "deliveries": fragment(
@@ -115,7 +115,7 @@ def change_webhook(
     typed = {"url": url, "name": name}
     try:
         changes = parse_form(EndpointChanges, **typed, event_types=_chosen(event))
-        actions.update_endpoint(services, caller, endpoint_id, changes)
+        service.update_endpoint(services, caller, endpoint_id, changes)
     except ApiError as error:
         errors = errors_of(error, FIELDS)
         return _endpoint_page(
@@ -130,7 +130,7 @@ def enable_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=True))
+        service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=True))
         notify(request, "The endpoint is told of the next event.")
     return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
 
@@ -140,7 +140,7 @@ def disable_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=False))
+        service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=False))
         notify(request, "The endpoint is told of nothing; what was still to be sent is given up.")
     return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
 
@@ -155,7 +155,7 @@ def rotate_secret(
 ) -> Response:
     with notify_refusals(request):
         rotation = Rotation(keep_old_secret_active_for_24_hours=keep_old is not None)
-        endpoint = actions.rotate_secret(services, caller, endpoint_id, rotation)
+        endpoint = service.rotate_secret(services, caller, endpoint_id, rotation)
         return settings_page(
             request, "webhook_secret.html", caller, WEBHOOKS, endpoint=endpoint, is_new=False
         )
@@ -171,7 +171,7 @@ def send_sample(
     event_type: Field = None,
 ) -> Response:
     with notify_refusals(request):
-        status = actions.test_endpoint(
+        status = service.test_endpoint(
             services, caller, endpoint_id, parse_form(TestRequest, event_type=event_type)
         ).status_code
         notify(request, f"The endpoint answered the sample with {status}.", failed=status >= 300)
@@ -183,7 +183,7 @@ def delete_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.delete_endpoint(services, caller, endpoint_id)
+        service.delete_endpoint(services, caller, endpoint_id)
         notify(request, "The endpoint and its deliveries are deleted.")
         return redirect_to(WEBHOOKS)
     return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
@@ -202,7 +202,7 @@ def resend_delivery(
     delivery_id: str,
 ) -> Response:
     with notify_refusals(request):
-        actions.resend_delivery(services, caller, endpoint_id, delivery_id)
+        service.resend_delivery(services, caller, endpoint_id, delivery_id)
         notify(request, "The event is sent again.")
     return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
 
@@ -221,7 +221,7 @@ def _list_page(
     values: Mapping[str, str | None] = NOTHING,
     errors: Errors | None = None,
 ) -> Response:
-    endpoints = actions.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
+    endpoints = service.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
     context = {"endpoints": endpoints, "events": EVENTS, "chosen": chosen}
     return settings_page(request, "webhooks.html", caller, WEBHOOKS, values, errors, **context)
 
@@ -237,7 +237,7 @@ def _endpoint_page(
     errors: Errors | None = None,
 ) -> Response:
     """`chosen`: the events that were chosen, where something was typed."""
-    endpoint = actions.retrieve_endpoint(services, caller, endpoint_id)
+    endpoint = service.retrieve_endpoint(services, caller, endpoint_id)
     context = {
         "endpoint": endpoint,
         "chosen": endpoint.event_types if chosen is None else chosen,
@@ -249,7 +249,7 @@ def _endpoint_page(
 def _deliveries(
     services: Services, caller: Caller, endpoint_id: str, after: str | None
 ) -> dict[str, Any]:
-    deliveries = actions.list_deliveries(
+    deliveries = service.list_deliveries(
         services, caller, endpoint_id, after=after, limit=DELIVERIES
     )
     ids = [delivery.fine_tuning_job_id or "" for delivery in deliveries.data]

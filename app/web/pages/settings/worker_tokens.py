@@ -6,13 +6,13 @@ from fastapi import APIRouter, Form, Request, Response
 from app.auth.caller import Caller
 from app.base.errors import ApiError
 from app.http.dependencies import ServicesDep
-from app.projects import actions as projects
+from app.projects import service as projects
 from app.services import Services
 from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
 from app.web.pages.settings.layout import HERE, NOTHING, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute
-from app.workers import actions
+from app.workers import service
 from app.workers.schemas import WorkerTokenRequest
 
 MAX_PROJECTS = 1000
@@ -50,7 +50,7 @@ def create_worker_token(
     chosen = project or []
     try:
         token_request = parse_form(WorkerTokenRequest, name=name, project_ids=chosen)
-        token, secret = actions.create_token(services, caller, token_request)
+        token, secret = service.create_token(services, caller, token_request)
     except ApiError as error:
         errors = errors_of(error, FIELDS)
         return _page(services, request, caller, chosen, {"name": name}, errors)
@@ -64,7 +64,7 @@ def revoke_worker_token(
     services: ServicesDep, request: Request, caller: InstallationVisitor, token_id: str
 ) -> Response:
     with notify_refusals(request):
-        actions.revoke_token(services, caller, token_id)
+        service.revoke_token(services, caller, token_id)
         notify(request, "The token is revoked: its workers lose their jobs with their next call.")
     return redirect_to(TOKENS)
 
@@ -85,7 +85,7 @@ def _page(
         TOKENS,
         values,
         errors,
-        worker_tokens=actions.list_tokens(services, caller),
+        worker_tokens=service.list_tokens(services, caller),
         names={project.id: project.name for project in listed.data if project.status == "active"},
         has_more=listed.has_more,
         chosen=chosen,
